@@ -1,0 +1,47 @@
+# make repro    set up everything and run the main job: teacher, dump, students, report
+# make results  the wide sweep behind the README's table, on the same dump
+# make test     set up everything and pass the tests
+# make lint     ruff and mypy
+# make setup    .venv alone
+# Needs git, make and python3 (3.11 or newer); uses uv where it is installed.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+
+.PHONY: setup repro results test slow lint clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"python3 is {v.major}.{v.minor}; expected 3.11 or newer; call: make PYTHON=python3.11")'
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --clear --python $(PYTHON) $(VENV) && \
+		uv pip install --python $(VENV) -c constraints.txt -e '.[dev]'; \
+	else \
+		$(PYTHON) -m venv --clear $(VENV) && \
+		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+			-c constraints.txt -e '.[dev]'; \
+	fi
+	@touch $@
+
+repro: setup
+	$(RUN) dvc repro
+
+# Three seeds and label smoothing; leaves the wide sweep in params.yaml, as `dvc exp run` does.
+results: setup
+	$(RUN) dvc exp run -S 'sweep.baselines=[scratch,label_smoothing]' -S 'sweep.seeds=[0,1,2]'
+
+test: setup
+	$(RUN) pytest
+
+slow: setup
+	$(RUN) pytest -m slow
+
+lint: setup
+	$(RUN) ruff format --check
+	$(RUN) ruff check
+	$(RUN) mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info
