@@ -1,0 +1,36 @@
+"""Offline knowledge distillation: run a teacher once, train many students from its cached logits.
+
+The names here are what other programs import; each is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "LogitStore": "pipeline.store.reader",
+    "ViewSpec": "pipeline.views.spec",
+    "view_parameters": "pipeline.views.parameters",
+    "render": "pipeline.views.render",
+    "PreparedData": "pipeline.data.packed",
+    "Feed": "pipeline.feed",
+    "Targets": "pipeline.targets",
+    "Loader": "pipeline.loader",
+    "ReplayDataset": "pipeline.replay",
+    "losses": "pipeline",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    if name == "losses":
+        return importlib.import_module("pipeline.losses")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOMES)

@@ -1,0 +1,48 @@
+"""Train and validation: which samples of the training set choose epochs instead of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.data.sample import UNLABELLED, Sample
+from pipeline.digests import sample_key
+from pipeline.errors import DataError
+from pipeline.views.rng import draw
+
+_LANE_VALIDATION = 4 << 8
+
+
+def split_validation(
+    samples: Sequence[Sample], *, fraction: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Divide a training set into what trains and what validates.
+
+    Each labelled sample is drawn by its own name, so adding or removing files moves no other sample
+    between the two. Unlabelled samples always train.
+
+    Args:
+        samples: the source's training set.
+        fraction: expected share of validation samples, 0 <= fraction < 1.
+        seed: 64-bit unsigned.
+
+    Returns:
+        (train, validation), each in the given order.
+
+    """
+    if fraction == 0:
+        return list(samples), []
+    keys = np.array([sample_key(sample.name) for sample in samples], np.uint64)
+    words = draw(seed=seed, view=0, keys=keys, lane=_LANE_VALIDATION)[0]
+    chosen = words < np.uint64(int(fraction * (1 << 32)))
+    chosen &= np.array([sample.label != UNLABELLED for sample in samples], np.bool_)
+    train = [sample for sample, held in zip(samples, chosen, strict=True) if not held]
+    validation = [sample for sample, held in zip(samples, chosen, strict=True) if held]
+    if not validation or not train:
+        raise DataError(
+            f"{len(samples)} training samples with data.validation = {fraction} leave {len(train)} to "
+            f"train and {len(validation)} to validate; expected at least one each; add images or "
+            "change data.validation (0 validates on nothing and keeps the last epoch)"
+        )
+    return train, validation

@@ -1,0 +1,64 @@
+"""Digests: what makes two contents, two specifications or two sets of weights the same.
+
+Owns the hash functions and the canonical form of a specification; leaves to others what goes in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_READ_BYTES = 1 << 20
+
+
+def sample_key(name: str) -> int:
+    """Return the 64-bit key of a sample's stable name (relative path, or index for arrays)."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def content_digest(image_HWC: NDArray[np.uint8], label: int) -> int:
+    """Return a 64-bit digest of one image's shape and pixels and its label (-1: unlabelled)."""
+    state = hashlib.blake2b(digest_size=8)
+    state.update(np.array([*image_HWC.shape, label], "<i8").tobytes())
+    state.update(np.ascontiguousarray(image_HWC).data)
+    return int.from_bytes(state.digest(), "little")
+
+
+def canonical_json(value: Any) -> str:
+    """Serialise plain values with sorted keys, no spaces and no NaN: equal values, equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def spec_digest(value: Any) -> str:
+    """Return the SHA-256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def array_digest(*arrays: NDArray[Any]) -> str:
+    """Return the SHA-256 (hex) of arrays' dtypes, shapes and little-endian bytes, in order."""
+    state = hashlib.sha256()
+    for array in arrays:
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        state.update(f"{little.dtype.str}{little.shape}".encode())
+        state.update(little.data)
+    return state.hexdigest()
+
+
+def named_arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 (hex) of named arrays, whatever order the mapping has."""
+    return spec_digest({name: array_digest(array) for name, array in arrays.items()})
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's bytes."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            state.update(block)
+    return state.hexdigest()
