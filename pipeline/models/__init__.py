@@ -1,0 +1,1 @@
+"""Models: architectures by name, their weights, and how they want their images."""

@@ -1,0 +1,51 @@
+"""How a model wants its images: size, channels, normalisation. It travels with the weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """From uint8 pixels to a model's input.
+
+    Args:
+        size: height and width of the input in pixels.
+        mean, std: per channel of the model's input, for pixels scaled to 0..1.
+        crop_fraction: share of the short side that the un-augmented centre crop shows, in (0, 1].
+
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_fraction: float = 1.0
+
+    @property
+    def channels(self) -> int:
+        """Channels of the model's input."""
+        return len(self.mean)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Preprocessing:
+        """Return the preprocessing that `to_dict` described."""
+        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Map (B, S, S, c) uint8 to (B, channels, S, S) float32, channels-last in memory.
+
+        Grey images are repeated for a model of three channels, on the images' own device.
+        """
+        scale = torch.tensor([1 / (255 * s) for s in self.std], device=pixels.device)
+        shift = torch.tensor(
+            [-m / s for m, s in zip(self.mean, self.std, strict=True)], device=pixels.device
+        )
+        return torch.addcmul(shift, pixels.float(), scale).permute(0, 3, 1, 2)
