@@ -1,0 +1,143 @@
+"""Checking a store: every byte against the manifest, and the teacher again on a random sample."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from pipeline.bench import Bench
+from pipeline.digests import file_digest
+from pipeline.errors import MismatchError, StoreError
+from pipeline.feed import Feed
+from pipeline.models.teacher import Teacher
+from pipeline.progress import track
+from pipeline.store.layout import MANIFEST
+from pipeline.store.manifest import Manifest
+from pipeline.store.reader import LogitStore, broken_files
+
+# A replayed divergence beyond this, or ten times what the codec costs, is not rounding.
+REPLAY_KL = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """What `pipeline verify` found.
+
+    Args:
+        ok: nothing is bad, and what was replayed came out as stored.
+        checked: files read.
+        bad: a line for each thing that is wrong.
+        replayed: (view, sample) pairs that the teacher saw again.
+        replay_max_abs_diff: largest difference of a logit, both rows shifted to the maximum 0.
+        replay_kl_mean: mean KL(teacher || stored) at temperature 1, in nats.
+    """
+
+    ok: bool
+    checked: int
+    bad: list[str] = field(default_factory=list)
+    replayed: int = 0
+    replay_max_abs_diff: float | None = None
+    replay_kl_mean: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the findings as plain values."""
+        return asdict(self)
+
+
+def verify(path: Path) -> Audit:
+    """Read every file of a store and compare it with the manifest.
+
+    Raises:
+        IncompleteStoreError: there is no manifest.
+        CorruptStoreError: the manifest itself was changed.
+    """
+    manifest = Manifest.read(path)
+    bad, known = [], {MANIFEST}
+    for name, digest in manifest.metadata.items():
+        known.add(name)
+        file = path / name
+        if not file.exists():
+            bad.append(f"{name} is missing")
+        elif file_digest(file) != digest:
+            bad.append(f"{name} has other bytes than were written")
+    shards = track(manifest.shards, "verify", total=len(manifest.shards), unit="shard")
+    for shard in shards:
+        known.update(str(manifest.layout.shard_file(shard, a)) for a in manifest.layout.arrays())
+        bad.extend(broken_files(path, manifest, shard))
+    found = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    bad.extend(f"{name} does not belong to the store" for name in sorted(found - known))
+    bad.extend(_undecodable(path, manifest) if not bad else [])
+    return Audit(ok=not bad, checked=len(known), bad=bad)
+
+
+def _undecodable(path: Path, manifest: Manifest) -> list[str]:
+    """Decode everything once: digests alone would accept what was written wrongly."""
+    problems = []
+    store = LogitStore(path, manifest)
+    for name, section in store.sections.items():
+        for view in range(section.n_views):
+            try:
+                finite = bool(section.logits(view).isfinite().all())
+            except StoreError as error:
+                problems.append(str(error))
+                continue
+            if not finite:
+                problems.append(f"{name} view {view} holds logits that are not finite")
+    return problems
+
+
+def replay(path: Path, bench: Bench, teacher: Teacher, count: int, seed: int = 0) -> Audit:
+    """Run the teacher again on random (view, sample) pairs and compare with what is stored.
+
+    Args:
+        path: a store that `verify` found good.
+        bench: the data that it was made from, and the device.
+        teacher: the one that made it.
+        count: pairs.
+        seed: of their choice.
+
+    Raises:
+        MismatchError: other data, or another teacher.
+    """
+    store = LogitStore.open(path)
+    expected, found = store.manifest.fingerprint.teacher, teacher.digest()
+    if expected != found:
+        raise MismatchError(
+            f"{path}: made by another teacher ({expected[:12]}), {teacher.name} is now {found[:12]}; "
+            "expected the one that made it; restore its checkpoint or make a new dump"
+        )
+    images = bench.data.train
+    stored_rows = store.rows_of(images)
+    generator = np.random.default_rng(seed)
+    pairs = generator.integers((0, 0), (store.n_views, len(images)), (count, 2))
+    feed = bench.feed(images, store.view_spec, teacher.card.preprocessing)
+    differences, divergences = [], []
+    for view in np.unique(pairs[:, 0]):
+        rows = pairs[pairs[:, 0] == view, 1]
+        fresh = _relative_logits(teacher, feed, int(view), rows)
+        stored = store.view(int(view))[torch.from_numpy(stored_rows[rows])]
+        differences.append(float((fresh - stored).abs().max()))
+        log_fresh, log_stored = (F.log_softmax(x.double(), 1) for x in (fresh, stored))
+        kl = F.kl_div(log_stored, log_fresh, log_target=True, reduction="none").sum(1)
+        divergences.append(kl)
+    mean = float(torch.cat(divergences).mean())
+    limit = max(REPLAY_KL, 10 * store.manifest.fidelity().summary()["kl_t1_mean"])
+    bad = [] if mean <= limit else [f"replayed logits differ: mean KL {mean:.2e}, expected {limit:.0e}"]
+    return Audit(
+        ok=not bad,
+        checked=0,
+        bad=bad,
+        replayed=count,
+        replay_max_abs_diff=max(differences),
+        replay_kl_mean=mean,
+    )
+
+
+def _relative_logits(teacher: Teacher, feed: Feed, view: int, rows: np.ndarray[Any, Any]) -> torch.Tensor:
+    logits = torch.cat([teacher.logits(images).cpu() for images in feed.batches(view, [rows])])
+    return logits - logits.amax(1, keepdim=True)

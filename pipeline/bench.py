@@ -1,0 +1,51 @@
+"""Where models meet the data: a prepared dataset, a device, and the threads that feed it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.packed import PackedImages, PreparedData
+from pipeline.feed import Feed
+from pipeline.metrics import Metrics, evaluate
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.views.spec import ViewSpec
+
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Where models of a run meet the data.
+
+    Args:
+        data: the prepared dataset.
+        device: where everything runs.
+        workers: rendering threads.
+
+    """
+
+    data: PreparedData
+    device: torch.device
+    workers: int
+
+    def feed(self, images: PackedImages, spec: ViewSpec | None, preprocessing: Preprocessing) -> Feed:
+        """Return a feed of one split for a model with this preprocessing."""
+        return Feed(images, spec, preprocessing, device=self.device, workers=self.workers)
+
+    def evaluate(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing,
+        images: PackedImages,
+        teacher_logits: Tensor | None = None,
+    ) -> Metrics:
+        """Evaluate a network on a split's un-augmented images."""
+        return evaluate(
+            network,
+            self.feed(images, None, preprocessing),
+            batch_size=EVALUATION_BATCH,
+            teacher_logits=teacher_logits,
+        )

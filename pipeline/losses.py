@@ -1,0 +1,144 @@
+"""Losses: one pure function each, and the table that names them.
+
+Shapes: B batch, C classes. Every loss is computed in float32 outside autocast, sums over classes and
+takes the mean over the batch. A label of -1 means unlabelled: such a sample has no hard-label term.
+A new loss is one function and one line in `LOSSES`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.data.sample import UNLABELLED
+from pipeline.errors import ConfigError, did_you_mean
+
+LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def scratch(student: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+    """Cross-entropy with the labels: the baseline without a teacher.
+
+    Args:
+        student: (B, C) logits.
+        labels: (B,) int64 class indices, or -1.
+        teacher: not used.
+
+    """
+    return label_smoothing(student, labels, smoothing=0.0)
+
+
+def label_smoothing(
+    student: Tensor, labels: Tensor, teacher: Tensor | None = None, *, smoothing: float = 0.1
+) -> Tensor:
+    """Cross-entropy with (1 - smoothing) on the label and smoothing / C on every class.
+
+    Args:
+        student: (B, C) logits.
+        labels: (B,) int64 class indices, or -1.
+        teacher: not used.
+        smoothing: in [0, 1).
+
+    Source: Szegedy et al., arXiv 1512.00567.
+
+    """
+    each = F.cross_entropy(
+        student.float(),
+        labels,
+        ignore_index=UNLABELLED,
+        label_smoothing=smoothing,
+        reduction="none",
+    )
+    return each.mean()
+
+
+def kd(
+    student: Tensor,
+    labels: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 4.0,
+    ce_weight: float = 0.1,
+    kd_weight: float = 0.9,
+) -> Tensor:
+    """ce_weight * CE(labels) + kd_weight * T^2 * KL(softmax(teacher / T) || softmax(student / T)).
+
+    Args:
+        student: (B, C) logits.
+        labels: (B,) int64 class indices, or -1.
+        teacher: (B, C) logits.
+        temperature: T > 0.
+        ce_weight: weight of the hard labels, >= 0.
+        kd_weight: weight of the soft labels, >= 0.
+
+    Source: Hinton, Vinyals and Dean, arXiv 1503.02531.
+
+    """
+    log_student = F.log_softmax(student.float() / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher.float() / temperature, dim=1)
+    soft = F.kl_div(log_student, log_teacher, log_target=True, reduction="batchmean")
+    return ce_weight * scratch(student, labels) + kd_weight * temperature**2 * soft
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A line of the table.
+
+    Args:
+        function: (student (B, C), labels (B,), teacher (B, C) or None, **settings) to a scalar.
+        needs_teacher: whether it is a distillation loss; the others are baselines.
+
+    """
+
+    function: Callable[..., Tensor]
+    needs_teacher: bool
+
+
+LOSSES: Mapping[str, Loss] = {
+    "scratch": Loss(scratch, needs_teacher=False),
+    "label_smoothing": Loss(label_smoothing, needs_teacher=False),
+    "kd": Loss(kd, needs_teacher=True),
+}
+
+_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: value > 0, "more than 0"),
+    "smoothing": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "ce_weight": (lambda value: value >= 0, "at least 0"),
+    "kd_weight": (lambda value: value >= 0, "at least 0"),
+}
+
+
+def make_loss(name: str, settings: Mapping[str, Any]) -> LossFunction:
+    """Return a loss of the table with its settings filled in.
+
+    Raises:
+        ConfigError: unknown loss, unknown setting, or a value out of its range.
+
+    """
+    if name not in LOSSES:
+        hint = did_you_mean(name, LOSSES)
+        raise ConfigError(f"loss is {name!r}; expected one of {', '.join(LOSSES)}{hint}")
+    function = LOSSES[name].function
+    accepted = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    for key, value in settings.items():
+        if key not in accepted:
+            raise ConfigError(
+                f"loss {name} has the setting {key!r}; expected {', '.join(accepted) or 'none'}"
+            )
+        holds, expected = _RANGES[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
+            raise ConfigError(f"loss {name}: {key} is {value!r}; expected a number {expected}")
+
+    def loss(student: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+        return function(student, labels, teacher, **settings)
+
+    return loss

@@ -1,0 +1,108 @@
+"""How good a classifier is: against the labels, and against its teacher.
+
+All figures are of un-augmented images. Accuracies and agreement are fractions between 0 and 1;
+unlabelled samples count for the teacher's figures only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.data.sample import UNLABELLED
+from pipeline.feed import Feed, consecutive
+
+_ECE_BINS = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Figures of one model on one split; None where they cannot be computed.
+
+    Args:
+        top1, top5: share of samples whose label is the first, or among the first five, logits.
+        nll: mean negative log-likelihood of the label, in nats.
+        ece: expected calibration error, 15 equal-width bins (Guo et al., arXiv 1706.04599).
+        agreement: share of samples on which the model and its teacher have the same first class.
+        kl_to_teacher: mean KL(teacher || model) at temperature 1, in nats.
+
+    """
+
+    top1: float | None = None
+    top5: float | None = None
+    nll: float | None = None
+    ece: float | None = None
+    agreement: float | None = None
+    kl_to_teacher: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the figures as plain values."""
+        return asdict(self)
+
+
+def evaluate(
+    network: nn.Module, feed: Feed, *, batch_size: int, teacher_logits: Tensor | None = None
+) -> Metrics:
+    """Evaluate a network on every image of an un-augmented feed.
+
+    Args:
+        network: maps the feed's batches to logits; its mode is restored afterwards.
+        feed: one split without views.
+        batch_size: images a forward pass.
+        teacher_logits: (N, C), in the split's order, for agreement and KL.
+
+    """
+    logits = predict(network, feed, batch_size=batch_size)
+    labels = torch.from_numpy(feed.images.labels).to(logits.device)
+    return compare(logits, labels, teacher_logits)
+
+
+def predict(network: nn.Module, feed: Feed, *, batch_size: int) -> Tensor:
+    """Return a network's float32 logits (N, C) on every image of a feed, on the feed's device."""
+    was_training = network.training
+    network.eval()
+    batches = consecutive(len(feed.images), batch_size)
+    with torch.inference_mode():
+        logits = torch.cat([network(images).float() for images in feed.batches(0, batches)])
+    network.train(was_training)
+    return logits
+
+
+def compare(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> Metrics:
+    """Compute the figures of logits (N, C) against labels (N,) and teacher logits (N, C)."""
+    known = labels != UNLABELLED
+    figures: dict[str, float] = {}
+    if bool(known.any()):
+        figures |= _against_labels(logits[known], labels[known])
+    if teacher_logits is not None and len(logits):
+        teacher = teacher_logits.to(logits.device)
+        log_teacher, log_model = F.log_softmax(teacher, 1), F.log_softmax(logits, 1)
+        divergence = F.kl_div(log_model, log_teacher, log_target=True, reduction="batchmean")
+        same = teacher.argmax(1) == logits.argmax(1)
+        figures |= {"agreement": _mean(same), "kl_to_teacher": float(divergence)}
+    return Metrics(**figures)
+
+
+def _against_labels(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    first = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    return {
+        "top1": _mean(first[:, 0]),
+        "top5": _mean(first.any(1)),
+        "nll": float(F.cross_entropy(logits, labels)),
+        "ece": _calibration_error(logits, labels),
+    }
+
+
+def _calibration_error(logits: Tensor, labels: Tensor) -> float:
+    confidence, predicted = F.softmax(logits, 1).double().max(1)
+    gap = (predicted == labels).double() - confidence
+    bins = (confidence * _ECE_BINS).long().clamp_(max=_ECE_BINS - 1)
+    sums = torch.zeros(_ECE_BINS, dtype=torch.float64, device=logits.device)
+    return float(sums.index_add_(0, bins, gap).abs().sum() / len(labels))
+
+
+def _mean(hits: Tensor) -> float:
+    return float(hits.double().mean())

@@ -1,0 +1,1 @@
+"""The store of cached logits: its form on disk, writing, reading, checking."""

@@ -1,0 +1,1 @@
+"""Training: settings, optimisation, the loop, and one whole run."""
