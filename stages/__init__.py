@@ -1,0 +1,1 @@
+"""The commands: each is a subcommand of `pipeline` and a stage of dvc.yaml."""

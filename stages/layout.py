@@ -1,0 +1,28 @@
+"""Where the stages keep things, relative to the project's folder; dvc.yaml names the same paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PREPARED = Path("data/prepared")
+LOGITS = Path("data/logits")
+TEACHERS = Path("models/teachers")
+STUDENTS = Path("models/students")
+RUNS = Path("runs")
+REPORTS = Path("reports")
+STATE = Path("runs/.state")
+
+
+def teacher_checkpoint(name: str) -> Path:
+    """Return where a teacher's weights are."""
+    return TEACHERS / f"{name}.pt"
+
+
+def store(dump: str) -> Path:
+    """Return where a dump's store is."""
+    return LOGITS / f"{dump}.zarr"
+
+
+def run_name(dump: str | None, student: str, recipe: str, seed: int) -> str:
+    """Return the name of a student's run; a baseline, which has no dump, says so."""
+    return f"{dump or 'baseline'}-{student}-{recipe}-{seed}"

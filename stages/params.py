@@ -1,0 +1,355 @@
+"""`params.yaml` into frozen, validated dataclasses: the one place where configuration comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pydantic
+import yaml
+
+from pipeline.errors import ConfigError, did_you_mean
+from pipeline.losses import LOSSES, make_loss
+from pipeline.training.run import Start
+from pipeline.training.settings import Precision, TrainingSettings
+from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataParams:
+    """The dataset.
+
+    Args:
+        source: fashion-mnist-10k, npz:PATH, folder:PATH or torchvision:NAME.
+        watch: file or folder whose change makes DVC import the data again; read by dvc.yaml alone.
+        root: folder for torchvision's downloads.
+        image_size: input side of models trained here, in pixels; None takes the images' own.
+        channels: 1 or 3, how image files are decoded; arrays keep their own.
+        validation: share of the training images that chooses epochs, at least 0 and below 1.
+        seed: of the validation split.
+
+    """
+
+    source: str = "fashion-mnist-10k"
+    watch: str | None = None
+    root: str = "data/raw"
+    image_size: int | None = None
+    channels: Literal[1, 3] = 3
+    validation: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and not 8 <= self.image_size <= 1024:
+            raise ConfigError(f"image_size is {self.image_size}; expected 8 to 1024 pixels")
+        if not 0 <= self.validation < 1:
+            raise ConfigError(f"validation is {self.validation}; expected at least 0 and below 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingParams(TrainingSettings):
+    """Optimisation, and the views that are trained on where there is no dump."""
+
+    views: ViewSpec = field(default_factory=ViewSpec)
+
+    def settings(self) -> TrainingSettings:
+        """Return the optimisation alone."""
+        return TrainingSettings(**{f.name: getattr(self, f.name) for f in fields(TrainingSettings)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelParams:
+    """A teacher or a student.
+
+    Args:
+        model: name of the architecture.
+        weights: where to start from: a built-in or torchvision weight name, or a checkpoint's path.
+        fine_tune: train from `weights` on; without it they are used as they are.
+        stem_stride: 1, 2 or 4; None suits it to the image size.
+        options: keyword arguments of the architecture's builder.
+        seed: of a teacher's training.
+        training: the shared defaults with this model's own values over them.
+
+    """
+
+    model: str
+    weights: str | None = None
+    fine_tune: bool = False
+    stem_stride: Literal[1, 2, 4] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    training: TrainingParams = field(default_factory=TrainingParams)
+
+    def start(self, image_size: int | None) -> Start:
+        """Return what a run of this model begins with."""
+        return Start(
+            model=self.model,
+            weights=self.weights,
+            image_size=image_size,
+            stem_stride=self.stem_stride,
+            options=self.options,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpViews(ViewSpec):
+    """The views of a dump, and how many of them."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        ViewSpec.__post_init__(self)
+        if not 1 <= self.count <= 100_000:
+            raise ConfigError(f"count is {self.count}; expected 1 to 100,000 views")
+
+    def spec(self) -> ViewSpec:
+        """Return the views without their number."""
+        return ViewSpec(**{f.name: getattr(self, f.name) for f in fields(ViewSpec)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpParams:
+    """A store of cached logits.
+
+    Args:
+        teacher: whose logits.
+        views: which views of each training image, and how many.
+        codec: how logits are kept.
+        precision: of the teacher's forward pass: "fp32", or "bf16" autocast.
+        batch_size: images a forward pass.
+        shard_rows: samples a shard; None suits it to the dataset.
+        allow_poor_teacher: accept a teacher that knows little more than the largest class.
+
+    """
+
+    teacher: str
+    views: DumpViews
+    codec: str = "affine8"
+    precision: Precision = "fp32"
+    batch_size: int = 256
+    shard_rows: int | None = None
+    allow_poor_teacher: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
+        if self.shard_rows is not None and self.shard_rows < 1:
+            raise ConfigError(f"shard_rows is {self.shard_rows}; expected at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeParams:
+    """A loss with its settings."""
+
+    loss: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        make_loss(self.loss, self.settings)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether students of this recipe need a dump."""
+        return LOSSES[self.loss].needs_teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepParams:
+    """Which runs make up the main job: dumps x students x recipes x seeds, and the baselines."""
+
+    dumps: tuple[str, ...] = ()
+    students: tuple[str, ...] = ()
+    recipes: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """All of params.yaml."""
+
+    data: DataParams = field(default_factory=DataParams)
+    training: TrainingParams = field(default_factory=TrainingParams)
+    teachers: dict[str, ModelParams] = field(default_factory=dict)
+    dumps: dict[str, DumpParams] = field(default_factory=dict)
+    students: dict[str, ModelParams] = field(default_factory=dict)
+    recipes: dict[str, RecipeParams] = field(default_factory=dict)
+    sweep: SweepParams = field(default_factory=SweepParams)
+
+    def teacher(self, name: str) -> ModelParams:
+        """Return a teacher by name."""
+        return _lookup(self.teachers, "teachers", name)
+
+    def dump(self, name: str) -> DumpParams:
+        """Return a dump by name."""
+        return _lookup(self.dumps, "dumps", name)
+
+    def student(self, name: str) -> ModelParams:
+        """Return a student by name."""
+        return _lookup(self.students, "students", name)
+
+    def recipe(self, name: str) -> RecipeParams:
+        """Return a recipe by name."""
+        return _lookup(self.recipes, "recipes", name)
+
+
+_STRICT: tuple[Any, ...] = (
+    *(PadCrop, RandomResizedCrop, ViewSpec, DumpViews, TrainingParams, DataParams),
+    *(ModelParams, DumpParams, RecipeParams, SweepParams, Params),
+)
+for _class in _STRICT:
+    _class.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
+_PARAMS = pydantic.TypeAdapter(Params)
+_MODEL_KEYS = {f.name for f in fields(ModelParams)} - {"training"}
+
+
+def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
+    """Read and check a parameter file.
+
+    Args:
+        path: YAML.
+        overrides: "key.path=value" each, value in YAML, applied in order.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a key or value that is not expected.
+
+    """
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; run in the project's folder or give --params") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds a {type(tree).__name__}; expected keys and values")
+    for override in overrides:
+        _override(tree, override)
+    try:
+        params = _PARAMS.validate_python(_nested(tree))
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+    _check_references(params, path)
+    return params
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text}: expected key.path=value")
+    *parents, leaf = key.split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {text}: {parent} holds a value, not keys")
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: {value!r} is not YAML") from None
+
+
+def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather what the file writes flat: a model's training values, a recipe's settings."""
+    nested = dict(tree)
+    shared = tree.get("training") or {}
+    for group in ("teachers", "students"):
+        if isinstance(tree.get(group), dict):
+            nested[group] = {name: _model(spec, shared) for name, spec in tree[group].items()}
+    if isinstance(tree.get("recipes"), dict):
+        nested["recipes"] = {name: _recipe(spec) for name, spec in tree["recipes"].items()}
+    return nested
+
+
+def _model(spec: Any, shared: Any) -> Any:
+    if not isinstance(spec, dict) or not isinstance(shared, dict):
+        return spec
+    own = {key: value for key, value in spec.items() if key in _MODEL_KEYS}
+    trained = {key: value for key, value in spec.items() if key not in _MODEL_KEYS}
+    return {**own, "training": {**shared, **trained}}
+
+
+def _recipe(spec: Any) -> Any:
+    if not isinstance(spec, dict):
+        return spec
+    settings = {key: value for key, value in spec.items() if key != "loss"}
+    return {**{k: v for k, v in spec.items() if k == "loss"}, "settings": settings}
+
+
+def _first_problem(error: pydantic.ValidationError) -> str:
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    if path[0] in ("teachers", "students") and "training" in path:
+        path.remove("training")
+    key = ".".join(path)
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known_keys(path[:-1])
+        hint = did_you_mean(path[-1], known)
+        return f"unknown key {key}; expected one of {', '.join(known)}{hint}"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{key} is missing; add it"
+    if problem["type"] == "value_error":
+        return f"{key}: {problem['ctx']['error']}"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{key} is {problem['input']!r}; {message}"
+
+
+def _known_keys(path: Sequence[str]) -> list[str]:
+    """Names that may stand at a place of params.yaml."""
+    kinds: dict[str, list[type]] = {
+        "data": [DataParams],
+        "training": [TrainingParams],
+        "teachers": [ModelParams, TrainingParams],
+        "students": [ModelParams, TrainingParams],
+        "dumps": [DumpParams],
+        "sweep": [SweepParams],
+        "views": [DumpViews] if path and path[0] == "dumps" else [ViewSpec],
+        "pad_crop": [PadCrop],
+        "random_resized_crop": [RandomResizedCrop],
+    }
+    for part in reversed(path):
+        if part in kinds:
+            names = [f.name for kind in kinds[part] for f in fields(kind)]
+            return [name for name in names if name != "training"]
+    return [f.name for f in fields(Params)]
+
+
+def _check_references(params: Params, path: Path) -> None:
+    """Every name that a dump or the sweep uses must be defined, and used where it can be."""
+    for name, dump in params.dumps.items():
+        _require_name(path, f"dumps.{name}.teacher", dump.teacher, params.teachers)
+    sweep = params.sweep
+    for key, names, known in (
+        ("dumps", sweep.dumps, params.dumps),
+        ("students", sweep.students, params.students),
+        ("recipes", sweep.recipes, params.recipes),
+        ("baselines", sweep.baselines, params.recipes),
+    ):
+        for name in names:
+            _require_name(path, f"sweep.{key}", name, known)
+    for key, names, taught in (
+        ("recipes", sweep.recipes, True),
+        ("baselines", sweep.baselines, False),
+    ):
+        for name in names:
+            if params.recipes[name].needs_teacher != taught:
+                other = "baselines" if taught else "recipes"
+                need = "needs no dump" if taught else "needs a dump"
+                raise ConfigError(
+                    f"{path}: sweep.{key} names {name}, which {need}; move it to sweep.{other}"
+                )
+
+
+def _require_name(path: Path, key: str, name: str, known: Mapping[str, Any]) -> None:
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"{path}: {key} names {name!r}; expected one of {', '.join(known)}{hint}")
+
+
+def _lookup(group: Mapping[str, T], key: str, name: str) -> T:
+    if name not in group:
+        hint = did_you_mean(name, group)
+        raise ConfigError(f"{key} has no {name!r}; expected one of {', '.join(group) or 'none'}{hint}")
+    return group[name]

@@ -1,0 +1,22 @@
+"""A stage that DVC started ends when DVC is killed, so that no orphan writes on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_dvc() -> None:
+    """Ask the kernel for SIGTERM when the parent dies, if the parent is DVC (Linux only).
+
+    A command typed by a person is left alone: with nohup it shall outlive its shell.
+    """
+    if sys.platform == "linux" and "DVC_STAGE" in os.environ:
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,103 @@
+"""`pipeline train-student`: train a student from a dump, or as a baseline without one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import torch
+
+from pipeline.bench import Bench
+from pipeline.data.packed import PreparedData
+from pipeline.errors import ConfigError
+from pipeline.losses import make_loss
+from pipeline.models.checkpoint import load_state
+from pipeline.store.reader import LogitStore
+from pipeline.targets import Targets
+from pipeline.training.run import initial_network, train
+from stages import layout
+from stages.options import reads_params, runs_on_device
+from stages.outputs import write_checkpoints, write_run
+from stages.params import Params, RecipeParams
+
+
+@click.command()
+@click.argument("student")
+@click.argument("recipe")
+@click.argument("seed", type=click.IntRange(min=0))
+@click.option("--dump", default=None, help="Whose logits to learn from; baselines take none.")
+@runs_on_device
+@reads_params
+def command(
+    params: Params,
+    student: str,
+    recipe: str,
+    seed: int,
+    dump: str | None,
+    device: torch.device,
+    workers: int,
+) -> None:
+    """Train STUDENT by RECIPE with SEED, from a dump or, for a baseline, without one.
+
+    Writes models/students/RUN.pt (best epoch on validation) and RUN.last.pt with their cards, and
+    runs/RUN/metrics.json (figures of the best epoch on the test images) and history.csv.
+    """
+    spec, loss = params.student(student), params.recipe(recipe)
+    _require_dump_fits(recipe, loss, dump)
+    bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
+    store = None if dump is None else _open(params, dump)
+    network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)
+    run = layout.run_name(dump, student, recipe, seed)
+    state_path = layout.STATE / f"{run}.pt"
+    result = train(
+        bench,
+        network,
+        card,
+        views=spec.training.views if store is None else store.view_spec,
+        targets=None if store is None else Targets(store, bench.data.train, device),
+        loss=make_loss(loss.loss, loss.settings),
+        settings=spec.training.settings(),
+        seed=seed,
+        state_path=state_path,
+        identity={"loss": [loss.loss, loss.settings], "store": _identity(store)},
+    )
+    load_state(network, result.best, run)
+    data = bench.data
+    teacher_logits = None if store is None else store.held_out("test", data.test)
+    test = bench.evaluate(network, card.preprocessing, data.test, teacher_logits)
+    best = result.history[result.best_epoch - 1]
+    metrics: dict[str, Any] = {
+        "student": student,
+        "recipe": recipe,
+        "seed": seed,
+        "dump": dump,
+        **test.to_dict(),
+        "validation_top1": best.validation_top1,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "images_per_second": result.images_per_second,
+        "seconds": sum(record.seconds for record in result.history),
+        "best_epoch": result.best_epoch,
+        "epochs": len(result.history),
+    }
+    write_checkpoints(layout.STUDENTS / f"{run}.pt", result, card)
+    write_run(layout.RUNS / run, metrics, result.history)
+    state_path.unlink()
+    click.echo(f"{run}: test top-1 {test.top1:.4f}" if test.top1 is not None else run)
+
+
+def _require_dump_fits(name: str, recipe: RecipeParams, dump: str | None) -> None:
+    if recipe.needs_teacher and dump is None:
+        raise ConfigError(f"recipe {name} learns from a teacher's logits; expected --dump DUMP; add it")
+    if not recipe.needs_teacher and dump is not None:
+        raise ConfigError(f"recipe {name} is a baseline and reads no logits; expected no --dump; remove it")
+
+
+def _open(params: Params, dump: str) -> LogitStore:
+    """Open a dump's store, which must be of the views and codec that params.yaml asks for now."""
+    spec, store = params.dump(dump), LogitStore.open(layout.store(dump))
+    store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec)
+    return store
+
+
+def _identity(store: LogitStore | None) -> dict[str, Any] | None:
+    return None if store is None else {**store.manifest.fingerprint.to_dict(), "count": store.n_views}

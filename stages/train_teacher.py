@@ -1,0 +1,79 @@
+"""`pipeline train-teacher`: train, fine-tune, or resolve and evaluate pretrained weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+from torch import nn
+
+from pipeline.bench import Bench
+from pipeline.data.packed import PreparedData
+from pipeline.losses import make_loss
+from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint
+from pipeline.models.teacher import require_same_classes
+from pipeline.models.weights import load_pretrained
+from pipeline.training.loop import EpochRecord, TrainingResult
+from pipeline.training.run import initial_network, train
+from stages import layout
+from stages.options import reads_params, runs_on_device
+from stages.outputs import write_checkpoints, write_run
+from stages.params import ModelParams, Params
+
+
+@click.command()
+@click.argument("teacher")
+@runs_on_device
+@reads_params
+def command(params: Params, teacher: str, device: torch.device, workers: int) -> None:
+    """Train or fine-tune TEACHER, or evaluate its pretrained weights.
+
+    Writes models/teachers/TEACHER.pt with its card, and runs/teacher-TEACHER/metrics.json with its
+    figures on the un-augmented test images.
+    """
+    spec = params.teacher(teacher)
+    bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
+    path, state_path = layout.teacher_checkpoint(teacher), layout.STATE / f"teacher-{teacher}.pt"
+    history: list[EpochRecord] = []
+    if spec.weights is not None and not spec.fine_tune:
+        network, card = load_pretrained(spec.model, spec.weights)
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        require_same_classes(teacher, card, bench.data)
+        save_checkpoint(path, network.state_dict(), card)
+    else:
+        network, card = initial_network(bench.data, spec.start(params.data.image_size), spec.seed)
+        result = _train(bench, network, card, spec, state_path)
+        write_checkpoints(path, result, card)
+        load_state(network, result.best, teacher)
+        history = result.history
+    data = bench.data
+    test = bench.evaluate(network, card.preprocessing, data.test)
+    validation = bench.evaluate(network, card.preprocessing, data.validation)
+    metrics = {
+        "teacher": teacher,
+        **{name: getattr(test, name) for name in ("top1", "top5", "nll", "ece")},
+        "validation_top1": validation.top1,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "epochs": len(history),
+    }
+    write_run(layout.RUNS / f"teacher-{teacher}", metrics, history)
+    state_path.unlink(missing_ok=True)
+    click.echo(f"{teacher}: test top-1 {test.top1:.4f}" if test.top1 is not None else teacher)
+
+
+def _train(
+    bench: Bench, network: nn.Module, card: ModelCard, spec: ModelParams, state_path: Path
+) -> TrainingResult:
+    return train(
+        bench,
+        network,
+        card,
+        views=spec.training.views,
+        targets=None,
+        loss=make_loss("scratch", {}),
+        settings=spec.training.settings(),
+        seed=spec.seed,
+        state_path=state_path,
+        identity={"weights": spec.weights},
+    )
