@@ -186,7 +186,8 @@ class _Dump:
             sample = self._splits[shard.section].names[at]
             raise ModelError(
                 f"teacher {self._teacher.name} gives logits that are not finite for sample {sample!r} "
-                f"in view {shard.view} of {shard.section}; expected numbers; use precision: fp32 or other weights"
+                f"in view {shard.view} of {shard.section}; expected numbers; use precision: fp32 or other "
+                "weights"
             )
 
     def _require_good_teacher(self) -> None:

@@ -63,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     die_with_dvc()
     try:
-        cli.main(given, standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        # A command returns nothing; click turns an Exit raised in it into a status here.
+        status = cli.main(given, standalone_mode=False)
+        if status:
+            sys.exit(status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -16,16 +16,17 @@ WAIT_SECONDS = 20.0
 
 
 @contextmanager
-def writer_lock(store: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+def writer_lock(store: Path, wait_seconds: float | None = None) -> Iterator[None]:
     """Hold a store for writing.
 
     Args:
         store: the store's folder; the lock and its holder's name are files beside it.
-        wait_seconds: how long to wait for another holder.
+        wait_seconds: how long to wait for another holder; None for `WAIT_SECONDS`.
 
     Raises:
         LockedError: another process holds it still.
     """
+    wait_seconds = WAIT_SECONDS if wait_seconds is None else wait_seconds
     store.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(store.with_name(f"{store.name}.lock"))
     holder = store.with_name(f"{store.name}.holder")

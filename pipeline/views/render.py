@@ -81,7 +81,8 @@ def _crop(image_HWC: NDArray[np.uint8], top: int, left: int, height: int, width:
 
 def _resize(image_HWC: NDArray[Any], size: int) -> Tensor:
     """(h, w, C) uint8 to (size, size, C): bilinear, antialiased, torch's fixed-point kernel."""
-    image = torch.from_numpy(np.ascontiguousarray(image_HWC))
+    # A copy: the slice is of a read-only map.
+    image = torch.from_numpy(image_HWC.copy())
     if image.shape[:2] == (size, size):
         return image
     resized: Tensor = torch.nn.functional.interpolate(

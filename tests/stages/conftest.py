@@ -1,0 +1,112 @@
+"""A small project that went through the first two stages, made once and copied for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from stages.cli import main
+
+SIZE, CLASSES, VIEWS = 16, 4, 3
+PARAMS = {
+    "data": {"source": "npz:data.npz", "watch": "data.npz", "image_size": None, "channels": 3}
+    | {"root": "data/raw", "validation": 0.2, "seed": 0},
+    "training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "warmup_epochs": 1}
+    | {"views": {"seed": 3, "pad_crop": {"padding": 2}, "flip": "random"}},
+    "teachers": {"tutor": {"model": "wrn_16_2", "epochs": 4}},
+    "dumps": {
+        "main": {"teacher": "tutor", "codec": "affine8", "batch_size": 16, "shard_rows": 40}
+        | {"views": {"count": VIEWS, "seed": 3, "random_resized_crop": {}, "flip": "random"}}
+    },
+    "students": {"pupil": {"model": "shufflenet_v2_x0_5"}},
+    "recipes": {
+        "scratch": {"loss": "scratch"},
+        "label_smoothing": {"loss": "label_smoothing"},
+        "kd": {"loss": "kd"},
+    },
+    "sweep": {"dumps": ["main"], "students": ["pupil"], "recipes": ["kd"]}
+    | {"baselines": ["scratch"], "seeds": [0]},
+}
+
+
+def make_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images that name themselves: red and green are the sample's number, blue a texture.
+
+    The texture's brightness is the class, so that a small network learns it in seconds.
+    """
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % CLASSES
+    images = np.empty((count, SIZE, SIZE, 3), np.uint8)
+    numbers = np.arange(count) + 100 * seed
+    images[..., 0] = (numbers % 16 * 8 + 100)[:, None, None]
+    images[..., 1] = (numbers // 16 * 4)[:, None, None]
+    texture = generator.integers(0, 40, (count, SIZE, SIZE))
+    images[..., 2] = texture + labels[:, None, None] * 60
+    return images, labels
+
+
+def run(*arguments: object) -> int:
+    """Run a command in this process and return its exit status."""
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with data, prepared and with a trained teacher."""
+    folder = tmp_path_factory.mktemp("project")
+    train, test = make_images(100, 0), make_images(40, 1)
+    np.savez(
+        folder / "data.npz",
+        train_images=train[0],
+        train_labels=train[1],
+        test_images=test[0],
+        test_labels=test[1],
+    )
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert run("prepare") == 0
+        assert run("train-teacher", "tutor") == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the template, which is the working folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(template, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def edit() -> Callable[..., None]:
+    """Edit params.yaml of the working folder: edit({"data": {"seed": 1}}) merges deeply."""
+
+    def merge(base: dict, change: dict) -> None:
+        for key, value in change.items():
+            if isinstance(value, dict) and isinstance(base.get(key), dict):
+                merge(base[key], value)
+            else:
+                base[key] = value
+
+    def apply(change: dict) -> None:
+        path = Path("params.yaml")
+        params = yaml.safe_load(path.read_text())
+        merge(params, change)
+        path.write_text(yaml.safe_dump(params))
+
+    return apply

@@ -1,0 +1,255 @@
+"""Everything a user can get wrong: status 1, one clear line, and nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.io import write_jpeg, write_png
+
+from tests.stages.conftest import run
+
+STORE = Path("data/logits/main.zarr")
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a command that must fail in one line holding all the given words."""
+
+    def check(arguments: list[str], *words: str) -> None:
+        capsys.readouterr()
+        assert run(*arguments) == 1
+        errors = capsys.readouterr().err.splitlines()
+        lines = [line for line in errors if line.startswith("pipeline: ")]
+        assert len(lines) == 1, errors
+        assert lines[0] == errors[-1]
+        for word in words:
+            assert word in lines[0], lines[0]
+
+    return check
+
+
+def npz(**changes: object) -> list[str]:
+    arrays = dict(np.load("data.npz"))
+    for key, value in changes.items():
+        if value is None:
+            del arrays[key]
+        else:
+            arrays[key] = value
+    np.savez("bad.npz", **arrays)
+    return ["prepare", "--set", "data.source=npz:bad.npz"]
+
+
+def image_folder(classes: int = 2, *, held_out: str = "test") -> Path:
+    generator = torch.Generator().manual_seed(0)
+    root = Path("photos")
+    for split, count in (("train", 6), (held_out, 2)):
+        for label in range(classes):
+            folder = root / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for index in range(count):
+                shape = (3, 20 + 5 * index, 30 - 2 * index)
+                image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+                write = write_png if index % 2 else write_jpeg
+                write(image, str(folder / f"{index}.{'png' if index % 2 else 'jpg'}"))
+    return root
+
+
+FOLDER = ["prepare", "--set", "data.source=folder:photos"]
+
+
+def test_unknown_key(project, fails):
+    fails(["prepare", "--set", "data.sorce=x"], "params.yaml", "data.sorce", "did you mean 'source'")
+
+
+def test_unknown_model(project, fails):
+    arguments = ["train-student", "pupil", "scratch", "0", "--set", "students.pupil.model=shuflenet_v2_x0_5"]
+    fails(arguments, "shuflenet_v2_x0_5", "did you mean 'shufflenet_v2_x0_5'")
+
+
+def test_unknown_dataset(project, fails):
+    fails(["prepare", "--set", "data.source=imagnet"], "imagnet", "folder:PATH")
+
+
+def test_unknown_recipe(project, fails):
+    fails(["train-student", "pupil", "kdd", "0", "--dump", "main"], "kdd", "did you mean 'kd'")
+
+
+def test_recipe_that_needs_a_dump(project, fails):
+    fails(["train-student", "pupil", "kd", "0"], "recipe kd", "--dump")
+
+
+def test_baseline_with_a_dump(project, fails):
+    fails(["train-student", "pupil", "scratch", "0", "--dump", "main"], "scratch", "no --dump")
+
+
+def test_params_file_missing(project, fails):
+    fails(["prepare", "--params", "other.yaml"], "other.yaml", "no such file")
+
+
+def test_folder_missing(project, fails):
+    fails(FOLDER, "photos", "no such folder")
+
+
+def test_folder_without_images(project, fails):
+    for split in ("train", "test"):
+        Path("photos", split, "class0").mkdir(parents=True)
+    fails(FOLDER, "photos/train", "no image files")
+
+
+def test_folder_with_one_class(project, fails):
+    image_folder(1)
+    fails(FOLDER, "1 class", "at least two")
+
+
+def test_corrupt_image(project, fails):
+    file = image_folder() / "train/class1/0.jpg"
+    file.write_bytes(file.read_bytes()[:40])
+    fails(FOLDER, str(file), "not a readable image", "replace or remove")
+
+
+def test_empty_image(project, fails):
+    file = image_folder() / "test/class0/1.png"
+    file.write_bytes(b"")
+    fails(FOLDER, str(file), "0 bytes")
+
+
+def test_failed_prepare_leaves_no_dataset_that_looks_complete(project, fails):
+    (image_folder() / "train/class1/0.jpg").write_bytes(b"")
+    fails(FOLDER, "0.jpg")
+    fails(["cache-logits", "main"], "no prepared dataset", "pipeline prepare")
+
+
+def test_npz_without_a_key(project, fails):
+    fails(npz(test_labels=None), "bad.npz", "add test_labels")
+
+
+def test_npz_of_wrong_dtype(project, fails):
+    fails(npz(train_images=np.zeros((100, 16, 16, 3), np.float32)), "train_images is float32")
+
+
+def test_npz_of_wrong_shape(project, fails):
+    fails(npz(train_labels=np.zeros(7, int)), "train_labels is int64 (7,)", "(100,)")
+
+
+def test_npz_with_a_label_out_of_range(project, fails):
+    labels = np.load("data.npz")["train_labels"].copy()
+    labels[5] = -3
+    fails(npz(train_labels=labels), "train_labels[5] is -3")
+
+
+def test_not_an_npz(project, fails):
+    Path("bad.npz").write_bytes(b"nothing of the kind")
+    fails(["prepare", "--set", "data.source=npz:bad.npz"], "bad.npz", "not a readable .npz")
+
+
+def test_classes_that_do_not_match(project, fails):
+    arrays = dict(np.load("data.npz"))
+    labels = {key: arrays[key] % 3 for key in ("train_labels", "test_labels")}
+    assert run(*npz(**labels)) == 0
+    fails(["cache-logits", "main"], "teacher tutor has 4 classes, the data 3")
+
+
+def test_teacher_that_knows_nothing(project, fails):
+    path = Path("models/teachers/tutor.pt")
+    state = torch.load(path, weights_only=True)
+    state["head.weight"].neg_()
+    torch.save(state, path)
+    fails(["cache-logits", "main"], "teacher tutor has top-1", "allow_poor_teacher")
+    assert run("cache-logits", "main", "--set", "dumps.main.allow_poor_teacher=true") == 0
+
+
+def test_teacher_that_gives_nan(project, fails):
+    path = Path("models/teachers/tutor.pt")
+    state = torch.load(path, weights_only=True)
+    state["head.bias"][1] = float("nan")
+    torch.save(state, path)
+    fails(["cache-logits", "main"], "not finite", "test/0")
+
+
+def test_store_of_other_content(project, fails):
+    assert run("cache-logits", "main") == 0
+    images = np.load("data.npz")["train_images"].copy()
+    images[11, 3, 3, 2] ^= 255
+    assert run(*npz(train_images=images)) == 0
+    student = ["train-student", "pupil", "kd", "0", "--dump", "main"]
+    fails(student, "'train/11' has other content")
+    fails(["cache-logits", "main"], "another dataset", "rm -r")
+    assert STORE.exists()
+
+
+def test_store_of_another_teacher(project, fails):
+    assert run("cache-logits", "main") == 0
+    path = Path("models/teachers/tutor.pt")
+    state = torch.load(path, weights_only=True)
+    state["head.bias"][1] += 0.01
+    torch.save(state, path)
+    fails(["cache-logits", "main"], "another teacher", "new dump name", "rm -r")
+    fails(["verify", str(STORE), "--replay", "4"], "another teacher")
+
+
+def test_store_of_other_views(project, fails, edit):
+    assert run("cache-logits", "main") == 0
+    edit({"dumps": {"main": {"views": {"seed": 4}}}})
+    fails(["cache-logits", "main"], "another views", "new dump name")
+    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "views is", "expected")
+
+
+def test_store_with_fewer_views_wanted(project, fails, edit):
+    assert run("cache-logits", "main") == 0
+    edit({"dumps": {"main": {"views": {"count": 2}}}})
+    fails(["cache-logits", "main"], "has 3 views", "never loses views")
+
+
+def test_incomplete_store(project, fails):
+    assert run("cache-logits", "main") == 0
+    (STORE / "manifest.json").unlink()
+    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "not complete", "cache-logits main")
+    fails(["inspect", str(STORE)], "not complete")
+
+
+def test_missing_store(project, fails):
+    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "no such store", "dvc pull")
+
+
+def test_folder_that_is_no_store(project, fails):
+    STORE.mkdir(parents=True)
+    (STORE / "thesis.txt").write_text("keep me")
+    fails(["cache-logits", "main"], "holds files but no zarr.json")
+    assert (STORE / "thesis.txt").read_text() == "keep me"
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "swap", "manifest", "metadata"])
+def test_damaged_store(project, fails, damage):
+    assert run("cache-logits", "main") == 0
+    shards = sorted(STORE.glob("train/codes/c/*/*/*"))
+    if damage == "flip":
+        content = bytearray(shards[2].read_bytes())
+        content[len(content) // 2] ^= 1
+        shards[2].write_bytes(content)
+    elif damage == "truncate":
+        shards[2].write_bytes(shards[2].read_bytes()[:-9])
+    elif damage == "delete":
+        shards[2].unlink()
+    elif damage == "swap":
+        first, second = shards[0].read_bytes(), shards[2].read_bytes()
+        shards[0].write_bytes(second)
+        shards[2].write_bytes(first)
+    elif damage == "manifest":
+        path = STORE / "manifest.json"
+        path.write_text(path.read_text().replace('"codec": "affine8"', '"codec": "fp16"'))
+    else:
+        path = STORE / "train/codes/zarr.json"
+        path.write_text(path.read_text() + " ")
+    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], str(STORE))
+    assert run("verify", STORE) == 1
+
+
+def test_interrupted_stage_keeps_the_store_of_another(project):
+    assert run("cache-logits", "main") == 0
+    shutil.copytree(STORE, "copy.zarr")
+    assert run("cache-logits", "main", "--set", "dumps.main.codec=fp16") == 1
+    assert (STORE / "manifest.json").read_bytes() == Path("copy.zarr/manifest.json").read_bytes()

@@ -1,0 +1,167 @@
+"""The claim that everything rests on: the student sees, byte for byte, what the teacher saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torchvision.models.shufflenetv2 import ShuffleNetV2
+
+from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.wide_resnet import WideResNet
+from stages.layout import teacher_checkpoint
+from tests.stages.conftest import VIEWS, run
+
+Pixels = dict[tuple[int, int], Tensor]
+TRAIN_SAMPLES = range(100)
+
+
+class Recorder:
+    """Everything that networks were given: the teacher in eval mode, the student while training."""
+
+    def __init__(self) -> None:
+        self.teacher: list[Tensor] = []
+        self.student: list[Tensor] = []
+        self.stop_after: int | None = None
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, WideResNet) and not module.training:
+            self._record(self.teacher, inputs[0])
+        elif isinstance(module, ShuffleNetV2) and module.training:
+            self._record(self.student, inputs[0])
+
+    def _record(self, seen: list[Tensor], images: Tensor) -> None:
+        if self.stop_after is not None and len(seen) >= self.stop_after:
+            raise KeyboardInterrupt
+        seen.append(images.detach().clone())
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    recorder = Recorder()
+    handle = register_module_forward_pre_hook(recorder)
+    yield recorder
+    handle.remove()
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Undo the normalisation exactly: (B, 3, S, S) uint8."""
+    preprocessing = load_checkpoint(teacher_checkpoint("tutor"))[1].preprocessing
+    mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
+    values = (images * std + mean) * 255
+    assert (values - values.round()).abs().max() < 1e-2
+    return values.round().to(torch.uint8)
+
+
+def number(image: Tensor) -> int:
+    """Which sample a rendered image is, from its red and green at the centre."""
+    red, green = (int(image[channel, 8, 8]) for channel in (0, 1))
+    return (red - 100) // 8 + 16 * (green // 4)
+
+
+def by_view_of_teacher(batches: list[Tensor]) -> Pixels:
+    """(view, sample) -> pixels: the teacher meets a sample's views in order."""
+    seen: dict[int, int] = {}
+    result: Pixels = {}
+    for batch in batches:
+        for image in pixels(batch):
+            sample = number(image)
+            if sample in TRAIN_SAMPLES:
+                view = seen.get(sample, -1) + 1
+                seen[sample] = view
+                result[view, sample] = image
+    return result
+
+
+def by_view_of_student(batches: list[Tensor], epochs: int) -> Pixels:
+    steps = len(batches) // epochs
+    return {
+        (step // steps, number(image)): image
+        for step, batch in enumerate(batches)
+        for image in pixels(batch)
+    }
+
+
+def is_training_view(shard_pixels: Pixels, validation: set[int]) -> Pixels:
+    return {key: image for key, image in shard_pixels.items() if key[1] not in validation}
+
+
+def split_numbers() -> tuple[set[int], set[int]]:
+    from pathlib import Path
+
+    from pipeline.data.packed import PreparedData
+
+    data = PreparedData.open(Path("data/prepared"))
+    numbers = [{int(n.split("/")[1]) for n in s.names} for s in (data.train, data.validation)]
+    return numbers[0], numbers[1]
+
+
+def assert_same(teacher: Pixels, student: Pixels, expected: int) -> None:
+    assert len(student) == expected
+    for key, image in student.items():
+        assert torch.equal(image, teacher[key]), key
+
+
+@pytest.fixture
+def teacher_pixels(project, recorder) -> Pixels:
+    assert run("cache-logits", "main", "--workers", 2) == 0
+    _, validation = split_numbers()
+    return is_training_view(by_view_of_teacher(recorder.teacher), validation)
+
+
+def student_pixels(recorder: Recorder, batch_size: int, workers: int) -> Pixels:
+    recorder.student.clear()
+    status = run(
+        *("train-student", "pupil", "kd", 0, "--dump", "main", "--workers", workers),
+        *("--set", f"students.pupil.epochs={VIEWS}", "--set", f"students.pupil.batch_size={batch_size}"),
+    )
+    assert status == 0
+    return by_view_of_student(recorder.student, VIEWS)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("batch_size", [7, 64, 256])
+def test_student_sees_what_teacher_saw(teacher_pixels, recorder, batch_size, workers):
+    train, _ = split_numbers()
+    assert len(teacher_pixels) == VIEWS * len(train)
+    student = student_pixels(recorder, batch_size, workers)
+    used = min(batch_size, len(train))
+    assert_same(teacher_pixels, student, VIEWS * (len(train) // used * used))
+
+
+def test_views_differ_from_each_other(teacher_pixels):
+    train, _ = split_numbers()
+    changed = [not torch.equal(teacher_pixels[0, n], teacher_pixels[1, n]) for n in train]
+    assert sum(changed) == len(train)
+
+
+def test_same_pixels_after_an_interrupted_dump(project, recorder, teacher_pixels):
+    import shutil
+
+    shutil.rmtree("data/logits")
+    recorder.teacher.clear()
+    recorder.stop_after = 9
+    assert run("cache-logits", "main") == 130
+    recorder.stop_after = None
+    assert run("cache-logits", "main") == 0
+    student = student_pixels(recorder, 64, 1)
+    train, _ = split_numbers()
+    assert_same(teacher_pixels, student, VIEWS * (len(train) // 64 * 64))
+
+
+def test_same_pixels_after_an_interrupted_student(teacher_pixels, recorder):
+    train, _ = split_numbers()
+    steps = len(train) // 16
+    recorder.stop_after = steps + 2
+    arguments = ("train-student", "pupil", "kd", 0, "--dump", "main")
+    assert run(*arguments, "--set", f"students.pupil.epochs={VIEWS}") == 130
+    first = recorder.student[:steps]
+    recorder.student.clear()
+    recorder.stop_after = None
+    assert run(*arguments, "--set", f"students.pupil.epochs={VIEWS}") == 0
+    assert len(recorder.student) == (VIEWS - 1) * steps
+    student = by_view_of_student(first + recorder.student, VIEWS)
+    assert_same(teacher_pixels, student, VIEWS * steps * 16)
