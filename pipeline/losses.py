@@ -8,6 +8,7 @@ A new loss is one function and one line in `LOSSES`.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,10 +107,10 @@ LOSSES: Mapping[str, Loss] = {
 }
 
 _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "temperature": (lambda value: value > 0, "more than 0"),
+    "temperature": (lambda value: 0 < value < math.inf, "more than 0"),
     "smoothing": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
-    "ce_weight": (lambda value: value >= 0, "at least 0"),
-    "kd_weight": (lambda value: value >= 0, "at least 0"),
+    "ce_weight": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "kd_weight": (lambda value: 0 <= value < math.inf, "at least 0"),
 }
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from stages.memory import keep_freed_memory
+
 Command = Callable[..., Any]
 
 
@@ -78,6 +80,8 @@ def runs_on_device(command: Command) -> Command:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise click.BadParameter(f"{device}: {reason}", param_hint="--device") from None
+        if chosen.type == "cpu":
+            keep_freed_memory()
         count = workers or min(8, os.cpu_count() or 1)
         return command(device=chosen, workers=count, **arguments)
 

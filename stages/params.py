@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -17,6 +17,7 @@ from pipeline.training.settings import Precision, TrainingSettings
 from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
 
 T = TypeVar("T")
+Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 32)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class DataParams:
     image_size: int | None = None
     channels: Literal[1, 3] = 3
     validation: float = 0.1
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if self.image_size is not None and not 8 <= self.image_size <= 1024:
@@ -80,7 +81,7 @@ class ModelParams:
     fine_tune: bool = False
     stem_stride: Literal[1, 2, 4] | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
+    seed: Seed = 0
     training: TrainingParams = field(default_factory=TrainingParams)
 
     def start(self, image_size: int | None) -> Start:
@@ -164,7 +165,7 @@ class SweepParams:
     students: tuple[str, ...] = ()
     recipes: tuple[str, ...] = ()
     baselines: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +222,8 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
         tree = yaml.safe_load(path.read_text()) or {}
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; run in the project's folder or give --params") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable text file ({error})") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(tree, dict):

@@ -24,7 +24,7 @@ from stages.params import Params, RecipeParams
 @click.command()
 @click.argument("student")
 @click.argument("recipe")
-@click.argument("seed", type=click.IntRange(min=0))
+@click.argument("seed", type=click.IntRange(0, 2**32 - 1))
 @click.option("--dump", default=None, help="Whose logits to learn from; baselines take none.")
 @runs_on_device
 @reads_params

@@ -14,8 +14,10 @@ from __future__ import annotations
 import functools
 import io
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -68,12 +70,27 @@ class PackedImages:
         return self.pixels[start : start + count].reshape(height, width, self.channels)
 
     @functools.cached_property
-    def uniform(self) -> NDArray[np.uint8] | None:
-        """All images as (N, H, W, C) without a copy, or None where their sizes differ."""
+    def uniform(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+        """The file as images of one size (M, H, W, C) and each sample's place in it (N,).
+
+        Nothing is copied. None where sizes differ; M is more than N for a subset.
+        """
         if len(self) == 0 or (self.shapes != self.shapes[0]).any():
             return None
         height, width = self.shapes[0]
-        return self.pixels.reshape(len(self), height, width, self.channels)
+        count = int(height) * int(width) * self.channels
+        if self.pixels.size % count or (self.offsets % count).any():
+            return None
+        return self.pixels.reshape(-1, height, width, self.channels), self.offsets // count
+
+    def subset(self, rows: NDArray[np.int64]) -> PackedImages:
+        """Return some of the samples, in the given order, over the same pixels."""
+        columns = ("offsets", "shapes", "labels", "keys", "digests")
+        return replace(
+            self,
+            **{column: getattr(self, column)[rows] for column in columns},
+            names=tuple(self.names[row] for row in rows.tolist()),
+        )
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of keys and contents, in order."""
@@ -112,6 +129,10 @@ class PreparedData:
         except FileNotFoundError:
             raise DataError(
                 f"{folder}: no prepared dataset (dataset.json is missing); run: pipeline prepare"
+            ) from None
+        except ValueError as error:
+            raise DataError(
+                f"{folder / 'dataset.json'}: not JSON ({error}); run: pipeline prepare"
             ) from None
         if description["schema"] != _SCHEMA:
             raise DataError(
@@ -244,23 +265,28 @@ class SplitWriter:
 def _unique_keys(names: Iterable[str]) -> NDArray[np.uint64]:
     seen: dict[int, str] = {}
     for name in names:
-        other = seen.setdefault(sample_key(name), name)
-        if other is not name:
+        key = sample_key(name)
+        if key in seen:
             raise DataError(
-                f"samples {other!r} and {name!r} have the same key; expected unique names; rename one"
+                f"samples {seen[key]!r} and {name!r} have the same key; expected unique names; rename one"
             )
+        seen[key] = name
     return np.fromiter(seen, np.uint64, len(seen))
 
 
 def _open_split(folder: Path, name: str, channels: int) -> PackedImages:
     path = folder / f"{name}.pixels"
     try:
-        with np.load(folder / f"{name}.npz") as index:
-            arrays = dict(index)
-        names = tuple((folder / f"{name}.names").read_text().splitlines())
+        index = folder / f"{name}.npz"
+        with index.open("rb") as file, np.load(file) as archive:
+            arrays = dict(archive)
+        # Not splitlines, nor text mode: a name may hold any other line separator.
+        names = tuple((folder / f"{name}.names").read_bytes().decode().split("\n")[:-1])
         size = path.stat().st_size
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: missing; run: pipeline prepare") from None
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{index}: damaged ({error}); run: pipeline prepare") from None
     expected = int((arrays["shapes"].astype(np.int64).prod(1) * channels).sum())
     if size != expected:
         raise DataError(f"{path}: {size} bytes, expected {expected}; run: pipeline prepare")

@@ -48,9 +48,14 @@ class Architecture:
 
 
 def default_stem_stride(name: str, image_size: int) -> int:
-    """Return the stem stride that suits images of this side: 1 up to 48 pixels, 2 up to 96, else 4."""
+    """Return the stem stride that suits images of this side: 1 up to 48 pixels, 2 up to 96, else 4.
+
+    Architectures without a stem for small images keep their own, 4.
+    """
     if name in SMALL_NETS:
         return 1
+    if _family(name) is None:
+        return IMAGENET_STEM_STRIDE
     return 1 if image_size <= 48 else 2 if image_size <= 96 else IMAGENET_STEM_STRIDE
 
 
@@ -124,7 +129,7 @@ def _fit_stem(network: nn.Module, architecture: Architecture) -> None:
     stride = architecture.stem_stride
     if stride == IMAGENET_STEM_STRIDE:
         return
-    family = next((f for f in _STEMS if architecture.name.startswith(f)), None)
+    family = _family(architecture.name)
     if family is None:
         raise ModelError(
             f"model {architecture.name} has stem_stride {stride}; expected 4: only "
@@ -132,6 +137,10 @@ def _fit_stem(network: nn.Module, architecture: Architecture) -> None:
             "of these"
         )
     _STEMS[family](network, stride)
+
+
+def _family(name: str) -> str | None:
+    return next((family for family in _STEMS if name.startswith(family)), None)
 
 
 def _resnet_stem(network: Any, stride: int) -> None:

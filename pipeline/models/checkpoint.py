@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,17 @@ def read_tensors(path: Path) -> StateDict:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols, before it refuses them
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; expected a checkpoint") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+    except (
+        # What torch's restricted unpickler raises depends on the first wrong byte.
+        *(pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError),
+        *(LookupError, ValueError, TypeError, AttributeError),
+    ) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
             f"{path}: not a checkpoint of tensors alone ({reason}); expected a state dict or "
             "safetensors; save it again as one"

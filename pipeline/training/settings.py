@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -41,9 +42,9 @@ class TrainingSettings:
         checks = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
-            "learning_rate": (self.learning_rate > 0, "more than 0"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "more than 0"),
             "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
             "warmup_epochs": (
                 0 <= self.warmup_epochs <= self.epochs,
                 f"0 to epochs ({self.epochs})",

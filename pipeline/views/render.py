@@ -38,7 +38,8 @@ def render(
 
     """
     if images.uniform is not None and (parameters.boxes[:, 2:] == size).all():
-        return _gather(images.uniform, rows, parameters, size)
+        pixels, places = images.uniform
+        return _gather(pixels, places[rows], parameters, size)
     out = torch.empty((len(rows), size, size, images.channels), dtype=torch.uint8)
     for target, row, box, flip in zip(
         out, rows.tolist(), parameters.boxes.tolist(), parameters.flips.tolist(), strict=True

@@ -53,6 +53,8 @@ class RandomResizedCrop:
         for name, (low, high), top in (("scale", self.scale, 1.0), ("ratio", self.ratio, 100.0)):
             expected = f"[low, high] with 0 < low <= high <= {top:g}"
             _require(0 < low <= high <= top, f"random_resized_crop.{name}", [low, high], expected)
+            # Equal specs, equal digests: 1 and 1.0 are not the same text.
+            object.__setattr__(self, name, (float(low), float(high)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

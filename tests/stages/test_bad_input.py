@@ -66,7 +66,14 @@ def test_unknown_key(project, fails):
 
 
 def test_unknown_model(project, fails):
-    arguments = ["train-student", "pupil", "scratch", "0", "--set", "students.pupil.model=shuflenet_v2_x0_5"]
+    arguments = [
+        "train-student",
+        "pupil",
+        "scratch",
+        "0",
+        "--set",
+        "students.pupil.model=shuflenet_v2_x0_5",
+    ]
     fails(arguments, "shuflenet_v2_x0_5", "did you mean 'shufflenet_v2_x0_5'")
 
 

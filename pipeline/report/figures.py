@@ -1,0 +1,241 @@
+"""What the report draws: training curves as SVG, views as PNG, soft labels as the lengths of bars.
+
+Curves are drawn by matplotlib without its global state, in colours that the page's style sheet decides:
+matplotlib writes placeholders, which become CSS variables here, so that one drawing serves a light and a
+dark page. The same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.data.sample import UNLABELLED
+from pipeline.report.results import Curve
+
+SOFT_TEMPERATURE = 4.0
+TOP_LABELS = 3
+
+_COLOURS = 8
+_DASHES = ("", "5 2", "1.5 1.5")
+_INK = "#00fe00"
+_SERIES = "#00ff{:02x}"
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 8,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": _INK,
+    "grid.alpha": 0.14,
+    "grid.linewidth": 0.6,
+    "ytick.major.size": 0,
+    "xtick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+}
+
+_FOR_A_PAGE = (
+    (r"<style.*?</style>", ""),  # would style the whole page
+    (r'<g id="[^"]*"', "<g"),  # the same in every drawing, and nothing refers to them
+    (r"font-family: [^;]*;", ""),  # the page's own instead
+    (r"xlink:href", "href"),
+    (_INK, "currentColor"),
+    (r"#00ff0(\d)", r"var(--series-\1)"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """How the n-th recipe is drawn on the whole page: eight colours, then the same with dashes."""
+
+    index: int
+
+    @property
+    def colour(self) -> str:
+        """A variable of the page's style sheet."""
+        return f"var(--series-{self.index % _COLOURS})"
+
+    @property
+    def dash(self) -> str:
+        """An SVG dash pattern; empty for a solid line."""
+        return _DASHES[self.index // _COLOURS % len(_DASHES)]
+
+
+def curves_svg(curves: Sequence[tuple[Series, Curve]], *, label: str, scale: float = 1.0) -> str:
+    """Draw means over seeds against the epoch, with a band of one standard error.
+
+    Args:
+        curves: a line each; empty ones are left out.
+        label: what the drawing shows, for those who cannot see it; another one for each drawing.
+        scale: multiplies the values, 100 for per cent.
+
+    Returns:
+        an SVG element whose text and colours follow the page.
+    """
+    # The label makes the names inside one drawing differ from those of the others on the page.
+    with matplotlib.style.context(["default", {**_STYLE, "svg.hashsalt": label}]):
+        figure = Figure(figsize=(4.4, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        for series, curve in curves:
+            if curve:
+                _draw(axes, series, curve, scale)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        text = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    return _inline(text.getvalue(), label)
+
+
+def _draw(axes: Axes, series: Series, curve: Curve, scale: float) -> None:
+    colour = _SERIES.format(series.index % _COLOURS)
+    epochs = [epoch for epoch, _ in curve]
+    means = np.array([estimate.mean for _, estimate in curve]) * scale
+    errors = np.array([estimate.error or 0 for _, estimate in curve]) * scale
+    dashes = [float(length) for length in series.dash.split()]
+    style = (0, tuple(dashes)) if dashes else "-"
+    axes.plot(epochs, means, color=colour, linewidth=1.5, linestyle=style)
+    # A short run is a few points, a run of one epoch a single one.
+    axes.plot(epochs[-1:], means[-1:], color=colour, marker="o", markersize=3.2)
+    if errors.any():
+        axes.fill_between(epochs, means - errors, means + errors, color=colour, alpha=0.16, linewidth=0)
+
+
+def _inline(svg: str, label: str) -> str:
+    """Make a stand-alone SVG file an element of a page that has several."""
+    view_box = re.search(r'viewBox="[^"]+"', svg)
+    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
+    for pattern, replacement in _FOR_A_PAGE:
+        body = re.sub(pattern, replacement, body)
+    return f'<svg role="img" aria-label="{html.escape(label)}" {view_box[0] if view_box else ""}>{body}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoftLabel:
+    """A class as the teacher sees it in one view.
+
+    Args:
+        name: of the class.
+        share: its probability at temperature 1.
+        softened: its probability at `SOFT_TEMPERATURE`.
+        correct: whether it is the sample's label.
+    """
+
+    name: str
+    share: float
+    softened: float
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleView:
+    """One view of an example: the picture as a data URI, its side in pixels, the teacher's top classes."""
+
+    picture: str
+    side: int
+    labels: tuple[SoftLabel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A sample as the teacher saw it; `label` is None where it has none."""
+
+    label: str | None
+    views: tuple[ExampleView, ...]
+
+
+def make_examples(
+    labels_M: NDArray[np.int64],
+    *,
+    classes: Sequence[str],
+    pixels: Sequence[NDArray[np.uint8]],
+    logits: Sequence[NDArray[np.float32]],
+) -> list[Example]:
+    """Prepare M samples for the page, each in some views.
+
+    Args:
+        labels_M: indices into the classes, or -1.
+        classes: C names.
+        pixels: a view each, (M, S, S, channels) as they were rendered for the teacher, grey or RGB.
+        logits: a view each, (M, C), the teacher's from the store.
+    """
+    return [
+        Example(
+            label=None if label == UNLABELLED else classes[label],
+            views=tuple(
+                ExampleView(
+                    picture=png_uri(seen[place]),
+                    side=len(seen[place]),
+                    labels=_soft_labels(said[place], classes, label),
+                )
+                for seen, said in zip(pixels, logits, strict=True)
+            ),
+        )
+        for place, label in enumerate(labels_M.tolist())
+    ]
+
+
+def _soft_labels(
+    logits_C: NDArray[np.float32], classes: Sequence[str], label: int
+) -> tuple[SoftLabel, ...]:
+    share, softened = _softmax(logits_C, 1.0), _softmax(logits_C, SOFT_TEMPERATURE)
+    return tuple(
+        SoftLabel(name=classes[c], share=float(share[c]), softened=float(softened[c]), correct=c == label)
+        for c in np.argsort(-share, kind="stable")[:TOP_LABELS].tolist()
+    )
+
+
+def png_uri(pixels_HWC: NDArray[np.uint8]) -> str:
+    """Return a grey or RGB image as a lossless data URI."""
+    buffer = io.BytesIO()
+    image = pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "png")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def spread_rows(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Choose rows of as many classes as there is room for, spread over the classes, first rows first.
+
+    Args:
+        labels: (N,), -1 for unlabelled.
+        count: rows to choose, at least 1; fewer come back where N is smaller.
+    """
+    known = labels != UNLABELLED
+    rows = np.flatnonzero(known) if known.any() else np.arange(len(labels))
+    classes = np.unique(labels[rows])
+    places = np.linspace(0, len(classes) - 1, min(count, len(classes)))
+    chosen = classes[places.round().astype(np.int64)]
+    each = math.ceil(count / max(1, len(chosen)))
+    found = [rows[labels[rows] == c][:each] for c in chosen]
+    # One of each class first, so that cutting to `count` drops no class.
+    ranked = sorted((rank, int(row)) for of_class in found for rank, row in enumerate(of_class))
+    return np.sort(np.array([row for _, row in ranked[:count]], np.int64))
+
+
+def _softmax(logits_C: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    scaled = logits_C.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max())
+    shares: NDArray[np.float64] = powers / powers.sum()
+    return shares

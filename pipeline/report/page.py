@@ -1,0 +1,249 @@
+"""The page: one HTML file that stands alone, from a report and examples of what its teachers saw.
+
+Owns words and number formats; the arrangement is `page.html.j2`'s. Nothing is loaded from elsewhere, and
+nothing names a clock, a host or a path.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.report.figures import SOFT_TEMPERATURE, Example, Series, curves_svg
+from pipeline.report.results import (
+    Comparison,
+    Estimate,
+    Group,
+    Outcome,
+    Report,
+    StudentResults,
+    Verdict,
+    compare,
+)
+
+_NONE = "–"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """A drawing of a student's training, with its caption."""
+
+    caption: str
+    svg: Markup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """The scale on which one student's seeds are drawn, as fractions of 1."""
+
+    low: float
+    high: float
+
+    def place(self, value: float) -> str:
+        """Return where a value stands between both ends, as a CSS length."""
+        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
+
+    def width(self, value: float) -> str:
+        """Return how long a difference is, as a CSS length."""
+        return f"{100 * value / (self.high - self.low):.2f}%"
+
+
+def render_page(report: Report, examples: Mapping[str, Sequence[Example]], *, test_images: int) -> str:
+    """Return the page's HTML.
+
+    Args:
+        report: what was found.
+        examples: dump -> a few samples as its teacher saw them.
+        test_images: how many images the accuracies are of.
+    """
+    environment = Environment(
+        loader=PackageLoader("pipeline.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "number": number,
+        "size": size,
+        "scientific": scientific,
+    }
+    environment.globals |= {
+        "compare": compare,
+        "columns": columns,
+        "strip": strip,
+        "verdict_sentence": verdict_sentence,
+    }
+    series = {name: Series(index) for index, name in enumerate(report.labels)}
+    return environment.get_template("page.html.j2").render(
+        report=report,
+        examples=examples,
+        series=series,
+        panels={student.name: panels(report, student, series) for student in report.students},
+        headline=headline(report),
+        lede=lede(report, test_images),
+        summary=summary(report),
+        soft_temperature=SOFT_TEMPERATURE,
+    )
+
+
+def headline(report: Report) -> str:
+    """Say who was compared."""
+    names = [student.name for student in report.students]
+    who = _listed(names) if len(names) <= 3 else f"{len(names)} students"
+    if not report.teachers:
+        return f"{who}, without a teacher"
+    return f"{who}, alone and taught by {_listed(list(report.teachers))}"
+
+
+def lede(report: Report, test_images: int) -> str:
+    """Say how they were trained and on what they are judged."""
+    groups = list(report.groups)
+    alone = list(dict.fromkeys(group.recipe for group in groups if group.dump is None))
+    taught = list(dict.fromkeys(report.label(group) for group in groups if group.dump is not None))
+    ways = [f"on the labels alone ({_listed(alone)})"] if alone else []
+    if taught:
+        ways.append(f"on cached logits of {_listed(list(report.teachers))} ({_listed(taught)})")
+    seeds = {run.seed for group in groups for run in group.runs}
+    count = _tied("one seed each" if len(seeds) == 1 else f"{len(seeds)} seeds each")
+    return (
+        f"Trained {_listed(ways)}, {count}. Accuracies are of {test_images:,} un-augmented test images, "
+        "which chose nothing."
+    )
+
+
+def summary(report: Report) -> str:
+    """Say in how many cases distillation beats the baselines, and in how many it does not."""
+    counts = Counter(verdict.outcome for student in report.students for verdict in student.verdicts)
+    total = counts.total()
+    if not total:
+        return "Nothing was distilled: there are baselines only."
+    share = {outcome: _tied(f"{counts[outcome]} of {total}") for outcome in get_args(Outcome)}
+    sentences: dict[Outcome, str] = {
+        "better": "Distillation beats every baseline by more than two standard errors in "
+        f"{share['better']} cases.",
+        "not_shown": f"It does not in {share['not_shown']}.",
+        "worse": f"It is worse than a baseline by as much in {share['worse']}.",
+        "one_seed": "With one seed nothing can be judged: any difference below may be chance.",
+        "no_baseline": "There is no baseline to compare distillation with.",
+        "unlabelled": "The test images have no labels, so accuracies cannot be compared.",
+    }
+    judged = bool(counts["not_shown"] or counts["worse"])
+    return " ".join(
+        text for outcome, text in sentences.items() if counts[outcome] or (outcome == "better" and judged)
+    )
+
+
+def verdict_sentence(report: Report, verdict: Verdict) -> str:
+    """Say plainly whether a distilled group beats the baselines, and by how much."""
+    name, comparisons = report.label(verdict.group), verdict.comparisons
+    several = len(comparisons) > 1
+    only = "" if several or not comparisons else comparisons[0].baseline.recipe
+    gains = ", ".join(f"{points(c.difference)} points against {c.baseline.recipe}" for c in comparisons)
+    by = "standard errors of the difference"
+    seeds = _seeds(comparisons)
+    return {
+        "better": f"{name} beats {only or 'every baseline'} by more than two {by}: {gains} {seeds}.",
+        "not_shown": f"{name} does not beat {only or 'every baseline'} by two {by}: {gains} {seeds}.",
+        "worse": f"{name} is worse than {only or 'a baseline'} by more than two {by}: {gains} {seeds}.",
+        "one_seed": f"One seed cannot be judged. {name} has {gains}; how much of it is chance is unknown. "
+        "Name more seeds in sweep.seeds.",
+        "no_baseline": f"{name} has no baseline to be compared with. Name one in sweep.baselines.",
+        "unlabelled": f"{name} cannot be judged: the test images have no labels.",
+    }[verdict.outcome]
+
+
+def columns(student: StudentResults) -> list[tuple[str, Group]]:
+    """Return the baselines that a table compares with, with a heading each: scratch, and the best one."""
+    best, reference = student.best_baseline, student.reference
+    if best is None:
+        return []
+    if reference is None or best == reference:
+        return [(f"vs {best.recipe}", best)]
+    return [(f"vs {reference.recipe}", reference), ("vs best baseline", best)]
+
+
+def strip(student: StudentResults) -> Strip | None:
+    """Return the scale of a student's top-1; None where there are no several seeds to be seen."""
+    estimates = [group.top1 for group in student.groups]
+    errors = [
+        estimate.error for estimate in estimates if estimate is not None and estimate.error is not None
+    ]
+    values = [run.top1 for group in student.groups for run in group.runs if run.top1 is not None]
+    if not errors or min(values) == max(values):
+        return None
+    # Room for the dots, and for a bar that is longer than its seeds are apart.
+    margin = 0.1 * (max(values) - min(values)) + max(errors)
+    return Strip(low=min(values) - margin, high=max(values) + margin)
+
+
+def panels(report: Report, student: StudentResults, series: Mapping[str, Series]) -> list[Panel]:
+    """Draw a student's training: validation top-1 where there is any, and the loss."""
+    kinds: tuple[tuple[Literal["validation_top1", "loss"], str, float], ...] = (
+        ("validation_top1", "Validation top-1, %", 100.0),
+        ("loss", "Training loss", 1.0),
+    )
+    drawn = []
+    for column, caption, scale in kinds:
+        curves = [(series[report.label(group)], group.curve(column)) for group in student.groups]
+        if any(curve for _, curve in curves):
+            label = f"{caption} of {student.name} by epoch"
+            drawn.append(Panel(caption=caption, svg=Markup(curves_svg(curves, label=label, scale=scale))))  # noqa: S704
+    return drawn
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction as per cent, without the sign."""
+    return _NONE if value is None else f"{100 * value:.2f}"
+
+
+def points(difference: Estimate) -> str:
+    """Write a difference of fractions in percentage points, with its standard error."""
+    mean = f"{round(100 * difference.mean, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return mean if difference.error is None else _tied(f"{mean} ± {100 * difference.error:.2f}")
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """Write a number with separators between thousands."""
+    return _NONE if value is None else f"{value:,.{digits}f}"
+
+
+def size(count_bytes: float) -> str:
+    """Write a number of bytes in a unit that suits it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count_bytes < 1000:
+            return f"{count_bytes:.0f} {unit}" if unit == "bytes" else f"{count_bytes:.1f} {unit}"
+        count_bytes /= 1000
+    return f"{count_bytes:.1f} TB"
+
+
+def scientific(value: float) -> Markup:
+    """Write a small number as a power of ten."""
+    if value == 0:
+        return Markup("0")
+    mantissa, exponent = f"{value:.1e}".split("e")
+    power = str(int(exponent)).replace("-", "\N{MINUS SIGN}")
+    return Markup("{} × 10<sup>{}</sup>").format(mantissa, power)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def _seeds(comparisons: Sequence[Comparison]) -> str:
+    if not comparisons:
+        return ""
+    how = "paired" if all(comparison.paired for comparison in comparisons) else "not paired"
+    return _tied(f"({comparisons[0].difference.count} seeds, {how})")
+
+
+def _tied(text: str) -> str:
+    """Keep a short phrase on one line."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")

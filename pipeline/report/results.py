@@ -1,0 +1,282 @@
+"""What a sweep's runs say: grouped by recipe and dump, compared over seeds.
+
+Owns the statistics and the content of results.json and results.csv. Runs come from `runs.py`, dumps
+as dictionaries: how a store is read is the store's, words are `page.py`'s, drawings are `figures.py`'s.
+Accuracies are fractions between 0 and 1, divergences are in nats.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.report.runs import RESULT_COLUMNS, Run
+
+REFERENCE = "scratch"
+ERRORS_TO_BEAT = 2
+
+Outcome = Literal["better", "worse", "not_shown", "one_seed", "no_baseline", "unlabelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean over seeds.
+
+    Args:
+        mean: of the values.
+        error: its standard error, s / sqrt(n) with n - 1 degrees of freedom; None for one value.
+        count: n, how many values.
+    """
+
+    mean: float
+    error: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """Estimate from one value a seed; at least one."""
+        count = len(values)
+        error = statistics.stdev(values) / math.sqrt(count) if count > 1 else None
+        return cls(mean=statistics.fmean(values), error=error, count=count)
+
+    def __str__(self) -> str:
+        """The mean and its error, as a fraction."""
+        if self.error is None:
+            return f"{self.mean:.4f} (n = 1)"
+        return f"{self.mean:.4f} ± {self.error:.4f} (n = {self.count})"
+
+
+Curve = tuple[tuple[int, Estimate], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The seeds of one student, recipe and dump."""
+
+    student: str
+    recipe: str
+    dump: str | None
+    runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """The recipe, and the dump where there is one."""
+        return self.recipe if self.dump is None else f"{self.recipe} ({self.dump})"
+
+    @property
+    def top1(self) -> Estimate | None:
+        """Top-1 accuracy on the test images."""
+        return self.estimate("top1")
+
+    def estimate(self, column: str) -> Estimate | None:
+        """Return the mean over seeds of a column, or None where a seed has no value."""
+        values = [getattr(run, column) for run in self.runs]
+        return None if None in values else Estimate.of(values)
+
+    def curve(self, column: Literal["loss", "validation_top1"]) -> Curve:
+        """Return (epoch, mean over seeds) for each epoch that every seed has a value of."""
+        seeds = [
+            {e.epoch: value for e in run.history if (value := getattr(e, column)) is not None}
+            for run in self.runs
+        ]
+        shared = sorted(set.intersection(*(set(values) for values in seeds)))
+        return tuple((epoch, Estimate.of([values[epoch] for values in seeds])) for epoch in shared)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How far a group's top-1 is above a baseline's.
+
+    Args:
+        baseline: what it is compared with.
+        difference: group minus baseline; error None where one seed is all there is.
+        paired: whether both have the same seeds, and differences were taken seed by seed.
+    """
+
+    baseline: Group
+    difference: Estimate
+    paired: bool
+
+    @property
+    def sign(self) -> int | None:
+        """1 or -1 if the difference is beyond two standard errors, 0 if not, None if unknown."""
+        mean, error = self.difference.mean, self.difference.error
+        if error is None:
+            return None
+        return 0 if abs(mean) <= ERRORS_TO_BEAT * error else int(math.copysign(1, mean))
+
+
+def compare(group: Group, baseline: Group) -> Comparison | None:
+    """Compare the top-1 of two groups; None where the test images are unlabelled."""
+    ours, theirs = group.top1, baseline.top1
+    if ours is None or theirs is None:
+        return None
+    of_seed = {run.seed: run.top1 for run in baseline.runs}
+    if of_seed.keys() == {run.seed for run in group.runs}:
+        pairs = [(run.top1, of_seed[run.seed]) for run in group.runs]
+        gains = [a - b for a, b in pairs if a is not None and b is not None]
+        return Comparison(baseline=baseline, difference=Estimate.of(gains), paired=True)
+    known = ours.error is not None and theirs.error is not None
+    difference = Estimate(
+        mean=ours.mean - theirs.mean,
+        error=math.hypot(ours.error or 0, theirs.error or 0) if known else None,
+        count=min(ours.count, theirs.count),
+    )
+    return Comparison(baseline=baseline, difference=difference, paired=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a distilled group beats every baseline of its student.
+
+    Args:
+        group: the distilled one.
+        comparisons: with each baseline; empty where there is none, or nothing to compare by.
+    """
+
+    group: Group
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        """Better: above every baseline by two standard errors. Worse: below one by as much."""
+        signs = {comparison.sign for comparison in self.comparisons}
+        if self.group.top1 is None:
+            return "unlabelled"
+        if not signs:
+            return "no_baseline"
+        if None in signs:
+            return "one_seed"
+        if signs == {1}:
+            return "better"
+        return "worse" if -1 in signs else "not_shown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentResults:
+    """One student's groups, baselines first."""
+
+    name: str
+    groups: tuple[Group, ...]
+
+    @property
+    def baselines(self) -> tuple[Group, ...]:
+        """The groups without a teacher."""
+        return tuple(group for group in self.groups if group.dump is None)
+
+    @property
+    def reference(self) -> Group | None:
+        """The baseline called scratch."""
+        return next((group for group in self.baselines if group.recipe == REFERENCE), None)
+
+    @property
+    def best_baseline(self) -> Group | None:
+        """The baseline of the highest mean top-1; the first of equals."""
+        known = [(group.top1.mean, group) for group in self.baselines if group.top1 is not None]
+        return max(known, key=lambda pair: pair[0])[1] if known else None
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """A verdict for every distilled group."""
+        return tuple(
+            Verdict(
+                group=group,
+                comparisons=tuple(
+                    found for baseline in self.baselines if (found := compare(group, baseline)) is not None
+                ),
+            )
+            for group in self.groups
+            if group.dump is not None
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that the report tells.
+
+    Args:
+        students: in the order of the sweep.
+        teachers: name -> its figures on the test images.
+        dumps: name -> what `dump_figures` gives.
+    """
+
+    students: tuple[StudentResults, ...]
+    teachers: Mapping[str, Mapping[str, Any]]
+    dumps: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(
+        cls,
+        runs: Sequence[Run],
+        teachers: Mapping[str, Mapping[str, Any]],
+        dumps: Mapping[str, Mapping[str, Any]],
+    ) -> Report:
+        """Group runs by student, recipe and dump, in the order in which they come."""
+        groups: dict[tuple[str, str, str | None], list[Run]] = {}
+        for run in runs:
+            groups.setdefault((run.student, run.recipe, run.dump), []).append(run)
+        made = [
+            Group(student=student, recipe=recipe, dump=dump, runs=tuple(members))
+            for (student, recipe, dump), members in groups.items()
+        ]
+        students = tuple(
+            StudentResults(name=name, groups=tuple(group for group in made if group.student == name))
+            for name in dict.fromkeys(run.student for run in runs)
+        )
+        return cls(students=students, teachers=teachers, dumps=dumps)
+
+    @property
+    def groups(self) -> Iterator[Group]:
+        """Every student's groups."""
+        return (group for student in self.students for group in student.groups)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the groups are called, each once."""
+        return tuple(dict.fromkeys(self.label(group) for group in self.groups))
+
+    def label(self, group: Group) -> str:
+        """Return a group's recipe, and its dump where there are several to tell apart."""
+        return group.recipe if len(self.dumps) < 2 else group.name
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row a run."""
+        return [run.row() for group in self.groups for run in group.runs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of results.json."""
+        return {
+            "students": self.rows(),
+            "teachers": {name: dict(figures) for name, figures in self.teachers.items()},
+            "dumps": {name: dict(figures) for name, figures in self.dumps.items()},
+        }
+
+    def to_csv(self) -> str:
+        """Return the content of results.csv; a missing figure is an empty field."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, RESULT_COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows())
+        return text.getvalue()
+
+
+def dump_figures(summary: Mapping[str, Any], teacher: str) -> dict[str, Any]:
+    """Flatten what `pipeline inspect --json` says of a store, and name its teacher.
+
+    Args:
+        summary: `LogitStore.summary()`.
+        teacher: whose logits they are.
+    """
+    names = ("complete", "n_samples", "n_views", "n_classes", "codec", "bytes", "bytes_per_sample_view")
+    return {
+        "teacher": teacher,
+        **{name: summary[name] for name in names},
+        "shards": dict(summary["shards"]),
+        **summary["fidelity"],
+        "teacher_top1": summary["teacher_top1"],
+    }

@@ -1,0 +1,162 @@
+"""The runs of a sweep, read from what training left on disk.
+
+A run that is missing or is not the one that was planned is an error that names the file and the command.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DataError
+from pipeline.files import read_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """A run that a sweep names.
+
+    Args:
+        student, recipe, seed: what is trained, and how.
+        dump: whose logits it learns from; None for a baseline.
+    """
+
+    student: str
+    recipe: str
+    seed: int
+    dump: str | None
+
+    @property
+    def command(self) -> str:
+        """What a person types to get it."""
+        dump = "" if self.dump is None else f" --dump {self.dump}"
+        return f"pipeline train-student {self.student} {self.recipe} {self.seed}{dump}"
+
+
+def planned_runs(
+    *,
+    students: Sequence[str],
+    baselines: Sequence[str],
+    dumps: Sequence[str],
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+) -> list[PlannedRun]:
+    """Return the runs of a sweep: student by student, baselines first, in the order of the names."""
+    ways: list[tuple[str | None, str]] = [(None, recipe) for recipe in baselines]
+    ways += [(dump, recipe) for dump in dumps for recipe in recipes]
+    plans = (
+        PlannedRun(student=student, recipe=recipe, seed=seed, dump=dump)
+        for student in students
+        for dump, recipe in ways
+        for seed in seeds
+    )
+    return list(dict.fromkeys(plans))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """A line of a run's history; `validation_top1` is None without a validation split."""
+
+    epoch: int
+    loss: float
+    validation_top1: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One finished run: figures of its best epoch on the test images, and its history.
+
+    Args:
+        top1, top5, nll, ece: None where no test image is labelled.
+        agreement, kl_to_teacher: None without a teacher.
+        images_per_second: trained, on the machine that trained it.
+    """
+
+    student: str
+    recipe: str
+    seed: int
+    dump: str | None
+    top1: float | None
+    top5: float | None
+    nll: float | None
+    ece: float | None
+    agreement: float | None
+    kl_to_teacher: float | None
+    parameters: int
+    images_per_second: float
+    best_epoch: int
+    history: tuple[Epoch, ...]
+
+    def row(self) -> dict[str, Any]:
+        """Return the run's row of the results, in the order of `RESULT_COLUMNS`."""
+        return {name: getattr(self, name) for name in RESULT_COLUMNS}
+
+
+RESULT_COLUMNS = tuple(field.name for field in fields(Run) if field.name != "history")
+
+
+def read_run(folder: Path, planned: PlannedRun) -> Run:
+    """Read a run's metrics.json and history.csv.
+
+    Raises:
+        DataError: the run is missing, unfinished, or another one than was planned.
+    """
+    path = folder / "metrics.json"
+    metrics = read_metrics(path, planned.command)
+    for name in RESULT_COLUMNS:
+        if name not in metrics:
+            raise DataError(
+                f"{path}: has no {name}; expected the metrics of a student; run: {planned.command}"
+            )
+    for name in ("student", "recipe", "seed", "dump"):
+        expected = getattr(planned, name)
+        if metrics[name] != expected:
+            raise DataError(
+                f"{path}: {name} is {metrics[name]!r}, expected {expected!r}; run: {planned.command}"
+            )
+    history = _read_history(folder / "history.csv", planned.command)
+    return Run(**{name: metrics[name] for name in RESULT_COLUMNS}, history=history)
+
+
+def read_metrics(path: Path, command: str) -> dict[str, Any]:
+    """Read a metrics.json that `command` writes.
+
+    Raises:
+        DataError: there is none, or it is not a table of figures.
+    """
+    try:
+        metrics = read_json(path)
+    except FileNotFoundError:
+        raise _missing(path, command) from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); expected metrics; run: {command}") from None
+    if not isinstance(metrics, dict):
+        raise DataError(f"{path}: holds a {type(metrics).__name__}, expected metrics; run: {command}")
+    return metrics
+
+
+def _read_history(path: Path, command: str) -> tuple[Epoch, ...]:
+    try:
+        lines = list(csv.DictReader(io.StringIO(path.read_text())))
+        return tuple(
+            Epoch(
+                epoch=int(line["epoch"]),
+                loss=float(line["loss"]),
+                validation_top1=float(line["validation_top1"]) if line["validation_top1"] else None,
+            )
+            for line in lines
+        )
+    except FileNotFoundError:
+        raise _missing(path, command) from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: not a history ({error}); expected epoch, loss and validation_top1; run: {command}"
+        ) from None
+
+
+def _missing(path: Path, command: str) -> DataError:
+    return DataError(f"{path}: no such file; the report covers all of params.yaml's sweep; run: {command}")

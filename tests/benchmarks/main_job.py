@@ -1,0 +1,226 @@
+"""Ratios of the main job, each pair measured in one run on this machine.
+
+    python tests/benchmarks/main_job.py [--device cpu] [--rounds 5] [--out FILE.json]
+
+Needs `pipeline prepare` and `pipeline train-teacher wrn_16_2` in the working folder. Prints
+
+* dump images/s / images/s of the teacher's bare forward on resident pixels;
+* student images/s with the loader / images/s of the same step on one repeated batch;
+* seconds of an epoch of cached KD / seconds of an epoch of online KD (teacher in the loop);
+* seconds of an epoch of cached KD / seconds of an epoch of cross-entropy with the same loader;
+* bytes a sample and view of the dump, by codec.
+
+The two sides of a ratio alternate, and the median over the rounds of the rounds' ratios is printed with
+their range: machines are shared and noisy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.bench import Bench
+from pipeline.caching import DumpPlan, cache_logits
+from pipeline.codecs import CODECS
+from pipeline.data.packed import PreparedData
+from pipeline.loader import Batch, Loader
+from pipeline.losses import make_loss
+from pipeline.models.teacher import Teacher
+from pipeline.store.reader import LogitStore
+from pipeline.targets import Targets
+from pipeline.training.optimisation import make_optimizer
+from pipeline.training.run import Start, initial_network
+from pipeline.training.settings import TrainingSettings
+from pipeline.views.spec import PadCrop, ViewSpec
+from stages import layout
+from stages.teachers import load_teacher
+
+VIEWS = ViewSpec(seed=1, pad_crop=PadCrop(padding=2), flip="random")
+SETTINGS = TrainingSettings(epochs=1, batch_size=128, learning_rate=0.05)
+SAMPLES = 3840
+STUDENTS = {
+    "shufflenet": Start(
+        model="shufflenet_v2_x0_5", weights=None, image_size=None, stem_stride=2, options={}
+    ),
+    "mobilenet": Start(
+        model="mobilenet_v3_small",
+        weights=None,
+        image_size=None,
+        stem_stride=2,
+        options={"width_mult": 0.5},
+    ),
+}
+KD = make_loss("kd", {})
+CE = make_loss("scratch", {})
+
+
+def seconds(action: Callable[[], object], device: torch.device) -> float:
+    """Time an action, device work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def ratio(
+    rounds: int, device: torch.device, one: Callable[[], object], other: Callable[[], object]
+) -> dict[str, float]:
+    """Time two actions alternately; return the median, least and largest of one / other."""
+    one(), other()
+    ratios = [seconds(one, device) / seconds(other, device) for _ in range(rounds)]
+    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
+class Student:
+    """A student with its optimiser, for timing steps."""
+
+    def __init__(self, bench: Bench, start: Start) -> None:
+        self.network, self.card = initial_network(bench.data, start, 0)
+        self.network.to(bench.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(self.network, SETTINGS)
+
+    def step(self, batch: Batch, loss: Callable[..., torch.Tensor] = KD) -> None:
+        value = loss(self.network(batch.images), batch.labels, batch.teacher_logits)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        self.optimizer.step()
+
+
+def dump_ratio(bench: Bench, teacher: Teacher, rounds: int) -> dict[str, float]:
+    """Throughput of a dump over throughput of the bare forward: its seconds over the dump's."""
+    images, device, size = bench.data.train, bench.device, 256
+    feed = bench.feed(images, VIEWS, teacher.card.preprocessing)
+    resident = next(feed.batches(0, [np.arange(size)]))
+    held_out = sum(len(s) for s in (bench.data.validation, bench.data.test))
+    batches = -(-(2 * len(images)) // size) + -(-held_out // size)
+    folder = Path(tempfile.mkdtemp())
+    plan = DumpPlan(views=VIEWS, view_count=2, codec="affine8", batch_size=size)
+    count = itertools.count()
+
+    def bare() -> None:
+        for _ in range(batches):
+            teacher.logits(resident)
+
+    def dump() -> None:
+        cache_logits(bench, teacher, plan, folder / f"{next(count)}.zarr")
+
+    try:
+        return ratio(rounds, device, bare, dump)
+    finally:
+        shutil.rmtree(folder)
+
+
+def student_ratios(bench: Bench, teacher: Teacher, start: Start, rounds: int) -> dict[str, Any]:
+    """The loader against a repeated batch, and cached against online distillation."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "dump.zarr"
+        plan = DumpPlan(views=VIEWS, view_count=2, codec="affine8")
+        cache_logits(bench, teacher, plan, path)
+        store = LogitStore.open(path)
+        student = Student(bench, start)
+        eyes = student.card.preprocessing
+        targets = Targets(store, bench.data.train, bench.device)
+        feed = bench.feed(bench.data.train, VIEWS, eyes)
+        cached = Loader(feed, targets, batch_size=SETTINGS.batch_size, seed=0)
+        plain = Loader(feed, None, batch_size=SETTINGS.batch_size, seed=0)
+        repeated = next(iter(cached.epoch(0)))
+        epochs = itertools.count()
+
+        def with_loader() -> None:
+            for batch in cached.epoch(next(epochs)):
+                student.step(batch)
+
+        def one_batch() -> None:
+            for _ in range(cached.steps_per_epoch):
+                student.step(repeated)
+
+        def online() -> None:
+            for batch in plain.epoch(next(epochs)):
+                student.step(replace(batch, teacher_logits=teacher.logits(batch.images)))
+
+        def cross_entropy() -> None:
+            for batch in plain.epoch(next(epochs)):
+                student.step(batch, CE)
+
+        device = bench.device
+        return {
+            "loader_over_repeated_batch": ratio(rounds, device, one_batch, with_loader),
+            "cached_seconds_over_online": ratio(rounds, device, with_loader, online),
+            "cached_seconds_over_cross_entropy": ratio(rounds, device, with_loader, cross_entropy),
+        }
+
+
+def bytes_by_codec(bench: Bench, teacher: Teacher) -> dict[str, dict[str, float]]:
+    """Bytes a sample and view, and what they cost in KL."""
+    result = {}
+    for codec in CODECS:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "dump.zarr"
+            cache_logits(bench, teacher, DumpPlan(views=VIEWS, view_count=1, codec=codec), path)
+            summary = LogitStore.open(path).summary()
+            result[codec] = {
+                "bytes_per_sample_view": summary["bytes_per_sample_view"],
+                **summary["fidelity"],
+            }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    whole = PreparedData.open(layout.PREPARED)
+    data = replace(
+        whole,
+        train=whole.train.subset(np.arange(SAMPLES)),
+        validation=whole.validation.subset(np.arange(512)),
+        test=whole.test.subset(np.arange(512)),
+    )
+    bench = Bench(data=data, device=device, workers=2)
+    teacher = load_teacher("wrn_16_2", "fp32", device)
+    results: dict[str, Any] = {
+        "hardware": hardware(device),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "dump_over_bare_forward": dump_ratio(bench, teacher, arguments.rounds),
+        "students": {
+            name: student_ratios(bench, teacher, start, arguments.rounds)
+            for name, start in STUDENTS.items()
+        },
+        "codecs": bytes_by_codec(bench, teacher),
+    }
+    text = json.dumps(results, indent=1)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+
+
+def hardware(device: torch.device) -> str:
+    """Name what it ran on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "CPU")
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()

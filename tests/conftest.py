@@ -1,0 +1,126 @@
+"""What tests share: small images in memory, a small prepared dataset, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pipeline.data.packed import PackedImages, PreparedData
+from pipeline.data.prepare import prepare
+from pipeline.data.sample import Sample, Source
+from pipeline.digests import content_digest, sample_key
+
+Images = Sequence[NDArray[np.uint8]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Small tensors are slower on many threads, and the machine may be busy with other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def random_image() -> Callable[..., NDArray[np.uint8]]:
+    """Return a function (height, width, channels=3, seed=0) to a noise image (H, W, C) uint8."""
+
+    def make(height: int, width: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+        shape = (height, width, channels)
+        return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pack_images() -> Callable[..., PackedImages]:
+    """Return a function from images (and labels, names) to a `PackedImages` in memory."""
+
+    def pack(
+        images: Images, labels: Sequence[int] | None = None, names: Sequence[str] | None = None
+    ) -> PackedImages:
+        labels = [0] * len(images) if labels is None else labels
+        names = [f"train/{row}" for row in range(len(images))] if names is None else names
+        sizes = [image.size for image in images]
+        return PackedImages(
+            pixels=np.concatenate([image.ravel() for image in images]),
+            channels=images[0].shape[2],
+            offsets=np.cumsum([0, *sizes[:-1]]).astype(np.int64),
+            shapes=np.array([image.shape[:2] for image in images], np.int32),
+            labels=np.array(labels, np.int64),
+            keys=np.array([sample_key(name) for name in names], np.uint64),
+            digests=np.array(
+                [content_digest(i, n) for i, n in zip(images, labels, strict=True)], np.uint64
+            ),
+            names=tuple(names),
+        )
+
+    return pack
+
+
+@pytest.fixture(scope="session")
+def make_source() -> Callable[..., Source]:
+    """Return a function to a source of noisy bars: class c lights row c of a grey square image."""
+
+    def make(train: int = 90, test: int = 30, classes: int = 3, size: int = 8) -> Source:
+        return Source(
+            classes=tuple(f"bar-{label}" for label in range(classes)),
+            channels=1,
+            train=_bars("train", train, classes, size),
+            test=_bars("test", test, classes, size),
+        )
+
+    return make
+
+
+def _bars(split: str, count: int, classes: int, size: int) -> list[Sample]:
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 100, (count, size, size, 1)).astype(np.uint8)
+    samples = []
+    for row, image in enumerate(images):
+        image[row % classes * 2] += 120
+        samples.append(Sample(f"{split}/{row}", row % classes, lambda image=image: image))
+    return samples
+
+
+@pytest.fixture(scope="session")
+def prepare_quietly() -> Callable[..., Path]:
+    """Return a function (source, folder, validation=0.2, seed=0, workers=1) that prepares data."""
+
+    def run(
+        source: Source, folder: Path, *, validation: float = 0.2, seed: int = 0, workers: int = 1
+    ) -> Path:
+        prepare(
+            source,
+            folder,
+            origin="test",
+            validation=validation,
+            seed=seed,
+            workers=workers,
+            progress=lambda samples, _: iter(samples),
+        )
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_source: Callable[..., Source],
+    prepare_quietly: Callable[..., Path],
+) -> Path:
+    """A prepared dataset on disk, to be read only: 3 learnable classes of 8x8 grey images."""
+    return prepare_quietly(make_source(), tmp_path_factory.mktemp("tiny") / "prepared")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_folder: Path) -> PreparedData:
+    """The dataset of `tiny_folder`, opened."""
+    return PreparedData.open(tiny_folder)

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+
+from pipeline.codecs import CODECS, find_codec
+from pipeline.codecs.fidelity import Fidelity
+from pipeline.errors import ConfigError
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(500, 37, generator=torch.Generator().manual_seed(0)) * 4
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_arrays_are_as_declared(name, logits):
+    codec = find_codec(name)
+    encoded = codec.encode(logits)
+    for array, spec in codec.arrays(37).items():
+        values = encoded[array].numpy()
+        assert values.dtype == np.dtype(spec.dtype)
+        assert values.shape == (500, *spec.shape)
+    assert encoded.keys() == codec.arrays(37).keys()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_decoded_maximum_is_zero_and_where_it_was(name, logits):
+    codec = find_codec(name)
+    decoded = codec.decode(codec.encode(logits))
+    assert decoded.dtype == torch.float32
+    assert (decoded.amax(1) == 0).all()
+    assert (decoded.gather(1, logits.argmax(1, keepdim=True)) == 0).all()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_rows_do_not_depend_on_their_batch(name, logits):
+    codec = find_codec(name)
+    whole, part = codec.encode(logits), codec.encode(logits[100:117])
+    for array in whole:
+        assert torch.equal(whole[array][100:117], part[array])
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_a_constant_a_row_changes_nothing(name):
+    codec = find_codec(name)
+    # Multiples of 1/16, so that adding the constant is exact.
+    logits = torch.randint(-64, 64, (50, 9), generator=torch.Generator().manual_seed(1)) / 16
+    shifted = codec.encode(logits + 32)
+    for array, values in codec.encode(logits).items():
+        assert torch.equal(values, shifted[array])
+
+
+@pytest.mark.parametrize(("name", "limit"), [("fp16", 1e-5), ("affine8", 1e-3)])
+def test_divergence_is_small(name, limit, logits):
+    codec = find_codec(name)
+    figures = Fidelity.measure(logits, codec.decode(codec.encode(logits))).summary()
+    assert 0 <= figures["kl_t1_mean"] < limit
+    assert figures["kl_t1_mean"] <= figures["kl_t1_p99"] < 10 * limit
+
+
+def test_affine8_error_is_at_most_half_a_step(logits):
+    codec = find_codec("affine8")
+    relative = logits - logits.amax(1, keepdim=True)
+    error = (codec.decode(codec.encode(logits)) - relative).abs().amax(1)
+    step = -relative.amin(1) / 255
+    assert (error <= 0.65 * step).all()
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("value", [0.0, 1e-7, 1e4, -1e4, 6e4])
+def test_extreme_rows_stay_finite(name, value):
+    codec = find_codec(name)
+    logits = torch.tensor([[value, value, value], [value, 0.0, -value]])
+    decoded = codec.decode(codec.encode(logits))
+    assert decoded.isfinite().all()
+    assert (decoded[0] == 0).all()
+
+
+def test_unknown_codec_is_refused():
+    with pytest.raises(ConfigError, match="did you mean 'affine8'"):
+        find_codec("afine8")
+
+
+def test_fidelity_of_parts_adds_up_to_the_whole(logits):
+    noisy = logits + 0.1 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
+    whole = Fidelity.measure(logits, noisy)
+    parts = [Fidelity.measure(logits[i : i + 100], noisy[i : i + 100]) for i in range(0, 500, 100)]
+    total = Fidelity.total(parts)
+    assert total.histogram == whole.histogram
+    assert total.same_top1 == whole.same_top1
+    assert total.summary() == pytest.approx(whole.summary())
+    assert Fidelity.from_dict(total.to_dict()) == total
+
+
+def test_fidelity_equals_an_independent_computation(logits):
+    noisy = logits + 0.1 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
+    figures = Fidelity.measure(logits, noisy).summary()
+    for temperature, key in ((1, "kl_t1_mean"), (4, "kl_t4_mean")):
+        p, q = (np.exp(x.numpy().astype(np.float64) / temperature) for x in (logits, noisy))
+        p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+        kl = (p * np.log(p / q)).sum(1)
+        assert figures[key] == pytest.approx(kl.mean(), rel=1e-9)
+        if temperature == 1:
+            exact = np.quantile(kl, 0.99, method="inverted_cdf")
+            assert exact <= figures["kl_t1_p99"] <= 1.045 * exact

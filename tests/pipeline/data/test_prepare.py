@@ -1,0 +1,133 @@
+"""Preparing: the same bytes each time and for any number of workers; never half a dataset."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from pipeline.data.packed import SPLITS, PreparedData
+from pipeline.data.prepare import prepare
+from pipeline.data.sample import Sample, Source
+from pipeline.errors import DataError
+
+
+def _bytes(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_prepared_folder_holds_what_is_documented_and_nothing_else(tiny_folder):
+    expected = {f"{split}.{kind}" for split in SPLITS for kind in ("pixels", "npz", "names")}
+    assert set(_bytes(tiny_folder)) == expected | {"dataset.json"}
+
+
+def test_preparing_again_in_place_leaves_the_same_bytes(tmp_path, make_source, prepare_quietly):
+    first = _bytes(prepare_quietly(make_source(), tmp_path / "prepared"))
+    assert _bytes(prepare_quietly(make_source(), tmp_path / "prepared")) == first
+
+
+def test_four_workers_write_the_bytes_of_one(tmp_path, make_source, prepare_quietly):
+    one = prepare_quietly(make_source(), tmp_path / "one", workers=1)
+    four = prepare_quietly(make_source(), tmp_path / "four", workers=4)
+    assert _bytes(one) == _bytes(four)
+
+
+def test_decoding_out_of_order_keeps_the_order_of_samples(tmp_path, prepare_quietly):
+    """The first image is decoded after the third, on another thread."""
+    third_is_decoded = threading.Event()
+
+    def image(value: int) -> np.ndarray:
+        if value == 0:
+            assert third_is_decoded.wait(30)
+        if value == 2:
+            third_is_decoded.set()
+        return np.full((2, 2, 1), value, np.uint8)
+
+    samples = [Sample(f"train/{n}", n % 2, lambda n=n: image(n)) for n in range(6)]
+    source = Source(classes=("a", "b"), channels=1, train=samples, test=samples)
+    prepare_quietly(source, tmp_path, validation=0, workers=4)
+    assert PreparedData.open(tmp_path).train.uniform[0][:, 0, 0, 0].tolist() == list(range(6))
+
+
+def test_the_description_says_what_was_prepared(tmp_path, make_source):
+    seen = []
+
+    def progress(samples, name):
+        seen.append((name, len(samples)))
+        return iter(samples)
+
+    returned = prepare(
+        make_source(), tmp_path, origin="npz:x", validation=0.2, seed=0, workers=1,
+        progress=progress,
+    )  # fmt: skip
+    assert returned == json.loads((tmp_path / "dataset.json").read_text())
+    assert returned["source"] == "npz:x"
+    assert returned["classes"] == ["bar-0", "bar-1", "bar-2"]
+    assert returned["samples"]["test"] == 30
+    assert returned["samples"]["train"] + returned["samples"]["validation"] == 90
+    assert seen == list(returned["samples"].items())
+
+
+def test_the_seed_of_the_split_changes_the_digest(tmp_path, make_source, prepare_quietly):
+    digests = {
+        json.loads(
+            (prepare_quietly(make_source(), tmp_path / f"{seed}", seed=seed) / "dataset.json").read_text()
+        )["digest"]
+        for seed in (0, 1)
+    }
+    assert len(digests) == 2
+
+
+def test_moments_are_of_training_images_alone(tmp_path, make_source, prepare_quietly):
+    source = make_source()
+    white = Sample("test/white", 0, lambda: np.full((8, 8, 1), 255, np.uint8))
+    brighter = Source(classes=source.classes, channels=1, train=source.train, test=[*source.test, white])
+    plain = PreparedData.open(prepare_quietly(source, tmp_path / "a"))
+    changed = PreparedData.open(prepare_quietly(brighter, tmp_path / "b"))
+    assert (plain.mean, plain.std) == (changed.mean, changed.std)
+
+
+def test_without_validation_the_split_is_empty(tmp_path, make_source, prepare_quietly):
+    data = PreparedData.open(prepare_quietly(make_source(), tmp_path, validation=0))
+    assert (len(data.train), len(data.validation)) == (90, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_failure_leaves_no_dataset_that_looks_complete(tmp_path, make_source, prepare_quietly, workers):
+    def broken():
+        raise DataError("train/broken.jpg: not a readable image")
+
+    source = make_source()
+    prepare_quietly(source, tmp_path)
+    bad = [*source.train[:40], Sample("train/broken", 0, broken), *source.train[40:]]
+    with pytest.raises(DataError, match=r"broken.jpg"):
+        prepare_quietly(
+            Source(classes=source.classes, channels=1, train=bad, test=source.test),
+            tmp_path,
+            workers=workers,
+        )
+    with pytest.raises(DataError, match=r"dataset.json is missing"):
+        PreparedData.open(tmp_path)
+
+
+def test_few_images_are_decoded_ahead(tmp_path, make_source, prepare_quietly):
+    """A source larger than memory can be prepared: decoding waits for writing."""
+    decoded, lead = [], []
+    load = make_source().train[0].load
+
+    def counted(row: int) -> np.ndarray:
+        decoded.append(row)
+        return load()
+
+    samples = [Sample(f"train/{n}", 0, lambda n=n: counted(n)) for n in range(400)]
+
+    def progress(samples, name):
+        for written, sample in enumerate(samples):
+            lead.append(len(decoded) - written)
+            yield sample
+
+    source = Source(classes=("a", "b"), channels=1, train=samples, test=samples[:1])
+    prepare(source, tmp_path, origin="", validation=0, seed=0, workers=2, progress=progress)
+    assert max(lead[:400]) <= 2 * 8 + 1

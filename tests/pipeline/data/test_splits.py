@@ -1,0 +1,78 @@
+"""Train and validation: drawn by each sample's own name."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.data.sample import Sample
+from pipeline.data.splits import split_validation
+from pipeline.errors import DataError
+
+
+def _samples(names, label: int = 0) -> list[Sample]:
+    return [Sample(f"train/{name}", label, lambda: None) for name in names]
+
+
+def _held(samples, fraction=0.2, seed=0) -> set[str]:
+    return {sample.name for sample in split_validation(samples, fraction=fraction, seed=seed)[1]}
+
+
+def test_every_sample_is_on_one_side_in_the_given_order():
+    samples = _samples(range(500))
+    train, validation = split_validation(samples, fraction=0.3, seed=0)
+    position = {sample.name: row for row, sample in enumerate(samples)}
+    for part in (train, validation):
+        rows = [position[sample.name] for sample in part]
+        assert rows == sorted(rows)
+    assert len(train) + len(validation) == 500
+    assert not {s.name for s in train} & {s.name for s in validation}
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+def test_the_share_is_the_fraction(fraction):
+    count = 5000
+    spread = (fraction * (1 - fraction) * count) ** 0.5
+    assert abs(len(_held(_samples(range(count)), fraction)) - fraction * count) < 4 * spread
+
+
+def test_adding_and_removing_samples_moves_no_other():
+    names = list(range(300))
+    before = _held(_samples(names))
+    kept = {f"train/{name}" for name in names[10:]}
+    after = _held(_samples([*names[10:], "new-a", "new-b"]))
+    assert after & kept == before & kept
+
+
+def test_reordering_samples_moves_none():
+    assert _held(_samples(range(299, -1, -1))) == _held(_samples(range(300)))
+
+
+def test_a_larger_fraction_keeps_who_was_held():
+    assert _held(_samples(range(300)), 0.1) < _held(_samples(range(300)), 0.4)
+
+
+def test_another_seed_is_another_split():
+    assert _held(_samples(range(300)), seed=0) != _held(_samples(range(300)), seed=1)
+
+
+def test_unlabelled_samples_always_train():
+    mixed = _samples(range(200)) + _samples(range(200, 400), label=-1)
+    held = _held(mixed, fraction=0.9)
+    assert held
+    assert all(int(name.removeprefix("train/")) < 200 for name in held)
+
+
+def test_a_fraction_of_zero_holds_nothing():
+    samples = _samples(range(5))
+    assert split_validation(samples, fraction=0, seed=0) == (samples, [])
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(3, 0.0001), (3, 0.9999)])
+def test_a_side_without_samples_is_refused(count, fraction):
+    with pytest.raises(DataError, match=r"data.validation = 0\.\d+ leave \d to train and \d to"):
+        split_validation(_samples(range(count)), fraction=fraction, seed=0)
+
+
+def test_unlabelled_data_alone_cannot_validate():
+    with pytest.raises(DataError, match="0 validates on nothing"):
+        split_validation(_samples(range(50), label=-1), fraction=0.5, seed=0)

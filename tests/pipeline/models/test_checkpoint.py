@@ -1,0 +1,223 @@
+"""Models on disk: tensors alone and a card; nothing is ever executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.errors import ModelError
+from pipeline.models.architecture import Architecture, build
+from pipeline.models.checkpoint import (
+    ModelCard,
+    load_checkpoint,
+    load_state,
+    read_tensors,
+    save_checkpoint,
+    state_digest,
+)
+from pipeline.models.preprocessing import Preprocessing
+
+CARD = ModelCard(
+    architecture=Architecture(
+        name="shufflenet_v2_x0_5", num_classes=3, channels=1, stem_stride=2, options={}
+    ),
+    preprocessing=Preprocessing(size=28, mean=(0.3,), std=(0.25,), crop_fraction=0.875),
+    classes=("a", "b", "c"),
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build(CARD.architecture).eval()
+
+
+@pytest.fixture
+def saved(tmp_path, network) -> Path:
+    path = tmp_path / "models" / "x.pt"
+    save_checkpoint(path, network.state_dict(), CARD)
+    return path
+
+
+class _Danger:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_comes_back_with_its_card_and_the_same_logits(saved, network):
+    loaded, card = load_checkpoint(saved)
+    assert card == CARD
+    assert not loaded.training
+    images = torch.randn(2, 1, 28, 28)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), network(images))
+
+
+def test_torch_loads_a_checkpoint_with_weights_only(saved, network):
+    state = torch.load(saved, weights_only=True)
+    assert list(state) == list(network.state_dict())
+    assert all(type(tensor) is torch.Tensor for tensor in state.values())
+
+
+def test_a_checkpoint_is_two_files_and_leaves_no_other(saved):
+    assert sorted(path.name for path in saved.parent.iterdir()) == ["x.json", "x.pt"]
+
+
+def test_saving_again_writes_the_same_bytes(saved, network):
+    before = saved.read_bytes()
+    save_checkpoint(saved, network.state_dict(), CARD)
+    assert saved.read_bytes() == before
+
+
+def test_the_bytes_do_not_depend_on_where_a_checkpoint_is_kept(saved, tmp_path, network):
+    save_checkpoint(tmp_path / "elsewhere" / "y.pt", network.state_dict(), CARD)
+    assert (tmp_path / "elsewhere" / "y.pt").read_bytes() == saved.read_bytes()
+
+
+def test_weights_in_channels_last_memory_are_saved_by_value(tmp_path, network):
+    network.to(memory_format=torch.channels_last)
+    try:
+        save_checkpoint(tmp_path / "x.pt", network.state_dict(), CARD)
+    finally:
+        network.to(memory_format=torch.contiguous_format)
+    assert state_digest(load_checkpoint(tmp_path / "x.pt")[0]) == state_digest(network)
+
+
+def test_half_precision_safetensors_fill_a_network_of_single_precision(tmp_path, network):
+    half = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    save_file(half, tmp_path / "x.safetensors")
+    (tmp_path / "x.json").write_text(json.dumps(CARD.to_dict()))
+    loaded, _ = load_checkpoint(tmp_path / "x.safetensors")
+    for name, tensor in loaded.state_dict().items():
+        expected = half[name].float() if tensor.is_floating_point() else half[name]
+        assert torch.equal(tensor, expected)
+        assert tensor.dtype != torch.float16
+
+
+def test_a_pickle_with_code_is_refused_and_not_executed(saved):
+    victim = saved.parent / "executed"
+    torch.save({"weight": torch.zeros(1), "x": _Danger(victim)}, saved)
+    with pytest.raises(ModelError, match=r"x.pt: not a checkpoint of tensors alone"):
+        load_checkpoint(saved)
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.DEFAULT_PROTOCOL])
+def test_a_plain_pickle_with_code_is_refused_and_not_executed(saved, protocol):
+    victim = saved.parent / "executed"
+    saved.write_bytes(pickle.dumps(_Danger(victim), protocol))
+    with pytest.raises(ModelError, match=r"x.pt: not a checkpoint of tensors alone"):
+        load_checkpoint(saved)
+    assert not victim.exists()
+
+
+def test_a_whole_pickled_network_is_refused(saved, network):
+    torch.save(network, saved)
+    with pytest.raises(ModelError, match=r"not a checkpoint of tensors alone .* state dict"):
+        read_tensors(saved)
+
+
+@pytest.mark.parametrize(
+    "content", [torch.zeros(3), [torch.zeros(3)], {"epoch": 3, "weight": torch.zeros(3)}]
+)
+def test_more_or_less_than_a_state_dict_is_refused(saved, content):
+    torch.save(content, saved)
+    with pytest.raises(ModelError, match="holds more than tensors; expected a plain state dict"):
+        read_tensors(saved)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04", bytes(100)])
+def test_a_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, suffix, content):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=rf"x{suffix}: not a checkpoint"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused(saved, share):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ModelError, match=r"x.pt: not a checkpoint"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_missing_tensors_are_named(tmp_path, suffix):
+    with pytest.raises(ModelError, match=rf"x{suffix}: no such file; expected a checkpoint"):
+        read_tensors(tmp_path / f"x{suffix}")
+
+
+def test_a_missing_card_is_named_with_what_writes_it(saved):
+    saved.with_suffix(".json").unlink()
+    with pytest.raises(ModelError, match=r"x.json: no such file; .*pipeline train-teacher"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"architecture": {"nam": "x"}}'])
+def test_a_card_that_is_none_is_refused(saved, content):
+    saved.with_suffix(".json").write_text(content)
+    with pytest.raises(ModelError, match=r"x.json: not a model card"):
+        load_checkpoint(saved)
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_listed(network):
+    state = dict(network.state_dict())
+    state["strange"] = state.pop("fc.bias")
+    state["fc.weight"] = torch.zeros(5, 1024)
+    message = (
+        r"old.pt: .*missing \['fc.bias'\], unexpected \['strange'\].*"
+        r"'fc.weight \(5, 1024\) \(expected \(3, 1024\)\)'"
+    )
+    with pytest.raises(ModelError, match=message):
+        load_state(network, state, "old.pt")
+
+
+def test_weights_of_another_number_of_classes_do_not_fit_the_card(saved):
+    card = json.loads(saved.with_suffix(".json").read_text())
+    card["architecture"]["num_classes"] = 4
+    saved.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match=r"x.pt: does not fit the network"):
+        load_checkpoint(saved)
+
+
+def test_a_refused_state_leaves_the_network_as_it_was(network):
+    before = state_digest(network)
+    state = {**network.state_dict(), "extra": torch.zeros(1)}
+    with pytest.raises(ModelError):
+        load_state(network, state, "old.pt")
+    assert state_digest(network) == before
+
+
+@pytest.mark.parametrize("name", ["fc.bias", "conv1.1.running_mean", "conv1.1.num_batches_tracked"])
+def test_the_state_digest_sees_weights_and_buffers(network, name):
+    digest, tensor = state_digest(network), network.state_dict()[name]
+    before = tensor.clone()
+    tensor += 1
+    assert state_digest(network) != digest
+    tensor.copy_(before)
+    assert state_digest(network) == digest
+
+
+def test_the_state_digest_does_not_depend_on_memory_format(network):
+    digest = state_digest(network)
+    network.to(memory_format=torch.channels_last)
+    try:
+        assert state_digest(network) == digest
+    finally:
+        network.to(memory_format=torch.contiguous_format)

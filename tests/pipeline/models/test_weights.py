@@ -1,0 +1,87 @@
+"""Pretrained weights by name: which there are, and a clear line for those there are not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.errors import ModelError
+from pipeline.models import weights as weights_module
+from pipeline.models.architecture import Architecture, build
+from pipeline.models.checkpoint import ModelCard, save_checkpoint, state_digest
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.weights import BUILTIN, load_pretrained
+
+CARD = ModelCard(
+    architecture=Architecture(name="shufflenet_v2_x0_5", num_classes=2, stem_stride=2),
+    preprocessing=Preprocessing(size=16, mean=(0.5,) * 3, std=(0.2,) * 3),
+    classes=("a", "b"),
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    network = build(CARD.architecture)
+    save_checkpoint(tmp_path / "x.pt", network.state_dict(), CARD)
+    return tmp_path / "x.pt", network
+
+
+def test_a_checkpoint_is_named_by_its_path(checkpoint):
+    path, network = checkpoint
+    loaded, card = load_pretrained("shufflenet_v2_x0_5", str(path))
+    assert card == CARD
+    assert state_digest(loaded) == state_digest(network)
+    assert not loaded.training
+
+
+def test_a_checkpoint_of_another_model_is_refused(checkpoint):
+    path, _ = checkpoint
+    with pytest.raises(ModelError, match=r"weights of shufflenet_v2_x0_5; expected resnet18"):
+        load_pretrained("resnet18", str(path))
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ModelError, match=r"none.json: no such file"):
+        load_pretrained("resnet18", str(tmp_path / "none.pt"))
+
+
+def test_unknown_weights_list_those_of_torchvision(tmp_path):
+    message = r"weights 'IMAGENET' of resnet50 are unknown; expected IMAGENET1K_V1, IMAGENET1K_V2"
+    with pytest.raises(ModelError, match=message):
+        load_pretrained("resnet50", "IMAGENET")
+
+
+def test_unknown_weights_list_the_built_in_ones():
+    with pytest.raises(ModelError, match=r"expected FASHION_MNIST_V1, or the path of a checkpoint"):
+        load_pretrained("wrn_16_2", "CIFAR10")
+
+
+def test_unknown_weights_of_a_model_without_any_ask_for_a_checkpoint():
+    with pytest.raises(ModelError, match=r"wrn_40_2 are unknown; expected a checkpoint"):
+        load_pretrained("wrn_40_2", "FASHION_MNIST_V1")
+
+
+def test_weights_of_an_unknown_model_are_refused():
+    with pytest.raises(ModelError, match="resnet19"):
+        load_pretrained("resnet19", "IMAGENET1K_V1")
+
+
+def test_built_in_weights_belong_to_models_that_can_be_built():
+    for name, _ in BUILTIN:
+        assert build(Architecture(name=name, num_classes=2, stem_stride=1)) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fraction"),
+    [("resnet18", 224, 224 / 256), ("mobilenet_v3_small", 224, 224 / 256), ("vit_b_16", 224, 224 / 256)],
+)  # fmt: skip
+def test_the_card_of_torchvision_weights_is_torchvisions_evaluation(name, size, fraction):
+    entry = weights_module.torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+    card = weights_module._torchvision_card(name, entry)
+    assert card.preprocessing.size == size
+    assert card.preprocessing.crop_fraction == pytest.approx(fraction)
+    assert card.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert card.preprocessing.std == (0.229, 0.224, 0.225)
+    assert card.architecture == Architecture(name=name, num_classes=1000)
+    assert card.classes[:2] == ("tench", "goldfish")

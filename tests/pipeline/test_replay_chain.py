@@ -1,0 +1,205 @@
+"""Feed, dump, targets, loader and the plain dataset, on one small teacher."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from pipeline import ReplayDataset
+from pipeline.audit import replay, verify
+from pipeline.bench import Bench
+from pipeline.caching import DumpPlan, cache_logits
+from pipeline.codecs import CODECS
+from pipeline.errors import MismatchError
+from pipeline.feed import Feed, consecutive
+from pipeline.loader import Loader
+from pipeline.models.architecture import Architecture, build
+from pipeline.models.checkpoint import ModelCard
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.teacher import Teacher
+from pipeline.store.reader import LogitStore
+from pipeline.targets import Targets
+from pipeline.views.spec import RandomResizedCrop, ViewSpec
+
+VIEWS = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), flip="random")
+CPU = torch.device("cpu")
+COUNT = 3
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_data) -> Bench:
+    return Bench(data=tiny_data, device=CPU, workers=2)
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_data) -> Teacher:
+    torch.manual_seed(0)
+    channels, classes = tiny_data.channels, tiny_data.classes
+    architecture = Architecture(name="wrn_16_2", num_classes=len(classes), channels=channels, stem_stride=1)
+    preprocessing = Preprocessing(size=12, mean=tiny_data.mean, std=tiny_data.std)
+    card = ModelCard(architecture=architecture, preprocessing=preprocessing, classes=classes)
+    return Teacher(name="t", network=build(architecture).eval(), card=card, precision="fp32")
+
+
+def plan(**changes) -> DumpPlan:
+    settings = {"views": VIEWS, "view_count": COUNT, "codec": "fp16", "batch_size": 8}
+    return DumpPlan(**{**settings, "shard_rows": 16, "allow_poor_teacher": True, **changes})
+
+
+@pytest.fixture(scope="module")
+def store(bench, teacher, tmp_path_factory) -> LogitStore:
+    path = tmp_path_factory.mktemp("logits") / "main.zarr"
+    cache_logits(bench, teacher, plan(), path)
+    return LogitStore.open(path)
+
+
+@pytest.fixture(scope="module")
+def feed(bench, teacher) -> Feed:
+    return bench.feed(bench.data.train, VIEWS, teacher.card.preprocessing)
+
+
+def relative(logits: torch.Tensor) -> torch.Tensor:
+    return logits - logits.amax(1, keepdim=True)
+
+
+def test_stored_logits_are_the_teachers_of_that_view(store, feed, teacher):
+    rows = np.arange(len(feed.images))
+    for view in range(COUNT):
+        (images,) = feed.batches(view, [rows])
+        stored = store.view(view)[torch.from_numpy(store.rows_of(feed.images))]
+        assert torch.allclose(stored, relative(teacher.logits(images)), atol=2e-3)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_every_codec_declares_what_it_cost(bench, teacher, feed, tmp_path, codec):
+    path = tmp_path / "main.zarr"
+    manifest = cache_logits(bench, teacher, plan(codec=codec), path)
+    store = LogitStore.open(path)
+    rows = torch.from_numpy(store.rows_of(feed.images))
+    divergences = []
+    for view in range(COUNT):
+        (images,) = feed.batches(view, [np.arange(len(feed.images))])
+        p = teacher.logits(images).double().log_softmax(1)
+        q = store.view(view)[rows].double().log_softmax(1)
+        divergences.append((p.exp() * (p - q)).sum(1))
+    expected = float(torch.cat(divergences).mean())
+    assert manifest.fidelity().summary()["kl_t1_mean"] == pytest.approx(expected, rel=0.05, abs=1e-9)
+    assert manifest.fidelity().samples == COUNT * len(feed.images)
+
+
+def test_the_loader_pairs_images_with_their_own_logits(store, feed, teacher):
+    loader = Loader(feed, Targets(store, feed.images, CPU), batch_size=5, seed=1)
+    for epoch in range(COUNT + 1):
+        seen = []
+        for batch in loader.epoch(epoch):
+            assert torch.allclose(batch.teacher_logits, relative(teacher.logits(batch.images)), atol=2e-3)
+            assert batch.labels.tolist() == feed.images.labels[batch.rows].tolist()
+            seen.extend(batch.rows.tolist())
+        assert len(set(seen)) == len(seen) == loader.steps_per_epoch * 5
+
+
+def test_epochs_cycle_through_the_views_in_a_fresh_order(store, feed):
+    loader = Loader(feed, Targets(store, feed.images, CPU), batch_size=5, seed=1)
+    assert [loader.view(epoch) for epoch in range(5)] == [0, 1, 2, 0, 1]
+    first, again = (next(iter(loader.epoch(epoch))).rows.tolist() for epoch in (0, COUNT))
+    assert first != again
+    assert first == next(iter(loader.epoch(0))).rows.tolist()
+
+
+def test_a_subset_of_the_dumped_samples_may_train(store, feed, teacher):
+    chosen = np.arange(len(feed.images))[::-2]
+    images = feed.images.subset(chosen)
+    part = Feed(images, VIEWS, teacher.card.preprocessing, device=CPU)
+    loader = Loader(part, Targets(store, images, CPU), batch_size=4, seed=0)
+    for batch in loader.epoch(1):
+        assert torch.allclose(batch.teacher_logits, relative(teacher.logits(batch.images)), atol=2e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_plain_dataset_works_in_a_data_loader(store, bench, teacher, workers):
+    dataset = ReplayDataset(store, bench.data, teacher.card.preprocessing)
+    assert dataset.n_views == COUNT
+    for view in range(COUNT):
+        dataset.set_view(view)
+        seen = 0
+        for images, labels, logits in DataLoader(dataset, 8, shuffle=True, num_workers=workers):
+            assert torch.allclose(logits, relative(teacher.logits(images)), atol=2e-3)
+            assert labels.dtype == torch.int64
+            seen += len(images)
+        assert seen == len(dataset)
+
+
+def test_a_feed_gives_the_same_batches_whatever_its_workers(feed, bench, teacher):
+    rows = consecutive(len(feed.images), 7)
+    one = Feed(feed.images, VIEWS, teacher.card.preprocessing, device=CPU, workers=1, ahead=1)
+    four = Feed(feed.images, VIEWS, teacher.card.preprocessing, device=CPU, workers=4, ahead=5)
+    for mine, theirs in zip(one.batches(2, rows), four.batches(2, rows), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_feed_raises_what_a_worker_raised(feed, monkeypatch):
+    def broken(*_: object) -> None:
+        raise ValueError("this sample")
+
+    monkeypatch.setattr(Feed, "pixels", broken)
+    with pytest.raises(ValueError, match="this sample"):
+        list(feed.batches(0, consecutive(10, 5)))
+
+
+def test_agreement_needs_no_teacher(store, bench, teacher):
+    logits = store.held_out("test", bench.data.test)
+    metrics = bench.evaluate(teacher.network, teacher.card.preprocessing, bench.data.test, logits)
+    assert metrics.agreement == 1.0
+    assert metrics.kl_to_teacher == pytest.approx(0, abs=1e-5)
+
+
+def test_a_good_store_verifies_and_replays(store, bench, teacher):
+    audit = verify(store.path)
+    assert audit.ok
+    assert audit.bad == []
+    assert audit.checked == sum(1 for f in store.path.rglob("*") if f.is_file())
+    replayed = replay(store.path, bench, teacher, 20)
+    assert replayed.ok
+    assert replayed.replayed == 20
+    assert replayed.replay_max_abs_diff < 5e-3
+    assert replayed.replay_kl_mean < 1e-5
+    assert list(audit.to_dict()) == [
+        *("ok", "checked", "bad", "replayed", "replay_max_abs_diff", "replay_kl_mean")
+    ]
+
+
+def test_replay_finds_logits_of_other_views(bench, teacher, tmp_path, monkeypatch):
+    """A store whose bytes are as written, but were written from the wrong pixels."""
+    path = tmp_path / "main.zarr"
+    with monkeypatch.context() as patched:
+        right = Feed.pixels
+        patched.setattr(Feed, "pixels", lambda self, view, rows: right(self, view + 1, rows))
+        # A fresh network barely looks at its input: make small differences count.
+        cache_logits(bench, sharpened(teacher), plan(), path)
+    assert verify(path).ok
+    audit = replay(path, bench, sharpened(teacher), 30)
+    assert not audit.ok
+    assert audit.bad
+
+
+def sharpened(teacher: Teacher) -> Teacher:
+    network = build(teacher.card.architecture).eval()
+    state = teacher.network.state_dict()
+    network.load_state_dict({**state, "head.weight": state["head.weight"] * 50})
+    return replace(teacher, network=network)
+
+
+def test_replay_refuses_another_teacher(store, bench, teacher):
+    with pytest.raises(MismatchError, match="made by another teacher"):
+        replay(store.path, bench, sharpened(teacher), 4)
+
+
+def test_verify_names_a_file_that_does_not_belong(bench, teacher, tmp_path):
+    path = tmp_path / "main.zarr"
+    cache_logits(bench, teacher, plan(), path)
+    (path / "train" / "stray").write_text("x")
+    assert verify(path).bad == ["train/stray does not belong to the store"]

@@ -1,0 +1,363 @@
+"""The training loop: it learns, stops, goes on bit for bit, and keeps the right epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.feed import Feed
+from pipeline.loader import Loader
+from pipeline.losses import scratch
+from pipeline.metrics import Metrics, evaluate
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.training.loop import TrainingError, TrainingResult, fit
+from pipeline.training.optimisation import WeightAverage
+from pipeline.training.settings import TrainingSettings
+from pipeline.views.spec import PadCrop, ViewSpec
+
+CPU = torch.device("cpu")
+BATCH = 16
+VIEWS = ViewSpec(seed=1, pad_crop=PadCrop(padding=1), flip="random")
+
+
+def _settings(**values: Any) -> TrainingSettings:
+    return TrainingSettings(
+        **{"epochs": 4, "batch_size": BATCH, "learning_rate": 0.05, "warmup_epochs": 1, **values}
+    )
+
+
+def _network(seed: int = 0) -> nn.Module:
+    """With batch norm and dropout: state and random numbers beside the weights."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Flatten(), nn.Dropout(0.2), nn.Linear(512, 3),
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+
+
+class _Interrupted(Exception):
+    pass
+
+
+class _InterruptedLoss:
+    """Cross-entropy that stops the run at its n-th call."""
+
+    def __init__(self, last_call: int) -> None:
+        self.calls_left = last_call
+
+    def __call__(self, student, labels, teacher):
+        if self.calls_left == 0:
+            raise _Interrupted
+        self.calls_left -= 1
+        return scratch(student, labels)
+
+
+@pytest.fixture
+def run(tiny_data, tmp_path):
+    """Train on the tiny dataset; keyword arguments change what `fit` is given."""
+    eyes = Preprocessing(size=8, mean=tiny_data.mean, std=tiny_data.std)
+
+    def validate(network: nn.Module) -> Metrics:
+        feed = Feed(tiny_data.validation, None, eyes, device=CPU)
+        return evaluate(network, feed, batch_size=64)
+
+    def train(settings: TrainingSettings | None = None, **changed: Any) -> TrainingResult:
+        seed = changed.get("seed", 3)
+        feed = Feed(tiny_data.train, VIEWS, eyes, device=CPU)
+        given = {
+            "network": _network(),
+            "loader": Loader(feed, None, batch_size=BATCH, seed=seed),
+            "loss": scratch,
+            "settings": settings or _settings(),
+            "device": CPU,
+            "seed": seed,
+            "evaluate": validate,
+            "state_path": tmp_path / "state.pt",
+            "identity": {"run": "test"},
+            **changed,
+        }
+        return fit(given.pop("network"), given.pop("loader"), given.pop("loss"),
+                   given.pop("settings"), **given)  # fmt: skip
+
+    train.steps = len(tiny_data.train) // BATCH
+    return train
+
+
+def _scripted(*top1_and_nll: tuple[float, float]):
+    figures = iter(top1_and_nll)
+
+    def evaluate(network: nn.Module) -> Metrics:
+        top1, nll = next(figures)
+        return Metrics(top1=top1, nll=nll)
+
+    return evaluate
+
+
+def _timeless(result: TrainingResult) -> list[dict[str, Any]]:
+    timed = {"seconds": 0.0, "images_per_second": 0.0}
+    return [dataclasses.asdict(record) | timed for record in result.history]
+
+
+def _assert_same(a: TrainingResult, b: TrainingResult) -> None:
+    assert _timeless(a) == _timeless(b)
+    assert a.best_epoch == b.best_epoch
+    for first, second in ((a.last, b.last), (a.best, b.best)):
+        assert list(first) == list(second)
+        for name in first:
+            assert torch.equal(first[name], second[name]), name
+
+
+def test_training_learns(run):
+    result = run(_settings(epochs=8))
+    losses = [record.loss for record in result.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert result.history[-1].validation_top1 > 0.9
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"optimizer": "adamw", "learning_rate": 0.01}, {"ema_decay": 0.9}, {"precision": "bf16"},
+     {"momentum": 0}],
+    ids=["adamw", "ema", "bf16", "no-momentum"],
+)  # fmt: skip
+def test_every_way_to_optimise_learns(run, changed):
+    result = run(_settings(epochs=8, **changed))
+    assert result.history[-1].loss < 0.7 * result.history[0].loss
+    assert result.history[-1].validation_top1 > 0.7
+    assert all(tensor.dtype != torch.bfloat16 for tensor in result.last.values())
+
+
+def test_the_history_has_a_record_an_epoch_with_its_view_and_rate(run):
+    history = run().history
+    assert [record.epoch for record in history] == [1, 2, 3, 4]
+    assert [record.view for record in history] == [0, 1, 2, 3]
+    assert history[0].learning_rate == pytest.approx(0.05)
+    assert history[-1].learning_rate == pytest.approx(0, abs=1e-12)
+    for record in history:
+        images = run.steps * BATCH
+        assert record.images_per_second == pytest.approx(images / record.seconds)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(run):
+    values = []
+
+    def recorded(student, labels, teacher):
+        loss = scratch(student, labels)
+        values.append(float(loss.detach()))
+        return loss
+
+    history = run(loss=recorded).history
+    assert len(values) == 4 * run.steps
+    for epoch, record in enumerate(history):
+        mean = sum(values[epoch * run.steps : (epoch + 1) * run.steps]) / run.steps
+        assert record.loss == pytest.approx(mean, rel=1e-5)
+
+
+def test_the_same_run_twice_is_the_same_run(run, tmp_path):
+    _assert_same(run(state_path=tmp_path / "a"), run(state_path=tmp_path / "b"))
+
+
+def test_another_seed_is_another_run(run, tmp_path):
+    first, second = run(state_path=tmp_path / "a"), run(state_path=tmp_path / "b", seed=4)
+    assert _timeless(first) != _timeless(second)
+
+
+def test_dropout_draws_anew_in_every_epoch(run):
+    seeds = []
+
+    def recorded(student, labels, teacher):
+        seeds.append(torch.initial_seed())
+        return scratch(student, labels)
+
+    run(loss=recorded)
+    assert len(set(seeds)) == 4
+
+
+def test_a_network_in_evaluation_mode_is_trained_as_any_other(run, tmp_path):
+    """Pretrained networks come in evaluation mode."""
+    whole = run(state_path=tmp_path / "whole.pt")
+    _assert_same(run(network=_network().eval()), whole)
+
+
+def test_the_average_counts_the_steps_of_the_whole_run(run, monkeypatch):
+    steps = []
+    update = WeightAverage.update
+
+    def recorded(self, network, step):
+        steps.append(step)
+        update(self, network, step)
+
+    monkeypatch.setattr(WeightAverage, "update", recorded)
+    with pytest.raises(_Interrupted):
+        run(_settings(ema_decay=0.9), loss=_InterruptedLoss(run.steps))
+    run(_settings(ema_decay=0.9))
+    assert steps == list(range(4 * run.steps))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"optimizer": "adamw", "learning_rate": 0.01}, {"ema_decay": 0.9}, {"precision": "bf16"}],
+    ids=["sgd", "adamw", "ema", "bf16"],
+)
+@pytest.mark.parametrize("epochs_done", [1, 3])
+def test_an_interrupted_run_goes_on_to_the_same_bits(run, tmp_path, changed, epochs_done):
+    settings = _settings(**changed)
+    whole = run(settings, state_path=tmp_path / "whole.pt")
+    stop = _InterruptedLoss(epochs_done * run.steps + 1)
+    with pytest.raises(_Interrupted):
+        run(settings, loss=stop)
+    resumed_loss = _InterruptedLoss((4 - epochs_done) * run.steps)
+    resumed = run(settings, loss=resumed_loss)
+    assert resumed_loss.calls_left == 0
+    _assert_same(resumed, whole)
+
+
+def test_a_run_interrupted_before_its_first_epoch_is_done_begins_anew(run, tmp_path):
+    whole = run(state_path=tmp_path / "whole.pt")
+    with pytest.raises(_Interrupted):
+        run(loss=_InterruptedLoss(2))
+    assert not (tmp_path / "state.pt").exists()
+    _assert_same(run(), whole)
+
+
+def test_a_run_interrupted_while_it_validates_trains_that_epoch_again(run, tmp_path):
+    def interrupted(network):
+        raise _Interrupted
+
+    whole = run(state_path=tmp_path / "whole.pt")
+    with pytest.raises(_Interrupted):
+        run(evaluate=interrupted)
+    _assert_same(run(), whole)
+
+
+def test_a_finished_run_is_not_trained_again(run):
+    whole = run()
+    _assert_same(run(loss=_InterruptedLoss(0)), whole)
+
+
+def test_resuming_does_not_depend_on_the_weights_that_the_network_came_with(run, tmp_path):
+    whole = run(state_path=tmp_path / "whole.pt")
+    with pytest.raises(_Interrupted):
+        run(loss=_InterruptedLoss(2 * run.steps))
+    _assert_same(run(network=_network(seed=9)), whole)
+
+
+def test_the_state_of_another_identity_is_not_resumed(run, tmp_path, capsys):
+    whole = run(state_path=tmp_path / "whole.pt")
+    with pytest.raises(_Interrupted):
+        run(loss=_InterruptedLoss(2 * run.steps), identity={"run": "other"}, network=_network(9))
+    anew = run()
+    assert "starting anew" in capsys.readouterr().err
+    _assert_same(anew, whole)
+
+
+def test_the_state_holds_no_code(run, tmp_path):
+    run()
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == 4
+
+
+def test_the_epoch_with_the_best_validation_is_kept(run):
+    states = []
+
+    def judged(network: nn.Module) -> Metrics:
+        states.append({name: t.clone() for name, t in network.state_dict().items()})
+        return Metrics(top1=[0.5, 0.9, 0.7, 0.8][len(states) - 1], nll=1.0)
+
+    result = run(evaluate=judged)
+    assert result.best_epoch == 2
+    assert all(torch.equal(result.best[name], states[1][name]) for name in result.best)
+    assert all(torch.equal(result.last[name], states[3][name]) for name in result.last)
+    assert [record.validation_top1 for record in result.history] == [0.5, 0.9, 0.7, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("figures", "best_epoch"),
+    [
+        ([(0.5, 2.0), (0.9, 3.0), (0.9, 1.0), (0.9, 2.0)], 3),
+        ([(0.9, 1.0), (0.9, 1.0), (0.9, 1.0), (0.9, 1.0)], 1),
+        ([(0.0, 9.0), (0.0, 9.5), (0.0, 9.5), (0.0, 9.5)], 1),
+    ],
+    ids=["lower-nll", "first-of-equals", "never-right"],
+)
+def test_among_equal_accuracies_the_lower_nll_and_then_the_earlier_epoch_is_kept(run, figures, best_epoch):
+    assert run(evaluate=_scripted(*figures)).best_epoch == best_epoch
+
+
+def test_the_best_epoch_survives_an_interruption(run):
+    def stopped(*figures):
+        scripted = _scripted(*figures)
+
+        def evaluate(network):
+            try:
+                return scripted(network)
+            except StopIteration:
+                raise _Interrupted from None
+
+        return evaluate
+
+    with pytest.raises(_Interrupted):
+        run(evaluate=stopped((0.9, 1.0), (0.8, 1.0)))
+    result = run(evaluate=_scripted((0.85, 1.0), (0.85, 1.0)))
+    assert result.best_epoch == 1
+    assert any(not torch.equal(result.best[name], result.last[name]) for name in result.last)
+
+
+def test_without_validation_the_last_epoch_is_kept(run):
+    result = run(evaluate=None)
+    assert result.best_epoch == 4
+    assert all(torch.equal(result.best[name], result.last[name]) for name in result.last)
+    assert all(record.validation_top1 is None for record in result.history)
+    assert all(record.validation_nll is None for record in result.history)
+
+
+def test_the_average_is_what_is_judged_and_kept(run):
+    network, judged = _network(), []
+
+    def evaluate(candidate: nn.Module) -> Metrics:
+        assert candidate is not network
+        judged.append({name: t.clone() for name, t in candidate.state_dict().items()})
+        return Metrics(top1=0.5, nll=1.0)
+
+    result = run(_settings(ema_decay=0.9), network=network, evaluate=evaluate)
+    assert all(torch.equal(result.last[name], judged[-1][name]) for name in result.last)
+    assert not torch.equal(result.last["5.weight"], network[5].weight)
+
+
+def test_kept_weights_are_copies(run):
+    network = _network()
+    result = run(network=network)
+    before = result.last["5.weight"].clone()
+    with torch.no_grad():
+        network[5].weight.zero_()
+    assert torch.equal(result.last["5.weight"], before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_names_its_first_step(run, tmp_path, value):
+    calls = 0
+
+    def diverging(student, labels, teacher):
+        nonlocal calls
+        calls += 1
+        loss = scratch(student, labels)
+        return loss * value if calls > run.steps + 2 else loss
+
+    with pytest.raises(TrainingError, match=rf"not finite at step {run.steps + 2} \(epoch 2\)"):
+        run(loss=diverging)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == 1
+
+
+def test_a_learning_rate_far_too_large_is_an_error_that_says_so(run):
+    with pytest.raises(TrainingError, match=r"lower learning_rate \(now 1e\+30\)"):
+        run(_settings(learning_rate=1e30))
+
+
+def test_the_rate_of_a_run_is_the_median_of_its_epochs(run):
+    result = run()
+    rates = sorted(record.images_per_second for record in result.history)
+    assert rates[0] <= result.images_per_second <= rates[-1]

@@ -1,0 +1,280 @@
+"""The command line itself: help without torch, exit statuses, one line for an error."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import numpy as np
+import pytest
+
+from pipeline.errors import PipelineError
+from stages.cli import COMMANDS, cli, main
+
+REPOSITORY = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before():
+    """`main` handles SIGTERM; the test process must not keep that."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command in this process and return its status, stdout and stderr."""
+
+    def run(*arguments: str) -> SimpleNamespace:
+        capsys.readouterr()
+        status = 0
+        try:
+            main(arguments)
+        except SystemExit as done:
+            status = done.code
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=status, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working folder with small images and the parameters that name them."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1)).astype(np.uint8)
+    labels = np.arange(60) % 3
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=labels,
+             test_images=images[:9], test_labels=labels[:9])  # fmt: skip
+    (tmp_path / "params.yaml").write_text("data: {source: 'npz:x.npz', validation: 0.2}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def stand_in(monkeypatch) -> Callable[[Callable[[], object]], None]:
+    """Make `pipeline stand-in` run a function, for what cannot be made to happen in time."""
+
+    def install(function: Callable[[], object]) -> None:
+        @click.command()
+        @click.option("--debug", is_flag=True)
+        def command(debug: bool) -> None:
+            function()
+
+        monkeypatch.setitem(COMMANDS, "stand-in", "A test.")
+        monkeypatch.setitem(sys.modules, "stages.stand_in", SimpleNamespace(command=command))
+
+    return install
+
+
+def _raises(error: BaseException) -> Callable[[], None]:
+    def function() -> None:
+        raise error
+
+    return function
+
+
+# Help
+
+
+def test_help_imports_no_torch():
+    code = (
+        "import sys\n"
+        "from stages.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as done: assert not done.code\n"
+        "heavy = {'torch', 'torchvision', 'zarr', 'pydantic', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cache-logits" in done.stdout
+
+
+def test_help_lists_every_command(call):
+    done = call("--help")
+    assert (done.status, done.err) == (0, "")
+    for name, text in COMMANDS.items():
+        assert name in done.out
+        assert text.split()[0] in done.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_listed_command_has_its_own_help(call, name):
+    done = call(name, "--help")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("Usage: ")
+    assert "--debug" in done.out
+
+
+@pytest.mark.parametrize("name", ["prepare", "train-teacher", "cache-logits", "train-student"])
+def test_commands_that_read_parameters_take_a_file_and_overrides(name):
+    options = {
+        option
+        for parameter in cli.get_command(None, name).params
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+    assert {"--params", "--set", "--debug"} <= options
+
+
+# Status 0
+
+
+def test_a_command_that_is_done_says_so_on_stdout(call, folder):
+    done = call("prepare")
+    assert done.status == 0
+    assert done.out.startswith("npz:x.npz: 3 classes, train ")
+    assert (folder / "data/prepared/dataset.json").exists()
+
+
+def test_another_parameter_file_and_overrides_are_used(call, folder):
+    (folder / "params.yaml").rename(folder / "other.yaml")
+    done = call("prepare", "--params", "other.yaml", "--set", "data.validation=0")
+    assert done.status == 0
+    assert "train 60, validation 0, test 9" in done.out
+
+
+# Status 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "data.source=npz:none.npz"], "none.npz: no such file"),
+        (["--set", "data.sorce=x"], "unknown key data.sorce"),
+        (["--set", "data.source=fashon-mnist-10k"], "did you mean 'fashion-mnist-10k'?"),
+        (["--params", "none.yaml"], "none.yaml: no such file"),
+        (["--set", "data.seed"], "expected key.path=value"),
+    ],
+)
+def test_an_error_of_the_user_is_status_one_and_one_line_on_stderr(call, folder, arguments, message):
+    done = call("prepare", *arguments)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith("pipeline: ")
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_folder_in_place_of_the_parameters_is_an_error_of_the_user(call, folder):
+    done = call("prepare", "--params", ".")
+    assert done.status in (1, 2)
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("position", ["before", "after"])
+def test_debug_shows_the_traceback_wherever_it_stands(folder, position):
+    arguments = ["prepare", "--set", "data.sorce=x"]
+    arguments = ["--debug", *arguments] if position == "before" else [*arguments, "--debug"]
+    with pytest.raises(PipelineError, match=r"unknown key data.sorce"):
+        main(arguments)
+
+
+def test_a_file_that_cannot_be_decoded_is_named_without_a_traceback(call, folder):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (folder / split / name).mkdir(parents=True)
+            (folder / split / name / "x.jpg").write_bytes(b"no picture")
+    done = call("prepare", "--set", "data.source=folder:.", "--set", "data.validation=0")
+    assert done.status == 1
+    assert "train/a/x.jpg: not a readable image" in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EACCES, "make it writable"),
+        (errno.EROFS, "make it writable"),
+    ],
+)
+def test_what_the_disk_refuses_is_status_one_with_the_file_and_a_remedy(call, stand_in, number, advice):
+    stand_in(_raises(OSError(number, os.strerror(number), "data/x.zarr")))
+    done = call("stand-in")
+    assert done.status == 1
+    assert done.err.startswith(f"pipeline: data/x.zarr: {os.strerror(number)}; {advice}")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), OSError(errno.EBADF, "bad"), ValueError("x")])
+def test_an_error_of_the_program_keeps_its_traceback(stand_in, error):
+    stand_in(_raises(error))
+    with pytest.raises(type(error)):
+        main(["stand-in"])
+
+
+# Status 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prepair"],
+        ["prepare", "--wrokers", "2"],
+        ["prepare", "--workers", "0"],
+        ["prepare", "--workers", "two"],
+        ["prepare", "extra"],
+        ["train-teacher"],
+        [],
+    ],
+)
+def test_wrong_usage_is_status_two_with_the_usage_on_stderr(call, folder, arguments):
+    done = call(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert "Usage:" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_device_that_is_not_there_is_wrong_usage(call, folder):
+    done = call("train-teacher", "x", "--device", "toaster")
+    assert done.status == 2
+    assert "--device" in done.err
+    assert "toaster" in done.err
+
+
+# Interruption
+
+
+def test_an_interrupted_command_is_status_130_in_one_line(call, stand_in):
+    stand_in(_raises(KeyboardInterrupt()))
+    done = call("stand-in")
+    assert done.status == 130
+    assert done.err.strip().startswith("pipeline: interrupted; finished work is kept")
+
+
+def test_a_terminated_command_is_status_143_in_one_line(call, stand_in):
+    stand_in(lambda: signal.raise_signal(signal.SIGTERM))
+    done = call("stand-in")
+    assert done.status == 143
+    assert done.err.startswith("pipeline: terminated; finished work is kept")
+    assert done.err.count("\n") == 1
+
+
+def test_a_process_that_waits_for_its_input_ends_on_sigterm(folder):
+    """Reading its parameters from a pipe, it is known to be in the middle of its work.
+
+    Its stderr also shows that importing everything that is heavy prints nothing.
+    """
+    os.mkfifo("pipe.yaml")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from stages.cli import main; main()",
+         "prepare", "--params", "pipe.yaml"],
+        env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with open("pipe.yaml", "w"):  # opens when the process reads
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err == "pipeline: terminated; finished work is kept, run the command again to go on\n"

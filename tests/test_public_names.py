@@ -1,0 +1,57 @@
+"""What other programs rely on: names to import, and the command line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+import pipeline
+from stages.cli import COMMANDS, cli
+
+NAMES = [
+    *("Feed", "Loader", "LogitStore", "PreparedData", "ReplayDataset", "Targets", "ViewSpec"),
+    *("losses", "render", "view_parameters"),
+]
+OPTIONS = {
+    "prepare": {"--params", "--set", "--workers"},
+    "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers"},
+    "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--out"},
+    "train-student": {"STUDENT", "RECIPE", "SEED", "--dump", "--params", "--set", "--device", "--workers"},
+    "report": {"--params", "--set"},
+    "inspect": {"STORE", "--json"},
+    "verify": {"STORE", "--replay", "--json", "--device", "--workers"},
+}
+
+
+def test_public_names_are_these():
+    assert pipeline.__all__ == NAMES
+    assert dir(pipeline) == NAMES
+    for name in NAMES:
+        assert getattr(pipeline, name).__doc__
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import pipeline, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Stroe'"):
+        pipeline.Stroe  # noqa: B018
+
+
+def test_commands_are_these():
+    assert list(COMMANDS) == list(OPTIONS)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_these(name):
+    command = cli.get_command(click.Context(cli), name)
+    found = {
+        p.human_readable_name.upper() if isinstance(p, click.Argument) else p.opts[0]
+        for p in command.params
+    }
+    assert found - {"--debug"} == OPTIONS[name]
