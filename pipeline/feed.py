@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.packed import PackedImages
+from pipeline.errors import ModelError
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters
 from pipeline.views.render import render
@@ -48,6 +49,12 @@ class Feed:
         workers: int = 1,
         ahead: int = 2,
     ) -> None:
+        if images.channels > preprocessing.channels:
+            raise ModelError(
+                f"the model takes images of {preprocessing.channels} channel, the data has "
+                f"{images.channels}; expected no more; set data.channels to {preprocessing.channels}, or "
+                "choose another model"
+            )
         self.images = images
         self.spec = spec
         self.preprocessing = preprocessing

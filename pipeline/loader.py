@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.feed import Feed
+from pipeline.rng import permutation
 from pipeline.targets import Targets
 from pipeline.views.parameters import LANE_ORDER
-from pipeline.views.rng import permutation
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.data.sample import UNLABELLED, Sample
 from pipeline.digests import sample_key
 from pipeline.errors import DataError
-from pipeline.views.rng import draw
+from pipeline.rng import draw
 
 _LANE_VALIDATION = 4 << 8
 

@@ -28,6 +28,7 @@ from pipeline.codecs.codec import ArraySpec
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+ZARR_JSON = "zarr.json"
 RECORDS = "records"
 INDEX_ARRAYS = ("keys", "digests")
 CHUNK_ROWS = 4096

@@ -15,7 +15,7 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import spec_digest
 from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError
 from pipeline.files import read_json, write_json
-from pipeline.store.layout import MANIFEST, SCHEMA, Layout, ShardId
+from pipeline.store.layout import MANIFEST, RECORDS, SCHEMA, Layout, ShardId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +154,14 @@ class Manifest:
             shards={ShardId.parse(s): ShardRecord.from_dict(r) for s, r in shards.items()},
             **content,
         )
+
+
+def read_records(store: Path) -> dict[ShardId, ShardRecord]:
+    """Return the records of an unfinished store's finished shards."""
+    return {
+        ShardId.parse(file.stem): ShardRecord.from_dict(read_json(file))
+        for file in sorted((store / RECORDS).glob("*.json"))
+    }
 
 
 _RESTORE = "restore it (dvc checkout) or make the store again"

@@ -15,8 +15,9 @@ from pipeline.codecs import find_codec
 from pipeline.data.packed import PackedImages
 from pipeline.digests import file_digest
 from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError
-from pipeline.store.layout import SCHEMA, ShardId
+from pipeline.store.layout import ShardId
 from pipeline.store.manifest import Manifest
+from pipeline.store.summary import summarise
 from pipeline.views.spec import ViewSpec
 
 
@@ -197,23 +198,13 @@ class LogitStore:
 
     def summary(self) -> dict[str, Any]:
         """Return what `pipeline inspect --json` prints."""
-        manifest, layout = self.manifest, self.manifest.layout
-        sizes = {shard: record.bytes for shard, record in manifest.shards.items()}
-        train_bytes = sum(size for shard, size in sizes.items() if shard.section == "train")
-        return {
-            "schema": SCHEMA,
-            "complete": True,
-            "n_samples": self.n_samples,
-            "n_views": self.n_views,
-            "n_classes": layout.n_classes,
-            "codec": layout.codec,
-            "bytes": sum(sizes.values()),
-            "bytes_per_sample_view": train_bytes / (self.n_samples * self.n_views),
-            "shards": {"total": len(sizes), "done": len(sizes)},
-            "fingerprint": manifest.fingerprint.to_dict(),
-            "fidelity": manifest.fidelity().summary(),
-            "teacher_top1": manifest.teacher_top1["cached"].get("test"),
-        }
+        return summarise(
+            layout=self.manifest.layout,
+            fingerprint=self.manifest.fingerprint,
+            shards=self.manifest.shards,
+            complete=True,
+            teacher_top1=self.manifest.teacher_top1["cached"].get("test"),
+        )
 
 
 def broken_files(path: Path, manifest: Manifest, shard: ShardId) -> list[str]:

@@ -22,10 +22,8 @@ from pipeline.data.packed import PackedImages
 from pipeline.digests import canonical_json, file_digest
 from pipeline.errors import MismatchError, StoreError
 from pipeline.files import read_json, sync_file, sync_folder, write_json
-from pipeline.store.layout import INDEX_ARRAYS, MANIFEST, RECORDS, SCHEMA, Layout, ShardId
-from pipeline.store.manifest import Fingerprint, Manifest, ShardRecord
-
-_ZARR_JSON = "zarr.json"
+from pipeline.store.layout import INDEX_ARRAYS, MANIFEST, RECORDS, SCHEMA, ZARR_JSON, Layout, ShardId
+from pipeline.store.manifest import Fingerprint, Manifest, ShardRecord, read_records
 
 
 def compressor() -> ZstdCodec:
@@ -61,11 +59,11 @@ class StoreWriter:
         self.path = path
         self.layout = layout
         self._fingerprint, self._teacher, self._views = fingerprint, teacher, views
-        if (path / _ZARR_JSON).exists():
+        if (path / ZARR_JSON).exists():
             self._adopt()
         elif path.exists() and any(path.iterdir()):
             raise StoreError(
-                f"{path}: holds files but no {_ZARR_JSON}; expected a store or nothing; remove it or "
+                f"{path}: holds files but no {ZARR_JSON}; expected a store or nothing; remove it or "
                 "choose another --out"
             )
         self._create(splits)
@@ -162,7 +160,7 @@ class StoreWriter:
 
     def _adopt(self) -> None:
         """Go on with a store that is there, if it is of the same making."""
-        attributes = read_json(self.path / _ZARR_JSON)["attributes"]
+        attributes = read_json(self.path / ZARR_JSON)["attributes"]
         if attributes.get("schema") != SCHEMA:
             raise StoreError(
                 f"{self.path}: a store of schema {attributes.get('schema')}; this program writes {SCHEMA}; "
@@ -208,7 +206,7 @@ class StoreWriter:
             return
         for name in self.layout.sections:
             self._create_section(name, splits[name])
-        root = self.path / _ZARR_JSON
+        root = self.path / ZARR_JSON
         if not root.exists() or canonical_json(read_json(root)["attributes"]) != canonical_json(attributes):
             # The root comes last: a folder without it was never a store.
             write_json(root, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
@@ -243,13 +241,8 @@ class StoreWriter:
     def _read_records(self) -> dict[ShardId, ShardRecord]:
         if self.complete:
             return dict(Manifest.read(self.path).shards)
-        folder = self.path / RECORDS
-        records = {}
-        for file in sorted(folder.glob("*.json")) if folder.exists() else []:
-            shard, record = ShardId.parse(file.stem), ShardRecord.from_dict(read_json(file))
-            if self._is_there(shard, record):
-                records[shard] = record
-        return records
+        found = read_records(self.path)
+        return {shard: record for shard, record in found.items() if self._is_there(shard, record)}
 
     def _is_there(self, shard: ShardId, record: ShardRecord) -> bool:
         files = [self.path / self.layout.shard_file(shard, array) for array in record.files]

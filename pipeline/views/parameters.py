@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.views import rng
+from pipeline import rng
 from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
 
 Ints = NDArray[np.int64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -215,7 +216,32 @@ def test_incomplete_store(project, fails):
     assert run("cache-logits", "main") == 0
     (STORE / "manifest.json").unlink()
     fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "not complete", "cache-logits main")
-    fails(["inspect", str(STORE)], "not complete")
+    fails(["verify", str(STORE)], "not complete")
+
+
+def test_an_unfinished_store_can_be_inspected(project, capsys):
+    assert run("cache-logits", "main", "--set", "dumps.main.shard_rows=16") == 0
+    (STORE / "manifest.json").unlink()
+    capsys.readouterr()
+    assert run("inspect", STORE, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["complete"] is False
+    assert summary["shards"]["done"] < summary["shards"]["total"]
+    assert run("inspect", STORE) == 0
+    assert "NOT complete" in capsys.readouterr().out
+
+
+def test_colour_images_for_a_grey_teacher(project, fails):
+    card = Path("models/teachers/tutor.json")
+    card.write_text(card.read_text().replace('"channels": 3', '"channels": 1'))
+    state = torch.load("models/teachers/tutor.pt", weights_only=True)
+    state["stem.weight"] = state["stem.weight"][:, :1]
+    torch.save(state, "models/teachers/tutor.pt")
+    preprocessing = json.loads(card.read_text())
+    for moment in ("mean", "std"):
+        preprocessing["preprocessing"][moment] = [0.5]
+    card.write_text(json.dumps(preprocessing))
+    fails(["cache-logits", "main"], "1 channel, the data has 3")
 
 
 def test_missing_store(project, fails):
