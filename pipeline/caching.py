@@ -91,7 +91,12 @@ def cache_logits(bench: Bench, teacher: Teacher, plan: DumpPlan, path: Path) -> 
         if writer.complete:
             note(f"{path}: complete, nothing to do")
             return Manifest.read(path)
-        _Dump(bench, teacher, plan, writer, splits).run()
+        try:
+            _Dump(bench, teacher, plan, writer, splits).run()
+        except ModelError:
+            # A wrong teacher must not stand in the way of the right one.
+            writer.discard_without_views()
+            raise
         return _finish(writer, splits)
 
 

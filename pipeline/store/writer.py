@@ -152,6 +152,11 @@ class StoreWriter:
         manifest.write(self.path)
         shutil.rmtree(self.path / RECORDS, ignore_errors=True)
 
+    def discard_without_views(self) -> None:
+        """Remove the store if no training view was written yet."""
+        if not any(shard.section == "train" for shard in self._records):
+            shutil.rmtree(self.path)
+
     def direct_top1(self, section: str) -> float | None:
         """Return the teacher's accuracy on a section, from its logits before encoding."""
         records = [record for shard, record in self._records.items() if shard.section == section]

@@ -167,6 +167,7 @@ def test_teacher_that_knows_nothing(project, fails):
     state["head.weight"].neg_()
     torch.save(state, path)
     fails(["cache-logits", "main"], "teacher tutor has top-1", "allow_poor_teacher")
+    assert not STORE.exists()
     assert run("cache-logits", "main", "--set", "dumps.main.allow_poor_teacher=true") == 0
 
 

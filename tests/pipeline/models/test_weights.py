@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from pipeline.data.fashion_mnist import CLASSES, load_subset
 from pipeline.errors import ModelError
 from pipeline.models import weights as weights_module
 from pipeline.models.architecture import Architecture, build
@@ -85,3 +88,44 @@ def test_the_card_of_torchvision_weights_is_torchvisions_evaluation(name, size, 
     assert card.preprocessing.std == (0.229, 0.224, 0.225)
     assert card.architecture == Architecture(name=name, num_classes=1000)
     assert card.classes[:2] == ("tench", "goldfish")
+
+
+@pytest.fixture(scope="module")
+def builtin_teacher():
+    return load_pretrained("wrn_16_2", "FASHION_MNIST_V1")
+
+
+def test_the_builtin_teacher_is_small_and_what_its_card_says(builtin_teacher):
+    network, card = builtin_teacher
+    folder = Path(weights_module.__file__).parent / "builtin"
+    assert (folder / BUILTIN["wrn_16_2", "FASHION_MNIST_V1"]).stat().st_size < 6e6
+    assert card.classes == CLASSES
+    text = (folder / "wrn_16_2-fashion_mnist_v1.md").read_text()
+    assert state_digest(network) in text
+
+
+def test_the_builtin_teacher_knows_fashion(builtin_teacher):
+    """On 500 test images; its card has the accuracy on all 10,000."""
+    network, card = builtin_teacher
+    arrays = load_subset()
+    images = card.preprocessing.normalise(torch.from_numpy(arrays["test_images"][:500, ..., None]))
+    with torch.inference_mode():
+        hits = network(images).argmax(1).numpy() == arrays["test_labels"][:500]
+    assert hits.mean() > 0.9
+
+
+def test_half_precision_weights_load_as_the_same_network(tmp_path):
+    card = ModelCard(
+        architecture=Architecture(name="wrn_16_2", num_classes=3, stem_stride=1),
+        preprocessing=Preprocessing(size=8, mean=(0.5,) * 3, std=(0.2,) * 3),
+        classes=("a", "b", "c"),
+    )
+    network = build(card.architecture).eval()
+    save_checkpoint(tmp_path / "full.pt", network.state_dict(), card)
+    digest = weights_module.save_half(tmp_path / "full.pt", tmp_path / "half.safetensors")
+    half, loaded = load_pretrained("wrn_16_2", str(tmp_path / "half.safetensors"))
+    assert loaded == card
+    assert state_digest(half) == digest
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(half(images), network(images), atol=2e-2)
