@@ -42,7 +42,9 @@ class Bench:
         images: PackedImages,
         teacher_logits: Tensor | None = None,
     ) -> Metrics:
-        """Evaluate a network on a split's un-augmented images."""
+        """Evaluate a network on a split's un-augmented images; an empty split has no figures."""
+        if not len(images):
+            return Metrics()
         return evaluate(
             network,
             self.feed(images, None, preprocessing),

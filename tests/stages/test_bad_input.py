@@ -282,6 +282,14 @@ def test_damaged_store(project, fails, damage):
     assert run("verify", STORE) == 1
 
 
+def test_a_teacher_can_be_trained_without_validation(project):
+    assert run("prepare", "--set", "data.validation=0") == 0
+    assert run("train-teacher", "tutor", "--set", "data.validation=0") == 0
+    metrics = json.loads(Path("runs/teacher-tutor/metrics.json").read_text())
+    assert metrics["validation_top1"] is None
+    assert 0 < metrics["top1"] <= 1
+
+
 def test_interrupted_stage_keeps_the_store_of_another(project):
     assert run("cache-logits", "main") == 0
     shutil.copytree(STORE, "copy.zarr")
