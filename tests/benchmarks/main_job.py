@@ -56,11 +56,11 @@ STUDENTS = {
         model="shufflenet_v2_x0_5", weights=None, image_size=None, stem_stride=2, options={}
     ),
     "mobilenet": Start(
-        model="mobilenet_v3_small",
+        model="mobilenet_v2",
         weights=None,
         image_size=None,
         stem_stride=2,
-        options={"width_mult": 0.5},
+        options={"width_mult": 0.35},
     ),
 }
 KD = make_loss("kd", {})
