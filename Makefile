@@ -33,7 +33,7 @@ results: setup
 	$(RUN) dvc exp run -S 'sweep.baselines=[scratch,label_smoothing]' -S 'sweep.seeds=[0,1,2]'
 
 test: setup
-	$(RUN) pytest
+	$(RUN) pytest -n auto --dist worksteal
 
 slow: setup
 	$(RUN) pytest -m slow
