@@ -17,7 +17,7 @@ from pipeline.digests import file_digest
 from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError
 from pipeline.store.layout import ShardId
 from pipeline.store.manifest import Manifest
-from pipeline.store.summary import summarise
+from pipeline.store.summary import summarise_manifest
 from pipeline.views.spec import ViewSpec
 
 
@@ -198,13 +198,7 @@ class LogitStore:
 
     def summary(self) -> dict[str, Any]:
         """Return what `pipeline inspect --json` prints."""
-        return summarise(
-            layout=self.manifest.layout,
-            fingerprint=self.manifest.fingerprint,
-            shards=self.manifest.shards,
-            complete=True,
-            teacher_top1=self.manifest.teacher_top1["cached"].get("test"),
-        )
+        return summarise_manifest(self.manifest)
 
 
 def broken_files(path: Path, manifest: Manifest, shard: ShardId) -> list[str]:

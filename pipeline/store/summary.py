@@ -38,13 +38,7 @@ def inspect(path: Path) -> Inspection:
     """
     if (path / MANIFEST).exists() or not (path / ZARR_JSON).exists():
         manifest = Manifest.read(path)
-        summary = summarise(
-            layout=manifest.layout,
-            fingerprint=manifest.fingerprint,
-            shards=manifest.shards,
-            complete=True,
-            teacher_top1=manifest.teacher_top1["cached"].get("test"),
-        )
+        summary = summarise_manifest(manifest)
         return Inspection(summary=summary, teacher=manifest.teacher, views=manifest.views)
     attributes = read_json(path / ZARR_JSON)["attributes"]
     if attributes.get("schema") != SCHEMA:
@@ -57,6 +51,17 @@ def inspect(path: Path) -> Inspection:
         teacher_top1=None,
     )
     return Inspection(summary=summary, teacher=attributes["teacher"], views=attributes["views"])
+
+
+def summarise_manifest(manifest: Manifest) -> dict[str, Any]:
+    """Return a complete store's figures."""
+    return summarise(
+        layout=manifest.layout,
+        fingerprint=manifest.fingerprint,
+        shards=manifest.shards,
+        complete=True,
+        teacher_top1=manifest.teacher_top1["cached"].get("test"),
+    )
 
 
 def summarise(
