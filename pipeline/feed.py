@@ -37,6 +37,8 @@ class Feed:
         workers: rendering threads.
         ahead: batches rendered before they are asked for.
 
+    Raises:
+        ModelError: the data has more channels than the model takes.
     """
 
     def __init__(

@@ -46,6 +46,7 @@ from pipeline.training.run import Start, initial_network
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.spec import PadCrop, ViewSpec
 from stages import layout
+from stages.memory import keep_freed_memory
 from stages.teachers import load_teacher
 
 VIEWS = ViewSpec(seed=1, pad_crop=PadCrop(padding=2), flip="random")
@@ -188,6 +189,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     whole = PreparedData.open(layout.PREPARED)
     data = replace(
         whole,
