@@ -4,6 +4,7 @@
     ├── ConfigError      a parameter: unknown key, wrong type, out of range, contradictory
     ├── DataError        a dataset or one of its files
     ├── ModelError       a model name, its weights, or what it computes
+    ├── TrainingError    a run that cannot go on
     └── StoreError       a store of cached logits
         ├── IncompleteStoreError   not finished, or a part is missing
         ├── CorruptStoreError      bytes are not the bytes that were written
@@ -33,6 +34,10 @@ class DataError(PipelineError):
 
 class ModelError(PipelineError):
     """A model cannot be built, loaded, or trusted on this data."""
+
+
+class TrainingError(PipelineError):
+    """Training cannot go on."""
 
 
 class StoreError(PipelineError):

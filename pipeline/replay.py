@@ -24,20 +24,21 @@ class ReplayDataset(Dataset[tuple[Tensor, int, Tensor]]):
     Args:
         store: an open store, or its path.
         data: the prepared dataset it was made from, or its folder.
-        preprocessing: how the student wants its images.
+        preprocessing: how the student wants its images; None for the teacher's way.
     """
 
     def __init__(
         self,
         store: LogitStore | Path | str,
         data: PreparedData | Path | str,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         self._store = store if isinstance(store, LogitStore) else LogitStore.open(store)
         prepared = data if isinstance(data, PreparedData) else PreparedData.open(Path(data))
         self._images = prepared.train
         self._rows = torch.from_numpy(self._store.rows_of(self._images))
-        self._feed = Feed(self._images, self._store.view_spec, preprocessing, device=torch.device("cpu"))
+        eyes = preprocessing or Preprocessing.from_dict(self._store.manifest.teacher["preprocessing"])
+        self._feed = Feed(self._images, self._store.view_spec, eyes, device=torch.device("cpu"))
         self.n_views = self._store.n_views
         self.set_view(0)
 

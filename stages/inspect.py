@@ -40,8 +40,14 @@ def _lines(store: Path, found: Inspection) -> dict[str, str]:
         "codec": summary["codec"]
         + ("" if per_view is None else f", {per_view:.1f} bytes a sample and view"),
         "size": f"{summary['bytes']:,} bytes in {shards['done']} of {shards['total']} shards",
-        "KL at T = 1": f"mean {fidelity['kl_t1_mean']:.2e}, 99th percentile {fidelity['kl_t1_p99']:.2e}",
-        "KL at T = 4": f"mean {fidelity['kl_t4_mean']:.2e}",
-        "agreement": f"{fidelity['top1_agreement']:.5f} of the first classes survive the codec",
+        **(_fidelity(fidelity) if per_view is not None else {}),
         **{f"{part} digest": digest for part, digest in summary["fingerprint"].items()},
+    }
+
+
+def _fidelity(figures: dict[str, float]) -> dict[str, str]:
+    return {
+        "KL at T = 1": f"mean {figures['kl_t1_mean']:.2e}, 99th percentile {figures['kl_t1_p99']:.2e}",
+        "KL at T = 4": f"mean {figures['kl_t4_mean']:.2e}",
+        "agreement": f"{figures['top1_agreement']:.5f} of the first classes survive the codec",
     }

@@ -11,6 +11,7 @@ STUDENTS = Path("models/students")
 RUNS = Path("runs")
 REPORTS = Path("reports")
 STATE = Path("runs/.state")
+BASELINE = "baseline"
 
 
 def teacher_checkpoint(name: str) -> Path:
@@ -25,4 +26,4 @@ def store(dump: str) -> Path:
 
 def run_name(dump: str | None, student: str, recipe: str, seed: int) -> str:
     """Return the name of a student's run; a baseline, which has no dump, says so."""
-    return f"{dump or 'baseline'}-{student}-{recipe}-{seed}"
+    return f"{dump or BASELINE}-{student}-{recipe}-{seed}"

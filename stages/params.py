@@ -15,6 +15,7 @@ from pipeline.losses import LOSSES, make_loss
 from pipeline.training.run import Start
 from pipeline.training.settings import Precision, TrainingSettings
 from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
+from stages import layout
 
 T = TypeVar("T")
 Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 32)]
@@ -26,7 +27,7 @@ class DataParams:
 
     Args:
         source: fashion-mnist-10k, npz:PATH, folder:PATH or torchvision:NAME.
-        watch: file or folder whose change makes DVC import the data again; read by dvc.yaml alone.
+        watch: file or folder whose change makes DVC import the data again.
         root: folder for torchvision's downloads.
         image_size: input side of models trained here, in pixels; None takes the images' own.
         channels: 1 or 3, how image files are decoded; arrays keep their own.
@@ -36,7 +37,7 @@ class DataParams:
     """
 
     source: str = "fashion-mnist-10k"
-    watch: str | None = None
+    watch: str = ""
     root: str = "data/raw"
     image_size: int | None = None
     channels: Literal[1, 3] = 3
@@ -68,7 +69,8 @@ class ModelParams:
     Args:
         model: name of the architecture.
         weights: where to start from: a built-in or torchvision weight name, or a checkpoint's path.
-        fine_tune: train from `weights` on; without it they are used as they are.
+        fine_tune: train a teacher from `weights` on; without it they are used as they are. Students are
+            always trained.
         stem_stride: 1, 2 or 4; None suits it to the image size.
         options: keyword arguments of the architecture's builder.
         seed: of a teacher's training.
@@ -83,6 +85,11 @@ class ModelParams:
     options: dict[str, Any] = field(default_factory=dict)
     seed: Seed = 0
     training: TrainingParams = field(default_factory=TrainingParams)
+
+    def __post_init__(self) -> None:
+        shape = "stem_stride" if self.stem_stride else "options" if self.options else None
+        if self.weights is not None and shape:
+            raise ConfigError(f"{shape} and weights are both set; weights have their own form; remove one")
 
     def start(self, image_size: int | None) -> Start:
         """Return what a run of this model begins with."""
@@ -323,6 +330,10 @@ def _check_references(params: Params, path: Path) -> None:
     """Every name that a dump or the sweep uses must be defined, and used where it can be."""
     for name, dump in params.dumps.items():
         _require_name(path, f"dumps.{name}.teacher", dump.teacher, params.teachers)
+    if layout.BASELINE in params.dumps:
+        raise ConfigError(
+            f"{path}: a dump is called {layout.BASELINE}, as the runs without one are; rename it"
+        )
     sweep = params.sweep
     for key, names, known in (
         ("dumps", sweep.dumps, params.dumps),

@@ -12,7 +12,7 @@ from pipeline.data.packed import SPLITS
 from pipeline.data.prepare import prepare
 from pipeline.data.sample import Sample
 from pipeline.data.sources import SourceOptions, open_source
-from pipeline.progress import track
+from pipeline.progress import note, track
 from stages import layout
 from stages.options import reads_params
 from stages.params import Params
@@ -32,6 +32,11 @@ def command(params: Params, workers: int | None) -> None:
     Decodes every image once into data/prepared: packed uint8 pixels, labels, stable sample keys and
     content digests of the training, validation and test splits.
     """
+    _, _, path = params.data.source.partition(":")
+    if Path(path).exists() and path and Path(params.data.watch) != Path(path):
+        note(
+            f"data.watch is {params.data.watch!r}: DVC will not see changes in {path}; set data.watch to it"
+        )
     options = SourceOptions(root=Path(params.data.root), channels=params.data.channels)
     description = prepare(
         open_source(params.data.source, options),

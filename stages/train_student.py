@@ -19,6 +19,7 @@ from stages import layout
 from stages.options import reads_params, runs_on_device
 from stages.outputs import write_checkpoints, write_run
 from stages.params import Params, RecipeParams
+from stages.teachers import load_teacher
 
 
 @click.command()
@@ -93,9 +94,12 @@ def _require_dump_fits(name: str, recipe: RecipeParams, dump: str | None) -> Non
 
 
 def _open(params: Params, dump: str) -> LogitStore:
-    """Open a dump's store, which must be of the views and codec that params.yaml asks for now."""
+    """Open a dump's store, which must be what params.yaml asks for now."""
     spec, store = params.dump(dump), LogitStore.open(layout.store(dump))
     store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec)
+    # A machine that only trains students may not have the teacher; the dump's name must do there.
+    if layout.teacher_checkpoint(spec.teacher).exists():
+        store.require_teacher(load_teacher(spec.teacher, spec.precision, torch.device("cpu")))
     return store
 
 

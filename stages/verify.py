@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 import torch
 
-from pipeline.audit import replay, verify
+from pipeline.audit import Audit, replay, verify
 from pipeline.bench import Bench
 from pipeline.data.packed import PreparedData
+from pipeline.errors import StoreError
 from pipeline.store.manifest import Manifest
 from stages import layout
 from stages.options import debuggable, runs_on_device
@@ -36,7 +37,12 @@ def command(store: Path, pairs: int, as_json: bool, device: torch.device, worker
 
     With --replay, the teacher of models/teachers looks again at images of data/prepared.
     """
-    audit = verify(store)
+    try:
+        audit = verify(store)
+    except StoreError as error:
+        if not as_json:
+            raise
+        audit = Audit(ok=False, checked=0, bad=[str(error)])
     if audit.ok and pairs:
         teacher = Manifest.read(store).teacher
         replayed = replay(

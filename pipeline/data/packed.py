@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pipeline.data.sample import Sample
 from pipeline.digests import array_digest, content_digest, sample_key, spec_digest
 from pipeline.errors import DataError
-from pipeline.files import read_json, write_bytes, write_json
+from pipeline.files import naming, read_json, write_bytes, write_json
 
 SPLITS = ("train", "validation", "test")
 _SCHEMA = 1
@@ -230,8 +230,10 @@ class SplitWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
 
     def add(self, sample: Sample, image_HWC: NDArray[np.uint8]) -> None:
         """Append one decoded image."""
@@ -239,12 +241,14 @@ class SplitWriter:
         digest = content_digest(image_HWC, sample.label)
         self._rows.append((self._end, height, width, sample.label, digest))
         self._names.append(sample.name)
-        self._end += self._file.write(np.ascontiguousarray(image_HWC).data)
+        with naming(self._path):
+            self._end += self._file.write(np.ascontiguousarray(image_HWC).data)
 
     def finish(self) -> PackedImages:
         """Write the index and return the split, opened."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         os.replace(self._partial, self._path)
         columns = list(zip(*self._rows, strict=True)) or [()] * 5
         index: dict[str, Any] = {

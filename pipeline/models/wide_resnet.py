@@ -1,6 +1,6 @@
 """Wide residual networks for small images, as the distillation literature uses them.
 
-Owns the architecture alone: weights come from `weights.py`, names from `registry.py`.
+Owns the architecture alone: weights come from `weights.py`, names from `architecture.py`.
 """
 
 from __future__ import annotations

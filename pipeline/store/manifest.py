@@ -137,7 +137,7 @@ class Manifest:
             content = read_json(path)
             digest = content.pop("digest")
             schema = content.pop("schema")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise _no_manifest(store) from None
         except (ValueError, KeyError, AttributeError) as error:
             raise CorruptStoreError(f"{path}: not a manifest ({error}); {_RESTORE}") from None

@@ -15,6 +15,7 @@ from pipeline.codecs import find_codec
 from pipeline.data.packed import PackedImages
 from pipeline.digests import file_digest
 from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError
+from pipeline.models.teacher import Teacher
 from pipeline.store.layout import ShardId
 from pipeline.store.manifest import Manifest
 from pipeline.store.summary import summarise_manifest
@@ -80,7 +81,7 @@ class SectionReader:
         for block in range(self._layout.blocks(self._name)):
             shard = ShardId(self._name, view, block)
             for bad in broken_files(self._path, self._manifest, shard):
-                raise CorruptStoreError(f"{self._path}: {bad}; repair or restore it (dvc checkout)")
+                raise CorruptStoreError(f"{self._path}: {bad}; restore it (dvc checkout)")
 
     def _read(self, array: str, view: int) -> NDArray[Any]:
         try:
@@ -169,8 +170,21 @@ class LogitStore:
             if found != expected:
                 raise MismatchError(
                     f"{self.path}: {what} is {found}; expected {expected}, as the dump's parameters say; "
-                    f"correct them, or make the dump again: pipeline cache-logits {self.path.stem}"
+                    f"correct them, use a new dump name, or remove the store with: rm -r {self.path}"
                 )
+
+    def require_teacher(self, teacher: Teacher) -> None:
+        """Refuse a teacher that is not the one that made the store.
+
+        Raises:
+            MismatchError: other weights, preprocessing, classes or precision.
+        """
+        expected, found = self.manifest.fingerprint.teacher, teacher.digest()
+        if expected != found:
+            raise MismatchError(
+                f"{self.path}: made by another teacher ({expected[:12]}), {teacher.name} is now "
+                f"{found[:12]}; expected the one that made it; restore its checkpoint or make a new dump"
+            )
 
     def rows_of(self, images: PackedImages) -> NDArray[np.int64]:
         """Return the training row of each sample of a split; see `SectionReader.rows_of`."""

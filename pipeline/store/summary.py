@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.errors import IncompleteStoreError
+from pipeline.errors import StoreError
 from pipeline.files import read_json
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, Layout, ShardId
 from pipeline.store.manifest import Fingerprint, Manifest, ShardRecord, read_records
@@ -42,7 +42,10 @@ def inspect(path: Path) -> Inspection:
         return Inspection(summary=summary, teacher=manifest.teacher, views=manifest.views)
     attributes = read_json(path / ZARR_JSON)["attributes"]
     if attributes.get("schema") != SCHEMA:
-        raise IncompleteStoreError(f"{path}: an unfinished store of schema {attributes.get('schema')}")
+        raise StoreError(
+            f"{path}: an unfinished store of schema {attributes.get('schema')}; this program reads "
+            f"{SCHEMA}; use the version that wrote it"
+        )
     summary = summarise(
         layout=Layout.from_dict(attributes["layout"]),
         fingerprint=Fingerprint(**attributes["fingerprint"]),
@@ -83,7 +86,7 @@ def summarise(
     """
     train = [record for shard, record in shards.items() if shard.section == "train"]
     train_rows = sum(record.rows for record in train)
-    section = layout.sections["train"]
+    section, fidelity = layout.sections["train"], Fidelity.total(record.fidelity for record in train)
     return {
         "schema": SCHEMA,
         "complete": complete,
@@ -95,6 +98,6 @@ def summarise(
         "bytes_per_sample_view": sum(r.bytes for r in train) / train_rows if train_rows else None,
         "shards": {"total": sum(1 for _ in layout.shards()), "done": len(shards)},
         "fingerprint": fingerprint.to_dict(),
-        "fidelity": Fidelity.total(record.fidelity for record in train).summary(),
+        "fidelity": fidelity.summary() if train else dict.fromkeys(fidelity.summary()),
         "teacher_top1": teacher_top1,
     }

@@ -21,7 +21,7 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.data.packed import PackedImages
 from pipeline.digests import canonical_json, file_digest
 from pipeline.errors import MismatchError, StoreError
-from pipeline.files import read_json, sync_file, sync_folder, write_json
+from pipeline.files import naming, read_json, sync_file, sync_folder, write_json
 from pipeline.store.layout import INDEX_ARRAYS, MANIFEST, RECORDS, SCHEMA, ZARR_JSON, Layout, ShardId
 from pipeline.store.manifest import Fingerprint, Manifest, ShardRecord, read_records
 
@@ -67,13 +67,18 @@ class StoreWriter:
                 "choose another --out"
             )
         self._create(splits)
+        if self.complete:
+            # Left over when a run was killed between the manifest and their removal.
+            shutil.rmtree(path / RECORDS, ignore_errors=True)
         self._records = self._read_records()
         self._sweep()
-        self._arrays = {
-            (section, array): zarr.open_array(path / section / array, mode="r+")
-            for section in self.layout.sections
-            for array in self.layout.arrays()
-        }
+        # A shard of zeros is a file like any other.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            self._arrays = {
+                (section, array): zarr.open_array(path / section / array, mode="r+")
+                for section in self.layout.sections
+                for array in self.layout.arrays()
+            }
 
     @property
     def complete(self) -> bool:
@@ -104,8 +109,9 @@ class StoreWriter:
         rows = self.layout.rows(shard)
         files: dict[str, tuple[int, str]] = {}
         for name, values in arrays.items():
-            self._arrays[shard.section, name][shard.view, rows] = values
             file = self.path / self.layout.shard_file(shard, name)
+            with naming(file):
+                self._arrays[shard.section, name][shard.view, rows] = values
             sync_file(file)
             sync_folder(file.parent)
             files[name] = file.stat().st_size, file_digest(file)
@@ -157,9 +163,9 @@ class StoreWriter:
         if not any(shard.section == "train" for shard in self._records):
             shutil.rmtree(self.path)
 
-    def direct_top1(self, section: str) -> float | None:
-        """Return the teacher's accuracy on a section, from its logits before encoding."""
-        records = [record for shard, record in self._records.items() if shard.section == section]
+    def direct_top1(self, *sections: str) -> float | None:
+        """Return the teacher's accuracy on sections together, from its logits before encoding."""
+        records = [record for shard, record in self._records.items() if shard.section in sections]
         labelled = sum(record.labelled for record in records)
         return sum(record.correct for record in records) / labelled if labelled else None
 
@@ -209,12 +215,12 @@ class StoreWriter:
         }
         if self.complete:
             return
-        for name in self.layout.sections:
-            self._create_section(name, splits[name])
         root = self.path / ZARR_JSON
         if not root.exists() or canonical_json(read_json(root)["attributes"]) != canonical_json(attributes):
-            # The root comes last: a folder without it was never a store.
+            # The root comes first: what a killed run leaves is a store that the next one goes on with.
             write_json(root, {"attributes": attributes, "zarr_format": 3, "node_type": "group"})
+        for name in self.layout.sections:
+            self._create_section(name, splits[name])
 
     def _create_section(self, name: str, images: PackedImages) -> None:
         section, folder = self.layout.sections[name], self.path / name

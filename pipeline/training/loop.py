@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.digests import spec_digest
-from pipeline.errors import PipelineError
+from pipeline.errors import TrainingError
 from pipeline.files import write_atomic
 from pipeline.loader import Loader
 from pipeline.losses import LossFunction
@@ -28,10 +28,6 @@ from pipeline.training.optimisation import WeightAverage, learning_rate, make_op
 from pipeline.training.settings import TrainingSettings
 
 Evaluate = Callable[[nn.Module], Metrics]
-
-
-class TrainingError(PipelineError):
-    """Training cannot go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

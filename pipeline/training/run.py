@@ -40,7 +40,7 @@ class Start:
     Args:
         model: name of the architecture.
         weights: pretrained weights by name or path; None for fresh ones.
-        image_size: input side in pixels; None takes the images' own.
+        image_size: input side in pixels; None takes the weights', or else the images' own.
         stem_stride: 1, 2 or 4; None suits it to the image size.
         options: keyword arguments of the architecture's builder.
     """
@@ -67,6 +67,8 @@ def initial_network(data: PreparedData, start: Start, seed: int) -> tuple[nn.Mod
         card = _new_card(data, start)
         return build(card.architecture), card
     network, card = load_pretrained(start.model, start.weights)
+    if start.image_size is not None:
+        card = replace(card, preprocessing=replace(card.preprocessing, size=start.image_size))
     if len(card.classes) != len(data.classes):
         replace_head(network, len(data.classes))
         architecture = replace(card.architecture, num_classes=len(data.classes))

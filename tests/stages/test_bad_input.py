@@ -113,6 +113,16 @@ def test_folder_with_one_class(project, fails):
     fails(FOLDER, "1 class", "at least two")
 
 
+def test_folder_with_an_empty_class(project, fails):
+    (image_folder() / "train" / "zz").mkdir()
+    fails(FOLDER, "photos/train/zz", "without images")
+
+
+def test_hidden_files_are_no_images(project):
+    (image_folder() / "train" / "class0" / "._0.jpg").write_bytes(b"not an image")
+    assert run(*FOLDER) == 0
+
+
 def test_corrupt_image(project, fails):
     file = image_folder() / "train/class1/0.jpg"
     file.write_bytes(file.read_bytes()[:40])
@@ -147,6 +157,12 @@ def test_npz_with_a_label_out_of_range(project, fails):
     labels = np.load("data.npz")["train_labels"].copy()
     labels[5] = -3
     fails(npz(train_labels=labels), "train_labels[5] is -3")
+
+
+def test_npz_with_one_stray_label(project, fails):
+    labels = np.load("data.npz")["train_labels"].astype(np.int64)
+    labels[3] = 255
+    fails(npz(train_labels=labels), "bad.npz", "label 255 is out of range")
 
 
 def test_not_an_npz(project, fails):
@@ -211,6 +227,35 @@ def test_store_with_fewer_views_wanted(project, fails, edit):
     assert run("cache-logits", "main") == 0
     edit({"dumps": {"main": {"views": {"count": 2}}}})
     fails(["cache-logits", "main"], "has 3 views", "never loses views")
+
+
+def test_student_of_a_store_of_another_teacher(project, fails):
+    assert run("cache-logits", "main") == 0
+    student = ["train-student", "pupil", "kd", "0", "--dump", "main"]
+    fails([*student, "--set", "dumps.main.precision=bf16"], "another teacher", "new dump")
+
+
+def test_weights_with_a_stem(project, fails):
+    edits = ["teachers.tutor.weights=x.pt", "teachers.tutor.stem_stride=1"]
+    fails(["train-teacher", "tutor", "--set", edits[0], "--set", edits[1]], "stem_stride and weights")
+
+
+def test_a_dump_named_as_the_runs_without_one(project, fails):
+    fails(["report", "--set", "dumps.baseline={teacher: tutor, views: {count: 1}}"], "rename it")
+
+
+def test_an_incomplete_store_does_not_verify(project, capsys):
+    assert run("cache-logits", "main") == 0
+    capsys.readouterr()
+    (STORE / "manifest.json").unlink()
+    assert run("verify", str(STORE), "--json") == 1
+    audit = json.loads(capsys.readouterr().out)
+    assert not audit["ok"]
+    assert "not complete" in audit["bad"][0]
+
+
+def test_a_file_is_no_store(project, fails):
+    fails(["inspect", "params.yaml"], "params.yaml", "not complete")
 
 
 def test_incomplete_store(project, fails):

@@ -98,6 +98,10 @@ def test_only_what_changed_runs_again(repository):
     assert "top1" in shown
     call("dvc", "plots", "show", "--json")
 
+    tried = call("dvc", "exp", "run", "-S", "recipes.kd.temperature=3")
+    assert stages_run(tried) == ["train-student@main-pupil-kd-0", "report"]
+    assert yaml.safe_load(Path("params.yaml").read_text())["recipes"]["kd"]["temperature"] == 3
+
 
 def test_a_dump_from_another_machine(repository, tmp_path, monkeypatch):
     remote, laptop = tmp_path / "remote", tmp_path / "laptop"

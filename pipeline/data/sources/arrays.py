@@ -56,10 +56,12 @@ def open_npz(detail: str, options: SourceOptions) -> Source:
             "channels; expected the same"
         )
     top = 1 + max(int(arrays["train_labels"].max()), int(arrays["test_labels"].max()))
-    if names is None and top > max(2, len(train_images)):
+    occurring = len(np.unique(arrays["train_labels"]))
+    if names is None and top > 2 * occurring:
         raise DataError(
-            f"{path}: label {top - 1} is out of range; expected fewer classes than the "
-            f"{len(train_images)} training images; correct the labels, or name the classes in 'classes'"
+            f"{path}: label {top - 1} is out of range; expected labels from 0 without large gaps, and only "
+            f"{occurring} different ones occur in train_labels; correct them, or name the classes in "
+            "'classes'"
         )
     classes = tuple(map(str, range(top))) if names is None else tuple(map(str, names))
     if top > len(classes):

@@ -34,12 +34,23 @@ def open_folder(detail: str, options: SourceOptions) -> Source:
             "val/CLASS/*); move the classes into train/ and some images of each into test/"
         )
     classes = tuple(sorted(entry.name for entry in (root / "train").iterdir() if _is_class(entry)))
+    empty = next((name for name in classes if not _images(root / "train" / name)), None)
+    if empty is not None and any(_images(root / "train" / name) for name in classes):
+        raise DataError(
+            f"{root / 'train' / empty}: a class without images; expected at least one; add some, or remove "
+            "the folder"
+        )
     return Source(
         classes=classes,
         channels=options.channels,
         train=_file_samples(root, "train", classes, options.channels),
         test=_file_samples(root, held_out, classes, options.channels),
     )
+
+
+def _images(folder: Path) -> list[Path]:
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def _is_class(entry: Path) -> bool:
@@ -55,8 +66,7 @@ def _file_samples(root: Path, split: str, classes: Sequence[str], channels: int)
                 "expected the same class folders; rename or remove it"
             )
         label = classes.index(folder.name)
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        for path in files:
+        for path in _images(folder):
             name = path.relative_to(root).as_posix()
             samples.append(Sample(name, label, _decoder(path, channels)))
     if not samples:

@@ -26,34 +26,52 @@ def open_torchvision(detail: str, options: SourceOptions) -> Source:
             f"torchvision.datasets{hint}"
         )
     try:
-        parts = [_torchvision_split(factory, options.root, name) for name in ("train", "test")]
-    except (RuntimeError, OSError, TypeError, ImportError) as error:
+        parts = {name: _torchvision_split(factory, options.root, name) for name in ("train", "test")}
+        labels = {name: _labels(part) for name, part in parts.items()}
+    except (RuntimeError, OSError, TypeError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
-            f"torchvision dataset {detail} in {options.root}: {reason}; expected to find or download "
-            "it there; put its files into data.root or use npz: or folder:"
+            f"torchvision dataset {detail} in {options.root}: {reason}; expected images with one "
+            "class each, found or downloaded there; put its files into data.root or use npz: or folder:"
         ) from None
-    first = np.asarray(parts[0][0][0])
-    channels = 1 if first.ndim == 2 else 3
-    train, test = (
-        [
-            Sample(f"{name}/{row}", int(part[row][1]), _indexed(part, row, channels))
-            for row in range(len(part))
+    channels = 1 if np.asarray(parts["train"][0][0]).ndim == 2 else 3
+    samples = {
+        name: [
+            Sample(f"{name}/{row}", label, _indexed(parts[name], row, channels))
+            for row, label in enumerate(labels[name])
         ]
-        for name, part in zip(("train", "test"), parts, strict=True)
-    )
-    names = getattr(parts[0], "classes", None)
-    count = 1 + max(sample.label for sample in train)
-    classes = tuple(map(str, names if names is not None else range(count)))
-    return Source(classes=classes, channels=channels, train=train, test=test)
+        for name in parts
+    }
+    names = getattr(parts["train"], "classes", None)
+    classes = tuple(map(str, names if names is not None else range(1 + max(labels["train"]))))
+    highest = max(map(max, labels.values()))
+    if highest >= len(classes):
+        raise DataError(
+            f"torchvision dataset {detail}: label {highest} is out of range; expected 0 to "
+            f"{len(classes) - 1}, as it has {len(classes)} classes; choose another dataset"
+        )
+    return Source(classes=classes, channels=channels, train=samples["train"], test=samples["test"])
 
 
 def _torchvision_split(factory: Any, root: Path, name: str) -> Any:
-    """Open one split of a torchvision dataset: some say train=True, others split="train"."""
+    """Open one split of a torchvision dataset: some say train=True, others split="train", test or val."""
     accepted = inspect.signature(factory).parameters
-    which: Mapping[str, Any] = {"train": name == "train"} if "train" in accepted else {"split": name}
     download = {"download": True} if "download" in accepted else {}
-    return factory(root=str(root), **which, **download)
+    which: Mapping[str, Any] = {"train": name == "train"} if "train" in accepted else {"split": name}
+    try:
+        return factory(root=str(root), **which, **download)
+    except ValueError:
+        if which != {"split": "test"}:
+            raise
+        return factory(root=str(root), split="val", **download)
+
+
+def _labels(dataset: Any) -> list[int]:
+    """Return every sample's label; where the dataset lists them, without decoding an image."""
+    listed = getattr(dataset, "targets", None)
+    if listed is None or len(listed) != len(dataset):
+        listed = (dataset[row][1] for row in range(len(dataset)))
+    return [int(label) for label in listed]
 
 
 def _indexed(dataset: Any, row: int, channels: int) -> Callable[[], NDArray[np.uint8]]:

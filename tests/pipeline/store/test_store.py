@@ -10,6 +10,7 @@ import pytest
 import torch
 import zarr
 
+from pipeline.audit import verify
 from pipeline.codecs import find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
@@ -229,3 +230,43 @@ def test_a_swapped_shard_is_refused_when_its_view_is_read(path):
     store.view(2)
     with pytest.raises(CorruptStoreError, match="other bytes than were written"):
         store.view(0)
+
+
+def test_a_run_killed_while_it_creates_the_store_can_be_gone_on_with(tmp_path, splits, monkeypatch):
+    folder = tmp_path / "main.zarr"
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "_create_section", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_writer(folder, splits)
+    assert folder.exists()
+    writer = open_writer(folder, splits)
+    write(writer, writer.missing())
+    writer.complete_with(writer.manifest({"test": 0.5}))
+    LogitStore.open(folder).view(VIEWS - 1)
+
+
+def test_records_that_outlived_completion_are_removed(tmp_path, splits, monkeypatch):
+    folder = tmp_path / "main.zarr"
+    writer = open_writer(folder, splits)
+    write(writer, writer.missing())
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.store.writer.shutil.rmtree", lambda *a, **k: None)
+        writer.complete_with(writer.manifest({"test": 0.5}))
+    assert not verify(folder).ok
+    open_writer(folder, splits)
+    assert verify(folder).ok
+
+
+def test_a_shard_of_zeros_is_a_shard(tmp_path, splits):
+    folder = tmp_path / "main.zarr"
+    writer = open_writer(folder, splits)
+    shard = writer.missing()[0]
+    rows = writer.layout.rows(shard)
+    count = rows.stop - rows.start
+    arrays = {"codes": np.zeros((count, CLASSES), np.uint8), "scale": np.zeros(count, np.float16)}
+    writer.write(shard, arrays, fidelity=Fidelity(), labelled=0, correct=0)
+    assert shard not in writer.missing()

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.errors import TrainingError
 from pipeline.feed import Feed
 from pipeline.loader import Loader
 from pipeline.losses import scratch
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.training.loop import TrainingError, TrainingResult, fit
+from pipeline.training.loop import TrainingResult, fit
 from pipeline.training.optimisation import WeightAverage
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.spec import PadCrop, ViewSpec
