@@ -6,6 +6,7 @@ bytes do not depend on where a run was interrupted. Encoding happens on the devi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -148,16 +149,21 @@ class _Dump:
             _finished(writing)
 
     def _batches(self, missing: list[ShardId]) -> Iterator[tuple[ShardId, Iterator[Tensor]]]:
-        """Yield each missing shard with its image batches, which count as progress."""
+        """Yield each missing shard with its image batches, which count as progress.
+
+        Rendering runs ahead of the teacher across the shards of a section.
+        """
         layout, size = self._writer.layout, self._plan.batch_size
-        rows = {shard: layout.rows(shard) for shard in missing}
-        total = sum(r.stop - r.start for r in rows.values())
-        progress = track(_ticks(rows.values(), size), "dump", total=total, unit="image", per_item=size)
-        for shard in missing:
-            start, stop = rows[shard].start, rows[shard].stop
-            batches = [start + batch for batch in consecutive(stop - start, size)]
-            images = self._feeds[shard.section].batches(shard.view, batches)
-            yield shard, (batch for batch, _ in zip(images, progress, strict=False))
+        total = sum(layout.n_rows(shard) for shard in missing)
+        steps = sum(-(-layout.n_rows(shard) // size) for shard in missing)
+        progress = track(range(steps), "dump", total=total, unit="image", per_item=size)
+        for section, group in itertools.groupby(missing, lambda shard: shard.section):
+            cut = [(shard, consecutive(layout.n_rows(shard), size)) for shard in group]
+            requests = ((s.view, layout.rows(s).start + rows) for s, batches in cut for rows in batches)
+            stream = self._feeds[section].stream(requests)
+            images = (batch for batch, _ in zip(stream, progress, strict=False))
+            for shard, batches in cut:
+                yield shard, itertools.islice(images, len(batches))
 
     def _encode(self, shard: ShardId, batches: Iterator[Tensor]) -> Callable[[], None]:
         """Run the teacher over a shard and return what writes it."""
@@ -207,7 +213,7 @@ class _Dump:
         expected = 2 * share if share < 0.5 else (1 + share) / 2
         if accuracy < expected:
             raise ModelError(
-                f"teacher {self._teacher.name} has top-1 {accuracy:.3f} on {' and '.join(held_out)} ; "
+                f"teacher {self._teacher.name} has top-1 {accuracy:.3f} on {' and '.join(held_out)}; "
                 f"the largest class has {share:.3f}, so at least {expected:.3f} was expected: wrong "
                 "labels or preprocessing look like this; correct them, or set allow_poor_teacher: true"
             )
@@ -217,12 +223,6 @@ def _finished(writing: Future[None] | None) -> bool:
     if writing is not None:
         writing.result()
     return True
-
-
-def _ticks(rows: Any, size: int) -> Iterator[None]:
-    for part in rows:
-        for _ in range(-(-(part.stop - part.start) // size)):
-            yield None
 
 
 def _finish(writer: StoreWriter, splits: dict[str, PackedImages]) -> Manifest:

@@ -8,7 +8,7 @@ depends on (spec, view, sample, preprocessing) alone, never on batch, order or t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -74,16 +74,20 @@ class Feed:
         """Render these rows (B,) of one view: (B, S, S, channels) uint8 on the CPU."""
         return render(self.images, rows, self.parameters(view, rows), size=self.preprocessing.size)
 
-    def batches(self, view: int, batches: Sequence[Rows]) -> Iterator[Tensor]:
+    def batches(self, view: int, batches: Iterable[Rows]) -> Iterator[Tensor]:
         """Yield each batch of rows as (B, channels, S, S) float32 on the device, in order."""
+        return self.stream((view, rows) for rows in batches)
+
+    def stream(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
+        """Yield a batch, as `batches` does, for each (view, rows); views may change on the way."""
         with ThreadPoolExecutor(self._workers) as pool:
             pending: deque[Future[Tensor]] = deque()
-            upcoming = iter(batches)
+            upcoming = iter(requests)
 
             def submit() -> None:
-                rows = next(upcoming, None)
-                if rows is not None:
-                    pending.append(pool.submit(self.pixels, view, rows))
+                request = next(upcoming, None)
+                if request is not None:
+                    pending.append(pool.submit(self.pixels, *request))
 
             for _ in range(self._workers + self._ahead):
                 submit()

@@ -101,7 +101,12 @@ class Layout:
     def rows(self, shard: ShardId) -> slice:
         """Return a shard's rows."""
         start = shard.block * self.shard_rows
-        return slice(start, min(start + self.shard_rows, self.sections[shard.section].n_samples))
+        return slice(start, start + self.n_rows(shard))
+
+    def n_rows(self, shard: ShardId) -> int:
+        """Return the number of a shard's rows."""
+        start = shard.block * self.shard_rows
+        return min(self.shard_rows, self.sections[shard.section].n_samples - start)
 
     def shards(self) -> Iterator[ShardId]:
         """Yield every shard: held-out sections first, then block by block with all its views."""

@@ -116,7 +116,7 @@ class StoreWriter:
             sync_folder(file.parent)
             files[name] = file.stat().st_size, file_digest(file)
         record = ShardRecord(
-            rows=rows.stop - rows.start,
+            rows=self.layout.n_rows(shard),
             files=files,
             fidelity=fidelity,
             labelled=labelled,
