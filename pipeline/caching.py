@@ -78,7 +78,7 @@ def cache_logits(bench: Bench, teacher: Teacher, plan: DumpPlan, path: Path) -> 
         dataset=spec_digest({name: images.digest() for name, images in splits.items()}),
         teacher=teacher.digest(),
         views=plan.views.digest(),
-        codec=find_codec(plan.codec).fingerprint(),
+        codec=find_codec(plan.codec, layout.n_classes).fingerprint(),
     )
     with writer_lock(path):
         writer = StoreWriter(
@@ -102,8 +102,9 @@ def cache_logits(bench: Bench, teacher: Teacher, plan: DumpPlan, path: Path) -> 
 
 
 def _layout(data: PreparedData, plan: DumpPlan, splits: dict[str, PackedImages]) -> Layout:
-    codec, n_classes = find_codec(plan.codec), len(data.classes)
-    rows = plan.shard_rows or default_shard_rows(codec, n_classes, len(data.train))
+    n_classes = len(data.classes)
+    codec = find_codec(plan.codec, n_classes)
+    rows = plan.shard_rows or default_shard_rows(codec, len(data.train))
     sections = {
         name: Section(name=name, n_samples=len(images), n_views=plan.view_count if name == "train" else 1)
         for name, images in splits.items()
@@ -123,7 +124,7 @@ class _Dump:
         splits: dict[str, PackedImages],
     ) -> None:
         self._teacher, self._plan, self._writer, self._splits = teacher, plan, writer, splits
-        self._codec = find_codec(plan.codec)
+        self._codec = find_codec(plan.codec, writer.layout.n_classes)
         eyes = teacher.card.preprocessing
         self._feeds = {
             name: bench.feed(images, plan.views if name == "train" else None, eyes)

@@ -125,7 +125,7 @@ class DumpParams:
     Args:
         teacher: whose logits.
         views: which views of each training image, and how many.
-        codec: how logits are kept.
+        codec: how logits are kept: fp16, affine8, affine6, affine4 or topk-K.
         precision: of the teacher's forward pass: "fp32", or "bf16" autocast.
         batch_size: images a forward pass.
         shard_rows: samples a shard; None suits it to the dataset.

@@ -92,7 +92,7 @@ class Layout:
 
     def arrays(self) -> Mapping[str, ArraySpec]:
         """Return the arrays that each section has."""
-        return find_codec(self.codec).arrays(self.n_classes)
+        return find_codec(self.codec, self.n_classes).arrays
 
     def blocks(self, section: str) -> int:
         """Return the number of blocks of a section."""
@@ -143,10 +143,9 @@ class Layout:
         return cls(**{**value, "sections": sections})
 
 
-def default_shard_rows(codec: Codec, n_classes: int, n_samples: int) -> int:
+def default_shard_rows(codec: Codec, n_samples: int) -> int:
     """Return rows for shards of about 64 MB, fewer for small data: a shard is the unit of lost work."""
-    specs = codec.arrays(n_classes).values()
-    row_bytes = sum(_bytes(spec) for spec in specs)
+    row_bytes = sum(_bytes(spec) for spec in codec.arrays.values())
     by_size = _SHARD_BYTES // (row_bytes * CHUNK_ROWS)
     by_count = n_samples // (_BLOCKS_AT_LEAST * CHUNK_ROWS)
     return CHUNK_ROWS * max(1, min(by_size, by_count))

@@ -72,7 +72,7 @@ class SectionReader:
     def logits(self, view: int = 0) -> Tensor:
         """Read and decode one view: (N, C) float32, each row's maximum 0."""
         arrays = self.encoded(view)
-        codec = find_codec(self._layout.codec)
+        codec = find_codec(self._layout.codec, self._layout.n_classes)
         return codec.decode({name: torch.from_numpy(values) for name, values in arrays.items()})
 
     def _check(self, view: int) -> None:
@@ -116,7 +116,7 @@ class LogitStore:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
         self.sections = {name: SectionReader(path, manifest, name) for name in manifest.layout.sections}
-        self.codec = find_codec(manifest.layout.codec)
+        self.codec = find_codec(manifest.layout.codec, manifest.layout.n_classes)
 
     @classmethod
     def open(cls, path: Path | str) -> LogitStore:

@@ -13,7 +13,6 @@ from pipeline import ReplayDataset
 from pipeline.audit import replay, verify
 from pipeline.bench import Bench
 from pipeline.caching import DumpPlan, cache_logits
-from pipeline.codecs import CODECS
 from pipeline.errors import MismatchError
 from pipeline.feed import Feed, consecutive
 from pipeline.loader import Loader
@@ -74,7 +73,7 @@ def test_stored_logits_are_the_teachers_of_that_view(store, feed, teacher):
         assert torch.allclose(stored, relative(teacher.logits(images)), atol=2e-3)
 
 
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", ["fp16", "affine8", "affine6", "affine4", "topk-2"])
 def test_every_codec_declares_what_it_cost(bench, teacher, feed, tmp_path, codec):
     path = tmp_path / "main.zarr"
     manifest = cache_logits(bench, teacher, plan(codec=codec), path)
