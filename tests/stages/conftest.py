@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,12 @@ PARAMS = {
     "sweep": {"dumps": ["main"], "students": ["pupil"], "recipes": ["kd"]}
     | {"baselines": ["scratch"], "seeds": [0]},
 }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """Let commands be interrupted also where the tests run as a background job, which ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def make_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
