@@ -177,6 +177,14 @@ def test_classes_that_do_not_match(project, fails):
     fails(["cache-logits", "main"], "teacher tutor has 4 classes, the data 3")
 
 
+def test_classes_in_another_order(project, fails):
+    path = Path("models/teachers/tutor.json")
+    card = json.loads(path.read_text())
+    card["classes"] = card["classes"][::-1]
+    path.write_text(json.dumps(card))
+    fails(["cache-logits", "main"], "another order", "class 0 is '3'")
+
+
 def test_teacher_that_knows_nothing(project, fails):
     path = Path("models/teachers/tutor.pt")
     state = torch.load(path, weights_only=True)
