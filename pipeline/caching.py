@@ -216,7 +216,8 @@ class _Dump:
             raise ModelError(
                 f"teacher {self._teacher.name} has top-1 {accuracy:.3f} on {' and '.join(held_out)}; "
                 f"the largest class has {share:.3f}, so at least {expected:.3f} was expected: wrong "
-                "labels or preprocessing look like this; correct them, or set allow_poor_teacher: true"
+                "labels, wrong preprocessing or too little training look like this; mend it, or set the "
+                "dump's allow_poor_teacher: true"
             )
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 import yaml
 
+from pipeline.codecs import find_codec
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses import LOSSES, make_loss
 from pipeline.training.run import Start
@@ -18,6 +19,8 @@ from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
 from stages import layout
 
 T = TypeVar("T")
+# Stands for the number of classes where it is not known yet.
+_MANY_CLASSES = 1 << 24
 Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 32)]
 
 
@@ -146,6 +149,7 @@ class DumpParams:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.shard_rows is not None and self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows}; expected at least 1")
+        find_codec(self.codec, _MANY_CLASSES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

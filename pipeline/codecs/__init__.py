@@ -29,14 +29,14 @@ _PLAIN: Mapping[str, Callable[[int], Codec]] = {
 }
 # name -> from the number behind it and the number of classes to the codec
 _NUMBERED: Mapping[str, Callable[[int, int], Codec]] = {"topk": topk}
-CODECS = (*_PLAIN, *(f"{name}-N" for name in _NUMBERED))
+CODECS = (*_PLAIN, *(f"{name}-K" for name in _NUMBERED))
 
 
 def find_codec(name: str, n_classes: int) -> Codec:
     """Return a codec by its name.
 
     Args:
-        name: one of `CODECS`, with a number for N.
+        name: one of `CODECS`, with a number for K.
         n_classes: C.
 
     Raises:

@@ -78,6 +78,12 @@ def test_unknown_model(project, fails):
     fails(arguments, "shuflenet_v2_x0_5", "did you mean 'shufflenet_v2_x0_5'")
 
 
+def test_unknown_codec(project, fails):
+    fails(
+        ["prepare", "--set", "dumps.main.codec=affine7"], "dumps.main", "'affine7'", "topk-K", "'affine8'"
+    )
+
+
 def test_unknown_dataset(project, fails):
     fails(["prepare", "--set", "data.source=imagnet"], "imagnet", "folder:PATH")
 
