@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.bench import Bench
+from pipeline.codecs.codec import relative
 from pipeline.digests import file_digest
 from pipeline.errors import StoreError
 from pipeline.feed import Feed, consecutive
@@ -137,4 +138,4 @@ def replay(path: Path, bench: Bench, teacher: Teacher, count: int, seed: int = 0
 def _relative_logits(teacher: Teacher, feed: Feed, view: int, rows: np.ndarray[Any, Any]) -> torch.Tensor:
     batches = [rows[batch] for batch in consecutive(len(rows), _BATCH)]
     logits = torch.cat([teacher.logits(images).cpu() for images in feed.batches(view, batches)])
-    return logits - logits.amax(1, keepdim=True)
+    return relative(logits)

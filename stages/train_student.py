@@ -97,7 +97,7 @@ def _open(params: Params, dump: str) -> LogitStore:
     """Open a dump's store, which must be what params.yaml asks for now."""
     spec, store = params.dump(dump), LogitStore.open(layout.store(dump))
     store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec)
-    # A machine that only trains students may not have the teacher; the dump's name must do there.
+    # A machine that only trains students may not have the teacher: there is nothing to compare there.
     if layout.teacher_checkpoint(spec.teacher).exists():
         store.require_teacher(load_teacher(spec.teacher, spec.precision, torch.device("cpu")))
     return store

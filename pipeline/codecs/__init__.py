@@ -2,8 +2,7 @@
 
 A codec is a pair of functions and the arrays that it declares. Logits matter up to a constant a row,
 so every codec keeps them relative to the row's maximum: decoded rows have the maximum 0. Adding one is
-one function and one line in `_FAMILIES`; a family's name may be followed by a number that it takes, as in
-`topk-50`.
+one function and one line in `_PLAIN` or, where its name ends in a number as in `topk-50`, in `_NUMBERED`.
 """
 
 from __future__ import annotations

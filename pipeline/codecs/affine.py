@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from pipeline.codecs.codec import Arrays, ArraySpec, Codec, relative
+from pipeline.codecs.grid import from_grid, to_grid
 from pipeline.codecs.packing import pack, unpack
 
 
@@ -26,17 +26,12 @@ def affine(bits: int, n_classes: int) -> Codec:
     paired = bits == 4
 
     def encode(logits_BC: Tensor) -> Arrays:
-        logits = relative(logits_BC)
-        scale = (logits.amin(1) / -top).to(torch.float16)
-        # A scale of 0 (all logits equal) must not divide; its codes are all the highest.
-        steps = logits / scale.float().clamp(min=torch.finfo(torch.float32).tiny)[:, None]
-        codes = (steps.round() + top).clamp(0, top).to(torch.uint8)
+        codes, scale = to_grid(relative(logits_BC), top)
         return {"codes": pack(codes, 16) if paired else codes, "scale": scale}
 
     def decode(arrays: Mapping[str, Tensor]) -> Tensor:
         codes = unpack(arrays["codes"], 16, n_classes) if paired else arrays["codes"]
-        logits: Tensor = (codes.float() - top) * arrays["scale"].float()[:, None]
-        return logits
+        return from_grid(codes, arrays["scale"], top)
 
     width = (n_classes + 1) // 2 if paired else n_classes
     return Codec(

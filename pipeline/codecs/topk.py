@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.codec import Arrays, ArraySpec, Codec, relative
+from pipeline.codecs.grid import from_grid, to_grid
 from pipeline.errors import ConfigError
 
 _TOP = 255
@@ -40,13 +41,11 @@ def topk(kept: int, n_classes: int) -> Codec:
     def encode(logits_BC: Tensor) -> Arrays:
         logits = relative(logits_BC)
         index = logits.topk(kept, 1).indices.sort(1).values
-        values = logits.gather(1, index)
-        scale = (values.amin(1) / -_TOP).to(torch.float16)
-        steps = values / scale.float().clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+        codes, scale = to_grid(logits.gather(1, index), _TOP)
         gaps = torch.diff(index, dim=1, prepend=torch.full_like(index[:, :1], -1)) - 1
         return {
             "gaps": torch.stack([(gaps >> 8 * p) & 255 for p in range(planes)], 1).to(torch.uint8),
-            "codes": (steps.round() + _TOP).clamp(0, _TOP).to(torch.uint8),
+            "codes": codes,
             "scale": scale,
             "tail": _tail(logits, index),
         }
@@ -55,7 +54,7 @@ def topk(kept: int, n_classes: int) -> Codec:
         weights = 256 ** torch.arange(planes, device=arrays["gaps"].device)
         gaps = (arrays["gaps"].long() * weights[:, None]).sum(1)
         index = (gaps + 1).cumsum(1) - 1
-        values = (arrays["codes"].float() - _TOP) * arrays["scale"].float()[:, None]
+        values = from_grid(arrays["codes"], arrays["scale"], _TOP)
         dense = arrays["tail"].float()[:, None].repeat(1, n_classes)
         return dense.scatter(1, index, values)
 
