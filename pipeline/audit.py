@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from pipeline.bench import Bench
 from pipeline.codecs.codec import relative
-from pipeline.digests import file_digest
 from pipeline.errors import StoreError
 from pipeline.feed import Feed, consecutive
 from pipeline.models.teacher import Teacher
-from pipeline.progress import track
+from pipeline.store.faults import find_faults
 from pipeline.store.layout import MANIFEST
+from pipeline.store.location import Location
 from pipeline.store.manifest import Manifest
-from pipeline.store.reader import LogitStore, broken_files
+from pipeline.store.reader import LogitStore
 
 # A replayed divergence beyond this, or ten times what the codec costs, is not rounding.
 REPLAY_KL = 1e-3
@@ -58,29 +58,24 @@ def verify(path: Path) -> Audit:
         IncompleteStoreError: there is no manifest.
         CorruptStoreError: the manifest itself was changed.
     """
-    manifest = Manifest.read(path)
-    bad, known = [], {MANIFEST}
-    for name, digest in manifest.metadata.items():
-        known.add(name)
-        file = path / name
-        if not file.exists():
-            bad.append(f"{name} is missing")
-        elif file_digest(file) != digest:
-            bad.append(f"{name} has other bytes than were written")
-    shards = track(manifest.shards, "verify", total=len(manifest.shards), unit="shard")
-    for shard in shards:
-        known.update(str(manifest.layout.shard_file(shard, a)) for a in manifest.layout.arrays())
-        bad.extend(broken_files(path, manifest, shard))
-    found = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
-    bad.extend(f"{name} does not belong to the store" for name in sorted(found - known))
-    bad.extend(_undecodable(path, manifest) if not bad else [])
+    location = Location(path)
+    manifest = Manifest.read(location)
+    bad = [str(fault) for fault in find_faults(location, manifest)]
+    known = {MANIFEST, *manifest.metadata, *manifest.shard_files()}
+    bad.extend(f"{name} does not belong to the store" for name in sorted(files_in(path) - known))
+    bad.extend(_undecodable(location, manifest) if not bad else [])
     return Audit(ok=not bad, checked=len(known), bad=bad)
 
 
-def _undecodable(path: Path, manifest: Manifest) -> list[str]:
+def files_in(path: Path) -> set[str]:
+    """Return the names of all files in a folder, relative to it."""
+    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+
+
+def _undecodable(location: Location, manifest: Manifest) -> list[str]:
     """Decode everything once: digests alone would accept what was written wrongly."""
     problems = []
-    store = LogitStore(path, manifest)
+    store = LogitStore(location, manifest)
     for name, section in store.sections.items():
         for view in range(section.n_views):
             try:
@@ -98,7 +93,7 @@ def replay(path: Path, bench: Bench, teacher: Teacher, count: int, seed: int = 0
 
     Args:
         path: a store that `verify` found good.
-        bench: the data that it was made from, and the device.
+        bench: the data that it was made from, or some of it, and the device.
         teacher: the one that made it.
         count: pairs.
         seed: of their choice.

@@ -55,6 +55,11 @@ def named_arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     return spec_digest({name: array_digest(array) for name, array in arrays.items()})
 
 
+def bytes_digest(content: bytes) -> str:
+    """Return the SHA-256 (hex) of bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 (hex) of a file's bytes."""
     state = hashlib.sha256()

@@ -58,6 +58,18 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def parse_object(content: bytes) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
+
+    Raises:
+        ValueError: it is not JSON, or another kind of value.
+    """
+    value = json.loads(content)
+    if not isinstance(value, dict):
+        raise ValueError(f"holds a {type(value).__name__}, expected an object")
+    return value
+
+
 def sync_file(path: Path) -> None:
     """Wait until a file's bytes are on the disk."""
     _sync(path, os.O_RDONLY)

@@ -37,7 +37,9 @@ class ReplayDataset(Dataset[tuple[Tensor, int, Tensor]]):
         prepared = data if isinstance(data, PreparedData) else PreparedData.open(Path(data))
         self._images = prepared.train
         self._rows = torch.from_numpy(self._store.rows_of(self._images))
-        eyes = preprocessing or Preprocessing.from_dict(self._store.manifest.teacher["preprocessing"])
+        eyes = preprocessing or Preprocessing.from_dict(
+            self._store.manifest.header.teacher["preprocessing"]
+        )
         self._feed = Feed(self._images, self._store.view_spec, eyes, device=torch.device("cpu"))
         self.n_views = self._store.n_views
         self.set_view(0)

@@ -8,11 +8,14 @@ import click
 import torch
 
 from pipeline.bench import Bench
-from pipeline.caching import DumpPlan, cache_logits
+from pipeline.caching.dump import cache_logits
 from pipeline.data.packed import PreparedData
+from pipeline.store.manifest import Manifest
+from pipeline.store.slices import WHOLE, Slice
 from stages import layout
-from stages.options import reads_params, runs_on_device
+from stages.options import SliceType, reads_params, runs_on_device
 from stages.params import Params
+from stages.ranks import rank_slice
 from stages.teachers import load_teacher
 
 
@@ -24,32 +27,44 @@ from stages.teachers import load_teacher
     default=None,
     help="The store's folder.  [default: data/logits/DUMP.zarr]",
 )
+@click.option(
+    "--shards",
+    "part",
+    type=SliceType(),
+    default=None,
+    help="Make part I of N of the shards, I from 0 or from 1 (0 and N are the same part); when all are "
+    "made, run the command without it to complete the store.",
+)
 @runs_on_device
 @reads_params
-def command(params: Params, dump: str, out: Path | None, device: torch.device, workers: int) -> None:
+def command(
+    params: Params, dump: str, out: Path | None, part: Slice | None, device: torch.device, workers: int
+) -> None:
     """Run the teacher of DUMP once over all views and keep its logits in a Zarr store.
 
-    An interrupted dump goes on where it stopped; a complete one is left as it is.
+    An interrupted dump goes on where it stopped; a complete one is left as it is; views and images that
+    were added are made, and nothing twice. Under torchrun each rank makes its part.
     """
     spec = params.dump(dump)
     bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
-    plan = DumpPlan(
-        views=spec.views.spec(),
-        view_count=spec.views.count,
-        codec=spec.codec,
-        batch_size=spec.batch_size,
-        shard_rows=spec.shard_rows,
-        allow_poor_teacher=spec.allow_poor_teacher,
-    )
     teacher = load_teacher(spec.teacher, spec.precision, device)
-    manifest = cache_logits(bench, teacher, plan, out or layout.store(dump))
+    path = out or layout.store(dump)
+    mine = rank_slice(part or WHOLE)
+    manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
+    if manifest is not None:
+        _say(dump, manifest)
+
+
+def _say(dump: str, manifest: Manifest) -> None:
     figures = manifest.fidelity().summary()
     for name, cached in manifest.teacher_top1["cached"].items():
         direct = manifest.teacher_top1["direct"][name]
         if cached is not None and direct is not None:
             click.echo(f"{dump}: teacher top-1 on {name} {direct:.4f} direct, {cached:.4f} from the cache")
+    views = manifest.layout.sections["train"].n_views
     click.echo(
-        f"{dump}: {plan.view_count} views, {sum(r.bytes for r in manifest.shards.values()):,} bytes, "
-        f"KL(teacher || cached) {figures['kl_t1_mean']:.1e} at T = 1, "
-        f"{figures['kl_t4_mean']:.1e} at T = 4, top-1 agreement {figures['top1_agreement']:.4f}"
+        f"{dump}: {views} views, {manifest.size_bytes:,} bytes, {manifest.layout.codec}: "
+        f"KL(teacher || cached) {figures['kl_t1_mean']:.1e} at T = 1 (99th percentile "
+        f"{figures['kl_t1_p99']:.1e}), {figures['kl_t4_mean']:.1e} at T = 4 "
+        f"({manifest.fidelity().kl_t4_p99:.1e}), top-1 agreement {figures['top1_agreement']:.4f}"
     )

@@ -16,12 +16,13 @@ from types import FrameType
 import click
 
 from pipeline.errors import PipelineError
-from stages.parent import die_with_dvc
+from stages.parent import die_with_parent
 
 COMMANDS = {
     "prepare": "Import and pack the dataset, fix the splits.",
     "train-teacher": "Train or fine-tune a teacher, or evaluate pretrained weights.",
     "cache-logits": "Run a teacher once over all views and keep its logits.",
+    "plan": "Say what a dump will cost, before it runs.",
     "train-student": "Train a student, from a dump or as a baseline.",
     "report": "Compare everything that was trained.",
     "inspect": "Say what a store of logits holds.",
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _terminate)
-    die_with_dvc()
+    die_with_parent()
     try:
         # A command returns nothing; click turns an Exit raised in it into a status here.
         status = cli.main(given, standalone_mode=False)

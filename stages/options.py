@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,24 @@ from typing import Any
 import click
 
 from stages.memory import keep_freed_memory
+from stages.ranks import local_device
 
 Command = Callable[..., Any]
+
+
+class SliceType(click.ParamType[Any]):
+    """I/N: one of N equal parts, counted from 0 or from 1."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the slice that a text names."""
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(value))
+        if match is None or not int(match[2]) > 0 or int(match[1]) > int(match[2]):
+            self.fail(f"{value!r}; expected I/N with I from 0 to N - 1, or from 1 to N", param, context)
+        from pipeline.store.slices import Slice
+
+        return Slice(int(match[1]) % int(match[2]), int(match[2]))
 
 
 def reads_params(command: Command) -> Command:
@@ -61,7 +78,7 @@ def runs_on_device(command: Command) -> Command:
         "--device",
         default="auto",
         show_default=True,
-        help="cpu, cuda, cuda:N, or auto: cuda where there is one.",
+        help="cpu, cuda, cuda:N, or auto: cuda where there is one, under torchrun each rank's own.",
     )
     @click.option(
         "--workers",
@@ -73,7 +90,8 @@ def runs_on_device(command: Command) -> Command:
     def wrapped(device: str, workers: int | None, **arguments: Any) -> Any:
         import torch
 
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        available = local_device() if torch.cuda.is_available() else "cpu"
+        name = available if device == "auto" else device
         try:
             chosen = torch.device(name)
             torch.empty(0, device=chosen)

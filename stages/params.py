@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 import yaml
 
-from pipeline.codecs import find_codec
+from pipeline.caching.spec import DumpSpec
+from pipeline.codecs.spec import CodecSpec
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses import LOSSES, make_loss
 from pipeline.training.run import Start
@@ -19,8 +20,6 @@ from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
 from stages import layout
 
 T = TypeVar("T")
-# Stands for the number of classes where it is not known yet.
-_MANY_CLASSES = 1 << 24
 Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 32)]
 
 
@@ -128,7 +127,10 @@ class DumpParams:
     Args:
         teacher: whose logits.
         views: which views of each training image, and how many.
-        codec: how logits are kept: fp16, affine8, affine6, affine4 or topk-K.
+        codec: how logits are kept: fp16, affine8, affine6, affine4, topk-K, features, or auto for the
+            smallest of them that keeps the budget.
+        max_kl: the budget: mean KL(teacher || cached) in nats that the codec may cost at temperatures 1
+            and 4, measured before the dump; None is 1e-3 for auto and features, no limit for others.
         precision: of the teacher's forward pass: "fp32", or "bf16" autocast.
         batch_size: images a forward pass.
         shard_rows: samples a shard; None suits it to the dataset.
@@ -139,6 +141,7 @@ class DumpParams:
     teacher: str
     views: DumpViews
     codec: str = "affine8"
+    max_kl: float | None = None
     precision: Precision = "fp32"
     batch_size: int = 256
     shard_rows: int | None = None
@@ -149,7 +152,22 @@ class DumpParams:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.shard_rows is not None and self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows}; expected at least 1")
-        find_codec(self.codec, _MANY_CLASSES)
+        self.codec_spec()
+
+    def dump_spec(self) -> DumpSpec:
+        """Return what to dump."""
+        return DumpSpec(
+            views=self.views.spec(),
+            view_count=self.views.count,
+            codec=self.codec_spec(),
+            batch_size=self.batch_size,
+            shard_rows=self.shard_rows,
+            allow_poor_teacher=self.allow_poor_teacher,
+        )
+
+    def codec_spec(self) -> CodecSpec:
+        """Return what is asked of the codec."""
+        return CodecSpec(name=self.codec, max_kl=self.max_kl)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

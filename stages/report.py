@@ -59,7 +59,7 @@ def _collect(sweep: SweepParams, stores: dict[str, LogitStore]) -> Report:
     note(f"reading {len(plans)} runs")
     runs = [read_run(layout.RUNS / layout.run_name(p.dump, p.student, p.recipe, p.seed), p) for p in plans]
     dumps = {
-        name: dump_figures(store.summary(), store.manifest.teacher["name"])
+        name: dump_figures(store.summary(), store.manifest.header.teacher["name"])
         for name, store in stores.items()
     }
     teachers = {
@@ -75,7 +75,7 @@ def _examples(name: str, store: LogitStore, data: PreparedData) -> list[Example]
     """Render a few samples as the teacher saw them; one view of logits in memory at a time."""
     note(f"rendering examples of {name}")
     rows = spread_rows(data.train.labels, EXAMPLES)
-    eyes = Preprocessing.from_dict(store.manifest.teacher["preprocessing"])
+    eyes = Preprocessing.from_dict(store.manifest.header.teacher["preprocessing"])
     feed = Feed(data.train, store.view_spec, eyes, device=torch.device("cpu"))
     places = torch.from_numpy(store.rows_of(data.train)[rows])
     views = range(min(EXAMPLE_VIEWS, store.n_views))

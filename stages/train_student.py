@@ -96,7 +96,7 @@ def _require_dump_fits(name: str, recipe: RecipeParams, dump: str | None) -> Non
 def _open(params: Params, dump: str) -> LogitStore:
     """Open a dump's store, which must be what params.yaml asks for now."""
     spec, store = params.dump(dump), LogitStore.open(layout.store(dump))
-    store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec)
+    store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec_spec())
     # A machine that only trains students may not have the teacher: there is nothing to compare there.
     if layout.teacher_checkpoint(spec.teacher).exists():
         store.require_teacher(load_teacher(spec.teacher, spec.precision, torch.device("cpu")))
@@ -104,4 +104,6 @@ def _open(params: Params, dump: str) -> LogitStore:
 
 
 def _identity(store: LogitStore | None) -> dict[str, Any] | None:
-    return None if store is None else {**store.manifest.fingerprint.to_dict(), "count": store.n_views}
+    return (
+        None if store is None else {**store.manifest.header.fingerprint.to_dict(), "count": store.n_views}
+    )

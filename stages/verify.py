@@ -11,9 +11,12 @@ import torch
 
 from pipeline.audit import Audit, replay, verify
 from pipeline.bench import Bench
+from pipeline.caching.repair import repair
 from pipeline.data.packed import PreparedData
 from pipeline.errors import StoreError
-from pipeline.store.manifest import Manifest
+from pipeline.models.teacher import Teacher
+from pipeline.store.header import Header
+from pipeline.store.location import Location
 from stages import layout
 from stages.options import debuggable, runs_on_device
 from stages.teachers import load_teacher
@@ -29,14 +32,24 @@ from stages.teachers import load_teacher
     show_default=True,
     help="Run the teacher again on this many random (view, sample) pairs.",
 )
+@click.option("--repair", "mend", is_flag=True, help="Make again what is bad, and check once more.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @runs_on_device
 @debuggable
-def command(store: Path, pairs: int, as_json: bool, device: torch.device, workers: int) -> None:
+def command(store: Path, pairs: int, mend: bool, as_json: bool, device: torch.device, workers: int) -> None:
     """Check every byte of STORE against its manifest; exit 1 when something is wrong.
 
-    With --replay, the teacher of models/teachers looks again at images of data/prepared.
+    With --replay or --repair, the teacher of models/teachers looks again at images of data/prepared.
     """
+
+    def bench_and_teacher() -> tuple[Bench, Teacher]:
+        made_by = Header.read(Location(store)).teacher
+        bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
+        return bench, load_teacher(made_by["name"], made_by["precision"], device)
+
+    if mend:
+        for line in repair(store, *bench_and_teacher()):
+            click.echo(f"made again: {line}", err=True)
     try:
         audit = verify(store)
     except StoreError as error:
@@ -44,14 +57,8 @@ def command(store: Path, pairs: int, as_json: bool, device: torch.device, worker
             raise
         audit = Audit(ok=False, checked=0, bad=[str(error)])
     if audit.ok and pairs:
-        teacher = Manifest.read(store).teacher
-        replayed = replay(
-            store,
-            Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers),
-            load_teacher(teacher["name"], teacher["precision"], device),
-            pairs,
-        )
-        audit = replace(replayed, checked=audit.checked)
+        bench, teacher = bench_and_teacher()
+        audit = replace(replay(store, bench, teacher, pairs), checked=audit.checked)
     if as_json:
         click.echo(json.dumps(audit.to_dict(), indent=1))
     else:

@@ -18,11 +18,12 @@ NAMES = [
 OPTIONS = {
     "prepare": {"--params", "--set", "--workers"},
     "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers"},
-    "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--out"},
+    "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--out", "--shards"},
+    "plan": {"DUMP", "--params", "--set", "--device", "--workers", "--out", "--json"},
     "train-student": {"STUDENT", "RECIPE", "SEED", "--dump", "--params", "--set", "--device", "--workers"},
     "report": {"--params", "--set"},
     "inspect": {"STORE", "--json"},
-    "verify": {"STORE", "--replay", "--json", "--device", "--workers"},
+    "verify": {"STORE", "--replay", "--repair", "--json", "--device", "--workers"},
 }
 
 

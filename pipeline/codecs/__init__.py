@@ -2,7 +2,8 @@
 
 A codec is a pair of functions and the arrays that it declares. Logits matter up to a constant a row,
 so every codec keeps them relative to the row's maximum: decoded rows have the maximum 0. Adding one is
-one function and one line in `_PLAIN` or, where its name ends in a number as in `topk-50`, in `_NUMBERED`.
+one function and one line in `_PLAIN`; in `_NUMBERED`, where its name ends in a number as in `topk-50`;
+in `_FITTED`, where it is made from arrays that the store keeps once.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 
+from torch import Tensor
+
 from pipeline.codecs.affine import affine
-from pipeline.codecs.codec import ArraySpec, Codec
+from pipeline.codecs.codec import ArraySpec, Codec, TeacherOutput
+from pipeline.codecs.features import features
 from pipeline.codecs.fp16 import fp16
 from pipeline.codecs.topk import topk
+from pipeline.digests import named_arrays_digest
 from pipeline.errors import ConfigError, did_you_mean
 
-__all__ = ["CODECS", "ArraySpec", "Codec", "find_codec"]
+__all__ = ["CODECS", "ArraySpec", "Codec", "TeacherOutput", "codec_fingerprint", "find_codec"]
 
 # name -> from the number of classes to the codec
 _PLAIN: Mapping[str, Callable[[int], Codec]] = {
@@ -28,24 +33,37 @@ _PLAIN: Mapping[str, Callable[[int], Codec]] = {
 }
 # name -> from the number behind it and the number of classes to the codec
 _NUMBERED: Mapping[str, Callable[[int, int], Codec]] = {"topk": topk}
-CODECS = (*_PLAIN, *(f"{name}-K" for name in _NUMBERED))
+# name -> from what the store keeps once to the codec
+_FITTED: Mapping[str, Callable[[Mapping[str, Tensor]], Codec]] = {"features": features}
+CODECS = (*_PLAIN, *(f"{name}-K" for name in _NUMBERED), *_FITTED)
 
 
-def find_codec(name: str, n_classes: int) -> Codec:
+def find_codec(name: str, n_classes: int, state: Mapping[str, Tensor] | None = None) -> Codec:
     """Return a codec by its name.
 
     Args:
         name: one of `CODECS`, with a number for K.
         n_classes: C.
+        state: what a store of a fitted codec keeps once.
 
     Raises:
         ConfigError: there is none of this name, or it cannot keep this many classes.
     """
     if name in _PLAIN:
         return _PLAIN[name](n_classes)
+    if name in _FITTED:
+        return _FITTED[name](state or {})
     numbered = re.fullmatch(r"([a-z]+)-(\d{1,6})", name)
     if numbered is None or numbered[1] not in _NUMBERED:
         raise ConfigError(
             f"codec is {name!r}; expected one of {', '.join(CODECS)}{did_you_mean(name, CODECS)}"
         )
     return _NUMBERED[numbered[1]](int(numbered[2]), n_classes)
+
+
+def codec_fingerprint(codec: Codec) -> str:
+    """Return what identifies a codec's arrays: name, version, and a digest of its state."""
+    name = f"{codec.name}.{codec.version}"
+    if not codec.state:
+        return name
+    return f"{name}.{named_arrays_digest({k: v.cpu().numpy() for k, v in codec.state.items()})}"

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pipeline.codecs.codec import Arrays, ArraySpec, Codec, relative
+from pipeline.codecs.codec import Arrays, ArraySpec, Codec, TeacherOutput, relative
 from pipeline.codecs.grid import from_grid, to_grid
 from pipeline.codecs.packing import pack, unpack
 
@@ -25,8 +25,8 @@ def affine(bits: int, n_classes: int) -> Codec:
     top = 2**bits - 1
     paired = bits == 4
 
-    def encode(logits_BC: Tensor) -> Arrays:
-        codes, scale = to_grid(relative(logits_BC), top)
+    def encode(output: TeacherOutput) -> Arrays:
+        codes, scale = to_grid(relative(output.logits), top)
         return {"codes": pack(codes, 16) if paired else codes, "scale": scale}
 
     def decode(arrays: Mapping[str, Tensor]) -> Tensor:

@@ -1,13 +1,48 @@
-"""What a codec is."""
+"""What a codec is, and what it is given."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from pipeline.errors import ModelError
+
 Arrays = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherOutput:
+    """What a teacher says of a batch.
+
+    Args:
+        logits: (B, C) float32.
+        features: (B, D) float32, the input of its last linear layer; None where it has none.
+    """
+
+    logits: Tensor
+    features: Tensor | None = None
+
+    def require_features(self) -> Tensor:
+        """Return the features.
+
+        Raises:
+            ModelError: the teacher gives none.
+        """
+        if self.features is None:
+            raise ModelError(
+                "codec features: the teacher's logits do not come straight from a linear layer; expected "
+                "one as its last; use codec: auto or affine6"
+            )
+        return self.features
+
+    def __getitem__(self, rows: slice) -> TeacherOutput:
+        """Return some rows."""
+        return TeacherOutput(self.logits[rows], None if self.features is None else self.features[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,33 +52,57 @@ class ArraySpec:
     Args:
         dtype: numpy's name of it.
         shape: of one sample; () for a number a sample.
+        column_major: bytes of a chunk lie column by column, not sample by sample: columns that are
+            alike compress better side by side.
+        level: Zstandard's, 1 to 22.
     """
 
     dtype: str
     shape: tuple[int, ...]
+    column_major: bool = False
+    level: int = 1
+
+    @property
+    def bytes(self) -> int:
+        """Size of one sample before compression."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {**asdict(self), "shape": list(self.shape)}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> ArraySpec:
+        """Return what `to_dict` described."""
+        return cls(**{**value, "shape": tuple(value["shape"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """A pair of functions between the logits of C classes and arrays.
+    """A pair of functions between a teacher's output for C classes and arrays.
 
     Args:
         name: in `params.yaml` and in the store.
-        version: raised when the same logits would give other arrays; part of the fingerprint.
-        arrays: those that a store of this codec has.
-        encode: (B, C) float32 logits to arrays of B rows, on the logits' device.
+        version: raised when the same output would give other arrays; part of the fingerprint.
+        arrays: those that a store of this codec has a row a sample of.
+        encode: a batch of B rows to arrays of B rows, on the batch's device.
         decode: arrays of B rows to (B, C) float32 logits whose row maximum is 0.
+        state: arrays that a store keeps once, from which `find_codec` makes this codec again.
+        kept: number of classes whose logits are kept; None for all.
     """
 
     name: str
     version: int
     arrays: Mapping[str, ArraySpec]
-    encode: Callable[[Tensor], Arrays]
+    encode: Callable[[TeacherOutput], Arrays]
     decode: Callable[[Mapping[str, Tensor]], Tensor]
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: int | None = None
 
-    def fingerprint(self) -> str:
-        """Return what identifies the codec's arrays."""
-        return f"{self.name}.{self.version}"
+    @property
+    def bytes(self) -> int:
+        """Size of one sample before compression."""
+        return sum(spec.bytes for spec in self.arrays.values())
 
 
 def relative(logits_BC: Tensor) -> Tensor:

@@ -29,54 +29,62 @@ class Fidelity:
         samples: how many.
         kl_t1, kl_t4: sums of KL(teacher || decoded) at temperatures 1 and 4, in nats.
         same_top1: samples whose first class survived.
-        histogram: bin of KL at temperature 1 -> samples.
+        histogram_t1, histogram_t4: bin of KL -> samples.
     """
 
     samples: int = 0
     kl_t1: float = 0.0
     kl_t4: float = 0.0
     same_top1: int = 0
-    histogram: Mapping[int, int] = field(default_factory=dict)
+    histogram_t1: Mapping[int, int] = field(default_factory=dict)
+    histogram_t4: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def measure(cls, logits_BC: Tensor, decoded_BC: Tensor) -> Fidelity:
         """Compare a block's logits with what decoding gives; in float64."""
         teacher, decoded = logits_BC.double(), decoded_BC.double()
         kl_t1, kl_t4 = (_divergence(teacher / t, decoded / t) for t in (1.0, 4.0))
-        bins = torch.floor(torch.log2(kl_t1.clamp(min=_LOWEST_KL)) * _BINS_AN_OCTAVE)
         same = teacher.argmax(1) == decoded.argmax(1)
         return cls(
             samples=len(teacher),
             kl_t1=float(kl_t1.sum()),
             kl_t4=float(kl_t4.sum()),
             same_top1=int(same.sum()),
-            histogram=dict(sorted(Counter(bins.long().tolist()).items())),
+            histogram_t1=_histogram(kl_t1),
+            histogram_t4=_histogram(kl_t4),
         )
 
     @classmethod
     def total(cls, parts: Iterable[Fidelity]) -> Fidelity:
         """Add blocks up, in the given order."""
         parts = list(parts)
-        counts: Counter[int] = Counter()
-        for part in parts:
-            counts.update(part.histogram)
         return cls(
             samples=sum(part.samples for part in parts),
             kl_t1=math.fsum(part.kl_t1 for part in parts),
             kl_t4=math.fsum(part.kl_t4 for part in parts),
             same_top1=sum(part.same_top1 for part in parts),
-            histogram=dict(sorted(counts.items())),
+            histogram_t1=_sum(part.histogram_t1 for part in parts),
+            histogram_t4=_sum(part.histogram_t4 for part in parts),
         )
 
     def summary(self) -> dict[str, float]:
-        """Return the figures that `pipeline inspect` prints."""
+        """Return the figures that `pipeline inspect --json` prints."""
         count = max(1, self.samples)
         return {
             "kl_t1_mean": self.kl_t1 / count,
-            "kl_t1_p99": self._percentile(0.99),
+            "kl_t1_p99": _percentile(self.histogram_t1, 0.99),
             "kl_t4_mean": self.kl_t4 / count,
             "top1_agreement": self.same_top1 / count,
         }
+
+    @property
+    def kl_t4_p99(self) -> float:
+        """The 99th percentile of KL at temperature 4, in nats."""
+        return _percentile(self.histogram_t4, 0.99)
+
+    def within(self, max_kl: float) -> bool:
+        """Whether the mean KL at both temperatures is at most this."""
+        return max(self.kl_t1, self.kl_t4) <= max_kl * self.samples
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sums as plain values."""
@@ -85,22 +93,39 @@ class Fidelity:
             "kl_t1": self.kl_t1,
             "kl_t4": self.kl_t4,
             "same_top1": self.same_top1,
-            "histogram": {str(bin_): count for bin_, count in self.histogram.items()},
+            "histogram_t1": {str(bin_): count for bin_, count in self.histogram_t1.items()},
+            "histogram_t4": {str(bin_): count for bin_, count in self.histogram_t4.items()},
         }
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Fidelity:
         """Return the sums that `to_dict` described."""
-        histogram = {int(bin_): count for bin_, count in value["histogram"].items()}
-        return cls(**{**value, "histogram": histogram})
+        histograms = {
+            key: {int(bin_): count for bin_, count in value[key].items()}
+            for key in ("histogram_t1", "histogram_t4")
+        }
+        return cls(**{**value, **histograms})
 
-    def _percentile(self, share: float) -> float:
-        seen = 0
-        for bin_, count in self.histogram.items():
-            seen += count
-            if seen >= share * self.samples:
-                return float(2.0 ** ((bin_ + 1) / _BINS_AN_OCTAVE))
-        return 0.0
+
+def _histogram(kl_B: Tensor) -> dict[int, int]:
+    bins = torch.floor(torch.log2(kl_B.clamp(min=_LOWEST_KL)) * _BINS_AN_OCTAVE)
+    return dict(sorted(Counter(bins.long().tolist()).items()))
+
+
+def _sum(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:
+    counts: Counter[int] = Counter()
+    for histogram in histograms:
+        counts.update(histogram)
+    return dict(sorted(counts.items()))
+
+
+def _percentile(histogram: Mapping[int, int], share: float) -> float:
+    seen, samples = 0, sum(histogram.values())
+    for bin_, count in histogram.items():
+        seen += count
+        if seen >= share * samples:
+            return float(2.0 ** ((bin_ + 1) / _BINS_AN_OCTAVE))
+    return 0.0
 
 
 def _divergence(teacher: Tensor, decoded: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.codecs.codec import Arrays, ArraySpec, Codec, relative
+from pipeline.codecs.codec import Arrays, ArraySpec, Codec, TeacherOutput, relative
 
 _LOWEST = torch.finfo(torch.float16).min
 
@@ -27,8 +27,8 @@ def fp16(n_classes: int) -> Codec:
     )
 
 
-def _encode(logits_BC: Tensor) -> Arrays:
-    return {"logits": relative(logits_BC).clamp(min=_LOWEST).to(torch.float16)}
+def _encode(output: TeacherOutput) -> Arrays:
+    return {"logits": relative(output.logits).clamp(min=_LOWEST).to(torch.float16)}
 
 
 def _decode(arrays: Mapping[str, Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.codecs.codec import Arrays, ArraySpec, Codec, relative
+from pipeline.codecs.codec import Arrays, ArraySpec, Codec, TeacherOutput, relative
 from pipeline.codecs.grid import from_grid, to_grid
 from pipeline.errors import ConfigError
 
@@ -38,8 +38,8 @@ def topk(kept: int, n_classes: int) -> Codec:
         )
     planes = max(1, math.ceil(math.log2(n_classes) / 8))
 
-    def encode(logits_BC: Tensor) -> Arrays:
-        logits = relative(logits_BC)
+    def encode(output: TeacherOutput) -> Arrays:
+        logits = relative(output.logits)
         index = logits.topk(kept, 1).indices.sort(1).values
         codes, scale = to_grid(logits.gather(1, index), _TOP)
         gaps = torch.diff(index, dim=1, prepend=torch.full_like(index[:, :1], -1)) - 1
@@ -69,6 +69,7 @@ def topk(kept: int, n_classes: int) -> Codec:
         },
         encode=encode,
         decode=decode,
+        kept=kept,
     )
 
 

@@ -7,7 +7,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from pipeline.codecs import TeacherOutput
 from pipeline.data.packed import PreparedData
 from pipeline.digests import spec_digest
 from pipeline.errors import ModelError
@@ -38,11 +40,42 @@ class Teacher:
         )
 
     @torch.inference_mode()
+    def output(self, images: Tensor) -> TeacherOutput:
+        """Map a batch (B, channels, S, S) to logits, and the features that they are made of.
+
+        The last linear layer runs in float32 also under autocast: bfloat16 keeps 8 bits of a logit.
+        """
+        inputs: list[Tensor] = []
+        outputs: list[Tensor] = []
+
+        def run_head(head: nn.Module, given: tuple[Tensor, ...], _: Tensor) -> Tensor:
+            inputs.append(given[0].float())
+            with torch.autocast(images.device.type, enabled=False):
+                outputs.append(F.linear(inputs[-1], head.weight, head.bias))  # type: ignore[arg-type]
+            return outputs[-1]
+
+        head = self.head
+        hook = None if head is None else head.register_forward_hook(run_head)
+        try:
+            with torch.autocast(images.device.type, torch.bfloat16, self.precision == "bf16"):
+                logits: Tensor = self.network(images)
+        finally:
+            if hook is not None:
+                hook.remove()
+        # The very tensor that the layer gave: nothing came after it.
+        straight = len(outputs) == 1 and outputs[0].ndim == 2 and logits.data_ptr() == outputs[0].data_ptr()
+        return TeacherOutput(logits.float(), inputs[0] if straight else None)
+
     def logits(self, images: Tensor) -> Tensor:
         """Map a batch (B, channels, S, S) to float32 logits (B, C)."""
-        with torch.autocast(images.device.type, torch.bfloat16, self.precision == "bf16"):
-            logits: Tensor = self.network(images)
-        return logits.float()
+        return self.output(images).logits
+
+    @property
+    def head(self) -> nn.Linear | None:
+        """The last linear layer of as many outputs as there are classes, if there is one."""
+        layers = [m for m in self.network.modules() if isinstance(m, nn.Linear)]
+        fitting = [layer for layer in layers if layer.out_features == len(self.card.classes)]
+        return fitting[-1] if fitting else None
 
 
 def require_same_classes(name: str, card: ModelCard, data: PreparedData) -> None:

@@ -1,9 +1,14 @@
-"""One writer at a time: a lock beside the store, released by the kernel when its holder dies."""
+"""One writer a slice: locks beside the store, released by the kernel when their holder dies.
+
+`gate` is held while the store's form is looked at or changed, a slice's lock while its shards are
+written. Slices that overlap, however they were cut, exclude each other.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,36 +16,92 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.errors import LockedError
+from pipeline.store.slices import WHOLE, Slice
 
 WAIT_SECONDS = 20.0
+# Another rank may run the pilot and the held-out images while this one waits at the gate.
+PREPARATION_SECONDS = 1800.0
+_POLL_SECONDS = 0.2
+_GATE = "gate"
 
 
 @contextmanager
-def writer_lock(store: Path, wait_seconds: float | None = None) -> Iterator[None]:
-    """Hold a store for writing.
+def gate(store: Path, wait_seconds: float) -> Iterator[None]:
+    """Be the only one to look at or change a store's form.
 
     Args:
-        store: the store's folder; the lock and its holder's name are files beside it.
-        wait_seconds: how long to wait for another holder; None for `WAIT_SECONDS`.
+        store: the store's folder; locks and their holders' names are in a folder beside it.
+        wait_seconds: how long to wait for another holder.
 
     Raises:
         LockedError: another process holds it still.
     """
-    wait_seconds = WAIT_SECONDS if wait_seconds is None else wait_seconds
-    store.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(store.with_name(f"{store.name}.lock"))
-    holder = store.with_name(f"{store.name}.holder")
+    lock = FileLock(_folder(store) / f"{_GATE}.lock")
     try:
         lock.acquire(timeout=wait_seconds)
     except Timeout:
-        who = holder.read_text() if holder.exists() else "another process"
-        raise LockedError(
-            f"{store} is being written by {who} and was not released in {wait_seconds:g} s; expected one "
-            "writer at a time; wait for it, or end it and run the command again"
-        ) from None
+        raise _locked(store, [_GATE], wait_seconds) from None
+    with _named(store, _GATE, lock):
+        yield
+
+
+@contextmanager
+def writing(store: Path, part: Slice, wait_seconds: float) -> Iterator[None]:
+    """Hold a slice of a store for writing; to be entered at the gate.
+
+    Raises:
+        LockedError: another process holds a slice that overlaps it still.
+    """
+    deadline = time.monotonic() + wait_seconds
+    while held := writers(store, part):
+        if time.monotonic() > deadline:
+            raise _locked(store, held, wait_seconds)
+        time.sleep(_POLL_SECONDS)
+    lock = FileLock(_folder(store) / f"{part}.lock")
+    lock.acquire(timeout=wait_seconds)
+    with _named(store, str(part), lock):
+        yield
+
+
+def writers(store: Path, part: Slice = WHOLE) -> list[str]:
+    """Return the slices that are being written and overlap one; to be called at the gate."""
+    files = [file for file in _folder(store).glob("*-of-*.lock") if Slice.parse(file.stem).overlaps(part)]
+    return [file.stem for file in sorted(files) if _is_held(file)]
+
+
+def _is_held(file: Path) -> bool:
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+@contextmanager
+def _named(store: Path, name: str, lock: FileLock) -> Iterator[None]:
+    """Say who holds a lock, and release it in the end."""
+    holder = _folder(store) / f"{name}.holder"
     try:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _folder(store: Path) -> Path:
+    folder = store.with_name(f"{store.name}.locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _locked(store: Path, names: list[str], wait_seconds: float) -> LockedError:
+    holder = _folder(store) / f"{names[0]}.holder"
+    who = holder.read_text() if holder.exists() else "another process"
+    part = "" if names[0] in (_GATE, str(WHOLE)) else f" (slice {names[0]})"
+    return LockedError(
+        f"{store} is being written by {who}{part} and was not released in {wait_seconds:g} s; expected one "
+        "writer at a time; wait for it, or end it and run the command again"
+    )

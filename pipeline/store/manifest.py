@@ -7,76 +7,18 @@ manifest. Students depend on this one file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.digests import spec_digest
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError
-from pipeline.files import read_json, write_json
-from pipeline.store.layout import MANIFEST, RECORDS, SCHEMA, Layout, ShardId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fingerprint:
-    """Digests of everything that decides a store's content.
-
-    Args:
-        dataset: keys and contents of the samples of all splits.
-        teacher: weights, preprocessing and precision.
-        views: the view spec without the number of views.
-        codec: name and version.
-    """
-
-    dataset: str
-    teacher: str
-    views: str
-    codec: str
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the digests as plain values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardRecord:
-    """What is known of one finished shard.
-
-    Args:
-        rows: samples in it.
-        files: array -> (bytes, SHA-256 in hex) of its file.
-        fidelity: what the codec cost here.
-        labelled, correct: labelled samples, and those whose label the teacher's own logits put first.
-    """
-
-    rows: int
-    files: Mapping[str, tuple[int, str]]
-    fidelity: Fidelity
-    labelled: int
-    correct: int
-
-    @property
-    def bytes(self) -> int:
-        """Size of the shard's files."""
-        return sum(size for size, _ in self.files.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain values."""
-        return {
-            "rows": self.rows,
-            "files": {array: [size, digest] for array, (size, digest) in self.files.items()},
-            "fidelity": self.fidelity.to_dict(),
-            "labelled": self.labelled,
-            "correct": self.correct,
-        }
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> ShardRecord:
-        """Return the record that `to_dict` described."""
-        files = {array: (size, digest) for array, (size, digest) in value["files"].items()}
-        fidelity = Fidelity.from_dict(value["fidelity"])
-        return cls(**{**value, "files": files, "fidelity": fidelity})
+from pipeline.digests import bytes_digest, spec_digest
+from pipeline.errors import CorruptStoreError, IncompleteStoreError
+from pipeline.files import parse_object, write_json
+from pipeline.store.header import RESTORE, Header
+from pipeline.store.layout import MANIFEST, Layout, ShardId
+from pipeline.store.location import Location
+from pipeline.store.records import ShardRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,22 +26,26 @@ class Manifest:
     """Everything about a complete store.
 
     Args:
-        layout: how it is cut.
-        fingerprint: what it was made from.
-        teacher: name, card and precision of the teacher.
-        views: canonical form of the view spec.
+        header: what it holds and what it is made from.
         shards: a record for every shard.
-        metadata: SHA-256 (hex) of every zarr.json and index file, by path in the store.
+        metadata: SHA-256 (hex) of every other file, by its name in the store.
         teacher_top1: {"direct": ..., "cached": ...}, each {section: accuracy or None}.
     """
 
-    layout: Layout
-    fingerprint: Fingerprint
-    teacher: dict[str, Any]
-    views: dict[str, Any]
+    header: Header
     shards: Mapping[ShardId, ShardRecord]
     metadata: Mapping[str, str]
     teacher_top1: dict[str, dict[str, float | None]]
+
+    @property
+    def layout(self) -> Layout:
+        """How the store is cut."""
+        return self.header.layout
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all shards."""
+        return sum(record.bytes for record in self.shards.values())
 
     def fidelity(self) -> Fidelity:
         """Return the codec's cost over the training views."""
@@ -108,11 +54,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as plain values, with its own digest."""
         content = {
-            "schema": SCHEMA,
-            "layout": self.layout.to_dict(),
-            "fingerprint": self.fingerprint.to_dict(),
-            "teacher": self.teacher,
-            "views": self.views,
+            **self.header.to_dict(),
             "shards": {str(shard): record.to_dict() for shard, record in self.shards.items()},
             "metadata": dict(self.metadata),
             "teacher_top1": self.teacher_top1,
@@ -124,7 +66,7 @@ class Manifest:
         write_json(store / MANIFEST, self.to_dict())
 
     @classmethod
-    def read(cls, store: Path) -> Manifest:
+    def read(cls, location: Location) -> Manifest:
         """Read a store's manifest.
 
         Raises:
@@ -132,47 +74,51 @@ class Manifest:
             CorruptStoreError: it is not what was written.
             StoreError: it is of another schema.
         """
-        path = store / MANIFEST
+        origin = f"{location}/{MANIFEST}"
         try:
-            content = read_json(path)
+            content = parse_object(location.read(MANIFEST))
             digest = content.pop("digest")
-            schema = content.pop("schema")
-        except (FileNotFoundError, NotADirectoryError):
-            raise _no_manifest(store) from None
-        except (ValueError, KeyError, AttributeError) as error:
-            raise CorruptStoreError(f"{path}: not a manifest ({error}); {_RESTORE}") from None
-        if schema != SCHEMA:
-            raise StoreError(
-                f"{path}: schema {schema}; this program reads {SCHEMA}; use the version that wrote it"
-            )
-        if spec_digest({"schema": schema, **content}) != digest:
-            raise CorruptStoreError(f"{path}: changed since it was written (digest differs); {_RESTORE}")
-        shards = content.pop("shards")
+        except FileNotFoundError:
+            raise _no_manifest(location) from None
+        except (ValueError, KeyError) as error:
+            raise CorruptStoreError(f"{origin}: not a manifest ({error!r}); {RESTORE}") from None
+        # First the schema: a newer program may also compute digests in another way.
+        header = Header.from_dict(content, origin)
+        if spec_digest(content) != digest:
+            raise CorruptStoreError(f"{origin}: changed since it was written (digest differs); {RESTORE}")
         return cls(
-            layout=Layout.from_dict(content.pop("layout")),
-            fingerprint=Fingerprint(**content.pop("fingerprint")),
-            shards={ShardId.parse(s): ShardRecord.from_dict(r) for s, r in shards.items()},
-            **content,
+            header=header,
+            shards={ShardId.parse(s): ShardRecord.from_dict(r) for s, r in content["shards"].items()},
+            metadata=content["metadata"],
+            teacher_top1=content["teacher_top1"],
         )
 
+    def read_metadata(self, location: Location, name: str) -> bytes:
+        """Return a file that is no shard, checked.
 
-def read_records(store: Path) -> dict[ShardId, ShardRecord]:
-    """Return the records of an unfinished store's finished shards."""
-    return {
-        ShardId.parse(file.stem): ShardRecord.from_dict(read_json(file))
-        for file in sorted((store / RECORDS).glob("*.json"))
-    }
+        Raises:
+            IncompleteStoreError: it is missing.
+            CorruptStoreError: it was changed.
+        """
+        content = location.find(name)
+        if content is None:
+            raise IncompleteStoreError(f"{location}/{name}: missing; {RESTORE}")
+        if bytes_digest(content) != self.metadata[name]:
+            raise CorruptStoreError(f"{location}/{name}: changed since it was written; {RESTORE}")
+        return content
+
+    def shard_files(self) -> set[str]:
+        """Return the names of all shards' files."""
+        return {str(self.layout.shard_file(s, array)) for s in self.shards for array in self.layout.arrays}
 
 
-_RESTORE = "restore it (dvc checkout) or make the store again"
-
-
-def _no_manifest(store: Path) -> IncompleteStoreError:
-    if not store.exists():
+def _no_manifest(location: Location) -> IncompleteStoreError:
+    if location.is_empty():
         return IncompleteStoreError(
-            f"{store}: no such store; expected a dump; run: pipeline cache-logits {store.stem}, or dvc pull"
+            f"{location}: no store is there; expected a dump; run: pipeline cache-logits "
+            f"{location.stem}, or dvc pull"
         )
     return IncompleteStoreError(
-        f"{store}: not complete ({MANIFEST} is missing); expected a finished dump; go on with: pipeline "
-        f"cache-logits {store.stem}"
+        f"{location}: not complete ({MANIFEST} is missing); expected a finished dump; go on with: pipeline "
+        f"cache-logits {location.stem}"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -10,55 +12,58 @@ import torch
 import zarr
 from numpy.typing import NDArray
 from torch import Tensor
+from zarr.core.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
 
-from pipeline.codecs import find_codec
+from pipeline.codecs import Codec
+from pipeline.codecs.spec import CodecSpec
 from pipeline.data.packed import PackedImages
-from pipeline.digests import file_digest
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError
+from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.teacher import Teacher
-from pipeline.store.layout import ShardId
+from pipeline.store.faults import problem_of
+from pipeline.store.header import RESTORE
+from pipeline.store.index import SampleIndex
+from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, ShardId
+from pipeline.store.location import Location, Place
 from pipeline.store.manifest import Manifest
 from pipeline.store.summary import summarise_manifest
 from pipeline.views.spec import ViewSpec
+
+_READ_THREADS = 4
 
 
 class SectionReader:
     """A split's part of a store.
 
     Args:
-        path: the store's folder.
+        location: where the store is.
         manifest: the store's.
         name: train, validation or test.
+        codec: the store's.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, name: str) -> None:
-        self._path, self._manifest, self._name = path, manifest, name
+    def __init__(self, location: Location, manifest: Manifest, name: str, codec: Codec) -> None:
+        self._location, self._manifest, self._name, self._codec = location, manifest, name, codec
         self._layout = manifest.layout
+        # A view may have many shards, and a far place answers slowly.
+        self._metadata = cache(self._read_metadata)
         section = self._layout.sections[name]
         self.n_samples, self.n_views = section.n_samples, section.n_views
-        self.keys: NDArray[np.uint64] = self._index("keys")
-        self._digests: NDArray[np.uint64] = self._index("digests")
+
+    @cached_property
+    def index(self) -> SampleIndex:
+        """The samples (N), read when they are first needed."""
+        rows = self._layout.sections[self._name].rows()
+        arrays = [f"{self._name}/{column}" for column in INDEX_ARRAYS]
+        return SampleIndex(*(read_small_array(self._location, self._manifest, a)[rows] for a in arrays))
 
     def rows_of(self, images: PackedImages) -> NDArray[np.int64]:
-        """Return the row of each sample of a split, found by its key.
+        """Return the position of each sample of a split among this section's, found by its key.
 
         Raises:
             MismatchError: a sample is not in the store, or has other content there.
         """
-        order = np.argsort(self.keys)
-        place = np.searchsorted(self.keys, images.keys, sorter=order)
-        rows = order[np.minimum(place, len(order) - 1)]
-        absent = self.keys[rows] != images.keys
-        changed = self._digests[rows] != images.digests
-        for problem, what in ((absent, "is not in the store"), (changed, "has other content there")):
-            if problem.any():
-                sample = images.names[int(np.argmax(problem))]
-                raise MismatchError(
-                    f"{self._path}: made from another dataset: sample {sample!r} {what} "
-                    f"({int(problem.sum()):,} of {len(images):,} {self._name} samples); expected the "
-                    "images that the teacher saw; restore the data or make a new dump"
-                )
-        return rows.astype(np.int64)
+        return self.index.rows_of(images, str(self._location))
 
     def encoded(self, view: int) -> dict[str, NDArray[Any]]:
         """Read one view whole: the codec's arrays, N rows each.
@@ -66,75 +71,82 @@ class SectionReader:
         Raises:
             CorruptStoreError: bytes are not those that were written.
         """
-        self._check(view)
-        return {array: self._read(array, view) for array in self._layout.arrays()}
+        if not 0 <= view < self.n_views:
+            raise IndexError(f"view {view} of {self._location}; it has {self.n_views} views, from 0")
+        arrays = {
+            name: np.empty((self.n_samples, *spec.shape), spec.dtype)
+            for name, spec in self._layout.arrays.items()
+        }
+        start = 0
+        jobs: list[Callable[[], None]] = []
+        for block in range(len(self._layout.blocks(self._name))):
+            shard = ShardId(self._name, view, block)
+            rows = slice(start, start + self._layout.n_rows(shard))
+            jobs.extend(partial(self._read_into, values[rows], shard, a) for a, values in arrays.items())
+            start = rows.stop
+        _run(jobs)
+        return arrays
 
     def logits(self, view: int = 0) -> Tensor:
         """Read and decode one view: (N, C) float32, each row's maximum 0."""
-        arrays = self.encoded(view)
-        codec = find_codec(self._layout.codec, self._layout.n_classes)
-        return codec.decode({name: torch.from_numpy(values) for name, values in arrays.items()})
+        return self._codec.decode({name: torch.from_numpy(a) for name, a in self.encoded(view).items()})
 
-    def _check(self, view: int) -> None:
-        if not 0 <= view < self.n_views:
-            raise IndexError(f"view {view} of {self._path}; it has {self.n_views} views, from 0")
-        for block in range(self._layout.blocks(self._name)):
-            shard = ShardId(self._name, view, block)
-            for bad in broken_files(self._path, self._manifest, shard):
-                raise CorruptStoreError(f"{self._path}: {bad}; restore it (dvc checkout)")
+    def read_shard(self, shard: ShardId, array: str) -> NDArray[Any]:
+        """Read one array of a shard's rows.
 
-    def _read(self, array: str, view: int) -> NDArray[Any]:
-        try:
-            return np.asarray(zarr.open_array(self._path / self._name / array, mode="r")[view])
-        except (ValueError, RuntimeError, KeyError, FileNotFoundError) as error:
-            raise CorruptStoreError(
-                f"{self._path}: {self._name}/{array} cannot be decoded ({str(error).splitlines()[0]}); "
-                "restore it (dvc checkout)"
-            ) from None
+        Raises:
+            CorruptStoreError: bytes are not those that were written.
+        """
+        name = str(self._layout.shard_file(shard, array))
+        content = read_checked(self._location, self._manifest, shard, array)
+        path = f"{self._name}/{array}"
+        files = {**self._metadata(path), name: content}
+        return decompress(self._location, path, files, (shard.view, self._layout.rows(shard)))
 
-    def _index(self, name: str) -> NDArray[np.uint64]:
-        try:
-            return np.asarray(zarr.open_array(self._path / self._name / name, mode="r")[:])
-        except (ValueError, RuntimeError, KeyError, FileNotFoundError) as error:
-            raise CorruptStoreError(
-                f"{self._path}: {self._name}/{name} cannot be read ({str(error).splitlines()[0]}); restore "
-                "it (dvc checkout)"
-            ) from None
+    def _read_into(self, out: NDArray[Any], shard: ShardId, array: str) -> None:
+        out[...] = self.read_shard(shard, array)
+
+    def _read_metadata(self, array: str) -> dict[str, bytes]:
+        name = f"{array}/{ZARR_JSON}"
+        return {name: self._manifest.read_metadata(self._location, name)}
 
 
 class LogitStore:
     """A complete store of cached logits, opened for reading.
 
     Args:
-        path: the store's folder.
-        manifest: read from it.
+        location: where it is.
+        manifest: read from there.
 
-    >>> store = LogitStore.open(Path("data/logits/main.zarr"))  # doctest: +SKIP
+    >>> store = LogitStore.open("data/logits/main.zarr")  # doctest: +SKIP
     >>> store.view(0)  # doctest: +SKIP
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path, self.manifest = path, manifest
-        self.sections = {name: SectionReader(path, manifest, name) for name in manifest.layout.sections}
-        self.codec = find_codec(manifest.layout.codec, manifest.layout.n_classes)
+    def __init__(self, location: Location, manifest: Manifest) -> None:
+        self.location, self.manifest = location, manifest
+        self.codec = self._codec()
+        self.sections = {
+            name: SectionReader(location, manifest, name, self.codec) for name in manifest.layout.sections
+        }
 
     @classmethod
-    def open(cls, path: Path | str) -> LogitStore:
+    def open(cls, place: Place, **options: Any) -> LogitStore:
         """Open a store.
+
+        Args:
+            place: a folder, a URL such as s3://bucket/main.zarr, or a zarr `Store`.
+            options: of the URL's file system, such as endpoint_url.
 
         Raises:
             IncompleteStoreError: it was not finished.
-            CorruptStoreError: its manifest, metadata or index was changed.
+            CorruptStoreError: its manifest or metadata was changed.
         """
-        path = Path(path)
-        manifest = Manifest.read(path)
-        for name, digest in manifest.metadata.items():
-            file = path / name
-            if not file.exists():
-                raise IncompleteStoreError(f"{file}: missing; restore it (dvc checkout)")
-            if file_digest(file) != digest:
-                raise CorruptStoreError(f"{file}: changed since it was written; restore it (dvc checkout)")
-        return cls(path, manifest)
+        location = Location(place, **options)
+        manifest = Manifest.read(location)
+        for name in manifest.metadata:
+            if name.endswith(ZARR_JSON):
+                manifest.read_metadata(location, name)
+        return cls(location, manifest)
 
     @property
     def n_views(self) -> int:
@@ -149,28 +161,30 @@ class LogitStore:
     @property
     def keys(self) -> NDArray[np.uint64]:
         """Sample keys of the training rows (N,)."""
-        return self.sections["train"].keys
+        return self.sections["train"].index.keys
 
     @property
     def view_spec(self) -> ViewSpec:
         """The views that the teacher saw."""
-        return ViewSpec.from_canonical(self.manifest.views)
+        return ViewSpec.from_canonical(self.manifest.header.views)
 
-    def require(self, *, views: ViewSpec, view_count: int, codec: str) -> None:
+    def require(self, *, views: ViewSpec, view_count: int, codec: CodecSpec) -> None:
         """Refuse a store that is not of these views and this codec.
 
         Raises:
             MismatchError: naming what differs.
         """
-        for what, found, expected in (
-            ("views", self.view_spec, views),
-            ("views.count", self.n_views, view_count),
-            ("codec", self.codec.name, codec),
+        header = self.manifest.header
+        same_codec = codec.accepts(header.codec_spec, self.codec.name)
+        for what, found, expected, same in (
+            ("views", self.view_spec, views, self.view_spec == views),
+            ("views.count", self.n_views, view_count, self.n_views == view_count),
+            ("codec", header.codec_spec, codec, same_codec),
         ):
-            if found != expected:
+            if not same:
                 raise MismatchError(
-                    f"{self.path}: {what} is {found}; expected {expected}, as the dump's parameters say; "
-                    f"correct them, use a new dump name, or remove the store with: rm -r {self.path}"
+                    f"{self.location}: {what} is {found}; expected {expected}, as the dump's parameters "
+                    f"say; correct them, use a new dump name, or remove it with: rm -r {self.location}"
                 )
 
     def require_teacher(self, teacher: Teacher) -> None:
@@ -179,12 +193,7 @@ class LogitStore:
         Raises:
             MismatchError: other weights, preprocessing, classes or precision.
         """
-        expected, found = self.manifest.fingerprint.teacher, teacher.digest()
-        if expected != found:
-            raise MismatchError(
-                f"{self.path}: made by another teacher ({expected[:12]}), {teacher.name} is now "
-                f"{found[:12]}; expected the one that made it; restore its checkpoint or make a new dump"
-            )
+        self.manifest.header.require_teacher(teacher.name, teacher.digest(), str(self.location))
 
     def rows_of(self, images: PackedImages) -> NDArray[np.int64]:
         """Return the training row of each sample of a split; see `SectionReader.rows_of`."""
@@ -214,17 +223,57 @@ class LogitStore:
         """Return what `pipeline inspect --json` prints."""
         return summarise_manifest(self.manifest)
 
+    def _codec(self) -> Codec:
+        prefix, suffix = f"{CODEC_GROUP}/", f"/{ZARR_JSON}"
+        names = [
+            name.removeprefix(prefix).removesuffix(suffix)
+            for name in self.manifest.metadata
+            if name.startswith(prefix) and name.count("/") == 2 and name.endswith(suffix)
+        ]
+        state = {
+            name: torch.from_numpy(read_small_array(self.location, self.manifest, prefix + name))
+            for name in names
+        }
+        return self.manifest.header.codec(state, str(self.location))
 
-def broken_files(path: Path, manifest: Manifest, shard: ShardId) -> list[str]:
-    """Return what is wrong with a shard's files, a line each; nothing if they are what was written."""
-    problems = []
-    for array, (size, digest) in manifest.shards[shard].files.items():
-        name = manifest.layout.shard_file(shard, array)
-        file = path / name
-        if not file.exists():
-            problems.append(f"{name} is missing")
-        elif file.stat().st_size != size:
-            problems.append(f"{name} has {file.stat().st_size} bytes, expected {size}")
-        elif file_digest(file) != digest:
-            problems.append(f"{name} has other bytes than were written")
-    return problems
+
+def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: str) -> bytes:
+    """Return a shard's file of one array.
+
+    Raises:
+        CorruptStoreError: it is not the file that was written.
+    """
+    name = str(manifest.layout.shard_file(shard, array))
+    size, digest = manifest.shards[shard].files[array]
+    content = location.find(name)
+    problem = problem_of(content, digest, size)
+    if content is None or problem:
+        raise CorruptStoreError(f"{location}: {name} {problem}; {RESTORE}")
+    return content
+
+
+def read_small_array(location: Location, manifest: Manifest, array: str) -> NDArray[Any]:
+    """Return an array that is kept whole among the metadata, checked."""
+    files = {
+        name: manifest.read_metadata(location, name)
+        for name in manifest.metadata
+        if name.startswith(f"{array}/")
+    }
+    return decompress(location, array, files, ...)
+
+
+def decompress(location: Location, array: str, files: Mapping[str, bytes], selection: Any) -> NDArray[Any]:
+    """Return a part of a zarr array whose files were read, and checked, before."""
+    memory = MemoryStore({name: Buffer.from_bytes(content) for name, content in files.items()})
+    try:
+        return np.asarray(zarr.open_array(memory, path=array, mode="r")[selection])
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise CorruptStoreError(
+            f"{location}: {array} cannot be decoded ({str(error).splitlines()[0]}); {RESTORE}"
+        ) from None
+
+
+def _run(jobs: list[Callable[[], None]]) -> None:
+    with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="shard-reader") as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()

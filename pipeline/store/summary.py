@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.errors import StoreError
-from pipeline.files import read_json
-from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, Layout, ShardId
-from pipeline.store.manifest import Fingerprint, Manifest, ShardRecord, read_records
+from pipeline.store.header import Header
+from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, ShardId
+from pipeline.store.location import Location, Place
+from pipeline.store.manifest import Manifest
+from pipeline.store.records import Records, ShardRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,73 +21,57 @@ class Inspection:
 
     Args:
         summary: the figures, with the keys that other programs rely on.
-        teacher: name, card and precision of the teacher.
-        views: canonical form of the view spec.
+        header: what the store is to hold and what it is made from.
+        fidelity: what its codec costs, as far as it is finished.
     """
 
     summary: dict[str, Any]
-    teacher: dict[str, Any]
-    views: dict[str, Any]
+    header: Header
+    fidelity: Fidelity
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(place: Place) -> Inspection:
     """Look at a store without reading its logits.
 
     Raises:
         IncompleteStoreError: there is no store.
         CorruptStoreError: its manifest was changed.
     """
-    if (path / MANIFEST).exists() or not (path / ZARR_JSON).exists():
-        manifest = Manifest.read(path)
+    location = Location(place)
+    if location.exists(MANIFEST) or not location.exists(ZARR_JSON):
+        manifest = Manifest.read(location)
         summary = summarise_manifest(manifest)
-        return Inspection(summary=summary, teacher=manifest.teacher, views=manifest.views)
-    attributes = read_json(path / ZARR_JSON)["attributes"]
-    if attributes.get("schema") != SCHEMA:
-        raise StoreError(
-            f"{path}: an unfinished store of schema {attributes.get('schema')}; this program reads "
-            f"{SCHEMA}; use the version that wrote it"
-        )
-    summary = summarise(
-        layout=Layout.from_dict(attributes["layout"]),
-        fingerprint=Fingerprint(**attributes["fingerprint"]),
-        shards=read_records(path),
-        complete=False,
-        teacher_top1=None,
-    )
-    return Inspection(summary=summary, teacher=attributes["teacher"], views=attributes["views"])
+        return Inspection(summary=summary, header=manifest.header, fidelity=manifest.fidelity())
+    header, shards = Header.read(location), Records(Path(str(place))).read()
+    summary = summarise(header, shards, complete=False, teacher_top1=None)
+    return Inspection(summary=summary, header=header, fidelity=_training_fidelity(shards))
 
 
 def summarise_manifest(manifest: Manifest) -> dict[str, Any]:
     """Return a complete store's figures."""
-    return summarise(
-        layout=manifest.layout,
-        fingerprint=manifest.fingerprint,
-        shards=manifest.shards,
-        complete=True,
-        teacher_top1=manifest.teacher_top1["cached"].get("test"),
-    )
+    top1 = manifest.teacher_top1["cached"].get("test")
+    return summarise(manifest.header, manifest.shards, complete=True, teacher_top1=top1)
 
 
 def summarise(
-    *,
-    layout: Layout,
-    fingerprint: Fingerprint,
+    header: Header,
     shards: Mapping[ShardId, ShardRecord],
+    *,
     complete: bool,
     teacher_top1: float | None,
 ) -> dict[str, Any]:
     """Return a store's figures as plain values.
 
     Args:
-        layout: how it is cut.
-        fingerprint: what it is made from.
+        header: what it is to hold.
         shards: those that are done.
         complete: whether it has its manifest.
         teacher_top1: on the test images, from the cache.
     """
+    layout = header.layout
     train = [record for shard, record in shards.items() if shard.section == "train"]
     train_rows = sum(record.rows for record in train)
-    section, fidelity = layout.sections["train"], Fidelity.total(record.fidelity for record in train)
+    section, fidelity = layout.sections["train"], _training_fidelity(shards)
     return {
         "schema": SCHEMA,
         "complete": complete,
@@ -97,7 +82,11 @@ def summarise(
         "bytes": sum(record.bytes for record in shards.values()),
         "bytes_per_sample_view": sum(r.bytes for r in train) / train_rows if train_rows else None,
         "shards": {"total": sum(1 for _ in layout.shards()), "done": len(shards)},
-        "fingerprint": fingerprint.to_dict(),
+        "fingerprint": header.fingerprint.to_dict(),
         "fidelity": fidelity.summary() if train else dict.fromkeys(fidelity.summary()),
         "teacher_top1": teacher_top1,
     }
+
+
+def _training_fidelity(shards: Mapping[ShardId, ShardRecord]) -> Fidelity:
+    return Fidelity.total(record.fidelity for shard, record in shards.items() if shard.section == "train")

@@ -1,6 +1,6 @@
 """Ratios of the main job, each pair measured in one run on this machine.
 
-    python tests/benchmarks/main_job.py [--device cpu] [--rounds 5] [--out FILE.json]
+    python -m tests.benchmarks.main_job [--device cpu] [--rounds 5] [--out FILE.json]
 
 Needs `pipeline prepare` and `pipeline train-teacher wrn_16_2` in the working folder. Prints
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import platform
 import shutil
 import statistics
 import tempfile
@@ -33,7 +32,9 @@ import numpy as np
 import torch
 
 from pipeline.bench import Bench
-from pipeline.caching import DumpPlan, cache_logits
+from pipeline.caching.dump import cache_logits
+from pipeline.caching.spec import DumpSpec
+from pipeline.codecs.spec import CodecSpec
 from pipeline.data.packed import PreparedData
 from pipeline.loader import Batch, Loader
 from pipeline.losses import make_loss
@@ -47,6 +48,7 @@ from pipeline.views.spec import PadCrop, ViewSpec
 from stages import layout
 from stages.memory import keep_freed_memory
 from stages.teachers import load_teacher
+from tests.benchmarks.environment import environment
 
 VIEWS = ViewSpec(seed=1, pad_crop=PadCrop(padding=2), flip="random")
 SETTINGS = TrainingSettings(epochs=1, batch_size=128, learning_rate=0.05)
@@ -110,6 +112,11 @@ class Student:
         self.optimizer.step()
 
 
+def dump_spec(codec: str, view_count: int, **settings: Any) -> DumpSpec:
+    """Return what to dump."""
+    return DumpSpec(views=VIEWS, view_count=view_count, codec=CodecSpec(name=codec), **settings)
+
+
 def dump_ratio(bench: Bench, teacher: Teacher, rounds: int) -> dict[str, float]:
     """Throughput of a dump over throughput of the bare forward: its seconds over the dump's."""
     images, device, size = bench.data.train, bench.device, 256
@@ -118,7 +125,7 @@ def dump_ratio(bench: Bench, teacher: Teacher, rounds: int) -> dict[str, float]:
     held_out = sum(len(s) for s in (bench.data.validation, bench.data.test))
     batches = -(-(VIEW_COUNT * len(images)) // size) + -(-held_out // size)
     folder = Path(tempfile.mkdtemp())
-    plan = DumpPlan(views=VIEWS, view_count=VIEW_COUNT, codec="affine8", batch_size=size)
+    plan = dump_spec("affine8", VIEW_COUNT, batch_size=size)
     count = itertools.count()
 
     def bare() -> None:
@@ -138,7 +145,7 @@ def student_ratios(bench: Bench, teacher: Teacher, start: Start, rounds: int) ->
     """The loader against a repeated batch, and cached against online distillation."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump.zarr"
-        plan = DumpPlan(views=VIEWS, view_count=2, codec="affine8")
+        plan = dump_spec("affine8", 2)
         cache_logits(bench, teacher, plan, path)
         store = LogitStore.open(path)
         student = Student(bench, start)
@@ -177,10 +184,10 @@ def student_ratios(bench: Bench, teacher: Teacher, start: Start, rounds: int) ->
 def bytes_by_codec(bench: Bench, teacher: Teacher) -> dict[str, dict[str, float]]:
     """Bytes a sample and view, and what they cost in KL."""
     result = {}
-    for codec in ("fp16", "affine8", "affine6", "affine4", "topk-3"):
+    for codec in ("fp16", "affine8", "affine6", "affine4", "topk-3", "features"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "dump.zarr"
-            cache_logits(bench, teacher, DumpPlan(views=VIEWS, view_count=1, codec=codec), path)
+            cache_logits(bench, teacher, dump_spec(codec, 1), path)
             summary = LogitStore.open(path).summary()
             result[codec] = {
                 "bytes_per_sample_view": summary["bytes_per_sample_view"],
@@ -208,8 +215,7 @@ def main() -> None:
     bench = Bench(data=data, device=device, workers=2)
     teacher = load_teacher("wrn_16_2", "fp32", device)
     results: dict[str, Any] = {
-        "hardware": hardware(device),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "environment": environment(),
         "dump_over_bare_forward": dump_ratio(bench, teacher, arguments.rounds),
         "students": {
             name: student_ratios(bench, teacher, start, arguments.rounds)
@@ -221,15 +227,6 @@ def main() -> None:
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n")
-
-
-def hardware(device: torch.device) -> str:
-    """Name what it ran on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "CPU")
-    return f"{model}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

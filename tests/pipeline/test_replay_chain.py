@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,48 +12,24 @@ from torch.utils.data import DataLoader
 
 from pipeline import ReplayDataset
 from pipeline.audit import replay, verify
-from pipeline.bench import Bench
-from pipeline.caching import DumpPlan, cache_logits
+from pipeline.caching.dump import cache_logits
 from pipeline.errors import MismatchError
 from pipeline.feed import Feed, consecutive
 from pipeline.loader import Loader
-from pipeline.models.architecture import Architecture, build
-from pipeline.models.checkpoint import ModelCard
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.architecture import build
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.targets import Targets
-from pipeline.views.spec import RandomResizedCrop, ViewSpec
+from tests.pipeline.conftest import VIEWS
 
-VIEWS = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), flip="random")
 CPU = torch.device("cpu")
 COUNT = 3
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_data) -> Bench:
-    return Bench(data=tiny_data, device=CPU, workers=2)
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_data) -> Teacher:
-    torch.manual_seed(0)
-    channels, classes = tiny_data.channels, tiny_data.classes
-    architecture = Architecture(name="wrn_16_2", num_classes=len(classes), channels=channels, stem_stride=1)
-    preprocessing = Preprocessing(size=12, mean=tiny_data.mean, std=tiny_data.std)
-    card = ModelCard(architecture=architecture, preprocessing=preprocessing, classes=classes)
-    return Teacher(name="t", network=build(architecture).eval(), card=card, precision="fp32")
-
-
-def plan(**changes) -> DumpPlan:
-    settings = {"views": VIEWS, "view_count": COUNT, "codec": "fp16", "batch_size": 8}
-    return DumpPlan(**{**settings, "shard_rows": 16, "allow_poor_teacher": True, **changes})
-
-
-@pytest.fixture(scope="module")
-def store(bench, teacher, tmp_path_factory) -> LogitStore:
+def store(bench, teacher, make_spec, tmp_path_factory) -> LogitStore:
     path = tmp_path_factory.mktemp("logits") / "main.zarr"
-    cache_logits(bench, teacher, plan(), path)
+    cache_logits(bench, teacher, make_spec(), path)
     return LogitStore.open(path)
 
 
@@ -74,9 +51,9 @@ def test_stored_logits_are_the_teachers_of_that_view(store, feed, teacher):
 
 
 @pytest.mark.parametrize("codec", ["fp16", "affine8", "affine6", "affine4", "topk-2"])
-def test_every_codec_declares_what_it_cost(bench, teacher, feed, tmp_path, codec):
+def test_every_codec_declares_what_it_cost(bench, teacher, make_spec, feed, tmp_path, codec):
     path = tmp_path / "main.zarr"
-    manifest = cache_logits(bench, teacher, plan(codec=codec), path)
+    manifest = cache_logits(bench, teacher, make_spec(codec=codec), path)
     store = LogitStore.open(path)
     rows = torch.from_numpy(store.rows_of(feed.images))
     divergences = []
@@ -157,11 +134,11 @@ def test_agreement_needs_no_teacher(store, bench, teacher):
 
 
 def test_a_good_store_verifies_and_replays(store, bench, teacher):
-    audit = verify(store.path)
+    audit = verify(Path(str(store.location)))
     assert audit.ok
     assert audit.bad == []
-    assert audit.checked == sum(1 for f in store.path.rglob("*") if f.is_file())
-    replayed = replay(store.path, bench, teacher, 20)
+    assert audit.checked == sum(1 for f in Path(str(store.location)).rglob("*") if f.is_file())
+    replayed = replay(Path(str(store.location)), bench, teacher, 20)
     assert replayed.ok
     assert replayed.replayed == 20
     assert replayed.replay_max_abs_diff < 5e-3
@@ -171,14 +148,14 @@ def test_a_good_store_verifies_and_replays(store, bench, teacher):
     ]
 
 
-def test_replay_finds_logits_of_other_views(bench, teacher, tmp_path, monkeypatch):
+def test_replay_finds_logits_of_other_views(bench, teacher, make_spec, tmp_path, monkeypatch):
     """A store whose bytes are as written, but were written from the wrong pixels."""
     path = tmp_path / "main.zarr"
     with monkeypatch.context() as patched:
         right = Feed.pixels
         patched.setattr(Feed, "pixels", lambda self, view, rows: right(self, view + 1, rows))
         # A fresh network barely looks at its input: make small differences count.
-        cache_logits(bench, sharpened(teacher), plan(), path)
+        cache_logits(bench, sharpened(teacher), make_spec(), path)
     assert verify(path).ok
     audit = replay(path, bench, sharpened(teacher), 30)
     assert not audit.ok
@@ -194,11 +171,11 @@ def sharpened(teacher: Teacher) -> Teacher:
 
 def test_replay_refuses_another_teacher(store, bench, teacher):
     with pytest.raises(MismatchError, match="made by another teacher"):
-        replay(store.path, bench, sharpened(teacher), 4)
+        replay(Path(str(store.location)), bench, sharpened(teacher), 4)
 
 
-def test_verify_names_a_file_that_does_not_belong(bench, teacher, tmp_path):
+def test_verify_names_a_file_that_does_not_belong(bench, teacher, make_spec, tmp_path):
     path = tmp_path / "main.zarr"
-    cache_logits(bench, teacher, plan(), path)
+    cache_logits(bench, teacher, make_spec(), path)
     (path / "train" / "stray").write_text("x")
     assert verify(path).bad == ["train/stray does not belong to the store"]

@@ -269,7 +269,7 @@ def test_an_incomplete_store_does_not_verify(project, capsys):
 
 
 def test_a_file_is_no_store(project, fails):
-    fails(["inspect", "params.yaml"], "params.yaml", "not complete")
+    fails(["inspect", "params.yaml"], "params.yaml", "no store is there")
 
 
 def test_incomplete_store(project, fails):
@@ -305,7 +305,7 @@ def test_colour_images_for_a_grey_teacher(project, fails):
 
 
 def test_missing_store(project, fails):
-    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "no such store", "dvc pull")
+    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "no store is there", "dvc pull")
 
 
 def test_folder_that_is_no_store(project, fails):

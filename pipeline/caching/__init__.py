@@ -1,0 +1,1 @@
+"""Stage one: run a teacher over every view of every sample, once, and keep what it says."""

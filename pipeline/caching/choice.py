@@ -1,0 +1,159 @@
+"""Choosing a codec: candidates are measured on the pilot with the very bytes that the store would hold."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import zarr
+from torch import Tensor, nn
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
+
+from pipeline.caching.pilot import Pilot
+from pipeline.codecs import Codec, find_codec
+from pipeline.codecs.fidelity import Fidelity
+from pipeline.codecs.fitting import fit_features
+from pipeline.codecs.spec import AUTO, FEATURES, CodecSpec
+from pipeline.errors import ConfigError
+from pipeline.progress import note
+from pipeline.store.frame import compressor, create_array
+from pipeline.store.layout import CHUNK_ROWS, ZARR_JSON, Layout, Section
+
+Files = dict[str, Buffer]
+_DENSE = ("affine8", "affine6", "affine4", "fp16")
+_KEPT = (5, 10, 20, 50, 100, 200)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A codec as measured on the pilot.
+
+    Args:
+        codec: the codec.
+        bytes_per_row: of a sample and view, compressed.
+        state_bytes: of what the store keeps once, compressed.
+        state_files: in which it is.
+        fidelity: what it costs.
+        seconds_per_row: for encoding, and decoding and comparing, as the dump does.
+    """
+
+    codec: Codec
+    bytes_per_row: float
+    state_bytes: int
+    state_files: int
+    fidelity: Fidelity
+    seconds_per_row: float
+
+    def total_bytes(self, rows: int) -> int:
+        """Return the size of a store of this many samples times views."""
+        return self.state_bytes + math.ceil(self.bytes_per_row * rows)
+
+    def describe(self) -> str:
+        """Return size and cost in one line."""
+        figures = self.fidelity.summary()
+        return (
+            f"{self.codec.name}: {self.bytes_per_row:.1f} bytes, mean KL {figures['kl_t1_mean']:.1e} at "
+            f"T = 1, {figures['kl_t4_mean']:.1e} at T = 4"
+        )
+
+
+def measure(codec: Codec, pilot: Pilot) -> Candidate:
+    """Encode, compress and decode the pilot with a codec."""
+    start = time.perf_counter()
+    encoded = codec.encode(pilot.output)
+    fidelity = Fidelity.measure(pilot.output.logits, codec.decode(encoded))
+    seconds = time.perf_counter() - start
+    state = _state_files(codec.state)
+    return Candidate(
+        codec=codec,
+        bytes_per_row=_chunk_bytes(_shard_files(codec, encoded)) / len(pilot),
+        state_bytes=_chunk_bytes(state),
+        state_files=len(state),
+        fidelity=fidelity,
+        seconds_per_row=seconds / len(pilot),
+    )
+
+
+def choose_codec(spec: CodecSpec, pilot: Pilot, head: nn.Linear | None, rows: int) -> Candidate:
+    """Return the codec that a spec asks for, measured.
+
+    Args:
+        spec: a codec by name, or auto.
+        pilot: what the teacher says of a few samples.
+        head: the teacher's last linear layer, if it has one.
+        rows: samples times views of the dump, over which a codec's state is spread.
+
+    Raises:
+        ConfigError: no codec keeps the budget.
+        ModelError: the codec needs features and the teacher has none.
+    """
+    candidates = list(_candidates(spec, pilot, head))
+    budget = math.inf if spec.budget is None else spec.budget
+    fitting = [c for c in candidates if c.fidelity.within(budget)]
+    for candidate in candidates:
+        kept = "" if candidate in fitting else f": refused{_tail_mass(candidate.codec, pilot)}"
+        note(f"pilot: {candidate.describe()}{kept}")
+    if not fitting:
+        closest = min(candidates, key=lambda c: max(c.fidelity.kl_t1, c.fidelity.kl_t4))
+        raise ConfigError(
+            f"codec {spec}: over its budget on the pilot: {closest.describe()}"
+            f"{_tail_mass(closest.codec, pilot)}; expected at most {budget:g} at both; raise max_kl, or "
+            "choose another codec"
+        )
+    return min(fitting, key=lambda c: c.total_bytes(rows))
+
+
+def _candidates(spec: CodecSpec, pilot: Pilot, head: nn.Linear | None) -> Iterator[Candidate]:
+    n_classes = pilot.output.logits.shape[1]
+    if spec.name not in (AUTO, FEATURES):
+        yield measure(find_codec(spec.name, n_classes), pilot)
+        return
+    if spec.name == AUTO:
+        for name in (*_DENSE, *(f"topk-{k}" for k in _KEPT if 2 * k < n_classes)):
+            yield measure(find_codec(name, n_classes), pilot)
+    if spec.name == FEATURES:
+        pilot.output.require_features()
+    if head is not None and pilot.output.features is not None and spec.budget is not None:
+        yield measure(fit_features(pilot.output, head, spec.budget), pilot)
+
+
+def _tail_mass(codec: Codec, pilot: Pilot) -> str:
+    """Say what a codec of few classes leaves out."""
+    if codec.kept is None:
+        return ""
+    masses = [_left_out(pilot.output.logits, codec.kept, t) for t in (1.0, 4.0)]
+    return f", {masses[0]:.1%} of the probability left out at T = 1, {masses[1]:.1%} at T = 4"
+
+
+def _left_out(logits_BC: Tensor, kept: int, temperature: float) -> float:
+    probabilities = torch.softmax(logits_BC.double() / temperature, 1)
+    return float(1 - probabilities.topk(kept, 1).values.sum(1).mean())
+
+
+def _shard_files(codec: Codec, encoded: Mapping[str, Tensor]) -> Files:
+    """Return the shard that a store would write."""
+    count = len(next(iter(encoded.values())))
+    layout = Layout(codec=codec.name, arrays=codec.arrays, n_classes=1, shard_rows=CHUNK_ROWS, sections={})
+    section = Section(name="pilot", extents=((0, count),), n_views=1)
+    files: Files = {}
+    group = zarr.create_group(MemoryStore(files), zarr_format=3)
+    for name, values in encoded.items():
+        create_array(group, layout, section, name)[0] = values.cpu().numpy()
+    return files
+
+
+def _state_files(state: Mapping[str, Tensor]) -> Files:
+    """Return what a store would keep once."""
+    files: Files = {}
+    group = zarr.create_group(MemoryStore(files), zarr_format=3)
+    for name, values in state.items():
+        group.create_array(name, data=values.cpu().numpy(), compressors=[compressor()])
+    return files if state else {}
+
+
+def _chunk_bytes(files: Files) -> int:
+    return sum(len(content) for name, content in files.items() if not name.endswith(ZARR_JSON))

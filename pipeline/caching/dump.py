@@ -1,0 +1,258 @@
+"""The dump: shard by shard, one view of one block of rows, until nothing is missing.
+
+Batches are fixed inside a shard, so its bytes do not depend on where a run was interrupted or on how
+many processes there are. Encoding happens on the device, writing in a thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.bench import Bench
+from pipeline.caching.opening import discard_without_views, open_for_writing
+from pipeline.caching.spec import DumpSpec, splits_of
+from pipeline.codecs import Codec
+from pipeline.codecs.fidelity import Fidelity
+from pipeline.data.packed import PackedImages
+from pipeline.data.sample import UNLABELLED
+from pipeline.errors import MismatchError, ModelError
+from pipeline.feed import consecutive
+from pipeline.models.teacher import Teacher, require_same_classes
+from pipeline.progress import note, track
+from pipeline.store.adoption import read_index
+from pipeline.store.header import Header
+from pipeline.store.index import ABSENT, SampleIndex
+from pipeline.store.layout import MANIFEST, ShardId
+from pipeline.store.location import Location
+from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, gate, writing
+from pipeline.store.manifest import Manifest
+from pipeline.store.reader import LogitStore
+from pipeline.store.records import Records
+from pipeline.store.slices import WHOLE, Slice
+from pipeline.store.writer import StoreWriter, direct_top1
+
+
+def cache_logits(
+    bench: Bench,
+    teacher: Teacher,
+    spec: DumpSpec,
+    path: Path,
+    *,
+    part: Slice = WHOLE,
+    completes: bool = True,
+) -> Manifest | None:
+    """Make a store, or go on with one that lacks something; a complete one is left as it is.
+
+    Args:
+        bench: the data and the device.
+        teacher: whose logits.
+        spec: what to dump.
+        path: the store's folder.
+        part: which of the training shards this process makes; others may make theirs meanwhile.
+        completes: write the manifest if nothing is missing in the end.
+
+    Returns:
+        The manifest, or None where the store is not complete yet.
+
+    Raises:
+        ModelError: classes do not match, the teacher is too poor to be right, or logits are not finite.
+        MismatchError: there is a store made from something else.
+        LockedError: another process is writing it.
+    """
+    require_same_classes(teacher.name, teacher.card, bench.data)
+    wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
+    with ExitStack() as held:
+        with gate(path, wait):
+            header, codec = open_for_writing(bench, teacher, spec, path)
+            if (path / MANIFEST).exists():
+                note(f"{path}: complete, nothing to do")
+                # Left over when a run was killed between the manifest and their removal.
+                Records(path).clear()
+                return Manifest.read(Location(path))
+            held.enter_context(writing(path, part, WAIT_SECONDS))
+            writer = StoreWriter(path, header)
+            dump = _Dump(bench, teacher, spec, writer, codec)
+            try:
+                dump.make(shard for shard in writer.layout.shards() if shard.section != "train")
+                dump.require_good_teacher()
+            except ModelError:
+                # A wrong teacher must not stand in the way of the right one.
+                discard_without_views(path, writer)
+                raise
+        dump.make(part.of([shard for shard in writer.layout.shards() if shard.section == "train"]))
+    with gate(path, PREPARATION_SECONDS):
+        return _complete(path, splits_of(bench.data), completes=completes)
+
+
+class _Dump:
+    """Makes shards of a store, one after the other."""
+
+    def __init__(
+        self, bench: Bench, teacher: Teacher, spec: DumpSpec, writer: StoreWriter, codec: Codec
+    ) -> None:
+        self._teacher, self._spec, self._writer, self._codec = teacher, spec, writer, codec
+        self._splits = splits_of(bench.data)
+        eyes = teacher.card.preprocessing
+        self._feeds = {
+            name: bench.feed(images, spec.views if name == "train" else None, eyes)
+            for name, images in self._splits.items()
+        }
+        index = read_index(writer.path, writer.layout)
+        # Rows of the store -> rows of the data, which may have another order, or lack some.
+        self._places = {
+            name: SampleIndex.of(images).find(index[name].keys) for name, images in self._splits.items()
+        }
+
+    def make(self, shards: Iterable[ShardId]) -> None:
+        """Make those of some shards that are missing.
+
+        Raises:
+            ModelError: logits are not finite.
+            MismatchError: samples of a missing shard are no longer in the data.
+        """
+        shards = list(shards)
+        missing = self._writer.missing(shards)
+        if not missing:
+            return
+        if len(missing) < len(shards):
+            note(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are done")
+        places = {shard: self._data_rows(shard) for shard in missing}
+        with ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool:
+            writing: Future[None] | None = None
+            for shard, batches in self._batches(places):
+                write = self._encode(shard, places[shard], batches)
+                if writing is not None:
+                    writing.result()
+                writing = pool.submit(write)
+            if writing is not None:
+                writing.result()
+
+    def _data_rows(self, shard: ShardId) -> NDArray[np.int64]:
+        """Return the samples of a shard as rows of their split."""
+        layout = self._writer.layout
+        section = layout.sections[shard.section]
+        places = np.full(section.n_rows, ABSENT, np.int64)
+        if shard.section in self._places:
+            places[section.rows()] = self._places[shard.section]
+        rows = places[layout.rows(shard)]
+        if (rows == ABSENT).any():
+            raise MismatchError(
+                f"{self._writer.path}: {int((rows == ABSENT).sum()):,} samples of shard {shard}, which is "
+                "still to be made, are no longer in the data; expected the images that it was begun with; "
+                "restore them or make a new dump"
+            )
+        return rows
+
+    def _batches(
+        self, places: Mapping[ShardId, NDArray[np.int64]]
+    ) -> Iterator[tuple[ShardId, Iterator[Tensor]]]:
+        """Yield each shard with its image batches, which count as progress.
+
+        Rendering runs ahead of the teacher across the shards of a section.
+        """
+        size = self._spec.batch_size
+        total = sum(map(len, places.values()))
+        steps = sum(-(-len(rows) // size) for rows in places.values())
+        progress = track(range(steps), "dump", total=total, unit="image", per_item=size)
+        for section, group in itertools.groupby(places, lambda shard: shard.section):
+            cut = [(shard, consecutive(len(places[shard]), size)) for shard in group]
+            requests = ((s.view, places[s][rows]) for s, batches in cut for rows in batches)
+            stream = self._feeds[section].stream(requests)
+            images = (batch for batch, _ in zip(stream, progress, strict=False))
+            for shard, batches in cut:
+                yield shard, itertools.islice(images, len(batches))
+
+    def _encode(
+        self, shard: ShardId, rows: NDArray[np.int64], batches: Iterator[Tensor]
+    ) -> Callable[[], None]:
+        """Run the teacher over a shard and return what writes it."""
+        parts = []
+        labels = self._splits[shard.section].labels[rows]
+        fidelities, correct, row = [], 0, 0
+        for images in batches:
+            output = self._teacher.output(images)
+            logits = output.logits
+            self._require_finite(logits, shard, rows[row:])
+            encoded = self._codec.encode(output)
+            fidelities.append(Fidelity.measure(logits, self._codec.decode(encoded)))
+            predicted = logits.argmax(1).cpu().numpy()
+            correct += int((predicted == labels[row : row + len(logits)]).sum())
+            parts.append({name: values.cpu().numpy() for name, values in encoded.items()})
+            row += len(logits)
+        arrays: dict[str, NDArray[Any]] = {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }
+        return lambda: self._writer.write(
+            shard,
+            arrays,
+            fidelity=Fidelity.total(fidelities),
+            labelled=int((labels != UNLABELLED).sum()),
+            correct=correct,
+        )
+
+    def _require_finite(self, logits: Tensor, shard: ShardId, rows: NDArray[np.int64]) -> None:
+        bad = ~logits.isfinite().all(1)
+        if bool(bad.any()):
+            sample = self._splits[shard.section].names[rows[int(bad.int().argmax())]]
+            raise ModelError(
+                f"teacher {self._teacher.name} gives logits that are not finite for sample {sample!r} "
+                f"in view {shard.view} of {shard.section}; expected numbers; use precision: fp32 or other "
+                "weights"
+            )
+
+    def require_good_teacher(self) -> None:
+        """Refuse a teacher that is hardly better than always naming the largest class.
+
+        Raises:
+            ModelError: saying how good it was to be.
+        """
+        held_out = [name for name in self._splits if name != "train"]
+        accuracy = direct_top1(self._writer.done(), *held_out)
+        if accuracy is None or self._spec.allow_poor_teacher:
+            return
+        labels = np.concatenate([self._splits[name].labels for name in held_out])
+        counts = np.bincount(labels[labels != UNLABELLED])
+        share = float(counts.max() / counts.sum())
+        # Twice the share is out of reach when one class has half of the samples.
+        expected = 2 * share if share < 0.5 else (1 + share) / 2
+        if accuracy < expected:
+            raise ModelError(
+                f"teacher {self._teacher.name} has top-1 {accuracy:.3f} on {' and '.join(held_out)}; "
+                f"the largest class has {share:.3f}, so at least {expected:.3f} was expected: wrong "
+                "labels, wrong preprocessing or too little training look like this; mend it, or set the "
+                "dump's allow_poor_teacher: true"
+            )
+
+
+def _complete(path: Path, splits: dict[str, PackedImages], *, completes: bool) -> Manifest | None:
+    """Complete a store that lacks nothing; its held-out logits, read back, tell the teacher's accuracy."""
+    location = Location(path)
+    if (path / MANIFEST).exists():
+        return Manifest.read(location)
+    writer = StoreWriter(path, Header.read(location))
+    done, total = len(writer.done()), sum(1 for _ in writer.layout.shards())
+    if done < total or not completes:
+        note(f"{path}: {done} of {total} shards are done")
+        return None
+    held_out = [name for name in splits if name != "train"]
+    store = LogitStore(location, writer.manifest(dict.fromkeys(held_out)))
+    cached: dict[str, float | None] = {}
+    for name in held_out:
+        labels, section = torch.from_numpy(splits[name].labels), store.sections[name]
+        known = labels != UNLABELLED
+        logits = section.logits()[torch.from_numpy(section.rows_of(splits[name]))]
+        hits = logits.argmax(1)[known] == labels[known]
+        cached[name] = float(hits.double().mean()) if len(hits) else None
+    manifest = writer.manifest(cached)
+    writer.complete_with(manifest)
+    return manifest

@@ -1,0 +1,119 @@
+"""What a dump will cost, before it runs: bytes, files, forward passes, time and memory."""
+
+from __future__ import annotations
+
+import math
+import resource
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench import Bench
+from pipeline.caching.choice import Candidate, choose_codec, measure
+from pipeline.caching.opening import as_wanted, new_layout
+from pipeline.caching.pilot import run_pilot
+from pipeline.caching.spec import DumpSpec
+from pipeline.models.teacher import Teacher, require_same_classes
+from pipeline.store.frame import index_chunks
+from pipeline.store.layout import INDEX_ARRAYS, MANIFEST, ZARR_JSON, Layout, ShardId
+from pipeline.store.location import Location
+from pipeline.store.manifest import Manifest
+from pipeline.store.records import Records
+
+_INDEX_BYTES_PER_ROW = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What `pipeline plan` tells.
+
+    Args:
+        codec: the one that is named, or that the pilot chose.
+        bytes_total: of the finished store.
+        bytes_per_sample_view: of the training logits, compressed.
+        files: of the finished store.
+        teacher_forwards: images that the teacher has still to see.
+        seconds_estimate: for these on this machine, at the pilot's speed.
+        memory_bytes: resident at most while the pilot ran, and two shards.
+        kl_t1_mean, kl_t4_mean: what the codec cost on the pilot, in nats.
+    """
+
+    codec: str
+    bytes_total: int
+    bytes_per_sample_view: float
+    files: int
+    teacher_forwards: int
+    seconds_estimate: float
+    memory_bytes: int
+    kl_t1_mean: float
+    kl_t4_mean: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        return asdict(self)
+
+
+def forecast(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> Forecast:
+    """Run the pilot and say what a dump, or what is left of it, will cost.
+
+    Args:
+        bench: the data and the device.
+        teacher: whose logits.
+        spec: what to dump.
+        path: where the store is, or will be; nothing is written.
+
+    Raises:
+        ModelError: classes do not match, or logits are not finite.
+        MismatchError: there is a store made from something else.
+        ConfigError: no codec keeps the budget.
+    """
+    require_same_classes(teacher.name, teacher.card, bench.data)
+    pilot = run_pilot(bench, teacher, spec)
+    if (path / ZARR_JSON).exists():
+        header, _, codec = as_wanted(bench, teacher, spec, path)
+        layout, candidate = header.layout, measure(codec, pilot)
+    else:
+        rows = len(bench.data.train) * spec.view_count
+        candidate = choose_codec(spec.codec, pilot, teacher.head, rows)
+        layout = new_layout(bench, spec, candidate.codec)
+    done = _done(path)
+    forwards = sum(layout.n_rows(shard) for shard in layout.shards() if shard not in done)
+    figures = candidate.fidelity.summary()
+    return Forecast(
+        codec=candidate.codec.name,
+        bytes_total=_bytes(layout, candidate),
+        bytes_per_sample_view=candidate.bytes_per_row,
+        files=_files(layout, candidate),
+        teacher_forwards=forwards,
+        seconds_estimate=forwards * (1 / pilot.images_per_second + candidate.seconds_per_row),
+        memory_bytes=_memory(layout, candidate),
+        kl_t1_mean=figures["kl_t1_mean"],
+        kl_t4_mean=figures["kl_t4_mean"],
+    )
+
+
+def _done(path: Path) -> set[ShardId]:
+    if (path / MANIFEST).exists():
+        return set(Manifest.read(Location(path)).shards)
+    return set(Records(path).read())
+
+
+def _bytes(layout: Layout, candidate: Candidate) -> int:
+    logits = sum(layout.n_rows(shard) for shard in layout.shards()) * candidate.bytes_per_row
+    samples = sum(section.n_samples for section in layout.sections.values())
+    return math.ceil(logits) + _INDEX_BYTES_PER_ROW * samples + candidate.state_bytes
+
+
+def _files(layout: Layout, candidate: Candidate) -> int:
+    shards = sum(1 for _ in layout.shards()) * len(layout.arrays)
+    indices = sum(
+        1 + len(layout.arrays) + len(INDEX_ARRAYS) * (1 + index_chunks(layout, section))
+        for section in layout.sections.values()
+    )
+    return shards + indices + candidate.state_files + len((ZARR_JSON, MANIFEST))
+
+
+def _memory(layout: Layout, candidate: Candidate) -> int:
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    shards = 2 * layout.shard_rows * candidate.codec.bytes
+    return resident + shards

@@ -1,0 +1,78 @@
+"""The pilot: the teacher on a few samples, before the dump, to choose a codec and to foretell the cost."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.bench import Bench
+from pipeline.caching.spec import DumpSpec
+from pipeline.codecs import TeacherOutput
+from pipeline.errors import ModelError
+from pipeline.models.teacher import Teacher
+
+_MOST_ROWS, _FEWEST_ROWS = 2048, 256
+_SHARE = 64
+_BATCHES_AT_LEAST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """What a teacher says of a few training samples in the first view.
+
+    Args:
+        output: of n rows, on the device.
+        images_per_second: rendered and seen by the teacher; the first batch, which warms up, apart.
+    """
+
+    output: TeacherOutput
+    images_per_second: float
+
+    def __len__(self) -> int:
+        return len(self.output.logits)
+
+
+def pilot_rows(n_samples: int, n_views: int) -> int:
+    """Return how many rows a pilot has: a 64th of the dump's, at least 256 and at most 2,048."""
+    wanted = max(_FEWEST_ROWS, n_samples * n_views // _SHARE)
+    return min(n_samples, _MOST_ROWS, wanted)
+
+
+def run_pilot(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Pilot:
+    """Run the teacher over samples spread evenly over the training split.
+
+    Raises:
+        ModelError: logits are not finite.
+    """
+    images = bench.data.train
+    count = pilot_rows(len(images), spec.view_count)
+    rows = np.linspace(0, len(images) - 1, count).astype(np.int64)
+    size = min(spec.batch_size, -(-count // _BATCHES_AT_LEAST))
+    batches = [rows[start : start + size] for start in range(0, count, size)]
+    feed = bench.feed(images, spec.views, teacher.card.preprocessing)
+    outputs, times = [], [time.perf_counter()]
+    for batch in feed.batches(0, batches):
+        outputs.append(teacher.output(batch))
+        # Also waits for the device, so that the clock tells the truth.
+        finite = bool(outputs[-1].logits.isfinite().all())
+        if not finite:
+            raise ModelError(
+                f"teacher {teacher.name} gives logits that are not finite for training images; expected "
+                "numbers; use precision: fp32 or other weights"
+            )
+        times.append(time.perf_counter())
+    return Pilot(_joined(outputs), _rate([len(batch) for batch in batches], times))
+
+
+def _joined(outputs: list[TeacherOutput]) -> TeacherOutput:
+    features = [output.features for output in outputs if output.features is not None]
+    logits = torch.cat([output.logits for output in outputs])
+    return TeacherOutput(logits, torch.cat(features) if len(features) == len(outputs) else None)
+
+
+def _rate(sizes: list[int], times: list[float]) -> float:
+    first = 1 if len(sizes) > 1 else 0
+    return sum(sizes[first:]) / (times[-1] - times[first])

@@ -1,0 +1,48 @@
+"""What to dump."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.codecs.spec import CodecSpec
+from pipeline.data.packed import SPLITS, PackedImages, PreparedData
+from pipeline.store.header import Header
+from pipeline.views.spec import ViewSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpSpec:
+    """What to dump.
+
+    Args:
+        views: which views of the training images.
+        view_count: V, how many.
+        codec: how logits are kept.
+        batch_size: images a forward pass.
+        shard_rows: samples a shard; None suits it to the dataset.
+        allow_poor_teacher: accept a teacher that knows little more than the largest class.
+    """
+
+    views: ViewSpec
+    view_count: int
+    codec: CodecSpec
+    batch_size: int = 256
+    shard_rows: int | None = None
+    allow_poor_teacher: bool = False
+
+    @classmethod
+    def of(cls, header: Header) -> DumpSpec:
+        """Return the spec of a store that is there; its teacher was accepted once."""
+        return cls(
+            views=ViewSpec.from_canonical(header.views),
+            view_count=header.layout.sections["train"].n_views,
+            codec=header.codec_spec,
+            batch_size=header.batch_size,
+            shard_rows=header.layout.shard_rows,
+            allow_poor_teacher=True,
+        )
+
+
+def splits_of(data: PreparedData) -> dict[str, PackedImages]:
+    """Return the splits that have samples, by name."""
+    return {name: getattr(data, name) for name in SPLITS if len(getattr(data, name))}

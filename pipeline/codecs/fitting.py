@@ -1,0 +1,140 @@
+"""Fitting `features` to a teacher: values of digits, how digits share bytes, how fine they are.
+
+A step of feature j is a sqrt(12 / D) / std(w_j), w_j its column of the last layer: a rounding error costs
+the same whichever feature makes it, and `a` is the root mean square error of a logit if all were rounded.
+A feature gets the smallest of a few alphabets that holds 99 % of the pilot; its outer digits are spaced
+three times wider, so that rows beyond are served too. `a` is found by search so that the pilot's
+divergence meets the budget.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.codecs.codec import Codec, TeacherOutput
+from pipeline.codecs.features import features
+from pipeline.codecs.fidelity import Fidelity
+from pipeline.codecs.packing import codes_per_byte
+from pipeline.codecs.shaping import Shaping
+
+# Alphabets that fill a byte well, and how many of their digits are wider ones at the ends. A feature that
+# the pilot never moves has two digits: only one that the last layer does not use has none.
+_WIDE_DIGITS = {2: 0, 3: 1, 4: 1, 6: 1, 16: 4, 256: 32}
+_WIDER = 3
+_OUTSIDE = 0.01
+_FLOOR_SHARE = 0.02
+_UNUSED = 1e-9
+_TOLL = 0.06
+_PILOT_ROWS = 1024
+_FIRST_TRIAL, _TRIALS = 0.2, 8
+_AIM, _NEAR_ENOUGH = 0.93, 0.06
+_LEAST_KL = 1e-12
+
+
+def fit_features(pilot: TeacherOutput, head: nn.Linear, max_kl: float) -> Codec:
+    """Return the coarsest `features` codec that keeps a budget on the pilot.
+
+    Args:
+        pilot: logits and features of some samples.
+        head: the teacher's last layer.
+        max_kl: largest mean KL(teacher || decoded) at temperatures 1 and 4, in nats.
+    """
+    some = pilot[:_PILOT_ROWS]
+    known: dict[float, float] = {}
+    fineness, best = _FIRST_TRIAL, None
+    for _ in range(_TRIALS):
+        codec = features(fit_state(some, head, fineness))
+        kl = _worst_kl(codec, some)
+        known[math.log(fineness)] = math.log(max(kl, _LEAST_KL))
+        if kl <= max_kl and (best is None or fineness > best[0]):
+            best = fineness, codec
+        if abs(kl / max_kl - _AIM) < _NEAR_ENOUGH:
+            break
+        fineness = math.exp(_next_trial(known, math.log(_AIM * max_kl)))
+    return codec if best is None else best[1]
+
+
+def fit_state(pilot: TeacherOutput, head: nn.Linear, fineness: float) -> dict[str, Tensor]:
+    """Return the state of a `features` codec of one fineness.
+
+    Args:
+        pilot: logits and features (n, D) of some samples.
+        head: the teacher's last layer.
+        fineness: `a` of the module's docstring, in logits, above 0.
+    """
+    features_ND, weight = pilot.require_features().double(), head.weight.detach().float()
+    bias = torch.zeros_like(weight[:, 0]) if head.bias is None else head.bias.detach().float()
+    table, levels = _tables(features_ND, weight.double(), fineness)
+    byte, place = _places(levels)
+    state = {"weight": weight, "bias": bias, "table": table.float(), "levels": levels.int()}
+    state |= {"byte": byte.int(), "place": place.int(), "middle": torch.zeros_like(levels)}
+    state["toll"] = torch.tensor(_TOLL * _square_step(fineness, len(levels)), dtype=torch.float64)
+    nearest = Shaping.of(state).nearest(features_ND)
+    return {**state, "middle": nearest.median(0).values.int()}
+
+
+def _square_step(fineness: float, width: int) -> float:
+    """Return the square of a step in units of its column: a uniform error has a twelfth of it."""
+    return 12 * fineness**2 / width
+
+
+def _tables(features_ND: Tensor, weight_CD: Tensor, fineness: float) -> tuple[Tensor, Tensor]:
+    """Return the values (D, L) of each feature's digits and how many it has (D,)."""
+    spread = weight_CD.std(0, correction=0)
+    used = spread > _UNUSED * spread.max()
+    step = math.sqrt(_square_step(fineness, len(spread))) / torch.where(used, spread, 1.0)
+    lowest = features_ND.amin(0)
+    # Where a share of the samples lies at the minimum, as after a ReLU, nothing is below it.
+    floored = (features_ND == lowest).double().mean(0) > _FLOOR_SHARE
+    origin = torch.where(floored, lowest, features_ND.mean(0))
+    rounded = ((features_ND - origin) / step).round()
+    middle = rounded.median(0).values
+    most = max(_WIDE_DIGITS)
+    digit = torch.arange(most, device=step.device)
+    table = origin[:, None].repeat(1, most)
+    levels = torch.ones_like(lowest, dtype=torch.long)
+    for count, wide in _WIDE_DIGITS.items():
+        below = torch.where(floored, 0, wide // 2)
+        width = count - below - torch.where(floored, wide, wide // 2)
+        first = torch.where(floored, 0, middle - (width - 1).div(2, rounding_mode="floor"))
+        last = first + width - 1
+        outside = ((rounded < first) | (rounded > last)).double().mean(0)
+        fits = (outside <= _OUTSIDE) & (floored | (count > 2)) | (count == most)
+        chosen = used & (levels == 1) & fits
+        value = (first - below)[:, None] + digit
+        beyond = (value - last[:, None]).clamp(min=0) - (first[:, None] - value).clamp(min=0)
+        spaced = origin[:, None] + (value + (_WIDER - 1) * beyond) * step[:, None]
+        table = torch.where(chosen[:, None] & (digit < count), spaced, table)
+        levels = torch.where(chosen, count, levels)
+    return table, levels
+
+
+def _places(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the byte (D,) of each feature's digit and its place (D,) in it; alphabets lie together."""
+    byte, place, end = torch.zeros_like(levels), torch.ones_like(levels), 0
+    for count in sorted(_WIDE_DIGITS, reverse=True):
+        members = torch.nonzero(levels == count)[:, 0]
+        order, shared = torch.arange(len(members), device=levels.device), codes_per_byte(count)
+        byte[members] = end + order // shared
+        place[members] = count ** (order % shared)
+        end += -(-len(members) // shared)
+    return byte, place
+
+
+def _worst_kl(codec: Codec, pilot: TeacherOutput) -> float:
+    fidelity = Fidelity.measure(pilot.logits, codec.decode(codec.encode(pilot)))
+    return max(fidelity.kl_t1, fidelity.kl_t4) / fidelity.samples
+
+
+def _next_trial(known: dict[float, float], target: float) -> float:
+    """Return the logarithm of the next `a`: divergence grows with about the square of `a`."""
+    points = sorted(known.items())
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if y0 <= target <= y1:
+            return x0 + (x1 - x0) * (target - y0) / (y1 - y0)
+    x, y = min(points, key=lambda point: abs(point[1] - target))
+    return x + (target - y) / 2

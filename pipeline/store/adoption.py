@@ -1,0 +1,132 @@
+"""Going on with a store that is there: whether it is of the same making, and what is to be added.
+
+Views and samples can be added; what is there keeps its place. Anything else that differs is refused by
+name, with the ways out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from pipeline.codecs.spec import CodecSpec
+from pipeline.data.packed import PackedImages
+from pipeline.digests import spec_digest
+from pipeline.errors import CorruptStoreError, MismatchError
+from pipeline.store.header import RESTORE, Header
+from pipeline.store.index import ABSENT, SampleIndex
+from pipeline.store.layout import INDEX_ARRAYS, Layout, Section
+
+Splits = Mapping[str, PackedImages]
+Index = dict[str, SampleIndex]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a dump asks of its store.
+
+    Args:
+        teacher: digest of the teacher.
+        views: digest of the view spec.
+        view_count: V.
+        codec: which codec.
+        splits: the samples that have some, by name.
+    """
+
+    teacher: str
+    views: str
+    view_count: int
+    codec: CodecSpec
+    splits: Splits
+
+
+def dataset_digest(index: Mapping[str, SampleIndex]) -> str:
+    """Return the digest of the samples of all sections."""
+    return spec_digest({name: part.digest() for name, part in index.items()})
+
+
+def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Header, Index]:
+    """Return header and index of a store with what is wanted added to what is there.
+
+    Raises:
+        MismatchError: it is of another teacher, dataset, views or codec, or of more views.
+    """
+    ways_out = f"use a new dump name, or remove it with: rm -r {path}"
+    _require_same_making(path, header, wanted, ways_out)
+    layout, grown = header.layout, dict(index)
+    for name, images in wanted.splits.items():
+        known = index.get(name, SampleIndex(np.zeros(0, np.uint64), np.zeros(0, np.uint64)))
+        rows = known.find_unchanged(images, str(path))
+        if name == "train" and (rows == ABSENT).all():
+            raise MismatchError(
+                f"{path}: made from another dataset: none of the {len(images):,} training samples is in "
+                f"it, {images.names[0]!r} being the first; expected the images that the teacher saw; "
+                f"restore the data, {ways_out}"
+            )
+        grown[name] = known.with_new(images)
+        n_views = wanted.view_count if name == "train" else 1
+        layout = layout.with_section(
+            _extended(layout, name, added=len(grown[name]) - len(known), n_views=n_views)
+        )
+    grown = {name: grown[name] for name in layout.sections}
+    fingerprint = replace(header.fingerprint, dataset=dataset_digest(grown))
+    return replace(header, layout=layout, fingerprint=fingerprint), grown
+
+
+def read_index(path: Path, layout: Layout) -> Index:
+    """Return the samples of each section of a store that is not finished.
+
+    Raises:
+        CorruptStoreError: keys or digests cannot be read.
+    """
+    index = {}
+    for name, section in layout.sections.items():
+        try:
+            columns = [
+                np.asarray(zarr.open_array(path / name / column, mode="r")[:])[section.rows()]
+                for column in INDEX_ARRAYS
+            ]
+        except (ValueError, RuntimeError, IndexError, OSError) as error:
+            raise CorruptStoreError(
+                f"{path}: the samples of {name} cannot be read ({str(error).splitlines()[0]}); {RESTORE}"
+            ) from None
+        index[name] = SampleIndex(*columns)
+    return index
+
+
+def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: str) -> None:
+    found = header.fingerprint
+    for what, theirs, ours in (
+        ("teacher", found.teacher[:12], wanted.teacher[:12]),
+        ("views", found.views[:12], wanted.views[:12]),
+    ):
+        if theirs != ours:
+            raise MismatchError(
+                f"{path}: made with another {what} ({theirs}, now {ours}); a dump is never overwritten: "
+                f"{ways_out}"
+            )
+    if not wanted.codec.accepts(header.codec_spec, header.layout.codec):
+        raise MismatchError(
+            f"{path}: made with another codec ({header.layout.codec}, asked for as {header.codec_spec}, "
+            f"now {wanted.codec}); a dump is never overwritten: {ways_out}"
+        )
+    had = header.layout.sections["train"].n_views
+    if wanted.view_count < had:
+        raise MismatchError(
+            f"{path}: has {had} views, views.count is {wanted.view_count}; a dump never loses views: raise "
+            f"views.count to {had}, {ways_out}"
+        )
+
+
+def _extended(layout: Layout, name: str, *, added: int, n_views: int) -> Section:
+    """Return a section with room for further samples, from the next block on."""
+    section = layout.sections.get(name)
+    if section is None:
+        return Section(name=name, extents=((0, added),), n_views=n_views)
+    first = -(-section.n_rows // layout.shard_rows) * layout.shard_rows
+    extents = (*section.extents, (first, added)) if added else section.extents
+    return Section(name=name, extents=extents, n_views=n_views)

@@ -1,0 +1,149 @@
+"""The frame of a store: groups, arrays without rows, indices and the codec's state, before any shard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from torch import Tensor
+from zarr.codecs import TransposeCodec, ZstdCodec
+
+from pipeline.digests import canonical_json
+from pipeline.errors import CorruptStoreError
+from pipeline.files import parse_object
+from pipeline.store.header import RESTORE, Header
+from pipeline.store.index import SampleIndex
+from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, Layout, Section
+
+Node = Any  # what zarr.Group gives by name
+_INDEX_CHUNK_ROWS = 1 << 16
+
+
+def compressor(level: int = 1) -> ZstdCodec:
+    """Return the compressor of a chunk; for most arrays level 1 is the smallest and fastest here."""
+    return ZstdCodec(level=level, checksum=True)
+
+
+def build_frame(
+    path: Path,
+    header: Header,
+    *,
+    index: Mapping[str, SampleIndex],
+    state: Mapping[str, Tensor],
+) -> None:
+    """Make, or bring up to date, everything of a store that is no shard.
+
+    The header comes last, when the rows that it speaks of are there.
+
+    Args:
+        path: the store's folder.
+        header: what the store is to hold.
+        index: the samples of each of its sections.
+        state: what the codec keeps once.
+    """
+    if state:
+        group = zarr.open_group(path / CODEC_GROUP, mode="a", zarr_format=3)
+        for name, values in state.items():
+            _put_state(group, name, values.cpu().numpy())
+    for name, section in header.layout.sections.items():
+        group = zarr.open_group(path / name, mode="a", zarr_format=3)
+        for column in INDEX_ARRAYS:
+            _put_index(group, column, header.layout, section, getattr(index[name], column))
+        for array, spec in header.layout.arrays.items():
+            if array not in group:
+                create_array(group, header.layout, section, array)
+            _resize(group[array], (section.n_views, section.n_rows, *spec.shape))
+    if not _root_is(path, header):
+        header.write(path)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return what the codec of a store that is not finished keeps once.
+
+    Raises:
+        CorruptStoreError: it cannot be read.
+    """
+    if not (path / CODEC_GROUP).exists():
+        return {}
+    try:
+        group = zarr.open_group(path / CODEC_GROUP, mode="r")
+        return {name: torch.from_numpy(np.asarray(array[...])) for name, array in group.arrays()}
+    except (ValueError, RuntimeError, OSError) as error:
+        raise CorruptStoreError(
+            f"{path}: what its codec keeps once cannot be read ({str(error).splitlines()[0]}); {RESTORE}"
+        ) from None
+
+
+def create_array(group: zarr.Group, layout: Layout, section: Section, array: str) -> Any:
+    """Create one of the codec's arrays in a section's group."""
+    spec = layout.arrays[array]
+    across = (0, *range(2, 2 + len(spec.shape)), 1)
+    return group.create_array(
+        array,
+        shape=(section.n_views, section.n_rows, *spec.shape),
+        dtype=spec.dtype,
+        chunks=(1, layout.chunk_rows, *spec.shape),
+        shards=(1, layout.shard_rows, *spec.shape),
+        filters=[TransposeCodec(order=across)] if spec.column_major else None,
+        compressors=[compressor(spec.level)],
+        # A shard of zeros is a file like any other.
+        config={"write_empty_chunks": True},
+    )
+
+
+def _root_is(path: Path, header: Header) -> bool:
+    try:
+        found = parse_object((path / ZARR_JSON).read_bytes())["attributes"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
+    return canonical_json(found) == canonical_json(header.to_dict())
+
+
+def _put_state(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+    if name in group and _is(group[name], values):
+        return
+    group.create_array(name, data=values, compressors=[compressor()], overwrite=True)
+
+
+def index_chunks(layout: Layout, section: Section) -> int:
+    """Return the number of files of a section's keys, and of its digests."""
+    return -(-section.n_rows // _index_chunk_rows(layout))
+
+
+def _index_chunk_rows(layout: Layout) -> int:
+    return max(layout.shard_rows, _INDEX_CHUNK_ROWS)
+
+
+def _put_index(
+    group: zarr.Group, name: str, layout: Layout, section: Section, samples: NDArray[np.uint64]
+) -> None:
+    """Write keys or digests; those that are there already keep their place and their files."""
+    values = np.zeros(section.n_rows, np.uint64)
+    values[section.rows()] = samples
+    if name not in group:
+        chunk = _index_chunk_rows(layout)
+        group.create_array(
+            name, shape=values.shape, dtype="uint64", chunks=(chunk,), compressors=[compressor()]
+        )
+    array: Node = group[name]
+    _resize(array, values.shape)
+    if not _is(array, values):
+        array[:] = values
+
+
+def _resize(array: Node, shape: tuple[int, ...]) -> None:
+    if isinstance(array, zarr.Array) and array.shape != shape:
+        array.resize(shape)
+
+
+def _is(array: Node, values: NDArray[Any]) -> bool:
+    try:
+        found = np.asarray(array[...])
+    except (ValueError, RuntimeError, FileNotFoundError):
+        return False
+    return found.dtype == values.dtype and np.array_equal(found, values)

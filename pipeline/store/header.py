@@ -1,0 +1,162 @@
+"""The header: what a store is to hold and what it is made from, in its root's attributes.
+
+It is there before the first shard, so that a run which goes on knows what the one before it meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.codecs import Codec, codec_fingerprint, find_codec
+from pipeline.codecs.spec import CodecSpec
+from pipeline.errors import CorruptStoreError, MismatchError, StoreError
+from pipeline.files import parse_object, write_json
+from pipeline.store.layout import SCHEMA, ZARR_JSON, Layout
+from pipeline.store.location import Location
+
+RESTORE = "restore it (dvc checkout), or mend it with: pipeline verify --repair"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """Digests of everything that decides a store's content.
+
+    Args:
+        dataset: keys and contents of the samples of all splits.
+        teacher: weights, preprocessing and precision.
+        views: the view spec without the number of views.
+        codec: name and version, and a digest of what it keeps once.
+    """
+
+    dataset: str
+    teacher: str
+    views: str
+    codec: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the digests as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a store is to hold.
+
+    Args:
+        layout: how it is cut.
+        fingerprint: what it is made from.
+        teacher: name, card and precision of the teacher.
+        views: canonical form of the view spec.
+        codec_spec: what was asked of the codec; the layout says which it became.
+        batch_size: images a forward pass, on which a logit's last bits may depend.
+    """
+
+    layout: Layout
+    fingerprint: Fingerprint
+    teacher: dict[str, Any]
+    views: dict[str, Any]
+    codec_spec: CodecSpec
+    batch_size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the header as plain values, with the schema."""
+        return {
+            "schema": SCHEMA,
+            "layout": self.layout.to_dict(),
+            "fingerprint": self.fingerprint.to_dict(),
+            "teacher": self.teacher,
+            "views": self.views,
+            "codec_spec": self.codec_spec.to_dict(),
+            "batch_size": self.batch_size,
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any], origin: Path | str) -> Header:
+        """Return the header that `to_dict` described.
+
+        Args:
+            value: as `to_dict` returns it.
+            origin: the file, for errors.
+
+        Raises:
+            StoreError: it is of another schema.
+            CorruptStoreError: it is no header.
+        """
+        schema = value.get("schema")
+        if schema != SCHEMA:
+            raise StoreError(
+                f"{origin}: schema {schema}; this program reads {SCHEMA}; use the version that wrote it"
+            )
+        try:
+            return cls(
+                layout=Layout.from_dict(value["layout"]),
+                fingerprint=Fingerprint(**value["fingerprint"]),
+                teacher=value["teacher"],
+                views=value["views"],
+                codec_spec=CodecSpec(**value["codec_spec"]),
+                batch_size=value["batch_size"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptStoreError(f"{origin}: not a store's header ({error!r}); {RESTORE}") from None
+
+    @classmethod
+    def read(cls, location: Location) -> Header:
+        """Read a store's header, finished or not.
+
+        Raises:
+            FileNotFoundError: there is no store.
+            StoreError: it is of another schema.
+            CorruptStoreError: it is no header.
+        """
+        origin = f"{location}/{ZARR_JSON}"
+        try:
+            value = parse_object(location.read(ZARR_JSON))["attributes"]
+        except (ValueError, KeyError) as error:
+            raise CorruptStoreError(f"{origin}: not a store's header ({error!r}); {RESTORE}") from None
+        return cls.from_dict(value, origin)
+
+    def codec(self, state: Mapping[str, Tensor], origin: str) -> Codec:
+        """Return the store's codec.
+
+        Args:
+            state: what the store keeps of it once.
+            origin: the store, for errors.
+
+        Raises:
+            MismatchError: this program's codec of that name is another version.
+        """
+        codec = find_codec(self.layout.codec, self.layout.n_classes, state)
+        expected, found = self.fingerprint.codec, codec_fingerprint(codec)
+        if found != expected:
+            raise MismatchError(
+                f"{origin}: made with codec {expected[:24]}, this program has {found[:24]}; expected the "
+                "same; use the version that wrote it or make a new dump"
+            )
+        return codec
+
+    def require_teacher(self, name: str, digest: str, origin: str) -> None:
+        """Refuse a teacher that is not the one that made the store.
+
+        Args:
+            name: of the teacher.
+            digest: of the teacher.
+            origin: the store, for errors.
+
+        Raises:
+            MismatchError: other weights, preprocessing, classes or precision.
+        """
+        if digest != self.fingerprint.teacher:
+            raise MismatchError(
+                f"{origin}: made by another teacher ({self.fingerprint.teacher[:12]}), {name} is now "
+                f"{digest[:12]}; expected the one that made it; restore its checkpoint or make a new dump"
+            )
+
+    def write(self, store: Path) -> None:
+        """Write the root group with the header as its attributes."""
+        root = {"attributes": self.to_dict(), "zarr_format": 3, "node_type": "group"}
+        write_json(store / ZARR_JSON, root)

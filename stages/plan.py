@@ -1,0 +1,58 @@
+"""`pipeline plan`: say what a dump will cost, before it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import torch
+
+from pipeline.bench import Bench
+from pipeline.caching.forecast import Forecast, forecast
+from pipeline.data.packed import PreparedData
+from stages import layout
+from stages.options import reads_params, runs_on_device
+from stages.params import Params
+from stages.teachers import load_teacher
+
+
+@click.command()
+@click.argument("dump")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The store's folder.  [default: data/logits/DUMP.zarr]",
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@runs_on_device
+@reads_params
+def command(
+    params: Params, dump: str, out: Path | None, as_json: bool, device: torch.device, workers: int
+) -> None:
+    """Run the teacher of DUMP over a few images and say what the dump, or the rest of it, will cost.
+
+    Bytes are measured with the compressor of the store, time with this machine. Nothing is written.
+    """
+    spec = params.dump(dump)
+    bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
+    teacher = load_teacher(spec.teacher, spec.precision, device)
+    expected = forecast(bench, teacher, spec.dump_spec(), out or layout.store(dump))
+    if as_json:
+        click.echo(json.dumps(expected.to_dict(), indent=1))
+        return
+    for name, text in _lines(expected).items():
+        click.echo(f"{name:10} {text}")
+
+
+def _lines(expected: Forecast) -> dict[str, str]:
+    hours, minutes = divmod(round(expected.seconds_estimate / 60), 60)
+    return {
+        "codec": f"{expected.codec}, {expected.bytes_per_sample_view:.1f} bytes a sample and view",
+        "KL": f"{expected.kl_t1_mean:.1e} at T = 1, {expected.kl_t4_mean:.1e} at T = 4, on the pilot",
+        "size": f"{expected.bytes_total:,} bytes in {expected.files:,} files",
+        "teacher": f"{expected.teacher_forwards:,} forward passes still to do",
+        "time": f"{hours} h {minutes} min on this device" if hours or minutes else "less than a minute",
+        "memory": f"{expected.memory_bytes / 2**30:.1f} GiB",
+    }

@@ -1,0 +1,183 @@
+"""How fast random batches of encoded rows come, and what opening a store costs as it grows.
+
+    python -m tests.benchmarks.delivery [--out FILE.json]
+
+A store of 65,536 samples of about 600 bytes. A view is read whole, checked and kept; a batch of 256 random
+rows is then a gather. Beside it, in alternation, one thread each: a gather from a memory-mapped file of the
+same bytes (in the page cache), one file a sample (torch.load, as torchdistill keeps them), and zarr's
+fancy indexing of the same store. Opening is timed for 10 thousand and for a million samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.codecs import codec_fingerprint, find_codec
+from pipeline.codecs.fidelity import Fidelity
+from pipeline.codecs.spec import CodecSpec
+from pipeline.store.frame import build_frame
+from pipeline.store.header import Fingerprint, Header
+from pipeline.store.index import SampleIndex
+from pipeline.store.layout import Layout, Section
+from pipeline.store.reader import LogitStore
+from pipeline.store.writer import StoreWriter
+from pipeline.views.spec import ViewSpec
+from tests.benchmarks.environment import environment
+
+CLASSES, SAMPLES, BATCH, ROUNDS = 600, 65_536, 256, 7
+FILES = 8192
+CODEC = find_codec("affine8", CLASSES)
+
+
+def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
+    """Write a store of one view, of random bytes or of zeros."""
+    header = Header(
+        layout=Layout(
+            codec=CODEC.name,
+            arrays=CODEC.arrays,
+            n_classes=CLASSES,
+            shard_rows=SAMPLES,
+            sections={"train": Section(name="train", extents=((0, samples),), n_views=1)},
+        ),
+        fingerprint=Fingerprint(dataset="", teacher="", views="", codec=codec_fingerprint(CODEC)),
+        teacher={"name": "none"},
+        views=ViewSpec(seed=0).canonical(),
+        codec_spec=CodecSpec(name=CODEC.name),
+        batch_size=BATCH,
+    )
+    keys = np.random.default_rng(0).permutation(samples).astype(np.uint64)
+    build_frame(path, header, index={"train": SampleIndex(keys, keys)}, state={})
+    writer, generator = StoreWriter(path, header), np.random.default_rng(1)
+    for shard in header.layout.shards():
+        rows = header.layout.n_rows(shard)
+        codes = generator.integers(0, 256 if random else 1, (rows, CLASSES), np.uint8)
+        arrays = {"codes": codes, "scale": np.ones(rows, np.float16)}
+        writer.write(shard, arrays, fidelity=Fidelity(), labelled=0, correct=0)
+    writer.complete_with(writer.manifest({}))
+    return LogitStore.open(path)
+
+
+def gather(store: LogitStore) -> Callable[[NDArray[np.int64]], Any]:
+    """Return our way: a view in memory, a batch by index."""
+    view = {name: torch.from_numpy(array) for name, array in store.encoded_view(0).items()}
+
+    def batch(rows: NDArray[np.int64]) -> Any:
+        index = torch.from_numpy(rows)
+        return {name: array[index] for name, array in view.items()}
+
+    return batch
+
+
+def memory_mapped(store: LogitStore, folder: Path) -> Callable[[NDArray[np.int64]], Any]:
+    """Return a gather from one file of the same rows."""
+    view = store.encoded_view(0)
+    rows = np.concatenate([view["codes"], view["scale"][:, None].view(np.uint8)], 1)
+    rows.tofile(folder / "rows.bin")
+    mapped = np.memmap(folder / "rows.bin", np.uint8, "r", shape=rows.shape)
+    return lambda rows: mapped[rows]
+
+
+def file_a_sample(store: LogitStore, folder: Path) -> Callable[[NDArray[np.int64]], Any]:
+    """Return the way of one file a sample."""
+    codes = torch.from_numpy(store.encoded_view(0)["codes"][:FILES])
+    (folder / "samples").mkdir()
+    for row, values in enumerate(codes):
+        torch.save(values.clone(), folder / "samples" / f"{row}.pt")
+    return lambda rows: torch.stack([torch.load(folder / "samples" / f"{r}.pt") for r in rows % FILES])
+
+
+def fancy_indexing(path: Path) -> Callable[[NDArray[np.int64]], Any]:
+    """Return zarr's own indexing of the store."""
+    codes = zarr.open_array(path / "train" / "codes", mode="r")
+    return lambda rows: codes.oindex[0, np.sort(rows)]
+
+
+def samples_per_second(ways: Mapping[str, Callable[[NDArray[np.int64]], Any]]) -> dict[str, list[float]]:
+    """Time each way in turn, round after round."""
+    generator, speeds = np.random.default_rng(2), {name: [] for name in ways}
+    batches = dict.fromkeys(ways, 400) | {"file a sample": 2, "zarr fancy indexing": 1}
+    for _ in range(ROUNDS):
+        for name, batch in ways.items():
+            rows = [generator.integers(0, SAMPLES, BATCH) for _ in range(batches[name])]
+            start = time.perf_counter()
+            for some in rows:
+                batch(some)
+            speeds[name].append(BATCH * len(rows) / (time.perf_counter() - start))
+    return speeds
+
+
+def opening(folder: Path) -> dict[str, dict[str, float]]:
+    """Return seconds and bytes of memory that opening takes, by number of samples."""
+    found = {}
+    for samples in (10_000, 1_000_000):
+        path = folder / f"{samples}.zarr"
+        make_store(path, samples, random=False)
+        times = []
+        tracemalloc.start()
+        for _ in range(ROUNDS):
+            start = time.perf_counter()
+            store = LogitStore.open(path)
+            times.append(time.perf_counter() - start)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        start = time.perf_counter()
+        store.sections["train"].index.find(store.keys[:1])
+        found[f"{samples:,}"] = {
+            "open_milliseconds": round(1000 * statistics.median(times), 1),
+            "open_peak_kilobytes": round(peak / 1024),
+            "find_rows_milliseconds": round(1000 * (time.perf_counter() - start), 1),
+        }
+    return found
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = make_store(folder / "main.zarr", SAMPLES, random=True)
+        start = time.perf_counter()
+        store.encoded_view(0)
+        view_seconds = time.perf_counter() - start
+        ways = {
+            "view in memory": gather(store),
+            "memory-mapped file": memory_mapped(store, folder),
+            "file a sample": file_a_sample(store, folder),
+            "zarr fancy indexing": fancy_indexing(folder / "main.zarr"),
+        }
+        speeds = samples_per_second(ways)
+        ours = speeds["view in memory"]
+        result = {
+            "environment": environment(),
+            "samples_per_second": {way: round(statistics.median(found)) for way, found in speeds.items()},
+            "ours_over": {
+                way: round(statistics.median(a / b for a, b in zip(ours, found, strict=True)), 2)
+                for way, found in speeds.items()
+            },
+            "view_read_megabytes_per_second": round(SAMPLES * CODEC.bytes / view_seconds / 1e6),
+            "opening": opening(folder),
+        }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

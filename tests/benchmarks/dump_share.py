@@ -1,0 +1,134 @@
+"""Which share of a dump's time encoding, comparing and writing take, with a ResNet-50.
+
+    python -m tests.benchmarks.dump_share PHOTOGRAPHS [--device cpu] [--out FILE.json]
+
+A dump of random crops of the photographs by torchvision's ResNet-50 (1,000 classes, 224 pixels; untrained,
+which costs the same), by codec. Encoding runs on the device between two batches, writing in a thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from pipeline.bench import Bench
+from pipeline.caching import dump
+from pipeline.caching.spec import DumpSpec
+from pipeline.codecs import Codec
+from pipeline.codecs.fidelity import Fidelity
+from pipeline.codecs.spec import CodecSpec
+from pipeline.models.architecture import Architecture, build
+from pipeline.models.checkpoint import ModelCard
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.teacher import Teacher
+from pipeline.store.writer import StoreWriter
+from tests.benchmarks.environment import environment
+from tests.benchmarks.imagenet_teacher import CLASSES, VIEWS, prepared_photographs
+
+CODECS = ("affine8", "affine6", "topk-100", "features")
+
+
+def resnet50(device: torch.device) -> Teacher:
+    """Return an untrained ResNet-50 whose logits spread as a trained one's."""
+    torch.manual_seed(0)
+    architecture = Architecture(name="resnet50", num_classes=CLASSES)
+    network = build(architecture).eval().to(device, memory_format=torch.channels_last)
+    with torch.no_grad():
+        network.fc.weight *= 20
+    eyes = Preprocessing(
+        size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_fraction=0.875
+    )
+    card = ModelCard(architecture=architecture, preprocessing=eyes, classes=tuple(map(str, range(CLASSES))))
+    return Teacher(name="resnet50", network=network, card=card, precision="fp32")
+
+
+@contextmanager
+def timed(spent: Counter[str], device: torch.device) -> Iterator[None]:
+    """Add up the seconds of the dump's parts."""
+
+    def watch(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*given: Any, **named: Any) -> Any:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            try:
+                return work(*given, **named)
+            finally:
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                spent[name] += time.perf_counter() - start
+
+        return watched
+
+    def watched_codec(codec: Codec) -> Codec:
+        return replace(codec, encode=watch("encode", codec.encode), decode=watch("compare", codec.decode))
+
+    opened = dump.open_for_writing
+
+    def open_watched(*given: Any) -> Any:
+        header, codec = opened(*given)
+        return header, watched_codec(codec)
+
+    with (
+        patch.object(dump, "open_for_writing", open_watched),
+        patch.object(Fidelity, "measure", watch("compare", Fidelity.measure)),
+        patch.object(StoreWriter, "write", watch("write", StoreWriter.write)),
+        patch.object(Teacher, "output", watch("forward", Teacher.output)),
+    ):
+        yield
+
+
+def shares(bench: Bench, teacher: Teacher, codec: str) -> dict[str, float]:
+    """Dump once and return seconds of each part, and the parts' share of the whole without the pilot."""
+    spent: Counter[str] = Counter()
+    settings = {"batch_size": 50, "allow_poor_teacher": True}
+    spec = DumpSpec(views=VIEWS, view_count=1, codec=CodecSpec(name=codec), **settings)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "main.zarr"
+        dump.open_for_writing(bench, teacher, spec, path)
+        start = time.perf_counter()
+        with timed(spent, bench.device):
+            dump.cache_logits(bench, teacher, spec, path)
+        seconds = time.perf_counter() - start
+    on_device = spent["encode"] + spent["compare"]
+    return {
+        "seconds": round(seconds, 2),
+        **{f"{part}_share": round(value / seconds, 4) for part, value in sorted(spent.items())},
+        "encode_compare_write_share": round((on_device + spent["write"]) / seconds, 4),
+    }
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("photographs", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    with tempfile.TemporaryDirectory() as folder:
+        data = prepared_photographs(arguments.photographs, Path(folder))
+        bench, teacher = Bench(data=data, device=device, workers=2), resnet50(device)
+        result = {
+            "environment": environment(),
+            "codecs": {codec: shares(bench, teacher, codec) for codec in CODECS},
+        }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

