@@ -73,8 +73,8 @@ def fit_state(pilot: TeacherOutput, head: nn.Linear, fineness: float) -> dict[st
     state = {"weight": weight, "bias": bias, "table": table.float(), "levels": levels.int()}
     state |= {"byte": byte.int(), "place": place.int(), "middle": torch.zeros_like(levels)}
     state["toll"] = torch.tensor(_TOLL * _square_step(fineness, len(levels)), dtype=torch.float64)
-    nearest = Shaping.of(state).nearest(features_ND)
-    return {**state, "middle": nearest.median(0).values.int()}
+    state["middle"] = Shaping.of(state).nearest(features_ND).median(0).values.int()
+    return {name: values.cpu() for name, values in state.items()}
 
 
 def _square_step(fineness: float, width: int) -> float:

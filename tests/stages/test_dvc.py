@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import boto3
 import pytest
+import torch
 import yaml
 
 from pipeline.store.reader import LogitStore
@@ -119,11 +121,11 @@ def test_a_dump_from_another_machine(repository, tmp_path, monkeypatch):
     spy.mkdir()
     (spy / "sitecustomize.py").write_text(
         "from pipeline.models import teacher\n"
-        "original = teacher.Teacher.logits\n"
-        "def logits(self, images):\n"
+        "original = teacher.Teacher.output\n"
+        "def output(self, images):\n"
         f"    open({str(spy / 'forwards')!r}, 'a').write('x')\n"
         "    return original(self, images)\n"
-        "teacher.Teacher.logits = logits\n"
+        "teacher.Teacher.output = output\n"
     )
     spying = {**ENVIRONMENT, "PYTHONPATH": f"{spy}:{ROOT}"}
     call("dvc", "pull", "--allow-missing", environment=spying)
@@ -133,6 +135,20 @@ def test_a_dump_from_another_machine(repository, tmp_path, monkeypatch):
 
     call("pipeline", "verify", str(STORE), "--replay", "4", environment=spying)
     assert (spy / "forwards").exists()
+
+
+def test_a_pushed_store_is_read_where_it_lies(repository, s3_server):
+    """A version-aware remote keeps names, so that a student's machine needs no copy."""
+    boto3.client("s3").create_bucket(Bucket="dumps")
+    boto3.client("s3").put_bucket_versioning(Bucket="dumps", VersioningConfiguration={"Status": "Enabled"})
+    environment = {**os.environ, **ENVIRONMENT}
+    call("dvc", "remote", "add", "-d", "storage", "s3://dumps/project")
+    call("dvc", "remote", "modify", "storage", "version_aware", "true")
+    call("dvc", "repro", "cache-logits@main")
+    call("dvc", "push", "cache-logits@main", environment=environment)
+    remote = LogitStore.open(f"s3://dumps/project/{STORE}")
+    assert torch.equal(remote.view(1), LogitStore.open(STORE).view(1))
+    assert remote.summary() == LogitStore.open(STORE).summary()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

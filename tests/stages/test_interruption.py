@@ -60,12 +60,18 @@ def stop_in_the_middle(number: signal.Signals, after: int, delay: float = 0.0) -
     return process.returncode
 
 
+@pytest.fixture(scope="module")
+def reference(template, tmp_path_factory) -> dict[str, str]:
+    """The bytes of a dump that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("reference") / "project"
+    shutil.copytree(template, folder)
+    subprocess.run([*DUMP, *SLOW], env=ENVIRONMENT, check=True, capture_output=True, cwd=folder)
+    return content(folder / STORE)
+
+
 @pytest.fixture
-def uninterrupted(project) -> dict[str, str]:
-    subprocess.run([*DUMP, *SLOW], env=ENVIRONMENT, check=True, capture_output=True)
-    result = content(STORE)
-    STORE.rename("data/logits/reference.zarr")
-    return result
+def uninterrupted(reference, project) -> dict[str, str]:
+    return reference
 
 
 def test_a_second_run_gives_the_same_bytes(uninterrupted):
@@ -176,7 +182,7 @@ def test_two_writers_at_once_end_with_one_good_store(uninterrupted):
 def test_a_complete_dump_runs_no_teacher(project, monkeypatch):
     assert run("cache-logits", "main") == 0
     before = content(STORE)
-    monkeypatch.setattr("pipeline.models.teacher.Teacher.logits", None)
+    monkeypatch.setattr("pipeline.models.teacher.Teacher.output", None)
     assert run("cache-logits", "main") == 0
     assert content(STORE) == before
 

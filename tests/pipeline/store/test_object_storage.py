@@ -1,15 +1,12 @@
-"""A store read from an S3-speaking server on this machine, through zarr's own store classes."""
+"""A store read from an S3-speaking s3_server on this machine, through zarr's own store classes."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
 
 import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from zarr.storage import FsspecStore
 
 from pipeline.caching.dump import cache_logits
@@ -22,24 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    before = dict(os.environ)
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }
-    yield f"http://{host}:{port}"
-    moto.stop()
-    os.environ.clear()
-    os.environ.update(before)
-
-
-@pytest.fixture(scope="module")
 def local(bench, teacher, make_spec, tmp_path_factory):
     path = tmp_path_factory.mktemp("logits") / "main.zarr"
     cache_logits(bench, teacher, make_spec("affine8"), path)
@@ -47,9 +26,9 @@ def local(bench, teacher, make_spec, tmp_path_factory):
 
 
 @pytest.fixture
-def bucket(server, local, request):
+def bucket(s3_server, local, request):
     """The store in a bucket of its own."""
-    client = boto3.client("s3", endpoint_url=server)
+    client = boto3.client("s3", endpoint_url=s3_server)
     name = f"b-{abs(hash(request.node.name))}"
     client.create_bucket(Bucket=name)
     for file in local.rglob("*"):
@@ -60,8 +39,8 @@ def bucket(server, local, request):
     return client, name
 
 
-def test_a_url_reads_like_a_folder(server, local, bucket, bench):
-    remote = LogitStore.open(f"s3://{bucket[1]}/main.zarr", endpoint_url=server)
+def test_a_url_reads_like_a_folder(s3_server, local, bucket, bench):
+    remote = LogitStore.open(f"s3://{bucket[1]}/main.zarr", endpoint_url=s3_server)
     here = LogitStore.open(local)
     for view in range(here.n_views):
         assert torch.equal(remote.view(view), here.view(view))
@@ -69,15 +48,15 @@ def test_a_url_reads_like_a_folder(server, local, bucket, bench):
     assert remote.summary() == here.summary()
 
 
-def test_a_zarr_store_is_a_place_too(server, local, bucket):
+def test_a_zarr_store_is_a_place_too(s3_server, local, bucket):
     store = FsspecStore.from_url(
-        f"s3://{bucket[1]}/main.zarr", storage_options={"endpoint_url": server}, read_only=True
+        f"s3://{bucket[1]}/main.zarr", storage_options={"endpoint_url": s3_server}, read_only=True
     )
     assert torch.equal(LogitStore.open(store).view(1), LogitStore.open(local).view(1))
 
 
-def test_a_whole_view_costs_a_request_a_shard_file(server, bucket, monkeypatch):
-    remote = LogitStore.open(f"s3://{bucket[1]}/main.zarr", endpoint_url=server)
+def test_a_whole_view_costs_a_request_a_shard_file(s3_server, bucket, monkeypatch):
+    remote = LogitStore.open(f"s3://{bucket[1]}/main.zarr", endpoint_url=s3_server)
     remote.view(0)
     asked = []
     original = type(remote.location).find
@@ -87,34 +66,34 @@ def test_a_whole_view_costs_a_request_a_shard_file(server, bucket, monkeypatch):
     assert len(asked) == len(layout.blocks("train")) * len(layout.arrays)
 
 
-def test_changed_bytes_are_refused(server, bucket):
+def test_changed_bytes_are_refused(s3_server, bucket):
     client, name = bucket
     key = "main.zarr/train/codes/c/1/0/0"
     content = bytearray(client.get_object(Bucket=name, Key=key)["Body"].read())
     content[7] ^= 1
     client.put_object(Bucket=name, Key=key, Body=bytes(content))
-    store = LogitStore.open(f"s3://{name}/main.zarr", endpoint_url=server)
+    store = LogitStore.open(f"s3://{name}/main.zarr", endpoint_url=s3_server)
     store.view(0)
     with pytest.raises(CorruptStoreError, match="other bytes than were written"):
         store.view(1)
 
 
-def test_an_unfinished_store_is_refused(server, bucket):
+def test_an_unfinished_store_is_refused(s3_server, bucket):
     client, name = bucket
     client.delete_object(Bucket=name, Key="main.zarr/manifest.json")
     with pytest.raises(IncompleteStoreError, match="not complete"):
-        LogitStore.open(f"s3://{name}/main.zarr", endpoint_url=server)
+        LogitStore.open(f"s3://{name}/main.zarr", endpoint_url=s3_server)
 
 
-def test_what_is_not_there_is_said_in_one_line(server, bucket):
+def test_what_is_not_there_is_said_in_one_line(s3_server, bucket):
     with pytest.raises(IncompleteStoreError, match="no store is there"):
-        LogitStore.open(f"s3://{bucket[1]}/other.zarr", endpoint_url=server)
+        LogitStore.open(f"s3://{bucket[1]}/other.zarr", endpoint_url=s3_server)
     with pytest.raises(StoreError):
-        LogitStore.open("s3://no-such-bucket/main.zarr", endpoint_url=server)
+        LogitStore.open("s3://no-such-bucket/main.zarr", endpoint_url=s3_server)
     with pytest.raises(StoreError, match=r"gopher://x: .*expected a folder or an address"):
         LogitStore.open("gopher://x")
 
 
-def test_inspect_takes_an_address(server, local, bucket, capsys):
+def test_inspect_takes_an_address(s3_server, local, bucket, capsys):
     main(["inspect", f"s3://{bucket[1]}/main.zarr", "--json"])
     assert json.loads(capsys.readouterr().out) == inspect(local).summary
