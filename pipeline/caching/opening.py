@@ -102,8 +102,8 @@ def discard_without_views(path: Path, writer: StoreWriter) -> None:
 
 def _wanted(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Wanted:
     return Wanted(
-        teacher=teacher.digest(),
-        views=spec.views.digest(),
+        teacher=teacher,
+        views=spec.views,
         view_count=spec.view_count,
         codec=spec.codec,
         splits=splits_of(bench.data),
@@ -119,11 +119,11 @@ def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple
         layout=new_layout(bench, spec, codec),
         fingerprint=Fingerprint(
             dataset=dataset_digest(index),
-            teacher=wanted.teacher,
-            views=wanted.views,
+            teacher=teacher.digest(),
+            views=spec.views.digest(),
             codec=codec_fingerprint(codec),
         ),
-        teacher={"name": teacher.name, "precision": teacher.precision, **teacher.card.to_dict()},
+        teacher=teacher.describe(),
         views=spec.views.canonical(),
         codec_spec=spec.codec,
         batch_size=spec.batch_size,

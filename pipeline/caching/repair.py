@@ -57,7 +57,7 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
         held.enter_context(gate(path, WAIT_SECONDS))
         held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
         header, records, faults = _examine(path)
-        header.require_teacher(teacher.name, teacher.digest(), str(path))
+        header.require_teacher(teacher, str(path))
         if not faults:
             return []
         for fault in faults:

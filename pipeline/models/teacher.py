@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,10 @@ class Teacher:
         return spec_digest(
             {"weights": state_digest(self.network), "card": card, "precision": self.precision}
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, precision and card as plain values."""
+        return {"name": self.name, "precision": self.precision, **self.card.to_dict()}
 
     @torch.inference_mode()
     def output(self, images: Tensor) -> TeacherOutput:

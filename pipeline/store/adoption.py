@@ -17,9 +17,11 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.data.packed import PackedImages
 from pipeline.digests import spec_digest
 from pipeline.errors import CorruptStoreError, MismatchError
-from pipeline.store.header import RESTORE, Header
+from pipeline.models.teacher import Teacher
+from pipeline.store.header import RESTORE, Header, difference
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import INDEX_ARRAYS, Layout, Section
+from pipeline.views.spec import ViewSpec
 
 Splits = Mapping[str, PackedImages]
 Index = dict[str, SampleIndex]
@@ -30,15 +32,15 @@ class Wanted:
     """What a dump asks of its store.
 
     Args:
-        teacher: digest of the teacher.
-        views: digest of the view spec.
+        teacher: whose logits.
+        views: which views.
         view_count: V.
         codec: which codec.
         splits: the samples that have some, by name.
     """
 
-    teacher: str
-    views: str
+    teacher: Teacher
+    views: ViewSpec
     view_count: int
     codec: CodecSpec
     splits: Splits
@@ -99,15 +101,15 @@ def read_index(path: Path, layout: Layout) -> Index:
 
 
 def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: str) -> None:
-    found = header.fingerprint
-    for what, theirs, ours in (
-        ("teacher", found.teacher[:12], wanted.teacher[:12]),
-        ("views", found.views[:12], wanted.views[:12]),
+    found, teacher = header.fingerprint, wanted.teacher
+    for what, same, differing in (
+        ("teacher", teacher.digest() == found.teacher, difference(header.teacher, teacher.describe())),
+        ("views", wanted.views.digest() == found.views, difference(header.views, wanted.views.canonical())),
     ):
-        if theirs != ours:
+        if not same:
             raise MismatchError(
-                f"{path}: made with another {what} ({theirs}, now {ours}); a dump is never overwritten: "
-                f"{ways_out}"
+                f"{path}: made with another {what}: {differing or 'other weights'}; a dump is never "
+                f"overwritten: {ways_out}"
             )
     if not wanted.codec.accepts(header.codec_spec, header.layout.codec):
         raise MismatchError(

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.digests import canonical_json
 from pipeline.errors import CorruptStoreError, MismatchError, StoreError
 from pipeline.files import parse_object, write_json
+from pipeline.models.teacher import Teacher
 from pipeline.store.layout import SCHEMA, ZARR_JSON, Layout
 from pipeline.store.location import Location
 
+_LONGEST = 80
 RESTORE = "restore it (dvc checkout), or mend it with: pipeline verify --repair"
 
 
@@ -139,24 +142,34 @@ class Header:
             )
         return codec
 
-    def require_teacher(self, name: str, digest: str, origin: str) -> None:
+    def require_teacher(self, teacher: Teacher, origin: str) -> None:
         """Refuse a teacher that is not the one that made the store.
 
-        Args:
-            name: of the teacher.
-            digest: of the teacher.
-            origin: the store, for errors.
-
         Raises:
-            MismatchError: other weights, preprocessing, classes or precision.
+            MismatchError: naming what differs: weights, preprocessing, classes or precision.
         """
-        if digest != self.fingerprint.teacher:
+        digest, expected = teacher.digest(), self.fingerprint.teacher
+        if digest != expected:
+            what = difference(self.teacher, teacher.describe()) or f"its weights are {digest[:12]}"
             raise MismatchError(
-                f"{origin}: made by another teacher ({self.fingerprint.teacher[:12]}), {name} is now "
-                f"{digest[:12]}; expected the one that made it; restore its checkpoint or make a new dump"
+                f"{origin}: made by another teacher ({expected[:12]}): of {teacher.name}, {what}; expected "
+                "the one that made it; restore its checkpoint or make a new dump"
             )
 
     def write(self, store: Path) -> None:
         """Write the root group with the header as its attributes."""
         root = {"attributes": self.to_dict(), "zarr_format": 3, "node_type": "group"}
         write_json(store / ZARR_JSON, root)
+
+
+def difference(found: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Say which value of two descriptions differs first, or None; a name makes no difference."""
+    for key in sorted({*found, *now} - {"name"}):
+        if canonical_json(found.get(key)) != canonical_json(now.get(key)):
+            return f"{key} was {_short(found.get(key))}, is {_short(now.get(key))}"
+    return None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

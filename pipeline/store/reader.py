@@ -193,7 +193,7 @@ class LogitStore:
         Raises:
             MismatchError: other weights, preprocessing, classes or precision.
         """
-        self.manifest.header.require_teacher(teacher.name, teacher.digest(), str(self.location))
+        self.manifest.header.require_teacher(teacher, str(self.location))
 
     def rows_of(self, images: PackedImages) -> NDArray[np.int64]:
         """Return the training row of each sample of a split; see `SectionReader.rows_of`."""

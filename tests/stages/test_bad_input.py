@@ -233,7 +233,7 @@ def test_store_of_another_teacher(project, fails):
 def test_store_of_other_views(project, fails, edit):
     assert run("cache-logits", "main") == 0
     edit({"dumps": {"main": {"views": {"seed": 4}}}})
-    fails(["cache-logits", "main"], "another views", "new dump name")
+    fails(["cache-logits", "main"], "another views: seed was 3, is 4", "new dump name")
     fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "views is", "expected")
 
 
@@ -246,7 +246,7 @@ def test_store_with_fewer_views_wanted(project, fails, edit):
 def test_student_of_a_store_of_another_teacher(project, fails):
     assert run("cache-logits", "main") == 0
     student = ["train-student", "pupil", "kd", "0", "--dump", "main"]
-    fails([*student, "--set", "dumps.main.precision=bf16"], "another teacher", "new dump")
+    fails([*student, "--set", "dumps.main.precision=bf16"], "precision was fp32, is bf16", "new dump")
 
 
 def test_weights_with_a_stem(project, fails):
