@@ -66,14 +66,14 @@ class Loader:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yield the batches of one epoch; the next view's logits are read meanwhile."""
         view = self.view(epoch)
-        logits = None
+        labels = None
         if self._targets is not None:
-            logits = self._targets.load(view)
+            labels = self._targets.load(view)
             self._targets.prefetch(self.view(epoch + 1))
         batches = self._order(epoch)
         for rows, images in zip(batches, self._feed.batches(view, batches), strict=True):
             on_device = torch.from_numpy(rows).to(self._feed.device)
-            teacher = None if logits is None else logits(on_device)
+            teacher = None if labels is None else labels.logits(on_device)
             yield Batch(images, self._labels[on_device], teacher, rows)
 
     def _order(self, epoch: int) -> list[NDArray[np.int64]]:

@@ -6,16 +6,38 @@ decode. Rows are found by sample key, never by position.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pipeline.codecs import Codec
 from pipeline.data.packed import PackedImages
 from pipeline.store.reader import LogitStore
 
-Logits = Callable[[Tensor], Tensor]
+
+@dataclass(frozen=True, slots=True)
+class EncodedView:
+    """One view's labels of a split's N samples, in the split's order.
+
+    Args:
+        codec: the store's.
+        arrays: its arrays of N rows, on the device.
+    """
+
+    codec: Codec
+    arrays: Mapping[str, Tensor]
+
+    def gather(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return the encoded rows (B,) int64 of a batch."""
+        # Copies whole rows: eight times as fast as indexing, which copies elements.
+        return {name: array.index_select(0, rows) for name, array in self.arrays.items()}
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Return the logits (B, C) float32 of a batch's rows (B,) int64."""
+        return self.codec.decode(self.gather(rows))
 
 
 class Targets:
@@ -33,14 +55,14 @@ class Targets:
 
     def __init__(self, store: LogitStore, images: PackedImages, device: torch.device) -> None:
         self._store, self._device = store, device
-        self._rows = store.rows_of(images)
+        self._rows = torch.from_numpy(store.rows_of(images))
         self.n_views = store.n_views
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="view-reader")
-        self._pending: dict[int, Future[Logits]] = {}
-        self._current: tuple[int, Logits] | None = None
+        self._pending: dict[int, Future[EncodedView]] = {}
+        self._current: tuple[int, EncodedView] | None = None
 
-    def load(self, view: int) -> Logits:
-        """Return the function from rows (B,) of the split to logits (B, C) of one view."""
+    def load(self, view: int) -> EncodedView:
+        """Return one view's labels, in the order of the split."""
         if self._current is None or self._current[0] != view:
             self.prefetch(view)
             self._current = view, self._pending.pop(view).result()
@@ -52,10 +74,7 @@ class Targets:
         if not held and view not in self._pending:
             self._pending[view] = self._pool.submit(self._read, view)
 
-    def _read(self, view: int) -> Logits:
-        encoded = {
-            name: torch.from_numpy(array[self._rows]).to(self._device)
-            for name, array in self._store.encoded_view(view).items()
-        }
-        codec = self._store.codec
-        return lambda rows: codec.decode({name: array[rows] for name, array in encoded.items()})
+    def _read(self, view: int) -> EncodedView:
+        encoded = self._store.encoded_view(view)
+        arrays = {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
+        return EncodedView(self._store.codec, {name: a.to(self._device) for name, a in arrays.items()})

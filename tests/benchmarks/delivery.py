@@ -34,6 +34,7 @@ from pipeline.store.index import SampleIndex
 from pipeline.store.layout import Layout, Section
 from pipeline.store.reader import LogitStore
 from pipeline.store.writer import StoreWriter
+from pipeline.targets import EncodedView
 from pipeline.views.spec import ViewSpec
 from tests.benchmarks.environment import environment
 
@@ -72,13 +73,9 @@ def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
 
 def gather(store: LogitStore) -> Callable[[NDArray[np.int64]], Any]:
     """Return our way: a view in memory, a batch by index."""
-    view = {name: torch.from_numpy(array) for name, array in store.encoded_view(0).items()}
-
-    def batch(rows: NDArray[np.int64]) -> Any:
-        index = torch.from_numpy(rows)
-        return {name: array[index] for name, array in view.items()}
-
-    return batch
+    arrays = {name: torch.from_numpy(array) for name, array in store.encoded_view(0).items()}
+    view = EncodedView(store.codec, arrays)
+    return lambda rows: view.gather(torch.from_numpy(rows))
 
 
 def memory_mapped(store: LogitStore, folder: Path) -> Callable[[NDArray[np.int64]], Any]:

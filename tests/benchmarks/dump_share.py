@@ -40,12 +40,10 @@ CODECS = ("affine8", "affine6", "topk-100", "features")
 
 
 def resnet50(device: torch.device) -> Teacher:
-    """Return an untrained ResNet-50 whose logits spread as a trained one's."""
+    """Return an untrained ResNet-50."""
     torch.manual_seed(0)
     architecture = Architecture(name="resnet50", num_classes=CLASSES)
     network = build(architecture).eval().to(device, memory_format=torch.channels_last)
-    with torch.no_grad():
-        network.fc.weight *= 20
     eyes = Preprocessing(
         size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_fraction=0.875
     )

@@ -201,12 +201,16 @@ def test_teacher_that_knows_nothing(project, fails):
     assert run("cache-logits", "main", "--set", "dumps.main.allow_poor_teacher=true") == 0
 
 
-def test_teacher_that_gives_nan(project, fails):
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_teacher_whose_logits_are_not_finite(project, fails, value):
     path = Path("models/teachers/tutor.pt")
     state = torch.load(path, weights_only=True)
-    state["head.bias"][1] = float("nan")
+    state["head.bias"][1] = float(value)
     torch.save(state, path)
     fails(["cache-logits", "main"], "not finite", "test/0")
+    fails(["cache-logits", "main", "--set", "dumps.main.codec=auto"], "not finite", "training images")
+    fails(["plan", "main"], "not finite", "training images")
+    assert not STORE.exists()
 
 
 def test_store_of_other_content(project, fails):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.errors import IncompleteStoreError
@@ -107,6 +108,15 @@ def writes(process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
+def kill_with_all_it_started(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL: ranks are no longer asked to end when their launcher is gone."""
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    for each in (*ranks, process):
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(ranks, timeout=20)
+
+
 def kill_at_random(command: list[str], kills: int, seed: int, expected: dict[str, str]) -> int:
     """Kill a dump, with all that it started, at random moments, and start it again, so many times.
 
@@ -116,12 +126,12 @@ def kill_at_random(command: list[str], kills: int, seed: int, expected: dict[str
     while killed < kills:
         for stale in LOCKS.glob("*.holder"):
             stale.unlink()
-        with subprocess.Popen([*command, *SLOW], env=ENVIRONMENT, start_new_session=True) as process:
+        with subprocess.Popen([*command, *SLOW], env=ENVIRONMENT) as process:
             if writes(process):
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=generator.random() * LONGEST_SECONDS)
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                kill_with_all_it_started(process)
                 killed += 1
                 continue
         assert process.returncode == 0
@@ -136,6 +146,19 @@ def kill_at_random(command: list[str], kills: int, seed: int, expected: dict[str
 def test_two_ranks_make_the_bytes_of_one(uninterrupted):
     subprocess.run([*torchrun(2), *SLOW], env=ENVIRONMENT, check=True, capture_output=True)
     assert content(STORE) == uninterrupted
+
+
+def test_ranks_die_with_their_launcher(project):
+    launcher = subprocess.Popen([*torchrun(2), *SLOW], env=ENVIRONMENT)
+    assert writes(launcher)
+    ranks = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(ranks) == 2
+    launcher.kill()
+    launcher.wait()
+    assert psutil.wait_procs(ranks, timeout=20)[1] == []
+    assert not (STORE / "manifest.json").exists()
+    subprocess.run([*DUMP, *SLOW], env=ENVIRONMENT, check=True, capture_output=True)
+    LogitStore.open(STORE)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
