@@ -13,7 +13,7 @@ from pipeline.data.packed import PreparedData
 from pipeline.store.manifest import Manifest
 from pipeline.store.slices import WHOLE, Slice
 from stages import layout
-from stages.options import SliceType, reads_params, runs_on_device
+from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.ranks import rank_slice
 from stages.teachers import load_teacher
@@ -22,12 +22,6 @@ from stages.teachers import load_teacher
 @click.command()
 @click.argument("dump")
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="The store's folder.  [default: data/logits/DUMP.zarr]",
-)
-@click.option(
     "--shards",
     "part",
     type=SliceType(),
@@ -35,6 +29,7 @@ from stages.teachers import load_teacher
     help="Make part I of N of the shards, I from 0 or from 1 (0 and N are the same part); when all are "
     "made, run the command without it to complete the store.",
 )
+@writes_store
 @runs_on_device
 @reads_params
 def command(

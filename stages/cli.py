@@ -85,7 +85,10 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 def _is_users(error: Exception) -> bool:
     """Whether a user can cause and mend it: every own error, and what a disk says."""
-    known = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+    known = (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+        *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO),
+    )
     return isinstance(error, PipelineError) or getattr(error, "errno", None) in known
 
 

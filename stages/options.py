@@ -71,6 +71,33 @@ def debuggable(command: Command) -> Command:
     return wrapped
 
 
+def writes_store(command: Command) -> Command:
+    """Add --out; the command gets `out`, a folder that is there or can be made, or None."""
+
+    @click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None,
+        help="The store's folder.  [default: data/logits/DUMP.zarr]",
+    )
+    @functools.wraps(command)
+    def wrapped(out: Path | None, **arguments: Any) -> Any:
+        return command(out=None if out is None else _local_folder(out), **arguments)
+
+    return wrapped
+
+
+def _local_folder(path: Path) -> Path:
+    if ":/" in str(path):
+        raise click.BadParameter(
+            f"{path}: dumps are written to a local folder; push it afterwards", param_hint="--out"
+        )
+    there = next(parent for parent in path.resolve().parents if parent.exists())
+    if not there.is_dir():
+        raise click.BadParameter(f"{path}: {there} is no folder", param_hint="--out")
+    return path.resolve()
+
+
 def runs_on_device(command: Command) -> Command:
     """Add --device and --workers; the command gets `device`, a torch.device, and `workers`."""
 

@@ -14,6 +14,7 @@ from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses import LOSSES, make_loss
+from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.run import Start
 from pipeline.training.settings import Precision, TrainingSettings
 from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
@@ -152,6 +153,10 @@ class DumpParams:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.shard_rows is not None and self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows}; expected at least 1")
+        if self.shard_rows is not None and self.shard_rows > CHUNK_ROWS and self.shard_rows % CHUNK_ROWS:
+            raise ConfigError(
+                f"shard_rows is {self.shard_rows}; expected at most {CHUNK_ROWS} or a multiple of it"
+            )
         self.codec_spec()
 
     def dump_spec(self) -> DumpSpec:

@@ -12,20 +12,15 @@ from pipeline.bench import Bench
 from pipeline.caching.forecast import Forecast, forecast
 from pipeline.data.packed import PreparedData
 from stages import layout
-from stages.options import reads_params, runs_on_device
+from stages.options import reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.teachers import load_teacher
 
 
 @click.command()
 @click.argument("dump")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="The store's folder.  [default: data/logits/DUMP.zarr]",
-)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
+@writes_store
 @runs_on_device
 @reads_params
 def command(

@@ -11,12 +11,10 @@ import torch
 
 from pipeline.audit import Audit, replay, verify
 from pipeline.bench import Bench
-from pipeline.caching.repair import repair
+from pipeline.caching.repair import read_header, repair
 from pipeline.data.packed import PreparedData
 from pipeline.errors import StoreError
 from pipeline.models.teacher import Teacher
-from pipeline.store.header import Header
-from pipeline.store.location import Location
 from stages import layout
 from stages.options import debuggable, runs_on_device
 from stages.teachers import load_teacher
@@ -43,7 +41,7 @@ def command(store: Path, pairs: int, mend: bool, as_json: bool, device: torch.de
     """
 
     def bench_and_teacher() -> tuple[Bench, Teacher]:
-        made_by = Header.read(Location(store)).teacher
+        made_by = read_header(store).teacher
         bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
         return bench, load_teacher(made_by["name"], made_by["precision"], device)
 

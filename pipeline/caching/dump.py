@@ -19,19 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
-from pipeline.caching.opening import discard_without_views, open_for_writing
+from pipeline.caching.opening import discard_without_views, open_for_writing, places
 from pipeline.caching.spec import DumpSpec, splits_of
-from pipeline.codecs import Codec
+from pipeline.codecs import Codec, TeacherOutput
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.data.packed import PackedImages
 from pipeline.data.sample import UNLABELLED
-from pipeline.errors import MismatchError, ModelError
+from pipeline.errors import ModelError, StoreError
 from pipeline.feed import consecutive
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.progress import note, track
 from pipeline.store.adoption import read_index
 from pipeline.store.header import Header
-from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import MANIFEST, ShardId
 from pipeline.store.location import Location
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, gate, writing
@@ -91,7 +90,10 @@ def cache_logits(
                 raise
         dump.make(part.of([shard for shard in writer.layout.shards() if shard.section == "train"]))
     with gate(path, PREPARATION_SECONDS):
-        return _complete(path, splits_of(bench.data), completes=completes)
+        manifest = _complete(path, splits_of(bench.data), completes=completes)
+    if manifest is None and completes and part == WHOLE:
+        raise StoreError(f"{path}: shards are missing that were made; expected them; run the command again")
+    return manifest
 
 
 class _Dump:
@@ -107,18 +109,15 @@ class _Dump:
             name: bench.feed(images, spec.views if name == "train" else None, eyes)
             for name, images in self._splits.items()
         }
-        index = read_index(writer.path, writer.layout)
-        # Rows of the store -> rows of the data, which may have another order, or lack some.
-        self._places = {
-            name: SampleIndex.of(images).find(index[name].keys) for name, images in self._splits.items()
-        }
+        header = writer.header
+        index = read_index(writer.path, writer.layout, header.fingerprint.dataset)
+        self._places = places(writer.layout, index, self._splits)
 
     def make(self, shards: Iterable[ShardId]) -> None:
         """Make those of some shards that are missing.
 
         Raises:
             ModelError: logits are not finite.
-            MismatchError: samples of a missing shard are no longer in the data.
         """
         shards = list(shards)
         missing = self._writer.missing(shards)
@@ -126,47 +125,32 @@ class _Dump:
             return
         if len(missing) < len(shards):
             note(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are done")
-        places = {shard: self._data_rows(shard) for shard in missing}
+        layout = self._writer.layout
+        rows = {shard: self._places[shard.section][layout.rows(shard)] for shard in missing}
         with ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool:
             writing: Future[None] | None = None
-            for shard, batches in self._batches(places):
-                write = self._encode(shard, places[shard], batches)
+            for shard, batches in self._batches(rows):
+                write = self._encode(shard, rows[shard], batches)
                 if writing is not None:
                     writing.result()
                 writing = pool.submit(write)
             if writing is not None:
                 writing.result()
 
-    def _data_rows(self, shard: ShardId) -> NDArray[np.int64]:
-        """Return the samples of a shard as rows of their split."""
-        layout = self._writer.layout
-        section = layout.sections[shard.section]
-        places = np.full(section.n_rows, ABSENT, np.int64)
-        if shard.section in self._places:
-            places[section.rows()] = self._places[shard.section]
-        rows = places[layout.rows(shard)]
-        if (rows == ABSENT).any():
-            raise MismatchError(
-                f"{self._writer.path}: {int((rows == ABSENT).sum()):,} samples of shard {shard}, which is "
-                "still to be made, are no longer in the data; expected the images that it was begun with; "
-                "restore them or make a new dump"
-            )
-        return rows
-
     def _batches(
-        self, places: Mapping[ShardId, NDArray[np.int64]]
+        self, rows: Mapping[ShardId, NDArray[np.int64]]
     ) -> Iterator[tuple[ShardId, Iterator[Tensor]]]:
         """Yield each shard with its image batches, which count as progress.
 
         Rendering runs ahead of the teacher across the shards of a section.
         """
         size = self._spec.batch_size
-        total = sum(map(len, places.values()))
-        steps = sum(-(-len(rows) // size) for rows in places.values())
+        total = sum(map(len, rows.values()))
+        steps = sum(-(-len(some) // size) for some in rows.values())
         progress = track(range(steps), "dump", total=total, unit="image", per_item=size)
-        for section, group in itertools.groupby(places, lambda shard: shard.section):
-            cut = [(shard, consecutive(len(places[shard]), size)) for shard in group]
-            requests = ((s.view, places[s][rows]) for s, batches in cut for rows in batches)
+        for section, group in itertools.groupby(rows, lambda shard: shard.section):
+            cut = [(shard, consecutive(len(rows[shard]), size)) for shard in group]
+            requests = ((s.view, rows[s][batch]) for s, batches in cut for batch in batches)
             stream = self._feeds[section].stream(requests)
             images = (batch for batch, _ in zip(stream, progress, strict=False))
             for shard, batches in cut:
@@ -182,7 +166,7 @@ class _Dump:
         for images in batches:
             output = self._teacher.output(images)
             logits = output.logits
-            self._require_finite(logits, shard, rows[row:])
+            self._require_finite(output, shard, rows[row:])
             encoded = self._codec.encode(output)
             fidelities.append(Fidelity.measure(logits, self._codec.decode(encoded)))
             predicted = logits.argmax(1).cpu().numpy()
@@ -200,8 +184,8 @@ class _Dump:
             correct=correct,
         )
 
-    def _require_finite(self, logits: Tensor, shard: ShardId, rows: NDArray[np.int64]) -> None:
-        bad = ~logits.isfinite().all(1)
+    def _require_finite(self, output: TeacherOutput, shard: ShardId, rows: NDArray[np.int64]) -> None:
+        bad = ~output.are_finite()
         if bool(bad.any()):
             sample = self._splits[shard.section].names[rows[int(bad.int().argmax())]]
             raise ModelError(
@@ -244,15 +228,29 @@ def _complete(path: Path, splits: dict[str, PackedImages], *, completes: bool) -
     if done < total or not completes:
         note(f"{path}: {done} of {total} shards are done")
         return None
+    writer.tidy()
     held_out = [name for name in splits if name != "train"]
     store = LogitStore(location, writer.manifest(dict.fromkeys(held_out)))
     cached: dict[str, float | None] = {}
     for name in held_out:
         labels, section = torch.from_numpy(splits[name].labels), store.sections[name]
         known = labels != UNLABELLED
-        logits = section.logits()[torch.from_numpy(section.rows_of(splits[name]))]
+        logits = section.logits(0, section.rows_of(splits[name]))
         hits = logits.argmax(1)[known] == labels[known]
         cached[name] = float(hits.double().mean()) if len(hits) else None
     manifest = writer.manifest(cached)
     writer.complete_with(manifest)
+    _warn_of_cost(path, manifest)
     return manifest
+
+
+def _warn_of_cost(path: Path, manifest: Manifest) -> None:
+    """Say so if the codec cost more than the pilot promised."""
+    budget, fidelity = manifest.header.codec_spec.budget, manifest.fidelity()
+    if budget is not None and not fidelity.within(budget):
+        figures = fidelity.summary()
+        note(
+            f"{path}: over its budget: mean KL {figures['kl_t1_mean']:.2e} at T = 1, "
+            f"{figures['kl_t4_mean']:.2e} at T = 4, asked for {budget:g}; the pilot was too small or too "
+            "unlike the rest; for less, make a dump with a lower max_kl"
+        )

@@ -10,15 +10,12 @@ from typing import Any
 
 from pipeline.bench import Bench
 from pipeline.caching.choice import Candidate, choose_codec, measure
-from pipeline.caching.opening import as_wanted, new_layout
+from pipeline.caching.opening import as_wanted, finished_shards, new_layout, require_store_or_nothing
 from pipeline.caching.pilot import run_pilot
 from pipeline.caching.spec import DumpSpec
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.store.frame import index_chunks
-from pipeline.store.layout import INDEX_ARRAYS, MANIFEST, ZARR_JSON, Layout, ShardId
-from pipeline.store.location import Location
-from pipeline.store.manifest import Manifest
-from pipeline.store.records import Records
+from pipeline.store.layout import GATHERED, INDEX_ARRAYS, MANIFEST, ZARR_JSON, Layout
 
 _INDEX_BYTES_PER_ROW = 16
 
@@ -68,6 +65,7 @@ def forecast(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> Fore
         ConfigError: no codec keeps the budget.
     """
     require_same_classes(teacher.name, teacher.card, bench.data)
+    require_store_or_nothing(path)
     pilot = run_pilot(bench, teacher, spec)
     if (path / ZARR_JSON).exists():
         header, _, codec = as_wanted(bench, teacher, spec, path)
@@ -76,7 +74,7 @@ def forecast(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> Fore
         rows = len(bench.data.train) * spec.view_count
         candidate = choose_codec(spec.codec, pilot, teacher.head, rows)
         layout = new_layout(bench, spec, candidate.codec)
-    done = _done(path)
+    done = finished_shards(path)
     forwards = sum(layout.n_rows(shard) for shard in layout.shards() if shard not in done)
     figures = candidate.fidelity.summary()
     return Forecast(
@@ -92,12 +90,6 @@ def forecast(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> Fore
     )
 
 
-def _done(path: Path) -> set[ShardId]:
-    if (path / MANIFEST).exists():
-        return set(Manifest.read(Location(path)).shards)
-    return set(Records(path).read())
-
-
 def _bytes(layout: Layout, candidate: Candidate) -> int:
     logits = sum(layout.n_rows(shard) for shard in layout.shards()) * candidate.bytes_per_row
     samples = sum(section.n_samples for section in layout.sections.values())
@@ -110,7 +102,7 @@ def _files(layout: Layout, candidate: Candidate) -> int:
         1 + len(layout.arrays) + len(INDEX_ARRAYS) * (1 + index_chunks(layout, section))
         for section in layout.sections.values()
     )
-    return shards + indices + candidate.state_files + len((ZARR_JSON, MANIFEST))
+    return shards + indices + candidate.state_files + len((ZARR_JSON, MANIFEST, GATHERED))
 
 
 def _memory(layout: Layout, candidate: Candidate) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
@@ -13,18 +15,20 @@ from pipeline.caching.choice import choose_codec
 from pipeline.caching.pilot import run_pilot
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
-from pipeline.errors import LockedError, StoreError
+from pipeline.data.packed import PackedImages
+from pipeline.errors import CorruptStoreError, LockedError, MismatchError, StoreError
 from pipeline.files import sync_folder
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
 from pipeline.store.adoption import Index, Wanted, adopt, dataset_digest, read_index
 from pipeline.store.frame import build_frame, read_state
 from pipeline.store.header import Fingerprint, Header
-from pipeline.store.index import SampleIndex
+from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
 from pipeline.store.location import Location
 from pipeline.store.lock import writers
 from pipeline.store.manifest import Manifest
+from pipeline.store.nodes import RESTORE
 from pipeline.store.records import Records, ShardRecord
 from pipeline.store.writer import StoreWriter
 
@@ -40,18 +44,34 @@ def open_for_writing(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path)
         LockedError: it is to grow while others write it.
         StoreError: the folder holds something that is no store.
     """
+    require_store_or_nothing(path)
     if not (path / ZARR_JSON).exists():
-        if path.exists() and any(path.iterdir()):
-            raise StoreError(
-                f"{path}: holds files but no {ZARR_JSON}; expected a store or nothing; remove it or "
-                "choose another --out"
-            )
         return _create(bench, teacher, spec, path)
-    found = Header.read(Location(path))
     header, index, codec = as_wanted(bench, teacher, spec, path)
-    if header != found:
+    if header != Header.read(Location(path)) or not (path / MANIFEST).exists():
+        done, rows = finished_shards(path), places(header.layout, index, splits_of(bench.data))
+        require_samples(path, header.layout, rows, (s for s in header.layout.shards() if s not in done))
         _grow(path, header, index, codec.state)
     return header, codec
+
+
+def require_store_or_nothing(path: Path) -> None:
+    """Refuse a place where a store can neither be nor be made.
+
+    Raises:
+        CorruptStoreError: it has a manifest and no header.
+        StoreError: there is something else.
+    """
+    if path.is_file():
+        raise StoreError(f"{path}: is a file; expected a folder for the store; choose another --out")
+    if (path / ZARR_JSON).exists() or not path.exists() or not any(path.iterdir()):
+        return
+    if (path / MANIFEST).exists():
+        raise CorruptStoreError(f"{path}: {ZARR_JSON} is missing; {RESTORE}")
+    raise StoreError(
+        f"{path}: holds files but no {ZARR_JSON}; expected a store or nothing; remove it or choose another "
+        "--out"
+    )
 
 
 def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Index, Codec]:
@@ -59,12 +79,57 @@ def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tup
 
     Raises:
         MismatchError: it is made from something else.
+        CorruptStoreError: it is damaged.
     """
     found = Header.read(Location(path))
     codec = found.codec(read_state(path), str(path))
-    known = read_index(path, found.layout)
+    known = read_index(path, found.layout, found.fingerprint.dataset)
     header, index = adopt(path, found, known, _wanted(bench, teacher, spec))
     return header, index, codec
+
+
+def places(
+    layout: Layout, index: Index, splits: Mapping[str, PackedImages]
+) -> dict[str, NDArray[np.int64]]:
+    """Return, for each row of each section, which sample of its split it is, or `ABSENT`.
+
+    The data may have another order than the store, and lack some of its samples.
+    """
+    found = {}
+    for name, section in layout.sections.items():
+        found[name] = np.full(section.n_rows, ABSENT, np.int64)
+        if name in splits:
+            found[name][section.rows()] = SampleIndex.of(splits[name]).find(index[name].keys)
+    return found
+
+
+def require_samples(
+    path: Path, layout: Layout, rows: Mapping[str, NDArray[np.int64]], shards: Iterable[ShardId]
+) -> None:
+    """Refuse to make shards whose samples have left the data.
+
+    Args:
+        path: the store's folder.
+        layout: how it is, or will be, cut.
+        rows: its `places`.
+        shards: those that are to be made.
+
+    Raises:
+        MismatchError: saying how many samples of which shard.
+    """
+    for shard in shards:
+        absent = int((rows[shard.section][layout.rows(shard)] == ABSENT).sum())
+        if absent:
+            raise MismatchError(
+                f"{path}: {absent:,} samples of shard {shard}, which is still to be made, are no longer in "
+                "the data; expected the images that it was begun with; restore them or make a new dump"
+            )
+
+
+def finished_shards(path: Path) -> Mapping[ShardId, ShardRecord]:
+    """Return the records of a store's finished shards; none where there is no store."""
+    location = Location(path)
+    return Manifest.read(location).shards if (path / MANIFEST).exists() else Records(path).read()
 
 
 def choose(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Codec:
@@ -95,8 +160,9 @@ def new_layout(bench: Bench, spec: DumpSpec, codec: Codec) -> Layout:
 
 
 def discard_without_views(path: Path, writer: StoreWriter) -> None:
-    """Remove a store in which no training view was written yet."""
-    if not any(shard.section == "train" for shard in writer.done()):
+    """Remove a store in which no training view was written yet, nor is being written by others."""
+    begun = any(shard.section == "train" for shard in writer.done())
+    if not begun and len(writers(path)) <= 1:
         shutil.rmtree(path)
 
 
@@ -137,22 +203,14 @@ def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple
 
 
 def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor]) -> None:
-    """Make room for further views or samples."""
-    if others := writers(path):
+    """Make room for further views or samples, or go on with making it."""
+    if header != Header.read(Location(path)) and (others := writers(path)):
         raise LockedError(
             f"{path}: is to grow while slice {others[0]} is being written; expected no other writer; wait "
             "for it, or end it and run the command again"
         )
     if (path / MANIFEST).exists():
-        reopen(path, Manifest.read(Location(path)).shards)
+        # From here on the records tell what is done.
+        Records(path).gather(Manifest.read(Location(path)).shards)
+        (path / MANIFEST).unlink()
     build_frame(path, header, index=index, state=state)
-
-
-def reopen(path: Path, shards: Mapping[ShardId, ShardRecord]) -> None:
-    """Turn a manifest back into records of these shards, so that others can be made."""
-    records = Records(path)
-    records.clear()
-    for shard, record in shards.items():
-        records.write(shard, record)
-    (path / MANIFEST).unlink(missing_ok=True)
-    sync_folder(path)

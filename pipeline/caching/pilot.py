@@ -21,7 +21,7 @@ _BATCHES_AT_LEAST = 4
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """What a teacher says of a few training samples in the first view.
+    """What a teacher says of a few training samples in the first views.
 
     Args:
         output: of n rows, on the device.
@@ -35,10 +35,13 @@ class Pilot:
         return len(self.output.logits)
 
 
-def pilot_rows(n_samples: int, n_views: int) -> int:
-    """Return how many rows a pilot has: a 64th of the dump's, at least 256 and at most 2,048."""
-    wanted = max(_FEWEST_ROWS, n_samples * n_views // _SHARE)
-    return min(n_samples, _MOST_ROWS, wanted)
+def pilot_rows(n_samples: int, n_views: int) -> tuple[int, int]:
+    """Return of how many samples a pilot is, and in how many views: one, unless samples are few.
+
+    It has a 64th of the dump's rows, at least 256 and at most 2,048.
+    """
+    wanted = min(_MOST_ROWS, max(_FEWEST_ROWS, n_samples * n_views // _SHARE))
+    return min(n_samples, wanted), min(n_views, -(-_FEWEST_ROWS // n_samples))
 
 
 def run_pilot(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Pilot:
@@ -48,23 +51,24 @@ def run_pilot(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Pilot:
         ModelError: logits are not finite.
     """
     images = bench.data.train
-    count = pilot_rows(len(images), spec.view_count)
+    count, n_views = pilot_rows(len(images), spec.view_count)
     rows = np.linspace(0, len(images) - 1, count).astype(np.int64)
     size = min(spec.batch_size, -(-count // _BATCHES_AT_LEAST))
-    batches = [rows[start : start + size] for start in range(0, count, size)]
+    batches = [
+        (view, rows[start : start + size]) for view in range(n_views) for start in range(0, count, size)
+    ]
     feed = bench.feed(images, spec.views, teacher.card.preprocessing)
     outputs, times = [], [time.perf_counter()]
-    for batch in feed.batches(0, batches):
+    for batch in feed.stream(batches):
         outputs.append(teacher.output(batch))
         # Also waits for the device, so that the clock tells the truth.
-        finite = bool(outputs[-1].logits.isfinite().all())
-        if not finite:
+        if not bool(outputs[-1].are_finite().all()):
             raise ModelError(
                 f"teacher {teacher.name} gives logits that are not finite for training images; expected "
                 "numbers; use precision: fp32 or other weights"
             )
         times.append(time.perf_counter())
-    return Pilot(_joined(outputs), _rate([len(batch) for batch in batches], times))
+    return Pilot(_joined(outputs), _rate([len(batch) for _, batch in batches], times))
 
 
 def _joined(outputs: list[TeacherOutput]) -> TeacherOutput:

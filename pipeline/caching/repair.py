@@ -2,42 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from pipeline.audit import files_in
 from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
-from pipeline.caching.opening import choose, reopen
+from pipeline.caching.opening import choose, places, require_samples
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import codec_fingerprint
 from pipeline.data.packed import PreparedData
-from pipeline.errors import CorruptStoreError, MismatchError, StoreError
+from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
 from pipeline.store.adoption import Index, dataset_digest, read_index
-from pipeline.store.faults import Fault, find_faults
-from pipeline.store.frame import build_frame, read_state
+from pipeline.store.faults import Fault, metadata_faults, shard_faults, strays
+from pipeline.store.frame import build_frame, frame_files, read_state
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, SampleIndex
-from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, MANIFEST, ZARR_JSON, ShardId
+from pipeline.store.layout import (
+    CODEC_GROUP,
+    GATHERED,
+    INDEX_ARRAYS,
+    MANIFEST,
+    RECORDS,
+    ZARR_JSON,
+    Layout,
+    ShardId,
+)
 from pipeline.store.location import Location
 from pipeline.store.lock import WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
-from pipeline.store.records import ShardRecord
+from pipeline.store.records import Records, ShardRecord
 from pipeline.store.slices import WHOLE
 
 _CANNOT = "restore it (dvc checkout), or remove the store and make it again"
 
 
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """What was found in a store's folder.
+
+    Args:
+        header: what the store is to hold.
+        records: of its shards, those of bad ones too.
+        faults: what is wrong.
+    """
+
+    header: Header
+    records: Mapping[ShardId, ShardRecord]
+    faults: Sequence[Fault]
+
+
+def read_header(path: Path) -> Header:
+    """Return a store's header from its manifest or, where that is lost, from its root.
+
+    Raises:
+        IncompleteStoreError: there is no store.
+        CorruptStoreError: neither can be read.
+    """
+    location = Location(path)
+    with suppress(CorruptStoreError, IncompleteStoreError):
+        return Manifest.read(location).header
+    return Header.read(location)
+
+
 def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
-    """Make again what is bad in a complete store.
+    """Make again what is bad in a store, finished or not, and finish it.
+
+    First everything is looked at and made sure of, then files are touched; what proves the rest, manifest
+    or header and records, is there at any moment.
 
     Args:
         path: the store's folder.
@@ -45,68 +84,85 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
         teacher: the one that made it.
 
     Returns:
-        A line for each file that was made again or removed. A manifest that was changed vouches for
-        nothing, so without it every shard is made again.
+        A line for each file that was made again or removed.
 
     Raises:
-        IncompleteStoreError: it was not finished: going on with it is no repair.
         MismatchError: other data, or another teacher.
         StoreError: what is lost cannot be made again.
     """
     with ExitStack() as held:
         held.enter_context(gate(path, WAIT_SECONDS))
         held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
-        header, records, faults = _examine(path)
+        found = _examine(path)
+        header, layout = found.header, found.header.layout
         header.require_teacher(teacher, str(path))
-        if not faults:
+        if not found.faults and (path / MANIFEST).exists():
             return []
-        for fault in faults:
-            (path / fault.name).unlink(missing_ok=True)
-        reopen(path, records)
-        index = _index(path, header, bench.data)
+        index, lost = _index(path, header, bench.data)
         bench = replace(bench, data=_known(bench.data, index))
-        build_frame(path, header, index=index, state=_state(path, header, bench, teacher))
+        bad = {fault.shard for fault in found.faults if fault.shard}
+        to_make = bad | (set(layout.shards()) - set(found.records))
+        require_samples(path, layout, places(layout, index, splits_of(bench.data)), to_make)
+        state, also_lost = _state(path, header, bench, teacher)
+        faults = [*found.faults, *lost, *also_lost]
+        _mend(path, replace(found, faults=faults), index, state)
     note(f"{path}: {len(faults)} files are to be made again or removed")
     cache_logits(bench, teacher, DumpSpec.of(header), path)
     return [str(fault) for fault in faults]
 
 
-def _examine(path: Path) -> tuple[Header, Mapping[ShardId, ShardRecord], list[Fault]]:
-    """Return a store's header, the records of its good shards, and what is wrong."""
+def _mend(path: Path, found: _Findings, index: Index, state: Mapping[str, Tensor]) -> None:
+    """Leave a store without a manifest that misses what was bad."""
+    Records(path).gather(found.records)
+    for fault in found.faults:
+        if fault.name not in (ZARR_JSON, MANIFEST, GATHERED):
+            (path / fault.name).unlink(missing_ok=True)
+    build_frame(path, found.header, index=index, state=state)
+    (path / MANIFEST).unlink(missing_ok=True)
+
+
+def _examine(path: Path) -> _Findings:
+    """Look at a store with its manifest or, where that is lost, with its header and records."""
     location = Location(path)
     try:
         manifest = Manifest.read(location)
-    except CorruptStoreError:
-        header = Header.read(location)
-        problem = "is not vouched for, since the manifest was changed"
-        return header, {}, [Fault(name, problem) for name in sorted(_unproven(path))]
-    faults = list(find_faults(location, manifest))
-    strays = files_in(path) - {MANIFEST, *manifest.metadata, *manifest.shard_files()}
-    faults.extend(Fault(name, "does not belong to the store") for name in sorted(strays))
-    bad = {fault.shard for fault in faults}
-    return manifest.header, {s: r for s, r in manifest.shards.items() if s not in bad}, faults
+    except (CorruptStoreError, IncompleteStoreError):
+        header, records = Header.read(location), Records(path).read()
+        # Only a manifest proves the arrays' metadata; the header's digests prove index and codec.
+        metadata = [
+            name for name in sorted(frame_files(path)) if _only_manifest_proves(header.layout, name)
+        ]
+        faults = [Fault(name, "is proven by no manifest") for name in metadata]
+    else:
+        header, records = manifest.header, dict(manifest.shards)
+        metadata = sorted(manifest.metadata)
+        faults = list(metadata_faults(location, manifest.metadata))
+    layout = header.layout
+    faults += shard_faults(location, layout, records)
+    shards = {str(layout.shard_file(s, array)) for s in layout.shards() for array in layout.arrays}
+    known = {MANIFEST, GATHERED, *metadata, *frame_files(path), *shards}
+    faults += (stray for stray in strays(path, known) if not stray.name.startswith(f"{RECORDS}/"))
+    return _Findings(header, records, faults)
 
 
-def _unproven(path: Path) -> set[str]:
-    """Return the files that only a manifest proves; the header's digests prove indices and codec."""
-    proven = (f"{CODEC_GROUP}/", *(f"/{column}/" for column in INDEX_ARRAYS))
-    return {name for name in files_in(path) - {ZARR_JSON} if not any(part in name for part in proven)}
+def _only_manifest_proves(layout: Layout, name: str) -> bool:
+    section, _, rest = name.partition("/")
+    return section in layout.sections and rest.partition("/")[0] not in INDEX_ARRAYS
 
 
-def _index(path: Path, header: Header, data: PreparedData) -> Index:
-    """Return the samples of a store, from itself or, where that is lost, from the data."""
+def _index(path: Path, header: Header, data: PreparedData) -> tuple[Index, list[Fault]]:
+    """Return the samples of a store, from itself or, with the files that are lost, from the data."""
+    dataset = header.fingerprint.dataset
     with suppress(CorruptStoreError):
-        stored = read_index(path, header.layout)
-        if dataset_digest(stored) == header.fingerprint.dataset:
-            return stored
+        return read_index(path, header.layout, dataset), []
     splits = splits_of(data)
     index = {name: SampleIndex.of(splits[name]) for name in header.layout.sections if name in splits}
-    if dataset_digest(index) != header.fingerprint.dataset:
+    if dataset_digest(index) != dataset:
         raise StoreError(
             f"{path}: which samples its rows are is lost, and the data is not just what it was made from; "
             f"expected the same; {_CANNOT}"
         )
-    return index
+    return index, _lost(path, lambda name: name.split("/")[1] in INDEX_ARRAYS)
 
 
 def _known(data: PreparedData, index: Index) -> PreparedData:
@@ -119,14 +175,21 @@ def _known(data: PreparedData, index: Index) -> PreparedData:
     return replace(data, **splits)
 
 
-def _state(path: Path, header: Header, bench: Bench, teacher: Teacher) -> Mapping[str, Tensor]:
-    """Return what the codec keeps once, from the store or, where that is lost, from the pilot."""
-    with suppress(CorruptStoreError, MismatchError, KeyError):
-        return header.codec(read_state(path), str(path)).state
+def _state(
+    path: Path, header: Header, bench: Bench, teacher: Teacher
+) -> tuple[Mapping[str, Tensor], list[Fault]]:
+    """Return what the codec keeps once, from the store or, with what is lost, from the pilot."""
+    with suppress(CorruptStoreError):
+        return header.codec(read_state(path), str(path)).state, []
     codec = choose(bench, teacher, DumpSpec.of(header))
     if codec_fingerprint(codec) != header.fingerprint.codec:
         raise StoreError(
             f"{path}: what its codec keeps once is lost, and the pilot does not give the same again; "
             f"expected the machine and versions of the dump; {_CANNOT}"
         )
-    return codec.state
+    return codec.state, _lost(path, lambda name: name.startswith(f"{CODEC_GROUP}/"))
+
+
+def _lost(path: Path, which: Callable[[str], bool]) -> list[Fault]:
+    names = sorted(name for name in frame_files(path) if "/" in name and which(name))
+    return [Fault(name, "is not what was written, or what goes with it is not") for name in names]

@@ -53,7 +53,7 @@ def find_codec(name: str, n_classes: int, state: Mapping[str, Tensor] | None = N
         return _PLAIN[name](n_classes)
     if name in _FITTED:
         return _FITTED[name](state or {})
-    numbered = re.fullmatch(r"([a-z]+)-(\d{1,6})", name)
+    numbered = re.fullmatch(r"([a-z]+)-([1-9]\d{0,5})", name)
     if numbered is None or numbered[1] not in _NUMBERED:
         raise ConfigError(
             f"codec is {name!r}; expected one of {', '.join(CODECS)}{did_you_mean(name, CODECS)}"

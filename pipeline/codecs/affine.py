@@ -6,7 +6,7 @@ offset. Codes of 8 and 6 bits take a byte each, which Zstandard shrinks further;
 
 Bytes before compression: C + 2 a sample, C / 2 + 2 for 4 bits. Error: at most scale / 2 a logit, and
 half the scale's rounding times the levels more at the minimum. Ranges up to 65504 (L - 1) are kept; one
-below 6e-8 (L - 1) becomes 0.
+below 6e-8 (L - 1) becomes 0. Logits must be finite.
 """
 
 from __future__ import annotations

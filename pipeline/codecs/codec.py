@@ -27,6 +27,11 @@ class TeacherOutput:
     logits: Tensor
     features: Tensor | None = None
 
+    def are_finite(self) -> Tensor:
+        """Return whether all values of each row are (B,)."""
+        finite = self.logits.isfinite().all(1)
+        return finite if self.features is None else finite & self.features.isfinite().all(1)
+
     def require_features(self) -> Tensor:
         """Return the features.
 

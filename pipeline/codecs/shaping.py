@@ -12,22 +12,24 @@ toll keeps digits near the pilot's median, which compresses. Every feature is a 
 matter: a thousand small errors are made to cancel in those, which rounding to the nearest cannot.
 
 It starts from the nearest digits. In each sweep, each of a few blocks of features takes the one step of a
-digit up or down that lowers J most, if one does. Sums are in float64, so that devices agree.
+digit up or down that lowers J most, if one does. Sums are in float64, so that devices agree, up to steps
+that would lower J alike to the last bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from pipeline.codecs.codec import TeacherOutput
 
-_LIKELIEST = 32
+_LIKELIEST = 24
 _HIGH_TEMPERATURE = 0.5
-_SWEEPS, _BLOCKS = 10, 4
+_SWEEPS, _BLOCKS = 3, 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +71,11 @@ class Shaping:
     def digits(self, output: TeacherOutput) -> Tensor:
         """Return the digits (B, D) int64 of a batch."""
         search = _Search(self, output.require_features().double(), output.logits.double())
-        blocks = torch.arange(len(self.table), device=self.table.device).tensor_split(_BLOCKS)
+        ends = [len(self.table) * block // _BLOCKS for block in range(_BLOCKS + 1)]
         for _ in range(_SWEEPS):
-            for block in blocks:
-                if len(block):
-                    search.step(slice(int(block[0]), int(block[-1]) + 1))
+            for start, stop in pairwise(ends):
+                if start < stop:
+                    search.step(slice(start, stop))
         return search.digits
 
     def nearest(self, features_BD: Tensor) -> Tensor:
@@ -85,56 +87,61 @@ class Shaping:
 
 
 class _Search:
-    """Digits of a batch on their way down."""
+    """Digits of a batch on their way down.
+
+    For each feature and direction, up and down, it holds by how much the value would move and what the toll
+    would be less; a step changes them for one feature a row.
+    """
 
     def __init__(self, shaping: Shaping, features_BD: Tensor, logits_BC: Tensor) -> None:
         self._s = shaping
         kept = min(_LIKELIEST, logits_BC.shape[1])
         self._p_BK, likeliest = torch.softmax(logits_BC, 1).topk(kept, 1)
         self._rho_B1 = 1 - self._p_BK.sum(1, keepdim=True) + _HIGH_TEMPERATURE
-        self._w_BKD = shaping.rows[likeliest]
+        # Whole rows at once: indexing would copy element by element.
+        self._w_BKD = shaping.rows.index_select(0, likeliest.flatten()).view(*likeliest.shape, -1)
         self.digits = shaping.nearest(features_BD)
         error = shaping.table.T.gather(0, self.digits) - features_BD
         # Of the likeliest logits, and of the gradient of the second term.
         self._error_BK = torch.bmm(self._w_BKD, error[:, :, None])[:, :, 0]
         self._gradient_BD = self._rho_B1 * (error @ shaping.gram)
-        self._curvature_BD = self._curvature()
+        self._half_curvature_BD = self._curvature() / 2
+        every = torch.arange(features_BD.shape[1], device=features_BD.device).expand_as(self.digits)
+        self._moves, self._saved = self._ways(self.digits, every)
 
     def _curvature(self) -> Tensor:
         p = self._p_BK[:, None]
         mean = torch.bmm(p, self._w_BKD)[:, 0]
-        return (
-            torch.bmm(p, self._w_BKD.square())[:, 0]
-            - mean.square()
-            + self._rho_B1 * self._s.gram.diagonal()
-        )
+        likely = torch.bmm(p, self._w_BKD * self._w_BKD)[:, 0] - mean * mean
+        return likely + self._rho_B1 * self._s.gram.diagonal()
+
+    def _ways(self, digits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return moves and saved tolls of some features' digits, (2, ...) each: up, down."""
+        s, up_down = self._s, torch.tensor([1, -1], device=digits.device)
+        then = digits + up_down.view(2, *(1 for _ in digits.shape))
+        possible = (then >= 0) & (then < s.levels[features])
+        then = torch.where(possible, then, digits)
+        distance = (digits - s.middle[features]).abs() - (then - s.middle[features]).abs()
+        saved = torch.where(possible, s.toll * distance, -torch.inf)
+        return s.table[features, then] - s.table[features, digits], saved
 
     def step(self, block: slice) -> None:
         """Take the best step of one digit among a block of features, in each row that has one."""
-        p, s = self._p_BK, self._s
+        p = self._p_BK
         residual = p * (self._error_BK - (p * self._error_BK).sum(1, keepdim=True))
-        gradient = (
-            torch.bmm(residual[:, None], self._w_BKD[:, :, block])[:, 0] + self._gradient_BD[:, block]
-        )
-        gains, moves = zip(*(self._gain(gradient, block, up) for up in (1, -1)), strict=True)
-        gain, choice = torch.cat(gains, 1).max(1)
-        row = torch.arange(len(gain), device=gain.device)
-        width = gradient.shape[1]
-        feature, direction = block.start + choice % width, 1 - 2 * (choice // width)
-        taken = gain > 0
-        move = torch.where(taken, torch.cat(moves, 1)[row, choice], 0.0)
-        self.digits[row, feature] += torch.where(taken, direction, 0)
-        self._error_BK += move[:, None] * self._w_BKD[row, :, feature]
-        self._gradient_BD += move[:, None] * self._rho_B1 * s.gram[feature]
+        likely = torch.bmm(residual[:, None], self._w_BKD[:, :, block])[:, 0]
+        gradient = likely + self._gradient_BD[:, block]
+        moves = self._moves[:, :, block]
+        gains = self._saved[:, :, block] - (gradient + self._half_curvature_BD[:, block] * moves) * moves
+        gain, choice = torch.cat(gains.unbind(), 1).max(1)
+        down, feature = choice // gradient.shape[1], block.start + choice % gradient.shape[1]
+        self._take(feature, down, gain > 0)
 
-    def _gain(self, gradient: Tensor, block: slice, direction: int) -> tuple[Tensor, Tensor]:
-        """Return how much J falls with one digit up or down, and by how much a value moves."""
-        s, now = self._s, self.digits[:, block]
-        then = now + direction
-        possible = (then >= 0) & (then < s.levels[block])
-        then = torch.where(possible, then, now)
-        table, middle = s.table[block].T, s.middle[block]
-        move = table.gather(0, then) - table.gather(0, now)
-        saved = s.toll * ((now - middle).abs() - (then - middle).abs())
-        gain = saved - (gradient + 0.5 * self._curvature_BD[:, block] * move) * move
-        return torch.where(possible, gain, -torch.inf), move
+    def _take(self, feature_B: Tensor, down_B: Tensor, taken_B: Tensor) -> None:
+        row = torch.arange(len(feature_B), device=feature_B.device)
+        move = torch.where(taken_B, self._moves[down_B, row, feature_B], 0.0)[:, None]
+        self.digits[row, feature_B] += torch.where(taken_B, 1 - 2 * down_B, 0)
+        self._error_BK += move * self._w_BKD[row, :, feature_B]
+        self._gradient_BD += move * self._rho_B1 * self._s.gram[feature_B]
+        moves, saved = self._ways(self.digits[row, feature_B], feature_B)
+        self._moves[:, row, feature_B], self._saved[:, row, feature_B] = moves, saved

@@ -58,7 +58,7 @@ class CodecSpec:
         same_budget = self.budget == made_for.budget
         if self.name == AUTO:
             return made_for.name == AUTO and same_budget
-        return self.name == codec and (same_budget or self.max_kl is None)
+        return self.name == codec and (same_budget or self.budget is None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""

@@ -18,9 +18,10 @@ from pipeline.data.packed import PackedImages
 from pipeline.digests import spec_digest
 from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.teacher import Teacher
-from pipeline.store.header import RESTORE, Header, difference
+from pipeline.store.header import Header, difference
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import INDEX_ARRAYS, Layout, Section
+from pipeline.store.nodes import RESTORE, reading
 from pipeline.views.spec import ViewSpec
 
 Splits = Mapping[str, PackedImages]
@@ -79,24 +80,26 @@ def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
     return replace(header, layout=layout, fingerprint=fingerprint), grown
 
 
-def read_index(path: Path, layout: Layout) -> Index:
+def read_index(path: Path, layout: Layout, dataset: str) -> Index:
     """Return the samples of each section of a store that is not finished.
 
+    Args:
+        path: the store's folder.
+        layout: how it is cut.
+        dataset: digest of its samples.
+
     Raises:
-        CorruptStoreError: keys or digests cannot be read.
+        CorruptStoreError: keys or digests are not what was written.
     """
     index = {}
     for name, section in layout.sections.items():
-        try:
-            columns = [
-                np.asarray(zarr.open_array(path / name / column, mode="r")[:])[section.rows()]
-                for column in INDEX_ARRAYS
-            ]
-        except (ValueError, RuntimeError, IndexError, OSError) as error:
-            raise CorruptStoreError(
-                f"{path}: the samples of {name} cannot be read ({str(error).splitlines()[0]}); {RESTORE}"
-            ) from None
-        index[name] = SampleIndex(*columns)
+        with reading(path, f"which samples the rows of {name} are"):
+            arrays = [zarr.open_array(path / name / column, mode="r") for column in INDEX_ARRAYS]
+            index[name] = SampleIndex(*(np.asarray(array[:])[section.rows()] for array in arrays))
+    if dataset_digest(index) != dataset:
+        raise CorruptStoreError(
+            f"{path}: which samples its rows are is not what was written (keys or digests); {RESTORE}"
+        )
     return index
 
 

@@ -1,15 +1,16 @@
-"""Files of a store that are not what was written."""
+"""Files of a store that are not what was written, or that nobody wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.digests import bytes_digest
 from pipeline.progress import track
-from pipeline.store.layout import ShardId
+from pipeline.store.layout import Layout, ShardId
 from pipeline.store.location import Location
-from pipeline.store.manifest import Manifest
+from pipeline.store.records import ShardRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Fault:
     Args:
         name: the file's, in the store.
         problem: as it goes on after the name.
-        shard: whose file it is; None for metadata.
+        shard: whose file it is; None for others.
     """
 
     name: str
@@ -30,16 +31,33 @@ class Fault:
         return f"{self.name} {self.problem}"
 
 
-def find_faults(location: Location, manifest: Manifest) -> Iterator[Fault]:
-    """Read every file that a manifest speaks of and yield those that are not what was written."""
-    for name, digest in manifest.metadata.items():
+def metadata_faults(location: Location, metadata: Mapping[str, str]) -> Iterator[Fault]:
+    """Read files that are no shards, by name and SHA-256, and yield those that are something else."""
+    for name, digest in metadata.items():
         if problem := problem_of(location.find(name), digest):
             yield Fault(name, problem)
-    for shard in track(manifest.shards, "verify", total=len(manifest.shards), unit="shard"):
-        for array, (size, digest) in manifest.shards[shard].files.items():
-            name = str(manifest.layout.shard_file(shard, array))
+
+
+def shard_faults(
+    location: Location, layout: Layout, shards: Mapping[ShardId, ShardRecord]
+) -> Iterator[Fault]:
+    """Read the files of shards and yield those that are not what their records say."""
+    for shard in track(shards, "verify", total=len(shards), unit="shard"):
+        for array, (size, digest) in shards[shard].files.items():
+            name = str(layout.shard_file(shard, array))
             if problem := problem_of(location.find(name), digest, size):
                 yield Fault(name, problem, shard)
+
+
+def strays(path: Path, known: set[str]) -> Iterator[Fault]:
+    """Yield files of a folder whose names are not known."""
+    for name in sorted(files_in(path) - known):
+        yield Fault(name, "does not belong to the store")
+
+
+def files_in(path: Path) -> set[str]:
+    """Return the names of all files in a folder, relative to it."""
+    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
 
 
 def problem_of(content: bytes | None, digest: str, size: int | None = None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,20 @@ from torch import Tensor
 from zarr.codecs import TransposeCodec, ZstdCodec
 
 from pipeline.digests import canonical_json
-from pipeline.errors import CorruptStoreError
-from pipeline.files import parse_object
-from pipeline.store.header import RESTORE, Header
+from pipeline.files import parse_object, sync_file, sync_folder
+from pipeline.store.faults import files_in
+from pipeline.store.header import Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, Layout, Section
+from pipeline.store.nodes import reading
 
 Node = Any  # what zarr.Group gives by name
 _INDEX_CHUNK_ROWS = 1 << 16
+_WHOLE_ARRAY = r"(zarr\.json|c(/\d+)*)"
+_FRAME_FILE = re.compile(
+    rf"zarr\.json|codec/(zarr\.json|\w+/{_WHOLE_ARRAY})"
+    rf"|(train|validation|test)/(zarr\.json|(keys|digests)/{_WHOLE_ARRAY}|\w+/zarr\.json)"
+)
 
 
 def compressor(level: int = 1) -> ZstdCodec:
@@ -38,7 +45,7 @@ def build_frame(
 ) -> None:
     """Make, or bring up to date, everything of a store that is no shard.
 
-    The header comes last, when the rows that it speaks of are there.
+    The header comes last, when the rows that it speaks of are on the disk.
 
     Args:
         path: the store's folder.
@@ -46,20 +53,33 @@ def build_frame(
         index: the samples of each of its sections.
         state: what the codec keeps once.
     """
-    if state:
-        group = zarr.open_group(path / CODEC_GROUP, mode="a", zarr_format=3)
-        for name, values in state.items():
-            _put_state(group, name, values.cpu().numpy())
-    for name, section in header.layout.sections.items():
-        group = zarr.open_group(path / name, mode="a", zarr_format=3)
-        for column in INDEX_ARRAYS:
-            _put_index(group, column, header.layout, section, getattr(index[name], column))
-        for array, spec in header.layout.arrays.items():
-            if array not in group:
-                create_array(group, header.layout, section, array)
-            _resize(group[array], (section.n_views, section.n_rows, *spec.shape))
+    with reading(path, "a group or array"):
+        if state:
+            group = zarr.open_group(path / CODEC_GROUP, mode="a", zarr_format=3)
+            for name, values in state.items():
+                _put_state(group, name, values.cpu().numpy())
+        for name, section in header.layout.sections.items():
+            _build_section(path, header.layout, section, index[name])
     if not _root_is(path, header):
+        for name in frame_files(path):
+            sync_file(path / name)
+            sync_folder((path / name).parent)
         header.write(path)
+
+
+def frame_files(path: Path) -> set[str]:
+    """Return the names of a store's files that are metadata, index or codec state."""
+    return {name for name in files_in(path) if _FRAME_FILE.fullmatch(name)}
+
+
+def _build_section(path: Path, layout: Layout, section: Section, samples: SampleIndex) -> None:
+    group = zarr.open_group(path / section.name, mode="a", zarr_format=3)
+    for column in INDEX_ARRAYS:
+        _put_index(group, column, layout, section, getattr(samples, column))
+    for array, spec in layout.arrays.items():
+        if array not in group:
+            create_array(group, layout, section, array)
+        _resize(group[array], (section.n_views, section.n_rows, *spec.shape))
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -70,13 +90,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not (path / CODEC_GROUP).exists():
         return {}
-    try:
+    with reading(path, "what its codec keeps once"):
         group = zarr.open_group(path / CODEC_GROUP, mode="r")
         return {name: torch.from_numpy(np.asarray(array[...])) for name, array in group.arrays()}
-    except (ValueError, RuntimeError, OSError) as error:
-        raise CorruptStoreError(
-            f"{path}: what its codec keeps once cannot be read ({str(error).splitlines()[0]}); {RESTORE}"
-        ) from None
 
 
 def create_array(group: zarr.Group, layout: Layout, section: Section, array: str) -> Any:

@@ -15,14 +15,14 @@ from torch import Tensor
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.digests import canonical_json
-from pipeline.errors import CorruptStoreError, MismatchError, StoreError
+from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
 from pipeline.files import parse_object, write_json
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import SCHEMA, ZARR_JSON, Layout
 from pipeline.store.location import Location
+from pipeline.store.nodes import RESTORE, reading
 
 _LONGEST = 80
-RESTORE = "restore it (dvc checkout), or mend it with: pipeline verify --repair"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,14 +112,20 @@ class Header:
         """Read a store's header, finished or not.
 
         Raises:
-            FileNotFoundError: there is no store.
+            IncompleteStoreError: there is no store.
             StoreError: it is of another schema.
             CorruptStoreError: it is no header.
         """
         origin = f"{location}/{ZARR_JSON}"
+        content = location.find(ZARR_JSON)
+        if content is None:
+            raise IncompleteStoreError(
+                f"{location}: no store is there ({ZARR_JSON} is missing); expected a dump; run: pipeline "
+                f"cache-logits {location.stem}, or dvc pull"
+            )
         try:
-            value = parse_object(location.read(ZARR_JSON))["attributes"]
-        except (ValueError, KeyError) as error:
+            value = dict(parse_object(content)["attributes"])
+        except (ValueError, KeyError, TypeError) as error:
             raise CorruptStoreError(f"{origin}: not a store's header ({error!r}); {RESTORE}") from None
         return cls.from_dict(value, origin)
 
@@ -132,15 +138,20 @@ class Header:
 
         Raises:
             MismatchError: this program's codec of that name is another version.
+            CorruptStoreError: the state is not what was written.
         """
-        codec = find_codec(self.layout.codec, self.layout.n_classes, state)
+        with reading(origin, "what its codec keeps once"):
+            codec = find_codec(self.layout.codec, self.layout.n_classes, state)
         expected, found = self.fingerprint.codec, codec_fingerprint(codec)
-        if found != expected:
+        if found == expected:
+            return codec
+        made, ours = (".".join(text.split(".")[:2]) for text in (expected, found))
+        if made != ours:
             raise MismatchError(
-                f"{origin}: made with codec {expected[:24]}, this program has {found[:24]}; expected the "
-                "same; use the version that wrote it or make a new dump"
+                f"{origin}: made with codec {made}, this program has {ours}; expected the same; use the "
+                "version that wrote it or make a new dump"
             )
-        return codec
+        raise CorruptStoreError(f"{origin}: what its codec keeps once is not what was written; {RESTORE}")
 
     def require_teacher(self, teacher: Teacher, origin: str) -> None:
         """Refuse a teacher that is not the one that made the store.

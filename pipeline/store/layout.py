@@ -7,7 +7,8 @@
       {train,validation,test}/
         keys, digests   (R,) uint64   which samples the rows are
         ARRAY       (V, R, ...)       the codec's arrays, view by view
-      records/                        only while unfinished: a line of the later manifest a shard
+      records.jsonl                   a line a finished shard, as the manifest repeats it
+      records/                        only while unfinished: the lines of shards made since
 
 A shard is one view of one block of rows, one file an array; its inner chunks are read alone or
 together. `train` holds V augmented views, the other two the un-augmented images as their one view.
@@ -32,6 +33,7 @@ SCHEMA = 2
 MANIFEST = "manifest.json"
 ZARR_JSON = "zarr.json"
 RECORDS = "records"
+GATHERED = "records.jsonl"
 CODEC_GROUP = "codec"
 INDEX_ARRAYS = ("keys", "digests")
 CHUNK_ROWS = 4096

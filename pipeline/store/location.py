@@ -17,6 +17,7 @@ from zarr.storage import FsspecStore, LocalStore
 from pipeline.errors import StoreError
 
 T = TypeVar("T")
+_FAR = ("botocore", "aiobotocore", "aiohttp")
 Place = Path | str | Store
 
 
@@ -72,7 +73,10 @@ class Location:
             return sync(request)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return absent
-        except OSError as error:
+        except Exception as error:
+            # What a far place raises has no common base: botocore's errors are no OSError.
+            if not isinstance(error, OSError) and not type(error).__module__.startswith(_FAR):
+                raise
             raise StoreError(
                 f"{self._name}: cannot be read ({error}); expected a place that answers; check the address "
                 "and your access to it"

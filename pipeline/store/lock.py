@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -20,7 +20,7 @@ from pipeline.store.slices import WHOLE, Slice
 
 WAIT_SECONDS = 20.0
 # Another rank may run the pilot and the held-out images while this one waits at the gate.
-PREPARATION_SECONDS = 1800.0
+PREPARATION_SECONDS = 3 * 3600.0
 _POLL_SECONDS = 0.2
 _GATE = "gate"
 
@@ -87,11 +87,14 @@ def _named(store: Path, name: str, lock: FileLock) -> Iterator[None]:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
+        try:
+            holder.unlink(missing_ok=True)
+        finally:
+            lock.release()
 
 
 def _folder(store: Path) -> Path:
+    store = store.resolve()
     folder = store.with_name(f"{store.name}.locks")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -99,7 +102,9 @@ def _folder(store: Path) -> Path:
 
 def _locked(store: Path, names: list[str], wait_seconds: float) -> LockedError:
     holder = _folder(store) / f"{names[0]}.holder"
-    who = holder.read_text() if holder.exists() else "another process"
+    who = "another process"
+    with suppress(FileNotFoundError):  # released just now
+        who = holder.read_text()
     part = "" if names[0] in (_GATE, str(WHOLE)) else f" (slice {names[0]})"
     return LockedError(
         f"{store} is being written by {who}{part} and was not released in {wait_seconds:g} s; expected one "

@@ -15,9 +15,10 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import bytes_digest, spec_digest
 from pipeline.errors import CorruptStoreError, IncompleteStoreError
 from pipeline.files import parse_object, write_json
-from pipeline.store.header import RESTORE, Header
+from pipeline.store.header import Header
 from pipeline.store.layout import MANIFEST, Layout, ShardId
 from pipeline.store.location import Location
+from pipeline.store.nodes import RESTORE
 from pipeline.store.records import ShardRecord
 
 
@@ -113,11 +114,7 @@ class Manifest:
 
 
 def _no_manifest(location: Location) -> IncompleteStoreError:
-    if location.is_empty():
-        return IncompleteStoreError(
-            f"{location}: no store is there; expected a dump; run: pipeline cache-logits "
-            f"{location.stem}, or dvc pull"
-        )
+    Header.read(location)  # which says so if there is no store at all
     return IncompleteStoreError(
         f"{location}: not complete ({MANIFEST} is missing); expected a finished dump; go on with: pipeline "
         f"cache-logits {location.stem}"

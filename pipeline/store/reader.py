@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from typing import Any
@@ -21,15 +21,16 @@ from pipeline.data.packed import PackedImages
 from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.teacher import Teacher
 from pipeline.store.faults import problem_of
-from pipeline.store.header import RESTORE
 from pipeline.store.index import SampleIndex
-from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, ShardId
+from pipeline.store.layout import CODEC_GROUP, GATHERED, INDEX_ARRAYS, ZARR_JSON, ShardId
 from pipeline.store.location import Location, Place
 from pipeline.store.manifest import Manifest
+from pipeline.store.nodes import RESTORE, reading
 from pipeline.store.summary import summarise_manifest
 from pipeline.views.spec import ViewSpec
 
 _READ_THREADS = 4
+_DECODED_AT_ONCE = 4096
 
 
 class SectionReader:
@@ -87,9 +88,18 @@ class SectionReader:
         _run(jobs)
         return arrays
 
-    def logits(self, view: int = 0) -> Tensor:
-        """Read and decode one view: (N, C) float32, each row's maximum 0."""
-        return self._codec.decode({name: torch.from_numpy(a) for name, a in self.encoded(view).items()})
+    def logits(self, view: int = 0, rows: NDArray[np.int64] | None = None) -> Tensor:
+        """Read and decode one view, or some rows of it: (N, C) float32, each row's maximum 0."""
+        return torch.cat(list(self.decoded(view, rows)))
+
+    def decoded(self, view: int, rows: NDArray[np.int64] | None = None) -> Iterator[Tensor]:
+        """Yield the logits of one view, or of some rows of it, a few thousand at a time."""
+        arrays = {name: torch.from_numpy(values) for name, values in self.encoded(view).items()}
+        chosen = torch.arange(self.n_samples) if rows is None else torch.from_numpy(rows)
+        for start in range(0, len(chosen), _DECODED_AT_ONCE):
+            some = chosen[start : start + _DECODED_AT_ONCE]
+            batch = {name: values.index_select(0, some) for name, values in arrays.items()}
+            yield self._codec.decode(batch)
 
     def read_shard(self, shard: ShardId, array: str) -> NDArray[Any]:
         """Read one array of a shard's rows.
@@ -144,7 +154,7 @@ class LogitStore:
         location = Location(place, **options)
         manifest = Manifest.read(location)
         for name in manifest.metadata:
-            if name.endswith(ZARR_JSON):
+            if name.endswith((ZARR_JSON, GATHERED)):
                 manifest.read_metadata(location, name)
         return cls(location, manifest)
 
@@ -217,7 +227,7 @@ class LogitStore:
         if name not in self.sections or not len(images):
             return None
         section = self.sections[name]
-        return section.logits()[torch.from_numpy(section.rows_of(images))]
+        return section.logits(0, section.rows_of(images))
 
     def summary(self) -> dict[str, Any]:
         """Return what `pipeline inspect --json` prints."""
@@ -265,12 +275,8 @@ def read_small_array(location: Location, manifest: Manifest, array: str) -> NDAr
 def decompress(location: Location, array: str, files: Mapping[str, bytes], selection: Any) -> NDArray[Any]:
     """Return a part of a zarr array whose files were read, and checked, before."""
     memory = MemoryStore({name: Buffer.from_bytes(content) for name, content in files.items()})
-    try:
+    with reading(location, array):
         return np.asarray(zarr.open_array(memory, path=array, mode="r")[selection])
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise CorruptStoreError(
-            f"{location}: {array} cannot be decoded ({str(error).splitlines()[0]}); {RESTORE}"
-        ) from None
 
 
 def _run(jobs: list[Callable[[], None]]) -> None:

@@ -1,17 +1,22 @@
-"""Records: what is known of each finished shard, a file each until the manifest gathers them."""
+"""Records: what is known of each finished shard, sealed by a digest of its own.
+
+While a store is written each is a file; when it is complete they are gathered in one, which the manifest
+repeats: either of the two tells what was done if the other is lost.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.digests import spec_digest
-from pipeline.files import read_json, write_json
-from pipeline.store.layout import RECORDS, ShardId
+from pipeline.digests import canonical_json, spec_digest
+from pipeline.files import write_bytes
+from pipeline.store.layout import GATHERED, RECORDS, ShardId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,39 +60,52 @@ class ShardRecord:
 
 
 class Records:
-    """The records of an unfinished store.
+    """The records in a store's folder.
 
     Args:
         store: the store's folder.
     """
 
     def __init__(self, store: Path) -> None:
-        self._folder = store / RECORDS
+        self._folder, self._gathered = store / RECORDS, store / GATHERED
 
     def read(self) -> dict[ShardId, ShardRecord]:
         """Return those that are there now; other processes may be adding some.
 
         One that is not what was written counts as not there.
         """
-        found = {}
-        for file in sorted(self._folder.glob("*.json")):
-            try:
-                content = read_json(file)
-                if content.pop("digest") == spec_digest(content):
-                    found[ShardId.parse(file.stem)] = ShardRecord.from_dict(content)
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
-        return found
+        return dict(sealed for line in self._lines() if (sealed := _unseal(line)) is not None)
 
     def write(self, shard: ShardId, record: ShardRecord) -> None:
         """Write one, durably."""
-        content = record.to_dict()
-        write_json(self._folder / f"{shard}.json", {**content, "digest": spec_digest(content)})
+        write_bytes(self._folder / f"{shard}.json", _seal(shard, record).encode())
 
-    def remove(self, shard: ShardId) -> None:
-        """Remove one, if it is there."""
-        (self._folder / f"{shard}.json").unlink(missing_ok=True)
+    def gather(self, records: Mapping[ShardId, ShardRecord]) -> None:
+        """Write these into one file, durably and at once; `clear` removes the single ones."""
+        lines = "".join(_seal(shard, record) for shard, record in records.items())
+        write_bytes(self._gathered, lines.encode())
 
     def clear(self) -> None:
-        """Remove all."""
+        """Remove the single files."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _lines(self) -> Iterator[bytes]:
+        """Yield records; a shard that was made anew has its own file, which comes last."""
+        for file in (self._gathered, *sorted(self._folder.glob("*.json"))):
+            if file.exists():
+                yield from file.read_bytes().splitlines()
+
+
+def _seal(shard: ShardId, record: ShardRecord) -> str:
+    content = {"shard": str(shard), **record.to_dict()}
+    return canonical_json({**content, "digest": spec_digest(content)}) + "\n"
+
+
+def _unseal(line: bytes) -> tuple[ShardId, ShardRecord] | None:
+    try:
+        content = json.loads(line)
+        if content.pop("digest") != spec_digest(content):
+            return None
+        return ShardId.parse(content.pop("shard")), ShardRecord.from_dict(content)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

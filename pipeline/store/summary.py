@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
+from pipeline.errors import IncompleteStoreError
 from pipeline.store.header import Header
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, ShardId
 from pipeline.store.location import Location, Place
@@ -42,7 +43,9 @@ def inspect(place: Place) -> Inspection:
         manifest = Manifest.read(location)
         summary = summarise_manifest(manifest)
         return Inspection(summary=summary, header=manifest.header, fidelity=manifest.fidelity())
-    header, shards = Header.read(location), Records(Path(str(place))).read()
+    if not isinstance(place, (str, Path)) or not Path(place).is_dir():
+        raise IncompleteStoreError(f"{location}: not complete; expected a finished dump, far from here")
+    header, shards = Header.read(location), Records(Path(place)).read()
     summary = summarise(header, shards, complete=False, teacher_top1=None)
     return Inspection(summary=summary, header=header, fidelity=_training_fidelity(shards))
 

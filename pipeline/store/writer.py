@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import file_digest
 from pipeline.files import naming, sync_file, sync_folder
+from pipeline.store.faults import strays
+from pipeline.store.frame import frame_files
 from pipeline.store.header import Header
-from pipeline.store.layout import MANIFEST, RECORDS, ShardId
+from pipeline.store.layout import GATHERED, RECORDS, ShardId
 from pipeline.store.manifest import Manifest
+from pipeline.store.nodes import reading
 from pipeline.store.records import Records, ShardRecord
 
 
@@ -35,7 +38,7 @@ class StoreWriter:
         self.path, self.header, self.layout = path, header, header.layout
         self._records = Records(path)
         # A shard of zeros is a file like any other.
-        with zarr.config.set({"array.write_empty_chunks": True}):
+        with zarr.config.set({"array.write_empty_chunks": True}), reading(path, "an array"):
             self._arrays = {
                 (section, array): zarr.open_array(path / section / array, mode="r+")
                 for section in self.layout.sections
@@ -83,7 +86,8 @@ class StoreWriter:
             with naming(file):
                 self._arrays[shard.section, name][shard.view, rows] = values
             sync_file(file)
-            sync_folder(file.parent)
+            for folder in file.relative_to(self.path).parents[:-1]:
+                sync_folder(self.path / folder)
             files[name] = file.stat().st_size, file_digest(file)
         record = ShardRecord(
             rows=self.layout.n_rows(shard),
@@ -94,8 +98,17 @@ class StoreWriter:
         )
         self._records.write(shard, record)
 
+    def tidy(self) -> None:
+        """Gather the records of a store that misses nothing, and remove what is none of its files."""
+        done = self.done()
+        self._records.gather(done)
+        shards = {str(self.layout.shard_file(s, array)) for s in done for array in self.layout.arrays}
+        for stray in strays(self.path, {*shards, *frame_files(self.path), GATHERED}):
+            if not stray.name.startswith(f"{RECORDS}/"):
+                (self.path / stray.name).unlink()
+
     def manifest(self, cached_top1: Mapping[str, float | None]) -> Manifest:
-        """Return the manifest of a store that misses nothing.
+        """Return the manifest of a store that misses nothing and is tidy.
 
         Args:
             cached_top1: the teacher's accuracy by section, read back from this store.
@@ -110,15 +123,12 @@ class StoreWriter:
                 "cached": dict(cached_top1),
             },
         )
-        others = sorted(self._files() - manifest.shard_files() - {MANIFEST})
+        others = sorted({*frame_files(self.path), GATHERED})
         metadata = {name: file_digest(self.path / name) for name in others}
         return replace(manifest, metadata=metadata)
 
     def complete_with(self, manifest: Manifest) -> None:
-        """Write the manifest, which completes the store, and drop the records."""
-        for name in manifest.metadata:
-            sync_file(self.path / name)
-            sync_folder((self.path / name).parent)
+        """Write the manifest, which completes the store, and drop the single records."""
         manifest.write(self.path)
         self._records.clear()
 
@@ -129,15 +139,10 @@ class StoreWriter:
 
     def _sweep(self, shard: ShardId) -> None:
         """Remove what is left of a shard: zarr reads a truncated one before it would overwrite it."""
-        self._records.remove(shard)
         for array in self.layout.arrays:
             file = self.path / self.layout.shard_file(shard, array)
             for leftover in (file, *file.parent.glob(f"{file.name}.*.partial")):
                 leftover.unlink(missing_ok=True)
-
-    def _files(self) -> set[str]:
-        files = (f.relative_to(self.path) for f in self.path.rglob("*") if f.is_file())
-        return {str(file) for file in files if file.parts[0] != RECORDS}
 
 
 def direct_top1(records: Mapping[ShardId, ShardRecord], *sections: str) -> float | None:

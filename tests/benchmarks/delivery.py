@@ -67,6 +67,7 @@ def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
         codes = generator.integers(0, 256 if random else 1, (rows, CLASSES), np.uint8)
         arrays = {"codes": codes, "scale": np.ones(rows, np.float16)}
         writer.write(shard, arrays, fidelity=Fidelity(), labelled=0, correct=0)
+    writer.tidy()
     writer.complete_with(writer.manifest({}))
     return LogitStore.open(path)
 

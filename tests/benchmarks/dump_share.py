@@ -33,6 +33,7 @@ from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.store.writer import StoreWriter
+from stages.memory import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.imagenet_teacher import CLASSES, VIEWS, prepared_photographs
 
@@ -90,7 +91,7 @@ def timed(spent: Counter[str], device: torch.device) -> Iterator[None]:
 def shares(bench: Bench, teacher: Teacher, codec: str) -> dict[str, float]:
     """Dump once and return seconds of each part, and the parts' share of the whole without the pilot."""
     spent: Counter[str] = Counter()
-    settings = {"batch_size": 50, "allow_poor_teacher": True}
+    settings = {"batch_size": 200, "allow_poor_teacher": True}
     spec = DumpSpec(views=VIEWS, view_count=1, codec=CodecSpec(name=codec), **settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "main.zarr"
@@ -115,6 +116,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         data = prepared_photographs(arguments.photographs, Path(folder))
         bench, teacher = Bench(data=data, device=device, workers=2), resnet50(device)

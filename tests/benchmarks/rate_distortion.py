@@ -28,6 +28,7 @@ from pipeline.caching.pilot import Pilot
 from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
+from stages.memory import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.formats import FORMATS
 from tests.benchmarks.imagenet_teacher import efficientnet_lite2, outputs, prepared_photographs
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("tests/benchmarks/results"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     views, head = teacher_says(arguments.photographs, arguments.views, arguments.cache)
     pilot = shuffled(rows_of(views, slice(0, None, 2)))[:PILOT_ROWS]
     side_by_side = rows_of(views, slice(1, None, 2))

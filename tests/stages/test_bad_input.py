@@ -276,6 +276,54 @@ def test_a_file_is_no_store(project, fails):
     fails(["inspect", "params.yaml"], "params.yaml", "no store is there")
 
 
+@pytest.mark.parametrize("out", ["data.npz", "data.npz/x.zarr", "s3://bucket/main.zarr"])
+@pytest.mark.parametrize("command", ["cache-logits", "plan"])
+def test_places_for_no_store(project, capsys, command, out):
+    assert run(command, "main", "--out", out) == 2
+    assert "--out" in capsys.readouterr().err
+
+
+def test_a_folder_of_other_things(project, fails):
+    for command in ("cache-logits", "plan"):
+        fails([command, "main", "--out", "models"], "holds files but no zarr.json", "choose another --out")
+
+
+def test_a_link_to_a_folder_is_a_place(project):
+    Path("elsewhere").mkdir()
+    Path("link").symlink_to("elsewhere")
+    assert run("cache-logits", "main", "--out", "link") == 0
+    assert run("verify", "elsewhere") == 0
+
+
+def test_shards_that_are_no_whole_chunks(project, fails):
+    fails(["cache-logits", "main", "--set", "dumps.main.shard_rows=5000"], "shard_rows is 5000", "multiple")
+
+
+def test_ranks_that_are_none(project, fails, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    assert run("cache-logits", "main") == 0
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    fails(["cache-logits", "main"], "RANK and WORLD_SIZE")
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "manifest.json", "train/keys/c/0", "train/codes/zarr.json"])
+@pytest.mark.parametrize("damage", [None, b"", b"{}", b'{"attributes": []}', b"\xff"])
+def test_a_damaged_store_is_refused_then_mended(project, fails, name, damage):
+    assert run("cache-logits", "main") == 0
+    file = STORE / name
+    file.unlink() if damage is None else file.write_bytes(damage)
+    assert run("verify", STORE) == 1
+    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], str(STORE))
+    assert run("verify", STORE, "--repair") == 0
+    assert run("verify", STORE) == 0
+
+
+def test_nothing_to_mend(project, fails):
+    fails(["verify", "nowhere.zarr", "--repair"], "no store is there")
+    Path("empty").mkdir()
+    fails(["verify", "empty", "--repair"], "no store is there")
+
+
 def test_incomplete_store(project, fails):
     assert run("cache-logits", "main") == 0
     (STORE / "manifest.json").unlink()
@@ -284,8 +332,7 @@ def test_incomplete_store(project, fails):
 
 
 def test_an_unfinished_store_can_be_inspected(project, capsys):
-    assert run("cache-logits", "main", "--set", "dumps.main.shard_rows=16") == 0
-    (STORE / "manifest.json").unlink()
+    assert run("cache-logits", "main", "--set", "dumps.main.shard_rows=16", "--shards", "1/2") == 0
     capsys.readouterr()
     assert run("inspect", STORE, "--json") == 0
     summary = json.loads(capsys.readouterr().out)

@@ -49,11 +49,10 @@ def test_bytes_are_those_of_the_store(project, capsys):
     manifest = Manifest.read(Location(STORE))
     train = [record for shard, record in manifest.shards.items() if shard.section == "train"]
     actual = sum(record.bytes for record in train) / sum(record.rows for record in train)
-    assert expected["bytes_per_sample_view"] == pytest.approx(actual, rel=0.1)
-    metadata = sum(file.stat().st_size for file in STORE.rglob("zarr.json"))
+    assert expected["bytes_per_sample_view"] == pytest.approx(actual, rel=0.2)
+    metadata = sum(file.stat().st_size for file in {*STORE.rglob("zarr.json"), *STORE.glob("*.json*")})
     size = sum(file.stat().st_size for file in STORE.rglob("*") if file.is_file())
-    manifest_size = (STORE / "manifest.json").stat().st_size
-    assert expected["bytes_total"] == pytest.approx(size - metadata - manifest_size, rel=0.25)
+    assert expected["bytes_total"] == pytest.approx(size - metadata, rel=0.25)
 
 
 def test_what_is_done_needs_no_forward_passes(project, capsys):

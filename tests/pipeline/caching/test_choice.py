@@ -82,7 +82,14 @@ def test_features_need_a_linear_last_layer(pilot):
 
 
 @pytest.mark.parametrize(
-    ("samples", "views", "rows"), [(100, 1, 100), (9000, 1, 256), (9000, 4, 562), (10**6, 300, 2048)]
+    ("samples", "views", "rows"),
+    [
+        (100, 1, (100, 1)),
+        (100, 9, (100, 3)),
+        (9000, 1, (256, 1)),
+        (9000, 4, (562, 1)),
+        (10**6, 300, (2048, 1)),
+    ],
 )
 def test_the_pilot_is_a_small_share(samples, views, rows):
     assert pilot_rows(samples, views) == rows

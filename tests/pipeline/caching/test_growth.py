@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import pydoc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from pipeline.audit import replay, verify
 from pipeline.caching.dump import cache_logits
-from pipeline.errors import IncompleteStoreError, LockedError, MismatchError
+from pipeline.errors import CorruptStoreError, IncompleteStoreError, LockedError, MismatchError
 from pipeline.store.lock import gate, writing
 from pipeline.store.reader import LogitStore
 from pipeline.store.slices import Slice
@@ -106,8 +108,10 @@ def test_a_complete_store_of_more_than_the_data_is_left_alone(bench, teacher, ma
 
 def test_views_of_samples_that_are_gone_cannot_be_added(bench, teacher, make_spec, path):
     cache_logits(bench, teacher, make_spec(view_count=1), path)
+    before = content(path)
     with pytest.raises(MismatchError, match=r"no longer in the data.*restore"):
         cache_logits(with_train(bench, range(30)), teacher, make_spec(view_count=2), path)
+    assert content(path) == before
     cache_logits(bench, teacher, make_spec(view_count=2), path)
     assert verify(path).ok
 
@@ -177,30 +181,78 @@ def test_a_run_killed_while_it_creates_the_store_leaves_none(bench, teacher, mak
     assert verify(path).ok
 
 
-@pytest.mark.parametrize("step", ["_put_index", "_resize", "create_array"])
-def test_a_run_killed_while_a_store_grows_can_be_gone_on_with(
-    bench, teacher, make_spec, path, monkeypatch, step
+@pytest.mark.parametrize(
+    ("step", "calls"),
+    [
+        *(("pipeline.store.frame._put_index", n) for n in (0, 1, 3)),
+        *(("pipeline.store.frame._resize", n) for n in (0, 2, 4)),
+        ("pipeline.store.header.Header.write", 0),
+    ],
+)
+@pytest.mark.parametrize("goes_on", ["grown", "as before"])
+def test_a_run_killed_while_a_store_grows(
+    bench, teacher, make_spec, path, monkeypatch, step, calls, goes_on
 ):
-    cache_logits(with_train(bench, range(30)), teacher, make_spec(view_count=2), path)
+    small = with_train(bench, range(30))
+    cache_logits(small, teacher, make_spec(view_count=2), path)
+    module, _, name = step.rpartition(".")
+    owner = pydoc.locate(module)
+    original, left = getattr(owner, name), [calls]
 
     def killed(*arguments, **options):
-        raise KeyboardInterrupt
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"pipeline.store.frame.{step}", killed)
-        if step != "create_array":
-            with pytest.raises(KeyboardInterrupt):
-                cache_logits(bench, teacher, make_spec(), path)
-    cache_logits(bench, teacher, make_spec(), path)
+        patch.setattr(owner, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            cache_logits(bench, teacher, make_spec(view_count=3), path)
+    if goes_on == "as before":
+        cache_logits(small, teacher, make_spec(view_count=2), path)
+        assert verify(path).ok
+        assert zarr.open_array(path / "train/logits", mode="r").shape == (2, 30, 3)
+    cache_logits(bench, teacher, make_spec(view_count=3), path)
     assert verify(path).ok
     assert LogitStore.open(path).n_views == 3
     assert replay(path, bench, teacher, 30).ok
+
+
+@pytest.mark.parametrize("name", ["train/keys/c/0", "train/digests/c/0"])
+def test_lost_keys_are_no_new_samples(bench, teacher, make_spec, path, name):
+    cache_logits(bench, teacher, make_spec(), path)
+    (path / name).unlink()
+    before = content(path)
+    with pytest.raises(CorruptStoreError, match=r"keys or digests.*--repair"):
+        cache_logits(bench, teacher, make_spec(), path)
+    assert content(path) == before
+
+
+def test_growing_needs_no_records_of_a_complete_store(bench, teacher, make_spec, path):
+    cache_logits(bench, teacher, make_spec(view_count=1), path)
+    before = shards(path)
+    (path / "records.jsonl").unlink()
+    cache_logits(bench, teacher, make_spec(view_count=2), path)
+    assert before.items() < shards(path).items()
+    assert verify(path).ok
+
+
+def test_leftovers_are_no_part_of_a_finished_store(bench, teacher, make_spec, path):
+    cache_logits(bench, teacher, make_spec(), path)
+    whole = content(path)
+    (path / "manifest.json").unlink()
+    for name in (".manifest.json.abc", "train/logits/zarr.0123.partial", "train/keys/c/0.9f.partial"):
+        (path / name).write_text("half")
+    cache_logits(bench, teacher, make_spec(), path)
+    assert content(path) == whole
 
 
 def test_records_that_outlived_completion_are_swept(bench, teacher, make_spec, path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.store.records.Records.clear", lambda self: None)
         cache_logits(bench, teacher, make_spec(), path)
-    assert not verify(path).ok
-    cache_logits(bench, teacher, make_spec(), path)
+    assert (path / "records").exists()
     assert verify(path).ok
+    cache_logits(bench, teacher, make_spec(), path)
+    assert not (path / "records").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +10,9 @@ import pytest
 from pipeline.audit import verify
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.repair import repair
-from pipeline.errors import IncompleteStoreError, MismatchError, StoreError
+from pipeline.errors import CorruptStoreError, MismatchError, StoreError
 from pipeline.store.reader import LogitStore
+from pipeline.store.slices import Slice
 from tests.pipeline.caching.test_growth import content, shards, with_train
 
 
@@ -40,7 +40,7 @@ def test_a_good_store_is_left_alone(path, bench, teacher):
     [
         *("train/codes/c/1/0/0", "train/scale/c/2/1", "test/codes/c/0/0/0"),
         *("train/codes/zarr.json", "train/zarr.json", "zarr.json", "train/keys/c/0"),
-        *("test/digests/zarr.json", "validation/keys/c/0"),
+        *("test/digests/zarr.json", "validation/keys/c/0", "records.jsonl", "manifest.json"),
     ],
 )
 @pytest.mark.parametrize("damage", ["flip", "remove", "empty"])
@@ -48,15 +48,13 @@ def test_damage_is_mended_to_the_same_bytes(path, bench, teacher, name, damage):
     before = content(path)
     file = path / name
     {"flip": flip, "remove": lambda f: f.unlink(), "empty": lambda f: f.write_bytes(b"")}[damage](file)
-    assert not verify(path).ok
-    assert any(name in line for line in repair(path, bench, teacher))
+    if name != "manifest.json":
+        assert not verify(path).ok
+    repair(path, bench, teacher)
     assert content(path) == before
 
 
-def test_only_the_bad_shard_is_made_again(path, bench, teacher, monkeypatch):
-    seen = []
-    original = type(teacher).output
-    monkeypatch.setattr(type(teacher), "output", lambda t, x: seen.append(len(x)) or original(t, x))
+def test_only_the_bad_shard_is_made_again(path, bench, teacher, seen):
     flip(path / "train/codes/c/1/2/0")
     repair(path, bench, teacher)
     assert sum(seen) == 16
@@ -78,19 +76,107 @@ def test_strays_are_removed(path, bench, teacher):
     assert verify(path).ok
 
 
-def test_an_edited_manifest_vouches_for_nothing(path, bench, teacher):
+@pytest.fixture
+def seen(teacher, monkeypatch) -> list[int]:
+    """How many images the teacher saw, batch by batch."""
+    sizes: list[int] = []
+    original = type(teacher).output
+    monkeypatch.setattr(type(teacher), "output", lambda t, x: sizes.append(len(x)) or original(t, x))
+    return sizes
+
+
+@pytest.mark.parametrize("damage", ["edit", "remove", "garbage"])
+def test_a_lost_manifest_costs_no_forward_pass(path, bench, teacher, seen, damage):
     before = content(path)
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["teacher_top1"]["cached"]["test"] = 0.99
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    file = path / "manifest.json"
+    if damage == "edit":
+        file.write_text(file.read_text().replace('"correct": ', '"correct": 1'))
+    else:
+        file.unlink() if damage == "remove" else file.write_bytes(b"{")
+    repair(path, bench, teacher)
+    assert content(path) == before
+    assert seen == []
+
+
+def test_a_lost_manifest_and_one_bad_shard(path, bench, teacher, seen):
+    before = content(path)
+    (path / "manifest.json").write_text("{}")
+    flip(path / "train/codes/c/1/2/0")
+    repair(path, bench, teacher)
+    assert content(path) == before
+    assert sum(seen) == 16
+
+
+def test_a_lost_manifest_and_a_lost_frame(path, bench, teacher, seen):
+    before = content(path)
+    for name in ("manifest.json", "train/codes/zarr.json", "train/keys/c/0", "test/zarr.json"):
+        (path / name).write_bytes(b"?")
+    repair(path, bench, teacher)
+    assert content(path) == before
+    assert seen == []
+
+
+def test_going_on_without_a_manifest_makes_nothing_twice(path, bench, teacher, make_spec, seen):
+    before = content(path)
+    (path / "manifest.json").unlink()
+    cache_logits(bench, teacher, make_spec("affine8"), path)
+    assert content(path) == before
+    assert seen == []
+
+
+def test_an_unfinished_store_is_mended_and_finished(path, bench, teacher, make_spec, tmp_path):
+    before = content(path)
+    unfinished = tmp_path / "unfinished.zarr"
+    spec = make_spec("affine8")
+    cache_logits(bench, teacher, spec, unfinished, part=Slice(0, 2), completes=False)
+    flip(unfinished / "train/keys/c/0")
+    flip(unfinished / "train/codes/zarr.json")
+    flip(unfinished / "train/codes/c/0/0/0")
+    with pytest.raises(CorruptStoreError, match=r"verify --repair"):
+        cache_logits(bench, teacher, spec, unfinished)
+    repair(unfinished, bench, teacher)
+    assert content(unfinished) == before
+
+
+def test_a_lost_codec_state_is_fitted_again(bench, teacher, make_spec, tmp_path):
+    folder = tmp_path / "features.zarr"
+    cache_logits(bench, teacher, make_spec("features"), folder)
+    before = content(folder)
+    flip(next(file for file in (folder / "codec/table/c").rglob("*") if file.is_file()))
+    with pytest.raises(CorruptStoreError):
+        LogitStore.open(folder)
+    repair(folder, bench, teacher)
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("step", ["gather", "unlink", "write"])
+def test_a_repair_that_is_killed_can_be_gone_on_with(path, bench, teacher, monkeypatch, step):
+    before = content(path)
+    flip(path / "zarr.json")
+    flip(path / "train/codes/c/1/2/0")
+    target = {
+        "gather": "pipeline.store.records.Records.gather",
+        "unlink": "pathlib.Path.unlink",
+        "write": "pipeline.store.header.Header.write",
+    }[step]
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, killed)
+        with pytest.raises(KeyboardInterrupt):
+            repair(path, bench, teacher)
     repair(path, bench, teacher)
     assert content(path) == before
 
 
-def test_an_unfinished_store_is_no_case_for_repair(path, bench, teacher):
-    (path / "manifest.json").unlink()
-    with pytest.raises(IncompleteStoreError, match="go on with"):
-        repair(path, bench, teacher)
+def test_a_refused_repair_touches_nothing(path, bench, teacher):
+    flip(path / "train/codes/c/0/2/0")
+    before = content(path)
+    with pytest.raises(MismatchError, match="no longer in the data"):
+        repair(path, with_train(bench, range(20)), teacher)
+    assert content(path) == before
 
 
 def test_another_teacher_mends_nothing(path, bench, teacher):

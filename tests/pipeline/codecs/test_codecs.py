@@ -142,3 +142,12 @@ def test_fidelity_equals_an_independent_computation(logits):
         assert figures[key] == pytest.approx(kl.mean(), rel=1e-9)
         exact = np.quantile(kl, 0.99, method="inverted_cdf")
         assert exact <= percentiles[temperature] <= 1.045 * exact
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", CODECS)
+def test_a_gpu_gives_the_same_bytes(name, logits):
+    codec = find_codec(name, 37)
+    here, there = (codec.encode(TeacherOutput(logits.to(device))) for device in ("cpu", "cuda"))
+    for array, values in here.items():
+        assert torch.equal(there[array].cpu(), values)

@@ -139,3 +139,14 @@ def test_no_features_no_codes(head, pilot):
     codec = fit_features(pilot, head, 1e-3)
     with pytest.raises(ModelError, match="linear layer"):
         codec.encode(TeacherOutput(pilot.logits))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_bytes(head, pilot):
+    codec = fit_features(pilot, head, 1e-3)
+    there = TeacherOutput(pilot.logits.cuda(), pilot.require_features().cuda())
+    codes = codec.encode(there)["codes"]
+    assert torch.equal(codes.cpu(), codec.encode(pilot)["codes"])
+    assert torch.allclose(
+        codec.decode({"codes": codes}).cpu(), codec.decode(codec.encode(pilot)), atol=1e-3
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -15,13 +16,13 @@ from pipeline.caching.dump import cache_logits
 from pipeline.errors import StoreError
 from pipeline.store.reader import LogitStore
 
-SHORT, LONG = 60, 1000
+SHORT, LONG = 40, 500
 
 
-@pytest.fixture(scope="module")
-def path(bench, teacher, make_spec, tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=["affine8", "features"])
+def path(bench, teacher, make_spec, tmp_path_factory, request) -> Path:
     folder = tmp_path_factory.mktemp("logits") / "main.zarr"
-    cache_logits(bench, teacher, make_spec("affine8", view_count=2), folder)
+    cache_logits(bench, teacher, make_spec(request.param, view_count=2), folder)
     return folder
 
 
@@ -30,9 +31,9 @@ def damage(path: Path, generator: np.random.Generator) -> tuple[str, dict[Path, 
     files = sorted(file for file in path.rglob("*") if file.is_file())
     kind = generator.choice(["flip", "truncate", "delete", "swap"])
     if kind == "swap":
-        shards = [f for f in files if "/c/" in str(f) and f.parts[-5:-4] == ("codes",)]
-        first, second = generator.choice(len(shards), 2, replace=False)
-        chosen = [shards[first], shards[second]]
+        # Two shards of other bytes, of any arrays.
+        shards = {f.read_bytes(): f for f in files if re.search(r"/(codes|scale)/c/", str(f))}
+        chosen = [list(shards.values())[k] for k in generator.choice(len(shards), 2, replace=False)]
     else:
         chosen = [files[generator.integers(len(files))]]
     before = {file: file.read_bytes() for file in chosen}
