@@ -226,7 +226,8 @@ def _complete(path: Path, splits: dict[str, PackedImages], *, completes: bool) -
     writer = StoreWriter(path, Header.read(location))
     done, total = len(writer.done()), sum(1 for _ in writer.layout.shards())
     if done < total or not completes:
-        note(f"{path}: {done} of {total} shards are done")
+        rest = "" if done < total else "; complete the store with the same command without --shards"
+        note(f"{path}: {done} of {total} shards are done{rest}")
         return None
     writer.tidy()
     held_out = [name for name in splits if name != "train"]
