@@ -12,7 +12,7 @@ _HOMES = {
     "LogitStore": "pipeline.store.reader",
     "ViewSpec": "pipeline.views.spec",
     "view_parameters": "pipeline.views.parameters",
-    "render": "pipeline.views.render",
+    "render": "pipeline.rendering.render",
     "PreparedData": "pipeline.data.packed",
     "Feed": "pipeline.feed",
     "Targets": "pipeline.targets",

@@ -107,7 +107,7 @@ def replay(path: Path, bench: Bench, teacher: Teacher, count: int, seed: int = 0
     stored_rows = store.rows_of(images)
     generator = np.random.default_rng(seed)
     pairs = generator.integers((0, 0), (store.n_views, len(images)), (count, 2))
-    feed = bench.feed(images, store.view_spec, teacher.card.preprocessing)
+    feed = bench.feed(images, store.view_spec, teacher.card.preprocessing, store.blocks_of(images))
     differences, divergences = [], []
     for view in np.unique(pairs[:, 0]):
         rows = pairs[pairs[:, 0] == view, 1]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.packed import PackedImages, PreparedData
@@ -24,16 +26,39 @@ class Bench:
         data: the prepared dataset.
         device: where everything runs.
         workers: rendering threads.
+        on_device: render on the device instead of the CPU; the same pixels.
 
     """
 
     data: PreparedData
     device: torch.device
     workers: int
+    on_device: bool = False
 
-    def feed(self, images: PackedImages, spec: ViewSpec | None, preprocessing: Preprocessing) -> Feed:
-        """Return a feed of one split for a model with this preprocessing."""
-        return Feed(images, spec, preprocessing, device=self.device, workers=self.workers)
+    def feed(
+        self,
+        images: PackedImages,
+        spec: ViewSpec | None,
+        preprocessing: Preprocessing,
+        blocks: NDArray[np.int64] | None = None,
+    ) -> Feed:
+        """Return a feed of one split for a model with this preprocessing.
+
+        Args:
+            images: the split.
+            spec: which views there are; None for the un-augmented image.
+            preprocessing: the model's eyes.
+            blocks: (N,) where views mix, which block of the store each image lies in.
+        """
+        return Feed(
+            images,
+            spec,
+            preprocessing,
+            device=self.device,
+            workers=self.workers,
+            blocks=blocks,
+            on_device=self.on_device,
+        )
 
     def evaluate(
         self,

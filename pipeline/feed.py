@@ -2,7 +2,8 @@
 
 A feed looks at one split with one model's eyes. Views are drawn from a spec, or are the un-augmented
 centre crop where there is none; batches are rendered ahead of need on threads. What a row's pixels are
-depends on (spec, view, sample, preprocessing) alone, never on batch, order or threads.
+depends on (spec, view, sample, preprocessing) alone, and where views mix on who is in the sample's block;
+never on batch, order, threads or device.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.packed import PackedImages
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.rendering.regions import mix
+from pipeline.rendering.render import CpuRenderer, DeviceRenderer, Renderer
+from pipeline.rng import Draws
+from pipeline.views.mixing import Pairing, draw_mixture
 from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters
-from pipeline.views.render import render
 from pipeline.views.spec import ViewSpec
 
 Rows = NDArray[np.int64]
@@ -36,9 +40,12 @@ class Feed:
         device: where batches go.
         workers: rendering threads.
         ahead: batches rendered before they are asked for.
+        blocks: (N,) where views mix, which block each image lies in; None for blocks in the split's order.
+        on_device: render on the device instead of the CPU; the same pixels.
 
     Raises:
         ModelError: the data has more channels than the model takes.
+        ConfigError: views that these images cannot have.
     """
 
     def __init__(
@@ -50,18 +57,21 @@ class Feed:
         device: torch.device,
         workers: int = 1,
         ahead: int = 2,
+        blocks: Rows | None = None,
+        on_device: bool = False,
     ) -> None:
-        if images.channels > preprocessing.channels:
-            raise ModelError(
-                f"the model takes images of {preprocessing.channels} channel, the data has "
-                f"{images.channels}; expected no more; set data.channels to {preprocessing.channels}, or "
-                "choose another model"
-            )
+        _require_channels(images, preprocessing)
+        _require_room(images, spec)
         self.images = images
         self.spec = spec
         self.preprocessing = preprocessing
         self.device = device
         self._workers, self._ahead = workers, ahead
+        self.pairing = Pairing(spec.seed, images.keys, blocks) if spec and spec.mixes else None
+        size = preprocessing.size
+        self._renderer: Renderer = (
+            DeviceRenderer(images, size, device) if on_device and len(images) else CpuRenderer(images, size)
+        )
 
     def parameters(self, view: int, rows: Rows) -> ViewParameters:
         """Return what one view does to these rows (B,)."""
@@ -71,8 +81,27 @@ class Feed:
         return view_parameters(self.spec, view=view, keys=self.images.keys[rows], shapes=shapes)
 
     def pixels(self, view: int, rows: Rows) -> Tensor:
-        """Render these rows (B,) of one view: (B, S, S, channels) uint8 on the CPU."""
-        return render(self.images, rows, self.parameters(view, rows), size=self.preprocessing.size)
+        """Render these rows (B,) of one view: (B, S, S, channels) uint8 where rendering is done."""
+        if self.pairing is None:
+            return self._renderer.render(rows, self.parameters(view, rows))
+        both = np.concatenate([rows, self.pairing.partners(view, rows)])
+        needed, places = np.unique(both, return_inverse=True)
+        parameters = self.parameters(view, needed)
+        plain = self._renderer.render(needed, parameters)
+        own, partners = np.split(places, 2)
+        mixture = parameters[own].mixture
+        return plain if mixture is None else mix(plain, own, partners, mixture)
+
+    def shares(self, view: int, rows: Rows) -> tuple[Rows, NDArray[np.float64]] | None:
+        """Return where views mix the partner of each row (B,), and how much of each row is in its image."""
+        if self.pairing is None or self.spec is None:
+            return None
+        mixture = draw_mixture(self.spec, Draws(self.spec.seed, view, self.images.keys[rows]))
+        return None if mixture is None else (self.pairing.partners(view, rows), mixture.shares)
+
+    def arrange(self, view: int, rows: Rows) -> Rows:
+        """Return positions in `rows` (B,) such that no image is rendered twice for its partner's sake."""
+        return np.arange(len(rows)) if self.pairing is None else self.pairing.arrange(view, rows)
 
     def batches(self, view: int, batches: Iterable[Rows]) -> Iterator[Tensor]:
         """Yield each batch of rows as (B, channels, S, S) float32 on the device, in order."""
@@ -104,3 +133,27 @@ class Feed:
 def consecutive(count: int, batch_size: int) -> list[Rows]:
     """Cut 0..count-1 into batches in order; the last may be smaller."""
     return [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+
+def _require_channels(images: PackedImages, preprocessing: Preprocessing) -> None:
+    if images.channels > preprocessing.channels:
+        raise ModelError(
+            f"the model takes images of {preprocessing.channels} channel, the data has "
+            f"{images.channels}; expected no more; set data.channels to {preprocessing.channels}, or "
+            "choose another model"
+        )
+
+
+def _require_room(images: PackedImages, spec: ViewSpec | None) -> None:
+    """Refuse shifts that can leave nothing of an image."""
+    if spec is None or spec.pad_crop is None or not len(images):
+        return
+    sides, padding = images.shapes.min(1), spec.pad_crop.padding
+    smallest = int(sides.argmin())
+    if padding >= sides[smallest]:
+        height, width = images.shapes[smallest].tolist()
+        raise ConfigError(
+            f"pad_crop.padding is {padding}, and sample {images.names[smallest]!r} has {height}x{width} "
+            f"pixels, so that a crop could miss it; expected less than its shorter side; set it to at most "
+            f"{sides[smallest] - 1}, or use random_resized_crop"
+        )

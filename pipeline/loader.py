@@ -14,10 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.errors import ConfigError
 from pipeline.feed import Feed
-from pipeline.rng import permutation
+from pipeline.labels import mixed_labels
+from pipeline.rng import Lane, permutation
 from pipeline.targets import Targets
-from pipeline.views.parameters import LANE_ORDER
+from pipeline.views.mixing import GROUP
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Batch:
 
     Args:
         images: (B, channels, S, S) float32, normalised, channels-last in memory.
-        labels: (B,) int64, -1 for unlabelled.
+        labels: (B,) int64, -1 for unlabelled; (B, C) float32, shares of the classes, where views mix.
         teacher_logits: (B, C) float32 of these views, or None without a store.
         rows: (B,) positions in the split, on the CPU.
 
@@ -42,18 +46,34 @@ class Loader:
     """Epochs of batches over one split.
 
     Epoch e shows view e mod V of a store's V views, or view e where there is no store. The last,
-    smaller batch is left out, unless it is the only one.
+    smaller batch is left out, unless it is the only one. Where views mix, an epoch shuffles whole groups of
+    images that are mixed with each other, so that each is rendered once.
 
     Args:
         feed: the images, with views.
         targets: the teacher's logits of the same views, or None.
-        batch_size: images a step.
+        batch_size: images a step; a multiple of the group where views mix.
         seed: of the order, 64-bit unsigned.
+        n_classes: C, needed where views mix.
 
+    Raises:
+        ConfigError: views mix, and the batch is not of whole groups or `n_classes` is missing.
     """
 
-    def __init__(self, feed: Feed, targets: Targets | None, *, batch_size: int, seed: int) -> None:
-        self._feed, self._targets, self._seed = feed, targets, seed
+    def __init__(
+        self,
+        feed: Feed,
+        targets: Targets | None,
+        *,
+        batch_size: int,
+        seed: int,
+        n_classes: int | None = None,
+    ) -> None:
+        if feed.pairing is not None:
+            require_whole_groups(batch_size)
+            if n_classes is None:
+                raise ConfigError("the views mix images and n_classes is None; expected their number")
+        self._feed, self._targets, self._seed, self._n_classes = feed, targets, seed, n_classes
         count = len(feed.images)
         self.batch_size = min(batch_size, count)
         self.steps_per_epoch = count // self.batch_size
@@ -74,10 +94,43 @@ class Loader:
         for rows, images in zip(batches, self._feed.batches(view, batches), strict=True):
             on_device = torch.from_numpy(rows).to(self._feed.device)
             teacher = None if labels is None else labels.logits(on_device)
-            yield Batch(images, self._labels[on_device], teacher, rows)
+            yield Batch(images, self._hard_labels(view, rows, on_device), teacher, rows)
 
-    def _order(self, epoch: int) -> list[NDArray[np.int64]]:
-        keys = self._feed.images.keys
-        order = permutation(seed=self._seed, epoch=epoch, keys=keys, lane=LANE_ORDER)
+    def _hard_labels(self, view: int, rows: Rows, on_device: Tensor) -> Tensor:
+        own, mixture = self._labels[on_device], self._feed.shares(view, rows)
+        if mixture is None or self._n_classes is None:
+            return own
+        partners, shares = (torch.from_numpy(values).to(own.device) for values in mixture)
+        return mixed_labels(own, self._labels[partners], shares.float(), self._n_classes)
+
+    def _order(self, epoch: int) -> list[Rows]:
+        order = self._shuffled(epoch)
         used = order[: self.steps_per_epoch * self.batch_size]
         return list(used.reshape(self.steps_per_epoch, self.batch_size))
+
+    def _shuffled(self, epoch: int) -> Rows:
+        """Return the samples of an epoch; where views mix, whole groups and behind them the odd ones."""
+        keys, pairing = self._feed.images.keys, self._feed.pairing
+        if pairing is None:
+            return self._permutation(epoch, keys)
+        groups, odd = pairing.groups(self.view(epoch))
+        shuffled = groups[self._permutation(epoch, keys[groups[:, 0]])]
+        return np.concatenate([shuffled.ravel(), *odd])
+
+    def _permutation(self, epoch: int, keys: NDArray[np.uint64]) -> Rows:
+        return permutation(seed=self._seed, epoch=epoch, keys=keys, lane=Lane.ORDER)
+
+
+def require_whole_groups(batch_size: int) -> None:
+    """Refuse batches that cut groups of images which are mixed with each other.
+
+    Raises:
+        ConfigError: the size is no multiple of the group.
+    """
+    if batch_size % GROUP:
+        lower = batch_size // GROUP * GROUP
+        ways = f"{lower} or {lower + GROUP}" if lower else str(GROUP)
+        raise ConfigError(
+            f"batch_size is {batch_size}, and the views mix images inside groups of {GROUP}; expected a "
+            f"multiple of {GROUP}; set it to {ways}"
+        )

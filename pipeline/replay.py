@@ -40,7 +40,13 @@ class ReplayDataset(Dataset[tuple[Tensor, int, Tensor]]):
         eyes = preprocessing or Preprocessing.from_dict(
             self._store.manifest.header.teacher["preprocessing"]
         )
-        self._feed = Feed(self._images, self._store.view_spec, eyes, device=torch.device("cpu"))
+        self._feed = Feed(
+            self._images,
+            self._store.view_spec,
+            eyes,
+            device=torch.device("cpu"),
+            blocks=self._store.blocks_of(self._images),
+        )
         self.n_views = self._store.n_views
         self.set_view(0)
 

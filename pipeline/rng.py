@@ -11,6 +11,9 @@ whose known answers the tests check).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import IntEnum
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +24,29 @@ _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
+_UNIT = 1 << 32
+
+
+class Lane(IntEnum):
+    """Who draws where: a consumer's first lane; it may use 256 of them. Numbers are never used again."""
+
+    CROP = 1 << 8
+    FLIP = 2 << 8
+    ORDER = 3 << 8
+    VALIDATION = 4 << 8
+    RAND_AUGMENT = 5 << 8
+    TRIVIAL_AUGMENT = 6 << 8
+    RANDOM_AFFINE = 7 << 8
+    COLOR_JITTER = 8 << 8
+    GRAYSCALE = 9 << 8
+    POSTERIZE = 10 << 8
+    SOLARIZE = 11 << 8
+    SHARPNESS = 12 << 8
+    AUTOCONTRAST = 13 << 8
+    EQUALIZE = 14 << 8
+    RANDOM_ERASING = 15 << 8
+    MIXING = 16 << 8
+    GROUPS = 17 << 8
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> Words:
@@ -72,6 +98,39 @@ def below(words: Words, limit: Words | int) -> Words:
     """
     result: Words = (words * np.asarray(limit, np.uint64)) >> _SHIFT
     return result
+
+
+def between(words: Words, low: int, high: int) -> NDArray[np.int64]:
+    """Map 32-bit words to integers in [low, high]."""
+    return below(words, high - low + 1).astype(np.int64) + low
+
+
+def chance(words: Words, probability: float) -> NDArray[np.bool_]:
+    """Map 32-bit words to whether something of this probability, in [0, 1], happens."""
+    happens: NDArray[np.bool_] = words < np.uint64(round(probability * _UNIT))
+    return happens
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The random words of one view of N samples.
+
+    Args:
+        seed: 64-bit unsigned.
+        view: index of the view.
+        keys: (N,) uint64 sample keys.
+    """
+
+    seed: int
+    view: int
+    keys: Words
+
+    def words(self, lane: int) -> Words:
+        """Return the four words (4, N) of a lane."""
+        return draw(seed=self.seed, view=self.view, keys=self.keys, lane=lane)
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 def permutation(*, seed: int, epoch: int, keys: Words, lane: int) -> NDArray[np.int64]:

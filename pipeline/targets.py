@@ -56,6 +56,7 @@ class Targets:
     def __init__(self, store: LogitStore, images: PackedImages, device: torch.device) -> None:
         self._store, self._device = store, device
         self._rows = torch.from_numpy(store.rows_of(images))
+        self.blocks = store.blocks_of(images)
         self.n_views = store.n_views
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="view-reader")
         self._pending: dict[int, Future[EncodedView]] = {}

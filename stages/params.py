@@ -13,11 +13,12 @@ import yaml
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.errors import ConfigError, did_you_mean
+from pipeline.loader import require_whole_groups
 from pipeline.losses import LOSSES, make_loss
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.run import Start
 from pipeline.training.settings import Precision, TrainingSettings
-from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
+from pipeline.views.spec import AUGMENTATIONS, ViewSpec
 from stages import layout
 
 T = TypeVar("T")
@@ -59,6 +60,11 @@ class TrainingParams(TrainingSettings):
     """Optimisation, and the views that are trained on where there is no dump."""
 
     views: ViewSpec = field(default_factory=ViewSpec)
+
+    def __post_init__(self) -> None:
+        TrainingSettings.__post_init__(self)
+        if self.views.mixes:
+            require_whole_groups(self.batch_size)
 
     def settings(self) -> TrainingSettings:
         """Return the optimisation alone."""
@@ -151,6 +157,8 @@ class DumpParams:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
+        if self.views.mixes:
+            require_whole_groups(self.batch_size)
         if self.shard_rows is not None and self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows}; expected at least 1")
         if self.shard_rows is not None and self.shard_rows > CHUNK_ROWS and self.shard_rows % CHUNK_ROWS:
@@ -232,7 +240,8 @@ class Params:
 
 
 _STRICT: tuple[Any, ...] = (
-    *(PadCrop, RandomResizedCrop, ViewSpec, DumpViews, TrainingParams, DataParams),
+    *AUGMENTATIONS.values(),
+    *(ViewSpec, DumpViews, TrainingParams, DataParams),
     *(ModelParams, DumpParams, RecipeParams, SweepParams, Params),
 )
 for _class in _STRICT:
@@ -343,8 +352,7 @@ def _known_keys(path: Sequence[str]) -> list[str]:
         "dumps": [DumpParams],
         "sweep": [SweepParams],
         "views": [DumpViews] if path and path[0] == "dumps" else [ViewSpec],
-        "pad_crop": [PadCrop],
-        "random_resized_crop": [RandomResizedCrop],
+        **{name: [kind] for name, kind in AUGMENTATIONS.items()},
     }
     for part in reversed(path):
         if part in kinds:

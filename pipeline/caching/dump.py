@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
-from pipeline.caching.opening import discard_without_views, open_for_writing, places
+from pipeline.caching.opening import blocks_of, discard_without_views, open_for_writing, places
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec, TeacherOutput
 from pipeline.codecs.fidelity import Fidelity
@@ -39,6 +39,8 @@ from pipeline.store.reader import LogitStore
 from pipeline.store.records import Records
 from pipeline.store.slices import WHOLE, Slice
 from pipeline.store.writer import StoreWriter, direct_top1
+
+Rows = NDArray[np.int64]
 
 
 def cache_logits(
@@ -105,13 +107,14 @@ class _Dump:
         self._teacher, self._spec, self._writer, self._codec = teacher, spec, writer, codec
         self._splits = splits_of(bench.data)
         eyes = teacher.card.preprocessing
+        layout, dataset = writer.layout, writer.header.fingerprint.dataset
+        self._places = places(layout, read_index(writer.path, layout, dataset), self._splits)
         self._feeds = {
-            name: bench.feed(images, spec.views if name == "train" else None, eyes)
-            for name, images in self._splits.items()
+            name: bench.feed(images, None, eyes) for name, images in self._splits.items() if name != "train"
         }
-        header = writer.header
-        index = read_index(writer.path, writer.layout, header.fingerprint.dataset)
-        self._places = places(writer.layout, index, self._splits)
+        train = self._splits["train"]
+        blocks = blocks_of(layout, self._places["train"], len(train))
+        self._feeds["train"] = bench.feed(train, spec.views, eyes, blocks)
 
     def make(self, shards: Iterable[ShardId]) -> None:
         """Make those of some shards that are missing.
@@ -137,9 +140,7 @@ class _Dump:
             if writing is not None:
                 writing.result()
 
-    def _batches(
-        self, rows: Mapping[ShardId, NDArray[np.int64]]
-    ) -> Iterator[tuple[ShardId, Iterator[Tensor]]]:
+    def _batches(self, rows: Mapping[ShardId, Rows]) -> Iterator[tuple[ShardId, Iterator[Tensor]]]:
         """Yield each shard with its image batches, which count as progress.
 
         Rendering runs ahead of the teacher across the shards of a section.
@@ -150,17 +151,28 @@ class _Dump:
         progress = track(range(steps), "dump", total=total, unit="image", per_item=size)
         for section, group in itertools.groupby(rows, lambda shard: shard.section):
             cut = [(shard, consecutive(len(rows[shard]), size)) for shard in group]
-            requests = ((s.view, rows[s][batch]) for s, batches in cut for batch in batches)
+            requests = (
+                (shard.view, some)
+                for shard, batches in cut
+                for some in self._arranged(shard, rows, batches)
+            )
             stream = self._feeds[section].stream(requests)
             images = (batch for batch, _ in zip(stream, progress, strict=False))
             for shard, batches in cut:
                 yield shard, itertools.islice(images, len(batches))
 
-    def _encode(
-        self, shard: ShardId, rows: NDArray[np.int64], batches: Iterator[Tensor]
-    ) -> Callable[[], None]:
+    def _arranged(
+        self, shard: ShardId, rows: Mapping[ShardId, Rows], batches: Iterable[Rows]
+    ) -> Iterator[Rows]:
+        """Yield a shard's rows batch by batch, in the order in which they are rendered."""
+        order = self._feeds[shard.section].arrange(shard.view, rows[shard])
+        return (rows[shard][order[batch]] for batch in batches)
+
+    def _encode(self, shard: ShardId, rows: Rows, batches: Iterator[Tensor]) -> Callable[[], None]:
         """Run the teacher over a shard and return what writes it."""
         parts = []
+        order = self._feeds[shard.section].arrange(shard.view, rows)
+        rows, back = rows[order], np.argsort(order)
         labels = self._splits[shard.section].labels[rows]
         fidelities, correct, row = [], 0, 0
         for images in batches:
@@ -174,7 +186,7 @@ class _Dump:
             parts.append({name: values.cpu().numpy() for name, values in encoded.items()})
             row += len(logits)
         arrays: dict[str, NDArray[Any]] = {
-            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+            name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]
         }
         return lambda: self._writer.write(
             shard,
@@ -184,7 +196,7 @@ class _Dump:
             correct=correct,
         )
 
-    def _require_finite(self, output: TeacherOutput, shard: ShardId, rows: NDArray[np.int64]) -> None:
+    def _require_finite(self, output: TeacherOutput, shard: ShardId, rows: Rows) -> None:
         bad = ~output.are_finite()
         if bool(bad.any()):
             sample = self._splits[shard.section].names[rows[int(bad.int().argmax())]]

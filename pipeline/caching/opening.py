@@ -103,6 +103,14 @@ def places(
     return found
 
 
+def blocks_of(layout: Layout, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the block of each of `count` training samples, given the `places` of its rows."""
+    blocks = np.full(count, ABSENT, np.int64)
+    there = np.flatnonzero(rows != ABSENT)
+    blocks[rows[there]] = there // layout.shard_rows
+    return blocks
+
+
 def require_samples(
     path: Path, layout: Layout, rows: Mapping[str, NDArray[np.int64]], shards: Iterable[ShardId]
 ) -> None:

@@ -9,9 +9,7 @@ import numpy as np
 from pipeline.data.sample import UNLABELLED, Sample
 from pipeline.digests import sample_key
 from pipeline.errors import DataError
-from pipeline.rng import draw
-
-_LANE_VALIDATION = 4 << 8
+from pipeline.rng import Lane, draw
 
 
 def split_validation(
@@ -34,7 +32,7 @@ def split_validation(
     if fraction == 0:
         return list(samples), []
     keys = np.array([sample_key(sample.name) for sample in samples], np.uint64)
-    words = draw(seed=seed, view=0, keys=keys, lane=_LANE_VALIDATION)[0]
+    words = draw(seed=seed, view=0, keys=keys, lane=Lane.VALIDATION)[0]
     chosen = words < np.uint64(int(fraction * (1 << 32)))
     chosen &= np.array([sample.label != UNLABELLED for sample in samples], np.bool_)
     train = [sample for sample, held in zip(samples, chosen, strict=True) if not held]

@@ -209,6 +209,25 @@ class LogitStore:
         """Return the training row of each sample of a split; see `SectionReader.rows_of`."""
         return self.sections["train"].rows_of(images)
 
+    def blocks_of(self, images: PackedImages) -> NDArray[np.int64] | None:
+        """Return, where views mix, the block of each sample (N,), inside which it was mixed.
+
+        Raises:
+            MismatchError: samples that others are mixed with are not among the images.
+        """
+        if not self.view_spec.mixes:
+            return None
+        lacking = self.n_samples - len(images)
+        rows = self.manifest.layout.sections["train"].rows()[self.rows_of(images)]
+        if lacking:
+            raise MismatchError(
+                f"{self.location}: its views mix images with each other, and {lacking:,} of its "
+                f"{self.n_samples:,} training samples are not in the data; expected all of them; restore "
+                "them, or make a dump without mixup and cutmix"
+            )
+        blocks: NDArray[np.int64] = rows // self.manifest.layout.shard_rows
+        return blocks
+
     def view(self, view: int) -> Tensor:
         """Read one training view: (N, C) float32 logits, each row's maximum 0."""
         return self.sections["train"].logits(view)

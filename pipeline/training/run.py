@@ -132,7 +132,9 @@ def train(
     """
     data, eyes = bench.data, card.preprocessing
     network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loader = Loader(bench.feed(data.train, views, eyes), targets, batch_size=settings.batch_size, seed=seed)
+    feed = bench.feed(data.train, views, eyes, None if targets is None else targets.blocks)
+    size, n_classes = settings.batch_size, len(data.classes)
+    loader = Loader(feed, targets, batch_size=size, seed=seed, n_classes=n_classes)
 
     def validate(trained: nn.Module) -> Metrics:
         return bench.evaluate(trained, eyes, data.validation)

@@ -1,65 +1,57 @@
 """Which views of an image exist: the augmentation as data, with a canonical form and a digest.
 
-Owns names, ranges and contradictions; `parameters.py` draws from a spec, `render.py` makes pixels.
+Owns what stands together and what contradicts; `augmentations.py` owns each operation's ranges,
+`parameters.py` draws from a spec, `pipeline/rendering/` makes pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from pipeline.digests import spec_digest
-from pipeline.errors import ConfigError
+from pipeline.errors import MismatchError
+from pipeline.views.augmentations import (
+    Augmentation,
+    Autocontrast,
+    ColorJitter,
+    Cutmix,
+    Equalize,
+    Grayscale,
+    Mixup,
+    PadCrop,
+    Posterize,
+    RandAugment,
+    RandomAffine,
+    RandomErasing,
+    RandomResizedCrop,
+    Sharpness,
+    Solarize,
+    TrivialAugment,
+    require,
+)
 
 # Raised by hand when the same spec would render other pixels; part of every store's fingerprint.
 SEMANTICS = 1
 
-
-def _require(condition: bool, name: str, found: object, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"{name} is {found}; expected {expected}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PadCrop:
-    """Shift the centred square by up to `padding` source pixels each way; outside is black.
-
-    Args:
-        padding: pixels of the source image, 1 to 64.
-
-    """
-
-    padding: int = 4
-
-    def __post_init__(self) -> None:
-        _require(1 <= self.padding <= 64, "pad_crop.padding", self.padding, "1 to 64 pixels")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RandomResizedCrop:
-    """A box of random area and aspect ratio, as torchvision's transform of that name draws it.
-
-    Args:
-        scale: smallest and largest share of the image's area, 0 < low <= high <= 1.
-        ratio: smallest and largest width / height, log-uniform, 0 < low <= high.
-
-    """
-
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
-
-    def __post_init__(self) -> None:
-        for name, (low, high), top in (("scale", self.scale, 1.0), ("ratio", self.ratio, 100.0)):
-            expected = f"[low, high] with 0 < low <= high <= {top:g}"
-            _require(0 < low <= high <= top, f"random_resized_crop.{name}", [low, high], expected)
-            # Equal specs, equal digests: 1 and 1.0 are not the same text.
-            object.__setattr__(self, name, (float(low), float(high)))
+AUGMENTATIONS: Mapping[str, type[Augmentation]] = {
+    kind.name: kind
+    for kind in (
+        *(PadCrop, RandomResizedCrop, RandAugment, TrivialAugment, RandomAffine, ColorJitter, Grayscale),
+        *(Posterize, Solarize, Sharpness, Autocontrast, Equalize, RandomErasing, Mixup, Cutmix),
+    )
+}
+# In the canonical form of every spec; the others only where they are set, so that a new operation leaves
+# the digests of specs without it as they are.
+_ALWAYS = ("seed", "pad_crop", "random_resized_crop", "flip")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewSpec:
     """How view number v of a sample is drawn: a pure function of (seed, v, sample key).
+
+    Operations are applied in the order in which they stand here, each where it is not None.
 
     Args:
         seed: 64-bit unsigned.
@@ -67,6 +59,13 @@ class ViewSpec:
         random_resized_crop: boxes of random area and aspect.
         flip: horizontal flip: "none", "random" (one half), or "alternating" (a random half of the
             samples in even views, the other half in odd ones).
+        rand_augment: random operations of one magnitude; not together with `trivial_augment`.
+        trivial_augment: one random operation of random magnitude.
+        random_affine: rotation, translation, scale, shear.
+        color_jitter: brightness, contrast, saturation, hue.
+        grayscale, posterize, solarize, sharpness, autocontrast, equalize: of some of the samples.
+        random_erasing: a box painted over.
+        mixup, cutmix: another image of the view mixed in; together their probabilities are at most 1.
 
     """
 
@@ -74,33 +73,73 @@ class ViewSpec:
     pad_crop: PadCrop | None = None
     random_resized_crop: RandomResizedCrop | None = None
     flip: Literal["none", "random", "alternating"] = "none"
+    rand_augment: RandAugment | None = None
+    trivial_augment: TrivialAugment | None = None
+    random_affine: RandomAffine | None = None
+    color_jitter: ColorJitter | None = None
+    grayscale: Grayscale | None = None
+    posterize: Posterize | None = None
+    solarize: Solarize | None = None
+    sharpness: Sharpness | None = None
+    autocontrast: Autocontrast | None = None
+    equalize: Equalize | None = None
+    random_erasing: RandomErasing | None = None
+    mixup: Mixup | None = None
+    cutmix: Cutmix | None = None
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 1 << 64, "views.seed", self.seed, "0 to 2^64 - 1")
-        _require(
-            self.pad_crop is None or self.random_resized_crop is None,
-            "views",
-            "given both pad_crop and random_resized_crop",
-            "one way to crop; remove the other",
-        )
+        require(0 <= self.seed < 1 << 64, "views.seed", self.seed, "0 to 2^64 - 1")
+        for one, other, what in (
+            ("pad_crop", "random_resized_crop", "one way to crop"),
+            ("rand_augment", "trivial_augment", "one of the two"),
+        ):
+            both = getattr(self, one) is not None and getattr(self, other) is not None
+            require(not both, "views", f"given both {one} and {other}", f"{what}; remove the other")
+        if self.mixup is not None and self.cutmix is not None:
+            shares = f"{self.mixup.probability:g} and {self.cutmix.probability:g}"
+            require(
+                self.mixup.probability + self.cutmix.probability <= 1,
+                "views",
+                f"given mixup and cutmix with probability {shares}",
+                "at most 1 together, as a sample gets one of them; set each to 0.5",
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether samples of a view are mixed with each other."""
+        return self.mixup is not None or self.cutmix is not None
 
     def canonical(self) -> dict[str, Any]:
         """Return the spec as plain values, with the version of the rendering's meaning."""
-        return {"semantics": SEMANTICS, **asdict(self)}
+        values = asdict(self)
+        kept = {name: v for name, v in values.items() if name in _ALWAYS or v is not None}
+        return {"semantics": SEMANTICS, **kept}
 
     @classmethod
     def from_canonical(cls, value: Mapping[str, Any]) -> ViewSpec:
-        """Return the spec that `canonical` described."""
-        pad, resized = value["pad_crop"], value["random_resized_crop"]
-        return cls(
-            seed=value["seed"],
-            pad_crop=None if pad is None else PadCrop(**pad),
-            random_resized_crop=None
-            if resized is None
-            else RandomResizedCrop(scale=tuple(resized["scale"]), ratio=tuple(resized["ratio"])),
-            flip=value["flip"],
-        )
+        """Return the spec that `canonical` described.
+
+        Raises:
+            MismatchError: another version of this program described it.
+        """
+        given = set(value) - {"semantics"}
+        unknown = sorted(given - {field.name for field in fields(cls)})
+        if unknown or value["semantics"] != SEMANTICS:
+            what = f"operation {unknown[0]}" if unknown else f"semantics {value['semantics']} of rendering"
+            raise MismatchError(
+                f"the views have {what}; this program knows semantics {SEMANTICS} and the operations "
+                f"{', '.join(AUGMENTATIONS)}; use the version that made them, or make a new dump"
+            )
+        return cls(**{name: _augmentation(name, value[name]) for name in given})
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the canonical form."""
         return spec_digest(self.canonical())
+
+
+def _augmentation(name: str, value: Any) -> Any:
+    """Return a field of a spec from its plain value."""
+    if name not in AUGMENTATIONS or value is None:
+        return value
+    plain = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
+    return AUGMENTATIONS[name](**plain)

@@ -27,7 +27,8 @@ from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.progress import track
-from pipeline.views.spec import RandomResizedCrop, ViewSpec
+from pipeline.views.augmentations import RandomResizedCrop
+from pipeline.views.spec import ViewSpec
 
 CLASSES = 1000
 VIEWS = ViewSpec(seed=1, random_resized_crop=RandomResizedCrop(scale=(0.08, 1.0)), flip="random")

@@ -44,7 +44,8 @@ from pipeline.targets import Targets
 from pipeline.training.optimisation import make_optimizer
 from pipeline.training.run import Start, initial_network
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.spec import PadCrop, ViewSpec
+from pipeline.views.augmentations import PadCrop
+from pipeline.views.spec import ViewSpec
 from stages import layout
 from stages.memory import keep_freed_memory
 from stages.teachers import load_teacher

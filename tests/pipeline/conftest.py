@@ -16,7 +16,8 @@ from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
-from pipeline.views.spec import RandomResizedCrop, ViewSpec
+from pipeline.views.augmentations import RandomResizedCrop
+from pipeline.views.spec import ViewSpec
 
 VIEWS = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), flip="random")
 

@@ -11,7 +11,8 @@ import yaml
 
 from pipeline.errors import ConfigError
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
+from pipeline.views.augmentations import PadCrop, RandomResizedCrop
+from pipeline.views.spec import ViewSpec
 from stages.params import Params, load_params
 
 REPOSITORY = Path(__file__).parents[2]

@@ -19,7 +19,8 @@ from pipeline.models.preprocessing import Preprocessing
 from pipeline.training.loop import TrainingResult, fit
 from pipeline.training.optimisation import WeightAverage
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.spec import PadCrop, ViewSpec
+from pipeline.views.augmentations import PadCrop
+from pipeline.views.spec import ViewSpec
 
 CPU = torch.device("cpu")
 BATCH = 16

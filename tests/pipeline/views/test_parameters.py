@@ -7,8 +7,9 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
+from pipeline.views.augmentations import PadCrop, RandomResizedCrop
 from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters
-from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
+from pipeline.views.spec import ViewSpec
 
 COUNT = 4000
 KEYS = np.random.default_rng(0).integers(0, 2**64, COUNT, np.uint64)

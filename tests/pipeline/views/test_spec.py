@@ -8,7 +8,8 @@ import math
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.views.spec import SEMANTICS, PadCrop, RandomResizedCrop, ViewSpec
+from pipeline.views.augmentations import PadCrop, RandomResizedCrop
+from pipeline.views.spec import SEMANTICS, ViewSpec
 
 SPECS = (
     ViewSpec(),

@@ -1,4 +1,4 @@
-"""Pixels of a view: crop, resize, flip; uint8 in, uint8 out, the same for any batch or thread count.
+"""Crop, resize and flip on the CPU: uint8 in, uint8 out, the same for any batch or thread count.
 
 Where every box already has the output's size (pad-and-crop, whole small images) a batch is one gather.
 Otherwise each sample goes alone through torch's uint8 antialiased kernel, the one that
@@ -18,24 +18,16 @@ from pipeline.data.packed import PackedImages
 from pipeline.views.parameters import ViewParameters
 
 
-def render(
-    images: PackedImages,
-    rows: NDArray[np.int64],
-    parameters: ViewParameters,
-    *,
-    size: int,
+def crop_and_resize(
+    images: PackedImages, rows: NDArray[np.int64], parameters: ViewParameters, size: int
 ) -> Tensor:
-    """Render one view of some samples.
+    """Return the crops of some samples: (B, size, size, channels) uint8.
 
     Args:
         images: where the source pixels are.
         rows: (B,) positions in `images`.
         parameters: of these rows, in this order.
         size: height and width of the result in pixels.
-
-    Returns:
-        (B, size, size, channels) uint8 on the CPU.
-
     """
     if images.uniform is not None and (parameters.boxes[:, 2:] == size).all():
         pixels, places = images.uniform
@@ -44,8 +36,21 @@ def render(
     for target, row, box, flip in zip(
         out, rows.tolist(), parameters.boxes.tolist(), parameters.flips.tolist(), strict=True
     ):
-        resized = _resize(_crop(images.image(row), *box), size)
+        resized = _resize(cut(images.image(row), *box), size)
         target.copy_(resized.flip(1) if flip else resized)
+    return out
+
+
+def cut(image_HWC: NDArray[np.uint8], top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Return a box of an image, black where it reaches outside."""
+    rows, columns = image_HWC.shape[:2]
+    if top >= 0 and left >= 0 and top + height <= rows and left + width <= columns:
+        return image_HWC[top : top + height, left : left + width]
+    out = np.zeros((height, width, image_HWC.shape[2]), np.uint8)
+    y0, y1 = max(0, -top), min(height, rows - top)
+    x0, x1 = max(0, -left), min(width, columns - left)
+    if y0 < y1 and x0 < x1:
+        out[y0:y1, x0:x1] = image_HWC[top + y0 : top + y1, left + x0 : left + x1]
     return out
 
 
@@ -66,18 +71,6 @@ def _gather(
     if not (inside_y.all() and inside_x.all()):
         out *= (inside_y[:, :, None] & inside_x[:, None, :])[..., None]
     return torch.from_numpy(out)
-
-
-def _crop(image_HWC: NDArray[np.uint8], top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
-    rows, columns = image_HWC.shape[:2]
-    if top >= 0 and left >= 0 and top + height <= rows and left + width <= columns:
-        return image_HWC[top : top + height, left : left + width]
-    out = np.zeros((height, width, image_HWC.shape[2]), np.uint8)
-    y0, y1 = max(0, -top), min(height, rows - top)
-    x0, x1 = max(0, -left), min(width, columns - left)
-    if y0 < y1 and x0 < x1:
-        out[y0:y1, x0:x1] = image_HWC[top + y0 : top + y1, left + x0 : left + x1]
-    return out
 
 
 def _resize(image_HWC: NDArray[Any], size: int) -> Tensor:

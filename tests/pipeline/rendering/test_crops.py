@@ -7,9 +7,10 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from pipeline.rendering.render import render
+from pipeline.views.augmentations import PadCrop, RandomResizedCrop
 from pipeline.views.parameters import ViewParameters, view_parameters
-from pipeline.views.render import render
-from pipeline.views.spec import PadCrop, RandomResizedCrop, ViewSpec
+from pipeline.views.spec import ViewSpec
 
 # image height, width; box top, left, height, width; output size
 GEOMETRIES = [

@@ -1,0 +1,373 @@
+"""The augmentations that a view may be made of, each with its ranges: one frozen class an operation.
+
+Names and defaults are torchvision's where it has the operation. Owns the ranges of each by itself; what may
+not stand together is `spec.py`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from pipeline.errors import ConfigError
+
+Bounds = tuple[float, float]
+
+
+def require(condition: bool, name: str, found: object, expected: str) -> None:
+    """Refuse a value of a view's parameters.
+
+    Raises:
+        ConfigError: the condition does not hold.
+    """
+    if not condition:
+        raise ConfigError(f"{name} is {found}; expected {expected}")
+
+
+class Augmentation:
+    """What all operations share: a name, and numbers whose equal values have one form."""
+
+    name: ClassVar[str]
+
+    def _require(self, field: str, condition: bool, expected: str) -> None:
+        value = getattr(self, field)
+        found = list(value) if isinstance(value, tuple) else value
+        require(condition, f"{self.name}.{field}", found, expected)
+
+    def _normalise(self) -> None:
+        """Make 1 and 1.0 the same: equal specs have equal digests."""
+        for field in fields(self):  # type: ignore[arg-type]
+            value: Any = getattr(self, field.name)
+            if isinstance(value, tuple):
+                object.__setattr__(self, field.name, tuple(float(v) for v in value))
+            elif field.type == "float":
+                object.__setattr__(self, field.name, float(value))
+
+    def _require_bounds(self, field: str, low: float, high: float) -> None:
+        """Check [low, high] inside limits; a `low` of 0 is itself no value."""
+        first, second = getattr(self, field)
+        expected = f"[low, high] with {low:g} < low <= high <= {high:g}"
+        self._require(field, low < first <= second <= high, expected)
+
+    def _require_share(self, field: str = "probability") -> None:
+        self._require(field, 0 < getattr(self, field) <= 1, "more than 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PadCrop(Augmentation):
+    """Shift the centred square by up to `padding` source pixels each way; outside is black.
+
+    Args:
+        padding: pixels of the source image, 1 to 64.
+
+    """
+
+    name: ClassVar[str] = "pad_crop"
+    padding: int = 4
+
+    def __post_init__(self) -> None:
+        self._require("padding", 1 <= self.padding <= 64, "1 to 64 pixels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomResizedCrop(Augmentation):
+    """A box of random area and aspect ratio, as torchvision's transform of that name draws it.
+
+    Args:
+        scale: smallest and largest share of the image's area, 0 < low <= high <= 1.
+        ratio: smallest and largest width / height, log-uniform, 0 < low <= high.
+
+    """
+
+    name: ClassVar[str] = "random_resized_crop"
+    scale: Bounds = (0.08, 1.0)
+    ratio: Bounds = (0.75, 4 / 3)
+
+    def __post_init__(self) -> None:
+        self._require_bounds("scale", 0, 1)
+        self._require_bounds("ratio", 0, 100)
+        self._normalise()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandAugment(Augmentation):
+    """`num_ops` random operations, one after the other, all of one magnitude.
+
+    Args:
+        num_ops: how many, 1 to 8.
+        magnitude: bin of 31, 0 to 30; 30 is the strongest.
+
+    Source: Cubuk et al., arXiv 1909.13719; torchvision's 14 operations and their ranges.
+    """
+
+    name: ClassVar[str] = "rand_augment"
+    num_ops: int = 2
+    magnitude: int = 9
+
+    def __post_init__(self) -> None:
+        self._require("num_ops", 1 <= self.num_ops <= 8, "1 to 8 operations")
+        self._require("magnitude", 0 <= self.magnitude <= 30, "0 to 30")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrivialAugment(Augmentation):
+    """One random operation of random magnitude, from the wide space.
+
+    Args:
+        num_magnitude_bins: how finely magnitudes are drawn, 2 to 256.
+
+    Source: Müller and Hutter, arXiv 2103.10158; torchvision's TrivialAugmentWide.
+    """
+
+    name: ClassVar[str] = "trivial_augment"
+    num_magnitude_bins: int = 31
+
+    def __post_init__(self) -> None:
+        self._require("num_magnitude_bins", 2 <= self.num_magnitude_bins <= 256, "2 to 256")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomAffine(Augmentation):
+    """Rotation, translation, scaling and shear about the centre, bilinear; outside is black.
+
+    Args:
+        degrees: rotations up to this either way, 0 to 180.
+        translate: largest shift as a share of width and of height, each 0 to 1.
+        scale: smallest and largest factor, 0.1 to 10.
+        shear: largest shear of x and of y in degrees, each 0 to 60.
+        probability: share of the samples, in (0, 1].
+
+    """
+
+    name: ClassVar[str] = "random_affine"
+    degrees: float = 0.0
+    translate: Bounds = (0.0, 0.0)
+    scale: Bounds = (1.0, 1.0)
+    shear: Bounds = (0.0, 0.0)
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._require("degrees", 0 <= self.degrees <= 180, "0 to 180")
+        self._require("translate", all(0 <= t <= 1 for t in self.translate), "[x, y], each 0 to 1")
+        low, high = self.scale
+        self._require("scale", 0.1 <= low <= high <= 10, "[low, high] with 0.1 <= low <= high <= 10")
+        self._require("shear", all(0 <= s <= 60 for s in self.shear), "[x, y], each 0 to 60 degrees")
+        self._require_share()
+        self._normalise()
+        idle = not self.degrees and not any((*self.translate, *self.shear)) and self.scale == (1, 1)
+        require(not idle, self.name, "without effect", "degrees, translate, scale or shear; set one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColorJitter(Augmentation):
+    """Brightness, contrast, saturation and hue, in random order.
+
+    Args:
+        brightness, contrast, saturation: a factor is drawn from max(0, 1 - x) to 1 + x, 0 <= x <= 8.
+        hue: a shift is drawn from -hue to hue turns of the colour circle, 0 to 0.5.
+        probability: share of the samples, in (0, 1].
+
+    """
+
+    name: ClassVar[str] = "color_jitter"
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in ("brightness", "contrast", "saturation"):
+            self._require(field, 0 <= getattr(self, field) <= 8, "0 to 8")
+        self._require("hue", 0 <= self.hue <= 0.5, "0 to 0.5")
+        self._require_share()
+        self._normalise()
+        idle = not any((self.brightness, self.contrast, self.saturation, self.hue))
+        require(not idle, self.name, "without effect", "brightness, contrast, saturation or hue; set one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grayscale(Augmentation):
+    """Take the colour away.
+
+    Args:
+        probability: share of the samples, in (0, 1].
+
+    """
+
+    name: ClassVar[str] = "grayscale"
+    probability: float = 0.1
+
+    def __post_init__(self) -> None:
+        self._require_share()
+        self._normalise()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterize(Augmentation):
+    """Keep the highest bits of each pixel.
+
+    Args:
+        bits: how many, 0 to 8.
+        probability: share of the samples, in (0, 1].
+
+    """
+
+    name: ClassVar[str] = "posterize"
+    bits: int = 4
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._require("bits", 0 <= self.bits <= 8, "0 to 8")
+        self._require_share()
+        self._normalise()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solarize(Augmentation):
+    """Invert pixels from a threshold on.
+
+    Args:
+        threshold: 0 to 255.
+        probability: share of the samples, in (0, 1].
+
+    """
+
+    name: ClassVar[str] = "solarize"
+    threshold: int = 128
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._require("threshold", 0 <= self.threshold <= 255, "0 to 255")
+        self._require_share()
+        self._normalise()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharpness(Augmentation):
+    """Blur or sharpen.
+
+    Args:
+        factor: 0 blurs, 1 leaves as it is, 2 sharpens; 0 to 9.
+        probability: share of the samples, in (0, 1].
+
+    """
+
+    name: ClassVar[str] = "sharpness"
+    factor: float = 2.0
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._require("factor", 0 <= self.factor <= 9, "0 to 9")
+        self._require_share()
+        self._normalise()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Autocontrast(Augmentation):
+    """Stretch each channel to the whole range.
+
+    Args:
+        probability: share of the samples, in (0, 1].
+
+    """
+
+    name: ClassVar[str] = "autocontrast"
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._require_share()
+        self._normalise()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Equalize(Augmentation):
+    """Flatten each channel's histogram.
+
+    Args:
+        probability: share of the samples, in (0, 1].
+
+    """
+
+    name: ClassVar[str] = "equalize"
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._require_share()
+        self._normalise()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RandomErasing(Augmentation):
+    """Paint a random box over.
+
+    Args:
+        probability: share of the samples, in (0, 1].
+        scale: smallest and largest share of the area.
+        ratio: smallest and largest height / width, log-uniform.
+        value: grey level of the box, 0 to 255.
+
+    Source: Zhong et al., arXiv 1708.04896.
+    """
+
+    name: ClassVar[str] = "random_erasing"
+    probability: float = 0.5
+    scale: Bounds = (0.02, 0.33)
+    ratio: Bounds = (0.3, 3.3)
+    value: int = 0
+
+    def __post_init__(self) -> None:
+        self._require_share()
+        self._require_bounds("scale", 0, 1)
+        self._require_bounds("ratio", 0, 100)
+        self._require("value", 0 <= self.value <= 255, "0 to 255")
+        self._normalise()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixup(Augmentation):
+    """Blend with another image of the same view: lambda of one, 1 - lambda of the other.
+
+    Args:
+        alpha: lambda is drawn from Beta(alpha, alpha); 0.05 to 8.
+        probability: share of the samples, in (0, 1].
+
+    Source: Zhang et al., arXiv 1710.09412.
+    """
+
+    name: ClassVar[str] = "mixup"
+    alpha: float = 1.0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_mix(self)
+        self._require_share()
+        self._normalise()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cutmix(Augmentation):
+    """Paste a box of another image of the same view.
+
+    Args:
+        alpha: the box has 1 - lambda of the area before it is cut at the edges, lambda from
+            Beta(alpha, alpha); 0.05 to 8.
+        probability: share of the samples, in (0, 1].
+
+    Source: Yun et al., arXiv 1905.04899.
+    """
+
+    name: ClassVar[str] = "cutmix"
+    alpha: float = 1.0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_mix(self)
+        self._require_share()
+        self._normalise()
+
+
+def _require_mix(mix: Mixup | Cutmix) -> None:
+    holds = math.isfinite(mix.alpha) and 0.05 <= mix.alpha <= 8
+    require(holds, f"{mix.name}.alpha", mix.alpha, "0.05 to 8")
