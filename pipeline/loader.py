@@ -19,7 +19,7 @@ from pipeline.feed import Feed
 from pipeline.labels import mixed_labels
 from pipeline.rng import Lane, permutation
 from pipeline.targets import Targets
-from pipeline.views.mixing import GROUP
+from pipeline.views.mixing import require_whole_groups
 
 Rows = NDArray[np.int64]
 
@@ -119,18 +119,3 @@ class Loader:
 
     def _permutation(self, epoch: int, keys: NDArray[np.uint64]) -> Rows:
         return permutation(seed=self._seed, epoch=epoch, keys=keys, lane=Lane.ORDER)
-
-
-def require_whole_groups(batch_size: int) -> None:
-    """Refuse batches that cut groups of images which are mixed with each other.
-
-    Raises:
-        ConfigError: the size is no multiple of the group.
-    """
-    if batch_size % GROUP:
-        lower = batch_size // GROUP * GROUP
-        ways = f"{lower} or {lower + GROUP}" if lower else str(GROUP)
-        raise ConfigError(
-            f"batch_size is {batch_size}, and the views mix images inside groups of {GROUP}; expected a "
-            f"multiple of {GROUP}; set it to {ways}"
-        )

@@ -1,8 +1,9 @@
 """Losses: one pure function each, and the table that names them.
 
 Shapes: B batch, C classes. Every loss is computed in float32 outside autocast, sums over classes and
-takes the mean over the batch. A label of -1 means unlabelled: such a sample has no hard-label term.
-A new loss is one function and one line in `LOSSES`.
+takes the mean over the batch. Labels are class indices (B,) int64, -1 for unlabelled: such a sample has no
+hard-label term; or, where views mix images, shares of the classes (B, C) float32, what is missing to 1
+being unlabelled. A new loss is one function and one line in `LOSSES`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from pipeline.data.sample import UNLABELLED
 from pipeline.errors import ConfigError, did_you_mean
+from pipeline.views.spec import ViewSpec
 
 LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -27,7 +29,7 @@ def scratch(student: Tensor, labels: Tensor, teacher: Tensor | None = None) -> T
 
     Args:
         student: (B, C) logits.
-        labels: (B,) int64 class indices, or -1.
+        labels: (B,) int64 class indices, or -1; or (B, C) shares.
         teacher: not used.
 
     """
@@ -41,13 +43,17 @@ def label_smoothing(
 
     Args:
         student: (B, C) logits.
-        labels: (B,) int64 class indices, or -1.
+        labels: (B,) int64 class indices, or -1; or (B, C) shares.
         teacher: not used.
         smoothing: in [0, 1).
 
     Source: Szegedy et al., arXiv 1512.00567.
 
     """
+    if labels.is_floating_point():
+        known = labels.sum(1, keepdim=True)
+        shares = labels * (1 - smoothing) + known * smoothing / labels.shape[1]
+        return -(shares * F.log_softmax(student.float(), dim=1)).sum(1).mean()
     each = F.cross_entropy(
         student.float(),
         labels,
@@ -71,7 +77,7 @@ def kd(
 
     Args:
         student: (B, C) logits.
-        labels: (B,) int64 class indices, or -1.
+        labels: (B,) int64 class indices, or -1; or (B, C) shares.
         teacher: (B, C) logits.
         temperature: T > 0.
         ce_weight: weight of the hard labels, >= 0.
@@ -86,24 +92,62 @@ def kd(
     return ce_weight * scratch(student, labels) + kd_weight * temperature**2 * soft
 
 
+def nkd(
+    student: Tensor,
+    labels: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    gamma: float = 1.5,
+) -> Tensor:
+    """CE(y) - t_y log s_y - gamma T^2 sum over c != y of t'_c log s'_c: normalised distillation.
+
+    t and s are the softmax of teacher and student, t' and s' those of the other classes at temperature T.
+    Samples without a label have no term.
+
+    Args:
+        student: (B, C) logits.
+        labels: (B,) int64 class indices, or -1; one class each, no shares.
+        teacher: (B, C) logits.
+        temperature: T > 0.
+        gamma: weight of the other classes, >= 0.
+
+    Source: Yang et al., arXiv 2303.13005.
+
+    """
+    known = labels != UNLABELLED
+    target = F.one_hot(labels.clamp(min=0), student.shape[1]).bool()
+    log_s, t = F.log_softmax(student.float(), dim=1), F.softmax(teacher.float(), dim=1)
+    of_target = -((1 + t) * log_s)[target]
+    others_s, others_t = (
+        x.float().masked_fill(target, -math.inf) / temperature for x in (student, teacher)
+    )
+    products = F.softmax(others_t, dim=1) * F.log_softmax(others_s, dim=1)
+    of_others = -products.masked_fill(target, 0).sum(1)
+    return ((of_target + gamma * temperature**2 * of_others) * known).mean()
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """A line of the table.
 
     Args:
-        function: (student (B, C), labels (B,), teacher (B, C) or None, **settings) to a scalar.
+        function: (student (B, C), labels, teacher (B, C) or None, **settings) to a scalar.
         needs_teacher: whether it is a distillation loss; the others are baselines.
+        one_target: whether each sample must have one class, so that views may not mix.
 
     """
 
     function: Callable[..., Tensor]
     needs_teacher: bool
+    one_target: bool = False
 
 
 LOSSES: Mapping[str, Loss] = {
     "scratch": Loss(scratch, needs_teacher=False),
     "label_smoothing": Loss(label_smoothing, needs_teacher=False),
     "kd": Loss(kd, needs_teacher=True),
+    "nkd": Loss(nkd, needs_teacher=True, one_target=True),
 }
 
 _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
@@ -111,7 +155,29 @@ _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "smoothing": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
     "ce_weight": (lambda value: 0 <= value < math.inf, "at least 0"),
     "kd_weight": (lambda value: 0 <= value < math.inf, "at least 0"),
+    "gamma": (lambda value: 0 <= value < math.inf, "at least 0"),
 }
+
+
+def require_targets(name: str, views: ViewSpec, where: str) -> None:
+    """Refuse a loss that needs one class a sample for views that mix images.
+
+    Args:
+        name: of the loss.
+        views: what the student sees.
+        where: whose views these are, for the message.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    if LOSSES[name].one_target and views.mixes:
+        fit = ", ".join(
+            other for other, loss in LOSSES.items() if loss.needs_teacher and not loss.one_target
+        )
+        raise ConfigError(
+            f"loss {name} needs one class a sample, and the views of {where} mix images (mixup, cutmix); "
+            f"expected views that do not; choose another dump, or one of these losses: {fit}"
+        )
 
 
 def make_loss(name: str, settings: Mapping[str, Any]) -> LossFunction:

@@ -13,11 +13,11 @@ import yaml
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.errors import ConfigError, did_you_mean
-from pipeline.loader import require_whole_groups
-from pipeline.losses import LOSSES, make_loss
+from pipeline.losses import LOSSES, make_loss, require_targets
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.run import Start
 from pipeline.training.settings import Precision, TrainingSettings
+from pipeline.views.mixing import require_whole_groups
 from pipeline.views.spec import AUGMENTATIONS, ViewSpec
 from stages import layout
 
@@ -389,6 +389,13 @@ def _check_references(params: Params, path: Path) -> None:
                 raise ConfigError(
                     f"{path}: sweep.{key} names {name}, which {need}; move it to sweep.{other}"
                 )
+    _require_targets(params)
+
+
+def _require_targets(params: Params) -> None:
+    for dump in params.sweep.dumps:
+        for recipe in params.sweep.recipes:
+            require_targets(params.recipes[recipe].loss, params.dumps[dump].views, f"dump {dump}")
 
 
 def _require_name(path: Path, key: str, name: str, known: Mapping[str, Any]) -> None:

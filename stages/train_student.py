@@ -10,7 +10,7 @@ import torch
 from pipeline.bench import Bench
 from pipeline.data.packed import PreparedData
 from pipeline.errors import ConfigError
-from pipeline.losses import make_loss
+from pipeline.losses import make_loss, require_targets
 from pipeline.models.checkpoint import load_state
 from pipeline.store.reader import LogitStore
 from pipeline.targets import Targets
@@ -45,6 +45,8 @@ def command(
     """
     spec, loss = params.student(student), params.recipe(recipe)
     _require_dump_fits(recipe, loss, dump)
+    if dump is not None:
+        require_targets(loss.loss, params.dump(dump).views, f"dump {dump}")
     bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
     store = None if dump is None else _open(params, dump)
     network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import rng
+from pipeline.errors import ConfigError
 from pipeline.rng import Draws, Lane
 from pipeline.views.boxes import UNIT, Ints
 from pipeline.views.spec import ViewSpec
@@ -190,6 +191,21 @@ class Pairing:
         partners = np.empty(len(order), np.int64)
         partners[self._places[order]] = order[following]
         return partners
+
+
+def require_whole_groups(batch_size: int) -> None:
+    """Refuse batches that cut groups of images which are mixed with each other.
+
+    Raises:
+        ConfigError: the size is no multiple of the group.
+    """
+    if batch_size % GROUP:
+        lower = batch_size // GROUP * GROUP
+        ways = f"{lower} or {lower + GROUP}" if lower else str(GROUP)
+        raise ConfigError(
+            f"batch_size is {batch_size}, and the views mix images inside groups of {GROUP}; expected a "
+            f"multiple of {GROUP}; set it to {ways}"
+        )
 
 
 def group_starts(count: int) -> Ints:

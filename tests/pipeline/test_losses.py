@@ -179,7 +179,7 @@ def test_settings_are_filled_in():
 
 
 def test_an_unknown_loss_gets_a_suggestion():
-    message = r"loss is 'scrach'; expected one of scratch, label_smoothing, kd; did you mean 'scratch'"
+    message = r"loss is 'scrach'; expected one of scratch, label_smoothing, kd, nkd; did you mean 'scratch'"
     with pytest.raises(ConfigError, match=message):
         make_loss("scrach", {})
 
