@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.bench import Bench
 from pipeline.codecs.codec import relative
+from pipeline.drift import Drift, measure_drift, store_sightings
 from pipeline.errors import StoreError
 from pipeline.feed import Feed, consecutive
 from pipeline.models.teacher import Teacher
@@ -38,6 +42,7 @@ class Audit:
         replayed: (view, sample) pairs that the teacher saw again.
         replay_max_abs_diff: largest difference of a logit, both rows shifted to the maximum 0.
         replay_kl_mean: mean KL(teacher || stored) at temperature 1, in nats.
+        drift: how images look here, where the teacher saw some again.
     """
 
     ok: bool
@@ -46,10 +51,11 @@ class Audit:
     replayed: int = 0
     replay_max_abs_diff: float | None = None
     replay_kl_mean: float | None = None
+    drift: Drift | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the findings as plain values."""
-        return asdict(self)
+        """Return the findings as plain values, with the keys that other programs rely on."""
+        return {name: value for name, value in asdict(self).items() if name != "drift"}
 
 
 def verify(path: Path) -> Audit:
@@ -88,11 +94,14 @@ def _undecodable(location: Location, manifest: Manifest) -> list[str]:
     return problems
 
 
-def replay(path: Path, bench: Bench, teacher: Teacher, count: int, seed: int = 0) -> Audit:
+def replay(store: LogitStore, bench: Bench, teacher: Teacher, count: int, seed: int = 0) -> Audit:
     """Run the teacher again on random (view, sample) pairs and compare with what is stored.
 
+    The witnesses are rendered again, too. In a store that was opened with `allow_drift` they may differ;
+    what that costs is then part of what the teacher's logits differ by.
+
     Args:
-        path: a store that `verify` found good.
+        store: one that `verify` found good.
         bench: the data that it was made from, or some of it, and the device.
         teacher: the one that made it.
         count: pairs.
@@ -101,28 +110,18 @@ def replay(path: Path, bench: Bench, teacher: Teacher, count: int, seed: int = 0
     Raises:
         MismatchError: other data, or another teacher.
     """
-    store = LogitStore.open(path)
     store.require_teacher(teacher)
     images = bench.data.train
-    stored_rows = store.rows_of(images)
-    generator = np.random.default_rng(seed)
-    pairs = generator.integers((0, 0), (store.n_views, len(images)), (count, 2))
     feed = bench.feed(images, store.view_spec, teacher.card.preprocessing, store.blocks_of(images))
-    differences, divergences = [], []
-    for view in np.unique(pairs[:, 0]):
-        rows = pairs[pairs[:, 0] == view, 1]
-        fresh = _relative_logits(teacher, feed, int(view), rows)
-        stored = store.sections["train"].logits(int(view), stored_rows[rows])
-        differences.append(float((fresh - stored).abs().max()))
-        log_fresh, log_stored = (F.log_softmax(x.double(), 1) for x in (fresh, stored))
-        kl = F.kl_div(log_stored, log_fresh, log_target=True, reduction="none").sum(1)
-        divergences.append(kl)
+    drift = measure_drift(feed, store_sightings(store, "train", images))
+    pairs = np.random.default_rng(seed).integers((0, 0), (store.n_views, len(images)), (count, 2))
+    differences, divergences = zip(*_compared(store, feed, teacher, pairs), strict=True)
     kl = torch.cat(divergences)
     mean, worst = float(kl.mean()), float(kl.max())
     cost = store.manifest.fidelity().summary()
     mean_limit = max(REPLAY_KL, 10 * cost["kl_t1_mean"])
     worst_limit = max(10 * REPLAY_KL, 20 * cost["kl_t1_p99"])
-    bad = []
+    bad = [str(drift)] if drift.differing and not store.allow_drift else []
     if mean > mean_limit:
         bad.append(f"replayed logits differ: mean KL {mean:.2e}, expected at most {mean_limit:.0e}")
     if worst > worst_limit:
@@ -134,10 +133,25 @@ def replay(path: Path, bench: Bench, teacher: Teacher, count: int, seed: int = 0
         replayed=count,
         replay_max_abs_diff=max(differences),
         replay_kl_mean=mean,
+        drift=drift,
     )
 
 
-def _relative_logits(teacher: Teacher, feed: Feed, view: int, rows: np.ndarray[Any, Any]) -> torch.Tensor:
+def _compared(
+    store: LogitStore, feed: Feed, teacher: Teacher, pairs: NDArray[np.int64]
+) -> Iterator[tuple[float, Tensor]]:
+    """Yield for each view of pairs (P, 2) the largest difference of a logit, and KL(teacher || stored)."""
+    stored_rows = store.rows_of(feed.images)
+    for view in np.unique(pairs[:, 0]).tolist():
+        rows = pairs[pairs[:, 0] == view, 1]
+        fresh = _relative_logits(teacher, feed, view, rows)
+        stored = store.sections["train"].logits(view, stored_rows[rows])
+        log_fresh, log_stored = (F.log_softmax(x.double(), 1) for x in (fresh, stored))
+        kl = F.kl_div(log_stored, log_fresh, log_target=True, reduction="none").sum(1)
+        yield float((fresh - stored).abs().max()), kl
+
+
+def _relative_logits(teacher: Teacher, feed: Feed, view: int, rows: NDArray[np.int64]) -> Tensor:
     batches = [rows[batch] for batch in consecutive(len(rows), _BATCH)]
     logits = torch.cat([teacher.logits(images).cpu() for images in feed.batches(view, batches)])
     return relative(logits)

@@ -26,14 +26,14 @@ class Bench:
         data: the prepared dataset.
         device: where everything runs.
         workers: rendering threads.
-        on_device: render on the device instead of the CPU; the same pixels.
+        on_device: render on the device instead of the CPU, the same pixels; None where it suits.
 
     """
 
     data: PreparedData
     device: torch.device
     workers: int
-    on_device: bool = False
+    on_device: bool | None = None
 
     def feed(
         self,

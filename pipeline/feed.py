@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from pipeline.data.packed import PackedImages
 from pipeline.errors import ConfigError, ModelError
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.rendering.regions import mix
-from pipeline.rendering.render import CpuRenderer, DeviceRenderer, Renderer
+from pipeline.rendering.render import make_renderer
 from pipeline.rng import Draws
 from pipeline.views.mixing import Pairing, draw_mixture
 from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters
@@ -41,7 +42,7 @@ class Feed:
         workers: rendering threads.
         ahead: batches rendered before they are asked for.
         blocks: (N,) where views mix, which block each image lies in; None for blocks in the split's order.
-        on_device: render on the device instead of the CPU; the same pixels.
+        on_device: render on the device instead of the CPU, the same pixels; None where it suits.
 
     Raises:
         ModelError: the data has more channels than the model takes.
@@ -58,7 +59,7 @@ class Feed:
         workers: int = 1,
         ahead: int = 2,
         blocks: Rows | None = None,
-        on_device: bool = False,
+        on_device: bool | None = None,
     ) -> None:
         _require_channels(images, preprocessing)
         _require_room(images, spec)
@@ -68,10 +69,14 @@ class Feed:
         self.device = device
         self._workers, self._ahead = workers, ahead
         self.pairing = Pairing(spec.seed, images.keys, blocks) if spec and spec.mixes else None
-        size = preprocessing.size
-        self._renderer: Renderer = (
-            DeviceRenderer(images, size, device) if on_device and len(images) else CpuRenderer(images, size)
-        )
+        self._renderer = make_renderer(images, preprocessing.size, device, on_device=on_device)
+
+    def seen_by(self, preprocessing: Preprocessing) -> Feed:
+        """Return a feed of the same images and views for a model with other eyes."""
+        _require_channels(self.images, preprocessing)
+        other = copy(self)
+        other.preprocessing, other._renderer = preprocessing, self._renderer.of_size(preprocessing.size)
+        return other
 
     def parameters(self, view: int, rows: Rows) -> ViewParameters:
         """Return what one view does to these rows (B,)."""
@@ -109,6 +114,10 @@ class Feed:
 
     def stream(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
         """Yield a batch, as `batches` does, for each (view, rows); views may change on the way."""
+        return map(self.preprocessing.normalise, self.rendered(requests))
+
+    def rendered(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
+        """Yield for each (view, rows) the pixels (B, S, S, channels) uint8 on the device."""
         with ThreadPoolExecutor(self._workers) as pool:
             pending: deque[Future[Tensor]] = deque()
             upcoming = iter(requests)
@@ -124,7 +133,7 @@ class Feed:
                 while pending:
                     pixels = pending.popleft().result()
                     submit()
-                    yield self.preprocessing.normalise(pixels.to(self.device))
+                    yield pixels.to(self.device)
             finally:
                 for future in pending:
                     future.cancel()

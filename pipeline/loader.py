@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.drift import require_same_pixels
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed
 from pipeline.labels import mixed_labels
@@ -58,6 +59,7 @@ class Loader:
 
     Raises:
         ConfigError: views mix, and the batch is not of whole groups or `n_classes` is missing.
+        MismatchError: images are rendered otherwise here than the teacher saw them.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Loader:
             require_whole_groups(batch_size)
             if n_classes is None:
                 raise ConfigError("the views mix images and n_classes is None; expected their number")
+        if targets is not None:
+            require_same_pixels(targets.store, feed)
         self._feed, self._targets, self._seed, self._n_classes = feed, targets, seed, n_classes
         count = len(feed.images)
         self.batch_size = min(batch_size, count)

@@ -54,7 +54,7 @@ class Targets:
     """
 
     def __init__(self, store: LogitStore, images: PackedImages, device: torch.device) -> None:
-        self._store, self._device = store, device
+        self.store, self._device = store, device
         self._rows = torch.from_numpy(store.rows_of(images))
         self.blocks = store.blocks_of(images)
         self.n_views = store.n_views
@@ -76,6 +76,6 @@ class Targets:
             self._pending[view] = self._pool.submit(self._read, view)
 
     def _read(self, view: int) -> EncodedView:
-        encoded = self._store.encoded_view(view)
+        encoded = self.store.encoded_view(view)
         arrays = {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
-        return EncodedView(self._store.codec, {name: a.to(self._device) for name, a in arrays.items()})
+        return EncodedView(self.store.codec, {name: a.to(self._device) for name, a in arrays.items()})

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import torch
 
-from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
-from pipeline.data.packed import PreparedData
 from pipeline.store.manifest import Manifest
 from pipeline.store.slices import WHOLE, Slice
 from stages import layout
+from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.ranks import rank_slice
@@ -32,17 +30,15 @@ from stages.teachers import load_teacher
 @writes_store
 @runs_on_device
 @reads_params
-def command(
-    params: Params, dump: str, out: Path | None, part: Slice | None, device: torch.device, workers: int
-) -> None:
+def command(params: Params, dump: str, out: Path | None, part: Slice | None, machine: Machine) -> None:
     """Run the teacher of DUMP once over all views and keep its logits in a Zarr store.
 
     An interrupted dump goes on where it stopped; a complete one is left as it is; views and images that
     were added are made, and nothing twice. Under torchrun each rank makes its part.
     """
     spec = params.dump(dump)
-    bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
-    teacher = load_teacher(spec.teacher, spec.precision, device)
+    bench = machine.bench()
+    teacher = load_teacher(spec.teacher, spec.precision, machine.device)
     path = out or layout.store(dump)
     mine = rank_slice(part or WHOLE)
     manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)

@@ -15,6 +15,7 @@ from stages.memory import keep_freed_memory
 from stages.ranks import local_device
 
 Command = Callable[..., Any]
+RENDERED_ON_DEVICE = {"auto": None, "cpu": False, "device": True}
 
 
 class SliceType(click.ParamType[Any]):
@@ -98,8 +99,19 @@ def _local_folder(path: Path) -> Path:
     return path.resolve()
 
 
+def reads_store(command: Command) -> Command:
+    """Add --allow-drift; the command gets `allow_drift`."""
+    option = click.option(
+        "--allow-drift",
+        is_flag=True,
+        help="Go on though images look otherwise here than the teacher saw them (another decoder?), and "
+        "tell by how much and, where the teacher is at hand, what it costs in KL.",
+    )
+    return option(command)
+
+
 def runs_on_device(command: Command) -> Command:
-    """Add --device and --workers; the command gets `device`, a torch.device, and `workers`."""
+    """Add --device, --workers and --render; the command gets `machine`, a `Machine`."""
 
     @click.option(
         "--device",
@@ -113,9 +125,18 @@ def runs_on_device(command: Command) -> Command:
         default=None,
         help="Threads that decode and render.  [default: one a processor, at most 8]",
     )
+    @click.option(
+        "--render",
+        type=click.Choice(list(RENDERED_ON_DEVICE)),
+        default="auto",
+        show_default=True,
+        help="Where images are rendered, to the same pixels. auto: on a GPU if images are of one size.",
+    )
     @functools.wraps(command)
-    def wrapped(device: str, workers: int | None, **arguments: Any) -> Any:
+    def wrapped(device: str, workers: int | None, render: str, **arguments: Any) -> Any:
         import torch
+
+        from stages.machine import Machine
 
         available = local_device() if torch.cuda.is_available() else "cpu"
         name = available if device == "auto" else device
@@ -127,7 +148,11 @@ def runs_on_device(command: Command) -> Command:
             raise click.BadParameter(f"{device}: {reason}", param_hint="--device") from None
         if chosen.type == "cpu":
             keep_freed_memory()
-        count = workers or min(8, os.cpu_count() or 1)
-        return command(device=chosen, workers=count, **arguments)
+        machine = Machine(
+            device=chosen,
+            workers=workers or min(8, os.cpu_count() or 1),
+            on_device=RENDERED_ON_DEVICE[render],
+        )
+        return command(machine=machine, **arguments)
 
     return wrapped

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import click
-import torch
 
-from pipeline.bench import Bench
 from pipeline.caching.forecast import Forecast, forecast
-from pipeline.data.packed import PreparedData
 from stages import layout
+from stages.machine import Machine
 from stages.options import reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.teachers import load_teacher
@@ -23,16 +21,14 @@ from stages.teachers import load_teacher
 @writes_store
 @runs_on_device
 @reads_params
-def command(
-    params: Params, dump: str, out: Path | None, as_json: bool, device: torch.device, workers: int
-) -> None:
+def command(params: Params, dump: str, out: Path | None, as_json: bool, machine: Machine) -> None:
     """Run the teacher of DUMP over a few images and say what the dump, or the rest of it, will cost.
 
     Bytes are measured with the compressor of the store, time with this machine. Nothing is written.
     """
     spec = params.dump(dump)
-    bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
-    teacher = load_teacher(spec.teacher, spec.precision, device)
+    bench = machine.bench()
+    teacher = load_teacher(spec.teacher, spec.precision, machine.device)
     expected = forecast(bench, teacher, spec.dump_spec(), out or layout.store(dump))
     if as_json:
         click.echo(json.dumps(expected.to_dict(), indent=1))

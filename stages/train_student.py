@@ -5,21 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import torch
 
+from pipeline.audit import replay
 from pipeline.bench import Bench
-from pipeline.data.packed import PreparedData
 from pipeline.errors import ConfigError
 from pipeline.losses import make_loss, require_targets
 from pipeline.models.checkpoint import load_state
+from pipeline.progress import note
 from pipeline.store.reader import LogitStore
 from pipeline.targets import Targets
 from pipeline.training.run import initial_network, train
 from stages import layout
-from stages.options import reads_params, runs_on_device
+from stages.machine import Machine
+from stages.options import reads_params, reads_store, runs_on_device
 from stages.outputs import write_checkpoints, write_run
 from stages.params import Params, RecipeParams
 from stages.teachers import load_teacher
+
+# How often the teacher looks again where images may have drifted.
+REPLAYED = 256
 
 
 @click.command()
@@ -27,6 +31,7 @@ from stages.teachers import load_teacher
 @click.argument("recipe")
 @click.argument("seed", type=click.IntRange(0, 2**32 - 1))
 @click.option("--dump", default=None, help="Whose logits to learn from; baselines take none.")
+@reads_store
 @runs_on_device
 @reads_params
 def command(
@@ -35,8 +40,8 @@ def command(
     recipe: str,
     seed: int,
     dump: str | None,
-    device: torch.device,
-    workers: int,
+    allow_drift: bool,
+    machine: Machine,
 ) -> None:
     """Train STUDENT by RECIPE with SEED, from a dump or, for a baseline, without one.
 
@@ -47,8 +52,8 @@ def command(
     _require_dump_fits(recipe, loss, dump)
     if dump is not None:
         require_targets(loss.loss, params.dump(dump).views, f"dump {dump}")
-    bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
-    store = None if dump is None else _open(params, dump)
+    bench = machine.bench()
+    store = None if dump is None else _open(params, dump, bench, allow_drift=allow_drift)
     network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)
     run = layout.run_name(dump, student, recipe, seed)
     state_path = layout.STATE / f"{run}.pt"
@@ -57,7 +62,7 @@ def command(
         network,
         card,
         views=spec.training.views if store is None else store.view_spec,
-        targets=None if store is None else Targets(store, bench.data.train, device),
+        targets=None if store is None else Targets(store, bench.data.train, bench.device),
         loss=make_loss(loss.loss, loss.settings),
         settings=spec.training.settings(),
         seed=seed,
@@ -95,13 +100,17 @@ def _require_dump_fits(name: str, recipe: RecipeParams, dump: str | None) -> Non
         raise ConfigError(f"recipe {name} is a baseline and reads no logits; expected no --dump; remove it")
 
 
-def _open(params: Params, dump: str) -> LogitStore:
+def _open(params: Params, dump: str, bench: Bench, *, allow_drift: bool) -> LogitStore:
     """Open a dump's store, which must be what params.yaml asks for now."""
-    spec, store = params.dump(dump), LogitStore.open(layout.store(dump))
+    spec, store = params.dump(dump), LogitStore.open(layout.store(dump), allow_drift=allow_drift)
     store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec_spec())
     # A machine that only trains students may not have the teacher: there is nothing to compare there.
     if layout.teacher_checkpoint(spec.teacher).exists():
-        store.require_teacher(load_teacher(spec.teacher, spec.precision, torch.device("cpu")))
+        teacher = load_teacher(spec.teacher, spec.precision, bench.device)
+        store.require_teacher(teacher)
+        if allow_drift:
+            cost = replay(store, bench, teacher, REPLAYED).replay_kl_mean
+            note(f"{dump}: teacher again on {REPLAYED} random pairs: mean KL(teacher || cached) {cost:.2e}")
     return store
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from pipeline.bench import Bench
-from pipeline.data.packed import PreparedData
 from pipeline.losses import make_loss
 from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint
 from pipeline.models.teacher import require_same_classes
@@ -17,6 +16,7 @@ from pipeline.models.weights import load_pretrained
 from pipeline.training.loop import EpochRecord, TrainingResult
 from pipeline.training.run import initial_network, train
 from stages import layout
+from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
 from stages.outputs import write_checkpoints, write_run
 from stages.params import ModelParams, Params
@@ -26,19 +26,19 @@ from stages.params import ModelParams, Params
 @click.argument("teacher")
 @runs_on_device
 @reads_params
-def command(params: Params, teacher: str, device: torch.device, workers: int) -> None:
+def command(params: Params, teacher: str, machine: Machine) -> None:
     """Train or fine-tune TEACHER, or evaluate its pretrained weights.
 
     Writes models/teachers/TEACHER.pt with its card, and runs/teacher-TEACHER/metrics.json with its
     figures on the un-augmented test images.
     """
     spec = params.teacher(teacher)
-    bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
+    bench = machine.bench()
     path, state_path = layout.teacher_checkpoint(teacher), layout.STATE / f"teacher-{teacher}.pt"
     history: list[EpochRecord] = []
     if spec.weights is not None and not spec.fine_tune:
         network, card = load_pretrained(spec.model, spec.weights)
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         require_same_classes(teacher, card, bench.data)
         save_checkpoint(path, network.state_dict(), card)
     else:

@@ -7,16 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-import torch
 
 from pipeline.audit import Audit, replay, verify
 from pipeline.bench import Bench
 from pipeline.caching.repair import read_header, repair
-from pipeline.data.packed import PreparedData
 from pipeline.errors import StoreError
 from pipeline.models.teacher import Teacher
-from stages import layout
-from stages.options import debuggable, runs_on_device
+from pipeline.store.reader import LogitStore
+from stages.machine import Machine
+from stages.options import debuggable, reads_store, runs_on_device
 from stages.teachers import load_teacher
 
 
@@ -32,9 +31,17 @@ from stages.teachers import load_teacher
 )
 @click.option("--repair", "mend", is_flag=True, help="Make again what is bad, and check once more.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
+@reads_store
 @runs_on_device
 @debuggable
-def command(store: Path, pairs: int, mend: bool, as_json: bool, device: torch.device, workers: int) -> None:
+def command(
+    store: Path,
+    pairs: int,
+    mend: bool,
+    as_json: bool,
+    allow_drift: bool,
+    machine: Machine,
+) -> None:
     """Check every byte of STORE against its manifest; exit 1 when something is wrong.
 
     With --replay or --repair, the teacher of models/teachers looks again at images of data/prepared.
@@ -42,8 +49,8 @@ def command(store: Path, pairs: int, mend: bool, as_json: bool, device: torch.de
 
     def bench_and_teacher() -> tuple[Bench, Teacher]:
         made_by = read_header(store).teacher
-        bench = Bench(data=PreparedData.open(layout.PREPARED), device=device, workers=workers)
-        return bench, load_teacher(made_by["name"], made_by["precision"], device)
+        teacher = load_teacher(made_by["name"], made_by["precision"], machine.device)
+        return machine.bench(), teacher
 
     if mend:
         for line in repair(store, *bench_and_teacher()):
@@ -56,13 +63,16 @@ def command(store: Path, pairs: int, mend: bool, as_json: bool, device: torch.de
         audit = Audit(ok=False, checked=0, bad=[str(error)])
     if audit.ok and pairs:
         bench, teacher = bench_and_teacher()
-        audit = replace(replay(store, bench, teacher, pairs), checked=audit.checked)
+        opened = LogitStore.open(store, allow_drift=allow_drift)
+        audit = replace(replay(opened, bench, teacher, pairs), checked=audit.checked)
     if as_json:
         click.echo(json.dumps(audit.to_dict(), indent=1))
     else:
         for problem in audit.bad:
             click.echo(problem)
         click.echo(f"{store}: {audit.checked} files checked, {len(audit.bad)} bad")
+        if audit.drift is not None and audit.ok:
+            click.echo(str(audit.drift))
         if audit.replayed:
             click.echo(
                 f"{audit.replayed} pairs replayed: largest difference {audit.replay_max_abs_diff:.3g}, "

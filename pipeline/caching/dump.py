@@ -19,25 +19,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
+from pipeline.caching.completion import complete
 from pipeline.caching.opening import blocks_of, discard_without_views, open_for_writing, places
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec, TeacherOutput
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.data.packed import PackedImages
 from pipeline.data.sample import UNLABELLED
+from pipeline.drift import measure_drift, sightings
 from pipeline.errors import ModelError, StoreError
 from pipeline.feed import consecutive
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.progress import note, track
 from pipeline.store.adoption import read_index
-from pipeline.store.header import Header
 from pipeline.store.layout import MANIFEST, ShardId
 from pipeline.store.location import Location
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
-from pipeline.store.reader import LogitStore
 from pipeline.store.records import Records
 from pipeline.store.slices import WHOLE, Slice
+from pipeline.store.witness import Witness, witness_rows
 from pipeline.store.writer import StoreWriter, direct_top1
 
 Rows = NDArray[np.int64]
@@ -92,7 +92,7 @@ def cache_logits(
                 raise
         dump.make(part.of([shard for shard in writer.layout.shards() if shard.section == "train"]))
     with gate(path, PREPARATION_SECONDS):
-        manifest = _complete(path, splits_of(bench.data), completes=completes)
+        manifest = complete(path, splits_of(bench.data), completes=completes)
     if manifest is None and completes and part == WHOLE:
         raise StoreError(f"{path}: shards are missing that were made; expected them; run the command again")
     return manifest
@@ -107,8 +107,8 @@ class _Dump:
         self._teacher, self._spec, self._writer, self._codec = teacher, spec, writer, codec
         self._splits = splits_of(bench.data)
         eyes = teacher.card.preprocessing
-        layout, dataset = writer.layout, writer.header.fingerprint.dataset
-        self._places = places(layout, read_index(writer.path, layout, dataset), self._splits)
+        layout = writer.layout
+        self._places = places(layout, read_index(writer.path, writer.header), self._splits)
         self._feeds = {
             name: bench.feed(images, None, eyes) for name, images in self._splits.items() if name != "train"
         }
@@ -128,6 +128,7 @@ class _Dump:
             return
         if len(missing) < len(shards):
             note(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are done")
+            self._require_same_pixels(missing[0].section)
         layout = self._writer.layout
         rows = {shard: self._places[shard.section][layout.rows(shard)] for shard in missing}
         with ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool:
@@ -141,7 +142,7 @@ class _Dump:
                 writing.result()
 
     def _batches(self, rows: Mapping[ShardId, Rows]) -> Iterator[tuple[ShardId, Iterator[Tensor]]]:
-        """Yield each shard with its image batches, which count as progress.
+        """Yield each shard with its batches of pixels, which count as progress.
 
         Rendering runs ahead of the teacher across the shards of a section.
         """
@@ -156,10 +157,10 @@ class _Dump:
                 for shard, batches in cut
                 for some in self._arranged(shard, rows, batches)
             )
-            stream = self._feeds[section].stream(requests)
-            images = (batch for batch, _ in zip(stream, progress, strict=False))
+            stream = self._feeds[section].rendered(requests)
+            pixels = (batch for batch, _ in zip(stream, progress, strict=False))
             for shard, batches in cut:
-                yield shard, itertools.islice(images, len(batches))
+                yield shard, itertools.islice(pixels, len(batches))
 
     def _arranged(
         self, shard: ShardId, rows: Mapping[ShardId, Rows], batches: Iterable[Rows]
@@ -175,8 +176,10 @@ class _Dump:
         rows, back = rows[order], np.argsort(order)
         labels = self._splits[shard.section].labels[rows]
         fidelities, correct, row = [], 0, 0
-        for images in batches:
-            output = self._teacher.output(images)
+        watch = _Watch(back[witness_rows(len(rows))])
+        for pixels in batches:
+            watch.see(pixels)
+            output = self._teacher.output(self._teacher.card.preprocessing.normalise(pixels))
             logits = output.logits
             self._require_finite(output, shard, rows[row:])
             encoded = self._codec.encode(output)
@@ -194,7 +197,16 @@ class _Dump:
             fidelity=Fidelity.total(fidelities),
             labelled=int((labels != UNLABELLED).sum()),
             correct=correct,
+            witness=watch.witness(),
         )
+
+    def _require_same_pixels(self, section: str) -> None:
+        """Refuse to go on with a store whose finished shards show other pixels than are rendered here."""
+        done = self._writer.done()
+        seen = sightings(self._writer.layout, done, self._places[section], section)
+        drift = measure_drift(self._feeds[section], seen)
+        decoder = self._splits[section].decoder
+        drift.require_none(str(self._writer.path), self._writer.header.versions, decoder)
 
     def _require_finite(self, output: TeacherOutput, shard: ShardId, rows: Rows) -> None:
         bad = ~output.are_finite()
@@ -230,40 +242,25 @@ class _Dump:
             )
 
 
-def _complete(path: Path, splits: dict[str, PackedImages], *, completes: bool) -> Manifest | None:
-    """Complete a store that lacks nothing; its held-out logits, read back, tell the teacher's accuracy."""
-    location = Location(path)
-    if (path / MANIFEST).exists():
-        return Manifest.read(location)
-    writer = StoreWriter(path, Header.read(location))
-    done, total = len(writer.done()), sum(1 for _ in writer.layout.shards())
-    if done < total or not completes:
-        rest = "" if done < total else "; complete the store with the same command without --shards"
-        note(f"{path}: {done} of {total} shards are done{rest}")
-        return None
-    writer.tidy()
-    held_out = [name for name in splits if name != "train"]
-    store = LogitStore(location, writer.manifest(dict.fromkeys(held_out)))
-    cached: dict[str, float | None] = {}
-    for name in held_out:
-        labels, section = torch.from_numpy(splits[name].labels), store.sections[name]
-        known = labels != UNLABELLED
-        logits = section.logits(0, section.rows_of(splits[name]))
-        hits = logits.argmax(1)[known] == labels[known]
-        cached[name] = float(hits.double().mean()) if len(hits) else None
-    manifest = writer.manifest(cached)
-    writer.complete_with(manifest)
-    _warn_of_cost(path, manifest)
-    return manifest
+class _Watch:
+    """Picks a shard's witnesses from its batches, as the teacher is given them.
 
+    Args:
+        places: (W,) where each of them is among the shard's rendered rows.
+    """
 
-def _warn_of_cost(path: Path, manifest: Manifest) -> None:
-    """Say so if the codec cost more than the pilot promised."""
-    budget, fidelity = manifest.header.codec_spec.budget, manifest.fidelity()
-    if budget is not None and not fidelity.within(budget):
-        figures = fidelity.summary()
-        note(
-            f"{path}: over its budget: mean KL {figures['kl_t1_mean']:.2e} at T = 1, "
-            f"{figures['kl_t4_mean']:.2e} at T = 4, asked for {budget:g}; the pilot was too small or too "
-            "unlike the rest; for less, make a dump with a lower max_kl"
-        )
+    def __init__(self, places: Rows) -> None:
+        self._places, self._first = places, 0
+        self._seen: dict[int, NDArray[np.uint8]] = {}
+
+    def see(self, pixels: Tensor) -> None:
+        """Look at the next batch (B, S, S, channels) uint8."""
+        here = self._places - self._first
+        here = here[(here >= 0) & (here < len(pixels))]
+        chosen = pixels[torch.from_numpy(here).to(pixels.device)].cpu().numpy()
+        self._seen |= dict(zip((here + self._first).tolist(), chosen, strict=True))
+        self._first += len(pixels)
+
+    def witness(self) -> Witness:
+        """Return what was seen, in the order of the shard's rows."""
+        return Witness.of(np.stack([self._seen[place] for place in self._places.tolist()]))

@@ -30,6 +30,7 @@ from pipeline.store.lock import writers
 from pipeline.store.manifest import Manifest
 from pipeline.store.nodes import RESTORE
 from pipeline.store.records import Records, ShardRecord
+from pipeline.store.witness import versions
 from pipeline.store.writer import StoreWriter
 
 
@@ -83,7 +84,7 @@ def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tup
     """
     found = Header.read(Location(path))
     codec = found.codec(read_state(path), str(path))
-    known = read_index(path, found.layout, found.fingerprint.dataset)
+    known = read_index(path, found)
     header, index = adopt(path, found, known, _wanted(bench, teacher, spec))
     return header, index, codec
 
@@ -201,6 +202,7 @@ def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple
         views=spec.views.canonical(),
         codec_spec=spec.codec,
         batch_size=spec.batch_size,
+        versions=versions(bench.data.train.decoder),
     )
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -152,12 +152,11 @@ def _only_manifest_proves(layout: Layout, name: str) -> bool:
 
 def _index(path: Path, header: Header, data: PreparedData) -> tuple[Index, list[Fault]]:
     """Return the samples of a store, from itself or, with the files that are lost, from the data."""
-    dataset = header.fingerprint.dataset
     with suppress(CorruptStoreError):
-        return read_index(path, header.layout, dataset), []
+        return read_index(path, header), []
     splits = splits_of(data)
     index = {name: SampleIndex.of(splits[name]) for name in header.layout.sections if name in splits}
-    if dataset_digest(index) != dataset:
+    if dataset_digest(index) != header.fingerprint.dataset:
         raise StoreError(
             f"{path}: which samples its rows are is lost, and the data is not just what it was made from; "
             f"expected the same; {_CANNOT}"

@@ -3,7 +3,7 @@
 Owns the on-disk form of a prepared dataset and its memory-mapped reading. Nothing here decodes,
 downloads or augments. A folder of prepared data holds
 
-    dataset.json             classes, channels, mean and deviation, counts, digest
+    dataset.json             classes, channels, decoder, mean and deviation, counts, digest
     {train,validation,test}.pixels   all images one after the other, rows of H x W x C uint8
     {train,validation,test}.npz      offsets, shapes, labels, keys, digests
     {train,validation,test}.names    one sample name a line
@@ -25,13 +25,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.sample import Sample
+from pipeline.data.sample import NO_DECODER, Sample
 from pipeline.digests import array_digest, content_digest, sample_key, spec_digest
 from pipeline.errors import DataError
 from pipeline.files import naming, read_json, write_bytes, write_json
 
 SPLITS = ("train", "validation", "test")
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,6 +47,7 @@ class PackedImages:
         keys: (N,) uint64, hashes of the samples' names.
         digests: (N,) uint64, hashes of each image's shape, pixels and label.
         names: the samples' names, for people.
+        decoder: what made the pixels of files, with its version; none for arrays.
 
     """
 
@@ -58,6 +59,7 @@ class PackedImages:
     keys: NDArray[np.uint64]
     digests: NDArray[np.uint64]
     names: tuple[str, ...]
+    decoder: str = NO_DECODER
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -139,7 +141,8 @@ class PreparedData:
                 f"{folder}: prepared data of schema {description['schema']}, this program reads "
                 f"{_SCHEMA}; run: pipeline prepare"
             )
-        splits = {name: _open_split(folder, name, description["channels"]) for name in SPLITS}
+        form = description["channels"], description["decoder"]
+        splits = {name: _open_split(folder, name, *form) for name in SPLITS}
         digest = spec_digest({name: split.digest() for name, split in splits.items()})
         if digest != description["digest"]:
             raise DataError(
@@ -161,6 +164,7 @@ def write_description(
     source: str,
     classes: tuple[str, ...],
     channels: int,
+    decoder: str,
     moments: Moments,
     splits: dict[str, PackedImages],
 ) -> dict[str, Any]:
@@ -171,6 +175,7 @@ def write_description(
         "source": source,
         "classes": list(classes),
         "channels": channels,
+        "decoder": decoder,
         "mean": mean,
         "std": std,
         "samples": {name: len(split) for name, split in splits.items()},
@@ -208,11 +213,12 @@ class SplitWriter:
         folder: where the split's three files go.
         name: the split's name.
         channels: of every image.
+        decoder: what makes their pixels.
 
     """
 
-    def __init__(self, folder: Path, name: str, channels: int) -> None:
-        self._folder, self._name, self._channels = folder, name, channels
+    def __init__(self, folder: Path, name: str, channels: int, decoder: str) -> None:
+        self._folder, self._name, self._channels, self._decoder = folder, name, channels, decoder
         # Written beside and renamed: the old file may be a link into DVC's cache.
         self._path = folder / f"{name}.pixels"
         self._partial = folder / f".{name}.pixels.partial"
@@ -263,7 +269,7 @@ class SplitWriter:
         write_bytes(self._folder / f"{self._name}.npz", buffer.getvalue())
         names = "".join(f"{name}\n" for name in self._names)
         write_bytes(self._folder / f"{self._name}.names", names.encode())
-        return _open_split(self._folder, self._name, self._channels)
+        return _open_split(self._folder, self._name, self._channels, self._decoder)
 
 
 def _unique_keys(names: Iterable[str]) -> NDArray[np.uint64]:
@@ -278,7 +284,7 @@ def _unique_keys(names: Iterable[str]) -> NDArray[np.uint64]:
     return np.fromiter(seen, np.uint64, len(seen))
 
 
-def _open_split(folder: Path, name: str, channels: int) -> PackedImages:
+def _open_split(folder: Path, name: str, channels: int, decoder: str) -> PackedImages:
     path = folder / f"{name}.pixels"
     try:
         index = folder / f"{name}.npz"
@@ -295,4 +301,4 @@ def _open_split(folder: Path, name: str, channels: int) -> PackedImages:
     if size != expected:
         raise DataError(f"{path}: {size} bytes, expected {expected}; run: pipeline prepare")
     pixels = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
-    return PackedImages(pixels=pixels, channels=channels, names=names, **arrays)
+    return PackedImages(pixels=pixels, channels=channels, names=names, decoder=decoder, **arrays)

@@ -50,7 +50,7 @@ def prepare(
     moments = Moments(source.channels)
     splits: dict[str, PackedImages] = {}
     for name, samples in zip(SPLITS, (train, held, source.test), strict=True):
-        with SplitWriter(folder, name, source.channels) as writer:
+        with SplitWriter(folder, name, source.channels, source.decoder) as writer:
             for sample, image in _decoded(samples, workers, progress(samples, name)):
                 writer.add(sample, image)
                 if name == "train":
@@ -61,6 +61,7 @@ def prepare(
         source=origin,
         classes=source.classes,
         channels=source.channels,
+        decoder=source.decoder,
         moments=moments,
         splits=splits,
     )

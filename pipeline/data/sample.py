@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNLABELLED = -1
+NO_DECODER = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Source:
         classes: class names in label order.
         channels: 1 or 3, of every decoded image.
         train, test: the samples in the source's own order.
+        decoder: what turns their files into pixels, with its version; none for arrays.
 
     """
 
@@ -42,3 +44,4 @@ class Source:
     channels: int
     train: Sequence[Sample]
     test: Sequence[Sample]
+    decoder: str = NO_DECODER

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from pipeline.views.operations import FACTOR
 
-# 0.2989, 0.587 and 0.114 in 65536ths: torchvision's weights.
-_RED, _GREEN, _BLUE = 19589, 38470, 7471
+# 0.2989, 0.587 and 0.114, torchvision's weights, in 2^-23 and rounded up. A weighted sum is a multiple of
+# 1/10000 and what is added to it is less, so rounding down gives the whole part of the decimal fraction.
+_RED, _GREEN, _BLUE = 2507355, 4924113, 956302
+_WEIGHT_BITS = 23
 
-# Which of value, low, falling and rising each channel is, in each sixth of the colour circle.
-_SIXTHS = ((0, 2, 1, 1, 3, 0), (3, 0, 0, 2, 1, 1), (1, 1, 3, 0, 0, 2))
+# Where red, green and blue stand on the colour circle, in sixths.
+_PLACES = (5, 3, 1)
 
 
 def grey(images: Tensor) -> Tensor:
@@ -22,7 +24,7 @@ def grey(images: Tensor) -> Tensor:
     wide = images.int()
     if images.shape[3] == 1:
         return wide[..., 0]
-    return (wide[..., 0] * _RED + wide[..., 1] * _GREEN + wide[..., 2] * _BLUE) >> 16
+    return (wide[..., 0] * _RED + wide[..., 1] * _GREEN + wide[..., 2] * _BLUE) >> _WEIGHT_BITS
 
 
 def saturation(images: Tensor, levels: Tensor) -> Tensor:
@@ -42,19 +44,18 @@ def hue(images: Tensor, levels: Tensor) -> Tensor:
     red, green, blue = wide.unbind(3)
     high, low = wide.amax(3), wide.amin(3)
     span = high - low
-    some = span.clamp(min=1)
     # In sixths of the circle times span.
     angle = torch.where(
         high == red,
         green - blue,
         torch.where(high == green, blue - red + 2 * span, red - green + 4 * span),
     )
+    sixth = FACTOR * span
     turned = angle * FACTOR + 6 * levels.view(-1, 1, 1) * span
-    turned = torch.remainder(turned, 6 * FACTOR * some)
-    sixth = turned // (FACTOR * some)
-    part = turned - sixth * FACTOR * some
-    half = FACTOR // 2
-    falling, rising = (high * FACTOR - part + half) >> 10, (low * FACTOR + part + half) >> 10
-    choices = torch.stack([high, low, falling, rising], 3)
-    sixths = torch.tensor(_SIXTHS, device=images.device).T
-    return choices.gather(3, sixths[sixth]).to(torch.uint8)
+    channels = []
+    for start in _PLACES:
+        # A channel falls from high to low in one sixth, stays for two, rises in one, and stays for two.
+        place = torch.remainder(turned + start * sixth, (6 * sixth).clamp(min=1))
+        fallen = torch.minimum(torch.minimum(place, 4 * sixth - place).clamp(min=0), sixth)
+        channels.append((high * FACTOR - fallen + FACTOR // 2) >> 10)
+    return torch.stack(channels, 3).to(torch.uint8)

@@ -18,7 +18,7 @@ Places = NDArray[np.int64]
 def erase(pixels: Tensor, erasure: Erasure) -> Tensor:
     """Return pixels (B, S, S, C) uint8 with their boxes painted over."""
     inside = _inside(torch.from_numpy(erasure.boxes), pixels)
-    return torch.where(inside, torch.tensor(erasure.value, dtype=torch.uint8, device=pixels.device), pixels)
+    return pixels.masked_fill(inside, erasure.value)
 
 
 def mix(pixels: Tensor, own: Places, partners: Places, mixture: Mixture) -> Tensor:

@@ -6,6 +6,7 @@ never on its batch, on threads or on the device. Mixing needs two samples: it co
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Protocol
 
 import numpy as np
@@ -46,6 +47,9 @@ class Renderer(Protocol):
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
         """Return the pixels (B, S, S, channels) uint8 of these rows (B,), not yet mixed."""
 
+    def of_size(self, size: int) -> Renderer:
+        """Return what renders the same images in another size."""
+
 
 class CpuRenderer:
     """Renders on the CPU, sample by sample.
@@ -61,6 +65,10 @@ class CpuRenderer:
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
         """Return the pixels (B, S, S, channels) uint8 of these rows (B,), not yet mixed."""
         return render(self._images, rows, parameters, size=self._size)
+
+    def of_size(self, size: int) -> CpuRenderer:
+        """Return what renders the same images in another size."""
+        return CpuRenderer(self._images, size)
 
 
 class DeviceRenderer:
@@ -78,14 +86,10 @@ class DeviceRenderer:
     """
 
     def __init__(self, images: PackedImages, size: int, device: torch.device) -> None:
-        self._images, self._size, self._device = images, size, device
+        self._images, self._device = images, device
         tallest, widest = images.shapes.max(0).tolist()
         self._shape = tallest, widest, images.channels
-        if not resample.is_exact(max(tallest, widest), size):
-            raise ConfigError(
-                f"images of {tallest}x{widest} pixels are rendered at {size}; on a device, expected sides "
-                f"of at most {_largest_source(size)}; use --render cpu"
-            )
+        self._size = self._exact(size)
         self._resident = None
         if images.uniform is not None:
             pixels, self._places = images.uniform
@@ -104,6 +108,21 @@ class DeviceRenderer:
         pixels = carry_out_masked(pixels, parameters.steps)
         return pixels if parameters.erasure is None else erase(pixels, parameters.erasure)
 
+    def of_size(self, size: int) -> DeviceRenderer:
+        """Return what renders the same images, which lie on the device once, in another size."""
+        other = copy(self)
+        other._size = self._exact(size)
+        return other
+
+    def _exact(self, size: int) -> int:
+        tallest, widest, _ = self._shape
+        if not resample.is_exact(max(tallest, widest), size):
+            raise ConfigError(
+                f"images of {tallest}x{widest} pixels are rendered at {size}; on a device, expected sides "
+                f"of at most {_largest_source(size)}; use --render cpu"
+            )
+        return size
+
     def _sources(self, rows: Rows) -> Tensor:
         """Return whole images (B, H, W, C), smaller ones with black below and to the right."""
         if self._resident is not None:
@@ -114,6 +133,28 @@ class DeviceRenderer:
             image = self._images.image(row)
             source[: image.shape[0], : image.shape[1]] = image
         return to_device(torch.from_numpy(sources), self._device)
+
+
+def make_renderer(
+    images: PackedImages, size: int, device: torch.device, *, on_device: bool | None
+) -> Renderer:
+    """Return what renders a split.
+
+    Args:
+        images: the split.
+        size: height and width of the result in pixels.
+        device: where pixels are wanted.
+        on_device: render there; None suits it: there if it is a GPU and images are of one size.
+
+    Raises:
+        ConfigError: asked for there, and images are so large that sums would not be exact.
+    """
+    if not len(images):
+        return CpuRenderer(images, size)
+    if on_device is None:
+        side = int(images.shapes.max())
+        on_device = device.type != "cpu" and images.uniform is not None and resample.is_exact(side, size)
+    return DeviceRenderer(images, size, device) if on_device else CpuRenderer(images, size)
 
 
 def _largest_source(size: int) -> int:

@@ -113,7 +113,8 @@ def crop_and_resize(sources: Tensor, boxes: Tensor, flips: Tensor, size: int) ->
 
     Args:
         sources: (B, H, W, C) uint8.
-        boxes: (B, 4) int64, top, left, height, width in source pixels, up to three times its size.
+        boxes: (B, 4) int64, top, left, height, width in source pixels; they may reach outside, where all
+            is black, but are no longer than the source.
         flips: (B,) bool, mirrored left to right.
         size: of the result in pixels.
     """

@@ -33,7 +33,7 @@ def brightness(images: Tensor, levels: Tensor) -> Tensor:
 def contrast(images: Tensor, levels: Tensor) -> Tensor:
     """Blend with the mean of the grey image."""
     greys = grey(images)
-    count = greys[0].numel()
+    count = greys.shape[1] * greys.shape[2]
     means = (greys.sum((1, 2), dtype=torch.int64) * _MEAN_UNIT // count).int().view(-1, 1, 1)
     factors = levels.view(-1, 1, 1)
     blended = _values(images) * factors * _MEAN_UNIT + means * (FACTOR - factors)
@@ -64,7 +64,7 @@ def equalize(images: Tensor, levels: Tensor) -> Tensor:
     """Flatten each channel's histogram, as PIL does; a channel of too few pixels stays."""
     histograms = _histograms(images)
     below = histograms.cumsum(2, dtype=torch.int32)
-    count = images[0, ..., 0].numel()
+    count = images.shape[1] * images.shape[2]
     # Pixels below the brightest value that occurs.
     rest = torch.where(below < count, below, 0).amax(2, keepdim=True)
     step = rest // 255
@@ -93,7 +93,7 @@ def _to_uint8(values: Tensor) -> Tensor:
 def _histograms(images: Tensor) -> Tensor:
     """Count each value of each channel: (n, C, 256) int32."""
     count, channels = images.shape[0], images.shape[3]
-    values = images.view(count, -1, channels).transpose(1, 2).long()
+    values = images.flatten(1, 2).transpose(1, 2).long()
     zeros = torch.zeros((count, channels, 256), dtype=torch.int32, device=images.device)
     ones = torch.ones((1, 1, 1), dtype=torch.int32, device=images.device)
     return zeros.scatter_add_(2, values, ones.expand_as(values))

@@ -22,7 +22,11 @@ def warp(images: Tensor, maps: Tensor) -> Tensor:
     """
     count, size, _, channels = images.shape
     flat = images.reshape(count * size * size, channels)
-    (y, y_weight), (x, x_weight) = _axis(maps[:, [2, 3, 5]], size), _axis(maps[:, [0, 1, 4]], size)
+    maps = maps.long().view(count, 6, 1, 1)
+    (x, x_weight), (y, y_weight) = (
+        _axis(maps[:, 0:2], maps[:, 4], size),
+        _axis(maps[:, 2:4], maps[:, 5], size),
+    )
     first = torch.arange(count, device=images.device).view(-1, 1, 1) * (size * size)
     total = torch.zeros((count * size * size, channels), dtype=torch.int32, device=images.device)
     for down in (0, 1):
@@ -37,12 +41,11 @@ def warp(images: Tensor, maps: Tensor) -> Tensor:
     return ((total + half) >> (2 * _WEIGHT_BITS)).to(torch.uint8).view(images.shape)
 
 
-def _axis(coefficients: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _axis(row: Tensor, shift: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Return the lower neighbour (n, S, S) along one axis, and the weight of the upper one in 2048ths."""
-    of_x, of_y, shift = coefficients.long().view(-1, 3, 1, 1).unbind(1)
     # Twice the distance from the centre: a whole number.
-    steps = 2 * torch.arange(size, device=coefficients.device) - (size - 1)
-    place = of_x * steps.view(1, 1, -1) + of_y * steps.view(1, -1, 1) + 2 * size * shift
+    steps = 2 * torch.arange(size, device=row.device) - (size - 1)
+    place = row[:, 0] * steps.view(1, 1, -1) + row[:, 1] * steps.view(1, -1, 1) + 2 * size * shift
     place = place + ((size - 1) << UNIT_BITS) + (1 << (_FRACTION_BITS - _WEIGHT_BITS - 1))
     weight = (place >> (_FRACTION_BITS - _WEIGHT_BITS)) & (_ONE - 1)
     return place >> _FRACTION_BITS, weight

@@ -80,23 +80,23 @@ def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
     return replace(header, layout=layout, fingerprint=fingerprint), grown
 
 
-def read_index(path: Path, layout: Layout, dataset: str) -> Index:
+def read_index(path: Path, header: Header) -> Index:
     """Return the samples of each section of a store that is not finished.
 
     Args:
         path: the store's folder.
-        layout: how it is cut.
-        dataset: digest of its samples.
+        header: what it is to hold.
 
     Raises:
         CorruptStoreError: keys or digests are not what was written.
     """
     index = {}
-    for name, section in layout.sections.items():
+    for name, section in header.layout.sections.items():
         with reading(path, f"which samples the rows of {name} are"):
             arrays = [zarr.open_array(path / name / column, mode="r") for column in INDEX_ARRAYS]
-            index[name] = SampleIndex(*(np.asarray(array[:])[section.rows()] for array in arrays))
-    if dataset_digest(index) != dataset:
+            keys, digests = (np.asarray(array[:])[section.rows()] for array in arrays)
+        index[name] = SampleIndex(keys, digests, header.versions["decoder"])
+    if dataset_digest(index) != header.fingerprint.dataset:
         raise CorruptStoreError(
             f"{path}: which samples its rows are is not what was written (keys or digests); {RESTORE}"
         )

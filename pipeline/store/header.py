@@ -57,6 +57,7 @@ class Header:
         views: canonical form of the view spec.
         codec_spec: what was asked of the codec; the layout says which it became.
         batch_size: images a forward pass, on which a logit's last bits may depend.
+        versions: of the decoder, torch and torchvision that it was begun with.
     """
 
     layout: Layout
@@ -65,6 +66,7 @@ class Header:
     views: dict[str, Any]
     codec_spec: CodecSpec
     batch_size: int
+    versions: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the header as plain values, with the schema."""
@@ -76,6 +78,7 @@ class Header:
             "views": self.views,
             "codec_spec": self.codec_spec.to_dict(),
             "batch_size": self.batch_size,
+            "versions": self.versions,
         }
 
     @classmethod
@@ -103,6 +106,7 @@ class Header:
                 views=value["views"],
                 codec_spec=CodecSpec(**value["codec_spec"]),
                 batch_size=value["batch_size"],
+                versions=value["versions"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptStoreError(f"{origin}: not a store's header ({error!r}); {RESTORE}") from None

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.packed import PackedImages
+from pipeline.data.sample import NO_DECODER
 from pipeline.digests import array_digest
 from pipeline.errors import MismatchError
 
@@ -22,15 +23,17 @@ class SampleIndex:
     Args:
         keys: (N,) uint64.
         digests: (N,) uint64, of image and label.
+        decoder: what made the images from files.
     """
 
     keys: NDArray[np.uint64]
     digests: NDArray[np.uint64]
+    decoder: str = NO_DECODER
 
     @classmethod
     def of(cls, images: PackedImages) -> SampleIndex:
         """Return the index of a split, in its order."""
-        return cls(images.keys, images.digests)
+        return cls(images.keys, images.digests, images.decoder)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -59,18 +62,27 @@ class SampleIndex:
         """
         rows = self.find(images.keys)
         changed = (rows != ABSENT) & (self.digests[rows] != images.digests) if len(self) else rows != rows
-        _refuse(changed, images, origin, "has other content there")
+        _refuse(changed, images, origin, f"has other content there{self._other_decoder(images)}")
         return rows
 
-    def rows_of(self, images: PackedImages, origin: str) -> NDArray[np.int64]:
+    def rows_of(self, images: PackedImages, origin: str, *, changed: bool = False) -> NDArray[np.int64]:
         """Return the position of each sample of a split.
+
+        Args:
+            images: the split.
+            origin: the store, for errors.
+            changed: accept samples that have other content here.
 
         Raises:
             MismatchError: a sample is not here, or has other content here.
         """
         rows = self.find(images.keys)
         _refuse(rows == ABSENT, images, origin, "is not in the store")
-        return self.find_unchanged(images, origin)
+        return rows if changed else self.find_unchanged(images, origin)
+
+    def _other_decoder(self, images: PackedImages) -> str:
+        same = self.decoder == images.decoder
+        return "" if same else f", decoded by {self.decoder}, here by {images.decoder}"
 
     def with_new(self, images: PackedImages) -> SampleIndex:
         """Return an index with a split's further samples behind those that are there."""
@@ -78,6 +90,7 @@ class SampleIndex:
         return SampleIndex(
             np.concatenate([self.keys, images.keys[new]]),
             np.concatenate([self.digests, images.digests[new]]),
+            self.decoder,
         )
 
     def digest(self) -> str:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs import ArraySpec
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 ZARR_JSON = "zarr.json"
 RECORDS = "records"

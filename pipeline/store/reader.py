@@ -41,10 +41,14 @@ class SectionReader:
         manifest: the store's.
         name: train, validation or test.
         codec: the store's.
+        allow_drift: find samples by their key though their content is another one here.
     """
 
-    def __init__(self, location: Location, manifest: Manifest, name: str, codec: Codec) -> None:
+    def __init__(
+        self, location: Location, manifest: Manifest, name: str, codec: Codec, *, allow_drift: bool
+    ) -> None:
         self._location, self._manifest, self._name, self._codec = location, manifest, name, codec
+        self._allow_drift = allow_drift
         self._layout = manifest.layout
         # A view may have many shards, and a far place answers slowly.
         self._metadata = cache(self._read_metadata)
@@ -56,7 +60,8 @@ class SectionReader:
         """The samples (N), read when they are first needed."""
         rows = self._layout.sections[self._name].rows()
         arrays = [f"{self._name}/{column}" for column in INDEX_ARRAYS]
-        return SampleIndex(*(read_small_array(self._location, self._manifest, a)[rows] for a in arrays))
+        keys, digests = (read_small_array(self._location, self._manifest, a)[rows] for a in arrays)
+        return SampleIndex(keys, digests, self._manifest.header.versions["decoder"])
 
     def rows_of(self, images: PackedImages) -> NDArray[np.int64]:
         """Return the position of each sample of a split among this section's, found by its key.
@@ -64,7 +69,7 @@ class SectionReader:
         Raises:
             MismatchError: a sample is not in the store, or has other content there.
         """
-        return self.index.rows_of(images, str(self._location))
+        return self.index.rows_of(images, str(self._location), changed=self._allow_drift)
 
     def encoded(self, view: int) -> dict[str, NDArray[Any]]:
         """Read one view whole: the codec's arrays, N rows each.
@@ -127,24 +132,27 @@ class LogitStore:
     Args:
         location: where it is.
         manifest: read from there.
+        allow_drift: go on with images that are decoded or rendered otherwise than the teacher saw them.
 
     >>> store = LogitStore.open("data/logits/main.zarr")  # doctest: +SKIP
     >>> store.view(0)  # doctest: +SKIP
     """
 
-    def __init__(self, location: Location, manifest: Manifest) -> None:
-        self.location, self.manifest = location, manifest
+    def __init__(self, location: Location, manifest: Manifest, *, allow_drift: bool = False) -> None:
+        self.location, self.manifest, self.allow_drift = location, manifest, allow_drift
         self.codec = self._codec()
         self.sections = {
-            name: SectionReader(location, manifest, name, self.codec) for name in manifest.layout.sections
+            name: SectionReader(location, manifest, name, self.codec, allow_drift=allow_drift)
+            for name in manifest.layout.sections
         }
 
     @classmethod
-    def open(cls, place: Place, **options: Any) -> LogitStore:
+    def open(cls, place: Place, *, allow_drift: bool = False, **options: Any) -> LogitStore:
         """Open a store.
 
         Args:
             place: a folder, a URL such as s3://bucket/main.zarr, or a zarr `Store`.
+            allow_drift: go on with images that are decoded or rendered otherwise than the teacher saw them.
             options: of the URL's file system, such as endpoint_url.
 
         Raises:
@@ -156,7 +164,7 @@ class LogitStore:
         for name in manifest.metadata:
             if name.endswith((ZARR_JSON, GATHERED)):
                 manifest.read_metadata(location, name)
-        return cls(location, manifest)
+        return cls(location, manifest, allow_drift=allow_drift)
 
     @property
     def n_views(self) -> int:

@@ -17,6 +17,7 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import canonical_json, spec_digest
 from pipeline.files import write_bytes
 from pipeline.store.layout import GATHERED, RECORDS, ShardId
+from pipeline.store.witness import Witness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class ShardRecord:
         files: array -> (bytes, SHA-256 in hex) of its file.
         fidelity: what the codec cost here.
         labelled, correct: labelled samples, and those whose label the teacher's own logits put first.
+        witness: what some of the samples looked like, those of `witness_rows`.
     """
 
     rows: int
@@ -35,6 +37,7 @@ class ShardRecord:
     fidelity: Fidelity
     labelled: int
     correct: int
+    witness: Witness
 
     @property
     def bytes(self) -> int:
@@ -49,6 +52,7 @@ class ShardRecord:
             "fidelity": self.fidelity.to_dict(),
             "labelled": self.labelled,
             "correct": self.correct,
+            "witness": self.witness.to_dict(),
         }
 
     @classmethod
@@ -56,7 +60,8 @@ class ShardRecord:
         """Return the record that `to_dict` described."""
         files = {array: (size, digest) for array, (size, digest) in value["files"].items()}
         fidelity = Fidelity.from_dict(value["fidelity"])
-        return cls(**{**value, "files": files, "fidelity": fidelity})
+        witness = Witness.from_dict(value["witness"])
+        return cls(**{**value, "files": files, "fidelity": fidelity, "witness": witness})
 
 
 class Records:

@@ -24,6 +24,7 @@ from pipeline.store.layout import GATHERED, RECORDS, ShardId
 from pipeline.store.manifest import Manifest
 from pipeline.store.nodes import reading
 from pipeline.store.records import Records, ShardRecord
+from pipeline.store.witness import Witness
 
 
 class StoreWriter:
@@ -70,6 +71,7 @@ class StoreWriter:
         fidelity: Fidelity,
         labelled: int,
         correct: int,
+        witness: Witness,
     ) -> None:
         """Write one whole shard, durably, then its record.
 
@@ -78,6 +80,7 @@ class StoreWriter:
             arrays: the codec's arrays of its rows.
             fidelity: what encoding them cost.
             labelled, correct: labelled samples, and those the teacher's own logits classify right.
+            witness: what those of `witness_rows` looked like.
         """
         rows = self.layout.rows(shard)
         files: dict[str, tuple[int, str]] = {}
@@ -95,6 +98,7 @@ class StoreWriter:
             fidelity=fidelity,
             labelled=labelled,
             correct=correct,
+            witness=witness,
         )
         self._records.write(shard, record)
 

@@ -79,7 +79,9 @@ def _space(
     degrees_drawn = np.floor(np.abs(signed) * degrees * affine.DEGREE + 0.5).astype(np.int64) * signs
     factors = np.floor((1 + signed * factor) * FACTOR + 0.5).astype(np.int64)
     bits = 8 - np.rint(part * lost_bits).astype(np.int64)[:, None] * np.abs(signs)
-    thresholds = np.ceil((1 - part) * 255).astype(np.int64)[:, None] * np.abs(signs)
+    last = magnitudes - 1
+    # Upwards, and in integers: a float's last bit would move some of them by one.
+    thresholds = -((np.arange(magnitudes) - last) * 255 // last)[:, None] * np.abs(signs)
     table = [
         (Op.NOTHING, _first(none)),
         (Op.AFFINE, _sheared(signed * shear, horizontal=True)),

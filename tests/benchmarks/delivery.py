@@ -37,6 +37,7 @@ from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import Layout, Section
 from pipeline.store.reader import LogitStore
+from pipeline.store.witness import Witness, versions
 from pipeline.store.writer import StoreWriter
 from pipeline.targets import EncodedView
 from pipeline.views.spec import ViewSpec
@@ -45,6 +46,7 @@ from tests.benchmarks.environment import environment
 CLASSES, SAMPLES, BATCH, ROUNDS = 600, 65_536, 256, 7
 FILES, STEP_BATCH = 8192, 64
 CODEC = find_codec("affine8", CLASSES)
+UNKNOWN: dict[str, Any] = {"labelled": 0, "correct": 0, "witness": Witness((), np.zeros((0, 0), np.uint8))}
 
 
 def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
@@ -62,6 +64,7 @@ def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
         views=ViewSpec(seed=0).canonical(),
         codec_spec=CodecSpec(name=CODEC.name),
         batch_size=BATCH,
+        versions=versions("none"),
     )
     keys = np.random.default_rng(0).permutation(samples).astype(np.uint64)
     build_frame(path, header, index={"train": SampleIndex(keys, keys)}, state={})
@@ -70,7 +73,7 @@ def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
         rows = header.layout.n_rows(shard)
         codes = generator.integers(0, 256 if random else 1, (rows, CLASSES), np.uint8)
         arrays = {"codes": codes, "scale": np.ones(rows, np.float16)}
-        writer.write(shard, arrays, fidelity=Fidelity(), labelled=0, correct=0)
+        writer.write(shard, arrays, fidelity=Fidelity(), **UNKNOWN)
     writer.tidy()
     writer.complete_with(writer.manifest({}))
     return LogitStore.open(path)

@@ -138,7 +138,7 @@ def test_a_good_store_verifies_and_replays(store, bench, teacher):
     assert audit.ok
     assert audit.bad == []
     assert audit.checked == sum(1 for f in Path(str(store.location)).rglob("*") if f.is_file())
-    replayed = replay(Path(str(store.location)), bench, teacher, 20)
+    replayed = replay(store, bench, teacher, 20)
     assert replayed.ok
     assert replayed.replayed == 20
     assert replayed.replay_max_abs_diff < 5e-3
@@ -157,7 +157,7 @@ def test_replay_finds_logits_of_other_views(bench, teacher, make_spec, tmp_path,
         # A fresh network barely looks at its input: make small differences count.
         cache_logits(bench, sharpened(teacher), make_spec(), path)
     assert verify(path).ok
-    audit = replay(path, bench, sharpened(teacher), 30)
+    audit = replay(LogitStore.open(path), bench, sharpened(teacher), 30)
     assert not audit.ok
     assert audit.bad
 
@@ -171,7 +171,7 @@ def sharpened(teacher: Teacher) -> Teacher:
 
 def test_replay_refuses_another_teacher(store, bench, teacher):
     with pytest.raises(MismatchError, match="made by another teacher"):
-        replay(Path(str(store.location)), bench, sharpened(teacher), 4)
+        replay(store, bench, sharpened(teacher), 4)
 
 
 def test_verify_names_a_file_that_does_not_belong(bench, teacher, make_spec, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,7 @@ def open_folder(detail: str, options: SourceOptions) -> Source:
         channels=options.channels,
         train=_file_samples(root, "train", classes, options.channels),
         test=_file_samples(root, held_out, classes, options.channels),
+        decoder=f"torchvision {version('torchvision')}",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,13 @@ def open_torchvision(detail: str, options: SourceOptions) -> Source:
             f"torchvision dataset {detail}: label {highest} is out of range; expected 0 to "
             f"{len(classes) - 1}, as it has {len(classes)} classes; choose another dataset"
         )
-    return Source(classes=classes, channels=channels, train=samples["train"], test=samples["test"])
+    return Source(
+        classes=classes,
+        channels=channels,
+        train=samples["train"],
+        test=samples["test"],
+        decoder=f"pillow {version('pillow')}",
+    )
 
 
 def _torchvision_split(factory: Any, root: Path, name: str) -> Any:

@@ -71,7 +71,7 @@ def test_new_samples_are_appended_and_old_ones_keep_their_files(bench, teacher, 
     rows, fresh_rows = (torch.from_numpy(s.rows_of(bench.data.train)) for s in (store, fresh))
     for view in range(3):
         assert torch.allclose(store.view(view)[rows], fresh.view(view)[fresh_rows], atol=1e-3)
-    assert replay(path, bench, teacher, 40).ok
+    assert replay(LogitStore.open(path), bench, teacher, 40).ok
 
 
 def test_data_that_grows_twice_in_another_order(bench, teacher, make_spec, path):
@@ -83,7 +83,7 @@ def test_data_that_grows_twice_in_another_order(bench, teacher, make_spec, path)
     assert store.keys.tolist() == bench.data.train.keys[order].tolist()
     assert len(store.manifest.layout.sections["train"].extents) == 3
     assert store.view(0).shape == (count, 3)
-    assert replay(path, bench, teacher, 60).ok
+    assert replay(LogitStore.open(path), bench, teacher, 60).ok
 
 
 def test_new_held_out_samples_are_appended_too(bench, teacher, make_spec, path):
@@ -216,7 +216,7 @@ def test_a_run_killed_while_a_store_grows(
     cache_logits(bench, teacher, make_spec(view_count=3), path)
     assert verify(path).ok
     assert LogitStore.open(path).n_views == 3
-    assert replay(path, bench, teacher, 30).ok
+    assert replay(LogitStore.open(path), bench, teacher, 30).ok
 
 
 @pytest.mark.parametrize("name", ["train/keys/c/0", "train/digests/c/0"])

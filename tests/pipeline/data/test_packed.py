@@ -23,7 +23,7 @@ def _sample(name: str, label: int = 0, image: np.ndarray | None = None) -> Sampl
 def _write(folder, images, *, labels=None, names=None):
     labels = range(len(images)) if labels is None else labels
     names = [f"train/{row}.png" for row in range(len(images))] if names is None else names
-    with SplitWriter(folder, "train", images[0].shape[2] if images else 3) as writer:
+    with SplitWriter(folder, "train", images[0].shape[2] if images else 3, "none") as writer:
         for name, label, image in zip(names, labels, images, strict=True):
             writer.add(_sample(name, label), image)
         return writer.finish()
@@ -210,11 +210,11 @@ def test_the_index_of_another_preparation_is_refused(copy, tmp_path, make_source
         PreparedData.open(copy)
 
 
-@pytest.mark.parametrize("schema", [0, 2])
+@pytest.mark.parametrize("schema", [1, 3])
 def test_another_schema_is_refused(copy, schema):
     path = copy / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
-    with pytest.raises(DataError, match=rf"schema {schema}, this program reads 1"):
+    with pytest.raises(DataError, match=rf"schema {schema}, this program reads 2"):
         PreparedData.open(copy)
 
 

@@ -19,6 +19,7 @@ from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import Layout, Section, ShardId, default_shard_rows
 from pipeline.store.reader import LogitStore
+from pipeline.store.witness import Witness, versions, witness_rows
 from pipeline.store.writer import StoreWriter
 from pipeline.views.spec import ViewSpec
 
@@ -56,6 +57,7 @@ def header(cut: Layout | None = None) -> Header:
         views=ViewSpec(seed=5).canonical(),
         codec_spec=CodecSpec(name="affine8"),
         batch_size=4,
+        versions=versions("none"),
     )
 
 
@@ -79,7 +81,12 @@ def write(writer: StoreWriter, shards: list[ShardId]) -> None:
             fidelity=Fidelity.measure(logits, CODEC.decode(encoded)),
             labelled=len(logits),
             correct=0,
+            witness=witness_of(writer.layout.n_rows(shard)),
         )
+
+
+def witness_of(count: int) -> Witness:
+    return Witness.of(np.zeros((len(witness_rows(count)), 4, 4, 3), np.uint8))
 
 
 @pytest.fixture
@@ -233,7 +240,7 @@ def test_a_newer_schema_is_refused(path):
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["schema"] = 99
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match="schema 99; this program reads 2"):
+    with pytest.raises(StoreError, match="schema 99; this program reads 3"):
         LogitStore.open(path)
 
 
@@ -253,5 +260,5 @@ def test_a_shard_of_zeros_is_a_shard(tmp_path, splits):
     shard = missing(writer)[0]
     count = writer.layout.n_rows(shard)
     arrays = {"codes": np.zeros((count, CLASSES), np.uint8), "scale": np.zeros(count, np.float16)}
-    writer.write(shard, arrays, fidelity=Fidelity(), labelled=0, correct=0)
+    writer.write(shard, arrays, fidelity=Fidelity(), labelled=0, correct=0, witness=witness_of(8))
     assert shard not in missing(writer)

@@ -1,0 +1,164 @@
+"""Drift: whether images are decoded and rendered here as the teacher saw them, and by how much not.
+
+Compares the witnesses of a store's shards with the same samples rendered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.packed import PackedImages
+from pipeline.errors import MismatchError
+from pipeline.feed import Feed
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.progress import note
+from pipeline.store.index import ABSENT, SampleIndex
+from pipeline.store.layout import Layout, ShardId
+from pipeline.store.reader import LogitStore
+from pipeline.store.records import ShardRecord
+from pipeline.store.witness import PLACES, Witness, versions, witness_rows
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How images look here, against what the teacher saw.
+
+    Args:
+        checked: witnesses that were rendered again.
+        differing: those with other pixels.
+        first: the first of them, by sample and view; None without one.
+        mean_levels, largest_levels: difference of the differing ones' kept pixels, in levels of 255.
+    """
+
+    checked: int
+    differing: int
+    first: str | None
+    mean_levels: float
+    largest_levels: int
+
+    def __str__(self) -> str:
+        if not self.differing:
+            return f"{self.checked:,} witnesses look as the teacher saw them"
+        return (
+            f"{self.differing:,} of {self.checked:,} witnesses look otherwise than the teacher saw them, "
+            f"first {self.first}; the {PLACES} pixels that are kept of each differ by {self.mean_levels:.2f} "
+            f"levels of 255 on average and {self.largest_levels} at most"
+        )
+
+    def require_none(self, origin: str, made_with: Mapping[str, str], decoder: str) -> None:
+        """Refuse to go on with other pixels.
+
+        Args:
+            origin: the store.
+            made_with: versions of the decoder, torch and torchvision there.
+            decoder: of the images here.
+
+        Raises:
+            MismatchError: saying by how much, and which versions rendered there and here.
+        """
+        if self.differing:
+            there, here = (
+                ", ".join(f"{name} {number}" for name, number in sorted(some.items()))
+                for some in (made_with, versions(decoder))
+            )
+            raise MismatchError(
+                f"{origin}: {self}; made with {there}, here {here}; expected the same pixels; use those "
+                "versions, make a new dump, or measure what it costs with --allow-drift"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """The witnesses of one shard that are among a feed's images.
+
+    Args:
+        view: of the shard.
+        rows: (W,) which of the feed's images they are.
+        witness: what they looked like.
+    """
+
+    view: int
+    rows: Rows
+    witness: Witness
+
+
+def sightings(
+    layout: Layout, records: Mapping[ShardId, ShardRecord], places: Rows, section: str
+) -> list[Sighting]:
+    """Return what the finished shards of a section bear witness of.
+
+    Args:
+        layout: the store's.
+        records: of finished shards.
+        places: (R,) which image each row of the section is, or `ABSENT`.
+        section: whose shards.
+    """
+    found = []
+    for shard, record in records.items():
+        if shard.section == section:
+            rows = places[layout.rows(shard)][witness_rows(record.rows)]
+            there = np.flatnonzero(rows != ABSENT)
+            found.append(Sighting(shard.view, rows[there], record.witness[there]))
+    return [sighting for sighting in found if len(sighting.rows)]
+
+
+def store_sightings(store: LogitStore, section: str, images: PackedImages) -> list[Sighting]:
+    """Return what a store bears witness of that is among a split's images."""
+    layout = store.manifest.layout
+    places = np.full(layout.sections[section].n_rows, ABSENT)
+    places[layout.sections[section].rows()] = SampleIndex.of(images).find(
+        store.sections[section].index.keys
+    )
+    return sightings(layout, store.manifest.shards, places, section)
+
+
+def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
+    """Render witnesses again and compare.
+
+    Args:
+        feed: their images, with the store's views and the teacher's eyes.
+        seen: what they looked like.
+    """
+    differing: list[str] = []
+    levels = [np.zeros(0, np.int64)]
+    for sighting, pixels in zip(seen, feed.rendered((s.view, s.rows) for s in seen), strict=True):
+        now = Witness.of(pixels.cpu().numpy())
+        other = np.flatnonzero(np.array(now.crcs) != np.array(sighting.witness.crcs))
+        names = (feed.images.names[row] for row in sighting.rows[other])
+        differing.extend(f"{name!r} in view {sighting.view}" for name in names)
+        before, after = (w.pixels[other].astype(np.int64).ravel() for w in (sighting.witness, now))
+        levels.append(np.abs(after - before))
+    off = np.concatenate(levels)
+    return Drift(
+        checked=sum(len(sighting.rows) for sighting in seen),
+        differing=len(differing),
+        first=differing[0] if differing else None,
+        mean_levels=float(off.mean()) if len(off) else 0.0,
+        largest_levels=int(off.max(initial=0)),
+    )
+
+
+def require_same_pixels(store: LogitStore, feed: Feed) -> None:
+    """Render a store's witnesses with a student's images, and refuse what the teacher did not see.
+
+    A store that was opened with `allow_drift` gets a line that says how far off its images are.
+
+    Args:
+        store: whose training views.
+        feed: of the student.
+
+    Raises:
+        MismatchError: pixels differ.
+    """
+    eyes = feed.seen_by(Preprocessing.from_dict(store.manifest.header.teacher["preprocessing"]))
+    drift = measure_drift(eyes, store_sightings(store, "train", feed.images))
+    if not store.allow_drift:
+        drift.require_none(str(store.location), store.manifest.header.versions, feed.images.decoder)
+    elif drift.differing:
+        note(f"{store.location}: {drift}")

@@ -1,0 +1,258 @@
+"""Small teacher and student on CIFAR-10, for experiments that a processor can repeat many times.
+
+The teacher (1.2 M parameters) is trained on all 50,000 images, students (71 k) on the first 10,000, both on
+random resized crops and flips. Figures are top-1 of the last epoch on the 10,000 test images: nothing is
+chosen by looking at them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.bench import Bench
+from pipeline.caching.dump import cache_logits
+from pipeline.caching.spec import DumpSpec
+from pipeline.codecs.spec import CodecSpec
+from pipeline.data.packed import PreparedData
+from pipeline.data.prepare import prepare
+from pipeline.data.sources import SourceOptions, open_source
+from pipeline.feed import Feed, Rows
+from pipeline.loader import Batch, Loader
+from pipeline.losses import LossFunction
+from pipeline.models.architecture import Architecture
+from pipeline.models.checkpoint import ModelCard, load_state, read_tensors
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.teacher import Teacher
+from pipeline.store.reader import LogitStore
+from pipeline.targets import EncodedView, Targets
+from pipeline.training.loop import fit
+from pipeline.training.run import train
+from pipeline.training.settings import TrainingSettings
+from pipeline.views.augmentations import RandomResizedCrop
+from pipeline.views.spec import ViewSpec
+
+STUDENT_IMAGES = 10_000
+VIEWS = ViewSpec(seed=1, random_resized_crop=RandomResizedCrop(scale=(0.35, 1.0)), flip="random")
+TEACHER = TrainingSettings(epochs=10, batch_size=128, learning_rate=0.1, precision="bf16")
+CPU = torch.device("cpu")
+
+
+def network(*widths: int, stride: int) -> nn.Module:
+    """Return a plain net of 3x3 convolutions: a first layer, then two a width at half the resolution."""
+    layers = _convolution(3, widths[0], stride)
+    for narrow, wide in pairwise(widths):
+        layers += [*_convolution(narrow, wide, 2), *_convolution(wide, wide, 1)]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _convolution(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
+    conv = nn.Conv2d(channels_in, channels_out, 3, stride, 1, bias=False)
+    return [conv, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rig:
+    """Data, teacher and how students are trained.
+
+    Args:
+        bench: of the students' images.
+        teacher: trained.
+        folder: where dumps and states go.
+        settings: of the students.
+        loss: of the students.
+    """
+
+    bench: Bench
+    teacher: Teacher
+    folder: Path
+    settings: TrainingSettings
+    loss: LossFunction
+
+    @classmethod
+    def of(cls, npz: Path, folder: Path, *, epochs: int, loss: LossFunction) -> Rig:
+        """Prepare the data and train the teacher, unless an earlier run has left them in `folder`."""
+        if not (folder / "data" / "dataset.json").exists():
+            prepare(
+                open_source(f"npz:{npz}", SourceOptions(root=folder, channels=3)),
+                folder / "data",
+                origin="cifar10",
+                validation=0.0,
+                seed=0,
+                workers=1,
+                progress=lambda samples, _: iter(samples),
+            )
+        whole = PreparedData.open(folder / "data")
+        teacher = _teacher(Bench(data=whole, device=CPU, workers=1), folder / "teacher.pt")
+        some = replace(whole, train=whole.train.subset(np.arange(STUDENT_IMAGES)))
+        return cls(
+            bench=Bench(data=some, device=CPU, workers=1),
+            teacher=teacher,
+            folder=folder,
+            settings=TrainingSettings(epochs=epochs, batch_size=128, learning_rate=0.1),
+            loss=loss,
+        )
+
+    def dump(self, codec: str, view_count: int, **settings: Any) -> LogitStore:
+        """Cache the teacher's logits, unless an earlier run has."""
+        path = self.folder / f"{codec}.zarr"
+        spec = DumpSpec(views=VIEWS, view_count=view_count, codec=CodecSpec(name=codec, **settings))
+        cache_logits(self.bench, self.teacher, spec, path)
+        return LogitStore.open(path)
+
+    def train(self, feed: Feed, targets: Any, seed: int, loss: LossFunction | None = None) -> float:
+        """Train one student and return its top-1 on the test images.
+
+        Args:
+            feed: the images.
+            targets: a `Targets`, or what has `load`, `prefetch` and `n_views`; None for none.
+            seed: of initial weights and order.
+            loss: instead of the rig's.
+        """
+        loader = Loader(feed, targets, batch_size=self.settings.batch_size, seed=seed)
+        return self.fit(loader, seed, loss)
+
+    def fit(self, loader: Any, seed: int, loss: LossFunction | None = None) -> float:
+        """Train one student from a loader's batches and return its top-1 on the test images."""
+        torch.manual_seed(seed)
+        student = network(16, 32, 64, stride=2)
+        state = self.folder / "student.state"
+        state.unlink(missing_ok=True)
+        fit(
+            student,
+            loader,
+            loss or self.loss,
+            self.settings,
+            device=CPU,
+            seed=seed,
+            evaluate=None,
+            state_path=state,
+            identity={},
+        )
+        eyes = self.teacher.card.preprocessing
+        top1 = self.bench.evaluate(student, eyes, self.bench.data.test).top1
+        assert top1 is not None
+        return top1
+
+
+class RememberingFeed(Feed):
+    """A feed that renders each view once and keeps it: many students look at the same views."""
+
+    _views: dict[int, Tensor]
+
+    def pixels(self, view: int, rows: Rows) -> Tensor:
+        """Render these rows of one view."""
+        if not hasattr(self, "_views"):
+            self._views = {}
+        if view not in self._views:
+            self._views[view] = super().pixels(view, np.arange(len(self.images)))
+        return self._views[view].index_select(0, torch.from_numpy(rows))
+
+
+class OnlineLoader:
+    """A loader whose teacher looks at every batch.
+
+    Args:
+        loader: of images alone.
+        teacher: called in the loop.
+    """
+
+    def __init__(self, loader: Loader, teacher: Teacher) -> None:
+        self._loader, self._teacher = loader, teacher
+        self.batch_size, self.steps_per_epoch = loader.batch_size, loader.steps_per_epoch
+
+    def view(self, epoch: int) -> int:
+        """Return which view an epoch shows."""
+        return self._loader.view(epoch)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of one epoch."""
+        for batch in self._loader.epoch(epoch):
+            yield replace(batch, teacher_logits=self._teacher.logits(batch.images))
+
+
+class FirstViews(Targets):
+    """The first views of a store alone."""
+
+    def __init__(self, store: LogitStore, bench: Bench, count: int) -> None:
+        super().__init__(store, bench.data.train, bench.device)
+        self.n_views = count
+
+
+class CleanTargets:
+    """The teacher's logits of the un-augmented image, whatever the student sees: the usual mistake."""
+
+    def __init__(self, rig: Rig) -> None:
+        feed = rig.bench.feed(rig.bench.data.train, None, rig.teacher.card.preprocessing)
+        rows = np.arange(len(feed.images)).reshape(-1, 500)
+        logits = torch.cat([rig.teacher.logits(images) for images in feed.batches(0, rows)])
+        codec = LogitStore.open(rig.folder / "fp16.zarr").codec
+        self._view = EncodedView(codec, {"logits": logits - logits.amax(1, keepdim=True)})
+        self.n_views = rig.settings.epochs
+
+    def load(self, view: int) -> EncodedView:
+        """Return the same logits for every view."""
+        return self._view
+
+    def prefetch(self, view: int) -> None:
+        """Nothing is to be read."""
+
+
+def _teacher(bench: Bench, path: Path) -> Teacher:
+    net = network(32, 64, 128, 256, stride=1)
+    data = bench.data
+    card = ModelCard(
+        architecture=Architecture(name="plain_net", num_classes=10),
+        preprocessing=Preprocessing(size=32, mean=data.mean, std=data.std),
+        classes=data.classes,
+    )
+    if not path.exists():
+        torch.manual_seed(0)
+        result = train(
+            bench,
+            net,
+            card,
+            views=VIEWS,
+            targets=None,
+            loss=_cross_entropy,
+            settings=TEACHER,
+            seed=0,
+            state_path=path.with_suffix(".state"),
+            identity={},
+        )
+        torch.save(result.last, path)
+    load_state(net, read_tensors(path), path)
+    return Teacher(name="plain_net", network=net.eval(), card=card, precision="fp32")
+
+
+def _cross_entropy(student: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+    return nn.functional.cross_entropy(student, labels)
+
+
+def summary(runs: Mapping[str, Sequence[float]], reference: str) -> dict[str, dict[str, float]]:
+    """Return each arm's mean and its paired difference to a reference, with standard errors, in percent."""
+    table = {}
+    for arm, values in runs.items():
+        paired = [100 * (a - b) for a, b in zip(values, runs[reference], strict=False)]
+        percent = [100 * value for value in values]
+        table[arm] = {
+            "mean": statistics.mean(percent),
+            "standard_error": _standard_error(percent),
+            "difference": statistics.mean(paired),
+            "difference_standard_error": _standard_error(paired),
+            "seeds": len(values),
+        }
+    return table
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")

@@ -1,0 +1,165 @@
+"""Drift: readers render a store's witnesses again, and refuse pixels that the teacher did not see."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.audit import replay
+from pipeline.caching.dump import cache_logits
+from pipeline.drift import measure_drift, require_same_pixels, store_sightings
+from pipeline.errors import MismatchError
+from pipeline.feed import Feed
+from pipeline.loader import Loader
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.rendering import crops
+from pipeline.replay import ReplayDataset
+from pipeline.store.reader import LogitStore
+from pipeline.store.slices import Slice
+from pipeline.targets import Targets
+from pipeline.views.augmentations import Cutmix, RandomResizedCrop
+from pipeline.views.spec import ViewSpec
+
+MIXED = ViewSpec(seed=3, random_resized_crop=RandomResizedCrop(), flip="random", cutmix=Cutmix())
+
+
+@pytest.fixture(scope="module", params=["plain", "mixed"])
+def store(request, bench, teacher, make_spec, tmp_path_factory) -> LogitStore:
+    path = tmp_path_factory.mktemp("drift") / "main.zarr"
+    spec = make_spec() if request.param == "plain" else make_spec(views=MIXED)
+    cache_logits(bench, teacher, spec, path)
+    return LogitStore.open(path)
+
+
+@pytest.fixture
+def _brighter(monkeypatch):
+    """Rendering that comes out one level brighter in one corner, as another kernel might."""
+    right = crops.crop_and_resize
+
+    def wrong(*arguments):
+        pixels = right(*arguments)
+        pixels[:, 0, 0] = torch.where(pixels[:, 0, 0] < 255, pixels[:, 0, 0] + 1, 254)
+        return pixels
+
+    monkeypatch.setattr(crops, "crop_and_resize", wrong)
+
+
+def _feed(store: LogitStore, bench, teacher, images=None) -> Feed:
+    images = bench.data.train if images is None else images
+    blocks = store.blocks_of(images)
+    return bench.feed(images, store.view_spec, teacher.card.preprocessing, blocks)
+
+
+def test_the_witnesses_are_what_the_teacher_saw(store, bench, teacher):
+    feed = _feed(store, bench, teacher)
+    seen = store_sightings(store, "train", bench.data.train)
+    drift = measure_drift(feed, seen)
+    # 68 training images in shards of 16 rows, three views.
+    assert drift.checked == 3 * 68 == sum(len(sighting.rows) for sighting in seen)
+    assert (drift.differing, drift.first) == (0, None)
+
+
+def test_held_out_images_have_witnesses_too(store, bench, teacher):
+    feed = bench.feed(bench.data.test, None, teacher.card.preprocessing)
+    drift = measure_drift(feed, store_sightings(store, "test", bench.data.test))
+    assert (drift.checked, drift.differing) == (len(bench.data.test), 0)
+
+
+@pytest.mark.usefixtures("_brighter")
+def test_other_pixels_are_refused_with_the_sample_the_versions_and_the_difference(store, bench, teacher):
+    feed = _feed(store, bench, teacher)
+    with pytest.raises(MismatchError) as refusal:
+        require_same_pixels(store, feed)
+    text = str(refusal.value)
+    assert re.search(r"204 of 204 witnesses look otherwise .* first 'train/\d+' in view 0", text)
+    assert "levels of 255" in text
+    assert re.search(r"made with decoder none, torch \S+, torchvision \S+, here decoder none, torch", text)
+    assert "--allow-drift" in text
+
+
+def test_the_measured_difference_is_that_of_the_kept_pixels(store, bench, teacher, monkeypatch):
+    feed = _feed(store, bench, teacher)
+    right = Feed.rendered
+
+    def brighter(self, requests):
+        for pixels in right(self, requests):
+            yield torch.where(pixels < 253, pixels + 3, pixels - 3)
+
+    monkeypatch.setattr(Feed, "rendered", brighter)
+    drift = measure_drift(feed, store_sightings(store, "train", bench.data.train))
+    assert drift.differing == drift.checked
+    assert (drift.mean_levels, drift.largest_levels) == (3.0, 3)
+
+
+@pytest.mark.usefixtures("_brighter")
+def test_every_reader_refuses(store, bench, teacher):
+    images = bench.data.train
+    targets = Targets(store, images, torch.device("cpu"))
+    with pytest.raises(MismatchError, match="witnesses look otherwise"):
+        Loader(_feed(store, bench, teacher), targets, batch_size=8, seed=0, n_classes=3)
+    with pytest.raises(MismatchError, match="witnesses look otherwise"):
+        ReplayDataset(store, bench.data)
+    audit = replay(store, bench, teacher, 4)
+    assert not audit.ok
+    assert "witnesses look otherwise" in audit.bad[0]
+
+
+@pytest.mark.usefixtures("_brighter")
+def test_a_reader_that_is_told_to_goes_on_and_says_how_far_off_it_is(store, bench, teacher, capsys):
+    allowed = LogitStore(store.location, store.manifest, allow_drift=True)
+    loader = Loader(
+        _feed(allowed, bench, teacher),
+        Targets(allowed, bench.data.train, torch.device("cpu")),
+        batch_size=8,
+        seed=0,
+        n_classes=3,
+    )
+    assert len(list(loader.epoch(0))) == loader.steps_per_epoch
+    assert "204 of 204 witnesses look otherwise" in capsys.readouterr().err
+    audit = replay(allowed, bench, teacher, 8)
+    assert audit.ok
+    assert audit.replay_kl_mean is not None
+    assert audit.drift is not None
+    assert audit.drift.differing == 204
+    assert "drift" not in audit.to_dict()
+
+
+def test_other_eyes_of_the_student_make_no_difference(store, bench, teacher):
+    eyes = Preprocessing(size=20, mean=(0.5,), std=(0.5,))
+    feed = bench.feed(bench.data.train, store.view_spec, eyes, store.blocks_of(bench.data.train))
+    require_same_pixels(store, feed)
+
+
+def test_a_subset_is_checked_by_its_own_witnesses(bench, teacher, make_spec, tmp_path):
+    path = tmp_path / "main.zarr"
+    cache_logits(bench, teacher, make_spec(), path)
+    images = bench.data.train.subset(np.arange(len(bench.data.train))[5::3])
+    store = LogitStore.open(path)
+    drift = measure_drift(_feed(store, bench, teacher, images), store_sightings(store, "train", images))
+    assert drift.checked == 3 * len(images)
+    assert drift.differing == 0
+
+
+def test_a_dump_does_not_go_on_with_other_pixels(bench, teacher, make_spec, tmp_path, request):
+    path = tmp_path / "main.zarr"
+    cache_logits(bench, teacher, make_spec(), path, part=Slice(0, 3), completes=False)
+    request.getfixturevalue("_brighter")
+    with pytest.raises(MismatchError, match="witnesses look otherwise"):
+        cache_logits(bench, teacher, make_spec(), path)
+    assert not (path / "manifest.json").exists()
+
+
+def test_images_of_another_decoder_are_refused_by_its_name(store, bench):
+    changed = bench.data.train.digests.copy()
+    changed[7] ^= np.uint64(1)
+    images = replace(bench.data.train, digests=changed, decoder="torchvision 9.9")
+    with pytest.raises(
+        MismatchError, match=r"other content there, decoded by none, here by torchvision 9\.9"
+    ):
+        store.rows_of(images)
+    allowed = LogitStore(store.location, store.manifest, allow_drift=True)
+    assert np.array_equal(allowed.rows_of(images), store.rows_of(bench.data.train))
