@@ -47,8 +47,8 @@ class Drift:
             return f"{self.checked:,} witnesses look as the teacher saw them"
         return (
             f"{self.differing:,} of {self.checked:,} witnesses look otherwise than the teacher saw them, "
-            f"first {self.first}; the {PLACES} pixels that are kept of each differ by {self.mean_levels:.2f} "
-            f"levels of 255 on average and {self.largest_levels} at most"
+            f"first {self.first}; of {PLACES} pixels that are kept of each, levels of 255 differ by "
+            f"{self.mean_levels:.2f} on average and {self.largest_levels} at most"
         )
 
     def require_none(self, origin: str, made_with: Mapping[str, str], decoder: str) -> None:

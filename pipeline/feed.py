@@ -45,7 +45,7 @@ class Feed:
         on_device: render on the device instead of the CPU, the same pixels; None where it suits.
 
     Raises:
-        ModelError: the data has more channels than the model takes.
+        ModelError: the model takes neither one channel nor three.
         ConfigError: views that these images cannot have.
     """
 
@@ -61,7 +61,7 @@ class Feed:
         blocks: Rows | None = None,
         on_device: bool | None = None,
     ) -> None:
-        _require_channels(images, preprocessing)
+        _require_channels(preprocessing)
         _require_room(images, spec)
         self.images = images
         self.spec = spec
@@ -73,7 +73,7 @@ class Feed:
 
     def seen_by(self, preprocessing: Preprocessing) -> Feed:
         """Return a feed of the same images and views for a model with other eyes."""
-        _require_channels(self.images, preprocessing)
+        _require_channels(preprocessing)
         other = copy(self)
         other.preprocessing, other._renderer = preprocessing, self._renderer.of_size(preprocessing.size)
         return other
@@ -144,12 +144,11 @@ def consecutive(count: int, batch_size: int) -> list[Rows]:
     return [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
 
 
-def _require_channels(images: PackedImages, preprocessing: Preprocessing) -> None:
-    if images.channels > preprocessing.channels:
+def _require_channels(preprocessing: Preprocessing) -> None:
+    if preprocessing.channels not in (1, 3):
         raise ModelError(
-            f"the model takes images of {preprocessing.channels} channel, the data has "
-            f"{images.channels}; expected no more; set data.channels to {preprocessing.channels}, or "
-            "choose another model"
+            f"the model takes images of {preprocessing.channels} channels; expected 1 (grey) or 3 "
+            "(colour); choose another model"
         )
 
 

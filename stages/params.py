@@ -80,6 +80,7 @@ class ModelParams:
         weights: where to start from: a built-in or torchvision weight name, or a checkpoint's path.
         fine_tune: train a teacher from `weights` on; without it they are used as they are. Students are
             always trained.
+        channels: 1 or 3 that the network sees; None takes the images' own.
         stem_stride: 1, 2 or 4; None suits it to the image size.
         options: keyword arguments of the architecture's builder.
         seed: of a teacher's training.
@@ -90,15 +91,18 @@ class ModelParams:
     model: str
     weights: str | None = None
     fine_tune: bool = False
+    channels: Literal[1, 3] | None = None
     stem_stride: Literal[1, 2, 4] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     seed: Seed = 0
     training: TrainingParams = field(default_factory=TrainingParams)
 
     def __post_init__(self) -> None:
-        shape = "stem_stride" if self.stem_stride else "options" if self.options else None
-        if self.weights is not None and shape:
-            raise ConfigError(f"{shape} and weights are both set; weights have their own form; remove one")
+        shapes = [name for name in ("channels", "stem_stride", "options") if getattr(self, name)]
+        if self.weights is not None and shapes:
+            raise ConfigError(
+                f"{shapes[0]} and weights are both set; weights have their own form; remove one"
+            )
 
     def start(self, image_size: int | None) -> Start:
         """Return what a run of this model begins with."""
@@ -106,6 +110,7 @@ class ModelParams:
             model=self.model,
             weights=self.weights,
             image_size=image_size,
+            channels=self.channels,
             stem_stride=self.stem_stride,
             options=self.options,
         )

@@ -71,7 +71,7 @@ def command(
         for problem in audit.bad:
             click.echo(problem)
         click.echo(f"{store}: {audit.checked} files checked, {len(audit.bad)} bad")
-        if audit.drift is not None and audit.ok:
+        if audit.drift is not None and str(audit.drift) not in audit.bad:
             click.echo(str(audit.drift))
         if audit.replayed:
             click.echo(

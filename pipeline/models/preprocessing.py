@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.rendering.colour import grey
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
@@ -42,8 +44,11 @@ class Preprocessing:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Map (B, S, S, c) uint8 to (B, channels, S, S) float32, channels-last in memory.
 
-        Grey images are repeated for a model of three channels, on the images' own device.
+        Grey images are repeated for a model of three channels; of colour images a model of one sees the
+        luma. On the images' own device.
         """
+        if pixels.shape[3] > self.channels:
+            pixels = grey(pixels)[..., None]
         scale = torch.tensor([1 / (255 * s) for s in self.std], device=pixels.device)
         shift = torch.tensor(
             [-m / s for m, s in zip(self.mean, self.std, strict=True)], device=pixels.device

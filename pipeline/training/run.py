@@ -5,6 +5,7 @@ Joins feeds, loader and loop; the same for a teacher, a student and a baseline.
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class Start:
         model: name of the architecture.
         weights: pretrained weights by name or path; None for fresh ones.
         image_size: input side in pixels; None takes the weights', or else the images' own.
+        channels: 1 or 3 that the network sees; None takes the images' own.
         stem_stride: 1, 2 or 4; None suits it to the image size.
         options: keyword arguments of the architecture's builder.
     """
@@ -48,6 +50,7 @@ class Start:
     model: str
     weights: str | None
     image_size: int | None
+    channels: int | None
     stem_stride: int | None
     options: dict[str, Any]
 
@@ -77,18 +80,27 @@ def initial_network(data: PreparedData, start: Start, seed: int) -> tuple[nn.Mod
 
 
 def _new_card(data: PreparedData, start: Start) -> ModelCard:
-    size = start.image_size or _own_size(data)
+    size, channels = start.image_size or _own_size(data), start.channels or data.channels
     return ModelCard(
         architecture=Architecture(
             name=start.model,
             num_classes=len(data.classes),
-            channels=data.channels,
+            channels=channels,
             stem_stride=start.stem_stride or default_stem_stride(start.model, size),
             options=start.options,
         ),
-        preprocessing=Preprocessing(size=size, mean=data.mean, std=data.std),
+        preprocessing=Preprocessing(
+            size=size, mean=_as_channels(data.mean, channels), std=_as_channels(data.std, channels)
+        ),
         classes=data.classes,
     )
+
+
+def _as_channels(moments: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return moments of the images as those of what a network of one or three channels sees of them."""
+    if len(moments) == channels:
+        return moments
+    return (statistics.mean(moments),) * channels
 
 
 def _own_size(data: PreparedData) -> int:

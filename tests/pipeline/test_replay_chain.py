@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from pipeline import ReplayDataset
 from pipeline.audit import replay, verify
 from pipeline.caching.dump import cache_logits
 from pipeline.errors import MismatchError
@@ -93,20 +91,6 @@ def test_a_subset_of_the_dumped_samples_may_train(store, feed, teacher):
     loader = Loader(part, Targets(store, images, CPU), batch_size=4, seed=0)
     for batch in loader.epoch(1):
         assert torch.allclose(batch.teacher_logits, relative(teacher.logits(batch.images)), atol=2e-3)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_plain_dataset_works_in_a_data_loader(store, bench, teacher, workers):
-    dataset = ReplayDataset(store, bench.data, teacher.card.preprocessing)
-    assert dataset.n_views == COUNT
-    for view in range(COUNT):
-        dataset.set_view(view)
-        seen = 0
-        for images, labels, logits in DataLoader(dataset, 8, shuffle=True, num_workers=workers):
-            assert torch.allclose(logits, relative(teacher.logits(images)), atol=2e-3)
-            assert labels.dtype == torch.int64
-            seen += len(images)
-        assert seen == len(dataset)
 
 
 def test_a_feed_gives_the_same_batches_whatever_its_workers(feed, bench, teacher):

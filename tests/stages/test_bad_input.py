@@ -342,17 +342,17 @@ def test_an_unfinished_store_can_be_inspected(project, capsys):
     assert "NOT complete" in capsys.readouterr().out
 
 
-def test_colour_images_for_a_grey_teacher(project, fails):
+def test_a_teacher_of_two_channels(project, fails):
     card = Path("models/teachers/tutor.json")
-    card.write_text(card.read_text().replace('"channels": 3', '"channels": 1'))
+    card.write_text(card.read_text().replace('"channels": 3', '"channels": 2'))
     state = torch.load("models/teachers/tutor.pt", weights_only=True)
-    state["stem.weight"] = state["stem.weight"][:, :1]
+    state["stem.weight"] = state["stem.weight"][:, :2]
     torch.save(state, "models/teachers/tutor.pt")
     preprocessing = json.loads(card.read_text())
     for moment in ("mean", "std"):
-        preprocessing["preprocessing"][moment] = [0.5]
+        preprocessing["preprocessing"][moment] = [0.5, 0.5]
     card.write_text(json.dumps(preprocessing))
-    fails(["cache-logits", "main"], "1 channel, the data has 3")
+    fails(["cache-logits", "main"], "images of 2 channels; expected 1 (grey) or 3")
 
 
 def test_missing_store(project, fails):

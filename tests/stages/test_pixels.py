@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torchvision.models.shufflenetv2 import ShuffleNetV2
@@ -90,8 +92,6 @@ def is_training_view(shard_pixels: Pixels, validation: set[int]) -> Pixels:
 
 
 def split_numbers() -> tuple[set[int], set[int]]:
-    from pathlib import Path
-
     from pipeline.data.packed import PreparedData
 
     data = PreparedData.open(Path("data/prepared"))
@@ -165,3 +165,41 @@ def test_same_pixels_after_an_interrupted_student(teacher_pixels, recorder):
     assert len(recorder.student) == (VIEWS - 1) * steps
     student = by_view_of_student(first + recorder.student, VIEWS)
     assert_same(teacher_pixels, student, VIEWS * steps * 16)
+
+
+EVERYTHING = {
+    "mixed": {
+        "random_resized_crop": {"scale": [0.3, 1.0]},
+        "rand_augment": {"num_ops": 2, "magnitude": 12},
+        "random_erasing": {"probability": 0.5},
+        "mixup": {"alpha": 0.8, "probability": 0.5},
+        "cutmix": {"probability": 0.5},
+    },
+    "trivial": {"pad_crop": {"padding": 3}, "flip": "alternating", "trivial_augment": {}},
+    "one by one": {
+        "random_affine": {"degrees": 20, "translate": [0.1, 0.1], "scale": [0.8, 1.2], "shear": [5, 5]},
+        "color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+        **{name: {} for name in ("grayscale", "posterize", "solarize", "sharpness")},
+        **{name: {} for name in ("autocontrast", "equalize")},
+    },
+}
+
+
+def images_of(batches: list[Tensor]) -> list[bytes]:
+    return [image.numpy().tobytes() for batch in batches for image in batch]
+
+
+@pytest.mark.parametrize("views", EVERYTHING.values(), ids=EVERYTHING)
+def test_any_augmentation_takes_a_line_of_params_alone(project, recorder, views):
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["dumps"]["main"]["views"] = {"count": VIEWS, "seed": 5, **views}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    assert run("cache-logits", "main", "--workers", 2) == 0
+    shown = set(images_of(recorder.teacher))
+    rendered_elsewhere = ("--render", "device", "--set", "students.pupil.batch_size=20")
+    assert run("train-student", "pupil", "kd", 0, "--dump", "main", *rendered_elsewhere) == 0
+    seen = images_of(recorder.student)
+    train, _ = split_numbers()
+    assert len(seen) == 2 * (len(train) // 20 * 20)
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= shown

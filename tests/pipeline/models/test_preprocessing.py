@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from pipeline.models.preprocessing import Preprocessing
 
@@ -42,6 +43,12 @@ def test_grey_images_are_repeated_for_a_model_of_three_channels():
     grey = IMAGENET.normalise(_pixels(1))
     assert torch.equal(grey, IMAGENET.normalise(_pixels(3)))
     assert grey.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_model_of_one_channel_sees_the_luma_of_colour_images():
+    pixels = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)
+    luma = rgb_to_grayscale(pixels.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    assert torch.equal(GREY.normalise(pixels), GREY.normalise(luma))
 
 
 def test_normalisation_of_a_sample_does_not_depend_on_its_batch():
