@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.drift import require_same_pixels
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed
 from pipeline.labels import mixed_labels
@@ -76,7 +75,7 @@ class Loader:
             if n_classes is None:
                 raise ConfigError("the views mix images and n_classes is None; expected their number")
         if targets is not None:
-            require_same_pixels(targets.store, feed)
+            targets.require_same_pixels(feed)
         self._feed, self._targets, self._seed, self._n_classes = feed, targets, seed, n_classes
         count = len(feed.images)
         self.batch_size = min(batch_size, count)

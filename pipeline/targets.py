@@ -15,6 +15,8 @@ from torch import Tensor
 
 from pipeline.codecs import Codec
 from pipeline.data.packed import PackedImages
+from pipeline.drift import require_same_pixels
+from pipeline.feed import Feed
 from pipeline.store.reader import LogitStore
 
 
@@ -61,6 +63,10 @@ class Targets:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="view-reader")
         self._pending: dict[int, Future[EncodedView]] = {}
         self._current: tuple[int, EncodedView] | None = None
+
+    def require_same_pixels(self, feed: Feed) -> None:
+        """Refuse a feed whose images do not look as the teacher saw them; see `pipeline.drift`."""
+        require_same_pixels(self.store, feed)
 
     def load(self, view: int) -> EncodedView:
         """Return one view's labels, in the order of the split."""

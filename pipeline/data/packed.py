@@ -66,10 +66,9 @@ class PackedImages:
 
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return one image (H, W, C) uint8, without a copy."""
-        height, width = self.shapes[row]
-        start = self.offsets[row]
-        count = int(height) * int(width) * self.channels
-        return self.pixels[start : start + count].reshape(height, width, self.channels)
+        height, width = self.shapes[row].tolist()
+        start = int(self.offsets[row])
+        return self.pixels[start : start + height * width * self.channels].reshape(height, width, -1)
 
     @functools.cached_property
     def uniform(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
@@ -300,5 +299,6 @@ def _open_split(folder: Path, name: str, channels: int, decoder: str) -> PackedI
     expected = int((arrays["shapes"].astype(np.int64).prod(1) * channels).sum())
     if size != expected:
         raise DataError(f"{path}: {size} bytes, expected {expected}; run: pipeline prepare")
-    pixels = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
+    # As a plain array: slicing a memmap costs more than copying a small image.
+    pixels = np.memmap(path, np.uint8, "r").view(np.ndarray) if size else np.zeros(0, np.uint8)
     return PackedImages(pixels=pixels, channels=channels, names=names, decoder=decoder, **arrays)

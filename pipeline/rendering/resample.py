@@ -80,10 +80,15 @@ def dense(first: Tensor, weights: Tensor, source: int, flips: Tensor | None = No
     return matrices.scatter_add_(2, places.clamp(0, source - 1), torch.where(inside, weights, 0))
 
 
+def multiply(pixels: Tensor, weights: Tensor) -> Tensor:
+    """Return the products (B, n, size) float32 of factors of at most 8 bits, whose sums stay below 2^24."""
+    return torch.bmm(pixels, weights)
+
+
 def weighted(pixels: Tensor, matrices: Tensor, bits: Tensor) -> Tensor:
     """Weigh the last axis of pixels (B, n, source), values 0..255, and round: (B, n, size) float32."""
     high, low = (matrices >> 8).float(), (matrices & 255).float()
-    sums = [torch.bmm(pixels, part.transpose(1, 2)).int() for part in (high, low)]
+    sums = [multiply(pixels, part.transpose(1, 2)).int() for part in (high, low)]
     shift = bits.view(-1, 1, 1)
     half = 1 << (shift - 1)
     return (((sums[0] << 8) + sums[1] + half) >> shift).clamp(0, 255).float()

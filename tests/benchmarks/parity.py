@@ -33,8 +33,8 @@ from tests.benchmarks.environment import environment
 from tests.benchmarks.small_students import (
     CPU,
     VIEWS,
-    CleanTargets,
     FirstViews,
+    GivenTargets,
     OnlineLoader,
     RememberingFeed,
     Rig,
@@ -103,8 +103,8 @@ def main() -> None:
     shared = RememberingFeed(rig.bench.data.train, VIEWS, eyes, device=CPU)
     store = rig.dump(CODEC, epochs)
     counts = [epochs, *(-(-epochs // part) for part in (2, 4, 8)), 1]
-    targets = {f"cached V={count}": FirstViews(store, rig.bench, count) for count in counts}
-    targets["mistake"] = CleanTargets(rig)
+    targets: dict[str, Any] = {f"cached V={count}": FirstViews(store, rig.bench, count) for count in counts}
+    targets["mistake"] = GivenTargets([rig.clean_logits()], epochs)
     runs: dict[str, list[float]] = {}
     for seed in range(arguments.seeds):
         for arm, given in targets.items():

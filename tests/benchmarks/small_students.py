@@ -33,7 +33,7 @@ from pipeline.models.checkpoint import ModelCard, load_state, read_tensors
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
-from pipeline.targets import EncodedView, Targets
+from pipeline.targets import Targets
 from pipeline.training.loop import fit
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
@@ -46,12 +46,12 @@ TEACHER = TrainingSettings(epochs=10, batch_size=128, learning_rate=0.1, precisi
 CPU = torch.device("cpu")
 
 
-def network(*widths: int, stride: int) -> nn.Module:
+def network(*widths: int, stride: int, classes: int = 10) -> nn.Module:
     """Return a plain net of 3x3 convolutions: a first layer, then two a width at half the resolution."""
     layers = _convolution(3, widths[0], stride)
     for narrow, wide in pairwise(widths):
         layers += [*_convolution(narrow, wide, 2), *_convolution(wide, wide, 1)]
-    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], 10))
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -109,12 +109,18 @@ class Rig:
         cache_logits(self.bench, self.teacher, spec, path)
         return LogitStore.open(path)
 
+    def clean_logits(self) -> Tensor:
+        """Return the teacher's logits (N, C) of the un-augmented images."""
+        feed = self.bench.feed(self.bench.data.train, None, self.teacher.card.preprocessing)
+        rows = np.arange(len(feed.images)).reshape(-1, 500)
+        return torch.cat([self.teacher.logits(images) for images in feed.batches(0, rows)])
+
     def train(self, feed: Feed, targets: Any, seed: int, loss: LossFunction | None = None) -> float:
         """Train one student and return its top-1 on the test images.
 
         Args:
             feed: the images.
-            targets: a `Targets`, or what has `load`, `prefetch` and `n_views`; None for none.
+            targets: a `Targets` or `GivenTargets`; None for none.
             seed: of initial weights and order.
             loss: instead of the rig's.
         """
@@ -188,23 +194,32 @@ class FirstViews(Targets):
         self.n_views = count
 
 
-class CleanTargets:
-    """The teacher's logits of the un-augmented image, whatever the student sees: the usual mistake."""
+@dataclass(frozen=True, slots=True)
+class GivenView:
+    """One view's logits (N, C) as they are."""
 
-    def __init__(self, rig: Rig) -> None:
-        feed = rig.bench.feed(rig.bench.data.train, None, rig.teacher.card.preprocessing)
-        rows = np.arange(len(feed.images)).reshape(-1, 500)
-        logits = torch.cat([rig.teacher.logits(images) for images in feed.batches(0, rows)])
-        codec = LogitStore.open(rig.folder / "fp16.zarr").codec
-        self._view = EncodedView(codec, {"logits": logits - logits.amax(1, keepdim=True)})
-        self.n_views = rig.settings.epochs
+    logits_NC: Tensor
 
-    def load(self, view: int) -> EncodedView:
-        """Return the same logits for every view."""
-        return self._view
+    def logits(self, rows: Tensor) -> Tensor:
+        """Return the logits of a batch's rows."""
+        return self.logits_NC.index_select(0, rows)
+
+
+class GivenTargets:
+    """Logits in memory instead of a store: of each view (N, C), or the same ones for `n_views` views."""
+
+    def __init__(self, views: Sequence[Tensor], n_views: int | None = None) -> None:
+        self._views, self.n_views = views, n_views or len(views)
+
+    def load(self, view: int) -> GivenView:
+        """Return one view's logits."""
+        return GivenView(self._views[view % len(self._views)])
 
     def prefetch(self, view: int) -> None:
         """Nothing is to be read."""
+
+    def require_same_pixels(self, feed: Feed) -> None:
+        """There is no store that bears witness."""
 
 
 def _teacher(bench: Bench, path: Path) -> Teacher:

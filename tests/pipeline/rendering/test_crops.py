@@ -11,25 +11,7 @@ from pipeline.rendering.render import render
 from pipeline.views.augmentations import PadCrop, RandomResizedCrop
 from pipeline.views.parameters import ViewParameters, view_parameters
 from pipeline.views.spec import ViewSpec
-
-# image height, width; box top, left, height, width; output size
-GEOMETRIES = [
-    ((28, 28), (0, 0, 28, 28), 32),
-    ((28, 28), (3, 5, 20, 17), 28),
-    ((64, 48), (0, 0, 64, 48), 24),
-    ((64, 48), (10, 2, 7, 41), 32),
-    ((300, 200), (17, 23, 251, 160), 64),
-    ((300, 200), (0, 0, 300, 200), 7),
-    ((50, 50), (49, 49, 1, 1), 16),
-    ((50, 50), (0, 10, 1, 30), 16),
-    ((50, 50), (10, 0, 30, 1), 16),
-    ((1, 90), (0, 3, 1, 80), 8),
-    ((90, 1), (3, 0, 80, 1), 8),
-    ((33, 31), (1, 1, 31, 29), 1),
-    ((5, 4), (0, 0, 5, 4), 61),
-    ((40, 40), (4, 4, 32, 32), 32),
-    ((257, 129), (1, 0, 255, 127), 97),
-]
+from tests.pipeline.rendering.geometries import GEOMETRIES
 
 
 def _parameters(boxes, flips=None) -> ViewParameters:

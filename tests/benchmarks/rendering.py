@@ -1,0 +1,223 @@
+"""Images rendered a second, against what people use instead, in one run.
+
+    pip install --no-deps kornia airbench                 (each is left out where it is not installed)
+    python -m tests.benchmarks.rendering [--device cpu] [--rounds 5] [--out FILE.json]
+
+Three jobs, sources and results uint8 in memory unless said otherwise:
+
+* pad-crop: 32 pixels, shifts of 4, flips, in batches of 500. airbench's batch_crop and batch_flip_lr (float32,
+  reflected edges, one thread's batch), kornia's RandomCrop and RandomHorizontalFlip (float32);
+* resized crop: 256 to 224, antialiased, flips, in batches of 64. kornia's RandomResizedCrop (float32, bilinear
+  without antialias: a worse filter);
+* RandAugment: the resized crop, then RandAugment of 2 operations, magnitude 9.
+
+Rivals draw their own parameters; ours are drawn too. v2 works image by image, as in a Dataset. `device` is our
+renderer of any device, here on --device; on a CPU it is there to be tested, not to be fast. Rounds alternate;
+printed are medians and the ratio of ours to each, round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.transforms import v2
+
+from pipeline.data.packed import PackedImages
+from pipeline.feed import Feed
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.views.augmentations import PadCrop, RandAugment, RandomResizedCrop
+from pipeline.views.spec import ViewSpec
+from stages.memory import keep_freed_memory
+from tests.benchmarks.environment import environment
+
+Work = Callable[[], object]
+OURS = "ours"
+
+
+def packed(count: int, side: int) -> PackedImages:
+    """Return smooth images with some noise, so that no operation has an easy time."""
+    generator = np.random.default_rng(0)
+    slope = np.linspace(0, 200, side)[:, None, None] + generator.uniform(0, 40, (count, 1, 1, 3))
+    pixels = (slope + generator.integers(0, 16, (count, side, side, 3))).astype(np.uint8)
+    return PackedImages(
+        pixels=pixels.ravel(),
+        channels=3,
+        offsets=np.arange(count) * side * side * 3,
+        shapes=np.full((count, 2), side, np.int32),
+        labels=np.zeros(count, np.int64),
+        keys=generator.integers(0, 1 << 63, count).astype(np.uint64),
+        digests=np.zeros(count, np.uint64),
+        names=("",) * count,
+    )
+
+
+def rendered(images: PackedImages, spec: ViewSpec, size: int, batch: int, **options: Any) -> Work:
+    """Return what renders a view of all images, a new view each time."""
+    eyes = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    feed = Feed(images, spec, eyes, **options)
+    views = itertools.count()
+
+    def work() -> None:
+        view = next(views)
+        for start in range(0, len(images), batch):
+            feed.pixels(view, np.arange(start, min(start + batch, len(images))))
+
+    return work
+
+
+def one_by_one(images: PackedImages, transform: v2.Transform) -> Work:
+    """Return what sends each image through v2's transforms, as a Dataset would."""
+    pixels, _ = images.uniform or (np.zeros(0), None)
+    tensors = list(torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2))
+
+    def work() -> None:
+        for image in tensors:
+            transform(image)
+
+    return work
+
+
+def in_batches(
+    images: PackedImages, transform: Callable[[torch.Tensor], object], batch: int, device: Any
+) -> Work:
+    """Return what sends float32 batches (B, C, H, W) that lie on the device through a transform."""
+    pixels, _ = images.uniform or (np.zeros(0), None)
+    whole = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div(255).contiguous().to(device)
+
+    def work() -> None:
+        for part in whole.split(batch):
+            transform(part)
+
+    return work
+
+
+def airbench(padding: int) -> Callable[[torch.Tensor], object] | None:
+    """Return airbench's crop and flip, or None where it is not installed."""
+    try:
+        from airbench.utils import batch_crop, batch_flip_lr
+    except ImportError:
+        return None
+
+    def transform(images: torch.Tensor) -> torch.Tensor:
+        padded = torch.nn.functional.pad(images, (padding,) * 4, "reflect")
+        return batch_flip_lr(batch_crop(padded, images.shape[3]))
+
+    return transform
+
+
+def kornia(*names: tuple[str, dict[str, Any]]) -> Callable[[torch.Tensor], object] | None:
+    """Return kornia's augmentations, one after the other, or None where it is not installed."""
+    try:
+        from kornia import augmentation
+    except ImportError:
+        return None
+    steps = [getattr(augmentation, name)(**options) for name, options in names]
+
+    def transform(images: torch.Tensor) -> torch.Tensor:
+        for step in steps:
+            images = step(images)
+        return images
+
+    return transform
+
+
+def jobs(device: torch.device) -> Iterator[tuple[str, int, dict[str, Work]]]:
+    """Yield each job's name, its number of images and who does it."""
+    ours: dict[str, Any] = {"device": torch.device("cpu"), "on_device": False}
+    there: dict[str, Any] = {"device": device, "on_device": True}
+    flip = ("RandomHorizontalFlip", {"p": 0.5})
+    small, large = packed(5000, 32), packed(192, 256)
+    spec = ViewSpec(seed=1, pad_crop=PadCrop(padding=4), flip="random")
+    batched = {
+        "airbench": airbench(4),
+        "kornia": kornia(("RandomCrop", {"size": (32, 32), "padding": 4}), flip),
+    }
+    yield (
+        "pad-crop",
+        len(small),
+        {
+            OURS: rendered(small, spec, 32, 500, **ours),
+            "device": rendered(small, spec, 32, 500, **there),
+            "v2": one_by_one(small, v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])),
+            **{name: in_batches(small, t, 500, device) for name, t in batched.items() if t is not None},
+        },
+    )
+    crop = [v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip()]
+    spec = ViewSpec(seed=1, random_resized_crop=RandomResizedCrop(), flip="random")
+    theirs = kornia(("RandomResizedCrop", {"size": (224, 224)}), flip)
+    yield (
+        "resized crop",
+        len(large),
+        {
+            OURS: rendered(large, spec, 224, 64, **ours),
+            "device": rendered(large, spec, 224, 64, **there),
+            "v2": one_by_one(large, v2.Compose(crop)),
+            **({} if theirs is None else {"kornia": in_batches(large, theirs, 64, device)}),
+        },
+    )
+    spec = ViewSpec(
+        seed=1, random_resized_crop=RandomResizedCrop(), flip="random", rand_augment=RandAugment()
+    )
+    bilinear = v2.InterpolationMode.BILINEAR
+    yield (
+        "RandAugment",
+        len(large),
+        {
+            OURS: rendered(large, spec, 224, 64, **ours),
+            "v2": one_by_one(large, v2.Compose([*crop, v2.RandAugment(interpolation=bilinear)])),
+        },
+    )
+
+
+def measure(count: int, work: dict[str, Work], rounds: int, device: torch.device) -> dict[str, Any]:
+    """Return images a second, and the ratio of ours to each."""
+    rates: dict[str, list[float]] = {name: [] for name in work}
+    for name in work:
+        work[name]()
+    for _ in range(rounds):
+        for name, act in work.items():
+            start = time.perf_counter()
+            act()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            rates[name].append(count / (time.perf_counter() - start))
+    return {
+        name: {
+            "images_a_second": round(statistics.median(values)),
+            "ours_over_it": round(
+                statistics.median(a / b for a, b in zip(rates[OURS], values, strict=True)), 2
+            ),
+        }
+        for name, values in rates.items()
+    }
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    device = torch.device(arguments.device)
+    result: dict[str, Any] = {"environment": environment()}
+    for name, count, work in jobs(device):
+        result[name] = measure(count, work, arguments.rounds, device)
+        print(name, json.dumps(result[name], indent=1), flush=True)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
