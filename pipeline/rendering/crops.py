@@ -7,8 +7,6 @@ channels-last slice.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,14 +29,16 @@ def crop_and_resize(
         parameters: of these rows, in this order.
         size: height and width of the result in pixels.
     """
-    out = np.empty((len(rows), size, size, images.channels), np.uint8)
-    for target, row, box, flip in zip(
-        out, rows.tolist(), parameters.boxes.tolist(), parameters.flips.tolist(), strict=True
-    ):
+    out = torch.empty((len(rows), size, size, images.channels), dtype=torch.uint8)
+    for target, row, box in zip(out.numpy(), rows.tolist(), parameters.boxes.tolist(), strict=True):
         crop = cut(images.image(row), *box)
-        pixels = crop if crop.shape == target.shape else _resize(crop, size)
-        target[...] = pixels[:, ::-1] if flip else pixels
-    return torch.from_numpy(out)
+        if crop.shape == target.shape:
+            target[...] = crop
+        else:
+            _resize(crop, target)
+    flipped = torch.from_numpy(np.flatnonzero(parameters.flips))
+    out[flipped] = out[flipped].flip(2)
+    return out
 
 
 def cut(image: Image, top: int, left: int, height: int, width: int) -> Image:
@@ -54,10 +54,9 @@ def cut(image: Image, top: int, left: int, height: int, width: int) -> Image:
     return out
 
 
-def _resize(image: Image, size: int) -> NDArray[Any]:
-    """(h, w, C) uint8 to (size, size, C): bilinear, antialiased, torch's fixed-point kernel."""
+def _resize(image: Image, target: Image) -> None:
+    """Resize (h, w, C) into (S, S, C): bilinear, antialiased, torch's fixed-point kernel."""
     # A copy: the slice is of a read-only map, and the kernel would make one of it.
-    source = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(source, (size, size), mode="bilinear", antialias=True)
-    pixels: NDArray[Any] = resized[0].permute(1, 2, 0).numpy()
-    return pixels
+    source, out = (torch.from_numpy(a).permute(2, 0, 1)[None] for a in (image.copy(), target))
+    # As `interpolate` does, but straight to where the result is wanted, which halves the time.
+    torch.ops.aten._upsample_bilinear2d_aa.out(source, target.shape[:2], False, out=out)

@@ -53,8 +53,17 @@ def carry_out(pixels: Tensor, steps: Sequence[Step]) -> Tensor:
         for op in np.unique(step.ops[step.ops != Op.NOTHING]).tolist():
             chosen = torch.from_numpy(np.flatnonzero(step.ops == op))
             for rows in torch.split(chosen, at_once):
-                pixels[rows] = KERNELS[Op(op)](pixels[rows], operands[rows])
+                _carry_out_one(KERNELS[Op(op)], pixels, operands, rows)
     return pixels
+
+
+def _carry_out_one(kernel: Kernel, pixels: Tensor, operands: Tensor, rows: Tensor) -> None:
+    if len(rows) > 1:
+        pixels[rows] = kernel(pixels[rows], operands[rows])
+    else:
+        # A view: large images come alone, and copying one costs as much as a simple operation.
+        row = slice(int(rows[0]), int(rows[0]) + 1)
+        pixels[row] = kernel(pixels[row], operands[row])
 
 
 def carry_out_masked(pixels: Tensor, steps: Sequence[Step]) -> Tensor:

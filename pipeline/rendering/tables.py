@@ -20,8 +20,10 @@ _MEAN_UNIT = 16  # a mean is in 16ths of a level
 def look_up(images: Tensor, tables: Tensor) -> Tensor:
     """Return the images with each pixel's value replaced by its table's."""
     count, kinds = tables.shape[:2]
-    offsets = torch.arange(count * kinds, dtype=torch.int32, device=images.device) * 256
-    places = images.int() + offsets.view(count, 1, 1, kinds)
+    places = images.int()
+    if count * kinds > 1:
+        offsets = torch.arange(count * kinds, dtype=torch.int32, device=images.device) * 256
+        places += offsets.view(count, 1, 1, kinds)
     return tables.reshape(-1).index_select(0, places.view(-1)).view(images.shape)
 
 

@@ -62,26 +62,22 @@ def draw_mixture(spec: ViewSpec, draws: Draws) -> Mixture | None:
     words = draws.words(Lane.MIXING)
     levels = np.full(len(draws), WHOLE, np.int64)
     boxes = np.zeros((len(draws), 4), np.int64)
-    taken = 0.0
-    for mix, drawn in ((spec.mixup, _whole_boxes), (spec.cutmix, _cut_boxes)):
-        if mix is None:
-            continue
-        chosen = rng.chance(words[0], taken + mix.probability) & ~rng.chance(words[0], taken)
-        taken += mix.probability
-        amounts = _beta_levels(mix.alpha, words[1])
-        boxes[chosen] = drawn(amounts, words)[chosen]
-        levels[chosen] = 0 if mix is spec.cutmix else amounts[chosen]
+    if spec.mixup is not None:
+        chosen = rng.chance(words[0], spec.mixup.probability)
+        boxes[chosen] = 0, 0, UNIT, UNIT
+        levels[chosen] = _beta_levels(spec.mixup.alpha, words[1, chosen])
+    if spec.cutmix is not None:
+        # From the other end, so that neither decides which samples the other one gets.
+        chosen = ~rng.chance(words[0], 1 - spec.cutmix.probability)
+        boxes[chosen] = _cut_boxes(_beta_levels(spec.cutmix.alpha, words[1, chosen]), words[2:, chosen])
+        levels[chosen] = 0
     return Mixture(levels=levels.astype(np.int32), boxes=boxes.astype(np.int32))
-
-
-def _whole_boxes(amounts: Ints, words: rng.Words) -> Ints:
-    return np.tile(np.array([0, 0, UNIT, UNIT]), (len(amounts), 1))
 
 
 def _cut_boxes(amounts: Ints, words: rng.Words) -> Ints:
     """Boxes of 1 - lambda of the area about a uniform centre, cut at the edges."""
     half = np.floor(np.sqrt((WHOLE - amounts) / WHOLE) * (UNIT // 2)).astype(np.int64)
-    centres = [rng.between(word, 0, UNIT - 1) for word in words[2:]]
+    centres = [rng.between(word, 0, UNIT - 1) for word in words]
     starts = [np.maximum(centre - half, 0) for centre in centres]
     ends = [np.minimum(centre + half, UNIT) for centre in centres]
     return np.stack([*starts, *(end - start for start, end in zip(starts, ends, strict=True))], axis=1)

@@ -123,9 +123,10 @@ class ViewSpec:
             MismatchError: another version of this program described it.
         """
         given = set(value) - {"semantics"}
-        unknown = sorted(given - {field.name for field in fields(cls)})
-        if unknown or value["semantics"] != SEMANTICS:
-            what = f"operation {unknown[0]}" if unknown else f"semantics {value['semantics']} of rendering"
+        unknown = sorted(given - {field.name for field in fields(cls)} | _unknown_settings(value))
+        if unknown or value.get("semantics") != SEMANTICS:
+            semantics = f"semantics {value.get('semantics')} of rendering"
+            what = f"operation {unknown[0]}" if unknown else semantics
             raise MismatchError(
                 f"the views have {what}; this program knows semantics {SEMANTICS} and the operations "
                 f"{', '.join(AUGMENTATIONS)}; use the version that made them, or make a new dump"
@@ -135,6 +136,15 @@ class ViewSpec:
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the canonical form."""
         return spec_digest(self.canonical())
+
+
+def _unknown_settings(value: Mapping[str, Any]) -> set[str]:
+    """Return the settings of operations that this program does not know, as OPERATION.SETTING."""
+    return {
+        f"{name}.{setting}"
+        for name, kind in AUGMENTATIONS.items()
+        for setting in set(value.get(name) or {}) - {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    }
 
 
 def _augmentation(name: str, value: Any) -> Any:

@@ -5,15 +5,16 @@
 
 Three jobs, sources and results uint8 in memory unless said otherwise:
 
-* pad-crop: 32 pixels, shifts of 4, flips, in batches of 500. airbench's batch_crop and batch_flip_lr (float32,
-  reflected edges, one thread's batch), kornia's RandomCrop and RandomHorizontalFlip (float32);
-* resized crop: 256 to 224, antialiased, flips, in batches of 64. kornia's RandomResizedCrop (float32, bilinear
-  without antialias: a worse filter);
+* pad-crop: 32 pixels, shifts of 4, flips, in batches of 500. airbench's batch_crop and batch_flip_lr
+  (float32, reflected edges), kornia's RandomCrop and RandomHorizontalFlip (float32);
+* resized crop: 256 to 224, antialiased, flips, in batches of 64. kornia's RandomResizedCrop (float32,
+  bilinear without antialias: a worse filter);
 * RandAugment: the resized crop, then RandAugment of 2 operations, magnitude 9.
 
-Rivals draw their own parameters; ours are drawn too. v2 works image by image, as in a Dataset. `device` is our
-renderer of any device, here on --device; on a CPU it is there to be tested, not to be fast. Rounds alternate;
-printed are medians and the ratio of ours to each, round by round.
+Rivals draw their own parameters; ours are drawn too. v2 works image by image, as in a Dataset, from arrays
+through ToImage; `v2, channels last` is given views of the arrays, with which its kernels are fastest.
+`device` is our renderer of any device, here on --device; on a CPU it is there to be tested, not to be fast.
+Rounds alternate; printed are medians and the ratio of ours to each, round by round.
 """
 
 from __future__ import annotations
@@ -74,16 +75,22 @@ def rendered(images: PackedImages, spec: ViewSpec, size: int, batch: int, **opti
     return work
 
 
-def one_by_one(images: PackedImages, transform: v2.Transform) -> Work:
+def one_by_one(images: PackedImages, *transforms: v2.Transform) -> dict[str, Work]:
     """Return what sends each image through v2's transforms, as a Dataset would."""
-    pixels, _ = images.uniform or (np.zeros(0), None)
-    tensors = list(torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2))
+    arrays = [images.image(row) for row in range(len(images))]
+    views = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
 
-    def work() -> None:
-        for image in tensors:
-            transform(image)
+    def through(inputs: list[Any], transform: v2.Transform) -> Work:
+        def work() -> None:
+            for image in inputs:
+                transform(image)
 
-    return work
+        return work
+
+    return {
+        "v2": through(arrays, v2.Compose([v2.ToImage(), *transforms])),
+        "v2, channels last": through(views, v2.Compose(list(transforms))),
+    }
 
 
 def in_batches(
@@ -147,7 +154,7 @@ def jobs(device: torch.device) -> Iterator[tuple[str, int, dict[str, Work]]]:
         {
             OURS: rendered(small, spec, 32, 500, **ours),
             "device": rendered(small, spec, 32, 500, **there),
-            "v2": one_by_one(small, v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()])),
+            **one_by_one(small, v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()),
             **{name: in_batches(small, t, 500, device) for name, t in batched.items() if t is not None},
         },
     )
@@ -160,7 +167,7 @@ def jobs(device: torch.device) -> Iterator[tuple[str, int, dict[str, Work]]]:
         {
             OURS: rendered(large, spec, 224, 64, **ours),
             "device": rendered(large, spec, 224, 64, **there),
-            "v2": one_by_one(large, v2.Compose(crop)),
+            **one_by_one(large, *crop),
             **({} if theirs is None else {"kornia": in_batches(large, theirs, 64, device)}),
         },
     )
@@ -173,7 +180,7 @@ def jobs(device: torch.device) -> Iterator[tuple[str, int, dict[str, Work]]]:
         len(large),
         {
             OURS: rendered(large, spec, 224, 64, **ours),
-            "v2": one_by_one(large, v2.Compose([*crop, v2.RandAugment(interpolation=bilinear)])),
+            **one_by_one(large, *crop, v2.RandAugment(interpolation=bilinear)),
         },
     )
 

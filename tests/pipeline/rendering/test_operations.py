@@ -212,7 +212,7 @@ def _random_maps(count: int):
 
 @each_picture
 def test_an_affine_map_is_within_one_level_of_v2s_and_of_its_own_in_doubles(size, channels):
-    """Weights are in 2048ths: 255/4096 a level along each axis beside the rounding, 0.63 in all."""
+    """Half a level by rounding, an eighth a weight, a sixteenth between passes, a little a coordinate."""
     images = pictures(size, channels)[:5]
     for values in _random_maps(12):
         ours = _warped(images, _map(**values))
@@ -228,7 +228,7 @@ def test_an_affine_map_is_within_one_level_of_v2s_and_of_its_own_in_doubles(size
         theirs = v2.functional.affine(images.permute(0, 3, 1, 2).float(), **settings).round().byte()
         assert _difference(ours, theirs.permute(0, 2, 3, 1)) <= 1, values
         exact = _bilinear(images.numpy(), _map(**values)[0] / 2**24)
-        assert np.abs(ours.numpy() - exact).max() < 0.63, values
+        assert np.abs(ours.numpy() - exact).max() < 0.83, values
 
 
 def _bilinear(images: np.ndarray, values: np.ndarray) -> np.ndarray:

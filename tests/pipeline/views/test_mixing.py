@@ -241,23 +241,15 @@ def test_mixup_and_cutmix_happen_as_often_as_they_should(mixup, cutmix):
     assert not uneven(kinds, [1 - mixup - cutmix, mixup, cutmix])
 
 
-def test_cutmix_beside_mixup_leaves_mixups_levels_as_they_are():
-    alone, both = (
-        _drawn(mixup=Mixup(probability=0.4), **more) for more in ({}, {"cutmix": Cutmix(probability=0.6)})
-    )
-    chosen = (alone.boxes[:, 2:] == UNIT).all(1)
-    assert np.array_equal(both.levels[chosen], alone.levels[chosen])
-    assert np.array_equal(both.boxes[chosen], alone.boxes[chosen])
-
-
-def test_mixup_beside_cutmix_takes_samples_from_it_and_leaves_the_others_boxes_as_they_are():
-    alone, both = (
-        _drawn(cutmix=Cutmix()),
-        _drawn(cutmix=Cutmix(probability=0.5), mixup=Mixup(probability=0.5)),
-    )
-    chosen = (both.levels == 0) & (both.boxes[:, 2:] < UNIT).any(1)
-    assert np.array_equal(both.boxes[chosen], alone.boxes[chosen])
-    assert not uneven(chosen, [0.5, 0.5])
+def test_mixup_and_cutmix_leave_each_others_samples_as_they_are():
+    mixup, cutmix = Mixup(probability=0.4), Cutmix(probability=0.6)
+    both, blended, cut = _drawn(mixup=mixup, cutmix=cutmix), _drawn(mixup=mixup), _drawn(cutmix=cutmix)
+    whole = (both.boxes == [0, 0, UNIT, UNIT]).all(1)
+    assert np.array_equal(whole, (blended.boxes == [0, 0, UNIT, UNIT]).all(1))
+    assert np.array_equal(both.levels[whole], blended.levels[whole])
+    assert np.array_equal(both.boxes[~whole], cut.boxes[~whole])
+    assert np.array_equal(both.levels[~whole], cut.levels[~whole])
+    assert not cut.boxes[whole].any()
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])

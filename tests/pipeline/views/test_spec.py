@@ -284,3 +284,14 @@ def test_other_semantics_of_rendering_are_refused(semantics):
     )
     with pytest.raises(MismatchError, match=message):
         ViewSpec.from_canonical(canonical)
+
+
+def test_a_setting_of_another_version_is_refused():
+    canonical = {**ViewSpec().canonical(), "color_jitter": {"brightness": 0.4, "gamma": 1.0}}
+    with pytest.raises(MismatchError, match=r"the views have operation color_jitter.gamma; "):
+        ViewSpec.from_canonical(canonical)
+
+
+def test_a_form_without_semantics_is_refused():
+    with pytest.raises(MismatchError, match="semantics None"):
+        ViewSpec.from_canonical({"seed": 0})
