@@ -56,7 +56,7 @@ def labels(
     views: list[TeacherOutput], pilot: TeacherOutput, head: torch.nn.Linear
 ) -> Iterator[tuple[str, float, list[Tensor]]]:
     """Yield name, bytes a view and what students read of each view, for every codec and format."""
-    known: list[tuple[str, Codec]] = [(name, find_codec(name, head.out_features)) for name in CODECS]
+    known: list[tuple[str, Codec]] = [(name, find_codec(name, len(head.weight))) for name in CODECS]
     known += [(f"features ({budget:g})", fit_features(pilot, head, budget)) for budget in BUDGETS]
     together = shuffled(rows_of(views, slice(None)))
     yield "online", 0.0, [view.logits for view in views]
