@@ -69,6 +69,56 @@ def test_kd_is_its_formula(labels, temperature, ce_weight, kd_weight):
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("labels", [LABELS, HALF_LABELLED], ids=["all", "half"])
+def test_nkd_is_its_formula(labels, temperature):
+    found = make_loss("nkd", {"temperature": temperature, "gamma": 1.5})(STUDENT, labels, TEACHER)
+    each = []
+    for student, teacher, label in zip(STUDENT.double(), TEACHER.double(), labels.tolist(), strict=True):
+        if label == -1:
+            each.append(0.0)
+            continue
+        log_s, t = (_log_softmax(x[None])[0] for x in (student, teacher))
+        t = np.exp(t)
+        others = [c for c in range(CLASSES) if c != label]
+        log_s_others, log_t_others = (
+            _log_softmax(x[None, others], temperature)[0] for x in (student, teacher)
+        )
+        rest = (np.exp(log_t_others) * log_s_others).sum()
+        each.append(-log_s[label] - t[label] * log_s[label] - 1.5 * temperature**2 * rest)
+    assert float(found) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+# Labels of mixed images: shares of two classes; of the third row a half is of an unlabelled image.
+SHARES = torch.zeros(BATCH, CLASSES)
+SHARES[torch.arange(BATCH), LABELS] += 0.7
+SHARES[torch.arange(BATCH), (LABELS + 2) % CLASSES] += 0.3
+SHARES[2] = 0.5 * torch.eye(CLASSES)[4]
+MIXABLE = [name for name, loss in LOSSES.items() if not loss.one_target]
+
+
+@pytest.mark.parametrize("name", MIXABLE)
+def test_a_mixed_label_weighs_the_losses_of_its_classes(name):
+    loss = make_loss(name, {})
+    soft = loss(STUDENT, torch.full((BATCH,), -1), TEACHER)
+    parts = [
+        (loss(STUDENT[row : row + 1], torch.tensor([label]), TEACHER[row : row + 1]) - alone) * share
+        for row in range(BATCH)
+        for alone in [loss(STUDENT[row : row + 1], torch.tensor([-1]), TEACHER[row : row + 1])]
+        for label, share in enumerate(SHARES[row].tolist())
+        if share
+    ]
+    expected = float(soft) + float(sum(parts)) / BATCH
+    assert float(loss(STUDENT, SHARES, TEACHER)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", MIXABLE)
+def test_shares_of_one_class_are_its_index(name):
+    loss = make_loss(name, {})
+    found, expected = (loss(STUDENT, labels, TEACHER) for labels in (torch.eye(CLASSES)[LABELS], LABELS))
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_the_gradient_of_scratch_is_the_error_of_the_probabilities():
     student = STUDENT.clone().requires_grad_()
     scratch(student, HALF_LABELLED).backward()

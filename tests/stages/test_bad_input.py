@@ -405,3 +405,42 @@ def test_interrupted_stage_keeps_the_store_of_another(project):
     shutil.copytree(STORE, "copy.zarr")
     assert run("cache-logits", "main", "--set", "dumps.main.codec=fp16") == 1
     assert (STORE / "manifest.json").read_bytes() == Path("copy.zarr/manifest.json").read_bytes()
+
+
+MIXING = ["--set", "dumps.main.views.cutmix={probability: 0.5}"]
+
+
+def test_a_dump_whose_batches_cut_groups_of_mixed_images(project, fails):
+    fails(
+        ["cache-logits", "main", *MIXING, "--set", "dumps.main.batch_size=18"],
+        "is 18",
+        "set it to 16 or 20",
+    )
+
+
+def test_a_student_whose_batches_cut_groups_of_mixed_images(project, fails):
+    assert run("cache-logits", "main", *MIXING) == 0
+    student = ["train-student", "pupil", "kd", "0", "--dump", "main", *MIXING]
+    fails([*student, "--set", "students.pupil.batch_size=18"], "is 18", "set it to 16 or 20")
+
+
+def test_a_loss_of_one_class_for_mixed_images(project, fails):
+    recipe = ["--set", "recipes.kd.loss=nkd"]
+    words = "loss nkd needs one class a sample", "dump main mix images", "choose another dump", "kd"
+    fails(["train-student", "pupil", "kd", "0", "--dump", "main", *MIXING, *recipe], *words)
+    fails(["report", *MIXING, *recipe], *words)
+
+
+def test_a_crop_that_could_miss_the_image(project, fails):
+    views = ["--set", "dumps.main.views={count: 1, seed: 0, pad_crop: {padding: 16}}"]
+    fails(["cache-logits", "main", *views], "pad_crop.padding is 16", "16x16 pixels", "at most 15")
+
+
+def test_contradictory_operations(project, fails):
+    views = ["--set", "dumps.main.views={count: 1, trivial_augment: {}, rand_augment: {}}"]
+    fails(["cache-logits", "main", *views], "both rand_augment and trivial_augment", "remove the other")
+
+
+def test_a_mistyped_operation(project, fails):
+    views = ["--set", "dumps.main.views.colour_jitter={}"]
+    fails(["cache-logits", "main", *views], "unknown key dumps.main.views.colour_jitter", "'color_jitter'")
