@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -40,6 +41,17 @@ class Batch:
     labels: Tensor
     teacher_logits: Tensor | None
     rows: NDArray[np.int64]
+
+    def split(self, parts: int) -> list[Batch]:
+        """Return the batch in so many parts of nearly equal size."""
+        if parts == 1:
+            return [self]
+        ends = [len(self.rows) * part // parts for part in range(parts + 1)]
+        return [self._part(slice(*bounds)) for bounds in pairwise(ends)]
+
+    def _part(self, some: slice) -> Batch:
+        teacher = None if self.teacher_logits is None else self.teacher_logits[some]
+        return Batch(self.images[some], self.labels[some], teacher, self.rows[some])
 
 
 class Loader:
@@ -86,14 +98,14 @@ class Loader:
         """Return which view an epoch shows."""
         return epoch if self._targets is None else epoch % self._targets.n_views
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch; the next view's logits are read meanwhile."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch, from a step on; the next view's logits are read meanwhile."""
         view = self.view(epoch)
         labels = None
         if self._targets is not None:
             labels = self._targets.load(view)
             self._targets.prefetch(self.view(epoch + 1))
-        batches = self._order(epoch)
+        batches = self._order(epoch)[first_step:]
         for rows, images in zip(batches, self._feed.batches(view, batches), strict=True):
             on_device = torch.from_numpy(rows).to(self._feed.device)
             teacher = None if labels is None else labels.logits(on_device)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.files import write_bytes, write_json
 from pipeline.models.checkpoint import ModelCard, save_checkpoint
-from pipeline.training.loop import EpochRecord, TrainingResult
+from pipeline.training.history import EpochRecord, TrainingResult
 
 
 def write_run(folder: Path, metrics: dict[str, Any], history: list[EpochRecord]) -> None:

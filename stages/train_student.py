@@ -82,8 +82,7 @@ def command(
         **test.to_dict(),
         "validation_top1": best.validation_top1,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "images_per_second": result.images_per_second,
-        "seconds": sum(record.seconds for record in result.history),
+        **result.speed,
         "best_epoch": result.best_epoch,
         "epochs": len(result.history),
     }

@@ -13,7 +13,7 @@ from pipeline.losses import make_loss
 from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint
 from pipeline.models.teacher import require_same_classes
 from pipeline.models.weights import load_pretrained
-from pipeline.training.loop import EpochRecord, TrainingResult
+from pipeline.training.history import EpochRecord, TrainingResult
 from pipeline.training.run import initial_network, train
 from stages import layout
 from stages.machine import Machine

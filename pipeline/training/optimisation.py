@@ -30,11 +30,14 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
 
 
 def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -> float:
-    """Return the rate of a step, counted from 0: linear warm-up, then a cosine descent to zero."""
+    """Return the rate of a step, counted from 0: linear warm-up, then a cosine to zero or steps down."""
     warmup = settings.warmup_epochs * steps_per_epoch
     total = settings.epochs * steps_per_epoch
     if step + 1 <= warmup:
         return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "step":
+        passed = sum(step >= milestone * steps_per_epoch for milestone in settings.milestones)
+        return float(settings.learning_rate * settings.step_factor**passed)
     progress = (step + 1 - warmup) / max(1.0, total - warmup)
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -29,7 +29,8 @@ from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.weights import load_pretrained
 from pipeline.targets import Targets
-from pipeline.training.loop import TrainingResult, fit
+from pipeline.training.history import TrainingResult
+from pipeline.training.loop import fit
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.spec import ViewSpec
 

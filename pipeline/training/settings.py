@@ -6,9 +6,12 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
+
 from pipeline.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
+_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,30 +21,52 @@ class TrainingSettings:
     Args:
         epochs: passes over the training split, at least 1.
         batch_size: images a step, at least 2.
+        accumulate: parts in which a batch goes through the network, one after the other, to save memory.
         optimizer: "sgd" (Nesterov momentum) or "adamw".
-        learning_rate: the peak, after warm-up and before the cosine descent to zero.
+        learning_rate: the peak, after warm-up.
+        schedule: "cosine" descends to zero; "step" multiplies by `step_factor` at each of `milestones`.
+        milestones: ascending epochs, counted from 0, at whose beginning the rate steps down.
+        step_factor: more than 0 and below 1.
         momentum: of SGD, in [0, 1).
         weight_decay: of matrices and filters; biases and norms have none.
         warmup_epochs: linear ascent from zero, may be a fraction of an epoch.
-        precision: of forward and backward: "fp32", or "bf16" autocast.
+        clip_norm: largest norm of all gradients together; 0 for none.
+        precision: of forward and backward: "fp32", or "bf16" or "fp16" autocast.
+        compile: let torch.compile make kernels of the network, for training and evaluation.
         ema_decay: per step, of an average of the weights that is used instead of them; 0 for none.
 
     """
 
     epochs: int = 10
     batch_size: int = 128
+    accumulate: int = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.1
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    step_factor: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 1.0
-    precision: Precision = "fp32"
+    clip_norm: float = 0.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
     ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(float(milestone) for milestone in self.milestones))
         checks = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
+            "accumulate": (1 <= self.accumulate <= self.batch_size, "1 to batch_size"),
+            "milestones": (
+                list(self.milestones) == sorted(set(self.milestones))
+                and all(0 < milestone < self.epochs for milestone in self.milestones)
+                and bool(self.milestones) == (self.schedule == "step"),
+                f"ascending epochs above 0 and below {self.epochs} for schedule step, none for cosine",
+            ),
+            "step_factor": (0 < self.step_factor < 1, "more than 0 and below 1"),
+            "clip_norm": (0 <= self.clip_norm < math.inf, "at least 0"),
             "learning_rate": (0 < self.learning_rate < math.inf, "more than 0"),
             "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
             "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
@@ -54,6 +79,11 @@ class TrainingSettings:
         for name, (holds, expected) in checks.items():
             if not holds:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}")
+
+    @property
+    def autocast(self) -> torch.dtype:
+        """The type in which forward and backward compute."""
+        return _AUTOCAST[self.precision]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""

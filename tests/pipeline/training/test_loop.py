@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import time
 from typing import Any
 
 import pytest
@@ -16,7 +18,8 @@ from pipeline.loader import Loader
 from pipeline.losses import scratch
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.training.loop import TrainingResult, fit
+from pipeline.training.history import TrainingResult
+from pipeline.training.loop import fit
 from pipeline.training.optimisation import WeightAverage
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.augmentations import PadCrop
@@ -101,7 +104,7 @@ def _scripted(*top1_and_nll: tuple[float, float]):
 
 
 def _timeless(result: TrainingResult) -> list[dict[str, Any]]:
-    timed = {"seconds": 0.0, "images_per_second": 0.0}
+    timed = dict.fromkeys(("seconds", "data_seconds", "evaluation_seconds", "images_per_second"), 0.0)
     return [dataclasses.asdict(record) | timed for record in result.history]
 
 
@@ -124,8 +127,9 @@ def test_training_learns(run):
 @pytest.mark.parametrize(
     "changed",
     [{"optimizer": "adamw", "learning_rate": 0.01}, {"ema_decay": 0.9}, {"precision": "bf16"},
-     {"momentum": 0}],
-    ids=["adamw", "ema", "bf16", "no-momentum"],
+     {"precision": "fp16"}, {"momentum": 0}, {"accumulate": 2, "clip_norm": 1.0},
+     {"schedule": "step", "milestones": (4, 6)}],
+    ids=["adamw", "ema", "bf16", "fp16", "no-momentum", "accumulated", "steps"],
 )  # fmt: skip
 def test_every_way_to_optimise_learns(run, changed):
     result = run(_settings(epochs=8, **changed))
@@ -214,6 +218,24 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, tmp_path, changed, epo
     with pytest.raises(_Interrupted):
         run(settings, loss=stop)
     resumed_loss = _InterruptedLoss((4 - epochs_done) * run.steps)
+    resumed = run(settings, loss=resumed_loss)
+    assert resumed_loss.calls_left == 0
+    _assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"ema_decay": 0.9}, {"precision": "fp16"}, {"accumulate": 3, "clip_norm": 0.5}],
+    ids=["plain", "ema", "fp16", "accumulated"],
+)
+@pytest.mark.parametrize("steps_done", [1, 6])
+def test_a_run_goes_on_from_any_step_to_the_same_bits(run, tmp_path, changed, steps_done):
+    settings = _settings(**changed)
+    calls_a_step = settings.accumulate
+    whole = run(settings, state_path=tmp_path / "whole.pt")
+    with pytest.raises(_Interrupted):
+        run(settings, loss=_InterruptedLoss((steps_done + 1) * calls_a_step - 1), save_seconds=0)
+    resumed_loss = _InterruptedLoss((4 * run.steps - steps_done) * calls_a_step)
     resumed = run(settings, loss=resumed_loss)
     assert resumed_loss.calls_left == 0
     _assert_same(resumed, whole)
@@ -359,7 +381,67 @@ def test_a_learning_rate_far_too_large_is_an_error_that_says_so(run):
         run(_settings(learning_rate=1e30))
 
 
+def test_gradients_of_parts_add_up_to_those_of_the_batch(run, tmp_path):
+    """Without batch norm and dropout, which look at the parts alone."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    whole = run(network=copy.deepcopy(plain), state_path=tmp_path / "whole.pt")
+    parts = run(_settings(accumulate=5), network=copy.deepcopy(plain))
+    for name, tensor in whole.last.items():
+        torch.testing.assert_close(parts.last[name], tensor, rtol=1e-4, atol=1e-6)
+    assert [r.loss for r in parts.history] == pytest.approx([r.loss for r in whole.history], rel=1e-4)
+
+
+def test_clipped_gradients_take_small_steps(run):
+    network = _network()
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    settings = _settings(epochs=1, clip_norm=1e-6, momentum=0, weight_decay=0, learning_rate=1.0)
+    run(settings, network=network)
+    moved = sum(float((p.detach() - before[name]).norm()) for name, p in network.named_parameters())
+    assert 0 < moved < 1e-4
+
+
+def test_a_compiled_network_trains_and_is_judged_compiled(run, tmp_path, monkeypatch):
+    wrapped = []
+    compile_it = torch.compile
+
+    def by_the_eager_backend(network):
+        wrapped.append(network)
+        return compile_it(network, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", by_the_eager_backend)
+    network = _network()
+    compiled = run(_settings(epochs=2, compile=True), network=network)
+    assert wrapped == [network]
+    plain = run(_settings(epochs=2), state_path=tmp_path / "plain.pt")
+    assert list(compiled.last) == list(plain.last)
+    assert [r.loss for r in compiled.history] == pytest.approx([r.loss for r in plain.history], rel=1e-4)
+    run(_settings(epochs=1, compile=True, ema_decay=0.9), state_path=tmp_path / "average.pt")
+    assert len(wrapped) == 3
+
+
+def test_time_is_told_apart_by_what_took_it(run, monkeypatch):
+    right = Loader.epoch
+
+    def slow(self, *arguments, **options):
+        for batch in right(self, *arguments, **options):
+            time.sleep(0.02)
+            yield batch
+
+    monkeypatch.setattr(Loader, "epoch", slow)
+
+    def judge(network):
+        time.sleep(0.05)
+        return Metrics(top1=0.5, nll=1.0)
+
+    result = run(_settings(epochs=1), evaluate=judge)
+    (record,) = result.history
+    assert 0.02 * run.steps <= record.data_seconds < record.seconds
+    assert record.evaluation_seconds >= 0.05
+    assert result.speed["stall_fraction"] == pytest.approx(record.data_seconds / record.seconds)
+
+
 def test_the_rate_of_a_run_is_the_median_of_its_epochs(run):
     result = run()
     rates = sorted(record.images_per_second for record in result.history)
-    assert rates[0] <= result.images_per_second <= rates[-1]
+    assert rates[0] <= result.speed["images_per_second"] <= rates[-1]

@@ -77,6 +77,16 @@ def test_a_training_that_is_all_warm_up_ends_at_the_peak():
     assert rates[-1] == pytest.approx(0.4)
 
 
+def test_a_step_schedule_steps_down_at_its_milestones():
+    rates = _rates(
+        _settings(warmup_epochs=1, epochs=5, schedule="step", milestones=(2, 3.5), step_factor=0.5)
+    )
+    steps = len(rates) // 5
+    assert rates[steps : 2 * steps] == pytest.approx([0.4] * steps)
+    assert rates[2 * steps : 7 * steps // 2] == pytest.approx([0.2] * (7 * steps // 2 - 2 * steps))
+    assert rates[7 * steps // 2 :] == pytest.approx([0.1] * (5 * steps - 7 * steps // 2))
+
+
 # Weight decay
 
 

@@ -30,6 +30,12 @@ from pipeline.training.settings import TrainingSettings
         ("warmup_epochs", 10.5),
         ("ema_decay", 1.0),
         ("ema_decay", -0.5),
+        ("accumulate", 0),
+        ("accumulate", 129),
+        ("clip_norm", -1.0),
+        ("clip_norm", math.inf),
+        ("step_factor", 1.0),
+        ("step_factor", 0.0),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_what_was_found_and_expected(name, value):
@@ -66,3 +72,14 @@ def test_settings_are_plain_values_that_rebuild_them():
 def test_settings_cannot_be_changed():
     with pytest.raises(AttributeError):
         TrainingSettings().epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("schedule", "milestones"),
+    [("step", ()), ("cosine", (3,)), ("step", (0,)), ("step", (10,)), ("step", (5, 3)), ("step", (3, 3))],
+)
+def test_milestones_that_make_no_schedule_are_refused(schedule, milestones):
+    with pytest.raises(
+        ConfigError, match=r"milestones is .* expected ascending epochs above 0 and below 10"
+    ):
+        TrainingSettings(schedule=schedule, milestones=milestones)

@@ -1,0 +1,159 @@
+"""The state of a run: what passes from step to step, and to and from disk.
+
+Everything that decides the next step is here: weights, optimiser, average, random numbers, and how many
+steps of which epoch are done. Batches are a pure function of (seed, epoch), so a run that goes on sees
+those that it would have seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.files import write_atomic
+from pipeline.metrics import Metrics
+from pipeline.models.checkpoint import StateDict
+from pipeline.progress import note
+from pipeline.training.history import EpochRecord, TrainingResult
+from pipeline.training.optimisation import WeightAverage, make_optimizer
+from pipeline.training.settings import TrainingSettings
+
+
+@dataclass(slots=True, kw_only=True)
+class EpochState:
+    """How far an epoch is.
+
+    Args:
+        step: steps that are done.
+        loss: () sum over these steps, on the device: looking at it would wait.
+        bad_step: () the first of all steps whose loss was not finite, or -1; on the device, too.
+        seconds, data_seconds: spent, and of these waiting for batches.
+        random: states of the random number generators at this step; None at the beginning.
+    """
+
+    step: int
+    loss: Tensor
+    bad_step: Tensor
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+    random: list[Tensor] | None = None
+
+    @classmethod
+    def new(cls, device: torch.device) -> EpochState:
+        """Return the state of an epoch that begins."""
+        none = torch.full((), -1, device=device)
+        return cls(step=0, loss=torch.zeros((), device=device), bad_step=none)
+
+
+class RunState:
+    """A run on its way.
+
+    Args:
+        network: on the device.
+        settings: of the optimisation.
+        device: where everything is.
+    """
+
+    def __init__(self, network: nn.Module, settings: TrainingSettings, device: torch.device) -> None:
+        self.network, self.settings, self.device = network, settings, device
+        self.optimizer = make_optimizer(network, settings)
+        self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
+        self.epoch, self.current = 0, EpochState.new(device)
+        self.history: list[EpochRecord] = []
+        self.best: StateDict = {}
+        self.best_epoch, self._best_score = 0, (-1.0, 0.0)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is evaluated and kept."""
+        return self.average.network if self.average else self.network
+
+    def seed(self, seed: int) -> None:
+        """Set the random numbers of dropout and the like for what is left of the epoch."""
+        torch.manual_seed(seed * 1_000_003 + self.epoch)
+        if self.current.random is not None:
+            _set_random(self.current.random, self.device)
+
+    def finish_epoch(self, record: EpochRecord, figures: Metrics) -> None:
+        """Take in an epoch's record, and the weights if they are the best so far."""
+        self.history.append(record)
+        self.epoch, self.current = self.epoch + 1, EpochState.new(self.device)
+        score = self._score(figures)
+        if score > self._best_score:
+            self._best_score, self.best_epoch = score, self.epoch
+            self.best = _copy(self.judged.state_dict())
+
+    def _score(self, figures: Metrics) -> tuple[float, float]:
+        """Top-1, then likelihood; without validation every epoch beats the one before."""
+        if figures.top1 is None or figures.nll is None:
+            return float(self.epoch), 0.0
+        return figures.top1, -figures.nll
+
+    def result(self) -> TrainingResult:
+        """Return what a finished run leaves behind."""
+        return TrainingResult(
+            history=self.history,
+            last=_copy(self.judged.state_dict()),
+            best=self.best,
+            best_epoch=self.best_epoch,
+        )
+
+    def save(self, path: Path, identity: str) -> None:
+        """Write everything that is needed to go on, durably and at once."""
+        current = {name: getattr(self.current, name) for name in EpochState.__slots__}
+        content = {
+            "identity": identity,
+            "epoch": self.epoch,
+            "current": {**current, "random": _random(self.device) if self.current.step else None},
+            "history": [asdict(record) for record in self.history],
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.network.state_dict() if self.average else None,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_score": list(self._best_score),
+        }
+        write_atomic(path, lambda file: torch.save(content, file))
+
+    def resume(self, path: Path, identity: str) -> None:
+        """Go on where a run of this identity was saved, if there is one."""
+        if not path.exists():
+            return
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if content["identity"] != identity:
+            note(f"{path}: state of a run with other parameters, data or teacher; starting anew")
+            return
+        self.epoch, self.best_epoch = content["epoch"], content["best_epoch"]
+        current = content["current"]
+        on_device = {name: current[name].to(self.device) for name in ("loss", "bad_step")}
+        self.current = EpochState(**{**current, **on_device})
+        self.history = [EpochRecord(**record) for record in content["history"]]
+        self.best, self._best_score = content["best"], tuple(content["best_score"])
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        if self.average:
+            self.average.network.load_state_dict(content["average"])
+        step = f", step {self.current.step} of the next" if self.current.step else ""
+        note(f"resuming after epoch {self.epoch} of {self.settings.epochs}{step}")
+
+
+def _random(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _set_random(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
+
+
+def _copy(state: StateDict) -> StateDict:
+    return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
