@@ -9,7 +9,7 @@ never on batch, order, threads or device.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 
@@ -21,8 +21,10 @@ from torch import Tensor
 from pipeline.data.packed import PackedImages
 from pipeline.errors import ConfigError, ModelError
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.rendering.device import DeviceRenderer
 from pipeline.rendering.regions import mix
 from pipeline.rendering.render import make_renderer
+from pipeline.resident import ResidentViews
 from pipeline.rng import Draws
 from pipeline.views.mixing import Pairing, draw_mixture
 from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters
@@ -70,12 +72,21 @@ class Feed:
         self._workers, self._ahead = workers, ahead
         self.pairing = Pairing(spec.seed, images.keys, blocks) if spec and spec.mixes else None
         self._renderer = make_renderer(images, preprocessing.size, device, on_device=on_device)
+        self._resident = self._make_resident()
+
+    def _make_resident(self) -> ResidentViews | None:
+        renderer = self._renderer
+        if not isinstance(renderer, DeviceRenderer) or not renderer.is_resident:
+            return None
+        every = np.arange(len(self.images))
+        return ResidentViews(renderer, lambda view: self.parameters(view, every), self.pairing)
 
     def seen_by(self, preprocessing: Preprocessing) -> Feed:
         """Return a feed of the same images and views for a model with other eyes."""
         _require_channels(preprocessing)
         other = copy(self)
         other.preprocessing, other._renderer = preprocessing, self._renderer.of_size(preprocessing.size)
+        other._resident = other._make_resident()
         return other
 
     def parameters(self, view: int, rows: Rows) -> ViewParameters:
@@ -108,9 +119,16 @@ class Feed:
         """Return positions in `rows` (B,) such that no image is rendered twice for its partner's sake."""
         return np.arange(len(rows)) if self.pairing is None else self.pairing.arrange(view, rows)
 
-    def batches(self, view: int, batches: Iterable[Rows]) -> Iterator[Tensor]:
+    def prefetch(self, view: int) -> None:
+        """Prepare for a view that will be asked for soon."""
+        if self._resident is not None:
+            self._resident.prefetch(view)
+
+    def batches(self, view: int, batches: Sequence[Rows]) -> Iterator[Tensor]:
         """Yield each batch of rows as (B, channels, S, S) float32 on the device, in order."""
-        return self.stream((view, rows) for rows in batches)
+        if self._resident is None:
+            return self.stream((view, rows) for rows in batches)
+        return map(self.preprocessing.normalise, self._resident.batches(view, batches))
 
     def stream(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
         """Yield a batch, as `batches` does, for each (view, rows); views may change on the way."""

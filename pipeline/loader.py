@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed
 from pipeline.labels import mixed_labels
+from pipeline.rendering.transfer import to_device
 from pipeline.rng import Lane, permutation
 from pipeline.targets import Targets
 from pipeline.views.mixing import require_whole_groups
@@ -106,16 +107,19 @@ class Loader:
             labels = self._targets.load(view)
             self._targets.prefetch(self.view(epoch + 1))
         batches = self._order(epoch)[first_step:]
-        for rows, images in zip(batches, self._feed.batches(view, batches), strict=True):
-            on_device = torch.from_numpy(rows).to(self._feed.device)
+        there = to_device(np.array(batches), self._feed.device)
+        for soon in (view, self.view(epoch + 1)):
+            self._feed.prefetch(soon)
+        images = self._feed.batches(view, batches)
+        for rows, on_device, seen in zip(batches, there, images, strict=True):
             teacher = None if labels is None else labels.logits(on_device)
-            yield Batch(images, self._hard_labels(view, rows, on_device), teacher, rows)
+            yield Batch(seen, self._hard_labels(view, rows, on_device), teacher, rows)
 
     def _hard_labels(self, view: int, rows: Rows, on_device: Tensor) -> Tensor:
         own, mixture = self._labels[on_device], self._feed.shares(view, rows)
         if mixture is None or self._n_classes is None:
             return own
-        partners, shares = (torch.from_numpy(values).to(own.device) for values in mixture)
+        partners, shares = (to_device(values, own.device) for values in mixture)
         return mixed_labels(own, self._labels[partners], shares.float(), self._n_classes)
 
     def _order(self, epoch: int) -> list[Rows]:

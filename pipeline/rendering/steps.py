@@ -1,6 +1,4 @@
-"""Carrying out a view's steps: on the CPU each operation on the samples that have it, on other devices each
-on all of them with the others' results left out, so that shapes never depend on what was drawn.
-"""
+"""Carrying out a view's steps on the CPU: each operation on the samples that have it, in place."""
 
 from __future__ import annotations
 
@@ -64,28 +62,3 @@ def _carry_out_one(kernel: Kernel, pixels: Tensor, operands: Tensor, rows: Tenso
         # A view: large images come alone, and copying one costs as much as a simple operation.
         row = slice(int(rows[0]), int(rows[0]) + 1)
         pixels[row] = kernel(pixels[row], operands[row])
-
-
-def carry_out_masked(pixels: Tensor, steps: Sequence[Step]) -> Tensor:
-    """Carry out steps on any device, without waiting for it and with shapes that the spec alone decides.
-
-    Args:
-        pixels: (B, S, S, C) uint8.
-        steps: of these samples.
-    """
-    for step in steps:
-        before = pixels
-        ops = to_device(torch.from_numpy(step.ops), pixels.device)
-        operands = to_device(torch.from_numpy(step.operands), pixels.device)
-        for op in step.possible:
-            chosen = ops == op
-            done = KERNELS[op](before, operands * chosen[:, None])
-            pixels = torch.where(chosen.view(-1, 1, 1, 1), done, pixels)
-    return pixels
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device without waiting for it."""
-    if device.type == "cuda":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.bench import Bench
+from pipeline.bench import EVALUATION_BATCH, Bench
 from pipeline.data.packed import PreparedData
 from pipeline.errors import DataError
 from pipeline.loader import Loader
 from pipeline.losses import LossFunction
-from pipeline.metrics import Metrics
+from pipeline.metrics import Metrics, evaluate
 from pipeline.models.architecture import (
     Architecture,
     build,
@@ -149,8 +149,10 @@ def train(
     size, n_classes = settings.batch_size, len(data.classes)
     loader = Loader(feed, targets, batch_size=size, seed=seed, n_classes=n_classes)
 
+    held_out = bench.feed(data.validation, None, eyes)
+
     def validate(trained: nn.Module) -> Metrics:
-        return bench.evaluate(trained, eyes, data.validation)
+        return evaluate(trained, held_out, batch_size=EVALUATION_BATCH)
 
     return fit(
         network,

@@ -43,6 +43,7 @@ class ViewParameters:
         boxes: (N, 4) int32, top, left, height, width in source pixels; may reach outside the image,
             where everything is black.
         flips: (N,) bool, mirrored left to right after the crop.
+        side: height and width of all boxes in pixels, if they are squares of one size and known to be.
         steps: operations on the resized pixels, in their order.
         erasure: what is painted over after them, or None.
         mixture: how samples are mixed with their partners in the end, or None.
@@ -51,6 +52,7 @@ class ViewParameters:
 
     boxes: NDArray[np.int32]
     flips: NDArray[np.bool_]
+    side: int | None = None
     steps: tuple[Step, ...] = ()
     erasure: Erasure | None = None
     mixture: Mixture | None = None
@@ -59,6 +61,7 @@ class ViewParameters:
         return ViewParameters(
             boxes=self.boxes[rows],
             flips=self.flips[rows],
+            side=self.side,
             steps=tuple(step[rows] for step in self.steps),
             erasure=None if self.erasure is None else self.erasure[rows],
             mixture=None if self.mixture is None else self.mixture[rows],
@@ -78,10 +81,11 @@ def view_parameters(
 
     """
     draws = Draws(spec.seed, view, keys)
-    erasing = spec.random_erasing
+    boxes, erasing = crop_boxes(spec, draws, shapes).astype(np.int32), spec.random_erasing
     return ViewParameters(
-        boxes=crop_boxes(spec, draws, shapes).astype(np.int32),
+        boxes=boxes,
         flips=flips(spec, draws),
+        side=_side(boxes),
         steps=draw_steps(spec, draws),
         erasure=None
         if erasing is None
@@ -94,4 +98,11 @@ def centre_parameters(shapes: NDArray[np.int32], crop_fraction: float) -> ViewPa
     """Return the un-augmented view: the centred square of `crop_fraction` of the short side."""
     heights, widths = shapes[:, 0].astype(np.int64), shapes[:, 1].astype(np.int64)
     boxes = centre_boxes(heights, widths, crop_fraction)
-    return ViewParameters(boxes=boxes.astype(np.int32), flips=np.zeros(len(shapes), np.bool_))
+    flipped = np.zeros(len(shapes), np.bool_)
+    return ViewParameters(boxes=boxes.astype(np.int32), flips=flipped, side=_side(boxes))
+
+
+def _side(boxes: NDArray[np.integer[Any]]) -> int | None:
+    """Return the common side of boxes (N, 4) that are squares of one size."""
+    one_size = len(boxes) > 0 and bool((boxes[:, 2:] == boxes[0, 2]).all())
+    return int(boxes[0, 2]) if one_size else None

@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.rendering import regions, resample, steps
-from pipeline.rendering import render as rendering
-from pipeline.rendering.render import DeviceRenderer, render
+from pipeline.rendering import device as rendering
+from pipeline.rendering import regions, resample
+from pipeline.rendering.device import DeviceRenderer
+from pipeline.rendering.render import render
 from pipeline.views.parameters import ViewParameters, view_parameters
 from pipeline.views.spec import ViewSpec
 from tests.pipeline.rendering.geometries import GEOMETRIES
@@ -177,9 +178,11 @@ class _NoWaiting(TorchDispatchMode):
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_nothing_waits_for_the_device(images, monkeypatch, spec):
     """On tensors without values, which refuse to be read, as if they lay on a CUDA device."""
-    for module in (steps, rendering, regions):
+    for module in (rendering, regions):
         monkeypatch.setattr(
-            module, "to_device", lambda values, device: values.to(device, non_blocking=True)
+            module,
+            "to_device",
+            lambda values, device: torch.from_numpy(values).to(device, non_blocking=True),
         )
     packed, rows = images(3, False), np.arange(24)
     parameters = _drawn(packed, spec)

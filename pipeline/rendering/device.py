@@ -1,0 +1,222 @@
+"""Rendering on any device: a view's parameters as tensors there, and pixels without waiting for it.
+
+Shapes depend on the split, the size and the spec alone, so that a step can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data.packed import PackedImages
+from pipeline.errors import ConfigError
+from pipeline.rendering import resample
+from pipeline.rendering.regions import paint
+from pipeline.rendering.steps import KERNELS
+from pipeline.rendering.transfer import to_device
+from pipeline.views.mixing import Mixture
+from pipeline.views.operations import Op
+from pipeline.views.parameters import ViewParameters
+from pipeline.views.steps import Step
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStep:
+    """One operation on each of N samples; see `pipeline.views.steps.Step`.
+
+    Args:
+        ops: (N,) uint8.
+        operands: (N, 6) int32.
+        possible: the operations that it may hold.
+    """
+
+    ops: Tensor
+    operands: Tensor
+    possible: tuple[Op, ...]
+
+    @classmethod
+    def of(cls, step: Step, device: torch.device) -> DeviceStep:
+        """Copy a step to a device."""
+        return cls(to_device(step.ops, device), to_device(step.operands, device), step.possible)
+
+    def __getitem__(self, rows: Tensor) -> DeviceStep:
+        return DeviceStep(
+            self.ops.index_select(0, rows), self.operands.index_select(0, rows), self.possible
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMixture:
+    """How N samples are mixed; see `pipeline.views.mixing.Mixture`.
+
+    Args:
+        levels: (N,) int32.
+        boxes: (N, 4) int32.
+        shares: (N,) float32, how much of each mixture is the sample itself.
+    """
+
+    levels: Tensor
+    boxes: Tensor
+    shares: Tensor
+
+    @classmethod
+    def of(cls, mixture: Mixture, device: torch.device) -> DeviceMixture:
+        """Copy a mixture to a device."""
+        shares = mixture.shares.astype(np.float32)
+        return cls(*(to_device(values, device) for values in (mixture.levels, mixture.boxes, shares)))
+
+    def __getitem__(self, rows: Tensor) -> DeviceMixture:
+        return DeviceMixture(*(v.index_select(0, rows) for v in (self.levels, self.boxes, self.shares)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceParameters:
+    """One view of N samples on a device; see `pipeline.views.parameters.ViewParameters`.
+
+    Args:
+        boxes: (N, 4) int64.
+        flips: (N,) bool.
+        side: height and width of all boxes, where they are squares of one size.
+        steps: operations in their order.
+        erased: (N, 4) int32 boxes that are painted over, or None.
+        paint: grey level of the paint.
+        mixture: how samples are mixed in the end, or None.
+    """
+
+    boxes: Tensor
+    flips: Tensor
+    side: int | None
+    steps: tuple[DeviceStep, ...]
+    erased: Tensor | None
+    paint: int
+    mixture: DeviceMixture | None
+
+    @classmethod
+    def of(cls, parameters: ViewParameters, device: torch.device) -> DeviceParameters:
+        """Copy a view's parameters to a device."""
+        erasure, mixture = parameters.erasure, parameters.mixture
+        return cls(
+            boxes=to_device(parameters.boxes.astype(np.int64), device),
+            flips=to_device(parameters.flips, device),
+            side=parameters.side,
+            steps=tuple(DeviceStep.of(step, device) for step in parameters.steps),
+            erased=None if erasure is None else to_device(erasure.boxes, device),
+            paint=0 if erasure is None else erasure.value,
+            mixture=None if mixture is None else DeviceMixture.of(mixture, device),
+        )
+
+    def __getitem__(self, rows: Tensor) -> DeviceParameters:
+        return DeviceParameters(
+            boxes=self.boxes.index_select(0, rows),
+            flips=self.flips.index_select(0, rows),
+            side=self.side,
+            steps=tuple(step[rows] for step in self.steps),
+            erased=None if self.erased is None else self.erased.index_select(0, rows),
+            paint=self.paint,
+            mixture=None if self.mixture is None else self.mixture[rows],
+        )
+
+
+class DeviceRenderer:
+    """Renders batches on a device. Images of one size lie there; others are copied for each batch.
+
+    Args:
+        images: the split.
+        size: height and width of the result in pixels.
+        device: where pixels come out.
+
+    Raises:
+        ConfigError: images so much larger than the result that sums would not be exact.
+    """
+
+    def __init__(self, images: PackedImages, size: int, device: torch.device) -> None:
+        self._images, self.device = images, device
+        tallest, widest = images.shapes.max(0).tolist()
+        self._shape = tallest, widest, images.channels
+        self._size = self._exact(size)
+        self._resident: tuple[Tensor, Tensor] | None = None
+        if images.uniform is not None:
+            pixels, places = images.uniform
+            # A copy: the source is a read-only map.
+            whole = torch.from_numpy(np.array(pixels)).to(device)
+            self._resident = whole, torch.from_numpy(places).to(device)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all images lie on the device."""
+        return self._resident is not None
+
+    def of_size(self, size: int) -> DeviceRenderer:
+        """Return what renders the same images, which lie on the device once, in another size."""
+        other = copy(self)
+        other._size = self._exact(size)
+        return other
+
+    def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
+        """Return the pixels (B, S, S, channels) uint8 of these rows (B,), not yet mixed."""
+        there = DeviceParameters.of(parameters, self.device)
+        if self.is_resident:
+            return self.render_resident(to_device(rows, self.device), there)
+        return self._rendered(self._copied(rows), there)
+
+    def render_resident(self, rows: Tensor, parameters: DeviceParameters) -> Tensor:
+        """Do the same where rows (B,) int64, images and parameters of these rows lie on the device."""
+        if self._resident is None:
+            raise ValueError("the images do not lie on the device")
+        whole, places = self._resident
+        return self._rendered(whole.index_select(0, places.index_select(0, rows)), parameters)
+
+    def _rendered(self, sources: Tensor, parameters: DeviceParameters) -> Tensor:
+        fits = parameters.side == self._size or not len(sources)
+        crop = resample.cut if fits else resample.crop_and_resize
+        pixels = crop(sources, parameters.boxes, parameters.flips, self._size)
+        pixels = carry_out(pixels, parameters.steps)
+        return pixels if parameters.erased is None else paint(pixels, parameters.erased, parameters.paint)
+
+    def _copied(self, rows: Rows) -> Tensor:
+        """Return whole images (B, H, W, C), smaller ones with black below and to the right."""
+        sources = np.zeros((len(rows), *self._shape), np.uint8)
+        for source, row in zip(sources, rows.tolist(), strict=True):
+            image = self._images.image(row)
+            source[: image.shape[0], : image.shape[1]] = image
+        return to_device(sources, self.device)
+
+    def _exact(self, size: int) -> int:
+        tallest, widest, _ = self._shape
+        if not resample.is_exact(max(tallest, widest), size):
+            raise ConfigError(
+                f"images of {tallest}x{widest} pixels are rendered at {size}; on a device, expected sides "
+                f"of at most {_largest_source(size)}; use --render cpu"
+            )
+        return size
+
+
+def carry_out(pixels: Tensor, steps: Sequence[DeviceStep]) -> Tensor:
+    """Carry out steps, each operation on all samples, with the others' results left out.
+
+    Args:
+        pixels: (B, S, S, C) uint8.
+        steps: of these samples.
+    """
+    for step in steps:
+        before = pixels
+        for op in step.possible:
+            chosen = step.ops == op
+            done = KERNELS[op](before, step.operands * chosen[:, None])
+            pixels = torch.where(chosen.view(-1, 1, 1, 1), done, pixels)
+    return pixels
+
+
+def _largest_source(size: int) -> int:
+    side = size
+    while resample.is_exact(side + size, size):
+        side += size
+    return side

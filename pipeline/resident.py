@@ -1,0 +1,90 @@
+"""The resident path: images and a whole view's parameters lie on the device; a step gathers and renders.
+
+Nothing is copied and nothing waits inside an epoch: its order is sent ahead of it, and the next view's
+parameters are drawn and sent meanwhile, in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.rendering.device import DeviceParameters, DeviceRenderer
+from pipeline.rendering.regions import blend
+from pipeline.rendering.transfer import to_device
+from pipeline.views.mixing import Pairing
+from pipeline.views.parameters import ViewParameters
+
+Rows = NDArray[np.int64]
+
+
+class ResidentViews:
+    """Renders batches of whole views.
+
+    Args:
+        renderer: with all images on the device.
+        draw: from a view to its parameters of all N samples.
+        pairing: who is mixed with whom, where views mix.
+    """
+
+    def __init__(
+        self, renderer: DeviceRenderer, draw: Callable[[int], ViewParameters], pairing: Pairing | None
+    ) -> None:
+        self._renderer, self._draw, self._pairing = renderer, draw, pairing
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="view-parameters")
+        self._pending: dict[int, Future[DeviceParameters]] = {}
+
+    def prefetch(self, view: int) -> None:
+        """Begin to draw a view's parameters."""
+        if view not in self._pending:
+            self._pending[view] = self._pool.submit(self._load, view)
+
+    def batches(self, view: int, batches: Sequence[Rows]) -> Iterator[Tensor]:
+        """Yield the pixels (B, S, S, channels) uint8 of each batch of rows."""
+        self.prefetch(view)
+        # What is not shown now, nor was asked for last, is forgotten.
+        kept = {view, list(self._pending)[-1]}
+        self._pending = {some: loading for some, loading in self._pending.items() if some in kept}
+        parameters = self._pending[view].result()
+        if self._pairing is None:
+            for rows in self._sent(batches):
+                yield self._renderer.render_resident(rows, parameters[rows])
+            return
+        partners = [self._pairing.partners(view, rows) for rows in batches]
+        needed, places = zip(*map(_with_partners, batches, partners), strict=True)
+        own = torch.arange(max(map(len, batches)), device=self._renderer.device)
+        for rows, theirs, batch in zip(self._sent(needed), self._sent(places), batches, strict=True):
+            plain = self._renderer.render_resident(rows, parameters[rows])
+            yield self._mixed(plain, own[: len(batch)], theirs, parameters[rows[: len(batch)]])
+
+    def _mixed(self, plain: Tensor, own: Tensor, partners: Tensor, parameters: DeviceParameters) -> Tensor:
+        mixture = parameters.mixture
+        return plain if mixture is None else blend(plain, own, partners, mixture.levels, mixture.boxes)
+
+    def _load(self, view: int) -> DeviceParameters:
+        return DeviceParameters.of(self._draw(view), self._renderer.device)
+
+    def _sent(self, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        """Send arrays of rows to the device at once, and yield each there."""
+        if parts:
+            whole = to_device(np.concatenate(parts), self._renderer.device)
+            ends = np.cumsum([0, *map(len, parts)]).tolist()
+            for start, stop in pairwise(ends):
+                yield whole[start:stop]
+
+
+def _with_partners(rows: Rows, partners: Rows) -> tuple[Rows, Rows]:
+    """Return rows with the partners that are not among them behind, and each partner's place there."""
+    order = np.argsort(rows)
+    place = np.minimum(np.searchsorted(rows, partners, sorter=order), len(rows) - 1)
+    places = order[place]
+    missing = rows[places] != partners
+    extra, among = np.unique(partners[missing], return_inverse=True)
+    places[missing] = len(rows) + among
+    return np.concatenate([rows, extra]), places

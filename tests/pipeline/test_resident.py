@@ -1,0 +1,100 @@
+"""The resident path: the very batches of the path that renders in threads, and no more work than needed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.caching.dump import cache_logits
+from pipeline.feed import Feed
+from pipeline.loader import Loader
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.rendering.device import DeviceRenderer
+from pipeline.store.reader import LogitStore
+from pipeline.targets import Targets
+from pipeline.views.augmentations import Cutmix, Mixup, PadCrop, RandAugment, RandomErasing
+from pipeline.views.spec import ViewSpec
+
+CPU = torch.device("cpu")
+SPECS = {
+    "plain": ViewSpec(seed=2, pad_crop=PadCrop(padding=2), flip="random"),
+    "everything": ViewSpec(
+        seed=2,
+        pad_crop=PadCrop(padding=2),
+        flip="alternating",
+        rand_augment=RandAugment(),
+        random_erasing=RandomErasing(),
+        mixup=Mixup(probability=0.5),
+        cutmix=Cutmix(probability=0.5),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def store(request, bench, teacher, make_spec, tmp_path_factory) -> LogitStore:
+    path = tmp_path_factory.mktemp("resident") / "main.zarr"
+    cache_logits(bench, teacher, make_spec(views=SPECS[request.param]), path)
+    return LogitStore.open(path)
+
+
+def _loader(store, bench, *, on_device: bool, size: int = 12, batch_size: int = 12) -> Loader:
+    images = bench.data.train
+    eyes = Preprocessing(size=size, mean=(0.3,), std=(0.2,))
+    feed = Feed(
+        images, store.view_spec, eyes, device=CPU, blocks=store.blocks_of(images), on_device=on_device
+    )
+    return Loader(feed, Targets(store, images, CPU), batch_size=batch_size, seed=4, n_classes=3)
+
+
+@pytest.mark.parametrize("size", [8, 12], ids=["cut", "resized"])
+def test_both_paths_give_the_same_batches_in_every_epoch(store, bench, size):
+    here, there = (_loader(store, bench, on_device=on_device, size=size) for on_device in (False, True))
+    for epoch in (0, 1, 3, 2):
+        for one, other in zip(here.epoch(epoch), there.epoch(epoch), strict=True):
+            assert np.array_equal(one.rows, other.rows)
+            for name in ("images", "labels", "teacher_logits"):
+                assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_an_epoch_that_begins_at_a_step_has_the_rest_of_the_batches(store, bench):
+    loader = _loader(store, bench, on_device=True)
+    whole, rest = (list(loader.epoch(1, first_step=step)) for step in (0, 3))
+    assert len(rest) == len(whole) - 3 > 0
+    for one, other in zip(whole[3:], rest, strict=True):
+        assert torch.equal(one.images, other.images)
+
+
+def test_a_view_is_drawn_once_and_ahead_of_its_epoch(store, bench, monkeypatch):
+    loader = _loader(store, bench, on_device=True)
+    drawn = []
+    right = Feed.parameters
+
+    def recorded(self, view, rows):
+        drawn.append((view, len(rows)))
+        return right(self, view, rows)
+
+    monkeypatch.setattr(Feed, "parameters", recorded)
+    count = len(bench.data.train)
+    batches = loader.epoch(0)
+    next(batches)
+    loader._feed._resident._pool.submit(lambda: None).result()
+    assert drawn == [(0, count), (1, count)]
+    list(batches)
+    list(loader.epoch(1))
+    assert drawn == [(0, count), (1, count), (2, count)]
+
+
+def test_batches_of_whole_groups_render_no_image_twice(store, bench, monkeypatch):
+    rendered = []
+    right = DeviceRenderer.render_resident
+
+    def recorded(self, rows, parameters):
+        rendered.append(len(rows))
+        return right(self, rows, parameters)
+
+    loader = _loader(store, bench, on_device=True, batch_size=8)
+    monkeypatch.setattr(DeviceRenderer, "render_resident", recorded)
+    list(loader.epoch(0))
+    # Blocks of 16 rows: groups of four throughout, but for the last block's.
+    assert rendered[:-1] == [8] * (loader.steps_per_epoch - 1)
