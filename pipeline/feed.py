@@ -1,16 +1,16 @@
 """Images to a model: the one way pixels reach it, in dump, training and evaluation.
 
 A feed looks at one split with one model's eyes. Views are drawn from a spec, or are the un-augmented
-centre crop where there is none; batches are rendered ahead of need on threads. What a row's pixels are
-depends on (spec, view, sample, preprocessing) alone, and where views mix on who is in the sample's block;
-never on batch, order, threads or device.
+centre crop where there is none. Batches come by one of two paths: from a device that holds all images
+(`resident.py`), or rendered ahead of need by threads (`staged.py`). What a row's pixels are depends on (spec,
+view, sample, preprocessing) alone, and where views mix on who is in the sample's block; never on batch,
+order, threads, path or device.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 
 import numpy as np
@@ -23,9 +23,10 @@ from pipeline.errors import ConfigError, ModelError
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.rendering.device import DeviceRenderer
 from pipeline.rendering.regions import mix
-from pipeline.rendering.render import make_renderer
+from pipeline.rendering.render import Renderer, make_renderer
 from pipeline.resident import ResidentViews
 from pipeline.rng import Draws
+from pipeline.staged import Ring
 from pipeline.views.mixing import Pairing, draw_mixture
 from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters
 from pipeline.views.spec import ViewSpec
@@ -42,7 +43,6 @@ class Feed:
         preprocessing: the model's eyes.
         device: where batches go.
         workers: rendering threads.
-        ahead: batches rendered before they are asked for.
         blocks: (N,) where views mix, which block each image lies in; None for blocks in the split's order.
         on_device: render on the device instead of the CPU, the same pixels; None where it suits.
 
@@ -59,7 +59,6 @@ class Feed:
         *,
         device: torch.device,
         workers: int = 1,
-        ahead: int = 2,
         blocks: Rows | None = None,
         on_device: bool | None = None,
     ) -> None:
@@ -69,24 +68,31 @@ class Feed:
         self.spec = spec
         self.preprocessing = preprocessing
         self.device = device
-        self._workers, self._ahead = workers, ahead
+        self._workers = workers
         self.pairing = Pairing(spec.seed, images.keys, blocks) if spec and spec.mixes else None
-        self._renderer = make_renderer(images, preprocessing.size, device, on_device=on_device)
-        self._resident = self._make_resident()
+        self._use(make_renderer(images, preprocessing.size, device, on_device=on_device))
 
-    def _make_resident(self) -> ResidentViews | None:
-        renderer = self._renderer
-        if not isinstance(renderer, DeviceRenderer) or not renderer.is_resident:
-            return None
-        every = np.arange(len(self.images))
-        return ResidentViews(renderer, lambda view: self.parameters(view, every), self.pairing)
+    def _use(self, renderer: Renderer) -> None:
+        """Choose the path from a renderer to batches: resident, or staged."""
+        self._renderer = renderer
+        self._ring: Ring | None = None
+        self._resident: ResidentViews | None = None
+        if not isinstance(renderer, DeviceRenderer):
+            size = self.preprocessing.size
+            shape = size, size, self.images.channels
+            self._ring = Ring(lambda *asked: self.pixels(*asked), shape, self.device, workers=self._workers)
+        elif renderer.is_resident:
+            every = np.arange(len(self.images))
+            self._resident = ResidentViews(
+                renderer, lambda view: self.parameters(view, every), self.pairing
+            )
 
     def seen_by(self, preprocessing: Preprocessing) -> Feed:
         """Return a feed of the same images and views for a model with other eyes."""
         _require_channels(preprocessing)
         other = copy(self)
-        other.preprocessing, other._renderer = preprocessing, self._renderer.of_size(preprocessing.size)
-        other._resident = other._make_resident()
+        other.preprocessing = preprocessing
+        other._use(self._renderer.of_size(preprocessing.size))
         return other
 
     def parameters(self, view: int, rows: Rows) -> ViewParameters:
@@ -135,26 +141,13 @@ class Feed:
         return map(self.preprocessing.normalise, self.rendered(requests))
 
     def rendered(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
-        """Yield for each (view, rows) the pixels (B, S, S, channels) uint8 on the device."""
-        with ThreadPoolExecutor(self._workers) as pool:
-            pending: deque[Future[Tensor]] = deque()
-            upcoming = iter(requests)
+        """Yield for each (view, rows) the pixels (B, S, S, channels) uint8 on the device.
 
-            def submit() -> None:
-                request = next(upcoming, None)
-                if request is not None:
-                    pending.append(pool.submit(self.pixels, *request))
-
-            for _ in range(self._workers + self._ahead):
-                submit()
-            try:
-                while pending:
-                    pixels = pending.popleft().result()
-                    submit()
-                    yield pixels.to(self.device)
-            finally:
-                for future in pending:
-                    future.cancel()
+        They last until the next ones are asked for.
+        """
+        if self._ring is None:
+            return itertools.starmap(self.pixels, requests)
+        return self._ring.stream(requests)
 
 
 def consecutive(count: int, batch_size: int) -> list[Rows]:

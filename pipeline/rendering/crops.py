@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.packed import PackedImages
+from pipeline.errors import DataError
 from pipeline.views.parameters import ViewParameters
 
 Image = NDArray[np.uint8]  # (H, W, C)
@@ -31,11 +32,17 @@ def crop_and_resize(
     """
     out = torch.empty((len(rows), size, size, images.channels), dtype=torch.uint8)
     for target, row, box in zip(out.numpy(), rows.tolist(), parameters.boxes.tolist(), strict=True):
-        crop = cut(images.image(row), *box)
-        if crop.shape == target.shape:
-            target[...] = crop
-        else:
-            _resize(crop, target)
+        try:
+            crop = cut(images.image(row), *box)
+            if crop.shape == target.shape:
+                target[...] = crop
+            else:
+                _resize(crop, target)
+        except (RuntimeError, ValueError) as error:
+            raise DataError(
+                f"sample {images.names[row]!r}: box {box} cannot be rendered ({error}); expected a part of "
+                "the image; run: pipeline prepare"
+            ) from error
     flipped = torch.from_numpy(np.flatnonzero(parameters.flips))
     out[flipped] = out[flipped].flip(2)
     return out

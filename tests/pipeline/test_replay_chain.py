@@ -95,8 +95,8 @@ def test_a_subset_of_the_dumped_samples_may_train(store, feed, teacher):
 
 def test_a_feed_gives_the_same_batches_whatever_its_workers(feed, bench, teacher):
     rows = consecutive(len(feed.images), 7)
-    one = Feed(feed.images, VIEWS, teacher.card.preprocessing, device=CPU, workers=1, ahead=1)
-    four = Feed(feed.images, VIEWS, teacher.card.preprocessing, device=CPU, workers=4, ahead=5)
+    one = Feed(feed.images, VIEWS, teacher.card.preprocessing, device=CPU, workers=1)
+    four = Feed(feed.images, VIEWS, teacher.card.preprocessing, device=CPU, workers=4)
     for mine, theirs in zip(one.batches(2, rows), four.batches(2, rows), strict=True):
         assert torch.equal(mine, theirs)
 
