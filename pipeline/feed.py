@@ -2,8 +2,8 @@
 
 A feed looks at one split with one model's eyes. Views are drawn from a spec, or are the un-augmented
 centre crop where there is none. Batches come by one of two paths: from a device that holds all images
-(`resident.py`), or rendered ahead of need by threads (`staged.py`). What a row's pixels are depends on (spec,
-view, sample, preprocessing) alone, and where views mix on who is in the sample's block; never on batch,
+(`resident.py`), or rendered ahead of need by threads (`staged.py`). What a row's pixels are depends on
+(spec, view, sample, preprocessing) alone, and where views mix on who is in the sample's block; never on batch,
 order, threads, path or device.
 """
 

@@ -13,8 +13,8 @@ Arms, equal in everything else (students' weights, order, optimiser, epochs):
 First, the exact statement: over 50 steps of the same views the cached targets are the online ones up to the
 codec, and the losses lie on each other, as near as those of an online run whose teacher's logits are nudged
 by 1e-7 of themselves: training amplifies any last bit. Seeds beyond --seeds, up to --pairs, run the first
-two arms alone, whose difference is small. Results are written after each seed; a run goes on where an
-earlier one ended.
+two arms alone, whose difference is small. Results are written after each student; a run goes on where
+an earlier one ended.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def main() -> None:
             done = runs.setdefault(name, [])
             if len(done) <= seed:
                 done.append(arm(seed))
-        results["table"] = summary(runs, "online")
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+                results["table"] = summary(runs, "online") if "online" in runs else {}
+                arguments.out.write_text(json.dumps(results, indent=1) + "\n")
         print(seed, {name: round(runs[name][seed], 4) for name in wanted}, flush=True)
 
 

@@ -180,9 +180,9 @@ class OnlineLoader:
         """Return which view an epoch shows."""
         return self._loader.view(epoch)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch."""
-        for batch in self._loader.epoch(epoch):
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch, from a step on."""
+        for batch in self._loader.epoch(epoch, first_step):
             yield replace(batch, teacher_logits=self._teacher.logits(batch.images))
 
 
