@@ -3,8 +3,8 @@
 A feed looks at one split with one model's eyes. Views are drawn from a spec, or are the un-augmented
 centre crop where there is none. Batches come by one of two paths: from a device that holds all images
 (`resident.py`), or rendered ahead of need by threads (`staged.py`). What a row's pixels are depends on
-(spec, view, sample, preprocessing) alone, and where views mix on who is in the sample's block; never on batch,
-order, threads, path or device.
+(spec, view, sample, preprocessing) alone, and where views mix on who is in the sample's block; never on
+batch, order, threads, path or device.
 """
 
 from __future__ import annotations
@@ -86,6 +86,16 @@ class Feed:
             self._resident = ResidentViews(
                 renderer, lambda view: self.parameters(view, every), self.pairing
             )
+
+    @property
+    def path(self) -> str:
+        """Which way batches come, for people."""
+        count = len(self.images)
+        if self._ring is None:
+            size = self.images.size_bytes
+            where = "resident" if self._resident is not None else "copied batch by batch"
+            return f"{count:,} images, {size / 1e6:,.0f} MB, {where} on {self.device}, rendered there"
+        return f"{count:,} images, staged for {self.device}, rendered ahead by {self._workers} threads"
 
     def seen_by(self, preprocessing: Preprocessing) -> Feed:
         """Return a feed of the same images and views for a model with other eyes."""

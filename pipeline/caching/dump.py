@@ -129,6 +129,7 @@ class _Dump:
         if len(missing) < len(shards):
             note(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are done")
             self._require_same_pixels(missing[0].section)
+        note(f"{shards[0].section}: {self._feeds[shards[0].section].path}")
         layout = self._writer.layout
         rows = {shard: self._places[shard.section][layout.rows(shard)] for shard in missing}
         with ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool:

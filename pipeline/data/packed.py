@@ -84,6 +84,11 @@ class PackedImages:
             return None
         return self.pixels.reshape(-1, height, width, self.channels), self.offsets // count
 
+    @property
+    def size_bytes(self) -> int:
+        """Size of the samples' pixels."""
+        return int(self.shapes.astype(np.int64).prod(1).sum()) * self.channels
+
     def subset(self, rows: NDArray[np.int64]) -> PackedImages:
         """Return some of the samples, in the given order, over the same pixels."""
         columns = ("offsets", "shapes", "labels", "keys", "digests")

@@ -28,6 +28,7 @@ from pipeline.models.architecture import (
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.weights import load_pretrained
+from pipeline.progress import note
 from pipeline.targets import Targets
 from pipeline.training.history import TrainingResult
 from pipeline.training.loop import fit
@@ -147,6 +148,7 @@ def train(
     network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     feed = bench.feed(data.train, views, eyes, None if targets is None else targets.blocks)
     size, n_classes = settings.batch_size, len(data.classes)
+    note(f"training on {feed.path}")
     loader = Loader(feed, targets, batch_size=size, seed=seed, n_classes=n_classes)
 
     held_out = bench.feed(data.validation, None, eyes)

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from pipeline.caching.dump import cache_logits
+from pipeline.errors import ConfigError
 from pipeline.feed import Feed
 from pipeline.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.rendering.device import DeviceRenderer
+from pipeline.rendering.render import CpuRenderer, make_renderer
 from pipeline.store.reader import LogitStore
 from pipeline.targets import Targets
 from pipeline.views.augmentations import Cutmix, Mixup, PadCrop, RandAugment, RandomErasing
@@ -98,3 +100,25 @@ def test_batches_of_whole_groups_render_no_image_twice(store, bench, monkeypatch
     list(loader.epoch(0))
     # Blocks of 16 rows: groups of four throughout, but for the last block's.
     assert rendered[:-1] == [8] * (loader.steps_per_epoch - 1)
+
+
+def test_images_that_do_not_fit_on_the_device_are_rendered_on_the_cpu_and_it_is_said(
+    bench, monkeypatch, capsys
+):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(DeviceRenderer, "__init__", full)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2_500_000_000, 0))
+    images = bench.data.train
+    renderer = make_renderer(images, 12, torch.device("cuda"), on_device=None)
+    assert isinstance(renderer, CpuRenderer)
+    assert "cuda has 2.5 GB free: rendering on the CPU" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"2\.5 GB free; expected room for all; use --render cpu"):
+        make_renderer(images, 12, torch.device("cuda"), on_device=True)
+
+
+def test_a_feed_says_which_way_its_batches_come(store, bench):
+    here, there = (_loader(store, bench, on_device=on_device)._feed.path for on_device in (False, True))
+    assert "staged for cpu, rendered ahead by 1 threads" in here
+    assert "resident on cpu" in there
