@@ -51,13 +51,16 @@ class Drift:
             f"{self.mean_levels:.2f} on average and {self.largest_levels} at most"
         )
 
-    def require_none(self, origin: str, made_with: Mapping[str, str], decoder: str) -> None:
+    def require_none(
+        self, origin: str, made_with: Mapping[str, str], decoder: str, way_out: str = ""
+    ) -> None:
         """Refuse to go on with other pixels.
 
         Args:
             origin: the store.
             made_with: versions of the decoder, torch and torchvision there.
             decoder: of the images here.
+            way_out: another one than those versions or a new dump.
 
         Raises:
             MismatchError: saying by how much, and which versions rendered there and here.
@@ -69,7 +72,7 @@ class Drift:
             )
             raise MismatchError(
                 f"{origin}: {self}; made with {there}, here {here}; expected the same pixels; use those "
-                "versions, make a new dump, or measure what it costs with --allow-drift"
+                f"versions, or make a new dump{way_out}"
             )
 
 
@@ -89,7 +92,12 @@ class Sighting:
 
 
 def sightings(
-    layout: Layout, records: Mapping[ShardId, ShardRecord], places: Rows, section: str
+    layout: Layout,
+    records: Mapping[ShardId, ShardRecord],
+    places: Rows,
+    section: str,
+    *,
+    mixes: bool,
 ) -> list[Sighting]:
     """Return what the finished shards of a section bear witness of.
 
@@ -98,24 +106,28 @@ def sightings(
         records: of finished shards.
         places: (R,) which image each row of the section is, or `ABSENT`.
         section: whose shards.
+        mixes: images of a shard are mixed with each other: none can be seen again where one has left.
     """
     found = []
     for shard, record in records.items():
-        if shard.section == section:
-            rows = places[layout.rows(shard)][witness_rows(record.rows)]
-            there = np.flatnonzero(rows != ABSENT)
+        if shard.section != section:
+            continue
+        block = places[layout.rows(shard)]
+        rows = block[witness_rows(record.rows)]
+        lost = mixes and (block == ABSENT).any()
+        there = np.flatnonzero((rows != ABSENT) & (not lost))
+        if len(there):
             found.append(Sighting(shard.view, rows[there], record.witness[there]))
-    return [sighting for sighting in found if len(sighting.rows)]
+    return found
 
 
 def store_sightings(store: LogitStore, section: str, images: PackedImages) -> list[Sighting]:
     """Return what a store bears witness of that is among a split's images."""
-    layout = store.manifest.layout
+    layout, index = store.manifest.layout, store.sections[section].index
     places = np.full(layout.sections[section].n_rows, ABSENT)
-    places[layout.sections[section].rows()] = SampleIndex.of(images).find(
-        store.sections[section].index.keys
-    )
-    return sightings(layout, store.manifest.shards, places, section)
+    places[layout.sections[section].rows()] = SampleIndex.of(images).find(index.keys)
+    mixes = section == "train" and store.view_spec.mixes
+    return sightings(layout, store.manifest.shards, places, section, mixes=mixes)
 
 
 def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
@@ -154,11 +166,17 @@ def require_same_pixels(store: LogitStore, feed: Feed) -> None:
         feed: of the student.
 
     Raises:
-        MismatchError: pixels differ.
+        MismatchError: images are other ones, or are decoded or rendered otherwise.
     """
+    images, made_with = feed.images, store.manifest.header.versions
+    if images.decoder == made_with["decoder"]:
+        # Content that differs is not the decoder's doing.
+        store.rows_of(images)
     eyes = feed.seen_by(Preprocessing.from_dict(store.manifest.header.teacher["preprocessing"]))
-    drift = measure_drift(eyes, store_sightings(store, "train", feed.images))
+    drift = measure_drift(eyes, store_sightings(store, "train", images))
     if not store.allow_drift:
-        drift.require_none(str(store.location), store.manifest.header.versions, feed.images.decoder)
+        way_out = ", or measure what it costs with --allow-drift"
+        drift.require_none(str(store.location), made_with, images.decoder, way_out)
+        store.rows_of(images)
     elif drift.differing:
         note(f"{store.location}: {drift}")

@@ -71,7 +71,6 @@ class Loader:
 
     Raises:
         ConfigError: views mix, and the batch is not of whole groups or `n_classes` is missing.
-        MismatchError: images are rendered otherwise here than the teacher saw them.
     """
 
     def __init__(
@@ -87,8 +86,6 @@ class Loader:
             require_whole_groups(batch_size)
             if n_classes is None:
                 raise ConfigError("the views mix images and n_classes is None; expected their number")
-        if targets is not None:
-            targets.require_same_pixels(feed)
         self._feed, self._targets, self._seed, self._n_classes = feed, targets, seed, n_classes
         count = len(feed.images)
         self.batch_size = min(batch_size, count)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,17 @@ from pipeline.models.preprocessing import Preprocessing
 from pipeline.store.reader import LogitStore
 from pipeline.targets import EncodedView
 
+_MOMENT = 1e-3
+Item = tuple[Tensor, int | Tensor, Tensor]
 _LEFT_BEHIND = ("_store", "_feed", "_labels")
 
 
-class ReplayDataset(Dataset[tuple[Tensor, int | Tensor, Tensor]]):
+class ReplayDataset(Dataset[Item]):
     """The training images as the teacher saw them in one view, with the teacher's logits.
 
-    Call `set_view(epoch % dataset.n_views)` before each epoch, between two iterations of a `DataLoader`.
-    Its workers see the change, persistent ones too; a view's logits are in memory once, encoded.
+    Call `set_view(epoch % dataset.n_views)` before a `DataLoader` is iterated for the next epoch. Its
+    workers see the change, persistent ones too; a view's logits are in memory once, encoded. An image is
+    never given with the logits of another view; what workers have fetched ahead is of the view shown then.
 
     Args:
         store: an open store, or its path.
@@ -48,45 +54,63 @@ class ReplayDataset(Dataset[tuple[Tensor, int | Tensor, Tensor]]):
         allow_drift: bool = False,
     ) -> None:
         opened = store if isinstance(store, LogitStore) else LogitStore.open(store, allow_drift=allow_drift)
-        self._store, self._data, self._spec = opened, data, opened.view_spec
+        self._store: LogitStore | None = opened
+        self._place, self._data, self._spec = opened.location.place, data, opened.view_spec
         teachers = Preprocessing.from_dict(opened.manifest.header.teacher["preprocessing"])
         self._eyes = preprocessing or teachers
         images = self._prepared().train
-        self._rows, self._blocks = torch.from_numpy(opened.rows_of(images)), opened.blocks_of(images)
+        self._blocks = opened.blocks_of(images)
         self._feed = self._make_feed()
         require_same_pixels(opened, self._feed)
+        self._rows = torch.from_numpy(opened.rows_of(images))
         self._n_classes, self.n_views = opened.manifest.layout.n_classes, opened.n_views
-        self._view = _shared(torch.zeros((), dtype=torch.int64))
+        self._view = _SharedView()
         arrays = {name: _shared(values) for name, values in self._read(0).items()}
         self._labels = EncodedView(opened.codec, arrays)
 
     def set_view(self, view: int) -> None:
         """Show another view of every image, 0 <= view < n_views."""
-        for name, values in self._read(view).items():
-            self._labels.arrays[name].copy_(values)
-        self._view.fill_(view)
+        encoded = self._read(view)
+        with self._view.changing_to(view):
+            for name, values in encoded.items():
+                self._labels.arrays[name].copy_(values)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, row: int) -> tuple[Tensor, int | Tensor, Tensor]:
+    def __getitem__(self, row: int) -> Item:
         """Return image (channels, S, S) float32, label and logits (C,) float32.
 
         The label is a class index, -1 for unlabelled; where views mix, the classes' shares (C,) float32.
         """
-        view, rows = int(self._view), np.array([row])
-        image = self._feed.preprocessing.normalise(self._feed.pixels(view, rows))[0]
-        return image, self._label(view, rows), self._labels.logits(torch.from_numpy(rows))[0]
+        return self.__getitems__([row])[0]
 
-    def _label(self, view: int, rows: np.ndarray[Any, Any]) -> int | Tensor:
+    def __getitems__(self, rows: Sequence[int]) -> list[Item]:
+        """Return some items at once, as a `DataLoader` asks for them: much faster than one by one."""
+        wanted = np.asarray(rows)
+        if len(wanted) and not -len(self) <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"samples {wanted.min()} to {wanted.max()} of {len(self)}")
+        wanted = wanted % len(self)
+        while True:
+            generation, view = self._view.now()
+            images = self._feed.preprocessing.normalise(self._feed.pixels(view, wanted))
+            labels, logits = self._label(view, wanted), self._labels.logits(torch.from_numpy(wanted))
+            # An image of one view must never meet the logits of another.
+            if self._view.now()[0] == generation:
+                return list(zip(images, labels, logits, strict=True))
+
+    def _label(self, view: int, rows: np.ndarray[Any, Any]) -> list[int] | Tensor:
         labels, mixture = self._feed.images.labels, self._feed.shares(view, rows)
         if mixture is None:
-            return int(labels[rows[0]])
+            return [int(label) for label in labels[rows]]
         partners, shares = mixture
         own, theirs = (torch.from_numpy(labels[some]) for some in (rows, partners))
-        return mixed_labels(own, theirs, torch.from_numpy(shares).float(), self._n_classes)[0]
+        return mixed_labels(own, theirs, torch.from_numpy(shares).float(), self._n_classes)
 
     def _read(self, view: int) -> dict[str, Tensor]:
+        if self._store is None:
+            # A copy, or in a process that was not forked.
+            self._store = LogitStore.open(self._place, allow_drift=True)
         encoded = self._store.encoded_view(view)
         return {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
 
@@ -107,8 +131,30 @@ class ReplayDataset(Dataset[tuple[Tensor, int | Tensor, Tensor]]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         form, arrays = state.pop("codec"), state.pop("arrays")
         self.__dict__.update(state)
+        self._store = None
         self._labels = EncodedView(find_codec(*form), arrays)
         self._feed = self._make_feed()
+
+
+class _SharedView:
+    """Which view is shown, in memory that all processes see; a generation is odd while labels change."""
+
+    def __init__(self) -> None:
+        self._numbers = _shared(torch.zeros(2, dtype=torch.int64))
+
+    def now(self) -> tuple[int, int]:
+        """Return generation and view, when they are at rest."""
+        while (generation := int(self._numbers[0])) % 2:
+            time.sleep(_MOMENT)
+        return generation, int(self._numbers[1])
+
+    @contextmanager
+    def changing_to(self, view: int) -> Iterator[None]:
+        """Hold all readers back while labels change."""
+        self._numbers[0] += 1
+        yield
+        self._numbers[1] = view
+        self._numbers[0] += 1
 
 
 def _shared(values: Tensor) -> Tensor:

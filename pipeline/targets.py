@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs import Codec
-from pipeline.data.packed import PackedImages
 from pipeline.drift import require_same_pixels
 from pipeline.feed import Feed
 from pipeline.store.reader import LogitStore
@@ -47,26 +46,21 @@ class Targets:
 
     Args:
         store: an open store.
-        images: the split that trains; each of its samples must be in the store, with this content.
-        device: where logits are decoded.
+        feed: the images that train, with the store's views; logits are decoded on its device.
 
     Raises:
-        MismatchError: the store lacks a sample or was made from other content.
+        MismatchError: the store lacks a sample, or images do not look as the teacher saw them.
 
     """
 
-    def __init__(self, store: LogitStore, images: PackedImages, device: torch.device) -> None:
-        self.store, self._device = store, device
-        self._rows = torch.from_numpy(store.rows_of(images))
-        self.blocks = store.blocks_of(images)
+    def __init__(self, store: LogitStore, feed: Feed) -> None:
+        require_same_pixels(store, feed)
+        self._store, self._device = store, feed.device
+        self._rows = torch.from_numpy(store.rows_of(feed.images))
         self.n_views = store.n_views
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="view-reader")
         self._pending: dict[int, Future[EncodedView]] = {}
         self._current: tuple[int, EncodedView] | None = None
-
-    def require_same_pixels(self, feed: Feed) -> None:
-        """Refuse a feed whose images do not look as the teacher saw them; see `pipeline.drift`."""
-        require_same_pixels(self.store, feed)
 
     def load(self, view: int) -> EncodedView:
         """Return one view's labels, in the order of the split."""
@@ -82,6 +76,6 @@ class Targets:
             self._pending[view] = self._pool.submit(self._read, view)
 
     def _read(self, view: int) -> EncodedView:
-        encoded = self.store.encoded_view(view)
+        encoded = self._store.encoded_view(view)
         arrays = {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
-        return EncodedView(self.store.codec, {name: a.to(self._device) for name, a in arrays.items()})
+        return EncodedView(self._store.codec, {name: a.to(self._device) for name, a in arrays.items()})

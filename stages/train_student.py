@@ -13,7 +13,6 @@ from pipeline.losses import make_loss, require_targets
 from pipeline.models.checkpoint import load_state
 from pipeline.progress import note
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
 from pipeline.training.run import initial_network, train
 from stages import layout
 from stages.machine import Machine
@@ -62,7 +61,7 @@ def command(
         network,
         card,
         views=spec.training.views if store is None else store.view_spec,
-        targets=None if store is None else Targets(store, bench.data.train, bench.device),
+        store=store,
         loss=make_loss(loss.loss, loss.settings),
         settings=spec.training.settings(),
         seed=seed,

@@ -70,7 +70,7 @@ def _train(
         network,
         card,
         views=spec.training.views,
-        targets=None,
+        store=None,
         loss=make_loss("scratch", {}),
         settings=spec.training.settings(),
         seed=spec.seed,

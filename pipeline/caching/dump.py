@@ -20,12 +20,11 @@ from torch import Tensor
 
 from pipeline.bench import Bench
 from pipeline.caching.completion import complete
-from pipeline.caching.opening import blocks_of, discard_without_views, open_for_writing, places
+from pipeline.caching.opening import discard_without_views, make_feeds, open_for_writing, places
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec, TeacherOutput
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.data.sample import UNLABELLED
-from pipeline.drift import measure_drift, sightings
 from pipeline.errors import ModelError, StoreError
 from pipeline.feed import consecutive
 from pipeline.models.teacher import Teacher, require_same_classes
@@ -106,15 +105,9 @@ class _Dump:
     ) -> None:
         self._teacher, self._spec, self._writer, self._codec = teacher, spec, writer, codec
         self._splits = splits_of(bench.data)
-        eyes = teacher.card.preprocessing
-        layout = writer.layout
-        self._places = places(layout, read_index(writer.path, writer.header), self._splits)
-        self._feeds = {
-            name: bench.feed(images, None, eyes) for name, images in self._splits.items() if name != "train"
-        }
-        train = self._splits["train"]
-        blocks = blocks_of(layout, self._places["train"], len(train))
-        self._feeds["train"] = bench.feed(train, spec.views, eyes, blocks)
+        index = read_index(writer.path, writer.header)
+        self._places = places(writer.layout, index, self._splits)
+        self._feeds = make_feeds(bench, teacher, spec.views, writer.layout, self._places)
 
     def make(self, shards: Iterable[ShardId]) -> None:
         """Make those of some shards that are missing.
@@ -128,7 +121,6 @@ class _Dump:
             return
         if len(missing) < len(shards):
             note(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are done")
-            self._require_same_pixels(missing[0].section)
         note(f"{shards[0].section}: {self._feeds[shards[0].section].path}")
         layout = self._writer.layout
         rows = {shard: self._places[shard.section][layout.rows(shard)] for shard in missing}
@@ -200,14 +192,6 @@ class _Dump:
             correct=correct,
             witness=watch.witness(),
         )
-
-    def _require_same_pixels(self, section: str) -> None:
-        """Refuse to go on with a store whose finished shards show other pixels than are rendered here."""
-        done = self._writer.done()
-        seen = sightings(self._writer.layout, done, self._places[section], section)
-        drift = measure_drift(self._feeds[section], seen)
-        decoder = self._splits[section].decoder
-        drift.require_none(str(self._writer.path), self._writer.header.versions, decoder)
 
     def _require_finite(self, output: TeacherOutput, shard: ShardId, rows: Rows) -> None:
         bad = ~output.are_finite()

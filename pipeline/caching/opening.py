@@ -16,7 +16,9 @@ from pipeline.caching.pilot import run_pilot
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.data.packed import PackedImages
+from pipeline.drift import measure_drift, sightings
 from pipeline.errors import CorruptStoreError, LockedError, MismatchError, StoreError
+from pipeline.feed import Feed
 from pipeline.files import sync_folder
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
@@ -32,6 +34,7 @@ from pipeline.store.nodes import RESTORE
 from pipeline.store.records import Records, ShardRecord
 from pipeline.store.witness import versions
 from pipeline.store.writer import StoreWriter
+from pipeline.views.spec import ViewSpec
 
 
 def open_for_writing(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Codec]:
@@ -52,6 +55,7 @@ def open_for_writing(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path)
     if header != Header.read(Location(path)) or not (path / MANIFEST).exists():
         done, rows = finished_shards(path), places(header.layout, index, splits_of(bench.data))
         require_samples(path, header.layout, rows, (s for s in header.layout.shards() if s not in done))
+        require_same_pixels(bench, teacher, path, header, rows, done)
         _grow(path, header, index, codec.state)
     return header, codec
 
@@ -110,6 +114,56 @@ def blocks_of(layout: Layout, rows: NDArray[np.int64], count: int) -> NDArray[np
     there = np.flatnonzero(rows != ABSENT)
     blocks[rows[there]] = there // layout.shard_rows
     return blocks
+
+
+def make_feeds(
+    bench: Bench, teacher: Teacher, views: ViewSpec, layout: Layout, rows: Mapping[str, NDArray[np.int64]]
+) -> dict[str, Feed]:
+    """Return the images of each split as the teacher sees them.
+
+    Args:
+        bench: the data and the device.
+        teacher: whose eyes.
+        views: of the training images.
+        layout: of the store, inside whose blocks images are mixed.
+        rows: its `places`.
+    """
+    splits, eyes = splits_of(bench.data), teacher.card.preprocessing
+    blocks = blocks_of(layout, rows["train"], len(splits["train"]))
+    return {
+        name: bench.feed(images, views, eyes, blocks) if name == "train" else bench.feed(images, None, eyes)
+        for name, images in splits.items()
+    }
+
+
+def require_same_pixels(
+    bench: Bench,
+    teacher: Teacher,
+    path: Path,
+    header: Header,
+    rows: Mapping[str, NDArray[np.int64]],
+    done: Mapping[ShardId, ShardRecord],
+) -> None:
+    """Refuse to go on with a store whose finished shards show other pixels than are rendered here.
+
+    Args:
+        bench: the data and the device.
+        teacher: the store's.
+        path: the store's folder, before anything in it is touched.
+        header: what it is to hold.
+        rows: its `places`.
+        done: records of its finished shards.
+
+    Raises:
+        MismatchError: saying by how much, and which versions rendered there and here.
+    """
+    if not done:
+        return
+    views, layout = ViewSpec.from_canonical(header.views), header.layout
+    for name, feed in make_feeds(bench, teacher, views, layout, rows).items():
+        mixes = name == "train" and views.mixes
+        seen = sightings(layout, done, rows[name], name, mixes=mixes) if name in rows else []
+        measure_drift(feed, seen).require_none(str(path), header.versions, feed.images.decoder)
 
 
 def require_samples(

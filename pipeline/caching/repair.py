@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
-from pipeline.caching.opening import choose, places, require_samples
+from pipeline.caching.opening import choose, places, require_same_pixels, require_samples
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import codec_fingerprint
 from pipeline.data.packed import PreparedData
@@ -102,7 +102,10 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
         bench = replace(bench, data=_known(bench.data, index))
         bad = {fault.shard for fault in found.faults if fault.shard}
         to_make = bad | (set(layout.shards()) - set(found.records))
-        require_samples(path, layout, places(layout, index, splits_of(bench.data)), to_make)
+        rows = places(layout, index, splits_of(bench.data))
+        require_samples(path, layout, rows, to_make)
+        good = {shard: record for shard, record in found.records.items() if shard not in bad}
+        require_same_pixels(bench, teacher, path, header, rows, good)
         state, also_lost = _state(path, header, bench, teacher)
         faults = [*found.faults, *lost, *also_lost]
         _mend(path, replace(found, faults=faults), index, state)

@@ -30,7 +30,7 @@ class Location:
     """
 
     def __init__(self, place: Place, **options: Any) -> None:
-        self._name = str(place)
+        self.place, self._name = place, str(place)
         self._store = _open(place, options)
 
     @property

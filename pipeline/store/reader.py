@@ -63,13 +63,17 @@ class SectionReader:
         keys, digests = (read_small_array(self._location, self._manifest, a)[rows] for a in arrays)
         return SampleIndex(keys, digests, self._manifest.header.versions["decoder"])
 
-    def rows_of(self, images: PackedImages) -> NDArray[np.int64]:
+    def rows_of(self, images: PackedImages, *, changed: bool = False) -> NDArray[np.int64]:
         """Return the position of each sample of a split among this section's, found by its key.
+
+        Args:
+            images: the split.
+            changed: accept samples that have other content there.
 
         Raises:
             MismatchError: a sample is not in the store, or has other content there.
         """
-        return self.index.rows_of(images, str(self._location), changed=self._allow_drift)
+        return self.index.rows_of(images, str(self._location), changed=changed or self._allow_drift)
 
     def encoded(self, view: int) -> dict[str, NDArray[Any]]:
         """Read one view whole: the codec's arrays, N rows each.
@@ -226,7 +230,8 @@ class LogitStore:
         if not self.view_spec.mixes:
             return None
         lacking = self.n_samples - len(images)
-        rows = self.manifest.layout.sections["train"].rows()[self.rows_of(images)]
+        section = self.manifest.layout.sections["train"]
+        rows = section.rows()[self.sections["train"].rows_of(images, changed=True)]
         if lacking:
             raise MismatchError(
                 f"{self.location}: its views mix images with each other, and {lacking:,} of its "

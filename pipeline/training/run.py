@@ -29,6 +29,7 @@ from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.weights import load_pretrained
 from pipeline.progress import note
+from pipeline.store.reader import LogitStore
 from pipeline.targets import Targets
 from pipeline.training.history import TrainingResult
 from pipeline.training.loop import fit
@@ -122,7 +123,7 @@ def train(
     card: ModelCard,
     *,
     views: ViewSpec,
-    targets: Targets | None,
+    store: LogitStore | None,
     loss: LossFunction,
     settings: TrainingSettings,
     seed: int,
@@ -135,18 +136,22 @@ def train(
         bench: the data and the device.
         network: moved to the device and trained.
         card: of the network.
-        views: what it is shown; those of the store where there are targets.
-        targets: the teacher's logits of these views, or None.
+        views: what it is shown; those of the store where there is one.
+        store: with the teacher's logits of these views, or None.
         loss: of (logits, labels, teacher logits).
         settings: of the optimisation.
         seed: of the order and of dropout.
         state_path: where the state of an unfinished run is kept.
         identity: what else makes this run this run.
 
+    Raises:
+        MismatchError: the store is of other images, or they look otherwise here.
+        TrainingError: the loss is not finite.
     """
     data, eyes = bench.data, card.preprocessing
     network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    feed = bench.feed(data.train, views, eyes, None if targets is None else targets.blocks)
+    feed = bench.feed(data.train, views, eyes, None if store is None else store.blocks_of(data.train))
+    targets = None if store is None else Targets(store, feed)
     size, n_classes = settings.batch_size, len(data.classes)
     note(f"training on {feed.path}")
     loader = Loader(feed, targets, batch_size=size, seed=seed, n_classes=n_classes)

@@ -152,8 +152,8 @@ def student_ratios(bench: Bench, teacher: Teacher, start: Start, rounds: int) ->
         store = LogitStore.open(path)
         student = Student(bench, start)
         eyes = student.card.preprocessing
-        targets = Targets(store, bench.data.train, bench.device)
         feed = bench.feed(bench.data.train, VIEWS, eyes)
+        targets = Targets(store, feed)
         cached = Loader(feed, targets, batch_size=SETTINGS.batch_size, seed=0)
         plain = Loader(feed, None, batch_size=SETTINGS.batch_size, seed=0)
         repeated = next(iter(cached.epoch(0)))

@@ -59,7 +59,7 @@ def exact_statement(rig: Rig, codec: str, epochs: int) -> dict[str, Any]:
     """Compare targets and losses of 50 steps, cached and online, on the same views."""
     store = rig.dump(codec, epochs)
     feed = rig.bench.feed(rig.bench.data.train, VIEWS, rig.teacher.card.preprocessing)
-    cached = Loader(feed, Targets(store, feed.images, CPU), batch_size=128, seed=0)
+    cached = Loader(feed, Targets(store, feed), batch_size=128, seed=0)
     online = OnlineLoader(Loader(feed, None, batch_size=128, seed=0), rig.teacher)
     (targets, losses), (online_targets, online_losses) = (
         _steps(rig, loader) for loader in (cached, online)
@@ -149,7 +149,7 @@ def make_arms(rig: Rig, epochs: int) -> dict[str, Callable[[int], float]]:
     store = rig.dump(CODEC, epochs)
     counts = [epochs, *(-(-epochs // part) for part in (2, 4, 8)), 1]
     targets: dict[str, Any] = {
-        BEST if count == epochs else f"cached V={count}": FirstViews(store, rig.bench, count)
+        BEST if count == epochs else f"cached V={count}": FirstViews(store, shared, count)
         for count in counts
     }
     targets["mistake"] = GivenTargets([rig.clean_logits()], epochs)

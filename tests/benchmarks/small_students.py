@@ -189,8 +189,8 @@ class OnlineLoader:
 class FirstViews(Targets):
     """The first views of a store alone."""
 
-    def __init__(self, store: LogitStore, bench: Bench, count: int) -> None:
-        super().__init__(store, bench.data.train, bench.device)
+    def __init__(self, store: LogitStore, feed: Feed, count: int) -> None:
+        super().__init__(store, feed)
         self.n_views = count
 
 
@@ -218,9 +218,6 @@ class GivenTargets:
     def prefetch(self, view: int) -> None:
         """Nothing is to be read."""
 
-    def require_same_pixels(self, feed: Feed) -> None:
-        """There is no store that bears witness."""
-
 
 def _teacher(bench: Bench, path: Path) -> Teacher:
     net = network(32, 64, 128, 256, stride=1)
@@ -237,7 +234,7 @@ def _teacher(bench: Bench, path: Path) -> Teacher:
             net,
             card,
             views=VIEWS,
-            targets=None,
+            store=None,
             loss=_cross_entropy,
             settings=TEACHER,
             seed=0,

@@ -97,10 +97,8 @@ def test_the_measured_difference_is_that_of_the_kept_pixels(store, bench, teache
 
 @pytest.mark.usefixtures("_brighter")
 def test_every_reader_refuses(store, bench, teacher):
-    images = bench.data.train
-    targets = Targets(store, images, torch.device("cpu"))
     with pytest.raises(MismatchError, match="witnesses look otherwise"):
-        Loader(_feed(store, bench, teacher), targets, batch_size=8, seed=0, n_classes=3)
+        Targets(store, _feed(store, bench, teacher))
     with pytest.raises(MismatchError, match="witnesses look otherwise"):
         ReplayDataset(store, bench.data)
     audit = replay(store, bench, teacher, 4)
@@ -111,13 +109,8 @@ def test_every_reader_refuses(store, bench, teacher):
 @pytest.mark.usefixtures("_brighter")
 def test_a_reader_that_is_told_to_goes_on_and_says_how_far_off_it_is(store, bench, teacher, capsys):
     allowed = LogitStore(store.location, store.manifest, allow_drift=True)
-    loader = Loader(
-        _feed(allowed, bench, teacher),
-        Targets(allowed, bench.data.train, torch.device("cpu")),
-        batch_size=8,
-        seed=0,
-        n_classes=3,
-    )
+    feed = _feed(allowed, bench, teacher)
+    loader = Loader(feed, Targets(allowed, feed), batch_size=8, seed=0, n_classes=3)
     assert len(list(loader.epoch(0))) == loader.steps_per_epoch
     assert "204 of 204 witnesses look otherwise" in capsys.readouterr().err
     audit = replay(allowed, bench, teacher, 8)

@@ -78,7 +78,7 @@ def test_workers_that_do_not_fork_see_the_same(dataset, teacher, start):
 
 def test_the_view_is_shown_as_the_loader_shows_it(dataset, store, bench, teacher):
     feed = bench.feed(bench.data.train, store.view_spec, teacher.card.preprocessing)
-    loader = Loader(feed, Targets(store, bench.data.train, bench.device), batch_size=10, seed=0)
+    loader = Loader(feed, Targets(store, feed), batch_size=10, seed=0)
     dataset.set_view(1)
     for batch in loader.epoch(1):
         for image, logits, row in zip(batch.images, batch.teacher_logits, batch.rows, strict=True):
@@ -101,7 +101,7 @@ def test_labels_of_mixed_images_are_shares(bench, teacher, make_spec, tmp_path):
     feed = bench.feed(
         bench.data.train, MIXED, teacher.card.preprocessing, store.blocks_of(bench.data.train)
     )
-    loader = Loader(feed, Targets(store, bench.data.train, bench.device), batch_size=8, seed=0, n_classes=3)
+    loader = Loader(feed, Targets(store, feed), batch_size=8, seed=0, n_classes=3)
     for batch in loader.epoch(0):
         assert torch.equal(labels[torch.from_numpy(batch.rows)], batch.labels)
 

@@ -66,7 +66,7 @@ def test_every_codec_declares_what_it_cost(bench, teacher, make_spec, feed, tmp_
 
 
 def test_the_loader_pairs_images_with_their_own_logits(store, feed, teacher):
-    loader = Loader(feed, Targets(store, feed.images, CPU), batch_size=5, seed=1)
+    loader = Loader(feed, Targets(store, feed), batch_size=5, seed=1)
     for epoch in range(COUNT + 1):
         seen = []
         for batch in loader.epoch(epoch):
@@ -77,7 +77,7 @@ def test_the_loader_pairs_images_with_their_own_logits(store, feed, teacher):
 
 
 def test_epochs_cycle_through_the_views_in_a_fresh_order(store, feed):
-    loader = Loader(feed, Targets(store, feed.images, CPU), batch_size=5, seed=1)
+    loader = Loader(feed, Targets(store, feed), batch_size=5, seed=1)
     assert [loader.view(epoch) for epoch in range(5)] == [0, 1, 2, 0, 1]
     first, again = (next(iter(loader.epoch(epoch))).rows.tolist() for epoch in (0, COUNT))
     assert first != again
@@ -88,7 +88,7 @@ def test_a_subset_of_the_dumped_samples_may_train(store, feed, teacher):
     chosen = np.arange(len(feed.images))[::-2]
     images = feed.images.subset(chosen)
     part = Feed(images, VIEWS, teacher.card.preprocessing, device=CPU)
-    loader = Loader(part, Targets(store, images, CPU), batch_size=4, seed=0)
+    loader = Loader(part, Targets(store, part), batch_size=4, seed=0)
     for batch in loader.epoch(1):
         assert torch.allclose(batch.teacher_logits, relative(teacher.logits(batch.images)), atol=2e-3)
 

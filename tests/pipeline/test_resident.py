@@ -46,7 +46,7 @@ def _loader(store, bench, *, on_device: bool, size: int = 12, batch_size: int = 
     feed = Feed(
         images, store.view_spec, eyes, device=CPU, blocks=store.blocks_of(images), on_device=on_device
     )
-    return Loader(feed, Targets(store, images, CPU), batch_size=batch_size, seed=4, n_classes=3)
+    return Loader(feed, Targets(store, feed), batch_size=batch_size, seed=4, n_classes=3)
 
 
 @pytest.mark.parametrize("size", [8, 12], ids=["cut", "resized"])

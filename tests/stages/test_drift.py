@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partialmethod
+from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.data.sample import Source
+from pipeline.data.sources import arrays
 from pipeline.rendering import crops
 from tests.stages.conftest import run
 
@@ -15,9 +19,13 @@ STUDENT = ("train-student", "pupil", "kd", 0, "--dump", "main", "--set", "studen
 
 
 @pytest.fixture(autouse=True)
-def _drifted(project, monkeypatch):
-    """A dump, and after it a kernel that is one level brighter where it can be."""
+def _dumped(project):
     assert run("cache-logits", "main") == 0
+
+
+@pytest.fixture
+def _brighter(_dumped, monkeypatch):
+    """A kernel that is, after the dump, one level brighter where it can be."""
     right = crops.crop_and_resize
 
     def wrong(*arguments):
@@ -27,6 +35,7 @@ def _drifted(project, monkeypatch):
     monkeypatch.setattr(crops, "crop_and_resize", wrong)
 
 
+@pytest.mark.usefixtures("_brighter")
 def test_a_student_refuses_drift(capsys):
     assert run(*STUDENT) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
@@ -35,6 +44,7 @@ def test_a_student_refuses_drift(capsys):
     assert "--allow-drift" in message
 
 
+@pytest.mark.usefixtures("_brighter")
 def test_a_student_goes_on_when_told_to_and_says_what_it_costs(capsys):
     assert run(*STUDENT, "--allow-drift") == 0
     noted = capsys.readouterr().err
@@ -42,6 +52,7 @@ def test_a_student_goes_on_when_told_to_and_says_what_it_costs(capsys):
     assert "mean KL(teacher || cached) " in noted
 
 
+@pytest.mark.usefixtures("_brighter")
 def test_a_replay_finds_drift(capsys):
     assert run("verify", STORE) == 0
     capsys.readouterr()
@@ -51,6 +62,7 @@ def test_a_replay_finds_drift(capsys):
     assert "witnesses look otherwise" in found["bad"][0]
 
 
+@pytest.mark.usefixtures("_brighter")
 def test_a_replay_measures_what_drift_costs(capsys):
     run("verify", STORE, "--replay", 8, "--allow-drift")
     drift, replayed = capsys.readouterr().out.strip().splitlines()[-2:]
@@ -58,6 +70,42 @@ def test_a_replay_measures_what_drift_costs(capsys):
     assert float(replayed.split("mean KL ")[1]) > 0
 
 
-def test_a_dump_that_is_to_grow_refuses_drift(capsys):
+@pytest.mark.usefixtures("_brighter")
+def test_a_dump_that_is_to_grow_refuses_drift_and_keeps_what_it_has(capsys):
     assert run("cache-logits", "main", "--set", "dumps.main.views.count=4") == 1
+    message = capsys.readouterr().err
+    assert "witnesses look otherwise" in message
+    assert "--allow-drift" not in message
+    assert run("verify", STORE) == 0
+
+
+@pytest.mark.usefixtures("_brighter")
+def test_a_store_that_is_to_be_mended_refuses_drift_and_is_not_touched(capsys):
+    shard = next(Path(STORE, "train", "codes", "c").rglob("0"))
+    shard = shard if shard.is_file() else next(f for f in shard.rglob("*") if f.is_file())
+    shard.write_bytes(b"damaged")
+    assert run("verify", STORE, "--repair") == 1
     assert "witnesses look otherwise" in capsys.readouterr().err
+    assert Path(STORE, "manifest.json").exists()
+    assert shard.read_bytes() == b"damaged"
+
+
+def test_another_decoder_is_refused_with_what_it_changes(capsys, monkeypatch):
+    right = arrays._array_samples
+
+    def decoded_otherwise(images, *arguments):
+        noisy = images.copy()
+        noisy[:, ::3, ::3] ^= 1
+        return right(noisy, *arguments)
+
+    monkeypatch.setattr(arrays, "_array_samples", decoded_otherwise)
+    monkeypatch.setattr(Source, "__init__", partialmethod(Source.__init__, decoder="torchvision 9.9"))
+    assert run("prepare") == 0
+    assert run(*STUDENT) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "witnesses look otherwise than the teacher saw them" in message
+    assert "made with decoder none" in message
+    assert "here decoder torchvision 9.9" in message
+    assert "--allow-drift" in message
+    assert run(*STUDENT, "--allow-drift") == 0
+    assert "mean KL(teacher || cached) " in capsys.readouterr().err
