@@ -125,13 +125,20 @@ class Loader:
         return list(used.reshape(self.steps_per_epoch, self.batch_size))
 
     def _shuffled(self, epoch: int) -> Rows:
-        """Return the samples of an epoch; where views mix, whole groups and behind them the odd ones."""
+        """Return the samples of an epoch.
+
+        Where views mix, whole groups come first, so that batches cut none, and behind them the odd ones,
+        which are never among the samples that are left out.
+        """
         keys, pairing = self._feed.images.keys, self._feed.pairing
         if pairing is None:
             return self._permutation(epoch, keys)
         groups, odd = pairing.groups(self.view(epoch))
-        shuffled = groups[self._permutation(epoch, keys[groups[:, 0]])]
-        return np.concatenate([shuffled.ravel(), *odd])
+        shuffled = groups[self._permutation(epoch, keys[groups[:, 0]])].ravel()
+        first = np.array([group[0] for group in odd], np.int64)
+        last = [odd[place] for place in self._permutation(epoch, keys[first]).tolist()]
+        room = self.steps_per_epoch * self.batch_size - sum(map(len, odd))
+        return np.concatenate([shuffled[: max(0, room)], *last])
 
     def _permutation(self, epoch: int, keys: NDArray[np.uint64]) -> Rows:
         return permutation(seed=self._seed, epoch=epoch, keys=keys, lane=Lane.ORDER)

@@ -115,10 +115,15 @@ def nkd(
     Source: Yang et al., arXiv 2303.13005.
 
     """
-    known = labels != UNLABELLED
-    target = F.one_hot(labels.clamp(min=0), student.shape[1]).bool()
+    if labels.is_floating_point():
+        raise ConfigError(
+            "loss nkd was given shares of classes, as of mixed images; expected one class a sample; choose "
+            f"views without mixup and cutmix, or one of these losses: {_mixable()}"
+        )
+    known, place = labels != UNLABELLED, labels.clamp(min=0)[:, None]
+    target = student.new_zeros(student.shape).scatter(1, place, 1.0).bool()
     log_s, t = F.log_softmax(student.float(), dim=1), F.softmax(teacher.float(), dim=1)
-    of_target = -((1 + t) * log_s)[target]
+    of_target = -((1 + t) * log_s).gather(1, place)[:, 0]
     others_s, others_t = (
         x.float().masked_fill(target, -math.inf) / temperature for x in (student, teacher)
     )
@@ -171,13 +176,14 @@ def require_targets(name: str, views: ViewSpec, where: str) -> None:
         ConfigError: saying what to change.
     """
     if LOSSES[name].one_target and views.mixes:
-        fit = ", ".join(
-            other for other, loss in LOSSES.items() if loss.needs_teacher and not loss.one_target
-        )
         raise ConfigError(
             f"loss {name} needs one class a sample, and the views of {where} mix images (mixup, cutmix); "
-            f"expected views that do not; choose another dump, or one of these losses: {fit}"
+            f"expected views that do not; choose another dump, or one of these losses: {_mixable()}"
         )
+
+
+def _mixable() -> str:
+    return ", ".join(name for name, loss in LOSSES.items() if loss.needs_teacher and not loss.one_target)
 
 
 def make_loss(name: str, settings: Mapping[str, Any]) -> LossFunction:

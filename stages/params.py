@@ -164,6 +164,8 @@ class DumpParams:
             raise ConfigError(f"batch_size is {self.batch_size}; expected at least 1")
         if self.views.mixes:
             require_whole_groups(self.batch_size)
+            if self.shard_rows is not None:
+                require_whole_groups(self.shard_rows, "shard_rows")
         if self.shard_rows is not None and self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows}; expected at least 1")
         if self.shard_rows is not None and self.shard_rows > CHUNK_ROWS and self.shard_rows % CHUNK_ROWS:
@@ -401,6 +403,9 @@ def _require_targets(params: Params) -> None:
     for dump in params.sweep.dumps:
         for recipe in params.sweep.recipes:
             require_targets(params.recipes[recipe].loss, params.dumps[dump].views, f"dump {dump}")
+        if params.dumps[dump].views.mixes:
+            for student in params.sweep.students:
+                require_whole_groups(params.students[student].training.batch_size)
 
 
 def _require_name(path: Path, key: str, name: str, known: Mapping[str, Any]) -> None:

@@ -143,7 +143,7 @@ class PreparedData:
         if description["schema"] != _SCHEMA:
             raise DataError(
                 f"{folder}: prepared data of schema {description['schema']}, this program reads "
-                f"{_SCHEMA}; run: pipeline prepare"
+                f"{_SCHEMA}; run: pipeline prepare, or with DVC: dvc repro -f -s prepare"
             )
         form = description["channels"], description["decoder"]
         splits = {name: _open_split(folder, name, *form) for name in SPLITS}

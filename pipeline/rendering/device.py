@@ -26,6 +26,7 @@ from pipeline.views.parameters import ViewParameters
 from pipeline.views.steps import Step
 
 Rows = NDArray[np.int64]
+_SENT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +61,18 @@ class DeviceMixture:
     Args:
         levels: (N,) int32.
         boxes: (N, 4) int32.
-        shares: (N,) float32, how much of each mixture is the sample itself.
     """
 
     levels: Tensor
     boxes: Tensor
-    shares: Tensor
 
     @classmethod
     def of(cls, mixture: Mixture, device: torch.device) -> DeviceMixture:
         """Copy a mixture to a device."""
-        shares = mixture.shares.astype(np.float32)
-        return cls(*(to_device(values, device) for values in (mixture.levels, mixture.boxes, shares)))
+        return cls(to_device(mixture.levels, device), to_device(mixture.boxes, device))
 
     def __getitem__(self, rows: Tensor) -> DeviceMixture:
-        return DeviceMixture(*(v.index_select(0, rows) for v in (self.levels, self.boxes, self.shares)))
+        return DeviceMixture(self.levels.index_select(0, rows), self.boxes.index_select(0, rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,9 +143,7 @@ class DeviceRenderer:
         self._resident: tuple[Tensor, Tensor] | None = None
         if images.uniform is not None:
             pixels, places = images.uniform
-            # A copy: the source is a read-only map.
-            whole = torch.from_numpy(np.array(pixels)).to(device)
-            self._resident = whole, torch.from_numpy(places).to(device)
+            self._resident = _sent(pixels, device), torch.from_numpy(places).to(device)
 
     @property
     def is_resident(self) -> bool:
@@ -213,6 +209,16 @@ def carry_out(pixels: Tensor, steps: Sequence[DeviceStep]) -> Tensor:
             done = KERNELS[op](before, step.operands * chosen[:, None])
             pixels = torch.where(chosen.view(-1, 1, 1, 1), done, pixels)
     return pixels
+
+
+def _sent(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Copy images to a device piece by piece: they may be larger than the host's memory."""
+    there = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+    at_once = max(1, _SENT_BYTES // max(1, pixels[0].nbytes))
+    for start in range(0, len(pixels), at_once):
+        # A copy: the source is a read-only map.
+        there[start : start + at_once] = torch.from_numpy(pixels[start : start + at_once].copy())
+    return there
 
 
 def _largest_source(size: int) -> int:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.data.packed import PackedImages
-from pipeline.errors import ConfigError
 from pipeline.progress import note
 from pipeline.rendering import crops, resample
 from pipeline.rendering.device import DeviceRenderer
@@ -84,18 +83,23 @@ def make_renderer(
         on_device: render there; None suits it: there if it is a GPU and images are of one size.
 
     Raises:
-        ConfigError: asked for there, and images are so large that sums would not be exact, or do not fit.
+        ConfigError: asked for there, and images are so large that sums would not be exact.
     """
     if not len(images):
         return CpuRenderer(images, size)
-    suits = device.type != "cpu" and images.uniform is not None
-    if on_device or (on_device is None and suits and resample.is_exact(int(images.shapes.max()), size)):
-        try:
-            return DeviceRenderer(images, size, device)
-        except torch.OutOfMemoryError:
-            needed, free = images.size_bytes, torch.cuda.mem_get_info(device)[0]
-            found = f"images of {needed / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free"
-            if on_device:
-                raise ConfigError(f"{found}; expected room for all; use --render cpu") from None
-            note(f"{found}: rendering on the CPU")
-    return CpuRenderer(images, size)
+    if on_device is None:
+        side = int(images.shapes.max())
+        on_device = device.type != "cpu" and images.uniform is not None and resample.is_exact(side, size)
+        on_device = on_device and _has_room(images, device)
+    return DeviceRenderer(images, size, device) if on_device else CpuRenderer(images, size)
+
+
+def _has_room(images: PackedImages, device: torch.device) -> bool:
+    """Whether images take at most half of what is free on a GPU; if not, it is said."""
+    needed, free = images.size_bytes, torch.cuda.mem_get_info(device)[0]
+    if needed > free // 2:
+        note(
+            f"images of {needed / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free: they are "
+            "rendered on the CPU"
+        )
+    return needed <= free // 2

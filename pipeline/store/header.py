@@ -96,7 +96,8 @@ class Header:
         schema = value.get("schema")
         if schema != SCHEMA:
             raise StoreError(
-                f"{origin}: schema {schema}; this program reads {SCHEMA}; use the version that wrote it"
+                f"{origin}: schema {schema}; this program reads {SCHEMA}; use the version that wrote it, "
+                "or make it again: a new dump name, or remove the store"
             )
         try:
             return cls(

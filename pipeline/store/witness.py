@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-WITNESSES_A_SHARD = 32
+WITNESSES_A_SHARD = 64
 # Pixels of each image whose values are kept, to tell how far off a rendering is.
 PLACES = 8
 
@@ -41,19 +40,8 @@ class Witness:
         crcs = tuple(zlib.crc32(np.ascontiguousarray(image).data) for image in images)
         return cls(crcs, flat[:, places].reshape(len(images), -1))
 
-    @classmethod
-    def joined(cls, parts: Iterable[Witness]) -> Witness:
-        """Put witnesses of one rendering size together."""
-        parts = list(parts)
-        return cls(
-            tuple(crc for part in parts for crc in part.crcs), np.concatenate([p.pixels for p in parts])
-        )
-
     def __getitem__(self, rows: NDArray[Any]) -> Witness:
         return Witness(tuple(np.array(self.crcs, np.int64)[rows].tolist()), self.pixels[rows])
-
-    def __len__(self) -> int:
-        return len(self.crcs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the witness as plain values."""

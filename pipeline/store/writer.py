@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import file_digest
+from pipeline.errors import StoreError
 from pipeline.files import naming, sync_file, sync_folder
 from pipeline.store.faults import strays
 from pipeline.store.frame import frame_files
@@ -116,8 +117,13 @@ class StoreWriter:
 
         Args:
             cached_top1: the teacher's accuracy by section, read back from this store.
+
+        Raises:
+            StoreError: a shard is missing.
         """
         shards = self.done()
+        if len(shards) < sum(1 for _ in self.layout.shards()):
+            raise StoreError(f"{self.path}: shards are missing; expected all of them before the manifest")
         manifest = Manifest(
             header=self.header,
             shards=shards,

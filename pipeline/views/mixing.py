@@ -189,17 +189,17 @@ class Pairing:
         return partners
 
 
-def require_whole_groups(batch_size: int) -> None:
-    """Refuse batches that cut groups of images which are mixed with each other.
+def require_whole_groups(count: int, name: str = "batch_size") -> None:
+    """Refuse batches, or blocks, that cut groups of images which are mixed with each other.
 
     Raises:
         ConfigError: the size is no multiple of the group.
     """
-    if batch_size % GROUP:
-        lower = batch_size // GROUP * GROUP
+    if count % GROUP:
+        lower = count // GROUP * GROUP
         ways = f"{lower} or {lower + GROUP}" if lower else str(GROUP)
         raise ConfigError(
-            f"batch_size is {batch_size}, and the views mix images inside groups of {GROUP}; expected a "
+            f"{name} is {count}, and the views mix images inside groups of {GROUP}; expected a "
             f"multiple of {GROUP}; set it to {ways}"
         )
 

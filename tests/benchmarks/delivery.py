@@ -37,7 +37,7 @@ from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import Layout, Section
 from pipeline.store.reader import LogitStore
-from pipeline.store.witness import Witness, versions
+from pipeline.store.witness import Witness, versions, witness_rows
 from pipeline.store.writer import StoreWriter
 from pipeline.targets import EncodedView
 from pipeline.views.spec import ViewSpec
@@ -46,7 +46,6 @@ from tests.benchmarks.environment import environment
 CLASSES, SAMPLES, BATCH, ROUNDS = 600, 65_536, 256, 7
 FILES, STEP_BATCH = 8192, 64
 CODEC = find_codec("affine8", CLASSES)
-UNKNOWN: dict[str, Any] = {"labelled": 0, "correct": 0, "witness": Witness((), np.zeros((0, 0), np.uint8))}
 
 
 def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
@@ -73,7 +72,8 @@ def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
         rows = header.layout.n_rows(shard)
         codes = generator.integers(0, 256 if random else 1, (rows, CLASSES), np.uint8)
         arrays = {"codes": codes, "scale": np.ones(rows, np.float16)}
-        writer.write(shard, arrays, fidelity=Fidelity(), **UNKNOWN)
+        witness = Witness.of(np.zeros((len(witness_rows(rows)), 8, 8, 3), np.uint8))
+        writer.write(shard, arrays, fidelity=Fidelity(), labelled=0, correct=0, witness=witness)
     writer.tidy()
     writer.complete_with(writer.manifest({}))
     return LogitStore.open(path)
