@@ -74,6 +74,9 @@ def _collect(sweep: SweepParams, stores: dict[str, LogitStore]) -> Report:
 
 def _examples(name: str, store: LogitStore, data: PreparedData) -> list[Example]:
     """Render a few samples as the teacher saw them; one view of logits in memory at a time."""
+    if store.view_spec.mixes and len(data.train) < store.n_samples:
+        note(f"{name}: no examples, since images that others are mixed with have left the data")
+        return []
     note(f"rendering examples of {name}")
     rows = spread_rows(data.train.labels, EXAMPLES)
     eyes = Preprocessing.from_dict(store.manifest.header.teacher["preprocessing"])
