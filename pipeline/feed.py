@@ -27,7 +27,7 @@ from pipeline.rendering.render import Renderer, make_renderer
 from pipeline.resident import ResidentViews
 from pipeline.rng import Draws
 from pipeline.staged import Ring
-from pipeline.views.mixing import Pairing, draw_mixture
+from pipeline.views.mixing import GROUP, Pairing, draw_mixture
 from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters
 from pipeline.views.spec import ViewSpec
 
@@ -134,6 +134,15 @@ class Feed:
     def arrange(self, view: int, rows: Rows) -> Rows:
         """Return positions in `rows` (B,) such that no image is rendered twice for its partner's sake."""
         return np.arange(len(rows)) if self.pairing is None else self.pairing.arrange(view, rows)
+
+    def spread(self, view: int, count: int) -> Rows:
+        """Return about so many rows, spread evenly over the split; where views mix, whole groups."""
+        if self.pairing is not None:
+            groups, _ = self.pairing.groups(view)
+            if len(groups):
+                chosen = np.linspace(0, len(groups) - 1, max(1, min(len(groups), count // GROUP)))
+                return groups[chosen.astype(np.int64)].ravel()
+        return np.linspace(0, len(self.images) - 1, count).astype(np.int64)
 
     def prefetch(self, view: int) -> None:
         """Prepare for a view that will be asked for soon."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.bench import Bench
 from pipeline.caching.choice import Candidate, choose_codec, measure
 from pipeline.caching.opening import as_wanted, finished_shards, new_layout, require_store_or_nothing
 from pipeline.caching.pilot import run_pilot
 from pipeline.caching.spec import DumpSpec
+from pipeline.digests import canonical_json
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.store.frame import index_chunks
 from pipeline.store.layout import GATHERED, INDEX_ARRAYS, MANIFEST, ZARR_JSON, Layout
+from pipeline.store.records import ShardRecord
+from pipeline.store.witness import PLACES, WITNESSES_A_SHARD, Witness
 
 _INDEX_BYTES_PER_ROW = 16
 
@@ -79,7 +85,7 @@ def forecast(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> Fore
     figures = candidate.fidelity.summary()
     return Forecast(
         codec=candidate.codec.name,
-        bytes_total=_bytes(layout, candidate),
+        bytes_total=_bytes(layout, candidate, bench.data.channels),
         bytes_per_sample_view=candidate.bytes_per_row,
         files=_files(layout, candidate),
         teacher_forwards=forwards,
@@ -90,10 +96,25 @@ def forecast(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> Fore
     )
 
 
-def _bytes(layout: Layout, candidate: Candidate) -> int:
+def _bytes(layout: Layout, candidate: Candidate, channels: int) -> int:
     logits = sum(layout.n_rows(shard) for shard in layout.shards()) * candidate.bytes_per_row
     samples = sum(section.n_samples for section in layout.sections.values())
-    return math.ceil(logits) + _INDEX_BYTES_PER_ROW * samples + candidate.state_bytes
+    records = sum(1 for _ in layout.shards()) * _record_bytes(layout, candidate, channels)
+    return math.ceil(logits) + _INDEX_BYTES_PER_ROW * samples + candidate.state_bytes + records
+
+
+def _record_bytes(layout: Layout, candidate: Candidate, channels: int) -> int:
+    """Return the size of what is kept of a shard, once among the records and once in the manifest."""
+    images = np.zeros((WITNESSES_A_SHARD, PLACES, PLACES, channels), np.uint8)
+    record = ShardRecord(
+        rows=layout.shard_rows,
+        files=dict.fromkeys(layout.arrays, (layout.shard_rows, "0" * 64)),
+        fidelity=candidate.fidelity,
+        labelled=layout.shard_rows,
+        correct=layout.shard_rows,
+        witness=Witness.of(images),
+    ).to_dict()
+    return len(canonical_json(record)) + len(json.dumps(record, indent=1))
 
 
 def _files(layout: Layout, candidate: Candidate) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from pipeline.bench import Bench
@@ -52,12 +51,14 @@ def run_pilot(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Pilot:
     """
     images = bench.data.train
     count, n_views = pilot_rows(len(images), spec.view_count)
-    rows = np.linspace(0, len(images) - 1, count).astype(np.int64)
     size = min(spec.batch_size, -(-count // _BATCHES_AT_LEAST))
-    batches = [
-        (view, rows[start : start + size]) for view in range(n_views) for start in range(0, count, size)
-    ]
     feed = bench.feed(images, spec.views, teacher.card.preprocessing)
+    batches = [
+        (view, rows[start : start + size])
+        for view in range(n_views)
+        for rows in [feed.spread(view, count)]
+        for start in range(0, len(rows), size)
+    ]
     outputs, times = [], [time.perf_counter()]
     for batch in feed.stream(batches):
         outputs.append(teacher.output(batch))

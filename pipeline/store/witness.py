@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 WITNESSES_A_SHARD = 64
 # Pixels of each image whose values are kept, to tell how far off a rendering is.
-PLACES = 8
+PLACES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,21 @@ class Witness:
         return Witness(tuple(np.array(self.crcs, np.int64)[rows].tolist()), self.pixels[rows])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the witness as plain values."""
-        return {"crcs": list(self.crcs), "pixels": base64.b64encode(self.pixels.tobytes()).decode()}
+        """Return the witness as plain values: base64 of 32-bit words, low bytes first, and of pixels."""
+        words = np.array(self.crcs, "<u4").tobytes()
+        return {
+            "crcs": base64.b64encode(words).decode(),
+            "pixels": base64.b64encode(self.pixels.tobytes()).decode(),
+        }
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Witness:
         """Return the witness that `to_dict` described."""
-        pixels = np.frombuffer(base64.b64decode(value["pixels"]), np.uint8)
-        return cls(tuple(value["crcs"]), pixels.reshape(len(value["crcs"]), -1))
+        crcs, pixels = (
+            np.frombuffer(base64.b64decode(value[name]), kind)
+            for name, kind in (("crcs", "<u4"), ("pixels", np.uint8))
+        )
+        return cls(tuple(crcs.tolist()), pixels.reshape(len(crcs), -1))
 
 
 def witness_rows(count: int) -> NDArray[np.int64]:
