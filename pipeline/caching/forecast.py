@@ -21,7 +21,7 @@ from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.store.frame import index_chunks
 from pipeline.store.layout import GATHERED, INDEX_ARRAYS, MANIFEST, ZARR_JSON, Layout
 from pipeline.store.records import ShardRecord
-from pipeline.store.witness import PLACES, WITNESSES_A_SHARD, Witness
+from pipeline.store.witness import PLACES, Witness, witness_rows
 
 _INDEX_BYTES_PER_ROW = 16
 
@@ -99,19 +99,21 @@ def forecast(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> Fore
 def _bytes(layout: Layout, candidate: Candidate, channels: int) -> int:
     logits = sum(layout.n_rows(shard) for shard in layout.shards()) * candidate.bytes_per_row
     samples = sum(section.n_samples for section in layout.sections.values())
-    records = sum(1 for _ in layout.shards()) * _record_bytes(layout, candidate, channels)
+    records = sum(
+        _record_bytes(layout.n_rows(shard), layout, candidate, channels) for shard in layout.shards()
+    )
     return math.ceil(logits) + _INDEX_BYTES_PER_ROW * samples + candidate.state_bytes + records
 
 
-def _record_bytes(layout: Layout, candidate: Candidate, channels: int) -> int:
+def _record_bytes(rows: int, layout: Layout, candidate: Candidate, channels: int) -> int:
     """Return the size of what is kept of a shard, once among the records and once in the manifest."""
-    images = np.zeros((WITNESSES_A_SHARD, PLACES, PLACES, channels), np.uint8)
+    images = np.zeros((len(witness_rows(rows)), PLACES, PLACES, channels), np.uint8)
     record = ShardRecord(
-        rows=layout.shard_rows,
-        files=dict.fromkeys(layout.arrays, (layout.shard_rows, "0" * 64)),
+        rows=rows,
+        files=dict.fromkeys(layout.arrays, (rows, "0" * 64)),
         fidelity=candidate.fidelity,
-        labelled=layout.shard_rows,
-        correct=layout.shard_rows,
+        labelled=rows,
+        correct=rows,
         witness=Witness.of(images),
     ).to_dict()
     return len(canonical_json(record)) + len(json.dumps(record, indent=1))
