@@ -17,13 +17,32 @@ NAMES = [
 ]
 OPTIONS = {
     "prepare": {"--params", "--set", "--workers"},
-    "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers"},
-    "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--out", "--shards"},
-    "plan": {"DUMP", "--params", "--set", "--device", "--workers", "--out", "--json"},
-    "train-student": {"STUDENT", "RECIPE", "SEED", "--dump", "--params", "--set", "--device", "--workers"},
+    "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render"},
+    "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--render", "--out", "--shards"},
+    "plan": {"DUMP", "--params", "--set", "--device", "--workers", "--render", "--out", "--json"},
+    "train-student": {
+        "STUDENT",
+        "RECIPE",
+        "SEED",
+        "--dump",
+        "--allow-drift",
+        "--params",
+        "--set",
+        "--device",
+    }
+    | {"--workers", "--render"},
     "report": {"--params", "--set"},
     "inspect": {"STORE", "--json"},
-    "verify": {"STORE", "--replay", "--repair", "--json", "--device", "--workers"},
+    "verify": {
+        "STORE",
+        "--replay",
+        "--repair",
+        "--allow-drift",
+        "--json",
+        "--device",
+        "--workers",
+        "--render",
+    },
 }
 
 
