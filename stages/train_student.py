@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -11,6 +12,7 @@ from pipeline.bench import Bench
 from pipeline.errors import ConfigError
 from pipeline.losses import make_loss, require_targets
 from pipeline.models.checkpoint import load_state
+from pipeline.models.teacher import Teacher
 from pipeline.progress import note
 from pipeline.store.reader import LogitStore
 from pipeline.training.run import initial_network, train
@@ -49,10 +51,13 @@ def command(
     """
     spec, loss = params.student(student), params.recipe(recipe)
     _require_dump_fits(recipe, loss, dump)
+    if dump is None and allow_drift:
+        raise ConfigError("--allow-drift is about a dump's images; expected --dump DUMP with it; remove it")
     if dump is not None:
         require_targets(loss.loss, params.dump(dump).views, f"dump {dump}")
     bench = machine.bench()
-    store = None if dump is None else _open(params, dump, bench, allow_drift=allow_drift)
+    store, teacher = (None, None) if dump is None else _open(params, dump, bench, allow_drift=allow_drift)
+    drift = _measure_drift(store, teacher, bench) if store is not None and allow_drift else None
     network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)
     run = layout.run_name(dump, student, recipe, seed)
     state_path = layout.STATE / f"{run}.pt"
@@ -84,6 +89,7 @@ def command(
         **result.speed,
         "best_epoch": result.best_epoch,
         "epochs": len(result.history),
+        "drift": drift,
     }
     write_checkpoints(layout.STUDENTS / f"{run}.pt", result, card)
     write_run(layout.RUNS / run, metrics, result.history)
@@ -98,18 +104,32 @@ def _require_dump_fits(name: str, recipe: RecipeParams, dump: str | None) -> Non
         raise ConfigError(f"recipe {name} is a baseline and reads no logits; expected no --dump; remove it")
 
 
-def _open(params: Params, dump: str, bench: Bench, *, allow_drift: bool) -> LogitStore:
-    """Open a dump's store, which must be what params.yaml asks for now."""
+def _open(
+    params: Params, dump: str, bench: Bench, *, allow_drift: bool
+) -> tuple[LogitStore, Teacher | None]:
+    """Open a dump's store, which must be what params.yaml asks for now; its teacher, if it is at hand."""
     spec, store = params.dump(dump), LogitStore.open(layout.store(dump), allow_drift=allow_drift)
     store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec_spec())
     # A machine that only trains students may not have the teacher: there is nothing to compare there.
-    if layout.teacher_checkpoint(spec.teacher).exists():
-        teacher = load_teacher(spec.teacher, spec.precision, bench.device)
-        store.require_teacher(teacher)
-        if allow_drift:
-            cost = replay(store, bench, teacher, REPLAYED).replay_kl_mean
-            note(f"{dump}: teacher again on {REPLAYED} random pairs: mean KL(teacher || cached) {cost:.2e}")
-    return store
+    if not layout.teacher_checkpoint(spec.teacher).exists():
+        return store, None
+    teacher = load_teacher(spec.teacher, spec.precision, bench.device)
+    store.require_teacher(teacher)
+    return store, teacher
+
+
+def _measure_drift(store: LogitStore, teacher: Teacher | None, bench: Bench) -> dict[str, Any] | None:
+    """Say what images that may look otherwise here cost, where the teacher can look again."""
+    if teacher is None:
+        note(f"{store.location}: what drift costs in KL cannot be told without the teacher")
+        return None
+    audit = replay(store, bench, teacher, REPLAYED)
+    note(
+        f"{store.location}: teacher again on {REPLAYED} random pairs: mean KL(teacher || cached) "
+        f"{audit.replay_kl_mean:.2e}"
+    )
+    seen = None if audit.drift is None else asdict(audit.drift)
+    return {"kl_mean": audit.replay_kl_mean, "replayed": audit.replayed, "witnesses": seen}
 
 
 def _identity(store: LogitStore | None) -> dict[str, Any] | None:

@@ -50,6 +50,20 @@ def test_a_student_goes_on_when_told_to_and_says_what_it_costs(capsys):
     noted = capsys.readouterr().err
     assert "witnesses look otherwise" in noted
     assert "mean KL(teacher || cached) " in noted
+    drift = json.loads(Path("runs/main-pupil-kd-0/metrics.json").read_text())["drift"]
+    assert drift["kl_mean"] > 0
+    assert drift["witnesses"]["differing"] == drift["witnesses"]["checked"] > 0
+
+
+def test_without_the_teacher_drift_is_measured_in_pixels_alone(capsys):
+    Path("models/teachers/tutor.pt").unlink()
+    assert run(*STUDENT, "--allow-drift") == 0
+    assert "cannot be told without the teacher" in capsys.readouterr().err
+
+
+def test_a_baseline_has_no_drift_to_allow(capsys):
+    assert run("train-student", "pupil", "scratch", 0, "--allow-drift") == 1
+    assert "--allow-drift is about a dump's images" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_brighter")
