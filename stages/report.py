@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import click
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.data.packed import PreparedData
 from pipeline.errors import ConfigError
@@ -90,4 +92,13 @@ def _examples(name: str, store: LogitStore, data: PreparedData) -> list[Example]
         classes=data.classes,
         pixels=[feed.pixels(view, rows).numpy() for view in views],
         logits=[store.view(view)[places].numpy() for view in views],
+        mixtures=[_mixture(feed, view, rows) for view in views],
     )
+
+
+def _mixture(
+    feed: Feed, view: int, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    """Return the labels of the images that are mixed into some, and the share of each that is its own."""
+    shares = feed.shares(view, rows)
+    return None if shares is None else (feed.images.labels[shares[0]], shares[1])

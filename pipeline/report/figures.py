@@ -12,7 +12,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.style
@@ -63,6 +63,9 @@ _FOR_A_PAGE = (
     (_INK, "currentColor"),
     (r"#00ff0(\d)", r"var(--series-\1)"),
 )
+
+
+Mixed = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +154,15 @@ class SoftLabel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleView:
-    """One view of an example: the picture as a data URI, its side in pixels, the teacher's top classes."""
+    """One view of an example: the picture as a data URI, its side in pixels, the teacher's top classes.
+
+    `mixed` says of which classes the picture is, and how much of each, where it is mixed.
+    """
 
     picture: str
     side: int
     labels: tuple[SoftLabel, ...]
+    mixed: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +179,7 @@ def make_examples(
     classes: Sequence[str],
     pixels: Sequence[NDArray[np.uint8]],
     logits: Sequence[NDArray[np.float32]],
+    mixtures: Sequence[Mixed | None],
 ) -> list[Example]:
     """Prepare M samples for the page, each in some views.
 
@@ -180,6 +188,8 @@ def make_examples(
         classes: C names.
         pixels: a view each, (M, S, S, channels) as they were rendered for the teacher, grey or RGB.
         logits: a view each, (M, C), the teacher's from the store.
+        mixtures: a view each, the labels (M,) of the images that are mixed in, and the samples' own shares
+            (M,); None where nothing is mixed.
     """
     return [
         Example(
@@ -188,21 +198,37 @@ def make_examples(
                 ExampleView(
                     picture=png_uri(seen[place]),
                     side=len(seen[place]),
-                    labels=_soft_labels(said[place], classes, label),
+                    labels=_soft_labels(said[place], classes, _shown(label, mixture, place)),
+                    mixed=_described(label, mixture, place, classes),
                 )
-                for seen, said in zip(pixels, logits, strict=True)
+                for seen, said, mixture in zip(pixels, logits, mixtures, strict=True)
             ),
         )
         for place, label in enumerate(labels_M.tolist())
     ]
 
 
+def _shown(label: int, mixture: Mixed | None, place: int) -> dict[int, float]:
+    """Return the classes that a picture shows, and how much of each."""
+    if mixture is None:
+        return {label: 1.0}
+    other, share = int(mixture[0][place]), float(mixture[1][place])
+    return {label: 1.0} if other == label or share == 1 else {label: share, other: 1 - share}
+
+
+def _described(label: int, mixture: Mixed | None, place: int, classes: Sequence[str]) -> str | None:
+    shown = _shown(label, mixture, place)
+    names = {c: "unlabelled" if c == UNLABELLED else classes[c] for c in shown}
+    parts = [f"{100 * share:.0f} % {names[c]}" for c, share in shown.items()]
+    return ", ".join(parts) if len(parts) > 1 else None
+
+
 def _soft_labels(
-    logits_C: NDArray[np.float32], classes: Sequence[str], label: int
+    logits_C: NDArray[np.float32], classes: Sequence[str], shown: Mapping[int, float]
 ) -> tuple[SoftLabel, ...]:
     share, softened = _softmax(logits_C, 1.0), _softmax(logits_C, SOFT_TEMPERATURE)
     return tuple(
-        SoftLabel(name=classes[c], share=float(share[c]), softened=float(softened[c]), correct=c == label)
+        SoftLabel(name=classes[c], share=float(share[c]), softened=float(softened[c]), correct=c in shown)
         for c in np.argsort(-share, kind="stable")[:TOP_LABELS].tolist()
     )
 

@@ -281,7 +281,15 @@ def make_two_examples() -> list[Example]:
         classes=("cat", "<dog>", "bird", "fish"),
         pixels=[np.zeros((2, 8, 8, 1), np.uint8)] * 3,
         logits=[np.array([[0.0, 4.0, 2.0, -8.0], [1.0, 0.0, 0.0, 0.0]], np.float32)] * 3,
+        mixtures=[None, None, (np.array([2, 3]), np.array([0.6, 1.0]))],
     )
+
+
+def test_a_mixed_picture_says_of_what_it_is():
+    labelled, unlabelled = make_two_examples()
+    assert [view.mixed for view in labelled.views] == [None, None, "60 % <dog>, 40 % bird"]
+    assert [soft.correct for soft in labelled.views[2].labels] == [True, True, False]
+    assert unlabelled.views[2].mixed is None
 
 
 def test_soft_labels_are_the_teachers_likeliest_classes():

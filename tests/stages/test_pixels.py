@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,3 +204,12 @@ def test_any_augmentation_takes_a_line_of_params_alone(project, recorder, views)
     assert len(seen) == 2 * (len(train) // 20 * 20)
     assert len(set(seen)) == len(seen)
     assert set(seen) <= shown
+
+
+def test_the_report_shows_what_mixed_pictures_are_of(project):
+    views = ("--set", "dumps.main.views.cutmix={probability: 1.0}")
+    assert run("cache-logits", "main", *views) == 0
+    assert run("train-student", "pupil", "kd", 0, "--dump", "main", *views) == 0
+    assert run("report", *views, "--set", "sweep.baselines=[]") == 0
+    page = Path("reports/index.html").read_text()
+    assert len(re.findall(r"\d+ % \w+, \d+ % \w+", page)) > 3
