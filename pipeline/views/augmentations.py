@@ -6,7 +6,6 @@ not stand together is `spec.py`'s.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -188,16 +187,15 @@ class ColorJitter(Augmentation):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grayscale(Augmentation):
-    """Take the colour away.
+class Sometimes(Augmentation):
+    """What is done to some of the samples.
 
     Args:
         probability: share of the samples, in (0, 1].
 
     """
 
-    name: ClassVar[str] = "grayscale"
-    probability: float = 0.1
+    probability: float = 0.5
 
     def __post_init__(self) -> None:
         self._require_share()
@@ -205,97 +203,76 @@ class Grayscale(Augmentation):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Posterize(Augmentation):
+class Grayscale(Sometimes):
+    """Take the colour away."""
+
+    name: ClassVar[str] = "grayscale"
+    probability: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterize(Sometimes):
     """Keep the highest bits of each pixel.
 
     Args:
         bits: how many, 0 to 8.
-        probability: share of the samples, in (0, 1].
 
     """
 
     name: ClassVar[str] = "posterize"
     bits: int = 4
-    probability: float = 0.5
 
     def __post_init__(self) -> None:
         self._require("bits", 0 <= self.bits <= 8, "0 to 8")
-        self._require_share()
-        self._normalise()
+        Sometimes.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Solarize(Augmentation):
+class Solarize(Sometimes):
     """Invert pixels from a threshold on.
 
     Args:
         threshold: 0 to 255.
-        probability: share of the samples, in (0, 1].
 
     """
 
     name: ClassVar[str] = "solarize"
     threshold: int = 128
-    probability: float = 0.5
 
     def __post_init__(self) -> None:
         self._require("threshold", 0 <= self.threshold <= 255, "0 to 255")
-        self._require_share()
-        self._normalise()
+        Sometimes.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sharpness(Augmentation):
+class Sharpness(Sometimes):
     """Blur or sharpen.
 
     Args:
         factor: 0 blurs, 1 leaves as it is, 2 sharpens; 0 to 9.
-        probability: share of the samples, in (0, 1].
 
     """
 
     name: ClassVar[str] = "sharpness"
     factor: float = 2.0
-    probability: float = 0.5
 
     def __post_init__(self) -> None:
         self._require("factor", 0 <= self.factor <= 9, "0 to 9")
-        self._require_share()
-        self._normalise()
+        Sometimes.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Autocontrast(Augmentation):
-    """Stretch each channel to the whole range.
-
-    Args:
-        probability: share of the samples, in (0, 1].
-
-    """
+class Autocontrast(Sometimes):
+    """Stretch each channel to the whole range."""
 
     name: ClassVar[str] = "autocontrast"
-    probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        self._require_share()
-        self._normalise()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Equalize(Augmentation):
-    """Flatten each channel's histogram.
-
-    Args:
-        probability: share of the samples, in (0, 1].
-
-    """
+class Equalize(Sometimes):
+    """Flatten each channel's histogram."""
 
     name: ClassVar[str] = "equalize"
-    probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        self._require_share()
-        self._normalise()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,48 +303,39 @@ class RandomErasing(Augmentation):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mixup(Augmentation):
-    """Blend with another image of the same view: lambda of one, 1 - lambda of the other.
+class _Mix(Sometimes):
+    """What Mixup and CutMix share.
 
     Args:
         alpha: lambda is drawn from Beta(alpha, alpha); 0.05 to 8.
-        probability: share of the samples, in (0, 1].
+
+    """
+
+    alpha: float = 1.0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._require("alpha", 0.05 <= self.alpha <= 8, "0.05 to 8")
+        Sometimes.__post_init__(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixup(_Mix):
+    """Blend with another image of the same view: lambda of one, 1 - lambda of the other.
 
     Source: Zhang et al., arXiv 1710.09412.
     """
 
     name: ClassVar[str] = "mixup"
-    alpha: float = 1.0
-    probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require_mix(self)
-        self._require_share()
-        self._normalise()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cutmix(Augmentation):
+class Cutmix(_Mix):
     """Paste a box of another image of the same view.
 
-    Args:
-        alpha: the box has 1 - lambda of the area before it is cut at the edges, lambda from
-            Beta(alpha, alpha); 0.05 to 8.
-        probability: share of the samples, in (0, 1].
+    The box has 1 - lambda of the area before it is cut at the edges.
 
     Source: Yun et al., arXiv 1905.04899.
     """
 
     name: ClassVar[str] = "cutmix"
-    alpha: float = 1.0
-    probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require_mix(self)
-        self._require_share()
-        self._normalise()
-
-
-def _require_mix(mix: Mixup | Cutmix) -> None:
-    holds = math.isfinite(mix.alpha) and 0.05 <= mix.alpha <= 8
-    require(holds, f"{mix.name}.alpha", mix.alpha, "0.05 to 8")
