@@ -54,7 +54,7 @@ def reads_params(command: Command) -> Command:
     @debuggable
     @functools.wraps(command)
     def wrapped(params_path: Path, overrides: tuple[str, ...], **arguments: Any) -> Any:
-        from stages.params import load_params
+        from stages.loading import load_params
 
         return command(load_params(params_path, overrides), **arguments)
 

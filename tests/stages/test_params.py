@@ -13,7 +13,8 @@ from pipeline.errors import ConfigError
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.augmentations import PadCrop, RandomResizedCrop
 from pipeline.views.spec import ViewSpec
-from stages.params import Params, load_params
+from stages.loading import load_params
+from stages.params import Params
 
 REPOSITORY = Path(__file__).parents[2]
 
