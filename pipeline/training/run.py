@@ -31,6 +31,7 @@ from pipeline.models.weights import load_pretrained
 from pipeline.progress import note
 from pipeline.store.reader import LogitStore
 from pipeline.targets import Targets
+from pipeline.training.distributed import synchronise_norms
 from pipeline.training.history import TrainingResult
 from pipeline.training.loop import fit
 from pipeline.training.settings import TrainingSettings
@@ -150,16 +151,23 @@ def train(
     """
     data, eyes = bench.data, card.preprocessing
     network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    synchronise_norms(network, bench.ranks, bench.device)
     feed = bench.feed(data.train, views, eyes, None if store is None else store.blocks_of(data.train))
     targets = None if store is None else Targets(store, feed)
-    size, n_classes = settings.batch_size, len(data.classes)
     note(f"training on {feed.path}")
-    loader = Loader(feed, targets, batch_size=size, seed=seed, n_classes=n_classes)
-
+    loader = Loader(
+        feed,
+        targets,
+        batch_size=settings.batch_size,
+        seed=seed,
+        n_classes=len(data.classes),
+        parts=settings.accumulate,
+        ranks=bench.ranks,
+    )
     held_out = bench.feed(data.validation, None, eyes)
 
     def validate(trained: nn.Module) -> Metrics:
-        return evaluate(trained, held_out, batch_size=EVALUATION_BATCH)
+        return evaluate(trained, held_out, batch_size=EVALUATION_BATCH, ranks=bench.ranks)
 
     return fit(
         network,
@@ -170,6 +178,7 @@ def train(
         seed=seed,
         evaluate=validate if len(data.validation) else None,
         state_path=state_path,
+        ranks=bench.ranks,
         identity={
             **identity,
             "card": card.to_dict(),
