@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,8 +50,16 @@ class Preprocessing:
         """
         if pixels.shape[3] > self.channels:
             pixels = grey(pixels)[..., None]
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=pixels.device)
-        shift = torch.tensor(
-            [-m / s for m, s in zip(self.mean, self.std, strict=True)], device=pixels.device
-        )
+        scale, shift = _scale_and_shift(self.mean, self.std, pixels.device)
         return torch.addcmul(shift, pixels.float(), scale).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=64)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return what normalises pixels (0..255), per channel; once, as making it waits for a device."""
+    with torch.inference_mode(False):
+        scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale, shift
