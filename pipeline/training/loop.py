@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.device_memory import naming_memory
 from pipeline.digests import spec_digest
 from pipeline.errors import TrainingError
 from pipeline.loader import Batch, Loader
@@ -32,6 +33,7 @@ from pipeline.training.state import RunState
 Evaluate = Callable[[nn.Module], Metrics]
 SAVE_SECONDS = 300.0
 _STATE_VERSION = 2
+_LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render elsewhere: --render cpu"
 
 
 def fit(
@@ -122,7 +124,8 @@ class _Training:
         batches = iter(loader.epoch(run.epoch, first_step=current.step))
         saved = mark = time.perf_counter()
         for _ in track(range(left // size), name, total=left, unit="image", per_item=size):
-            self._step(batches)
+            with naming_memory(run.device, f"a step of {size} images", _LESS_MEMORY):
+                self._step(batches)
             now = time.perf_counter()
             current.step += 1
             current.seconds += now - mark

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import TrainingError
+from pipeline.errors import DeviceError, TrainingError
 from pipeline.feed import Feed
 from pipeline.loader import Loader
 from pipeline.losses import scratch
@@ -171,6 +171,16 @@ def test_the_same_run_twice_is_the_same_run(run, tmp_path):
 def test_another_seed_is_another_run(run, tmp_path):
     first, second = run(state_path=tmp_path / "a"), run(state_path=tmp_path / "b", seed=4)
     assert _timeless(first) != _timeless(second)
+
+
+def test_too_little_memory_is_said_with_what_to_do(run):
+    def too_large(student, labels, teacher):
+        raise torch.OutOfMemoryError("tried to allocate 3.00 GiB\nand much more")
+
+    with pytest.raises(
+        DeviceError, match=r"for a step of 16 images \(tried to allocate 3.00 GiB\); raise acc"
+    ):
+        run(loss=too_large)
 
 
 def test_dropout_draws_anew_in_every_step(run):
