@@ -16,7 +16,7 @@ from pipeline.caching.dump import cache_logits
 from pipeline.feed import Feed
 from pipeline.loader import Batch, Loader
 from pipeline.losses import make_loss
-from pipeline.models.preprocessing import Preprocessing, _scale_and_shift
+from pipeline.models.preprocessing import Preprocessing, _lines
 from pipeline.ranks import SINGLE
 from pipeline.rendering import device as rendering
 from pipeline.rendering import regions
@@ -104,9 +104,9 @@ def fake(monkeypatch) -> Iterator[FakeTensorMode]:
         monkeypatch.setattr(module, "to_device", to_device)
     monkeypatch.setattr(targets, "Courier", Courier)
     monkeypatch.setattr(targets, "require_same_pixels", lambda *_: None)  # which looks at pixels, once
-    _scale_and_shift.cache_clear()
+    _lines.cache_clear()
     yield mode
-    _scale_and_shift.cache_clear()
+    _lines.cache_clear()
 
 
 def test_a_resident_batch_and_its_loss_never_wait_for_the_device(store, bench, fake):
