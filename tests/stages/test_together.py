@@ -1,4 +1,4 @@
-"""Training commands under torchrun: the ranks train one model, and one of them writes and tells."""
+"""Training by several processes: ranks that train one model, and students that share a store."""
 
 from __future__ import annotations
 
@@ -49,3 +49,20 @@ def test_a_step_that_ranks_cannot_share_is_refused(project):
     assert "a step of 16 images in 16 parts is shared by 2 processes; expected at least 32" in done.stderr
     # torchrun has a traceback of its own.
     assert done.stderr.index("pipeline: a step of 16") < done.stderr.index("Traceback")
+
+
+def test_two_students_learn_from_one_store_at_once(project):
+    assert run("cache-logits", "main") == 0
+    command = [sys.executable, "-c", "from stages.cli import main; main()", "train-student", "pupil", "kd"]
+    at_once = [
+        subprocess.Popen(
+            [*command, str(seed), "--dump", "main"], env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        )
+        for seed in (1, 2)
+    ]
+    assert [student.wait(timeout=240) for student in at_once] == [0, 0]
+    together = json.loads(Path("runs/main-pupil-kd-1/metrics.json").read_text())
+    subprocess.run([*command, "1", "--dump", "main"], env=ENVIRONMENT, check=True, capture_output=True)
+    alone = json.loads(Path("runs/main-pupil-kd-1/metrics.json").read_text())
+    for figure in ("nll", "kl_to_teacher", "validation_top1", "best_epoch"):
+        assert together[figure] == alone[figure]
