@@ -17,6 +17,7 @@ from pipeline.codecs import Codec
 from pipeline.drift import require_same_pixels
 from pipeline.feed import Feed
 from pipeline.rendering.transfer import Courier
+from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 
 
@@ -46,7 +47,7 @@ class Targets:
     """The teacher's logits of a split's samples, a view at a time.
 
     Args:
-        store: an open store.
+        store: an open store, or an ensemble of some.
         feed: the images that train, with the store's views; logits are decoded on its device.
 
     Raises:
@@ -54,7 +55,7 @@ class Targets:
 
     """
 
-    def __init__(self, store: LogitStore, feed: Feed) -> None:
+    def __init__(self, store: LogitStore | Ensemble, feed: Feed) -> None:
         require_same_pixels(store, feed)
         self._store, self._courier = store, Courier(feed.device)
         self._rows = torch.from_numpy(store.rows_of(feed.images))

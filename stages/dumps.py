@@ -1,4 +1,4 @@
-"""A dump's store as students need it: what params.yaml asks for now, and how far its images drifted."""
+"""A dump as students need it: what params.yaml asks for now, and how far its images drifted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 from pipeline.audit import replay
 from pipeline.bench import Bench
+from pipeline.errors import MismatchError
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
+from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from stages import layout
 from stages.params import Params
@@ -19,21 +21,47 @@ REPLAYED = 256
 
 
 def open_dump(
-    params: Params, dump: str, bench: Bench, *, allow_drift: bool
-) -> tuple[LogitStore, dict[str, Any] | None]:
-    """Return a dump's store, and what drift costs where it is allowed.
+    params: Params, name: str, bench: Bench, *, allow_drift: bool
+) -> tuple[LogitStore | Ensemble, dict[str, Any] | None]:
+    """Return a dump or an ensemble of some, and, of each dump, what drift costs where it is allowed.
 
     Raises:
-        MismatchError: the store is of another spec or teacher.
+        MismatchError: it is of another spec or teacher.
     """
-    spec, store = params.dump(dump), LogitStore.open(layout.store(dump), allow_drift=allow_drift)
+    path = layout.store(name)
+    if name not in params.ensembles:
+        store = LogitStore.open(path, allow_drift=allow_drift)
+        teacher = _require_as_asked(params, name, store, bench)
+        return store, _measure_drift(store, teacher, bench) if allow_drift else None
+    ensemble = Ensemble.open(path, allow_drift=allow_drift)
+    _require_members(params, name, ensemble)
+    drift = {}
+    for dump, member in zip(params.ensembles[name].of, ensemble.members, strict=True):
+        teacher = _require_as_asked(params, dump, member, bench)
+        drift[dump] = _measure_drift(member, teacher, bench) if allow_drift else None
+    return ensemble, drift if allow_drift else None
+
+
+def _require_members(params: Params, name: str, ensemble: Ensemble) -> None:
+    spec = params.ensembles[name]
+    expected = tuple(layout.store(dump).name for dump in spec.of), spec.blend()
+    if (ensemble.names, ensemble.blend) != expected:
+        raise MismatchError(
+            f"{ensemble.location}: is of {', '.join(ensemble.names)}, {ensemble.blend}; expected what "
+            f"ensembles.{name} says now; make it again: pipeline cache-logits {name}"
+        )
+
+
+def _require_as_asked(params: Params, dump: str, store: LogitStore, bench: Bench) -> Teacher | None:
+    """Refuse a store that is not as params.yaml asks; return its teacher, if it is at hand."""
+    spec = params.dump(dump)
     store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec_spec())
-    teacher = None
     # A machine that only trains students may not have the teacher: there is nothing to compare there.
-    if layout.teacher_checkpoint(spec.teacher).exists():
-        teacher = load_teacher(spec.teacher, spec.precision, bench.device)
-        store.require_teacher(teacher)
-    return store, _measure_drift(store, teacher, bench) if allow_drift else None
+    if not layout.teacher_checkpoint(spec.teacher).exists():
+        return None
+    teacher = load_teacher(spec.teacher, spec.precision, bench.device)
+    store.require_teacher(teacher)
+    return teacher
 
 
 def _measure_drift(store: LogitStore, teacher: Teacher | None, bench: Bench) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from pipeline.bench import Bench
 from pipeline.errors import ConfigError
 from pipeline.losses import make_loss, require_targets
 from pipeline.models.checkpoint import ModelCard, load_state
+from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from pipeline.training.history import TrainingResult
 from pipeline.training.run import initial_network, train
@@ -88,7 +89,7 @@ class _Run:
         *,
         spec: ModelParams,
         recipe: RecipeParams,
-        store: LogitStore | None,
+        store: LogitStore | Ensemble | None,
     ) -> TrainingResult:
         """Train the student on what it is to learn from."""
         return train(
@@ -101,7 +102,7 @@ class _Run:
             settings=spec.training.settings(),
             seed=self.seed,
             state_path=self.state_path,
-            identity={"loss": [recipe.loss, recipe.settings], "store": _identity(store)},
+            identity={"loss": [recipe.loss, recipe.settings], "store": store and store.identity()},
         )
 
     def write(
@@ -147,12 +148,6 @@ def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:
             f"recipe {run.recipe} is a baseline and reads no logits; expected no --dump; remove it"
         )
     if run.dump is not None:
-        require_targets(recipe.loss, params.dump(run.dump).views, f"dump {run.dump}")
+        require_targets(recipe.loss, params.dump_views(run.dump), f"dump {run.dump}")
     elif allow_drift:
         raise ConfigError("--allow-drift is about a dump's images; expected --dump DUMP with it; remove it")
-
-
-def _identity(store: LogitStore | None) -> dict[str, Any] | None:
-    return (
-        None if store is None else {**store.manifest.header.fingerprint.to_dict(), "count": store.n_views}
-    )

@@ -29,6 +29,7 @@ from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.weights import load_pretrained
 from pipeline.progress import note
+from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from pipeline.targets import Targets
 from pipeline.training.distributed import synchronise_norms
@@ -124,7 +125,7 @@ def train(
     card: ModelCard,
     *,
     views: ViewSpec,
-    store: LogitStore | None,
+    store: LogitStore | Ensemble | None,
     loss: LossFunction,
     settings: TrainingSettings,
     seed: int,
@@ -138,7 +139,7 @@ def train(
         network: moved to the device and trained.
         card: of the network.
         views: what it is shown; those of the store where there is one.
-        store: with the teacher's logits of these views, or None.
+        store: with the teacher's logits of these views, or several teachers'; or None.
         loss: of (logits, labels, teacher logits).
         settings: of the optimisation.
         seed: of the order and of dropout.
