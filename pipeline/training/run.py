@@ -17,7 +17,7 @@ from pipeline.bench import EVALUATION_BATCH, Bench
 from pipeline.data.packed import PreparedData
 from pipeline.errors import DataError
 from pipeline.loader import Loader
-from pipeline.losses import LossFunction
+from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.architecture import (
     Architecture,
@@ -125,7 +125,7 @@ def train(
     *,
     views: ViewSpec,
     store: LogitStore | None,
-    loss: LossFunction,
+    loss: ScheduledLoss,
     settings: TrainingSettings,
     seed: int,
     state_path: Path,
