@@ -86,6 +86,11 @@ class ScheduledLoss:
     function: Callable[..., Tensor]
     settings: Mapping[str, Schedule] = field(default_factory=dict)
 
+    @property
+    def epochs(self) -> float:
+        """When the last of the schedules ends."""
+        return max((schedule.epochs for schedule in self.settings.values()), default=0.0)
+
     def at(self, epoch: float) -> LossFunction:
         """Return the loss of a moment: epochs that are done, with the fraction of the one under way."""
         return partial(self.function, **{name: value.at(epoch) for name, value in self.settings.items()})

@@ -155,6 +155,11 @@ def train(
     feed = bench.feed(data.train, views, eyes, None if store is None else store.blocks_of(data.train))
     targets = None if store is None else Targets(store, feed)
     note(f"training on {feed.path}")
+    if loss.epochs > settings.epochs:
+        note(
+            f"settings of the loss change for {loss.epochs:g} epochs and training ends after "
+            f"{settings.epochs}, on the way; shorten their schedules in the recipe (dkd: kd_weight)"
+        )
     loader = Loader(
         feed,
         targets,

@@ -92,6 +92,13 @@ def test_dkd_warms_up_for_twenty_epochs_unless_it_is_told_otherwise():
     assert torch.equal(short.at(1)(*BATCH), dkd(*BATCH, kd_weight=1.5))
 
 
+def test_a_loss_knows_when_its_last_schedule_ends():
+    falling = {"from": 8, "to": 2, "epochs": 30}
+    assert make_loss("kd", {"temperature": falling, "kd_weight": {"warmup": 1, "epochs": 2.5}}).epochs == 30
+    assert make_loss("dkd", {}).epochs == 20
+    assert make_loss("kd", {"temperature": 3}).epochs == ScheduledLoss(scratch).epochs == 0
+
+
 def test_a_function_of_ones_own_is_a_loss():
     loss = ScheduledLoss(scratch)
     assert torch.equal(loss.at(3)(STUDENT, LABELS, None), scratch(STUDENT, LABELS))
