@@ -241,6 +241,8 @@ def test_features_are_compared_in_single_precision(name, dtype):
         found = loss(*logits, given)
     assert found.dtype == torch.float32
     assert torch.equal(found, loss(*logits, exact))
+    double = loss(STUDENT, LABELS, TEACHER, replace(exact, **{k: v.double() for k, v in tensors.items()}))
+    assert float(found) == pytest.approx(float(double), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", FEATURE_LOSSES)
