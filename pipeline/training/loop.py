@@ -20,7 +20,7 @@ from pipeline.device_memory import naming_memory
 from pipeline.digests import spec_digest
 from pipeline.errors import TrainingError
 from pipeline.loader import Batch, Loader
-from pipeline.losses import LossFunction
+from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics
 from pipeline.progress import note, track
 from pipeline.ranks import SINGLE, Ranks
@@ -39,7 +39,7 @@ _LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or rend
 def fit(
     network: nn.Module,
     loader: Loader,
-    loss: LossFunction,
+    loss: ScheduledLoss,
     settings: TrainingSettings,
     *,
     device: torch.device,
@@ -107,7 +107,7 @@ class _Training:
     """
 
     def __init__(
-        self, run: RunState, loader: Loader, loss: LossFunction, *, seed: int, ranks: Ranks
+        self, run: RunState, loader: Loader, loss: ScheduledLoss, *, seed: int, ranks: Ranks
     ) -> None:
         self._run, self._loader, self._loss, self._seed, self._ranks = run, loader, loss, seed, ranks
         self.inner = distributed(run.network, ranks, run.device)
@@ -193,7 +193,8 @@ class _Training:
             own = self.network(batch.images)
         logits = ranks.assemble(own.float(), batch.own, len(batch.rows))
         share = len(batch.rows) / self._loader.batch_size
-        loss = self._loss(logits, batch.labels, batch.teacher_logits) * share
+        objective = self._loss.at(step / self._loader.steps_per_epoch)
+        loss = objective(logits, batch.labels, batch.teacher_logits) * share
         # Each process has the gradients of its rows, and their mean is taken: what is wanted is the sum.
         run.scaler.scale(loss * ranks.count).backward()  # type: ignore[no-untyped-call]
         # Kept on the device: looking at the value would wait for every step.

@@ -17,7 +17,7 @@ from pipeline.bench import EVALUATION_BATCH, Bench
 from pipeline.data.packed import PreparedData
 from pipeline.errors import DataError
 from pipeline.loader import Loader
-from pipeline.losses import LossFunction
+from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.architecture import (
     Architecture,
@@ -126,7 +126,7 @@ def train(
     *,
     views: ViewSpec,
     store: LogitStore | Ensemble | None,
-    loss: LossFunction,
+    loss: ScheduledLoss,
     settings: TrainingSettings,
     seed: int,
     state_path: Path,
@@ -156,6 +156,11 @@ def train(
     feed = bench.feed(data.train, views, eyes, None if store is None else store.blocks_of(data.train))
     targets = None if store is None else Targets(store, feed)
     note(f"training on {feed.path}")
+    if loss.epochs > settings.epochs:
+        note(
+            f"settings of the loss change for {loss.epochs:g} epochs and training ends after "
+            f"{settings.epochs}, on the way; shorten their schedules in the recipe (dkd: kd_weight)"
+        )
     loader = Loader(
         feed,
         targets,

@@ -27,7 +27,7 @@ from pipeline.data.prepare import prepare
 from pipeline.data.sources import SourceOptions, open_source
 from pipeline.feed import Feed, Rows
 from pipeline.loader import Batch, Loader
-from pipeline.losses import LossFunction
+from pipeline.losses import ScheduledLoss, make_loss
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard, load_state, read_tensors
 from pipeline.models.preprocessing import Preprocessing
@@ -76,10 +76,10 @@ class Rig:
     teacher: Teacher
     folder: Path
     settings: TrainingSettings
-    loss: LossFunction
+    loss: ScheduledLoss
 
     @classmethod
-    def of(cls, npz: Path, folder: Path, *, epochs: int, loss: LossFunction) -> Rig:
+    def of(cls, npz: Path, folder: Path, *, epochs: int, loss: ScheduledLoss) -> Rig:
         """Prepare the data and train the teacher, unless an earlier run has left them in `folder`."""
         if not (folder / "data" / "dataset.json").exists():
             prepare(
@@ -115,7 +115,7 @@ class Rig:
         rows = np.arange(len(feed.images)).reshape(-1, 500)
         return torch.cat([self.teacher.logits(images) for images in feed.batches(0, rows)])
 
-    def train(self, feed: Feed, targets: Any, seed: int, loss: LossFunction | None = None) -> float:
+    def train(self, feed: Feed, targets: Any, seed: int, loss: ScheduledLoss | None = None) -> float:
         """Train one student and return its top-1 on the test images.
 
         Args:
@@ -127,7 +127,7 @@ class Rig:
         loader = Loader(feed, targets, batch_size=self.settings.batch_size, seed=seed)
         return self.fit(loader, seed, loss)
 
-    def fit(self, loader: Any, seed: int, loss: LossFunction | None = None) -> float:
+    def fit(self, loader: Any, seed: int, loss: ScheduledLoss | None = None) -> float:
         """Train one student from a loader's batches and return its top-1 on the test images."""
         torch.manual_seed(seed)
         student = network(16, 32, 64, stride=2)
@@ -235,7 +235,7 @@ def _teacher(bench: Bench, path: Path) -> Teacher:
             card,
             views=VIEWS,
             store=None,
-            loss=_cross_entropy,
+            loss=make_loss("scratch", {}),
             settings=TEACHER,
             seed=0,
             state_path=path.with_suffix(".state"),
@@ -244,10 +244,6 @@ def _teacher(bench: Bench, path: Path) -> Teacher:
         torch.save(result.last, path)
     load_state(net, read_tensors(path), path)
     return Teacher(name="plain_net", network=net.eval(), card=card, precision="fp32")
-
-
-def _cross_entropy(student: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
-    return nn.functional.cross_entropy(student, labels)
 
 
 def summary(runs: Mapping[str, Sequence[float]], reference: str) -> dict[str, dict[str, float]]:

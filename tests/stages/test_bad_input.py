@@ -425,8 +425,8 @@ def test_a_student_whose_batches_cut_groups_of_mixed_images(project, fails):
 
 
 def test_a_loss_of_one_class_for_mixed_images(project, fails):
-    recipe = ["--set", "recipes.kd.loss=nkd"]
-    words = "loss nkd needs one class a sample", "dump main mix images", "choose another dump", "kd"
+    recipe = ["--set", "recipes.kd.loss=wsld"]
+    words = "loss wsld needs one class a sample", "dump main mix images", "choose another dump", "kd"
     fails(["train-student", "pupil", "kd", "0", "--dump", "main", *MIXING, *recipe], *words)
     fails(["report", *MIXING, *recipe], *words)
 

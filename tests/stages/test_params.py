@@ -139,6 +139,13 @@ def test_numbers_may_be_written_in_the_way_that_yaml_takes_for_text(load, tmp_pa
     assert load_params(path).student("small").training.learning_rate == 0.02
 
 
+def test_a_setting_of_a_recipe_may_have_a_schedule(load):
+    falling = {"from": 8, "to": 2, "epochs": 30}
+    params = load({"recipes.kd.temperature": falling, "recipes.kd.kd_weight": {"warmup": 1, "epochs": 2.5}})
+    assert params.recipe("kd").settings["temperature"] == falling
+    assert params.recipe("kd").settings["kd_weight"] == {"warmup": 1, "epochs": 2.5}
+
+
 def test_recipes_know_whether_they_need_a_teacher(load):
     params = load()
     assert params.recipe("kd").needs_teacher
@@ -157,6 +164,8 @@ def test_set_overrides_values_of_any_depth_and_type(load):
             "sweep.students=[other]",
             "students.small.learning_rate=0.5",
             "recipes.kd.temperature=2.5",
+            "recipes.kd.kd_weight={warmup: 1, epochs: 5}",
+            "recipes.kd.kd_weight.epochs=7",
         )
     )
     assert params.data.validation == 0.25
@@ -164,6 +173,7 @@ def test_set_overrides_values_of_any_depth_and_type(load):
     assert params.sweep.students == ("other",)
     assert params.student("small").training.learning_rate == 0.5
     assert params.recipe("kd").settings["temperature"] == 2.5
+    assert params.recipe("kd").settings["kd_weight"] == {"warmup": 1, "epochs": 7}
 
 
 def test_set_of_a_shared_value_reaches_the_models_that_have_none_of_their_own(load):
@@ -358,6 +368,9 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_found(load, key, value
         ("dumps.main.batch_size", 0, r"dumps.main: batch_size is 0; expected at least 1"),
         ("dumps.main.shard_rows", 0, r"dumps.main: shard_rows is 0; expected at least 1"),
         ("recipes.kd.temperature", 0, r"recipes.kd: .*temperature is 0; expected .*more than 0"),
+        ("recipes.kd.temperature", {"from": 8}, r"recipes.kd: .* is {'from': 8}; expected a number"),
+        ("recipes.kd.temperature", {"warmup": 8, "epochs": 2}, r"recipes.kd: .*which begins at 0"),
+        ("recipes.kd.loss", "crd", r"recipes.kd: loss crd compares features.*expected one of scr"),
         ("recipes.kd.loss", "kdd", r"recipes.kd: loss is 'kdd'.*did you mean 'kd'"),
     ],
 )

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 
 from pipeline.bench import Bench
 from pipeline.data.packed import PreparedData
-from pipeline.losses import make_loss
+from pipeline.losses import ScheduledLoss, make_loss
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"settings": {"batch_size": 18}},
     "parts": {"settings": {"batch_size": 10, "accumulate": 3, "clip_norm": 0.5, "ema_decay": 0.9}},
     "mixed": {"settings": {"batch_size": 16}, "views": MIXED},
-    "whole": {"settings": {"batch_size": 18}, "loss": of_the_whole_batch},
+    "whole": {"settings": {"batch_size": 18}, "loss": ScheduledLoss(of_the_whole_batch)},
     "adamw": {"settings": {"batch_size": 18, "optimizer": "adamw", "learning_rate": 0.01}},
 }
 

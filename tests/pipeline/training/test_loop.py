@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.errors import DeviceError, TrainingError
 from pipeline.feed import Feed
 from pipeline.loader import Loader
-from pipeline.losses import scratch
+from pipeline.losses import Schedule, ScheduledLoss, scratch
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.training.history import TrainingResult
@@ -86,8 +86,9 @@ def run(tiny_data, tmp_path):
             "identity": {"run": "test"},
             **changed,
         }
-        return fit(given.pop("network"), given.pop("loader"), given.pop("loss"),
-                   given.pop("settings"), **given)  # fmt: skip
+        loss = given.pop("loss")
+        loss = loss if isinstance(loss, ScheduledLoss) else ScheduledLoss(loss)
+        return fit(given.pop("network"), given.pop("loader"), loss, given.pop("settings"), **given)
 
     train.steps = len(tiny_data.train) // BATCH
     return train
@@ -162,6 +163,26 @@ def test_the_loss_of_an_epoch_is_the_mean_over_its_steps(run):
     for epoch, record in enumerate(history):
         mean = sum(values[epoch * run.steps : (epoch + 1) * run.steps]) / run.steps
         assert record.loss == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_loss_of_a_step_is_that_of_its_fraction_of_an_epoch(run, interrupted):
+    weights = []
+
+    def recorded(student, labels, teacher, *, weight):
+        if interrupted and len(weights) == run.steps + 2:
+            raise _Interrupted
+        weights.append(weight)
+        return weight * scratch(student, labels)
+
+    loss = ScheduledLoss(recorded, {"weight": Schedule(1.0, 4.0, 3)})
+    if interrupted:
+        with pytest.raises(_Interrupted):
+            run(loss=loss, save_seconds=0)
+        interrupted = False
+    run(loss=loss)
+    steps = 4 * run.steps
+    assert weights == pytest.approx([1 + min(3, step / run.steps) for step in range(steps)])
 
 
 def test_the_same_run_twice_is_the_same_run(run, tmp_path):

@@ -1,0 +1,47 @@
+"""Losses: one pure function each, and the table that names them.
+
+Shapes: B batch, C classes, D features. A loss takes the student's logits (B, C), the labels and the
+teacher's logits (B, C), computes in float32 outside autocast (in float64 where the student's logits are),
+sums over classes unless it says otherwise, and takes the mean over the batch. Labels are class indices (B,)
+int64, -1 for unlabelled: such a sample has no hard-label term; or, where views mix images, shares of the
+classes (B, C) float32, what is missing to 1 being unlabelled. A constant that is added to a row of the
+teacher's logits changes no loss: codecs keep them up to one. A new loss is one function and one line in
+`LOSSES`.
+"""
+
+from __future__ import annotations
+
+from pipeline.losses.features import Features, centre, crd, rkd
+from pipeline.losses.relations import dist
+from pipeline.losses.schedules import LossFunction, Schedule, ScheduledLoss
+from pipeline.losses.soft import hard, kd, kd_ls, mse, soft_ce, wttm
+from pipeline.losses.supervised import label_smoothing, scratch
+from pipeline.losses.table import FEATURE_LOSSES, LOSSES, Loss, make_loss, require_targets
+from pipeline.losses.target_classes import dkd, nkd, wsld
+
+__all__ = [
+    "FEATURE_LOSSES",
+    "LOSSES",
+    "Features",
+    "Loss",
+    "LossFunction",
+    "Schedule",
+    "ScheduledLoss",
+    "centre",
+    "crd",
+    "dist",
+    "dkd",
+    "hard",
+    "kd",
+    "kd_ls",
+    "label_smoothing",
+    "make_loss",
+    "mse",
+    "nkd",
+    "require_targets",
+    "rkd",
+    "scratch",
+    "soft_ce",
+    "wsld",
+    "wttm",
+]

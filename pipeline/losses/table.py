@@ -1,0 +1,143 @@
+"""The losses by name, and from a name with settings to a loss. A new one is a function and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError, did_you_mean
+from pipeline.losses.features import centre, crd, rkd
+from pipeline.losses.projections import CentreProjection, ContrastProjection
+from pipeline.losses.relations import dist
+from pipeline.losses.schedules import Schedule, ScheduledLoss
+from pipeline.losses.settings import Range, settings_of
+from pipeline.losses.soft import hard, kd, kd_ls, mse, soft_ce, wttm
+from pipeline.losses.supervised import label_smoothing, scratch
+from pipeline.losses.target_classes import dkd, nkd, wsld
+from pipeline.views.spec import ViewSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A line of the table.
+
+    A loss of features is called with a fourth argument, `Features`. Whoever trains by it makes
+    `projection(Ds, Dt)` once, where there is one, and optimises its parameters with the student's; gathers
+    in each step the batch's student and teacher features, and negatives of the current view and class
+    centres where they are asked for; and calls
+    `loss.at(epoch)(student, labels, teacher, projection(features))`.
+
+    Args:
+        function: (student (B, C), labels, teacher (B, C) or None, **settings) to a scalar; settings are
+            keyword-only, and their annotations say what they may be.
+        needs_teacher: whether it is a distillation loss; the others are baselines.
+        one_target: whether each sample must have one class, so that views may not mix.
+        schedules: settings that change over the epochs unless one says otherwise.
+        needs_features: whether it compares penultimate features.
+        projection: from Ds and Dt to a module, `Features` to `Features`; None for features as they are.
+        takes_negatives: whether the teacher's features of other samples help.
+        needs_centres: whether it needs the teacher's mean features of each class.
+
+    """
+
+    function: Callable[..., Tensor]
+    needs_teacher: bool
+    one_target: bool = False
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    needs_features: bool = False
+    projection: Callable[[int, int], nn.Module] | None = None
+    takes_negatives: bool = False
+    needs_centres: bool = False
+
+
+LOSSES: Mapping[str, Loss] = {
+    "scratch": Loss(scratch, needs_teacher=False),
+    "label_smoothing": Loss(label_smoothing, needs_teacher=False),
+    "kd": Loss(kd, needs_teacher=True),
+    "soft_ce": Loss(soft_ce, needs_teacher=True),
+    "hard": Loss(hard, needs_teacher=True),
+    "mse": Loss(mse, needs_teacher=True),
+    "dkd": Loss(dkd, needs_teacher=True, schedules={"kd_weight": Schedule.warmup(1.0, epochs=20)}),
+    "nkd": Loss(nkd, needs_teacher=True),
+    "wsld": Loss(wsld, needs_teacher=True, one_target=True),
+    "dist": Loss(dist, needs_teacher=True),
+    "kd_ls": Loss(kd_ls, needs_teacher=True),
+    "wttm": Loss(wttm, needs_teacher=True),
+}
+# Training gives no features to its losses, so recipes cannot name these.
+FEATURE_LOSSES: Mapping[str, Loss] = {
+    "crd": Loss(
+        crd, needs_teacher=True, needs_features=True, projection=ContrastProjection, takes_negatives=True
+    ),
+    "rkd": Loss(rkd, needs_teacher=True, needs_features=True),
+    "centre": Loss(
+        centre, needs_teacher=True, needs_features=True, projection=CentreProjection, needs_centres=True
+    ),
+}
+
+
+def require_targets(name: str, views: ViewSpec, where: str) -> None:
+    """Refuse a loss that needs one class a sample for views that mix images.
+
+    Args:
+        name: of the loss.
+        views: what the student sees.
+        where: whose views these are, for the message.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    if LOSSES[name].one_target and views.mixes:
+        mixable = [other for other, loss in LOSSES.items() if loss.needs_teacher and not loss.one_target]
+        raise ConfigError(
+            f"loss {name} needs one class a sample, and the views of {where} mix images (mixup, cutmix); "
+            f"expected views that do not; choose another dump, or one of these losses: {', '.join(mixable)}"
+        )
+
+
+def make_loss(name: str, settings: Mapping[str, Any]) -> ScheduledLoss:
+    """Return a loss of the table with its settings filled in.
+
+    Args:
+        name: of the loss.
+        settings: a number each, or a schedule as params.yaml has it: see `Schedule.parse`.
+
+    Raises:
+        ConfigError: unknown loss, unknown setting, or a value out of its range.
+
+    """
+    if name in FEATURE_LOSSES:
+        raise ConfigError(
+            f"loss {name} compares features, and recipes have the teacher's logits alone; expected one of "
+            f"{', '.join(LOSSES)}; in a training loop of your own call pipeline.losses.{name}"
+        )
+    if name not in LOSSES:
+        hint = did_you_mean(name, LOSSES)
+        raise ConfigError(f"loss is {name!r}; expected one of {', '.join(LOSSES)}{hint}")
+    return fill(name, LOSSES[name], settings)
+
+
+def fill(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
+    """Return a line of the table with its settings filled in; `name` is for the messages."""
+    accepted = settings_of(loss.function)
+    for key in settings:
+        if key not in accepted:
+            raise ConfigError(
+                f"loss {name} has the setting {key!r}; expected {', '.join(accepted) or 'none'}"
+                f"{did_you_mean(key, accepted)}"
+            )
+    given = {key: _schedule(name, key, value, accepted[key]) for key, value in settings.items()}
+    return ScheduledLoss(loss.function, {**loss.schedules, **given})
+
+
+def _schedule(name: str, key: str, value: Any, allowed: Range) -> Schedule:
+    schedule = Schedule.parse(value)
+    if schedule is None or not (allowed.holds(schedule.start) and allowed.holds(schedule.end)):
+        raise ConfigError(
+            f"loss {name}: {key} is {value!r}; expected a number {allowed.expected}, or a schedule of "
+            "such: {from: A, to: B, epochs: E}, or {warmup: B, epochs: E} which begins at 0, E more than 0"
+        )
+    return schedule

@@ -1,0 +1,148 @@
+"""The table: from names and settings to losses, and one clear line for what cannot be."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import losses
+from pipeline.errors import ConfigError
+from pipeline.losses import FEATURE_LOSSES, LOSSES, Loss, kd, make_loss, require_targets
+from pipeline.losses.settings import settings_of
+from pipeline.losses.table import fill
+from pipeline.views.augmentations import Mixup
+from pipeline.views.spec import ViewSpec
+from tests.pipeline.losses.batches import ALL, LABELS, STUDENT, TEACHER, defaults
+
+README = (Path(__file__).parents[3] / "README.md").read_text()
+SETTINGS = [(name, key) for name, loss in ALL.items() for key in settings_of(loss.function)]
+
+
+def test_settings_are_filled_in():
+    loss = make_loss("kd", {"temperature": 2, "ce_weight": 0.3, "kd_weight": 0.7})
+    expected = kd(STUDENT, LABELS, TEACHER, temperature=2, ce_weight=0.3, kd_weight=0.7)
+    assert torch.equal(loss(STUDENT, LABELS, TEACHER), expected)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_setting_is_annotated_with_its_range_and_has_a_default_in_it(name):
+    ranges = settings_of(ALL[name].function)
+    assert list(ranges) == list(defaults(name))
+    assert all(ranges[key].holds(default) for key, default in defaults(name).items())
+    assert set(ALL[name].schedules) <= set(ranges)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_loss_is_a_public_name_that_says_its_source(name):
+    function = getattr(losses, name)
+    assert function is ALL[name].function
+    assert name in losses.__all__
+    assert name == "scratch" or re.search(r"arXiv \d{4}\.\d{5}", function.__doc__)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_readme_tells_of_every_loss_and_its_defaults(name):
+    (told,) = re.findall(rf"^\| `{name}` \|.*$", README, re.M)
+    if name in FEATURE_LOSSES:
+        told += "".join(re.findall(r"^\| loss \|.* beside (.*) \| source \|$", README, re.M))
+    for key, default in defaults(name).items():
+        assert f"`{key}` {default:g}" in told
+
+
+def test_the_readmes_new_loss_is_a_function_and_a_line(monkeypatch):
+    (function,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "def reverse_kl" in b)
+    ((key, value),) = re.findall(r'^\+    "(reverse_kl)": (.*),$', README, re.M)
+    names: dict[str, object] = {"Loss": Loss}
+    exec(function, names)
+    monkeypatch.setitem(LOSSES, key, eval(value, names))
+    expected = kd(TEACHER, LABELS, STUDENT, temperature=2, ce_weight=0, kd_weight=1)
+    assert torch.equal(make_loss(key, {"temperature": 2})(STUDENT, LABELS, TEACHER), expected)
+    with pytest.raises(
+        ConfigError, match=r"loss reverse_kl: temperature is 0; expected a number more than 0"
+    ):
+        make_loss(key, {"temperature": 0})
+
+
+# Names
+
+
+def test_an_unknown_loss_gets_a_suggestion():
+    message = r"loss is 'scrach'; expected one of scratch, label_smoothing, kd, .*; did you mean 'scratch'"
+    with pytest.raises(ConfigError, match=message):
+        make_loss("scrach", {})
+
+
+@pytest.mark.parametrize("name", FEATURE_LOSSES)
+def test_a_loss_of_features_is_not_offered_to_recipes(name):
+    message = (
+        rf"loss {name} compares features, .* expected one of scratch, .*; .* call pipeline.losses.{name}"
+    )
+    with pytest.raises(ConfigError, match=message):
+        make_loss(name, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "expected"),
+    [
+        ("kd", "temprature", "temperature, ce_weight, kd_weight; did you mean 'temperature'"),
+        ("kd", "smoothing", "temperature, ce_weight, kd_weight"),
+        ("label_smoothing", "temperature", "smoothing"),
+        ("scratch", "smoothing", "none"),
+        ("kd", "teacher", "temperature, ce_weight, kd_weight"),
+        ("dkd", "gamma", "temperature, alpha, beta, ce_weight, kd_weight"),
+    ],
+)
+def test_a_setting_that_a_loss_does_not_have_is_refused_with_those_it_has(name, key, expected):
+    with pytest.raises(ConfigError, match=rf"loss {name} has the setting '{key}'; expected {expected}"):
+        make_loss(name, {key: 1})
+
+
+# Values
+
+
+@pytest.mark.parametrize(("name", "key"), SETTINGS)
+def test_what_is_no_value_of_a_setting_is_refused_with_what_was_found(name, key):
+    for value in (-1, math.nan, math.inf, "hot", None, True, [0.1]):
+        found = re.escape(repr(value))
+        with pytest.raises(ConfigError, match=rf"^loss {name}: {key} is {found}; expected a number .*$"):
+            fill(name, ALL[name], {key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "expected"),
+    [
+        ("kd", "temperature", 0, "more than 0"),
+        ("label_smoothing", "smoothing", 1, "at least 0 and below 1"),
+        ("wttm", "gamma", 0, "more than 0 and at most 1"),
+        ("wttm", "gamma", 1.1, "more than 0 and at most 1"),
+        ("kd", "ce_weight", -0.1, "at least 0"),
+        ("kd", "temperature", {"from": 8, "to": 0, "epochs": 3}, "more than 0"),
+        ("kd", "temperature", {"from": 0, "to": 8, "epochs": 3}, "more than 0"),
+        ("kd", "temperature", {"warmup": 8, "epochs": 3}, r"more than 0.* \{warmup: .* begins at 0"),
+        ("kd", "kd_weight", {"warmup": 1, "epoch": 3}, r"at least 0.* \{warmup: B, epochs: E\}"),
+        ("kd", "kd_weight", {"warmup": 1, "epochs": 0}, r"at least 0.* E more than 0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_its_range(name, key, value, expected):
+    message = rf"loss {name}: {key} is {re.escape(repr(value))}; expected a number {expected}"
+    with pytest.raises(ConfigError, match=message):
+        make_loss(name, {key: value})
+
+
+# Targets
+
+
+def test_a_loss_of_one_class_a_sample_is_refused_where_views_mix():
+    mixing = ViewSpec(mixup=Mixup())
+    with pytest.raises(
+        ConfigError, match=r"loss wsld needs one class a sample.*the views of dump x mix.*kd"
+    ):
+        require_targets("wsld", mixing, "dump x")
+    require_targets("wsld", ViewSpec(), "dump x")
+    for name in LOSSES:
+        if name != "wsld":
+            require_targets(name, mixing, "dump x")
