@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from pipeline.caching.receiver import Receiver, Sent
 from pipeline.caching.spec import DumpSpec
 from pipeline.caching.speed import Stopwatch
 from pipeline.codecs import Codec, TeacherOutput
+from pipeline.models.compilation import CompiledTeacher
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import ShardId
 
@@ -41,10 +43,16 @@ class Encoder:
         self._receiver = Receiver(device)
         self.stopwatch = Stopwatch(spec.batch_size)
 
-    @property
+    @cached_property
     def forward(self) -> Callable[[Tensor], TeacherOutput]:
-        """The teacher's forward pass."""
-        return self._teacher.output
+        """The teacher's forward pass; where it is to be compiled, that is done when it is first needed.
+
+        Raises:
+            ModelError: it cannot be compiled here.
+        """
+        if not self._spec.compile:
+            return self._teacher.output
+        return CompiledTeacher(self._teacher, self._spec.batch_size, self._device).output
 
     def encode(
         self, shards: Iterable[tuple[ShardId, Rows, Iterator[Tensor]]]

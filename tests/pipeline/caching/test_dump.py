@@ -12,6 +12,7 @@ import zarr
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline.audit import replay, verify
 from pipeline.caching.content import PICKED, TOLD, examine
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.encoder import Encoder
@@ -25,6 +26,7 @@ from pipeline.models.teacher import Teacher
 from pipeline.store.layout import ShardId
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import Records
+from pipeline.store.slices import Slice
 from pipeline.store.witness import Witness, witness_rows
 from pipeline.views.augmentations import Mixup
 from pipeline.views.spec import ViewSpec
@@ -231,3 +233,40 @@ def test_the_teacher_is_given_channels_last(bench, teacher, make_spec, tmp_path)
     cache_logits(bench, replace(teacher, network=echo.eval()), make_spec(), tmp_path / "main.zarr")
     assert all(echo.channels_last)
     assert len(echo.channels_last) > 10
+
+
+@pytest.fixture
+def _traced_only(monkeypatch):
+    """Making kernels takes minutes."""
+    torch.compiler.reset()
+    compile_it = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network: compile_it(network, backend="eager"))
+
+
+@pytest.mark.usefixtures("_traced_only")
+@pytest.mark.parametrize("codec", ["affine8", "features"])
+def test_a_dump_of_a_compiled_teacher_may_go_on_without_compiling(
+    bench, teacher, make_spec, tmp_path, monkeypatch, codec
+):
+    path = tmp_path / "main.zarr"
+    spec = make_spec(codec, compile=True, batch_size=12)
+    cache_logits(bench, teacher, spec, path, part=Slice(0, 2), completes=False)
+    begun = len(Records(path).read())
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", None)
+        cache_logits(bench, teacher, replace(spec, compile=False), path)
+    store = LogitStore.open(path)
+    assert 2 < begun < len(store.manifest.shards)
+    assert verify(path).ok
+    assert replay(store, bench, teacher, 60).ok
+    plain = tmp_path / "plain.zarr"
+    cache_logits(bench, teacher, replace(spec, compile=False), plain)
+    assert LogitStore.open(plain).manifest.header == store.manifest.header
+
+
+@pytest.mark.usefixtures("_traced_only")
+def test_a_teacher_is_compiled_only_if_a_shard_is_missing(bench, teacher, make_spec, tmp_path, capsys):
+    spec = make_spec(compile=True)
+    for times in (1, 0):
+        cache_logits(bench, teacher, spec, tmp_path / "main.zarr")
+        assert capsys.readouterr().err.count("compiled in") == times
