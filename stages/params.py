@@ -145,6 +145,8 @@ class DumpParams:
         batch_size: images a forward pass.
         shard_rows: samples a shard; None suits it to the dataset.
         allow_poor_teacher: accept a teacher that knows little more than the largest class.
+        compile: let torch.compile make kernels of the teacher's network, which takes a while and pays in
+            long dumps.
 
     """
 
@@ -156,6 +158,7 @@ class DumpParams:
     batch_size: int = 256
     shard_rows: int | None = None
     allow_poor_teacher: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -181,6 +184,7 @@ class DumpParams:
             batch_size=self.batch_size,
             shard_rows=self.shard_rows,
             allow_poor_teacher=self.allow_poor_teacher,
+            compile=self.compile,
         )
 
     def codec_spec(self) -> CodecSpec:

@@ -7,23 +7,22 @@ many processes there are. Encoding happens on the device, writing in a thread.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
 from pipeline.caching.completion import complete
+from pipeline.caching.content import ShardContent
+from pipeline.caching.encoder import Encoder
 from pipeline.caching.opening import discard_without_views, make_feeds, open_for_writing, places
 from pipeline.caching.spec import DumpSpec, splits_of
-from pipeline.codecs import Codec, TeacherOutput
-from pipeline.codecs.fidelity import Fidelity
+from pipeline.codecs import Codec
 from pipeline.data.sample import UNLABELLED
 from pipeline.errors import ModelError, StoreError
 from pipeline.feed import consecutive
@@ -36,7 +35,6 @@ from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.records import Records
 from pipeline.store.slices import WHOLE, Slice
-from pipeline.store.witness import Witness, witness_rows
 from pipeline.store.writer import StoreWriter, direct_top1
 
 Rows = NDArray[np.int64]
@@ -94,6 +92,7 @@ def cache_logits(
         manifest = complete(path, splits_of(bench.data), completes=completes)
     if manifest is None and completes and part == WHOLE:
         raise StoreError(f"{path}: shards are missing that were made; expected them; run the command again")
+    dump.report_speed()
     return manifest
 
 
@@ -103,7 +102,8 @@ class _Dump:
     def __init__(
         self, bench: Bench, teacher: Teacher, spec: DumpSpec, writer: StoreWriter, codec: Codec
     ) -> None:
-        self._teacher, self._spec, self._writer, self._codec = teacher, spec, writer, codec
+        self._teacher, self._spec, self._writer = teacher, spec, writer
+        self._encoder = Encoder(teacher, codec, spec, bench.device)
         self._splits = splits_of(bench.data)
         index = read_index(writer.path, writer.header)
         self._places = places(writer.layout, index, self._splits)
@@ -124,15 +124,24 @@ class _Dump:
         note(f"{shards[0].section}: {self._feeds[shards[0].section].path}")
         layout = self._writer.layout
         rows = {shard: self._places[shard.section][layout.rows(shard)] for shard in missing}
-        with ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool:
+        encoder = self._encoder
+        with (
+            encoder.stopwatch.running(encoder.forward, sum(map(len, rows.values()))),
+            ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool,
+        ):
             writing: Future[None] | None = None
-            for shard, batches in self._batches(rows):
-                write = self._encode(shard, rows[shard], batches)
+            for shard, content in encoder.encode(self._ordered(rows)):
+                self._require_finite(shard, content, rows[shard])
                 if writing is not None:
                     writing.result()
-                writing = pool.submit(write)
+                writing = pool.submit(self._write, shard, content, rows[shard])
             if writing is not None:
                 writing.result()
+
+    def _ordered(self, rows: Mapping[ShardId, Rows]) -> Iterator[tuple[ShardId, Rows, Iterator[Tensor]]]:
+        """Yield each shard with the order in which its rows are rendered, and its batches of pixels."""
+        for shard, batches in self._batches(rows):
+            yield shard, self._feeds[shard.section].arrange(shard.view, rows[shard]), batches
 
     def _batches(self, rows: Mapping[ShardId, Rows]) -> Iterator[tuple[ShardId, Iterator[Tensor]]]:
         """Yield each shard with its batches of pixels, which count as progress.
@@ -162,46 +171,31 @@ class _Dump:
         order = self._feeds[shard.section].arrange(shard.view, rows[shard])
         return (rows[shard][order[batch]] for batch in batches)
 
-    def _encode(self, shard: ShardId, rows: Rows, batches: Iterator[Tensor]) -> Callable[[], None]:
-        """Run the teacher over a shard and return what writes it."""
-        parts = []
-        order = self._feeds[shard.section].arrange(shard.view, rows)
-        rows, back = rows[order], np.argsort(order)
+    def _write(self, shard: ShardId, content: ShardContent, rows: Rows) -> None:
         labels = self._splits[shard.section].labels[rows]
-        fidelities, correct, row = [], 0, 0
-        watch = _Watch(back[witness_rows(len(rows))])
-        for pixels in batches:
-            watch.see(pixels)
-            output = self._teacher.output(self._teacher.card.preprocessing.normalise(pixels))
-            logits = output.logits
-            self._require_finite(output, shard, rows[row:])
-            encoded = self._codec.encode(output)
-            fidelities.append(Fidelity.measure(logits, self._codec.decode(encoded)))
-            predicted = logits.argmax(1).cpu().numpy()
-            correct += int((predicted == labels[row : row + len(logits)]).sum())
-            parts.append({name: values.cpu().numpy() for name, values in encoded.items()})
-            row += len(logits)
-        arrays: dict[str, NDArray[Any]] = {
-            name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]
-        }
-        return lambda: self._writer.write(
+        self._writer.write(
             shard,
-            arrays,
-            fidelity=Fidelity.total(fidelities),
+            content.arrays,
+            fidelity=content.fidelity(),
             labelled=int((labels != UNLABELLED).sum()),
-            correct=correct,
-            witness=watch.witness(),
+            correct=content.correct(labels),
+            witness=content.witness(),
         )
 
-    def _require_finite(self, output: TeacherOutput, shard: ShardId, rows: Rows) -> None:
-        bad = ~output.are_finite()
-        if bool(bad.any()):
-            sample = self._splits[shard.section].names[rows[int(bad.int().argmax())]]
+    def _require_finite(self, shard: ShardId, content: ShardContent, rows: Rows) -> None:
+        if content.bad is not None:
+            sample = self._splits[shard.section].names[rows[content.bad]]
             raise ModelError(
                 f"teacher {self._teacher.name} gives logits that are not finite for sample {sample!r} "
                 f"in view {shard.view} of {shard.section}; expected numbers; use precision: fp32 or other "
                 "weights"
             )
+
+    def report_speed(self) -> None:
+        """Say how fast shards were made, if any were."""
+        speed = self._encoder.stopwatch.speed()
+        if speed is not None:
+            note(f"{self._writer.path}: {speed}")
 
     def require_good_teacher(self) -> None:
         """Refuse a teacher that is hardly better than always naming the largest class.
@@ -225,27 +219,3 @@ class _Dump:
                 "labels, wrong preprocessing or too little training look like this; mend it, or set the "
                 "dump's allow_poor_teacher: true"
             )
-
-
-class _Watch:
-    """Picks a shard's witnesses from its batches, as the teacher is given them.
-
-    Args:
-        places: (W,) where each of them is among the shard's rendered rows.
-    """
-
-    def __init__(self, places: Rows) -> None:
-        self._places, self._first = places, 0
-        self._seen: dict[int, NDArray[np.uint8]] = {}
-
-    def see(self, pixels: Tensor) -> None:
-        """Look at the next batch (B, S, S, channels) uint8."""
-        here = self._places - self._first
-        here = here[(here >= 0) & (here < len(pixels))]
-        chosen = pixels[torch.from_numpy(here).to(pixels.device)].cpu().numpy()
-        self._seen |= dict(zip((here + self._first).tolist(), chosen, strict=True))
-        self._first += len(pixels)
-
-    def witness(self) -> Witness:
-        """Return what was seen, in the order of the shard's rows."""
-        return Witness.of(np.stack([self._seen[place] for place in self._places.tolist()]))

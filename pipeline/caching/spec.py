@@ -21,6 +21,9 @@ class DumpSpec:
         batch_size: images a forward pass.
         shard_rows: samples a shard; None suits it to the dataset.
         allow_poor_teacher: accept a teacher that knows little more than the largest class.
+        compile: let torch.compile make kernels of the teacher's network. No part of the fingerprint: it
+            changes logits in their last bits, as another number of threads does, and a dump that was begun
+            without it may go on with it.
     """
 
     views: ViewSpec
@@ -29,6 +32,7 @@ class DumpSpec:
     batch_size: int = 256
     shard_rows: int | None = None
     allow_poor_teacher: bool = False
+    compile: bool = False
 
     @classmethod
     def of(cls, header: Header) -> DumpSpec:

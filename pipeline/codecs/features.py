@@ -40,7 +40,9 @@ def features(state: Mapping[str, Tensor]) -> Codec:
             middle (D,) int32, toll () float64 in nats.
     """
     on_device = cache(lambda device: {name: values.to(device) for name, values in state.items()})
-    shaping_on = cache(lambda device: Shaping.of(on_device(device)))
+    # Read here: on a device it would have to be waited for.
+    toll = float(state["toll"])
+    shaping_on = cache(lambda device: Shaping.of(on_device(device), toll))
     width = int(state["byte"].max()) + 1
 
     def encode(output: TeacherOutput) -> Arrays:

@@ -82,8 +82,9 @@ def fit_state(pilot: TeacherOutput, head: nn.Linear, fineness: float) -> dict[st
     byte, place = _places(levels)
     state = {"weight": weight, "bias": bias, "table": table.float(), "levels": levels.int()}
     state |= {"byte": byte.int(), "place": place.int(), "middle": torch.zeros_like(levels)}
-    state["toll"] = torch.tensor(_TOLL * _square_step(fineness, len(levels)), dtype=torch.float64)
-    state["middle"] = Shaping.of(state).nearest(features_ND).median(0).values.int()
+    toll = _TOLL * _square_step(fineness, len(levels))
+    state["toll"] = torch.tensor(toll, dtype=torch.float64)
+    state["middle"] = Shaping.of(state, toll).nearest(features_ND).median(0).values.int()
     return {name: values.cpu() for name, values in state.items()}
 
 

@@ -43,6 +43,7 @@ class Shaping:
         levels: (D,) digits that a feature has.
         middle: (D,) the pilot's median digit.
         toll: of a digit's distance from it.
+        up_down: (2,) int64, 1 and -1: the ways that a digit can go.
     """
 
     rows: Tensor
@@ -51,10 +52,11 @@ class Shaping:
     levels: Tensor
     middle: Tensor
     toll: float
+    up_down: Tensor
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> Shaping:
-        """Prepare the search."""
+    def of(cls, state: Mapping[str, Tensor], toll: float) -> Shaping:
+        """Prepare the search, on the device of a fitted state."""
         weight = state["weight"].double()
         rows = weight - weight.mean(0)
         digit = torch.arange(state["table"].shape[1], device=weight.device)
@@ -65,7 +67,8 @@ class Shaping:
             table=state["table"].double().masked_fill(absent, torch.inf),
             levels=state["levels"].long(),
             middle=state["middle"].long(),
-            toll=float(state["toll"]),
+            toll=toll,
+            up_down=torch.tensor([1, -1], device=weight.device),
         )
 
     def digits(self, output: TeacherOutput) -> Tensor:
@@ -117,8 +120,8 @@ class _Search:
 
     def _ways(self, digits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return moves and saved tolls of some features' digits, (2, ...) each: up, down."""
-        s, up_down = self._s, torch.tensor([1, -1], device=digits.device)
-        then = digits + up_down.view(2, *(1 for _ in digits.shape))
+        s = self._s
+        then = digits + s.up_down.view(2, *(1 for _ in digits.shape))
         possible = (then >= 0) & (then < s.levels[features])
         then = torch.where(possible, then, digits)
         distance = (digits - s.middle[features]).abs() - (then - s.middle[features]).abs()

@@ -61,7 +61,7 @@ class Teacher:
         head = self.head
         hook = None if head is None else head.register_forward_hook(run_head)
         try:
-            with torch.autocast(images.device.type, torch.bfloat16, self.precision == "bf16"):
+            with self.autocast(images.device):
                 logits: Tensor = self.network(images)
         finally:
             if hook is not None:
@@ -69,6 +69,10 @@ class Teacher:
         # The very tensor that the layer gave: nothing came after it.
         straight = len(outputs) == 1 and outputs[0].ndim == 2 and logits.data_ptr() == outputs[0].data_ptr()
         return TeacherOutput(logits.float(), inputs[0] if straight else None)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Return the context in which its network runs."""
+        return torch.autocast(device.type, torch.bfloat16, self.precision == "bf16")
 
     def logits(self, images: Tensor) -> Tensor:
         """Map a batch (B, channels, S, S) to float32 logits (B, C)."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from pipeline.errors import TrainingError
 from pipeline.loader import Batch, Loader
 from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics
+from pipeline.models.compilation import compiled
 from pipeline.progress import note, track
 from pipeline.ranks import SINGLE, Ranks
 from pipeline.training.distributed import distributed
@@ -73,7 +74,7 @@ def fit(
     run.resume(state_path, name)
     _require_same_state(run, ranks)
     training = _Training(run, loader, loss, seed=seed, ranks=ranks)
-    judged = training.network if run.judged is training.inner else compiled(run.judged, settings)
+    judged = training.network if run.judged is training.inner else _as_called(run.judged, settings)
     while run.epoch < settings.epochs:
         for _ in training.epoch(save_seconds):
             run.save(state_path, name)
@@ -111,7 +112,7 @@ class _Training:
     ) -> None:
         self._run, self._loader, self._loss, self._seed, self._ranks = run, loader, loss, seed, ranks
         self.inner = distributed(run.network, ranks, run.device)
-        self.network = compiled(self.inner, run.settings)
+        self.network = _as_called(self.inner, run.settings)
         self._rate = 0.0
 
     def epoch(self, save_seconds: float) -> Iterator[None]:
@@ -218,8 +219,5 @@ class _Training:
             )
 
 
-def compiled(network: nn.Module, settings: TrainingSettings) -> nn.Module:
-    """Return a network as it is to be called; it shares its weights."""
-    if not settings.compile:
-        return network
-    return cast(nn.Module, torch.compile(network))
+def _as_called(network: nn.Module, settings: TrainingSettings) -> nn.Module:
+    return compiled(network) if settings.compile else network

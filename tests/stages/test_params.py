@@ -84,6 +84,14 @@ def test_the_repositorys_own_parameters_load():
         assert params.teacher(params.dump(name).teacher).weights is not None
 
 
+def test_a_dump_is_asked_for_as_it_is_written(load):
+    settings = {"batch_size": 24, "shard_rows": 48, "allow_poor_teacher": True, "compile": True}
+    spec = load({f"dumps.main.{key}": value for key, value in settings.items()}).dump("main").dump_spec()
+    assert {key: getattr(spec, key) for key in settings} == settings
+    assert (spec.view_count, spec.codec.name) == (6, "affine8")
+    assert not load().dump("main").dump_spec().compile
+
+
 def test_an_empty_file_has_defaults(tmp_path):
     (tmp_path / "params.yaml").write_text("# nothing\n")
     params = load_params(tmp_path / "params.yaml")

@@ -57,7 +57,7 @@ def test_the_budget_is_kept_and_used(head, pilot, unseen, max_kl):
 
 def test_shaping_beats_rounding(head, pilot):
     state = fit_state(pilot, head, 1.0)
-    shaping = Shaping.of(state)
+    shaping = Shaping.of(state, float(state["toll"]))
     weight, bias, table = (state[name] for name in ("weight", "bias", "table"))
 
     def kl(digits: torch.Tensor) -> float:

@@ -1,0 +1,104 @@
+"""How fast a dump was, beside its teacher alone on the same device: the rest is what the dump adds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# The teacher alone is looked at for so long at most, and for this share of the dump's time.
+_MOST_SECONDS = 1.0
+_SHARE = 0.02
+
+Forward = Callable[[Tensor], object]  # of images (B, channels, S, S) on their device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """What a dump achieved.
+
+    Args:
+        images: that the teacher saw.
+        seconds: from the first image to the last shard's end, without preparation and completion.
+        alone: images a second of the teacher's bare forward pass; None where the dump was too small.
+    """
+
+    images: int
+    seconds: float
+    alone: float | None
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the dump."""
+        return self.images / self.seconds
+
+    def __str__(self) -> str:
+        text = f"{self.images:,} images in {self.seconds:,.0f} s, {self.images_per_second:,.0f} images/s"
+        if self.alone is None:
+            return text
+        share = self.images_per_second / self.alone
+        return f"{text}; the teacher alone {self.alone:,.0f} images/s: utilisation {share:.0%}"
+
+
+class Stopwatch:
+    """Takes the time of a dump and, in the end, of its teacher alone.
+
+    In the end nothing is rendered or written any more that would slow the teacher down, all is warm, and it
+    is known for how long one may measure.
+
+    Args:
+        batch_size: of a full batch.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._forward: Forward | None = None
+        self._resident: Tensor | None = None
+        self._images, self._seconds = 0, 0.0
+
+    @contextmanager
+    def running(self, forward: Forward, images: int) -> Iterator[None]:
+        """Take the time in which so many images go through a forward pass and into the store."""
+        start = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - start
+        self._images, self._forward = self._images + images, forward
+
+    def see(self, images: Tensor) -> None:
+        """Keep the first full batch as the teacher gets it, on its device."""
+        if self._resident is None and len(images) == self._batch_size:
+            self._resident = images
+
+    def speed(self) -> Speed | None:
+        """Return what was achieved so far; None before anything was."""
+        if not self._images:
+            return None
+        return Speed(images=self._images, seconds=self._seconds, alone=self._alone())
+
+    def _alone(self) -> float | None:
+        batches = self._images // self._batch_size
+        if self._forward is None or self._resident is None or batches * _SHARE < 1:
+            return None
+        once = _timed(self._forward, self._resident, 1)
+        more = int(min(_MOST_SECONDS, _SHARE * self._seconds) / once)
+        seconds = _timed(self._forward, self._resident, more) / more if more else once
+        return self._batch_size / seconds
+
+
+def _timed(forward: Forward, images: Tensor, repetitions: int) -> float:
+    """Return the seconds of some forward passes, device work included."""
+    _wait_for(images.device)
+    start = time.perf_counter()
+    for _ in range(repetitions):
+        forward(images)
+    _wait_for(images.device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
