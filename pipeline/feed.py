@@ -70,7 +70,8 @@ class Feed:
         self.device = device
         self._workers = workers
         self.pairing = Pairing(spec.seed, images.keys, blocks) if spec and spec.mixes else None
-        self._use(make_renderer(images, preprocessing.size, device, on_device=on_device))
+        size, interpolation = preprocessing.size, preprocessing.interpolation
+        self._use(make_renderer(images, size, device, on_device=on_device, interpolation=interpolation))
 
     def _use(self, renderer: Renderer) -> None:
         """Choose the path from a renderer to batches: resident, or staged."""
@@ -102,7 +103,7 @@ class Feed:
         _require_channels(preprocessing)
         other = copy(self)
         other.preprocessing = preprocessing
-        other._use(self._renderer.of_size(preprocessing.size))
+        other._use(self._renderer.of_size(preprocessing.size, preprocessing.interpolation))
         return other
 
     def parameters(self, view: int, rows: Rows) -> ViewParameters:

@@ -12,6 +12,7 @@ import yaml
 
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses import require_targets
+from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.views.mixing import require_whole_groups
 from pipeline.views.spec import AUGMENTATIONS, ViewSpec
 from stages import layout
@@ -30,7 +31,7 @@ from stages.params import (
 _STRICT: tuple[Any, ...] = (
     *AUGMENTATIONS.values(),
     *(ViewSpec, DumpViews, TrainingParams, DataParams),
-    *(ModelParams, DumpParams, EnsembleParams, RecipeParams, SweepParams, Params),
+    *(ModelParams, GivenPreprocessing, DumpParams, EnsembleParams, RecipeParams, SweepParams, Params),
 )
 for _class in _STRICT:
     _class.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -140,6 +141,7 @@ def _known_keys(path: Sequence[str]) -> list[str]:
         "dumps": [DumpParams],
         "ensembles": [EnsembleParams],
         "sweep": [SweepParams],
+        "preprocessing": [GivenPreprocessing],
         "views": [DumpViews] if path and path[0] == "dumps" else [ViewSpec],
         **{name: [kind] for name, kind in AUGMENTATIONS.items()},
     }

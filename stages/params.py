@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
@@ -12,9 +13,11 @@ from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses import LOSSES, make_loss
+from pipeline.models.class_map import read_class_map
+from pipeline.models.preprocessing import GivenPreprocessing
+from pipeline.models.start import Start
 from pipeline.store.blend import Blend
 from pipeline.store.layout import CHUNK_ROWS
-from pipeline.training.run import Start
 from pipeline.training.settings import Precision, TrainingSettings
 from pipeline.views.mixing import require_whole_groups
 from pipeline.views.spec import ViewSpec
@@ -74,13 +77,17 @@ class ModelParams:
     """A teacher or a student.
 
     Args:
-        model: name of the architecture.
-        weights: where to start from: a built-in or torchvision weight name, or a checkpoint's path.
+        model: name of the architecture: the literature's, torchvision's, timm:NAME, or module:callable.
+        weights: where to start from: a built-in, torchvision's or timm's name, `pretrained` for what the
+            model comes with (one's own code too), or a checkpoint's path.
         fine_tune: train a teacher from `weights` on; without it they are used as they are. Students are
             always trained.
         channels: 1 or 3 that the network sees; None takes the images' own.
         stem_stride: 1, 2 or 4; None suits it to the image size.
         options: keyword arguments of the architecture's builder.
+        preprocessing: how the model wants its images, where this is not the weights' or the data's way.
+        class_map: from the data's classes to names or numbers of the weights', or the path of a YAML or
+            JSON file with these; None where they are the same.
         seed: of a teacher's training.
         training: the shared defaults with this model's own values over them.
 
@@ -92,18 +99,29 @@ class ModelParams:
     channels: Literal[1, 3] | None = None
     stem_stride: Literal[1, 2, 4] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    preprocessing: GivenPreprocessing = field(default_factory=GivenPreprocessing)
+    class_map: dict[str | int, str | int] | str | None = None
     seed: Seed = 0
     training: TrainingParams = field(default_factory=TrainingParams)
 
     def __post_init__(self) -> None:
-        shapes = [name for name in ("channels", "stem_stride", "options") if getattr(self, name)]
-        if self.weights is not None and shapes:
-            raise ConfigError(
-                f"{shapes[0]} and weights are both set; weights have their own form; remove one"
-            )
+        if self.weights is not None and self.channels is not None:
+            raise ConfigError("channels and weights are both set; weights have their own form; remove one")
+        for name in ("fine_tune", "class_map"):
+            if self.weights is None and getattr(self, name):
+                raise ConfigError(
+                    f"{name} is set and weights is not; expected weights to start from; add them"
+                )
+        if self.weights is None and self.training.freeze:
+            raise ConfigError("freeze is true and weights is not set; expected weights to keep; add them")
 
     def start(self, image_size: int | None) -> Start:
-        """Return what a run of this model begins with."""
+        """Return what a run of this model begins with.
+
+        Raises:
+            ConfigError: the file of a class map cannot be read.
+        """
+        mapping = self.class_map
         return Start(
             model=self.model,
             weights=self.weights,
@@ -111,6 +129,8 @@ class ModelParams:
             channels=self.channels,
             stem_stride=self.stem_stride,
             options=self.options,
+            preprocessing=self.preprocessing,
+            class_map=read_class_map(Path(mapping)) if isinstance(mapping, str) else _by_name(mapping),
         )
 
 
@@ -280,6 +300,11 @@ class Params:
     def recipe(self, name: str) -> RecipeParams:
         """Return a recipe by name."""
         return _lookup(self.recipes, "recipes", name)
+
+
+def _by_name(mapping: Mapping[str | int, str | int] | None) -> dict[str, str | int] | None:
+    """Return a class map whose keys are names: YAML takes digits for a number."""
+    return None if mapping is None else {str(name): theirs for name, theirs in mapping.items()}
 
 
 def _lookup(group: Mapping[str, T], key: str, name: str) -> T:

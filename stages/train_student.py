@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from pipeline.bench import Bench
 from pipeline.errors import ConfigError
 from pipeline.losses import make_loss, require_targets
+from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state
+from pipeline.models.start import initial_network
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from pipeline.training.history import TrainingResult
-from pipeline.training.run import initial_network, train
+from pipeline.training.run import train
 from stages import layout
 from stages.dumps import open_dump
 from stages.machine import Machine
@@ -125,7 +127,7 @@ class _Run:
             "dump": self.dump,
             **test.to_dict(),
             "validation_top1": result.history[result.best_epoch - 1].validation_top1,
-            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "parameters": count_parameters(network, card.architecture),
             **result.speed,
             "best_epoch": result.best_epoch,
             "epochs": len(result.history),

@@ -10,11 +10,12 @@ from torch import nn
 
 from pipeline.bench import Bench
 from pipeline.losses import make_loss
+from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint
+from pipeline.models.start import initial_network, pretrained_network
 from pipeline.models.teacher import require_same_classes
-from pipeline.models.weights import load_pretrained
 from pipeline.training.history import TrainingResult
-from pipeline.training.run import initial_network, train
+from pipeline.training.run import train
 from stages import layout
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
@@ -38,7 +39,7 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     with training_ranks(machine.device) as ranks:
         bench = machine.bench(ranks)
         if spec.weights is not None and not spec.fine_tune:
-            network, card = _resolve(bench, teacher, spec.model, spec.weights)
+            network, card = _resolve(bench, teacher, spec)
         else:
             network, card = initial_network(bench.data, spec.start(params.data.image_size), spec.seed)
             result = _train(bench, network, card, spec, state_path)
@@ -47,9 +48,9 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
         state_path.unlink(missing_ok=True)
 
 
-def _resolve(bench: Bench, name: str, model: str, weights: str) -> tuple[nn.Module, ModelCard]:
+def _resolve(bench: Bench, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:
     """Return a pretrained network as it is, on the device."""
-    network, card = load_pretrained(model, weights)
+    network, card = pretrained_network(bench.data, spec.start(None))
     require_same_classes(name, card, bench.data)
     network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network, card
@@ -68,7 +69,7 @@ def _train(
         settings=spec.training.settings(),
         seed=spec.seed,
         state_path=state_path,
-        identity={"weights": spec.weights},
+        identity={},
     )
 
 
@@ -89,7 +90,7 @@ def _write(
         "teacher": name,
         **{figure: getattr(test, figure) for figure in ("top1", "top5", "nll", "ece")},
         "validation_top1": validation.top1,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": count_parameters(network, card.architecture),
         "epochs": len(history),
     }
     write_run(layout.RUNS / f"teacher-{name}", metrics, history)

@@ -9,22 +9,24 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.digests import named_arrays_digest
 from pipeline.errors import ModelError
 from pipeline.files import write_atomic, write_json
-from pipeline.models.architecture import Architecture, build
+from pipeline.models.architecture import Architecture, build, source_of
+from pipeline.models.auxiliary import plain, without_auxiliary
+from pipeline.models.heads import find_head, match_head
+from pipeline.models.own_code import OwnCode
 from pipeline.models.preprocessing import Preprocessing
-
-StateDict = dict[str, Tensor]
+from pipeline.models.states import StateDict, misfit, unwrapped, without_prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,29 +56,50 @@ class ModelCard:
     def from_dict(cls, value: dict[str, Any]) -> ModelCard:
         """Return the card that `to_dict` described."""
         return cls(
-            architecture=Architecture(**value["architecture"]),
+            architecture=Architecture.from_dict(value["architecture"]),
             preprocessing=Preprocessing.from_dict(value["preprocessing"]),
             classes=tuple(value["classes"]),
         )
 
 
 def save_checkpoint(path: Path, state: StateDict, card: ModelCard) -> None:
-    """Write `path` (tensors) and its `.json` card, each atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    """Write `path` (tensors) and its `.json` card, each atomically; auxiliary heads are left out."""
+    kept = without_auxiliary(state, card.architecture)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
     write_atomic(path, lambda file: torch.save(tensors, file))
-    write_json(path.with_suffix(".json"), card.to_dict())
+    write_json(path.with_suffix(".json"), replace(card, architecture=plain(card.architecture)).to_dict())
 
 
-def load_checkpoint(path: Path) -> tuple[nn.Module, ModelCard]:
+def load_checkpoint(path: Path, *, expected: str | None = None) -> tuple[nn.Module, ModelCard]:
     """Build the network of a checkpoint and its card, with the checkpoint's weights, in eval mode.
+
+    A card may name a model of somebody's own code, which is run then.
+
+    Args:
+        path: of the tensors; the card lies beside it.
+        expected: name of the model; a card of another one is refused before anything is built.
 
     Raises:
         ModelError: a file is missing, not a checkpoint, or not of the network that its card names.
 
     """
+    card = _read_card(path)
+    name = card.architecture.name
+    # timm's weights have a tag behind the name.
+    if expected is not None and name != expected and not name.startswith(f"{expected}."):
+        raise ModelError(f"{path}: weights of {name}; expected {expected}; correct 'model' or 'weights'")
+    network, state = build(card.architecture), read_tensors(path)
+    if isinstance(source_of(name), OwnCode):
+        # It may not take the number of classes.
+        match_head(network, state)
+    load_state(network, state, path)
+    return network.eval(), card
+
+
+def _read_card(path: Path) -> ModelCard:
     card_path = path.with_suffix(".json")
     try:
-        card = ModelCard.from_dict(json.loads(card_path.read_text()))
+        return ModelCard.from_dict(json.loads(card_path.read_text()))
     except FileNotFoundError:
         raise ModelError(
             f"{card_path}: no such file; expected the card beside {path.name}; run the stage that "
@@ -84,13 +107,12 @@ def load_checkpoint(path: Path) -> tuple[nn.Module, ModelCard]:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{card_path}: not a model card ({error}); write it again") from None
-    network = build(card.architecture)
-    load_state(network, read_tensors(path), path)
-    return network.eval(), card
 
 
 def read_tensors(path: Path) -> StateDict:
     """Read a state dict from `.safetensors` or from a torch file without executing anything.
+
+    Of what training scripts save, the part under `state_dict`, `model` or the like.
 
     Raises:
         ModelError: no such file, or not tensors alone.
@@ -114,27 +136,31 @@ def read_tensors(path: Path) -> StateDict:
             f"{path}: not a checkpoint of tensors alone ({reason}); expected a state dict or "
             "safetensors; save it again as one"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path}: holds more than tensors; expected a plain state dict")
-    return state
+    tensors = unwrapped(state)
+    if tensors is None:
+        raise ModelError(
+            f"{path}: holds more than tensors; expected a plain state dict, or one under 'state_dict' or "
+            "'model'; save it again as one"
+        )
+    return tensors
 
 
 def load_state(network: nn.Module, state: StateDict, origin: Path | str) -> None:
     """Put tensors into a network of the same names and shapes, whatever their precision.
+
+    Prefixes that wrappers put before all names are taken off.
 
     Raises:
         ModelError: names or shapes differ; the message lists them.
 
     """
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    state = without_prefix(state, own)
+    head = find_head(network)
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if own != given:
-        missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
-        wrong = [f"{n} {given[n]} (expected {own[n]})" for n in own if n in given and own[n] != given[n]]
-        raise ModelError(
-            f"{origin}: does not fit the network: missing {missing[:4]}, unexpected {extra[:4]}, other "
-            f"shapes {wrong[:4]}; expected weights of the same architecture and classes"
-        )
+    problem = misfit(own, given, None if head is None else head[0])
+    if problem is not None:
+        raise ModelError(f"{origin}: does not fit the network: {problem}")
     network.load_state_dict(state)
 
 

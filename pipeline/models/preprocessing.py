@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from pipeline.errors import ConfigError, ModelError
 from pipeline.rendering.colour import grey
+from pipeline.rendering.interpolation import Interpolation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,10 @@ class Preprocessing:
         size: height and width of the input in pixels.
         mean, std: per channel of the model's input, for pixels scaled to 0..1.
         crop_fraction: share of the short side that the un-augmented centre crop shows, in (0, 1].
+        interpolation: by which crops are resized, with antialiasing.
+
+    Raises:
+        ModelError: an interpolation that is not rendered here.
 
     """
 
@@ -27,6 +33,14 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_fraction: float = 1.0
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in get_args(Interpolation):
+            raise ModelError(
+                f"the model's images are resized by {self.interpolation!r} interpolation; expected "
+                f"{' or '.join(get_args(Interpolation))}; choose another model"
+            )
 
     @property
     def channels(self) -> int:
@@ -34,8 +48,11 @@ class Preprocessing:
         return len(self.mean)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """Return the fields as plain values; bilinear interpolation goes without saying."""
+        plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if self.interpolation == "bilinear":
+            del plain["interpolation"]
+        return plain
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Preprocessing:
@@ -71,3 +88,70 @@ def _lines(
         scale = torch.tensor([1 / (255 * s) for s in std]).repeat(width)
         shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).repeat(width)
         return scale.to(device), shift.to(device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenPreprocessing:
+    """What a user says of a model's preprocessing; None leaves a value as it is.
+
+    Args:
+        size: height and width of the input in pixels, 8 to 1024.
+        mean, std: per channel, 1 or 3 of them, for pixels scaled to 0..1.
+        crop_fraction: share of the short side that the un-augmented centre crop shows, in (0, 1].
+        interpolation: by which crops are resized.
+    """
+
+    size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_fraction: float | None = None
+    interpolation: Interpolation | None = None
+
+    def __post_init__(self) -> None:
+        checks = {
+            "size": (self.size is None or 8 <= self.size <= 1024, "8 to 1024 pixels"),
+            "mean": (
+                self.mean is None or (len(self.mean) in (1, 3) and all(0 <= v <= 1 for v in self.mean)),
+                "one or three values between 0 and 1, of pixels scaled to 0..1",
+            ),
+            "std": (
+                self.std is None or (len(self.std) in (1, 3) and all(0 < v <= 1 for v in self.std)),
+                "one or three values above 0 and up to 1, of pixels scaled to 0..1",
+            ),
+            "crop_fraction": (
+                self.crop_fraction is None or 0 < self.crop_fraction <= 1,
+                "more than 0 and at most 1",
+            ),
+        }
+        for name, (holds, expected) in checks.items():
+            if not holds:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}")
+
+    def over(self, known: Preprocessing) -> Preprocessing:
+        """Return a preprocessing with what is said here in place of its own.
+
+        Raises:
+            ModelError: means and deviations of different numbers of channels.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        changed = replace(known, **given)
+        if len(changed.mean) != len(changed.std):
+            raise ModelError(
+                f"preprocessing has {len(changed.mean)} means and {len(changed.std)} deviations; expected "
+                "one of each a channel; give both mean and std"
+            )
+        return changed
+
+    def alone(self, origin: str) -> Preprocessing:
+        """Return the preprocessing of a model that says nothing itself.
+
+        Raises:
+            ModelError: size, mean or std is missing.
+        """
+        missing = [name for name in ("size", "mean", "std") if getattr(self, name) is None]
+        if self.size is None or self.mean is None or self.std is None:
+            raise ModelError(
+                f"{origin} does not say how it wants its images; expected preprocessing: {{size, mean, "
+                f"std}} of the model in params.yaml, which lacks {', '.join(missing)}; add it"
+            )
+        return self.over(Preprocessing(size=self.size, mean=self.mean, std=self.std))

@@ -95,13 +95,13 @@ def require_same_classes(name: str, card: ModelCard, data: PreparedData) -> None
     theirs, ours = len(card.classes), len(data.classes)
     if theirs != ours:
         raise ModelError(
-            f"teacher {name} has {theirs} classes, the data {ours}; expected the same; fine-tune it on "
-            "this data (fine_tune: true) or choose another teacher"
+            f"teacher {name} has {theirs} classes, the data {ours}; expected the same; say which is which "
+            "(class_map), fine-tune it on this data (fine_tune: true), or choose another teacher"
         )
     if card.classes != data.classes and set(card.classes) == set(data.classes):
         first = next(n for n in range(ours) if card.classes[n] != data.classes[n])
         raise ModelError(
             f"teacher {name} has the data's classes in another order: class {first} is "
-            f"{card.classes[first]!r}, the data's {data.classes[first]!r}; expected the same order; rename "
-            "or reorder the data's classes"
+            f"{card.classes[first]!r}, the data's {data.classes[first]!r}; expected the same order; say "
+            "which is which (class_map)"
         )

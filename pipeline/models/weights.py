@@ -10,91 +10,87 @@ from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
-import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.errors import ModelError
 from pipeline.files import write_json
-from pipeline.models.architecture import Architecture, build
+from pipeline.models.architecture import Architecture, source_of
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, state_digest
-from pipeline.models.preprocessing import Preprocessing
-
-# (architecture, weights) -> the file in pipeline/models/builtin, with its card beside it.
-BUILTIN: Mapping[tuple[str, str], str] = {
-    ("wrn_16_2", "FASHION_MNIST_V1"): "wrn_16_2-fashion_mnist_v1.safetensors",
-}
-_CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
+from pipeline.models.foreign import load_foreign
+from pipeline.models.literature import BUILTIN
+from pipeline.models.preprocessing import GivenPreprocessing
+from pipeline.models.probe import count_logits
+from pipeline.models.source import CHECKPOINT_SUFFIXES, Pretrained
 
 
-def load_pretrained(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
+def load_pretrained(
+    name: str,
+    weights: str,
+    *,
+    stem_stride: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    preprocessing: GivenPreprocessing | None = None,
+) -> tuple[nn.Module, ModelCard]:
     """Return a network with pretrained weights, in eval mode, and its card.
 
     Args:
         name: of the architecture.
-        weights: a built-in name, a torchvision weight name, or the path of a checkpoint with a card.
+        weights: a built-in name; one of the model's source, `pretrained` for its default; or the path of a
+            checkpoint.
+        stem_stride: of a state dict without a card; other weights have their own.
+        options: keyword arguments of the builder: of such a state dict, a timm model or one's own code.
+        preprocessing: of a state dict without a card or one's own code, which do not say theirs.
 
     Raises:
         ModelError: there are no such weights, they cannot be had, or they are of another architecture.
 
     """
+    options, given = options or {}, preprocessing or GivenPreprocessing()
     if (name, weights) in BUILTIN:
+        _require_own_form(weights, stem_stride, options)
         with as_file(files("pipeline.models") / "builtin") as folder:
             return load_checkpoint(folder / BUILTIN[name, weights])
-    if weights.endswith(_CHECKPOINT_SUFFIXES):
-        network, card = load_checkpoint(Path(weights))
-        if card.architecture.name != name:
-            raise ModelError(
-                f"{weights}: weights of {card.architecture.name}; expected {name}; correct 'model' or "
-                "'weights'"
-            )
-        return network, card
-    return _torchvision(name, weights)
+    if weights.endswith(CHECKPOINT_SUFFIXES):
+        return _from_file(Path(weights), name, given, stem_stride=stem_stride, options=options)
+    source = source_of(name)
+    _require_own_form(weights, stem_stride, {} if source.own_options else options)
+    return _complete(source.pretrained(name, weights, options), given)
 
 
-def _torchvision(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
-    available = _torchvision_names(name)
-    if weights not in available:
-        builtin = [known for model, known in BUILTIN if model == name]
-        raise ModelError(
-            f"weights {weights!r} of {name} are unknown; expected "
-            f"{', '.join([*builtin, *available]) or 'a checkpoint (no weights have a name)'}, or the "
-            f"path of a checkpoint ({', '.join(_CHECKPOINT_SUFFIXES)})"
-        )
-    entry = torchvision.models.get_model_weights(name)[weights]
-    network = build(Architecture(name=name, num_classes=len(entry.meta["categories"])))
-    try:
-        network.load_state_dict(entry.get_state_dict(check_hash=True))
-    except (URLError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(
-            f"weights {weights} of {name} could not be had from {entry.url}: {reason}; download the "
-            "file there into torch's hub folder, or name a checkpoint"
-        ) from None
-    return network.eval(), _torchvision_card(name, entry)
+def _from_file(
+    path: Path, name: str, given: GivenPreprocessing, *, stem_stride: int | None, options: Mapping[str, Any]
+) -> tuple[nn.Module, ModelCard]:
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; expected a checkpoint; correct 'weights', or make it")
+    if path.with_suffix(".json").exists():
+        _require_own_form(str(path), stem_stride, options)
+        return load_checkpoint(path, expected=name)
+    eyes = given.alone(f"{path} has no card {path.stem}.json beside it, and")
+    return load_foreign(path, name, eyes, stem_stride=stem_stride, options=options)
 
 
-def _torchvision_names(name: str) -> list[str]:
-    if name not in torchvision.models.list_models(torchvision.models):
-        return []
-    return [entry.name for entry in torchvision.models.get_model_weights(name)]
-
-
-def _torchvision_card(name: str, entry: Any) -> ModelCard:
-    transforms = entry.transforms()
-    size, resized = transforms.crop_size[0], transforms.resize_size[0]
-    return ModelCard(
-        architecture=Architecture(name=name, num_classes=len(entry.meta["categories"])),
-        preprocessing=Preprocessing(
-            size=size,
-            mean=tuple(transforms.mean),
-            std=tuple(transforms.std),
-            crop_fraction=size / resized,
-        ),
-        classes=tuple(entry.meta["categories"]),
+def _complete(found: Pretrained, given: GivenPreprocessing) -> tuple[nn.Module, ModelCard]:
+    """Return a source's network with a card, and the user's word for what the source does not say."""
+    eyes, classes = found.preprocessing, found.classes
+    if eyes is None:
+        eyes = given.alone(f"model {found.name}")
+    if classes is None:
+        classes = tuple(map(str, range(count_logits(found.network, found.name, eyes))))
+    architecture = Architecture(
+        name=found.name, num_classes=len(classes), channels=eyes.channels, options=found.options
     )
+    return found.network, ModelCard(architecture=architecture, preprocessing=eyes, classes=classes)
+
+
+def _require_own_form(weights: str, stem_stride: int | None, options: Mapping[str, Any]) -> None:
+    """Refuse to change the form of a network whose weights say it."""
+    given = "stem_stride" if stem_stride is not None else "options" if options else None
+    if given is not None:
+        raise ModelError(
+            f"{given} and weights ({weights}) are both set; these weights have their own form; remove one"
+        )
 
 
 def save_half(checkpoint: Path, out: Path) -> str:

@@ -1,9 +1,11 @@
 """Wide residual networks for small images, as the distillation literature uses them.
 
-Owns the architecture alone: weights come from `weights.py`, names from `architecture.py`.
+Owns the architecture alone: weights come from `weights.py`, names from `literature.py`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -74,11 +76,10 @@ def _group(channels_in: int, channels_out: int, *, blocks: int, stride: int) -> 
     )
 
 
-def wrn_16_2(num_classes: int) -> WideResNet:
-    """WRN-16-2: 0.7 M parameters."""
-    return WideResNet(depth=16, width=2, num_classes=num_classes)
+def wide_resnet(depth: int, width: int) -> Callable[[int], WideResNet]:
+    """Return the builder of WRN-depth-width."""
 
+    def build(num_classes: int) -> WideResNet:
+        return WideResNet(depth=depth, width=width, num_classes=num_classes)
 
-def wrn_40_2(num_classes: int) -> WideResNet:
-    """WRN-40-2: 2.2 M parameters."""
-    return WideResNet(depth=40, width=2, num_classes=num_classes)
+    return build

@@ -14,13 +14,18 @@ from torch import Tensor
 
 from pipeline.data.packed import PackedImages
 from pipeline.errors import DataError
+from pipeline.rendering.interpolation import KERNELS, Interpolation
 from pipeline.views.parameters import ViewParameters
 
 Image = NDArray[np.uint8]  # (H, W, C)
 
 
 def crop_and_resize(
-    images: PackedImages, rows: NDArray[np.int64], parameters: ViewParameters, size: int
+    images: PackedImages,
+    rows: NDArray[np.int64],
+    parameters: ViewParameters,
+    size: int,
+    interpolation: Interpolation = "bilinear",
 ) -> Tensor:
     """Return the crops of some samples: (B, size, size, channels) uint8.
 
@@ -29,6 +34,7 @@ def crop_and_resize(
         rows: (B,) positions in `images`.
         parameters: of these rows, in this order.
         size: height and width of the result in pixels.
+        interpolation: of crops that have another size.
     """
     out = torch.empty((len(rows), size, size, images.channels), dtype=torch.uint8)
     for target, row, box in zip(out.numpy(), rows.tolist(), parameters.boxes.tolist(), strict=True):
@@ -37,7 +43,7 @@ def crop_and_resize(
             if crop.shape == target.shape:
                 target[...] = crop
             else:
-                _resize(crop, target)
+                _resize(crop, target, interpolation)
         except (RuntimeError, ValueError) as error:
             raise DataError(
                 f"sample {images.names[row]!r}: box {box} cannot be rendered ({error}); expected a part of "
@@ -62,9 +68,9 @@ def cut(image: Image, top: int, left: int, height: int, width: int) -> Image:
     return out
 
 
-def _resize(image: Image, target: Image) -> None:
-    """Resize (h, w, C) into (S, S, C): bilinear, antialiased, torch's fixed-point kernel."""
+def _resize(image: Image, target: Image, interpolation: Interpolation) -> None:
+    """Resize (h, w, C) into (S, S, C): antialiased, by torch's fixed-point kernel."""
     # A copy: the slice is of a read-only map, and the kernel would make one of it.
     source, out = (torch.from_numpy(a).permute(2, 0, 1)[None] for a in (image.copy(), target))
     # As `interpolate` does, but straight to where the result is wanted, which halves the time.
-    torch.ops.aten._upsample_bilinear2d_aa.out(source, target.shape[:2], False, out=out)
+    KERNELS[interpolation].out(source, target.shape[:2], False, out=out)

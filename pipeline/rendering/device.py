@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.data.packed import PackedImages
 from pipeline.errors import ConfigError
 from pipeline.rendering import resample
+from pipeline.rendering.interpolation import Interpolation
 from pipeline.rendering.regions import paint
 from pipeline.rendering.steps import KERNELS
 from pipeline.rendering.transfer import to_device
@@ -130,13 +131,20 @@ class DeviceRenderer:
         images: the split.
         size: height and width of the result in pixels.
         device: where pixels come out.
+        interpolation: by which crops are resized.
 
     Raises:
         ConfigError: images so much larger than the result that sums would not be exact.
     """
 
-    def __init__(self, images: PackedImages, size: int, device: torch.device) -> None:
-        self._images, self.device = images, device
+    def __init__(
+        self,
+        images: PackedImages,
+        size: int,
+        device: torch.device,
+        interpolation: Interpolation = "bilinear",
+    ) -> None:
+        self._images, self.device, self._interpolation = images, device, interpolation
         tallest, widest = images.shapes.max(0).tolist()
         self._shape = tallest, widest, images.channels
         self._size = self._exact(size)
@@ -150,9 +158,10 @@ class DeviceRenderer:
         """Whether all images lie on the device."""
         return self._resident is not None
 
-    def of_size(self, size: int) -> DeviceRenderer:
-        """Return what renders the same images, which lie on the device once, in another size."""
+    def of_size(self, size: int, interpolation: Interpolation) -> DeviceRenderer:
+        """Return what renders the same images, which lie on the device once, otherwise resized."""
         other = copy(self)
+        other._interpolation = interpolation
         other._size = self._exact(size)
         return other
 
@@ -172,8 +181,8 @@ class DeviceRenderer:
 
     def _rendered(self, sources: Tensor, parameters: DeviceParameters) -> Tensor:
         fits = parameters.side == self._size or not len(sources)
-        crop = resample.cut if fits else resample.crop_and_resize
-        pixels = crop(sources, parameters.boxes, parameters.flips, self._size)
+        where = sources, parameters.boxes, parameters.flips, self._size
+        pixels = resample.cut(*where) if fits else resample.crop_and_resize(*where, self._interpolation)
         pixels = carry_out(pixels, parameters.steps)
         return pixels if parameters.erased is None else paint(pixels, parameters.erased, parameters.paint)
 
@@ -187,10 +196,10 @@ class DeviceRenderer:
 
     def _exact(self, size: int) -> int:
         tallest, widest, _ = self._shape
-        if not resample.is_exact(max(tallest, widest), size):
+        if not resample.is_exact(max(tallest, widest), size, self._interpolation):
             raise ConfigError(
                 f"images of {tallest}x{widest} pixels are rendered at {size}; on a device, expected sides "
-                f"of at most {_largest_source(size)}; use --render cpu"
+                f"of at most {_largest_source(size, self._interpolation)}; use --render cpu"
             )
         return size
 
@@ -221,8 +230,8 @@ def _sent(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     return there
 
 
-def _largest_source(size: int) -> int:
+def _largest_source(size: int, interpolation: Interpolation) -> int:
     side = size
-    while resample.is_exact(side + size, size):
+    while resample.is_exact(side + size, size, interpolation):
         side += size
     return side

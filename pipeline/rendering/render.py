@@ -17,6 +17,7 @@ from pipeline.data.packed import PackedImages
 from pipeline.progress import note
 from pipeline.rendering import crops, resample
 from pipeline.rendering.device import DeviceRenderer
+from pipeline.rendering.interpolation import Interpolation
 from pipeline.rendering.regions import erase
 from pipeline.rendering.steps import carry_out
 from pipeline.views.parameters import ViewParameters
@@ -24,7 +25,14 @@ from pipeline.views.parameters import ViewParameters
 Rows = NDArray[np.int64]
 
 
-def render(images: PackedImages, rows: Rows, parameters: ViewParameters, *, size: int) -> Tensor:
+def render(
+    images: PackedImages,
+    rows: Rows,
+    parameters: ViewParameters,
+    *,
+    size: int,
+    interpolation: Interpolation = "bilinear",
+) -> Tensor:
     """Render one view of some samples on the CPU, not yet mixed.
 
     Args:
@@ -32,12 +40,14 @@ def render(images: PackedImages, rows: Rows, parameters: ViewParameters, *, size
         rows: (B,) positions in `images`.
         parameters: of these rows, in this order.
         size: height and width of the result in pixels.
+        interpolation: of crops that have another size.
 
     Returns:
         (B, size, size, channels) uint8 on the CPU.
 
     """
-    pixels = carry_out(crops.crop_and_resize(images, rows, parameters, size), parameters.steps)
+    pixels = crops.crop_and_resize(images, rows, parameters, size, interpolation)
+    pixels = carry_out(pixels, parameters.steps)
     return pixels if parameters.erasure is None else erase(pixels, parameters.erasure)
 
 
@@ -47,8 +57,8 @@ class Renderer(Protocol):
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
         """Return the pixels (B, S, S, channels) uint8 of these rows (B,), not yet mixed."""
 
-    def of_size(self, size: int) -> Renderer:
-        """Return what renders the same images in another size."""
+    def of_size(self, size: int, interpolation: Interpolation) -> Renderer:
+        """Return what renders the same images in another size, resized by another filter."""
 
 
 class CpuRenderer:
@@ -57,22 +67,28 @@ class CpuRenderer:
     Args:
         images: the split.
         size: height and width of the result in pixels.
+        interpolation: by which crops are resized.
     """
 
-    def __init__(self, images: PackedImages, size: int) -> None:
-        self._images, self._size = images, size
+    def __init__(self, images: PackedImages, size: int, interpolation: Interpolation = "bilinear") -> None:
+        self._images, self._size, self._interpolation = images, size, interpolation
 
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
         """Return the pixels (B, S, S, channels) uint8 of these rows (B,), not yet mixed."""
-        return render(self._images, rows, parameters, size=self._size)
+        return render(self._images, rows, parameters, size=self._size, interpolation=self._interpolation)
 
-    def of_size(self, size: int) -> CpuRenderer:
-        """Return what renders the same images in another size."""
-        return CpuRenderer(self._images, size)
+    def of_size(self, size: int, interpolation: Interpolation) -> CpuRenderer:
+        """Return what renders the same images in another size, resized by another filter."""
+        return CpuRenderer(self._images, size, interpolation)
 
 
 def make_renderer(
-    images: PackedImages, size: int, device: torch.device, *, on_device: bool | None
+    images: PackedImages,
+    size: int,
+    device: torch.device,
+    *,
+    on_device: bool | None,
+    interpolation: Interpolation = "bilinear",
 ) -> Renderer:
     """Return what renders a split.
 
@@ -81,17 +97,21 @@ def make_renderer(
         size: height and width of the result in pixels.
         device: where pixels are wanted.
         on_device: render there; None suits it: there if it is a GPU and images are of one size.
+        interpolation: by which crops are resized.
 
     Raises:
         ConfigError: asked for there, and images are so large that sums would not be exact.
     """
     if not len(images):
-        return CpuRenderer(images, size)
+        return CpuRenderer(images, size, interpolation)
     if on_device is None:
         side = int(images.shapes.max())
-        on_device = device.type != "cpu" and images.uniform is not None and resample.is_exact(side, size)
+        exact = resample.is_exact(side, size, interpolation)
+        on_device = device.type != "cpu" and images.uniform is not None and exact
         on_device = on_device and _has_room(images, device)
-    return DeviceRenderer(images, size, device) if on_device else CpuRenderer(images, size)
+    if on_device:
+        return DeviceRenderer(images, size, device, interpolation)
+    return CpuRenderer(images, size, interpolation)
 
 
 def _has_room(images: PackedImages, device: torch.device) -> bool:

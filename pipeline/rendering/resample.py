@@ -1,9 +1,10 @@
-"""Torch's uint8 antialiased resize as two batched matrix products, exact on any device.
+"""Torch's uint8 antialiased resizes as two batched matrix products, exact on any device.
 
-The CPU's kernel weighs pixels with 16-bit integers, rows first, rounds to uint8, then columns. Here each
+The CPU's kernels weigh pixels with 16-bit integers, rows first, round to uint8, then columns. Here each
 sample's integer weights are built anew, by the same operations on doubles in the same order, and split in
-a high and a low byte: every factor has at most 8 bits and every sum stays below 2^24, so products summed in
-float32 are exact in any order, also where factors are rounded to TF32 or half precision.
+a high byte, which has the sign, and a low one: every factor has at most 8 bits and every sum stays below
+2^24, so products summed in float32 are exact in any order, also where factors are rounded to TF32 or half
+precision.
 
 Shapes depend on the sizes of source and result alone, and nothing waits for the device.
 """
@@ -15,22 +16,24 @@ import math
 import torch
 from torch import Tensor
 
+from pipeline.rendering.interpolation import FILTERS, REACH, Interpolation
+
 _HIGHEST_PRECISION = 22
 _EXACT = 1 << 24
 
 
-def taps(source: int, size: int) -> int:
+def taps(source: int, size: int, interpolation: Interpolation = "bilinear") -> int:
     """Return how many source pixels weigh at most in one pixel of the result."""
-    return math.ceil(max(1.0, source / size)) * 2 + 1
+    return math.ceil(REACH[interpolation] * max(1.0, source / size)) * 2 + 1
 
 
-def is_exact(source: int, size: int) -> bool:
+def is_exact(source: int, size: int, interpolation: Interpolation = "bilinear") -> bool:
     """Whether sums over a source of this side, in pixels, are exact in float32."""
-    return taps(source, size) * 255 * 255 < _EXACT
+    return taps(source, size, interpolation) * 255 * 255 < _EXACT
 
 
 def integer_weights(
-    starts: Tensor, lengths: Tensor, size: int, source: int
+    starts: Tensor, lengths: Tensor, size: int, source: int, interpolation: Interpolation = "bilinear"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the kernel's weights along one axis.
 
@@ -38,28 +41,31 @@ def integer_weights(
         starts, lengths: (B,) int64 of the boxes along this axis, in source pixels.
         size: of the result in pixels.
         source: longest box, in pixels.
+        interpolation: whose kernel.
 
     Returns:
         First source pixel (B, size) int64 of each pixel of the result, weights (B, size, T) int32 and the
         number of their fractional bits (B,) int32.
     """
     scale = (lengths.double() / size)[:, None]
-    support = torch.where(scale >= 1, scale, torch.ones_like(scale))
+    support = torch.where(scale >= 1, scale, torch.ones_like(scale)) * REACH[interpolation]
     inverse = torch.where(scale >= 1, 1 / scale, torch.ones_like(scale))
     centre = scale * (torch.arange(size, dtype=torch.float64, device=starts.device) + 0.5)
     low = (centre - support + 0.5).long().clamp(min=0)
     count = torch.minimum((centre + support + 0.5).long(), lengths[:, None]) - low
     weights, total = [], torch.zeros_like(centre)
-    for tap in range(taps(source, size)):
+    for tap in range(taps(source, size, interpolation)):
         distance = ((tap + low).double() - centre + 0.5) * inverse
-        weight = torch.where(tap < count, (1 - distance.abs()).clamp(min=0), torch.zeros_like(centre))
+        weight = FILTERS[interpolation](distance.abs())
+        weight = torch.where(tap < count, weight, torch.zeros_like(centre))
         weights.append(weight)
         # In the order of the kernel's own loop: the last bit of a sum depends on it.
         total = total + weight
     shares = torch.stack(weights, 2) / total[..., None]
     bits = _precision(shares.amax((1, 2)))
     unit = (1 << bits.long()).double()[:, None, None]
-    return low + starts[:, None], (shares * unit + 0.5).int(), bits
+    scaled = shares * unit
+    return low + starts[:, None], torch.where(scaled < 0, scaled - 0.5, scaled + 0.5).int(), bits
 
 
 def _precision(largest: Tensor) -> Tensor:
@@ -113,7 +119,9 @@ def cut(sources: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     return picked * inside[..., None]
 
 
-def crop_and_resize(sources: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+def crop_and_resize(
+    sources: Tensor, boxes: Tensor, flips: Tensor, size: int, interpolation: Interpolation = "bilinear"
+) -> Tensor:
     """Return crops (B, size, size, C) uint8, the bytes of the CPU's kernel.
 
     Args:
@@ -122,15 +130,16 @@ def crop_and_resize(sources: Tensor, boxes: Tensor, flips: Tensor, size: int) ->
             is black, but are no longer than the source.
         flips: (B,) bool, mirrored left to right.
         size: of the result in pixels.
+        interpolation: whose kernel.
     """
     count, height, width, channels = sources.shape
     top, left, tall, wide = boxes.unbind(1)
-    first, weights, bits = integer_weights(left, wide, size, width)
+    first, weights, bits = integer_weights(left, wide, size, width, interpolation)
     across = dense(first, weights, width, flips)
     rows = weighted(
         sources.permute(0, 3, 1, 2).reshape(count, channels * height, width).float(), across, bits
     )
-    first, weights, bits = integer_weights(top, tall, size, height)
+    first, weights, bits = integer_weights(top, tall, size, height, interpolation)
     down = dense(first, weights, height)
     columns = rows.view(count, channels, height, size).transpose(2, 3).reshape(count, -1, height)
     result = weighted(columns, down, bits).view(count, channels, size, size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.models.checkpoint import StateDict
+from pipeline.models.states import StateDict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from pipeline.errors import TrainingError
 from pipeline.loader import Batch, Loader
 from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics
+from pipeline.models.auxiliary import weighted_logits
 from pipeline.models.compilation import compiled
 from pipeline.progress import note, track
 from pipeline.ranks import SINGLE, Ranks
@@ -119,7 +120,7 @@ class _Training:
         """Do what is left of the epoch; stop for a moment wherever its state may be saved."""
         run, loader = self._run, self._loader
         current, size = run.current, loader.batch_size
-        run.network.train()
+        run.network.train(not run.settings.freeze)
         left = (loader.steps_per_epoch - current.step) * size
         name = f"epoch {run.epoch + 1}/{run.settings.epochs}"
         batches = iter(loader.epoch(run.epoch, first_step=current.step))
@@ -191,11 +192,14 @@ class _Training:
         """Add a batch's gradients and its share of the step's loss."""
         run, current, ranks = self._run, self._run.current, self._ranks
         with torch.autocast(run.device.type, run.settings.autocast, run.settings.precision != "fp32"):
-            own = self.network(batch.images)
-        logits = ranks.assemble(own.float(), batch.own, len(batch.rows))
+            outputs = weighted_logits(self.network(batch.images))
         share = len(batch.rows) / self._loader.batch_size
         objective = self._loss.at(step / self._loader.steps_per_epoch)
-        loss = objective(logits, batch.labels, batch.teacher_logits) * share
+        losses = []
+        for weight, own in outputs:
+            logits = ranks.assemble(own.float(), batch.own, len(batch.rows))
+            losses.append(weight * objective(logits, batch.labels, batch.teacher_logits))
+        loss = torch.stack(losses).sum() * share
         # Each process has the gradients of its rows, and their mean is taken: what is wanted is the sum.
         run.scaler.scale(loss * ranks.count).backward()  # type: ignore[no-untyped-call]
         # Kept on the device: looking at the value would wait for every step.
@@ -208,7 +212,7 @@ class _Training:
         run = self._run
         self._rate = learning_rate(run.settings, step, self._loader.steps_per_epoch)
         for group in run.optimizer.param_groups:
-            group["lr"] = self._rate
+            group["lr"] = self._rate * group["scale"]
 
     def _require_finite(self) -> None:
         step, run = int(self._run.current.bad_step), self._run

@@ -8,15 +8,35 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.heads import head_of
+from pipeline.training.layers import depths
 from pipeline.training.settings import TrainingSettings
 
 
+def freeze(network: nn.Module) -> None:
+    """Let a network's last layer alone be trained; its mode is to be evaluation, as norms are frozen.
+
+    Raises:
+        ModelError: it has no last layer.
+    """
+    head, _ = head_of(network)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(f"{head}."))
+
+
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Return the optimiser of a network's parameters; only matrices and filters decay."""
-    parameters = list(network.parameters())
+    """Return the optimiser of a network's parameters, but for frozen ones; only matrices and filters decay.
+
+    Each group has a `scale` by which the rate of a step is to be multiplied.
+    """
+    scales = rate_scales(network, settings)
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            members.setdefault((scales[name], parameter.ndim > 1), []).append(parameter)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": some, "scale": scale, "weight_decay": settings.weight_decay if decays else 0.0}
+        for (scale, decays), some in members.items()
     ]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
@@ -27,6 +47,18 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
         nesterov=settings.momentum > 0,
         fused=True,
     )
+
+
+def rate_scales(network: nn.Module, settings: TrainingSettings) -> dict[str, float]:
+    """Return for each parameter by name what its rate is, in parts of the learning rate.
+
+    With `layer_decay` d the last layer has 1, the one before it d, then d^2, and so on (Bao et al., "BEiT",
+    arXiv 2106.08254, and timm).
+    """
+    decay, factor = settings.layer_decay, settings.head_rate_factor
+    if decay == 1 and factor == 1:
+        return {name: 1.0 for name, _ in network.named_parameters()}
+    return {name: decay**depth if depth else factor for name, depth in depths(network).items()}
 
 
 def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -> float:

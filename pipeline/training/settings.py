@@ -34,6 +34,9 @@ class TrainingSettings:
         precision: of forward and backward: "fp32", or "bf16" or "fp16" autocast.
         compile: let torch.compile make kernels of the network, for training and evaluation.
         ema_decay: per step, of an average of the weights that is used instead of them; 0 for none.
+        freeze: train the last layer alone; all others stay as they are, statistics of their norms too.
+        layer_decay: each layer's rate is that of the layer after it times this; in (0, 1].
+        head_rate_factor: by which the last layer's rate is multiplied.
 
     """
 
@@ -52,6 +55,9 @@ class TrainingSettings:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     ema_decay: float = 0.0
+    freeze: bool = False
+    layer_decay: float = 1.0
+    head_rate_factor: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(float(milestone) for milestone in self.milestones))
@@ -75,6 +81,8 @@ class TrainingSettings:
                 f"0 to epochs ({self.epochs})",
             ),
             "ema_decay": (0 <= self.ema_decay < 1, "at least 0 and below 1"),
+            "layer_decay": (0 < self.layer_decay <= 1, "more than 0 and at most 1"),
+            "head_rate_factor": (0 < self.head_rate_factor < math.inf, "more than 0"),
         }
         for name, (holds, expected) in checks.items():
             if not holds:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from pipeline.files import write_atomic
 from pipeline.metrics import Metrics
-from pipeline.models.checkpoint import StateDict
+from pipeline.models.states import StateDict
 from pipeline.progress import note
 from pipeline.training.history import EpochRecord, TrainingResult
-from pipeline.training.optimisation import WeightAverage, make_optimizer
+from pipeline.training.optimisation import WeightAverage, freeze, make_optimizer
 from pipeline.training.settings import TrainingSettings
 
 
@@ -58,6 +58,8 @@ class RunState:
 
     def __init__(self, network: nn.Module, settings: TrainingSettings, device: torch.device) -> None:
         self.network, self.settings, self.device = network, settings, device
+        if settings.freeze:
+            freeze(network)
         self.optimizer = make_optimizer(network, settings)
         self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None

@@ -38,11 +38,11 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.data.packed import PreparedData
 from pipeline.loader import Batch, Loader
 from pipeline.losses import make_loss
+from pipeline.models.start import Start, initial_network
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.targets import Targets
 from pipeline.training.optimisation import make_optimizer
-from pipeline.training.run import Start, initial_network
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.augmentations import PadCrop
 from pipeline.views.spec import ViewSpec

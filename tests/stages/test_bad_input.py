@@ -254,7 +254,7 @@ def test_student_of_a_store_of_another_teacher(project, fails):
 
 
 def test_weights_with_a_stem(project, fails):
-    edits = ["teachers.tutor.weights=x.pt", "teachers.tutor.stem_stride=1"]
+    edits = ["teachers.tutor.weights=FASHION_MNIST_V1", "teachers.tutor.stem_stride=1"]
     fails(["train-teacher", "tutor", "--set", edits[0], "--set", edits[1]], "stem_stride and weights")
 
 

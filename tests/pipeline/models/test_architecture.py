@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from pipeline.errors import ModelError
-from pipeline.models.architecture import Architecture, build, default_stem_stride
-from pipeline.models.wide_resnet import wrn_16_2, wrn_40_2
+from pipeline.models.architecture import Architecture, build, source_of
 
 # A network of each family that has a small stem, its last stage, and by how much it shrinks an
 # image at the stem stride of ImageNet.
@@ -60,15 +59,54 @@ def test_wide_resnets_take_any_channels_and_keep_a_quarter_of_the_side(name, cha
     assert network(torch.empty(2, channels, 28, 28, device="meta")).shape == (2, 7)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("name", "width"), [("resnet20", 64), ("resnet8x4", 256)])
+def test_small_resnets_take_any_channels_and_keep_a_quarter_of_the_side(name, width, channels):
+    network = _on_meta(Architecture(name=name, num_classes=7, channels=channels, stem_stride=1))
+    assert _last_stage(network, "groups", 28, channels) == [2, width, 7, 7]
+    assert network(torch.empty(2, channels, 28, 28, device="meta")).shape == (2, 7)
+
+
+# Of 100 classes: millions of parameters in Tian et al., arXiv 1910.10699, and what came after it (one
+# digit less there), and convolutions on all paths.
+LITERATURE = {
+    "resnet20": (0.278, 19 + 2),
+    "resnet32": (0.473, 31 + 2),
+    "resnet56": (0.862, 55 + 2),
+    "resnet110": (1.737, 109 + 2),
+    "resnet8x4": (1.234, 7 + 3),
+    "resnet32x4": (7.434, 31 + 3),
+    "wrn_16_2": (0.703, 13 + 3),
+    "wrn_40_1": (0.570, 37 + 2),
+    "wrn_40_2": (2.255, 37 + 3),
+}
+
+
+@pytest.mark.parametrize("name", LITERATURE)
+def test_the_literatures_nets_have_its_size_and_depth(name):
+    network = _on_meta(Architecture(name=name, num_classes=100, stem_stride=1))
+    millions, convolutions = LITERATURE[name]
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=5e-4)
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in network.modules()) == convolutions
+
+
 @pytest.mark.parametrize(
-    ("builder", "millions", "convolutions"), [(wrn_16_2, 0.70, 16), (wrn_40_2, 2.25, 40)]
+    ("name", "stride", "options", "millions"),
+    [
+        ("mobilenet_v2", 2, {"width_mult": 0.5, "round_nearest": 4}, 0.81),
+        ("shufflenet_v2_x1_0", 1, {}, 1.36),
+        ("resnet50", 1, {}, 23.71),
+    ],
 )
-def test_wide_resnets_have_the_size_and_depth_of_the_literature(builder, millions, convolutions):
-    with torch.device("meta"):
-        network = builder(num_classes=100)
-    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
-    found = sum(isinstance(m, torch.nn.Conv2d) for m in network.modules())
-    assert found == convolutions
+def test_torchvisions_nets_become_the_literatures_by_stem_and_options(name, stride, options, millions):
+    network = _on_meta(Architecture(name=name, num_classes=100, stem_stride=stride, options=options))
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.02)
+
+
+def test_the_literatures_nets_and_torchvisions_have_no_name_in_common():
+    literature, torchvision = source_of("resnet20"), source_of("resnet18")
+    assert literature is not torchvision
+    assert not set(literature.names()) & set(torchvision.names())
 
 
 def test_a_wide_resnet_block_does_not_change_its_input():
@@ -132,7 +170,7 @@ def test_an_unknown_model_gets_a_suggestion(name, suggestion):
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "r3d_18", "maskrcnn_resnet50_fpn", "raft_large"])
 def test_a_torchvision_network_that_is_no_classifier_is_unknown(name):
-    with pytest.raises(ModelError, match="is unknown; expected wrn_16_2, wrn_40_2 or a torchv"):
+    with pytest.raises(ModelError, match=r"is unknown; expected resnet20, .*wrn_40_2, a torchv"):
         build(Architecture(name=name, num_classes=2))
 
 
@@ -165,8 +203,9 @@ def test_a_small_stem_for_a_family_without_one_is_refused_with_the_families_that
 
 @pytest.mark.parametrize(("size", "stride"), [(28, 1), (48, 1), (49, 2), (96, 2), (97, 4), (224, 4)])
 def test_the_default_stem_suits_the_image(size, stride):
-    assert default_stem_stride("resnet18", size) == stride
-    assert default_stem_stride("wrn_16_2", size) == 1
+    assert source_of("resnet18").stem_stride("resnet18", size) == stride
+    assert source_of("wrn_16_2").stem_stride("wrn_16_2", size) == 1
+    assert source_of("squeezenet1_1").stem_stride("squeezenet1_1", size) == 4
 
 
 def test_an_architecture_survives_its_dictionary():

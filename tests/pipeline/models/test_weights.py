@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
+import torchvision
 
 from pipeline.data.fashion_mnist import CLASSES, load_subset
 from pipeline.errors import ModelError
 from pipeline.models import weights as weights_module
 from pipeline.models.architecture import Architecture, build
-from pipeline.models.checkpoint import ModelCard, save_checkpoint, state_digest
+from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint, state_digest
+from pipeline.models.literature import BUILTIN
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.models.weights import BUILTIN, load_pretrained
+from pipeline.models.torchvision_models import preprocessing_of
+from pipeline.models.weights import load_pretrained
 
 CARD = ModelCard(
     architecture=Architecture(name="shufflenet_v2_x0_5", num_classes=2, stem_stride=2),
@@ -45,7 +49,7 @@ def test_a_checkpoint_of_another_model_is_refused(checkpoint):
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ModelError, match=r"none.json: no such file"):
+    with pytest.raises(ModelError, match=r"none.pt: no such file"):
         load_pretrained("resnet18", str(tmp_path / "none.pt"))
 
 
@@ -79,15 +83,97 @@ def test_built_in_weights_belong_to_models_that_can_be_built():
     ("name", "size", "fraction"),
     [("resnet18", 224, 224 / 256), ("mobilenet_v3_small", 224, 224 / 256), ("vit_b_16", 224, 224 / 256)],
 )  # fmt: skip
-def test_the_card_of_torchvision_weights_is_torchvisions_evaluation(name, size, fraction):
-    entry = weights_module.torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
-    card = weights_module._torchvision_card(name, entry)
-    assert card.preprocessing.size == size
-    assert card.preprocessing.crop_fraction == pytest.approx(fraction)
-    assert card.preprocessing.mean == (0.485, 0.456, 0.406)
-    assert card.preprocessing.std == (0.229, 0.224, 0.225)
-    assert card.architecture == Architecture(name=name, num_classes=1000)
+def test_the_preprocessing_of_torchvision_weights_is_torchvisions_evaluation(name, size, fraction):
+    eyes = preprocessing_of(torchvision.models.get_model_weights(name)["IMAGENET1K_V1"])
+    assert eyes.size == size
+    assert eyes.crop_fraction == pytest.approx(fraction)
+    assert eyes.mean == (0.485, 0.456, 0.406)
+    assert eyes.std == (0.229, 0.224, 0.225)
+
+
+# torchvision's, from its cache in place of its server
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Return a function that puts random weights of a model where torchvision downloads its own to."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub/checkpoints"
+    folder.mkdir(parents=True)
+
+    def put(name: str, **arguments) -> dict[str, torch.Tensor]:
+        entry = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
+        torch.manual_seed(3)
+        state = torchvision.models.get_model(name, weights=None, **arguments).state_dict()
+        torch.save(state, folder / Path(entry.url).name)
+        return state
+
+    return put
+
+
+@pytest.mark.parametrize(
+    "weights", ["IMAGENET1K_V1", "DEFAULT", "pretrained", "ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1"]
+)
+def test_torchvisions_weights_have_their_names_there(cached, weights):
+    state = cached("shufflenet_v2_x0_5")
+    network, card = load_pretrained("shufflenet_v2_x0_5", weights)
+    assert torch.equal(network.fc.weight, state["fc.weight"])
+    assert not network.training
+    assert card.architecture == Architecture(name="shufflenet_v2_x0_5", num_classes=1000)
     assert card.classes[:2] == ("tench", "goldfish")
+
+
+@pytest.mark.parametrize("weights", ["ResNet18_Weights.IMAGENET1K_V1", "ShuffleNet_V2_X0_5_Weights.V3"])
+def test_weights_of_another_class_of_torchvisions_are_unknown(weights):
+    with pytest.raises(ModelError, match=rf"weights '{weights}' of shufflenet_v2_x0_5 are unknown"):
+        load_pretrained("shufflenet_v2_x0_5", weights)
+
+
+def test_weights_without_a_last_layer_are_none_of_a_classifier():
+    with pytest.raises(
+        ModelError, match=r"'IMAGENET1K_FEATURES' of vgg16 are unknown; expected IMAGENET1K_V1, or"
+    ):
+        load_pretrained("vgg16", "IMAGENET1K_FEATURES")
+
+
+def test_torchvisions_weights_have_their_own_form():
+    with pytest.raises(ModelError, match=r"options and weights \(DEFAULT\) are both set"):
+        load_pretrained("resnet18", "DEFAULT", options={"width_per_group": 32})
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_weights_of_torchvision_come_without_auxiliary_heads(cached, tmp_path, name):
+    """And as torchvision's own are evaluated: with its transformation of the input."""
+    state = cached(name, aux_logits=True, init_weights=False)
+    network, card = load_pretrained(name, "DEFAULT")
+    assert not [key for key in network.state_dict() if key.lower().startswith("aux")]
+    assert network.transform_input
+    assert torch.equal(network.fc.weight, state["fc.weight"])
+    save_checkpoint(tmp_path / "x.pt", network.state_dict(), card)
+    loaded, _ = load_checkpoint(tmp_path / "x.pt")
+    assert loaded.transform_input
+    assert state_digest(loaded) == state_digest(network)
+
+
+def test_efficientnets_are_evaluated_with_bicubic_crops():
+    eyes = preprocessing_of(torchvision.models.get_model_weights("efficientnet_b0").DEFAULT)
+    assert eyes.interpolation == "bicubic"
+
+
+def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", _offline)
+    message = r"DEFAULT of resnet18 could not be had from https://.*: .*no route>; download the file there"
+    with pytest.raises(ModelError, match=message) as caught:
+        load_pretrained("resnet18", "DEFAULT")
+    assert "\n" not in str(caught.value)
+
+
+def _offline(*_: object, **__: object) -> None:
+    raise URLError("no route")
+
+
+# The built-in ones
 
 
 @pytest.fixture(scope="module")

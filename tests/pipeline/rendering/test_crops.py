@@ -13,6 +13,8 @@ from pipeline.views.parameters import ViewParameters, view_parameters
 from pipeline.views.spec import ViewSpec
 from tests.pipeline.rendering.geometries import GEOMETRIES
 
+INTERPOLATIONS = ["bilinear", "bicubic"]
+
 
 def _parameters(boxes, flips=None) -> ViewParameters:
     flips = [False] * len(boxes) if flips is None else flips
@@ -23,38 +25,45 @@ def _chw(image_HWC: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image_HWC).permute(2, 0, 1).contiguous()
 
 
-def _torchvision(image_HWC: np.ndarray, box, flip: bool, size: int) -> torch.Tensor:
-    out = v2.functional.resized_crop(_chw(image_HWC), *box, [size, size], antialias=True)
+def _torchvision(
+    image_HWC: np.ndarray, box, flip: bool, size: int, interpolation: str = "bilinear"
+) -> torch.Tensor:
+    mode = v2.InterpolationMode(interpolation)
+    out = v2.functional.resized_crop(_chw(image_HWC), *box, [size, size], mode, antialias=True)
     out = v2.functional.horizontal_flip(out) if flip else out
     return out.permute(1, 2, 0)
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("flip", [False, True], ids=["straight", "flipped"])
 @pytest.mark.parametrize(("shape", "box", "size"), GEOMETRIES)
 def test_a_resized_crop_is_torchvisions_byte_for_byte(
-    random_image, pack_images, channels, flip, shape, box, size
+    random_image, pack_images, interpolation, channels, flip, shape, box, size
 ):
     image = random_image(*shape, channels)
-    out = render(pack_images([image]), np.array([0]), _parameters([box], [flip]), size=size)
+    packed, parameters = pack_images([image]), _parameters([box], [flip])
+    out = render(packed, np.array([0]), parameters, size=size, interpolation=interpolation)
     assert out.dtype == torch.uint8
     assert out.shape == (1, size, size, channels)
-    assert torch.equal(out[0], _torchvision(image, box, flip, size))
+    assert torch.equal(out[0], _torchvision(image, box, flip, size, interpolation))
 
 
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [24, 40])
 def test_drawn_views_of_many_images_are_torchvisions_byte_for_byte(
-    random_image, pack_images, channels, size
+    random_image, pack_images, interpolation, channels, size
 ):
     rng = np.random.default_rng(3)
     images = [random_image(*rng.integers(1, 90, 2), channels, seed) for seed in range(60)]
     packed = pack_images(images)
     spec = ViewSpec(random_resized_crop=RandomResizedCrop(), flip="random")
     drawn = view_parameters(spec, view=1, keys=packed.keys, shapes=packed.shapes)
-    out = render(packed, np.arange(60), drawn, size=size)
+    out = render(packed, np.arange(60), drawn, size=size, interpolation=interpolation)
     for row, (image, box, flip) in enumerate(zip(images, drawn.boxes.tolist(), drawn.flips, strict=True)):
-        assert torch.equal(out[row], _torchvision(image, box, flip, size)), (image.shape, box)
+        theirs = _torchvision(image, box, flip, size, interpolation)
+        assert torch.equal(out[row], theirs), (image.shape, box)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

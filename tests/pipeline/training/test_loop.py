@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.models.inception import InceptionOutputs
 
 from pipeline.errors import DeviceError, TrainingError
 from pipeline.feed import Feed
@@ -421,6 +422,66 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(run, tmp_path):
     for name, tensor in whole.last.items():
         torch.testing.assert_close(parts.last[name], tensor, rtol=1e-4, atol=1e-6)
     assert [r.loss for r in parts.history] == pytest.approx([r.loss for r in whole.history], rel=1e-4)
+
+
+def test_a_layers_steps_are_as_long_as_its_rate(run, tmp_path):
+    """Without momentum and decay a step is the rate times the gradient; small ones have equal gradients."""
+    settings = {"epochs": 1, "momentum": 0, "weight_decay": 0, "warmup_epochs": 0, "learning_rate": 1e-4}
+    start, moved = _network().state_dict(), {}
+    for decay in (1.0, 0.5):
+        path = tmp_path / f"{decay}.pt"
+        result = run(_settings(layer_decay=decay, **settings), network=_network(), state_path=path)
+        moved[decay] = {name: result.last[name] - start[name] for name in ("0.weight", "5.weight")}
+    torch.testing.assert_close(moved[0.5]["0.weight"], moved[1.0]["0.weight"] / 2, rtol=2e-2, atol=1e-6)
+    torch.testing.assert_close(moved[0.5]["5.weight"], moved[1.0]["5.weight"], rtol=2e-2, atol=1e-6)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_frozen_network_changes_in_its_last_layer_alone(run, ema_decay):
+    before = _network().state_dict()
+    result = run(_settings(freeze=True, ema_decay=ema_decay), network=_network())
+    changed = {name for name in before if not torch.equal(result.last[name], before[name])}
+    assert changed == {"5.weight", "5.bias"}
+    assert result.history[-1].loss < result.history[0].loss
+
+
+def test_a_frozen_run_goes_on_bit_for_bit(run, tmp_path):
+    whole = run(_settings(freeze=True), state_path=tmp_path / "whole.pt")
+    with pytest.raises(_Interrupted):
+        run(_settings(freeze=True), loss=_InterruptedLoss(2 * run.steps + 1))
+    _assert_same(run(_settings(freeze=True)), whole)
+
+
+class _TwoHeads(nn.Module):
+    """Gives auxiliary logits in training, as Inception does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.auxiliary, self.main = nn.Linear(64, 3), nn.Linear(64, 3)
+
+    def forward(self, images):
+        x = images.flatten(1)
+        main = self.main(x)
+        return InceptionOutputs(main, self.auxiliary(x)) if self.training else main
+
+
+def test_auxiliary_logits_are_in_the_loss_by_their_weight(run):
+    """A step of SGD is the rate times the weight times the gradient of each head's own loss."""
+    seen = []
+
+    def recorded(student, labels, teacher):
+        value = scratch(student, labels)
+        seen.append(float(value.detach()))
+        return value
+
+    plain = {"epochs": 1, "momentum": 0, "weight_decay": 0, "clip_norm": 0}
+    result = run(_settings(**plain), network=_TwoHeads(), loss=recorded)
+    main, auxiliary = seen[::2], seen[1::2]
+    expected = sum(a + 0.4 * b for a, b in zip(main, auxiliary, strict=True)) / run.steps
+    assert result.history[0].loss == pytest.approx(expected, rel=1e-5)
+    assert result.history[0].validation_top1 is not None
+    assert not torch.equal(result.last["auxiliary.weight"], _TwoHeads().auxiliary.weight)
 
 
 def test_clipped_gradients_take_small_steps(run):

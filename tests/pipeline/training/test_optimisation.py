@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training.optimisation import WeightAverage, learning_rate, make_optimizer
+from pipeline.errors import ModelError
+from pipeline.training.optimisation import WeightAverage, freeze, learning_rate, make_optimizer
 from pipeline.training.settings import TrainingSettings
 
 STEPS = 20  # an epoch
@@ -133,6 +134,70 @@ def test_sgd_without_momentum_is_plain():
 
 def test_adamw_is_adamw():
     assert isinstance(make_optimizer(_network(), _settings(optimizer="adamw")), torch.optim.AdamW)
+
+
+# Rates of layers
+
+
+def _rates_of(network: nn.Module, settings: TrainingSettings) -> dict[str, float]:
+    scales = {
+        id(parameter): group["scale"]
+        for group in make_optimizer(network, settings).param_groups
+        for parameter in group["params"]
+    }
+    return {name: scales[id(parameter)] for name, parameter in network.named_parameters()}
+
+
+def test_all_layers_have_the_rate_unless_told_otherwise():
+    assert set(_rates_of(_network(), _settings()).values()) == {1.0}
+
+
+def test_the_rate_decays_from_the_last_layer_down():
+    """The norm is of the convolution's layer."""
+    network = _deep_network()
+    rates = _rates_of(network, _settings(layer_decay=0.75))
+    assert rates == {
+        "0.weight": 0.75**2, "0.bias": 0.75**2, "1.weight": 0.75**2, "1.bias": 0.75**2,
+        "2.weight": 0.75, "2.bias": 0.75, "4.weight": 1.0, "4.bias": 1.0,
+    }  # fmt: skip
+
+
+def test_the_last_layer_may_have_a_rate_of_its_own():
+    rates = _rates_of(_deep_network(), _settings(layer_decay=0.5, head_rate_factor=10))
+    assert (rates["0.weight"], rates["2.bias"], rates["4.weight"]) == (0.25, 0.5, 10)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_groups_of_all_rates_keep_decay_to_matrices_and_filters(name):
+    settings = _settings(optimizer=name, layer_decay=0.5, weight_decay=0.01)
+    groups = make_optimizer(_deep_network(), settings).param_groups
+    assert len(groups) == 6
+    for group in groups:
+        assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] > 0}
+
+
+def _deep_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 2), nn.Flatten(), nn.Linear(4, 2)
+    )
+
+
+# Freezing
+
+
+def test_a_frozen_network_trains_its_last_layer_alone():
+    network = _deep_network()
+    freeze(network)
+    learning = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    assert learning == {"4.weight", "4.bias"}
+    held = [p for group in make_optimizer(network, _settings()).param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(network[4].weight), id(network[4].bias)}
+
+
+def test_a_network_without_a_last_layer_cannot_be_frozen():
+    with pytest.raises(ModelError, match="has no linear layer"):
+        freeze(nn.Sequential(nn.ReLU()))
 
 
 # Average

@@ -36,6 +36,10 @@ from pipeline.training.settings import TrainingSettings
         ("clip_norm", math.inf),
         ("step_factor", 1.0),
         ("step_factor", 0.0),
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.1),
+        ("head_rate_factor", 0),
+        ("head_rate_factor", math.inf),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_what_was_found_and_expected(name, value):

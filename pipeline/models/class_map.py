@@ -1,0 +1,147 @@
+"""Classes of the data as classes of a teacher that knows others, more of them or in another order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from pipeline.errors import ConfigError, ModelError, did_you_mean
+from pipeline.models.checkpoint import ModelCard
+from pipeline.models.heads import SelectedLogits, find_head, select_classes
+from pipeline.models.probe import try_out
+
+# From names of the data's classes to names or places of the teacher's.
+ClassMap = Mapping[str, str | int]
+_RELATIVE_DIFFERENCE = 1e-3
+
+
+def read_class_map(path: Path) -> ClassMap:
+    """Read a class map from YAML or JSON.
+
+    Raises:
+        ConfigError: no such file, or something else in it.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())  # JSON is YAML
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; expected a class map (YAML or JSON)") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not YAML or JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not all(
+        isinstance(value, str | int) and not isinstance(value, bool) for value in content.values()
+    ):
+        raise ConfigError(
+            f"{path}: expected the data's classes, and for each a name or number of the teacher's"
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def chosen_classes(mapping: ClassMap, theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, ...]:
+    """Return which of the teacher's classes each of the data's is.
+
+    Args:
+        mapping: from the data's class names.
+        theirs: the teacher's class names, in the order of its logits.
+        ours: the data's class names, in order.
+
+    Raises:
+        ModelError: a class is left out, unknown, or one that two share.
+    """
+    missing = [name for name in ours if name not in mapping]
+    unknown = next((name for name in mapping if name not in ours), None)
+    if unknown is not None:
+        hint = did_you_mean(unknown, missing or ours)
+        raise ModelError(
+            f"class_map has {unknown!r}, which is no class of the data; remove or rename it{hint}"
+        )
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(
+            f"class_map leaves out the data's class {missing[0]!r}{more}; expected every class once; add it"
+        )
+    chosen = tuple(_place(name, mapping[name], theirs) for name in ours)
+    for place, name in zip(chosen, ours, strict=True):
+        first = ours[chosen.index(place)]
+        if first != name:
+            raise ModelError(
+                f"class_map makes both {first!r} and {name!r} the teacher's {theirs[place]!r}, which then "
+                "could not tell them apart; expected another class for each"
+            )
+    return chosen
+
+
+def _place(name: str, wanted: str | int, theirs: Sequence[str]) -> int:
+    if isinstance(wanted, int):
+        if not 0 <= wanted < len(theirs):
+            raise ModelError(
+                f"class_map gives {name!r} the teacher's class {wanted}; expected 0 to {len(theirs) - 1}, "
+                "or a name"
+            )
+        return wanted
+    places = [place for place, known in enumerate(theirs) if known == wanted]
+    if not places:
+        raise ModelError(
+            f"class_map gives {name!r} the class {wanted!r}, which the teacher does not have; expected one "
+            f"of its {len(theirs)} names, or a number{did_you_mean(wanted, theirs)}"
+        )
+    if len(places) > 1:
+        raise ModelError(
+            f"class_map gives {name!r} the class {wanted!r}, of which the teacher has several, "
+            f"{' and '.join(map(str, places))}; expected one; give its number"
+        )
+    return places[0]
+
+
+def with_classes(
+    network: nn.Module, card: ModelCard, mapping: ClassMap, classes: tuple[str, ...]
+) -> tuple[nn.Module, ModelCard]:
+    """Return a network of the data's classes alone, and its card.
+
+    Rows of its last layer are chosen where these make the logits, so that the mapped network is smaller and
+    its features still make them; otherwise logits are.
+
+    Args:
+        network: on the CPU, in eval mode.
+        card: of the network.
+        mapping: from the data's classes.
+        classes: the data's class names, in order.
+
+    Raises:
+        ModelError: the mapping does not fit.
+    """
+    chosen = chosen_classes(mapping, card.classes, classes)
+    narrow = _narrowed(network, card, chosen)
+    if narrow is not None:
+        architecture = replace(card.architecture, num_classes=len(chosen))
+        return narrow, replace(card, architecture=architecture, classes=classes)
+    kept = (
+        tuple(card.architecture.selected[place] for place in chosen)
+        if card.architecture.selected
+        else chosen
+    )
+    inner = network.network if isinstance(network, SelectedLogits) else network
+    architecture = replace(card.architecture, selected=kept)
+    return SelectedLogits(inner, kept), replace(card, architecture=architecture, classes=classes)
+
+
+def _narrowed(network: nn.Module, card: ModelCard, chosen: tuple[int, ...]) -> nn.Module | None:
+    """Return a network with some rows of its last layer, or None where these do not make its logits."""
+    if find_head(network) is None or isinstance(network, SelectedLogits):
+        return None
+    eyes, name = card.preprocessing, card.architecture.name
+    noise = torch.Generator().manual_seed(0)
+    images = torch.randn(2, eyes.channels, eyes.size, eyes.size, generator=noise)
+    expected = try_out(network, name, images)[:, list(chosen)]
+    narrow = deepcopy(network)
+    select_classes(narrow, chosen)
+    found = try_out(narrow, name, images)
+    alike = found.shape == expected.shape and torch.allclose(
+        found, expected, rtol=_RELATIVE_DIFFERENCE, atol=_RELATIVE_DIFFERENCE * float(expected.abs().max())
+    )
+    return narrow if alike else None

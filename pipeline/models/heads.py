@@ -1,0 +1,119 @@
+"""The last layer of a network: found, replaced for other classes, or narrowed to some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ModelError
+
+Head = nn.Linear | nn.Conv2d
+
+
+def find_head(network: nn.Module) -> tuple[str, Head] | None:
+    """Return the name and the layer that gives a network's logits, if there is one.
+
+    It is the one that timm's `get_classifier` tells, or else the last linear layer, or without any the last
+    convolution.
+    """
+    told: Any = getattr(network, "get_classifier", None)
+    wanted = told() if callable(told) else None
+    layers: list[tuple[str, Head]] = [
+        (name, m) for name, m in network.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
+    ]
+    linear = [(name, m) for name, m in layers if isinstance(m, nn.Linear)]
+    found = [(name, m) for name, m in layers if m is wanted] or linear or layers
+    return found[-1] if found else None
+
+
+def head_of(network: nn.Module) -> tuple[str, Head]:
+    """Return the name and the layer that gives a network's logits.
+
+    Raises:
+        ModelError: it has none.
+    """
+    found = find_head(network)
+    if found is None:
+        raise ModelError(
+            f"{type(network).__name__} has no linear layer; expected one as its last; choose another model"
+        )
+    return found
+
+
+def head_classes(head: Head) -> int:
+    """Return how many logits a last layer gives."""
+    return head.out_features if isinstance(head, nn.Linear) else head.out_channels
+
+
+def replace_head(network: nn.Module, num_classes: int) -> None:
+    """Put a fresh last layer, for another number of classes, into a network.
+
+    Raises:
+        ModelError: it has no last layer.
+    """
+    reset: Any = getattr(network, "reset_classifier", None)
+    if callable(reset):  # timm knows its own, also where it has none
+        reset(num_classes)
+        return
+    name, head = head_of(network)
+    network.set_submodule(name, _like(head, num_classes))
+
+
+def match_head(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give a network's last layer as many logits as it has in a state dict, where only this differs."""
+    found = find_head(network)
+    weight = None if found is None else state.get(f"{found[0]}.weight")
+    if found is None or weight is None or weight.shape[1:] != found[1].weight.shape[1:]:
+        return
+    if len(weight) != head_classes(found[1]):
+        replace_head(network, len(weight))
+
+
+def select_classes(network: nn.Module, chosen: Sequence[int]) -> None:
+    """Keep some rows of a network's last layer, in this order."""
+    name, head = head_of(network)
+    narrow = _like(head, len(chosen))
+    rows = torch.tensor(list(chosen))
+    with torch.no_grad():
+        narrow.weight.copy_(head.weight.index_select(0, rows))
+        if head.bias is not None and narrow.bias is not None:
+            narrow.bias.copy_(head.bias.index_select(0, rows))
+    network.set_submodule(name, narrow)
+
+
+class SelectedLogits(nn.Module):
+    """A network of which some logits are kept: for those that have something after their last layer.
+
+    Args:
+        network: the whole.
+        chosen: which of its logits, in this order.
+    """
+
+    def __init__(self, network: nn.Module, chosen: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("chosen", torch.tensor(list(chosen)), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, channels, S, S) float to the chosen logits (B, C)."""
+        logits: Tensor = self.network(images)
+        chosen: Tensor = self.chosen  # type: ignore[assignment]
+        return logits.index_select(1, chosen)
+
+
+def _like(head: Head, num_classes: int) -> Head:
+    """Return a fresh layer of another number of logits."""
+    biased = head.bias is not None
+    if isinstance(head, nn.Linear):
+        return nn.Linear(head.in_features, num_classes, biased)
+    return nn.Conv2d(
+        head.in_channels,
+        num_classes,
+        kernel_size=head.kernel_size,  # type: ignore[arg-type]
+        stride=head.stride,  # type: ignore[arg-type]
+        padding=head.padding,  # type: ignore[arg-type]
+        bias=biased,
+    )

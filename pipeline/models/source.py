@@ -1,0 +1,124 @@
+"""What a source of models is: it knows some names, and builds the networks they stand for.
+
+Each owns its names, how their networks are fitted to the data, and their weights; the table of all sources
+is in `architecture.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pipeline.errors import ModelError, did_you_mean
+from pipeline.models.preprocessing import Preprocessing
+
+IMAGENET_STEM_STRIDE = 4
+# In place of weights' name: those that a model comes with.
+OWN_WEIGHTS = "pretrained"
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pretrained:
+    """A network with its weights, in eval mode.
+
+    Args:
+        network: as it came.
+        name: of its architecture.
+        options: keyword arguments that build it again.
+        preprocessing: how it wants its images; None if it does not say.
+        classes: names of its logits, in order; None if it does not say.
+    """
+
+    network: nn.Module
+    name: str
+    options: Mapping[str, Any]
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...] | None
+
+
+class Source(ABC):
+    """Where models of some names come from. What most models have in common is said here.
+
+    Attributes:
+        own_options: whether pretrained networks, too, are built with the user's options.
+    """
+
+    own_options = False
+
+    @abstractmethod
+    def knows(self, name: str) -> bool:
+        """Whether a name is one of this source's."""
+
+    @abstractmethod
+    def build(
+        self, name: str, *, num_classes: int, channels: int, stem_stride: int, options: Mapping[str, Any]
+    ) -> nn.Module:
+        """Build a network with fresh weights.
+
+        Raises:
+            ModelError: unknown name, an option the builder does not take, or a stem that cannot be fitted.
+        """
+
+    @abstractmethod
+    def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
+        """Return a network with weights of this source.
+
+        Raises:
+            ModelError: there are no such weights, or they cannot be had.
+        """
+
+    def names(self) -> list[str]:
+        """Return names that can be listed, for suggestions."""
+        return []
+
+    def image_size(self, name: str) -> int | None:
+        """Return the side in pixels that a model insists on; None takes the images' own."""
+        return None
+
+    def smallest_size(self, name: str) -> int | None:
+        """Return the side in pixels below which a model has nothing left to look at, where known."""
+        return None
+
+    def stem_stride(self, name: str, image_size: int) -> int:
+        """Return how far the first layers shall shrink images of this side in pixels."""
+        return IMAGENET_STEM_STRIDE
+
+    def size_options(self, name: str, image_size: int) -> dict[str, Any]:
+        """Return the options by which a builder is told the side of its images, where it must know it."""
+        return {}
+
+    def resize(self, network: nn.Module, image_size: int) -> None:
+        """Fit a network to images of another side in pixels, where its weights depend on it."""
+        return
+
+
+def call_builder(
+    name: str, builder: Callable[..., nn.Module], options: Mapping[str, Any], **arguments: Any
+) -> nn.Module:
+    """Call a library's builder with arguments and the user's options.
+
+    Raises:
+        ModelError: it does not take these options.
+    """
+    try:
+        return builder(**arguments, **options)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"model {name} with options {dict(options)}: {reason}; expected what its builder takes; "
+            "correct the options"
+        ) from None
+
+
+def unknown_weights(name: str, weights: str, known: Sequence[str]) -> ModelError:
+    """Return the error of weights that a model does not have."""
+    named = ", ".join(known) or "a checkpoint (no weights have a name)"
+    return ModelError(
+        f"weights {weights!r} of {name} are unknown; expected {named}, or the path of a checkpoint "
+        f"({', '.join(CHECKPOINT_SUFFIXES)}){did_you_mean(weights, known)}"
+    )

@@ -1,0 +1,230 @@
+"""Models of the user's own code: found, called, and what is said when that goes wrong."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import ModelError
+from pipeline.models.architecture import Architecture, build
+from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.models.preprocessing import GivenPreprocessing
+from pipeline.models.start import Start, initial_network, pretrained_network
+from pipeline.models.weights import load_pretrained
+
+CODE = '''
+import torch
+from torch import nn
+
+calls = []
+
+def network(num_classes=7, width=4):
+    calls.append(num_classes)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))
+
+def teacher(scale=1.0):
+    """Of five classes, with weights of its own."""
+    torch.manual_seed(4)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    with torch.no_grad():
+        net[1].weight.mul_(scale)
+    return net
+
+class Colour(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.Linear(3, num_classes)
+    def forward(self, x):
+        return self.layer(x.mean((2, 3)))
+
+class Odd(Colour):
+    """Its last layer in order is not the one that makes its logits."""
+    def __init__(self):
+        super().__init__(5)
+        self.unused = nn.Linear(3, 2)
+
+def broken():
+    raise ValueError("no such\\nfile")
+
+def table():
+    return {"a": 1}
+
+def pair(num_classes):
+    class Pair(Colour):
+        def forward(self, x):
+            return super().forward(x), 1
+    return Pair(num_classes)
+
+constant = 3
+'''
+EYES = GivenPreprocessing(size=8, mean=(0.5,), std=(0.25,))
+
+
+@pytest.fixture(autouse=True)
+def code(tmp_path, monkeypatch) -> Path:
+    """A working folder with a package of the user's, fresh for each test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("mine").mkdir()
+    Path("mine/nets.py").write_text(CODE)
+    Path("mine/bad.py").write_text("import torch\n\n1 / 0\n")
+    Path("mine/needs.py").write_text("import what_nobody_has\n")
+    importlib.invalidate_caches()
+    yield tmp_path
+    for name in [name for name in sys.modules if name == "mine" or name.startswith("mine.")]:
+        del sys.modules[name]
+
+
+def _calls() -> list[int]:
+    return sys.modules["mine.nets"].calls
+
+
+# Found and called
+
+
+def test_the_working_folder_is_importable():
+    network = build(Architecture(name="mine.nets:network", num_classes=3, options={"width": 6}))
+    assert (network[1].out_features, network[3].out_features) == (6, 3)
+
+
+def test_num_classes_of_the_options_stands_over_the_datas():
+    build(Architecture(name="mine.nets:network", num_classes=3, options={"num_classes": 4}))
+    assert _calls() == [4]
+
+
+def test_a_callable_that_does_not_take_num_classes_is_not_given_it():
+    assert build(Architecture(name="mine.nets:teacher", num_classes=3))[1].out_features == 5
+
+
+def test_a_class_is_a_callable_and_installed_packages_are_found():
+    assert build(Architecture(name="mine.nets:Colour", num_classes=3)).layer.out_features == 3
+    network = build(Architecture(name="torchvision.models:squeezenet1_1", num_classes=3))
+    assert type(network).__name__ == "SqueezeNet"
+
+
+def test_a_fresh_network_sees_the_data_with_its_moments(tiny_data):
+    network, card = initial_network(tiny_data, Start(model="mine.nets:network", weights=None), 0)
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    assert (card.preprocessing.mean, card.preprocessing.std) == (tiny_data.mean, tiny_data.std)
+    again, _ = initial_network(tiny_data, Start(model="mine.nets:network", weights=None), 0)
+    assert torch.equal(network[3].weight, again[3].weight)
+
+
+def test_a_network_of_other_classes_gets_a_fresh_last_layer(tiny_data, tmp_path):
+    network, card = initial_network(tiny_data, Start(model="mine.nets:teacher", weights=None), 0)
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    save_checkpoint(tmp_path / "x.pt", network.state_dict(), card)
+    loaded, _ = load_checkpoint(tmp_path / "x.pt")
+    assert torch.equal(loaded[1].weight, network[1].weight)
+
+
+# With weights of its own
+
+
+def test_a_teacher_that_brings_its_weights_is_used_as_it_is(tiny_data, tmp_path):
+    start = Start(model="mine.nets:teacher", weights="pretrained", preprocessing=EYES, options={"scale": 2})
+    network, card = pretrained_network(tiny_data, start)
+    assert card.classes == ("0", "1", "2", "3", "4")
+    assert card.preprocessing == EYES.alone("")
+    save_checkpoint(tmp_path / "x.pt", network.state_dict(), card)
+    loaded, loaded_card = load_checkpoint(tmp_path / "x.pt")
+    assert loaded_card == card
+    assert torch.equal(loaded[1].weight, network[1].weight)
+
+
+def test_it_is_called_with_its_own_number_of_classes_also_when_fine_tuned(tiny_data, tmp_path):
+    start = Start(model="mine.nets:network", weights="pretrained", preprocessing=EYES)
+    network, card = initial_network(tiny_data, start, 0)
+    assert card.architecture.num_classes == 3
+    save_checkpoint(tmp_path / "x.pt", network.state_dict(), card)
+    loaded, _ = load_checkpoint(tmp_path / "x.pt")
+    assert torch.equal(loaded[3].weight, network[3].weight)
+    assert _calls() == [7, 7]
+
+
+def test_what_brings_its_weights_must_say_how_it_wants_its_images(tiny_data):
+    start = Start(model="mine.nets:teacher", weights="pretrained")
+    with pytest.raises(
+        ModelError, match=r"model mine.nets:teacher does not say how .*size, mean, std; add"
+    ):
+        pretrained_network(tiny_data, start)
+
+
+def test_weights_by_another_name_are_unknown():
+    with pytest.raises(ModelError, match=r"weights 'best' of mine.nets:teacher are unknown; .*pretrained"):
+        load_pretrained("mine.nets:teacher", "best")
+
+
+def test_a_state_dict_fills_a_network_of_ones_own(tmp_path):
+    state = build(Architecture(name="mine.nets:network", num_classes=9)).state_dict()
+    torch.save(state, "weights.pth")
+    network, card = load_pretrained("mine.nets:network", "weights.pth", preprocessing=EYES)
+    assert torch.equal(network[3].weight, state["3.weight"])
+    assert len(card.classes) == 9
+
+
+def test_a_card_of_another_model_runs_nothing(tmp_path, tiny_data):
+    """Before a card's own code is called, its name must be the one of params.yaml."""
+    network, card = initial_network(tiny_data, Start(model="mine.nets:network", weights=None), 0)
+    save_checkpoint(tmp_path / "x.pt", network.state_dict(), card)
+    before = len(_calls())
+    with pytest.raises(ModelError, match=r"weights of mine.nets:network; expected resnet18"):
+        load_pretrained("resnet18", str(tmp_path / "x.pt"))
+    assert len(_calls()) == before
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("yours.nets:network", r"no module 'yours' in .*run in the project's folder"),
+        ("mine.net:network", r"no module 'mine.net' in "),
+        ("mine.nets:netwerk", r"mine.nets has no 'netwerk'; expected a callable.*did you mean 'network'"),
+        ("mine.nets:constant", r"is no callable \(int\); expected one that"),
+        ("mine.nets:broken", r"the code raises ValueError: no such file; mend it \(--debug"),
+        ("mine.nets:table", r"returns a dict; expected a torch.nn.Module"),
+        ("mine.bad:network", r"the code raises ZeroDivisionError: division by zero; mend it"),
+        ("mine.needs:network", r"raises ModuleNotFoundError: No module named 'what_nobody_has'"),
+        (":network", r"the code raises ValueError: Empty module name"),
+    ],
+)
+def test_code_that_cannot_be_used_is_one_line(name, message):
+    with pytest.raises(ModelError, match=rf"model {name}.*{message}") as caught:
+        build(Architecture(name=name, num_classes=3))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_users_own_traceback_is_kept_for_debugging():
+    with pytest.raises(ModelError) as caught:
+        build(Architecture(name="mine.nets:broken", num_classes=3))
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_options_it_does_not_take_are_one_line():
+    with pytest.raises(ModelError, match=r"raises TypeError: .*unexpected keyword argument 'depth'"):
+        build(Architecture(name="mine.nets:network", num_classes=3, options={"depth": 3}))
+
+
+def test_images_it_cannot_take_are_named(tiny_data):
+    with pytest.raises(ModelError, match=r"Colour cannot take images of 8x8 pixels and 1 channels"):
+        initial_network(tiny_data, Start(model="mine.nets:Colour", weights=None), 0)
+
+
+def test_outputs_that_are_no_logits_are_named(tiny_data):
+    start = Start(model="mine.nets:pair", weights=None, channels=3)
+    with pytest.raises(ModelError, match=r"pair gives a tuple in evaluation; expected logits \(B, C\)"):
+        initial_network(tiny_data, start, 0)
+
+
+def test_a_last_layer_that_does_not_make_the_logits_is_named(tiny_data):
+    start = Start(model="mine.nets:Odd", weights=None, channels=3)
+    with pytest.raises(
+        ModelError, match=r"Odd gives 5 logits whatever its last linear layer is; expected 3"
+    ):
+        initial_network(tiny_data, start, 0)
