@@ -231,7 +231,12 @@ def open_logits(place: Place, *, allow_drift: bool = False, **options: Any) -> L
 def is_ensemble(place: Place, **options: Any) -> bool:
     """Whether there is an ensemble, not a store with logits of its own."""
     location = Location(place, **options)
-    return location.exists(MANIFEST) and not location.exists(ZARR_JSON)
+    if location.exists(ZARR_JSON) or not location.exists(MANIFEST):
+        return False
+    try:
+        return "members" in parse_object(location.read(MANIFEST))
+    except ValueError:
+        return False
 
 
 def _beside(place: Place, name: str) -> Place:
