@@ -7,7 +7,7 @@ The weights are inside the second package. The photographs are a folder of image
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms.v2.functional import center_crop, resize
 
 from pipeline.bench import Bench
 from pipeline.codecs import TeacherOutput
 from pipeline.data.packed import PreparedData
-from pipeline.data.prepare import prepare
 from pipeline.data.sample import UNLABELLED, Sample, Source
 from pipeline.feed import consecutive
 from pipeline.models.architecture import Architecture
@@ -29,6 +29,7 @@ from pipeline.models.teacher import Teacher
 from pipeline.progress import track
 from pipeline.views.augmentations import RandomResizedCrop
 from pipeline.views.spec import ViewSpec
+from tests.benchmarks.datasets import prepared
 
 CLASSES = 1000
 VIEWS = ViewSpec(seed=1, random_resized_crop=RandomResizedCrop(scale=(0.08, 1.0)), flip="random")
@@ -50,23 +51,27 @@ def efficientnet_lite2() -> Teacher:
     return Teacher(name="efficientnet_lite2", network=network, card=card, precision="fp32")
 
 
-def prepared_photographs(photographs: Path, folder: Path) -> PreparedData:
-    """Pack a folder of image files, unlabelled, in the order of their names."""
+def prepared_photographs(
+    photographs: Path, folder: Path, *, short_side: int | None = None, square: bool = False
+) -> PreparedData:
+    """Pack a folder of image files, unlabelled, in the order of their names.
 
-    def load(file: Path) -> Callable[[], NDArray[np.uint8]]:
-        return lambda: np.asarray(Image.open(file).convert("RGB"))
+    Args:
+        photographs: the folder.
+        folder: where the prepared data goes.
+        short_side: pixels of the shorter side to which each is resized; None for its own.
+        square: cut from the middle of each a square of its shorter side.
+    """
 
-    samples = [Sample(file.name, UNLABELLED, load(file)) for file in sorted(photographs.iterdir())]
-    prepare(
-        Source(classes=tuple(map(str, range(CLASSES))), channels=3, train=samples, test=[]),
-        folder,
-        origin="photographs",
-        validation=0.0,
-        seed=0,
-        workers=2,
-        progress=lambda found, _: iter(found),
-    )
-    return PreparedData.open(folder)
+    def load(file: Path) -> NDArray[np.uint8]:
+        image = Image.open(file).convert("RGB")
+        if short_side is not None:
+            image = resize(image, [short_side], antialias=True)
+        return np.asarray(center_crop(image, [min(image.size)]) if square else image)
+
+    samples = [Sample(file.name, UNLABELLED, partial(load, file)) for file in sorted(photographs.iterdir())]
+    source = Source(classes=tuple(map(str, range(CLASSES))), channels=3, train=samples, test=[])
+    return prepared(source, folder, origin="photographs")
 
 
 def outputs(data: PreparedData, teacher: Teacher, n_views: int) -> list[TeacherOutput]:

@@ -11,7 +11,8 @@ Needs `pipeline prepare` and `pipeline train-teacher wrn_16_2` in the working fo
 * bytes a sample and view of the dump, by codec.
 
 The two sides of a ratio alternate, since machines are shared and noisy. Printed are the ratio of each
-side's fastest round, which disturbs least, and the median and range of the rounds' ratios.
+side's fastest round, which is disturbed least, of their medians, and the median and range of the rounds'
+ratios.
 """
 
 from __future__ import annotations
@@ -20,10 +21,7 @@ import argparse
 import itertools
 import json
 import shutil
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,13 +34,9 @@ from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.data.packed import PreparedData
-from pipeline.loader import Batch, Loader
-from pipeline.losses import make_loss
-from pipeline.models.start import Start, initial_network
+from pipeline.models.start import Start
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
-from pipeline.training.optimisation import make_optimizer
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.augmentations import PadCrop
 from pipeline.views.spec import ViewSpec
@@ -50,6 +44,8 @@ from stages import layout
 from stages.memory import keep_freed_memory
 from stages.teachers import load_teacher
 from tests.benchmarks.environment import environment
+from tests.benchmarks.student_epochs import Student, StudentEpochs
+from tests.benchmarks.timing import ratio
 
 VIEWS = ViewSpec(seed=1, pad_crop=PadCrop(padding=2), flip="random")
 SETTINGS = TrainingSettings(epochs=1, batch_size=128, learning_rate=0.05)
@@ -68,50 +64,6 @@ STUDENTS = {
         options={"width_mult": 0.35},
     ),
 }
-KD = make_loss("kd", {})
-CE = make_loss("scratch", {})
-
-
-def seconds(action: Callable[[], object], device: torch.device) -> float:
-    """Time an action, device work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def ratio(
-    rounds: int, device: torch.device, one: Callable[[], object], other: Callable[[], object]
-) -> dict[str, float]:
-    """Time two actions alternately; return one / other of the fastest, and over the rounds."""
-    one(), other()
-    times = [(seconds(one, device), seconds(other, device)) for _ in range(rounds)]
-    ratios = [first / second for first, second in times]
-    fastest = [min(side) for side in zip(*times, strict=True)]
-    return {
-        "fastest": fastest[0] / fastest[1],
-        "median": statistics.median(ratios),
-        "min": min(ratios),
-        "max": max(ratios),
-    }
-
-
-class Student:
-    """A student with its optimiser, for timing steps."""
-
-    def __init__(self, bench: Bench, start: Start) -> None:
-        self.network, self.card = initial_network(bench.data, start, 0)
-        self.network.to(bench.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(self.network, SETTINGS)
-
-    def step(self, batch: Batch, loss: Callable[..., torch.Tensor] = KD) -> None:
-        value = loss(self.network(batch.images), batch.labels, batch.teacher_logits)
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        self.optimizer.step()
 
 
 def dump_spec(codec: str, view_count: int, **settings: Any) -> DumpSpec:
@@ -150,36 +102,12 @@ def student_ratios(bench: Bench, teacher: Teacher, start: Start, rounds: int) ->
         plan = dump_spec("affine8", 2)
         cache_logits(bench, teacher, plan, path)
         store = LogitStore.open(path)
-        student = Student(bench, start)
-        eyes = student.card.preprocessing
-        feed = bench.feed(bench.data.train, VIEWS, eyes)
-        targets = Targets(store, feed)
-        cached = Loader(feed, targets, batch_size=SETTINGS.batch_size, seed=0)
-        plain = Loader(feed, None, batch_size=SETTINGS.batch_size, seed=0)
-        repeated = next(iter(cached.epoch(0)))
-        epochs = itertools.count()
-
-        def with_loader() -> None:
-            for batch in cached.epoch(next(epochs)):
-                student.step(batch)
-
-        def one_batch() -> None:
-            for _ in range(cached.steps_per_epoch):
-                student.step(repeated)
-
-        def online() -> None:
-            for batch in plain.epoch(next(epochs)):
-                student.step(replace(batch, teacher_logits=teacher.logits(batch.images)))
-
-        def cross_entropy() -> None:
-            for batch in plain.epoch(next(epochs)):
-                student.step(batch, CE)
-
+        epochs = StudentEpochs(bench, Student(bench, start, SETTINGS), teacher, store, VIEWS)
         device = bench.device
         return {
-            "loader_over_repeated_batch": ratio(rounds, device, one_batch, with_loader),
-            "cached_seconds_over_online": ratio(rounds, device, with_loader, online),
-            "cached_seconds_over_cross_entropy": ratio(rounds, device, with_loader, cross_entropy),
+            "loader_over_repeated_batch": ratio(rounds, device, epochs.one_batch, epochs.cached),
+            "cached_seconds_over_online": ratio(rounds, device, epochs.cached, epochs.online),
+            "cached_seconds_over_cross_entropy": ratio(rounds, device, epochs.cached, epochs.cross_entropy),
         }
 
 

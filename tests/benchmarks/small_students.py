@@ -23,7 +23,6 @@ from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.data.packed import PreparedData
-from pipeline.data.prepare import prepare
 from pipeline.data.sources import SourceOptions, open_source
 from pipeline.feed import Feed, Rows
 from pipeline.loader import Batch, Loader
@@ -39,6 +38,7 @@ from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.augmentations import RandomResizedCrop
 from pipeline.views.spec import ViewSpec
+from tests.benchmarks.datasets import prepared
 
 STUDENT_IMAGES = 10_000
 VIEWS = ViewSpec(seed=1, random_resized_crop=RandomResizedCrop(scale=(0.35, 1.0)), flip="random")
@@ -82,15 +82,8 @@ class Rig:
     def of(cls, npz: Path, folder: Path, *, epochs: int, loss: ScheduledLoss) -> Rig:
         """Prepare the data and train the teacher, unless an earlier run has left them in `folder`."""
         if not (folder / "data" / "dataset.json").exists():
-            prepare(
-                open_source(f"npz:{npz}", SourceOptions(root=folder, channels=3)),
-                folder / "data",
-                origin="cifar10",
-                validation=0.0,
-                seed=0,
-                workers=1,
-                progress=lambda samples, _: iter(samples),
-            )
+            source = open_source(f"npz:{npz}", SourceOptions(root=folder))
+            prepared(source, folder / "data", origin="cifar10")
         whole = PreparedData.open(folder / "data")
         teacher = _teacher(Bench(data=whole, device=CPU, workers=1), folder / "teacher.pt")
         some = replace(whole, train=whole.train.subset(np.arange(STUDENT_IMAGES)))

@@ -1,0 +1,104 @@
+"""Epochs of a student in the ways that are compared: cached, online, from labels, without a loader."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pipeline.bench import Bench
+from pipeline.loader import Batch, Loader
+from pipeline.losses import make_loss
+from pipeline.models.start import Start, initial_network
+from pipeline.models.teacher import Teacher
+from pipeline.store.reader import LogitStore
+from pipeline.targets import Targets
+from pipeline.training.optimisation import make_optimizer
+from pipeline.training.settings import TrainingSettings
+from pipeline.views.spec import ViewSpec
+from tests.benchmarks.small_students import OnlineLoader
+
+KD = make_loss("kd", {})
+CE = make_loss("scratch", {})
+
+
+class Student:
+    """A student with its optimiser, for timing steps.
+
+    Args:
+        bench: the data and the device.
+        start: what it begins with.
+        settings: of its optimisation; no schedule, warm-up or average.
+        seed: of its first weights.
+    """
+
+    def __init__(self, bench: Bench, start: Start, settings: TrainingSettings, seed: int = 0) -> None:
+        self.network, self.card = initial_network(bench.data, start, seed)
+        self.network.to(bench.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.settings, self._device = settings, bench.device
+        self._optimizer = make_optimizer(self.network, settings)
+
+    def step(self, batch: Batch, loss: Callable[..., Tensor] = KD) -> None:
+        """Do one step of training."""
+        settings = self.settings
+        with torch.autocast(self._device.type, settings.autocast, settings.precision != "fp32"):
+            logits = self.network(batch.images)
+        value = loss(logits.float(), batch.labels, batch.teacher_logits)
+        self._optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        self._optimizer.step()
+
+
+def make_loader(bench: Bench, student: Student, views: ViewSpec, store: LogitStore | None = None) -> Loader:
+    """Return a loader of the training images for a student, with cached logits where there is a store."""
+    feed = bench.feed(bench.data.train, views, student.card.preprocessing)
+    targets = None if store is None else Targets(store, feed)
+    return Loader(feed, targets, batch_size=student.settings.batch_size, seed=0)
+
+
+def learn(
+    student: Student, loader: Loader | OnlineLoader, epoch: int, loss: Callable[..., Tensor] = KD
+) -> None:
+    """Train a student for one epoch."""
+    for batch in loader.epoch(epoch):
+        student.step(batch, loss)
+
+
+class StudentEpochs:
+    """Epochs over the training images; each call shows the next view.
+
+    Args:
+        bench: the data and the device.
+        student: who learns.
+        teacher: whose logits.
+        store: with the teacher's logits of its views.
+        views: what is seen.
+    """
+
+    def __init__(
+        self, bench: Bench, student: Student, teacher: Teacher, store: LogitStore, views: ViewSpec
+    ) -> None:
+        self._student, self._epochs = student, itertools.count()
+        self._cached = make_loader(bench, student, views, store)
+        self._plain = make_loader(bench, student, views)
+        self._online = OnlineLoader(self._plain, teacher)
+        self.batch = next(self._cached.epoch(0))
+
+    def cached(self) -> None:
+        """Learn from cached logits."""
+        learn(self._student, self._cached, next(self._epochs))
+
+    def online(self) -> None:
+        """Learn from the teacher in the loop."""
+        learn(self._student, self._online, next(self._epochs))
+
+    def cross_entropy(self) -> None:
+        """Learn from labels alone."""
+        learn(self._student, self._plain, next(self._epochs), CE)
+
+    def one_batch(self) -> None:
+        """Learn as from cached logits, from one batch again and again: what it costs without a loader."""
+        for _ in range(self._cached.steps_per_epoch):
+            self._student.step(self.batch)

@@ -1,0 +1,207 @@
+"""What students cost: with a loader, from a cache, and many of them, with a teacher ten times one.
+
+    python -m tests.benchmarks.students_cost [--cifar CIFAR10.npz] [--device cpu] [--student mobilenet]
+        [--teacher NAME] [--precision fp32] [--batch-size 128] [--images 1024] [--workers 2] [--rounds 5]
+        [--students 10] [--epochs 6] [--views 2] [--quick] [--out FILE.json]
+
+Images are CIFAR-10's, or the built-in Fashion-MNIST. Nothing is trained beforehand: an untrained teacher
+costs the same. The teacher is the one of `teacher_times.TEACHERS` whose forward pass takes nearest to ten
+times the student's: of one batch that lies on the device, both in evaluation mode, here and now. How many
+times the student's floating-point operations these are is printed, too. In one run, sides alternated:
+
+* student's images a second with the loader / of the same step on one batch that lies on the device, by
+  each path of the feed that the device has;
+* seconds of an epoch from cached logits / of a cross-entropy epoch with the same loader;
+* seconds of an epoch from cached logits / with the teacher in the loop, beside step / (step + forward),
+  which a loader and a cache that cost nothing would give;
+* seconds of a whole job by cache (the dump of V views, then M students of E epochs) / online (M students,
+  the teacher in the loop of each), beside its bound (teacher V + M student E) / (M E (teacher + student)).
+  Students are trained in turn, one cached, one online; the first one and three are M = 1 and 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.bench import Bench
+from pipeline.data.sources import SourceOptions, open_source
+from pipeline.store.reader import LogitStore
+from pipeline.training.settings import TrainingSettings
+from stages.memory import keep_freed_memory
+from tests.benchmarks.datasets import first_images, prepared
+from tests.benchmarks.environment import environment
+from tests.benchmarks.main_job import STUDENTS
+from tests.benchmarks.student_epochs import Student, StudentEpochs, make_loader
+from tests.benchmarks.teacher_times import TEACHERS, Costs, choose_teacher, measured, untrained
+from tests.benchmarks.timing import ratio
+from tests.benchmarks.whole_job import VIEWS, Rig, whole_costs, whole_job
+
+
+def paths(device: torch.device) -> dict[str, bool | None]:
+    """Return the ways of a feed that a device has, and what a bench is to be told for each."""
+    return {"staged": False, "resident": None if device.type == "cuda" else True}
+
+
+def loader_shares(rig: Rig, store: LogitStore, rounds: int) -> dict[str, dict[str, float]]:
+    """Return a student's images a second with the loader over those without, by path."""
+    found = {}
+    for path, on_device in paths(rig.bench.device).items():
+        bench = replace(rig.bench, on_device=on_device)
+        epochs = StudentEpochs(bench, rig.student(), rig.teacher, store, VIEWS)
+        found[path] = ratio(rounds, bench.device, epochs.one_batch, epochs.cached)
+    return found
+
+
+def epoch_ratios(rig: Rig, store: LogitStore, rounds: int) -> dict[str, dict[str, float]]:
+    """Compare epochs from cached logits with others."""
+    epochs = StudentEpochs(rig.bench, rig.student(), rig.teacher, store, VIEWS)
+    device = rig.bench.device
+    return {
+        "cached_seconds_over_cross_entropy": ratio(rounds, device, epochs.cached, epochs.cross_entropy),
+        "cached_seconds_over_online": ratio(rounds, device, epochs.cached, epochs.online),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the ratios as Markdown."""
+    loader = result["loader_over_one_batch"]
+    rows = [
+        *((f"images/s with the loader ÷ one repeated batch, {path}", loader[path], "") for path in loader),
+        ("cached epoch ÷ cross-entropy epoch", result["cached_seconds_over_cross_entropy"], ""),
+        (
+            "cached epoch ÷ online epoch",
+            result["cached_seconds_over_online"],
+            f"{result['parts']['cached_over_online_bound']:.3f}",
+        ),
+    ]
+    lines = ["| measure | of medians | of the fastest | median [range] | bound |", "|---|---|---|---|---|"]
+    for name, found, bound in rows:
+        spread = f"{found['median']:.3f} [{found['min']:.3f}, {found['max']:.3f}]"
+        lines.append(
+            f"| {name} | {found['of_medians']:.3f} | {found['fastest']:.3f} | {spread} | {bound} |"
+        )
+    for students, found in result["whole_job"]["by_students"].items():
+        name = f"whole job, M = {students}: dump and students ÷ online"
+        lines.append(f"| {name} | {found['cached_over_online']:.3f} | | | {found['bound']:.3f} |")
+    return "\n".join(lines)
+
+
+def measure(
+    rig: Rig, parts: Costs, *, rounds: int, students: int, epochs: int, views: int
+) -> dict[str, Any]:
+    """Return all figures.
+
+    Args:
+        rig: who learns from whom.
+        parts: what they cost.
+        rounds: of each ratio.
+        students: of the whole job.
+        epochs: of each of its students.
+        views: of its dump.
+    """
+    store = LogitStore.open(rig.dump("epochs", 2))
+    shares, ratios = loader_shares(rig, store, rounds), epoch_ratios(rig, store, rounds)
+    spent = whole_job(rig, students=students, epochs=epochs, views=views)
+    return {
+        "parts": {
+            **asdict(parts),
+            "teacher_over_student_forward": parts.teacher_forward / parts.student_forward,
+            "teacher_over_student_flops": parts.teacher_flops / parts.student_flops,
+            "cached_over_online_bound": parts.cached_over_online(),
+        },
+        "loader_over_one_batch": shares,
+        **ratios,
+        "whole_job": {
+            "epochs": epochs,
+            "views": views,
+            "seconds": spent,
+            "by_students": whole_costs(spent, parts, epochs=epochs, views=views),
+        },
+    }
+
+
+def make_rig(
+    bench: Bench, name: str, settings: TrainingSettings, folder: Path, teachers: tuple[str, ...]
+) -> tuple[Rig, Costs]:
+    """Choose a teacher for a student; return both, and what they cost.
+
+    Args:
+        bench: the data and the device.
+        name: of the student, one of `STUDENTS`.
+        settings: of its optimisation.
+        folder: for dumps.
+        teachers: names to choose from.
+    """
+    start = STUDENTS[name]
+    student, learner = untrained(bench, name, start, settings.precision), Student(bench, start, settings)
+    batch = next(make_loader(bench, learner, VIEWS).epoch(0))
+    teacher = choose_teacher(bench, student, batch.images, teachers)
+    rig = Rig(bench=bench, teacher=teacher, start=start, settings=settings, folder=folder)
+    return rig, measured(teacher, student, learner, batch)
+
+
+def parsed() -> argparse.Namespace:
+    """Return what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cifar", type=Path, help="CIFAR-10 as .npz, instead of the built-in images")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--student", choices=STUDENTS, default="mobilenet")
+    parser.add_argument(
+        "--teacher", choices=TEACHERS, help="instead of the one that is ten times a student"
+    )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--workers", type=int, default=2, help="rendering threads")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--students", type=int, default=10, help="of the whole job")
+    parser.add_argument("--epochs", type=int, default=6, help="of each of them")
+    parser.add_argument("--views", type=int, default=2, help="of their dump")
+    parser.add_argument("--quick", action="store_true", help="small, to try it; figures mean nothing")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    arguments = parsed()
+    if arguments.quick:
+        vars(arguments).update(images=256, rounds=1, students=2, epochs=1, views=1)
+    device = torch.device(arguments.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    settings = TrainingSettings(
+        epochs=1, batch_size=arguments.batch_size, learning_rate=0.05, precision=arguments.precision
+    )
+    names = (arguments.teacher,) if arguments.teacher else tuple(TEACHERS)
+    origin = f"npz:{arguments.cifar}" if arguments.cifar else "fashion-mnist-10k"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = open_source(origin, SourceOptions(root=folder))
+        data = prepared(first_images(source, arguments.images), folder / "data", origin=origin)
+        bench = Bench(data=data, device=device, workers=arguments.workers)
+        rig, parts = make_rig(bench, arguments.student, settings, folder, names)
+        sizes = {"students": arguments.students, "epochs": arguments.epochs, "views": arguments.views}
+        result = {
+            "environment": environment(),
+            "student": arguments.student,
+            "images": len(data.train),
+            "batch_size": arguments.batch_size,
+            "precision": arguments.precision,
+            **measure(rig, parts, rounds=arguments.rounds, **sizes),
+        }
+    print(json.dumps(result["parts"], indent=1))
+    print(table(result))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Who is ten times the student: untrained teachers, how long they and a student take, what that bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from operator import itemgetter
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.bench import Bench
+from pipeline.loader import Batch
+from pipeline.models.start import Start, initial_network
+from pipeline.models.teacher import Teacher
+from pipeline.training.settings import Precision
+from tests.benchmarks.student_epochs import Student
+from tests.benchmarks.timing import fastest
+
+TIMES_THE_STUDENT = 10.0
+
+
+def _untrained(model: str, stem_stride: int, **options: float) -> Start:
+    return Start(
+        model=model,
+        weights=None,
+        image_size=None,
+        channels=None,
+        stem_stride=stem_stride,
+        options=options,
+    )
+
+
+# From the fastest to the slowest.
+TEACHERS = {
+    "mobilenet_v2, width 1.4": _untrained("mobilenet_v2", 2, width_mult=1.4),
+    "shufflenet_v2_x2_0": _untrained("shufflenet_v2_x2_0", 2),
+    "wrn_16_2": _untrained("wrn_16_2", 1),
+    "wrn_40_2": _untrained("wrn_40_2", 1),
+    **{
+        f"{model}, stem {stride}": _untrained(model, stride)
+        for stride in (2, 1)
+        for model in ("resnet18", "resnet34", "resnet50")
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What the parts cost, a batch that lies on the device.
+
+    Args:
+        teacher: name.
+        teacher_forward, student_forward, student_step: seconds an image.
+        teacher_flops, student_flops: of a forward pass of one image.
+    """
+
+    teacher: str
+    teacher_forward: float
+    student_forward: float
+    student_step: float
+    teacher_flops: int
+    student_flops: int
+
+    def cached_over_online(self) -> float:
+        """Return what an epoch from a cache and a loader that cost nothing would take of an online one."""
+        return self.student_step / (self.student_step + self.teacher_forward)
+
+    def whole(self, students: int, epochs: int, views: int) -> float:
+        """Return what the dump and such students would take of as many online ones."""
+        cached = self.teacher_forward * views + students * self.student_step * epochs
+        return cached / (students * epochs * (self.teacher_forward + self.student_step))
+
+
+def untrained(bench: Bench, name: str, start: Start, precision: Precision) -> Teacher:
+    """Return a network that has learnt nothing as a teacher."""
+    network, card = initial_network(bench.data, start, 0)
+    network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Teacher(name=name, network=network.eval(), card=card, precision=precision)
+
+
+def forward_seconds(teacher: Teacher, images: Tensor) -> float:
+    """Return the seconds an image of a forward pass."""
+    return fastest(lambda: teacher.logits(images), images.device) / len(images)
+
+
+def flops(teacher: Teacher, images: Tensor) -> int:
+    """Return the floating-point operations of a forward pass of one image."""
+    with FlopCounterMode(display=False) as counter:
+        teacher.logits(images[:1])
+    return counter.get_total_flops()
+
+
+def choose_teacher(
+    bench: Bench, student: Teacher, images: Tensor, names: tuple[str, ...] = tuple(TEACHERS)
+) -> Teacher:
+    """Return the teacher whose forward pass takes nearest to ten times the student's.
+
+    Args:
+        bench: the data and the device.
+        student: whose forward pass.
+        images: a batch on the device.
+        names: of `TEACHERS`, to choose from.
+    """
+    wanted = TIMES_THE_STUDENT * forward_seconds(student, images)
+
+    def candidates() -> Iterator[tuple[float, Teacher]]:
+        for name in names:
+            teacher = untrained(bench, name, TEACHERS[name], student.precision)
+            times = forward_seconds(teacher, images) / wanted
+            yield abs(math.log(times)), teacher
+            if times > 2:
+                return  # those behind it are slower
+
+    return min(candidates(), key=itemgetter(0))[1]
+
+
+def measured(teacher: Teacher, student: Teacher, learner: Student, batch: Batch) -> Costs:
+    """Measure the parts.
+
+    Args:
+        teacher: chosen.
+        student: the student as a teacher, for its forward pass.
+        learner: the student in training.
+        batch: that lies on the device.
+    """
+    images = batch.images
+    taught = replace(batch, teacher_logits=teacher.logits(images))
+    return Costs(
+        teacher=teacher.name,
+        teacher_forward=forward_seconds(teacher, images),
+        student_forward=forward_seconds(student, images),
+        student_step=fastest(lambda: learner.step(taught), images.device) / len(images),
+        teacher_flops=flops(teacher, images),
+        student_flops=flops(student, images),
+    )

@@ -1,0 +1,105 @@
+"""A whole job: the dump of V views, then M students of E epochs; or as many, the teacher in each loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pipeline.bench import Bench
+from pipeline.caching.dump import cache_logits
+from pipeline.caching.spec import DumpSpec
+from pipeline.codecs.spec import CodecSpec
+from pipeline.loader import Loader
+from pipeline.models.start import Start
+from pipeline.models.teacher import Teacher
+from pipeline.store.reader import LogitStore
+from pipeline.training.settings import TrainingSettings
+from pipeline.views.augmentations import PadCrop
+from pipeline.views.spec import ViewSpec
+from tests.benchmarks.small_students import OnlineLoader
+from tests.benchmarks.student_epochs import Student, learn, make_loader
+from tests.benchmarks.teacher_times import Costs
+from tests.benchmarks.timing import seconds
+
+VIEWS = ViewSpec(seed=1, pad_crop=PadCrop(padding=4), flip="random")
+NUMBERS_OF_STUDENTS = (1, 3, 10)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rig:
+    """Who learns from whom, and how.
+
+    Args:
+        bench: the data and the device.
+        teacher: untrained.
+        start: what students begin with.
+        settings: of their optimisation.
+        folder: where dumps go.
+    """
+
+    bench: Bench
+    teacher: Teacher
+    start: Start
+    settings: TrainingSettings
+    folder: Path
+
+    def dump(self, name: str, views: int) -> Path:
+        """Cache the teacher's logits and return where."""
+        path = self.folder / f"{name}.zarr"
+        codec = CodecSpec(name="affine8")
+        spec = DumpSpec(views=VIEWS, view_count=views, codec=codec, allow_poor_teacher=True)
+        cache_logits(self.bench, self.teacher, spec, path)
+        return path
+
+    def student(self, seed: int = 0) -> Student:
+        """Return a new student."""
+        return Student(self.bench, self.start, self.settings, seed)
+
+
+def train(rig: Rig, seed: int, epochs: int, load: Callable[[Student], Loader | OnlineLoader]) -> None:
+    """Train one student from nothing."""
+    student = rig.student(seed)
+    loader = load(student)
+    for epoch in range(epochs):
+        learn(student, loader, epoch)
+
+
+def whole_job(rig: Rig, *, students: int, epochs: int, views: int) -> dict[str, list[float]]:
+    """Return the seconds of a dump, and of each student by cache and online."""
+    device, bench = rig.bench.device, rig.bench
+    path = rig.folder / "whole.zarr"
+
+    def cached(student: Student) -> Loader:
+        return make_loader(bench, student, VIEWS, LogitStore.open(path))
+
+    def online(student: Student) -> OnlineLoader:
+        return OnlineLoader(make_loader(bench, student, VIEWS), rig.teacher)
+
+    found: dict[str, list[float]] = {
+        "dump": [seconds(lambda: rig.dump("whole", views), device)],
+        "cached": [],
+        "online": [],
+    }
+    for seed in range(students):
+        for name, load in (("cached", cached), ("online", online)):
+            found[name].append(seconds(partial(train, rig, seed, epochs, load), device))
+    return found
+
+
+def whole_costs(
+    found: dict[str, list[float]], parts: Costs, *, epochs: int, views: int
+) -> dict[str, dict[str, float]]:
+    """Return what jobs of one, three, ten students cost by cache over online, and the bound."""
+    dump, cached, online = found["dump"], found["cached"], found["online"]
+    return {
+        str(students): {
+            "cached_seconds": round(sum(dump) + sum(cached[:students]), 2),
+            "online_seconds": round(sum(online[:students]), 2),
+            "cached_over_online": (sum(dump) + sum(cached[:students])) / sum(online[:students]),
+            "bound": parts.whole(students, epochs, views),
+        }
+        for students in NUMBERS_OF_STUDENTS
+        if students <= len(cached)
+    }

@@ -1,0 +1,188 @@
+"""The benchmarks keep up with the library: every script can be imported, and the newest ones run, small."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.bench import Bench
+from pipeline.data.packed import PreparedData
+from pipeline.data.sample import Sample, Source
+from pipeline.training.settings import TrainingSettings
+from tests.benchmarks import loading, resources, students_cost, v2_loaders
+from tests.benchmarks.contest import Record
+from tests.benchmarks.loading_job import Job, ours
+from tests.benchmarks.resources import Memory
+from tests.benchmarks.teacher_times import TEACHERS, Costs
+from tests.benchmarks.turns import Contender, LoaderError, OpenLoader, Turn
+from tests.benchmarks.whole_job import whole_costs
+
+SCRIPTS = sorted(path.stem for path in (Path(__file__).parent / "benchmarks").glob("[a-z]*.py"))
+CPU = torch.device("cpu")
+OURS = Contender(name="ours", open=ours)
+RECIPE = Contender(name="DataLoader + v2", open=v2_loaders.data_loader)
+
+
+def missing(job: Job) -> object:
+    """A loader whose package is not there."""
+    return importlib.import_module("no_such_loader")
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory, prepare_quietly: Callable[..., Path]) -> Path:
+    """Prepared data: ten colour images of 12 x 12 pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 12, 3)).astype(np.uint8)
+    samples = [Sample(f"train/{n}", n % 2, lambda image=image: image) for n, image in enumerate(pixels)]
+    source = Source(classes=("a", "b"), channels=3, train=samples, test=[])
+    return prepare_quietly(source, tmp_path_factory.mktemp("colours") / "prepared", validation=0.0)
+
+
+@pytest.fixture
+def make_job(colours: Path) -> Callable[..., Job]:
+    """Return a function to a job of 25 images an epoch, in batches of 4."""
+
+    def make(padding: int | None = 2, size: int = 12) -> Job:
+        rest = {"batch_size": 4, "device": CPU, "workers": 0}
+        return Job(folder=colours, count=25, size=size, padding=padding, **rest)
+
+    return make
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_can_be_imported(name):
+    assert importlib.import_module(f"tests.benchmarks.{name}").__doc__
+
+
+def test_a_job_has_its_number_of_images_each_with_a_key_of_its_own(make_job):
+    images = make_job().images
+    assert len(images) == len(set(images.keys.tolist())) == 25
+    assert np.array_equal(images.image(3), images.image(23))
+
+
+@pytest.mark.parametrize("padding", [2, None])
+@pytest.mark.parametrize(
+    "open_loader",
+    [
+        lambda job: ours(job, workers=2),
+        lambda job: ours(job, workers=1, on_device=True),
+        *(v2_loaders.data_loader, v2_loaders.tuned_data_loader, v2_loaders.timm),
+    ],
+    ids=["ours", "ours, resident", "recipe", "tuned", "timm"],
+)
+def test_loaders_do_the_same_job(make_job, open_loader, padding):
+    job = make_job(padding, size=12 if padding else 8)
+    batches = list(open_loader(job)(0))
+    assert [tuple(images.shape) for images, _ in batches] == [(4, 3, job.size, job.size)] * 6
+    images, labels = map(torch.cat, zip(*batches, strict=True))
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    # Noise of one distribution, and black where a shift leaves the image, which is below it.
+    lowest, highest = images.amin().item(), images.amax().item()
+    mean, std = (np.array(moments) for moments in job.moments)
+    assert lowest >= (-mean / std).min() - 1e-5
+    assert highest <= ((1 - mean) / std).max() + 1e-5
+    assert -0.7 < images.mean() < 0.2
+    assert 0.4 < images.std() < 1.2
+
+
+def test_a_turn_is_whole_epochs_with_what_they_are_of(make_job):
+    loader = OpenLoader(RECIPE, make_job())
+    with pytest.raises(LoaderError, match="before it was opened"):
+        loader.turn(0.0)
+    loader.open()
+    turn = loader.turn(0.0)
+    assert turn.images == 24
+    assert 0 < turn.first_batch_seconds < turn.seconds
+    assert (turn.mean, turn.std) != (0, 0)
+    longer = loader.turn(3 * turn.seconds)
+    assert longer.images % 24 == 0
+    assert longer.seconds >= 3 * turn.seconds
+
+
+def test_batches_of_another_kind_are_refused(make_job):
+    half = Contender(name="half", open=v2_loaders.data_loader, precision=torch.float16)
+    loader = OpenLoader(half, make_job())
+    loader.open()
+    with pytest.raises(LoaderError, match=r"its batches are .*float32.*expected .*float16"):
+        loader.turn(0.0)
+
+
+def test_loaders_take_turns_in_processes_of_their_own(make_job):
+    contenders = [OURS, Contender(name="missing", open=missing)]
+    result = loading.measure(replace(make_job(), workers=1), contenders, rounds=2, turn_seconds=0.0)
+    assert result["left_out"] == {"missing": "ModuleNotFoundError: No module named 'no_such_loader'"}
+    row = result["loaders"]["ours"]
+    assert row["ours_over_it"] == {"of_medians": 1.0, "of_fastest": 1.0}
+    assert row["images_a_second"]["min"] > 0
+    assert row["set_up_seconds"] > 0
+    assert "| ours |" in loading.table(result["loaders"])
+
+
+def test_figures_are_of_all_rounds():
+    """Three turns of 10, 20 and 40 images in a second, against 30, 60 and 30 of ours."""
+    turns = [
+        Turn(images=n, seconds=1.0, first_batch_seconds=n / 100, cpu_seconds=2.0) for n in (10, 20, 40)
+    ]
+    record = Record(set_up_seconds=1.5, first=turns[2], memory=Memory(own=3_000_000, rss=5_000_000))
+    record.turns = turns
+    found = loading.figures(record, [10.0, 20.0, 40.0], [30.0, 60.0, 30.0])
+    assert found["images_a_second"] == {"median": 20, "min": 10, "max": 40}
+    assert found["ours_over_it"] == {"of_medians": 1.5, "of_fastest": 1.5}
+    assert found["first_batch_milliseconds"] == {"first_epoch": 400.0, "later_epochs": 200.0}
+    assert found["cpu_microseconds_an_image"] == 1e5
+    assert found["memory_megabytes"] == {"own": 3, "rss": 5, "pinned": 0, "device": 0}
+
+
+def test_own_memory_is_what_nobody_else_has(tmp_path):
+    """Pages of a mapped file are the page cache's, those of an array its process's."""
+    np.ones(20 << 20, np.uint8).tofile(tmp_path / "file")
+    mapped = np.memmap(tmp_path / "file", np.uint8, "r")
+    before = resources.memory_of(os.getpid())
+    assert mapped[::1024].sum() == 20 << 10
+    after = resources.memory_of(os.getpid())
+    assert (after - before).own < 2 << 20
+    assert (after - before).rss > 18 << 20
+    with resources.Peak.watch(os.getpid()) as peak:
+        block = np.ones(20 << 20, np.uint8)
+    assert block[-1] == 1
+    assert (peak.memory - before).own > 18 << 20
+
+
+def test_a_whole_job_costs_what_its_parts_cost():
+    """A teacher of 10 seconds an image, a student of 1 and 3; two views, six epochs."""
+    parts = Costs(
+        teacher="t",
+        teacher_forward=10.0,
+        student_forward=1.0,
+        student_step=3.0,
+        teacher_flops=1,
+        student_flops=1,
+    )
+    assert parts.cached_over_online() == 3 / 13
+    seconds = {"dump": [20.0], "cached": [18.0] * 3, "online": [78.0] * 3}
+    found = whole_costs(seconds, parts, epochs=6, views=2)
+    assert list(found) == ["1", "3"]
+    for students, row in found.items():
+        assert row["cached_over_online"] == pytest.approx(row["bound"])
+        assert row["bound"] == pytest.approx((20 + int(students) * 18) / (int(students) * 78))
+
+
+def test_students_cost_runs(colours, tmp_path):
+    bench = Bench(data=PreparedData.open(colours), device=CPU, workers=1)
+    settings = TrainingSettings(epochs=1, batch_size=4, learning_rate=0.05)
+    teachers = tuple(TEACHERS)[:2]
+    rig, parts = students_cost.make_rig(bench, "mobilenet", settings, tmp_path, teachers)
+    assert rig.teacher.name == parts.teacher
+    assert parts.teacher in teachers
+    assert parts.teacher_flops > parts.student_flops > 1e5
+    assert 0 < parts.cached_over_online() < 1
+    result = students_cost.measure(rig, parts, rounds=1, students=1, epochs=1, views=1)
+    assert set(result["loader_over_one_batch"]) == {"staged", "resident"}
+    assert result["whole_job"]["by_students"]["1"]["bound"] == pytest.approx(1.0)
+    assert "whole job, M = 1" in students_cost.table(result)
