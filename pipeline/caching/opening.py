@@ -15,7 +15,7 @@ from pipeline.caching.choice import choose_codec
 from pipeline.caching.pilot import run_pilot
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.drift import measure_drift, sightings
 from pipeline.errors import CorruptStoreError, LockedError, MismatchError, StoreError
 from pipeline.feed import Feed
@@ -93,9 +93,7 @@ def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tup
     return header, index, codec
 
 
-def places(
-    layout: Layout, index: Index, splits: Mapping[str, PackedImages]
-) -> dict[str, NDArray[np.int64]]:
+def places(layout: Layout, index: Index, splits: Mapping[str, Images]) -> dict[str, NDArray[np.int64]]:
     """Return, for each row of each section, which sample of its split it is, or `ABSENT`.
 
     The data may have another order than the store, and lack some of its samples.

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.errors import ConfigError
 from pipeline.rendering import resample
 from pipeline.rendering.regions import paint
@@ -135,7 +135,7 @@ class DeviceRenderer:
         ConfigError: images so much larger than the result that sums would not be exact.
     """
 
-    def __init__(self, images: PackedImages, size: int, device: torch.device) -> None:
+    def __init__(self, images: Images, size: int, device: torch.device) -> None:
         self._images, self.device = images, device
         tallest, widest = images.shapes.max(0).tolist()
         self._shape = tallest, widest, images.channels

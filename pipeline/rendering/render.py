@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.progress import note
 from pipeline.rendering import crops, resample
 from pipeline.rendering.device import DeviceRenderer
@@ -24,7 +24,7 @@ from pipeline.views.parameters import ViewParameters
 Rows = NDArray[np.int64]
 
 
-def render(images: PackedImages, rows: Rows, parameters: ViewParameters, *, size: int) -> Tensor:
+def render(images: Images, rows: Rows, parameters: ViewParameters, *, size: int) -> Tensor:
     """Render one view of some samples on the CPU, not yet mixed.
 
     Args:
@@ -59,7 +59,7 @@ class CpuRenderer:
         size: height and width of the result in pixels.
     """
 
-    def __init__(self, images: PackedImages, size: int) -> None:
+    def __init__(self, images: Images, size: int) -> None:
         self._images, self._size = images, size
 
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
@@ -71,9 +71,7 @@ class CpuRenderer:
         return CpuRenderer(self._images, size)
 
 
-def make_renderer(
-    images: PackedImages, size: int, device: torch.device, *, on_device: bool | None
-) -> Renderer:
+def make_renderer(images: Images, size: int, device: torch.device, *, on_device: bool | None) -> Renderer:
     """Return what renders a split.
 
     Args:
@@ -94,7 +92,7 @@ def make_renderer(
     return DeviceRenderer(images, size, device) if on_device else CpuRenderer(images, size)
 
 
-def _has_room(images: PackedImages, device: torch.device) -> bool:
+def _has_room(images: Images, device: torch.device) -> bool:
     """Whether images take at most half of what is free on a GPU; if not, it is said."""
     needed, free = images.size_bytes, torch.cuda.mem_get_info(device)[0]
     if needed > free // 2:

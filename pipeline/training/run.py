@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.bench import EVALUATION_BATCH, Bench
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.errors import DataError
 from pipeline.loader import Loader
 from pipeline.losses import LossFunction

@@ -18,8 +18,8 @@ from PIL import Image
 
 from pipeline.bench import Bench
 from pipeline.codecs import TeacherOutput
-from pipeline.data.packed import PreparedData
-from pipeline.data.prepare import prepare
+from pipeline.data.dataset import PreparedData
+from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sample import UNLABELLED, Sample, Source
 from pipeline.feed import consecutive
 from pipeline.models.architecture import Architecture
@@ -60,9 +60,8 @@ def prepared_photographs(photographs: Path, folder: Path) -> PreparedData:
     prepare(
         Source(classes=tuple(map(str, range(CLASSES))), channels=3, train=samples, test=[]),
         folder,
-        origin="photographs",
-        validation=0.0,
-        seed=0,
+        Preparation(origin="photographs"),
+        state=folder.with_name(f"{folder.name}.state"),
         workers=2,
         progress=lambda found, _: iter(found),
     )

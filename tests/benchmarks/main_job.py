@@ -35,7 +35,7 @@ from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.loader import Batch, Loader
 from pipeline.losses import make_loss
 from pipeline.models.teacher import Teacher

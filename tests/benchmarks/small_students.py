@@ -22,8 +22,8 @@ from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.packed import PreparedData
-from pipeline.data.prepare import prepare
+from pipeline.data.dataset import PreparedData
+from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sources import SourceOptions, open_source
 from pipeline.feed import Feed, Rows
 from pipeline.loader import Batch, Loader
@@ -85,9 +85,8 @@ class Rig:
             prepare(
                 open_source(f"npz:{npz}", SourceOptions(root=folder, channels=3)),
                 folder / "data",
-                origin="cifar10",
-                validation=0.0,
-                seed=0,
+                Preparation(origin="cifar10"),
+                state=folder / "state",
                 workers=1,
                 progress=lambda samples, _: iter(samples),
             )
