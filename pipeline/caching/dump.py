@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
+from pipeline.caching.blocks import DecodedBlocks
 from pipeline.caching.completion import complete
 from pipeline.caching.opening import discard_without_views, make_feeds, open_for_writing, places
 from pipeline.caching.spec import DumpSpec, splits_of
@@ -107,7 +108,8 @@ class _Dump:
         self._splits = splits_of(bench.data)
         index = read_index(writer.path, writer.header)
         self._places = places(writer.layout, index, self._splits)
-        self._feeds = make_feeds(bench, teacher, spec.views, writer.layout, self._places)
+        self._blocks = DecodedBlocks(bench)
+        self._feeds = make_feeds(self._blocks.bench, teacher, spec.views, writer.layout, self._places)
 
     def make(self, shards: Iterable[ShardId]) -> None:
         """Make those of some shards that are missing.
@@ -124,7 +126,7 @@ class _Dump:
         note(f"{shards[0].section}: {self._feeds[shards[0].section].path}")
         layout = self._writer.layout
         rows = {shard: self._places[shard.section][layout.rows(shard)] for shard in missing}
-        with ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool:
+        with ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool, self._blocks.expecting(rows):
             writing: Future[None] | None = None
             for shard, batches in self._batches(rows):
                 write = self._encode(shard, rows[shard], batches)
@@ -154,11 +156,13 @@ class _Dump:
             pixels = (batch for batch, _ in zip(stream, progress, strict=False))
             for shard, batches in cut:
                 yield shard, itertools.islice(pixels, len(batches))
+                self._blocks.leave(shard)
 
     def _arranged(
         self, shard: ShardId, rows: Mapping[ShardId, Rows], batches: Iterable[Rows]
     ) -> Iterator[Rows]:
         """Yield a shard's rows batch by batch, in the order in which they are rendered."""
+        self._blocks.reach(shard)
         order = self._feeds[shard.section].arrange(shard.view, rows[shard])
         return (rows[shard][order[batch]] for batch in batches)
 

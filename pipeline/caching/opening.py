@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
+from pipeline.caching.blocks import fitting_shard_rows
 from pipeline.caching.choice import choose_codec
 from pipeline.caching.pilot import run_pilot
 from pipeline.caching.spec import DumpSpec, splits_of
@@ -211,11 +212,13 @@ def new_layout(bench: Bench, spec: DumpSpec, codec: Codec) -> Layout:
         )
         for name, images in splits_of(bench.data).items()
     }
+    train = bench.data.train
     return Layout(
         codec=codec.name,
         arrays=codec.arrays,
         n_classes=len(bench.data.classes),
-        shard_rows=spec.shard_rows or default_shard_rows(codec.bytes, len(bench.data.train)),
+        shard_rows=spec.shard_rows
+        or fitting_shard_rows(train, default_shard_rows(codec.bytes, len(train))),
         sections=sections,
     )
 
