@@ -14,6 +14,7 @@ from pipeline.data.images import Images
 from pipeline.feed import Feed
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.ranks import SINGLE, Ranks
 from pipeline.views.spec import ViewSpec
 
 EVALUATION_BATCH = 500
@@ -28,6 +29,7 @@ class Bench:
         device: where everything runs.
         workers: rendering threads.
         on_device: render on the device instead of the CPU, the same pixels; None where it suits.
+        ranks: this process among those that train a network together.
 
     """
 
@@ -35,6 +37,7 @@ class Bench:
     device: torch.device
     workers: int
     on_device: bool | None = None
+    ranks: Ranks = SINGLE
 
     def feed(
         self,

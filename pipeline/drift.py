@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pipeline.data.images import Images
 from pipeline.errors import MismatchError
 from pipeline.feed import Feed
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.progress import note
+from pipeline.store.ensemble import Ensemble
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import Layout, ShardId
 from pipeline.store.reader import LogitStore
@@ -156,8 +156,8 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
     )
 
 
-def require_same_pixels(store: LogitStore, feed: Feed) -> None:
-    """Render a store's witnesses with a student's images, and refuse what the teacher did not see.
+def require_same_pixels(store: LogitStore | Ensemble, feed: Feed) -> None:
+    """Render the witnesses of a store, or of each that an ensemble is of, with a student's images.
 
     A store that was opened with `allow_drift` gets a line that says how far off its images are.
 
@@ -166,13 +166,18 @@ def require_same_pixels(store: LogitStore, feed: Feed) -> None:
         feed: of the student.
 
     Raises:
-        MismatchError: images are other ones, or are decoded or rendered otherwise.
+        MismatchError: the teacher saw other images, or they are decoded or rendered otherwise here.
     """
+    for member in store.members:
+        _require_same_pixels(member, feed)
+
+
+def _require_same_pixels(store: LogitStore, feed: Feed) -> None:
     images, made_with = feed.images, store.manifest.header.versions
     if images.decoder == made_with["decoder"]:
         # Content that differs is not the decoder's doing.
         store.rows_of(images)
-    eyes = feed.seen_by(Preprocessing.from_dict(store.manifest.header.teacher["preprocessing"]))
+    eyes = feed.seen_by(store.preprocessing)
     drift = measure_drift(eyes, store_sightings(store, "train", images))
     if not store.allow_drift:
         way_out = ", or measure what it costs with --allow-drift"

@@ -5,6 +5,7 @@
     ├── DataError        a dataset or one of its files
     ├── ModelError       a model name, its weights, or what it computes
     ├── TrainingError    a run that cannot go on
+    ├── DeviceError      a device that cannot hold the work
     └── StoreError       a store of cached logits
         ├── IncompleteStoreError   not finished, or a part is missing
         ├── CorruptStoreError      bytes are not the bytes that were written
@@ -38,6 +39,10 @@ class ModelError(PipelineError):
 
 class TrainingError(PipelineError):
     """Training cannot go on."""
+
+
+class DeviceError(PipelineError):
+    """A device cannot hold the work that it is given."""
 
 
 class StoreError(PipelineError):

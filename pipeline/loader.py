@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,23 +17,26 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed
 from pipeline.labels import mixed_labels
+from pipeline.ranks import SINGLE, Ranks
 from pipeline.rendering.transfer import to_device
 from pipeline.rng import Lane, permutation
 from pipeline.targets import Targets
-from pipeline.views.mixing import require_whole_groups
+from pipeline.views.mixing import GROUP, require_whole_groups
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's samples, on the device.
+    """A step's samples, or a part of them, on the device.
 
     Args:
-        images: (B, channels, S, S) float32, normalised, channels-last in memory.
+        images: (b, channels, S, S) float32, normalised, channels-last in memory: all B of them, or where
+            several processes share a step this one's.
         labels: (B,) int64, -1 for unlabelled; (B, C) float32, shares of the classes, where views mix.
         teacher_logits: (B, C) float32 of these views, or None without a store.
         rows: (B,) positions in the split, on the CPU.
+        own: which b of them `images` are.
 
     """
 
@@ -42,17 +44,7 @@ class Batch:
     labels: Tensor
     teacher_logits: Tensor | None
     rows: NDArray[np.int64]
-
-    def split(self, parts: int) -> list[Batch]:
-        """Return the batch in so many parts of nearly equal size."""
-        if parts == 1:
-            return [self]
-        ends = [len(self.rows) * part // parts for part in range(parts + 1)]
-        return [self._part(slice(*bounds)) for bounds in pairwise(ends)]
-
-    def _part(self, some: slice) -> Batch:
-        teacher = None if self.teacher_logits is None else self.teacher_logits[some]
-        return Batch(self.images[some], self.labels[some], teacher, self.rows[some])
+    own: slice
 
 
 class Loader:
@@ -68,9 +60,12 @@ class Loader:
         batch_size: images a step; a multiple of the group where views mix.
         seed: of the order, 64-bit unsigned.
         n_classes: C, needed where views mix.
+        parts: in how many batches a step comes.
+        ranks: which processes share each of them.
 
     Raises:
-        ConfigError: views mix, and the batch is not of whole groups or `n_classes` is missing.
+        ConfigError: views mix, and the batch is not of whole groups or `n_classes` is missing; or a step
+            has fewer images than parts and processes.
     """
 
     def __init__(
@@ -81,6 +76,8 @@ class Loader:
         batch_size: int,
         seed: int,
         n_classes: int | None = None,
+        parts: int = 1,
+        ranks: Ranks = SINGLE,
     ) -> None:
         if feed.pairing is not None:
             require_whole_groups(batch_size)
@@ -90,6 +87,8 @@ class Loader:
         count = len(feed.images)
         self.batch_size = min(batch_size, count)
         self.steps_per_epoch = count // self.batch_size
+        self.parts = parts
+        self._cuts = _cuts(self.batch_size, parts, ranks, 1 if feed.pairing is None else GROUP)
         self._labels = torch.from_numpy(feed.images.labels).to(feed.device)
 
     def view(self, epoch: int) -> int:
@@ -103,14 +102,17 @@ class Loader:
         if self._targets is not None:
             labels = self._targets.load(view)
             self._targets.prefetch(self.view(epoch + 1))
-        batches = self._order(epoch)[first_step:]
-        there = to_device(np.array(batches), self._feed.device)
+        steps = self._order(epoch)[first_step:]
+        batches = [rows[part] for rows in steps for part, _ in self._cuts]
+        there = to_device(steps, self._feed.device)
         for soon in (view, self.view(epoch + 1)):
             self._feed.prefetch(soon)
-        images = self._feed.batches(view, batches)
-        for rows, on_device, seen in zip(batches, there, images, strict=True):
-            teacher = None if labels is None else labels.logits(on_device)
-            yield Batch(seen, self._hard_labels(view, rows, on_device), teacher, rows)
+        own = [own for _ in steps for _, own in self._cuts]
+        seen = self._feed.batches(view, [rows[mine] for rows, mine in zip(batches, own, strict=True)])
+        on_device = (rows[part] for rows in there for part, _ in self._cuts)
+        for rows, rows_there, images, mine in zip(batches, on_device, seen, own, strict=True):
+            teacher = None if labels is None else labels.logits(rows_there)
+            yield Batch(images, self._hard_labels(view, rows, rows_there), teacher, rows, mine)
 
     def _hard_labels(self, view: int, rows: Rows, on_device: Tensor) -> Tensor:
         own, mixture = self._labels[on_device], self._feed.shares(view, rows)
@@ -119,10 +121,11 @@ class Loader:
         partners, shares = (to_device(values, own.device) for values in mixture)
         return mixed_labels(own, self._labels[partners], shares.float(), self._n_classes)
 
-    def _order(self, epoch: int) -> list[Rows]:
+    def _order(self, epoch: int) -> Rows:
+        """Return an epoch's rows (steps, B)."""
         order = self._shuffled(epoch)
         used = order[: self.steps_per_epoch * self.batch_size]
-        return list(used.reshape(self.steps_per_epoch, self.batch_size))
+        return used.reshape(self.steps_per_epoch, self.batch_size)
 
     def _shuffled(self, epoch: int) -> Rows:
         """Return the samples of an epoch.
@@ -142,3 +145,22 @@ class Loader:
 
     def _permutation(self, epoch: int, keys: NDArray[np.uint64]) -> Rows:
         return permutation(seed=self._seed, epoch=epoch, keys=keys, lane=Lane.ORDER)
+
+
+def _cuts(batch_size: int, parts: int, ranks: Ranks, unit: int) -> list[tuple[slice, slice]]:
+    """Return which rows of a step each part is of, and which of a part's rows are this process's.
+
+    The parts do not depend on the number of processes.
+
+    Raises:
+        ConfigError: there are not enough images for all.
+    """
+    cuts = [Ranks(part, parts).share(batch_size, unit) for part in range(parts)]
+    sizes = [part.stop - part.start for part in cuts]
+    if min(sizes) < ranks.count * unit:
+        raise ConfigError(
+            f"a step of {batch_size} images in {parts} parts is shared by {ranks.count} processes; "
+            f"expected at least {parts * ranks.count * unit} images; raise batch_size, or lower accumulate "
+            "or the number of processes"
+        )
+    return [(part, ranks.share(size, unit)) for part, size in zip(cuts, sizes, strict=True)]

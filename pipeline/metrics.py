@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pipeline.data.sample import UNLABELLED
 from pipeline.feed import Feed, consecutive
+from pipeline.ranks import SINGLE, Ranks
 
 _ECE_BINS = 15
 
@@ -44,7 +45,12 @@ class Metrics:
 
 
 def evaluate(
-    network: nn.Module, feed: Feed, *, batch_size: int, teacher_logits: Tensor | None = None
+    network: nn.Module,
+    feed: Feed,
+    *,
+    batch_size: int,
+    teacher_logits: Tensor | None = None,
+    ranks: Ranks = SINGLE,
 ) -> Metrics:
     """Evaluate a network on every image of an un-augmented feed.
 
@@ -53,22 +59,27 @@ def evaluate(
         feed: one split without views.
         batch_size: images a forward pass.
         teacher_logits: (N, C), in the split's order, for agreement and KL.
+        ranks: which processes share the work; each gets the figures.
 
     """
-    logits = predict(network, feed, batch_size=batch_size)
+    logits = predict(network, feed, batch_size=batch_size, ranks=ranks)
     labels = torch.from_numpy(feed.images.labels).to(logits.device)
     return compare(logits, labels, teacher_logits)
 
 
-def predict(network: nn.Module, feed: Feed, *, batch_size: int) -> Tensor:
+def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = SINGLE) -> Tensor:
     """Return a network's float32 logits (N, C) on every image of a feed, on the feed's device."""
-    was_training = network.training
+    was_training, count = network.training, len(feed.images)
     network.eval()
-    batches = consecutive(len(feed.images), batch_size)
+    # Every process has some, or does all that few.
+    ranks = ranks if count >= ranks.count else SINGLE
+    batches = consecutive(count, min(batch_size, count // ranks.count))
+    own = batches[ranks.share(len(batches))]
     with torch.inference_mode():
-        logits = torch.cat([network(images).float() for images in feed.batches(0, batches)])
+        logits = torch.cat([network(images).float() for images in feed.batches(0, own)])
+        whole = ranks.assemble(logits, slice(int(own[0][0]), int(own[-1][-1]) + 1), count)
     network.train(was_training)
-    return logits
+    return whole
 
 
 def compare(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> Metrics:

@@ -19,6 +19,8 @@ from pipeline.drift import require_same_pixels
 from pipeline.feed import Feed
 from pipeline.labels import mixed_labels
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.store.blend import blended
+from pipeline.store.ensemble import Ensemble, open_logits
 from pipeline.store.reader import LogitStore
 from pipeline.targets import EncodedView
 
@@ -47,23 +49,26 @@ class ReplayDataset(Dataset[Item]):
 
     def __init__(
         self,
-        store: LogitStore | Path | str,
+        store: LogitStore | Ensemble | Path | str,
         data: PreparedData | Path | str,
         preprocessing: Preprocessing | None = None,
         *,
         allow_drift: bool = False,
     ) -> None:
-        opened = store if isinstance(store, LogitStore) else LogitStore.open(store, allow_drift=allow_drift)
-        self._store: LogitStore | None = opened
+        opened = store
+        if isinstance(opened, Path | str):
+            opened = open_logits(opened, allow_drift=allow_drift)
+        self._store: LogitStore | Ensemble | None = opened
         self._place, self._data, self._spec = opened.location.place, data, opened.view_spec
-        teachers = Preprocessing.from_dict(opened.manifest.header.teacher["preprocessing"])
-        self._eyes = preprocessing or teachers
+        self._eyes = preprocessing or opened.preprocessing
         images = self._prepared().train
         self._blocks = opened.blocks_of(images)
         self._feed = self._make_feed()
         require_same_pixels(opened, self._feed)
         self._rows = torch.from_numpy(opened.rows_of(images))
-        self._n_classes, self.n_views = opened.manifest.layout.n_classes, opened.n_views
+        self._n_classes, self.n_views = opened.n_classes, opened.n_views
+        self._codecs = [(m.codec.name, m.n_classes, dict(m.codec.state)) for m in opened.members]
+        self._blend = opened.blend
         self._view = _SharedView()
         arrays = {name: _shared(values) for name, values in self._read(0).items()}
         self._labels = EncodedView(opened.codec, arrays)
@@ -110,7 +115,7 @@ class ReplayDataset(Dataset[Item]):
     def _read(self, view: int) -> dict[str, Tensor]:
         if self._store is None:
             # A copy, or in a process that was not forked.
-            self._store = LogitStore.open(self._place, allow_drift=True)
+            self._store = open_logits(self._place, allow_drift=True)
         encoded = self._store.encoded_view(view)
         return {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
 
@@ -124,15 +129,14 @@ class ReplayDataset(Dataset[Item]):
     def __getstate__(self) -> dict[str, Any]:
         """Leave store and feed behind: a worker has the shared tensors, and opens the images."""
         kept = {name: value for name, value in self.__dict__.items() if name not in _LEFT_BEHIND}
-        codec = self._labels.codec
-        form = codec.name, self._n_classes, dict(codec.state)
-        return {**kept, "codec": form, "arrays": dict(self._labels.arrays)}
+        return {**kept, "arrays": dict(self._labels.arrays)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        form, arrays = state.pop("codec"), state.pop("arrays")
+        arrays = state.pop("arrays")
         self.__dict__.update(state)
         self._store = None
-        self._labels = EncodedView(find_codec(*form), arrays)
+        codecs = [find_codec(*form) for form in self._codecs]
+        self._labels = EncodedView(blended(codecs, self._blend) if self._blend else codecs[0], arrays)
         self._feed = self._make_feed()
 
 

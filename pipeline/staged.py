@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.rendering.transfer import long_lived_stream
+
 Rows = NDArray[np.int64]
 # Batches beyond those that threads are at, and below which size one thread renders a batch alone.
 _AHEAD = 1
@@ -115,7 +117,7 @@ class Ring:
     ) -> None:
         self._render, self._shape, self._device, self._workers = render, shape, device, workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="render")
-        self._stream = _stream(device) if device.type == "cuda" else None
+        self._stream = long_lived_stream(device) if device.type == "cuda" else None
         self._idle: list[_Slot] = []
 
     def stream(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
@@ -165,7 +167,3 @@ class Ring:
 
 def _event() -> torch.cuda.Event:
     return torch.cuda.Event()  # type: ignore[no-untyped-call]
-
-
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

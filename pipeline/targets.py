@@ -1,7 +1,7 @@
 """Cached logits to a loss: the one way a store's labels reach training.
 
-One view is read whole, ahead of its epoch, and kept encoded on the device; a batch is a gather and a
-decode. Rows are found by sample key, never by position.
+One view is read whole and copied, ahead of its epoch and beside training, and kept encoded on the device; a
+batch is a gather and a decode. Rows are found by sample key, never by position.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor
 from pipeline.codecs import Codec
 from pipeline.drift import require_same_pixels
 from pipeline.feed import Feed
+from pipeline.rendering.transfer import Courier
+from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 
 
@@ -45,7 +47,7 @@ class Targets:
     """The teacher's logits of a split's samples, a view at a time.
 
     Args:
-        store: an open store.
+        store: an open store, or an ensemble of some.
         feed: the images that train, with the store's views; logits are decoded on its device.
 
     Raises:
@@ -53,9 +55,9 @@ class Targets:
 
     """
 
-    def __init__(self, store: LogitStore, feed: Feed) -> None:
+    def __init__(self, store: LogitStore | Ensemble, feed: Feed) -> None:
         require_same_pixels(store, feed)
-        self._store, self._device = store, feed.device
+        self._store, self._courier = store, Courier(feed.device)
         self._rows = torch.from_numpy(store.rows_of(feed.images))
         self.n_views = store.n_views
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="view-reader")
@@ -78,4 +80,4 @@ class Targets:
     def _read(self, view: int) -> EncodedView:
         encoded = self._store.encoded_view(view)
         arrays = {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
-        return EncodedView(self._store.codec, {name: a.to(self._device) for name, a in arrays.items()})
+        return EncodedView(self._store.codec, self._courier.bring(arrays))

@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from pipeline.caching.dump import cache_logits
+from pipeline.errors import ConfigError
+from pipeline.store.ensemble import write_ensemble
 from pipeline.store.manifest import Manifest
 from pipeline.store.slices import WHOLE, Slice
 from stages import layout
@@ -35,7 +37,12 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
 
     An interrupted dump goes on where it stopped; a complete one is left as it is; views and images that
     were added are made, and nothing twice. Under torchrun each rank makes its part.
+
+    DUMP may also be one of `ensembles`: then dumps that are there are averaged, and no teacher runs.
     """
+    if dump in params.ensembles:
+        _average(params, dump, out, part, machine)
+        return
     spec = params.dump(dump)
     bench = machine.bench()
     teacher = load_teacher(spec.teacher, spec.precision, machine.device)
@@ -44,6 +51,22 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
     manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
     if manifest is not None:
         _say(dump, manifest)
+
+
+def _average(params: Params, name: str, out: Path | None, part: Slice | None, machine: Machine) -> None:
+    """Make an ensemble, by the first of several processes."""
+    if part is not None:
+        raise ConfigError(f"--shards with ensemble {name}, which has none; expected no --shards; remove it")
+    if rank_slice(WHOLE).index > 0:
+        return
+    spec = params.ensembles[name]
+    members = [layout.store(dump).name for dump in spec.of]
+    test = machine.bench().data.test
+    ensemble = write_ensemble(out or layout.store(name), members, spec.blend(), test)
+    top1 = "unknown" if ensemble.teacher_top1 is None else f"{ensemble.teacher_top1:.4f}"
+    click.echo(
+        f"{name}: {', '.join(spec.of)}, {ensemble.n_views} views; top-1 on test {top1} from the cache"
+    )
 
 
 def _say(dump: str, manifest: Manifest) -> None:

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.summary import Inspection, inspect
 from stages.options import debuggable
 
@@ -19,11 +20,30 @@ def command(store: str, as_json: bool) -> None:
 
     STORE is a folder, or an address such as s3://bucket/main.zarr.
     """
+    if is_ensemble(store):
+        _say_ensemble(store, Ensemble.open(store), as_json=as_json)
+        return
     found = inspect(store)
     if as_json:
         click.echo(json.dumps(found.summary, indent=1))
         return
     for name, text in _lines(store, found).items():
+        click.echo(f"{name:15} {text}")
+
+
+def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
+    summary, blend = ensemble.summary(), ensemble.blend
+    if as_json:
+        click.echo(json.dumps(summary, indent=1))
+        return
+    top1 = ensemble.teacher_top1
+    lines = {
+        "ensemble": f"{place}: the mean of {blend.average} of {', '.join(ensemble.names)}",
+        "weights": ", ".join(f"{weight:g}" for weight in blend.weights),
+        "samples": f"{summary['n_samples']:,} x {summary['n_views']} views, {summary['n_classes']} classes",
+        "top-1": "unknown" if top1 is None else f"{top1:.4f} on the test images, from the cache",
+    }
+    for name, text in lines.items():
         click.echo(f"{name:15} {text}")
 
 

@@ -19,6 +19,7 @@ from stages.params import (
     DataParams,
     DumpParams,
     DumpViews,
+    EnsembleParams,
     ModelParams,
     Params,
     RecipeParams,
@@ -29,7 +30,7 @@ from stages.params import (
 _STRICT: tuple[Any, ...] = (
     *AUGMENTATIONS.values(),
     *(ViewSpec, DumpViews, TrainingParams, DataParams),
-    *(ModelParams, DumpParams, RecipeParams, SweepParams, Params),
+    *(ModelParams, DumpParams, EnsembleParams, RecipeParams, SweepParams, Params),
 )
 for _class in _STRICT:
     _class.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -137,6 +138,7 @@ def _known_keys(path: Sequence[str]) -> list[str]:
         "teachers": [ModelParams, TrainingParams],
         "students": [ModelParams, TrainingParams],
         "dumps": [DumpParams],
+        "ensembles": [EnsembleParams],
         "sweep": [SweepParams],
         "views": [DumpViews] if path and path[0] == "dumps" else [ViewSpec],
         **{name: [kind] for name, kind in AUGMENTATIONS.items()},
@@ -152,13 +154,21 @@ def _check_references(params: Params, path: Path) -> None:
     """Every name that a dump or the sweep uses must be defined, and used where it can be."""
     for name, dump in params.dumps.items():
         _require_name(path, f"dumps.{name}.teacher", dump.teacher, params.teachers)
-    if layout.BASELINE in params.dumps:
+    for name, ensemble in params.ensembles.items():
+        for member in ensemble.of:
+            _require_name(path, f"ensembles.{name}.of", member, params.dumps)
+    taken = next((name for name in params.ensembles if name in params.dumps), None)
+    if taken is not None:
+        raise ConfigError(
+            f"{path}: {taken} is a dump and an ensemble; expected a name for each; rename one"
+        )
+    if layout.BASELINE in {*params.dumps, *params.ensembles}:
         raise ConfigError(
             f"{path}: a dump is called {layout.BASELINE}, as the runs without one are; rename it"
         )
     sweep = params.sweep
     for key, names, known in (
-        ("dumps", sweep.dumps, params.dumps),
+        ("dumps", sweep.dumps, {**params.dumps, **params.ensembles}),
         ("students", sweep.students, params.students),
         ("recipes", sweep.recipes, params.recipes),
         ("baselines", sweep.baselines, params.recipes),
@@ -182,8 +192,8 @@ def _check_references(params: Params, path: Path) -> None:
 def _require_targets(params: Params) -> None:
     for dump in params.sweep.dumps:
         for recipe in params.sweep.recipes:
-            require_targets(params.recipes[recipe].loss, params.dumps[dump].views, f"dump {dump}")
-        if params.dumps[dump].views.mixes:
+            require_targets(params.recipes[recipe].loss, params.dump_views(dump), f"dump {dump}")
+        if params.dump_views(dump).mixes:
             for student in params.sweep.students:
                 require_whole_groups(params.students[student].training.batch_size)
 

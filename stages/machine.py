@@ -8,6 +8,7 @@ import torch
 
 from pipeline.bench import Bench
 from pipeline.data.dataset import PreparedData
+from pipeline.ranks import SINGLE, Ranks
 from stages import layout
 
 
@@ -25,11 +26,19 @@ class Machine:
     workers: int
     on_device: bool | None
 
-    def bench(self) -> Bench:
+    def bench(self, ranks: Ranks = SINGLE) -> Bench:
         """Open the prepared data here.
+
+        Args:
+            ranks: this process among those that train a network together.
 
         Raises:
             DataError: it was not prepared.
         """
-        data = PreparedData.open(layout.PREPARED)
-        return Bench(data=data, device=self.device, workers=self.workers, on_device=self.on_device)
+        return Bench(
+            data=PreparedData.open(layout.PREPARED),
+            device=self.device,
+            workers=self.workers,
+            on_device=self.on_device,
+            ranks=ranks,
+        )

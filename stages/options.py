@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from stages.memory import keep_freed_memory
-from stages.ranks import local_device
+from stages.ranks import local_device, local_ranks
 
 Command = Callable[..., Any]
 RENDERED_ON_DEVICE = {"auto": None, "cpu": False, "device": True}
@@ -123,7 +123,7 @@ def runs_on_device(command: Command) -> Command:
         "--workers",
         type=click.IntRange(1, 256),
         default=None,
-        help="Threads that decode and render.  [default: one a processor, at most 8]",
+        help="Threads that decode and render.  [default: one a processor, at most 8; ranks divide them]",
     )
     @click.option(
         "--render",
@@ -150,7 +150,7 @@ def runs_on_device(command: Command) -> Command:
             keep_freed_memory()
         machine = Machine(
             device=chosen,
-            workers=workers or min(8, os.cpu_count() or 1),
+            workers=workers or min(8, max(1, (os.cpu_count() or 1) // local_ranks())),
             on_device=RENDERED_ON_DEVICE[render],
         )
         return command(machine=machine, **arguments)

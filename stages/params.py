@@ -14,6 +14,7 @@ from pipeline.data.form import Keep
 from pipeline.data.prepare import Preparation
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses import LOSSES, make_loss
+from pipeline.store.blend import Blend
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.run import Start
 from pipeline.training.settings import Precision, TrainingSettings
@@ -211,6 +212,35 @@ class DumpParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleParams:
+    """Several dumps of the same views, read as one.
+
+    Args:
+        of: names of dumps, two or more.
+        average: "probabilities" at temperature 1, or "logits".
+        weights: a dump, each more than 0; None for equal ones.
+
+    """
+
+    of: tuple[str, ...]
+    average: Literal["probabilities", "logits"] = "probabilities"
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.of) < 2 or len(set(self.of)) < len(self.of):
+            raise ConfigError(f"of is {list(self.of)}; expected two or more different dumps")
+        if self.weights is not None and len(self.weights) != len(self.of):
+            raise ConfigError(
+                f"weights are {list(self.weights)}; expected {len(self.of)}, one a dump of `of`"
+            )
+        self.blend()
+
+    def blend(self) -> Blend:
+        """Return how soft labels are averaged."""
+        return Blend(average=self.average, weights=self.weights or (1.0,) * len(self.of))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeParams:
     """A loss with its settings."""
 
@@ -245,6 +275,7 @@ class Params:
     training: TrainingParams = field(default_factory=TrainingParams)
     teachers: dict[str, ModelParams] = field(default_factory=dict)
     dumps: dict[str, DumpParams] = field(default_factory=dict)
+    ensembles: dict[str, EnsembleParams] = field(default_factory=dict)
     students: dict[str, ModelParams] = field(default_factory=dict)
     recipes: dict[str, RecipeParams] = field(default_factory=dict)
     sweep: SweepParams = field(default_factory=SweepParams)
@@ -256,6 +287,10 @@ class Params:
     def dump(self, name: str) -> DumpParams:
         """Return a dump by name."""
         return _lookup(self.dumps, "dumps", name)
+
+    def dump_views(self, name: str) -> DumpViews:
+        """Return the views of a dump, or of those that an ensemble is of."""
+        return self.dump(self.ensembles[name].of[0] if name in self.ensembles else name).views
 
     def student(self, name: str) -> ModelParams:
         """Return a student by name."""

@@ -11,12 +11,12 @@ from pipeline.data.dataset import PreparedData
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed
 from pipeline.files import write_bytes, write_json
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.progress import note
 from pipeline.report.figures import Example, make_examples, spread_rows
 from pipeline.report.page import render_page
 from pipeline.report.results import Report, dump_figures
 from pipeline.report.runs import planned_runs, read_metrics, read_run
+from pipeline.store.ensemble import Ensemble, open_logits
 from pipeline.store.reader import LogitStore
 from stages import layout
 from stages.options import reads_params
@@ -36,7 +36,7 @@ def command(params: Params) -> None:
     """
     data = PreparedData.open(layout.PREPARED)
     # Students have been checked, or were told to put up with it.
-    stores = {name: LogitStore.open(layout.store(name), allow_drift=True) for name in params.sweep.dumps}
+    stores = {name: open_logits(layout.store(name), allow_drift=True) for name in params.sweep.dumps}
     report = _collect(params.sweep, stores)
     examples = {name: _examples(name, store, data) for name, store in stores.items()}
     page = render_page(report, examples, test_images=len(data.test))
@@ -47,7 +47,7 @@ def command(params: Params) -> None:
         click.echo(f"{group.student} {group.name}: top-1 {group.top1 or 'unknown, no labels'}")
 
 
-def _collect(sweep: SweepParams, stores: dict[str, LogitStore]) -> Report:
+def _collect(sweep: SweepParams, stores: dict[str, LogitStore | Ensemble]) -> Report:
     plans = planned_runs(
         students=sweep.students,
         baselines=sweep.baselines,
@@ -62,28 +62,31 @@ def _collect(sweep: SweepParams, stores: dict[str, LogitStore]) -> Report:
     note(f"reading {len(plans)} runs")
     runs = [read_run(layout.RUNS / layout.run_name(p.dump, p.student, p.recipe, p.seed), p) for p in plans]
     dumps = {
-        name: dump_figures(store.summary(), store.manifest.header.teacher["name"])
+        name: dump_figures(store.summary(), " + ".join(store.teacher_names))
         for name, store in stores.items()
     }
     teachers = {
         name: read_metrics(
             layout.RUNS / f"teacher-{name}" / "metrics.json", f"pipeline train-teacher {name}"
         )
-        for name in dict.fromkeys(figures["teacher"] for figures in dumps.values())
+        for name in dict.fromkeys(name for store in stores.values() for name in store.teacher_names)
     }
     return Report.of(runs, teachers, dumps)
 
 
-def _examples(name: str, store: LogitStore, data: PreparedData) -> list[Example]:
+def _examples(name: str, store: LogitStore | Ensemble, data: PreparedData) -> list[Example]:
     """Render a few samples as the teacher saw them; one view of logits in memory at a time."""
     if store.view_spec.mixes and len(data.train) < store.n_samples:
         note(f"{name}: no examples, since images that others are mixed with have left the data")
         return []
     note(f"rendering examples of {name}")
     rows = spread_rows(data.train.labels, EXAMPLES)
-    eyes = Preprocessing.from_dict(store.manifest.header.teacher["preprocessing"])
     feed = Feed(
-        data.train, store.view_spec, eyes, device=torch.device("cpu"), blocks=store.blocks_of(data.train)
+        data.train,
+        store.view_spec,
+        store.preprocessing,
+        device=torch.device("cpu"),
+        blocks=store.blocks_of(data.train),
     )
     places = torch.from_numpy(store.rows_of(data.train)[rows])
     views = range(min(EXAMPLE_VIEWS, store.n_views))

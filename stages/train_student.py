@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
+from torch import Tensor, nn
 
-from pipeline.audit import replay
 from pipeline.bench import Bench
 from pipeline.errors import ConfigError
 from pipeline.losses import make_loss, require_targets
-from pipeline.models.checkpoint import load_state
-from pipeline.models.teacher import Teacher
-from pipeline.progress import note
+from pipeline.models.checkpoint import ModelCard, load_state
+from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
+from pipeline.training.history import TrainingResult
 from pipeline.training.run import initial_network, train
 from stages import layout
+from stages.dumps import open_dump
 from stages.machine import Machine
 from stages.options import reads_params, reads_store, runs_on_device
 from stages.outputs import write_checkpoints, write_run
-from stages.params import Params, RecipeParams
-from stages.teachers import load_teacher
-
-# How often the teacher looks again where images may have drifted.
-REPLAYED = 256
+from stages.params import ModelParams, Params, RecipeParams
+from stages.ranks import training_ranks
 
 
 @click.command()
@@ -47,92 +46,108 @@ def command(
     """Train STUDENT by RECIPE with SEED, from a dump or, for a baseline, without one.
 
     Writes models/students/RUN.pt (best epoch on validation) and RUN.last.pt with their cards, and
-    runs/RUN/metrics.json (figures of the best epoch on the test images) and history.csv.
+    runs/RUN/metrics.json (figures of the best epoch on the test images) and history.csv. Under torchrun
+    the ranks train one student together.
     """
+    run = _Run(student=student, recipe=recipe, seed=seed, dump=dump)
     spec, loss = params.student(student), params.recipe(recipe)
-    _require_dump_fits(recipe, loss, dump)
-    if dump is None and allow_drift:
+    _require_dump_fits(params, run, allow_drift=allow_drift)
+    with training_ranks(machine.device) as ranks:
+        bench = machine.bench(ranks)
+        store, drift = None, None
+        if dump is not None:
+            store, drift = open_dump(params, dump, bench, allow_drift=allow_drift)
+        network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)
+        result = run.train(bench, network, card, spec=spec, recipe=loss, store=store)
+    if ranks.is_first:
+        logits = None if store is None else store.held_out("test", bench.data.test)
+        run.write(bench, network, card, result, teacher_logits=logits, drift=drift)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One student's run, by what names it."""
+
+    student: str
+    recipe: str
+    seed: int
+    dump: str | None
+
+    @property
+    def name(self) -> str:
+        return layout.run_name(self.dump, self.student, self.recipe, self.seed)
+
+    @property
+    def state_path(self) -> Path:
+        return layout.STATE / f"{self.name}.pt"
+
+    def train(
+        self,
+        bench: Bench,
+        network: nn.Module,
+        card: ModelCard,
+        *,
+        spec: ModelParams,
+        recipe: RecipeParams,
+        store: LogitStore | Ensemble | None,
+    ) -> TrainingResult:
+        """Train the student on what it is to learn from."""
+        return train(
+            bench,
+            network,
+            card,
+            views=spec.training.views if store is None else store.view_spec,
+            store=store,
+            loss=make_loss(recipe.loss, recipe.settings),
+            settings=spec.training.settings(),
+            seed=self.seed,
+            state_path=self.state_path,
+            identity={"loss": [recipe.loss, recipe.settings], "store": store and store.identity()},
+        )
+
+    def write(
+        self,
+        bench: Bench,
+        network: nn.Module,
+        card: ModelCard,
+        result: TrainingResult,
+        *,
+        teacher_logits: Tensor | None,
+        drift: dict[str, Any] | None,
+    ) -> None:
+        """Write checkpoints, figures of the best epoch on the test images, and history."""
+        load_state(network, result.best, self.name)
+        test = bench.evaluate(network, card.preprocessing, bench.data.test, teacher_logits)
+        metrics: dict[str, Any] = {
+            "student": self.student,
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "dump": self.dump,
+            **test.to_dict(),
+            "validation_top1": result.history[result.best_epoch - 1].validation_top1,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            **result.speed,
+            "best_epoch": result.best_epoch,
+            "epochs": len(result.history),
+            "drift": drift,
+        }
+        write_checkpoints(layout.STUDENTS / f"{self.name}.pt", result, card)
+        write_run(layout.RUNS / self.name, metrics, result.history)
+        self.state_path.unlink()
+        click.echo(f"{self.name}: test top-1 {test.top1:.4f}" if test.top1 is not None else self.name)
+
+
+def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:
+    recipe = params.recipe(run.recipe)
+    if recipe.needs_teacher and run.dump is None:
+        raise ConfigError(
+            f"recipe {run.recipe} learns from a teacher's logits; expected --dump DUMP; add it"
+        )
+    if not recipe.needs_teacher and run.dump is not None:
+        raise ConfigError(
+            f"recipe {run.recipe} is a baseline and reads no logits; expected no --dump; remove it"
+        )
+    if run.dump is not None:
+        require_targets(recipe.loss, params.dump_views(run.dump), f"dump {run.dump}")
+    elif allow_drift:
         raise ConfigError("--allow-drift is about a dump's images; expected --dump DUMP with it; remove it")
-    if dump is not None:
-        require_targets(loss.loss, params.dump(dump).views, f"dump {dump}")
-    bench = machine.bench()
-    store, teacher = (None, None) if dump is None else _open(params, dump, bench, allow_drift=allow_drift)
-    drift = _measure_drift(store, teacher, bench) if store is not None and allow_drift else None
-    network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)
-    run = layout.run_name(dump, student, recipe, seed)
-    state_path = layout.STATE / f"{run}.pt"
-    result = train(
-        bench,
-        network,
-        card,
-        views=spec.training.views if store is None else store.view_spec,
-        store=store,
-        loss=make_loss(loss.loss, loss.settings),
-        settings=spec.training.settings(),
-        seed=seed,
-        state_path=state_path,
-        identity={"loss": [loss.loss, loss.settings], "store": _identity(store)},
-    )
-    load_state(network, result.best, run)
-    data = bench.data
-    teacher_logits = None if store is None else store.held_out("test", data.test)
-    test = bench.evaluate(network, card.preprocessing, data.test, teacher_logits)
-    best = result.history[result.best_epoch - 1]
-    metrics: dict[str, Any] = {
-        "student": student,
-        "recipe": recipe,
-        "seed": seed,
-        "dump": dump,
-        **test.to_dict(),
-        "validation_top1": best.validation_top1,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        **result.speed,
-        "best_epoch": result.best_epoch,
-        "epochs": len(result.history),
-        "drift": drift,
-    }
-    write_checkpoints(layout.STUDENTS / f"{run}.pt", result, card)
-    write_run(layout.RUNS / run, metrics, result.history)
-    state_path.unlink()
-    click.echo(f"{run}: test top-1 {test.top1:.4f}" if test.top1 is not None else run)
-
-
-def _require_dump_fits(name: str, recipe: RecipeParams, dump: str | None) -> None:
-    if recipe.needs_teacher and dump is None:
-        raise ConfigError(f"recipe {name} learns from a teacher's logits; expected --dump DUMP; add it")
-    if not recipe.needs_teacher and dump is not None:
-        raise ConfigError(f"recipe {name} is a baseline and reads no logits; expected no --dump; remove it")
-
-
-def _open(
-    params: Params, dump: str, bench: Bench, *, allow_drift: bool
-) -> tuple[LogitStore, Teacher | None]:
-    """Open a dump's store, which must be what params.yaml asks for now; its teacher, if it is at hand."""
-    spec, store = params.dump(dump), LogitStore.open(layout.store(dump), allow_drift=allow_drift)
-    store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec_spec())
-    # A machine that only trains students may not have the teacher: there is nothing to compare there.
-    if not layout.teacher_checkpoint(spec.teacher).exists():
-        return store, None
-    teacher = load_teacher(spec.teacher, spec.precision, bench.device)
-    store.require_teacher(teacher)
-    return store, teacher
-
-
-def _measure_drift(store: LogitStore, teacher: Teacher | None, bench: Bench) -> dict[str, Any] | None:
-    """Say what images that may look otherwise here cost, where the teacher can look again."""
-    if teacher is None:
-        note(f"{store.location}: what drift costs in KL cannot be told without the teacher")
-        return None
-    audit = replay(store, bench, teacher, REPLAYED)
-    note(
-        f"{store.location}: teacher again on {REPLAYED} random pairs: mean KL(teacher || cached) "
-        f"{audit.replay_kl_mean:.2e}"
-    )
-    seen = None if audit.drift is None else asdict(audit.drift)
-    return {"kl_mean": audit.replay_kl_mean, "replayed": audit.replayed, "witnesses": seen}
-
-
-def _identity(store: LogitStore | None) -> dict[str, Any] | None:
-    return (
-        None if store is None else {**store.manifest.header.fingerprint.to_dict(), "count": store.n_views}
-    )

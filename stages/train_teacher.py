@@ -13,13 +13,14 @@ from pipeline.losses import make_loss
 from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint
 from pipeline.models.teacher import require_same_classes
 from pipeline.models.weights import load_pretrained
-from pipeline.training.history import EpochRecord, TrainingResult
+from pipeline.training.history import TrainingResult
 from pipeline.training.run import initial_network, train
 from stages import layout
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
 from stages.outputs import write_checkpoints, write_run
 from stages.params import ModelParams, Params
+from stages.ranks import training_ranks
 
 
 @click.command()
@@ -30,36 +31,28 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     """Train or fine-tune TEACHER, or evaluate its pretrained weights.
 
     Writes models/teachers/TEACHER.pt with its card, and runs/teacher-TEACHER/metrics.json with its
-    figures on the un-augmented test images.
+    figures on the un-augmented test images. Under torchrun the ranks train it together.
     """
-    spec = params.teacher(teacher)
-    bench = machine.bench()
-    path, state_path = layout.teacher_checkpoint(teacher), layout.STATE / f"teacher-{teacher}.pt"
-    history: list[EpochRecord] = []
-    if spec.weights is not None and not spec.fine_tune:
-        network, card = load_pretrained(spec.model, spec.weights)
-        network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        require_same_classes(teacher, card, bench.data)
-        save_checkpoint(path, network.state_dict(), card)
-    else:
-        network, card = initial_network(bench.data, spec.start(params.data.image_size), spec.seed)
-        result = _train(bench, network, card, spec, state_path)
-        write_checkpoints(path, result, card)
-        load_state(network, result.best, teacher)
-        history = result.history
-    data = bench.data
-    test = bench.evaluate(network, card.preprocessing, data.test)
-    validation = bench.evaluate(network, card.preprocessing, data.validation)
-    metrics = {
-        "teacher": teacher,
-        **{name: getattr(test, name) for name in ("top1", "top5", "nll", "ece")},
-        "validation_top1": validation.top1,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "epochs": len(history),
-    }
-    write_run(layout.RUNS / f"teacher-{teacher}", metrics, history)
-    state_path.unlink(missing_ok=True)
-    click.echo(f"{teacher}: test top-1 {test.top1:.4f}" if test.top1 is not None else teacher)
+    spec, state_path = params.teacher(teacher), layout.STATE / f"teacher-{teacher}.pt"
+    result: TrainingResult | None = None
+    with training_ranks(machine.device) as ranks:
+        bench = machine.bench(ranks)
+        if spec.weights is not None and not spec.fine_tune:
+            network, card = _resolve(bench, teacher, spec.model, spec.weights)
+        else:
+            network, card = initial_network(bench.data, spec.start(params.data.image_size), spec.seed)
+            result = _train(bench, network, card, spec, state_path)
+    if ranks.is_first:
+        _write(bench, teacher, network, card, result)
+        state_path.unlink(missing_ok=True)
+
+
+def _resolve(bench: Bench, name: str, model: str, weights: str) -> tuple[nn.Module, ModelCard]:
+    """Return a pretrained network as it is, on the device."""
+    network, card = load_pretrained(model, weights)
+    require_same_classes(name, card, bench.data)
+    network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network, card
 
 
 def _train(
@@ -77,3 +70,27 @@ def _train(
         state_path=state_path,
         identity={"weights": spec.weights},
     )
+
+
+def _write(
+    bench: Bench, name: str, network: nn.Module, card: ModelCard, result: TrainingResult | None
+) -> None:
+    """Write the checkpoint, and figures on the test images."""
+    path = layout.teacher_checkpoint(name)
+    if result is None:
+        save_checkpoint(path, network.state_dict(), card)
+    else:
+        write_checkpoints(path, result, card)
+        load_state(network, result.best, name)
+    test = bench.evaluate(network, card.preprocessing, bench.data.test)
+    validation = bench.evaluate(network, card.preprocessing, bench.data.validation)
+    history = [] if result is None else result.history
+    metrics = {
+        "teacher": name,
+        **{figure: getattr(test, figure) for figure in ("top1", "top5", "nll", "ece")},
+        "validation_top1": validation.top1,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "epochs": len(history),
+    }
+    write_run(layout.RUNS / f"teacher-{name}", metrics, history)
+    click.echo(f"{name}: test top-1 {test.top1:.4f}" if test.top1 is not None else name)

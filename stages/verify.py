@@ -11,8 +11,9 @@ import click
 from pipeline.audit import Audit, replay, verify
 from pipeline.bench import Bench
 from pipeline.caching.repair import read_header, repair
-from pipeline.errors import StoreError
+from pipeline.errors import ConfigError, StoreError
 from pipeline.models.teacher import Teacher
+from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.reader import LogitStore
 from stages.machine import Machine
 from stages.options import debuggable, reads_store, runs_on_device
@@ -46,6 +47,9 @@ def command(
 
     With --replay or --repair, the teacher of models/teachers looks again at images of data/prepared.
     """
+    if is_ensemble(store):
+        names = " and ".join(Ensemble.open(store).names)
+        raise ConfigError(f"{store}: an ensemble has no logits of its own; verify {names} beside it")
 
     def bench_and_teacher() -> tuple[Bench, Teacher]:
         made_by = read_header(store).teacher

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,3 +16,35 @@ def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def long_lived_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return a stream of a GPU, for copies beside its work."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+class Courier:
+    """Copies large arrays to a device beside its work, from a thread that may wait for them.
+
+    Copies go through one stream of their own, which lives as long as this; nothing is allocated on it.
+
+    Args:
+        device: where arrays are wanted.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = long_lived_stream(device) if device.type == "cuda" else None
+
+    def bring(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return copies of host tensors on the device, when they are there; on a CPU these themselves."""
+        if self._stream is None:
+            return {name: array.to(self._device) for name, array in arrays.items()}
+        there = {name: torch.empty_like(array, device=self._device) for name, array in arrays.items()}
+        # What was in that memory before may still be read by work that was given to the device.
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            for name, array in arrays.items():
+                there[name].copy_(array.pin_memory(), non_blocking=True)
+        self._stream.synchronize()
+        return there

@@ -224,8 +224,10 @@ def size(count_bytes: float) -> str:
     return f"{count_bytes:.1f} TB"
 
 
-def scientific(value: float) -> Markup:
+def scientific(value: float | None) -> str:
     """Write a small number as a power of ten."""
+    if value is None:
+        return _NONE
     if value == 0:
         return Markup("0")
     mantissa, exponent = f"{value:.1e}".split("e")

@@ -52,6 +52,10 @@ class Manifest:
         """Return the codec's cost over the training views."""
         return Fidelity.total(r.fidelity for s, r in self.shards.items() if s.section == "train")
 
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of everything that it says."""
+        return str(self.to_dict()["digest"])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as plain values, with its own digest."""
         content = {

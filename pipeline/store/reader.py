@@ -19,7 +19,9 @@ from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.data.images import Images
 from pipeline.errors import CorruptStoreError, MismatchError
+from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
+from pipeline.store.blend import Blend
 from pipeline.store.faults import problem_of
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import CODEC_GROUP, GATHERED, INDEX_ARRAYS, ZARR_JSON, ShardId
@@ -189,6 +191,35 @@ class LogitStore:
     def view_spec(self) -> ViewSpec:
         """The views that the teacher saw."""
         return ViewSpec.from_canonical(self.manifest.header.views)
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        return self.manifest.layout.n_classes
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """Whose logits these are."""
+        return (self.manifest.header.teacher["name"],)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The teacher's eyes."""
+        return Preprocessing.from_dict(self.manifest.header.teacher["preprocessing"])
+
+    @property
+    def members(self) -> tuple[LogitStore, ...]:
+        """The stores that logits come from: this one."""
+        return (self,)
+
+    @property
+    def blend(self) -> Blend | None:
+        """How its members are averaged: it has but one."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the soft labels."""
+        return {**self.manifest.header.fingerprint.to_dict(), "count": self.n_views}
 
     def require(self, *, views: ViewSpec, view_count: int, codec: CodecSpec) -> None:
         """Refuse a store that is not of these views and this codec.

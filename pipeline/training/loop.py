@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.device_memory import naming_memory
 from pipeline.digests import spec_digest
 from pipeline.errors import TrainingError
 from pipeline.loader import Batch, Loader
 from pipeline.losses import LossFunction
 from pipeline.metrics import Metrics
 from pipeline.progress import note, track
+from pipeline.ranks import SINGLE, Ranks
+from pipeline.training.distributed import distributed
 from pipeline.training.history import EpochRecord, TrainingResult, describe
 from pipeline.training.optimisation import learning_rate
 from pipeline.training.settings import TrainingSettings
@@ -27,6 +32,8 @@ from pipeline.training.state import RunState
 
 Evaluate = Callable[[nn.Module], Metrics]
 SAVE_SECONDS = 300.0
+_STATE_VERSION = 2
+_LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render elsewhere: --render cpu"
 
 
 def fit(
@@ -40,13 +47,14 @@ def fit(
     evaluate: Evaluate | None,
     state_path: Path,
     identity: dict[str, Any],
+    ranks: Ranks = SINGLE,
     save_seconds: float = SAVE_SECONDS,
 ) -> TrainingResult:
     """Train a network.
 
     Args:
         network: on the device; its weights are changed.
-        loader: the training split.
+        loader: the training split, for these settings and ranks.
         loss: of (logits, labels, teacher logits).
         settings: of the optimisation.
         device: where everything is.
@@ -54,18 +62,19 @@ def fit(
         evaluate: figures on the validation split, or None without one.
         state_path: where the state of an unfinished run is kept; removed by the caller when done.
         identity: everything that makes this run this run; a state of another one is not resumed.
+        ranks: this process among those that train the network together; the first one writes.
         save_seconds: how often the state is saved inside an epoch.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or processes do not go on from the same state.
 
     """
-    run, name = RunState(network, settings, device), spec_digest(identity)
+    run, name = RunState(network, settings, device), spec_digest({**identity, "state": _STATE_VERSION})
     run.resume(state_path, name)
-    training = _Training(run, loader, loss)
-    judged = compiled(run.judged, settings) if run.average else training.network
+    _require_same_state(run, ranks)
+    training = _Training(run, loader, loss, seed=seed, ranks=ranks)
+    judged = training.network if run.judged is training.inner else compiled(run.judged, settings)
     while run.epoch < settings.epochs:
-        run.seed(seed)
         for _ in training.epoch(save_seconds):
             run.save(state_path, name)
         start = time.perf_counter()
@@ -73,8 +82,17 @@ def fit(
         record = training.record(figures, time.perf_counter() - start)
         run.finish_epoch(record, figures)
         note(describe(record, settings.epochs))
-        run.save(state_path, name)
+        if ranks.is_first:
+            run.save(state_path, name)
     return run.result()
+
+
+def _require_same_state(run: RunState, ranks: Ranks) -> None:
+    if not ranks.agree(run.epoch, run.current.step):
+        raise TrainingError(
+            f"process {ranks.index} goes on after epoch {run.epoch}, step {run.current.step}, others "
+            "elsewhere; expected one state for all; run them in the same folder"
+        )
 
 
 class _Training:
@@ -84,11 +102,16 @@ class _Training:
         run: its state, which each step changes.
         loader: the training split.
         loss: of (logits, labels, teacher logits).
+        seed: of dropout and the like.
+        ranks: this process among those that share each step.
     """
 
-    def __init__(self, run: RunState, loader: Loader, loss: LossFunction) -> None:
-        self._run, self._loader, self._loss = run, loader, loss
-        self.network = compiled(run.network, run.settings)
+    def __init__(
+        self, run: RunState, loader: Loader, loss: LossFunction, *, seed: int, ranks: Ranks
+    ) -> None:
+        self._run, self._loader, self._loss, self._seed, self._ranks = run, loader, loss, seed, ranks
+        self.inner = distributed(run.network, ranks, run.device)
+        self.network = compiled(self.inner, run.settings)
         self._rate = 0.0
 
     def epoch(self, save_seconds: float) -> Iterator[None]:
@@ -99,18 +122,16 @@ class _Training:
         left = (loader.steps_per_epoch - current.step) * size
         name = f"epoch {run.epoch + 1}/{run.settings.epochs}"
         batches = iter(loader.epoch(run.epoch, first_step=current.step))
-        progress = track(range(left // size), name, total=left, unit="image", per_item=size)
         saved = mark = time.perf_counter()
-        for _ in progress:
-            batch = next(batches)
-            arrived = time.perf_counter()
-            self._step(batch)
+        for _ in track(range(left // size), name, total=left, unit="image", per_item=size):
+            with naming_memory(run.device, f"a step of {size} images", _LESS_MEMORY):
+                self._step(batches)
             now = time.perf_counter()
             current.step += 1
-            current.data_seconds += arrived - mark
             current.seconds += now - mark
             mark = now
-            if now - saved >= save_seconds and current.step < loader.steps_per_epoch:
+            is_due = self._ranks.is_first and now - saved >= save_seconds
+            if is_due and current.step < loader.steps_per_epoch:
                 self._require_finite()
                 yield
                 saved = mark = time.perf_counter()
@@ -135,13 +156,17 @@ class _Training:
             images_per_second=steps * self._loader.batch_size / current.seconds,
         )
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batches: Iterator[Batch]) -> None:
         run, current = self._run, self._run.current
         step = run.epoch * self._loader.steps_per_epoch + current.step
+        # A function of the step, so that a run that goes on draws what it would have drawn.
+        torch.manual_seed((self._seed * 1_000_003 + step) * 8191 + self._ranks.index)
         self._set_learning_rate(step)
         run.optimizer.zero_grad(set_to_none=True)
-        for part in batch.split(run.settings.accumulate):
-            self._backward(part, len(part.rows) / len(batch.rows), step)
+        for part in range(self._loader.parts):
+            is_last = part == self._loader.parts - 1
+            with nullcontext() if is_last else self._without_exchange():
+                self._backward(self._next(batches), step)
         if run.settings.clip_norm:
             run.scaler.unscale_(run.optimizer)
             nn.utils.clip_grad_norm_(run.network.parameters(), run.settings.clip_norm)
@@ -150,13 +175,27 @@ class _Training:
         if run.average:
             run.average.update(run.network, step)
 
-    def _backward(self, part: Batch, share: float, step: int) -> None:
-        """Add a part's gradients and its share of the loss."""
-        run, current = self._run, self._run.current
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        start = time.perf_counter()
+        batch = next(batches)
+        self._run.current.data_seconds += time.perf_counter() - start
+        return batch
+
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        """Leave gradients where they are: those of the step's last part take them along."""
+        inner = self.inner
+        return inner.no_sync() if isinstance(inner, DistributedDataParallel) else nullcontext()
+
+    def _backward(self, batch: Batch, step: int) -> None:
+        """Add a batch's gradients and its share of the step's loss."""
+        run, current, ranks = self._run, self._run.current, self._ranks
         with torch.autocast(run.device.type, run.settings.autocast, run.settings.precision != "fp32"):
-            logits = self.network(part.images)
-        loss = self._loss(logits.float(), part.labels, part.teacher_logits) * share
-        run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            own = self.network(batch.images)
+        logits = ranks.assemble(own.float(), batch.own, len(batch.rows))
+        share = len(batch.rows) / self._loader.batch_size
+        loss = self._loss(logits, batch.labels, batch.teacher_logits) * share
+        # Each process has the gradients of its rows, and their mean is taken: what is wanted is the sum.
+        run.scaler.scale(loss * ranks.count).backward()  # type: ignore[no-untyped-call]
         # Kept on the device: looking at the value would wait for every step.
         value = loss.detach()
         current.loss += value

@@ -29,8 +29,10 @@ from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.weights import load_pretrained
 from pipeline.progress import note
+from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from pipeline.targets import Targets
+from pipeline.training.distributed import synchronise_norms
 from pipeline.training.history import TrainingResult
 from pipeline.training.loop import fit
 from pipeline.training.settings import TrainingSettings
@@ -123,7 +125,7 @@ def train(
     card: ModelCard,
     *,
     views: ViewSpec,
-    store: LogitStore | None,
+    store: LogitStore | Ensemble | None,
     loss: LossFunction,
     settings: TrainingSettings,
     seed: int,
@@ -137,7 +139,7 @@ def train(
         network: moved to the device and trained.
         card: of the network.
         views: what it is shown; those of the store where there is one.
-        store: with the teacher's logits of these views, or None.
+        store: with the teacher's logits of these views, or several teachers'; or None.
         loss: of (logits, labels, teacher logits).
         settings: of the optimisation.
         seed: of the order and of dropout.
@@ -150,16 +152,23 @@ def train(
     """
     data, eyes = bench.data, card.preprocessing
     network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    synchronise_norms(network, bench.ranks, bench.device)
     feed = bench.feed(data.train, views, eyes, None if store is None else store.blocks_of(data.train))
     targets = None if store is None else Targets(store, feed)
-    size, n_classes = settings.batch_size, len(data.classes)
     note(f"training on {feed.path}")
-    loader = Loader(feed, targets, batch_size=size, seed=seed, n_classes=n_classes)
-
+    loader = Loader(
+        feed,
+        targets,
+        batch_size=settings.batch_size,
+        seed=seed,
+        n_classes=len(data.classes),
+        parts=settings.accumulate,
+        ranks=bench.ranks,
+    )
     held_out = bench.feed(data.validation, None, eyes)
 
     def validate(trained: nn.Module) -> Metrics:
-        return evaluate(trained, held_out, batch_size=EVALUATION_BATCH)
+        return evaluate(trained, held_out, batch_size=EVALUATION_BATCH, ranks=bench.ranks)
 
     return fit(
         network,
@@ -170,6 +179,7 @@ def train(
         seed=seed,
         evaluate=validate if len(data.validation) else None,
         state_path=state_path,
+        ranks=bench.ranks,
         identity={
             **identity,
             "card": card.to_dict(),

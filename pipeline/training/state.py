@@ -1,8 +1,8 @@
 """The state of a run: what passes from step to step, and to and from disk.
 
-Everything that decides the next step is here: weights, optimiser, average, random numbers, and how many
-steps of which epoch are done. Batches are a pure function of (seed, epoch), so a run that goes on sees
-those that it would have seen.
+Everything that decides the next step is here: weights, optimiser, average, and how many steps of which
+epoch are done. Batches are a pure function of (seed, epoch), and random numbers of (seed, step), so a run
+that goes on sees those that it would have seen.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class EpochState:
         loss: () sum over these steps, on the device: looking at it would wait.
         bad_step: () the first of all steps whose loss was not finite, or -1; on the device, too.
         seconds, data_seconds: spent, and of these waiting for batches.
-        random: states of the random number generators at this step; None at the beginning.
     """
 
     step: int
@@ -40,7 +39,6 @@ class EpochState:
     bad_step: Tensor
     seconds: float = 0.0
     data_seconds: float = 0.0
-    random: list[Tensor] | None = None
 
     @classmethod
     def new(cls, device: torch.device) -> EpochState:
@@ -73,12 +71,6 @@ class RunState:
         """The network that is evaluated and kept."""
         return self.average.network if self.average else self.network
 
-    def seed(self, seed: int) -> None:
-        """Set the random numbers of dropout and the like for what is left of the epoch."""
-        torch.manual_seed(seed * 1_000_003 + self.epoch)
-        if self.current.random is not None:
-            _set_random(self.current.random, self.device)
-
     def finish_epoch(self, record: EpochRecord, figures: Metrics) -> None:
         """Take in an epoch's record, and the weights if they are the best so far."""
         self.history.append(record)
@@ -105,11 +97,10 @@ class RunState:
 
     def save(self, path: Path, identity: str) -> None:
         """Write everything that is needed to go on, durably and at once."""
-        current = {name: getattr(self.current, name) for name in EpochState.__slots__}
         content = {
             "identity": identity,
             "epoch": self.epoch,
-            "current": {**current, "random": _random(self.device) if self.current.step else None},
+            "current": {name: getattr(self.current, name) for name in EpochState.__slots__},
             "history": [asdict(record) for record in self.history],
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -142,17 +133,6 @@ class RunState:
             self.average.network.load_state_dict(content["average"])
         step = f", step {self.current.step} of the next" if self.current.step else ""
         note(f"resuming after epoch {self.epoch} of {self.settings.epochs}{step}")
-
-
-def _random(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def _set_random(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)
 
 
 def _copy(state: StateDict) -> StateDict:

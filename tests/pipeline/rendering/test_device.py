@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed
@@ -19,8 +18,8 @@ from pipeline.views.parameters import ViewParameters, view_parameters
 from pipeline.views.spec import ViewSpec
 from tests.pipeline.rendering.geometries import GEOMETRIES
 from tests.pipeline.views.examples import ALTERNATIVES, EVERYTHING, EXAMPLES
+from tests.pipeline.waiting import NoWaiting, needs_cuda, no_waiting_on_cuda
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 MORE_GEOMETRIES = [
     ((600, 450), (0, 0, 600, 450), 224),
     ((600, 600), (5, 7, 590, 433), 97),
@@ -164,17 +163,6 @@ def test_a_feed_that_renders_on_the_device_gives_the_bytes_of_one_that_does_not(
         assert one.device.type == other.device.type == device.type
 
 
-class _NoWaiting(TorchDispatchMode):
-    """Refuses copies to the device that wait for it: those that are not said to be non-blocking."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        target = kwargs.get("device")
-        if function is torch.ops.aten._to_copy.default and target is not None:
-            assert torch.device(target).type == args[0].device.type or kwargs.get("non_blocking")
-        return function(*args, **kwargs)
-
-
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_nothing_waits_for_the_device(images, monkeypatch, spec):
     """On tensors without values, which refuse to be read, as if they lay on a CUDA device."""
@@ -186,7 +174,7 @@ def test_nothing_waits_for_the_device(images, monkeypatch, spec):
         )
     packed, rows = images(3, False), np.arange(24)
     parameters = _drawn(packed, spec)
-    with FakeTensorMode(allow_non_fake_inputs=True), _NoWaiting():
+    with FakeTensorMode(allow_non_fake_inputs=True), NoWaiting():
         out = DeviceRenderer(packed, 24, torch.device("cuda")).render(rows, parameters)
         if parameters.mixture is not None:
             out = regions.mix(out, rows, rows[::-1].copy(), parameters.mixture)
@@ -200,11 +188,8 @@ def test_nothing_waits_for_a_cuda_device(images, spec):
     packed, rows = images(3, True), np.arange(24)
     parameters, renderer = _drawn(packed, spec), DeviceRenderer(packed, 24, torch.device("cuda"))
     renderer.render(rows, parameters)  # what is set up once may wait
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting_on_cuda():
         renderer.render(rows, parameters)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 # The sums behind the bytes.

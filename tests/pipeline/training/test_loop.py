@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import TrainingError
+from pipeline.errors import DeviceError, TrainingError
 from pipeline.feed import Feed
 from pipeline.loader import Loader
 from pipeline.losses import scratch
@@ -72,13 +72,13 @@ def run(tiny_data, tmp_path):
         return evaluate(network, feed, batch_size=64)
 
     def train(settings: TrainingSettings | None = None, **changed: Any) -> TrainingResult:
-        seed = changed.get("seed", 3)
+        seed, settings = changed.get("seed", 3), settings or _settings()
         feed = Feed(tiny_data.train, VIEWS, eyes, device=CPU)
         given = {
             "network": _network(),
-            "loader": Loader(feed, None, batch_size=BATCH, seed=seed),
+            "loader": Loader(feed, None, batch_size=BATCH, seed=seed, parts=settings.accumulate),
             "loss": scratch,
-            "settings": settings or _settings(),
+            "settings": settings,
             "device": CPU,
             "seed": seed,
             "evaluate": validate,
@@ -173,7 +173,17 @@ def test_another_seed_is_another_run(run, tmp_path):
     assert _timeless(first) != _timeless(second)
 
 
-def test_dropout_draws_anew_in_every_epoch(run):
+def test_too_little_memory_is_said_with_what_to_do(run):
+    def too_large(student, labels, teacher):
+        raise torch.OutOfMemoryError("tried to allocate 3.00 GiB\nand much more")
+
+    with pytest.raises(
+        DeviceError, match=r"for a step of 16 images \(tried to allocate 3.00 GiB\); raise acc"
+    ):
+        run(loss=too_large)
+
+
+def test_dropout_draws_anew_in_every_step(run):
     seeds = []
 
     def recorded(student, labels, teacher):
@@ -181,7 +191,7 @@ def test_dropout_draws_anew_in_every_epoch(run):
         return scratch(student, labels)
 
     run(loss=recorded)
-    assert len(set(seeds)) == 4
+    assert len(set(seeds)) == len(seeds) == 4 * run.steps
 
 
 def test_a_network_in_evaluation_mode_is_trained_as_any_other(run, tmp_path):

@@ -1,0 +1,68 @@
+"""Soft labels of several teachers become one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.codecs import Codec
+from pipeline.codecs.codec import relative
+from pipeline.errors import ConfigError
+
+SEPARATOR = "/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blend:
+    """How the soft labels of several teachers become one.
+
+    Args:
+        average: "probabilities", at temperature 1: log of the weighted mean of the softmax; or "logits".
+        weights: of the teachers, each more than 0; they are scaled to a sum of 1.
+    """
+
+    average: Literal["probabilities", "logits"] = "probabilities"
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.average not in ("probabilities", "logits"):
+            raise ConfigError(f"average is {self.average!r}; expected probabilities or logits")
+        if len(self.weights) < 2 or not all(0 < weight < float("inf") for weight in self.weights):
+            raise ConfigError(f"weights are {list(self.weights)}; expected two or more, each more than 0")
+
+    def blend(self, each: Sequence[Tensor]) -> Tensor:
+        """Return the logits (B, C) float32, row maximum 0, of the teachers' logits (B, C)."""
+        total = sum(self.weights)
+        shares = [weight / total for weight in self.weights]
+        if self.average == "logits":
+            mean = sum(share * relative(logits) for share, logits in zip(shares, each, strict=True))
+            return relative(torch.as_tensor(mean))
+        logs = torch.stack([F.log_softmax(logits, dim=1) for logits in each])
+        scale = logs.new_tensor(shares).log()[:, None, None]
+        return relative(torch.logsumexp(logs + scale, dim=0))
+
+
+def blended(codecs: Sequence[Codec], blend: Blend) -> Codec:
+    """Return a codec that decodes the arrays of several, named "0/...", "1/...", to their average."""
+
+    def decode(arrays: Mapping[str, Tensor]) -> Tensor:
+        each = []
+        for place, codec in enumerate(codecs):
+            own = {name: arrays[f"{place}{SEPARATOR}{name}"] for name in codec.arrays}
+            each.append(codec.decode(own))
+        return blend.blend(each)
+
+    def encode(_: object) -> dict[str, Tensor]:
+        raise NotImplementedError("an ensemble is read, never written")
+
+    arrays = {
+        f"{place}{SEPARATOR}{name}": spec
+        for place, codec in enumerate(codecs)
+        for name, spec in codec.arrays.items()
+    }
+    return Codec(name="ensemble", version=1, arrays=arrays, encode=encode, decode=decode)

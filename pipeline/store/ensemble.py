@@ -1,0 +1,278 @@
+"""Several teachers as one: a store that holds no logits, but refers to others made on the same views.
+
+    NAME.zarr/manifest.json    its members' names and digests, and how they are averaged
+
+Members lie beside it. Whoever reads it gets rows of every member's arrays at once; decoding averages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data.images import Images
+from pipeline.digests import spec_digest
+from pipeline.errors import CorruptStoreError, MismatchError, StoreError
+from pipeline.files import parse_object, write_json
+from pipeline.metrics import compare
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.store.blend import SEPARATOR, Blend, blended
+from pipeline.store.index import ABSENT
+from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
+from pipeline.store.location import Location, Place
+from pipeline.store.nodes import RESTORE
+from pipeline.store.reader import LogitStore
+from pipeline.views.spec import ViewSpec
+
+_DECODED_AT_ONCE = 4096
+
+
+class Ensemble:
+    """Complete stores of the same views, read as one; what a student needs of a `LogitStore`, it has too.
+
+    Args:
+        location: where the ensemble is.
+        members: open stores, by their names beside it.
+        blend: how they are averaged.
+        teacher_top1: of the average, on the test images.
+
+    Raises:
+        MismatchError: views, samples or classes of the members differ.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        members: Mapping[str, LogitStore],
+        blend: Blend,
+        *,
+        teacher_top1: float | None = None,
+    ) -> None:
+        self.location, self.names, self.members = location, tuple(members), tuple(members.values())
+        self.blend, self.teacher_top1 = blend, teacher_top1
+        _require_alike(location, self.members)
+        self.codec = blended([member.codec for member in self.members], blend)
+        self._first = self.members[0]
+        self._places = [self._rows_in(member) for member in self.members]
+
+    def _rows_in(self, member: LogitStore) -> NDArray[np.int64]:
+        """Return where the first member's samples are in another."""
+        return member.sections["train"].index.find(self._first.keys)
+
+    @property
+    def n_views(self) -> int:
+        """V, the number of training views, those of the member that has fewest."""
+        return min(member.n_views for member in self.members)
+
+    @property
+    def n_samples(self) -> int:
+        """N, the number of training samples."""
+        return self._first.n_samples
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        return self._first.n_classes
+
+    @property
+    def view_spec(self) -> ViewSpec:
+        """The views that the teachers saw."""
+        return self._first.view_spec
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """Whose logits are averaged."""
+        return tuple(name for member in self.members for name in member.teacher_names)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The first teacher's eyes."""
+        return self._first.preprocessing
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the soft labels."""
+        members = [member.identity() for member in self.members]
+        return {"members": members, "average": self.blend.average, "weights": list(self.blend.weights)}
+
+    def rows_of(self, images: Images) -> NDArray[np.int64]:
+        """Return the training row of each sample of a split."""
+        for other in self.members[1:]:
+            other.rows_of(images)
+        return self._first.rows_of(images)
+
+    def blocks_of(self, images: Images) -> NDArray[np.int64] | None:
+        """Return, where views mix, the block of each sample (N,), inside which it was mixed."""
+        return self._first.blocks_of(images)
+
+    def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:
+        """Read one training view of every member, in the first one's order, without decoding."""
+        return {
+            f"{place}{SEPARATOR}{name}": values[rows]
+            for place, (member, rows) in enumerate(zip(self.members, self._places, strict=True))
+            for name, values in member.encoded_view(view).items()
+        }
+
+    def view(self, view: int) -> Tensor:
+        """Read one training view: (N, C) float32 logits, each row's maximum 0."""
+        arrays = {name: torch.from_numpy(values) for name, values in self.encoded_view(view).items()}
+        chunks = range(0, self.n_samples, _DECODED_AT_ONCE)
+        some = ({name: a[row : row + _DECODED_AT_ONCE] for name, a in arrays.items()} for row in chunks)
+        return torch.cat([self.codec.decode(rows) for rows in some])
+
+    def held_out(self, name: str, images: Images) -> Tensor | None:
+        """Return the average logits of un-augmented images, in the split's order, or None."""
+        each = [logits for m in self.members if (logits := m.held_out(name, images)) is not None]
+        return self.blend.blend(each) if len(each) == len(self.members) else None
+
+    def summary(self) -> dict[str, Any]:
+        """Return figures with the keys of a store's; what only a codec has is None."""
+        each = [member.summary() for member in self.members]
+        return {
+            **each[0],
+            "n_views": self.n_views,
+            "codec": self.codec.name,
+            "bytes": sum(one["bytes"] for one in each),
+            "bytes_per_sample_view": sum(one["bytes_per_sample_view"] for one in each),
+            "shards": {key: sum(one["shards"][key] for one in each) for key in ("total", "done")},
+            "fingerprint": {
+                part: spec_digest([one["fingerprint"][part] for one in each])
+                for part in each[0]["fingerprint"]
+            },
+            "fidelity": dict.fromkeys(each[0]["fidelity"]),
+            "teacher_top1": self.teacher_top1,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of the manifest, with its own digest."""
+        content = {
+            "schema": SCHEMA,
+            "members": {
+                name: member.manifest.digest()
+                for name, member in zip(self.names, self.members, strict=True)
+            },
+            "average": self.blend.average,
+            "weights": list(self.blend.weights),
+            "teacher_top1": self.teacher_top1,
+        }
+        return {**content, "digest": spec_digest(content)}
+
+    @classmethod
+    def open(cls, place: Place, *, allow_drift: bool = False, **options: Any) -> Ensemble:
+        """Open an ensemble and its members, which lie beside it.
+
+        Args:
+            place: a folder or a URL.
+            allow_drift: see `LogitStore.open`.
+            options: of the URL's file system.
+
+        Raises:
+            CorruptStoreError: its manifest was changed.
+            MismatchError: a member was made anew since.
+            IncompleteStoreError: a member is not there, or not finished.
+        """
+        location = Location(place, **options)
+        content = _read_manifest(location)
+        members = {
+            name: LogitStore.open(_beside(place, name), allow_drift=allow_drift, **options)
+            for name in content["members"]
+        }
+        for name, member in members.items():
+            if member.manifest.digest() != content["members"][name]:
+                raise MismatchError(
+                    f"{place}: refers to another {name} than the one beside it, which was made anew; make "
+                    f"the ensemble again: pipeline cache-logits {location.stem}"
+                )
+        blend = Blend(average=content["average"], weights=tuple(content["weights"]))
+        return cls(location, members, blend, teacher_top1=content["teacher_top1"])
+
+
+def write_ensemble(path: Path, names: Sequence[str], blend: Blend, test: Images) -> Ensemble:
+    """Make an ensemble of stores that lie beside it; one that is there already is replaced.
+
+    Args:
+        path: its folder.
+        names: of the members, such as "main.zarr".
+        blend: how they are averaged.
+        test: images whose labels tell how good it is.
+
+    Raises:
+        MismatchError: views, samples or classes of the members differ.
+        StoreError: there is a store of logits.
+    """
+    if (path / ZARR_JSON).exists():
+        raise StoreError(
+            f"{path}: holds a store of logits; expected an ensemble or nothing; choose another name, or "
+            f"remove it with: rm -r {path}"
+        )
+    members = {name: LogitStore.open(path.parent / name) for name in names}
+    logits = Ensemble(Location(path), members, blend).held_out("test", test)
+    top1 = None if logits is None else compare(logits, torch.from_numpy(test.labels)).top1
+    ensemble = Ensemble(Location(path), members, blend, teacher_top1=top1)
+    write_json(path / MANIFEST, ensemble.to_dict())
+    return ensemble
+
+
+def open_logits(place: Place, *, allow_drift: bool = False, **options: Any) -> LogitStore | Ensemble:
+    """Open a store of logits, or an ensemble of some.
+
+    Raises:
+        StoreError: it is neither, or not finished, or was changed.
+    """
+    kind = Ensemble if is_ensemble(place, **options) else LogitStore
+    return kind.open(place, allow_drift=allow_drift, **options)
+
+
+def is_ensemble(place: Place, **options: Any) -> bool:
+    """Whether there is an ensemble, not a store with logits of its own."""
+    location = Location(place, **options)
+    return location.exists(MANIFEST) and not location.exists(ZARR_JSON)
+
+
+def _beside(place: Place, name: str) -> Place:
+    if isinstance(place, str) and "://" in place:
+        return f"{place.rstrip('/').rpartition('/')[0]}/{name}"
+    return Path(str(place)).parent / name
+
+
+def _read_manifest(location: Location) -> dict[str, Any]:
+    origin = f"{location}/{MANIFEST}"
+    try:
+        content = parse_object(location.read(MANIFEST))
+        digest = content.pop("digest")
+    except (ValueError, KeyError) as error:
+        raise CorruptStoreError(f"{origin}: not a manifest ({error!r}); {RESTORE}") from None
+    if spec_digest(content) != digest:
+        raise CorruptStoreError(f"{origin}: changed since it was written (digest differs); {RESTORE}")
+    return content
+
+
+def _require_alike(location: Location, members: Sequence[LogitStore]) -> None:
+    """Refuse members that are not of the same views of the same samples."""
+    first = members[0]
+    for other in members[1:]:
+        found = other.sections["train"].index.find(first.keys)
+        for what, differs in (
+            ("views", other.view_spec != first.view_spec),
+            ("classes", other.n_classes != first.n_classes),
+            ("samples", bool((found == ABSENT).any()) or other.n_samples != first.n_samples),
+            (
+                "samples that are mixed with each other",
+                first.view_spec.mixes and _blocks_differ(first, other),
+            ),
+        ):
+            if differs:
+                raise MismatchError(
+                    f"{location}: {first.location} and {other.location} have different {what}; expected "
+                    "the same views of the same samples; name other dumps, or make one of them again"
+                )
+
+
+def _blocks_differ(first: LogitStore, other: LogitStore) -> bool:
+    same_rows = first.manifest.layout.shard_rows == other.manifest.layout.shard_rows
+    return not same_rows or not np.array_equal(first.keys, other.keys)

@@ -1,0 +1,161 @@
+"""Several stores read as one: the average of their soft labels, and never of other views."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.caching.dump import cache_logits
+from pipeline.errors import ConfigError, CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
+from pipeline.feed import Feed
+from pipeline.loader import Loader
+from pipeline.models.architecture import build
+from pipeline.models.teacher import Teacher
+from pipeline.replay import ReplayDataset
+from pipeline.store.blend import Blend
+from pipeline.store.ensemble import Ensemble, open_logits, write_ensemble
+from pipeline.store.reader import LogitStore
+from pipeline.targets import Targets
+from pipeline.views.augmentations import Cutmix, PadCrop
+from pipeline.views.spec import ViewSpec
+
+WEIGHTS = (1.0, 3.0)
+
+
+@pytest.fixture(scope="module")
+def other_teacher(teacher) -> Teacher:
+    torch.manual_seed(5)
+    return Teacher(
+        name="u", network=build(teacher.card.architecture).eval(), card=teacher.card, precision="fp32"
+    )
+
+
+@pytest.fixture(scope="module")
+def made(bench, teacher, other_teacher, make_spec, tmp_path_factory) -> Path:
+    """A folder with two dumps of the same views, of unlike codecs and shards."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    cache_logits(bench, teacher, make_spec(), folder / "one.zarr")
+    cache_logits(bench, other_teacher, make_spec(codec="affine8", shard_rows=24), folder / "two.zarr")
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "logits"))
+
+
+def _write(folder: Path, bench, average: str = "probabilities", names=("one.zarr", "two.zarr")) -> Ensemble:
+    blend = Blend(average=average, weights=WEIGHTS)
+    return write_ensemble(folder / "both.zarr", names, blend, bench.data.test)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("average", ["probabilities", "logits"])
+def test_soft_labels_are_the_weighted_mean(folder, bench, average):
+    _write(folder, bench, average)
+    stores = [LogitStore.open(folder / name) for name in ("one.zarr", "two.zarr")]
+    a, b = (store.view(1).double().numpy() for store in stores)
+    ensemble = open_logits(folder / "both.zarr")
+    assert isinstance(ensemble, Ensemble)
+    seen = _softmax(ensemble.view(1).double().numpy())
+    if average == "probabilities":
+        expected = 0.25 * _softmax(a) + 0.75 * _softmax(b)
+    else:
+        expected = _softmax(0.25 * a + 0.75 * b)
+    np.testing.assert_allclose(seen, expected, atol=1e-6)
+
+
+def test_a_loader_gives_the_mean_of_both(folder, bench):
+    ensemble = _write(folder, bench)
+    images = bench.data.train
+    feed = Feed(images, ensemble.view_spec, ensemble.preprocessing, device=torch.device("cpu"))
+    loader = Loader(feed, Targets(ensemble, feed), batch_size=16, seed=3)
+    rows = ensemble.rows_of(images)
+    expected = ensemble.view(loader.view(1))
+    for batch in loader.epoch(1):
+        torch.testing.assert_close(batch.teacher_logits, expected[rows[batch.rows]])
+
+
+def test_extreme_logits_stay_numbers():
+    far = torch.tensor([[0.0, -60000.0, -3.0], [0.0, 0.0, -60000.0]])
+    for average in ("probabilities", "logits"):
+        blended = Blend(average=average, weights=(1, 1)).blend([far, far.flip(1)])
+        assert blended.isfinite().all()
+        assert (blended.amax(1) == 0).all()
+
+
+def test_held_out_logits_and_their_accuracy_are_of_the_mean(folder, bench):
+    ensemble = _write(folder, bench)
+    logits = ensemble.held_out("test", bench.data.test)
+    assert logits is not None
+    hits = logits.argmax(1).numpy() == bench.data.test.labels
+    assert Ensemble.open(folder / "both.zarr").teacher_top1 == pytest.approx(hits.mean())
+
+
+def test_other_views_are_refused(folder, bench, teacher, make_spec):
+    views = ViewSpec(seed=10, pad_crop=PadCrop(padding=1))
+    cache_logits(bench, teacher, make_spec(views=views), folder / "three.zarr")
+    with pytest.raises(MismatchError, match=r"one\.zarr and .*three\.zarr have different views"):
+        _write(folder, bench, names=("one.zarr", "three.zarr"))
+    assert not (folder / "both.zarr").exists()
+
+
+def test_images_mixed_in_other_blocks_are_refused(folder, bench, teacher, other_teacher, make_spec):
+    views = ViewSpec(seed=10, cutmix=Cutmix())
+    cache_logits(bench, teacher, make_spec(views=views), folder / "three.zarr")
+    cache_logits(bench, other_teacher, make_spec(views=views, shard_rows=24), folder / "four.zarr")
+    with pytest.raises(MismatchError, match="different samples that are mixed with each other"):
+        _write(folder, bench, names=("three.zarr", "four.zarr"))
+
+
+def test_a_member_that_was_made_anew_is_noticed(folder, bench, other_teacher, make_spec):
+    _write(folder, bench)
+    shutil.rmtree(folder / "one.zarr")
+    with pytest.raises(IncompleteStoreError):
+        Ensemble.open(folder / "both.zarr")
+    cache_logits(bench, other_teacher, make_spec(), folder / "one.zarr")
+    with pytest.raises(MismatchError, match=r"refers to another one\.zarr .* pipeline cache-logits both"):
+        Ensemble.open(folder / "both.zarr")
+    _write(folder, bench)
+    assert Ensemble.open(folder / "both.zarr").n_views == 3
+
+
+def test_an_edited_manifest_is_noticed(folder, bench):
+    _write(folder, bench)
+    manifest = folder / "both.zarr" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "weights": [1.0, 1.0]}))
+    with pytest.raises(CorruptStoreError, match="changed since it was written"):
+        open_logits(folder / "both.zarr")
+
+
+def test_a_store_of_logits_is_not_overwritten(folder, bench):
+    with pytest.raises(StoreError, match="holds a store of logits"):
+        write_ensemble(
+            folder / "two.zarr", ["one.zarr", "two.zarr"], Blend(weights=WEIGHTS), bench.data.test
+        )
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -2.0), (1.0, float("inf"))])
+def test_weights_that_are_none_are_refused(weights):
+    with pytest.raises(ConfigError, match="expected two or more, each more than 0"):
+        Blend(weights=weights)
+
+
+def test_other_loops_read_it_too(folder, bench):
+    ensemble = _write(folder, bench)
+    dataset = pickle.loads(pickle.dumps(ReplayDataset(folder / "both.zarr", bench.data)))
+    dataset.set_view(2)
+    _, label, logits = dataset[7]
+    assert label == bench.data.train.labels[7]
+    torch.testing.assert_close(logits, ensemble.view(2)[ensemble.rows_of(bench.data.train)[7]])

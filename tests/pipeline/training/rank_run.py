@@ -1,0 +1,94 @@
+"""One of several processes that train together: run as a module with RANK COUNT FOLDER.
+
+FOLDER holds the prepared data; what each variant of a run leaves behind goes to FOLDER/rank-RANK.pt.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from pipeline.bench import Bench
+from pipeline.data.dataset import PreparedData
+from pipeline.losses import make_loss
+from pipeline.models.architecture import Architecture
+from pipeline.models.checkpoint import ModelCard
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.ranks import Ranks
+from pipeline.training.run import train
+from pipeline.training.settings import TrainingSettings
+from pipeline.views.augmentations import Cutmix, PadCrop
+from pipeline.views.spec import ViewSpec
+
+PLAIN = ViewSpec(seed=1, pad_crop=PadCrop(padding=1), flip="random")
+MIXED = ViewSpec(seed=1, pad_crop=PadCrop(padding=1), cutmix=Cutmix())
+
+
+def of_the_whole_batch(student: Tensor, labels: Tensor, teacher: Tensor | None) -> Tensor:
+    """A loss that is no mean over samples."""
+    probabilities = student.softmax(1)
+    columns = probabilities - probabilities.mean(0)
+    return make_loss("scratch", {})(student, labels, teacher) + (columns.T @ columns).square().sum()
+
+
+# 72 training images: steps of 18 over two ranks are 9 and 9, of 10 in parts of 3, 3 and 4 uneven ones.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"settings": {"batch_size": 18}},
+    "parts": {"settings": {"batch_size": 10, "accumulate": 3, "clip_norm": 0.5, "ema_decay": 0.9}},
+    "mixed": {"settings": {"batch_size": 16}, "views": MIXED},
+    "whole": {"settings": {"batch_size": 18}, "loss": of_the_whole_batch},
+    "adamw": {"settings": {"batch_size": 18, "optimizer": "adamw", "learning_rate": 0.01}},
+}
+
+
+def network() -> nn.Module:
+    """With batch norms of two and four dimensions; a bias before one would have no gradient but noise."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Flatten(), nn.Linear(512, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3),
+    )  # fmt: skip
+
+
+def result(folder: Path, ranks: Ranks, name: str, **changed: Any) -> dict[str, Any]:
+    """Train a variant and return losses, validation figures and weights."""
+    variant = VARIANTS[name] | changed
+    data = PreparedData.open(folder)
+    eyes = Preprocessing(size=8, mean=data.mean, std=data.std)
+    card = ModelCard(
+        architecture=Architecture(name="test", num_classes=3), preprocessing=eyes, classes=data.classes
+    )
+    settings = {"epochs": 3, "learning_rate": 0.05, "warmup_epochs": 1, **variant["settings"]}
+    done = train(
+        Bench(data=data, device=torch.device("cpu"), workers=1, ranks=ranks),
+        network(),
+        card,
+        views=variant.get("views", PLAIN),
+        store=None,
+        loss=variant.get("loss", make_loss("scratch", {})),
+        settings=TrainingSettings(**settings),
+        seed=5,
+        state_path=folder / f"{name}-{ranks.count}.state",
+        identity={"variant": name},
+    )
+    figures = [(record.loss, record.validation_top1, record.validation_nll) for record in done.history]
+    return {"figures": figures, "last": done.last}
+
+
+def main() -> None:
+    """Join the others, train each variant with them, and let the first one write."""
+    index, count, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    distributed.init_process_group("gloo", init_method=meeting, rank=index, world_size=count)
+    results = {name: result(folder, Ranks(index, count), name) for name in VARIANTS}
+    distributed.destroy_process_group()
+    torch.save(results, folder / f"rank-{index}.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""A whole resident step, from gathering to the optimiser, never waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pipeline import loader as loading
+from pipeline import resident, targets
+from pipeline.caching.dump import cache_logits
+from pipeline.feed import Feed
+from pipeline.loader import Batch, Loader
+from pipeline.losses import make_loss
+from pipeline.models.preprocessing import Preprocessing, _lines
+from pipeline.ranks import SINGLE
+from pipeline.rendering import device as rendering
+from pipeline.rendering import regions
+from pipeline.store.reader import LogitStore
+from pipeline.targets import Targets
+from pipeline.training.loop import _Training
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.state import RunState
+from pipeline.views.augmentations import Cutmix, PadCrop, RandAugment, RandomErasing
+from pipeline.views.spec import ViewSpec
+from tests.pipeline.waiting import NoWaiting, needs_cuda, no_waiting_on_cuda
+
+CUDA = torch.device("cuda")
+VIEWS = ViewSpec(
+    seed=2,
+    pad_crop=PadCrop(padding=2),
+    flip="random",
+    rand_augment=RandAugment(),
+    random_erasing=RandomErasing(),
+    cutmix=Cutmix(probability=0.5),
+)
+SETTINGS = TrainingSettings(epochs=2, batch_size=16, clip_norm=1.0)
+
+
+@pytest.fixture(scope="module", params=["affine8", "fp16", "features"])
+def store(request, bench, teacher, make_spec, tmp_path_factory) -> LogitStore:
+    path = tmp_path_factory.mktemp("waiting") / "main.zarr"
+    cache_logits(bench, teacher, make_spec(views=VIEWS, codec=request.param), path)
+    return LogitStore.open(path)
+
+
+def _training(store: LogitStore, images, device: torch.device) -> tuple[_Training, Iterator[Batch]]:
+    eyes = Preprocessing(size=12, mean=(0.3,), std=(0.2,))
+    blocks = store.blocks_of(images)
+    feed = Feed(images, VIEWS, eyes, device=device, blocks=blocks, on_device=True)
+    loader = Loader(feed, Targets(store, feed), batch_size=16, seed=4, n_classes=3)
+    with device:
+        network = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Dropout(), nn.Linear(800, 3)
+        )
+    run = RunState(network, SETTINGS, device)
+    return _Training(run, loader, make_loss("kd", {}), seed=1, ranks=SINGLE), loader.epoch(0)
+
+
+@needs_cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_a_resident_step_never_waits_for_a_cuda_device(store, bench):
+    training, batches = _training(store, bench.data.train, CUDA)
+    training._step(batches)  # what is set up once may wait
+    with no_waiting_on_cuda():
+        training._step(batches)
+        training._step(batches)
+
+
+class _AtOnce:
+    """In place of threads: fake tensors are of one thread."""
+
+    def __init__(self, *_, **__) -> None:
+        pass
+
+    def submit(self, call, *arguments) -> Future:
+        done: Future = Future()
+        done.set_result(call(*arguments))
+        return done
+
+
+@pytest.fixture
+def fake(monkeypatch) -> Iterator[FakeTensorMode]:
+    """Tensors without values, which refuse to be read, and may seem to lie on a CUDA device."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    class Courier:
+        def __init__(self, device: torch.device) -> None:
+            self._device = device
+
+        def bring(self, arrays):
+            return {name: array.to(self._device, non_blocking=True) for name, array in arrays.items()}
+
+    def to_device(values, device):
+        return torch.from_numpy(values).to(device, non_blocking=True)
+
+    for module in (resident, targets):
+        monkeypatch.setattr(module, "ThreadPoolExecutor", _AtOnce)
+    for module in (rendering, regions, resident, loading):
+        monkeypatch.setattr(module, "to_device", to_device)
+    monkeypatch.setattr(targets, "Courier", Courier)
+    monkeypatch.setattr(targets, "require_same_pixels", lambda *_: None)  # which looks at pixels, once
+    _lines.cache_clear()
+    yield mode
+    _lines.cache_clear()
+
+
+def test_a_resident_batch_and_its_loss_never_wait_for_the_device(store, bench, fake):
+    with fake:
+        training, batches = _training(store, bench.data.train, CUDA)
+        next(batches)
+        with NoWaiting():
+            batch = next(batches)
+            logits = training.network(batch.images)
+            loss = make_loss("kd", {})(logits, batch.labels, batch.teacher_logits)
+    assert loss.device.type == "cuda"
+
+
+def test_a_whole_step_looks_at_no_value(store, bench, fake):
+    """On the CPU, where fake tensors have gradients."""
+    with fake:
+        training, batches = _training(store, bench.data.train, torch.device("cpu"))
+        training._step(batches)
+        training._step(batches)
+        with pytest.raises(Exception, match="_local_scalar_dense"):
+            float(training._run.current.loss)

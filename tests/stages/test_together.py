@@ -1,0 +1,68 @@
+"""Training by several processes: ranks that train one model, and students that share a store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.stages.conftest import run
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+# No dropout in it, and a step that two ranks share evenly or not.
+STUDENT = ("batch_size=15", "model=wrn_16_2", "learning_rate=0.003")
+STUDENT = tuple(word for text in STUDENT for word in ("--set", f"students.pupil.{text}"))
+METRICS = Path("runs/main-pupil-kd-0/metrics.json")
+
+
+def by_two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, "-c", "from stages.cli import main; main()", *arguments]
+    return subprocess.run(
+        [*launcher, "--no-python", *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=240
+    )
+
+
+def test_two_ranks_train_the_student_that_one_trains(project):
+    assert run("cache-logits", "main") == 0
+    assert run("train-student", "pupil", "kd", 0, "--dump", "main", *STUDENT) == 0
+    alone = json.loads(METRICS.read_text())
+    METRICS.unlink()
+    done = by_two_ranks("train-student", "pupil", "kd", "0", "--dump", "main", *STUDENT)
+    assert done.returncode == 0, done.stderr
+    together = json.loads(METRICS.read_text())
+    assert together["nll"] == pytest.approx(alone["nll"], rel=0.02)
+    assert together["validation_top1"] == pytest.approx(alone["validation_top1"], abs=0.06)
+    assert done.stdout.count("test top-1") == 1
+    assert done.stderr.count("epoch 2/2") == 1
+    assert not list(Path("runs/.state").glob("*.pt"))
+
+
+def test_a_step_that_ranks_cannot_share_is_refused(project):
+    done = by_two_ranks("train-student", "pupil", "scratch", "0", "--set", "students.pupil.accumulate=16")
+    assert done.returncode != 0
+    assert "a step of 16 images in 16 parts is shared by 2 processes; expected at least 32" in done.stderr
+    # torchrun has a traceback of its own.
+    assert done.stderr.index("pipeline: a step of 16") < done.stderr.index("Traceback")
+
+
+def test_two_students_learn_from_one_store_at_once(project):
+    assert run("cache-logits", "main") == 0
+    command = [sys.executable, "-c", "from stages.cli import main; main()", "train-student", "pupil", "kd"]
+    at_once = [
+        subprocess.Popen(
+            [*command, str(seed), "--dump", "main"], env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        )
+        for seed in (1, 2)
+    ]
+    assert [student.wait(timeout=240) for student in at_once] == [0, 0]
+    together = json.loads(Path("runs/main-pupil-kd-1/metrics.json").read_text())
+    subprocess.run([*command, "1", "--dump", "main"], env=ENVIRONMENT, check=True, capture_output=True)
+    alone = json.loads(Path("runs/main-pupil-kd-1/metrics.json").read_text())
+    for figure in ("nll", "kl_to_teacher", "validation_top1", "best_epoch"):
+        assert together[figure] == alone[figure]
