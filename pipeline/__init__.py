@@ -13,7 +13,7 @@ _HOMES = {
     "ViewSpec": "pipeline.views.spec",
     "view_parameters": "pipeline.views.parameters",
     "render": "pipeline.rendering.render",
-    "PreparedData": "pipeline.data.packed",
+    "PreparedData": "pipeline.data.dataset",
     "Feed": "pipeline.feed",
     "Targets": "pipeline.targets",
     "Loader": "pipeline.loader",

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.data.packed import PackedImages, PreparedData
+from pipeline.data.dataset import PreparedData
+from pipeline.data.images import Images
 from pipeline.feed import Feed
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.preprocessing import Preprocessing
@@ -40,7 +41,7 @@ class Bench:
 
     def feed(
         self,
-        images: PackedImages,
+        images: Images,
         spec: ViewSpec | None,
         preprocessing: Preprocessing,
         blocks: NDArray[np.int64] | None = None,
@@ -67,7 +68,7 @@ class Bench:
         self,
         network: nn.Module,
         preprocessing: Preprocessing,
-        images: PackedImages,
+        images: Images,
         teacher_logits: Tensor | None = None,
     ) -> Metrics:
         """Evaluate a network on a split's un-augmented images; an empty split has no figures."""

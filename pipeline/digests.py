@@ -24,9 +24,14 @@ def sample_key(name: str) -> int:
 
 def content_digest(image_HWC: NDArray[np.uint8], label: int) -> int:
     """Return a 64-bit digest of one image's shape and pixels and its label (-1: unlabelled)."""
+    return encoded_digest(image_HWC, image_HWC.shape, label)
+
+
+def encoded_digest(content: NDArray[np.uint8], shape_HWC: tuple[int, ...], label: int) -> int:
+    """Return a 64-bit digest of the bytes that an image is kept as, of its shape and its label."""
     state = hashlib.blake2b(digest_size=8)
-    state.update(np.array([*image_HWC.shape, label], "<i8").tobytes())
-    state.update(np.ascontiguousarray(image_HWC).data)
+    state.update(np.array([*shape_HWC, label], "<i8").tobytes())
+    state.update(np.ascontiguousarray(content).data)
     return int.from_bytes(state.digest(), "little")
 
 

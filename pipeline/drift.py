@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.errors import MismatchError
 from pipeline.feed import Feed
 from pipeline.progress import note
@@ -121,7 +121,7 @@ def sightings(
     return found
 
 
-def store_sightings(store: LogitStore, section: str, images: PackedImages) -> list[Sighting]:
+def store_sightings(store: LogitStore, section: str, images: Images) -> list[Sighting]:
     """Return what a store bears witness of that is among a split's images."""
     layout, index = store.manifest.layout, store.sections[section].index
     places = np.full(layout.sections[section].n_rows, ABSENT)

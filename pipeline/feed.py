@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.errors import ConfigError, ModelError
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.rendering.device import DeviceRenderer
@@ -53,7 +53,7 @@ class Feed:
 
     def __init__(
         self,
-        images: PackedImages,
+        images: Images,
         spec: ViewSpec | None,
         preprocessing: Preprocessing,
         *,
@@ -96,7 +96,8 @@ class Feed:
             size = self.images.size_bytes
             where = "resident" if self._resident is not None else "copied batch by batch"
             return f"{count:,} images, {size / 1e6:,.0f} MB, {where} on {self.device}, rendered there"
-        return f"{count:,} images, staged for {self.device}, rendered ahead by {self._workers} threads"
+        done = "decoded and rendered" if self.images.decodes_at_use else "rendered"
+        return f"{count:,} images, staged for {self.device}, {done} ahead by {self._workers} threads"
 
     def seen_by(self, preprocessing: Preprocessing) -> Feed:
         """Return a feed of the same images and views for a model with other eyes."""
@@ -183,7 +184,7 @@ def _require_channels(preprocessing: Preprocessing) -> None:
         )
 
 
-def _require_room(images: PackedImages, spec: ViewSpec | None) -> None:
+def _require_room(images: Images, spec: ViewSpec | None) -> None:
     """Refuse shifts that can leave nothing of an image."""
     if spec is None or spec.pad_crop is None or not len(images):
         return

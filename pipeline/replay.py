@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.codecs import find_codec
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.drift import require_same_pixels
 from pipeline.feed import Feed
 from pipeline.labels import mixed_labels

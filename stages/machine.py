@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.bench import Bench
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.ranks import SINGLE, Ranks
 from stages import layout
 

@@ -11,6 +11,8 @@ import pydantic
 
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.data.form import Keep
+from pipeline.data.prepare import Preparation
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses import LOSSES, make_loss
 from pipeline.models.class_map import read_class_map
@@ -36,6 +38,8 @@ class DataParams:
         root: folder for torchvision's downloads.
         image_size: input side of models trained here, in pixels; None takes the images' own.
         channels: 1 or 3, how image files are decoded; arrays keep their own.
+        short_side: largest shorter side in pixels, larger images are shrunk to it; None leaves all alone.
+        keep: pixels, decoded once and packed, or encoded: files stay and are decoded at use.
         validation: share of the training images that chooses epochs, at least 0 and below 1.
         seed: of the validation split.
 
@@ -46,6 +50,8 @@ class DataParams:
     root: str = "data/raw"
     image_size: int | None = None
     channels: Literal[1, 3] = 3
+    short_side: int | None = None
+    keep: Keep = "pixels"
     validation: float = 0.1
     seed: Seed = 0
 
@@ -54,6 +60,23 @@ class DataParams:
             raise ConfigError(f"image_size is {self.image_size}; expected 8 to 1024 pixels")
         if not 0 <= self.validation < 1:
             raise ConfigError(f"validation is {self.validation}; expected at least 0 and below 1")
+        if self.short_side is not None and not 16 <= self.short_side <= 4096:
+            raise ConfigError(f"short_side is {self.short_side}; expected 16 to 4096 pixels, or null")
+        if self.keep == "encoded" and not self.source.startswith("folder:"):
+            raise ConfigError(
+                f"keep is encoded and source {self.source!r}; expected folder:PATH, whose files can stay "
+                "where they are; set keep to pixels"
+            )
+
+    def preparation(self) -> Preparation:
+        """Return what is to be made of the source."""
+        return Preparation(
+            origin=self.source,
+            validation=self.validation,
+            seed=self.seed,
+            keep=self.keep,
+            short_side=self.short_side,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

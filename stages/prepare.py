@@ -1,4 +1,4 @@
-"""`pipeline prepare`: import and pack the dataset, fix the splits."""
+"""`pipeline prepare`: import the dataset, pack or scan it, fix the splits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.data.packed import SPLITS
+from pipeline.data.dataset import SPLITS
 from pipeline.data.prepare import prepare
 from pipeline.data.sample import Sample
 from pipeline.data.sources import SourceOptions, open_source
@@ -23,33 +23,32 @@ from stages.params import Params
     "--workers",
     type=click.IntRange(1, 256),
     default=None,
-    help="Decoding threads.  [default: one a processor]",
+    help="Reading threads.  [default: one a processor]",
 )
 @reads_params
 def command(params: Params, workers: int | None) -> None:
-    """Import and pack the dataset of `data.source`, fix the splits.
+    """Import and prepare the dataset of `data.source`, fix the splits.
 
     Decodes every image once into data/prepared: packed uint8 pixels, labels, stable sample keys and
-    content digests of the training, validation and test splits.
+    content digests of the training, validation and test splits. With `data.keep: encoded` files stay where
+    they are and are only scanned. What is interrupted goes on where it was.
     """
-    _, _, path = params.data.source.partition(":")
-    if Path(path).exists() and path and Path(params.data.watch) != Path(path):
-        note(
-            f"data.watch is {params.data.watch!r}: DVC will not see changes in {path}; set data.watch to it"
-        )
-    options = SourceOptions(root=Path(params.data.root), channels=params.data.channels)
+    data = params.data
+    _, _, path = data.source.partition(":")
+    if Path(path).exists() and path and Path(data.watch) != Path(path):
+        note(f"data.watch is {data.watch!r}: DVC will not see changes in {path}; set data.watch to it")
+    options = SourceOptions(root=Path(data.root), channels=data.channels)
     description = prepare(
-        open_source(params.data.source, options),
+        open_source(data.source, options),
         layout.PREPARED,
-        origin=params.data.source,
-        validation=params.data.validation,
-        seed=params.data.seed,
+        data.preparation(),
+        state=layout.STATE / "prepare",
         workers=workers or os.cpu_count() or 1,
         progress=_progress,
     )
     counts = ", ".join(f"{name} {description['samples'][name]:,}" for name in SPLITS)
-    click.echo(f"{params.data.source}: {len(description['classes'])} classes, {counts} images")
+    click.echo(f"{data.source}: {len(description['classes'])} classes, {counts} images")
 
 
-def _progress(samples: Sequence[Sample], name: str) -> Iterator[Sample]:
-    return track(samples, f"decode {name}", total=len(samples), unit="image")
+def _progress(samples: Sequence[Sample], step: str) -> Iterator[Sample]:
+    return track(samples, step, total=len(samples), unit="image")

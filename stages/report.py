@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.errors import ConfigError
 from pipeline.feed import Feed
 from pipeline.files import write_bytes, write_json

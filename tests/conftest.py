@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.data.packed import PackedImages, PreparedData
-from pipeline.data.prepare import prepare
+from pipeline.data.dataset import PreparedData
+from pipeline.data.names import Names
+from pipeline.data.packed import PackedImages
+from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sample import Sample, Source
 from pipeline.digests import content_digest, sample_key
 
@@ -59,7 +62,7 @@ def pack_images() -> Callable[..., PackedImages]:
             digests=np.array(
                 [content_digest(i, n) for i, n in zip(images, labels, strict=True)], np.uint64
             ),
-            names=tuple(names),
+            names=Names.of(names),
         )
 
     return pack
@@ -92,17 +95,14 @@ def _bars(split: str, count: int, classes: int, size: int) -> list[Sample]:
 
 @pytest.fixture(scope="session")
 def prepare_quietly() -> Callable[..., Path]:
-    """Return a function (source, folder, validation=0.2, seed=0, workers=1) that prepares data."""
+    """Return a function (source, folder, workers=1, and what to ask for) that prepares data."""
 
-    def run(
-        source: Source, folder: Path, *, validation: float = 0.2, seed: int = 0, workers: int = 1
-    ) -> Path:
+    def run(source: Source, folder: Path, *, workers: int = 1, **asked: Any) -> Path:
         prepare(
             source,
             folder,
-            origin="test",
-            validation=validation,
-            seed=seed,
+            Preparation(**{"origin": "test", "validation": 0.2, **asked}),
+            state=folder.with_name(f"{folder.name}.state"),
             workers=workers,
             progress=lambda samples, _: iter(samples),
         )

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.bench import Bench
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.data.sample import Sample, Source
 from pipeline.training.settings import TrainingSettings
 from tests.benchmarks import loading, resources, students_cost, v2_loaders
@@ -120,7 +120,7 @@ def test_loaders_take_turns_in_processes_of_their_own(make_job):
     row = result["loaders"]["ours"]
     assert row["ours_over_it"] == {"of_medians": 1.0, "of_fastest": 1.0}
     assert row["images_a_second"]["min"] > 0
-    assert row["set_up_seconds"] > 0
+    assert row["set_up_seconds"] >= 0
     assert "| ours |" in loading.table(result["loaders"])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.data.sample import UNLABELLED
 from pipeline.progress import note
 from pipeline.store.header import Header
@@ -17,7 +17,7 @@ from pipeline.store.reader import LogitStore
 from pipeline.store.writer import StoreWriter
 
 
-def complete(path: Path, splits: dict[str, PackedImages], *, completes: bool) -> Manifest | None:
+def complete(path: Path, splits: dict[str, Images], *, completes: bool) -> Manifest | None:
     """Complete a store that lacks nothing; its held-out logits, read back, tell the teacher's accuracy."""
     location = Location(path)
     if (path / MANIFEST).exists():

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
+from pipeline.caching.blocks import DecodedBlocks
 from pipeline.caching.completion import complete
 from pipeline.caching.content import ShardContent
 from pipeline.caching.encoder import Encoder
@@ -107,7 +108,8 @@ class _Dump:
         self._splits = splits_of(bench.data)
         index = read_index(writer.path, writer.header)
         self._places = places(writer.layout, index, self._splits)
-        self._feeds = make_feeds(bench, teacher, spec.views, writer.layout, self._places)
+        self._blocks = DecodedBlocks(bench)
+        self._feeds = make_feeds(self._blocks.bench, teacher, spec.views, writer.layout, self._places)
 
     def make(self, shards: Iterable[ShardId]) -> None:
         """Make those of some shards that are missing.
@@ -127,6 +129,7 @@ class _Dump:
         encoder = self._encoder
         with (
             encoder.stopwatch.running(encoder.forward, sum(map(len, rows.values()))),
+            self._blocks.expecting(rows),
             ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool,
         ):
             writing: Future[None] | None = None
@@ -163,11 +166,13 @@ class _Dump:
             pixels = (batch for batch, _ in zip(stream, progress, strict=False))
             for shard, batches in cut:
                 yield shard, itertools.islice(pixels, len(batches))
+                self._blocks.leave(shard)
 
     def _arranged(
         self, shard: ShardId, rows: Mapping[ShardId, Rows], batches: Iterable[Rows]
     ) -> Iterator[Rows]:
         """Yield a shard's rows batch by batch, in the order in which they are rendered."""
+        self._blocks.reach(shard)
         order = self._feeds[shard.section].arrange(shard.view, rows[shard])
         return (rows[shard][order[batch]] for batch in batches)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.bench import Bench
+from pipeline.caching.blocks import held_bytes
 from pipeline.caching.choice import Candidate, choose_codec, measure
 from pipeline.caching.opening import as_wanted, finished_shards, new_layout, require_store_or_nothing
 from pipeline.caching.pilot import run_pilot
@@ -37,7 +38,7 @@ class Forecast:
         files: of the finished store.
         teacher_forwards: images that the teacher has still to see.
         seconds_estimate: for these on this machine, at the pilot's speed.
-        memory_bytes: resident at most while the pilot ran, and two shards.
+        memory_bytes: resident at most while the pilot ran, two shards, and images that are held decoded.
         kl_t1_mean, kl_t4_mean: what the codec cost on the pilot, in nats.
     """
 
@@ -90,7 +91,7 @@ def forecast(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> Fore
         files=_files(layout, candidate),
         teacher_forwards=forwards,
         seconds_estimate=forwards * (1 / pilot.images_per_second + candidate.seconds_per_row),
-        memory_bytes=_memory(layout, candidate),
+        memory_bytes=_memory(layout, candidate) + held_bytes(bench.data.train, layout.shard_rows),
         kl_t1_mean=figures["kl_t1_mean"],
         kl_t4_mean=figures["kl_t4_mean"],
     )

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
+from pipeline.caching.blocks import fitting_shard_rows
 from pipeline.caching.choice import choose_codec
 from pipeline.caching.pilot import run_pilot
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.drift import measure_drift, sightings
 from pipeline.errors import CorruptStoreError, LockedError, MismatchError, StoreError
 from pipeline.feed import Feed
@@ -93,9 +94,7 @@ def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tup
     return header, index, codec
 
 
-def places(
-    layout: Layout, index: Index, splits: Mapping[str, PackedImages]
-) -> dict[str, NDArray[np.int64]]:
+def places(layout: Layout, index: Index, splits: Mapping[str, Images]) -> dict[str, NDArray[np.int64]]:
     """Return, for each row of each section, which sample of its split it is, or `ABSENT`.
 
     The data may have another order than the store, and lack some of its samples.
@@ -213,11 +212,13 @@ def new_layout(bench: Bench, spec: DumpSpec, codec: Codec) -> Layout:
         )
         for name, images in splits_of(bench.data).items()
     }
+    train = bench.data.train
     return Layout(
         codec=codec.name,
         arrays=codec.arrays,
         n_classes=len(bench.data.classes),
-        shard_rows=spec.shard_rows or default_shard_rows(codec.bytes, len(bench.data.train)),
+        shard_rows=spec.shard_rows
+        or fitting_shard_rows(train, default_shard_rows(codec.bytes, len(train))),
         sections=sections,
     )
 

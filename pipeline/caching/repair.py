@@ -16,7 +16,7 @@ from pipeline.caching.dump import cache_logits
 from pipeline.caching.opening import choose, places, require_same_pixels, require_samples
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import codec_fingerprint
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.packed import SPLITS, PackedImages, PreparedData
+from pipeline.data.dataset import SPLITS, PreparedData
+from pipeline.data.images import Images
 from pipeline.store.header import Header
 from pipeline.views.spec import ViewSpec
 
@@ -47,6 +48,6 @@ class DumpSpec:
         )
 
 
-def splits_of(data: PreparedData) -> dict[str, PackedImages]:
+def splits_of(data: PreparedData) -> dict[str, Images]:
     """Return the splits that have samples, by name."""
     return {name: getattr(data, name) for name in SPLITS if len(getattr(data, name))}

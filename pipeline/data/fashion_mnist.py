@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import sys
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ DIGEST = "08a041590f711aba557d16d2b00c2a0e441a6ec7878ffa35757b1f47aa18e1ee"
 _PER_CLASS = 1000
 
 
+def packaged() -> Traversable:
+    """Return the file that the subset is in."""
+    return files("pipeline.data") / "builtin" / "fashion_mnist_10k.npz"
+
+
 def load_subset() -> dict[str, NDArray[Any]]:
     """Return the packaged arrays, checked against their digest.
 
@@ -44,7 +50,7 @@ def load_subset() -> dict[str, NDArray[Any]]:
         uint16 in the original training set, test_images (10000, 28, 28), test_labels (10000,).
 
     """
-    path = files("pipeline.data") / "builtin" / "fashion_mnist_10k.npz"
+    path = packaged()
     with path.open("rb") as file, np.load(file) as archive:
         arrays = dict(archive)
     found = named_arrays_digest(arrays)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.data.sample import UNLABELLED, Sample
+from pipeline.data.sample import UNLABELLED, Sample, Samples
 from pipeline.digests import sample_key
 from pipeline.errors import DataError
 from pipeline.rng import Lane, draw
@@ -14,7 +14,7 @@ from pipeline.rng import Lane, draw
 
 def split_validation(
     samples: Sequence[Sample], *, fraction: float, seed: int
-) -> tuple[list[Sample], list[Sample]]:
+) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """Divide a training set into what trains and what validates.
 
     Each labelled sample is drawn by its own name, so adding or removing files moves no other sample
@@ -30,13 +30,12 @@ def split_validation(
 
     """
     if fraction == 0:
-        return list(samples), []
-    keys = np.array([sample_key(sample.name) for sample in samples], np.uint64)
+        return samples, []
+    keys = np.fromiter((sample_key(sample.name) for sample in samples), np.uint64, len(samples))
     words = draw(seed=seed, view=0, keys=keys, lane=Lane.VALIDATION)[0]
     chosen = words < np.uint64(int(fraction * (1 << 32)))
-    chosen &= np.array([sample.label != UNLABELLED for sample in samples], np.bool_)
-    train = [sample for sample, held in zip(samples, chosen, strict=True) if not held]
-    validation = [sample for sample, held in zip(samples, chosen, strict=True) if held]
+    chosen &= np.fromiter((sample.label != UNLABELLED for sample in samples), np.bool_, len(samples))
+    train, validation = (Samples(samples.__getitem__, np.flatnonzero(part)) for part in (~chosen, chosen))
     if not validation or not train:
         raise DataError(
             f"{len(samples)} training samples with data.validation = {fraction} leave {len(train)} to "

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.errors import DataError, ModelError
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import require_room

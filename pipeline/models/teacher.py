@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.codecs import TeacherOutput
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.digests import spec_digest
 from pipeline.errors import ModelError
 from pipeline.models.checkpoint import ModelCard, state_digest

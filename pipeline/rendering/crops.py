@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.errors import DataError
 from pipeline.rendering.interpolation import KERNELS, Interpolation
 from pipeline.views.parameters import ViewParameters
@@ -21,7 +21,7 @@ Image = NDArray[np.uint8]  # (H, W, C)
 
 
 def crop_and_resize(
-    images: PackedImages,
+    images: Images,
     rows: NDArray[np.int64],
     parameters: ViewParameters,
     size: int,

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.errors import ConfigError
 from pipeline.rendering import resample
 from pipeline.rendering.interpolation import Interpolation
@@ -139,7 +139,7 @@ class DeviceRenderer:
 
     def __init__(
         self,
-        images: PackedImages,
+        images: Images,
         size: int,
         device: torch.device,
         interpolation: Interpolation = "bilinear",

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.progress import note
 from pipeline.rendering import crops, resample
 from pipeline.rendering.device import DeviceRenderer
@@ -26,7 +26,7 @@ Rows = NDArray[np.int64]
 
 
 def render(
-    images: PackedImages,
+    images: Images,
     rows: Rows,
     parameters: ViewParameters,
     *,
@@ -70,7 +70,7 @@ class CpuRenderer:
         interpolation: by which crops are resized.
     """
 
-    def __init__(self, images: PackedImages, size: int, interpolation: Interpolation = "bilinear") -> None:
+    def __init__(self, images: Images, size: int, interpolation: Interpolation = "bilinear") -> None:
         self._images, self._size, self._interpolation = images, size, interpolation
 
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
@@ -83,7 +83,7 @@ class CpuRenderer:
 
 
 def make_renderer(
-    images: PackedImages,
+    images: Images,
     size: int,
     device: torch.device,
     *,
@@ -114,7 +114,7 @@ def make_renderer(
     return CpuRenderer(images, size, interpolation)
 
 
-def _has_room(images: PackedImages, device: torch.device) -> bool:
+def _has_room(images: Images, device: torch.device) -> bool:
     """Whether images take at most half of what is free on a GPU; if not, it is said."""
     needed, free = images.size_bytes, torch.cuda.mem_get_info(device)[0]
     if needed > free // 2:

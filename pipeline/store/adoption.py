@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.digests import spec_digest
 from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.teacher import Teacher
@@ -24,7 +24,7 @@ from pipeline.store.layout import INDEX_ARRAYS, Layout, Section
 from pipeline.store.nodes import RESTORE, reading
 from pipeline.views.spec import ViewSpec
 
-Splits = Mapping[str, PackedImages]
+Splits = Mapping[str, Images]
 Index = dict[str, SampleIndex]
 
 

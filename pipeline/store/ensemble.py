@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.digests import spec_digest
 from pipeline.errors import CorruptStoreError, MismatchError, StoreError
 from pipeline.files import parse_object, write_json
@@ -100,13 +100,13 @@ class Ensemble:
         members = [member.identity() for member in self.members]
         return {"members": members, "average": self.blend.average, "weights": list(self.blend.weights)}
 
-    def rows_of(self, images: PackedImages) -> NDArray[np.int64]:
+    def rows_of(self, images: Images) -> NDArray[np.int64]:
         """Return the training row of each sample of a split."""
         for other in self.members[1:]:
             other.rows_of(images)
         return self._first.rows_of(images)
 
-    def blocks_of(self, images: PackedImages) -> NDArray[np.int64] | None:
+    def blocks_of(self, images: Images) -> NDArray[np.int64] | None:
         """Return, where views mix, the block of each sample (N,), inside which it was mixed."""
         return self._first.blocks_of(images)
 
@@ -125,7 +125,7 @@ class Ensemble:
         some = ({name: a[row : row + _DECODED_AT_ONCE] for name, a in arrays.items()} for row in chunks)
         return torch.cat([self.codec.decode(rows) for rows in some])
 
-    def held_out(self, name: str, images: PackedImages) -> Tensor | None:
+    def held_out(self, name: str, images: Images) -> Tensor | None:
         """Return the average logits of un-augmented images, in the split's order, or None."""
         each = [logits for m in self.members if (logits := m.held_out(name, images)) is not None]
         return self.blend.blend(each) if len(each) == len(self.members) else None
@@ -192,7 +192,7 @@ class Ensemble:
         return cls(location, members, blend, teacher_top1=content["teacher_top1"])
 
 
-def write_ensemble(path: Path, names: Sequence[str], blend: Blend, test: PackedImages) -> Ensemble:
+def write_ensemble(path: Path, names: Sequence[str], blend: Blend, test: Images) -> Ensemble:
     """Make an ensemble of stores that lie beside it; one that is there already is replaced.
 
     Args:

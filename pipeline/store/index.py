@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.data.sample import NO_DECODER
 from pipeline.digests import array_digest
 from pipeline.errors import MismatchError
@@ -31,7 +31,7 @@ class SampleIndex:
     decoder: str = NO_DECODER
 
     @classmethod
-    def of(cls, images: PackedImages) -> SampleIndex:
+    def of(cls, images: Images) -> SampleIndex:
         """Return the index of a split, in its order."""
         return cls(images.keys, images.digests, images.decoder)
 
@@ -50,7 +50,7 @@ class SampleIndex:
         rows = self._order[np.minimum(place, len(self) - 1)]
         return np.where(self.keys[rows] == keys, rows, ABSENT).astype(np.int64)
 
-    def find_unchanged(self, images: PackedImages, origin: str) -> NDArray[np.int64]:
+    def find_unchanged(self, images: Images, origin: str) -> NDArray[np.int64]:
         """Return the position of each sample of a split, `ABSENT` where there is none.
 
         Args:
@@ -65,7 +65,7 @@ class SampleIndex:
         _refuse(changed, images, origin, f"has other content there{self._other_decoder(images)}")
         return rows
 
-    def rows_of(self, images: PackedImages, origin: str, *, changed: bool = False) -> NDArray[np.int64]:
+    def rows_of(self, images: Images, origin: str, *, changed: bool = False) -> NDArray[np.int64]:
         """Return the position of each sample of a split.
 
         Args:
@@ -80,11 +80,11 @@ class SampleIndex:
         _refuse(rows == ABSENT, images, origin, "is not in the store")
         return rows if changed else self.find_unchanged(images, origin)
 
-    def _other_decoder(self, images: PackedImages) -> str:
+    def _other_decoder(self, images: Images) -> str:
         same = self.decoder == images.decoder
         return "" if same else f", decoded by {self.decoder}, here by {images.decoder}"
 
-    def with_new(self, images: PackedImages) -> SampleIndex:
+    def with_new(self, images: Images) -> SampleIndex:
         """Return an index with a split's further samples behind those that are there."""
         new = self.find(images.keys) == ABSENT
         return SampleIndex(
@@ -98,7 +98,7 @@ class SampleIndex:
         return array_digest(self.keys, self.digests)
 
 
-def _refuse(problem: NDArray[np.bool_], images: PackedImages, origin: str, what: str) -> None:
+def _refuse(problem: NDArray[np.bool_], images: Images, origin: str, what: str) -> None:
     if problem.any():
         sample = images.names[int(np.argmax(problem))]
         raise MismatchError(

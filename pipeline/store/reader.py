@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.packed import PackedImages
+from pipeline.data.images import Images
 from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
@@ -65,7 +65,7 @@ class SectionReader:
         keys, digests = (read_small_array(self._location, self._manifest, a)[rows] for a in arrays)
         return SampleIndex(keys, digests, self._manifest.header.versions["decoder"])
 
-    def rows_of(self, images: PackedImages, *, changed: bool = False) -> NDArray[np.int64]:
+    def rows_of(self, images: Images, *, changed: bool = False) -> NDArray[np.int64]:
         """Return the position of each sample of a split among this section's, found by its key.
 
         Args:
@@ -248,11 +248,11 @@ class LogitStore:
         """
         self.manifest.header.require_teacher(teacher, str(self.location))
 
-    def rows_of(self, images: PackedImages) -> NDArray[np.int64]:
+    def rows_of(self, images: Images) -> NDArray[np.int64]:
         """Return the training row of each sample of a split; see `SectionReader.rows_of`."""
         return self.sections["train"].rows_of(images)
 
-    def blocks_of(self, images: PackedImages) -> NDArray[np.int64] | None:
+    def blocks_of(self, images: Images) -> NDArray[np.int64] | None:
         """Return, where views mix, the block of each sample (N,), inside which it was mixed.
 
         Raises:
@@ -280,7 +280,7 @@ class LogitStore:
         """Read one training view without decoding it."""
         return self.sections["train"].encoded(view)
 
-    def held_out(self, name: str, images: PackedImages) -> Tensor | None:
+    def held_out(self, name: str, images: Images) -> Tensor | None:
         """Return the teacher's logits of un-augmented images, in the split's order, or None.
 
         Args:

@@ -29,7 +29,7 @@ from pipeline.caching.choice import measure
 from pipeline.caching.pilot import Pilot
 from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.feed import Feed
 from pipeline.loader import Loader
 from pipeline.losses import make_loss

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.data.packed import PreparedData
-from pipeline.data.prepare import prepare
+from pipeline.data.dataset import PreparedData
+from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sample import Source
 
 
@@ -15,9 +15,8 @@ def prepared(source: Source, folder: Path, *, origin: str) -> PreparedData:
     prepare(
         source,
         folder,
-        origin=origin,
-        validation=0.0,
-        seed=0,
+        Preparation(origin=origin),
+        state=folder.with_name(f"{folder.name}.state"),
         workers=2,
         progress=lambda samples, _: iter(samples),
     )

@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import center_crop, resize
 
 from pipeline.bench import Bench
 from pipeline.codecs import TeacherOutput
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.data.sample import UNLABELLED, Sample, Source
 from pipeline.feed import consecutive
 from pipeline.models.architecture import Architecture

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.data.packed import PackedImages, PreparedData
+from pipeline.data.dataset import PreparedData
+from pipeline.data.packed import PackedImages
 from pipeline.digests import sample_key
 from pipeline.feed import Feed
 from pipeline.loader import Loader

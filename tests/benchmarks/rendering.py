@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
+from pipeline.data.names import Names
 from pipeline.data.packed import PackedImages
 from pipeline.feed import Feed
 from pipeline.models.preprocessing import Preprocessing
@@ -57,7 +58,7 @@ def packed(count: int, side: int) -> PackedImages:
         labels=np.zeros(count, np.int64),
         keys=generator.integers(0, 1 << 63, count).astype(np.uint64),
         digests=np.zeros(count, np.uint64),
-        names=("",) * count,
+        names=Names.of([""] * count),
     )
 
 

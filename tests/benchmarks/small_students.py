@@ -22,7 +22,7 @@ from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.data.sources import SourceOptions, open_source
 from pipeline.feed import Feed, Rows
 from pipeline.loader import Batch, Loader

@@ -11,7 +11,7 @@ import torch
 from pipeline.bench import Bench
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing

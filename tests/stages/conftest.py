@@ -17,7 +17,7 @@ from stages.cli import main
 SIZE, CLASSES, VIEWS = 16, 4, 3
 PARAMS = {
     "data": {"source": "npz:data.npz", "watch": "data.npz", "image_size": None, "channels": 3}
-    | {"root": "data/raw", "validation": 0.2, "seed": 0},
+    | {"root": "data/raw", "validation": 0.2, "seed": 0, "short_side": None, "keep": "pixels"},
     "training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "warmup_epochs": 1}
     | {"views": {"seed": 3, "pad_crop": {"padding": 2}, "flip": "random"}},
     "teachers": {"tutor": {"model": "wrn_16_2", "epochs": 4}},

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data import fashion_mnist
-from pipeline.data.sample import UNLABELLED, Sample, Source
+from pipeline.data.sample import UNLABELLED, Sample, Samples, Source
 from pipeline.data.sources.options import SourceOptions
 from pipeline.errors import ConfigError, DataError
 
@@ -22,11 +22,11 @@ def open_builtin(detail: str, options: SourceOptions) -> Source:
     """Open the built-in subset of Fashion-MNIST."""
     if detail:
         raise ConfigError(f"data.source is 'fashion-mnist-10k:{detail}'; expected no text after it")
-    arrays = fashion_mnist.load_subset()
+    arrays, file = fashion_mnist.load_subset(), str(fashion_mnist.packaged())
     train = _array_samples(
-        arrays["train_images"], arrays["train_labels"], "train", arrays["train_positions"]
+        arrays["train_images"], arrays["train_labels"], "train", file, arrays["train_positions"]
     )
-    test = _array_samples(arrays["test_images"], arrays["test_labels"], "test")
+    test = _array_samples(arrays["test_images"], arrays["test_labels"], "test", file)
     return Source(classes=fashion_mnist.CLASSES, channels=1, train=train, test=test)
 
 
@@ -72,8 +72,8 @@ def open_npz(detail: str, options: SourceOptions) -> Source:
     return Source(
         classes=classes,
         channels=_channels(train_images),
-        train=_array_samples(train_images, arrays["train_labels"], "train"),
-        test=_array_samples(test_images, arrays["test_labels"], "test"),
+        train=_array_samples(train_images, arrays["train_labels"], "train", str(path)),
+        test=_array_samples(test_images, arrays["test_labels"], "test", str(path)),
     )
 
 
@@ -106,11 +106,13 @@ def _array_samples(
     images: NDArray[np.uint8],
     labels: NDArray[Any],
     split: str,
+    file: str,
     positions: NDArray[Any] | None = None,
-) -> list[Sample]:
+) -> Samples:
     images = images if images.ndim == 4 else images[..., None]
-    names = range(len(images)) if positions is None else positions.tolist()
-    return [
-        Sample(f"{split}/{name}", int(label), lambda row=row: images[row])  # type: ignore[misc]
-        for row, (name, label) in enumerate(zip(names, labels, strict=True))
-    ]
+
+    def make(row: int) -> Sample:
+        name = row if positions is None else int(positions[row])
+        return Sample(f"{split}/{name}", int(labels[row]), lambda: images[row], file)
+
+    return Samples(make, np.arange(len(images)))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2 import functional
 
-from pipeline.data.sample import Sample, Source
+from pipeline.data.decoding import DECODER, SUFFIXES, load_image
+from pipeline.data.names import Names
+from pipeline.data.sample import Sample, Samples, Source
 from pipeline.data.sources.options import SourceOptions
 from pipeline.errors import DataError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 
 
 def open_folder(detail: str, options: SourceOptions) -> Source:
@@ -34,68 +31,68 @@ def open_folder(detail: str, options: SourceOptions) -> Source:
             f"{root}: has the folders {found}; expected train/CLASS/* and test/CLASS/* (or "
             "val/CLASS/*); move the classes into train/ and some images of each into test/"
         )
-    classes = tuple(sorted(entry.name for entry in (root / "train").iterdir() if _is_class(entry)))
-    empty = next((name for name in classes if not _images(root / "train" / name)), None)
-    if empty is not None and any(_images(root / "train" / name) for name in classes):
+    train = _names_by_class(root, "train")
+    empty = next((name for name, files in train.items() if not len(files)), None)
+    if empty is not None and any(map(len, train.values())):
         raise DataError(
             f"{root / 'train' / empty}: a class without images; expected at least one; add some, or remove "
             "the folder"
         )
+    classes, test = tuple(train), _names_by_class(root, held_out)
     return Source(
         classes=classes,
         channels=options.channels,
-        train=_file_samples(root, "train", classes, options.channels),
-        test=_file_samples(root, held_out, classes, options.channels),
-        decoder=f"torchvision {version('torchvision')}",
+        train=_file_samples(root, "train", classes, train, options.channels),
+        test=_file_samples(root, held_out, classes, test, options.channels),
+        decoder=DECODER,
+        root=root,
     )
 
 
-def _images(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+def _names_by_class(root: Path, split: str) -> dict[str, Names]:
+    """Return the names of each class's image files, relative to the root; classes and files are sorted."""
+    folders = sorted(entry.name for entry in (root / split).iterdir() if entry.is_dir())
+    return {
+        folder: Names.of(sorted(_files(root, f"{split}/{folder}"), key=lambda name: name.split("/")))
+        for folder in folders
+        if not folder.startswith(".")
+    }
 
 
-def _is_class(entry: Path) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".")
+def _files(root: Path, folder: str) -> list[str]:
+    """Return the image files at any depth below a folder, as names relative to the root."""
+    found = []
+    for parent, folders, files in os.walk(root / folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = os.path.relpath(parent, root)
+        found += [f"{below}/{name}" for name in files if _is_image(name)]
+    return found
 
 
-def _file_samples(root: Path, split: str, classes: Sequence[str], channels: int) -> list[Sample]:
-    samples = []
-    for folder in sorted(entry for entry in (root / split).iterdir() if _is_class(entry)):
-        if folder.name not in classes:
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _file_samples(
+    root: Path, split: str, classes: Sequence[str], found: Mapping[str, Names], channels: int
+) -> Samples:
+    for name in found:
+        if name not in classes:
             raise DataError(
-                f"{folder}: a class that {root / 'train'} does not have ({len(classes)} classes); "
-                "expected the same class folders; rename or remove it"
+                f"{root / split / name}: a class that {root / 'train'} does not have ({len(classes)} "
+                "classes); expected the same class folders; rename or remove it"
             )
-        label = classes.index(folder.name)
-        for path in _images(folder):
-            name = path.relative_to(root).as_posix()
-            samples.append(Sample(name, label, _decoder(path, channels)))
-    if not samples:
+    names = Names.parse(b"".join(files.to_bytes() for files in found.values()))
+    if not names:
         raise DataError(
             f"{root / split}: no image files in class folders; expected "
-            f"{split}/CLASS/*{{{','.join(IMAGE_SUFFIXES)}}}"
+            f"{split}/CLASS/*{{{','.join(SUFFIXES)}}}"
         )
-    return samples
+    places = {name: label for label, name in enumerate(classes)}
+    labels = np.repeat([places[name] for name in found], [len(files) for files in found.values()])
 
+    def make(row: int) -> Sample:
+        path = root / names[row]
+        return Sample(names[row], int(labels[row]), partial(load_image, path, channels), str(path))
 
-def _decoder(path: Path, channels: int) -> Callable[[], NDArray[np.uint8]]:
-    def load() -> NDArray[np.uint8]:
-        mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
-        try:
-            image = decode_image(str(path), mode, apply_exif_orientation=True)
-        except (RuntimeError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            size = f"{path.stat().st_size} bytes" if path.exists() else "gone"
-            raise DataError(
-                f"{path}: not a readable image ({size}: {reason}); expected "
-                "JPEG, PNG, WebP or GIF; replace or remove the file"
-            ) from None
-        image = image[0] if image.ndim == 4 else image  # the first frame of an animation
-        image = functional.to_dtype(image, torch.uint8, scale=True)  # a PNG may have 16 bits
-        if len(image) > channels:  # WebP and GIF are not decoded to grey
-            image = functional.rgb_to_grayscale(image)
-        pixels: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().numpy()
-        return pixels
-
-    return load
+    return Samples(make, np.arange(len(names)))

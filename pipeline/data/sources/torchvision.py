@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from pipeline.data.sample import Sample, Source
+from pipeline.data.sample import Sample, Samples, Source
 from pipeline.data.sources.options import SourceOptions
 from pipeline.errors import ConfigError, DataError, did_you_mean
 
@@ -36,13 +37,7 @@ def open_torchvision(detail: str, options: SourceOptions) -> Source:
             "class each, found or downloaded there; put its files into data.root or use npz: or folder:"
         ) from None
     channels = 1 if np.asarray(parts["train"][0][0]).ndim == 2 else 3
-    samples = {
-        name: [
-            Sample(f"{name}/{row}", label, _indexed(parts[name], row, channels))
-            for row, label in enumerate(labels[name])
-        ]
-        for name in parts
-    }
+    samples = {name: _samples(part, name, labels[name], channels) for name, part in parts.items()}
     names = getattr(parts["train"], "classes", None)
     classes = tuple(map(str, names if names is not None else range(1 + max(labels["train"]))))
     highest = max(map(max, labels.values()))
@@ -81,10 +76,25 @@ def _labels(dataset: Any) -> list[int]:
     return [int(label) for label in listed]
 
 
-def _indexed(dataset: Any, row: int, channels: int) -> Callable[[], NDArray[np.uint8]]:
-    def load() -> NDArray[np.uint8]:
-        image = dataset[row][0].convert("RGB" if channels == 3 else "L")
-        pixels = np.asarray(image, np.uint8)
-        return pixels if pixels.ndim == 3 else pixels[..., None]
+def _samples(dataset: Any, split: str, labels: Sequence[int], channels: int) -> Samples:
+    # A dataset that is a folder lists its files; of others there is no telling.
+    files = dataset.samples if isinstance(dataset, datasets.DatasetFolder) else None
 
-    return load
+    def make(row: int) -> Sample:
+        name = f"{split}/{row}"
+        file = None if files is None else str(files[row][0])
+        return Sample(name, labels[row], partial(_load, dataset, row, channels, name), file)
+
+    return Samples(make, np.arange(len(labels)))
+
+
+def _load(dataset: Any, row: int, channels: int, name: str) -> NDArray[np.uint8]:
+    try:
+        image = dataset[row][0].convert("RGB" if channels == 3 else "L")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"torchvision dataset {type(dataset).__name__}: image {name} is not readable ({error}); "
+            "expected an image; remove its file and let it be downloaded again"
+        ) from None
+    pixels = np.asarray(image, np.uint8)
+    return pixels if pixels.ndim == 3 else pixels[..., None]

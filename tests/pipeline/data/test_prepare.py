@@ -8,8 +8,8 @@ import threading
 import numpy as np
 import pytest
 
-from pipeline.data.packed import SPLITS, PreparedData
-from pipeline.data.prepare import prepare
+from pipeline.data.dataset import SPLITS, PreparedData
+from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sample import Sample, Source
 from pipeline.errors import DataError
 
@@ -47,27 +47,26 @@ def test_decoding_out_of_order_keeps_the_order_of_samples(tmp_path, prepare_quie
 
     samples = [Sample(f"train/{n}", n % 2, lambda n=n: image(n)) for n in range(6)]
     source = Source(classes=("a", "b"), channels=1, train=samples, test=samples)
-    prepare_quietly(source, tmp_path, validation=0, workers=4)
-    assert PreparedData.open(tmp_path).train.uniform[0][:, 0, 0, 0].tolist() == list(range(6))
+    folder = prepare_quietly(source, tmp_path / "x", validation=0, workers=4)
+    assert PreparedData.open(folder).train.uniform[0][:, 0, 0, 0].tolist() == list(range(6))
 
 
 def test_the_description_says_what_was_prepared(tmp_path, make_source):
-    seen = []
+    seen = {}
 
-    def progress(samples, name):
-        seen.append((name, len(samples)))
+    def progress(samples, step):
+        seen[step] = len(samples)
         return iter(samples)
 
-    returned = prepare(
-        make_source(), tmp_path, origin="npz:x", validation=0.2, seed=0, workers=1,
-        progress=progress,
-    )  # fmt: skip
-    assert returned == json.loads((tmp_path / "dataset.json").read_text())
+    folder, asked = tmp_path / "prepared", Preparation(origin="npz:x", validation=0.2, seed=0)
+    returned = prepare(make_source(), folder, asked, state=tmp_path / "state", workers=1, progress=progress)
+    assert returned == json.loads((folder / "dataset.json").read_text())
     assert returned["source"] == "npz:x"
     assert returned["classes"] == ["bar-0", "bar-1", "bar-2"]
     assert returned["samples"]["test"] == 30
     assert returned["samples"]["train"] + returned["samples"]["validation"] == 90
-    assert seen == list(returned["samples"].items())
+    assert seen == {f"decode {name}": count for name, count in returned["samples"].items()}
+    assert (returned["keep"], returned["short_side"], returned["root"]) == ("pixels", None, None)
 
 
 def test_the_seed_of_the_split_changes_the_digest(tmp_path, make_source, prepare_quietly):
@@ -90,7 +89,7 @@ def test_moments_are_of_training_images_alone(tmp_path, make_source, prepare_qui
 
 
 def test_without_validation_the_split_is_empty(tmp_path, make_source, prepare_quietly):
-    data = PreparedData.open(prepare_quietly(make_source(), tmp_path, validation=0))
+    data = PreparedData.open(prepare_quietly(make_source(), tmp_path / "x", validation=0))
     assert (len(data.train), len(data.validation)) == (90, 0)
 
 
@@ -100,16 +99,16 @@ def test_a_failure_leaves_no_dataset_that_looks_complete(tmp_path, make_source, 
         raise DataError("train/broken.jpg: not a readable image")
 
     source = make_source()
-    prepare_quietly(source, tmp_path)
+    folder = prepare_quietly(source, tmp_path / "prepared")
     bad = [*source.train[:40], Sample("train/broken", 0, broken), *source.train[40:]]
     with pytest.raises(DataError, match=r"broken.jpg"):
         prepare_quietly(
             Source(classes=source.classes, channels=1, train=bad, test=source.test),
-            tmp_path,
+            folder,
             workers=workers,
         )
     with pytest.raises(DataError, match=r"dataset.json is missing"):
-        PreparedData.open(tmp_path)
+        PreparedData.open(folder)
 
 
 def test_few_images_are_decoded_ahead(tmp_path, make_source, prepare_quietly):
@@ -129,5 +128,6 @@ def test_few_images_are_decoded_ahead(tmp_path, make_source, prepare_quietly):
             yield sample
 
     source = Source(classes=("a", "b"), channels=1, train=samples, test=samples[:1])
-    prepare(source, tmp_path, origin="", validation=0, seed=0, workers=2, progress=progress)
+    folder, state = tmp_path / "prepared", tmp_path / "state"
+    prepare(source, folder, Preparation(origin=""), state=state, workers=2, progress=progress)
     assert max(lead[:400]) <= 2 * 8 + 1

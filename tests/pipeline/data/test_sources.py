@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.data.dataset import PreparedData
+from pipeline.data.decoding import SUFFIXES
 from pipeline.data.fashion_mnist import load_subset
-from pipeline.data.packed import PreparedData
 from pipeline.data.sources import SourceOptions, open_source
-from pipeline.data.sources.folder import IMAGE_SUFFIXES
 from pipeline.errors import ConfigError, DataError
 
 CLASSES = ("cat", "dog")
@@ -281,7 +281,7 @@ def test_folder_png_pixels_are_exact(folder):
     assert np.array_equal(_loaded(folder, "1.png"), np.asarray(_noise(11, 8, seed=2)))
 
 
-@pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, ".JPG", ".PNG"])
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG", ".PNG"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_format_that_is_named_is_decoded_to_the_wanted_channels(folder, suffix, channels):
     _noise(20, 30).save(folder / f"train/cat/x{suffix}")
@@ -379,9 +379,14 @@ def test_png_and_jpeg_of_different_sizes_are_prepared(folder, tmp_path, prepare_
 
 def test_a_name_that_is_not_utf8_is_refused_by_name(folder):
     shutil.copy(folder / "train/cat/0.png", os.fsencode(folder) + b"/train/cat/caf\xe9.png")
-    sample = next(sample for sample in _open(folder).train if "caf" in sample.name)
-    with pytest.raises(DataError, match=r"train/cat/caf"):
-        sample.load()
+    with pytest.raises(DataError, match=r"train/cat/caf.*not a name in UTF-8"):
+        _open(folder)
+
+
+def test_a_name_with_a_line_break_is_refused_by_name(folder):
+    (folder / "train/cat/0.png").rename(folder / "train/cat/a\nb.png")
+    with pytest.raises(DataError, match=r"train/cat/a\\nb.png.*a line break"):
+        _open(folder)
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from pipeline.bench import Bench
-from pipeline.data.packed import PreparedData
+from pipeline.data.dataset import PreparedData
 from pipeline.losses import ScheduledLoss, make_loss
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard

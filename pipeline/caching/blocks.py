@@ -1,0 +1,177 @@
+"""Blocks of encoded images: decoded once, for all views that are to be made of them.
+
+A dump goes block by block, each with all its views. While one is dumped, its images lie decoded in memory,
+and those of the next are decoded ahead. Images that are packed already need none of this.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.bench import Bench
+from pipeline.caching.spec import splits_of
+from pipeline.data.images import Images
+from pipeline.progress import note
+from pipeline.store.layout import CHUNK_ROWS, ShardId
+
+Rows = NDArray[np.int64]
+# Of one block's decoded images; there are at most two, the one that is dumped and the next.
+BLOCK_BYTES = 3 << 30
+_AT_ONCE = 2
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HeldImages(Images):
+    """Images of which some are held decoded.
+
+    Args:
+        source: where the others come from.
+        held: by row, decoded or about to be.
+    """
+
+    source: Images
+    held: dict[int, Future[NDArray[np.uint8]]]
+
+    @classmethod
+    def of(cls, source: Images) -> Self:
+        """Return the same images; none is held yet."""
+        shared = {field.name: getattr(source, field.name) for field in fields(Images)}
+        return cls(source=source, held={}, **shared)
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Return one image (H, W, C) uint8, when it is decoded."""
+        decoded = self.held.get(row)
+        return self.source.image(row) if decoded is None else decoded.result()
+
+    def subset(self, rows: Rows) -> Images:
+        """Return some of the images, of which none is held."""
+        return self.source.subset(rows)
+
+
+@dataclass(slots=True)
+class _Block:
+    """A block whose shards are to be made.
+
+    Args:
+        images: of its split.
+        rows: which of them.
+        shards: that are not made yet.
+        is_held: whether decoding has begun.
+    """
+
+    images: HeldImages
+    rows: Rows
+    shards: int = 0
+    is_held: bool = False
+
+
+class DecodedBlocks:
+    """Decodes what is dumped.
+
+    Args:
+        bench: the data and the number of threads.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self._held = {
+            name: HeldImages.of(images)
+            for name, images in splits_of(bench.data).items()
+            if images.decodes_at_use
+        }
+        splits: dict[str, Any] = {**self._held}
+        self.bench = replace(bench, data=replace(bench.data, **splits))
+        self._blocks: dict[tuple[str, int], _Block] = {}
+        self._pool = ThreadPoolExecutor(bench.workers, thread_name_prefix="decode")
+
+    @contextmanager
+    def expecting(self, shards: Mapping[ShardId, Rows]) -> Iterator[None]:
+        """Be ready for shards, given with their rows in the order in which they will be made."""
+        for shard, rows in shards.items():
+            if shard.section in self._held:
+                images = self._held[shard.section]
+                place = shard.section, shard.block
+                self._blocks.setdefault(place, _Block(images, rows)).shards += 1
+        self._tell()
+        try:
+            yield
+        finally:
+            for block in self._blocks.values():
+                _forget(block)
+            self._blocks.clear()
+
+    def reach(self, shard: ShardId) -> None:
+        """Say that a shard's images are asked for from now on."""
+        if block := self._blocks.get((shard.section, shard.block)):
+            self._hold(block)
+            self._hold_next()
+
+    def leave(self, shard: ShardId) -> None:
+        """Say that a shard's images will not be asked for any more."""
+        place = shard.section, shard.block
+        if block := self._blocks.get(place):
+            block.shards -= 1
+            if not block.shards:
+                _forget(self._blocks.pop(place))
+                self._hold_next()
+
+    def _hold_next(self) -> None:
+        for block in itertools.islice(self._blocks.values(), _AT_ONCE):
+            self._hold(block)
+
+    def _hold(self, block: _Block) -> None:
+        # Of a single view every image is asked for once.
+        if not block.is_held and block.shards > 1:
+            for row in block.rows[: _fitting(block)].tolist():
+                block.images.held[row] = self._pool.submit(block.images.source.image, row)
+        block.is_held = True
+
+    def _tell(self) -> None:
+        """Say so where a block does not fit, and images will be decoded more often than once."""
+        large = [block for block in self._blocks.values() if _fitting(block) < len(block.rows)]
+        if any(block.shards > 1 for block in large):
+            size = max(int(_image_bytes(block.images, block.rows).sum()) for block in large)
+            note(
+                f"a shard's images are up to {size / 1e9:.1f} GB decoded; {BLOCK_BYTES / 1e9:.1f} GB "
+                "of them are decoded once, the others for every view; a lower data.short_side, or a new "
+                "dump with fewer shard_rows, decodes each once"
+            )
+
+
+def fitting_shard_rows(images: Images, wanted: int) -> int:
+    """Return rows of a shard, at most `wanted`, whose images can be held decoded: whole chunks."""
+    if not images.decodes_at_use:
+        return wanted
+    chunks = BLOCK_BYTES * len(images) // (images.size_bytes * CHUNK_ROWS)
+    return max(CHUNK_ROWS, min(wanted, chunks * CHUNK_ROWS))
+
+
+def held_bytes(images: Images, shard_rows: int) -> int:
+    """Return how much decoded images take while a dump is made."""
+    if not images.decodes_at_use:
+        return 0
+    return _AT_ONCE * min(BLOCK_BYTES, shard_rows * images.size_bytes // len(images))
+
+
+def _fitting(block: _Block) -> int:
+    """Return how many of a block's images can be held, from the first on."""
+    ends = np.cumsum(_image_bytes(block.images, block.rows))
+    return int(np.searchsorted(ends, BLOCK_BYTES, side="right"))
+
+
+def _image_bytes(images: Images, rows: Rows) -> NDArray[np.int64]:
+    areas: NDArray[np.int64] = images.shapes[rows].astype(np.int64).prod(1)
+    return areas * images.channels
+
+
+def _forget(block: _Block) -> None:
+    for row in block.rows.tolist():
+        if decoded := block.images.held.pop(row, None):
+            decoded.cancel()

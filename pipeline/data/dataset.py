@@ -1,0 +1,128 @@
+"""A prepared dataset on disk: its description, and three splits that are kept in one form.
+
+dataset.json   classes, form of the images, mean and deviation, counts, digest; written last
+SPLIT.npz, SPLIT.names         the index of train, validation and test
+SPLIT.pixels                   where images are kept as pixels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.encoded import open_encoded
+from pipeline.data.form import Form, Keep
+from pipeline.data.images import Images
+from pipeline.data.packed import open_packed
+from pipeline.digests import spec_digest
+from pipeline.errors import DataError
+from pipeline.files import read_json, write_json
+
+SPLITS = ("train", "validation", "test")
+DESCRIPTION = "dataset.json"
+SCHEMA = 3
+
+_KINDS: Mapping[Keep, Callable[[Path, str, Form], Images]] = {
+    "pixels": open_packed,
+    "encoded": open_encoded,
+}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedData:
+    """A prepared dataset: three splits that share classes and channels.
+
+    Args:
+        classes: C class names; a label is an index into them.
+        mean, std: per channel, of the training split's pixels scaled to 0..1.
+        train, validation, test: the splits; validation may be empty.
+
+    """
+
+    classes: tuple[str, ...]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Images
+    validation: Images
+    test: Images
+
+    @classmethod
+    def open(cls, folder: Path) -> PreparedData:
+        """Open what `pipeline prepare` wrote.
+
+        Raises:
+            DataError: there is no complete prepared dataset in `folder`.
+
+        """
+        description = _read_description(folder)
+        form = Form.from_dict(description)
+        splits = {name: open_split(folder, name, form) for name in SPLITS}
+        digest = splits_digest(splits)
+        if digest != description["digest"]:
+            raise DataError(
+                f"{folder}: index files do not belong to dataset.json (digest {digest[:12]}, "
+                f"expected {description['digest'][:12]}); run: pipeline prepare"
+            )
+        return cls(
+            classes=tuple(description["classes"]),
+            channels=form.channels,
+            mean=tuple(description["mean"]),
+            std=tuple(description["std"]),
+            **splits,
+        )
+
+
+def open_split(folder: Path, name: str, form: Form) -> Images:
+    """Open one split of a dataset in `folder`."""
+    return _KINDS[form.keep](folder, name, form)
+
+
+def splits_digest(splits: Mapping[str, Images]) -> str:
+    """Return the SHA-256 (hex) of the keys and contents of all splits."""
+    return spec_digest({name: split.digest() for name, split in splits.items()})
+
+
+def write_description(
+    folder: Path,
+    *,
+    source: str,
+    classes: tuple[str, ...],
+    form: Form,
+    mean_and_std: tuple[list[float], list[float]],
+    splits: Mapping[str, Images],
+) -> dict[str, Any]:
+    """Write dataset.json, the last file of a prepared dataset, and return its content."""
+    mean, std = mean_and_std
+    description = {
+        "schema": SCHEMA,
+        "source": source,
+        "classes": list(classes),
+        **form.to_dict(),
+        "mean": mean,
+        "std": std,
+        "samples": {name: len(split) for name, split in splits.items()},
+        "digest": splits_digest(splits),
+    }
+    write_json(folder / DESCRIPTION, description)
+    return description
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        description: dict[str, Any] = read_json(path)
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder}: no prepared dataset ({DESCRIPTION} is missing); run: pipeline prepare"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); run: pipeline prepare") from None
+    if description["schema"] != SCHEMA:
+        raise DataError(
+            f"{folder}: prepared data of schema {description['schema']}, this program reads "
+            f"{SCHEMA}; run: pipeline prepare, or with DVC: dvc repro -f -s prepare"
+        )
+    return description

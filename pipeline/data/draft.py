@@ -1,0 +1,222 @@
+"""The draft of a split: what of it is made so far, on disk, so that an interrupted preparation goes on.
+
+    NAME.rows      a record a sample, in order
+    NAME.pixels    their pixels, one after the other; empty where files are kept as they are
+    NAME.json      the last checkpoint: how much of both files is whole, and the moments of the pixels
+
+Both files only grow. What lies behind the checkpoint is cut off when the draft is opened again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.form import Form
+from pipeline.data.moments import Moments
+from pipeline.data.packed import pixel_offsets
+from pipeline.files import naming, read_json, write_json
+
+SECONDS_BETWEEN_CHECKPOINTS = 30.0
+# What makes a sample the same one in a later run; a file of -1 bytes is none.
+IDENTITY = [("key", "<u8"), ("label", "<i8"), ("file_bytes", "<i8"), ("modified_ns", "<i8")]
+ROW = np.dtype([*IDENTITY, ("height", "<i4"), ("width", "<i4"), ("digest", "<u8")])
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Entry:
+    """A sample that was read.
+
+    Args:
+        row: () of dtype `ROW`.
+        pixels: (H, W, C) uint8; None where its file is kept as it is.
+        moments: of the pixels.
+    """
+
+    row: NDArray[np.void]
+    pixels: NDArray[np.uint8] | None
+    moments: Moments | None
+
+    @classmethod
+    def of(cls, row: NDArray[np.void], pixels: NDArray[np.uint8] | None) -> Entry:
+        """Return an entry with the moments of its pixels."""
+        return cls(row, pixels, None if pixels is None else Moments.of(pixels))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Done:
+    """How far a draft is. One value, replaced at once: an interruption falls before or after a sample."""
+
+    rows: int
+    pixel_bytes: int
+    moments: Moments
+
+    def to_dict(self) -> dict[str, Any]:
+        counts = self.moments.counts.tolist()
+        return {"rows": self.rows, "pixel_bytes": self.pixel_bytes, "counts": counts}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> _Done:
+        return cls(value["rows"], value["pixel_bytes"], Moments(np.array(value["counts"], np.int64)))
+
+
+class Draft:
+    """A split on its way, to be used in a `with` statement, which leaves a checkpoint.
+
+    Args:
+        folder: of the files.
+        name: of the draft.
+        form: of the images.
+    """
+
+    def __init__(self, folder: Path, name: str, form: Form) -> None:
+        self._channels, self._packs = form.channels, form.keep == "pixels"
+        self._rows_path, self.pixels_path = folder / f"{name}.rows", folder / f"{name}.pixels"
+        self._checkpoint = folder / f"{name}.json"
+        self._done = self._saved = self._last_checkpoint()
+        self._open()
+
+    def _last_checkpoint(self) -> _Done:
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            done = _Done.from_dict(read_json(self._checkpoint))
+            sizes = {self._rows_path: done.rows * ROW.itemsize, self.pixels_path: done.pixel_bytes}
+            if all(path.stat().st_size >= size for path, size in sizes.items()):
+                return done
+        return _Done(0, 0, Moments.none(self._channels))
+
+    def _open(self) -> None:
+        self._rows_file, self._pixels_file = self._rows_path.open("ab"), self.pixels_path.open("ab")
+        self._rows_file.truncate(self._done.rows * ROW.itemsize)
+        self._pixels_file.truncate(self._done.pixel_bytes)
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # What stopped the work, a full disk for one, may stop this too: then an older checkpoint stands.
+        harmless = () if error is None else (OSError,)
+        with suppress(*harmless), ExitStack() as closing:
+            closing.callback(self._rows_file.close)
+            closing.callback(self._pixels_file.close)
+            self.save()
+
+    def __len__(self) -> int:
+        return self._done.rows
+
+    @property
+    def moments(self) -> Moments:
+        """Of all pixels so far."""
+        return self._done.moments
+
+    def rows(self) -> NDArray[np.void]:
+        """Return the records so far (n,), of dtype `ROW`."""
+        self._rows_file.flush()
+        return np.fromfile(self._rows_path, ROW, len(self))
+
+    def offsets(self) -> NDArray[np.int64]:
+        """Return where the pixels of each sample so far start, and where the last ones end (n + 1,)."""
+        rows = self.rows()
+        shapes = np.stack([rows["height"], rows["width"]], 1)
+        return pixel_offsets(shapes, self._channels if self._packs else 0)
+
+    def pixels(self, row: NDArray[np.void], offset: int) -> NDArray[np.uint8] | None:
+        """Read the pixels (H, W, C) of a sample that was there when the draft was opened."""
+        if not self._packs:
+            return None
+        shape = int(row["height"]), int(row["width"]), self._channels
+        flat = np.fromfile(self.pixels_path, np.uint8, shape[0] * shape[1] * shape[2], offset=offset)
+        return flat.reshape(shape)
+
+    def add(self, entry: Entry) -> None:
+        """Append a sample, and leave a checkpoint from time to time."""
+        written = 0
+        if entry.pixels is not None:
+            with naming(self.pixels_path):
+                written = self._pixels_file.write(np.ascontiguousarray(entry.pixels).data)
+        with naming(self._rows_path):
+            self._rows_file.write(entry.row.tobytes())
+        done = self._done
+        moments = done.moments if entry.moments is None else done.moments + entry.moments
+        self._done = _Done(done.rows + 1, done.pixel_bytes + written, moments)
+        if time.monotonic() - self._saved_at >= SECONDS_BETWEEN_CHECKPOINTS:
+            self.save()
+
+    def save(self) -> None:
+        """Leave a checkpoint, durably, unless nothing has changed since the last one."""
+        if self._done is self._saved:
+            return
+        for path, file in ((self.pixels_path, self._pixels_file), (self._rows_path, self._rows_file)):
+            with naming(path):
+                file.flush()
+                os.fsync(file.fileno())
+        write_json(self._checkpoint, self._done.to_dict())
+        self._saved = self._done
+        self._saved_at = time.monotonic()
+
+    def shorten(self, count: int, spare: Draft | None) -> None:
+        """Keep the first samples of a draft that was just opened.
+
+        Args:
+            count: how many.
+            spare: where the others go that have a file to tell them by; None drops them.
+        """
+        end, moments = int(self.offsets()[count]), self.moments
+        if count == 0 and spare is None:
+            moments = Moments.none(self._channels)
+        else:
+            for entry in self._entries(count):
+                moments = moments if entry.moments is None else moments - entry.moments
+                if spare is not None and entry.row["file_bytes"] >= 0:
+                    spare.add(entry)
+        if spare is not None:
+            spare.save()
+        self._done = _Done(count, end, moments)
+        self.save()
+        self._rows_file.close()
+        self._pixels_file.close()
+        self._open()
+
+    def _entries(self, start: int) -> Iterator[Entry]:
+        for row, offset in zip(self.rows()[start:], self.offsets()[start:-1].tolist(), strict=True):
+            yield Entry.of(row, self.pixels(row, offset))
+
+
+class Spare:
+    """Samples of an earlier run that are in another place now.
+
+    Args:
+        draft: that holds them, and does not grow any more.
+    """
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft, self._rows, self._offsets = draft, draft.rows(), draft.offsets()
+        self._order = np.argsort(self._rows["key"], kind="stable")
+        self._keys = self._rows["key"][self._order]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def find(self, identity: tuple[int, ...]) -> Entry | None:
+        """Return the sample with these values of `IDENTITY`, if it is here; from any thread."""
+        place = int(np.searchsorted(self._keys, np.uint64(identity[0]), side="right")) - 1
+        if place < 0:
+            return None
+        row = self._rows[self._order[place]]
+        if tuple(row[name] for name, _ in IDENTITY) != identity:
+            return None
+        return Entry.of(row, self._draft.pixels(row, int(self._offsets[self._order[place]])))

@@ -1,0 +1,78 @@
+"""Encoded images: files that stay where they are and are decoded when they are asked for.
+
+Of each file the shape that it decodes to and a digest of its bytes are known, so that an image is the one
+that was prepared, or it is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.decoding import decode, read_file
+from pipeline.data.form import Form, find_root
+from pipeline.data.images import Images
+from pipeline.data.index import read_index
+from pipeline.data.resizing import shrink
+from pipeline.digests import encoded_digest
+from pipeline.errors import DataError
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EncodedImages(Images):
+    """Images that are decoded at use.
+
+    Args:
+        root: folder that the samples' names are relative to.
+        short_side: largest shorter side in pixels; larger images are shrunk to it.
+
+    """
+
+    root: Path
+    short_side: int | None = None
+
+    decodes_at_use: ClassVar[bool] = True
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Read, decode and shrink one image (H, W, C) uint8.
+
+        Raises:
+            DataError: its file is missing, or is not the one that was prepared.
+        """
+        path = self.root / self.names[row]
+        content = read_file(path)
+        height, width = self.shapes[row].tolist()
+        digest = encoded_digest(content, (height, width, self.channels), int(self.labels[row]))
+        if digest != self.digests[row]:
+            raise DataError(
+                f"{path}: {len(content):,} bytes, not those that were prepared; expected the same file; "
+                "restore it, or run: pipeline prepare"
+            )
+        image = shrink(decode(content, self.channels, path), self.short_side)
+        if image.shape[:2] != (height, width):
+            raise DataError(
+                f"{path}: decodes to {image.shape[0]}x{image.shape[1]} pixels; expected {height}x{width} "
+                "by its header; save it anew and run: pipeline prepare; or set data.keep to pixels"
+            )
+        return image
+
+
+def open_encoded(folder: Path, split: str, form: Form) -> EncodedImages:
+    """Open a split of encoded images; their files are looked at when they are asked for.
+
+    Raises:
+        DataError: a file of the index is missing or damaged.
+    """
+    columns, names = read_index(folder, split)
+    return EncodedImages(
+        root=find_root(form.root or "", folder),
+        short_side=form.short_side,
+        channels=form.channels,
+        names=names,
+        decoder=form.decoder,
+        **columns,
+    )

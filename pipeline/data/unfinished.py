@@ -1,0 +1,86 @@
+"""The folder of an unfinished preparation: one at a time, and of one plan."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import DataError
+from pipeline.files import read_json, write_bytes, write_json
+from pipeline.progress import note
+
+# A killed DVC leaves its stage a moment to end.
+WAIT_SECONDS = 20.0
+_PLAN = "plan.json"
+_UNREADABLE = "unreadable.txt"
+_SHOWN = 3
+
+
+@contextmanager
+def unfinished(folder: Path, plan: Mapping[str, Any]) -> Iterator[None]:
+    """Hold a folder for drafts, and remove it when they are finished and nothing went wrong.
+
+    Drafts that are there are left over from a preparation of the same plan, or they are removed.
+
+    Args:
+        folder: of the drafts; a lock lies beside it.
+        plan: what decides the content of a draft beside its samples.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=WAIT_SECONDS)
+    except Timeout:
+        raise DataError(
+            f"{folder}: another `pipeline prepare` is at work and did not end in {WAIT_SECONDS:g} s; "
+            "expected one at a time; wait for it, or end it and run the command again"
+        ) from None
+    with lock:
+        _begin(folder, plan)
+        yield
+        shutil.rmtree(folder)
+
+
+def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
+    found = None
+    with suppress(FileNotFoundError, ValueError):
+        found = read_json(folder / _PLAN)
+    if found != plan:
+        if folder.exists():
+            note(f"{folder}: left by a preparation with other parameters or versions; starting anew")
+            shutil.rmtree(folder)
+        write_json(folder / _PLAN, plan)
+    (folder / _UNREADABLE).unlink(missing_ok=True)
+
+
+def require_readable(unreadable: Sequence[str], count: int, folder: Path) -> None:
+    """Refuse to finish without the images that could not be read.
+
+    Args:
+        unreadable: a message for each of them.
+        count: images in all.
+        folder: where the whole list goes.
+
+    Raises:
+        DataError: naming the first, and the list.
+    """
+    if not unreadable:
+        return
+    path = folder / _UNREADABLE
+    write_bytes(path, "".join(f"{line}\n" for line in unreadable).encode(errors="replace"))
+    if len(unreadable) == 1:
+        raise DataError(unreadable[0])
+    first = ", ".join(line.partition(":")[0] for line in unreadable[:_SHOWN])
+    more = ", …" if len(unreadable) > _SHOWN else ""
+    raise DataError(
+        f"{len(unreadable):,} of {count:,} images are not readable: {first}{more}; all are listed in "
+        f"{path}; replace or remove them and run the command again: the other images are kept"
+    )
