@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.device_memory import naming_memory
-from pipeline.digests import spec_digest
 from pipeline.errors import TrainingError
 from pipeline.loader import Batch, Loader
 from pipeline.losses import ScheduledLoss
@@ -71,21 +70,21 @@ def fit(
         TrainingError: the loss is not finite, or processes do not go on from the same state.
 
     """
-    run, name = RunState(network, settings, device), spec_digest({**identity, "state": _STATE_VERSION})
-    run.resume(state_path, name)
+    run, identity = RunState(network, settings, device), {**identity, "state": _STATE_VERSION}
+    run.resume(state_path, identity)
     _require_same_state(run, ranks)
     training = _Training(run, loader, loss, seed=seed, ranks=ranks)
     judged = training.network if run.judged is training.inner else _as_called(run.judged, settings)
     while run.epoch < settings.epochs:
         for _ in training.epoch(save_seconds):
-            run.save(state_path, name)
+            run.save(state_path, identity)
         start = time.perf_counter()
         figures = evaluate(judged) if evaluate else Metrics()
         record = training.record(figures, time.perf_counter() - start)
         run.finish_epoch(record, figures)
         note(describe(record, settings.epochs))
         if ranks.is_first:
-            run.save(state_path, name)
+            run.save(state_path, identity)
     return run.result()
 
 

@@ -7,6 +7,8 @@ that goes on sees those that it would have seen.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,10 +99,10 @@ class RunState:
             best_epoch=self.best_epoch,
         )
 
-    def save(self, path: Path, identity: str) -> None:
+    def save(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Write everything that is needed to go on, durably and at once."""
         content = {
-            "identity": identity,
+            "identity": json.dumps(identity, sort_keys=True),
             "epoch": self.epoch,
             "current": {name: getattr(self.current, name) for name in EpochState.__slots__},
             "history": [asdict(record) for record in self.history],
@@ -114,13 +116,15 @@ class RunState:
         }
         write_atomic(path, lambda file: torch.save(content, file))
 
-    def resume(self, path: Path, identity: str) -> None:
+    def resume(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Go on where a run of this identity was saved, if there is one."""
         if not path.exists():
             return
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if content["identity"] != identity:
-            note(f"{path}: state of a run with other parameters, data or teacher; starting anew")
+        if content["identity"] != json.dumps(identity, sort_keys=True):
+            note(
+                f"{path}: state of another run, starting anew: {_difference(content['identity'], identity)}"
+            )
             return
         self.epoch, self.best_epoch = content["epoch"], content["best_epoch"]
         current = content["current"]
@@ -135,6 +139,25 @@ class RunState:
             self.average.network.load_state_dict(content["average"])
         step = f", step {self.current.step} of the next" if self.current.step else ""
         note(f"resuming after epoch {self.epoch} of {self.settings.epochs}{step}")
+
+
+def _difference(saved: str, identity: Mapping[str, Any]) -> str:
+    """Say in what the saved run, its identity as JSON, is another one."""
+    try:
+        there, here = _flat(json.loads(saved)), _flat(json.loads(json.dumps(identity)))
+    except ValueError:
+        return "it was saved by another version"
+    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+    listed = [f"{name} was {there.get(name)}, is {here.get(name)}" for name in names[:3]]
+    return "; ".join(listed) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    parts = (_flat(inner, f"{name}.{key}" if name else key) for key, inner in value.items())
+    return {key: inner for part in parts for key, inner in part.items()}
 
 
 def _copy(state: StateDict) -> StateDict:

@@ -308,8 +308,20 @@ def test_the_state_of_another_identity_is_not_resumed(run, tmp_path, capsys):
     with pytest.raises(_Interrupted):
         run(loss=_InterruptedLoss(2 * run.steps), identity={"run": "other"}, network=_network(9))
     anew = run()
-    assert "starting anew" in capsys.readouterr().err
+    assert "starting anew: run was other, is test" in capsys.readouterr().err
     _assert_same(anew, whole)
+
+
+def test_a_changed_batch_size_is_named(run, capsys):
+    def identity(settings: TrainingSettings) -> dict[str, Any]:
+        return {"settings": settings.to_dict(), "seed": 3}
+
+    before, after = _settings(), _settings(batch_size=8, epochs=5)
+    with pytest.raises(_Interrupted):
+        run(before, loss=_InterruptedLoss(2 * run.steps), identity=identity(before))
+    run(after, identity=identity(after))
+    expected = "anew: settings.batch_size was 16, is 8; settings.epochs was 4, is 5"
+    assert expected in capsys.readouterr().err
 
 
 def test_the_state_holds_no_code(run, tmp_path):
