@@ -37,7 +37,7 @@ class Forecast:
         bytes_per_sample_view: of the training logits, compressed.
         files: of the finished store.
         teacher_forwards: images that the teacher has still to see.
-        seconds_estimate: for these on this machine, at the pilot's speed.
+        seconds_estimate: for these on this machine, at the pilot's speed; it compiles nothing.
         memory_bytes: resident at most while the pilot ran, two shards, and images that are held decoded.
         kl_t1_mean, kl_t4_mean: what the codec cost on the pilot, in nats.
     """

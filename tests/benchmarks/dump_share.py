@@ -23,10 +23,9 @@ from unittest.mock import patch
 import torch
 
 from pipeline.bench import Bench
-from pipeline.caching import dump
+from pipeline.caching import content, dump
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs import Codec
-from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.spec import CodecSpec
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
@@ -81,7 +80,8 @@ def timed(spent: Counter[str], device: torch.device) -> Iterator[None]:
 
     with (
         patch.object(dump, "open_for_writing", open_watched),
-        patch.object(Fidelity, "measure", watch("compare", Fidelity.measure)),
+        patch.object(content, "divergences", watch("compare", content.divergences)),
+        patch.object(content, "same_top1", watch("compare", content.same_top1)),
         patch.object(StoreWriter, "write", watch("write", StoreWriter.write)),
         patch.object(Teacher, "output", watch("forward", Teacher.output)),
     ):
