@@ -23,7 +23,8 @@ from pipeline.progress import note
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 
 Rows = NDArray[np.int64]
-# Of one block's decoded images; there are at most two, the one that is dumped and the next.
+# Of one block's decoded images; there are two, the one that is dumped and the next, and more only where
+# blocks are so small that rendering is further ahead.
 BLOCK_BYTES = 3 << 30
 _AT_ONCE = 2
 

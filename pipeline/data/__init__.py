@@ -1,1 +1,1 @@
-"""Images on disk: where they come from, how they are packed, what they are called."""
+"""Images on disk: where they come from, how they are kept, what they are called."""

@@ -44,6 +44,11 @@ class EncodedImages(Images):
             DataError: its file is missing, or is not the one that was prepared.
         """
         path = self.root / self.names[row]
+        if not path.exists():
+            raise DataError(
+                f"{path}: missing; expected the file that was prepared; restore it, or run: pipeline "
+                "prepare"
+            )
         content = read_file(path)
         height, width = self.shapes[row].tolist()
         digest = encoded_digest(content, (height, width, self.channels), int(self.labels[row]))

@@ -133,7 +133,9 @@ def own_copy(photos, tmp_path, prepared):
 def test_a_file_that_is_gone_is_named(own_copy):
     root, train = own_copy
     (root / train.names[3]).unlink()
-    with pytest.raises(DataError, match=rf"{train.names[3]}: not a readable image \(gone\)"):
+    with pytest.raises(
+        DataError, match=rf"{train.names[3]}: missing; .* restore it, or run: pipeline prep"
+    ):
         train.image(3)
 
 
