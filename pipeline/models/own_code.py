@@ -11,6 +11,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def _import(name: str, module_name: str) -> Any:
         # First, as `python -m` has it: the console script knows its own folder only.
         sys.path.insert(0, here)
     try:
-        return importlib.import_module(module_name)
+        with redirect_stdout(sys.stderr):
+            return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise _failed(name, error) from error
@@ -110,7 +112,9 @@ def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Paramet
 
 def _call(name: str, function: Callable[..., object], arguments: Mapping[str, Any]) -> nn.Module:
     try:
-        network = function(**arguments)
+        # What a command prints on stdout is for programs.
+        with redirect_stdout(sys.stderr):
+            network = function(**arguments)
     except Exception as error:
         raise _failed(name, error) from error
     if not isinstance(network, nn.Module):

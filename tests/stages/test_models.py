@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from pipeline.metrics import Metrics, evaluate
+from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import load_checkpoint, read_tensors
 from tests.stages.conftest import make_images, run
 
@@ -134,6 +135,17 @@ def test_a_teacher_of_more_classes_is_mapped_and_dumped(project, edit, in_a_file
     summary = json.loads(capsys.readouterr().out)
     assert (summary["n_classes"], summary["codec"]) == (3, "features")
     assert run("train-student", "pupil", "kd", 0, "--dump", "main") == 0
+
+
+# Auxiliary heads
+
+
+def test_a_student_with_auxiliary_heads_is_kept_without_them(project, edit):
+    edit({"students": {"deep": {"model": "googlenet", "epochs": 1, "batch_size": 40}}})
+    assert run("train-student", "deep", "scratch", 0) == 0
+    network, card = load_checkpoint(Path("models/students/baseline-deep-scratch-0.pt"))
+    assert network.aux1 is None
+    assert metrics("baseline-deep-scratch-0")["parameters"] == count_parameters(network, card.architecture)
 
 
 # Fine-tuning

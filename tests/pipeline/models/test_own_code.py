@@ -47,6 +47,10 @@ class Odd(Colour):
         super().__init__(5)
         self.unused = nn.Linear(3, 2)
 
+def talkative():
+    print("loading")
+    return teacher()
+
 def broken():
     raise ValueError("no such\\nfile")
 
@@ -120,6 +124,13 @@ def test_a_network_of_other_classes_gets_a_fresh_last_layer(tiny_data, tmp_path)
     save_checkpoint(tmp_path / "x.pt", network.state_dict(), card)
     loaded, _ = load_checkpoint(tmp_path / "x.pt")
     assert torch.equal(loaded[1].weight, network[1].weight)
+
+
+def test_what_it_prints_is_progress(capsys):
+    """Some commands print JSON on stdout."""
+    build(Architecture(name="mine.nets:talkative", num_classes=3))
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "loading\n")
 
 
 # With weights of its own

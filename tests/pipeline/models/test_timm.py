@@ -107,6 +107,20 @@ def test_weights_come_with_timms_preprocessing_and_classes(hub, weights):
         assert torch.equal(network(_images(160)), theirs(_images(160)))
 
 
+def test_a_crop_that_is_not_the_centres_is_said(hub, capsys):
+    options = hub("test_resnet")
+    options["pretrained_cfg_overlay"]["crop_mode"] = "squash"
+    load_pretrained("timm:test_resnet", "pretrained", options=options)
+    assert "crop mode squash; here it sees the centre" in capsys.readouterr().err
+
+
+def test_images_that_are_no_squares_are_refused(hub):
+    options = hub("test_resnet")
+    options["pretrained_cfg_overlay"]["input_size"] = (3, 96, 128)
+    with pytest.raises(ModelError, match=r"timm:test_resnet takes images of 96x128 pixels; expected a sq"):
+        load_pretrained("timm:test_resnet", "pretrained", options=options)
+
+
 def test_unknown_weights_list_timms_tags():
     message = r"'r170' of timm:test_vit are unknown; expected pretrained, r160_in1k, or the path"
     with pytest.raises(ModelError, match=message):
