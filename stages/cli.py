@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "Compare everything that was trained.",
     "inspect": "Say what a store of logits holds.",
     "verify": "Check every byte of a store of logits.",
+    "export": "Write a trained model as one ONNX or torch.export file.",
 }
 
 

@@ -43,6 +43,15 @@ OPTIONS = {
         "--workers",
         "--render",
     },
+    "export": {
+        "CHECKPOINT",
+        "--format",
+        "--out",
+        "--with-normalise",
+        "--images",
+        "--samples",
+        "--threshold",
+    },
 }
 
 

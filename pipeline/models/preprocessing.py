@@ -59,16 +59,23 @@ class Preprocessing:
         """Return the preprocessing that `to_dict` described."""
         return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
 
+    def seen(self, pixels: Tensor) -> Tensor:
+        """Map (B, S, S, c) uint8 to the colours that the model sees: (B, S, S, channels) uint8.
+
+        Grey images are repeated for a model of three channels; of colour images a model of one sees the
+        luma.
+        """
+        fewer = pixels.shape[3] > self.channels
+        seen = grey(pixels)[..., None].to(torch.uint8) if fewer else pixels
+        return seen.expand(-1, -1, -1, self.channels)
+
     def normalise(self, pixels: Tensor) -> Tensor:
         """Map (B, S, S, c) uint8 to (B, channels, S, S) float32, channels-last in memory.
 
-        Grey images are repeated for a model of three channels; of colour images a model of one sees the
-        luma. On the images' own device.
+        In the colours of `seen`; on the images' own device.
         """
-        if pixels.shape[3] > self.channels:
-            pixels = grey(pixels)[..., None]
         batch, height, width, _ = pixels.shape
-        lines = pixels.expand(-1, -1, -1, self.channels).reshape(batch, height, width * self.channels)
+        lines = self.seen(pixels).reshape(batch, height, width * self.channels)
         scale, shift = _lines(self.mean, self.std, width, pixels.device)
         values = lines.float()
         torch.addcmul(shift, values, scale, out=values)

@@ -53,13 +53,13 @@ def _names_by_class(root: Path, split: str) -> dict[str, Names]:
     """Return the names of each class's image files, relative to the root; classes and files are sorted."""
     folders = sorted(entry.name for entry in (root / split).iterdir() if entry.is_dir())
     return {
-        folder: Names.of(sorted(_files(root, f"{split}/{folder}"), key=lambda name: name.split("/")))
+        folder: Names.of(sorted(image_files(root, f"{split}/{folder}"), key=lambda name: name.split("/")))
         for folder in folders
         if not folder.startswith(".")
     }
 
 
-def _files(root: Path, folder: str) -> list[str]:
+def image_files(root: Path, folder: str) -> list[str]:
     """Return the image files at any depth below a folder, as names relative to the root."""
     found = []
     for parent, folders, files in os.walk(root / folder):

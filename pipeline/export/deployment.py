@@ -1,0 +1,117 @@
+"""A network as it leaves: what goes in, what comes out, and what its user must know.
+
+Owns the traced program and its description; the files it is put into are `formats.py`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from pipeline.errors import ModelError
+from pipeline.models.checkpoint import ModelCard
+from pipeline.models.preprocessing import Preprocessing
+
+# torch specialises a batch of one, or of none.
+_TRACED_BATCH = 2
+
+
+class Normalised(nn.Module):
+    """A network with its normalisation in front: (B, S, S, channels) uint8 to logits (B, C).
+
+    Args:
+        network: takes normalised images.
+        preprocessing: how it wants them.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("shift", -mean / std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, C) of pixels (B, S, S, channels) uint8."""
+        normalised = images.float() * self.scale + self.shift
+        logits: Tensor = self.network(normalised.permute(0, 3, 1, 2))
+        return logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A network to be exported.
+
+    Args:
+        network: of a checkpoint, in eval mode, float32, on the CPU.
+        card: its card.
+        normalises: its input is pixels (B, S, S, channels) uint8, normalised inside, instead of
+            normalised images (B, channels, S, S) float32.
+    """
+
+    network: nn.Module
+    card: ModelCard
+    normalises: bool
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """Return what is fed for pixels (B, S, S, c) uint8 of the model's size, whatever their channels."""
+        eyes = self.card.preprocessing
+        return eyes.seen(pixels).contiguous() if self.normalises else eyes.normalise(pixels).contiguous()
+
+    @torch.inference_mode()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return the logits (B, C) of the network as it is, eagerly, of the same pixels."""
+        logits: Tensor = self.network(self.card.preprocessing.normalise(pixels))
+        return logits
+
+    def trace(self) -> ExportedProgram:
+        """Return the program: images (B, ...), for any B from 1, to logits (B, C).
+
+        Raises:
+            ModelError: the network decides by values what it computes.
+        """
+        eyes = self.card.preprocessing
+        network = Normalised(self.network, eyes) if self.normalises else self.network
+        shape = _TRACED_BATCH, eyes.size, eyes.size, eyes.channels
+        example = self.inputs(torch.zeros(shape, dtype=torch.uint8))
+        batch = {0: Dim("batch", min=1)}
+        try:
+            program = torch.export.export(network.eval(), (example,), dynamic_shapes=(batch,))
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ModelError(
+                f"{self.card.architecture.name} cannot be traced ({reason}); expected a network that "
+                "computes the same operations for every image; export another model"
+            ) from error
+        # They name files of this machine.
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        return program
+
+    def description(self) -> dict[str, Any]:
+        """Return what its user must know, as plain values."""
+        eyes = self.card.preprocessing
+        return {
+            "input": {
+                "dtype": "uint8" if self.normalises else "float32",
+                "layout": "NHWC" if self.normalises else "NCHW",
+                "colour": "grey" if eyes.channels == 1 else "RGB",
+                "normalised": not self.normalises,
+            },
+            "preprocessing": {
+                "crop": "centred square of crop_fraction of the short side",
+                "antialias": True,
+                "normalisation": "(pixel / 255 - mean) / std",
+                **eyes.to_dict(),
+                "interpolation": eyes.interpolation,
+            },
+            "classes": list(self.card.classes),
+            "architecture": self.card.architecture.to_dict(),
+        }

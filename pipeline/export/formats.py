@@ -1,0 +1,156 @@
+"""The files a network is put into: a table of formats, each with how it is written and how it is run.
+
+A format makes bytes of a deployment, and something that computes of bytes, so that what is checked is
+what is written. Runtimes are imported when they are needed: they are an extra.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from pipeline.errors import ConfigError, ModelError
+from pipeline.export.deployment import Deployment
+
+INPUT, OUTPUT = "images", "logits"
+
+Run = Callable[[Tensor], Tensor]
+# A protocol buffer holds less than 2 GiB; a part is the graph's own.
+_ONNX_MOST_BYTES = (1 << 31) - (1 << 25)
+_ONNX_NEEDS = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of file.
+
+    Args:
+        encode: a deployment to the file's bytes; the same bytes for the same deployment and versions.
+        load: the file's bytes to what computes the logits (B, C) of a deployment's inputs (B, ...).
+    """
+
+    encode: Callable[[Deployment], bytes]
+    load: Callable[[bytes], Run]
+
+
+def _encode_pt2(deployment: Deployment) -> bytes:
+    """The description is an extra file NAME.json each."""
+    buffer = io.BytesIO()
+    extra = {f"{name}.json": text for name, text in _texts(deployment).items()}
+    with _known_warnings():
+        torch.export.save(deployment.trace(), buffer, extra_files=extra)
+    return buffer.getvalue()
+
+
+def _load_pt2(content: bytes) -> Run:
+    with _known_warnings():
+        network = torch.export.load(io.BytesIO(content)).module()
+
+    @torch.inference_mode()
+    def run(inputs: Tensor) -> Tensor:
+        logits: Tensor = network(inputs)
+        return logits
+
+    return run
+
+
+def _encode_onnx(deployment: Deployment) -> bytes:
+    """The description is in the model's metadata, a JSON text each."""
+    _require_onnx()
+    _require_room(deployment)
+    traced = deployment.trace()
+    try:
+        program = _convert(traced)
+    except torch.onnx.OnnxExporterError as error:
+        raise ModelError(
+            f"{deployment.card.architecture.name} cannot be written as ONNX ({_first_cause(error)}); "
+            "expected operations that ONNX has; use --format pt2"
+        ) from error
+    program.model.metadata_props.update(_texts(deployment))
+    content: bytes = program.model_proto.SerializeToString(deterministic=True)
+    return content
+
+
+def _convert(traced: ExportedProgram) -> torch.onnx.ONNXProgram:
+    with _known_warnings():
+        program = torch.onnx.export(
+            traced,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: "batch"},),
+            external_data=False,
+            verbose=False,
+        )
+    # None is what the older exporter gives, which writes a file.
+    return cast(torch.onnx.ONNXProgram, program)
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0]
+
+
+def _load_onnx(content: bytes) -> Run:
+    _require_onnx()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; it warns of devices that are not there
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([OUTPUT], {INPUT: inputs.numpy()})[0])
+
+    return run
+
+
+FORMATS: Mapping[str, Format] = {
+    "onnx": Format(_encode_onnx, _load_onnx),
+    "pt2": Format(_encode_pt2, _load_pt2),
+}
+
+
+def _texts(deployment: Deployment) -> dict[str, str]:
+    description: dict[str, Any] = deployment.description()
+    return {name: json.dumps(value, sort_keys=True) for name, value in description.items()}
+
+
+def _require_onnx() -> None:
+    missing = [name for name in _ONNX_NEEDS if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"--format onnx, and {', '.join(missing)} not installed; expected {', '.join(_ONNX_NEEDS)}; "
+            "run: pip install 'softlabel-pipeline[export]', or use --format pt2"
+        )
+
+
+def _require_room(deployment: Deployment) -> None:
+    size = sum(tensor.nbytes for tensor in deployment.network.state_dict().values())
+    if size > _ONNX_MOST_BYTES:
+        raise ModelError(
+            f"{deployment.card.architecture.name} has {size / 1e9:.1f} GB of weights; expected less than "
+            "2 GiB, which is what one ONNX file holds; use --format pt2"
+        )
+
+
+@contextmanager
+def _known_warnings() -> Iterator[None]:
+    """Silence what torch's exporter provokes in torch itself."""
+    with warnings.catch_warnings():
+        # Copying a graph for ONNX visits a class that torch 2.11 has deprecated.
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        # Weights are read over the archive's bytes, which nobody writes to.
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        yield

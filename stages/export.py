@@ -1,0 +1,107 @@
+"""`pipeline export`: a checkpoint as one file that runs without this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+from pipeline.data.dataset import PreparedData
+from pipeline.data.images import Images
+from pipeline.data.pictures import open_pictures, spread_images
+from pipeline.errors import ConfigError, DataError
+from pipeline.export.deployment import Deployment
+from pipeline.export.formats import FORMATS
+from pipeline.export.parity import measure_parity
+from pipeline.feed import Feed
+from pipeline.files import write_bytes
+from pipeline.models.checkpoint import load_checkpoint
+from stages import layout
+from stages.options import debuggable
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(list(FORMATS)), required=True, help="ONNX, or torch.export."
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file.")
+@click.option(
+    "--with-normalise",
+    is_flag=True,
+    help="Take pixels (B, S, S, channels) uint8 and normalise them inside.  [default: normalised images "
+    "(B, channels, S, S) float32]",
+)
+@click.option(
+    "--images",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Compare on the image files of this folder.  [default: the test split of data/prepared]",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Compare on at most this many images.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0),
+    default=1e-3,
+    show_default=True,
+    help="Largest difference of a logit, as a share of the largest logit, that is rounding.",
+)
+@debuggable
+def command(
+    checkpoint: Path,
+    form: str,
+    out: Path,
+    with_normalise: bool,
+    folder: Path | None,
+    samples: int,
+    threshold: float,
+) -> None:
+    """Write CHECKPOINT (NAME.pt with its card NAME.json) as one ONNX or torch.export file.
+
+    The batch is dynamic. Preprocessing and classes go along as JSON: in ONNX's metadata, or as extra files
+    of the archive. The file is written only if it gives the network's logits on real images.
+    """
+    _require_other_file(out, checkpoint)
+    network, card = load_checkpoint(checkpoint)
+    eyes = card.preprocessing
+    images = _images(folder, eyes.channels, samples)
+    deployment = Deployment(network=network, card=card, normalises=with_normalise)
+    content = FORMATS[form].encode(deployment)
+    feed = Feed(images, None, eyes, device=torch.device("cpu"))
+    parity = measure_parity(deployment, FORMATS[form].load(content), feed)
+    parity.require(threshold)
+    write_bytes(out, content)
+    click.echo(
+        f"{out}: {len(content):,} bytes, {form} of {card.architecture.name}, {len(card.classes)} classes"
+    )
+    click.echo(f"{parity}")
+
+
+def _require_other_file(out: Path, checkpoint: Path) -> None:
+    """Refuse to write over what is exported."""
+    if out.resolve() in (checkpoint.resolve(), checkpoint.with_suffix(".json").resolve()):
+        raise ConfigError(
+            f"--out {out} is the checkpoint itself or its card; expected another file; rename it"
+        )
+
+
+def _images(folder: Path | None, channels: int, count: int) -> Images:
+    if folder is not None:
+        return open_pictures(folder, channels, count)
+    try:
+        images = PreparedData.open(layout.PREPARED).test
+    except DataError as error:
+        raise DataError(f"{error}; or compare on a folder of images: --images FOLDER") from None
+    if not len(images):
+        raise DataError(
+            f"{layout.PREPARED}: no test images; expected some to compare on; use --images FOLDER"
+        )
+    return spread_images(images, count)

@@ -1,0 +1,133 @@
+"""`pipeline export`: a checkpoint as one file, which runs without the project."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.data.dataset import PreparedData
+from pipeline.export import formats
+from pipeline.models.checkpoint import load_checkpoint
+from tests.stages.conftest import run
+
+ROOT = Path(__file__).parents[2]
+TEACHER = Path("models/teachers/tutor.pt")
+
+
+def test_onnx_runs_on_the_test_images_with_the_networks_logits(project, capsys):
+    out = Path("deploy/tutor.onnx")
+    assert run("export", TEACHER, "--format", "onnx", "--out", out) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"{out}: {out.stat().st_size:,} bytes, onnx of wrn_16_2, 4 classes")
+    assert re.match(
+        r"40 images in batches of 1, 3, 4, 32: logits differ by .* top-1 agreement 1\.0000", printed[1]
+    )
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+    network, card = load_checkpoint(TEACHER)
+    images, _ = PreparedData.open(Path("data/prepared")).test.uniform
+    normalised = card.preprocessing.normalise(torch.from_numpy(images.copy())).contiguous()
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": normalised.numpy()})
+    with torch.no_grad():
+        assert np.allclose(logits, network(normalised).numpy(), atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+def test_pt2_with_normalisation_takes_pixels(project):
+    out = Path("tutor.pt2")
+    assert run("export", TEACHER, "--format", "pt2", "--out", out, "--with-normalise") == 0
+    network, card = load_checkpoint(TEACHER)
+    pixels = torch.randint(0, 256, (5, 16, 16, 3), dtype=torch.uint8)
+    extra = {"input.json": ""}
+    with torch.no_grad():
+        logits = torch.export.load(out, extra_files=extra).module()(pixels)
+        assert torch.allclose(logits, network(card.preprocessing.normalise(pixels)), atol=1e-4)
+    assert json.loads(extra["input.json"])["layout"] == "NHWC"
+
+
+def test_a_file_that_computes_something_else_is_not_written(project, capsys, monkeypatch):
+    out = Path("tutor.pt2")
+    out.write_bytes(b"what was there before")
+    right = formats.FORMATS["pt2"]
+    wrong = formats.Format(right.encode, lambda content: lambda images: right.load(content)(images) * 1.1)
+    monkeypatch.setitem(formats.FORMATS, "pt2", wrong)
+    arguments = ["export", TEACHER, "--format", "pt2", "--out", out]
+    assert run(*arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pipeline: the exported network computes something else: 40 images")
+    assert out.read_bytes() == b"what was there before"
+    assert run(*arguments, "--threshold", 0.2) == 0
+    assert out.stat().st_size > 1e5
+
+
+def test_other_images_can_be_compared_on(project, capsys):
+    for n in range(3):
+        Path("photos/some").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(n).integers(0, 256, (20 + n, 30, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(f"photos/some/{n}.png")
+    shutil.rmtree("data/prepared")
+    arguments = ["export", TEACHER, "--format", "pt2", "--out", "tutor.pt2"]
+    assert run(*arguments) == 1
+    assert "pipeline prepare; or compare on a folder of images: --images FOLDER" in capsys.readouterr().err
+    assert run(*arguments, "--images", "photos", "--samples", 2) == 0
+    assert "2 images in batches of 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "out", "words"),
+    [
+        ("models/teachers/nobody.pt", "x.pt2", "models/teachers/nobody.json: no such file"),
+        (TEACHER, TEACHER, "is the checkpoint itself or its card"),
+        (TEACHER, TEACHER.with_suffix(".json"), "is the checkpoint itself or its card"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(project, capsys, checkpoint, out, words):
+    before = TEACHER.read_bytes()
+    assert run("export", checkpoint, "--format", "pt2", "--out", out) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert TEACHER.read_bytes() == before
+
+
+def test_without_the_extra_the_line_names_it(project, capsys, monkeypatch):
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    assert run("export", TEACHER, "--format", "onnx", "--out", "x.onnx") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'softlabel-pipeline[export]'" in line
+
+
+def test_formats_are_these_two(project, capsys):
+    assert run("export", TEACHER, "--format", "tflite", "--out", "x") == 2
+    assert run("export", TEACHER, "--out", "x") == 2
+    assert "'onnx', 'pt2'" in capsys.readouterr().err
+
+
+def test_the_readmes_deployment_names_the_networks_class(project):
+    """Its lines resize by Pillow, which is near torch's kernel, and normalise by hand."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    (code,) = (block for block in blocks if "import onnxruntime" in block)
+    assert "pipeline" not in code
+    assert run("export", TEACHER, "--format", "onnx", "--out", "student.onnx") == 0
+    network, card = load_checkpoint(TEACHER)
+    ramp = np.linspace(0, 255, 48, dtype=np.uint8)
+    photo = np.stack(
+        [np.tile(ramp, (40, 1)), np.full((40, 48), 90, np.uint8), np.tile(ramp[:40, None], 48)], 2
+    )
+    Image.fromarray(photo).save("photo.png")
+    names: dict[str, object] = {}
+    exec(code.replace("photo.jpg", "photo.png"), names)
+    square = torch.from_numpy(photo[:, 4:44].copy()).permute(2, 0, 1)[None]
+    small = torch.nn.functional.interpolate(square, (16, 16), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        logits = network(card.preprocessing.normalise(small.permute(0, 2, 3, 1)))[0]
+    assert np.allclose(names["logits"], logits.numpy(), atol=0.1)
+    assert names["name"] == card.classes[int(logits.argmax())]
