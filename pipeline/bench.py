@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.data.dataset import PreparedData
 from pipeline.data.images import Images
 from pipeline.feed import Feed
-from pipeline.metrics import Metrics, evaluate
+from pipeline.metrics import Metrics, compare, predict
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.ranks import SINGLE, Ranks
 from pipeline.views.spec import ViewSpec
@@ -72,11 +72,14 @@ class Bench:
         teacher_logits: Tensor | None = None,
     ) -> Metrics:
         """Evaluate a network on a split's un-augmented images; an empty split has no figures."""
+        return compare(*self.predict(network, preprocessing, images), teacher_logits)
+
+    def predict(
+        self, network: nn.Module, preprocessing: Preprocessing, images: Images
+    ) -> tuple[Tensor, Tensor]:
+        """Return a network's logits (N, C) of a split's un-augmented images, and their labels (N,)."""
+        labels = torch.from_numpy(images.labels).to(self.device)
         if not len(images):
-            return Metrics()
-        return evaluate(
-            network,
-            self.feed(images, None, preprocessing),
-            batch_size=EVALUATION_BATCH,
-            teacher_logits=teacher_logits,
-        )
+            return torch.zeros(0, len(self.data.classes), device=self.device), labels
+        feed = self.feed(images, None, preprocessing)
+        return predict(network, feed, batch_size=EVALUATION_BATCH), labels

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.bench import Bench
 from pipeline.errors import ConfigError
+from pipeline.evaluation.assessment import assess
 from pipeline.losses import make_loss, require_targets
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state
@@ -119,13 +120,13 @@ class _Run:
     ) -> None:
         """Write checkpoints, figures of the best epoch on the test images, and history."""
         load_state(network, result.best, self.name)
-        test = bench.evaluate(network, card.preprocessing, bench.data.test, teacher_logits)
+        found = assess(bench, network, card.preprocessing, teacher_logits)
         metrics: dict[str, Any] = {
             "student": self.student,
             "recipe": self.recipe,
             "seed": self.seed,
             "dump": self.dump,
-            **test.to_dict(),
+            **found.to_dict(),
             "validation_top1": result.history[result.best_epoch - 1].validation_top1,
             "parameters": count_parameters(network, card.architecture),
             **result.speed,
@@ -136,7 +137,8 @@ class _Run:
         write_checkpoints(layout.STUDENTS / f"{self.name}.pt", result, card)
         write_run(layout.RUNS / self.name, metrics, result.history)
         self.state_path.unlink()
-        click.echo(f"{self.name}: test top-1 {test.top1:.4f}" if test.top1 is not None else self.name)
+        top1 = found.test.top1
+        click.echo(f"{self.name}: test top-1 {top1:.4f}" if top1 is not None else self.name)
 
 
 def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.bench import Bench
+from pipeline.evaluation.assessment import assess
 from pipeline.losses import make_loss
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint
@@ -22,6 +23,8 @@ from stages.options import reads_params, runs_on_device
 from stages.outputs import write_checkpoints, write_run
 from stages.params import ModelParams, Params
 from stages.ranks import training_ranks
+
+_OF_A_TEACHER = ("agreement", "kl_to_teacher")
 
 
 @click.command()
@@ -83,15 +86,17 @@ def _write(
     else:
         write_checkpoints(path, result, card)
         load_state(network, result.best, name)
-    test = bench.evaluate(network, card.preprocessing, bench.data.test)
-    validation = bench.evaluate(network, card.preprocessing, bench.data.validation)
+    found = assess(bench, network, card.preprocessing)
+    # It has no teacher to be compared with.
+    own = {figure: value for figure, value in found.to_dict().items() if figure not in _OF_A_TEACHER}
     history = [] if result is None else result.history
     metrics = {
         "teacher": name,
-        **{figure: getattr(test, figure) for figure in ("top1", "top5", "nll", "ece")},
-        "validation_top1": validation.top1,
+        **own,
+        "validation_top1": found.validation.top1,
         "parameters": count_parameters(network, card.architecture),
         "epochs": len(history),
     }
     write_run(layout.RUNS / f"teacher-{name}", metrics, history)
-    click.echo(f"{name}: test top-1 {test.top1:.4f}" if test.top1 is not None else name)
+    top1 = found.test.top1
+    click.echo(f"{name}: test top-1 {top1:.4f}" if top1 is not None else name)

@@ -1,0 +1,95 @@
+"""What a model costs whoever runs it: multiply-accumulates of an image, and time on one CPU thread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.models.preprocessing import Preprocessing
+
+_WARM_UP = 3
+_FEWEST, _MOST = 5, 100
+_ENOUGH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one image costs.
+
+    Args:
+        macs: multiply-accumulates of convolutions, linear layers and attention; half of their FLOPs.
+        cpu_latency_ms: median milliseconds of a batch of one, float32, on one thread of this machine.
+    """
+
+    macs: int
+    cpu_latency_ms: float
+
+
+def measure_cost(network: nn.Module, preprocessing: Preprocessing) -> Cost:
+    """Measure a copy of a network on the CPU, in eval mode.
+
+    Args:
+        network: on any device; left as it is.
+        preprocessing: how it wants its images.
+    """
+    copy = deepcopy(network).to("cpu", torch.float32).eval()
+    size = preprocessing.size
+    image = torch.zeros(1, preprocessing.channels, size, size)
+    image = image.contiguous(memory_format=torch.channels_last)
+    return Cost(macs=count_macs(copy, image), cpu_latency_ms=_latency_ms(copy, image))
+
+
+def count_macs(network: nn.Module, images: Tensor) -> int:
+    """Return the multiply-accumulates of a forward pass, on any device; on meta nothing is computed.
+
+    Args:
+        network: in eval mode.
+        images: a batch.
+    """
+    with FlopCounterMode(display=False) as counter, _attention_in_steps(), torch.no_grad():
+        network(images)
+    return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _attention_in_steps() -> Iterator[None]:
+    """Let attention be the matrix products that it is: the counter passes over the fused operation."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@torch.inference_mode()
+def _latency_ms(network: nn.Module, image: Tensor) -> float:
+    seconds: list[float] = []
+    with _one_thread():
+        for _ in range(_WARM_UP):
+            network(image)
+        while len(seconds) < _FEWEST or (len(seconds) < _MOST and sum(seconds) < _ENOUGH_SECONDS):
+            begin = time.perf_counter()
+            network(image)
+            seconds.append(time.perf_counter() - begin)
+    return 1000 * statistics.median(seconds)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Make the figure one of the model and the processor, not of how many processors there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
