@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from pipeline.data.dataset import PreparedData
 from pipeline.errors import ConfigError
-from pipeline.feed import Feed
 from pipeline.files import write_bytes, write_json
 from pipeline.progress import note
-from pipeline.report.figures import Example, make_examples, spread_rows
+from pipeline.report.exhibits import make_exhibit
 from pipeline.report.page import render_page
 from pipeline.report.results import Report, dump_figures
-from pipeline.report.runs import planned_runs, read_metrics, read_run
+from pipeline.report.runs import planned_runs, read_run, read_teacher
 from pipeline.store.ensemble import Ensemble, open_logits
 from pipeline.store.reader import LogitStore
 from stages import layout
 from stages.options import reads_params
 from stages.params import Params, SweepParams
-
-EXAMPLES = 6
-EXAMPLE_VIEWS = 3
 
 
 @click.command()
@@ -38,9 +33,13 @@ def command(params: Params) -> None:
     # Students have been checked, or were told to put up with it.
     stores = {name: open_logits(layout.store(name), allow_drift=True) for name in params.sweep.dumps}
     report = _collect(params.sweep, stores)
-    examples = {name: _examples(name, store, data) for name, store in stores.items()}
-    page = render_page(report, examples, test_images=len(data.test))
-    write_json(layout.REPORTS / "results.json", report.to_dict())
+    exhibits = {name: make_exhibit(name, store, data) for name, store in stores.items()}
+    page = render_page(report, exhibits, test_images=len(data.test))
+    results = report.to_dict()
+    for name, exhibit in exhibits.items():
+        found = exhibit.label_errors
+        results["dumps"][name]["label_errors"] = None if found is None else asdict(found)
+    write_json(layout.REPORTS / "results.json", results)
     write_bytes(layout.REPORTS / "results.csv", report.to_csv().encode())
     write_bytes(layout.REPORTS / "index.html", page.encode())
     for group in report.groups:
@@ -61,47 +60,9 @@ def _collect(sweep: SweepParams, stores: dict[str, LogitStore | Ensemble]) -> Re
         )
     note(f"reading {len(plans)} runs")
     runs = [read_run(layout.RUNS / layout.run_name(p.dump, p.student, p.recipe, p.seed), p) for p in plans]
-    dumps = {
-        name: dump_figures(store.summary(), " + ".join(store.teacher_names))
-        for name, store in stores.items()
-    }
+    dumps = {name: dump_figures(store.summary(), store.teacher_names) for name, store in stores.items()}
     teachers = {
-        name: read_metrics(
-            layout.RUNS / f"teacher-{name}" / "metrics.json", f"pipeline train-teacher {name}"
-        )
+        name: read_teacher(layout.RUNS / f"teacher-{name}", name)
         for name in dict.fromkeys(name for store in stores.values() for name in store.teacher_names)
     }
     return Report.of(runs, teachers, dumps)
-
-
-def _examples(name: str, store: LogitStore | Ensemble, data: PreparedData) -> list[Example]:
-    """Render a few samples as the teacher saw them; one view of logits in memory at a time."""
-    if store.view_spec.mixes and len(data.train) < store.n_samples:
-        note(f"{name}: no examples, since images that others are mixed with have left the data")
-        return []
-    note(f"rendering examples of {name}")
-    rows = spread_rows(data.train.labels, EXAMPLES)
-    feed = Feed(
-        data.train,
-        store.view_spec,
-        store.preprocessing,
-        device=torch.device("cpu"),
-        blocks=store.blocks_of(data.train),
-    )
-    places = torch.from_numpy(store.rows_of(data.train)[rows])
-    views = range(min(EXAMPLE_VIEWS, store.n_views))
-    return make_examples(
-        data.train.labels[rows],
-        classes=data.classes,
-        pixels=[feed.pixels(view, rows).numpy() for view in views],
-        logits=[store.view(view)[places].numpy() for view in views],
-        mixtures=[_mixture(feed, view, rows) for view in views],
-    )
-
-
-def _mixture(
-    feed: Feed, view: int, rows: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-    """Return the labels of the images that are mixed into some, and the share of each that is its own."""
-    shares = feed.shares(view, rows)
-    return None if shares is None else (feed.images.labels[shares[0]], shares[1])

@@ -1,23 +1,26 @@
-"""The page: one HTML file that stands alone, from a report and examples of what its teachers saw.
+"""The page: one HTML file that stands alone, from a report and what its teachers saw.
 
-Owns words and number formats; the arrangement is `page.html.j2`'s. Nothing is loaded from elsewhere, and
-nothing names a clock, a host or a path.
+Owns the words; numbers are written by `numbers.py`, and all is arranged by `page.html.j2` and its parts.
+Nothing is loaded from elsewhere, and nothing names a clock, a host or a path.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.report.figures import SOFT_TEMPERATURE, Example, Series, curves_svg
+from pipeline.report.classes import class_table
+from pipeline.report.exhibits import Exhibit
+from pipeline.report.figures import SOFT_TEMPERATURE, Series, curves_svg
+from pipeline.report.numbers import metric, number, percent, points, scientific, size, tied
 from pipeline.report.results import (
     Comparison,
-    Estimate,
     Group,
     Outcome,
     Report,
@@ -26,7 +29,19 @@ from pipeline.report.results import (
     compare,
 )
 
-_NONE = "–"
+# Heading, column of the results, how it is written.
+COST_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("Top-5, %", "top5", percent),
+    ("NLL, nats", "nll", partial(number, digits=3)),
+    ("ECE, %", "ece", percent),
+    ("T", "temperature", partial(number, digits=2)),
+    ("NLL at T", "nll_calibrated", partial(number, digits=3)),
+    ("ECE at T, %", "ece_calibrated", percent),
+    ("Parameters", "parameters", number),
+    ("MACs", "macs", metric),
+    ("CPU, ms", "cpu_latency_ms", partial(number, digits=2)),
+    ("Images/s", "images_per_second", number),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +68,12 @@ class Strip:
         return f"{100 * value / (self.high - self.low):.2f}%"
 
 
-def render_page(report: Report, examples: Mapping[str, Sequence[Example]], *, test_images: int) -> str:
+def render_page(report: Report, exhibits: Mapping[str, Exhibit], *, test_images: int) -> str:
     """Return the page's HTML.
 
     Args:
         report: what was found.
-        examples: dump -> a few samples as its teacher saw them.
+        exhibits: dump -> what is shown of its images.
         test_images: how many images the accuracies are of.
     """
     environment = Environment(
@@ -69,22 +84,20 @@ def render_page(report: Report, examples: Mapping[str, Sequence[Example]], *, te
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "number": number,
-        "size": size,
-        "scientific": scientific,
+        write.__name__: write for write in (percent, points, number, size, scientific, metric)
     }
     environment.globals |= {
+        "class_table": class_table,
         "compare": compare,
         "columns": columns,
+        "cost_columns": COST_COLUMNS,
         "strip": strip,
         "verdict_sentence": verdict_sentence,
     }
     series = {name: Series(index) for index, name in enumerate(report.labels)}
     return environment.get_template("page.html.j2").render(
         report=report,
-        examples=examples,
+        exhibits=exhibits,
         series=series,
         panels={student.name: panels(report, student, series) for student in report.students},
         headline=headline(report),
@@ -112,7 +125,7 @@ def lede(report: Report, test_images: int) -> str:
     if taught:
         ways.append(f"on cached logits of {_listed(list(report.teachers))} ({_listed(taught)})")
     seeds = {run.seed for group in groups for run in group.runs}
-    count = _tied("one seed each" if len(seeds) == 1 else f"{len(seeds)} seeds each")
+    count = tied("one seed each" if len(seeds) == 1 else f"{len(seeds)} seeds each")
     return (
         f"Trained {_listed(ways)}, {count}. Accuracies are of {test_images:,} un-augmented test images, "
         "which chose nothing."
@@ -125,7 +138,7 @@ def summary(report: Report) -> str:
     total = counts.total()
     if not total:
         return "Nothing was distilled: there are baselines only."
-    share = {outcome: _tied(f"{counts[outcome]} of {total}") for outcome in get_args(Outcome)}
+    share = {outcome: tied(f"{counts[outcome]} of {total}") for outcome in get_args(Outcome)}
     sentences: dict[Outcome, str] = {
         "better": "Distillation beats every baseline by more than two standard errors in "
         f"{share['better']} cases.",
@@ -199,42 +212,6 @@ def panels(report: Report, student: StudentResults, series: Mapping[str, Series]
     return drawn
 
 
-def percent(value: float | None) -> str:
-    """Write a fraction as per cent, without the sign."""
-    return _NONE if value is None else f"{100 * value:.2f}"
-
-
-def points(difference: Estimate) -> str:
-    """Write a difference of fractions in percentage points, with its standard error."""
-    mean = f"{round(100 * difference.mean, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}")
-    return mean if difference.error is None else _tied(f"{mean} ± {100 * difference.error:.2f}")
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """Write a number with separators between thousands."""
-    return _NONE if value is None else f"{value:,.{digits}f}"
-
-
-def size(count_bytes: float) -> str:
-    """Write a number of bytes in a unit that suits it."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count_bytes < 1000:
-            return f"{count_bytes:.0f} {unit}" if unit == "bytes" else f"{count_bytes:.1f} {unit}"
-        count_bytes /= 1000
-    return f"{count_bytes:.1f} TB"
-
-
-def scientific(value: float | None) -> str:
-    """Write a small number as a power of ten."""
-    if value is None:
-        return _NONE
-    if value == 0:
-        return Markup("0")
-    mantissa, exponent = f"{value:.1e}".split("e")
-    power = str(int(exponent)).replace("-", "\N{MINUS SIGN}")
-    return Markup("{} × 10<sup>{}</sup>").format(mantissa, power)
-
-
 def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
@@ -243,9 +220,4 @@ def _seeds(comparisons: Sequence[Comparison]) -> str:
     if not comparisons:
         return ""
     how = "paired" if all(comparison.paired for comparison in comparisons) else "not paired"
-    return _tied(f"({comparisons[0].difference.count} seeds, {how})")
-
-
-def _tied(text: str) -> str:
-    """Keep a short phrase on one line."""
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
+    return tied(f"({comparisons[0].difference.count} seeds, {how})")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.report.runs import RESULT_COLUMNS, Run
+from pipeline.report.runs import DETAILS, RESULT_COLUMNS, Run
 
 REFERENCE = "scratch"
 ERRORS_TO_BEAT = 2
@@ -201,7 +201,7 @@ class Report:
 
     Args:
         students: in the order of the sweep.
-        teachers: name -> its figures on the test images.
+        teachers: name -> what `read_teacher` gives.
         dumps: name -> what `dump_figures` gives.
     """
 
@@ -252,7 +252,10 @@ class Report:
         """Return the content of results.json."""
         return {
             "students": self.rows(),
-            "teachers": {name: dict(figures) for name, figures in self.teachers.items()},
+            "teachers": {
+                name: {key: value for key, value in figures.items() if key not in DETAILS}
+                for name, figures in self.teachers.items()
+            },
             "dumps": {name: dict(figures) for name, figures in self.dumps.items()},
         }
 
@@ -265,16 +268,17 @@ class Report:
         return text.getvalue()
 
 
-def dump_figures(summary: Mapping[str, Any], teacher: str) -> dict[str, Any]:
-    """Flatten what `pipeline inspect --json` says of a store, and name its teacher.
+def dump_figures(summary: Mapping[str, Any], teachers: Sequence[str]) -> dict[str, Any]:
+    """Flatten what `pipeline inspect --json` says of a store, and name its teachers.
 
     Args:
         summary: `LogitStore.summary()`.
-        teacher: whose logits they are.
+        teachers: whose logits they are.
     """
     names = ("complete", "n_samples", "n_views", "n_classes", "codec", "bytes", "bytes_per_sample_view")
     return {
-        "teacher": teacher,
+        "teacher": " + ".join(teachers),
+        "teachers": list(teachers),
         **{name: summary[name] for name in names},
         "shards": dict(summary["shards"]),
         **summary["fidelity"],

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import DataError
+from pipeline.evaluation.classes import ClassFigures, Confusion
 from pipeline.files import read_json
 
 
@@ -74,6 +75,9 @@ class Run:
         top1, top5, nll, ece: None where no test image is labelled.
         agreement, kl_to_teacher: None without a teacher.
         images_per_second: trained, on the machine that trained it.
+        temperature, nll_calibrated, ece_calibrated: None without labelled validation images, too.
+        macs, cpu_latency_ms: of one image. What has a default, a run of an older version lacks.
+        classes, confusions: of the test images.
     """
 
     student: str
@@ -89,6 +93,13 @@ class Run:
     parameters: int
     images_per_second: float
     best_epoch: int
+    temperature: float | None = None
+    nll_calibrated: float | None = None
+    ece_calibrated: float | None = None
+    macs: int | None = None
+    cpu_latency_ms: float | None = None
+    classes: tuple[ClassFigures, ...] = ()
+    confusions: tuple[Confusion, ...] = ()
     history: tuple[Epoch, ...]
 
     def row(self) -> dict[str, Any]:
@@ -96,7 +107,11 @@ class Run:
         return {name: getattr(self, name) for name in RESULT_COLUMNS}
 
 
-RESULT_COLUMNS = tuple(field.name for field in fields(Run) if field.name != "history")
+# Told on the page, and too long for the results.
+DETAILS = ("classes", "confusions", "history")
+_RESULTS = [field for field in fields(Run) if field.name not in DETAILS]
+RESULT_COLUMNS = tuple(field.name for field in _RESULTS)
+_NEEDED = tuple(field.name for field in _RESULTS if field.default is MISSING)
 
 
 def read_run(folder: Path, planned: PlannedRun) -> Run:
@@ -107,7 +122,7 @@ def read_run(folder: Path, planned: PlannedRun) -> Run:
     """
     path = folder / "metrics.json"
     metrics = read_metrics(path, planned.command)
-    for name in RESULT_COLUMNS:
+    for name in _NEEDED:
         if name not in metrics:
             raise DataError(
                 f"{path}: has no {name}; expected the metrics of a student; run: {planned.command}"
@@ -118,8 +133,26 @@ def read_run(folder: Path, planned: PlannedRun) -> Run:
             raise DataError(
                 f"{path}: {name} is {metrics[name]!r}, expected {expected!r}; run: {planned.command}"
             )
-    history = _read_history(folder / "history.csv", planned.command)
-    return Run(**{name: metrics[name] for name in RESULT_COLUMNS}, history=history)
+    classes, confusions = read_classes(metrics, path, planned.command)
+    values: dict[str, Any] = {name: metrics.get(name) for name in RESULT_COLUMNS}
+    return Run(
+        **values,
+        classes=classes,
+        confusions=confusions,
+        history=_read_history(folder / "history.csv", planned.command),
+    )
+
+
+def read_teacher(folder: Path, name: str) -> dict[str, Any]:
+    """Read a teacher's metrics.json, with its classes and confusions as a run has them.
+
+    Raises:
+        DataError: there is none, or it is something else.
+    """
+    path, command = folder / "metrics.json", f"pipeline train-teacher {name}"
+    metrics = read_metrics(path, command)
+    classes, confusions = read_classes(metrics, path, command)
+    return {**metrics, "classes": classes, "confusions": confusions}
 
 
 def read_metrics(path: Path, command: str) -> dict[str, Any]:
@@ -137,6 +170,23 @@ def read_metrics(path: Path, command: str) -> dict[str, Any]:
     if not isinstance(metrics, dict):
         raise DataError(f"{path}: holds a {type(metrics).__name__}, expected metrics; run: {command}")
     return metrics
+
+
+def read_classes(
+    metrics: Mapping[str, Any], path: Path, command: str
+) -> tuple[tuple[ClassFigures, ...], tuple[Confusion, ...]]:
+    """Return what metrics say class by class; nothing where they do not.
+
+    Raises:
+        DataError: they say something else.
+    """
+    try:
+        return (
+            tuple(ClassFigures(**entry) for entry in metrics.get("classes", ())),
+            tuple(Confusion(**entry) for entry in metrics.get("confusions", ())),
+        )
+    except TypeError as error:
+        raise DataError(f"{path}: not figures of classes ({error}); run: {command}") from None
 
 
 def _read_history(path: Path, command: str) -> tuple[Epoch, ...]:

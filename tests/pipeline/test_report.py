@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,24 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import DataError
+from pipeline.evaluation.classes import ClassFigures, Confusion
+from pipeline.label_errors import LabelError, LabelErrors
+from pipeline.report.classes import class_table
+from pipeline.report.exhibits import Exhibit, Suspect
 from pipeline.report.figures import Example, Series, curves_svg, make_examples, png_uri, spread_rows
-from pipeline.report.page import points, render_page, scientific, size
+from pipeline.report.numbers import metric, points, scientific, size
+from pipeline.report.page import render_page
 from pipeline.report.results import Estimate, Group, Report, compare, dump_figures
-from pipeline.report.runs import RESULT_COLUMNS, Epoch, PlannedRun, Run, planned_runs, read_run
+from pipeline.report.runs import (
+    DETAILS,
+    RESULT_COLUMNS,
+    Epoch,
+    PlannedRun,
+    Run,
+    planned_runs,
+    read_run,
+    read_teacher,
+)
 
 SUMMARY = {
     "schema": 1,
@@ -28,8 +43,11 @@ SUMMARY = {
     "fidelity": {"kl_t1_mean": 2.5e-5, "kl_t1_p99": 1e-4, "kl_t4_mean": 0.0, "top1_agreement": 0.999},
     "teacher_top1": 0.9321,
 }
-TEACHERS = {"big": {"top1": 0.9322, "top5": 0.99, "nll": 0.2, "ece": 0.01, "parameters": 1234}}
-DUMPS = {"main": dump_figures(SUMMARY, "big")}
+TEACHERS = {
+    "big": {"top1": 0.9322, "top5": 0.99, "nll": 0.2, "ece": 0.01, "parameters": 1234}
+    | {"classes": (), "confusions": ()}
+}
+DUMPS = {"main": dump_figures(SUMMARY, ["big"])}
 
 
 def make_run(recipe, seed, top1, *, student="small", dump=None):
@@ -48,6 +66,11 @@ def make_run(recipe, seed, top1, *, student="small", dump=None):
         parameters=1000,
         images_per_second=500.5,
         best_epoch=2,
+        temperature=1.25,
+        nll_calibrated=0.28,
+        ece_calibrated=0.005,
+        macs=40_476_448,
+        cpu_latency_ms=1.5,
         history=tuple(Epoch(epoch=e, loss=1 / e + seed, validation_top1=0.5 + e / 100) for e in (1, 2)),
     )
 
@@ -140,6 +163,78 @@ def test_metrics_of_another_run_are_refused(tmp_path):
         read_run(tmp_path, PLANNED)
 
 
+def test_a_run_of_an_older_version_lacks_what_came_later(tmp_path):
+    metrics = write_run(tmp_path)
+    for name in ("temperature", "macs", "nll_calibrated", "ece_calibrated", "cpu_latency_ms"):
+        del metrics[name]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    run = read_run(tmp_path, PLANNED)
+    assert (run.temperature, run.macs, run.classes, run.top1) == (None, None, (), 0.9)
+
+
+def test_classes_that_are_none_are_refused(tmp_path):
+    write_run(tmp_path, classes=[{"name": "cat"}])
+    with pytest.raises(DataError, match=r"not figures of classes.*train-student small kd 0"):
+        read_run(tmp_path, PLANNED)
+
+
+def test_a_teachers_classes_are_read_and_stay_out_of_the_results(tmp_path):
+    classes, confusions = figures_of(0.5, 0.25)
+    written = {"top1": 0.9, "classes": [asdict(c) for c in classes]}
+    (tmp_path / "metrics.json").write_text(json.dumps(written | {"confusions": [asdict(confusions[0])]}))
+    teacher = read_teacher(tmp_path, "big")
+    assert (teacher["classes"], teacher["confusions"]) == (classes, confusions)
+    report = Report.of(make_runs([0.9], []), {"big": teacher}, DUMPS)
+    assert report.to_dict()["teachers"] == {"big": {"top1": 0.9}}
+
+
+def figures_of(cat, dog):
+    """Classes with these recalls, and one confusion."""
+    recalls = {"cat": cat, "dog": dog}
+    classes = tuple(
+        ClassFigures(name=name, support=4, recall=recall, precision=None)
+        for name, recall in recalls.items()
+    )
+    return classes, (Confusion(label="cat", predicted="dog", count=3, share=0.75),)
+
+
+def with_classes(run, cat, dog):
+    classes, confusions = figures_of(cat, dog)
+    return replace(run, classes=classes, confusions=confusions)
+
+
+def make_class_report():
+    scratch, other, kd = make_runs([0.88, 0.89], [0.90])
+    classes, confusions = figures_of(0.9, 0.95)
+    teacher = TEACHERS["big"] | {"classes": classes, "confusions": confusions}
+    runs = [with_classes(scratch, 0.5, 0.75), with_classes(other, 0.25, 1.0), with_classes(kd, 0.5, 1.0)]
+    return Report.of(runs, {"big": teacher}, DUMPS)
+
+
+def test_classes_are_means_over_seeds_beside_the_teachers():
+    report = make_class_report()
+    table = class_table(report, report.students[0])
+    assert [column.name for column in table.columns] == ["big", "scratch", "kd"]
+    assert [column.seed for column in table.columns] == [None, 0, 0]
+    assert [column.recall(0) for column in table.columns] == [0.9, 0.375, 0.5]
+    assert [column.precision(0) for column in table.columns] == [None] * 3
+    assert [row.name for row in table.rows] == ["cat", "dog"]
+
+
+def test_of_many_classes_the_hardest_are_shown():
+    report = make_class_report()
+    table = class_table(report, report.students[0], shown=1)
+    assert [(row.name, row.place, row.support) for row in table.rows] == [("cat", 0, 4)]
+    assert table.n_classes == 2
+
+
+def test_groups_without_classes_have_no_column():
+    report = make_report(*make_runs([0.88], [0.9]))
+    assert class_table(report, report.students[0]) is None
+    known = Report.of([with_classes(r, 1, 1) for r in make_runs([0.88], [])], TEACHERS, DUMPS)
+    assert [c.name for c in class_table(known, known.students[0]).columns] == ["scratch"]
+
+
 def test_standard_errors():
     three = Estimate.of([1.0, 2.0, 3.0])
     assert (three.mean, three.error, three.count) == (2, pytest.approx(3**-0.5), 3)
@@ -208,14 +303,16 @@ def test_results_have_the_agreed_form():
     ]
     assert " ".join(RESULT_COLUMNS) == (
         "student recipe seed dump top1 top5 nll ece agreement kl_to_teacher parameters images_per_second "
-        "best_epoch"
+        "best_epoch temperature nll_calibrated ece_calibrated macs cpu_latency_ms"
     )
-    assert results["teachers"] == TEACHERS
+    assert results["teachers"]["big"] == {k: v for k, v in TEACHERS["big"].items() if k not in DETAILS}
     assert (
         results["dumps"]["main"].items()
         >= {"bytes": 123_456, "kl_t1_mean": 2.5e-5, "teacher_top1": 0.9321}.items()
     )
-    assert report.to_csv().splitlines()[1] == "small,scratch,0,,0.88,0.99,0.3,0.02,,,1000,500.5,2"
+    assert report.to_csv().splitlines()[1] == (
+        "small,scratch,0,,0.88,0.99,0.3,0.02,,,1000,500.5,2,1.25,0.28,0.005,40476448,1.5"
+    )
 
 
 def test_a_curve_has_the_epochs_that_every_seed_has():
@@ -304,7 +401,8 @@ def test_soft_labels_are_the_teachers_likeliest_classes():
 
 
 def page_of(*runs, report=None):
-    return render_page(report or make_report(*runs), {"main": make_two_examples()}, test_images=10_000)
+    exhibit = Exhibit(examples=tuple(make_two_examples()))
+    return render_page(report or make_report(*runs), {"main": exhibit}, test_images=10_000)
 
 
 def test_the_page_stands_alone_and_is_the_same_bytes_again():
@@ -329,6 +427,41 @@ def test_the_page_shows_means_errors_and_differences():
     assert "5 of 5, complete" in page
     assert "93.22" in page
     assert "93.21" in page
+
+
+def text_of(page):
+    return " ".join(re.sub(r"<[^>]*>", " ", page).split())
+
+
+def test_the_page_shows_confidence_cost_and_classes():
+    report = make_class_report()
+    text = text_of(page_of(report=report))
+    assert "scratch 99.00 0.300 2.00 1.25 0.280 0.50 1,000 40.5 M 1.50 500" in text
+    assert "cat 4 90.00 37.50 50.00" in text
+    assert "1 cat → dog 75.00 % cat → dog 75.00 %" in text
+    assert "hardest" not in text
+
+
+def test_the_page_shows_labels_that_the_teacher_contradicts():
+    error = LabelError(
+        split="test",
+        row=3,
+        sample="test/<3>",
+        label="cat",
+        label_probability=0.001,
+        predicted="<dog>",
+        probability=0.98,
+    )
+    picture = png_uri(np.zeros((8, 8, 1), np.uint8))
+    exhibit = Exhibit(
+        label_errors=LabelErrors(checked=1000, doubted=7, worst=(error,)),
+        suspects=(Suspect(found=error, picture=picture, side=8),),
+    )
+    page = render_page(make_report(*make_runs([0.9], [0.9])), {"main": exhibit}, test_images=1)
+    assert "7 of 1,000 labelled images" in page
+    assert "cat 0.10 % &lt;dog&gt; 98.00 % test/&lt;3&gt;" in text_of(page)
+    assert page.count("<img") == 1
+    assert "contradicts" not in page_of(*make_runs([0.9], [0.9]))
 
 
 @pytest.mark.parametrize(
@@ -364,6 +497,9 @@ def test_recipes_of_several_dumps_are_told_apart():
 
 
 def test_numbers():
+    assert [metric(n) for n in (7, 40_476_448, 1_814_073_344, 999_999_999, 2e15, None)] == [
+        *("7", "40.5 M", "1.81 G", "1 G", "2e+03 T", "–"),
+    ]
     assert points(Estimate(mean=-0.00001, error=None, count=1)) == "+0.00"
     assert points(Estimate(mean=-0.0123, error=None, count=1)) == "−1.23"
     assert (size(999), size(1_260_000), size(5.4e12)) == ("999 bytes", "1.3 MB", "5.4 TB")

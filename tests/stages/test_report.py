@@ -1,0 +1,47 @@
+"""`pipeline report` after what it is of: metrics, results and the page say the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.stages.conftest import CLASSES, run
+
+STORE = Path("data/logits/main.zarr")
+CONTRACT = (
+    "student recipe seed dump top1 top5 nll ece agreement kl_to_teacher parameters images_per_second "
+    "best_epoch"
+)
+
+
+def test_students_and_teachers_are_judged_alike(project, capsys):
+    assert run("cache-logits", "main") == 0
+    assert run("train-student", "pupil", "scratch", 0) == 0
+    assert run("train-student", "pupil", "kd", 0, "--dump", "main") == 0
+    assert run("report") == 0
+    results = json.loads(Path("reports/results.json").read_text())
+    metrics = json.loads(Path("runs/main-pupil-kd-0/metrics.json").read_text())
+    teacher = json.loads(Path("runs/teacher-tutor/metrics.json").read_text())
+    scratch, kd = results["students"]
+    assert set(CONTRACT.split()) <= set(kd) == set(scratch)
+    assert all(metrics[name] == value for name, value in kd.items())
+    for figures in (metrics, teacher):
+        assert sum(of_class["support"] for of_class in figures["classes"]) == 40
+        assert len(figures["classes"]) == CLASSES
+        assert 0.01 <= figures["temperature"] <= 100
+        assert figures["macs"] > 1e5
+        assert figures["cpu_latency_ms"] > 0
+    assert (scratch["agreement"], "agreement" in teacher) == (None, False)
+    assert results["teachers"]["tutor"] == {
+        name: value for name, value in teacher.items() if name not in ("classes", "confusions")
+    }
+    assert results["dumps"]["main"]["label_errors"]["checked"] == 140
+    page = Path("reports/index.html").read_text()
+    assert "Class by class" in page
+    assert "Labels that the teacher contradicts" in page
+
+    shutil.rmtree(STORE / "train/codes/c")
+    assert run("report") == 0
+    assert "its logits are not here" in capsys.readouterr().err
+    assert json.loads(Path("reports/results.json").read_text())["dumps"]["main"]["label_errors"] is None
