@@ -19,7 +19,7 @@ from pipeline.drift import require_same_pixels
 from pipeline.feed import Feed
 from pipeline.labels import mixed_labels
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.store.blend import blended
+from pipeline.store.blend import BlendedDecoder
 from pipeline.store.ensemble import Ensemble, open_logits
 from pipeline.store.reader import LogitStore
 from pipeline.targets import EncodedView
@@ -136,7 +136,9 @@ class ReplayDataset(Dataset[Item]):
         self.__dict__.update(state)
         self._store = None
         codecs = [find_codec(*form) for form in self._codecs]
-        self._labels = EncodedView(blended(codecs, self._blend) if self._blend else codecs[0], arrays)
+        self._labels = EncodedView(
+            BlendedDecoder(codecs, self._blend) if self._blend else codecs[0], arrays
+        )
         self._feed = self._make_feed()
 
 

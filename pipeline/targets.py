@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.codecs import Codec
+from pipeline.codecs.codec import Decoder
 from pipeline.drift import require_same_pixels
 from pipeline.feed import Feed
 from pipeline.rendering.transfer import Courier
@@ -30,7 +30,7 @@ class EncodedView:
         arrays: its arrays of N rows, on the device.
     """
 
-    codec: Codec
+    codec: Decoder
     arrays: Mapping[str, Tensor]
 
     def gather(self, rows: Tensor) -> dict[str, Tensor]:

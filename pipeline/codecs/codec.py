@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -80,6 +80,14 @@ class ArraySpec:
     def from_dict(cls, value: dict[str, Any]) -> ArraySpec:
         """Return what `to_dict` described."""
         return cls(**{**value, "shape": tuple(value["shape"])})
+
+
+class Decoder(Protocol):
+    """What reads logits: a codec, or an average of what several decode."""
+
+    @property
+    def decode(self) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        """From arrays of B rows to (B, C) float32 logits whose row maximum is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,22 +47,26 @@ class Blend:
         return relative(torch.logsumexp(logs + scale, dim=0))
 
 
-def blended(codecs: Sequence[Codec], blend: Blend) -> Codec:
-    """Return a codec that decodes the arrays of several, named "0/...", "1/...", to their average."""
+@dataclass(frozen=True, slots=True)
+class BlendedDecoder:
+    """Decodes arrays of several codecs, named "0/...", "1/...", to their average.
 
-    def decode(arrays: Mapping[str, Tensor]) -> Tensor:
+    Args:
+        codecs: in the order of the weights.
+        blend: how their logits are averaged.
+    """
+
+    codecs: Sequence[Codec]
+    blend: Blend
+
+    @property
+    def decode(self) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        """From arrays of B rows to (B, C) float32 logits whose row maximum is 0."""
+        return self._decode
+
+    def _decode(self, arrays: Mapping[str, Tensor]) -> Tensor:
         each = []
-        for place, codec in enumerate(codecs):
+        for place, codec in enumerate(self.codecs):
             own = {name: arrays[f"{place}{SEPARATOR}{name}"] for name in codec.arrays}
             each.append(codec.decode(own))
-        return blend.blend(each)
-
-    def encode(_: object) -> dict[str, Tensor]:
-        raise NotImplementedError("an ensemble is read, never written")
-
-    arrays = {
-        f"{place}{SEPARATOR}{name}": spec
-        for place, codec in enumerate(codecs)
-        for name, spec in codec.arrays.items()
-    }
-    return Codec(name="ensemble", version=1, arrays=arrays, encode=encode, decode=decode)
+        return self.blend.blend(each)

@@ -22,7 +22,7 @@ from pipeline.errors import CorruptStoreError, MismatchError, StoreError
 from pipeline.files import parse_object, write_json
 from pipeline.metrics import compare
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.store.blend import SEPARATOR, Blend, blended
+from pipeline.store.blend import SEPARATOR, Blend, BlendedDecoder
 from pipeline.store.index import ABSENT
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
 from pipeline.store.location import Location, Place
@@ -57,7 +57,7 @@ class Ensemble:
         self.location, self.names, self.members = location, tuple(members), tuple(members.values())
         self.blend, self.teacher_top1 = blend, teacher_top1
         _require_alike(location, self.members)
-        self.codec = blended([member.codec for member in self.members], blend)
+        self.codec = BlendedDecoder([member.codec for member in self.members], blend)
         self._first = self.members[0]
         self._places = [self._rows_in(member) for member in self.members]
 
@@ -136,7 +136,7 @@ class Ensemble:
         return {
             **each[0],
             "n_views": self.n_views,
-            "codec": self.codec.name,
+            "codec": "ensemble",
             "bytes": sum(one["bytes"] for one in each),
             "bytes_per_sample_view": sum(one["bytes_per_sample_view"] for one in each),
             "shards": {key: sum(one["shards"][key] for one in each) for key in ("total", "done")},
