@@ -225,8 +225,8 @@ def main() -> None:
             print(table(done["loaders"]), flush=True)
             for loader, reason in done["left_out"].items():
                 print(f"left out: {loader}: {reason}", flush=True)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+            if arguments.out:
+                arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
