@@ -4,9 +4,9 @@
 
 In FOLDER the commands run as a user types them, with loss_table.yaml beside this file; --set goes to each
 of them, so that other data, teachers or epochs can be tried. What is there is not made again: a table that
-was interrupted goes on, and several processes may share it, --part 1/2 and --part 2/2. Of each run the top-1
-on the test images is told, of the epoch that was best on the validation images and of the last; means over
-seeds with their standard errors.
+was interrupted goes on, and several processes may share it, --part 1/2 and --part 2/2. Of each run it tells
+the top-1 on the test images, of the epoch that was best on the validation images and of the last; means
+over seeds with their standard errors.
 """
 
 from __future__ import annotations
