@@ -1,8 +1,8 @@
 """Crop, resize and flip on the CPU: uint8 in, uint8 out, the same for any batch or thread count.
 
-Each sample goes alone: a box of the result's size (pad-and-crop, whole small images) is copied, any other
-goes through torch's uint8 antialiased kernel, the one that `torchvision.transforms.v2` uses, on its
-channels-last slice.
+Small images of one size, of which boxes of the result's size are wanted, are copied a batch at once: see
+`shifts`. Else each sample goes alone: a box of the result's size is copied, any other goes through torch's
+uint8 antialiased kernel, the one that `torchvision.transforms.v2` uses, on its channels-last slice.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.data.images import Images
 from pipeline.errors import DataError
+from pipeline.rendering import shifts
 from pipeline.rendering.interpolation import KERNELS, Interpolation
 from pipeline.views.parameters import ViewParameters
 
@@ -36,6 +37,9 @@ def crop_and_resize(
         size: height and width of the result in pixels.
         interpolation: of crops that have another size.
     """
+    source = images.uniform
+    if source is not None and shifts.are_shifts(source, parameters.boxes, size):
+        return shifts.shift(source, rows, parameters.boxes, parameters.flips, size)
     out = torch.empty((len(rows), size, size, images.channels), dtype=torch.uint8)
     for target, row, box in zip(out.numpy(), rows.tolist(), parameters.boxes.tolist(), strict=True):
         try:

@@ -1,0 +1,83 @@
+"""Boxes of the result's size from small images of one size: a batch at once, on the CPU.
+
+Pad-and-crop, and whole images. For a small image a turn of Python's loop costs more than its pixels do, and
+holds all other threads up. So lines are picked for the whole batch, in the order of (mirrored, left): then
+samples with the same columns lie together, and those that are mirrored at the end.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.data.images import Uniform
+
+# Larger ones are copied box by box: the lines' other columns would cost more than the loop.
+_SMALL_BYTES = 16 << 10
+
+
+def are_shifts(source: Uniform, boxes: NDArray[np.int32], size: int) -> bool:
+    """Whether `shift` can, and should, make these boxes (B, 4) of top, left, height and width."""
+    if not len(boxes):
+        return False
+    _, height, width, channels = source[0].shape
+    small = max(height * width, size * size) * channels <= _SMALL_BYTES
+    return small and bool((boxes[:, 2:] == size).all())
+
+
+def shift(
+    source: Uniform,
+    rows: NDArray[np.int64],
+    boxes: NDArray[np.int32],
+    flips: NDArray[np.bool_],
+    size: int,
+) -> Tensor:
+    """Return boxes of some samples, black where they reach outside: (B, size, size, C) uint8.
+
+    Args:
+        source: images of one size, and where each sample is among them.
+        rows: (B,) samples.
+        boxes: (B, 4) int32 top, left, size, size in source pixels.
+        flips: (B,) whether it is mirrored left to right.
+        size: of the result in pixels.
+    """
+    pixels, places = source
+    order = np.lexsort((boxes[:, 1], flips))
+    lines = _lines(pixels, places[rows[order]], boxes[order, 0], size)
+    cut = torch.from_numpy(_columns(lines, boxes[order, 1], size))
+    straight = len(flips) - int(np.count_nonzero(flips))
+    if straight < len(flips):
+        # As one tall image: torch has a fast kernel for (H, W, C), and none for a batch of them.
+        tall = cut[straight:].view(-1, *cut.shape[2:])
+        tall.copy_(tall.flip(1))
+    return cut.index_select(0, torch.from_numpy(np.argsort(order)))
+
+
+def _lines(
+    pixels: NDArray[np.uint8], places: NDArray[np.int64], tops: NDArray[np.int32], size: int
+) -> NDArray[np.uint8]:
+    """Return whole lines from each top on (B, size, W, C), black where there are none."""
+    _, height, width, channels = pixels.shape
+    wanted = tops[:, None] + np.arange(size)
+    inside = np.clip(wanted, 0, height - 1)
+    lines = pixels.reshape(-1, width, channels)
+    picked: NDArray[np.uint8] = lines.take(places[:, None] * height + inside, axis=0, mode="clip")
+    picked[wanted != inside] = 0
+    return picked
+
+
+def _columns(lines: NDArray[np.uint8], lefts: NDArray[np.int32], size: int) -> NDArray[np.uint8]:
+    """Return columns from each left on (B, size, size, C), black where there are none."""
+    count, _, width, channels = lines.shape
+    out = np.zeros((count, size, size, channels), np.uint8)
+    changes = (np.flatnonzero(np.diff(lefts)) + 1).tolist()
+    for start, stop in pairwise([0, *changes, count]):
+        left = int(lefts[start])
+        first, last = max(0, left), min(width, left + size)
+        if first < last:
+            out[start:stop, :, first - left : last - left] = lines[start:stop, :, first:last]
+    return out
