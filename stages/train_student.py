@@ -124,7 +124,7 @@ class _Run:
         teacher_logits: Tensor | None,
         told: dict[str, Any],
     ) -> None:
-        """Write checkpoints, history, and figures of the best epoch on the test images with what is told."""
+        """Write checkpoints, figures of the best epoch on the test images and what is told, and history."""
         load_state(network, result.best, self.name)
         found = assess(bench, network, card.preprocessing, teacher_logits)
         metrics: dict[str, Any] = {

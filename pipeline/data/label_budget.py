@@ -36,7 +36,8 @@ def keep_labels(images: Images, classes: Sequence[str], *, per_class: int, seed:
     if counts[smallest] < per_class:
         raise DataError(
             f"data.labels_per_class is {per_class}, and class {classes[smallest]!r} has "
-            f"{counts[smallest]} labelled images to train on; expected at most as many; lower it, or label more"
+            f"{counts[smallest]} labelled images to train on; expected at most as many; lower it, or label "
+            "more"
         )
     kept = np.full(len(images), UNLABELLED, np.int64)
     for label in range(len(classes)):

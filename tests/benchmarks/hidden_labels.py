@@ -3,10 +3,11 @@
     python -m tests.benchmarks.hidden_labels [--labels 10 100] [--seeds 3] [--out FILE.json]
 
 The main job of params.yaml (built-in images, teacher with its weights, both students) through the real
-commands, in a temporary folder, with `data.labels_per_class` set: `kd` learns from the dump of all images and
-the labels that are kept, `scratch` from the labelled images alone in as many steps. Printed is the top-1 of the
-best validation epoch on the test images, in percent, mean and standard error over seeds, and the difference
-paired by seed. Each run is written to the file when it is done; runs that are in it are not made again.
+commands, in a temporary folder, with `data.labels_per_class` set: `kd` learns from the dump of all images
+and the labels that are kept, `scratch` from the labelled images alone in as many steps. Printed is the
+top-1 of the best validation epoch on the test images, in percent, mean and standard error over seeds, and
+the difference paired by seed. Each run is written to the file when it is done; what is in it is not made
+again.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def measured(project: Path, run: Run) -> Run:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Return top-1 by labels and student as Markdown; arms that lack a seed are compared as far as they go."""
+    """Return top-1 by labels and student as Markdown, as far as there are runs of both ways."""
     lines = [
         f"| labels a class | student | {' | '.join(WAYS)} | difference, paired |",
         "|---|---|---|---|---|",
