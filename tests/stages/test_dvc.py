@@ -95,6 +95,11 @@ def test_only_what_changed_runs_again(repository):
     change(lambda params: params["recipes"]["kd"].update(temperature=2))
     assert stages_run(call("dvc", "repro")) == ["train-student@main-pupil-kd-0", "report"]
 
+    # Which params.yaml did not name.
+    change(lambda params: params["data"].update(labels_per_class=5))
+    fewer = stages_run(call("dvc", "repro"))
+    assert sorted(fewer) == ["report", "train-baseline@pupil-scratch-0", "train-student@main-pupil-kd-0"]
+
     shown = call("dvc", "metrics", "show", "--json")
     assert "main-pupil-kd-0" in shown
     assert "top1" in shown

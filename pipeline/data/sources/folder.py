@@ -22,7 +22,8 @@ _UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 def open_folder(detail: str, options: SourceOptions) -> Source:
     """Open PATH/train/CLASS/* and PATH/test/CLASS/* (or val); hidden entries are passed over.
 
-    Images in PATH/train/unlabelled, at any depth, have no label, and the folder is no class.
+    Images in PATH/train/unlabelled, at any depth, have no label, and the folder is no class. Where all
+    training images are there, class folders are empty.
     """
     root = Path(detail)
     if not root.is_dir():
@@ -40,7 +41,7 @@ def open_folder(detail: str, options: SourceOptions) -> Source:
     train = _names_by_class(root, "train")
     classes, test = tuple(n for n in train if n not in _UNLABELLED_FOLDERS), _names_by_class(root, held_out)
     empty = next((name for name in classes if not len(train[name])), None)
-    if empty is not None and any(map(len, train.values())):
+    if empty is not None and any(len(train[name]) for name in classes):
         raise DataError(
             f"{root / 'train' / empty}: a class without images; expected at least one; add some, or remove "
             "the folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def test_nothing_of_the_images_changes(images):
 
 def test_labels_kept_for_a_number_are_kept_for_every_larger_one(images):
     kept = [_kept(images, per_class) for per_class in range(1, 17)]
-    assert all(few < more for few, more in zip(kept, kept[1:], strict=False))
+    assert all(few < more for few, more in pairwise(kept))
 
 
 def test_the_order_of_the_split_does_not_matter(images):

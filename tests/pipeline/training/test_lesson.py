@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from pipeline.data.dataset import PreparedData
 from pipeline.errors import DataError
 from pipeline.feed import Feed
 from pipeline.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.ranks import SINGLE
 from pipeline.training.lesson import Lesson
 from pipeline.views.augmentations import Cutmix
 from pipeline.views.spec import ViewSpec
@@ -89,11 +92,11 @@ def test_passes_show_each_image_as_often_and_each_time_in_another_view(tiny_data
     assert set(shown.values()) == {len(batches) // 2}
     # Two steps a pass: the same 20 images, flipped anew, in another order.
     passes = [
-        dict(
-            (row, image)
+        {
+            row: image
             for batch in batches[start : start + 2]
             for row, image in zip(batch.rows.tolist(), batch.images, strict=True)
-        )
+        }
         for start in (0, 2)
     ]
     assert any(not torch.equal(passes[0][row], passes[1][row]) for row in range(20))
@@ -131,8 +134,8 @@ def test_without_a_store_training_shows_labelled_images_alone(
 ):
     source = make_source()
     for row in range(0, 90, 2):
-        source.train[row] = type(source.train[row])(f"train/{row}", -1, source.train[row].load)
+        source.train[row] = replace(source.train[row], label=-1)
     folder = prepare_quietly(source, tmp_path / "prepared")
-    rank_run.result(folder, rank_run.SINGLE, "plain")
-    labelled = len(rank_run.PreparedData.open(folder).train.labels) - 45
-    assert f"training on {labelled} images" in capsys.readouterr().err
+    rank_run.result(folder, SINGLE, "plain")
+    train = PreparedData.open(folder).train
+    assert f"training on {len(train) - 45} images" in capsys.readouterr().err
