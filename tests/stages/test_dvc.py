@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -97,8 +98,9 @@ def test_only_what_changed_runs_again(repository):
 
     # Which params.yaml did not name.
     change(lambda params: params["data"].update(labels_per_class=5))
-    fewer = stages_run(call("dvc", "repro"))
-    assert sorted(fewer) == ["report", "train-baseline@pupil-scratch-0", "train-student@main-pupil-kd-0"]
+    fewer = json.loads(call("dvc", "status", "--json"))
+    assert sorted(fewer) == ["train-baseline@pupil-scratch-0", "train-student@main-pupil-kd-0"]
+    change(lambda params: params["data"].pop("labels_per_class"))
 
     shown = call("dvc", "metrics", "show", "--json")
     assert "main-pupil-kd-0" in shown
