@@ -10,20 +10,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.feed import Feed
-from pipeline.labels import mixed_labels
+from pipeline.feed import Feed, Rows
+from pipeline.labels import Labels
+from pipeline.losses import FeatureNeeds
 from pipeline.ranks import SINGLE, Ranks
 from pipeline.rendering.transfer import to_device
 from pipeline.rng import Lane, permutation
 from pipeline.targets import Targets
+from pipeline.teacher_features import FeatureSource, TeacherFeatures
 from pipeline.views.mixing import GROUP, require_whole_groups
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,8 @@ class Batch:
         teacher_logits: (B, C) float32 of these views, or None without a store.
         rows: (B,) positions in the split, on the CPU.
         own: which b of them `images` are.
+        teacher_features: what the teacher made of these views before its last layer, where they are asked
+            for.
 
     """
 
@@ -45,6 +46,7 @@ class Batch:
     teacher_logits: Tensor | None
     rows: NDArray[np.int64]
     own: slice
+    teacher_features: TeacherFeatures | None = None
 
 
 class Loader:
@@ -65,10 +67,11 @@ class Loader:
         ranks: which processes share each of them.
         labels: (N,) int64 that are told, -1 for none; None for the images' own.
         length: images an epoch; None for one lap.
+        features: what a loss needs of the teacher's features; None for none.
 
     Raises:
-        ConfigError: views mix, and the batch is not of whole groups or `n_classes` is missing; or a step
-            has fewer images than parts and processes.
+        ConfigError: views mix, and the batch is not of whole groups or `n_classes` is missing; a step has
+            fewer images than parts and processes; or there are no features of the teacher.
     """
 
     def __init__(
@@ -83,12 +86,13 @@ class Loader:
         ranks: Ranks = SINGLE,
         labels: Rows | None = None,
         length: int | None = None,
+        features: FeatureNeeds | None = None,
     ) -> None:
         if feed.pairing is not None:
             require_whole_groups(batch_size)
-            if n_classes is None:
-                raise ConfigError("the views mix images and n_classes is None; expected their number")
-        self._feed, self._targets, self._seed, self._n_classes = feed, targets, seed, n_classes
+        self._feed, self._targets, self._seed = feed, targets, seed
+        self._labels = Labels(feed, n_classes, labels)
+        self._features = _feature_source(targets, self._labels, n_classes, features)
         count = len(feed.images)
         self.batch_size = min(batch_size, count)
         self._steps_per_lap = count // self.batch_size
@@ -96,7 +100,11 @@ class Loader:
         self.steps_per_epoch = length // min(batch_size, length)
         self.parts = parts
         self._cuts = _cuts(self.batch_size, parts, ranks, 1 if feed.pairing is None else GROUP)
-        self._labels = torch.from_numpy(feed.images.labels if labels is None else labels).to(feed.device)
+
+    @property
+    def teacher_dim(self) -> int | None:
+        """How many features of the teacher a sample has, where batches come with them."""
+        return None if self._features is None else self._features.dim
 
     def view(self, epoch: int) -> int:
         """Return which view an epoch shows, or begins with."""
@@ -116,29 +124,31 @@ class Loader:
 
     def _lap(self, lap: int, which: slice) -> Iterator[Batch]:
         """Yield the batches of some steps of a lap."""
-        view, following = self._view(lap), self._view(lap + 1)
-        labels = None
+        view, following, order = self._view(lap), self._view(lap + 1), self._order(lap)
+        whole = to_device(order, self._feed.device)
+        features = None if self._features is None else self._features.epoch(view, whole.flatten())
+        logits = None
         if self._targets is not None:
-            labels = self._targets.load(view)
+            logits = self._targets.load(view)
             self._targets.prefetch(following)
-        steps = self._order(lap)[which]
+        steps, there = order[which], whole[which]
         batches = [rows[part] for rows in steps for part, _ in self._cuts]
-        there = to_device(steps, self._feed.device)
         for soon in (view, following):
             self._feed.prefetch(soon)
         own = [own for _ in steps for _, own in self._cuts]
         seen = self._feed.batches(view, [rows[mine] for rows, mine in zip(batches, own, strict=True)])
         on_device = (rows[part] for rows in there for part, _ in self._cuts)
+        first = which.start * self.batch_size
         for rows, rows_there, images, mine in zip(batches, on_device, seen, own, strict=True):
-            teacher = None if labels is None else labels.logits(rows_there)
-            yield Batch(images, self._hard_labels(view, rows, rows_there), teacher, rows, mine)
-
-    def _hard_labels(self, view: int, rows: Rows, on_device: Tensor) -> Tensor:
-        own, mixture = self._labels[on_device], self._feed.shares(view, rows)
-        if mixture is None or self._n_classes is None:
-            return own
-        partners, shares = (to_device(values, own.device) for values in mixture)
-        return mixed_labels(own, self._labels[partners], shares.float(), self._n_classes)
+            yield Batch(
+                images,
+                self._labels.of(view, rows, rows_there),
+                None if logits is None else logits.logits(rows_there),
+                rows,
+                mine,
+                None if features is None else features.of(rows_there, first),
+            )
+            first += len(rows)
 
     def _order(self, lap: int) -> Rows:
         """Return a lap's rows (steps, B)."""
@@ -183,3 +193,15 @@ def _cuts(batch_size: int, parts: int, ranks: Ranks, unit: int) -> list[tuple[sl
             "or the number of processes"
         )
     return [(part, ranks.share(size, unit)) for part, size in zip(cuts, sizes, strict=True)]
+
+
+def _feature_source(
+    targets: Targets | None, labels: Labels, n_classes: int | None, needs: FeatureNeeds | None
+) -> FeatureSource | None:
+    if needs is None:
+        return None
+    if targets is None:
+        raise ConfigError(
+            "the loss compares features, and there is no store; expected a dump of codec features"
+        )
+    return FeatureSource(targets, labels, n_classes, needs)

@@ -41,7 +41,8 @@ class Ranks:
     def assemble(self, own: Tensor, place: slice, count: int) -> Tensor:
         """Return the rows of all processes (count, ...), of which these are this process's.
 
-        Gradients reach `own` as if the others' rows were constants.
+        Gradients reach `own` times the number of processes: torch's `DistributedDataParallel` takes the
+        mean of those of all, and what is wanted is the sum.
 
         Args:
             own: (n, ...) this process's rows.
@@ -53,7 +54,10 @@ class Ranks:
         whole = own.new_zeros(count, *own.shape[1:])
         whole[place] = own.detach()
         dist.all_reduce(whole)
-        return torch.cat([whole[: place.start], own, whole[place.stop :]])
+        scaled = own.view_as(own)  # another tensor: a hook on one that is a leaf would stay
+        if scaled.requires_grad:
+            scaled.register_hook(lambda gradient: gradient * self.count)  # type: ignore[no-untyped-call]
+        return torch.cat([whole[: place.start], scaled, whole[place.stop :]])
 
     def total(self, own: Tensor) -> Tensor:
         """Return the sum over all processes; gradients reach every process's tensor."""

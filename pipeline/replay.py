@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from pipeline.codecs import find_codec
 from pipeline.data.dataset import PreparedData
 from pipeline.drift import require_same_pixels
-from pipeline.feed import Feed
-from pipeline.labels import mixed_labels
+from pipeline.feed import Feed, Rows
+from pipeline.labels import Labels
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.store.blend import BlendedDecoder
 from pipeline.store.ensemble import Ensemble, open_logits
@@ -26,7 +26,7 @@ from pipeline.targets import EncodedView
 
 _MOMENT = 1e-3
 Item = tuple[Tensor, int | Tensor, Tensor]
-_LEFT_BEHIND = ("_store", "_feed", "_labels")
+_LEFT_BEHIND = ("_store", "_feed", "_hard", "_labels")
 
 
 class ReplayDataset(Dataset[Item]):
@@ -63,10 +63,10 @@ class ReplayDataset(Dataset[Item]):
         self._eyes = preprocessing or opened.preprocessing
         images = self._prepared().train
         self._blocks = opened.blocks_of(images)
-        self._feed = self._make_feed()
+        self._n_classes, self.n_views = opened.n_classes, opened.n_views
+        self._look()
         require_same_pixels(opened, self._feed)
         self._rows = torch.from_numpy(opened.rows_of(images))
-        self._n_classes, self.n_views = opened.n_classes, opened.n_views
         self._codecs = [(m.codec.name, m.n_classes, dict(m.codec.state)) for m in opened.members]
         self._blend = opened.blend
         self._view = _SharedView()
@@ -104,13 +104,9 @@ class ReplayDataset(Dataset[Item]):
             if self._view.now()[0] == generation:
                 return list(zip(images, labels, logits, strict=True))
 
-    def _label(self, view: int, rows: np.ndarray[Any, Any]) -> list[int] | Tensor:
-        labels, mixture = self._feed.images.labels, self._feed.shares(view, rows)
-        if mixture is None:
-            return [int(label) for label in labels[rows]]
-        partners, shares = mixture
-        own, theirs = (torch.from_numpy(labels[some]) for some in (rows, partners))
-        return mixed_labels(own, theirs, torch.from_numpy(shares).float(), self._n_classes)
+    def _label(self, view: int, rows: Rows) -> list[int] | Tensor:
+        labels = self._hard.of(view, rows)
+        return labels if self._hard.are_mixed else labels.tolist()
 
     def _read(self, view: int) -> dict[str, Tensor]:
         if self._store is None:
@@ -122,9 +118,11 @@ class ReplayDataset(Dataset[Item]):
     def _prepared(self) -> PreparedData:
         return self._data if isinstance(self._data, PreparedData) else PreparedData.open(Path(self._data))
 
-    def _make_feed(self) -> Feed:
-        device = torch.device("cpu")
-        return Feed(self._prepared().train, self._spec, self._eyes, device=device, blocks=self._blocks)
+    def _look(self) -> None:
+        """Open the images, and see them as the store's views."""
+        images, device = self._prepared().train, torch.device("cpu")
+        self._feed = Feed(images, self._spec, self._eyes, device=device, blocks=self._blocks)
+        self._hard = Labels(self._feed, self._n_classes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave store and feed behind: a worker has the shared tensors, and opens the images."""
@@ -139,7 +137,7 @@ class ReplayDataset(Dataset[Item]):
         self._labels = EncodedView(
             BlendedDecoder(codecs, self._blend) if self._blend else codecs[0], arrays
         )
-        self._feed = self._make_feed()
+        self._look()
 
 
 class _SharedView:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.codecs.codec import Decoder
+from pipeline.codecs.codec import Codec, Decoder, FeatureDecoder
 from pipeline.drift import require_same_pixels
+from pipeline.errors import ConfigError
 from pipeline.feed import Feed
 from pipeline.rendering.transfer import Courier
 from pipeline.store.ensemble import Ensemble
@@ -42,6 +43,10 @@ class EncodedView:
         """Return the logits (B, C) float32 of a batch's rows (B,) int64."""
         return self.codec.decode(self.gather(rows))
 
+    def features(self, rows: Tensor) -> Tensor:
+        """Return the teacher's features (B, D) float32 of a batch's rows (B,) int64."""
+        return require_features(self.codec).decode(self.gather(rows))
+
 
 class Targets:
     """The teacher's logits of a split's samples, a view at a time.
@@ -64,6 +69,14 @@ class Targets:
         self._pending: dict[int, Future[EncodedView]] = {}
         self._current: tuple[int, EncodedView] | None = None
 
+    def require_features(self) -> int:
+        """Return how many features a sample has.
+
+        Raises:
+            ConfigError: the store keeps none.
+        """
+        return require_features(self._store.codec).dim
+
     def load(self, view: int) -> EncodedView:
         """Return one view's labels, in the order of the split."""
         if self._current is None or self._current[0] != view:
@@ -81,3 +94,18 @@ class Targets:
         encoded = self._store.encoded_view(view)
         arrays = {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
         return EncodedView(self._store.codec, self._courier.bring(arrays))
+
+
+def require_features(codec: Decoder) -> FeatureDecoder:
+    """Return what reads the teacher's features.
+
+    Raises:
+        ConfigError: the codec keeps none.
+    """
+    if codec.features is None:
+        kept = f"codec {codec.name}" if isinstance(codec, Codec) else "several teachers"
+        raise ConfigError(
+            f"the loss compares features, and the dump is of {kept}; expected codec features, which keeps "
+            "them; dump once more with it, or choose a loss of logits"
+        )
+    return codec.features

@@ -11,7 +11,7 @@ import pydantic
 import yaml
 
 from pipeline.errors import ConfigError, did_you_mean
-from pipeline.losses import require_targets
+from pipeline.losses import require_features, require_targets
 from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.views.mixing import require_whole_groups
 from pipeline.views.spec import AUGMENTATIONS, ViewSpec
@@ -194,7 +194,9 @@ def _check_references(params: Params, path: Path) -> None:
 def _require_targets(params: Params) -> None:
     for dump in params.sweep.dumps:
         for recipe in params.sweep.recipes:
-            require_targets(params.recipes[recipe].loss, params.dump_views(dump), f"dump {dump}")
+            loss, where = params.recipes[recipe].loss, f"dump {dump}"
+            require_targets(loss, params.dump_views(dump), where)
+            require_features(loss, params.dump_codecs(dump), where)
         if params.dump_views(dump).mixes:
             for student in params.sweep.students:
                 require_whole_groups(params.students[student].training.batch_size)

@@ -330,7 +330,14 @@ class Params:
 
     def dump_views(self, name: str) -> DumpViews:
         """Return the views of a dump, or of those that an ensemble is of."""
-        return self.dump(self.ensembles[name].of[0] if name in self.ensembles else name).views
+        return self.dump(self._dumps_of(name)[0]).views
+
+    def dump_codecs(self, name: str) -> list[str]:
+        """Return the codec of a dump, or of those that an ensemble is of."""
+        return [self.dump(member).codec for member in self._dumps_of(name)]
+
+    def _dumps_of(self, name: str) -> tuple[str, ...]:
+        return self.ensembles[name].of if name in self.ensembles else (name,)
 
     def student(self, name: str) -> ModelParams:
         """Return a student by name."""

@@ -13,7 +13,7 @@ from pipeline.bench import Bench
 from pipeline.data.dataset import PreparedData
 from pipeline.errors import ConfigError
 from pipeline.evaluation.assessment import assess
-from pipeline.losses import make_loss, require_targets
+from pipeline.losses import make_loss, require_features, require_targets
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state
 from pipeline.models.start import initial_network
@@ -166,6 +166,8 @@ def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:
             f"recipe {run.recipe} is a baseline and reads no logits; expected no --dump; remove it"
         )
     if run.dump is not None:
-        require_targets(recipe.loss, params.dump_views(run.dump), f"dump {run.dump}")
+        where = f"dump {run.dump}"
+        require_targets(recipe.loss, params.dump_views(run.dump), where)
+        require_features(recipe.loss, params.dump_codecs(run.dump), where)
     elif allow_drift:
         raise ConfigError("--allow-drift is about a dump's images; expected --dump DUMP with it; remove it")

@@ -25,6 +25,8 @@ from pipeline.store.layout import CHUNK_ROWS, ZARR_JSON, Layout, Section
 
 Files = dict[str, Buffer]
 _DENSE = ("affine8", "affine6", "affine4", "fp16")
+# Fits of `features`, and how much finer than the divergence of the last one says that the next one is.
+_FITS, _CLOSER = 3, 0.95
 _KEPT = (5, 10, 20, 50, 100, 200)
 
 
@@ -118,7 +120,18 @@ def _candidates(spec: CodecSpec, pilot: Pilot, head: nn.Linear | None) -> Iterat
     if spec.name == FEATURES:
         pilot.output.require_features()
     if head is not None and pilot.output.features is not None and spec.budget is not None:
-        yield measure(fit_features(pilot.output, head, spec.budget), pilot)
+        yield _fitted(pilot, head, spec.budget)
+
+
+def _fitted(pilot: Pilot, head: nn.Linear, budget: float) -> Candidate:
+    """Return `features` fitted to some rows of the pilot, more finely where the whole says that it must."""
+    aim = budget
+    for _ in range(_FITS):
+        candidate = measure(fit_features(pilot.output, head, aim), pilot)
+        if candidate.fidelity.within(budget):
+            break
+        aim *= _CLOSER * budget / candidate.fidelity.worst_kl
+    return candidate
 
 
 def _tail_mass(codec: Codec, pilot: Pilot) -> str:

@@ -82,8 +82,25 @@ class ArraySpec:
         return cls(**{**value, "shape": tuple(value["shape"])})
 
 
+@dataclass(frozen=True, slots=True)
+class FeatureDecoder:
+    """How the teacher's penultimate features are read, where a codec keeps them.
+
+    Args:
+        dim: D.
+        decode: arrays of B rows to (B, D) float32.
+    """
+
+    dim: int
+    decode: Callable[[Mapping[str, Tensor]], Tensor]
+
+
 class Decoder(Protocol):
     """What reads logits: a codec, or an average of what several decode."""
+
+    @property
+    def features(self) -> FeatureDecoder | None:
+        """What reads features, or None where none are kept."""
 
     @property
     def decode(self) -> Callable[[Mapping[str, Tensor]], Tensor]:
@@ -102,6 +119,7 @@ class Codec:
         decode: arrays of B rows to (B, C) float32 logits whose row maximum is 0.
         state: arrays that a store keeps once, from which `find_codec` makes this codec again.
         kept: number of classes whose logits are kept; None for all.
+        features: what reads the teacher's features; None where they are not kept.
     """
 
     name: str
@@ -111,6 +129,7 @@ class Codec:
     decode: Callable[[Mapping[str, Tensor]], Tensor]
     state: Mapping[str, Tensor] = field(default_factory=dict)
     kept: int | None = None
+    features: FeatureDecoder | None = None
 
     @property
     def bytes(self) -> int:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.codecs.codec import Arrays, ArraySpec, Codec, TeacherOutput, relative
+from pipeline.codecs.codec import Arrays, ArraySpec, Codec, FeatureDecoder, TeacherOutput, relative
 from pipeline.codecs.shaping import Shaping
 
 NAME = "features"
@@ -51,10 +51,13 @@ def features(state: Mapping[str, Tensor]) -> Codec:
         digits = [shaping_on(device).digits(output[row : row + _ROWS_AT_ONCE]) for row in chunks]
         return {"codes": _pack(torch.cat(digits), on_device(device), width)}
 
+    def values(arrays: Mapping[str, Tensor]) -> Tensor:
+        kept = on_device(arrays["codes"].device)
+        return kept["table"].T.gather(0, _unpack(arrays["codes"], kept))
+
     def decode(arrays: Mapping[str, Tensor]) -> Tensor:
         kept = on_device(arrays["codes"].device)
-        values = kept["table"].T.gather(0, _unpack(arrays["codes"], kept))
-        return relative(F.linear(values, kept["weight"], kept["bias"]))
+        return relative(F.linear(values(arrays), kept["weight"], kept["bias"]))
 
     return Codec(
         name=NAME,
@@ -63,6 +66,7 @@ def features(state: Mapping[str, Tensor]) -> Codec:
         encode=encode,
         decode=decode,
         state=state,
+        features=FeatureDecoder(len(state["table"]), values),
     )
 
 

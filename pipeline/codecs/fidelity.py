@@ -90,6 +90,11 @@ class Fidelity:
         """The 99th percentile of KL at temperature 4, in nats."""
         return _percentile(self.histogram_t4, 0.99)
 
+    @property
+    def worst_kl(self) -> float:
+        """The larger of the mean KLs at both temperatures, in nats."""
+        return max(self.kl_t1, self.kl_t4) / self.samples
+
     def within(self, max_kl: float) -> bool:
         """Whether the mean KL at both temperatures is at most this."""
         return max(self.kl_t1, self.kl_t4) <= max_kl * self.samples

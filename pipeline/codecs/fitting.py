@@ -137,8 +137,7 @@ def _places(levels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _worst_kl(codec: Codec, pilot: TeacherOutput) -> float:
-    fidelity = Fidelity.measure(pilot.logits, codec.decode(codec.encode(pilot)))
-    return max(fidelity.kl_t1, fidelity.kl_t4) / fidelity.samples
+    return Fidelity.measure(pilot.logits, codec.decode(codec.encode(pilot))).worst_kl
 
 
 def _next_trial(known: dict[float, float], target: float) -> float:

@@ -12,16 +12,17 @@ teacher's logits changes no loss: codecs keep them up to one. A new loss is one 
 from __future__ import annotations
 
 from pipeline.losses.features import Features, centre, crd, rkd
+from pipeline.losses.needs import FeatureNeeds
 from pipeline.losses.relations import dist
 from pipeline.losses.schedules import LossFunction, Schedule, ScheduledLoss
 from pipeline.losses.soft import hard, kd, kd_ls, mse, soft_ce, wttm
 from pipeline.losses.supervised import label_smoothing, scratch
-from pipeline.losses.table import FEATURE_LOSSES, LOSSES, Loss, make_loss, require_targets
+from pipeline.losses.table import LOSSES, Loss, make_loss, require_features, require_targets
 from pipeline.losses.target_classes import dkd, nkd, wsld
 
 __all__ = [
-    "FEATURE_LOSSES",
     "LOSSES",
+    "FeatureNeeds",
     "Features",
     "Loss",
     "LossFunction",
@@ -38,6 +39,7 @@ __all__ = [
     "make_loss",
     "mse",
     "nkd",
+    "require_features",
     "require_targets",
     "rkd",
     "scratch",

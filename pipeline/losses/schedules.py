@@ -11,8 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.losses.needs import FeatureNeeds
 
-LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# Of student's logits, labels and teacher's logits, and where it compares them, of features.
+LossFunction = Callable[..., Tensor]
 _LINEAR, _WARMUP = {"from", "to", "epochs"}, {"warmup", "epochs"}
 
 
@@ -81,10 +83,12 @@ class ScheduledLoss:
     Args:
         function: (student, labels, teacher, **settings) to a scalar.
         settings: over the epochs; what is missing is as the function has it.
+        features: what it needs of penultimate features, which are then its fourth argument; None for none.
     """
 
     function: Callable[..., Tensor]
     settings: Mapping[str, Schedule] = field(default_factory=dict)
+    features: FeatureNeeds | None = None
 
     @property
     def epochs(self) -> float:

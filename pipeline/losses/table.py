@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from pipeline.codecs.spec import AUTO, FEATURES
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses.features import centre, crd, rkd
+from pipeline.losses.needs import FeatureNeeds
 from pipeline.losses.projections import CentreProjection, ContrastProjection
 from pipeline.losses.relations import dist
 from pipeline.losses.schedules import Schedule, ScheduledLoss
@@ -24,22 +26,14 @@ from pipeline.views.spec import ViewSpec
 class Loss:
     """A line of the table.
 
-    A loss of features is called with a fourth argument, `Features`. Whoever trains by it makes
-    `projection(Ds, Dt)` once, where there is one, and optimises its parameters with the student's; gathers
-    in each step the batch's student and teacher features, and negatives of the current view and class
-    centres where they are asked for; and calls
-    `loss.at(epoch)(student, labels, teacher, projection(features))`.
-
     Args:
         function: (student (B, C), labels, teacher (B, C) or None, **settings) to a scalar; settings are
             keyword-only, and their annotations say what they may be.
         needs_teacher: whether it is a distillation loss; the others are baselines.
         one_target: whether each sample must have one class, so that views may not mix.
         schedules: settings that change over the epochs unless one says otherwise.
-        needs_features: whether it compares penultimate features.
-        projection: from Ds and Dt to a module, `Features` to `Features`; None for features as they are.
-        takes_negatives: whether the teacher's features of other samples help.
-        needs_centres: whether it needs the teacher's mean features of each class.
+        features: what it needs of penultimate features, where it compares them: its function then takes a
+            fourth argument, `Features`, projected.
 
     """
 
@@ -47,10 +41,7 @@ class Loss:
     needs_teacher: bool
     one_target: bool = False
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
-    needs_features: bool = False
-    projection: Callable[[int, int], nn.Module] | None = None
-    takes_negatives: bool = False
-    needs_centres: bool = False
+    features: FeatureNeeds | None = None
 
 
 LOSSES: Mapping[str, Loss] = {
@@ -66,15 +57,12 @@ LOSSES: Mapping[str, Loss] = {
     "dist": Loss(dist, needs_teacher=True),
     "kd_ls": Loss(kd_ls, needs_teacher=True),
     "wttm": Loss(wttm, needs_teacher=True),
-}
-# Training gives no features to its losses, so recipes cannot name these.
-FEATURE_LOSSES: Mapping[str, Loss] = {
     "crd": Loss(
-        crd, needs_teacher=True, needs_features=True, projection=ContrastProjection, takes_negatives=True
+        crd, needs_teacher=True, features=FeatureNeeds(projection=ContrastProjection, negatives=4096)
     ),
-    "rkd": Loss(rkd, needs_teacher=True, needs_features=True),
+    "rkd": Loss(rkd, needs_teacher=True, features=FeatureNeeds()),
     "centre": Loss(
-        centre, needs_teacher=True, needs_features=True, projection=CentreProjection, needs_centres=True
+        centre, needs_teacher=True, features=FeatureNeeds(projection=CentreProjection, centres=True)
     ),
 }
 
@@ -98,6 +86,29 @@ def require_targets(name: str, views: ViewSpec, where: str) -> None:
         )
 
 
+def require_features(name: str, codecs: Sequence[str], where: str) -> None:
+    """Refuse a loss that compares features for a dump that keeps none.
+
+    Args:
+        name: of the loss.
+        codecs: of the dump, or of the dumps that it averages.
+        where: which dump it is, for the message.
+
+    Raises:
+        ConfigError: saying what to change.
+    """
+    if LOSSES[name].features is None:
+        return
+    found = f"averages {len(codecs)} dumps" if len(codecs) > 1 else f"has codec {codecs[0]}"
+    if list(codecs) not in ([FEATURES], [AUTO]):
+        others = [other for other, loss in LOSSES.items() if loss.needs_teacher and loss.features is None]
+        raise ConfigError(
+            f"loss {name} compares features, and {where} {found}; expected one dump whose codec keeps the "
+            f"teacher's features; set its codec: {FEATURES}, or choose one of these losses: "
+            f"{', '.join(others)}"
+        )
+
+
 def make_loss(name: str, settings: Mapping[str, Any]) -> ScheduledLoss:
     """Return a loss of the table with its settings filled in.
 
@@ -109,11 +120,6 @@ def make_loss(name: str, settings: Mapping[str, Any]) -> ScheduledLoss:
         ConfigError: unknown loss, unknown setting, or a value out of its range.
 
     """
-    if name in FEATURE_LOSSES:
-        raise ConfigError(
-            f"loss {name} compares features, and recipes have the teacher's logits alone; expected one of "
-            f"{', '.join(LOSSES)}; in a training loop of your own call pipeline.losses.{name}"
-        )
     if name not in LOSSES:
         hint = did_you_mean(name, LOSSES)
         raise ConfigError(f"loss is {name!r}; expected one of {', '.join(LOSSES)}{hint}")
@@ -130,7 +136,7 @@ def fill(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
                 f"{did_you_mean(key, accepted)}"
             )
     given = {key: _schedule(name, key, value, accepted[key]) for key, value in settings.items()}
-    return ScheduledLoss(loss.function, {**loss.schedules, **given})
+    return ScheduledLoss(loss.function, {**loss.schedules, **given}, loss.features)
 
 
 def _schedule(name: str, key: str, value: Any, allowed: Range) -> Schedule:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.codecs import Codec
-from pipeline.codecs.codec import relative
+from pipeline.codecs.codec import FeatureDecoder, relative
 from pipeline.errors import ConfigError
 
 SEPARATOR = "/"
@@ -58,6 +58,11 @@ class BlendedDecoder:
 
     codecs: Sequence[Codec]
     blend: Blend
+
+    @property
+    def features(self) -> FeatureDecoder | None:
+        """None: features of several teachers have no average."""
+        return None
 
     @property
     def decode(self) -> Callable[[Mapping[str, Tensor]], Tensor]:

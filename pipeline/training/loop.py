@@ -21,19 +21,19 @@ from pipeline.errors import TrainingError
 from pipeline.loader import Batch, Loader
 from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics
-from pipeline.models.auxiliary import weighted_logits
 from pipeline.models.compilation import compiled
 from pipeline.progress import note, track
 from pipeline.ranks import SINGLE, Ranks
 from pipeline.training.distributed import distributed
 from pipeline.training.history import EpochRecord, TrainingResult, describe
+from pipeline.training.objective import Objective
 from pipeline.training.optimisation import learning_rate
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import RunState
 
 Evaluate = Callable[[nn.Module], Metrics]
 SAVE_SECONDS = 300.0
-_STATE_VERSION = 2
+_STATE_VERSION = 3
 _LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render elsewhere: --render cpu"
 
 
@@ -48,6 +48,7 @@ def fit(
     evaluate: Evaluate | None,
     state_path: Path,
     identity: dict[str, Any],
+    projection: nn.Module | None = None,
     ranks: Ranks = SINGLE,
     save_seconds: float = SAVE_SECONDS,
 ) -> TrainingResult:
@@ -56,13 +57,14 @@ def fit(
     Args:
         network: on the device; its weights are changed.
         loader: the training split, for these settings and ranks.
-        loss: of (logits, labels, teacher logits).
+        loss: of (logits, labels, teacher logits), and features if it says so.
         settings: of the optimisation.
         device: where everything is.
         seed: of dropout and the like.
         evaluate: figures on the validation split, or None without one.
         state_path: where the state of an unfinished run is kept; removed by the caller when done.
         identity: everything that makes this run this run; a state of another one is not resumed.
+        projection: of a loss of features, on the device; its weights are changed, too.
         ranks: this process among those that train the network together; the first one writes.
         save_seconds: how often the state is saved inside an epoch.
 
@@ -70,7 +72,8 @@ def fit(
         TrainingError: the loss is not finite, or processes do not go on from the same state.
 
     """
-    run, identity = RunState(network, settings, device), {**identity, "state": _STATE_VERSION}
+    run = RunState(network, settings, device, projection)
+    identity = {**identity, "state": _STATE_VERSION}
     run.resume(state_path, identity)
     _require_same_state(run, ranks)
     training = _Training(run, loader, loss, seed=seed, ranks=ranks)
@@ -102,7 +105,7 @@ class _Training:
     Args:
         run: its state, which each step changes.
         loader: the training split.
-        loss: of (logits, labels, teacher logits).
+        loss: of (logits, labels, teacher logits), and features if it says so.
         seed: of dropout and the like.
         ranks: this process among those that share each step.
     """
@@ -110,8 +113,9 @@ class _Training:
     def __init__(
         self, run: RunState, loader: Loader, loss: ScheduledLoss, *, seed: int, ranks: Ranks
     ) -> None:
-        self._run, self._loader, self._loss, self._seed, self._ranks = run, loader, loss, seed, ranks
-        self.inner = distributed(run.network, ranks, run.device)
+        self._run, self._loader, self._seed, self._ranks = run, loader, seed, ranks
+        self._objective = Objective(loss, run.projection, ranks)
+        self.inner = distributed(self._objective.called(run.network), ranks, run.device)
         self.network = _as_called(self.inner, run.settings)
         self._rate = 0.0
 
@@ -170,7 +174,7 @@ class _Training:
                 self._backward(self._next(batches), step)
         if run.settings.clip_norm:
             run.scaler.unscale_(run.optimizer)
-            nn.utils.clip_grad_norm_(run.network.parameters(), run.settings.clip_norm)
+            nn.utils.clip_grad_norm_(run.parameters(), run.settings.clip_norm)
         run.scaler.step(run.optimizer)
         run.scaler.update()
         if run.average:
@@ -189,18 +193,12 @@ class _Training:
 
     def _backward(self, batch: Batch, step: int) -> None:
         """Add a batch's gradients and its share of the step's loss."""
-        run, current, ranks = self._run, self._run.current, self._ranks
+        run, current = self._run, self._run.current
         with torch.autocast(run.device.type, run.settings.autocast, run.settings.precision != "fp32"):
-            outputs = weighted_logits(self.network(batch.images))
+            outputs = self.network(batch.images)
         share = len(batch.rows) / self._loader.batch_size
-        objective = self._loss.at(step / self._loader.steps_per_epoch)
-        losses = []
-        for weight, own in outputs:
-            logits = ranks.assemble(own.float(), batch.own, len(batch.rows))
-            losses.append(weight * objective(logits, batch.labels, batch.teacher_logits))
-        loss = torch.stack(losses).sum() * share
-        # Each process has the gradients of its rows, and their mean is taken: what is wanted is the sum.
-        run.scaler.scale(loss * ranks.count).backward()  # type: ignore[no-untyped-call]
+        loss = self._objective.of(outputs, batch, step / self._loader.steps_per_epoch) * share
+        run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         # Kept on the device: looking at the value would wait for every step.
         value = loss.detach()
         current.loss += value

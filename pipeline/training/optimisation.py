@@ -24,16 +24,19 @@ def freeze(network: nn.Module) -> None:
         parameter.requires_grad_(name.startswith(f"{head}."))
 
 
-def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    network: nn.Module, settings: TrainingSettings, projection: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """Return the optimiser of a network's parameters, but for frozen ones; only matrices and filters decay.
 
-    Each group has a `scale` by which the rate of a step is to be multiplied.
+    Each group has a `scale` by which the rate of a step is to be multiplied; that of a projection's is 1.
     """
     scales = rate_scales(network, settings)
+    trained = [(scales[name], p) for name, p in network.named_parameters() if p.requires_grad]
+    trained += [(1.0, p) for p in projection.parameters()] if projection else []
     members: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            members.setdefault((scales[name], parameter.ndim > 1), []).append(parameter)
+    for scale, parameter in trained:
+        members.setdefault((scale, parameter.ndim > 1), []).append(parameter)
     groups = [
         {"params": some, "scale": scale, "weight_decay": settings.weight_decay if decays else 0.0}
         for (scale, decays), some in members.items()

@@ -24,6 +24,7 @@ from pipeline.training.distributed import synchronise_norms
 from pipeline.training.history import TrainingResult
 from pipeline.training.lesson import Lesson
 from pipeline.training.loop import fit
+from pipeline.training.objective import make_projection
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.spec import ViewSpec
 
@@ -50,7 +51,7 @@ def train(
         card: of the network.
         views: what it is shown; those of the store where there is one.
         store: with the teacher's logits of these views, or several teachers'; or None.
-        loss: of (logits, labels, teacher logits).
+        loss: of (logits, labels, teacher logits), and features if it says so.
         settings: of the optimisation.
         seed: of the order and of dropout.
         state_path: where the state of an unfinished run is kept.
@@ -61,6 +62,7 @@ def train(
     Raises:
         DataError: there is no store, and no label.
         MismatchError: the store is of other images, or they look otherwise here.
+        ConfigError: the loss compares features, and the store keeps none.
         TrainingError: the loss is not finite.
     """
     data, eyes, begins_with = bench.data, card.preprocessing, state_digest(network)
@@ -87,7 +89,9 @@ def train(
         ranks=bench.ranks,
         labels=lesson.labels,
         length=lesson.length,
+        features=loss.features,
     )
+    projection = make_projection(loss, network, loader.teacher_dim, seed=seed)
     held_out = bench.feed(data.validation, None, eyes)
 
     def validate(trained: nn.Module) -> Metrics:
@@ -102,6 +106,7 @@ def train(
         seed=seed,
         evaluate=validate if len(data.validation) else None,
         state_path=state_path,
+        projection=None if projection is None else projection.to(bench.device),
         ranks=bench.ranks,
         identity={
             **identity,

@@ -8,7 +8,7 @@ that goes on sees those that it would have seen.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,21 @@ class RunState:
         network: on the device.
         settings: of the optimisation.
         device: where everything is.
+        projection: of features, trained beside the network and then thrown away; None for none.
     """
 
-    def __init__(self, network: nn.Module, settings: TrainingSettings, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: TrainingSettings,
+        device: torch.device,
+        projection: nn.Module | None = None,
+    ) -> None:
         self.network, self.settings, self.device = network, settings, device
+        self.projection = projection
         if settings.freeze:
             freeze(network)
-        self.optimizer = make_optimizer(network, settings)
+        self.optimizer = make_optimizer(network, settings, projection)
         self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
         self.epoch, self.current = 0, EpochState.new(device)
@@ -74,6 +82,12 @@ class RunState:
     def judged(self) -> nn.Module:
         """The network that is evaluated and kept."""
         return self.average.network if self.average else self.network
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield all that is trained, or could be if it were not frozen."""
+        yield from self.network.parameters()
+        if self.projection:
+            yield from self.projection.parameters()
 
     def finish_epoch(self, record: EpochRecord, figures: Metrics) -> None:
         """Take in an epoch's record, and the weights if they are the best so far."""
@@ -107,6 +121,7 @@ class RunState:
             "current": {name: getattr(self.current, name) for name in EpochState.__slots__},
             "history": [asdict(record) for record in self.history],
             "network": self.network.state_dict(),
+            "projection": self.projection.state_dict() if self.projection else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.network.state_dict() if self.average else None,
@@ -133,6 +148,8 @@ class RunState:
         self.history = [EpochRecord(**record) for record in content["history"]]
         self.best, self._best_score = content["best"], tuple(content["best_score"])
         self.network.load_state_dict(content["network"])
+        if self.projection:
+            self.projection.load_state_dict(content["projection"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scaler.load_state_dict(content["scaler"])
         if self.average:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.data.dataset import PreparedData
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
+from pipeline.models.heads import head_of
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.views.augmentations import RandomResizedCrop
@@ -35,6 +38,16 @@ def teacher(tiny_data: PreparedData) -> Teacher:
     preprocessing = Preprocessing(size=12, mean=tiny_data.mean, std=tiny_data.std)
     card = ModelCard(architecture=architecture, preprocessing=preprocessing, classes=classes)
     return Teacher(name="t", network=build(architecture).eval(), card=card, precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def decided_teacher(teacher: Teacher) -> Teacher:
+    """One that is sure of what it says: its features matter, so that a codec keeps them finely."""
+    network = copy.deepcopy(teacher.network)
+    _, head = head_of(network)
+    with torch.no_grad():
+        head.weight.mul_(50)
+    return dataclasses.replace(teacher, name="decided", network=network)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pipeline.caching.choice import choose_codec, measure
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.pilot import Pilot, pilot_rows, run_pilot
 from pipeline.codecs import TeacherOutput, find_codec
+from pipeline.codecs.fitting import fit_features
 from pipeline.codecs.spec import CodecSpec
 from pipeline.errors import ConfigError, MismatchError, ModelError
 from pipeline.store.reader import LogitStore
@@ -74,6 +75,19 @@ def test_a_state_counts_where_there_are_few_rows():
         output = Pilot(TeacherOutput(head(features), features), 1.0)
     assert choose(output, head=head, rows=10**6).codec.name == "features"
     assert choose(output, head=head, rows=100).codec.name != "features"
+
+
+def test_features_keep_the_budget_also_on_rows_that_they_were_not_fitted_to():
+    """Every other row of this pilot is fitted to; those between are harder."""
+    generator = torch.Generator().manual_seed(3)
+    head, features = nn.Linear(64, 10), torch.randn(2048, 64, generator=generator)
+    features[::2] *= 2
+    with torch.no_grad():
+        head.weight.copy_(0.3 * torch.randn(10, 64, generator=generator))
+        output = Pilot(TeacherOutput(head(features), features), 1.0)
+    once = measure(fit_features(output.output, head, 1e-3), output)
+    assert not once.fidelity.within(1e-3)
+    assert choose(output, "features", head=head).fidelity.within(1e-3)
 
 
 def test_features_need_a_linear_last_layer(pilot):

@@ -8,12 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.losses import FEATURE_LOSSES, LOSSES, Features
+from pipeline.losses import LOSSES, Features
 from pipeline.losses.projections import ContrastProjection
 from pipeline.losses.table import fill
 
 BATCH, CLASSES = 8, 5
-ALL = {**LOSSES, **FEATURE_LOSSES}
+OF_FEATURES = [name for name, loss in LOSSES.items() if loss.features]
+OF_LOGITS = [name for name in LOSSES if name not in OF_FEATURES]
 
 
 def logits(seed: int, classes: int = CLASSES) -> Tensor:
@@ -52,14 +53,14 @@ def of_rows(all_features: Features, rows: Tensor | slice) -> Features:
 
 def defaults(name: str) -> dict[str, float]:
     """The keyword-only parameters of a loss."""
-    parameters = inspect.signature(ALL[name].function).parameters.values()
+    parameters = inspect.signature(LOSSES[name].function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def loss_of(name: str, **settings: object) -> Callable[..., Tensor]:
     """Return a function of (student, labels, teacher, rows of the batch), which has features if it must."""
-    loss = fill(name, ALL[name], settings).at(float("inf"))
-    if not ALL[name].needs_features:
+    loss = fill(name, LOSSES[name], settings).at(float("inf"))
+    if not LOSSES[name].features:
         return lambda student, labels, teacher, rows=slice(None): loss(student, labels, teacher)
     everything = features()
     return lambda student, labels, teacher, rows=slice(None): loss(

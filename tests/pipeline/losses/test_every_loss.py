@@ -10,7 +10,6 @@ from pipeline.errors import ConfigError
 from pipeline.losses import LOSSES
 from pipeline.losses.settings import settings_of
 from tests.pipeline.losses.batches import (
-    ALL,
     BATCH,
     CLASSES,
     HALF,
@@ -24,10 +23,10 @@ from tests.pipeline.losses.batches import (
 )
 from tests.pipeline.waiting import NoWaiting, needs_cuda, no_waiting_on_cuda
 
-EVERY = pytest.mark.parametrize("name", ALL)
-MIXABLE = [name for name, loss in ALL.items() if not loss.one_target]
+EVERY = pytest.mark.parametrize("name", LOSSES)
+MIXABLE = [name for name, loss in LOSSES.items() if not loss.one_target]
 EVERY_LABELLING = pytest.mark.parametrize("labels", [LABELS, HALF, NONE], ids=["all", "half", "none"])
-LABELLINGS = [*((name, HALF) for name in ALL), *((name, SHARES) for name in MIXABLE)]
+LABELLINGS = [*((name, HALF) for name in LOSSES), *((name, SHARES) for name in MIXABLE)]
 # These compare samples with each other: a batch is more than its parts.
 RELATIONAL = {"dist", "crd", "rkd"}
 # Its weights are constants of the gradient; tested beside its formula.
@@ -35,13 +34,13 @@ WITH_CONSTANTS = {"wsld"}
 
 
 def _weights(name: str) -> list[str]:
-    return [key for key in settings_of(ALL[name].function) if key.endswith("_weight")]
+    return [key for key in settings_of(LOSSES[name].function) if key.endswith("_weight")]
 
 
-WEIGHING_LABELS = [name for name in ALL if "ce_weight" in _weights(name)]
+WEIGHING_LABELS = [name for name in LOSSES if "ce_weight" in _weights(name)]
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in WITH_CONSTANTS])
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in WITH_CONSTANTS])
 @EVERY_LABELLING
 def test_gradients_agree_with_finite_differences(name, labels):
     loss, student = loss_of(name), STUDENT.clone().requires_grad_()
@@ -99,7 +98,7 @@ def test_the_order_of_the_batch_does_not_matter(name, labels):
     assert float(shuffled) == pytest.approx(float(loss(STUDENT, labels, TEACHER)), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in RELATIONAL])
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in RELATIONAL])
 def test_the_loss_of_a_batch_is_the_mean_of_its_halves(name):
     loss, half = loss_of(name), BATCH // 2
     halves = [
@@ -123,7 +122,7 @@ def test_the_weight_of_the_labels_does_not_matter_without_any(name):
     assert torch.equal(heavy, light)
 
 
-@pytest.mark.parametrize("name", [name for name, loss in ALL.items() if loss.needs_teacher])
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.needs_teacher])
 def test_a_student_learns_of_its_teacher_without_labels(name):
     student = STUDENT.clone().requires_grad_()
     loss_of(name, **dict.fromkeys(_weights(name), 1.0))(student, NONE, TEACHER).backward()
@@ -150,7 +149,7 @@ def test_a_mixed_label_weighs_the_losses_of_its_parts(name, second):
     assert float(found) == pytest.approx(float(expected), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name, loss in ALL.items() if loss.one_target])
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.one_target])
 def test_a_loss_of_one_class_a_sample_refuses_mixed_labels(name):
     with pytest.raises(ConfigError, match=f"loss {name} was given shares of classes.*expected one class"):
         loss_of(name)(STUDENT, SHARES, TEACHER)
@@ -211,7 +210,7 @@ def test_nothing_that_is_given_is_changed(name):
     assert all(torch.equal(a, b) for a, b in zip(given, (STUDENT, HALF, TEACHER), strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name, loss in ALL.items() if not loss.needs_teacher])
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if not loss.needs_teacher])
 def test_baselines_need_no_teacher(name):
     loss = loss_of(name)
     assert torch.equal(loss(STUDENT, LABELS, None), loss(STUDENT, LABELS, TEACHER))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.losses import FEATURE_LOSSES, Features, centre, crd, kd, rkd
+from pipeline.losses import LOSSES, Features, centre, crd, kd, rkd
 from pipeline.losses.features import angles, contrast, distances, to_centres
 from pipeline.losses.projections import CentreProjection, ContrastProjection
 from tests.pipeline.losses.batches import (
@@ -19,6 +19,7 @@ from tests.pipeline.losses.batches import (
     HALF,
     LABELS,
     NONE,
+    OF_FEATURES,
     SHARES,
     STUDENT,
     TEACHER,
@@ -220,23 +221,23 @@ def test_centre_without_centres_is_refused():
         centre(STUDENT, LABELS, TEACHER, Features(GIVEN.student, GIVEN.teacher))
 
 
-@pytest.mark.parametrize("name", FEATURE_LOSSES)
+@pytest.mark.parametrize("name", OF_FEATURES)
 def test_the_weights_of_kd_are_its_own(name):
     settings = {"temperature": 3, "ce_weight": 0.2, "kd_weight": 0.7}
     terms = {"feature_weight", "distance_weight", "angle_weight"}
     off = dict.fromkeys(terms & set(defaults(name)), 0)
-    found = FEATURE_LOSSES[name].function(STUDENT, LABELS, TEACHER, GIVEN, **settings, **off)
+    found = LOSSES[name].function(STUDENT, LABELS, TEACHER, GIVEN, **settings, **off)
     torch.testing.assert_close(found, kd(STUDENT, LABELS, TEACHER, **settings))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", FEATURE_LOSSES)
+@pytest.mark.parametrize("name", OF_FEATURES)
 def test_features_are_compared_in_single_precision(name, dtype):
     tensors = {key: getattr(GIVEN, key).to(dtype) for key in ("student", "teacher", "negatives", "centres")}
     given, exact = (
         replace(GIVEN, **{k: v.to(d) for k, v in tensors.items()}) for d in (dtype, torch.float32)
     )
-    loss, logits = FEATURE_LOSSES[name].function, (STUDENT.float(), LABELS, TEACHER.float())
+    loss, logits = LOSSES[name].function, (STUDENT.float(), LABELS, TEACHER.float())
     with torch.autocast("cpu", torch.bfloat16):
         found = loss(*logits, given)
     assert found.dtype == torch.float32
@@ -245,19 +246,19 @@ def test_features_are_compared_in_single_precision(name, dtype):
     assert float(found) == pytest.approx(float(double), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", FEATURE_LOSSES)
+@pytest.mark.parametrize("name", OF_FEATURES)
 def test_a_loss_trains_student_and_projection_from_features_as_they_are(name):
     """Through the interface that the table declares."""
-    line = FEATURE_LOSSES[name]
+    line, needs = LOSSES[name], LOSSES[name].features
     torch.manual_seed(0)
     student = torch.randn(BATCH, 12, requires_grad=True)
     raw = Features(
         student,
         torch.randn(BATCH, 20),
-        torch.randn(3, 20) if line.takes_negatives else None,
-        centres=torch.randn(CLASSES, 20) if line.needs_centres else None,
+        torch.randn(3, 20) if needs.negatives else None,
+        centres=torch.randn(CLASSES, 20) if needs.centres else None,
     )
-    projection = nn.Identity() if line.projection is None else line.projection(12, 20)
+    projection = nn.Identity() if needs.projection is None else needs.projection(12, 20)
     loss = line.function(STUDENT.float(), LABELS, TEACHER.float(), projection(raw))
     loss.backward()
     assert student.grad.any(1).all()

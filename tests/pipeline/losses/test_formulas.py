@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.losses import LOSSES
 from tests.pipeline.losses.batches import (
     CLASSES,
     HALF,
     LABELS,
     NONE,
+    OF_LOGITS,
     STUDENT,
     TEACHER,
     logits,
@@ -119,7 +119,7 @@ def evaluate(name, student, labels, teacher, **settings):
 
 
 CASES = [
-    *((name, {}) for name in LOSSES),
+    *((name, {}) for name in OF_LOGITS),
     ("label_smoothing", {"smoothing": 0.5}),
     *(("kd", {"temperature": t, "ce_weight": 2, "kd_weight": 3}) for t in (0.5, 1, 20)),
     ("soft_ce", {"temperature": 3}),
@@ -134,8 +134,8 @@ CASES = [
 ]
 
 
-def test_every_loss_of_the_table_has_a_formula_here():
-    assert {*SAMPLES, "dist"} == set(LOSSES)
+def test_every_loss_of_logits_has_a_formula_here():
+    assert {*SAMPLES, "dist"} == set(OF_LOGITS)
 
 
 @pytest.mark.parametrize("labels", [LABELS, HALF, NONE], ids=["all", "half", "none"])
@@ -146,14 +146,14 @@ def test_a_loss_is_its_formula(name, settings, labels):
     assert float(found) == pytest.approx(evaluate(name, STUDENT, labels, TEACHER, **settings), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", OF_LOGITS)
 def test_a_loss_of_two_classes_is_its_formula(name):
     student, teacher = logits(3, classes=2), logits(4, classes=2)
     found = loss_of(name)(student, HALF.clamp(max=1), teacher)
     assert float(found) == pytest.approx(evaluate(name, student, HALF.clamp(max=1), teacher), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("dist", "wsld")])
+@pytest.mark.parametrize("name", [name for name in OF_LOGITS if name not in ("dist", "wsld")])
 def test_mixed_labels_weigh_what_their_classes_would_be(name):
     """Loss by loss of the formula: three quarters of one class and a quarter of another."""
     first, second = LABELS, (LABELS + 2) % CLASSES

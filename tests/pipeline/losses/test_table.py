@@ -11,15 +11,15 @@ import torch
 
 from pipeline import losses
 from pipeline.errors import ConfigError
-from pipeline.losses import FEATURE_LOSSES, LOSSES, Loss, kd, make_loss, require_targets
+from pipeline.losses import LOSSES, Loss, kd, make_loss, require_features, require_targets
 from pipeline.losses.settings import settings_of
 from pipeline.losses.table import fill
 from pipeline.views.augmentations import Mixup
 from pipeline.views.spec import ViewSpec
-from tests.pipeline.losses.batches import ALL, LABELS, STUDENT, TEACHER, defaults
+from tests.pipeline.losses.batches import LABELS, OF_FEATURES, STUDENT, TEACHER, defaults
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
-SETTINGS = [(name, key) for name, loss in ALL.items() for key in settings_of(loss.function)]
+SETTINGS = [(name, key) for name, loss in LOSSES.items() for key in settings_of(loss.function)]
 
 
 def test_settings_are_filled_in():
@@ -28,26 +28,26 @@ def test_settings_are_filled_in():
     assert torch.equal(loss(STUDENT, LABELS, TEACHER), expected)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", LOSSES)
 def test_every_setting_is_annotated_with_its_range_and_has_a_default_in_it(name):
-    ranges = settings_of(ALL[name].function)
+    ranges = settings_of(LOSSES[name].function)
     assert list(ranges) == list(defaults(name))
     assert all(ranges[key].holds(default) for key, default in defaults(name).items())
-    assert set(ALL[name].schedules) <= set(ranges)
+    assert set(LOSSES[name].schedules) <= set(ranges)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_is_a_public_name_that_says_its_source(name):
     function = getattr(losses, name)
-    assert function is ALL[name].function
+    assert function is LOSSES[name].function
     assert name in losses.__all__
     assert name == "scratch" or re.search(r"arXiv \d{4}\.\d{5}", function.__doc__)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", LOSSES)
 def test_the_readme_tells_of_every_loss_and_its_defaults(name):
     (told,) = re.findall(rf"^\| `{name}` \|.*$", README, re.M)
-    if name in FEATURE_LOSSES:
+    if name in OF_FEATURES:
         told += "".join(re.findall(r"^\| loss \|.* beside (.*) \| source \|$", README, re.M))
     for key, default in defaults(name).items():
         assert f"`{key}` {default:g}" in told
@@ -76,15 +76,6 @@ def test_an_unknown_loss_gets_a_suggestion():
         make_loss("scrach", {})
 
 
-@pytest.mark.parametrize("name", FEATURE_LOSSES)
-def test_a_loss_of_features_is_not_offered_to_recipes(name):
-    message = (
-        rf"loss {name} compares features, .* expected one of scratch, .*; .* call pipeline.losses.{name}"
-    )
-    with pytest.raises(ConfigError, match=message):
-        make_loss(name, {})
-
-
 @pytest.mark.parametrize(
     ("name", "key", "expected"),
     [
@@ -109,7 +100,7 @@ def test_what_is_no_value_of_a_setting_is_refused_with_what_was_found(name, key)
     for value in (-1, math.nan, math.inf, "hot", None, True, [0.1]):
         found = re.escape(repr(value))
         with pytest.raises(ConfigError, match=rf"^loss {name}: {key} is {found}; expected a number .*$"):
-            fill(name, ALL[name], {key: value})
+            fill(name, LOSSES[name], {key: value})
 
 
 @pytest.mark.parametrize(
@@ -146,3 +137,24 @@ def test_a_loss_of_one_class_a_sample_is_refused_where_views_mix():
     for name in LOSSES:
         if name != "wsld":
             require_targets(name, mixing, "dump x")
+
+
+# Features
+
+
+@pytest.mark.parametrize("name", OF_FEATURES)
+@pytest.mark.parametrize(
+    ("codecs", "found"),
+    [(["affine8"], "has codec affine8"), (["features", "features"], "averages 2 dumps")],
+)
+def test_a_loss_of_features_is_refused_where_none_are_kept(name, codecs, found):
+    message = rf"loss {name} compares features, and dump x {found}; expected .*codec: features.*kd.*wttm$"
+    with pytest.raises(ConfigError, match=message):
+        require_features(name, codecs, "dump x")
+
+
+@pytest.mark.parametrize("codec", ["features", "auto"])
+def test_every_loss_goes_with_a_dump_that_may_keep_features(codec):
+    for name in LOSSES:
+        require_features(name, [codec], "dump x")
+    require_features("kd", ["affine8"], "dump x")

@@ -13,12 +13,17 @@ import torch
 from torch import Tensor, distributed, nn
 
 from pipeline.bench import Bench
+from pipeline.caching.dump import cache_logits
+from pipeline.caching.spec import DumpSpec
+from pipeline.codecs.spec import CodecSpec
 from pipeline.data.dataset import PreparedData
 from pipeline.losses import ScheduledLoss, make_loss
-from pipeline.models.architecture import Architecture
+from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.ranks import Ranks
+from pipeline.models.teacher import Teacher
+from pipeline.ranks import SINGLE, Ranks
+from pipeline.store.reader import LogitStore
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.augmentations import Cutmix, PadCrop
@@ -41,8 +46,32 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "parts": {"settings": {"batch_size": 10, "accumulate": 3, "clip_norm": 0.5, "ema_decay": 0.9}},
     "mixed": {"settings": {"batch_size": 16}, "views": MIXED},
     "whole": {"settings": {"batch_size": 18}, "loss": ScheduledLoss(of_the_whole_batch)},
+    "crd": {"settings": {"batch_size": 18}, "loss": make_loss("crd", {}), "features": True},
+    "centre": {
+        "settings": {"batch_size": 18, "clip_norm": 0.5},
+        "loss": make_loss("centre", {"feature_weight": 0.1}),
+        "features": True,
+    },
     "adamw": {"settings": {"batch_size": 18, "optimizer": "adamw", "learning_rate": 0.01}},
 }
+
+
+def dump(folder: Path) -> LogitStore:
+    """Return the features of a teacher that knows nothing."""
+    data, path = PreparedData.open(folder), folder / "features.zarr"
+    eyes = Preprocessing(size=8, mean=data.mean, std=data.std)
+    architecture = Architecture(name="wrn_16_2", num_classes=3, channels=1, stem_stride=1)
+    torch.manual_seed(1)
+    card = ModelCard(architecture=architecture, preprocessing=eyes, classes=data.classes)
+    teacher = Teacher(name="t", network=build(architecture).eval(), card=card, precision="fp32")
+    spec = DumpSpec(
+        views=PLAIN, view_count=2, codec=CodecSpec(name="features"), batch_size=8, allow_poor_teacher=True
+    )
+    if not path.exists():
+        cache_logits(
+            Bench(data=data, device=torch.device("cpu"), workers=1, ranks=SINGLE), teacher, spec, path
+        )
+    return LogitStore.open(path)
 
 
 def network() -> nn.Module:
@@ -68,7 +97,7 @@ def result(folder: Path, ranks: Ranks, name: str, **changed: Any) -> dict[str, A
         network(),
         card,
         views=variant.get("views", PLAIN),
-        store=None,
+        store=dump(folder) if variant.get("features") else None,
         loss=variant.get("loss", make_loss("scratch", {})),
         settings=TrainingSettings(**settings),
         seed=5,

@@ -27,6 +27,7 @@ def by_two(tiny_folder, tmp_path_factory) -> list[dict[str, Any]]:
     """What each of two processes has after every variant."""
     folder = tmp_path_factory.mktemp("ranks") / "prepared"
     shutil.copytree(tiny_folder, folder)
+    rank_run.dump(folder)  # before both want it
     command = [sys.executable, "-m", "tests.pipeline.training.rank_run"]
     ranks = [subprocess.Popen([*command, str(k), "2", str(folder)], cwd=ROOT) for k in range(2)]
     assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]

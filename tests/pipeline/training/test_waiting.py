@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline import labels, resident, targets, teacher_features
 from pipeline import loader as loading
-from pipeline import resident, targets
 from pipeline.caching.dump import cache_logits
 from pipeline.feed import Feed
 from pipeline.loader import Batch, Loader
@@ -100,7 +100,7 @@ def fake(monkeypatch) -> Iterator[FakeTensorMode]:
 
     for module in (resident, targets):
         monkeypatch.setattr(module, "ThreadPoolExecutor", _AtOnce)
-    for module in (rendering, regions, resident, loading):
+    for module in (rendering, regions, resident, loading, labels, teacher_features):
         monkeypatch.setattr(module, "to_device", to_device)
     monkeypatch.setattr(targets, "Courier", Courier)
     monkeypatch.setattr(targets, "require_same_pixels", lambda *_: None)  # which looks at pixels, once

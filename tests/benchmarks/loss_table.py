@@ -1,0 +1,144 @@
+"""Every loss beside every other: two students, three seeds, one dump.
+
+    python -m tests.benchmarks.loss_table FOLDER [--set KEY.PATH=VALUE ...] [--part I/N] [--out FILE.json]
+
+In FOLDER the commands run as a user types them, with loss_table.yaml beside this file; --set goes to each
+of them, so that other data, teachers or epochs can be tried. What is there is not made again: a table that
+was interrupted goes on, and several processes may share it, --part 1/2 and --part 2/2. Of each run it tells
+the top-1 on the test images, of the epoch that was best on the validation images and of the last; means
+over seeds with their standard errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.bench import Bench
+from pipeline.data.dataset import PreparedData
+from pipeline.models.checkpoint import load_checkpoint
+from stages import layout
+from stages.loading import load_params
+from stages.params import Params
+from tests.benchmarks.environment import environment
+
+PARAMS = Path(__file__).with_suffix(".yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Runs in a folder.
+
+    Args:
+        folder: where the commands run.
+        overrides: of the parameters.
+    """
+
+    folder: Path
+    overrides: Sequence[str]
+
+    def call(self, *arguments: str) -> None:
+        """Run a command of the project."""
+        settings = [part for override in self.overrides for part in ("--set", override)]
+        command = [
+            str(Path(sys.executable).parent / "pipeline"),
+            *arguments,
+            "--params",
+            str(PARAMS),
+            *settings,
+        ]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"pipeline {' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}")
+        print(done.stdout.strip().splitlines()[-1], flush=True)
+
+    def prepare(self) -> None:
+        """Make what all runs read."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / layout.store("main") / "manifest.json").exists():
+            self.call("prepare")
+            self.call("train-teacher", "main")
+            self.call("cache-logits", "main")
+
+    def run(self, recipe: str, student: str, seed: int, *, taught: bool) -> dict[str, Any]:
+        """Return a run's figures; train it where there are none."""
+        name = layout.run_name("main" if taught else None, student, recipe, seed)
+        found = self.folder / layout.RUNS / name / "metrics.json"
+        if not found.exists():
+            self.call("train-student", student, recipe, str(seed), *(["--dump", "main"] if taught else []))
+        metrics = json.loads(found.read_text())
+        return {
+            "recipe": recipe,
+            "student": student,
+            "seed": seed,
+            "best": metrics["top1"],
+            "last": self._last(name),
+        }
+
+    def _last(self, name: str) -> float:
+        network, card = load_checkpoint(self.folder / layout.STUDENTS / f"{name}.last.pt")
+        data = PreparedData.open(self.folder / layout.PREPARED)
+        bench = Bench(data=data, device=torch.device("cpu"), workers=1)
+        top1 = bench.evaluate(network.eval(), card.preprocessing, data.test).top1
+        assert top1 is not None
+        return top1
+
+
+def wanted(params: Params) -> Iterator[tuple[str, str, int, bool]]:
+    """Yield recipe, student, seed and whether it has a teacher, seed by seed."""
+    sweep = params.sweep
+    for seed in sweep.seeds:
+        for student in sweep.students:
+            yield from ((recipe, student, seed, False) for recipe in sweep.baselines)
+            yield from ((recipe, student, seed, True) for recipe in sweep.recipes)
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean and standard error over the seeds, in percent, for each recipe and student."""
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        cells.setdefault((run["recipe"], run["student"]), []).append(run)
+    return [
+        {"recipe": recipe, "student": student, "seeds": len(some)}
+        | {f"{which}_{key}": value for which in ("best", "last") for key, value in _spread(some, which)}
+        for (recipe, student), some in cells.items()
+    ]
+
+
+def _spread(runs: Sequence[dict[str, Any]], which: str) -> list[tuple[str, float | None]]:
+    values = [100 * run[which] for run in runs]
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+    return [("mean", statistics.mean(values)), ("standard_error", error)]
+
+
+def main() -> None:
+    """Train what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--part", default="1/1")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    table, params = Table(options.folder, options.overrides), load_params(PARAMS, options.overrides)
+    table.prepare()
+    part, parts = map(int, options.part.split("/"))
+    every = list(wanted(params))[part - 1 :: parts]
+    runs = [table.run(recipe, student, seed, taught=taught) for recipe, student, seed, taught in every]
+    described = {**environment(), "overrides": options.overrides, "summary": summary(runs), "runs": runs}
+    for row in described["summary"]:
+        print(json.dumps(row))
+    if options.out:
+        options.out.write_text(json.dumps(described, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
