@@ -17,16 +17,17 @@ class Labels:
     Args:
         feed: the images, with views.
         n_classes: C, needed where views mix.
+        told: (N,) int64 instead of the images' own, -1 for none.
 
     Raises:
         ConfigError: views mix and `n_classes` is missing.
     """
 
-    def __init__(self, feed: Feed, n_classes: int | None) -> None:
+    def __init__(self, feed: Feed, n_classes: int | None, told: Rows | None = None) -> None:
         if feed.pairing is not None and n_classes is None:
             raise ConfigError("the views mix images and n_classes is None; expected their number")
         self._feed, self._n_classes = feed, n_classes
-        self.own = torch.from_numpy(feed.images.labels).to(feed.device)
+        self.own = torch.from_numpy(feed.images.labels if told is None else told).to(feed.device)
 
     @property
     def are_mixed(self) -> bool:

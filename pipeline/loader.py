@@ -52,9 +52,10 @@ class Batch:
 class Loader:
     """Epochs of batches over one split.
 
-    Epoch e shows view e mod V of a store's V views, or view e where there is no store. The last,
-    smaller batch is left out, unless it is the only one. Where views mix, an epoch shuffles whole groups of
-    images that are mixed with each other, so that each is rendered once.
+    Lap n over the split shows view n mod V of a store's V views, or view n where there is no store. The
+    last, smaller batch of a lap is left out, unless it is the only one. An epoch is a lap, or, where it is
+    told to be longer, the next so many steps of all laps one after the other. Where views mix, a lap
+    shuffles whole groups of images that are mixed with each other, so that each is rendered once.
 
     Args:
         feed: the images, with views.
@@ -64,6 +65,8 @@ class Loader:
         n_classes: C, needed where views mix.
         parts: in how many batches a step comes.
         ranks: which processes share each of them.
+        labels: (N,) int64 that are told, -1 for none; None for the images' own.
+        length: images an epoch; None for one lap.
         features: what a loss needs of the teacher's features; None for none.
 
     Raises:
@@ -81,16 +84,20 @@ class Loader:
         n_classes: int | None = None,
         parts: int = 1,
         ranks: Ranks = SINGLE,
+        labels: Rows | None = None,
+        length: int | None = None,
         features: FeatureNeeds | None = None,
     ) -> None:
         if feed.pairing is not None:
             require_whole_groups(batch_size)
         self._feed, self._targets, self._seed = feed, targets, seed
-        self._labels = Labels(feed, n_classes)
+        self._labels = Labels(feed, n_classes, labels)
         self._features = _feature_source(targets, self._labels, n_classes, features)
         count = len(feed.images)
         self.batch_size = min(batch_size, count)
-        self.steps_per_epoch = count // self.batch_size
+        self._steps_per_lap = count // self.batch_size
+        length = length or count
+        self.steps_per_epoch = length // min(batch_size, length)
         self.parts = parts
         self._cuts = _cuts(self.batch_size, parts, ranks, 1 if feed.pairing is None else GROUP)
 
@@ -100,26 +107,38 @@ class Loader:
         return None if self._features is None else self._features.dim
 
     def view(self, epoch: int) -> int:
-        """Return which view an epoch shows."""
-        return epoch if self._targets is None else epoch % self._targets.n_views
+        """Return which view an epoch shows, or begins with."""
+        return self._view(epoch * self.steps_per_epoch // self._steps_per_lap)
+
+    def _view(self, lap: int) -> int:
+        return lap if self._targets is None else lap % self._targets.n_views
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch, from a step on; the next view's logits are read meanwhile."""
-        view, order = self.view(epoch), self._order(epoch)
+        step, end = epoch * self.steps_per_epoch + first_step, (epoch + 1) * self.steps_per_epoch
+        while step < end:
+            lap, first = divmod(step, self._steps_per_lap)
+            last = min(self._steps_per_lap, first + end - step)
+            yield from self._lap(lap, slice(first, last))
+            step += last - first
+
+    def _lap(self, lap: int, which: slice) -> Iterator[Batch]:
+        """Yield the batches of some steps of a lap."""
+        view, following, order = self._view(lap), self._view(lap + 1), self._order(lap)
         whole = to_device(order, self._feed.device)
         features = None if self._features is None else self._features.epoch(view, whole.flatten())
         logits = None
         if self._targets is not None:
             logits = self._targets.load(view)
-            self._targets.prefetch(self.view(epoch + 1))
-        steps, there = order[first_step:], whole[first_step:]
+            self._targets.prefetch(following)
+        steps, there = order[which], whole[which]
         batches = [rows[part] for rows in steps for part, _ in self._cuts]
-        for soon in (view, self.view(epoch + 1)):
+        for soon in (view, following):
             self._feed.prefetch(soon)
         own = [own for _ in steps for _, own in self._cuts]
         seen = self._feed.batches(view, [rows[mine] for rows, mine in zip(batches, own, strict=True)])
         on_device = (rows[part] for rows in there for part, _ in self._cuts)
-        first = first_step * self.batch_size
+        first = which.start * self.batch_size
         for rows, rows_there, images, mine in zip(batches, on_device, seen, own, strict=True):
             yield Batch(
                 images,
@@ -131,30 +150,30 @@ class Loader:
             )
             first += len(rows)
 
-    def _order(self, epoch: int) -> Rows:
-        """Return an epoch's rows (steps, B)."""
-        order = self._shuffled(epoch)
-        used = order[: self.steps_per_epoch * self.batch_size]
-        return used.reshape(self.steps_per_epoch, self.batch_size)
+    def _order(self, lap: int) -> Rows:
+        """Return a lap's rows (steps, B)."""
+        order = self._shuffled(lap)
+        used = order[: self._steps_per_lap * self.batch_size]
+        return used.reshape(self._steps_per_lap, self.batch_size)
 
-    def _shuffled(self, epoch: int) -> Rows:
-        """Return the samples of an epoch.
+    def _shuffled(self, lap: int) -> Rows:
+        """Return the samples of a lap.
 
         Where views mix, whole groups come first, so that batches cut none, and behind them the odd ones,
         which are never among the samples that are left out.
         """
         keys, pairing = self._feed.images.keys, self._feed.pairing
         if pairing is None:
-            return self._permutation(epoch, keys)
-        groups, odd = pairing.groups(self.view(epoch))
-        shuffled = groups[self._permutation(epoch, keys[groups[:, 0]])].ravel()
+            return self._permutation(lap, keys)
+        groups, odd = pairing.groups(self._view(lap))
+        shuffled = groups[self._permutation(lap, keys[groups[:, 0]])].ravel()
         first = np.array([group[0] for group in odd], np.int64)
-        last = [odd[place] for place in self._permutation(epoch, keys[first]).tolist()]
-        room = self.steps_per_epoch * self.batch_size - sum(map(len, odd))
+        last = [odd[place] for place in self._permutation(lap, keys[first]).tolist()]
+        room = self._steps_per_lap * self.batch_size - sum(map(len, odd))
         return np.concatenate([shuffled[: max(0, room)], *last])
 
-    def _permutation(self, epoch: int, keys: NDArray[np.uint64]) -> Rows:
-        return permutation(seed=self._seed, epoch=epoch, keys=keys, lane=Lane.ORDER)
+    def _permutation(self, lap: int, keys: NDArray[np.uint64]) -> Rows:
+        return permutation(seed=self._seed, epoch=lap, keys=keys, lane=Lane.ORDER)
 
 
 def _cuts(batch_size: int, parts: int, ranks: Ranks, unit: int) -> list[tuple[slice, slice]]:

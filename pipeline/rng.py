@@ -47,6 +47,7 @@ class Lane(IntEnum):
     RANDOM_ERASING = 15 << 8
     MIXING = 16 << 8
     GROUPS = 17 << 8
+    LABELS = 18 << 8
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> Words:

@@ -55,7 +55,7 @@ def _lines(store: str, found: Inspection) -> dict[str, str]:
     views = {key: value for key, value in found.header.views.items() if value is not None}
     return {
         "store": f"{store}, schema {summary['schema']}, {complete}",
-        "samples": f"{summary['n_samples']:,} x {summary['n_views']} views, {summary['n_classes']} classes",
+        "samples": _samples(found),
         "teacher": f"{teacher['name']} ({teacher['architecture']['name']}, {teacher['precision']})",
         "teacher's top-1": "unknown" if top1 is None else f"{top1:.4f} on the test images, from the cache",
         "views": json.dumps(views),
@@ -64,6 +64,14 @@ def _lines(store: str, found: Inspection) -> dict[str, str]:
         **(_fidelity(found) if per_view is not None else {}),
         **{f"{part} digest": digest for part, digest in summary["fingerprint"].items()},
     }
+
+
+def _samples(found: Inspection) -> str:
+    summary, labelled = found.summary, found.labelled
+    few = labelled is not None and labelled < summary["n_samples"]
+    return f"{summary['n_samples']:,} x {summary['n_views']} views, {summary['n_classes']} classes" + (
+        f", {labelled:,} samples are labelled" if few else ""
+    )
 
 
 def _codec(found: Inspection, per_view: float | None) -> str:

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 import pydantic
+from numpy.typing import NDArray
 
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.data.dataset import PreparedData
 from pipeline.data.form import Keep
+from pipeline.data.label_budget import keep_labels
 from pipeline.data.prepare import Preparation
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses import LOSSES, make_loss
@@ -41,7 +45,8 @@ class DataParams:
         short_side: largest shorter side in pixels, larger images are shrunk to it; None leaves all alone.
         keep: pixels, decoded once and packed, or encoded: files stay and are decoded at use.
         validation: share of the training images that chooses epochs, at least 0 and below 1.
-        seed: of the validation split.
+        labels_per_class: how many labels of each class students are given, at least 1; None for all.
+        seed: of the validation split, and of which labels are given.
 
     """
 
@@ -53,6 +58,7 @@ class DataParams:
     short_side: int | None = None
     keep: Keep = "pixels"
     validation: float = 0.1
+    labels_per_class: int | None = None
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -60,6 +66,10 @@ class DataParams:
             raise ConfigError(f"image_size is {self.image_size}; expected 8 to 1024 pixels")
         if not 0 <= self.validation < 1:
             raise ConfigError(f"validation is {self.validation}; expected at least 0 and below 1")
+        if self.labels_per_class is not None and self.labels_per_class < 1:
+            raise ConfigError(
+                f"labels_per_class is {self.labels_per_class}; expected at least 1, or null for all"
+            )
         if self.short_side is not None and not 16 <= self.short_side <= 4096:
             raise ConfigError(f"short_side is {self.short_side}; expected 16 to 4096 pixels, or null")
         if self.keep == "encoded" and not self.source.startswith("folder:"):
@@ -67,6 +77,12 @@ class DataParams:
                 f"keep is encoded and source {self.source!r}; expected folder:PATH, whose files can stay "
                 "where they are; set keep to pixels"
             )
+
+    def told_labels(self, data: PreparedData) -> NDArray[np.int64]:
+        """Return the labels (N,) of the training split that students are given, -1 for none."""
+        if self.labels_per_class is None:
+            return data.train.labels
+        return keep_labels(data.train, data.classes, per_class=self.labels_per_class, seed=self.seed)
 
     def preparation(self) -> Preparation:
         """Return what is to be made of the source."""

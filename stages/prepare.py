@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -46,8 +47,13 @@ def command(params: Params, workers: int | None) -> None:
         workers=workers or os.cpu_count() or 1,
         progress=_progress,
     )
-    counts = ", ".join(f"{name} {description['samples'][name]:,}" for name in SPLITS)
+    counts = ", ".join(_count(description, name) for name in SPLITS)
     click.echo(f"{data.source}: {len(description['classes'])} classes, {counts} images")
+
+
+def _count(description: Mapping[str, Any], split: str) -> str:
+    samples, labelled = description["samples"][split], description["labelled"][split]
+    return f"{split} {samples:,}" + (f" ({samples - labelled:,} unlabelled)" if labelled < samples else "")
 
 
 def _progress(samples: Sequence[Sample], step: str) -> Iterator[Sample]:

@@ -10,6 +10,7 @@ import click
 from torch import Tensor, nn
 
 from pipeline.bench import Bench
+from pipeline.data.dataset import PreparedData
 from pipeline.errors import ConfigError
 from pipeline.evaluation.assessment import assess
 from pipeline.losses import make_loss, require_features, require_targets
@@ -19,6 +20,7 @@ from pipeline.models.start import initial_network
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from pipeline.training.history import TrainingResult
+from pipeline.training.lesson import Lesson
 from pipeline.training.run import train
 from stages import layout
 from stages.dumps import open_dump
@@ -60,11 +62,13 @@ def command(
         store, drift = None, None
         if dump is not None:
             store, drift = open_dump(params, dump, bench, allow_drift=allow_drift)
+        lesson = _lesson(params, bench.data, taught=store is not None)
         network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)
-        result = run.train(bench, network, card, spec=spec, recipe=loss, store=store)
+        result = run.train(bench, network, card, spec=spec, recipe=loss, store=store, lesson=lesson)
     if ranks.is_first:
         logits = None if store is None else store.held_out("test", bench.data.test)
-        run.write(bench, network, card, result, teacher_logits=logits, drift=drift)
+        told = {"labelled_images": lesson.labelled, "drift": drift}
+        run.write(bench, network, card, result, teacher_logits=logits, told=told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +97,7 @@ class _Run:
         spec: ModelParams,
         recipe: RecipeParams,
         store: LogitStore | Ensemble | None,
+        lesson: Lesson,
     ) -> TrainingResult:
         """Train the student on what it is to learn from."""
         return train(
@@ -106,6 +111,7 @@ class _Run:
             seed=self.seed,
             state_path=self.state_path,
             identity={"loss": [recipe.loss, recipe.settings], "store": store and store.identity()},
+            lesson=lesson,
         )
 
     def write(
@@ -116,9 +122,9 @@ class _Run:
         result: TrainingResult,
         *,
         teacher_logits: Tensor | None,
-        drift: dict[str, Any] | None,
+        told: dict[str, Any],
     ) -> None:
-        """Write checkpoints, figures of the best epoch on the test images, and history."""
+        """Write checkpoints, figures of the best epoch on the test images and what is told, and history."""
         load_state(network, result.best, self.name)
         found = assess(bench, network, card.preprocessing, teacher_logits)
         metrics: dict[str, Any] = {
@@ -132,13 +138,21 @@ class _Run:
             **result.speed,
             "best_epoch": result.best_epoch,
             "epochs": len(result.history),
-            "drift": drift,
+            **told,
         }
         write_checkpoints(layout.STUDENTS / f"{self.name}.pt", result, card)
         write_run(layout.RUNS / self.name, metrics, result.history)
         self.state_path.unlink()
         top1 = found.test.top1
         click.echo(f"{self.name}: test top-1 {top1:.4f}" if top1 is not None else self.name)
+
+
+def _lesson(params: Params, data: PreparedData, *, taught: bool) -> Lesson:
+    """Return what a student is shown; with or without a teacher as many images an epoch."""
+    labels = params.data.told_labels(data)
+    if taught:
+        return Lesson.of_all(data.train, labels)
+    return Lesson.of_labelled(data.train, labels, length=len(data.train))
 
 
 def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:

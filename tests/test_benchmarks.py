@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import mmap
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from pipeline.bench import Bench
 from pipeline.data.dataset import PreparedData
 from pipeline.data.sample import Sample, Source
 from pipeline.training.settings import TrainingSettings
-from tests.benchmarks import loading, resources, students_cost, v2_loaders
+from tests.benchmarks import hidden_labels, loading, resources, students_cost, v2_loaders
 from tests.benchmarks.contest import Record
 from tests.benchmarks.loading_job import Job, ours
 from tests.benchmarks.resources import Memory
@@ -191,3 +192,29 @@ def test_students_cost_runs(colours, tmp_path):
     assert set(result["loader_over_one_batch"]) == {"staged", "resident"}
     assert result["whole_job"]["by_students"]["1"]["bound"] == pytest.approx(1.0)
     assert "whole job, M = 1" in students_cost.table(result)
+
+
+def test_hidden_labels_go_on_where_they_were(tmp_path, monkeypatch):
+    """Of twelve runs the third fails; the next call makes the ten that are left."""
+    made: list[dict[str, object]] = []
+
+    def measured(project: Path, run: dict[str, object]) -> dict[str, object]:
+        if len(made) == 2 and not failed:
+            failed.append(True)
+            raise RuntimeError("stopped")
+        made.append(run)
+        return {**run, "top1": 0.5 + 0.1 * (run["recipe"] == "kd") + 0.02 * int(str(run["seed"]))}
+
+    failed: list[bool] = []
+    monkeypatch.setattr(hidden_labels, "set_up", lambda project, params: None)
+    monkeypatch.setattr(hidden_labels, "measured", measured)
+    runs, out = hidden_labels.planned([10, 100], ["small"], 3), tmp_path / "found.json"
+    with pytest.raises(RuntimeError, match="stopped"):
+        hidden_labels.measure(runs, tmp_path, out)
+    assert len(json.loads(out.read_text())["runs"]) == 2
+    found = hidden_labels.measure(runs, tmp_path, out)
+    assert made == runs
+    assert [{key: run[key] for key in hidden_labels.KEYS} for run in found] == runs
+    table = hidden_labels.table(found)
+    assert "| 10 | small | 52.00 ± 1.15 | 62.00 ± 1.15 | +10.00 ± 0.00 |" in table
+    assert table.count("| small |") == 2

@@ -16,6 +16,7 @@ from pipeline.data.encoded import open_encoded
 from pipeline.data.form import Form, Keep
 from pipeline.data.images import Images
 from pipeline.data.packed import open_packed
+from pipeline.data.sample import UNLABELLED
 from pipeline.digests import spec_digest
 from pipeline.errors import DataError
 from pipeline.files import read_json, write_json
@@ -104,6 +105,7 @@ def write_description(
         "mean": mean,
         "std": std,
         "samples": {name: len(split) for name, split in splits.items()},
+        "labelled": {name: int((split.labels != UNLABELLED).sum()) for name, split in splits.items()},
         "digest": splits_digest(splits),
     }
     write_json(folder / DESCRIPTION, description)

@@ -24,11 +24,13 @@ class Inspection:
         summary: the figures, with the keys that other programs rely on.
         header: what the store is to hold and what it is made from.
         fidelity: what its codec costs, as far as it is finished.
+        labelled: training samples with a label; None where it is not finished.
     """
 
     summary: dict[str, Any]
     header: Header
     fidelity: Fidelity
+    labelled: int | None
 
 
 def inspect(place: Place) -> Inspection:
@@ -41,13 +43,17 @@ def inspect(place: Place) -> Inspection:
     location = Location(place)
     if location.exists(MANIFEST) or not location.exists(ZARR_JSON):
         manifest = Manifest.read(location)
-        summary = summarise_manifest(manifest)
-        return Inspection(summary=summary, header=manifest.header, fidelity=manifest.fidelity())
+        return Inspection(
+            summary=summarise_manifest(manifest),
+            header=manifest.header,
+            fidelity=manifest.fidelity(),
+            labelled=_labelled(manifest.shards),
+        )
     if not isinstance(place, (str, Path)) or not Path(place).is_dir():
         raise IncompleteStoreError(f"{location}: not complete; expected a finished dump, far from here")
     header, shards = Header.read(location), Records(Path(place)).read()
     summary = summarise(header, shards, complete=False, teacher_top1=None)
-    return Inspection(summary=summary, header=header, fidelity=_training_fidelity(shards))
+    return Inspection(summary=summary, header=header, fidelity=_training_fidelity(shards), labelled=None)
 
 
 def summarise_manifest(manifest: Manifest) -> dict[str, Any]:
@@ -89,6 +95,11 @@ def summarise(
         "fidelity": fidelity.summary() if train else dict.fromkeys(fidelity.summary()),
         "teacher_top1": teacher_top1,
     }
+
+
+def _labelled(shards: Mapping[ShardId, ShardRecord]) -> int:
+    """Return how many training samples have a label; each is in every view."""
+    return sum(r.labelled for shard, r in shards.items() if shard.section == "train" and shard.view == 0)
 
 
 def _training_fidelity(shards: Mapping[ShardId, ShardRecord]) -> Fidelity:

@@ -22,6 +22,7 @@ from pipeline.store.reader import LogitStore
 from pipeline.targets import Targets
 from pipeline.training.distributed import synchronise_norms
 from pipeline.training.history import TrainingResult
+from pipeline.training.lesson import Lesson
 from pipeline.training.loop import fit
 from pipeline.training.objective import make_projection
 from pipeline.training.settings import TrainingSettings
@@ -40,6 +41,7 @@ def train(
     seed: int,
     state_path: Path,
     identity: dict[str, Any],
+    lesson: Lesson | None = None,
 ) -> TrainingResult:
     """Fit a network to the training split.
 
@@ -54,18 +56,24 @@ def train(
         seed: of the order and of dropout.
         state_path: where the state of an unfinished run is kept.
         identity: what else makes this run this run.
+        lesson: what is shown of the training split; None for all of it where there is a store, else for its
+            labelled images, once an epoch.
 
     Raises:
+        DataError: there is no store, and no label.
         MismatchError: the store is of other images, or they look otherwise here.
         ConfigError: the loss compares features, and the store keeps none.
         TrainingError: the loss is not finite.
     """
     data, eyes, begins_with = bench.data, card.preprocessing, state_digest(network)
+    if lesson is None:
+        lesson = Lesson.of_labelled(data.train) if store is None else Lesson.of_all(data.train)
+    images = lesson.images
     network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     synchronise_norms(network, bench.ranks, bench.device)
-    feed = bench.feed(data.train, views, eyes, None if store is None else store.blocks_of(data.train))
+    feed = bench.feed(images, views, eyes, None if store is None else store.blocks_of(images))
     targets = None if store is None else Targets(store, feed)
-    note(f"training on {feed.path}")
+    note("; ".join([f"training on {feed.path}", *lesson.remarks()]))
     if loss.epochs > settings.epochs:
         note(
             f"settings of the loss change for {loss.epochs:g} epochs and training ends after "
@@ -79,6 +87,8 @@ def train(
         n_classes=len(data.classes),
         parts=settings.accumulate,
         ranks=bench.ranks,
+        labels=lesson.labels,
+        length=lesson.length,
         features=loss.features,
     )
     projection = make_projection(loss, network, loader.teacher_dim, seed=seed)
@@ -105,6 +115,6 @@ def train(
             "views": views.canonical(),
             "settings": settings.to_dict(),
             "seed": seed,
-            "data": data.train.digest(),
+            "lesson": lesson.identity(),
         },
     )

@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ import yaml
 from timm.data import ImageNetInfo
 from torchvision.io import write_png
 
+from tests.benchmarks.commands import pipeline
 from tests.benchmarks.environment import environment
 
 OWN_CODE = '''
@@ -95,20 +93,6 @@ def lay_out(root: Path, photographs: dict[str, Path], classes: tuple[str, ...]) 
             write_png(
                 torch.full((3, 64, 64), 128, dtype=torch.uint8), str(root / "train" / name / "grey.png")
             )
-
-
-def pipeline(project: Path, *arguments: str) -> None:
-    """Run a command of this project in a folder."""
-    here = str(Path(__file__).parents[2])
-    paths = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    code = "from stages.cli import main; main()"
-    subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": paths},
-        stdout=sys.stderr,
-        check=True,
-    )
 
 
 if __name__ == "__main__":

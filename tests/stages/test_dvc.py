@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -94,6 +95,12 @@ def test_only_what_changed_runs_again(repository):
 
     change(lambda params: params["recipes"]["kd"].update(temperature=2))
     assert stages_run(call("dvc", "repro")) == ["train-student@main-pupil-kd-0", "report"]
+
+    # Which params.yaml did not name.
+    change(lambda params: params["data"].update(labels_per_class=5))
+    fewer = json.loads(call("dvc", "status", "--json"))
+    assert sorted(fewer) == ["train-baseline@pupil-scratch-0", "train-student@main-pupil-kd-0"]
+    change(lambda params: params["data"].pop("labels_per_class"))
 
     shown = call("dvc", "metrics", "show", "--json")
     assert "main-pupil-kd-0" in shown

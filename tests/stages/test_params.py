@@ -364,6 +364,7 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_found(load, key, value
     [
         ("data.image_size", 4, r"data: image_size is 4; expected 8 to 1024 pixels"),
         ("data.validation", 1, r"data: validation is 1.*; expected at least 0 and below 1"),
+        ("data.labels_per_class", 0, r"data: labels_per_class is 0; expected at least 1, or null for all"),
         ("training.epochs", 0, r"training: epochs is 0; expected at least 1"),
         ("training.views.pad_crop.padding", 99, r"pad_crop.padding is 99; expected 1 to 64"),
         ("students.small.learning_rate", -1, r"students.small: learning_rate is -1"),

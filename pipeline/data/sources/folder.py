@@ -1,9 +1,9 @@
-"""Datasets that are class folders of image files, ImageNet's layout."""
+"""Datasets that are class folders of image files, ImageNet's layout; one folder may be of no class."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +11,20 @@ import numpy as np
 
 from pipeline.data.decoding import DECODER, SUFFIXES, load_image
 from pipeline.data.names import Names
-from pipeline.data.sample import Sample, Samples, Source
+from pipeline.data.sample import UNLABELLED, Sample, Samples, Source
 from pipeline.data.sources.options import SourceOptions
 from pipeline.errors import DataError
 
+# What is in it has no label; both ways to spell it.
+_UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
+
 
 def open_folder(detail: str, options: SourceOptions) -> Source:
-    """Open PATH/train/CLASS/* and PATH/test/CLASS/* (or val); hidden entries are passed over."""
+    """Open PATH/train/CLASS/* and PATH/test/CLASS/* (or val); hidden entries are passed over.
+
+    Images in PATH/train/unlabelled, at any depth, have no label, and the folder is no class. Where all
+    training images are there, class folders are empty.
+    """
     root = Path(detail)
     if not root.is_dir():
         raise DataError(
@@ -32,13 +39,14 @@ def open_folder(detail: str, options: SourceOptions) -> Source:
             "val/CLASS/*); move the classes into train/ and some images of each into test/"
         )
     train = _names_by_class(root, "train")
-    empty = next((name for name, files in train.items() if not len(files)), None)
-    if empty is not None and any(map(len, train.values())):
+    classes, test = tuple(n for n in train if n not in _UNLABELLED_FOLDERS), _names_by_class(root, held_out)
+    empty = next((name for name in classes if not len(train[name])), None)
+    if empty is not None and any(len(train[name]) for name in classes):
         raise DataError(
             f"{root / 'train' / empty}: a class without images; expected at least one; add some, or remove "
             "the folder"
         )
-    classes, test = tuple(train), _names_by_class(root, held_out)
+    _require_classes(root, held_out, test, classes)
     return Source(
         classes=classes,
         channels=options.channels,
@@ -73,15 +81,24 @@ def _is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _file_samples(
-    root: Path, split: str, classes: Sequence[str], found: Mapping[str, Names], channels: int
-) -> Samples:
-    for name in found:
+def _require_classes(root: Path, split: str, names: Iterable[str], classes: Sequence[str]) -> None:
+    """Refuse test images that no class of the training images is for."""
+    for name in names:
+        if name in _UNLABELLED_FOLDERS:
+            raise DataError(
+                f"{root / split / name}: unlabelled images cannot be tested on; expected class folders; "
+                f"move it to {root / 'train'}, or remove it"
+            )
         if name not in classes:
             raise DataError(
                 f"{root / split / name}: a class that {root / 'train'} does not have ({len(classes)} "
                 "classes); expected the same class folders; rename or remove it"
             )
+
+
+def _file_samples(
+    root: Path, split: str, classes: Sequence[str], found: Mapping[str, Names], channels: int
+) -> Samples:
     names = Names.parse(b"".join(files.to_bytes() for files in found.values()))
     if not names:
         raise DataError(
@@ -89,7 +106,9 @@ def _file_samples(
             f"{split}/CLASS/*{{{','.join(SUFFIXES)}}}"
         )
     places = {name: label for label, name in enumerate(classes)}
-    labels = np.repeat([places[name] for name in found], [len(files) for files in found.values()])
+    labels = np.repeat(
+        [places.get(name, UNLABELLED) for name in found], [len(files) for files in found.values()]
+    )
 
     def make(row: int) -> Sample:
         path = root / names[row]

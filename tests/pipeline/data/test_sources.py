@@ -437,6 +437,36 @@ def test_a_class_without_test_images_is_accepted(folder):
     assert _open(folder).classes == CLASSES
 
 
+@pytest.mark.parametrize("name", ["unlabelled", "unlabeled"])
+def test_a_folder_of_no_class_holds_unlabelled_samples(folder, name):
+    (folder / f"train/{name}/from/elsewhere").mkdir(parents=True)
+    _noise().save(folder / f"train/{name}/0.png")
+    _noise().save(folder / f"train/{name}/from/elsewhere/1.png")
+    source = _open(folder)
+    assert source.classes == CLASSES
+    assert [(sample.name, sample.label) for sample in source.train if sample.label == -1] == [
+        (f"train/{name}/0.png", -1),
+        (f"train/{name}/from/elsewhere/1.png", -1),
+    ]
+    assert [sample.label for sample in source.train if sample.label != -1] == [0, 0, 1, 1]
+
+
+def test_unlabelled_images_need_not_be_there_and_are_no_class_of_their_own(folder):
+    (folder / "train/unlabelled").mkdir()
+    assert len(_open(folder).train) == 4
+    shutil.rmtree(folder / "train/dog")
+    shutil.rmtree(folder / "test/dog")
+    _noise().save(folder / "train/unlabelled/0.png")
+    with pytest.raises(DataError, match=r"1 class; expected at least two"):
+        _open(folder)
+
+
+def test_unlabelled_images_are_refused_among_those_to_test_on(folder):
+    (folder / "test/unlabelled").mkdir()
+    with pytest.raises(DataError, match=r"test/unlabelled: unlabelled images.* move it to .*images/train"):
+        _open(folder)
+
+
 # torchvision
 
 

@@ -1,0 +1,22 @@
+"""The pipeline's commands as a user types them, in a folder of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def pipeline(project: Path, *arguments: str) -> None:
+    """Run a command of this project in a folder."""
+    here = str(Path(__file__).parents[2])
+    paths = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    code = "from stages.cli import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=sys.stderr,
+        check=True,
+    )
