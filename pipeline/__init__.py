@@ -14,10 +14,10 @@ _HOMES = {
     "view_parameters": "pipeline.views.parameters",
     "render": "pipeline.rendering.render",
     "PreparedData": "pipeline.data.dataset",
-    "Feed": "pipeline.feed",
-    "Targets": "pipeline.targets",
-    "Loader": "pipeline.loader",
-    "ReplayDataset": "pipeline.replay",
+    "Feed": "pipeline.loading.feed",
+    "Targets": "pipeline.loading.targets",
+    "Loader": "pipeline.loading.loader",
+    "ReplayDataset": "pipeline.loading.replay",
     "losses": "pipeline",
 }
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from pipeline.bench import Bench
 from pipeline.codecs.codec import relative
-from pipeline.drift import Drift, measure_drift, store_sightings
 from pipeline.errors import StoreError
-from pipeline.feed import Feed, consecutive
+from pipeline.loading.drift import Drift, measure_drift, store_sightings
+from pipeline.loading.feed import Feed, consecutive
 from pipeline.models.teacher import Teacher
 from pipeline.store.faults import metadata_faults, shard_faults, strays
 from pipeline.store.layout import MANIFEST, RECORDS

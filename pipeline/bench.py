@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.data.dataset import PreparedData
 from pipeline.data.images import Images
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
 from pipeline.metrics import Metrics, compare, predict
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.ranks import SINGLE, Ranks

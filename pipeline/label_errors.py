@@ -19,10 +19,10 @@ from torch import Tensor
 from pipeline.data.dataset import PreparedData
 from pipeline.data.images import Images
 from pipeline.data.sample import UNLABELLED
-from pipeline.feed import consecutive
+from pipeline.loading.feed import consecutive
+from pipeline.loading.targets import EncodedView
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
-from pipeline.targets import EncodedView
 
 # A label of less than this contradicts the teacher; where there are many classes, one of less than chance.
 _DOUBTED = 0.05

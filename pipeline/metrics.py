@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.data.sample import UNLABELLED
-from pipeline.feed import Feed, consecutive
+from pipeline.loading.feed import Feed, consecutive
 from pipeline.ranks import SINGLE, Ranks
 
 _ECE_BINS = 15

@@ -14,8 +14,8 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.export.deployment import Deployment
 from pipeline.export.formats import FORMATS
 from pipeline.export.parity import measure_parity
-from pipeline.feed import Feed
 from pipeline.files import write_bytes
+from pipeline.loading.feed import Feed
 from pipeline.models.checkpoint import load_checkpoint
 from stages import layout
 from stages.options import debuggable

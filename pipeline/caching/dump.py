@@ -26,7 +26,7 @@ from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec
 from pipeline.data.sample import UNLABELLED
 from pipeline.errors import ModelError, StoreError
-from pipeline.feed import consecutive
+from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.progress import note, track
 from pipeline.store.adoption import read_index

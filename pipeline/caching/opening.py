@@ -17,10 +17,10 @@ from pipeline.caching.pilot import run_pilot
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.data.images import Images
-from pipeline.drift import measure_drift, sightings
 from pipeline.errors import CorruptStoreError, LockedError, MismatchError, StoreError
-from pipeline.feed import Feed
 from pipeline.files import sync_folder
+from pipeline.loading.drift import measure_drift, sightings
+from pipeline.loading.feed import Feed
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
 from pipeline.store.adoption import Index, Wanted, adopt, dataset_digest, read_index

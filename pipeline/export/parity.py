@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ModelError
 from pipeline.export.deployment import Deployment
 from pipeline.export.formats import Run
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
 
 # One image is what a service is asked for; three is not the traced size, nor a multiple of it.
 _FIRST_BATCHES = (1, 3)

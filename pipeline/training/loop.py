@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.device_memory import naming_memory
 from pipeline.errors import TrainingError
-from pipeline.loader import Batch, Loader
+from pipeline.loading.loader import Batch, Loader
 from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics
 from pipeline.models.compilation import compiled

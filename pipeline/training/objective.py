@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.loader import Batch
+from pipeline.loading.loader import Batch
 from pipeline.losses import Features, ScheduledLoss
 from pipeline.models.auxiliary import weighted_logits
 from pipeline.models.heads import head_of

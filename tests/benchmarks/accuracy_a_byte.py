@@ -30,8 +30,8 @@ from pipeline.caching.pilot import Pilot
 from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
 from pipeline.data.dataset import PreparedData
-from pipeline.feed import Feed
-from pipeline.loader import Loader
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Loader
 from pipeline.losses import make_loss
 from pipeline.metrics import compare
 from pipeline.models.preprocessing import Preprocessing

@@ -31,6 +31,7 @@ from pipeline.codecs import TeacherOutput, codec_fingerprint, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_state
 from pipeline.codecs.spec import CodecSpec
+from pipeline.loading.targets import EncodedView
 from pipeline.models.architecture import Architecture, build
 from pipeline.store.frame import build_frame
 from pipeline.store.header import Fingerprint, Header
@@ -39,7 +40,6 @@ from pipeline.store.layout import Layout, Section
 from pipeline.store.reader import LogitStore
 from pipeline.store.witness import Witness, versions, witness_rows
 from pipeline.store.writer import StoreWriter
-from pipeline.targets import EncodedView
 from pipeline.views.spec import ViewSpec
 from tests.benchmarks.environment import environment
 

@@ -23,10 +23,10 @@ from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.data.dataset import PreparedData
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
+from pipeline.loading.targets import Targets
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
 from stages import layout
 from stages.memory import keep_freed_memory
 from stages.teachers import load_teacher

@@ -21,7 +21,7 @@ from pipeline.bench import Bench
 from pipeline.codecs import TeacherOutput
 from pipeline.data.dataset import PreparedData
 from pipeline.data.sample import UNLABELLED, Sample, Source
-from pipeline.feed import consecutive
+from pipeline.loading.feed import consecutive
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing

@@ -18,8 +18,8 @@ from torch import Tensor
 from pipeline.data.dataset import PreparedData
 from pipeline.data.packed import PackedImages
 from pipeline.digests import sample_key
-from pipeline.feed import Feed
-from pipeline.loader import Loader
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.views.augmentations import PadCrop, RandomResizedCrop
 from pipeline.views.spec import ViewSpec

@@ -30,10 +30,10 @@ from typing import Any
 
 import torch
 
-from pipeline.feed import Feed
-from pipeline.loader import Loader
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Loader
+from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
-from pipeline.targets import Targets
 from pipeline.training.optimisation import learning_rate, make_optimizer
 from pipeline.views.spec import ViewSpec
 from stages.memory import keep_freed_memory

@@ -34,7 +34,7 @@ from torchvision.transforms import v2
 
 from pipeline.data.names import Names
 from pipeline.data.packed import PackedImages
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.views.augmentations import PadCrop, RandAugment, RandomResizedCrop
 from pipeline.views.spec import ViewSpec

@@ -24,15 +24,15 @@ from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.data.dataset import PreparedData
 from pipeline.data.sources import SourceOptions, open_source
-from pipeline.feed import Feed, Rows
-from pipeline.loader import Batch, Loader
+from pipeline.loading.feed import Feed, Rows
+from pipeline.loading.loader import Batch, Loader
+from pipeline.loading.targets import Targets
 from pipeline.losses import ScheduledLoss, make_loss
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard, load_state, read_tensors
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
 from pipeline.training.loop import fit
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from pipeline.bench import Bench
-from pipeline.loader import Batch, Loader
+from pipeline.loading.loader import Batch, Loader
+from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
 from pipeline.models.start import Start, initial_network
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
 from pipeline.training.optimisation import make_optimizer
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.spec import ViewSpec

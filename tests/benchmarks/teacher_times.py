@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.bench import Bench
-from pipeline.loader import Batch
+from pipeline.loading.loader import Batch
 from pipeline.models.start import Start, initial_network
 from pipeline.models.teacher import Teacher
 from pipeline.training.settings import Precision

@@ -11,7 +11,7 @@ from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.loader import Loader
+from pipeline.loading.loader import Loader
 from pipeline.models.start import Start
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
 from pipeline.metrics import Metrics, compare, evaluate, predict
 from pipeline.models.preprocessing import Preprocessing
 

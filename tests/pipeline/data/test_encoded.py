@@ -17,7 +17,7 @@ from pipeline.data.encoded import EncodedImages
 from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sources import SourceOptions, open_source
 from pipeline.errors import DataError
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.views.augmentations import RandomResizedCrop
 from pipeline.views.spec import ViewSpec

@@ -22,7 +22,7 @@ from pipeline.export import formats
 from pipeline.export.deployment import Deployment
 from pipeline.export.formats import FORMATS
 from pipeline.export.parity import Parity, measure_parity
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing

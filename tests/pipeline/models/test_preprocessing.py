@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from pipeline.errors import ConfigError, ModelError
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
 from pipeline.models.preprocessing import GivenPreprocessing, Preprocessing
 
 IMAGENET = Preprocessing(size=8, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_fraction=0.875)

@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.errors import ConfigError
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.rendering import device as rendering
 from pipeline.rendering import regions, resample

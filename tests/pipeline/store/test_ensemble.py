@@ -13,15 +13,15 @@ import torch
 
 from pipeline.caching.dump import cache_logits
 from pipeline.errors import ConfigError, CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
-from pipeline.feed import Feed
-from pipeline.loader import Loader
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Loader
+from pipeline.loading.replay import ReplayDataset
+from pipeline.loading.targets import Targets
 from pipeline.models.architecture import build
 from pipeline.models.teacher import Teacher
-from pipeline.replay import ReplayDataset
 from pipeline.store.blend import Blend
 from pipeline.store.ensemble import Ensemble, open_logits, write_ensemble
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
 from pipeline.views.augmentations import Cutmix, PadCrop
 from pipeline.views.spec import ViewSpec
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError
-from pipeline.feed import Feed
-from pipeline.loader import Loader
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.ranks import SINGLE, Ranks
 from tests.pipeline.training import rank_run

@@ -11,8 +11,8 @@ import torch
 
 from pipeline.data.dataset import PreparedData
 from pipeline.errors import DataError
-from pipeline.feed import Feed
-from pipeline.loader import Loader
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.ranks import SINGLE
 from pipeline.training.lesson import Lesson

@@ -14,8 +14,8 @@ from torch import nn
 from torchvision.models.inception import InceptionOutputs
 
 from pipeline.errors import DeviceError, TrainingError
-from pipeline.feed import Feed
-from pipeline.loader import Loader
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Loader
 from pipeline.losses import Schedule, ScheduledLoss, scratch
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.preprocessing import Preprocessing

@@ -10,18 +10,18 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline import labels, resident, targets, teacher_features
-from pipeline import loader as loading
 from pipeline.caching.dump import cache_logits
-from pipeline.feed import Feed
-from pipeline.loader import Batch, Loader
+from pipeline.loading import labels, resident, targets, teacher_features
+from pipeline.loading import loader as loading
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Batch, Loader
+from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
 from pipeline.models.preprocessing import Preprocessing, _lines
 from pipeline.ranks import SINGLE
 from pipeline.rendering import device as rendering
 from pipeline.rendering import regions
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
 from pipeline.training.loop import _Training
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import RunState

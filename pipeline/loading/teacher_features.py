@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.feed import consecutive
-from pipeline.labels import Labels, class_shares
+from pipeline.loading.feed import consecutive
+from pipeline.loading.labels import Labels, class_shares
+from pipeline.loading.targets import EncodedView, Targets
 from pipeline.losses import FeatureNeeds, Features
 from pipeline.rendering.transfer import to_device
-from pipeline.targets import EncodedView, Targets
 
 _ROWS_AT_ONCE = 4096
 

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from pipeline.data.images import Images
 from pipeline.errors import ConfigError, ModelError
+from pipeline.loading.resident import ResidentViews
+from pipeline.loading.staged import Ring
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.rendering.device import DeviceRenderer
 from pipeline.rendering.regions import mix
 from pipeline.rendering.render import Renderer, make_renderer
-from pipeline.resident import ResidentViews
 from pipeline.rng import Draws
-from pipeline.staged import Ring
 from pipeline.views.mixing import GROUP, Pairing, draw_mixture
 from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters
 from pipeline.views.spec import ViewSpec

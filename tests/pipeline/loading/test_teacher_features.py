@@ -8,11 +8,11 @@ import torch
 
 from pipeline.caching.dump import cache_logits
 from pipeline.errors import ConfigError
-from pipeline.feed import Feed
-from pipeline.loader import Batch, Loader
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Batch, Loader
+from pipeline.loading.targets import Targets
 from pipeline.losses import FeatureNeeds
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
 from pipeline.views.augmentations import Cutmix, PadCrop
 from pipeline.views.spec import ViewSpec
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from pipeline.errors import DataError
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
+from pipeline.loading.staged import Ring
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.staged import Ring
 from pipeline.views.spec import ViewSpec
 
 CPU = torch.device("cpu")

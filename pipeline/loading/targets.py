@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.codec import Codec, Decoder, FeatureDecoder
-from pipeline.drift import require_same_pixels
 from pipeline.errors import ConfigError
-from pipeline.feed import Feed
+from pipeline.loading.drift import require_same_pixels
+from pipeline.loading.feed import Feed
 from pipeline.rendering.transfer import Courier
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore

@@ -11,15 +11,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from pipeline.caching.dump import cache_logits
-from pipeline.loader import Loader
+from pipeline.loading.loader import Loader
+from pipeline.loading.replay import ReplayDataset
+from pipeline.loading.targets import Targets
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.replay import ReplayDataset
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
 from pipeline.views.augmentations import Cutmix, Mixup
 from pipeline.views.spec import ViewSpec
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 MIXED = ViewSpec(seed=3, flip="random", mixup=Mixup(probability=0.5), cutmix=Cutmix(probability=0.5))
 
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.errors import ConfigError
-from pipeline.feed import Feed, Rows
-from pipeline.labels import Labels
+from pipeline.loading.feed import Feed, Rows
+from pipeline.loading.labels import Labels
+from pipeline.loading.targets import Targets
+from pipeline.loading.teacher_features import FeatureSource, TeacherFeatures
 from pipeline.losses import FeatureNeeds
 from pipeline.ranks import SINGLE, Ranks
 from pipeline.rendering.transfer import to_device
 from pipeline.rng import Lane, permutation
-from pipeline.targets import Targets
-from pipeline.teacher_features import FeatureSource, TeacherFeatures
 from pipeline.views.mixing import GROUP, require_whole_groups
 
 

@@ -11,16 +11,16 @@ import torch
 
 from pipeline.audit import replay
 from pipeline.caching.dump import cache_logits
-from pipeline.drift import measure_drift, require_same_pixels, store_sightings
 from pipeline.errors import MismatchError
-from pipeline.feed import Feed
-from pipeline.loader import Loader
+from pipeline.loading.drift import measure_drift, require_same_pixels, store_sightings
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Loader
+from pipeline.loading.replay import ReplayDataset
+from pipeline.loading.targets import Targets
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.rendering import crops
-from pipeline.replay import ReplayDataset
 from pipeline.store.reader import LogitStore
 from pipeline.store.slices import Slice
-from pipeline.targets import Targets
 from pipeline.views.augmentations import Cutmix, RandomResizedCrop
 from pipeline.views.spec import ViewSpec
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.images import Images
 from pipeline.errors import MismatchError
-from pipeline.feed import Feed
+from pipeline.loading.feed import Feed
 from pipeline.progress import note
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.index import ABSENT, SampleIndex

@@ -12,12 +12,12 @@ import torch
 from pipeline.audit import replay, verify
 from pipeline.caching.dump import cache_logits
 from pipeline.errors import MismatchError
-from pipeline.feed import Feed, consecutive
-from pipeline.loader import Loader
+from pipeline.loading.feed import Feed, consecutive
+from pipeline.loading.loader import Loader
+from pipeline.loading.targets import Targets
 from pipeline.models.architecture import build
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
 from tests.pipeline.conftest import VIEWS
 
 CPU = torch.device("cpu")

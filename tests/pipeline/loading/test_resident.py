@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from pipeline.caching.dump import cache_logits
-from pipeline.feed import Feed
-from pipeline.loader import Loader
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Loader
+from pipeline.loading.targets import Targets
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.rendering.device import DeviceRenderer
 from pipeline.rendering.render import CpuRenderer, make_renderer
 from pipeline.store.reader import LogitStore
-from pipeline.targets import Targets
 from pipeline.views.augmentations import Cutmix, Mixup, PadCrop, RandAugment, RandomErasing
 from pipeline.views.spec import ViewSpec
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.data.sample import UNLABELLED
 from pipeline.errors import ConfigError
-from pipeline.feed import Feed, Rows
+from pipeline.loading.feed import Feed, Rows
 from pipeline.rendering.transfer import to_device
 
 

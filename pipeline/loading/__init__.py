@@ -1,0 +1,1 @@
+"""Loading: images and teacher's outputs to a model, ahead of need."""
