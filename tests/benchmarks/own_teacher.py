@@ -72,7 +72,7 @@ def top1(
     params = {"data": {"source": "folder:images", "validation": 0}, "teachers": {"lite2": spec}}
     (project / "params.yaml").write_text(yaml.safe_dump({**params, "dumps": {"main": dump}}))
     for command in (["prepare"], ["train-teacher", "lite2"], ["cache-logits", "main"]):
-        pipeline(project, *command)
+        run_command(project, *command)
     manifest = json.loads((project / "data/logits/main.zarr/manifest.json").read_text())
     told = json.loads((project / "runs/teacher-lite2/metrics.json").read_text())
     return {
@@ -97,18 +97,21 @@ def lay_out(root: Path, photographs: dict[str, Path], classes: tuple[str, ...]) 
             )
 
 
-def pipeline(project: Path, *arguments: str) -> None:
-    """Run a command of this project in a folder."""
+def run_command(project: Path, *arguments: str) -> str:
+    """Run a command of this project in a folder; return what it printed."""
     here = str(Path(__file__).parents[2])
     paths = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     code = "from stages.cli import main; main()"
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=project,
         env={**os.environ, "PYTHONPATH": paths},
-        stdout=sys.stderr,
+        stdout=subprocess.PIPE,
+        text=True,
         check=True,
     )
+    sys.stderr.write(done.stdout)
+    return done.stdout
 
 
 if __name__ == "__main__":
