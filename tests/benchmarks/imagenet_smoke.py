@@ -5,10 +5,10 @@
 
 PHOTOGRAPHS is a folder of image files, one a class, whose names begin with the class's WordNet id. A class
 without one trains on a copy of another's, under a wrong label, so that all 1,000 are there and the teacher
-sees no other images than photographs; tested on are the photographs alone. What the preset says is changed on
-the command line: two views, one epoch, small batches, fp32, and in the place of ResNet-50, whose weights would
-have to be downloaded, EfficientNet-Lite2 as one's own code with its own preprocessing. A ResNet-50 with random
-weights is planned too: its time is that of a trained one, its sizes mean nothing.
+sees no other images than photographs; tested on are the photographs alone. What the preset says is changed
+on the command line: two views, one epoch, small batches, fp32, and in the place of ResNet-50, whose weights
+would have to be downloaded, EfficientNet-Lite2 as one's own code with its own preprocessing. A ResNet-50
+with random weights is planned too: its time is that of a trained one, its sizes mean nothing.
 
 Students of one epoch learn next to nothing: that they train is what is tried.
 """
@@ -60,6 +60,7 @@ RANDOM = {
 }
 CUT_DOWN = {
     "data.source": "folder:images",
+    "data.watch": "images",
     "data.validation": 0,
     "training.epochs": 1,
     "training.batch_size": 32,
@@ -135,7 +136,7 @@ def smoke(folder: Path, photographs: Path) -> dict[str, Any]:
 
 
 def lay_out(root: Path, photographs: Path) -> int:
-    """Lay photographs out as class folders, a copy of another in those without; return how many there are."""
+    """Lay photographs out as class folders, copies in those without one; return how many there are."""
     own = {file.name.split("_")[0]: file for file in sorted(photographs.iterdir())}
     others = itertools.cycle(own.values())
     for name in ImageNetInfo("imagenet-1k").label_names():
