@@ -19,6 +19,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import shutil
 import tempfile
 import time
@@ -116,7 +117,7 @@ def main() -> None:
 
 def smoke(folder: Path, photographs: Path) -> dict[str, Any]:
     """Run the preset's stages in an empty folder and return what came of each."""
-    count = lay_out(folder / "images", photographs)
+    load, count = os.getloadavg()[0], lay_out(folder / "images", photographs)
     (folder / "own.py").write_text(OWN_CODE + RANDOM_RESNET50)
     run_command(folder, "preset", PRESET, "--out", "params.yaml")
     project = Project(folder)
@@ -131,6 +132,7 @@ def smoke(folder: Path, photographs: Path) -> dict[str, Any]:
         "dump": dump(project),
         "students": students(project),
         "seconds": project.seconds,
+        "processes that ran or waited to, at the start and at the end": [load, os.getloadavg()[0]],
         "environment": environment(),
     }
 
@@ -149,22 +151,20 @@ def lay_out(root: Path, photographs: Path) -> int:
 
 
 def plans(project: Project) -> dict[str, Any]:
-    """Return what 50 views of all images would cost here, and a ResNet-50's time for them."""
-    asked = ("plan", "main", "--json", "--samples", str(IMAGES))
+    """Return what the preset's views of all images would cost here, and how fast a ResNet-50 is."""
     views = load_params(project.folder / "params.yaml").dump("main").views.count
-    real = json.loads(project.run(*asked, dumps__main__views__count=views))
+    whole = ("plan", "main", "--samples", str(IMAGES), "--json")
+    real = json.loads(project.run(*whole, dumps__main__views__count=views))
     project.run("train-teacher", "random")
-    timed = {}
+    speeds = {}
     for precision in ("fp32", "bf16"):
         changes = {"dumps__main__teacher": "random", "dumps__main__precision": precision}
-        random = json.loads(
-            project.run(*asked, dumps__main__codec="fp16", dumps__main__views__count=views, **changes)
-        )
-        timed[precision] = random["seconds_estimate"]
+        found = json.loads(project.run("plan", "main", "--json", dumps__main__codec="fp16", **changes))
+        speeds[precision] = found["teacher_forwards"] / found["seconds_estimate"]
     return {
         "views": views,
         "EfficientNet-Lite2": real,
-        "ResNet-50 with random weights, seconds": timed,
+        "ResNet-50 with random weights, images a second": speeds,
     }
 
 
