@@ -83,7 +83,7 @@ class Project:
 
     Args:
         folder: in which they run.
-        seconds: of each, by what was typed.
+        seconds: of each, by what was typed; of what was typed twice, the last time.
     """
 
     folder: Path
