@@ -19,6 +19,7 @@ from pipeline.errors import PipelineError
 from stages.parent import die_with_parent
 
 COMMANDS = {
+    "preset": "Give the parameter file of a well-known job.",
     "prepare": "Import and pack the dataset, fix the splits.",
     "train-teacher": "Train or fine-tune a teacher, or evaluate pretrained weights.",
     "cache-logits": "Run a teacher once over all views and keep its logits.",

@@ -17,11 +17,21 @@ from stages.teachers import load_teacher
 
 @click.command()
 @click.argument("dump")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Foretell the dump of N training images (those of the validation split are among them), of which "
+    "the prepared ones are a sample; the test split counts as it is.  [default: those that are prepared]",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @writes_store
 @runs_on_device
 @reads_params
-def command(params: Params, dump: str, out: Path | None, as_json: bool, machine: Machine) -> None:
+def command(
+    params: Params, dump: str, out: Path | None, samples: int | None, as_json: bool, machine: Machine
+) -> None:
     """Run the teacher of DUMP over a few images and say what the dump, or the rest of it, will cost.
 
     Bytes are measured with the compressor of the store, time with this machine. Nothing is written.
@@ -29,7 +39,7 @@ def command(params: Params, dump: str, out: Path | None, as_json: bool, machine:
     spec = params.dump(dump)
     bench = machine.bench()
     teacher = load_teacher(spec.teacher, spec.precision, machine.device)
-    expected = forecast(bench, teacher, spec.dump_spec(), out or layout.store(dump))
+    expected = forecast(bench, teacher, spec.dump_spec(), out or layout.store(dump), samples)
     if as_json:
         click.echo(json.dumps(expected.to_dict(), indent=1))
         return
@@ -39,7 +49,9 @@ def command(params: Params, dump: str, out: Path | None, as_json: bool, machine:
 
 def _lines(expected: Forecast) -> dict[str, str]:
     hours, minutes = divmod(round(expected.seconds_estimate / 60), 60)
+    kept = f"{expected.image_bytes:,} bytes, packed" if expected.image_bytes else "the files as they are"
     return {
+        "images": f"{expected.samples:,} of all splits, {kept}",
         "codec": f"{expected.codec}, {expected.bytes_per_sample_view:.1f} bytes a sample and view",
         "KL": f"{expected.kl_t1_mean:.1e} at T = 1, {expected.kl_t4_mean:.1e} at T = 4, on the pilot",
         "size": f"{expected.bytes_total:,} bytes in {expected.files:,} files",

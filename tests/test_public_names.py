@@ -16,10 +16,12 @@ NAMES = [
     *("losses", "render", "view_parameters"),
 ]
 OPTIONS = {
+    "preset": {"NAME", "--out"},
     "prepare": {"--params", "--set", "--workers"},
     "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render"},
     "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--render", "--out", "--shards"},
-    "plan": {"DUMP", "--params", "--set", "--device", "--workers", "--render", "--out", "--json"},
+    "plan": {"DUMP", "--params", "--set", "--device", "--workers", "--render"}
+    | {"--out", "--samples", "--json"},
     "train-student": {
         "STUDENT",
         "RECIPE",

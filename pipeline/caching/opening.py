@@ -14,8 +14,9 @@ from pipeline.bench import Bench
 from pipeline.caching.blocks import fitting_shard_rows
 from pipeline.caching.choice import choose_codec
 from pipeline.caching.pilot import run_pilot
-from pipeline.caching.spec import DumpSpec, splits_of
+from pipeline.caching.spec import DumpSpec, counts_of, splits_of
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
+from pipeline.data.dataset import PreparedData
 from pipeline.data.images import Images
 from pipeline.errors import CorruptStoreError, LockedError, MismatchError, StoreError
 from pipeline.files import sync_folder
@@ -204,21 +205,25 @@ def choose(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Codec:
     return chosen.codec
 
 
-def new_layout(bench: Bench, spec: DumpSpec, codec: Codec) -> Layout:
-    """Return how a new store is cut."""
+def new_layout(data: PreparedData, spec: DumpSpec, codec: Codec, counts: Mapping[str, int]) -> Layout:
+    """Return how a new store is cut.
+
+    Args:
+        data: what is dumped, or a sample of it.
+        spec: what to dump.
+        codec: of the store.
+        counts: samples of each split.
+    """
     sections = {
-        name: Section(
-            name=name, extents=((0, len(images)),), n_views=spec.view_count if name == "train" else 1
-        )
-        for name, images in splits_of(bench.data).items()
+        name: Section(name=name, extents=((0, count),), n_views=spec.view_count if name == "train" else 1)
+        for name, count in counts.items()
     }
-    train = bench.data.train
+    shard_rows = default_shard_rows(codec.bytes, counts["train"])
     return Layout(
         codec=codec.name,
         arrays=codec.arrays,
-        n_classes=len(bench.data.classes),
-        shard_rows=spec.shard_rows
-        or fitting_shard_rows(train, default_shard_rows(codec.bytes, len(train))),
+        n_classes=len(data.classes),
+        shard_rows=spec.shard_rows or fitting_shard_rows(data.train, shard_rows),
         sections=sections,
     )
 
@@ -246,7 +251,7 @@ def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple
     wanted = _wanted(bench, teacher, spec)
     index = {name: SampleIndex.of(images) for name, images in wanted.splits.items()}
     header = Header(
-        layout=new_layout(bench, spec, codec),
+        layout=new_layout(bench.data, spec, codec, counts_of(bench.data)),
         fingerprint=Fingerprint(
             dataset=dataset_digest(index),
             teacher=teacher.digest(),

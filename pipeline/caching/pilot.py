@@ -34,23 +34,35 @@ class Pilot:
         return len(self.output.logits)
 
 
-def pilot_rows(n_samples: int, n_views: int) -> tuple[int, int]:
+def pilot_rows(n_samples: int, n_views: int, foretold: int | None = None) -> tuple[int, int]:
     """Return of how many samples a pilot is, and in how many views: one, unless samples are few.
 
     It has a 64th of the dump's rows, at least 256 and at most 2,048.
+
+    Args:
+        n_samples: that are there.
+        n_views: of the dump.
+        foretold: samples of the dump; None for those that are there.
     """
-    wanted = min(_MOST_ROWS, max(_FEWEST_ROWS, n_samples * n_views // _SHARE))
-    return min(n_samples, wanted), min(n_views, -(-_FEWEST_ROWS // n_samples))
+    rows = (foretold or n_samples) * n_views
+    wanted = min(_MOST_ROWS, max(_FEWEST_ROWS, rows // _SHARE))
+    return min(n_samples, wanted), min(n_views, -(-wanted // n_samples))
 
 
-def run_pilot(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Pilot:
+def run_pilot(bench: Bench, teacher: Teacher, spec: DumpSpec, foretold: int | None = None) -> Pilot:
     """Run the teacher over samples spread evenly over the training split.
+
+    Args:
+        bench: the data and the device.
+        teacher: whose logits.
+        spec: what to dump.
+        foretold: training samples of the dump; None for those that are there.
 
     Raises:
         ModelError: logits are not finite.
     """
     images = bench.data.train
-    count, n_views = pilot_rows(len(images), spec.view_count)
+    count, n_views = pilot_rows(len(images), spec.view_count, foretold)
     size = min(spec.batch_size, -(-count // _BATCHES_AT_LEAST))
     feed = bench.feed(images, spec.views, teacher.card.preprocessing)
     batches = [

@@ -48,6 +48,22 @@ class DumpSpec:
         )
 
 
+def counts_of(data: PreparedData, samples: int | None = None) -> dict[str, int]:
+    """Return how many samples each split has that has some.
+
+    Args:
+        data: as it is prepared.
+        samples: as many training and validation samples together as the data is imagined to have, in its
+            own proportion; None for those that it has.
+    """
+    counts = {name: len(images) for name, images in splits_of(data).items()}
+    if samples is not None:
+        there = len(data.train) + len(data.validation)
+        held = samples * len(data.validation) // there
+        counts |= {"train": samples - held, **({"validation": held} if held else {})}
+    return counts
+
+
 def splits_of(data: PreparedData) -> dict[str, Images]:
     """Return the splits that have samples, by name."""
     return {name: getattr(data, name) for name in SPLITS if len(getattr(data, name))}

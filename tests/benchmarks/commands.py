@@ -8,15 +8,18 @@ import sys
 from pathlib import Path
 
 
-def pipeline(project: Path, *arguments: str) -> None:
-    """Run a command of this project in a folder."""
+def pipeline(project: Path, *arguments: str) -> str:
+    """Run a command of this project in a folder, and return what it printed."""
     here = str(Path(__file__).parents[2])
     paths = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     code = "from stages.cli import main; main()"
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=project,
         env={**os.environ, "PYTHONPATH": paths},
-        stdout=sys.stderr,
+        stdout=subprocess.PIPE,
+        text=True,
         check=True,
     )
+    sys.stderr.write(done.stdout)
+    return done.stdout

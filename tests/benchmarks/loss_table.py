@@ -14,8 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ from pipeline.models.checkpoint import load_checkpoint
 from stages import layout
 from stages.loading import load_params
 from stages.params import Params
+from tests.benchmarks.commands import pipeline
 from tests.benchmarks.environment import environment
 
 PARAMS = Path(__file__).with_suffix(".yaml")
@@ -49,17 +48,7 @@ class Table:
     def call(self, *arguments: str) -> None:
         """Run a command of the project."""
         settings = [part for override in self.overrides for part in ("--set", override)]
-        command = [
-            str(Path(sys.executable).parent / "pipeline"),
-            *arguments,
-            "--params",
-            str(PARAMS),
-            *settings,
-        ]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"pipeline {' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}")
-        print(done.stdout.strip().splitlines()[-1], flush=True)
+        pipeline(self.folder, *arguments, "--params", str(PARAMS), *settings)
 
     def prepare(self) -> None:
         """Make what all runs read."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.store.location import Location
 from pipeline.store.manifest import Manifest
-from tests.stages.conftest import VIEWS, run
+from tests.stages.conftest import CLASSES, SIZE, VIEWS, make_images, run
 
 STORE = Path("data/logits/main.zarr")
 KEYS = {"bytes_total", "bytes_per_sample_view", "files", "teacher_forwards", "seconds_estimate"}
@@ -63,6 +65,36 @@ def test_what_is_done_needs_no_forward_passes(project, capsys):
     assert done["seconds_estimate"] == 0
     more = plan(capsys, "--set", f"dumps.main.views.count={VIEWS + 2}")
     assert more["teacher_forwards"] == 2 * Manifest.read(Location(STORE)).layout.sections["train"].n_samples
+
+
+def test_a_sample_foretells_the_whole(project, capsys):
+    assert run("cache-logits", "main") == 0
+    foretold = plan(capsys, "--samples", 1000)
+    images, labels = make_images(1000, 0)
+    data = dict(np.load("data.npz"))
+    np.savez("data.npz", **{**data, "train_images": images, "train_labels": labels})
+    assert run("prepare") == 0
+    whole = plan(capsys, "--out", "other.zarr")
+    assert foretold["samples"] == whole["samples"] == 1040
+    assert foretold["image_bytes"] == whole["image_bytes"] == 1040 * SIZE * SIZE * 3
+    # Each image is drawn for the validation split or not: the sample's share is not quite the whole's.
+    assert foretold["teacher_forwards"] == pytest.approx(whole["teacher_forwards"], rel=0.05)
+    assert foretold["files"] == pytest.approx(whole["files"], rel=0.1)
+    assert foretold["bytes_total"] == pytest.approx(whole["bytes_total"], rel=0.2)
+
+
+def test_images_that_stay_encoded_take_nothing(project, capsys, edit):
+    for split in ("train", "test"):
+        for label in range(CLASSES):
+            folder = Path("photos", split, str(label))
+            folder.mkdir(parents=True)
+            for number, image in enumerate(make_images(8, label)[0]):
+                Image.fromarray(image).save(folder / f"{number}.png")
+    edit({"data": {"source": "folder:photos", "watch": "photos"}})
+    edit({"dumps": {"main": {"allow_poor_teacher": True}}})
+    for keep, size in (("encoded", 0), ("pixels", 64 * SIZE * SIZE * 3)):
+        assert run("prepare", "--set", f"data.keep={keep}") == 0
+        assert plan(capsys, "--set", f"data.keep={keep}")["image_bytes"] == size
 
 
 def test_a_plan_is_for_people_too(project, capsys):

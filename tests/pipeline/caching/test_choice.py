@@ -109,6 +109,12 @@ def test_the_pilot_is_a_small_share(samples, views, rows):
     assert pilot_rows(samples, views) == rows
 
 
+def test_the_pilot_of_a_sample_is_as_large_as_that_of_the_whole():
+    assert pilot_rows(400, 50) == (312, 1)
+    assert pilot_rows(400, 50, 1_281_167) == (400, 6)
+    assert pilot_rows(400, 2, 1_281_167) == (400, 2)
+
+
 def test_the_pilot_says_the_same_each_time(bench, teacher, make_spec):
     first, second = (run_pilot(bench, teacher, make_spec()) for _ in range(2))
     assert torch.equal(first.output.logits, second.output.logits)

@@ -1,0 +1,58 @@
+"""`pipeline preset`: parameter files of well-known jobs, to start from."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+from pipeline.errors import ConfigError, did_you_mean
+from pipeline.files import write_bytes
+from stages.options import debuggable
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="A new file for it.  [default: print it]",
+)
+@debuggable
+def command(name: str | None, out: Path | None) -> None:
+    """Print the parameter file NAME or write it; without NAME, list all of them.
+
+    Its comments say where each choice comes from. As params.yaml it is what DVC runs.
+    """
+    if name is not None:
+        _give(name, out)
+        return
+    if out is not None:
+        raise click.UsageError("--out without NAME; expected the preset to write; add its name")
+    for known, text in presets().items():
+        click.echo(f"{known:15} {text.splitlines()[0].removeprefix('# ')}")
+
+
+def presets() -> dict[str, str]:
+    """Return the text of every preset, by name; its first line says what it is."""
+    found = sorted(
+        (entry for entry in (files("stages") / "presets").iterdir() if entry.name.endswith(".yaml")),
+        key=lambda entry: entry.name,
+    )
+    return {entry.name.removesuffix(".yaml"): entry.read_text() for entry in found}
+
+
+def _give(name: str, out: Path | None) -> None:
+    known = presets()
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"no preset {name!r}; expected one of {', '.join(known)}{hint}")
+    if out is None:
+        click.echo(known[name], nl=False)
+        return
+    if out.exists():
+        raise ConfigError(f"{out}: is there already; expected a new file; name another, or remove it first")
+    write_bytes(out, known[name].encode())
+    click.echo(f"{out}: preset {name}; next: pipeline prepare --params {out}")
