@@ -21,6 +21,8 @@ from pipeline.losses.target_classes import named_classes
 
 # Keeps a batch whose features are all the same from a division by zero.
 _SMALL = 1e-12
+# Share of the squares of their lengths, below which two samples' squared distance is taken for rounding.
+_ONE = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +194,8 @@ def distances(student: Tensor, teacher: Tensor) -> Tensor:
 def angles(student: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss of the cosines of the angles in all triangles of samples.
 
-    Mean over all B^3 ordered triples, degenerate ones too, as in the authors' code. Takes memory for
-    B^2 (D + B) numbers.
+    Mean over all B^3 ordered triples, degenerate ones too, as in the authors' code. Takes memory for a
+    few times B^3 numbers.
 
     Args:
         student: (B, Ds).
@@ -240,6 +242,17 @@ def _relative_distances(features: Tensor) -> Tensor:
 
 
 def _cosines(features: Tensor) -> Tensor:
-    """Return the cosine of the angle at j between i and k, (B, B, B) of j, i, k."""
-    sides = F.normalize(features[None] - features[:, None], dim=2)
-    return sides @ sides.mT
+    """Return the cosine of the angle at j between i and k, (B, B, B) of j, i, k; 0 where a side is none.
+
+    From inner products, in float64, as differences of large ones are small; the sides themselves would take
+    D times as long. Samples nearer than a millionth of their length are one.
+    """
+    centred = features.double() - features.detach().double().mean(0)
+    inner = centred @ centred.T
+    squares = inner.diagonal()
+    total = squares[:, None] + squares
+    apart = total - 2 * inner
+    are_two = apart > _ONE * total
+    scale = torch.where(are_two, torch.where(are_two, apart, 1).rsqrt(), 0)
+    along = (squares[:, None] - inner)[:, :, None] - inner[:, None] + inner
+    return (along * scale[:, :, None] * scale[:, None]).to(features.dtype)

@@ -277,3 +277,12 @@ def test_embeddings_have_length_one():
 def test_a_student_as_wide_as_its_teacher_is_not_projected_to_centres():
     assert not list(CentreProjection(20, 20).parameters())
     assert torch.equal(CentreProjection(6, 6)(GIVEN).student, GIVEN.student)
+
+
+def test_two_samples_of_the_same_features_do_not_blow_gradients_up():
+    student = torch.randn(BATCH, 12, generator=torch.Generator().manual_seed(3))
+    student[1] = student[0]
+    student.requires_grad_()
+    angles(student, torch.randn(BATCH, 20, generator=torch.Generator().manual_seed(4))).backward()
+    assert student.grad.any()
+    assert float(student.grad.abs().max()) < 1

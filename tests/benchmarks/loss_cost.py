@@ -1,0 +1,110 @@
+"""What each loss costs: seconds of an epoch by it over those of a cross-entropy epoch.
+
+    python -m tests.benchmarks.loss_cost FOLDER [--student shufflenet] [--rounds 7] [--out FILE.json]
+
+FOLDER is one of `loss_table`. An epoch is of its first 1,024 training images, from the dump's views, with
+all that a loss asks for: teacher's logits and features decoded, negatives, projections, their gradients.
+All losses have a turn in each round; told are the median of the rounds' ratios and their range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.bench import Bench
+from pipeline.data.dataset import PreparedData
+from pipeline.loading.loader import Loader
+from pipeline.loading.targets import Targets
+from pipeline.losses import LOSSES, make_loss
+from pipeline.models.start import initial_network
+from pipeline.ranks import SINGLE
+from pipeline.store.reader import LogitStore
+from pipeline.training.objective import Objective, make_projection
+from pipeline.training.optimisation import make_optimizer
+from stages import layout
+from stages.loading import load_params
+from stages.memory import keep_freed_memory
+from stages.params import ModelParams
+from tests.benchmarks.environment import environment
+from tests.benchmarks.loss_table import PARAMS
+from tests.benchmarks.timing import seconds
+
+_IMAGES = 1024
+_REFERENCE = "scratch"
+
+
+class Epochs:
+    """Epochs of a student by one loss; each call is the next.
+
+    Args:
+        bench: the data and the device.
+        store: with the teacher's logits, and features.
+        spec: of the student.
+        name: of the loss.
+    """
+
+    def __init__(self, bench: Bench, store: LogitStore, spec: ModelParams, name: str) -> None:
+        loss, images, settings = make_loss(name, {}), bench.data.train, spec.training.settings()
+        network, card = initial_network(bench.data, spec.start(None), 0)
+        network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        feed = bench.feed(images, store.view_spec, card.preprocessing)
+        targets = Targets(store, feed) if LOSSES[name].needs_teacher else None
+        self._loader = Loader(
+            feed, targets, batch_size=settings.batch_size, seed=0, features=loss.features,
+            n_classes=len(bench.data.classes),
+        )  # fmt: skip
+        projection = make_projection(loss, network, self._loader.teacher_dim, seed=0)
+        self._objective = Objective(loss, projection, SINGLE)
+        self._network = self._objective.called(network)
+        self._optimizer = make_optimizer(network, settings, projection)
+        self._numbers = itertools.count()
+
+    def __call__(self) -> None:
+        """Learn for one epoch."""
+        for batch in self._loader.epoch(next(self._numbers)):
+            value = self._objective.of(self._network(batch.images), batch, 1e9)
+            self._optimizer.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+
+
+def main() -> None:
+    """Measure every loss and print its cost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--student", default="shufflenet")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    keep_freed_memory()
+    whole, device = PreparedData.open(options.folder / layout.PREPARED), torch.device("cpu")
+    data = replace(whole, train=whole.train.subset(np.arange(_IMAGES)))
+    store = LogitStore.open(options.folder / layout.store("main"))
+    bench, spec = Bench(data=data, device=device, workers=1), load_params(PARAMS).student(options.student)
+    epochs = {name: Epochs(bench, store, spec, name) for name in LOSSES}
+    for epoch in epochs.values():
+        epoch()
+    rounds = [
+        {name: seconds(epoch, device) for name, epoch in epochs.items()} for _ in range(options.rounds)
+    ]
+    ratios = {name: sorted(turn[name] / turn[_REFERENCE] for turn in rounds) for name in LOSSES}
+    costs = {
+        name: {"median": statistics.median(some), "min": some[0], "max": some[-1]}
+        for name, some in ratios.items()
+    }
+    text = json.dumps({**environment(), "student": options.student, "over_scratch": costs}, indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
