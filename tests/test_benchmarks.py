@@ -17,8 +17,10 @@ import torch
 from pipeline.bench import Bench
 from pipeline.data.dataset import PreparedData
 from pipeline.data.sample import Sample, Source
+from pipeline.losses import LOSSES
 from pipeline.training.settings import TrainingSettings
-from tests.benchmarks import hidden_labels, loading, resources, students_cost, v2_loaders
+from stages.loading import load_params
+from tests.benchmarks import hidden_labels, loading, loss_table, resources, students_cost, v2_loaders
 from tests.benchmarks.contest import Record
 from tests.benchmarks.loading_job import Job, ours
 from tests.benchmarks.resources import Memory
@@ -218,3 +220,21 @@ def test_hidden_labels_go_on_where_they_were(tmp_path, monkeypatch):
     table = hidden_labels.table(found)
     assert "| 10 | small | 52.00 ± 1.15 | 62.00 ± 1.15 | +10.00 ± 0.00 |" in table
     assert table.count("| small |") == 2
+
+
+def test_the_table_of_losses_has_means_and_paired_differences():
+    top1 = {"scratch": (0.80, 0.82), "kd": (0.83, 0.84)}
+    runs = [
+        {"recipe": recipe, "student": "small", "seed": seed, "best": value, "last": value - 0.01}
+        for recipe, values in top1.items()
+        for seed, value in enumerate(values)
+    ]
+    lines = loss_table.table(runs[::-1]).splitlines()
+    assert lines[2] == "| `kd` | 83.50 ± 0.50 | +2.50 ± 0.50 | 82.50 ± 0.50 |"
+    assert lines[3] == "| `scratch` | 81.00 ± 1.00 |  | 80.00 ± 1.00 |"
+
+
+def test_the_table_of_losses_has_all_of_them():
+    params = load_params(loss_table.PARAMS)
+    assert {params.recipes[name].loss for name in params.recipes} == set(LOSSES)
+    assert {run[0] for run in loss_table.wanted(params)} == set(LOSSES)

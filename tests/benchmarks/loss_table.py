@@ -5,17 +5,17 @@
 In FOLDER the commands run as a user types them, with loss_table.yaml beside this file; --set goes to each
 of them, so that other data, teachers or epochs can be tried. What is there is not made again: a table that
 was interrupted goes on, and several processes may share it, --part 1/2 and --part 2/2. Of each run it tells
-the top-1 on the test images, of the epoch that was best on the validation images and of the last; means
-over seeds with their standard errors.
+the top-1 on the test images, of the epoch that was best on the validation images and of the last; in
+percent, means over seeds with their standard errors, differences to cross-entropy paired by seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,11 @@ from stages.loading import load_params
 from stages.params import Params
 from tests.benchmarks.commands import pipeline
 from tests.benchmarks.environment import environment
+from tests.benchmarks.small_students import summary
 
 PARAMS = Path(__file__).with_suffix(".yaml")
+Run = dict[str, Any]
+_REFERENCE = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Table:
             self.call("train-teacher", "main")
             self.call("cache-logits", "main")
 
-    def run(self, recipe: str, student: str, seed: int, *, taught: bool) -> dict[str, Any]:
+    def run(self, recipe: str, student: str, seed: int, *, taught: bool) -> Run:
         """Return a run's figures; train it where there are none."""
         name = layout.run_name("main" if taught else None, student, recipe, seed)
         found = self.folder / layout.RUNS / name / "metrics.json"
@@ -91,22 +94,31 @@ def wanted(params: Params) -> Iterator[tuple[str, str, int, bool]]:
             yield from ((recipe, student, seed, True) for recipe in sweep.recipes)
 
 
-def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return mean and standard error over the seeds, in percent, for each recipe and student."""
-    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for run in runs:
-        cells.setdefault((run["recipe"], run["student"]), []).append(run)
-    return [
-        {"recipe": recipe, "student": student, "seeds": len(some)}
-        | {f"{which}_{key}": value for which in ("best", "last") for key, value in _spread(some, which)}
-        for (recipe, student), some in cells.items()
-    ]
+def table(runs: Sequence[Run]) -> str:
+    """Return the means as Markdown: a loss a row, each student's best and last, and best beyond scratch."""
+    students = list(dict.fromkeys(run["student"] for run in runs))
+    titles = [f"{student}: {column}" for student in students for column in ("best", "− scratch", "last")]
+    lines = [f"| loss | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
+    for recipe in dict.fromkeys(run["recipe"] for run in runs):
+        cells = [cell for student in students for cell in _cells(runs, student, recipe)]
+        lines.append(f"| `{recipe}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def _spread(runs: Sequence[dict[str, Any]], which: str) -> list[tuple[str, float | None]]:
-    values = [100 * run[which] for run in runs]
-    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-    return [("mean", statistics.mean(values)), ("standard_error", error)]
+def _cells(runs: Sequence[Run], student: str, recipe: str) -> list[str]:
+    best, last = (
+        summary({name: _top1(runs, student, name, which) for name in (_REFERENCE, recipe)}, _REFERENCE)
+        for which in ("best", "last")
+    )
+    found = best[recipe]
+    gain = f"{found['difference']:+.2f} ± {found['difference_standard_error']:.2f}"
+    means = [f"{some[recipe]['mean']:.2f} ± {some[recipe]['standard_error']:.2f}" for some in (best, last)]
+    return [means[0], "" if recipe == _REFERENCE else gain, means[1]]
+
+
+def _top1(runs: Sequence[Run], student: str, recipe: str, which: str) -> list[float]:
+    some = [run for run in runs if (run["student"], run["recipe"]) == (student, recipe)]
+    return [run[which] for run in sorted(some, key=itemgetter("seed"))]
 
 
 def main() -> None:
@@ -122,10 +134,10 @@ def main() -> None:
     part, parts = map(int, options.part.split("/"))
     every = list(wanted(params))[part - 1 :: parts]
     runs = [table.run(recipe, student, seed, taught=taught) for recipe, student, seed, taught in every]
-    described = {**environment(), "overrides": options.overrides, "summary": summary(runs), "runs": runs}
-    for row in described["summary"]:
-        print(json.dumps(row))
+    if parts == 1:
+        print(table(runs))
     if options.out:
+        described = {"environment": environment(), "overrides": options.overrides, "runs": runs}
         options.out.write_text(json.dumps(described, indent=1) + "\n")
 
 

@@ -37,8 +37,7 @@ def _untrained(model: str, stem_stride: int, **options: float) -> Start:
 TEACHERS = {
     "mobilenet_v2, width 1.4": _untrained("mobilenet_v2", 2, width_mult=1.4),
     "shufflenet_v2_x2_0": _untrained("shufflenet_v2_x2_0", 2),
-    "wrn_16_2": _untrained("wrn_16_2", 1),
-    "wrn_40_2": _untrained("wrn_40_2", 1),
+    **{model: _untrained(model, 1) for model in ("wrn_16_2", "resnet56", "resnet8x4", "wrn_40_2")},
     **{
         f"{model}, stem {stride}": _untrained(model, stride)
         for stride in (2, 1)
