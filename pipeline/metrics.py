@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.data.sample import UNLABELLED
+from pipeline.device_memory import naming_memory
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.ranks import SINGLE, Ranks
 
 _ECE_BINS = 15
+_LESS_MEMORY = "evaluate smaller images, or on another device: --device"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,8 @@ def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = S
     batches = consecutive(count, min(batch_size, count // ranks.count))
     own = batches[ranks.share(len(batches))]
     with torch.inference_mode():
-        logits = torch.cat([network(images).float() for images in feed.batches(0, own)])
+        with naming_memory(feed.device, f"a forward pass of {batch_size} images", _LESS_MEMORY):
+            logits = torch.cat([network(images).float() for images in feed.batches(0, own)])
         whole = ranks.assemble(logits, slice(int(own[0][0]), int(own[-1][-1]) + 1), count)
     network.train(was_training)
     return whole
@@ -110,7 +113,7 @@ def _against_labels(logits: Tensor, labels: Tensor) -> dict[str, float]:
 def _calibration_error(logits: Tensor, labels: Tensor) -> float:
     confidence, predicted = F.softmax(logits, 1).double().max(1)
     gap = (predicted == labels).double() - confidence
-    bins = (confidence * _ECE_BINS).long().clamp_(max=_ECE_BINS - 1)
+    bins = (confidence * _ECE_BINS).long().clamp_(0, _ECE_BINS - 1)
     sums = torch.zeros(_ECE_BINS, dtype=torch.float64, device=logits.device)
     return float(sums.index_add_(0, bins, gap).abs().sum() / len(labels))
 

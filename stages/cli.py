@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted; finished work is kept, run the command again to go on", 130)
-    except (PipelineError, OSError) as error:
+    except (PipelineError, OSError, RuntimeError) as error:
         if "--debug" in given or not _is_users(error):
             raise
         _fail(_message(error), 1)
@@ -91,10 +91,17 @@ def _is_users(error: Exception) -> bool:
         *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
         *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO),
     )
-    return isinstance(error, PipelineError) or getattr(error, "errno", None) in known
+    return isinstance(error, PipelineError) or getattr(error, "errno", None) in known or _is_memory(error)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether a device ran out of memory: by its name, as torch may not be loaded."""
+    return type(error).__name__ == "OutOfMemoryError"
 
 
 def _message(error: Exception) -> str:
+    if _is_memory(error):
+        return f"{str(error).splitlines()[0]} Lower batch_size or --workers, or use --render cpu"
     if not isinstance(error, OSError):
         return str(error)
     mend = (

@@ -148,7 +148,7 @@ class _Run:
 
 
 def _lesson(params: Params, data: PreparedData, *, taught: bool) -> Lesson:
-    """Return what a student is shown; with or without a teacher as many images an epoch."""
+    """Return what a student is shown; with or without a teacher in as many steps an epoch."""
     labels = params.data.told_labels(data)
     if taught:
         return Lesson.of_all(data.train, labels)

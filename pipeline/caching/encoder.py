@@ -20,11 +20,13 @@ from pipeline.caching.receiver import Receiver, Sent
 from pipeline.caching.spec import DumpSpec
 from pipeline.caching.speed import Stopwatch
 from pipeline.codecs import Codec, TeacherOutput
+from pipeline.device_memory import naming_memory
 from pipeline.models.compilation import CompiledTeacher
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import ShardId
 
 Rows = NDArray[np.int64]
+_LESS_MEMORY = "lower batch_size of the dump, use precision: bf16, or render elsewhere: --render cpu"
 Begun = deque[tuple[ShardId, ShardContent]]
 
 
@@ -82,4 +84,6 @@ class Encoder:
                 picked = content.pick(pixels)
                 images = self._teacher.card.preprocessing.normalise(pixels)
                 self.stopwatch.see(images)
-                yield {**examine(self.forward(images), self._codec), **picked}
+                with naming_memory(self._device, f"a forward pass of {len(images)} images", _LESS_MEMORY):
+                    examined = examine(self.forward(images), self._codec)
+                yield {**examined, **picked}

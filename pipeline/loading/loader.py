@@ -99,7 +99,15 @@ class Loader:
         length = length or count
         self.steps_per_epoch = length // min(batch_size, length)
         self.parts = parts
-        self._cuts = _cuts(self.batch_size, parts, ranks, 1 if feed.pairing is None else GROUP)
+        unit = 1 if feed.pairing is None else GROUP
+        if count < parts * ranks.count * unit:
+            raise ConfigError(
+                f"there are {count} images to train on, and a step in {parts} parts is shared by "
+                f"{ranks.count} processes, {unit} images that stay together each; expected at least "
+                f"{parts * ranks.count * unit}; add images or labels, or lower accumulate or the number of "
+                "processes"
+            )
+        self._cuts = _cuts(self.batch_size, parts, ranks, unit)
 
     @property
     def teacher_dim(self) -> int | None:

@@ -21,8 +21,8 @@ from pipeline.losses.target_classes import named_classes
 
 # Keeps a batch whose features are all the same from a division by zero.
 _SMALL = 1e-12
-# Share of the squares of their lengths, below which two samples' squared distance is taken for rounding.
-_ONE = 1e-12
+# Two samples are one where their squared distance is a smaller share than this of their squared lengths.
+_COINCIDENT = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +252,7 @@ def _cosines(features: Tensor) -> Tensor:
     squares = inner.diagonal()
     total = squares[:, None] + squares
     apart = total - 2 * inner
-    are_two = apart > _ONE * total
+    are_two = apart > _COINCIDENT * total
     scale = torch.where(are_two, torch.where(are_two, apart, 1).rsqrt(), 0)
     along = (squares[:, None] - inner)[:, :, None] - inner[:, None] + inner
     return (along * scale[:, :, None] * scale[:, None]).to(features.dtype)

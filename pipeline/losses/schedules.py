@@ -55,9 +55,13 @@ class Schedule:
         Args:
             value: a number, {from: A, to: B, epochs: E} or {warmup: B, epochs: E}, with E more than 0.
         """
+        value = _number(value)
         if _is_number(value):
             return cls(value, value, 0)
-        if not isinstance(value, Mapping) or not all(map(_is_number, value.values())):
+        if not isinstance(value, Mapping):
+            return None
+        value = {key: _number(part) for key, part in value.items()}
+        if not all(map(_is_number, value.values())):
             return None
         if set(value) not in (_LINEAR, _WARMUP) or value["epochs"] <= 0:
             return None
@@ -68,6 +72,16 @@ class Schedule:
         if epoch >= self.epochs:
             return self.end
         return self.start + (self.end - self.start) * epoch / self.epochs
+
+
+def _number(value: Any) -> Any:
+    """Return what YAML takes for text, such as 3e-3, as the number that it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def _is_number(value: Any) -> bool:

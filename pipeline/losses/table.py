@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.codecs.spec import AUTO, FEATURES
+from pipeline.codecs.spec import FEATURES
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses.features import centre, crd, rkd
 from pipeline.losses.needs import FeatureNeeds
@@ -57,6 +57,7 @@ LOSSES: Mapping[str, Loss] = {
     "dist": Loss(dist, needs_teacher=True),
     "kd_ls": Loss(kd_ls, needs_teacher=True),
     "wttm": Loss(wttm, needs_teacher=True),
+    # The authors' 16,384 are of a memory, where drawing them costs nothing; these are decoded each step.
     "crd": Loss(
         crd, needs_teacher=True, features=FeatureNeeds(projection=ContrastProjection, negatives=4096)
     ),
@@ -100,7 +101,7 @@ def require_features(name: str, codecs: Sequence[str], where: str) -> None:
     if LOSSES[name].features is None:
         return
     found = f"averages {len(codecs)} dumps" if len(codecs) > 1 else f"has codec {codecs[0]}"
-    if list(codecs) not in ([FEATURES], [AUTO]):
+    if list(codecs) != [FEATURES]:
         others = [other for other, loss in LOSSES.items() if loss.needs_teacher and loss.features is None]
         raise ConfigError(
             f"loss {name} compares features, and {where} {found}; expected one dump whose codec keeps the "

@@ -105,7 +105,7 @@ def _read_card(path: Path) -> ModelCard:
             f"{card_path}: no such file; expected the card beside {path.name}; run the stage that "
             "writes it (pipeline train-teacher or train-student)"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{card_path}: not a model card ({error}); write it again") from None
 
 
@@ -118,6 +118,8 @@ def read_tensors(path: Path) -> StateDict:
         ModelError: no such file, or not tensors alone.
 
     """
+    if path.is_dir():
+        raise ModelError(f"{path}: a folder; expected a checkpoint, a file; name it")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -105,9 +105,14 @@ def call_builder(
     Raises:
         ModelError: it does not take these options.
     """
+    if "weights" in options:
+        raise ModelError(
+            f"model {name} has weights among its options; expected them beside the model; write weights: "
+            f"{options['weights']!r}"
+        )
     try:
         return builder(**arguments, **options)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(
             f"model {name} with options {dict(options)}: {reason}; expected what its builder takes; "

@@ -14,6 +14,7 @@ from pipeline.data.dataset import PreparedData
 from pipeline.digests import spec_digest
 from pipeline.errors import ModelError
 from pipeline.models.checkpoint import ModelCard, state_digest
+from pipeline.progress import note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +88,10 @@ class Teacher:
 
 
 def require_same_classes(name: str, card: ModelCard, data: PreparedData) -> None:
-    """Refuse a teacher whose classes are not the data's.
+    """Refuse a teacher whose classes are not the data's; say so where they have other names.
 
     Raises:
-        ModelError: their numbers differ, or the same names come in another order.
+        ModelError: their numbers differ, or names that both have come in another order.
     """
     theirs, ours = len(card.classes), len(data.classes)
     if theirs != ours:
@@ -98,10 +99,18 @@ def require_same_classes(name: str, card: ModelCard, data: PreparedData) -> None
             f"teacher {name} has {theirs} classes, the data {ours}; expected the same; say which is which "
             "(class_map), fine-tune it on this data (fine_tune: true), or choose another teacher"
         )
-    if card.classes != data.classes and set(card.classes) == set(data.classes):
-        first = next(n for n in range(ours) if card.classes[n] != data.classes[n])
+    others = [n for n in range(ours) if card.classes[n] != data.classes[n]]
+    moved = next((n for n in others if data.classes[n] in card.classes), None)
+    if moved is not None:
         raise ModelError(
-            f"teacher {name} has the data's classes in another order: class {first} is "
-            f"{card.classes[first]!r}, the data's {data.classes[first]!r}; expected the same order; say "
+            f"teacher {name} has classes of the data in another order: class {moved} is "
+            f"{card.classes[moved]!r}, the data's {data.classes[moved]!r}; expected the same order; say "
             "which is which (class_map)"
+        )
+    if others:
+        theirs_first, ours_first = card.classes[others[0]], data.classes[others[0]]
+        note(
+            f"teacher {name}: {len(others)} of {ours} classes have other names than the data's, such as "
+            f"{theirs_first!r} for {ours_first!r}, and are taken for the same, in order; if they are not, "
+            "say which is which (class_map)"
         )

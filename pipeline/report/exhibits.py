@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.dataset import PreparedData
 from pipeline.data.images import Images
-from pipeline.label_errors import LabelError, LabelErrors, find_label_errors
+from pipeline.evaluation.label_errors import LabelError, LabelErrors, find_label_errors
 from pipeline.loading.feed import Feed
 from pipeline.progress import note
 from pipeline.report.figures import Example, Mixed, make_examples, png_uri, spread_rows

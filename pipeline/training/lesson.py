@@ -85,5 +85,5 @@ class Lesson:
         if self.labelled < count:
             said.append(f"{self.labelled:,} labelled")
         if self.length != count:
-            said.append(f"{self.length / count:.1f} passes an epoch")
+            said.append(f"shown again and again, in as many steps as {self.length:,} images have")
         return said

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from pipeline.training.state import RunState
 Evaluate = Callable[[nn.Module], Metrics]
 SAVE_SECONDS = 300.0
 _STATE_VERSION = 3
+_SEEDS = 1 << 63
 _LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render elsewhere: --render cpu"
 
 
@@ -74,20 +75,20 @@ def fit(
     """
     run = RunState(network, settings, device, projection)
     identity = {**identity, "state": _STATE_VERSION}
-    run.resume(state_path, identity)
+    run.resume(state_path, identity, keeps=ranks.is_first)
     _require_same_state(run, ranks)
-    training = _Training(run, loader, loss, seed=seed, ranks=ranks)
-    judged = training.network if run.judged is training.inner else _as_called(run.judged, settings)
-    while run.epoch < settings.epochs:
-        for _ in training.epoch(save_seconds):
-            run.save(state_path, identity)
-        start = time.perf_counter()
-        figures = evaluate(judged) if evaluate else Metrics()
-        record = training.record(figures, time.perf_counter() - start)
-        run.finish_epoch(record, figures)
-        note(describe(record, settings.epochs))
-        if ranks.is_first:
-            run.save(state_path, identity)
+    with closing(_Training(run, loader, loss, seed=seed, ranks=ranks)) as training:
+        judged = training.network if run.judged is training.inner else _as_called(run.judged, settings)
+        while run.epoch < settings.epochs:
+            for _ in training.epoch(save_seconds):
+                run.save(state_path, identity)
+            start = time.perf_counter()
+            figures = evaluate(judged) if evaluate else Metrics()
+            record = training.record(figures, time.perf_counter() - start)
+            run.finish_epoch(record, figures)
+            note(describe(record, settings.epochs))
+            if ranks.is_first:
+                run.save(state_path, identity)
     return run.result()
 
 
@@ -118,6 +119,10 @@ class _Training:
         self.inner = distributed(self._objective.called(run.network), ranks, run.device)
         self.network = _as_called(self.inner, run.settings)
         self._rate = 0.0
+
+    def close(self) -> None:
+        """Leave the network as it was."""
+        self._objective.close()
 
     def epoch(self, save_seconds: float) -> Iterator[None]:
         """Do what is left of the epoch; stop for a moment wherever its state may be saved."""
@@ -165,7 +170,7 @@ class _Training:
         run, current = self._run, self._run.current
         step = run.epoch * self._loader.steps_per_epoch + current.step
         # A function of the step, so that a run that goes on draws what it would have drawn.
-        torch.manual_seed((self._seed * 1_000_003 + step) * 8191 + self._ranks.index)
+        torch.manual_seed(((self._seed * 1_000_003 + step) * 8191 + self._ranks.index) % _SEEDS)
         self._set_learning_rate(step)
         run.optimizer.zero_grad(set_to_none=True)
         for part in range(self._loader.parts):

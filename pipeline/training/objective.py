@@ -5,6 +5,7 @@ The one place where training treats losses of features otherwise than losses of 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,10 +52,19 @@ class Objective:
 
     def __init__(self, loss: ScheduledLoss, projection: nn.Module | None, ranks: Ranks) -> None:
         self._loss, self._projection, self._ranks = loss, projection, ranks
+        self._opened: WithFeatures | None = None
 
     def called(self, network: nn.Module) -> nn.Module:
-        """Return a network as it is to be called, so that it gives what `of` takes."""
-        return network if self._loss.features is None else WithFeatures(network)
+        """Return a network as it is to be called, so that it gives what `of` takes; until `close`."""
+        if self._loss.features is None:
+            return network
+        self._opened = WithFeatures(network)
+        return self._opened
+
+    def close(self) -> None:
+        """Leave the network as it was."""
+        if self._opened is not None:
+            self._opened.close()
 
     def of(self, outputs: Any, batch: Batch, epoch: float) -> Tensor:
         """Return the loss () of a whole batch; gradients reach this process's rows of it.
@@ -86,10 +96,5 @@ class Objective:
 
 def _detached(features: Features) -> Features:
     negatives = None if features.negatives is None else features.negatives.detach()
-    return Features(
-        features.student.detach(),
-        features.teacher.detach(),
-        negatives,
-        features.negative_labels,
-        features.centres,
-    )
+    student, teacher = features.student.detach(), features.teacher.detach()
+    return replace(features, student=student, teacher=teacher, negatives=negatives)

@@ -8,6 +8,8 @@ that goes on sees those that it would have seen.
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import TrainingError
 from pipeline.files import write_atomic
 from pipeline.metrics import Metrics
 from pipeline.models.states import StateDict
@@ -131,15 +134,26 @@ class RunState:
         }
         write_atomic(path, lambda file: torch.save(content, file))
 
-    def resume(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Go on where a run of this identity was saved, if there is one."""
+    def resume(self, path: Path, identity: Mapping[str, Any], *, keeps: bool = True) -> None:
+        """Go on where a run of this identity was saved, if there is one; another one's is kept aside.
+
+        Args:
+            path: of the state.
+            identity: of this run.
+            keeps: whether it is this process that keeps another run's state.
+
+        Raises:
+            TrainingError: the file is not a state.
+        """
         if not path.exists():
             return
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
         if content["identity"] != json.dumps(identity, sort_keys=True):
-            note(
-                f"{path}: state of another run, starting anew: {_difference(content['identity'], identity)}"
-            )
+            aside = path.with_name(f"{path.name}.other")
+            difference = _difference(content["identity"], identity)
+            note(f"{path}: state of another run, starting anew: {difference}; it is kept as {aside}")
+            if keeps:
+                shutil.copyfile(path, aside)  # the first save replaces it
             return
         self.epoch, self.best_epoch = content["epoch"], content["best_epoch"]
         current = content["current"]
@@ -156,6 +170,20 @@ class RunState:
             self.average.network.load_state_dict(content["average"])
         step = f", step {self.current.step} of the next" if self.current.step else ""
         note(f"resuming after epoch {self.epoch} of {self.settings.epochs}{step}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError) as error:
+        content = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if not isinstance(content, dict) or "identity" not in content:
+        reason = f" ({content})" if isinstance(content, str) else ""
+        raise TrainingError(
+            f"{path}: not the state of a run{reason}; expected what an interrupted run left; remove it to "
+            "start anew"
+        )
+    return content
 
 
 def _difference(saved: str, identity: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.errors import DataError
 from pipeline.evaluation.classes import ClassFigures, Confusion
-from pipeline.label_errors import LabelError, LabelErrors
+from pipeline.evaluation.label_errors import LabelError, LabelErrors
 from pipeline.report.classes import class_table
 from pipeline.report.exhibits import Exhibit, Suspect
 from pipeline.report.figures import Example, Series, curves_svg, make_examples, png_uri, spread_rows

@@ -189,6 +189,21 @@ def test_classes_in_another_order(project, fails):
     card["classes"] = card["classes"][::-1]
     path.write_text(json.dumps(card))
     fails(["cache-logits", "main"], "another order", "class 0 is '3'")
+    # Two that both have, among others.
+    card["classes"] = ["1", "0", "cat", "dog"]
+    path.write_text(json.dumps(card))
+    fails(["cache-logits", "main"], "another order", "class 0 is '1'")
+
+
+def test_classes_of_other_names_are_told(project, capsys):
+    path = Path("models/teachers/tutor.json")
+    card = json.loads(path.read_text())
+    card["classes"] = ["0", "1", "cat", "dog"]
+    path.write_text(json.dumps(card))
+    assert run("cache-logits", "main") == 0
+    assert (
+        "2 of 4 classes have other names than the data's, such as 'cat' for '2'" in capsys.readouterr().err
+    )
 
 
 def test_teacher_that_knows_nothing(project, fails):

@@ -22,6 +22,9 @@ BATCH = STUDENT, LABELS, TEACHER
         ({"from": 0.1, "to": 0.7, "epochs": 30}, [0.1, 0.11, 0.4, 0.7, 0.7]),
         ({"warmup": 2, "epochs": 10}, [0, 0.1, 2, 2, 2]),
         ({"warmup": 2, "epochs": 0.25}, [0, 2, 2, 2, 2]),
+        # What YAML takes for text.
+        ("3e-3", [0.003] * 5),
+        ({"from": "1e1", "to": 0, "epochs": "3e1"}, [10, 9.8333333, 5, 0, 0]),
     ],
 )
 def test_a_schedule_is_linear_and_then_stays(value, expected):
@@ -35,6 +38,7 @@ def test_a_schedule_is_linear_and_then_stays(value, expected):
     "value",
     [
         "hot",
+        "nan",
         None,
         True,
         [8, 2],

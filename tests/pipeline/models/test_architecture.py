@@ -182,11 +182,18 @@ def test_a_torchvision_network_that_is_no_classifier_is_unknown(name):
         ("mobilenet_v2", 4, {"width_mult": "wide"}),
         ("mobilenet_v2", 4, {"num_classes": 4}),
         ("wrn_16_2", 1, {"depth": 22}),
+        ("mobilenet_v2", 4, {"round_nearest": 0}),
     ],
 )
 def test_options_that_do_not_fit_are_refused_with_their_values(name, stride, options):
     architecture = Architecture(name=name, num_classes=2, stem_stride=stride, options=options)
     with pytest.raises(ModelError, match=rf"model {name} with options .*{next(iter(options))}"):
+        build(architecture)
+
+
+def test_weights_among_the_options_are_refused():
+    architecture = Architecture(name="resnet18", num_classes=2, stem_stride=4, options={"weights": "NOPE"})
+    with pytest.raises(ModelError, match=r"weights among its options; .* write weights: 'NOPE'"):
         build(architecture)
 
 

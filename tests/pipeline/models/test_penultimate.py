@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 from pipeline.errors import ModelError
@@ -42,7 +43,18 @@ def test_gradients_reach_the_network_and_nothing_is_held_between_calls():
     features.sum().backward()
     assert network[1].weight.grad.any()
     assert network[3].weight.grad is None
+
+
+def test_called_alone_the_network_keeps_nothing_and_closed_it_is_as_it_was():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    wrapped, images = WithFeatures(network), torch.randn(2, 3, 2, 2)
+    expected, features = wrapped(images)
+    for _ in range(3):
+        assert torch.equal(network(images), expected)
     assert not wrapped._given
+    assert torch.equal(wrapped(images)[1], features)
+    wrapped.close()
+    assert not network[1]._forward_pre_hooks
 
 
 @pytest.mark.filterwarnings("error")
@@ -50,11 +62,14 @@ def test_compiled_it_gives_the_same():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 3))
     wrapped, images = WithFeatures(network), torch.randn(2, 3, 2, 2)
-    compiled = torch.compile(wrapped, fullgraph=True, backend="eager")
+    counted = CompileCounter()
+    compiled = torch.compile(wrapped, fullgraph=True, backend=counted)
     for _ in range(3):
+        network(images)  # as an evaluation does between
         found, expected = compiled(images), wrapped(images)
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
         sum(values.sum() for values in found).backward()
+    assert counted.frame_count == 1
 
 
 def test_a_network_without_a_last_layer_is_refused():

@@ -109,8 +109,15 @@ def test_settings_of_training_go_with_losses_of_features(run, name, settings):
     assert all(loss == loss and abs(loss) < 1e4 for loss in losses)
 
 
-def test_checkpoints_have_no_trace_of_the_projection(run):
-    assert list(run("crd", state="crd.pt").last) == list(run("kd").last)
+def test_a_run_leaves_no_trace_of_projection_and_hooks(run):
+    made: list[nn.Module] = []
+
+    def network(architecture: Architecture) -> nn.Module:
+        made.append(build(architecture))
+        return made[-1]
+
+    assert list(run("crd", state="crd.pt", network=network).last) == list(run("kd").last)
+    assert not any(module._forward_pre_hooks for module in made[0].modules())
 
 
 class _WithHeads(nn.Module):

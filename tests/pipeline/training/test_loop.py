@@ -307,9 +307,30 @@ def test_the_state_of_another_identity_is_not_resumed(run, tmp_path, capsys):
     whole = run(state_path=tmp_path / "whole.pt")
     with pytest.raises(_Interrupted):
         run(loss=_InterruptedLoss(2 * run.steps), identity={"run": "other"}, network=_network(9))
+    saved = (tmp_path / "state.pt").read_bytes()
     anew = run()
-    assert "starting anew: run was other, is test" in capsys.readouterr().err
+    assert "starting anew: run was other, is test; it is kept as" in capsys.readouterr().err
+    assert (tmp_path / "state.pt.other").read_bytes() == saved
     _assert_same(anew, whole)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04"])
+def test_what_is_no_state_is_refused(run, tmp_path, content):
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(
+        TrainingError, match=r"state.pt: not the state of a run .*; remove it to start anew"
+    ):
+        run()
+
+
+def test_the_state_of_something_else_is_refused(run, tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "state.pt")
+    with pytest.raises(TrainingError, match=r"state.pt: not the state of a run; expected"):
+        run()
+
+
+def test_the_largest_seed_trains(run):
+    assert run(_settings(epochs=1), seed=2**32 - 1).history[0].loss > 0
 
 
 def test_a_changed_batch_size_is_named(run, capsys):
