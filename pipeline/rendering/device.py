@@ -1,6 +1,7 @@
 """Rendering on any device: a view's parameters as tensors there, and pixels without waiting for it.
 
-Shapes depend on the split, the size and the spec alone, so that a step can be captured in a CUDA graph.
+Shapes depend on the split, the size and the spec alone, and nothing is read back: what a CUDA graph asks
+for, though to capture a step in one has not been tried.
 """
 
 from __future__ import annotations
