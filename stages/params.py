@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -343,6 +343,14 @@ class Params:
         """Return a student by name."""
         return _lookup(self.students, "students", name)
 
+    def makes(self, student: str, recipe: str) -> dict[str, Any]:
+        """Return what decides a run besides data, dump and seed, as plain values."""
+        return {
+            f"students.{student}": asdict(self.student(student)),
+            f"recipes.{recipe}": asdict(self.recipe(recipe)),
+            "data": {name: getattr(self.data, name) for name in ("image_size", "labels_per_class")},
+        }
+
     def recipe(self, name: str) -> RecipeParams:
         """Return a recipe by name."""
         return _lookup(self.recipes, "recipes", name)
@@ -356,5 +364,6 @@ def _by_name(mapping: Mapping[str | int, str | int] | None) -> dict[str, str | i
 def _lookup(group: Mapping[str, T], key: str, name: str) -> T:
     if name not in group:
         hint = did_you_mean(name, group)
-        raise ConfigError(f"{key} has no {name!r}; expected one of {', '.join(group) or 'none'}{hint}")
+        known = f"expected one of {', '.join(group)}" if group else "it is empty; add it"
+        raise ConfigError(f"{key} has no {name!r}; {known}{hint}")
     return group[name]

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from pipeline.caching.forecast import Forecast, forecast
+from pipeline.errors import ConfigError
 from stages import layout
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device, writes_store
@@ -36,6 +37,11 @@ def command(
 
     Bytes are measured with the compressor of the store, time with this machine. Nothing is written.
     """
+    if dump in params.ensembles:
+        raise ConfigError(
+            f"{dump} is an ensemble, which costs next to nothing; expected a dump; plan "
+            f"{', '.join(params.ensembles[dump].of)}"
+        )
     spec = params.dump(dump)
     bench = machine.bench()
     teacher = load_teacher(spec.teacher, spec.precision, machine.device)

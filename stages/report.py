@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 
 import click
+import torch
 
 from pipeline.data.dataset import PreparedData
-from pipeline.errors import ConfigError
+from pipeline.differences import difference
+from pipeline.errors import ConfigError, MismatchError
 from pipeline.files import write_bytes, write_json
 from pipeline.progress import note
 from pipeline.report.exhibits import make_exhibit
 from pipeline.report.page import render_page
 from pipeline.report.results import Report, dump_figures
-from pipeline.report.runs import planned_runs, read_run, read_teacher
+from pipeline.report.runs import PlannedRun, Run, planned_runs, read_run, read_teacher
 from pipeline.store.ensemble import Ensemble, open_logits
 from pipeline.store.reader import LogitStore
 from stages import layout
 from stages.options import reads_params
-from stages.params import Params, SweepParams
+from stages.params import Params
+from stages.teachers import load_teacher
+
+_CPU = torch.device("cpu")
 
 
 @click.command()
@@ -32,7 +38,7 @@ def command(params: Params) -> None:
     data = PreparedData.open(layout.PREPARED)
     # Students have been checked, or were told to put up with it.
     stores = {name: open_logits(layout.store(name), allow_drift=True) for name in params.sweep.dumps}
-    report = _collect(params.sweep, stores)
+    report = _collect(params, stores)
     exhibits = {name: make_exhibit(name, store, data) for name, store in stores.items()}
     page = render_page(report, exhibits, test_images=len(data.test))
     results = report.to_dict()
@@ -46,7 +52,8 @@ def command(params: Params) -> None:
         click.echo(f"{group.student} {group.name}: top-1 {group.top1 or 'unknown, no labels'}")
 
 
-def _collect(sweep: SweepParams, stores: dict[str, LogitStore | Ensemble]) -> Report:
+def _collect(params: Params, stores: dict[str, LogitStore | Ensemble]) -> Report:
+    sweep = params.sweep
     plans = planned_runs(
         students=sweep.students,
         baselines=sweep.baselines,
@@ -59,10 +66,36 @@ def _collect(sweep: SweepParams, stores: dict[str, LogitStore | Ensemble]) -> Re
             "sweep names no run; expected students, seeds, and recipes or baselines; add them"
         )
     note(f"reading {len(plans)} runs")
-    runs = [read_run(layout.RUNS / layout.run_name(p.dump, p.student, p.recipe, p.seed), p) for p in plans]
+    names = [layout.run_name(p.dump, p.student, p.recipe, p.seed) for p in plans]
+    runs = [read_run(layout.RUNS / name, plan) for name, plan in zip(names, plans, strict=True)]
+    for name, plan, run in zip(names, plans, runs, strict=True):
+        _tell_other_parameters(params, name, plan, run)
+    for store in stores.values():
+        _tell_other_teachers(store)
     dumps = {name: dump_figures(store.summary(), store.teacher_names) for name, store in stores.items()}
     teachers = {
         name: read_teacher(layout.RUNS / f"teacher-{name}", name)
         for name in dict.fromkeys(name for store in stores.values() for name in store.teacher_names)
     }
     return Report.of(runs, teachers, dumps)
+
+
+def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run) -> None:
+    """Say where a run is not what params.yaml now says: by hand, nothing trains it again."""
+    if run.made_with is None:
+        return
+    changed = difference(json.loads(run.made_with), params.makes(plan.student, plan.recipe))
+    if changed:
+        note(f"{name}: params.yaml has changed since it was trained: {changed}; run: {plan.command}")
+
+
+def _tell_other_teachers(store: LogitStore | Ensemble) -> None:
+    """Say where a teacher, of which the report tells, is not the one any more that a dump is of."""
+    for member in store.members:
+        teacher = member.manifest.header.teacher
+        if not layout.teacher_checkpoint(teacher["name"]).exists():
+            continue
+        try:
+            member.require_teacher(load_teacher(teacher["name"], teacher["precision"], _CPU))
+        except MismatchError as error:
+            note(str(error))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.bench import Bench
 from pipeline.data.dataset import PreparedData
+from pipeline.digests import canonical_json
 from pipeline.errors import ConfigError
 from pipeline.evaluation.assessment import assess
 from pipeline.losses import make_loss, require_features, require_targets
@@ -67,7 +68,8 @@ def command(
         result = run.train(bench, network, card, spec=spec, recipe=loss, store=store, lesson=lesson)
     if ranks.is_first:
         logits = None if store is None else store.held_out("test", bench.data.test)
-        told = {"labelled_images": lesson.labelled, "drift": drift}
+        made_with = params.makes(student, recipe)
+        told = {"labelled_images": lesson.labelled, "drift": drift, "made_with": canonical_json(made_with)}
         run.write(bench, network, card, result, teacher_logits=logits, told=told)
 
 

@@ -39,7 +39,8 @@ def split_validation(
     if not validation or not train:
         raise DataError(
             f"{len(samples)} training samples with data.validation = {fraction} leave {len(train)} to "
-            f"train and {len(validation)} to validate; expected at least one each; add images or "
-            "change data.validation (0 validates on nothing and keeps the last epoch)"
+            f"train and {len(validation)} to validate, each being drawn by its own name; expected at least "
+            "one each; add images or change data.validation (0 validates on nothing and keeps the last "
+            "epoch)"
         )
     return train, validation

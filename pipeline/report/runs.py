@@ -78,6 +78,7 @@ class Run:
         temperature, nll_calibrated, ece_calibrated: None without labelled validation images, too.
         macs, cpu_latency_ms: of one image. What has a default, a run of an older version lacks.
         classes, confusions: of the test images.
+        made_with: parameters that decided it, as JSON; None for a run of an older version.
     """
 
     student: str
@@ -101,6 +102,7 @@ class Run:
     classes: tuple[ClassFigures, ...] = ()
     confusions: tuple[Confusion, ...] = ()
     history: tuple[Epoch, ...]
+    made_with: str | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the run's row of the results, in the order of `RESULT_COLUMNS`."""
@@ -108,7 +110,7 @@ class Run:
 
 
 # Told on the page, and too long for the results.
-DETAILS = ("classes", "confusions", "history")
+DETAILS = ("classes", "confusions", "history", "made_with")
 _RESULTS = [field for field in fields(Run) if field.name not in DETAILS]
 RESULT_COLUMNS = tuple(field.name for field in _RESULTS)
 _NEEDED = tuple(field.name for field in _RESULTS if field.default is MISSING)
@@ -140,6 +142,7 @@ def read_run(folder: Path, planned: PlannedRun) -> Run:
         classes=classes,
         confusions=confusions,
         history=_read_history(folder / "history.csv", planned.command),
+        made_with=metrics.get("made_with"),
     )
 
 

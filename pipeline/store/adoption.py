@@ -15,10 +15,11 @@ import zarr
 
 from pipeline.codecs.spec import CodecSpec
 from pipeline.data.images import Images
+from pipeline.differences import difference
 from pipeline.digests import spec_digest
 from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.teacher import Teacher
-from pipeline.store.header import Header, difference
+from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import INDEX_ARRAYS, Layout, Section
 from pipeline.store.nodes import RESTORE, reading
@@ -106,7 +107,7 @@ def read_index(path: Path, header: Header) -> Index:
 def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: str) -> None:
     found, teacher = header.fingerprint, wanted.teacher
     for what, same, differing in (
-        ("teacher", teacher.digest() == found.teacher, difference(header.teacher, teacher.describe())),
+        ("teacher", teacher.digest() == found.teacher, header.teacher_difference(teacher)),
         ("views", wanted.views.digest() == found.views, difference(header.views, wanted.views.canonical())),
     ):
         if not same:

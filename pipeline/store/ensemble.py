@@ -247,6 +247,10 @@ def _beside(place: Place, name: str) -> Place:
 
 def _read_manifest(location: Location) -> dict[str, Any]:
     origin = f"{location}/{MANIFEST}"
+    if not location.exists(MANIFEST):
+        raise StoreError(
+            f"{location}: no ensemble is there; make it: pipeline cache-logits {location.stem}"
+        )
     try:
         content = parse_object(location.read(MANIFEST))
         digest = content.pop("digest")

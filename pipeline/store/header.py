@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.digests import canonical_json
+from pipeline.differences import difference
 from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
 from pipeline.files import parse_object, write_json
 from pipeline.models.teacher import Teacher
@@ -158,6 +158,11 @@ class Header:
             )
         raise CorruptStoreError(f"{origin}: what its codec keeps once is not what was written; {RESTORE}")
 
+    def teacher_difference(self, teacher: Teacher) -> str:
+        """Say in what a teacher is described otherwise than the store's; a name makes no difference."""
+        described = ({**some, "name": None} for some in (self.teacher, teacher.describe()))
+        return difference(*described)
+
     def require_teacher(self, teacher: Teacher, origin: str) -> None:
         """Refuse a teacher that is not the one that made the store.
 
@@ -166,7 +171,7 @@ class Header:
         """
         digest, expected = teacher.digest(), self.fingerprint.teacher
         if digest != expected:
-            what = difference(self.teacher, teacher.describe()) or f"its weights are {digest[:12]}"
+            what = self.teacher_difference(teacher) or f"its weights are {digest[:12]}"
             raise MismatchError(
                 f"{origin}: made by another teacher ({expected[:12]}): of {teacher.name}, {what}; expected "
                 "the one that made it; restore its checkpoint or make a new dump"
@@ -176,16 +181,3 @@ class Header:
         """Write the root group with the header as its attributes."""
         root = {"attributes": self.to_dict(), "zarr_format": 3, "node_type": "group"}
         write_json(store / ZARR_JSON, root)
-
-
-def difference(found: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Say which value of two descriptions differs first, or None; a name makes no difference."""
-    for key in sorted({*found, *now} - {"name"}):
-        if canonical_json(found.get(key)) != canonical_json(now.get(key)):
-            return f"{key} was {_short(found.get(key))}, is {_short(now.get(key))}"
-    return None
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

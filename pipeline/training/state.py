@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.differences import difference
 from pipeline.errors import TrainingError
 from pipeline.files import write_atomic
 from pipeline.metrics import Metrics
@@ -134,6 +135,21 @@ class RunState:
         }
         write_atomic(path, lambda file: torch.save(content, file))
 
+    def _find(self, path: Path, identity: str, *, keeps: bool) -> dict[str, Any] | None:
+        """Return the state of a run; another one's is kept aside, and comes back when it is asked for."""
+        aside = path.with_name(f"{path.name}.other")
+        content = _read(path) if path.exists() else None
+        if content is None or content["identity"] == identity:
+            return content
+        other = _read(aside) if aside.exists() else None
+        fits = other is not None and other["identity"] == identity
+        if keeps:
+            _exchange(path, aside) if fits else shutil.copyfile(path, aside)  # the first save replaces it
+        said = "going on with this one's, kept" if fits else "starting anew"
+        differing = _difference(content["identity"], json.loads(identity))
+        note(f"{path}: state of another run, {said}: {differing}; it is kept as {aside}")
+        return other if fits else None
+
     def resume(self, path: Path, identity: Mapping[str, Any], *, keeps: bool = True) -> None:
         """Go on where a run of this identity was saved, if there is one; another one's is kept aside.
 
@@ -145,15 +161,8 @@ class RunState:
         Raises:
             TrainingError: the file is not a state.
         """
-        if not path.exists():
-            return
-        content = _read(path)
-        if content["identity"] != json.dumps(identity, sort_keys=True):
-            aside = path.with_name(f"{path.name}.other")
-            difference = _difference(content["identity"], identity)
-            note(f"{path}: state of another run, starting anew: {difference}; it is kept as {aside}")
-            if keeps:
-                shutil.copyfile(path, aside)  # the first save replaces it
+        content = self._find(path, json.dumps(identity, sort_keys=True), keeps=keeps)
+        if content is None:
             return
         self.epoch, self.best_epoch = content["epoch"], content["best_epoch"]
         current = content["current"]
@@ -170,6 +179,13 @@ class RunState:
             self.average.network.load_state_dict(content["average"])
         step = f", step {self.current.step} of the next" if self.current.step else ""
         note(f"resuming after epoch {self.epoch} of {self.settings.epochs}{step}")
+
+
+def _exchange(first: Path, second: Path) -> None:
+    between = first.with_name(f"{first.name}.between")
+    first.replace(between)
+    second.replace(first)
+    between.replace(second)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -189,20 +205,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _difference(saved: str, identity: Mapping[str, Any]) -> str:
     """Say in what the saved run, its identity as JSON, is another one."""
     try:
-        there, here = _flat(json.loads(saved)), _flat(json.loads(json.dumps(identity)))
+        return difference(json.loads(saved), identity)
     except ValueError:
         return "it was saved by another version"
-    names = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
-    listed = [f"{name} was {there.get(name)}, is {here.get(name)}" for name in names[:3]]
-    return "; ".join(listed) + (f"; and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Return nested values by their dotted names."""
-    if not isinstance(value, dict):
-        return {name: value}
-    parts = (_flat(inner, f"{name}.{key}" if name else key) for key, inner in value.items())
-    return {key: inner for part in parts for key, inner in part.items()}
 
 
 def _copy(state: StateDict) -> StateDict:

@@ -45,6 +45,16 @@ def test_other_parameters_than_it_was_made_with_are_refused(dumps, edit, capsys)
     assert "make it again: pipeline cache-logits both" in capsys.readouterr().err
 
 
+def test_one_that_was_not_made_is_named_with_the_command(dumps, capsys):
+    assert run("train-student", "pupil", "kd", 0, "--dump", "both") == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "both.zarr: no ensemble is there; make it: pipeline cache-logits both" in told
+    assert run("plan", "both") == 1
+    assert "both is an ensemble, which costs next to nothing; expected a dump; plan main" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_missing_member_is_named(project, edit, capsys):
     edit({"dumps": {"other": PARAMS["dumps"]["main"]}, **BOTH})
     assert run("cache-logits", "both") == 1

@@ -41,6 +41,22 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
     assert "Class by class" in page
     assert "Labels that the teacher contradicts" in page
 
+    told = capsys.readouterr().err
+    assert "params.yaml has changed" not in told
+    assert "another teacher" not in told
+
+    more = ["--set", "students.pupil.learning_rate=0.01", "--set", "data.labels_per_class=3"]
+    assert run("report", *more) == 0
+    told = capsys.readouterr().err
+    changed = (
+        "data.labels_per_class was None, is 3; students.pupil.training.learning_rate was 0.05, is 0.01"
+    )
+    for name in ("baseline-pupil-scratch-0", "main-pupil-kd-0"):
+        assert f"{name}: params.yaml has changed since it was trained: {changed}" in told
+    assert run("train-teacher", "tutor", "--set", "teachers.tutor.epochs=1") == 0
+    assert run("report") == 0
+    assert "made by another teacher" in capsys.readouterr().err
+
     shutil.rmtree(STORE / "train/codes/c")
     assert run("report") == 0
     assert "its logits are not here" in capsys.readouterr().err

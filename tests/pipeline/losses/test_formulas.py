@@ -115,6 +115,7 @@ def evaluate(name, student, labels, teacher, **settings):
     s, y, t = student.numpy(), labels.numpy(), teacher.numpy()
     if name == "dist":
         return dist(s, y, t, **settings)
+    assert name in SAMPLES, f"write the formula of {name} for one sample here, and name it in SAMPLES"
     return np.mean([SAMPLES[name](*sample, **settings) for sample in zip(s, y, t, strict=True)])
 
 

@@ -314,6 +314,18 @@ def test_the_state_of_another_identity_is_not_resumed(run, tmp_path, capsys):
     _assert_same(anew, whole)
 
 
+def test_a_state_that_was_kept_aside_comes_back(run, tmp_path, capsys):
+    whole = run(state_path=tmp_path / "whole.pt")
+    for epochs, identity in ((2, "test"), (1, "other")):
+        with pytest.raises(_Interrupted):
+            run(loss=_InterruptedLoss(epochs * run.steps), identity={"run": identity})
+    saved = (tmp_path / "state.pt").read_bytes()
+    resumed = run(network=_network(seed=9))
+    assert "going on with this one's, kept: run was other, is test" in capsys.readouterr().err
+    assert (tmp_path / "state.pt.other").read_bytes() == saved
+    _assert_same(resumed, whole)
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04"])
 def test_what_is_no_state_is_refused(run, tmp_path, content):
     (tmp_path / "state.pt").write_bytes(content)

@@ -1,0 +1,35 @@
+"""In what two nested mappings of plain values differ, in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_TOLD, _LONGEST = 3, 60
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Say in what one that was saved differs from one that is asked for; "" where they are the same.
+
+    Args:
+        there: as JSON gave it back.
+        here: of values that JSON takes.
+    """
+    was, now = _flat(there), _flat(json.loads(json.dumps(here)))
+    names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
+    listed = [f"{name} was {_short(was.get(name))}, is {_short(now.get(name))}" for name in names[:_TOLD]]
+    return "; ".join(listed) + (f"; and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    parts = (_flat(inner, f"{name}.{key}" if name else key) for key, inner in value.items())
+    return {key: inner for part in parts for key, inner in part.items()}
