@@ -37,7 +37,7 @@ _REFERENCE = "scratch"
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Sweep:
     """Runs in a folder.
 
     Args:
@@ -77,11 +77,16 @@ class Table:
         }
 
     def _last(self, name: str) -> float:
+        """Return the top-1 after the last epoch, which a run does not tell; measured once."""
+        known = self.folder / layout.RUNS / name / "last.json"
+        if known.exists():
+            return float(json.loads(known.read_text()))
         network, card = load_checkpoint(self.folder / layout.STUDENTS / f"{name}.last.pt")
         data = PreparedData.open(self.folder / layout.PREPARED)
         bench = Bench(data=data, device=torch.device("cpu"), workers=1)
         top1 = bench.evaluate(network.eval(), card.preprocessing, data.test).top1
         assert top1 is not None
+        known.write_text(json.dumps(top1))
         return top1
 
 
@@ -129,11 +134,11 @@ def main() -> None:
     parser.add_argument("--part", default="1/1")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    table, params = Table(options.folder, options.overrides), load_params(PARAMS, options.overrides)
-    table.prepare()
+    sweep, params = Sweep(options.folder, options.overrides), load_params(PARAMS, options.overrides)
+    sweep.prepare()
     part, parts = map(int, options.part.split("/"))
     every = list(wanted(params))[part - 1 :: parts]
-    runs = [table.run(recipe, student, seed, taught=taught) for recipe, student, seed, taught in every]
+    runs = [sweep.run(recipe, student, seed, taught=taught) for recipe, student, seed, taught in every]
     if parts == 1:
         print(table(runs))
     if options.out:

@@ -20,6 +20,8 @@ from pipeline.store.reader import LogitStore
 from tests.stages.conftest import PARAMS
 from tests.stages.test_interruption import content
 
+# Each is a dozen processes, of which each imports torch.
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[2]
 STORE = Path("data/logits/main.zarr")
 ENVIRONMENT = {
