@@ -4,7 +4,7 @@
 
 Needs `pipeline prepare` and `pipeline train-teacher wrn_16_2` in the working folder. Prints
 
-* dump images/s / images/s of the teacher's bare forward on resident pixels;
+* dump images/s / images/s of the teacher's bare forward on resident pixels, of the whole data;
 * student images/s with the loader / images/s of the same step on one repeated batch;
 * seconds of an epoch of cached KD / seconds of an epoch of online KD (teacher in the loop);
 * seconds of an epoch of cached KD / seconds of an epoch of cross-entropy with the same loader;
@@ -146,7 +146,7 @@ def main() -> None:
     teacher = load_teacher("wrn_16_2", "fp32", device)
     results: dict[str, Any] = {
         "environment": environment(),
-        "dump_over_bare_forward": dump_ratio(bench, teacher, arguments.rounds),
+        "dump_over_bare_forward": dump_ratio(replace(bench, data=whole), teacher, arguments.rounds),
         "students": {
             name: student_ratios(bench, teacher, start, arguments.rounds)
             for name, start in STUDENTS.items()
