@@ -58,7 +58,7 @@ def test_features_are_those_that_the_teacher_has_of_these_very_images(loader, de
         # The codec's error is far below what tells samples apart.
         error = (batch.teacher_features.own - exact).norm(dim=1)
         others = (batch.teacher_features.own.roll(1, 0) - exact).norm(dim=1)
-        assert error.mean() < 0.3 * others.mean()
+        assert error.mean() < 0.5 * others.mean()
 
 
 def test_logits_are_made_of_the_features(loader, stores):
