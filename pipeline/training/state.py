@@ -143,8 +143,10 @@ class RunState:
             return content
         other = _read(aside) if aside.exists() else None
         fits = other is not None and other["identity"] == identity
-        if keeps:
-            _exchange(path, aside) if fits else shutil.copyfile(path, aside)  # the first save replaces it
+        if keeps and fits:
+            _exchange(path, aside)
+        elif keeps:
+            shutil.copyfile(path, aside)  # the first save replaces it
         said = "going on with this one's, kept" if fits else "starting anew"
         differing = _difference(content["identity"], json.loads(identity))
         note(f"{path}: state of another run, {said}: {differing}; it is kept as {aside}")
