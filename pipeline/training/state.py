@@ -139,10 +139,15 @@ class RunState:
         """Return the state of a run; another one's is kept aside, and comes back when it is asked for."""
         aside = path.with_name(f"{path.name}.other")
         content = _read(path) if path.exists() else None
-        if content is None or content["identity"] == identity:
+        if content is not None and content["identity"] == identity:
             return content
         other = _read(aside) if aside.exists() else None
         fits = other is not None and other["identity"] == identity
+        if content is None:
+            # The other run was finished since.
+            if keeps and fits:
+                aside.replace(path)
+            return other if fits else None
         if keeps and fits:
             _exchange(path, aside)
         elif keeps:

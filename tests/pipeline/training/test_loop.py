@@ -326,6 +326,18 @@ def test_a_state_that_was_kept_aside_comes_back(run, tmp_path, capsys):
     _assert_same(resumed, whole)
 
 
+def test_a_state_aside_comes_back_after_the_other_run_was_finished(run, tmp_path):
+    whole = run(state_path=tmp_path / "whole.pt")
+    with pytest.raises(_Interrupted):
+        run(loss=_InterruptedLoss(2 * run.steps))
+    run(identity={"run": "other"})
+    (tmp_path / "state.pt").unlink()  # as whoever calls does when it is done
+    rest = _InterruptedLoss(2 * run.steps)
+    _assert_same(run(loss=rest, network=_network(seed=9)), whole)
+    assert rest.calls_left == 0
+    assert not (tmp_path / "state.pt.other").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04"])
 def test_what_is_no_state_is_refused(run, tmp_path, content):
     (tmp_path / "state.pt").write_bytes(content)
