@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from stages.cli import main
+from tests.stages.forks import Forks
+from tests.stages.projects import Projects
 
 SIZE, CLASSES, VIEWS = 16, 4, 3
 PARAMS = {
@@ -58,6 +60,19 @@ def make_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
+def write_images(folder: Path, count: int) -> None:
+    """Write data.npz with so many training images; those of a smaller number are among them."""
+    train, test = make_images(count, 0), make_images(40, 1)
+    arrays = {"train_images": train[0], "train_labels": train[1]}
+    np.savez(folder / "data.npz", **arrays, test_images=test[0], test_labels=test[1])
+
+
+def begin(folder: Path) -> None:
+    """Write data and parameters of a small project."""
+    write_images(folder, 100)
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+
+
 def run(*arguments: object) -> int:
     """Run a command in this process and return its exit status."""
     try:
@@ -71,15 +86,7 @@ def run(*arguments: object) -> int:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with data, prepared and with a trained teacher."""
     folder = tmp_path_factory.mktemp("project")
-    train, test = make_images(100, 0), make_images(40, 1)
-    np.savez(
-        folder / "data.npz",
-        train_images=train[0],
-        train_labels=train[1],
-        test_images=test[0],
-        test_labels=test[1],
-    )
-    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    begin(folder)
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -117,3 +124,16 @@ def edit() -> Callable[..., None]:
         path.write_text(yaml.safe_dump(params))
 
     return apply
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """A process that runs commands in forks."""
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def projects(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Projects:
+    """Small projects after any steps."""
+    return Projects(forks, tmp_path_factory.mktemp("projects"), begin)

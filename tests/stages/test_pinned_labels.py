@@ -1,0 +1,144 @@
+"""Labels do not change: small stores of every kind hold the arrays that they held when this was written.
+
+The teacher's outputs are exact on any processor: integer weights on integer pixels, with sums below 2^24.
+Digests are of decoded arrays, not of files, so that another Zstandard may come. Codec `features` fits its
+tables with float sums, so its logits are compared in steps of 1/64.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+import yaml
+import zarr
+from numpy.typing import NDArray
+
+from pipeline.files import read_json
+from pipeline.store.reader import LogitStore
+from tests.stages.conftest import PARAMS, make_images, write_images
+from tests.stages.forks import Forks
+
+TEACHER = '''"""A network of integers: sums of 4x4 pixels, 40 mixtures of them, 4 classes."""
+
+import torch
+from torch import nn
+
+
+class Exact(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.AvgPool2d(4, divisor_override=1)
+        self.mix = nn.Linear(48, 40, bias=False)
+        self.head = nn.Linear(40, 4)
+        generator = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            self.mix.weight.copy_(torch.randint(-3, 4, (40, 48), generator=generator))
+            self.head.weight.copy_(torch.randint(-3, 4, (4, 40), generator=generator))
+            self.head.bias.copy_(torch.randint(-9, 10, (4,), generator=generator))
+            # A power of two: logits of a few units.
+            self.head.weight.mul_(2.0**-14)
+
+    def forward(self, images):
+        sums = self.pool((images * 255).round()).flatten(1)
+        return self.head(self.mix(sums).relu())
+
+
+def exact():
+    return Exact()
+'''
+VIEWS = {"count": 3, "seed": 3, "random_resized_crop": {}, "flip": "random"}
+MIXED = {"count": 2, "seed": 4, "pad_crop": {"padding": 2}, "mixup": {"alpha": 0.5}, "rand_augment": {}}
+DUMP = {"teacher": "exact", "batch_size": 16, "shard_rows": 40, "allow_poor_teacher": True, "views": VIEWS}
+DUMPS = {
+    "affine8": {},
+    "affine4": {"codec": "affine4"},
+    "fp16": {"codec": "fp16"},
+    "topk": {"codec": "topk-2"},
+    "features": {"codec": "features", "max_kl": 1e-3},
+    "mixed": {"views": MIXED},
+    "encoded": {},
+    "grown": {},
+}
+EXACT = {
+    "model": "own:exact",
+    "weights": "pretrained",
+    "preprocessing": {"size": 16, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]},
+}
+EXPECTED = json.loads(Path(__file__).with_name("pinned_labels.json").read_text())
+
+
+def write_pictures(folder: Path) -> None:
+    """Write the images of data.npz as PNG files in folders of classes."""
+    for split, (images, labels) in {"train": make_images(100, 0), "test": make_images(40, 1)}.items():
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = folder / "photos" / split / f"class-{label}" / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torchvision.io.write_png(torch.from_numpy(image).permute(2, 0, 1), str(path))
+
+
+def dump(forks: Forks, folder: Path, kind: str) -> Path:
+    """Make one of the stores by the real commands; return its folder."""
+    params: dict[str, Any] = copy.deepcopy(PARAMS)
+    params["teachers"] = {"exact": EXACT}
+    params["dumps"] = {"main": {**DUMP, **DUMPS[kind]}}
+    if kind == "encoded":
+        write_pictures(folder)
+        params["data"] |= {"source": "folder:photos", "watch": "photos", "keep": "encoded"}
+    write_images(folder, 80 if kind == "grown" else 100)
+    (folder / "own.py").write_text(TEACHER)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    for command in ("prepare", "train-teacher exact", "cache-logits main"):
+        status, said = forks.run(folder, *command.split())
+        assert status == 0, said
+    if kind == "grown":
+        write_images(folder, 100)
+        params["dumps"]["main"]["views"] = {**VIEWS, "count": 4}
+        (folder / "params.yaml").write_text(yaml.safe_dump(params))
+        for command in ("prepare", "cache-logits main"):
+            status, said = forks.run(folder, *command.split())
+            assert status == 0, said
+    return folder / "data/logits/main.zarr"
+
+
+def digest(values: NDArray[Any]) -> str:
+    shape = f"{values.dtype}{values.shape}".encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(values).tobytes()).hexdigest()[:12]
+
+
+def arrays_of(store: Path) -> Mapping[str, NDArray[Any]]:
+    """Return every array of a store by its path, as any reader of Zarr sees it, and the decoded views."""
+    folders = sorted(file.parent for file in store.rglob("zarr.json"))
+    arrays = {
+        str(f.relative_to(store)): f for f in folders if read_json(f / "zarr.json")["node_type"] == "array"
+    }
+    found = {name: np.asarray(zarr.open_array(folder, mode="r")[...]) for name, folder in arrays.items()}
+    opened = LogitStore.open(store)
+    views = {f"view {view}": opened.view(view).numpy() for view in range(opened.n_views)}
+    return {**found, **views}
+
+
+def pinned(kind: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    if kind == "features":
+        kept = {name: values for name, values in arrays.items() if name.startswith(("view", "train/keys"))}
+        kept |= {name: arrays[f"codec/{name}"] for name in ("weight", "bias")}
+        arrays = {
+            name: np.round(values * 64).astype(np.int64) if values.dtype.kind == "f" else values
+            for name, values in kept.items()
+        }
+    return {name: digest(values) for name, values in sorted(arrays.items())}
+
+
+@pytest.mark.parametrize("kind", DUMPS)
+def test_labels_are_those_that_were_pinned(forks, tmp_path, kind):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    assert pinned(kind, arrays_of(dump(forks, folder, kind))) == EXPECTED[kind]
