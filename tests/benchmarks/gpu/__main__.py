@@ -27,7 +27,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = [step.name for step in STEPS]
-    parser.add_argument("--minutes", type=float, default=9.0, help="in all; limits shrink with it")
+    parser.add_argument("--minutes", type=float, default=9.0, help="in all; limits are in proportion")
     parser.add_argument("--out", type=Path, help="where results go; a new folder if not given")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="to try it; always on a CPU")

@@ -24,7 +24,8 @@ FIRST = (
     "pipeline/rendering/test_device.py",
 )
 _MESSAGE_CHARACTERS, _FAILURES = 600, 100
-_RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+# Interrupted: a file that could not be read, which counts as a failure.
+_RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
 
 
 class Recorder:
@@ -75,6 +76,7 @@ def run_tests(files: list[Path], findings: Findings, workers: int) -> int:
         workers: processes; 0 for none beside this one.
     """
     arguments = ["-m", "cuda and not slow", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    arguments += ["--continue-on-collection-errors"]
     # An option of pytest-timeout stands in pyproject.toml, and it may not be there.
     arguments += ["-c", str(ROOT / "pyproject.toml"), "-W", "ignore::pytest.PytestConfigWarning"]
     if workers and importlib.util.find_spec("xdist") is not None:

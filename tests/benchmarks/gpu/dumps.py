@@ -37,9 +37,9 @@ Forward = Callable[[Tensor], TeacherOutput]
 
 def run(setting: Setting, findings: Findings) -> None:
     """Compare dumps of few and many views with bare passes; the difference leaves out what comes once."""
-    batch_size = setting.pick(256, 4)
+    batch_size = setting.pick(256, 2)
     few, many = setting.pick(4, 1), setting.pick(20, 2)
-    data = made_up(setting.pick(2048, 8), setting.pick(256, 232), classes=CLASSES)
+    data = made_up(setting.pick(2048, 4), setting.pick(256, 232), classes=CLASSES)
     bench = bench_of(setting, data)
     teacher = resnet50(bench.device, "bf16" if precision_of(setting) == "bf16" else "fp32")
     with compiled_once(teacher, batch_size, bench.device, compiles=not setting.small) as forward:

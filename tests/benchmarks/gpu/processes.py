@@ -54,11 +54,11 @@ class Plan:
     command: list[str]
     granted: float = 0.0
     no_device: str = ""
-    _start: float = field(default_factory=time.monotonic)
+    _start: float = field(default_factory=lambda: time.monotonic())
 
     def grant(self, step: Step) -> float:
         """Return a step's limit: its own seconds and those that earlier steps have left."""
-        self.granted += step.seconds * min(1.0, self.seconds / FULL_SECONDS)
+        self.granted += step.seconds * self.seconds / FULL_SECONDS
         return min(self.granted, self.seconds) - (time.monotonic() - self._start)
 
 
@@ -104,11 +104,16 @@ def _told(plan: Plan, step: Step, file: Path, limit: float, folder: Path) -> dic
     return {"status": "failed", "exit_status": code, "last_lines": lines}
 
 
+def called(plan: Plan, step: Step, file: Path, limit: float) -> list[str]:
+    """Return the command of a step."""
+    small = ["--small"] if plan.small else []
+    asked = [step.name, str(file), "--device", plan.device, "--seconds", f"{limit:.1f}", *small]
+    return [sys.executable, "-m", "tests.benchmarks.gpu.run_step", *asked]
+
+
 def _started(
     plan: Plan, step: Step, file: Path, limit: float, folder: Path, output: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    called = [sys.executable, "-m", "tests.benchmarks.gpu.run_step", step.name, str(file)]
-    called += ["--device", plan.device, "--seconds", f"{limit:.1f}", *(["--small"] if plan.small else [])]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **os.environ,
@@ -117,7 +122,7 @@ def _started(
         "TMPDIR": str(folder),  # removed also where the step is killed, kernels that were compiled too
     }
     return subprocess.Popen(
-        called,
+        called(plan, step, file, limit),
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
