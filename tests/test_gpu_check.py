@@ -36,7 +36,7 @@ from tests.benchmarks.gpu.table import markdown, read_results
 
 # Processes of their own import torch, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(1800)
-SMALL = Setting(device="cpu", small=True, seconds=60.0)
+SMALL = Setting(device="cpu", small=True)
 # What a machine with a GPU need not have.
 ABSENT = ("dvc", "matplotlib", "moto", "onnx", "onnxruntime", "onnxscript", "timm")
 NO_SUCH_PACKAGES = f"""
@@ -118,7 +118,7 @@ def run_all(tmp_path, monkeypatch) -> Callable[..., tuple[int, list[dict[str, An
         steps = STEPS[: len(codes)]
         sources = {step.name: textwrap.dedent(code) for step, code in zip(steps, codes, strict=True)}
 
-        def called(plan: Plan, step: Step, file: Path, limit: float) -> list[str]:
+        def called(plan: Plan, step: Step, file: Path) -> list[str]:
             begin = f"import json, os, signal, subprocess, sys, time\nfile = {str(file)!r}\n"
             begin += 'open(file, "w").write(\'{"step": "s", "rows": [], "figures": {"found": 1}}\')\n'
             return [sys.executable, "-c", begin + sources[step.name]]

@@ -13,9 +13,10 @@ It needs this repository, torch, torchvision, numpy, pytest (pytest-xdist and py
 there) and some wheels that travel well, makes its own images, and asks no network. For a machine without
 one, with Python 3.12 and torch already there:
 
-    pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \\
-        --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \\
-        -d wheels zarr numcodecs donfig google-crc32c pydantic pydantic-core annotated-types \\
+    pip download --no-deps --only-binary=:all: -c constraints.txt -d wheels \\
+        --python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 \\
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \\
+        zarr numcodecs donfig google-crc32c pydantic pydantic-core annotated-types \\
         typing-inspection typing-extensions safetensors click pyyaml filelock tqdm packaging
     python -m pip install --no-index --no-deps --target site wheels/*.whl        # there
     PYTHONPATH=site python -m tests.benchmarks.gpu --out FOLDER

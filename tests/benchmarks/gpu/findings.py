@@ -21,12 +21,10 @@ class Setting:
     Args:
         device: as torch names it.
         small: to try the check itself; figures mean nothing.
-        seconds: until the step is ended.
     """
 
     device: str
     small: bool
-    seconds: float
 
     def pick(self, full: int, small: int) -> int:
         """Return one of two sizes."""

@@ -88,7 +88,7 @@ def run_step(plan: Plan, step: Step) -> None:
 def _told(plan: Plan, step: Step, file: Path, limit: float, folder: Path) -> dict[str, Any]:
     """Run a step in a folder of its own for temporary files; return what is to be said of it."""
     with (folder / "output").open("w+b") as output:
-        process = _started(plan, step, file, limit, folder, output)
+        process = _started(called(plan, step, file), folder, output)
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -104,16 +104,13 @@ def _told(plan: Plan, step: Step, file: Path, limit: float, folder: Path) -> dic
     return {"status": "failed", "exit_status": code, "last_lines": lines}
 
 
-def called(plan: Plan, step: Step, file: Path, limit: float) -> list[str]:
+def called(plan: Plan, step: Step, file: Path) -> list[str]:
     """Return the command of a step."""
-    small = ["--small"] if plan.small else []
-    asked = [step.name, str(file), "--device", plan.device, "--seconds", f"{limit:.1f}", *small]
+    asked = [step.name, str(file), "--device", plan.device, *(["--small"] if plan.small else [])]
     return [sys.executable, "-m", "tests.benchmarks.gpu.run_step", *asked]
 
 
-def _started(
-    plan: Plan, step: Step, file: Path, limit: float, folder: Path, output: IO[bytes]
-) -> subprocess.Popen[bytes]:
+def _started(command: list[str], folder: Path, output: IO[bytes]) -> subprocess.Popen[bytes]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
         **os.environ,
@@ -122,7 +119,7 @@ def _started(
         "TMPDIR": str(folder),  # removed also where the step is killed, kernels that were compiled too
     }
     return subprocess.Popen(
-        called(plan, step, file, limit),
+        command,
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,

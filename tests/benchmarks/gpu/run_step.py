@@ -12,8 +12,7 @@ import torch
 from stages.memory import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.gpu.findings import Findings, Setting
-
-NO_DEVICE = 3
+from tests.benchmarks.gpu.processes import NO_DEVICE
 
 
 def run(name: str, setting: Setting, file: Path) -> list[str]:
@@ -36,7 +35,6 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("file", type=Path)
     parser.add_argument("--device", required=True)
-    parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
     if torch.device(given.device).type == "cuda" and not torch.cuda.is_available():
@@ -44,7 +42,7 @@ def main() -> None:
         sys.exit(NO_DEVICE)
     if given.device == "cpu":
         keep_freed_memory()
-    setting = Setting(device=given.device, small=given.small, seconds=given.seconds)
+    setting = Setting(device=given.device, small=given.small)
     broken = run(given.name, setting, given.file)
     sys.exit(f"does not hold: {'; '.join(broken)}" if broken else 0)
 
