@@ -330,7 +330,7 @@ def test_a_resident_step_sees_what_the_loader_gives(findings, tmp_path):
     """The step that is captured in a graph is made of the loader's parts: the same batch, to the bit."""
     from pipeline.store.reader import LogitStore
     from tests.benchmarks.datasets import made_up
-    from tests.benchmarks.gpu.graphs import ResidentStep
+    from tests.benchmarks.gpu.graphs import ResidentStep, compare
     from tests.benchmarks.student_epochs import make_loader
 
     rig = loaders.RESIDENT.rig(SMALL, made_up(12, 32, classes=10), str(tmp_path))
@@ -341,10 +341,15 @@ def test_a_resident_step_sees_what_the_loader_gives(findings, tmp_path):
     found = step.on(torch.from_numpy(expected.rows)).batch()
     for name in ("images", "labels", "teacher_logits"):
         assert torch.equal(getattr(found, name), getattr(expected, name))
-    before = [parameter.clone() for parameter in step.student.network.parameters()]
-    step()
-    after = step.student.network.parameters()
-    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    # Two students that learn from the same rows are equal, and another one is not.
+    other, orders = ResidentStep(rig, store), [torch.from_numpy(expected.rows)]
+    result = compare(step, other, other, orders, rounds=1)
+    assert (result.reason, result.difference) == ("", 0.0)
+    assert result.speed is not None
+    assert result.speed["median"] > 0
+    result = compare(step, ResidentStep(rig, store), lambda: None, orders, rounds=1)
+    assert result.difference is not None
+    assert result.difference > 0.1
 
 
 def test_a_dump_is_compared_with_bare_passes_with_and_without_what_comes_once(tmp_path, findings):

@@ -82,27 +82,44 @@ class ResidentStep:
 
 
 def capture_and_compare(rig: Rig, store: LogitStore, *, rounds: int) -> GraphResult:
-    """Capture a step, and compare it with a plain one that sees the same; on a CPU do the plain one alone.
+    """Capture a step, and compare it with a plain one that sees the same; not where there are no graphs.
 
     Args:
         rig: the student.
         store: of one view.
         rounds: of the times.
     """
-    plain, device = ResidentStep(rig, store), rig.bench.device
-    orders = _orders(rig)
-    if device.type != "cuda":
-        plain.on(orders[0])()
+    if rig.bench.device.type != "cuda":
         return GraphResult(reason="CUDA graphs need a CUDA device")
-    captured = ResidentStep(rig, store)
-    first = _weights(plain.student)
-    plain.on(orders[0])
-    for _ in range(WARM_UP):
-        plain()
+    orders = _orders(rig)
+    plain, captured = (ResidentStep(rig, store).on(orders[0]) for _ in range(2))
     try:
-        replay = capture(captured.on(orders[0]), captured.student)
+        replay = capture(captured, captured.student)
     except RuntimeError as error:
         return GraphResult(reason=_first_cause(error))
+    for _ in range(WARM_UP):
+        plain()
+    return compare(plain, captured, replay, orders, rounds=rounds)
+
+
+def compare(
+    plain: ResidentStep,
+    captured: ResidentStep,
+    replay: Callable[[], None],
+    orders: list[Tensor],
+    *,
+    rounds: int,
+) -> GraphResult:
+    """Compare two steps whose students are equal: what they learn from the same rows, and their times.
+
+    Args:
+        plain: called.
+        captured: replayed.
+        replay: does the captured step.
+        orders: rows (B,) of some batches, on the device.
+        rounds: of the times.
+    """
+    first, device = _weights(plain.student), plain.rows.device
 
     def plainly() -> None:
         for order in orders:
