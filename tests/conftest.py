@@ -22,6 +22,12 @@ from pipeline.digests import content_digest, sample_key
 Images = Sequence[NDArray[np.uint8]]
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
     """Small tensors are slower on many threads, and the machine may be busy with other work."""

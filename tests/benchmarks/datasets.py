@@ -1,13 +1,19 @@
-"""Datasets for the benchmarks, prepared as the pipeline prepares them."""
+"""Datasets for the benchmarks: prepared as the pipeline prepares them, or made up in memory."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.data.dataset import PreparedData
+from pipeline.data.names import Names
+from pipeline.data.packed import PackedImages
 from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sample import Source
+from pipeline.digests import sample_key
 
 
 def prepared(source: Source, folder: Path, *, origin: str) -> PreparedData:
@@ -26,3 +32,44 @@ def prepared(source: Source, folder: Path, *, origin: str) -> PreparedData:
 def first_images(source: Source, train: int, test: int = 0) -> Source:
     """Return a source of the first images alone."""
     return replace(source, train=source.train[:train], test=source.test[:test])
+
+
+def in_memory(pixels: NDArray[np.uint8], labels: NDArray[np.int64], name: str = "train") -> PackedImages:
+    """Return images (N, H, W, C) uint8 with labels (N,), named by a split and their row."""
+    count, height, width, channels = pixels.shape
+    names = [f"{name}/{row}" for row in range(count)]
+    return PackedImages(
+        pixels=pixels.ravel(),
+        channels=channels,
+        offsets=np.arange(count) * (height * width * channels),
+        shapes=np.tile(np.array([[height, width]], np.int32), (count, 1)),
+        labels=labels,
+        keys=np.array([sample_key(some) for some in names], np.uint64),
+        digests=np.zeros(count, np.uint64),
+        names=Names.of(names),
+    )
+
+
+def patterned(count: int, side: int, *, classes: int, name: str = "train") -> PackedImages:
+    """Return colour images that can be learnt: noise over a pattern of the class, one in every split."""
+    coarse = np.random.default_rng(0).integers(0, 128, (classes, -(-side // 4), -(-side // 4), 3), np.uint8)
+    patterns = coarse.repeat(4, 1).repeat(4, 2)[:, :side, :side]
+    labels = np.arange(count) % classes
+    pixels = np.random.default_rng(list(name.encode())).integers(0, 256, (count, side, side, 3), np.uint8)
+    pixels //= 2
+    pixels += patterns[labels]
+    return in_memory(pixels, labels, name)
+
+
+def made_up(train: int, side: int, *, classes: int, test: int = 0) -> PreparedData:
+    """Return a dataset of patterned images, without a validation split."""
+    images = patterned(train, side, classes=classes)
+    return PreparedData(
+        classes=tuple(f"pattern {label}" for label in range(classes)),
+        channels=3,
+        mean=(0.5,) * 3,
+        std=(0.2,) * 3,
+        train=images,
+        validation=images.subset(np.arange(0)),
+        test=patterned(test, side, classes=classes, name="test"),
+    )

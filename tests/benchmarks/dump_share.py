@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
@@ -39,7 +39,7 @@ from tests.benchmarks.imagenet_teacher import CLASSES, VIEWS, prepared_photograp
 CODECS = ("affine8", "affine6", "topk-100", "features")
 
 
-def resnet50(device: torch.device) -> Teacher:
+def resnet50(device: torch.device, precision: Literal["fp32", "bf16"] = "fp32") -> Teacher:
     """Return an untrained ResNet-50."""
     torch.manual_seed(0)
     architecture = Architecture(name="resnet50", num_classes=CLASSES)
@@ -48,7 +48,7 @@ def resnet50(device: torch.device) -> Teacher:
         size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_fraction=0.875
     )
     card = ModelCard(architecture=architecture, preprocessing=eyes, classes=tuple(map(str, range(CLASSES))))
-    return Teacher(name="resnet50", network=network, card=card, precision="fp32")
+    return Teacher(name="resnet50", network=network, card=card, precision=precision)
 
 
 @contextmanager

@@ -32,13 +32,13 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
-from pipeline.data.names import Names
 from pipeline.data.packed import PackedImages
 from pipeline.loading.feed import Feed
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.views.augmentations import PadCrop, RandAugment, RandomResizedCrop
 from pipeline.views.spec import ViewSpec
 from stages.memory import keep_freed_memory
+from tests.benchmarks.datasets import in_memory
 from tests.benchmarks.environment import environment
 
 Work = Callable[[], object]
@@ -50,16 +50,7 @@ def packed(count: int, side: int) -> PackedImages:
     generator = np.random.default_rng(0)
     slope = np.linspace(0, 200, side)[:, None, None] + generator.uniform(0, 40, (count, 1, 1, 3))
     pixels = (slope + generator.integers(0, 16, (count, side, side, 3))).astype(np.uint8)
-    return PackedImages(
-        pixels=pixels.ravel(),
-        channels=3,
-        offsets=np.arange(count) * side * side * 3,
-        shapes=np.full((count, 2), side, np.int32),
-        labels=np.zeros(count, np.int64),
-        keys=generator.integers(0, 1 << 63, count).astype(np.uint64),
-        digests=np.zeros(count, np.uint64),
-        names=Names.of([""] * count),
-    )
+    return in_memory(pixels, np.zeros(count, np.int64))
 
 
 def rendered(images: PackedImages, spec: ViewSpec, size: int, batch: int, **options: Any) -> Work:

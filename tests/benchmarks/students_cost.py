@@ -51,17 +51,20 @@ def paths(device: torch.device) -> dict[str, bool | None]:
 
 def loader_shares(rig: Rig, store: LogitStore, rounds: int) -> dict[str, dict[str, float]]:
     """Return a student's images a second with the loader over those without, by path."""
-    found = {}
-    for path, on_device in paths(rig.bench.device).items():
-        bench = replace(rig.bench, on_device=on_device)
-        epochs = StudentEpochs(bench, rig.student(), rig.teacher, store, VIEWS)
-        found[path] = ratio(rounds, bench.device, epochs.one_batch, epochs.cached)
-    return found
+    ways = paths(rig.bench.device).items()
+    return {path: loader_share(rig, store, rounds, on_device) for path, on_device in ways}
+
+
+def loader_share(rig: Rig, store: LogitStore, rounds: int, on_device: bool | None) -> dict[str, float]:
+    """Return the same by one path of the feed."""
+    bench = replace(rig.bench, on_device=on_device)
+    epochs = StudentEpochs(bench, rig.student(), rig.teacher, store, rig.views)
+    return ratio(rounds, bench.device, epochs.one_batch, epochs.cached)
 
 
 def epoch_ratios(rig: Rig, store: LogitStore, rounds: int) -> dict[str, dict[str, float]]:
     """Compare epochs from cached logits with others."""
-    epochs = StudentEpochs(rig.bench, rig.student(), rig.teacher, store, VIEWS)
+    epochs = StudentEpochs(rig.bench, rig.student(), rig.teacher, store, rig.views)
     device = rig.bench.device
     return {
         "cached_seconds_over_cross_entropy": ratio(rounds, device, epochs.cached, epochs.cross_entropy),

@@ -43,6 +43,8 @@ TEACHERS = {
         for stride in (2, 1)
         for model in ("resnet18", "resnet34", "resnet50")
     },
+    # For GPUs, which small students do not fill.
+    **{f"{model}, stem 1": _untrained(model, 1) for model in ("wide_resnet50_2", "wide_resnet101_2")},
 }
 
 

@@ -1,15 +1,17 @@
-"""Times of two things that are compared: alternated, since machines are shared and noisy."""
+"""Times of things that are compared: alternated, since machines are shared and noisy."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+Action = Callable[[], object]
 
-def seconds(action: Callable[[], object], device: torch.device) -> float:
+
+def seconds(action: Action, device: torch.device) -> float:
     """Time an action, device work included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -20,24 +22,37 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def fastest(action: Callable[[], object], device: torch.device, times: int = 5) -> float:
+def fastest(action: Action, device: torch.device, times: int = 5) -> float:
     """Return the seconds of an action's fastest run, after one that does not count."""
     action()
     return min(seconds(action, device) for _ in range(times))
 
 
-def ratio(
-    rounds: int, device: torch.device, one: Callable[[], object], other: Callable[[], object]
-) -> dict[str, float]:
-    """Time two actions alternately; return one / other: fastest, of the medians, and over the rounds."""
-    one(), other()
-    times = [(seconds(one, device), seconds(other, device)) for _ in range(rounds)]
-    ratios = [first / second for first, second in times]
-    sides = list(zip(*times, strict=True))
+def alternated(rounds: int, device: torch.device, actions: Mapping[str, Action]) -> dict[str, list[float]]:
+    """Return the seconds of each action in each round; they alternate."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            times[name].append(seconds(action, device))
+    return times
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return median and range."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def compared(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """Return the ratio of two actions' seconds: of the fastest, of the medians, and over the rounds."""
     return {
-        "fastest": min(sides[0]) / min(sides[1]),
-        "of_medians": statistics.median(sides[0]) / statistics.median(sides[1]),
-        "median": statistics.median(ratios),
-        "min": min(ratios),
-        "max": max(ratios),
+        "fastest": min(one) / min(other),
+        "of_medians": statistics.median(one) / statistics.median(other),
+        **spread([first / second for first, second in zip(one, other, strict=True)]),
     }
+
+
+def ratio(rounds: int, device: torch.device, one: Action, other: Action) -> dict[str, float]:
+    """Time two actions alternately, after one of each that does not count; return one / other."""
+    one(), other()
+    times = alternated(rounds, device, {"one": one, "other": other})
+    return compared(times["one"], times["other"])

@@ -37,6 +37,7 @@ class Rig:
         start: what students begin with.
         settings: of their optimisation.
         folder: where dumps go.
+        views: what is seen.
     """
 
     bench: Bench
@@ -44,12 +45,13 @@ class Rig:
     start: Start
     settings: TrainingSettings
     folder: Path
+    views: ViewSpec = VIEWS
 
     def dump(self, name: str, views: int) -> Path:
         """Cache the teacher's logits and return where."""
         path = self.folder / f"{name}.zarr"
         codec = CodecSpec(name="affine8")
-        spec = DumpSpec(views=VIEWS, view_count=views, codec=codec, allow_poor_teacher=True)
+        spec = DumpSpec(views=self.views, view_count=views, codec=codec, allow_poor_teacher=True)
         cache_logits(self.bench, self.teacher, spec, path)
         return path
 
@@ -72,10 +74,10 @@ def whole_job(rig: Rig, *, students: int, epochs: int, views: int) -> dict[str, 
     path = rig.folder / "whole.zarr"
 
     def cached(student: Student) -> Loader:
-        return make_loader(bench, student, VIEWS, LogitStore.open(path))
+        return make_loader(bench, student, rig.views, LogitStore.open(path))
 
     def online(student: Student) -> OnlineLoader:
-        return OnlineLoader(make_loader(bench, student, VIEWS), rig.teacher)
+        return OnlineLoader(make_loader(bench, student, rig.views), rig.teacher)
 
     found: dict[str, list[float]] = {
         "dump": [seconds(lambda: rig.dump("whole", views), device)],

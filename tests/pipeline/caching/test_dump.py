@@ -31,14 +31,14 @@ from pipeline.store.witness import Witness, witness_rows
 from pipeline.views.augmentations import Mixup
 from pipeline.views.spec import ViewSpec
 from tests.pipeline.conftest import VIEWS
-from tests.pipeline.waiting import NoWaiting, needs_cuda, no_waiting_on_cuda
+from tests.pipeline.waiting import NoWaiting, no_waiting_on_cuda
 
 MIXED = ViewSpec(seed=9, flip="random", mixup=Mixup(alpha=1.0))
 SHARD_ROWS = 16
 CODECS = ("fp16", "affine8", "affine6", "affine4", "topk-2", "features")
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request) -> torch.device:
     return torch.device(request.param)
 
@@ -193,7 +193,7 @@ def test_nothing_of_a_batch_waits_for_the_device(bench, teacher, make_spec, name
     assert told.keys() == {*codec.arrays, *TOLD}
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("on_device", [True, False], ids=["resident", "staged"])
 @pytest.mark.parametrize("name", CODECS)

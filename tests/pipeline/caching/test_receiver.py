@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.caching.receiver import Receiver
-from tests.pipeline.waiting import needs_cuda, no_waiting_on_cuda
+from tests.pipeline.waiting import no_waiting_on_cuda
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request) -> torch.device:
     return torch.device(request.param)
 
@@ -72,7 +72,7 @@ def test_what_sending_raises_comes_through(device):
     assert len(list(receiver.receive(_batch(n, device) for n in range(3)))) == 3
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_busy_device_is_not_waited_for_and_loses_nothing():
     device = torch.device("cuda")

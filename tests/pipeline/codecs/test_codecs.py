@@ -144,7 +144,7 @@ def test_fidelity_equals_an_independent_computation(logits):
         assert exact <= percentiles[temperature] <= 1.045 * exact
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("name", CODECS)
 def test_a_gpu_gives_the_same_bytes(name, logits):
     codec = find_codec(name, 37)

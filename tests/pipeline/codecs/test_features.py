@@ -141,7 +141,7 @@ def test_no_features_no_codes(head, pilot):
         codec.encode(TeacherOutput(pilot.logits))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_a_gpu_gives_the_same_bytes(head, pilot):
     codec = fit_features(pilot, head, 1e-3)
     there = TeacherOutput(pilot.logits.cuda(), pilot.require_features().cuda())

@@ -21,7 +21,7 @@ from tests.pipeline.losses.batches import (
     logits,
     loss_of,
 )
-from tests.pipeline.waiting import NoWaiting, needs_cuda, no_waiting_on_cuda
+from tests.pipeline.waiting import NoWaiting, no_waiting_on_cuda
 
 EVERY = pytest.mark.parametrize("name", LOSSES)
 MIXABLE = [name for name, loss in LOSSES.items() if not loss.one_target]
@@ -189,7 +189,7 @@ def test_no_loss_waits_for_its_device(name, labels):
     assert student.grad is not None
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize(("name", "labels"), [case for case in LABELLINGS if case[0] in LOSSES])
 def test_no_loss_waits_for_a_cuda_device(name, labels):

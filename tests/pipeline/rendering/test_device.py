@@ -17,8 +17,8 @@ from pipeline.rendering.render import render
 from pipeline.views.parameters import ViewParameters, view_parameters
 from pipeline.views.spec import ViewSpec
 from tests.pipeline.rendering.geometries import GEOMETRIES
-from tests.pipeline.views.examples import ALTERNATIVES, EVERYTHING, EXAMPLES
-from tests.pipeline.waiting import NoWaiting, needs_cuda, no_waiting_on_cuda
+from tests.pipeline.views.examples import EXAMPLES, SPECS
+from tests.pipeline.waiting import NoWaiting, no_waiting_on_cuda
 
 MORE_GEOMETRIES = [
     ((600, 450), (0, 0, 600, 450), 224),
@@ -39,18 +39,9 @@ MORE_GEOMETRIES = [
     ((50, 50), (-50, 0, 50, 50), 16),
     ((50, 50), (0, 50, 50, 50), 50),
 ]
-SPECS = {
-    **{name: ViewSpec(seed=4, flip="random", **{name: example}) for name, example in EXAMPLES.items()},
-    "everything": ViewSpec(seed=4, flip="random", **EVERYTHING),
-    "everything else": ViewSpec(
-        seed=4,
-        flip="alternating",
-        **{name: example for name, example in EXAMPLES.items() if name not in ALTERNATIVES.values()},
-    ),
-}
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_cuda)])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request) -> torch.device:
     return torch.device(request.param)
 
@@ -185,7 +176,7 @@ def test_nothing_waits_for_the_device(images, monkeypatch, spec):
     assert (out.device.type, out.shape) == ("cuda", (24, 24, 24, 3))
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_nothing_waits_for_a_cuda_device(images, spec):

@@ -27,7 +27,7 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import RunState
 from pipeline.views.augmentations import Cutmix, PadCrop, RandAugment, RandomErasing
 from pipeline.views.spec import ViewSpec
-from tests.pipeline.waiting import NoWaiting, needs_cuda, no_waiting_on_cuda
+from tests.pipeline.waiting import NoWaiting, no_waiting_on_cuda
 
 CUDA = torch.device("cuda")
 VIEWS = ViewSpec(
@@ -61,7 +61,7 @@ def _training(store: LogitStore, images, device: torch.device) -> tuple[_Trainin
     return _Training(run, loader, make_loss("kd", {}), seed=1, ranks=SINGLE), loader.epoch(0)
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_resident_step_never_waits_for_a_cuda_device(store, bench):
     training, batches = _training(store, bench.data.train, CUDA)

@@ -1,4 +1,4 @@
-"""One strong example of every augmentation, and all of them in one spec."""
+"""One strong example of every augmentation, all of them in one spec, and specs that render each."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from pipeline.views.augmentations import (
     Solarize,
     TrivialAugment,
 )
+from pipeline.views.spec import ViewSpec
 
 EXAMPLES: Mapping[str, Augmentation] = {
     "pad_crop": PadCrop(padding=3),
@@ -45,3 +46,12 @@ EXAMPLES: Mapping[str, Augmentation] = {
 # Of each pair, a spec has one.
 ALTERNATIVES = {"pad_crop": "random_resized_crop", "trivial_augment": "rand_augment"}
 EVERYTHING = {name: example for name, example in EXAMPLES.items() if name not in ALTERNATIVES}
+SPECS = {
+    **{name: ViewSpec(seed=4, flip="random", **{name: example}) for name, example in EXAMPLES.items()},
+    "everything": ViewSpec(seed=4, flip="random", **EVERYTHING),
+    "everything else": ViewSpec(
+        seed=4,
+        flip="alternating",
+        **{name: example for name, example in EXAMPLES.items() if name not in ALTERNATIVES.values()},
+    ),
+}

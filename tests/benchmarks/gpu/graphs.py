@@ -1,0 +1,181 @@
+"""A resident training step, from rows to weights, as one CUDA graph, compared with plain calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.loading.loader import Batch
+from pipeline.loading.targets import Targets
+from pipeline.rendering.device import DeviceParameters, DeviceRenderer
+from pipeline.store.reader import LogitStore
+from pipeline.views.parameters import view_parameters
+from tests.benchmarks.student_epochs import Student
+from tests.benchmarks.timing import alternated, compared
+from tests.benchmarks.whole_job import Rig
+
+WARM_UP, STEPS = 3, 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphResult:
+    """What came of it.
+
+    Args:
+        reason: why the step could not be captured, or was not; empty where it was.
+        speed: of the replayed step over that of the plain one, with its range.
+        difference: largest of the weights of two students after the same steps, over how far they moved.
+    """
+
+    reason: str = ""
+    speed: dict[str, float] | None = None
+    difference: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)
+
+
+class ResidentStep:
+    """A student's step on rows that lie on the device: gather, render, normalise, decode, learn.
+
+    Args:
+        rig: the student and its images, of one size.
+        store: with the teacher's logits; its first view is seen.
+    """
+
+    def __init__(self, rig: Rig, store: LogitStore) -> None:
+        bench, images = rig.bench, rig.bench.data.train
+        self.student = rig.student()
+        self._eyes = self.student.card.preprocessing
+        drawn = view_parameters(rig.views, view=0, keys=images.keys, shapes=images.shapes)
+        self._parameters = DeviceParameters.of(drawn, bench.device)
+        self._renderer = DeviceRenderer(images, self._eyes.size, bench.device, self._eyes.interpolation)
+        self._labels = torch.from_numpy(images.labels).to(bench.device)
+        self._logits = Targets(store, bench.feed(images, rig.views, self._eyes)).load(0)
+        self.rows = torch.zeros(rig.settings.batch_size, dtype=torch.int64, device=bench.device)
+
+    def batch(self) -> Batch:
+        """Return what the rows show."""
+        pixels = self._renderer.render_resident(self.rows, self._parameters[self.rows])
+        return Batch(
+            self._eyes.normalise(pixels),
+            self._labels.index_select(0, self.rows),
+            self._logits.logits(self.rows),
+            np.zeros(0, np.int64),  # the host knows no rows
+            slice(0, len(self.rows)),
+        )
+
+    def __call__(self) -> None:
+        """Do a step."""
+        self.student.step(self.batch())
+
+    def on(self, rows: Tensor) -> ResidentStep:
+        """Return the step, with other rows to see."""
+        self.rows.copy_(rows)
+        return self
+
+
+def capture_and_compare(rig: Rig, store: LogitStore, *, rounds: int) -> GraphResult:
+    """Capture a step, and compare it with a plain one that sees the same; not where there are no graphs.
+
+    Args:
+        rig: the student.
+        store: of one view.
+        rounds: of the times.
+    """
+    if rig.bench.device.type != "cuda":
+        return GraphResult(reason="CUDA graphs need a CUDA device")
+    orders = _orders(rig)
+    plain, captured = (ResidentStep(rig, store).on(orders[0]) for _ in range(2))
+    try:
+        replay = capture(captured, captured.student)
+    except RuntimeError as error:
+        return GraphResult(reason=_first_cause(error))
+    for _ in range(WARM_UP):
+        plain()
+    return compare(plain, captured, replay, orders, rounds=rounds)
+
+
+def compare(
+    plain: ResidentStep,
+    captured: ResidentStep,
+    replay: Callable[[], None],
+    orders: list[Tensor],
+    *,
+    rounds: int,
+) -> GraphResult:
+    """Compare two steps whose students are equal: what they learn from the same rows, and their times.
+
+    Args:
+        plain: called.
+        captured: replayed.
+        replay: does the captured step.
+        orders: rows (B,) of some batches, on the device.
+        rounds: of the times.
+    """
+    first, device = _weights(plain.student), plain.rows.device
+
+    def plainly() -> None:
+        for order in orders:
+            plain.on(order)()
+
+    def replayed() -> None:
+        for order in orders:
+            captured.on(order)
+            replay()
+
+    plainly(), replayed()
+    moved = float((_weights(plain.student) - first).abs().max())
+    apart = float((_weights(captured.student) - _weights(plain.student)).abs().max())
+    times = alternated(rounds, device, {"plain": plainly, "replayed": replayed})
+    return GraphResult(speed=compared(times["plain"], times["replayed"]), difference=apart / moved)
+
+
+def capture(step: Callable[[], None], student: Student) -> Callable[[], None]:
+    """Return what replays a step that was captured as a CUDA graph.
+
+    Steps before it, on a stream beside, set up what is set up once: the optimiser's momentum, handles and
+    workspaces of libraries, the choice of algorithms.
+
+    Raises:
+        RuntimeError: something in it cannot be captured.
+    """
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(beside)
+    # So that gradients are allocated in the graph's own memory.
+    student.network.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def _orders(rig: Rig) -> list[Tensor]:
+    """Return rows of some batches, on the device."""
+    count, size = len(rig.bench.data.train), rig.settings.batch_size
+    generator = np.random.default_rng(0)
+    return [
+        torch.from_numpy(generator.permutation(count)[:size]).to(rig.bench.device) for _ in range(STEPS)
+    ]
+
+
+@torch.no_grad()
+def _weights(student: Student) -> Tensor:
+    return torch.cat([parameter.flatten().float() for parameter in student.network.parameters()]).clone()
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return the first line of what went wrong first: ending a broken capture fails, too."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

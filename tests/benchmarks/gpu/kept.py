@@ -1,0 +1,92 @@
+"""Results that are kept, by card, and the README's table of them.
+
+    python -m tests.benchmarks.gpu.kept [FOLDER]
+
+Copies the results of a check into tests/benchmarks/results/gpu/CARD/, a card's newer ones in place of older
+ones, step by step, and prints the table, which stands in the README between the two comments `MARKS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.benchmarks.gpu.findings import write
+from tests.benchmarks.gpu.steps import AIMS
+from tests.benchmarks.gpu.table import Result, read_results
+
+KEPT = Path(__file__).parents[1] / "results" / "gpu"
+README = Path(__file__).parents[3] / "README.md"
+MARKS = ("<!-- GPU results -->", "<!-- end of GPU results -->")
+NOT_RUN = "not run"
+
+
+def keep(folder: Path, kept: Path = KEPT) -> list[Path]:
+    """Copy the results of a check on a GPU and return the files.
+
+    Raises:
+        ValueError: there is none, or it was made in small or on a CPU.
+    """
+    results = [result for result in read_results(folder) if "environment" in result]
+    if not results or any(result["small"] or result["device"] == "cpu" for result in results):
+        raise ValueError(f"{folder}: expected results of a whole check on a GPU")
+    files = []
+    for result in results:
+        file = kept / card_folder(result["environment"]["device"]) / f"{result['step']}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, result)
+        files.append(file)
+    return files
+
+
+def card_folder(card: str) -> str:
+    """Return a folder's name for a card."""
+    return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
+
+
+def cards(kept: Path = KEPT) -> dict[str, list[Result]]:
+    """Return what was measured, by the name of the card."""
+    folders = sorted(folder for folder in kept.iterdir() if folder.is_dir()) if kept.exists() else []
+    found = [results for folder in folders if (results := read_results(folder))]
+    return {results[0]["environment"]["device"]: results for results in found}
+
+
+def readme_table(measured: Mapping[str, list[Result]]) -> str:
+    """Return a line for each aim and a column for each card; one column without figures where none was."""
+    columns = [_found(results) for results in measured.values()] or [{}]
+    names = list(measured) or ["GPU"]
+    lines = [f"| measure | aim | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
+    for aim, wanted in AIMS.items():
+        cells = [column.get(aim, NOT_RUN) for column in columns]
+        lines.append(f"| {wanted.measure} | {wanted.wanted} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _found(results: list[Result]) -> dict[str, str]:
+    return {
+        row["aim"]: row["found"].replace("|", "/") for result in results for row in result.get("rows", [])
+    }
+
+
+def table_of(readme: str) -> str:
+    """Return the table that stands in the README."""
+    return readme.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
+
+
+def main() -> None:
+    """Keep results, if there are new ones, and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", help="of a check; none to print the table alone")
+    given = parser.parse_args()
+    if given.folder is not None:
+        for file in keep(given.folder):
+            print(file)
+    print("\n".join(("", MARKS[0], readme_table(cards()), MARKS[1])))
+
+
+if __name__ == "__main__":
+    main()

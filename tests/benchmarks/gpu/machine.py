@@ -1,0 +1,23 @@
+"""What the steps' machines have in common."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from pipeline.bench import Bench
+from pipeline.data.dataset import PreparedData
+from pipeline.training.settings import Precision
+from tests.benchmarks.gpu.findings import Setting
+
+
+def bench_of(setting: Setting, data: PreparedData) -> Bench:
+    """Return a bench on the device, with rendering threads on all processors but two."""
+    workers = max(1, (os.cpu_count() or 1) - 2)
+    return Bench(data=data, device=torch.device(setting.device), workers=workers)
+
+
+def precision_of(setting: Setting) -> Precision:
+    """Return the precision that suits the device."""
+    return "fp32" if setting.device == "cpu" else "bf16"
