@@ -30,7 +30,9 @@ def make_optimizer(
     """Return the optimiser of a network's parameters, but for frozen ones; only matrices and filters decay.
 
     Each group has a `scale` by which the rate of a step is to be multiplied; that of a projection's is 1.
+    Under a loss scale no kernel is fused: see `scaling`.
     """
+    fused = None if settings.precision == "fp16" else True
     scales = rate_scales(network, settings)
     trained = [(scales[name], p) for name, p in network.named_parameters() if p.requires_grad]
     trained += [(1.0, p) for p in projection.parameters()] if projection else []
@@ -42,13 +44,13 @@ def make_optimizer(
         for (scale, decays), some in members.items()
     ]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
     return torch.optim.SGD(
         groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.momentum > 0,
-        fused=True,
+        fused=fused,
     )
 
 
@@ -89,7 +91,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after a step, counted from 0."""
+        """Take in the weights after a step, counted from 0; skipped ones do not count."""
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         averaged: list[Tensor] = list(self.network.parameters())
         current: list[Tensor] = list(network.parameters())
