@@ -73,8 +73,8 @@ def require_finite_weights(network: nn.Module, origin: object) -> None:
     if names:
         more = ", …" if len(names) > _SHOWN else ""
         raise NotFiniteError(
-            f"{origin}: {len(names)} of its tensors are not finite ({', '.join(names[:_SHOWN])}{more}); "
-            "expected numbers; use other weights, or train it again with a lower learning_rate"
+            f"{origin}: weights that are not finite: {', '.join(names[:_SHOWN])}{more}; expected numbers; "
+            "use other weights, or train it again with a lower learning_rate"
         )
 
 

@@ -40,7 +40,7 @@ class _BadInEvaluation(nn.Module):
 def test_logits_that_are_not_finite_end_the_run_at_their_first_evaluation(run, value):
     with pytest.raises(
         TrainingError,
-        match=r"after epoch 1: logits of [0-9]+ of 22 held-out images \([0-9.]+%\) are not finite.*learning_rate",
+        match=r"after epoch 1: logits of \d+ of 22 held-out images \([\d.]+%\) are not finite.*learn",
     ):
         run(network=_BadInEvaluation(value))
 

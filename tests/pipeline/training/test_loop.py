@@ -285,6 +285,37 @@ def test_a_state_aside_comes_back_after_the_other_run_was_finished(run, tmp_path
     assert not (tmp_path / "state.pt.other").exists()
 
 
+@pytest.mark.parametrize("done", [1, 2])
+def test_states_whose_exchange_was_killed_are_both_found(run, tmp_path, done):
+    """Three renames make an exchange; a kill comes after one or two of them."""
+    whole = run(state_path=tmp_path / "whole.pt")
+    for epochs, identity in ((2, "test"), (1, "other")):
+        with pytest.raises(_Interrupted):
+            run(loss=_InterruptedLoss(epochs * run.steps), identity={"run": identity})
+    path, aside, between = (tmp_path / f"state.pt{end}" for end in ("", ".other", ".between"))
+    other = path.read_bytes()
+    path.replace(between)
+    if done == 2:
+        aside.replace(path)
+    rest = _InterruptedLoss(2 * run.steps)
+    _assert_same(run(loss=rest), whole)
+    assert rest.calls_left == 0
+    assert aside.read_bytes() == other
+    assert not between.exists()
+
+
+def test_a_state_aside_is_never_half_a_state(run, tmp_path):
+    """It is moved, not copied: a kill leaves it in the one place or in the other."""
+    with pytest.raises(_Interrupted):
+        run(loss=_InterruptedLoss(2 * run.steps), identity={"run": "other"})
+    with pytest.raises(_Interrupted):
+        run(loss=_InterruptedLoss(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.pt.other"]
+    rest = _InterruptedLoss(2 * run.steps)
+    run(loss=rest, identity={"run": "other"})
+    assert rest.calls_left == 0
+
+
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04"])
 def test_what_is_no_state_is_refused(run, tmp_path, content):
     (tmp_path / "state.pt").write_bytes(content)
