@@ -67,7 +67,13 @@ def rate_scales(network: nn.Module, settings: TrainingSettings) -> dict[str, flo
 
 
 def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -> float:
-    """Return the rate of a step, counted from 0: linear warm-up, then a cosine to zero or steps down."""
+    """Return the rate of a step: linear warm-up, then a cosine to zero or steps down.
+
+    Args:
+        settings: of the run.
+        step: counted from 0 over the run, those that a loss scale skips too: a schedule ends with the run.
+        steps_per_epoch: of the run.
+    """
     warmup = settings.warmup_epochs * steps_per_epoch
     total = settings.epochs * steps_per_epoch
     if step + 1 <= warmup:
