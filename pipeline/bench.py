@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.data.dataset import PreparedData
+from pipeline.data.dataset import SPLITS, PreparedData
 from pipeline.data.images import Images
+from pipeline.failures import require_finite_logits
 from pipeline.loading.feed import Feed
 from pipeline.metrics import Metrics, compare, predict
 from pipeline.models.preprocessing import Preprocessing
@@ -77,9 +78,18 @@ class Bench:
     def predict(
         self, network: nn.Module, preprocessing: Preprocessing, images: Images
     ) -> tuple[Tensor, Tensor]:
-        """Return a network's logits (N, C) of a split's un-augmented images, and their labels (N,)."""
+        """Return a network's logits (N, C) of a split's un-augmented images, and their labels (N,).
+
+        Raises:
+            NotFiniteError: logits are not finite.
+        """
         labels = torch.from_numpy(images.labels).to(self.device)
         if not len(images):
             return torch.zeros(0, len(self.data.classes), device=self.device), labels
         feed = self.feed(images, None, preprocessing)
-        return predict(network, feed, batch_size=EVALUATION_BATCH), labels
+        logits = predict(network, feed, batch_size=EVALUATION_BATCH)
+        require_finite_logits(logits, self._split_of(images))
+        return logits, labels
+
+    def _split_of(self, images: Images) -> str:
+        return next((name for name in SPLITS if getattr(self.data, name) is images), "held-out")

@@ -4,13 +4,14 @@
     ├── ConfigError      a parameter: unknown key, wrong type, out of range, contradictory
     ├── DataError        a dataset or one of its files
     ├── ModelError       a model name, its weights, or what it computes
+    │   └── NotFiniteError         weights or logits that are no finite numbers
     ├── TrainingError    a run that cannot go on
     ├── DeviceError      a device that cannot hold the work
     └── StoreError       a store of cached logits
         ├── IncompleteStoreError   not finished, or a part is missing
         ├── CorruptStoreError      bytes are not the bytes that were written
         ├── MismatchError          made from other content, teacher, views or codec
-        └── LockedError            another process is writing it
+        └── LockedError            another process is writing it, or a run's files
 
 Every message is one line that says what was found, what was expected and what to do next.
 """
@@ -35,6 +36,10 @@ class DataError(PipelineError):
 
 class ModelError(PipelineError):
     """A model cannot be built, loaded, or trusted on this data."""
+
+
+class NotFiniteError(ModelError):
+    """A model's weights, or the logits that it gives, are NaN or infinite."""
 
 
 class TrainingError(PipelineError):
@@ -62,7 +67,7 @@ class MismatchError(StoreError):
 
 
 class LockedError(StoreError):
-    """Another process holds the store for writing."""
+    """Another process is writing the store, or the files of the run."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
@@ -9,6 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+# What `tempfile` puts behind a prefix.
+_RANDOM_NAME = "[a-z0-9_]" * 8
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -29,6 +33,12 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed writers of a file left beside it; nobody else may be writing it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM_NAME}"):
+        left.unlink(missing_ok=True)
 
 
 @contextmanager

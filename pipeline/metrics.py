@@ -14,10 +14,13 @@ from torch.nn import functional as F
 
 from pipeline.data.sample import UNLABELLED
 from pipeline.device_memory import naming_memory
+from pipeline.failures import naming_failure, require_finite_logits
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.ranks import SINGLE, Ranks
 
 _ECE_BINS = 15
+# Top-5 says something of more classes than these.
+FIRST = 5
 _LESS_MEMORY = "evaluate smaller images, or on another device: --device"
 
 
@@ -26,7 +29,8 @@ class Metrics:
     """Figures of one model on one split; None where they cannot be computed.
 
     Args:
-        top1, top5: share of samples whose label is the first, or among the first five, logits.
+        top1, top5: share of samples whose label is the first, or among the first five, logits; of five
+            classes or fewer there is no top-5, which would be 1 whatever the model.
         nll: mean negative log-likelihood of the label, in nats.
         ece: expected calibration error, 15 equal-width bins (Guo et al., arXiv 1706.04599).
         agreement: share of samples on which the model and its teacher have the same first class.
@@ -53,6 +57,7 @@ def evaluate(
     batch_size: int,
     teacher_logits: Tensor | None = None,
     ranks: Ranks = SINGLE,
+    split: str = "held-out",
 ) -> Metrics:
     """Evaluate a network on every image of an un-augmented feed.
 
@@ -62,15 +67,25 @@ def evaluate(
         batch_size: images a forward pass.
         teacher_logits: (N, C), in the split's order, for agreement and KL.
         ranks: which processes share the work; each gets the figures.
+        split: of the images, for messages.
+
+    Raises:
+        NotFiniteError: logits are not finite.
 
     """
     logits = predict(network, feed, batch_size=batch_size, ranks=ranks)
+    require_finite_logits(logits, split)
     labels = torch.from_numpy(feed.images.labels).to(logits.device)
     return compare(logits, labels, teacher_logits)
 
 
 def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = SINGLE) -> Tensor:
-    """Return a network's float32 logits (N, C) on every image of a feed, on the feed's device."""
+    """Return a network's float32 logits (N, C) on every image of a feed, on the feed's device.
+
+    Raises:
+        ModelError: the network fails.
+        DeviceError: there is not enough memory.
+    """
     was_training, count = network.training, len(feed.images)
     network.eval()
     # Every process has some, or does all that few.
@@ -79,33 +94,40 @@ def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = S
     own = batches[ranks.share(len(batches))]
     with torch.inference_mode():
         with naming_memory(feed.device, f"a forward pass of {batch_size} images", _LESS_MEMORY):
-            logits = torch.cat([network(images).float() for images in feed.batches(0, own)])
+            logits = torch.cat([_logits(network, images) for images in feed.batches(0, own)])
         whole = ranks.assemble(logits, slice(int(own[0][0]), int(own[-1][-1]) + 1), count)
     network.train(was_training)
     return whole
 
 
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    with naming_failure(f"a forward pass of {len(images)} images"):
+        # Some models drop the dimension of a batch of one.
+        logits: Tensor = network(images).float().reshape(len(images), -1)
+    return logits
+
+
 def compare(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> Metrics:
-    """Compute the figures of logits (N, C) against labels (N,) and teacher logits (N, C)."""
+    """Compute the figures of finite logits (N, C) against labels (N,) and teacher logits (N, C)."""
     known = labels != UNLABELLED
-    figures: dict[str, float] = {}
+    figures: dict[str, float | None] = {}
     if bool(known.any()):
         figures |= _against_labels(logits[known], labels[known])
     if teacher_logits is not None and len(logits):
         teacher = teacher_logits.to(logits.device)
         log_teacher, log_model = F.log_softmax(teacher, 1), F.log_softmax(logits, 1)
-        divergence = F.kl_div(log_model, log_teacher, log_target=True, reduction="batchmean")
+        divergence = F.kl_div(log_model, log_teacher, log_target=True, reduction="none").sum(1)
         same = teacher.argmax(1) == logits.argmax(1)
-        figures |= {"agreement": _mean(same), "kl_to_teacher": float(divergence)}
+        figures |= {"agreement": _mean(same), "kl_to_teacher": _mean(divergence)}
     return Metrics(**figures)
 
 
-def _against_labels(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    first = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+def _against_labels(logits: Tensor, labels: Tensor) -> dict[str, float | None]:
+    first = logits.topk(min(FIRST, logits.shape[1]), dim=1).indices == labels[:, None]
     return {
         "top1": _mean(first[:, 0]),
-        "top5": _mean(first.any(1)),
-        "nll": float(F.cross_entropy(logits, labels)),
+        "top5": _mean(first.any(1)) if logits.shape[1] > FIRST else None,
+        "nll": _mean(F.cross_entropy(logits, labels, reduction="none")),
         "ece": _calibration_error(logits, labels),
     }
 
@@ -118,5 +140,6 @@ def _calibration_error(logits: Tensor, labels: Tensor) -> float:
     return float(sums.index_add_(0, bins, gap).abs().sum() / len(labels))
 
 
-def _mean(hits: Tensor) -> float:
-    return float(hits.double().mean())
+def _mean(values: Tensor) -> float:
+    """Return the mean (N,) in double precision, in which no sum of finite values overflows."""
+    return float(values.double().mean())

@@ -1,29 +1,118 @@
-"""What training leaves on disk: metrics.json, history.csv and checkpoints."""
+"""What training leaves on disk: metrics.json, history.csv and checkpoints, by one process at a time."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import astuple, fields
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_bytes, write_json
+from pipeline.errors import TrainingError
+from pipeline.files import sweep, write_bytes, write_json
 from pipeline.models.checkpoint import ModelCard, save_checkpoint
+from pipeline.ranks import Ranks
+from pipeline.store.lock import gate
 from pipeline.training.history import EpochRecord, TrainingResult
+from stages import layout
+
+# One that was just ended may still hold its run.
+WAIT_SECONDS = 3.0
 
 
-def write_run(folder: Path, metrics: dict[str, Any], history: list[EpochRecord]) -> None:
-    """Write a run's metrics.json and history.csv; the metrics come last."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(field.name for field in fields(EpochRecord))
-    table.writerows(map(astuple, history))
-    write_bytes(folder / "history.csv", text.getvalue().encode())
-    write_json(folder / "metrics.json", metrics)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Where a run's files are.
+
+    Args:
+        name: of the run.
+        checkpoint: of the best epoch; the last epoch's lies beside it.
+    """
+
+    name: str
+    checkpoint: Path
+
+    @property
+    def state_path(self) -> Path:
+        """Where the state is while the run is unfinished."""
+        return layout.STATE / f"{self.name}.pt"
+
+    @contextmanager
+    def held(self, ranks: Ranks) -> Iterator[None]:
+        """Be the only one to train this run, without what a killed one left half written.
+
+        Args:
+            ranks: this process among those that train it together; the first one holds it for all.
+
+        Raises:
+            LockedError: another process trains it.
+        """
+        if not ranks.is_first:
+            yield
+            return
+        with gate(layout.STATE / self.name, WAIT_SECONDS):
+            for path in self._files():
+                sweep(path)
+            yield
+
+    def write_checkpoints(self, result: TrainingResult, card: ModelCard) -> None:
+        """Write the weights of the best and of the last epoch."""
+        save_checkpoint(self.checkpoint, result.best, card)
+        save_checkpoint(self._last, result.last, card)
+
+    def write_run(self, metrics: dict[str, Any], history: list[EpochRecord]) -> None:
+        """Write the run's metrics.json and history.csv; the metrics come last.
+
+        Raises:
+            TrainingError: a figure is not finite.
+        """
+        require_numbers(self.name, metrics)
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(field.name for field in fields(EpochRecord))
+        table.writerows(map(astuple, history))
+        write_bytes(self._history, text.getvalue().encode())
+        write_json(self._metrics, metrics)
+
+    def finish(self) -> None:
+        """Remove the state of a run whose results are written."""
+        self.state_path.unlink(missing_ok=True)
+
+    @property
+    def _last(self) -> Path:
+        return self.checkpoint.with_suffix(".last.pt")
+
+    @property
+    def _history(self) -> Path:
+        return layout.RUNS / self.name / "history.csv"
+
+    @property
+    def _metrics(self) -> Path:
+        return layout.RUNS / self.name / "metrics.json"
+
+    def _files(self) -> list[Path]:
+        """Return all files of the run that are written at once or not at all."""
+        tensors = [self.checkpoint, self._last]
+        cards = [path.with_suffix(".json") for path in tensors]
+        return [self.state_path, *tensors, *cards, self._history, self._metrics]
 
 
-def write_checkpoints(path: Path, result: TrainingResult, card: ModelCard) -> None:
-    """Write the best epoch's weights to `path` and the last epoch's to NAME.last.pt."""
-    save_checkpoint(path, result.best, card)
-    save_checkpoint(path.with_suffix(".last.pt"), result.last, card)
+def require_numbers(name: str, metrics: dict[str, Any]) -> None:
+    """Refuse figures that JSON has no form for.
+
+    Args:
+        name: of the run.
+        metrics: its figures.
+
+    Raises:
+        TrainingError: naming the first figure that is NaN or infinite.
+    """
+    for key, value in metrics.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise TrainingError(
+                f"{name}: {key} is {value}; expected a finite number; lower learning_rate, use precision: "
+                "fp32, or other weights"
+            )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -20,6 +20,7 @@ from pipeline.models.checkpoint import ModelCard, load_state
 from pipeline.models.start import initial_network
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
+from pipeline.training.failures import naming_epoch
 from pipeline.training.history import TrainingResult
 from pipeline.training.lesson import Lesson
 from pipeline.training.run import train
@@ -27,7 +28,7 @@ from stages import layout
 from stages.dumps import open_dump
 from stages.machine import Machine
 from stages.options import reads_params, reads_store, runs_on_device
-from stages.outputs import write_checkpoints, write_run
+from stages.outputs import Outputs
 from stages.params import ModelParams, Params, RecipeParams
 from stages.ranks import training_ranks
 
@@ -58,19 +59,22 @@ def command(
     run = _Run(student=student, recipe=recipe, seed=seed, dump=dump)
     spec, loss = params.student(student), params.recipe(recipe)
     _require_dump_fits(params, run, allow_drift=allow_drift)
-    with training_ranks(machine.device) as ranks:
-        bench = machine.bench(ranks)
-        store, drift = None, None
-        if dump is not None:
-            store, drift = open_dump(params, dump, bench, allow_drift=allow_drift)
-        lesson = _lesson(params, bench.data, taught=store is not None)
-        network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)
-        result = run.train(bench, network, card, spec=spec, recipe=loss, store=store, lesson=lesson)
-    if ranks.is_first:
-        logits = None if store is None else store.held_out("test", bench.data.test)
-        made_with = params.makes(student, recipe)
-        told = {"labelled_images": lesson.labelled, "drift": drift, "made_with": canonical_json(made_with)}
-        run.write(bench, network, card, result, teacher_logits=logits, told=told)
+    with ExitStack() as held:
+        with training_ranks(machine.device) as ranks:
+            held.enter_context(run.outputs.held(ranks))
+            bench = machine.bench(ranks)
+            store, drift = None, None
+            if dump is not None:
+                store, drift = open_dump(params, dump, bench, allow_drift=allow_drift)
+            lesson = _lesson(params, bench.data, taught=store is not None)
+            network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)
+            result = run.train(bench, network, card, spec=spec, recipe=loss, store=store, lesson=lesson)
+        if ranks.is_first:
+            logits = None if store is None else store.held_out("test", bench.data.test)
+            made_with = canonical_json(params.makes(student, recipe))
+            told = {"labelled_images": lesson.labelled, "drift": drift, "made_with": made_with}
+            with naming_epoch(result.best_epoch, network, spec.training):
+                run.write(bench, network, card, result, teacher_logits=logits, told=told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +91,8 @@ class _Run:
         return layout.run_name(self.dump, self.student, self.recipe, self.seed)
 
     @property
-    def state_path(self) -> Path:
-        return layout.STATE / f"{self.name}.pt"
+    def outputs(self) -> Outputs:
+        return Outputs(name=self.name, checkpoint=layout.STUDENTS / f"{self.name}.pt")
 
     def train(
         self,
@@ -111,7 +115,7 @@ class _Run:
             loss=make_loss(recipe.loss, recipe.settings),
             settings=spec.training.settings(),
             seed=self.seed,
-            state_path=self.state_path,
+            state_path=self.outputs.state_path,
             identity={"loss": [recipe.loss, recipe.settings], "store": store and store.identity()},
             lesson=lesson,
         )
@@ -140,11 +144,13 @@ class _Run:
             **result.speed,
             "best_epoch": result.best_epoch,
             "epochs": len(result.history),
+            "skipped_steps": result.skipped_steps,
             **told,
         }
-        write_checkpoints(layout.STUDENTS / f"{self.name}.pt", result, card)
-        write_run(layout.RUNS / self.name, metrics, result.history)
-        self.state_path.unlink()
+        outputs = self.outputs
+        outputs.write_checkpoints(result, card)
+        outputs.write_run(metrics, result.history)
+        outputs.finish()
         top1 = found.test.top1
         click.echo(f"{self.name}: test top-1 {top1:.4f}" if top1 is not None else self.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -15,12 +16,14 @@ from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint
 from pipeline.models.start import initial_network, pretrained_network
 from pipeline.models.teacher import require_same_classes
+from pipeline.training.failures import naming_epoch
 from pipeline.training.history import TrainingResult
 from pipeline.training.run import train
+from pipeline.training.settings import TrainingSettings
 from stages import layout
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
-from stages.outputs import write_checkpoints, write_run
+from stages.outputs import Outputs
 from stages.params import ModelParams, Params
 from stages.ranks import training_ranks
 
@@ -37,18 +40,21 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     Writes models/teachers/TEACHER.pt with its card, and runs/teacher-TEACHER/metrics.json with its
     figures on the un-augmented test images. Under torchrun the ranks train it together.
     """
-    spec, state_path = params.teacher(teacher), layout.STATE / f"teacher-{teacher}.pt"
+    spec = params.teacher(teacher)
+    outputs = Outputs(name=f"teacher-{teacher}", checkpoint=layout.teacher_checkpoint(teacher))
     result: TrainingResult | None = None
-    with training_ranks(machine.device) as ranks:
-        bench = machine.bench(ranks)
-        if spec.weights is not None and not spec.fine_tune:
-            network, card = _resolve(bench, teacher, spec)
-        else:
-            network, card = initial_network(bench.data, spec.start(params.data.image_size), spec.seed)
-            result = _train(bench, network, card, spec, state_path)
-    if ranks.is_first:
-        _write(bench, teacher, network, card, result)
-        state_path.unlink(missing_ok=True)
+    with ExitStack() as held:
+        with training_ranks(machine.device) as ranks:
+            held.enter_context(outputs.held(ranks))
+            bench = machine.bench(ranks)
+            if spec.weights is not None and not spec.fine_tune:
+                network, card = _resolve(bench, teacher, spec)
+            else:
+                network, card = initial_network(bench.data, spec.start(params.data.image_size), spec.seed)
+                result = _train(bench, network, card, spec, outputs.state_path)
+        if ranks.is_first:
+            settings = spec.training.settings()
+            _write(bench, teacher, network, card, result, settings=settings, outputs=outputs)
 
 
 def _resolve(bench: Bench, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:
@@ -77,26 +83,35 @@ def _train(
 
 
 def _write(
-    bench: Bench, name: str, network: nn.Module, card: ModelCard, result: TrainingResult | None
+    bench: Bench,
+    name: str,
+    network: nn.Module,
+    card: ModelCard,
+    result: TrainingResult | None,
+    *,
+    settings: TrainingSettings,
+    outputs: Outputs,
 ) -> None:
-    """Write the checkpoint, and figures on the test images."""
-    path = layout.teacher_checkpoint(name)
+    """Write figures on the test images and the checkpoint, if the figures are sound."""
     if result is None:
-        save_checkpoint(path, network.state_dict(), card)
+        found = assess(bench, network, card.preprocessing)
+        save_checkpoint(outputs.checkpoint, network.state_dict(), card)
     else:
-        write_checkpoints(path, result, card)
         load_state(network, result.best, name)
-    found = assess(bench, network, card.preprocessing)
+        with naming_epoch(result.best_epoch, network, settings):
+            found = assess(bench, network, card.preprocessing)
+        outputs.write_checkpoints(result, card)
     # It has no teacher to be compared with.
     own = {figure: value for figure, value in found.to_dict().items() if figure not in _OF_A_TEACHER}
-    history = [] if result is None else result.history
     metrics = {
         "teacher": name,
         **own,
         "validation_top1": found.validation.top1,
         "parameters": count_parameters(network, card.architecture),
-        "epochs": len(history),
+        "epochs": 0 if result is None else len(result.history),
+        "skipped_steps": 0 if result is None else result.skipped_steps,
     }
-    write_run(layout.RUNS / f"teacher-{name}", metrics, history)
+    outputs.write_run(metrics, [] if result is None else result.history)
+    outputs.finish()
     top1 = found.test.top1
     click.echo(f"{name}: test top-1 {top1:.4f}" if top1 is not None else name)

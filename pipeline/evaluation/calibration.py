@@ -50,7 +50,8 @@ def calibrate(validation: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) ->
     if not bool(known.any()):
         return None
     temperature = fit_temperature(logits[known], labels[known])
-    scaled = compare(test[0] / temperature, test[1])
+    # In float64: a low temperature may lift finite logits out of float32.
+    scaled = compare(test[0].double() / temperature, test[1])
     return Calibration(temperature=temperature, nll=scaled.nll, ece=scaled.ece)
 
 

@@ -110,6 +110,11 @@ class Loader:
         self._cuts = _cuts(self.batch_size, parts, ranks, unit)
 
     @property
+    def smallest_part(self) -> int:
+        """Images of the smallest part of a step, all processes' together."""
+        return min(int(part.stop - part.start) for part, _ in self._cuts)
+
+    @property
     def teacher_dim(self) -> int | None:
         """How many features of the teacher a sample has, where batches come with them."""
         return None if self._features is None else self._features.dim

@@ -21,7 +21,8 @@ class Range:
     expected: str
 
 
-Temperature = Annotated[float, Range(lambda value: 0 < value < math.inf, "more than 0")]
+# Beyond these, softened distributions are equal, or one-hot, to all digits.
+Temperature = Annotated[float, Range(lambda value: 1e-3 <= value <= 1e3, "more than 0, from 0.001 to 1000")]
 Weight = Annotated[float, Range(lambda value: 0 <= value < math.inf, "at least 0")]
 Smoothing = Annotated[float, Range(lambda value: 0 <= value < 1, "at least 0 and below 1")]
 Exponent = Annotated[float, Range(lambda value: 0 < value <= 1, "more than 0 and at most 1")]

@@ -20,6 +20,7 @@ from torch import nn
 
 from pipeline.digests import named_arrays_digest
 from pipeline.errors import ModelError
+from pipeline.failures import require_finite_weights
 from pipeline.files import write_atomic, write_json
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import plain, without_auxiliary
@@ -154,6 +155,7 @@ def load_state(network: nn.Module, state: StateDict, origin: Path | str) -> None
 
     Raises:
         ModelError: names or shapes differ; the message lists them.
+        NotFiniteError: tensors are NaN or infinite.
 
     """
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -164,6 +166,7 @@ def load_state(network: nn.Module, state: StateDict, origin: Path | str) -> None
     if problem is not None:
         raise ModelError(f"{origin}: does not fit the network: {problem}")
     network.load_state_dict(state)
+    require_finite_weights(network, origin)
 
 
 def state_digest(network: nn.Module) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 
 from pipeline.data.dataset import PreparedData
 from pipeline.errors import DataError, ModelError
+from pipeline.failures import require_finite_weights
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import require_room
 from pipeline.models.checkpoint import ModelCard
@@ -73,6 +74,7 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
 
     Raises:
         ModelError: unknown model or weights, a class map that does not fit, or images it cannot take.
+        NotFiniteError: weights are NaN or infinite.
     """
     if start.weights is None:
         raise ModelError(f"model {start.model} has no weights; expected some; set 'weights'")
@@ -93,6 +95,7 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
             f"model {start.model} gives {found} logits, and its card names {len(card.classes)} classes; "
             "expected the same; correct the card, or load other weights"
         )
+    require_finite_weights(network, f"model {start.model}, weights {start.weights}")
     if start.class_map is not None:
         return with_classes(network, card, start.class_map, data.classes)
     return network, card

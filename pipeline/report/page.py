@@ -90,7 +90,7 @@ def render_page(report: Report, exhibits: Mapping[str, Exhibit], *, test_images:
         "class_table": class_table,
         "compare": compare,
         "columns": columns,
-        "cost_columns": COST_COLUMNS,
+        "cost_columns": cost_columns(report),
         "strip": strip,
         "verdict_sentence": verdict_sentence,
     }
@@ -181,6 +181,12 @@ def columns(student: StudentResults) -> list[tuple[str, Group]]:
     if reference is None or best == reference:
         return [(f"vs {best.recipe}", best)]
     return [(f"vs {reference.recipe}", reference), ("vs best baseline", best)]
+
+
+def cost_columns(report: Report) -> tuple[tuple[str, str, Callable[[float], str]], ...]:
+    """Return the columns of confidence and cost; of top-5 where there are enough classes for one."""
+    has_top5 = any(run.top5 is not None for group in report.groups for run in group.runs)
+    return tuple(column for column in COST_COLUMNS if column[1] != "top5" or has_top5)
 
 
 def strip(student: StudentResults) -> Strip | None:

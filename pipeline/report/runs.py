@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.errors import DataError
 from pipeline.evaluation.classes import ClassFigures, Confusion
 from pipeline.files import read_json
+from pipeline.metrics import FIRST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ class Run:
     """One finished run: figures of its best epoch on the test images, and its history.
 
     Args:
-        top1, top5, nll, ece: None where no test image is labelled.
+        top1, top5, nll, ece: None where no test image is labelled; top5 also of five classes or fewer.
         agreement, kl_to_teacher: None without a teacher.
         images_per_second: trained, on the machine that trained it.
         temperature, nll_calibrated, ece_calibrated: None without labelled validation images, too.
@@ -172,6 +173,10 @@ def read_metrics(path: Path, command: str) -> dict[str, Any]:
         raise DataError(f"{path}: not JSON ({error}); expected metrics; run: {command}") from None
     if not isinstance(metrics, dict):
         raise DataError(f"{path}: holds a {type(metrics).__name__}, expected metrics; run: {command}")
+    classes = metrics.get("classes")
+    if "top5" in metrics and isinstance(classes, list) and 0 < len(classes) <= FIRST:
+        # An older version wrote 1, whatever the model.
+        metrics["top5"] = None
     return metrics
 
 

@@ -21,6 +21,7 @@ class EpochRecord:
         data_seconds: of these, in which the loop waited for a batch.
         evaluation_seconds: of validation, after it.
         images_per_second: trained.
+        skipped_steps: of half precision, whose gradients overflowed: nothing was learnt in them.
 
     """
 
@@ -34,6 +35,7 @@ class EpochRecord:
     data_seconds: float
     evaluation_seconds: float
     images_per_second: float
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,11 @@ class TrainingResult:
     last: StateDict
     best: StateDict
     best_epoch: int
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps of half precision in which nothing was learnt."""
+        return sum(record.skipped_steps for record in self.history)
 
     @property
     def speed(self) -> dict[str, float]:
@@ -75,6 +82,8 @@ def describe(record: EpochRecord, epochs: int) -> str:
     figures = [f"loss {record.loss:.4f}"]
     if record.validation_top1 is not None:
         figures.append(f"validation top-1 {record.validation_top1:.4f} nll {record.validation_nll:.4f}")
+    if record.skipped_steps:
+        figures.append(f"steps skipped by fp16's loss scale: {record.skipped_steps:,}")
     waited = record.data_seconds / record.seconds
     figures.append(f"{record.images_per_second:,.0f} images/s, {waited:.1%} of the time waiting for data")
     return f"epoch {record.epoch}/{epochs}: {', '.join(figures)}"

@@ -25,6 +25,7 @@ from pipeline.models.compilation import compiled
 from pipeline.progress import note, track
 from pipeline.ranks import SINGLE, Ranks
 from pipeline.training.distributed import distributed
+from pipeline.training.failures import naming_epoch, naming_step, require_learning
 from pipeline.training.history import EpochRecord, TrainingResult, describe
 from pipeline.training.objective import Objective
 from pipeline.training.optimisation import learning_rate
@@ -33,7 +34,7 @@ from pipeline.training.state import RunState
 
 Evaluate = Callable[[nn.Module], Metrics]
 SAVE_SECONDS = 300.0
-_STATE_VERSION = 3
+_STATE_VERSION = 4
 _SEEDS = 1 << 63
 _LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render elsewhere: --render cpu"
 
@@ -70,29 +71,43 @@ def fit(
         save_seconds: how often the state is saved inside an epoch.
 
     Raises:
-        TrainingError: the loss is not finite, or processes do not go on from the same state.
+        TrainingError: the loss, weights or logits are not finite, no step counted, or processes do not go
+            on from the same state.
+        ModelError: the network fails.
 
     """
-    run = RunState(network, settings, device, projection)
+    run = RunState(network, settings, device, projection, ranks)
     identity = {**identity, "state": _STATE_VERSION}
-    run.resume(state_path, identity, keeps=ranks.is_first)
-    _require_same_state(run, ranks)
+    _resume(run, state_path, identity, ranks)
+    steps = settings.epochs * loader.steps_per_epoch
     with closing(_Training(run, loader, loss, seed=seed, ranks=ranks)) as training:
         judged = training.network if run.judged is training.inner else _as_called(run.judged, settings)
         while run.epoch < settings.epochs:
             for _ in training.epoch(save_seconds):
                 run.save(state_path, identity)
             start = time.perf_counter()
-            figures = evaluate(judged) if evaluate else Metrics()
+            with naming_epoch(run.epoch + 1, run.judged, settings):
+                figures = evaluate(judged) if evaluate else Metrics()
             record = training.record(figures, time.perf_counter() - start)
+            run.require_finite()
             run.finish_epoch(record, figures)
             note(describe(record, settings.epochs))
+            if run.epoch == settings.epochs:
+                require_learning(run.skipped, steps)
             if ranks.is_first:
                 run.save(state_path, identity)
+    if run.skipped:
+        note(f"precision fp16: {run.skipped:,} of {steps:,} steps were skipped: their gradients overflowed")
     return run.result()
 
 
-def _require_same_state(run: RunState, ranks: Ranks) -> None:
+def _resume(run: RunState, path: Path, identity: dict[str, Any], ranks: Ranks) -> None:
+    """Go on where a run was saved, all processes at the same place."""
+    if not ranks.is_first:
+        ranks.agree()  # the first one puts the files in order
+    run.resume(path, identity, keeps=ranks.is_first)
+    if ranks.is_first:
+        ranks.agree()
     if not ranks.agree(run.epoch, run.current.step):
         raise TrainingError(
             f"process {ranks.index} goes on after epoch {run.epoch}, step {run.current.step}, others "
@@ -143,6 +158,7 @@ class _Training:
             is_due = self._ranks.is_first and now - saved >= save_seconds
             if is_due and current.step < loader.steps_per_epoch:
                 self._require_finite()
+                self._run.require_finite()
                 yield
                 saved = mark = time.perf_counter()
         next(batches, None)
@@ -164,6 +180,7 @@ class _Training:
             data_seconds=current.data_seconds,
             evaluation_seconds=evaluation_seconds,
             images_per_second=steps * self._loader.batch_size / current.seconds,
+            skipped_steps=current.skipped,
         )
 
     def _step(self, batches: Iterator[Batch]) -> None:
@@ -173,17 +190,19 @@ class _Training:
         torch.manual_seed(((self._seed * 1_000_003 + step) * 8191 + self._ranks.index) % _SEEDS)
         self._set_learning_rate(step)
         run.optimizer.zero_grad(set_to_none=True)
+        run.scale.begin()
         for part in range(self._loader.parts):
             is_last = part == self._loader.parts - 1
             with nullcontext() if is_last else self._without_exchange():
-                self._backward(self._next(batches), step)
+                batch = self._next(batches)
+                with naming_step(self._loader):
+                    self._backward(batch, step)
         if run.settings.clip_norm:
-            run.scaler.unscale_(run.optimizer)
-            nn.utils.clip_grad_norm_(run.parameters(), run.settings.clip_norm)
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        if run.average:
-            run.average.update(run.network, step)
+            run.scale.clip(run.parameters(), run.settings.clip_norm)
+        if not run.scale.step():
+            current.skipped += 1
+        elif run.average:
+            run.average.update(run.network, step - run.skipped)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         start = time.perf_counter()
@@ -203,7 +222,7 @@ class _Training:
             outputs = self.network(batch.images)
         share = len(batch.rows) / self._loader.batch_size
         loss = self._objective.of(outputs, batch, step / self._loader.steps_per_epoch) * share
-        run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        run.scale.backward(loss)
         # Kept on the device: looking at the value would wait for every step.
         value = loss.detach()
         current.loss += value

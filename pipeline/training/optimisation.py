@@ -30,7 +30,9 @@ def make_optimizer(
     """Return the optimiser of a network's parameters, but for frozen ones; only matrices and filters decay.
 
     Each group has a `scale` by which the rate of a step is to be multiplied; that of a projection's is 1.
+    Under a loss scale no kernel is fused: see `scaling`.
     """
+    fused = None if settings.precision == "fp16" else True
     scales = rate_scales(network, settings)
     trained = [(scales[name], p) for name, p in network.named_parameters() if p.requires_grad]
     trained += [(1.0, p) for p in projection.parameters()] if projection else []
@@ -42,13 +44,13 @@ def make_optimizer(
         for (scale, decays), some in members.items()
     ]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
     return torch.optim.SGD(
         groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.momentum > 0,
-        fused=True,
+        fused=fused,
     )
 
 
@@ -65,7 +67,13 @@ def rate_scales(network: nn.Module, settings: TrainingSettings) -> dict[str, flo
 
 
 def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -> float:
-    """Return the rate of a step, counted from 0: linear warm-up, then a cosine to zero or steps down."""
+    """Return the rate of a step: linear warm-up, then a cosine to zero or steps down.
+
+    Args:
+        settings: of the run.
+        step: counted from 0 over the run, those that a loss scale skips too: a schedule ends with the run.
+        steps_per_epoch: of the run.
+    """
     warmup = settings.warmup_epochs * steps_per_epoch
     total = settings.epochs * steps_per_epoch
     if step + 1 <= warmup:
@@ -89,7 +97,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after a step, counted from 0."""
+        """Take in the weights after a step, counted from 0; skipped ones do not count."""
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         averaged: list[Tensor] = list(self.network.parameters())
         current: list[Tensor] = list(network.parameters())

@@ -63,7 +63,7 @@ def train(
         DataError: there is no store, and no label.
         MismatchError: the store is of other images, or they look otherwise here.
         ConfigError: the loss compares features, and the store keeps none.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss, weights or logits are not finite, or no step counted.
     """
     data, eyes, begins_with = bench.data, card.preprocessing, state_digest(network)
     if lesson is None:
@@ -95,7 +95,9 @@ def train(
     held_out = bench.feed(data.validation, None, eyes)
 
     def validate(trained: nn.Module) -> Metrics:
-        return evaluate(trained, held_out, batch_size=EVALUATION_BATCH, ranks=bench.ranks)
+        return evaluate(
+            trained, held_out, batch_size=EVALUATION_BATCH, ranks=bench.ranks, split="validation"
+        )
 
     return fit(
         network,

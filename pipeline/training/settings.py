@@ -64,7 +64,7 @@ class TrainingSettings:
         checks = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
-            "accumulate": (1 <= self.accumulate <= self.batch_size, "1 to batch_size"),
+            "accumulate": (1 <= self.accumulate <= self.batch_size, f"1 to batch_size ({self.batch_size})"),
             "milestones": (
                 list(self.milestones) == sorted(set(self.milestones))
                 and all(0 < milestone < self.epochs for milestone in self.milestones)

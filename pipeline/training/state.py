@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +23,11 @@ from pipeline.files import write_atomic
 from pipeline.metrics import Metrics
 from pipeline.models.states import StateDict
 from pipeline.progress import note
+from pipeline.ranks import SINGLE, Ranks
+from pipeline.training.failures import require_finite_state
 from pipeline.training.history import EpochRecord, TrainingResult
 from pipeline.training.optimisation import WeightAverage, freeze, make_optimizer
+from pipeline.training.scaling import LossScale
 from pipeline.training.settings import TrainingSettings
 
 
@@ -37,12 +39,14 @@ class EpochState:
         step: steps that are done.
         loss: () sum over these steps, on the device: looking at it would wait.
         bad_step: () the first of all steps whose loss was not finite, or -1; on the device, too.
+        skipped: steps of half precision that did not count.
         seconds, data_seconds: spent, and of these waiting for batches.
     """
 
     step: int
     loss: Tensor
     bad_step: Tensor
+    skipped: int = 0
     seconds: float = 0.0
     data_seconds: float = 0.0
 
@@ -61,6 +65,7 @@ class RunState:
         settings: of the optimisation.
         device: where everything is.
         projection: of features, trained beside the network and then thrown away; None for none.
+        ranks: this process among those that train the network together.
     """
 
     def __init__(
@@ -69,13 +74,16 @@ class RunState:
         settings: TrainingSettings,
         device: torch.device,
         projection: nn.Module | None = None,
+        ranks: Ranks = SINGLE,
     ) -> None:
         self.network, self.settings, self.device = network, settings, device
         self.projection = projection
         if settings.freeze:
             freeze(network)
         self.optimizer = make_optimizer(network, settings, projection)
-        self.scaler = torch.amp.grad_scaler.GradScaler(device.type, enabled=settings.precision == "fp16")
+        trained = [network] if projection is None else [network, projection]
+        is_scaled = settings.precision == "fp16"
+        self.scale = LossScale(self.optimizer, trained, device=device, enabled=is_scaled, ranks=ranks)
         self.average = WeightAverage(network, settings.ema_decay) if settings.ema_decay else None
         self.epoch, self.current = 0, EpochState.new(device)
         self.history: list[EpochRecord] = []
@@ -87,11 +95,25 @@ class RunState:
         """The network that is evaluated and kept."""
         return self.average.network if self.average else self.network
 
+    @property
+    def skipped(self) -> int:
+        """Steps so far that did not count."""
+        return sum(record.skipped_steps for record in self.history) + self.current.skipped
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield all that is trained, or could be if it were not frozen."""
         yield from self.network.parameters()
         if self.projection:
             yield from self.projection.parameters()
+
+    def require_finite(self) -> None:
+        """Refuse to go on with weights that are not finite, or to save them.
+
+        Raises:
+            TrainingError: naming them.
+        """
+        for network in filter(None, (self.network, self.projection)):
+            require_finite_state(self.epoch + 1, network, self.settings)
 
     def finish_epoch(self, record: EpochRecord, figures: Metrics) -> None:
         """Take in an epoch's record, and the weights if they are the best so far."""
@@ -127,7 +149,7 @@ class RunState:
             "network": self.network.state_dict(),
             "projection": self.projection.state_dict() if self.projection else None,
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.scale.state_dict(),
             "average": self.average.network.state_dict() if self.average else None,
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -138,6 +160,8 @@ class RunState:
     def _find(self, path: Path, identity: str, *, keeps: bool) -> dict[str, Any] | None:
         """Return the state of a run; another one's is kept aside, and comes back when it is asked for."""
         aside = path.with_name(f"{path.name}.other")
+        if keeps:
+            _finish_exchange(path, aside)
         content = _read(path) if path.exists() else None
         if content is not None and content["identity"] == identity:
             return content
@@ -151,7 +175,7 @@ class RunState:
         if keeps and fits:
             _exchange(path, aside)
         elif keeps:
-            shutil.copyfile(path, aside)  # the first save replaces it
+            path.replace(aside)
         said = "going on with this one's, kept" if fits else "starting anew"
         differing = _difference(content["identity"], json.loads(identity))
         note(f"{path}: state of another run, {said}: {differing}; it is kept as {aside}")
@@ -181,7 +205,7 @@ class RunState:
         if self.projection:
             self.projection.load_state_dict(content["projection"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.scaler.load_state_dict(content["scaler"])
+        self.scale.load_state_dict(content["scaler"])
         if self.average:
             self.average.network.load_state_dict(content["average"])
         step = f", step {self.current.step} of the next" if self.current.step else ""
@@ -189,10 +213,22 @@ class RunState:
 
 
 def _exchange(first: Path, second: Path) -> None:
-    between = first.with_name(f"{first.name}.between")
-    first.replace(between)
-    second.replace(first)
+    first.replace(_between(first))
+    _finish_exchange(first, second)
+
+
+def _finish_exchange(first: Path, second: Path) -> None:
+    """Do what is left of an exchange of two files, which may have been killed."""
+    between = _between(first)
+    if not between.exists():
+        return
+    if not first.exists() and second.exists():
+        second.replace(first)
     between.replace(second)
+
+
+def _between(first: Path) -> Path:
+    return first.with_name(f"{first.name}.between")
 
 
 def _read(path: Path) -> dict[str, Any]:

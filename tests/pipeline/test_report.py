@@ -504,3 +504,19 @@ def test_numbers():
     assert points(Estimate(mean=-0.0123, error=None, count=1)) == "−1.23"
     assert (size(999), size(1_260_000), size(5.4e12)) == ("999 bytes", "1.3 MB", "5.4 TB")
     assert scientific(0.0) == "0"
+
+
+def test_a_page_of_five_classes_or_fewer_shows_no_top5():
+    runs = [replace(run, top5=None) for run in make_runs([0.9], [0.9])]
+    teachers = {"big": TEACHERS["big"] | {"top5": None}}
+    assert "Top-5" not in render_page(Report.of(runs, teachers, DUMPS), {}, test_images=1)
+    assert "Top-5" in render_page(make_report(*make_runs([0.9], [0.9])), {}, test_images=1)
+
+
+def test_top5_of_few_classes_that_an_older_version_wrote_is_left_out(tmp_path):
+    planned = PlannedRun(student="small", recipe="kd", seed=0, dump="main")
+    for count, expected in ((2, None), (5, None), (6, 1.0)):
+        classes = [asdict(figures_of(0.5, 0.5)[0][0]) for _ in range(count)]
+        write_run(tmp_path, top5=1.0, classes=classes)
+        assert read_run(tmp_path, planned).top5 == expected
+        assert read_teacher(tmp_path, "big")["top5"] == expected

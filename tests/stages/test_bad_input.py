@@ -13,6 +13,22 @@ from torchvision.io import write_jpeg, write_png
 
 from tests.stages.conftest import run
 
+BAD_TEACHER = """
+from torch import nn
+
+
+class Bad(nn.Module):
+    def __init__(self, classes, value):
+        super().__init__()
+        self.head, self.value = nn.Linear(3, classes), float(value)
+
+    def forward(self, images):
+        return self.head(images.mean((2, 3))) * self.value
+
+
+def bad(num_classes=4, value=1):
+    return Bad(num_classes, value)
+"""
 STORE = Path("data/logits/main.zarr")
 
 
@@ -217,12 +233,54 @@ def test_teacher_that_knows_nothing(project, fails):
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_teacher_whose_logits_are_not_finite(project, fails, value):
+def test_teacher_whose_weights_are_not_finite(project, fails, value):
+    assert run("cache-logits", "main") == 0
+    for arguments in (
+        ["train-student", "pupil", "kd", 0, "--dump", "main"],
+        ["train-student", "pupil", "scratch", 0],
+    ):
+        assert run(*arguments, "--set", "training.epochs=1") == 0
     path = Path("models/teachers/tutor.pt")
     state = torch.load(path, weights_only=True)
     state["head.bias"][1] = float(value)
     torch.save(state, path)
+    refused = [["cache-logits", "main"], ["report"], ["verify", STORE, "--replay", "1"], ["plan", "main"]]
+    for arguments in refused:
+        fails(arguments, "tutor.pt: weights that are not finite: head.bias; expected numbers")
+
+
+def test_teacher_of_pretrained_weights_that_are_not_finite(project, fails, edit):
+    path = Path("models/teachers/tutor.pt")
+    state = torch.load(path, weights_only=True)
+    state["head.bias"][1] = float("nan")
+    torch.save(state, "poisoned.pt")
+    shutil.copyfile("models/teachers/tutor.json", "poisoned.json")
+    for model in ({"fine_tune": False}, {"fine_tune": True}):
+        edit({"teachers": {"tutor": {"weights": "poisoned.pt", **model}}})
+        fails(["train-teacher", "tutor"], "poisoned.pt: weights that are not finite: head.bias")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_teacher_whose_logits_are_not_finite(project, fails, edit, value, monkeypatch):
+    Path("own_bad.py").write_text(BAD_TEACHER)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    seen = {"size": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
+    bad = {
+        "model": "own_bad:bad",
+        "weights": "pretrained",
+        "preprocessing": seen,
+        "options": {"value": value},
+    }
+    edit({"teachers": {"bad": bad}, "dumps": {"main": {"teacher": "bad"}}})
+    fails(["train-teacher", "bad"], "logits of 40 of 40 test images (100.0%) are not finite")
+    assert not Path("models/teachers/bad.pt").exists()
+    # Weights that were written before, or elsewhere.
+    assert run("train-teacher", "bad", "--set", "teachers.bad.options.value=1") == 0
+    card = json.loads(Path("models/teachers/bad.json").read_text())
+    card["architecture"]["options"]["value"] = value
+    Path("models/teachers/bad.json").write_text(json.dumps(card))
     fails(["cache-logits", "main"], "not finite", "test/0")
+    assert not STORE.exists()
     fails(["cache-logits", "main", "--set", "dumps.main.codec=auto"], "not finite", "training images")
     fails(["plan", "main"], "not finite", "training images")
     assert not STORE.exists()

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.audit import replay, verify
 from pipeline.caching.content import PICKED, TOLD, examine
-from pipeline.caching.dump import cache_logits
+from pipeline.caching.dump import cache_logits, least_top1
 from pipeline.caching.encoder import Encoder
 from pipeline.caching.opening import blocks_of
 from pipeline.caching.pilot import run_pilot
@@ -270,3 +270,19 @@ def test_a_teacher_is_compiled_only_if_a_shard_is_missing(bench, teacher, make_s
     for times in (1, 0):
         cache_logits(bench, teacher, spec, tmp_path / "main.zarr")
         assert capsys.readouterr().err.count("compiled in") == times
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.34, 0.45, 0.48, 0.49, 0.5, 0.51, 0.7, 0.85])
+def test_a_teacher_of_89_percent_is_good_enough(share):
+    assert share < least_top1(share) < 0.89
+
+
+def test_a_teacher_that_names_the_largest_class_is_never_good_enough():
+    assert all(least_top1(share / 100) > share / 100 for share in range(1, 100))
+
+
+def test_what_is_asked_for_grows_evenly_with_the_largest_class():
+    steps = np.diff([least_top1(share / 100) for share in range(1, 101)])
+    assert steps.min() > 0
+    assert steps.max() <= 0.02 + 1e-9
+    assert np.abs(np.diff(steps)).max() < 0.001 + 1e-9

@@ -82,3 +82,14 @@ def test_unlabelled_images_choose_nothing(calibrated):
     assert calibrate((logits[:0], labels[:0]), alone) is None
     unlabelled = calibrate(alone, (logits, torch.full_like(labels, -1)))
     assert (unlabelled.nll, unlabelled.ece) == (None, None)
+
+
+@pytest.mark.parametrize("size", [1e4, 2e5, 1e30, 8e37])
+def test_large_logits_have_finite_figures(size):
+    logits = size * torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0]])
+    for labels in ([0, 1, 0], [1, 0, 1], [0, 1, 1]):
+        split = logits, torch.tensor(labels)
+        fitted = calibrate(split, split)
+        figures = compare(*split, -logits).to_dict()
+        for value in (fitted.temperature, fitted.nll, fitted.ece, *figures.values()):
+            assert value is None or math.isfinite(value)

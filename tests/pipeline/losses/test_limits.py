@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.losses import dist, dkd, hard, kd, kd_ls, mse, nkd, scratch, soft_ce, wttm
+from pipeline.losses import dist, dkd, hard, kd, kd_ls, make_loss, mse, nkd, scratch, soft_ce, wttm
 from tests.pipeline.losses.batches import (
     BATCH,
     CLASSES,
@@ -143,3 +143,19 @@ def test_the_gradient_of_kd_is_the_error_of_the_softened_probabilities():
 
 def test_uniform_students_cost_the_logarithm_of_the_number_of_classes():
     assert float(scratch(torch.zeros(BATCH, CLASSES), LABELS)) == pytest.approx(math.log(CLASSES))
+
+
+@pytest.mark.parametrize("name", ["kd", "soft_ce", "dkd", "nkd", "wsld", "dist", "kd_ls"])
+@pytest.mark.parametrize("temperature", [1e-3, 0.05, 21, 1000])
+def test_at_the_ends_of_the_range_single_precision_gives_what_double_gives(name, temperature):
+    loss = make_loss(name, {"temperature": temperature})
+    found, gradients = [], []
+    for dtype in (torch.float32, torch.float64):
+        student = STUDENT.to(dtype).requires_grad_()
+        value = loss(student, LABELS, TEACHER.to(dtype))
+        (gradient,) = torch.autograd.grad(value, student)
+        assert value.dtype == gradient.dtype == dtype
+        found.append(value.detach().double())
+        gradients.append(gradient.double())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=0)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * float(gradients[1].abs().max()))

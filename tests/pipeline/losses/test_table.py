@@ -108,6 +108,11 @@ def test_what_is_no_value_of_a_setting_is_refused_with_what_was_found(name, key)
     ("name", "key", "value", "expected"),
     [
         ("kd", "temperature", 0, "more than 0"),
+        ("kd", "temperature", 1e6, "more than 0, from 0.001 to 1000"),
+        ("kd_ls", "temperature", 1001, "more than 0, from 0.001 to 1000"),
+        ("dist", "temperature", 1e-4, "more than 0, from 0.001 to 1000"),
+        ("crd", "contrast_temperature", 1e-40, "more than 0, from 0.001 to 1000"),
+        ("soft_ce", "temperature", {"from": 4, "to": 1e6, "epochs": 3}, "more than 0, from 0.001 to 1000"),
         ("label_smoothing", "smoothing", 1, "at least 0 and below 1"),
         ("wttm", "gamma", 0, "more than 0 and at most 1"),
         ("wttm", "gamma", 1.1, "more than 0 and at most 1"),

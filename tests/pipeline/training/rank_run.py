@@ -25,6 +25,7 @@ from pipeline.models.teacher import Teacher
 from pipeline.ranks import SINGLE, Ranks
 from pipeline.store.reader import LogitStore
 from pipeline.training.run import train
+from pipeline.training.scaling import LossScale
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.augmentations import Cutmix, PadCrop
 from pipeline.views.spec import ViewSpec
@@ -108,13 +109,30 @@ def result(folder: Path, ranks: Ranks, name: str, **changed: Any) -> dict[str, A
     return {"figures": figures, "last": done.last}
 
 
+def half_steps(ranks: Ranks) -> dict[str, Any]:
+    """Do steps of half precision of which the last process's gradients overflow in the first."""
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    scale = LossScale(optimizer, [], device=torch.device("cpu"), enabled=True, ranks=ranks)
+    counted = []
+    for step in range(2):
+        optimizer.zero_grad()
+        scale.begin()
+        overflows = step == 0 and ranks.index == ranks.count - 1
+        scale.backward(weight.sum() * (1e38 if overflows else 1.0))
+        counted.append(scale.step())
+    return {"counted": counted, "weight": weight.detach()}
+
+
 def main() -> None:
     """Join the others, train each variant with them, and let the first one write."""
     index, count, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
     meeting = f"file://{folder / 'meeting'}"
     distributed.init_process_group("gloo", init_method=meeting, rank=index, world_size=count)
-    results = {name: result(folder, Ranks(index, count), name) for name in VARIANTS}
+    ranks = Ranks(index, count)
+    results = {name: result(folder, ranks, name) for name in VARIANTS}
+    results["half"] = half_steps(ranks)
     distributed.destroy_process_group()
     torch.save(results, folder / f"rank-{index}.pt")
 

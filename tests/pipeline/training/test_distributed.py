@@ -51,6 +51,12 @@ def test_every_process_has_the_same_weights(by_two, name):
     assert all(torch.equal(first["last"][key], second["last"][key]) for key in first["last"])
 
 
+def test_no_process_steps_where_another_one_skips(by_two):
+    for rank in by_two:
+        assert rank["half"]["counted"] == [False, True]
+        torch.testing.assert_close(rank["half"]["weight"], torch.full((2,), 0.9))
+
+
 def test_other_steps_give_other_weights(by_two, tiny_folder, tmp_path):
     folder = tmp_path / "prepared"
     shutil.copytree(tiny_folder, folder)

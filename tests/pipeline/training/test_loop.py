@@ -14,36 +14,15 @@ from torch import nn
 from torchvision.models.inception import InceptionOutputs
 
 from pipeline.errors import DeviceError, TrainingError
-from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.losses import Schedule, ScheduledLoss, scratch
-from pipeline.metrics import Metrics, evaluate
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.metrics import Metrics
 from pipeline.training.history import TrainingResult
-from pipeline.training.loop import fit
 from pipeline.training.optimisation import WeightAverage
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.augmentations import PadCrop
-from pipeline.views.spec import ViewSpec
-
-CPU = torch.device("cpu")
-BATCH = 16
-VIEWS = ViewSpec(seed=1, pad_crop=PadCrop(padding=1), flip="random")
-
-
-def _settings(**values: Any) -> TrainingSettings:
-    return TrainingSettings(
-        **{"epochs": 4, "batch_size": BATCH, "learning_rate": 0.05, "warmup_epochs": 1, **values}
-    )
-
-
-def _network(seed: int = 0) -> nn.Module:
-    """With batch norm and dropout: state and random numbers beside the weights."""
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Flatten(), nn.Dropout(0.2), nn.Linear(512, 3),
-    ).to(memory_format=torch.channels_last)  # fmt: skip
+from tests.pipeline.training.runs import BATCH
+from tests.pipeline.training.runs import make_network as _network
+from tests.pipeline.training.runs import make_settings as _settings
 
 
 class _Interrupted(Exception):
@@ -61,38 +40,6 @@ class _InterruptedLoss:
             raise _Interrupted
         self.calls_left -= 1
         return scratch(student, labels)
-
-
-@pytest.fixture
-def run(tiny_data, tmp_path):
-    """Train on the tiny dataset; keyword arguments change what `fit` is given."""
-    eyes = Preprocessing(size=8, mean=tiny_data.mean, std=tiny_data.std)
-
-    def validate(network: nn.Module) -> Metrics:
-        feed = Feed(tiny_data.validation, None, eyes, device=CPU)
-        return evaluate(network, feed, batch_size=64)
-
-    def train(settings: TrainingSettings | None = None, **changed: Any) -> TrainingResult:
-        seed, settings = changed.get("seed", 3), settings or _settings()
-        feed = Feed(tiny_data.train, VIEWS, eyes, device=CPU)
-        given = {
-            "network": _network(),
-            "loader": Loader(feed, None, batch_size=BATCH, seed=seed, parts=settings.accumulate),
-            "loss": scratch,
-            "settings": settings,
-            "device": CPU,
-            "seed": seed,
-            "evaluate": validate,
-            "state_path": tmp_path / "state.pt",
-            "identity": {"run": "test"},
-            **changed,
-        }
-        loss = given.pop("loss")
-        loss = loss if isinstance(loss, ScheduledLoss) else ScheduledLoss(loss)
-        return fit(given.pop("network"), given.pop("loader"), loss, given.pop("settings"), **given)
-
-    train.steps = len(tiny_data.train) // BATCH
-    return train
 
 
 def _scripted(*top1_and_nll: tuple[float, float]):
@@ -336,6 +283,37 @@ def test_a_state_aside_comes_back_after_the_other_run_was_finished(run, tmp_path
     _assert_same(run(loss=rest, network=_network(seed=9)), whole)
     assert rest.calls_left == 0
     assert not (tmp_path / "state.pt.other").exists()
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_states_whose_exchange_was_killed_are_both_found(run, tmp_path, done):
+    """Three renames make an exchange; a kill comes after one or two of them."""
+    whole = run(state_path=tmp_path / "whole.pt")
+    for epochs, identity in ((2, "test"), (1, "other")):
+        with pytest.raises(_Interrupted):
+            run(loss=_InterruptedLoss(epochs * run.steps), identity={"run": identity})
+    path, aside, between = (tmp_path / f"state.pt{end}" for end in ("", ".other", ".between"))
+    other = path.read_bytes()
+    path.replace(between)
+    if done == 2:
+        aside.replace(path)
+    rest = _InterruptedLoss(2 * run.steps)
+    _assert_same(run(loss=rest), whole)
+    assert rest.calls_left == 0
+    assert aside.read_bytes() == other
+    assert not between.exists()
+
+
+def test_a_state_aside_is_never_half_a_state(run, tmp_path):
+    """It is moved, not copied: a kill leaves it in the one place or in the other."""
+    with pytest.raises(_Interrupted):
+        run(loss=_InterruptedLoss(2 * run.steps), identity={"run": "other"})
+    with pytest.raises(_Interrupted):
+        run(loss=_InterruptedLoss(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.pt.other"]
+    rest = _InterruptedLoss(2 * run.steps)
+    run(loss=rest, identity={"run": "other"})
+    assert rest.calls_left == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04"])

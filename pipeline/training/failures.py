@@ -1,0 +1,121 @@
+"""What is said when training cannot go on, and what a user can change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from pipeline.errors import ModelError, NotFiniteError, TrainingError
+from pipeline.failures import naming_failure, not_finite
+from pipeline.loading.loader import Loader
+from pipeline.training.settings import TrainingSettings
+
+# How torch begins what it says of a norm in training that sees one value.
+_ONE_VALUE = "Expected more than 1 value per channel"
+_SHOWN = 3
+
+
+@contextmanager
+def naming_step(loader: Loader) -> Iterator[None]:
+    """Let a step in which the network fails be told in one line.
+
+    Args:
+        loader: of the batches.
+
+    Raises:
+        TrainingError: norms see one value a channel, with the arithmetic of the step.
+        ModelError: the network fails otherwise.
+    """
+    size = loader.batch_size
+    step = f"step of {_counted(size, 'image')} in {_counted(loader.parts, 'part')}"
+    try:
+        with naming_failure(f"a training {step}"):
+            yield
+    except ModelError as error:
+        if loader.smallest_part > 1 or _ONE_VALUE not in str(error.__cause__):
+            raise
+        mend = (
+            f"lower accumulate to {size // 2} or less"
+            if size > 1
+            else "add images to train on, or raise batch_size"
+        )
+        raise TrainingError(
+            f"a {step} gives the network 1 image at a time, of which its batch norms "
+            f"have one value a channel; expected at least 2 images a part; {mend}, or choose a "
+            "model without batch norms"
+        ) from error
+
+
+@contextmanager
+def naming_epoch(epoch: int, network: nn.Module, settings: TrainingSettings) -> Iterator[None]:
+    """Let an evaluation whose logits are not finite name the epoch and what may have caused it.
+
+    Args:
+        epoch: after which the network is evaluated, counted from 1.
+        network: that is evaluated.
+        settings: of the run.
+
+    Raises:
+        TrainingError: logits are not finite.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        names = not_finite(network)
+        cause = (
+            f", as {_listed(names)} of the network {'is' if len(names) == 1 else 'are'} not"
+            if names
+            else ""
+        )
+        raise TrainingError(
+            f"after epoch {epoch}: {error}{cause}; {_remedy(settings)}, or correct the model's code"
+        ) from error
+
+
+def require_finite_state(epoch: int, network: nn.Module, settings: TrainingSettings) -> None:
+    """Refuse weights that no step makes good again, so that they are never saved.
+
+    Args:
+        epoch: under way or just done, counted from 1.
+        network: in training.
+        settings: of the run.
+
+    Raises:
+        TrainingError: a weight, or a running statistic of a norm, is not finite.
+    """
+    names = not_finite(network)
+    if names:
+        raise TrainingError(
+            f"in epoch {epoch}: {_listed(names)} of the network became infinite or NaN; expected numbers; "
+            f"{_remedy(settings)}"
+        )
+
+
+def require_learning(skipped: int, steps: int) -> None:
+    """Refuse the result of a run in which no step counted.
+
+    Raises:
+        TrainingError: all steps were skipped.
+    """
+    if skipped == steps:
+        raise TrainingError(
+            f"nothing was learnt: gradients overflowed in fp16 in each of the run's {steps:,} steps, which "
+            "were skipped while the loss scale fell; expected steps that count; train longer, or use "
+            "precision: bf16 or fp32"
+        )
+
+
+def _remedy(settings: TrainingSettings) -> str:
+    precision = "" if settings.precision == "fp32" else " or use precision: fp32"
+    return f"lower learning_rate (now {settings.learning_rate:g}){precision}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

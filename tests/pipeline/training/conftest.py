@@ -1,0 +1,57 @@
+"""A run on the tiny dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.loading.feed import Feed
+from pipeline.loading.loader import Loader
+from pipeline.losses import ScheduledLoss, scratch
+from pipeline.metrics import Metrics, evaluate
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.training.history import TrainingResult
+from pipeline.training.loop import fit
+from pipeline.training.settings import TrainingSettings
+from pipeline.views.augmentations import PadCrop
+from pipeline.views.spec import ViewSpec
+from tests.pipeline.training.runs import BATCH, make_network, make_settings
+
+CPU = torch.device("cpu")
+VIEWS = ViewSpec(seed=1, pad_crop=PadCrop(padding=1), flip="random")
+
+
+@pytest.fixture
+def run(tiny_data, tmp_path):
+    """Train on the tiny dataset; keyword arguments change what `fit` is given."""
+    eyes = Preprocessing(size=8, mean=tiny_data.mean, std=tiny_data.std)
+
+    def validate(network: nn.Module) -> Metrics:
+        feed = Feed(tiny_data.validation, None, eyes, device=CPU)
+        return evaluate(network, feed, batch_size=64)
+
+    def train(settings: TrainingSettings | None = None, **changed: Any) -> TrainingResult:
+        seed, settings = changed.get("seed", 3), settings or make_settings()
+        feed = Feed(tiny_data.train, VIEWS, eyes, device=CPU)
+        given = {
+            "network": make_network(),
+            "loader": Loader(feed, None, batch_size=BATCH, seed=seed, parts=settings.accumulate),
+            "loss": scratch,
+            "settings": settings,
+            "device": CPU,
+            "seed": seed,
+            "evaluate": validate,
+            "state_path": tmp_path / "state.pt",
+            "identity": {"run": "test"},
+            **changed,
+        }
+        loss = given.pop("loss")
+        loss = loss if isinstance(loss, ScheduledLoss) else ScheduledLoss(loss)
+        return fit(given.pop("network"), given.pop("loader"), loss, given.pop("settings"), **given)
+
+    train.steps = len(tiny_data.train) // BATCH
+    train.feed = lambda images: Feed(images, VIEWS, eyes, device=CPU)
+    return train
