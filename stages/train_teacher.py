@@ -97,6 +97,6 @@ def _write(
         "parameters": count_parameters(network, card.architecture),
         "epochs": len(history),
     }
-    write_run(layout.RUNS / f"teacher-{name}", metrics, history)
+    write_run(layout.RUNS / layout.teacher_run(name), metrics, history)
     top1 = found.test.top1
     click.echo(f"{name}: test top-1 {top1:.4f}" if top1 is not None else name)
