@@ -84,6 +84,15 @@ def shortened(text: str, limit: int = SHOWN_CHARACTERS) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[len(text) - (limit - 1) // 2 :]}"
 
 
+def printable(text: str) -> str:
+    r"""Return a text with everything escaped that a terminal would obey, e.g. colours and line ends.
+
+    >>> printable("a\x1b[31m")
+    'a\\x1b[31m'
+    """
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def shown(value: Any, limit: int = SHOWN_CHARACTERS) -> str:
     """Return a value as an error message repeats it: as Python writes it, in so many characters.
 

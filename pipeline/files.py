@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -17,18 +17,64 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     A reader sees the old file or the new one, never a part. The folder is created if need be.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with naming(path), os.fdopen(handle, "wb") as file:
+        with naming(path), _create(temporary) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    """Create or replace a torch file of tensors in plain containers, atomically.
+
+    Raises:
+        OSError: as the disk said it; torch would tell of a full one as a RuntimeError about positions.
+    """
+    from torch import save
+
+    def write(file: IO[bytes]) -> None:
+        told = _TellingFile(file)
+        try:
+            save(value, cast("IO[bytes]", told))
+        except RuntimeError:
+            if told.refused is None:
+                raise
+            raise told.refused from None
+
+    write_atomic(path, write)
+
+
+class _TellingFile:
+    """A file that remembers why it could not be written.
+
+    Args:
+        file: that is written.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.refused: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.refused = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _create(path: Path) -> IO[bytes]:
+    """Open a new file for writing, with the modes that the umask leaves."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb")
 
 
 @contextmanager
