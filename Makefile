@@ -2,6 +2,7 @@
 # make results  the wide sweep behind the README's table, on the same dump
 # make test     set up everything and pass the tests
 # make lint     ruff and mypy
+# make lowest   the lowest versions that pyproject.toml allows run a small job, in an environment of their own
 # make setup    .venv alone
 # Needs git, make and python3 (3.11 or newer); uses uv where it is installed.
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: setup repro results test slow lint clean
+.PHONY: setup repro results test slow lint lowest clean
 
 setup: $(VENV)/.ready
 
@@ -42,6 +43,9 @@ lint: setup
 	$(RUN) ruff format --check
 	$(RUN) ruff check
 	$(RUN) mypy
+
+lowest: setup
+	$(RUN) python .ci/lowest.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -13,13 +13,17 @@
         ├── MismatchError          made from other content, teacher, views or codec
         └── LockedError            another process is writing it, or a run's files
 
-Every message is one line that says what was found, what was expected and what to do next.
+Every message is one line that says what was found, what was expected and what to do next. Values of a
+user, or of a file, stand in it as `shown` gives them.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+SHOWN_CHARACTERS = 200
 
 
 class PipelineError(Exception):
@@ -74,3 +78,30 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean X?" for the known name closest to a mistyped one, or nothing."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def shortened(text: str, limit: int = SHOWN_CHARACTERS) -> str:
+    """Return a text in at most so many characters, the middle left out.
+
+    >>> shortened("a" * 1000, 12)
+    'aaaaaa…aaaaa'
+    """
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[len(text) - (limit - 1) // 2 :]}"
+
+
+def printable(text: str) -> str:
+    r"""Return a text with everything escaped that a terminal would obey, e.g. colours and line ends.
+
+    >>> printable("a\x1b[31m")
+    'a\\x1b[31m'
+    """
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def shown(value: Any, limit: int = SHOWN_CHARACTERS) -> str:
+    """Return a value as an error message repeats it: as Python writes it, in so many characters.
+
+    >>> shown("a" * 1000, 12)
+    "'aaaaa…aaaa'"
+    """
+    return shortened(repr(value), limit)

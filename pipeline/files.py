@@ -2,43 +2,92 @@
 
 from __future__ import annotations
 
-import glob
+import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-
-# What `tempfile` puts behind a prefix.
-_RANDOM_NAME = "[a-z0-9_]" * 8
+from typing import IO, Any, cast
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Create or replace `path` with what `write` puts into a binary file, durably and at once.
 
-    A reader sees the old file or the new one, never a part. The folder is created if need be.
+    A reader sees the old file or the new one, never a part. The folder is created if need be. A killed
+    writer leaves `.NAME.partial` behind, which the next writer of the same file takes over.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with naming(path), os.fdopen(handle, "wb") as file:
+    partial = path.with_name(f".{path.name}.partial")
+    with naming(path), _open_alone(partial) as file:
+        try:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     sync_folder(path.parent)
 
 
-def sweep(path: Path) -> None:
-    """Remove what killed writers of a file left beside it; nobody else may be writing it."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{_RANDOM_NAME}"):
-        left.unlink(missing_ok=True)
+def _open_alone(path: Path) -> IO[bytes]:
+    """Open an empty file that no other process has open here, with the modes that the umask leaves."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        file = os.fdopen(os.open(path, flags, 0o666), "wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # While this process waited, the one before may have renamed the file that both opened.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                file.truncate()
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    """Create or replace a torch file of tensors in plain containers, atomically.
+
+    Raises:
+        OSError: as the disk said it; torch would tell of a full one as a RuntimeError about positions.
+    """
+    from torch import save
+
+    def write(file: IO[bytes]) -> None:
+        told = _TellingFile(file)
+        try:
+            save(value, cast("IO[bytes]", told))
+        except RuntimeError:
+            if told.refused is None:
+                raise
+            raise told.refused from None
+
+    write_atomic(path, write)
+
+
+class _TellingFile:
+    """A file that remembers why it could not be written.
+
+    Args:
+        file: that is written.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.refused: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.refused = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from pipeline.errors import printable
+
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -31,7 +33,7 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str, per_it
 
 def note(text: str) -> None:
     """Print one line of progress to stderr, above a bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable(text), file=sys.stderr)
 
 
 def _bar(items: Iterable[T], description: str, total: int, unit: str, per_item: int) -> Iterator[T]:

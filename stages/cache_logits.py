@@ -43,11 +43,10 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
     if dump in params.ensembles:
         _average(params, dump, out, part, machine)
         return
-    spec = params.dump(dump)
+    spec, mine = params.dump(dump), rank_slice(part or WHOLE)
     bench = machine.bench()
     teacher = load_teacher(spec.teacher, spec.precision, machine.device)
     path = out or layout.store(dump)
-    mine = rank_slice(part or WHOLE)
     manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
     if manifest is not None:
         _say(dump, manifest)

@@ -1,22 +1,26 @@
 """The `pipeline` command: one subcommand a stage, loaded when it is called.
 
-Owns exit statuses: 0 done, 1 an error a user can cause (one line on stderr), 2 wrong usage, 130 and 143
-when interrupted or terminated, with the work so far kept.
+Owns exit statuses: 0 done, 1 an error (one line on stderr, with --debug a traceback), 2 wrong usage, 130
+and 143 when interrupted or terminated, with the work so far kept. `failures.py` owns the words.
 """
 
 from __future__ import annotations
 
-import errno
 import importlib
+import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 
 import click
 
-from pipeline.errors import PipelineError
+from stages.environment import fill_in
+from stages.failures import explain
 from stages.parent import die_with_parent
+from stages.terminal import one_line
 
 COMMANDS = {
     "preset": "Give the parameter file of a well-known job.",
@@ -64,54 +68,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _terminate)
+    fill_in()
     die_with_parent()
     try:
         # A command returns nothing; click turns an Exit raised in it into a status here.
         status = cli.main(given, standalone_mode=False)
+        sys.stdout.flush()
         if status:
             sys.exit(status)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("interrupted; finished work is kept, run the command again to go on", 130)
-    except (PipelineError, OSError, RuntimeError) as error:
-        if "--debug" in given or not _is_users(error):
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            sys.exit(1)
+        if "--debug" in given:
             raise
-        _fail(_message(error), 1)
+        _fail(explain(error), 1)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     _fail("terminated; finished work is kept, run the command again to go on", 128 + number)
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether a user can cause and mend it: every own error, and what a disk says."""
-    known = (
-        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
-        *(errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EIO),
-    )
-    return isinstance(error, PipelineError) or getattr(error, "errno", None) in known or _is_memory(error)
+def _show(error: click.ClickException) -> None:
+    """Print wrong usage as click words it; it repeats the user's words, whatever is in them."""
+    text = io.StringIO()
+    error.show(text)
+    for line in text.getvalue().splitlines():
+        click.echo(one_line(line), err=True)
 
 
-def _is_memory(error: Exception) -> bool:
-    """Whether a device ran out of memory: by its name, as torch may not be loaded."""
-    return type(error).__name__ == "OutOfMemoryError"
-
-
-def _message(error: Exception) -> str:
-    if _is_memory(error):
-        return f"{str(error).splitlines()[0]} Lower batch_size or --workers, or use --render cpu"
-    if not isinstance(error, OSError):
-        return str(error)
-    mend = (
-        "free some space and run the command again; finished work is kept"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "make it writable, or choose another folder"
-    )
-    return f"{error.filename or 'output'}: {error.strerror}; {mend}"
+def _is_unread() -> bool:
+    """Whether the reader of stdout went away, as `head` does; then nothing more is printed there."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _fail(message: str, status: int) -> None:
-    click.echo(f"pipeline: {message}", err=True)
+    with suppress(OSError):
+        click.echo(f"pipeline: {one_line(message)}", err=True)
     sys.exit(status)

@@ -19,6 +19,7 @@ from pipeline.loading.feed import Feed
 from pipeline.models.checkpoint import load_checkpoint
 from stages import layout
 from stages.options import debuggable
+from stages.terminal import say
 
 
 @click.command()
@@ -79,9 +80,7 @@ def command(
     parity = measure_parity(deployment, FORMATS[form].load(content), feed)
     parity.require(threshold)
     write_bytes(out, content)
-    click.echo(
-        f"{out}: {len(content):,} bytes, {form} of {card.architecture.name}, {len(card.classes)} classes"
-    )
+    say(f"{out}: {len(content):,} bytes, {form} of {card.architecture.name}, {len(card.classes)} classes")
     click.echo(f"{parity}")
 
 

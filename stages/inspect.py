@@ -9,6 +9,7 @@ import click
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.summary import Inspection, inspect
 from stages.options import debuggable
+from stages.terminal import say
 
 
 @click.command()
@@ -28,7 +29,7 @@ def command(store: str, as_json: bool) -> None:
         click.echo(json.dumps(found.summary, indent=1))
         return
     for name, text in _lines(store, found).items():
-        click.echo(f"{name:15} {text}")
+        say(f"{name:15} {text}")
 
 
 def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
@@ -44,7 +45,7 @@ def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
         "top-1": "unknown" if top1 is None else f"{top1:.4f} on the test images, from the cache",
     }
     for name, text in lines.items():
-        click.echo(f"{name:15} {text}")
+        say(f"{name:15} {text}")
 
 
 def _lines(store: str, found: Inspection) -> dict[str, str]:

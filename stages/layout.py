@@ -19,6 +19,11 @@ def teacher_checkpoint(name: str) -> Path:
     return TEACHERS / f"{name}.pt"
 
 
+def teacher_run(name: str) -> str:
+    """Return the name of a teacher's run."""
+    return f"teacher-{name}"
+
+
 def store(dump: str) -> Path:
     """Return where a dump's store is."""
     return LOGITS / f"{dump}.zarr"

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pydantic
-import yaml
 
-from pipeline.errors import ConfigError, did_you_mean
+from pipeline.errors import ConfigError, did_you_mean, shortened, shown
 from pipeline.losses import require_features, require_targets
 from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.views.mixing import require_whole_groups
 from pipeline.views.spec import AUGMENTATIONS, ViewSpec
+from pipeline.yaml_text import parse_yaml, read_yaml
 from stages import layout
+from stages.names import KINDS, require_names, require_runs_apart
 from stages.params import (
     DataParams,
     DumpParams,
@@ -50,40 +51,70 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
         ConfigError: no such file, not YAML, or a key or value that is not expected.
 
     """
-    try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; run in the project's folder or give --params") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable text file ({error})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds a {type(tree).__name__}; expected keys and values")
+    tree = _read(path)
     for override in overrides:
         _override(tree, override)
     try:
-        params = _PARAMS.validate_python(_nested(tree))
+        require_names(tree)
+        nested = _nested(tree)
+        params = _PARAMS.validate_python(nested)
+        # The shared values first: models repeat them.
+        _refuse_flags({"training": {}, **nested}, params)
+        require_runs_apart(params)
     except pydantic.ValidationError as error:
         raise ConfigError(f"{path}: {_first_problem(error)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     _check_references(params, path)
     return params
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = read_yaml(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; run in the project's folder or give --params") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: not a readable file ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not YAML ({error})") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds a {type(tree).__name__}; expected keys and values")
+    # A group's key with nothing below it, or with comments alone.
+    return {key: {} if value is None and key in KINDS else value for key, value in tree.items()}
+
+
 def _override(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
+    option = f"--set {shortened(text)}"
     if not equals or not key:
-        raise ConfigError(f"--set {text}: expected key.path=value")
+        raise ConfigError(f"{option}: expected key.path=value")
     *parents, leaf = key.split(".")
     node = tree
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {text}: {parent} holds a value, not keys")
+            raise ConfigError(f"{option}: {parent} holds a value, not keys")
     try:
-        node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: {value!r} is not YAML") from None
+        node[leaf] = parse_yaml(value)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {shown(value)} is not YAML ({error})") from None
+
+
+def _refuse_flags(written: Any, understood: Any, *way: str) -> None:
+    """Refuse true and false where a number is expected: Python takes them for 1 and 0."""
+    if isinstance(written, bool) and not isinstance(understood, bool):
+        key = ".".join(_as_written(way))
+        raise ConfigError(f"{key} is {str(written).lower()}; expected a number; correct it")
+    if isinstance(written, Mapping):
+        for name, value in written.items():
+            part = understood.get(name) if isinstance(understood, Mapping) else getattr(understood, name)
+            _refuse_flags(value, part, *way, str(name))
+    elif isinstance(written, list | tuple):
+        for value, part in zip(written, understood, strict=False):
+            _refuse_flags(value, part, *way)
 
 
 def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,10 +146,8 @@ def _recipe(spec: Any) -> Any:
 
 def _first_problem(error: pydantic.ValidationError) -> str:
     problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"]]
-    if path[0] in ("teachers", "students") and "training" in path:
-        path.remove("training")
-    key = ".".join(path)
+    path = _as_written([str(part) for part in problem["loc"]])
+    key = shortened(".".join(path))
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         known = _known_keys(path[:-1])
         hint = did_you_mean(path[-1], known)
@@ -128,7 +157,13 @@ def _first_problem(error: pydantic.ValidationError) -> str:
     if problem["type"] == "value_error":
         return f"{key}: {problem['ctx']['error']}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key} is {problem['input']!r}; {message}"
+    return f"{key} is {shown(problem['input'])}; {message}"
+
+
+def _as_written(path: Sequence[str]) -> list[str]:
+    """Return where a value stands in the file: what `_nested` gathered is written flat."""
+    gathered = {"teachers": "training", "students": "training", "recipes": "settings"}
+    return [part for place, part in enumerate(path) if place != 2 or part != gathered.get(path[0])]
 
 
 def _known_keys(path: Sequence[str]) -> list[str]:
@@ -205,4 +240,5 @@ def _require_targets(params: Params) -> None:
 def _require_name(path: Path, key: str, name: str, known: Mapping[str, Any]) -> None:
     if name not in known:
         hint = did_you_mean(name, known)
-        raise ConfigError(f"{path}: {key} names {name!r}; expected one of {', '.join(known)}{hint}")
+        expected = f"expected one of {', '.join(known)}{hint}" if known else "none is defined; add it"
+        raise ConfigError(f"{path}: {key} names {name!r}; {expected}")

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stages.memory import keep_freed_memory
+from stages.processors import default_workers, usable_processors
 from stages.ranks import local_device, local_ranks
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:  # which takes a type since click 8.4 alone
+    _ParamType = click.ParamType
 
 Command = Callable[..., Any]
 RENDERED_ON_DEVICE = {"auto": None, "cpu": False, "device": True}
 
 
-class SliceType(click.ParamType[Any]):
+class SliceType(_ParamType):
     """I/N: one of N equal parts, counted from 0 or from 1."""
 
     name = "I/N"
@@ -123,7 +128,8 @@ def runs_on_device(command: Command) -> Command:
         "--workers",
         type=click.IntRange(1, 256),
         default=None,
-        help="Threads that decode and render.  [default: one a processor, at most 8; ranks divide them]",
+        help="Threads that decode and render.  [default: one a processor of this process, at most 8; ranks "
+        "divide them]",
     )
     @click.option(
         "--render",
@@ -148,9 +154,11 @@ def runs_on_device(command: Command) -> Command:
             raise click.BadParameter(f"{device}: {reason}", param_hint="--device") from None
         if chosen.type == "cpu":
             keep_freed_memory()
+            # torch looks at affinity, but at no quota.
+            torch.set_num_threads(min(torch.get_num_threads(), usable_processors()))
         machine = Machine(
             device=chosen,
-            workers=workers or min(8, max(1, (os.cpu_count() or 1) // local_ranks())),
+            workers=workers or default_workers(sharing=local_ranks()),
             on_device=RENDERED_ON_DEVICE[render],
         )
         return command(machine=machine, **arguments)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import TrainingError
-from pipeline.files import sweep, write_bytes, write_json
+from pipeline.files import write_bytes, write_json
 from pipeline.models.checkpoint import ModelCard, save_checkpoint
 from pipeline.ranks import Ranks
 from pipeline.store.lock import gate
@@ -42,7 +42,7 @@ class Outputs:
 
     @contextmanager
     def held(self, ranks: Ranks) -> Iterator[None]:
-        """Be the only one to train this run, without what a killed one left half written.
+        """Be the only process that trains this run.
 
         Args:
             ranks: this process among those that train it together; the first one holds it for all.
@@ -54,8 +54,6 @@ class Outputs:
             yield
             return
         with gate(layout.STATE / self.name, WAIT_SECONDS):
-            for path in self._files():
-                sweep(path)
             yield
 
     def write_checkpoints(self, result: TrainingResult, card: ModelCard) -> None:
@@ -92,12 +90,6 @@ class Outputs:
     @property
     def _metrics(self) -> Path:
         return layout.RUNS / self.name / "metrics.json"
-
-    def _files(self) -> list[Path]:
-        """Return all files of the run that are written at once or not at all."""
-        tensors = [self.checkpoint, self._last]
-        cards = [path.with_suffix(".json") for path in tensors]
-        return [self.state_path, *tensors, *cards, self._history, self._metrics]
 
 
 def require_numbers(name: str, metrics: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from pipeline.losses import LOSSES, make_loss
 from pipeline.models.class_map import read_class_map
 from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.start import Start
+from pipeline.naming import require_name
 from pipeline.store.blend import Blend
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.settings import Precision, TrainingSettings
@@ -362,6 +363,7 @@ def _by_name(mapping: Mapping[str | int, str | int] | None) -> dict[str, str | i
 
 
 def _lookup(group: Mapping[str, T], key: str, name: str) -> T:
+    require_name(key.removesuffix("s"), name)
     if name not in group:
         hint = did_you_mean(name, group)
         known = f"expected one of {', '.join(group)}" if group else "it is empty; add it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pipeline.progress import note, track
 from stages import layout
 from stages.options import reads_params
 from stages.params import Params
+from stages.processors import default_workers
 
 
 @click.command()
@@ -24,7 +24,7 @@ from stages.params import Params
     "--workers",
     type=click.IntRange(1, 256),
     default=None,
-    help="Reading threads.  [default: one a processor]",
+    help="Reading threads.  [default: one a processor of this process, at most 8]",
 )
 @reads_params
 def command(params: Params, workers: int | None) -> None:
@@ -44,7 +44,7 @@ def command(params: Params, workers: int | None) -> None:
         layout.PREPARED,
         data.preparation(),
         state=layout.STATE / "prepare",
-        workers=workers or os.cpu_count() or 1,
+        workers=workers or default_workers(),
         progress=_progress,
     )
     counts = ", ".join(_count(description, name) for name in SPLITS)

@@ -1,4 +1,7 @@
-"""Which process of several this one is, as torchrun tells it."""
+"""Which process of several this one is, as torchrun tells it; other launchers are noticed and refused.
+
+Under another launcher each process would do the whole work, all of them over the same files.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigError
-from pipeline.store.slices import Slice
+from pipeline.store.slices import WHOLE, Slice
 
 if TYPE_CHECKING:
     import torch
@@ -17,12 +20,64 @@ if TYPE_CHECKING:
     from pipeline.ranks import Ranks
 
 
+# Launcher -> the variables by which it tells a process how many there are, and which one it is.
+_LAUNCHERS = {
+    "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    "mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+    "mpiexec": ("PMI_SIZE", "PMI_RANK"),
+    "mpirun_rsh": ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    "jsrun": ("JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"),
+    "a launcher such as Ray Train or Kubeflow": ("WORLD_SIZE", "RANK"),
+}
+
+
+def require_one_process(instead: str) -> None:
+    """Refuse to be one of several processes that something else than torchrun started.
+
+    Args:
+        instead: how the work is shared, for the message.
+
+    Raises:
+        ConfigError: naming the launcher's variables.
+    """
+    if under_torchrun():
+        return
+    for launcher, names in _launchers().items():
+        size, rank = map(_count, names)
+        if size > 1 or rank > 0:
+            given = " and ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+            raise ConfigError(
+                f"{launcher} started several processes ({given}), and each would do all of the work; "
+                f"expected torchrun, or one process; {instead}, or, if it is the only one, unset "
+                f"{' and '.join(names)}"
+            )
+
+
+def _launchers() -> dict[str, tuple[str, str]]:
+    """Return the variables of launchers, those of Slurm where it numbers the step of a job.
+
+    A batch script, which runs once, has SLURM_NTASKS of its job, and SLURM_PROCID=0, but no step.
+    """
+    if "SLURM_STEP_NUM_TASKS" in os.environ or "SLURM_STEP_ID" not in os.environ:
+        return _LAUNCHERS
+    return {**_LAUNCHERS, "srun": ("SLURM_NTASKS", "SLURM_PROCID")}
+
+
+def _count(name: str) -> int:
+    """Return the number in a variable, 0 where there is none."""
+    given = os.environ.get(name, "")
+    return int(given) if given.isascii() and given.isdecimal() and len(given) < 10 else 0
+
+
 def rank_slice(part: Slice) -> Slice:
     """Return this rank's share of a part of the work; the whole part where there are no ranks.
 
     Raises:
-        ConfigError: torchrun's environment is not as it sets it.
+        ConfigError: torchrun's environment is not as it sets it, or another launcher started several
+            processes and the part is all of the work.
     """
+    if part == WHOLE:
+        require_one_process("give each its part: --shards I/N, then run it once without")
     rank, world = _rank_and_world()
     return Slice(part.index * world + rank, part.count * world)
 
@@ -35,13 +90,15 @@ def training_ranks(device: torch.device) -> Iterator[Ranks]:
         device: of this process.
 
     Raises:
-        ConfigError: torchrun's environment is not as it sets it.
+        ConfigError: torchrun's environment is not as it sets it, or another launcher started several
+            processes.
     """
     from torch import cuda
     from torch import distributed as dist
 
     from pipeline.ranks import Ranks
 
+    require_one_process("start the command with torchrun")
     rank, world = _rank_and_world()
     if world == 1:
         yield Ranks()
@@ -67,7 +124,7 @@ def local_device() -> str:
 
 def local_ranks() -> int:
     """Return how many ranks share this machine."""
-    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))) if under_torchrun() else 1
+    return max(1, _count("LOCAL_WORLD_SIZE")) if under_torchrun() else 1
 
 
 def under_torchrun() -> bool:

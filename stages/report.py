@@ -74,7 +74,7 @@ def _collect(params: Params, stores: dict[str, LogitStore | Ensemble]) -> Report
         _tell_other_teachers(store)
     dumps = {name: dump_figures(store.summary(), store.teacher_names) for name, store in stores.items()}
     teachers = {
-        name: read_teacher(layout.RUNS / f"teacher-{name}", name)
+        name: read_teacher(layout.RUNS / layout.teacher_run(name), name)
         for name in dict.fromkeys(name for store in stores.values() for name in store.teacher_names)
     }
     return Report.of(runs, teachers, dumps)

@@ -41,7 +41,7 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     figures on the un-augmented test images. Under torchrun the ranks train it together.
     """
     spec = params.teacher(teacher)
-    outputs = Outputs(name=f"teacher-{teacher}", checkpoint=layout.teacher_checkpoint(teacher))
+    outputs = Outputs(name=layout.teacher_run(teacher), checkpoint=layout.teacher_checkpoint(teacher))
     result: TrainingResult | None = None
     with ExitStack() as held:
         with training_ranks(machine.device) as ranks:

@@ -13,11 +13,13 @@ from pipeline.bench import Bench
 from pipeline.caching.repair import read_header, repair
 from pipeline.errors import ConfigError, StoreError
 from pipeline.models.teacher import Teacher
+from pipeline.progress import note
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.reader import LogitStore
 from stages.machine import Machine
 from stages.options import debuggable, reads_store, runs_on_device
 from stages.teachers import load_teacher
+from stages.terminal import say
 
 
 @click.command()
@@ -58,7 +60,7 @@ def command(
 
     if mend:
         for line in repair(store, *bench_and_teacher()):
-            click.echo(f"made again: {line}", err=True)
+            note(f"made again: {line}")
     try:
         audit = verify(store)
     except StoreError as error:
@@ -73,7 +75,7 @@ def command(
         click.echo(json.dumps(audit.to_dict(), indent=1))
     else:
         for problem in audit.bad:
-            click.echo(problem)
+            say(problem)
         click.echo(f"{store}: {audit.checked} files checked, {len(audit.bad)} bad")
         if audit.drift is not None and str(audit.drift) not in audit.bad:
             click.echo(str(audit.drift))

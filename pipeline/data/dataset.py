@@ -18,12 +18,13 @@ from pipeline.data.images import Images
 from pipeline.data.packed import open_packed
 from pipeline.data.sample import UNLABELLED
 from pipeline.digests import spec_digest
-from pipeline.errors import DataError
+from pipeline.errors import DataError, shown
 from pipeline.files import read_json, write_json
 
 SPLITS = ("train", "validation", "test")
 DESCRIPTION = "dataset.json"
 SCHEMA = 3
+_FIELDS = {"classes": list, "mean": list, "std": list, "digest": str}
 
 _KINDS: Mapping[Keep, Callable[[Path, str, Form], Images]] = {
     "pixels": open_packed,
@@ -59,7 +60,7 @@ class PreparedData:
 
         """
         description = _read_description(folder)
-        form = Form.from_dict(description)
+        form = _form(description, folder / DESCRIPTION)
         splits = {name: open_split(folder, name, form) for name in SPLITS}
         digest = splits_digest(splits)
         if digest != description["digest"]:
@@ -112,6 +113,19 @@ def write_description(
     return description
 
 
+def _form(description: dict[str, Any], path: Path) -> Form:
+    try:
+        form = Form.from_dict(description)
+    except KeyError as error:
+        raise DataError(f"{path}: has no {error}; run: pipeline prepare") from None
+    if form.keep not in _KINDS or form.channels not in (1, 3):
+        raise DataError(
+            f"{path}: keep is {shown(form.keep)}, channels {shown(form.channels)}; expected "
+            f"{' or '.join(_KINDS)}, 1 or 3; run: pipeline prepare"
+        )
+    return form
+
+
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
@@ -122,9 +136,16 @@ def _read_description(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); run: pipeline prepare") from None
-    if description["schema"] != SCHEMA:
+    schema = description.get("schema") if isinstance(description, dict) else None
+    if schema != SCHEMA:
         raise DataError(
-            f"{folder}: prepared data of schema {description['schema']}, this program reads "
+            f"{folder}: prepared data of schema {shown(schema)}, this program reads "
             f"{SCHEMA}; run: pipeline prepare, or with DVC: dvc repro -f -s prepare"
         )
+    for name, kind in _FIELDS.items():
+        if not isinstance(description.get(name), kind):
+            raise DataError(
+                f"{path}: {name} is {shown(description.get(name))}; expected a {kind.__name__}; run: "
+                "pipeline prepare"
+            )
     return description

@@ -40,15 +40,14 @@ def read_index(folder: Path, split: str) -> tuple[Columns, Names]:
     try:
         with path.open("rb") as file, np.load(file) as archive:
             columns = dict(archive)
-        names = Names.parse((folder / f"{split}.names").read_bytes())
+        names, count = Names.parse((folder / f"{split}.names").read_bytes()), len(columns["labels"])
     except FileNotFoundError as error:
         raise missing(error.filename) from None
-    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged ({error}); run: pipeline prepare") from None
-    if len(names) != len(columns["labels"]):
+    if len(names) != count:
         raise DataError(
-            f"{folder / split}.names: {len(names)} names, expected {len(columns['labels'])}; run: pipeline "
-            "prepare"
+            f"{folder / split}.names: {len(names)} names, expected {count}; run: pipeline prepare"
         )
     return columns, names
 

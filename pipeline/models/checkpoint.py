@@ -21,7 +21,7 @@ from torch import nn
 from pipeline.digests import named_arrays_digest
 from pipeline.errors import ModelError
 from pipeline.failures import require_finite_weights
-from pipeline.files import write_atomic, write_json
+from pipeline.files import write_json, write_tensors
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import plain, without_auxiliary
 from pipeline.models.heads import find_head, match_head
@@ -67,7 +67,7 @@ def save_checkpoint(path: Path, state: StateDict, card: ModelCard) -> None:
     """Write `path` (tensors) and its `.json` card, each atomically; auxiliary heads are left out."""
     kept = without_auxiliary(state, card.architecture)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
-    write_atomic(path, lambda file: torch.save(tensors, file))
+    write_tensors(path, tensors)
     write_json(path.with_suffix(".json"), replace(card, architecture=plain(card.architecture)).to_dict())
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
 from torch import nn
 
 from pipeline.errors import ConfigError, ModelError, did_you_mean
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.heads import SelectedLogits, find_head, select_classes
 from pipeline.models.probe import try_out
+from pipeline.yaml_text import read_yaml
 
 # From names of the data's classes to names or places of the teacher's.
 ClassMap = Mapping[str, str | int]
@@ -28,11 +28,11 @@ def read_class_map(path: Path) -> ClassMap:
         ConfigError: no such file, or something else in it.
     """
     try:
-        content = yaml.safe_load(path.read_text())  # JSON is YAML
+        content = read_yaml(path)  # JSON is YAML
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; expected a class map (YAML or JSON)") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: not YAML or JSON ({' '.join(str(error).split())})") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not YAML or JSON ({error})") from None
     if not isinstance(content, dict) or not all(
         isinstance(value, str | int) and not isinstance(value, bool) for value in content.values()
     ):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.differences import difference
 from pipeline.errors import TrainingError
-from pipeline.files import write_atomic
+from pipeline.files import write_tensors
 from pipeline.metrics import Metrics
 from pipeline.models.states import StateDict
 from pipeline.progress import note
@@ -155,7 +155,7 @@ class RunState:
             "best_epoch": self.best_epoch,
             "best_score": list(self._best_score),
         }
-        write_atomic(path, lambda file: torch.save(content, file))
+        write_tensors(path, content)
 
     def _find(self, path: Path, identity: str, *, keeps: bool) -> dict[str, Any] | None:
         """Return the state of a run; another one's is kept aside, and comes back when it is asked for."""

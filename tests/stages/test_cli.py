@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import getpass
 import os
 import signal
 import subprocess
@@ -15,8 +15,10 @@ import click
 import numpy as np
 import pytest
 
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 from stages.cli import COMMANDS, cli, main
+from stages.environment import fill_in
+from tests import patience
 
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -94,9 +96,7 @@ def test_help_imports_no_torch():
         "heavy = {'torch', 'torchvision', 'zarr', 'pydantic', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=60
-    )
+    done = patience.call([sys.executable, "-c", code], env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     assert "cache-logits" in done.stdout
 
@@ -193,28 +193,95 @@ def test_a_file_that_cannot_be_decoded_is_named_without_a_traceback(call, folder
     assert "Traceback" not in done.err
 
 
-@pytest.mark.parametrize(
-    ("number", "advice"),
-    [
-        (errno.ENOSPC, "free some space"),
-        (errno.EDQUOT, "free some space"),
-        (errno.EACCES, "make it writable"),
-        (errno.EROFS, "make it writable"),
-    ],
-)
-def test_what_the_disk_refuses_is_status_one_with_the_file_and_a_remedy(call, stand_in, number, advice):
-    stand_in(_raises(OSError(number, os.strerror(number), "data/x.zarr")))
-    done = call("stand-in")
-    assert done.status == 1
-    assert done.err.startswith(f"pipeline: data/x.zarr: {os.strerror(number)}; {advice}")
-    assert done.err.count("\n") == 1
-
-
-@pytest.mark.parametrize("error", [KeyError("x"), OSError(errno.EBADF, "bad"), ValueError("x")])
-def test_an_error_of_the_program_keeps_its_traceback(stand_in, error):
+@pytest.mark.parametrize("error", [KeyError("x"), OSError("odd"), ValueError("x"), RecursionError("x\ny")])
+def test_an_error_that_nobody_foresaw_is_one_line_that_asks_for_debug(call, stand_in, error):
     stand_in(_raises(error))
+    done = call("stand-in")
+    assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
+    assert done.err.startswith(f"pipeline: unexpected {type(error).__name__}: ")
+    assert done.err.endswith("run again with --debug for the traceback\n")
     with pytest.raises(type(error)):
-        main(["stand-in"])
+        main(["stand-in", "--debug"])
+
+
+@pytest.mark.parametrize("message", ["a\x1b[31mb", "a\nb", "a\rb", "a\x00b", "a\u202eb", "a\udcffb"])
+def test_nothing_in_a_message_is_obeyed_by_a_terminal(call, stand_in, message):
+    stand_in(_raises(ConfigError(message)))
+    done = call("stand-in")
+    assert done.err == f"pipeline: {repr(message)[1:-1]}\n"
+
+
+def test_a_message_is_at_most_two_thousand_characters_and_keeps_its_end(call, stand_in):
+    stand_in(_raises(ConfigError("x" * 10**6 + "; rename it")))
+    done = call("stand-in")
+    assert len(done.err) < 2100
+    assert done.err.endswith("; rename it\n")
+
+
+@pytest.mark.parametrize("arguments", [["tra\x07in"], ["prepare", "--w\x07"], ["verify", "x", "\x07"]])
+def test_words_of_wrong_usage_are_escaped_too(call, arguments):
+    done = call(*arguments)
+    assert done.status == 2
+    assert "\\x07" in done.err
+    assert "\x07" not in done.err
+
+
+# The surroundings
+
+COMMAND = [sys.executable, "-c", "from stages.cli import main; main()"]
+
+
+def _inspect(store: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*COMMAND, "inspect", store], **{"env": ENVIRONMENT, "capture_output": True, **options}
+    )
+
+
+def test_a_reader_that_goes_away_ends_a_command_without_a_word(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*COMMAND, "--help"], env=ENVIRONMENT, stdout=writing, stderr=subprocess.PIPE
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_results_that_cannot_be_written_are_an_error():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "--help"], env=ENVIRONMENT, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"pipeline: output: No space left on device; free some space")
+
+
+def test_a_name_that_is_no_text_is_printed_under_any_locale(tmp_path):
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    done = _inspect(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xc3\xa9"), env={**ENVIRONMENT, **bare})
+    assert done.returncode == 1
+    assert b"no store is there" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_user_without_a_name_gets_one(monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "pwd", SimpleNamespace(getpwuid=_raises_key_error))
+    fill_in()
+    assert getpass.getuser() == f"uid-{os.getuid()}"
+    monkeypatch.delenv("LOGNAME")
+
+
+def _raises_key_error(number: int) -> None:
+    raise KeyError(f"getpwuid(): uid not found: {number}")
+
+
+def test_a_user_with_a_name_keeps_it(monkeypatch):
+    monkeypatch.delenv("LOGNAME", raising=False)
+    monkeypatch.setenv("USER", "somebody")
+    fill_in()
+    assert getpass.getuser() == "somebody"
+    assert "LOGNAME" not in os.environ
 
 
 # Status 2
@@ -277,6 +344,6 @@ def test_a_process_that_waits_for_its_input_ends_on_sigterm(folder):
     )  # fmt: skip
     with open("pipe.yaml", "w"):  # opens when the process reads
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = patience.finish(process)
     assert process.returncode == 143
     assert err == "pipeline: terminated; finished work is kept, run the command again to go on\n"

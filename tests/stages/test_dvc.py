@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import boto3
@@ -17,11 +16,12 @@ import torch
 import yaml
 
 from pipeline.store.reader import LogitStore
+from tests import patience
 from tests.stages.conftest import PARAMS
 from tests.stages.test_interruption import content
 
-# Each is a dozen processes, of which each imports torch.
-pytestmark = pytest.mark.timeout(900)
+# Each is dozens of processes, of which each imports torch; `tests.patience` notices when one hangs.
+pytestmark = pytest.mark.timeout(4 * 3600)
 ROOT = Path(__file__).parents[2]
 STORE = Path("data/logits/main.zarr")
 ENVIRONMENT = {
@@ -38,7 +38,7 @@ ENVIRONMENT = {
 
 def call(*command: str, environment: dict[str, str] = ENVIRONMENT) -> str:
     """Run a command that must succeed; return what it printed."""
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=280)
+    done = patience.call(command, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -176,14 +176,12 @@ def test_an_interrupted_repro_ends_with_the_same_store(repository, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    deadline = time.monotonic() + 120
-    while len(list(STORE.glob("records/*.json"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert patience.until(lambda: len(list(STORE.glob("records/*.json"))) >= 3, process)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal does
     else:
         process.send_signal(number)
-    process.communicate(timeout=60)
+    patience.finish(process)
     assert process.returncode != 0
     recorded = yaml.safe_load(Path("dvc.lock").read_text())["stages"]
     assert "cache-logits@main" not in recorded

@@ -21,6 +21,7 @@ from pipeline.errors import IncompleteStoreError
 from pipeline.store.lock import writing
 from pipeline.store.reader import LogitStore
 from pipeline.store.slices import WHOLE
+from tests import patience
 from tests.stages.conftest import run
 
 STORE = Path("data/logits/main.zarr")
@@ -52,12 +53,10 @@ def finished_shards() -> int:
 def stop_in_the_middle(number: signal.Signals, after: int, delay: float = 0.0) -> int:
     """Start a dump, wait for some finished shards, stop it; return its exit status."""
     process = start()
-    deadline = time.monotonic() + 120
-    while finished_shards() < after and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+    patience.until(lambda: finished_shards() >= after, process)
     time.sleep(delay)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    patience.finish(process)
     return process.returncode
 
 
@@ -101,11 +100,7 @@ def torchrun(ranks: int) -> list[str]:
 
 def writes(process: subprocess.Popen[bytes]) -> bool:
     """Wait until a process, or one that it started, holds a slice of the store; False if it ended."""
-    while process.poll() is None:
-        if list(LOCKS.glob("*.holder")):
-            return True
-        time.sleep(0.005)
-    return False
+    return patience.until(lambda: any(LOCKS.glob("*.holder")), process)
 
 
 def kill_with_all_it_started(process: subprocess.Popen[bytes]) -> None:
@@ -114,7 +109,7 @@ def kill_with_all_it_started(process: subprocess.Popen[bytes]) -> None:
     for each in (*ranks, process):
         with suppress(psutil.NoSuchProcess):
             each.kill()
-    psutil.wait_procs(ranks, timeout=20)
+    psutil.wait_procs(ranks, timeout=patience.HANGING_SECONDS)
 
 
 def kill_at_random(command: list[str], kills: int, seed: int, expected: dict[str, str]) -> int:
@@ -155,7 +150,7 @@ def test_ranks_die_with_their_launcher(project):
     assert len(ranks) == 2
     launcher.kill()
     launcher.wait()
-    assert psutil.wait_procs(ranks, timeout=20)[1] == []
+    assert psutil.wait_procs(ranks, timeout=patience.HANGING_SECONDS)[1] == []
     assert not (STORE / "manifest.json").exists()
     subprocess.run([*DUMP, *SLOW], env=ENVIRONMENT, check=True, capture_output=True)
     LogitStore.open(STORE)
@@ -168,7 +163,7 @@ def test_killed_at_random_moments(uninterrupted, ranks):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(24 * 3600)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_a_hundred_times(uninterrupted, ranks):
     command = DUMP if ranks == 1 else torchrun(ranks)
@@ -193,7 +188,7 @@ def test_parts_that_are_none(project, part):
 
 def test_two_writers_at_once_end_with_one_good_store(uninterrupted):
     writers = [start() for _ in range(2)]
-    errors = [writer.communicate(timeout=120)[1] for writer in writers]
+    errors = [patience.finish(writer)[1] for writer in writers]
     statuses = sorted(writer.returncode for writer in writers)
     # The second waits, and finds the store complete or says who writes it.
     assert statuses in ([0, 0], [0, 1])

@@ -233,6 +233,27 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         load_params(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize("overrides", [(), ("data.seed=1",)])
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, overrides):
+    (tmp_path / "params.yaml").write_text("training:\n  epochs: 1\ndata: {}\ntraining:\n  epochs: 2\n")
+    with pytest.raises(ConfigError, match=r"params.yaml: .*'training' stands in lines 1 and 4"):
+        load_params(tmp_path / "params.yaml", overrides)
+
+
+def test_a_key_that_stands_twice_in_an_override_is_refused(load):
+    with pytest.raises(ConfigError, match=r"--set training=.*'epochs' stands"):
+        load(overrides=("training={epochs: 1, epochs: 2}",))
+
+
+@pytest.mark.parametrize(
+    "overrides", [("x=" + "[" * 3000,), ("data.seed=" + "x" * 5000,), ("y" * 5000 + "=1",)]
+)
+def test_messages_repeat_no_more_of_an_override_than_its_ends(load, overrides):
+    with pytest.raises(ConfigError) as caught:
+        load(overrides=overrides)
+    assert len(str(caught.value)) < 1200
+
+
 @pytest.mark.parametrize("text", ["data: [1", "a: b: c", "\tdata: 1", "data: &x *y"])
 def test_a_file_that_is_no_yaml_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)
@@ -354,6 +375,29 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_found(load, key, value
         load({key: value})
     assert "\n" not in str(caught.value)
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.epochs", True),
+        ("data.seed", False),
+        ("students.small.learning_rate", True),
+        ("dumps.main.views.count", True),
+        ("dumps.main.views.random_resized_crop.scale", [True, 1]),
+        ("sweep.seeds", [0, True]),
+        ("teachers.big.class_map", {"a": True}),
+    ],
+)
+def test_true_and_false_are_no_numbers(load, key, value):
+    with pytest.raises(ConfigError, match=rf"params.yaml: {key}(\.a)? is (true|false); expected a number"):
+        load({key: value})
+
+
+def test_true_and_false_stay_where_they_are_expected(load):
+    params = load({"training.compile": True, "teachers.big.options": {"deep": [True, {"x": False}]}})
+    assert params.training.compile
+    assert params.teacher("big").options == {"deep": [True, {"x": False}]}
 
 
 # Ranges

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 from PIL import Image
 
 from pipeline.store.reader import LogitStore
+from tests import patience
 from tests.stages.conftest import PARAMS, make_images, run
 
 # Many checkpoints, and images that take their time, so that a kill comes in between.
@@ -81,9 +81,7 @@ def test_stopped_at_a_random_moment_and_resumed_equals_uninterrupted(project, ca
     shutil.rmtree(PREPARED)
     after = random.Random(number).randrange(5, 100)
     with subprocess.Popen(PREPARE, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 100
-        while kept_images() < after and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
+        patience.until(lambda: kept_images() >= after, process, pause_seconds=0.002)
         process.send_signal(number)
     assert process.returncode == status
     kept = kept_images()

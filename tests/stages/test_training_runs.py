@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import TrainingError
-from pipeline.files import sweep
 from pipeline.store.lock import gate
 from stages.outputs import require_numbers
 from tests.stages.conftest import run
@@ -88,31 +87,15 @@ def test_runs_of_other_names_do_not_wait_for_each_other(project):
         (TEACHER, ["models/teachers/.tutor.pt", "runs/.state/.teacher-tutor.pt"]),
     ],
 )
-def test_what_killed_writers_left_is_swept_by_the_same_run(project, command, left):
+def test_the_same_run_takes_over_what_killed_writers_left(project, command, left):
     assert fast(*command) == 0
     whole = files("models", "runs")
     for path in left:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(f"{path}.k3b_x0z1").write_bytes(b"half")
+        Path(f"{path}.partial").write_bytes(b"half")
     assert len(files("models", "runs")) == len(whole) + len(left)
     assert fast(*command) == 0
     assert files("models", "runs") == whole
-
-
-def test_a_sweep_leaves_files_of_others_alone(tmp_path):
-    kept = [
-        ".b.pt.k3b_x0z1",
-        ".a.pt.other.k3b_x0z1",
-        ".a.pt.K3B_X0Z1",
-        ".a.pt.k3b",
-        "a.pt",
-        "a.pt.k3b_x0z1",
-    ]
-    for name in (*kept, ".a.pt.k3b_x0z1"):
-        (tmp_path / name).touch()
-    sweep(tmp_path / "a.pt")
-    assert {path.name for path in tmp_path.iterdir()} == set(kept)
-    sweep(tmp_path / "none" / "a.pt")
 
 
 @pytest.mark.parametrize("command", [STUDENT, TEACHER])

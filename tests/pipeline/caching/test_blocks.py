@@ -142,7 +142,7 @@ def test_at_most_one_block_is_decoded_ahead(folders, decoded):
 
 def test_what_waits_to_be_decoded_is_dropped_when_a_dump_stops(folders, decoded, monkeypatch):
     go_on = threading.Event()
-    monkeypatch.setattr(EncodedImages, "image", lambda self, row: go_on.wait(30))
+    monkeypatch.setattr(EncodedImages, "image", lambda self, row: go_on.wait(600))
     held = DecodedBlocks(_bench(folders["encoded"], workers=1))
     shards = {ShardId("train", view, 0): np.arange(40) for view in range(2)}
     waiting = held.bench.data.train.held

@@ -71,6 +71,32 @@ def test_a_truncated_index_or_description_is_named(copy, name, kept_bytes):
         PreparedData.open(copy)
 
 
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"schema": 2}'])
+def test_a_description_of_another_kind_is_refused(copy, content):
+    (copy / "dataset.json").write_text(content)
+    with pytest.raises(DataError, match=r"prepared data of schema .*; run: pipeline prepare"):
+        PreparedData.open(copy)
+
+
+@pytest.mark.parametrize("value", [None, "x", 7])
+@pytest.mark.parametrize("name", ["classes", "channels", "mean", "std", "digest", "keep"])
+def test_a_description_that_lacks_something_is_refused(copy, name, value):
+    path = copy / "dataset.json"
+    description = json.loads(path.read_text())
+    description.update({name: value})
+    if value is None:
+        del description[name]
+    path.write_text(json.dumps(description))
+    with pytest.raises(DataError, match=rf"{name}|digest"):
+        PreparedData.open(copy)
+
+
+def test_an_index_of_other_arrays_is_refused(copy):
+    np.savez(copy / "train.npz", other=np.zeros(3))
+    with pytest.raises(DataError, match=r"train.npz: damaged .*run: pipeline prepare"):
+        PreparedData.open(copy)
+
+
 def test_swapped_splits_are_refused(copy):
     for suffix in ("npz", "pixels", "names"):
         test, validation = copy / f"test.{suffix}", copy / f"validation.{suffix}"

@@ -15,6 +15,7 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.staged import Ring
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.views.spec import ViewSpec
+from tests.patience import HANGING_SECONDS
 
 CPU = torch.device("cpu")
 SHAPE = (8, 8, 3)
@@ -45,7 +46,7 @@ def test_batches_of_any_size_come_in_order(workers, shape):
 
 
 def test_a_large_batch_is_rendered_by_all_threads_together():
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(4, timeout=HANGING_SECONDS)
 
     def render(view, rows):
         together.wait()

@@ -173,6 +173,13 @@ def test_a_file_of_something_else_is_refused(tmp_path, content):
         read_class_map(tmp_path / "map.yaml")
 
 
+@pytest.mark.parametrize("content", ["cat: 1\ncat: 2\n", '{"cat": 1,\n"cat": 2}'])
+def test_a_class_that_stands_twice_is_refused_with_both_lines(tmp_path, content):
+    (tmp_path / "map.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"map.yaml: .*'cat' stands in lines 1 and 2"):
+        read_class_map(tmp_path / "map.yaml")
+
+
 def test_a_file_that_is_not_there_or_no_yaml_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"map.yaml: no such file; expected a class map"):
         read_class_map(tmp_path / "map.yaml")

@@ -17,6 +17,7 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.ranks import SINGLE, Ranks
+from tests.patience import finish
 from tests.pipeline.training import rank_run
 
 ROOT = Path(__file__).parents[3]
@@ -30,7 +31,9 @@ def by_two(tiny_folder, tmp_path_factory) -> list[dict[str, Any]]:
     rank_run.dump(folder)  # before both want it
     command = [sys.executable, "-m", "tests.pipeline.training.rank_run"]
     ranks = [subprocess.Popen([*command, str(k), "2", str(folder)], cwd=ROOT) for k in range(2)]
-    assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
+    for rank in ranks:
+        finish(rank)
+    assert [rank.returncode for rank in ranks] == [0, 0]
     return [torch.load(folder / f"rank-{k}.pt", weights_only=True) for k in range(2)]
 
 

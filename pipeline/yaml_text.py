@@ -1,0 +1,77 @@
+"""YAML as people write it: read with a bound, and every slip told in one line.
+
+PyYAML's safe loader keeps the last of two equal keys without a word, and lets values such as `2024-13-45`
+end in errors of Python. Here both are refused with their lines. Merge keys (`<<`) are as PyYAML has them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+from pipeline.errors import shortened, shown
+
+# The largest known parameter files, with a class map of thousands of classes, are a hundredth of it.
+LARGEST_BYTES = 8 << 20
+_SHOWN_CHARACTERS = 400
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> MappingNode:
+        """Compose a mapping, before merge keys add other mappings' keys to it, and look at its own."""
+        node: MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, ScalarNode) or key.tag == _MERGE:
+                continue
+            name, line = self.construct_object(key), key.start_mark.line + 1
+            if name in lines:
+                found = f"key {shown(key.value)} stands in lines {lines[name]} and {line}"
+                raise ConstructorError(problem=f"{found}; expected it once; remove one")
+            lines[name] = line
+        return node
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            kind = node.tag.rpartition(":")[2]
+            raise ConstructorError(
+                problem=f"{shown(node.value)} is no {kind}", problem_mark=node.start_mark
+            ) from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text; an empty one is None.
+
+    Raises:
+        ValueError: it is not YAML, or a key stands twice; the message is one line.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
+    except RecursionError:
+        raise ValueError("its brackets or lists are nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(shortened(" ".join(str(error).split()), _SHOWN_CHARACTERS)) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the value of a YAML file in UTF-8.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large, not text, not YAML, or a key stands twice; the message is one line.
+    """
+    with path.open("rb") as file:
+        content = file.read(LARGEST_BYTES + 1)
+    if len(content) > LARGEST_BYTES:
+        raise ValueError(f"more than {LARGEST_BYTES >> 20} MiB, which is no file of parameters")
+    try:
+        return parse_yaml(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"no text in UTF-8: {error.reason} at byte {error.start}") from None

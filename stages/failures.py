@@ -1,0 +1,111 @@
+"""Failures in one line: what stopped a command, and what the user can do.
+
+Errors of this project say that themselves. Those of the disk, of memory and of devices come from Python
+and torch; here each kind has its remedy. Anything else is a defect or a damaged input: see the traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pipeline.errors import PipelineError
+
+_ROOM = "free some space and run the command again; finished work is kept"
+_WRITABLE = "make it writable, or choose another folder"
+_AGAIN = "run the command again; finished work is kept"
+_FILES = "close other programs, or raise the limit: ulimit -n"
+_PLACE = "check the path"
+_LESS = "lower batch_size or --workers"
+
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EROFS: _WRITABLE,
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: _WRITABLE,
+    errno.EFBIG: "raise the limit (ulimit -f), or choose a file system for larger files",
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.ENOENT: _PLACE,
+    errno.ENOTDIR: _PLACE,
+    errno.EISDIR: _PLACE,
+    errno.EEXIST: _PLACE,
+    errno.ELOOP: "check the links of the path",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EINVAL: "choose another name or file system",
+    errno.EILSEQ: "choose another name or file system",
+    errno.ENOTEMPTY: f"end what writes there, and {_AGAIN}",
+    errno.EBUSY: "a mount or another program holds it: choose another folder, or end that",
+    errno.ETXTBSY: "another program holds it: end that",
+    errno.EXDEV: "it is a mount or a link to another file system: choose a folder inside",
+    errno.EIO: f"check the disk, and {_AGAIN}",
+    errno.ESTALE: f"its file server changed it meanwhile: {_AGAIN}",
+    errno.ENOTSUP: "its file system cannot do this: choose another folder",
+    errno.ENOLCK: "its file system has no locks: choose another folder",
+    errno.ETIMEDOUT: _AGAIN,
+    errno.ECONNRESET: _AGAIN,
+    errno.ECONNREFUSED: f"check the address, and {_AGAIN}",
+    errno.EHOSTUNREACH: f"check the network, and {_AGAIN}",
+    errno.ENETUNREACH: f"check the network, and {_AGAIN}",
+    errno.EPIPE: _AGAIN,
+}
+# Parts of messages by which torch and its libraries tell that memory is short.
+_OUT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc"),
+    *("_ALLOC_FAILED", "Cannot allocate memory"),
+)
+_OUT_OF_THREADS = ("can't start new thread", "Resource temporarily unavailable")
+
+
+def explain(error: Exception) -> str:
+    """Return one line about what stopped a command: what failed, why, and what to do."""
+    if isinstance(error, PipelineError):
+        return str(error)
+    if _is_memory(error):
+        return _about_memory(error)
+    if _says(error, _OUT_OF_THREADS):
+        return f"too many threads or processes for this machine or its limits; {_LESS}, or raise ulimit -u"
+    if isinstance(error, OSError) and error.errno is not None:
+        return _about_disk(error)
+    if type(error).__name__ in ("URLError", "HTTPError"):
+        return f"{_first_line(error)}; check the address and the network, and {_AGAIN}"
+    found = f"unexpected {type(error).__name__}: {_first_line(error)}"
+    return f"{found}; this is a defect or a damaged input; run again with --debug for the traceback"
+
+
+def _is_memory(error: Exception) -> bool:
+    # The class of devices goes by its name, as torch may not be loaded.
+    named = type(error).__name__ == "OutOfMemoryError"
+    short = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return named or short or isinstance(error, MemoryError) or _says(error, _OUT_OF_MEMORY)
+
+
+def _says(error: Exception, parts: tuple[str, ...]) -> bool:
+    """Whether an error of torch or of the system has one of these words."""
+    return isinstance(error, RuntimeError | OSError) and any(part in str(error) for part in parts)
+
+
+def _about_memory(error: Exception) -> str:
+    # torch puts a place in its own source before it.
+    reason = _first_line(error).rpartition("DefaultCPUAllocator: ")[2]
+    if type(error).__name__ == "OutOfMemoryError" or "CU" in reason:
+        return f"{reason} Lower batch_size or --workers, or use --render cpu"
+    return f"too little memory: {reason or 'an allocation failed'}; {_LESS}"
+
+
+def _about_disk(error: OSError) -> str:
+    number = error.errno or 0
+    reason = error.strerror or os.strerror(number)
+    places = [str(place) for place in (error.filename, error.filename2) if place is not None]
+    remedy = _REMEDIES.get(number, "run the command again with --debug for the traceback")
+    return f"{' to '.join(places) or _nameless(number)}: {reason}; {remedy}"
+
+
+def _nameless(number: int) -> str:
+    """Return what failed where an error names no file: what was printed, or no telling what."""
+    return "output" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else "the system"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")

@@ -1,0 +1,103 @@
+"""Waiting for other processes, however busy the machine: as long as they work, and no longer.
+
+A limit in seconds fails on a machine that does other work too. A process that hangs uses no processor, and
+one that is merely starved uses some: so a wait ends when hardly any processor time was used for minutes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+# Of eight busy neighbours on two processors, a process that works gets a tenth of one at least.
+HANGING_SECONDS = 300.0
+_HANGING_SHARE = 0.01
+_LOOK_SECONDS = 5.0
+
+
+class Watch:
+    """Notices when a process, with all that it started, hangs.
+
+    Args:
+        process: that is waited for.
+        seconds: of hardly any work that make a hang.
+    """
+
+    def __init__(self, process: subprocess.Popen[Any], seconds: float = HANGING_SECONDS) -> None:
+        self._process, self._seconds = process, seconds
+        self._since, self._worked = time.monotonic(), self._work()
+
+    def look(self) -> None:
+        """Kill the process and fail if it has hardly worked for so long."""
+        now, worked = time.monotonic(), self._work()
+        if abs(worked - self._worked) > _HANGING_SHARE * self._seconds:
+            self._since, self._worked = now, worked
+        elif now - self._since > self._seconds:
+            self._kill()
+            raise AssertionError(f"{self._process.args} hangs: no work in {self._seconds:g} s")
+
+    def _tree(self) -> list[psutil.Process]:
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(self._process.pid)
+            return [parent, *parent.children(recursive=True)]
+        return []
+
+    def _work(self) -> float:
+        """Return the processor time of all of them; it changes, too, when one of them ends."""
+        total = 0.0
+        for each in self._tree():
+            with suppress(psutil.Error):
+                total += sum(each.cpu_times()[:2])
+        return total
+
+    def _kill(self) -> None:
+        for each in self._tree():
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        self._process.communicate()
+
+
+def finish(process: subprocess.Popen[Any], seconds: float = HANGING_SECONDS) -> tuple[Any, Any]:
+    """Wait until a process has ended; return what it printed on stdout and stderr.
+
+    Raises:
+        AssertionError: it hangs.
+    """
+    watch = Watch(process, seconds)
+    while True:
+        try:
+            return process.communicate(timeout=min(_LOOK_SECONDS, seconds))
+        except subprocess.TimeoutExpired:
+            watch.look()
+
+
+def call(command: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; return its status and what it printed."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([str(word) for word in command], **{**pipes, **options}) as process:
+        out, err = finish(process)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def until(
+    condition: Callable[[], bool], process: subprocess.Popen[Any], pause_seconds: float = 0.005
+) -> bool:
+    """Wait until something is so; return whether it is, False if the process ended before.
+
+    Raises:
+        AssertionError: the process hangs.
+    """
+    watch, looked = Watch(process), time.monotonic()
+    while not condition():
+        if process.poll() is not None:
+            return condition()
+        time.sleep(pause_seconds)
+        if time.monotonic() - looked > _LOOK_SECONDS:
+            watch.look()
+            looked = time.monotonic()
+    return True

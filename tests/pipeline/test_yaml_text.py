@@ -1,0 +1,69 @@
+"""YAML as people write it: what PyYAML passes over is refused, with its lines."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.yaml_text import LARGEST_BYTES, parse_yaml, read_yaml
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a: 1\nb: 2\na: 3", "key 'a' stands in lines 1 and 3"),
+        ("x:\n  a: 1\n  'a': 2", "key 'a' stands in lines 2 and 3"),
+        ("x: {a: 1, b: 2,\n  a: 3}", "key 'a' stands in lines 1 and 2"),
+        ("- a: 1\n  a: 1", "key 'a' stands in lines 1 and 2"),
+        ("yes: 1\ntrue: 2", "key 'true' stands in lines 1 and 2"),
+        ("16: 1\n0x10: 2", "key '0x10' stands in lines 1 and 2"),
+        ("x: &a {k: 1}\ny: {<<: *a, k: 2,\n  k: 3}", "key 'k' stands in lines 2 and 3"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_both_lines(text, found):
+    with pytest.raises(ValueError, match=found):
+        parse_yaml(text)
+
+
+def test_equal_keys_of_different_mappings_are_fine():
+    assert parse_yaml("x: {a: 1}\ny: {a: 1}") == {"x": {"a": 1}, "y": {"a": 1}}
+
+
+def test_merge_keys_are_as_pyyaml_has_them():
+    text = "x: &x {k: 1, j: 0}\ny: &y {<<: *x, k: 2}\nz: {<<: [*y, *x], i: 3}\nw: {<<: *y}"
+    parsed = parse_yaml(text)
+    assert parsed["y"] == parsed["w"] == {"k": 2, "j": 0}
+    assert parsed["z"] == {"k": 2, "j": 0, "i": 3}
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-13-45", "!!int x", "!!timestamp x", "!!bool x", "!!int ''", "9" * 5000]
+)
+def test_a_value_of_which_python_makes_nothing_is_refused_with_its_line(text):
+    with pytest.raises(ValueError, match=r"is no .*line 2") as caught:
+        parse_yaml(f"a: 1\nb: {text}")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: "])
+def test_thousands_of_brackets_are_refused_in_one_line(opening):
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_yaml(opening * 3000)
+
+
+def test_a_file_without_an_end_is_refused(tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"#" * (LARGEST_BYTES + 1))
+    with pytest.raises(ValueError, match="more than 8 MiB"):
+        read_yaml(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_file_is_utf_8_whatever_the_locale(tmp_path, encoding):
+    (tmp_path / "x.yaml").write_text("a: é", encoding=encoding)
+    assert read_yaml(tmp_path / "x.yaml") == {"a": "é"}
+
+
+@pytest.mark.parametrize("content", [b"a: \xe9", "a: 1".encode("utf-16")])
+def test_a_file_in_another_encoding_is_refused(tmp_path, content):
+    (tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match="no text in UTF-8"):
+        read_yaml(tmp_path / "x.yaml")

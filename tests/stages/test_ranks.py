@@ -1,0 +1,98 @@
+"""One of several processes: torchrun's are joined, those of other launchers are refused."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.store.slices import WHOLE, Slice
+from stages.ranks import local_ranks, rank_slice, training_ranks
+from tests.stages.conftest import run
+
+CPU = torch.device("cpu")
+SEVERAL = [
+    {"RANK": "0", "WORLD_SIZE": "2"},
+    {"RANK": "1", "WORLD_SIZE": "2"},
+    {"WORLD_SIZE": "2"},
+    {"RANK": "1"},
+    {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
+    {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
+    {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
+    {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"},
+    {"PMI_SIZE": "2", "PMI_RANK": "0"},
+]
+ALONE = [
+    {},
+    {"RANK": "0", "WORLD_SIZE": "1"},
+    {"RANK": "", "WORLD_SIZE": "many"},
+    # A batch script that calls the command without srun.
+    {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"},
+    # An interactive step of a job of eight tasks.
+    {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch):
+    for name in os.environ:
+        if name.startswith(("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_")) or name in ("RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=SEVERAL, ids=lambda given: "-".join(given))
+def several(request, monkeypatch) -> dict[str, str]:
+    for name, value in request.param.items():
+        monkeypatch.setenv(name, value)
+    return request.param
+
+
+def test_ranks_of_another_launcher_do_not_train(several):
+    message = r"several processes \(.*; expected torchrun"
+    with pytest.raises(ConfigError, match=message) as caught, training_ranks(CPU):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_ranks_of_another_launcher_make_no_whole_dump_but_their_parts(several):
+    with pytest.raises(ConfigError, match=r"several processes \(.*--shards I/N"):
+        rank_slice(WHOLE)
+    assert rank_slice(Slice(1, 2)) == Slice(1, 2)
+
+
+@pytest.mark.parametrize("given", ALONE, ids=lambda given: "-".join(given))
+def test_one_process_works_alone(monkeypatch, given):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert rank_slice(WHOLE) == WHOLE
+    with training_ranks(CPU) as ranks:
+        assert (ranks.index, ranks.count) == (0, 1)
+
+
+def test_torchrun_under_another_launcher_is_torchrun(monkeypatch):
+    given = {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert rank_slice(WHOLE) == Slice(1, 2)
+
+
+@pytest.mark.parametrize(("given", "expected"), [("2", 2), ("", 1), ("many", 1), ("0", 1), ("-1", 1)])
+def test_a_number_of_ranks_that_is_none_is_one(monkeypatch, given, expected):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", given)
+    assert local_ranks() == expected
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["train-teacher", "tutor"], ["train-student", "pupil", "scratch", "0"], ["cache-logits", "main"]],
+)
+def test_a_command_of_several_processes_ends_before_it_writes(project, monkeypatch, capsys, command):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    before = sorted(project.rglob("*"))
+    assert run(*command) == 1
+    assert "RANK=1" in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(project.rglob("*")) == before

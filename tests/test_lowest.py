@@ -1,0 +1,59 @@
+"""The lower bounds of pyproject.toml are those that `make lowest` tries."""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def lowest():
+    spec = importlib.util.spec_from_file_location("lowest", ROOT / ".ci/lowest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_lower_bound_is_tried_but_those_of_torch(lowest):
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    tried = lowest.lowest_versions(ROOT / "pyproject.toml")
+    bounded = {Requirement(line).name: Requirement(line).specifier for line in lines}
+    assert set(bounded) - set(tried) == {"torch", "torchvision"}
+    for name, version in tried.items():
+        assert Version(version) in bounded[name]
+        below = [part.version for part in bounded[name] if part.operator == ">="]
+        assert below == [version]
+
+
+@pytest.mark.parametrize(
+    "line", ["click", "click<9", "click==8.1", "click>8", "click>=8.1; python_version>'3'"]
+)
+def test_a_dependency_whose_lowest_version_is_not_told_is_refused(lowest, tmp_path, line):
+    (tmp_path / "pyproject.toml").write_text(f'[project]\ndependencies = ["{line}"]\n')
+    with pytest.raises(ValueError, match=r"expected NAME>=VERSION"):
+        lowest.lowest_versions(tmp_path / "pyproject.toml")
+
+
+def test_the_job_runs_the_commands_of_a_main_job(lowest):
+    used = {command[0] for command in lowest.JOB}
+    assert used >= {
+        "prepare",
+        "train-teacher",
+        "cache-logits",
+        "train-student",
+        "report",
+        "inspect",
+        "verify",
+    }
+
+
+def test_continuous_integration_tries_them():
+    assert "lowest" in (ROOT / ".ci/run").read_text()
+    assert ".ci/lowest.py" in (ROOT / "Makefile").read_text()
