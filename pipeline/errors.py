@@ -12,13 +12,17 @@
         ├── MismatchError          made from other content, teacher, views or codec
         └── LockedError            another process is writing it
 
-Every message is one line that says what was found, what was expected and what to do next.
+Every message is one line that says what was found, what was expected and what to do next. Values of a
+user, or of a file, stand in it as `shown` gives them.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+SHOWN_CHARACTERS = 200
 
 
 class PipelineError(Exception):
@@ -69,3 +73,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean X?" for the known name closest to a mistyped one, or nothing."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def shown(value: Any, limit: int = SHOWN_CHARACTERS) -> str:
+    """Return a value as an error message repeats it: as Python writes it, in so many characters.
+
+    >>> shown("a" * 1000, 12)
+    "'aaaa…aaaa'"
+    """
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit // 2 - 1]}…{text[1 - limit // 2 :]}"
