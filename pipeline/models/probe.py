@@ -10,6 +10,25 @@ from pipeline.models.architecture import source_of
 from pipeline.models.preprocessing import Preprocessing
 
 
+def require_numbers(network: nn.Module, origin: object) -> None:
+    """Refuse a network with NaN among its weights.
+
+    Args:
+        network: with its weights.
+        origin: of the weights, for errors.
+
+    Raises:
+        ModelError: naming a tensor.
+    """
+    state = network.state_dict()
+    bad = [n for n, tensor in state.items() if tensor.is_floating_point() and tensor.isnan().any()]
+    if bad:
+        raise ModelError(
+            f"{origin}: NaN in {len(bad)} of {len(state)} tensors, such as {bad[0]!r}; expected numbers; "
+            "take weights of an earlier epoch, or train again"
+        )
+
+
 def count_logits(network: nn.Module, name: str, eyes: Preprocessing) -> int:
     """Return how many logits a network, on the CPU, gives for an image.
 

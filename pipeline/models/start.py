@@ -18,7 +18,7 @@ from pipeline.models.checkpoint import ModelCard
 from pipeline.models.class_map import ClassMap, with_classes
 from pipeline.models.heads import SelectedLogits, replace_head
 from pipeline.models.preprocessing import GivenPreprocessing, Preprocessing
-from pipeline.models.probe import count_logits
+from pipeline.models.probe import count_logits, require_numbers
 from pipeline.models.weights import load_pretrained
 
 
@@ -83,6 +83,7 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
         options=start.options,
         preprocessing=start.preprocessing,
     )
+    require_numbers(network, f"weights {start.weights} of {start.model}")
     eyes = card.preprocessing
     if start.image_size is not None:
         eyes = replace(eyes, size=start.image_size)
