@@ -91,7 +91,7 @@ class _Part(pydantic.BaseModel):
 
 
 class _Architecture(_Part):
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: Annotated[str, Field(max_length=200, pattern=r"^[\w:./@+-]+$")]
     num_classes: Annotated[int, Field(ge=1, le=_MOST_CLASSES)]
     channels: Literal[1, 3] = 3
     stem_stride: Literal[1, 2, 4] = 4

@@ -25,7 +25,9 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
 _USUAL_PREFIX = re.compile(r"((module|_orig_mod|model|network|net)\.)*")
 # Put inside names, by torch.compile, FSDP and activation checkpointing of parts.
 _INNER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_AVERAGE = re.compile(r"(?<![A-Za-z])(ema|swa|averaged?|polyak)(?![A-Za-z])|EMA|SWA|Ema(?![a-z])")
+_AVERAGE = re.compile(
+    r"(?<![A-Za-z])(ema|swa|averaged?|avg_model|model_avg|polyak)(?![A-Za-z])|EMA|SWA|Ema(?![a-z])"
+)
 # Batch norms count batches since torch 0.4.1; torch, too, loads weights without.
 _COUNTER = "num_batches_tracked"
 _LISTED = 4
@@ -182,6 +184,9 @@ def _places(content: object) -> Iterator[tuple[tuple[str, ...], StateDict, bool]
     queue: list[tuple[tuple[str, ...], object, bool]] = [((), content, False)]
     while queue:
         keys, value, average = queue.pop(0)
+        if average and isinstance(value, list | tuple):
+            # As torch_ema has them: without names they fit nothing, and that is told.
+            value = {str(place): inner for place, inner in enumerate(value)}
         if not isinstance(value, dict) or id(value) in seen or len(keys) > _DEEPEST:
             continue
         seen.add(id(value))

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
+from safetensors.torch import load_file
 
 from pipeline.errors import ModelError, shown
 
 _HEAD_BYTES = 1 << 20
 _MOST_PICKLE_BYTES = 1 << 26
+_SHOWN = 600
 _ZIP = b"PK\x03\x04"
 
 
@@ -98,7 +99,7 @@ def read_content(path: Path) -> object:
     try:
         head = _head(path, 9)
         if head[:4] != _ZIP and head[8:] == b"{":
-            return load_safetensors(path.read_bytes())
+            return load_file(path)
         return _read_torch(path)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; expected a checkpoint") from None
@@ -128,11 +129,10 @@ def _explained(path: Path, error: Exception) -> str:
             f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pt')"
         )
     if refused is None:
-        cause = (
-            text.rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation")[0].strip()
-        )
+        cause = text.rpartition("WeightsUnpickler error: ")[2].partition("Check the docu")[0].strip()
+        reason = shown(cause, _SHOWN)[1:-1] if cause else type(error).__name__
         return (
-            f"not a checkpoint of tensors alone ({shown(cause)[1:-1] if cause else type(error).__name__}); "
+            f"not a checkpoint of tensors alone ({reason}); "
             "expected a state dict or safetensors; save it again as one, or copy it again"
         )
     name = refused[1]

@@ -216,6 +216,8 @@ def _card(saved: Path, **changed: object) -> None:
         ("architecture__selected", [-1]),
         ("architecture__surprise", 1),
         ("architecture__name", 7),
+        ("architecture__name", "a:b\x1b[2J"),
+        ("architecture__name", "a:b\n"),
         ("preprocessing__size", 0),
         ("preprocessing__size", 10**9),
         ("preprocessing__mean", 0.5),

@@ -178,6 +178,13 @@ def test_an_average_that_does_not_fit_is_told(load, state, capsys):
     assert "takes 'state_dict'; its averaged weights 'ema' do not fit" in capsys.readouterr().err
 
 
+def test_an_average_without_names_is_told(load, state, capsys):
+    """As torch_ema keeps it, in the order of the parameters."""
+    shadow = [tensor for name, tensor in state.items() if "running" not in name]
+    load({"model": state, "ema": {"decay": 0.9, "num_updates": 3, "shadow_params": shadow}})
+    assert "its averaged weights 'ema/shadow_params' do not fit" in capsys.readouterr().err
+
+
 def test_what_is_not_the_networks_is_left_out_and_told(load, state, capsys):
     """As Lightning's loss and metrics, inside its prefix and beside it."""
     more = {"criterion.weight": torch.ones(3), "train_acc.tp": torch.zeros(1)}
