@@ -16,7 +16,7 @@ from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.ranks import rank_slice
-from stages.teachers import load_teacher
+from stages.teachers import load_teacher, trust_in
 
 
 @click.command()
@@ -45,7 +45,8 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
         return
     spec, mine = params.dump(dump), rank_slice(part or WHOLE)
     bench = machine.bench()
-    teacher = load_teacher(spec.teacher, spec.precision, machine.device)
+    trust = trust_in(params, spec.teacher)
+    teacher = load_teacher(spec.teacher, spec.precision, machine.device, trust=trust)
     path = out or layout.store(dump)
     manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
     if manifest is not None:

@@ -14,7 +14,7 @@ from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from stages import layout
 from stages.params import Params
-from stages.teachers import load_teacher
+from stages.teachers import load_teacher, trust_in
 
 # How often the teacher looks again where images may have drifted.
 REPLAYED = 256
@@ -59,7 +59,8 @@ def _require_as_asked(params: Params, dump: str, store: LogitStore, bench: Bench
     # A machine that only trains students may not have the teacher: there is nothing to compare there.
     if not layout.teacher_checkpoint(spec.teacher).exists():
         return None
-    teacher = load_teacher(spec.teacher, spec.precision, bench.device)
+    trust = trust_in(params, spec.teacher)
+    teacher = load_teacher(spec.teacher, spec.precision, bench.device, trust=trust)
     store.require_teacher(teacher)
     return teacher
 

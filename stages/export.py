@@ -17,8 +17,9 @@ from pipeline.export.parity import measure_parity
 from pipeline.files import write_bytes
 from pipeline.loading.feed import Feed
 from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.trust import Trust
 from stages import layout
-from stages.options import debuggable
+from stages.options import debuggable, trusts_code
 from stages.terminal import say
 
 
@@ -55,6 +56,7 @@ from stages.terminal import say
     show_default=True,
     help="Largest difference of a logit, as a share of the largest logit, that is rounding.",
 )
+@trusts_code
 @debuggable
 def command(
     checkpoint: Path,
@@ -64,14 +66,16 @@ def command(
     folder: Path | None,
     samples: int,
     threshold: float,
+    trust: Trust,
 ) -> None:
     """Write CHECKPOINT (NAME.pt with its card NAME.json) as one ONNX or torch.export file.
 
     The batch is dynamic. Preprocessing and classes go along as JSON: in ONNX's metadata, or as extra files
     of the archive. The file is written only if it gives the network's logits on real images.
+    Code that the card names is run only with --trust-code.
     """
     _require_other_file(out, checkpoint)
-    network, card = load_checkpoint(checkpoint)
+    network, card = load_checkpoint(checkpoint, trust=trust)
     eyes = card.preprocessing
     images = _images(folder, eyes.channels, samples)
     deployment = Deployment(network=network, card=card, normalises=with_normalise)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.naming import require_name
+
 PREPARED = Path("data/prepared")
 LOGITS = Path("data/logits")
 TEACHERS = Path("models/teachers")
@@ -15,7 +17,12 @@ BASELINE = "baseline"
 
 
 def teacher_checkpoint(name: str) -> Path:
-    """Return where a teacher's weights are."""
+    """Return where a teacher's weights are.
+
+    Raises:
+        ConfigError: the name could lead elsewhere, as one of a store that somebody else made.
+    """
+    require_name("teacher", name)
     return TEACHERS / f"{name}.pt"
 
 

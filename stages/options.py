@@ -115,6 +115,32 @@ def reads_store(command: Command) -> Command:
     return option(command)
 
 
+def trusts_code(command: Command) -> Command:
+    """Add --trust-code; the command gets `trust`, the code that a card may have run."""
+
+    @click.option(
+        "--trust-code",
+        "named",
+        multiple=True,
+        metavar="NAME",
+        help="Run code of one's own, module or module:callable, where a card names it; repeatable.  "
+        "[default: a card alone runs nothing]",
+    )
+    @functools.wraps(command)
+    def wrapped(named: tuple[str, ...], **arguments: Any) -> Any:
+        from pipeline.models.trust import Trust
+
+        bad = next((name for name in named if not re.fullmatch(r"\w+(\.\w+)*(:\w+)?", name)), None)
+        if bad is not None:
+            raise click.BadParameter(
+                f"{bad!r}; expected module or module:callable", param_hint="--trust-code"
+            )
+        trust = Trust(code=frozenset(named), remedy="add --trust-code {name}")
+        return command(trust=trust, **arguments)
+
+    return wrapped
+
+
 def runs_on_device(command: Command) -> Command:
     """Add --device, --workers and --render; the command gets `machine`, a `Machine`."""
 

@@ -22,7 +22,7 @@ from pipeline.store.reader import LogitStore
 from stages import layout
 from stages.options import reads_params
 from stages.params import Params
-from stages.teachers import load_teacher
+from stages.teachers import load_teacher, trust_in
 
 _CPU = torch.device("cpu")
 
@@ -70,8 +70,8 @@ def _collect(params: Params, stores: dict[str, LogitStore | Ensemble]) -> Report
     runs = [read_run(layout.RUNS / name, plan) for name, plan in zip(names, plans, strict=True)]
     for name, plan, run in zip(names, plans, runs, strict=True):
         _tell_other_parameters(params, name, plan, run)
-    for store in stores.values():
-        _tell_other_teachers(store)
+    for name, store in stores.items():
+        _tell_other_teachers(params, name, store)
     dumps = {name: dump_figures(store.summary(), store.teacher_names) for name, store in stores.items()}
     teachers = {
         name: read_teacher(layout.RUNS / layout.teacher_run(name), name)
@@ -89,13 +89,16 @@ def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run
         note(f"{name}: params.yaml has changed since it was trained: {changed}; run: {plan.command}")
 
 
-def _tell_other_teachers(store: LogitStore | Ensemble) -> None:
-    """Say where a teacher, of which the report tells, is not the one any more that a dump is of."""
-    for member in store.members:
-        teacher = member.manifest.header.teacher
-        if not layout.teacher_checkpoint(teacher["name"]).exists():
+def _tell_other_teachers(params: Params, name: str, store: LogitStore | Ensemble) -> None:
+    """Say where the teacher of params.yaml is not the one that a dump is of."""
+    dumps = params.ensembles[name].of if name in params.ensembles else (name,)
+    for dump, member in zip(dumps, store.members, strict=False):
+        # Not by the store's own word: a store does not choose which file is loaded as a model.
+        spec = params.dump(dump)
+        if not layout.teacher_checkpoint(spec.teacher).exists():
             continue
+        trust = trust_in(params, spec.teacher)
         try:
-            member.require_teacher(load_teacher(teacher["name"], teacher["precision"], _CPU))
+            member.require_teacher(load_teacher(spec.teacher, spec.precision, _CPU, trust=trust))
         except MismatchError as error:
             note(str(error))

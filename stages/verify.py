@@ -13,11 +13,12 @@ from pipeline.bench import Bench
 from pipeline.caching.repair import read_header, repair
 from pipeline.errors import ConfigError, StoreError
 from pipeline.models.teacher import Teacher
+from pipeline.models.trust import Trust
 from pipeline.progress import note
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.reader import LogitStore
 from stages.machine import Machine
-from stages.options import debuggable, reads_store, runs_on_device
+from stages.options import debuggable, reads_store, runs_on_device, trusts_code
 from stages.teachers import load_teacher
 from stages.terminal import say
 
@@ -35,6 +36,7 @@ from stages.terminal import say
 @click.option("--repair", "mend", is_flag=True, help="Make again what is bad, and check once more.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @reads_store
+@trusts_code
 @runs_on_device
 @debuggable
 def command(
@@ -43,11 +45,13 @@ def command(
     mend: bool,
     as_json: bool,
     allow_drift: bool,
+    trust: Trust,
     machine: Machine,
 ) -> None:
     """Check every byte of STORE against its manifest; exit 1 when something is wrong.
 
     With --replay or --repair, the teacher of models/teachers looks again at images of data/prepared.
+    Code that the teacher's card names is run only with --trust-code.
     """
     if is_ensemble(store):
         names = " and ".join(Ensemble.open(store).names)
@@ -55,7 +59,7 @@ def command(
 
     def bench_and_teacher() -> tuple[Bench, Teacher]:
         made_by = read_header(store).teacher
-        teacher = load_teacher(made_by["name"], made_by["precision"], machine.device)
+        teacher = load_teacher(made_by["name"], made_by["precision"], machine.device, trust=trust)
         return machine.bench(), teacher
 
     if mend:

@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from pipeline.errors import ModelError
 from pipeline.models.checkpoint import ModelCard
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.preprocessing import ORIENTATION, Preprocessing
 
 # torch specialises a batch of one, or of none.
 _TRACED_BATCH = 2
@@ -106,6 +106,7 @@ class Deployment:
                 "normalised": not self.normalises,
             },
             "preprocessing": {
+                "orientation": ORIENTATION,
                 "crop": "centred square of crop_fraction of the short side",
                 "antialias": True,
                 "normalisation": "(pixel / 255 - mean) / std",

@@ -60,7 +60,7 @@ def plain(architecture: Architecture) -> Architecture:
 
 def without_auxiliary(state: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
     """Return a network's tensors without those of its auxiliary heads."""
-    heads = _prefixes(architecture)
+    heads = auxiliary_prefixes(architecture)
     return {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
 
 
@@ -80,9 +80,10 @@ def require_room(architecture: Architecture, image_size: int) -> None:
 
 def count_parameters(network: nn.Module, architecture: Architecture) -> int:
     """Return how many parameters a network has, without its auxiliary heads."""
-    heads = _prefixes(architecture)
+    heads = auxiliary_prefixes(architecture)
     return sum(p.numel() for name, p in network.named_parameters() if not name.startswith(heads))
 
 
-def _prefixes(architecture: Architecture) -> tuple[str, ...]:
+def auxiliary_prefixes(architecture: Architecture) -> tuple[str, ...]:
+    """Return with what names of auxiliary heads' tensors begin."""
     return tuple(f"{module}." for module in _MODULES.get(architecture.name, ()))

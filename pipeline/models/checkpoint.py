@@ -2,65 +2,44 @@
 
 `NAME.pt` is a state dict that `torch.load(weights_only=True)` reads; `NAME.json` says how to build the
 network, how it wants its images, and which classes it knows. No pickle of code is ever written or read.
+Owns both together: the card alone is `card.py`'s, files of tensors are `tensor_files.py`'s.
 """
 
 from __future__ import annotations
 
-import json
-import pickle
-import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from pipeline.digests import named_arrays_digest
-from pipeline.errors import ModelError
+from pipeline.errors import ModelError, shown
 from pipeline.failures import require_finite_weights
-from pipeline.files import write_json, write_tensors
+from pipeline.files import write_tensors
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import plain, without_auxiliary
+from pipeline.models.card import CardFile, ModelCard
 from pipeline.models.heads import find_head, match_head
 from pipeline.models.own_code import OwnCode
-from pipeline.models.preprocessing import Preprocessing
-from pipeline.models.states import StateDict, misfit, unwrapped, without_prefix
+from pipeline.models.states import Network, StateDict, complete, find_state, misfit, named_tensors
+from pipeline.models.tensor_files import read_content
+from pipeline.models.trust import NOTHING, Trust, require_plain_options
+from pipeline.progress import note
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelCard:
-    """What the tensors of a checkpoint are.
-
-    Args:
-        architecture: how to build the network.
-        preprocessing: how it wants its images.
-        classes: names of its logits, in order.
-
-    """
-
-    architecture: Architecture
-    preprocessing: Preprocessing
-    classes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the card as plain values."""
-        return {
-            "architecture": self.architecture.to_dict(),
-            "preprocessing": self.preprocessing.to_dict(),
-            "classes": list(self.classes),
-        }
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> ModelCard:
-        """Return the card that `to_dict` described."""
-        return cls(
-            architecture=Architecture.from_dict(value["architecture"]),
-            preprocessing=Preprocessing.from_dict(value["preprocessing"]),
-            classes=tuple(value["classes"]),
-        )
+__all__ = [
+    "ModelCard",
+    "load_checkpoint",
+    "load_found",
+    "load_state",
+    "read_tensors",
+    "save_checkpoint",
+    "state_digest",
+    "tensors_digest",
+]
 
 
 def save_checkpoint(path: Path, state: StateDict, card: ModelCard) -> None:
@@ -68,87 +47,89 @@ def save_checkpoint(path: Path, state: StateDict, card: ModelCard) -> None:
     kept = without_auxiliary(state, card.architecture)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
     write_tensors(path, tensors)
-    write_json(path.with_suffix(".json"), replace(card, architecture=plain(card.architecture)).to_dict())
+    kept_card = replace(card, architecture=plain(card.architecture))
+    CardFile(card=kept_card, weights_sha256=tensors_digest(tensors)).write(path.with_suffix(".json"))
 
 
-def load_checkpoint(path: Path, *, expected: str | None = None) -> tuple[nn.Module, ModelCard]:
+def load_checkpoint(
+    path: Path, *, expected: str | None = None, trust: Trust = NOTHING
+) -> tuple[nn.Module, ModelCard]:
     """Build the network of a checkpoint and its card, with the checkpoint's weights, in eval mode.
-
-    A card may name a model of somebody's own code, which is run then.
 
     Args:
         path: of the tensors; the card lies beside it.
         expected: name of the model; a card of another one is refused before anything is built.
+        trust: the code that the user named; a card that names other code is refused before it is imported.
 
     Raises:
-        ModelError: a file is missing, not a checkpoint, or not of the network that its card names.
+        ModelError: a file is missing, damaged, not a checkpoint, not of the network that its card names, or
+            of code that the user did not name.
 
     """
-    card = _read_card(path)
-    name = card.architecture.name
-    # timm's weights have a tag behind the name.
-    if expected is not None and name != expected and not name.startswith(f"{expected}."):
-        raise ModelError(f"{path}: weights of {name}; expected {expected}; correct 'model' or 'weights'")
-    network, state = build(card.architecture), read_tensors(path)
-    if isinstance(source_of(name), OwnCode):
-        # It may not take the number of classes.
-        match_head(network, state)
-    load_state(network, state, path)
+    card_path = path.with_suffix(".json")
+    file = CardFile.read(card_path)
+    card, name = file.card, file.card.architecture.name
+    if expected is not None and not _is_named(name, expected):
+        raise ModelError(
+            f"{path}: weights of {shown(name)[1:-1]}; expected {expected}; correct 'model' or 'weights'"
+        )
+    _require_trusted(card.architecture, card_path, trust)
+    content = read_content(path)
+    _require_undamaged(content, file, path)
+    network = build(card.architecture)
+    # One's own code may not take the number of classes.
+    load_found(network, content, path, any_classes=isinstance(source_of(name), OwnCode))
     return network.eval(), card
 
 
-def _read_card(path: Path) -> ModelCard:
-    card_path = path.with_suffix(".json")
-    try:
-        return ModelCard.from_dict(json.loads(card_path.read_text()))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{card_path}: no such file; expected the card beside {path.name}; run the stage that "
-            "writes it (pipeline train-teacher or train-student)"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{card_path}: not a model card ({error}); write it again") from None
-
-
 def read_tensors(path: Path) -> StateDict:
-    """Read a state dict from `.safetensors` or from a torch file without executing anything.
+    """Read the named tensors of a file without executing anything.
 
     Of what training scripts save, the part under `state_dict`, `model` or the like.
 
     Raises:
-        ModelError: no such file, or not tensors alone.
+        ModelError: no such file, or no tensors with names in it.
 
     """
-    if path.is_dir():
-        raise ModelError(f"{path}: a folder; expected a checkpoint, a file; name it")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, before it refuses them
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; expected a checkpoint") from None
-    except (
-        # What torch's restricted unpickler raises depends on the first wrong byte.
-        *(pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError),
-        *(LookupError, ValueError, TypeError, AttributeError),
-    ) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(
-            f"{path}: not a checkpoint of tensors alone ({reason}); expected a state dict or "
-            "safetensors; save it again as one"
-        ) from None
-    tensors = unwrapped(state)
+    tensors = named_tensors(read_content(path))
     if tensors is None:
         raise ModelError(
-            f"{path}: holds more than tensors; expected a plain state dict, or one under 'state_dict' or "
+            f"{path}: holds no named tensors; expected a plain state dict, or one under 'state_dict' or "
             "'model'; save it again as one"
         )
     return tensors
 
 
-def load_state(network: nn.Module, state: StateDict, origin: Path | str) -> None:
+def load_found(
+    network: nn.Module,
+    content: object,
+    origin: Path,
+    *,
+    any_classes: bool = True,
+    ignored: Collection[str] = (),
+) -> None:
+    """Put a network's tensors, wherever they are in a file's content, into it; say which were taken.
+
+    Args:
+        network: its last layer is replaced where the weights have another number of classes.
+        content: of the file.
+        origin: the file, for errors.
+        any_classes: whether the last layer may be replaced.
+        ignored: beginnings of names that are left out without a word.
+
+    Raises:
+        ModelError: the tensors are not there, do not fit, or are not all numbers.
+    """
+    state, told = find_state(content, _asked_for(network), origin)
+    if any_classes:
+        match_head(network, state)
+    _say(origin, told)
+    load_state(network, state, origin, ignored=ignored)
+
+
+def load_state(
+    network: nn.Module, state: StateDict, origin: Path | str, *, ignored: Collection[str] = ()
+) -> None:
     """Put tensors into a network of the same names and shapes, whatever their precision.
 
     Prefixes that wrappers put before all names are taken off.
@@ -158,18 +139,74 @@ def load_state(network: nn.Module, state: StateDict, origin: Path | str) -> None
         NotFiniteError: tensors are NaN or infinite.
 
     """
-    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    state = without_prefix(state, own)
-    head = find_head(network)
-    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    problem = misfit(own, given, None if head is None else head[0])
+    wanted, own = _asked_for(network), network.state_dict()
+    found, told = find_state(state, wanted, origin) if state else (state, ())
+    fitted, more = complete(found, wanted, own, ignored)
+    given = {name: tuple(tensor.shape) for name, tensor in fitted.items()}
+    problem = misfit(wanted.shapes, given, wanted.head)
     if problem is not None:
         raise ModelError(f"{origin}: does not fit the network: {problem}")
-    network.load_state_dict(state)
+    _say(origin, (*told, *more))
+    try:
+        network.load_state_dict(fitted)
+    except (RuntimeError, TypeError) as error:  # e.g. of quantised or sparse tensors
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{origin}: its tensors cannot be taken ({reason}); save them as float32"
+        ) from None
     require_finite_weights(network, origin)
 
 
 def state_digest(network: nn.Module) -> str:
     """Return the SHA-256 (hex) of a network's tensors, whatever device they are on."""
-    state = network.state_dict()
-    return named_arrays_digest({name: tensor.cpu().numpy() for name, tensor in state.items()})
+    return tensors_digest(network.state_dict())
+
+
+def tensors_digest(state: StateDict) -> str:
+    """Return the SHA-256 (hex) of named tensors: their names, types, shapes and values."""
+    return named_arrays_digest({name: _array(tensor.detach().cpu()) for name, tensor in state.items()})
+
+
+def _array(tensor: Tensor) -> NDArray[np.generic]:
+    """Return a tensor as NumPy has it, or its bytes where NumPy has no such type."""
+    try:
+        array: NDArray[np.generic] = tensor.numpy()
+    except TypeError:  # bfloat16, float8
+        array = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return array
+
+
+def _asked_for(network: nn.Module) -> Network:
+    head = find_head(network)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return Network(shapes=shapes, head=None if head is None else head[0])
+
+
+def _is_named(name: str, expected: str) -> bool:
+    """Whether a card's model is the expected one; timm's weights have a tag behind the name."""
+    return name == expected or (expected.startswith("timm:") and name.startswith(f"{expected}."))
+
+
+def _require_trusted(architecture: Architecture, card: Path, trust: Trust) -> None:
+    if isinstance(source_of(architecture.name), OwnCode):
+        trust.require_code(architecture.name, architecture.options, str(card))
+    else:
+        require_plain_options(architecture.name, architecture.options, str(card))
+
+
+def _require_undamaged(content: object, file: CardFile, path: Path) -> None:
+    """Refuse tensors that are not those which the card was written with, where it says which."""
+    if file.weights_sha256 is None:
+        return
+    tensors = named_tensors(content)
+    if tensors is None or tensors_digest(tensors) != file.weights_sha256:
+        raise ModelError(
+            f"{path}: its weights are not those that {path.stem}.json was written with: bytes changed, or "
+            "it is another file; copy both again, or run the stage that writes them (pipeline "
+            "train-teacher or train-student)"
+        )
+
+
+def _say(origin: Path | str, told: Iterable[str]) -> None:
+    if line := "; ".join(told):
+        note(f"{origin}: {line}")

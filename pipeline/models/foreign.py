@@ -1,4 +1,4 @@
-"""State dicts without a card: weights that were trained elsewhere and saved as tensors alone."""
+"""State dicts without a card: weights that were trained elsewhere and saved by other programs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from pipeline.models.architecture import Architecture, build, source_of
-from pipeline.models.auxiliary import plain, without_auxiliary
-from pipeline.models.checkpoint import ModelCard, load_state, read_tensors
-from pipeline.models.heads import head_classes, head_of, match_head
+from pipeline.models.auxiliary import auxiliary_prefixes, plain
+from pipeline.models.checkpoint import ModelCard, load_found
+from pipeline.models.heads import head_classes, head_of
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.models.states import without_prefix
+from pipeline.models.tensor_files import read_content
 
 # Of a network before it is known how many logits the weights are of.
 _SOME_CLASSES = 2
@@ -42,6 +42,7 @@ def load_foreign(
         ModelError: not tensors, or not of this network.
     """
     source = source_of(name)
+    content = read_content(path)
     architecture = plain(
         Architecture(
             name=name,
@@ -52,9 +53,7 @@ def load_foreign(
         )
     )
     network = build(architecture)
-    state = without_auxiliary(without_prefix(read_tensors(path), network.state_dict()), architecture)
-    match_head(network, state)
-    load_state(network, state, path)
+    load_found(network, content, path, ignored=auxiliary_prefixes(architecture))
     num_classes = head_classes(head_of(network)[1])
     card = ModelCard(
         architecture=replace(architecture, num_classes=num_classes),

@@ -1,8 +1,9 @@
 """Models of the user's own code, as `package.module:callable`; the working folder is importable.
 
 The callable is given `options` as keyword arguments, and `num_classes` if it takes it, and returns an
-`nn.Module` that maps images (B, channels, S, S) to logits (B, C). Naming it runs it, also when a checkpoint
-of it is loaded: only names of params.yaml and of one's own checkpoints come here.
+`nn.Module` that maps images (B, channels, S, S) to logits (B, C). Naming it runs it: only names of
+params.yaml, and those of checkpoints that `trust.py` let through, come here. The standard library makes no
+networks: its callables are never called.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,7 @@ class OwnCode(Source):
 
 def _find(name: str) -> Callable[..., object]:
     module_name, _, attribute = name.partition(":")
+    _require_foreign(name, module_name)
     module = _import(name, module_name)
     try:
         function = getattr(module, attribute)
@@ -81,7 +84,20 @@ def _find(name: str) -> Callable[..., object]:
         raise ModelError(
             f"model {name} is no callable ({type(function).__name__}); expected one that returns a network"
         )
+    if inspect.isroutine(function) or inspect.isclass(function):
+        # A module may have names that it imported itself, e.g. `from subprocess import run`.
+        _require_foreign(name, getattr(function, "__module__", None) or "")
     return function  # type: ignore[no-any-return]
+
+
+def _require_foreign(name: str, module_name: str) -> None:
+    """Refuse a module of the standard library, unless the working folder has one of that name."""
+    outermost = module_name.partition(".")[0]
+    if outermost in sys.stdlib_module_names and PathFinder.find_spec(outermost, [str(Path.cwd())]) is None:
+        raise ModelError(
+            f"model {name}: {outermost} is the standard library's, which makes no networks; expected code "
+            "of your own or of an installed package; correct 'model'"
+        )
 
 
 def _import(name: str, module_name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import asdict, dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from pipeline.errors import ConfigError, ModelError
 from pipeline.rendering.colour import grey
 from pipeline.rendering.interpolation import Interpolation
+
+# The one rule for all images that a model sees here, trained or deployed: turned as their EXIF says.
+ORIENTATION: Literal["exif"] = "exif"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

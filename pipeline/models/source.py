@@ -13,13 +13,15 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.errors import ModelError, did_you_mean
+from pipeline.errors import ModelError, did_you_mean, shown
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.trust import WEIGHT_OPTIONS
 
 IMAGENET_STEM_STRIDE = 4
 # In place of weights' name: those that a model comes with.
 OWN_WEIGHTS = "pretrained"
-CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
+# Usual ones; a file is read by its content, whatever its name ends in.
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,10 @@ class Source(ABC):
         """Return names that can be listed, for suggestions."""
         return []
 
+    def weight_names(self, name: str) -> Sequence[str]:
+        """Return names of a model's weights, beside the one for its own."""
+        return ()
+
     def image_size(self, name: str) -> int | None:
         """Return the side in pixels that a model insists on; None takes the images' own."""
         return None
@@ -105,11 +111,7 @@ def call_builder(
     Raises:
         ModelError: it does not take these options.
     """
-    if "weights" in options:
-        raise ModelError(
-            f"model {name} has weights among its options; expected them beside the model; write weights: "
-            f"{options['weights']!r}"
-        )
+    require_no_weights(name, options)
     try:
         return builder(**arguments, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:
@@ -118,6 +120,20 @@ def call_builder(
             f"model {name} with options {dict(options)}: {reason}; expected what its builder takes; "
             "correct the options"
         ) from None
+
+
+def require_no_weights(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options of a library's builder that name weights.
+
+    Raises:
+        ModelError: there is one.
+    """
+    given = next((option for option in WEIGHT_OPTIONS if option in options), None)
+    if given is not None:
+        raise ModelError(
+            f"model {name} has {given} among its options; expected them beside the model; write weights: "
+            f"{shown(options[given])}"
+        )
 
 
 def unknown_weights(name: str, weights: str, known: Sequence[str]) -> ModelError:

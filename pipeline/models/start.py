@@ -85,6 +85,7 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
         options=start.options,
         preprocessing=start.preprocessing,
     )
+    require_finite_weights(network, f"model {start.model}, weights {start.weights}")
     eyes = card.preprocessing
     if start.image_size is not None:
         eyes = replace(eyes, size=start.image_size)
@@ -95,7 +96,6 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
             f"model {start.model} gives {found} logits, and its card names {len(card.classes)} classes; "
             "expected the same; correct the card, or load other weights"
         )
-    require_finite_weights(network, f"model {start.model}, weights {start.weights}")
     if start.class_map is not None:
         return with_classes(network, card, start.class_map, data.classes)
     return network, card

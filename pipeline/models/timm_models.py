@@ -6,18 +6,27 @@ timm is an extra: nothing here imports it before such a name is used.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from pipeline.errors import ModelError, did_you_mean
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.models.source import OWN_WEIGHTS, Pretrained, Source, call_builder, unknown_weights
+from pipeline.models.source import (
+    OWN_WEIGHTS,
+    Pretrained,
+    Source,
+    call_builder,
+    require_no_weights,
+    unknown_weights,
+)
 from pipeline.models.stems import require_own_stem
 from pipeline.progress import note
 
 _PREFIX = "timm:"
+_CONFIGURATIONS = ("pretrained_cfg", "pretrained_cfg_overlay")
+_PLACES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
 
 
 class Timm(Source):
@@ -28,6 +37,11 @@ class Timm(Source):
     def knows(self, name: str) -> bool:
         """Whether a name begins with `timm:`."""
         return name.startswith(_PREFIX)
+
+    def weight_names(self, name: str) -> Sequence[str]:
+        """Return the tags that timm has weights of a model under."""
+        timm, model = _known(name)
+        return _tags(timm, model.partition(".")[0])
 
     def smallest_size(self, name: str) -> int | None:
         """Return the side in pixels that timm says a model needs at least, where it does."""
@@ -57,7 +71,7 @@ class Timm(Source):
         require_own_stem(name, stem_stride)
         timm, model = _known(name)
         given = {"model_name": model, "num_classes": num_classes, "in_chans": channels}
-        return call_builder(name, timm.create_model, options, **given)
+        return call_builder(name, timm.create_model, _without_places(options), **given)
 
     def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
         """Return a network with weights that timm has, downloaded if need be.
@@ -71,6 +85,7 @@ class Timm(Source):
             ModelError: timm is not there, or there are no such weights, or they cannot be had.
         """
         timm, model = _known(name)
+        require_no_weights(name, options)
         if "num_classes" in options:
             raise ModelError(
                 f"model {name} with options {dict(options)}: num_classes is that of the weights, or the "
@@ -92,6 +107,15 @@ class Timm(Source):
             preprocessing=_preprocessing(name, network.pretrained_cfg),
             classes=_classes(network),
         )
+
+
+def _without_places(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without files and addresses of weights, which fresh networks have no use for."""
+    kept = {name: value for name, value in options.items() if name != "cache_dir"}
+    for name in _CONFIGURATIONS:
+        if isinstance(kept.get(name), Mapping):
+            kept[name] = {key: value for key, value in kept[name].items() if key not in _PLACES}
+    return kept
 
 
 def _timm(name: str) -> Any:

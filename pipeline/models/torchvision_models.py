@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.error import URLError
 
@@ -34,6 +34,11 @@ class Torchvision(Source):
     def names(self) -> list[str]:
         """Return all names."""
         return list(torchvision.models.list_models(torchvision.models))
+
+    def weight_names(self, name: str) -> Sequence[str]:
+        """Return torchvision's names of a classifier's weights, with and without their class."""
+        entries = torchvision.models.get_model_weights(name)
+        return [*entries.__members__, *(f"{entries.__name__}.{member}" for member in entries.__members__)]
 
     def image_size(self, name: str) -> int | None:
         """Return 299 for Inception, and None for all others."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from importlib.resources import as_file, files
@@ -15,14 +16,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.errors import ModelError
-from pipeline.files import write_json
 from pipeline.models.architecture import Architecture, source_of
-from pipeline.models.checkpoint import ModelCard, load_checkpoint, state_digest
+from pipeline.models.card import CardFile
+from pipeline.models.checkpoint import ModelCard, load_checkpoint, state_digest, tensors_digest
 from pipeline.models.foreign import load_foreign
 from pipeline.models.literature import BUILTIN
 from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.probe import count_logits
-from pipeline.models.source import CHECKPOINT_SUFFIXES, Pretrained
+from pipeline.models.source import CHECKPOINT_SUFFIXES, OWN_WEIGHTS, Pretrained
+from pipeline.models.trust import Trust
 
 
 def load_pretrained(
@@ -52,21 +54,26 @@ def load_pretrained(
         _require_own_form(weights, stem_stride, options)
         with as_file(files("pipeline.models") / "builtin") as folder:
             return load_checkpoint(folder / BUILTIN[name, weights])
-    if weights.endswith(CHECKPOINT_SUFFIXES):
-        return _from_file(Path(weights), name, given, stem_stride=stem_stride, options=options)
     source = source_of(name)
+    if weights not in (OWN_WEIGHTS, *source.weight_names(name)) and _is_path(weights):
+        return _from_file(Path(weights), name, given, stem_stride=stem_stride, options=options)
     _require_own_form(weights, stem_stride, {} if source.own_options else options)
     return _complete(source.pretrained(name, weights, options), given)
+
+
+def _is_path(weights: str) -> bool:
+    return os.sep in weights or weights.endswith(CHECKPOINT_SUFFIXES) or Path(weights).exists()
 
 
 def _from_file(
     path: Path, name: str, given: GivenPreprocessing, *, stem_stride: int | None, options: Mapping[str, Any]
 ) -> tuple[nn.Module, ModelCard]:
-    if not path.exists():
-        raise ModelError(f"{path}: no such file; expected a checkpoint; correct 'weights', or make it")
+    if not path.is_file():
+        found = "not a file" if path.exists() else "no such file"
+        raise ModelError(f"{path}: {found}; expected a checkpoint; correct 'weights', or make it")
     if path.with_suffix(".json").exists():
         _require_own_form(str(path), stem_stride, options)
-        return load_checkpoint(path, expected=name)
+        return load_checkpoint(path, expected=name, trust=Trust(models={name: options}))
     eyes = given.alone(f"{path} has no card {path.stem}.json beside it, and")
     return load_foreign(path, name, eyes, stem_stride=stem_stride, options=options)
 
@@ -99,9 +106,9 @@ def save_half(checkpoint: Path, out: Path) -> str:
     Batch-norm counters, which evaluation does not use, keep their integers.
     """
     network, card = load_checkpoint(checkpoint)
-    state = network.state_dict()
-    save_file({n: t.half() if t.is_floating_point() else t for n, t in state.items()}, out)
-    write_json(out.with_suffix(".json"), card.to_dict())
+    state = {n: t.half() if t.is_floating_point() else t for n, t in network.state_dict().items()}
+    save_file(state, out)
+    CardFile(card=card, weights_sha256=tensors_digest(state)).write(out.with_suffix(".json"))
     return state_digest(load_checkpoint(out)[0])
 
 

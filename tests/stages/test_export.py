@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,20 @@ import torch
 from PIL import Image
 
 from pipeline.data.dataset import PreparedData
+from pipeline.data.decoding import load_image
 from pipeline.export import formats
-from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.architecture import Architecture, build
+from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from pipeline.models.preprocessing import Preprocessing
+from pipeline.models.trust import Trust
 from tests.stages.conftest import run
 
 ROOT = Path(__file__).parents[2]
 TEACHER = Path("models/teachers/tutor.pt")
+
+
+def _blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
 
 def test_onnx_runs_on_the_test_images_with_the_networks_logits(project, capsys):
@@ -98,6 +108,102 @@ def test_what_cannot_be_exported_is_one_line(project, capsys, checkpoint, out, w
     assert TEACHER.read_bytes() == before
 
 
+SIDES = """
+import torch
+from torch import nn
+
+class Sides(nn.Module):
+    # Which side of the image is brighter: class 0 the left one, class 1 the top one.
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 2, bias=False)
+        nn.init.eye_(self.head.weight)
+    def forward(self, images):
+        half = images.shape[2] // 2
+        left = images[:, :, :, :half].mean((1, 2, 3)) - images[:, :, :, half:].mean((1, 2, 3))
+        top = images[:, :, :half].mean((1, 2, 3)) - images[:, :, half:].mean((1, 2, 3))
+        return self.head(torch.stack([left, top], 1))
+"""
+# How a turned camera stores what it sees, by EXIF's number.
+STORED = {
+    1: None,
+    3: Image.Transpose.ROTATE_180,
+    6: Image.Transpose.ROTATE_90,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.fixture
+def sides(project, monkeypatch) -> Iterator[Path]:
+    """A checkpoint of one's own code in the working folder."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("sides.py").write_text(SIDES)
+    architecture = Architecture(name="sides:Sides", num_classes=2)
+    eyes = Preprocessing(size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    card = ModelCard(architecture=architecture, preprocessing=eyes, classes=("left", "top"))
+    save_checkpoint(Path("sides.pt"), build(architecture).state_dict(), card)
+    yield Path("sides.pt")
+    sys.modules.pop("sides", None)
+
+
+def _photograph(bright: str, orientation: int) -> Path:
+    """Write a picture that is bright on one side when it is upright."""
+    pixels = np.full((40, 48, 3), 60, np.uint8)
+    pixels[(slice(None), slice(24)) if bright == "left" else slice(20)] = 200
+    image, turn, exif = Image.fromarray(pixels), STORED[orientation], Image.Exif()
+    exif[0x0112] = orientation
+    stored = image if turn is None else image.transpose(turn)
+    stored.save(f"{bright}.jpg", exif=exif, quality=95)
+    return Path(f"{bright}.jpg")
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_the_readmes_deployment_sees_photographs_upright_as_training_does(sides, orientation):
+    (code,) = (block for block in _blocks() if "import onnxruntime" in block)
+    export = ["export", sides, "--format", "onnx", "--out", "student.onnx"]
+    assert run(*export, "--trust-code", "sides:Sides") == 0
+    network, card = load_checkpoint(sides, trust=Trust(code=frozenset({"sides"})))
+    for bright in card.classes:
+        path = _photograph(bright, orientation)
+        names: dict[str, object] = {}
+        exec(code.replace("photo.jpg", str(path)), names)
+        assert names["eyes"]["orientation"] == "exif"
+        assert names["name"] == bright
+        seen = torch.from_numpy(load_image(path, 3)[:, 4:44].copy())[None].permute(0, 3, 1, 2)
+        small = torch.nn.functional.interpolate(seen, (16, 16), mode="bilinear", antialias=True)
+        with torch.no_grad():
+            logits = network(card.preprocessing.normalise(small.permute(0, 2, 3, 1)))[0]
+        assert np.allclose(names["logits"], logits.numpy(), atol=0.05)
+
+
+def test_a_card_runs_no_code_that_the_command_line_does_not_name(sides, capsys):
+    sys.modules.pop("sides", None)
+    export = ["export", sides, "--format", "pt2", "--out", "x.pt2"]
+    for named in ([], ["--trust-code", "side"], ["--trust-code", "sides:Other"]):
+        capsys.readouterr()
+        assert run(*export, *named) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "sides.json: asks for code to be run, 'sides:Sides'; a card alone runs nothing" in line
+        assert line.endswith("add --trust-code sides:Sides")
+        assert "sides" not in sys.modules
+    assert run(*export, "--trust-code", "sides") == 0
+    assert run(*export, "--trust-code", "sides; ls") == 2
+
+
+def test_a_downloaded_card_calls_nothing_of_the_standard_library(project, capsys):
+    card = json.loads(TEACHER.with_suffix(".json").read_text())
+    options = {"cmd": "touch PWNED"}
+    card["architecture"] |= {"name": "subprocess:getoutput", "options": options, "stem_stride": 4}
+    Path("theirs.json").write_text(json.dumps(card))
+    shutil.copy(TEACHER, "theirs.pt")
+    export = ["export", "theirs.pt", "--format", "pt2", "--out", "x.pt2"]
+    assert run(*export) == 1
+    assert "a card alone runs nothing" in capsys.readouterr().err
+    assert run(*export, "--trust-code", "subprocess:getoutput") == 1
+    assert "subprocess is the standard library's" in capsys.readouterr().err
+    assert not Path("PWNED").exists()
+
+
 def test_without_the_extra_the_line_names_it(project, capsys, monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     assert run("export", TEACHER, "--format", "onnx", "--out", "x.onnx") == 1
@@ -113,8 +219,7 @@ def test_formats_are_these_two(project, capsys):
 
 def test_the_readmes_deployment_names_the_networks_class(project):
     """Its lines resize by Pillow, which is near torch's kernel, and normalise by hand."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    (code,) = (block for block in blocks if "import onnxruntime" in block)
+    (code,) = (block for block in _blocks() if "import onnxruntime" in block)
     assert "pipeline" not in code
     assert run("export", TEACHER, "--format", "onnx", "--out", "student.onnx") == 0
     network, card = load_checkpoint(TEACHER)

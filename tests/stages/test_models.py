@@ -15,7 +15,8 @@ import yaml
 
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.auxiliary import count_parameters
-from pipeline.models.checkpoint import load_checkpoint, read_tensors
+from pipeline.models.checkpoint import load_checkpoint, read_tensors, save_checkpoint
+from pipeline.models.trust import Trust
 from tests.stages.conftest import make_images, run
 
 STORE = Path("data/logits/main.zarr")
@@ -71,7 +72,11 @@ def test_a_teacher_of_ones_own_code_is_dumped_and_decides_the_fingerprint(projec
     assert metrics("teacher-mine")["top1"] == metrics("teacher-tutor")["top1"]
     assert metrics("teacher-mine")["epochs"] == 0
     assert run("cache-logits", "main") == 0
-    assert run("verify", STORE, "--replay", 8) == 0
+    capsys.readouterr()
+    assert run("verify", STORE, "--replay", 8) == 1
+    assert "a card alone runs nothing" in (line := capsys.readouterr().err)
+    assert line.endswith("add --trust-code own:teacher\n")
+    assert run("verify", STORE, "--replay", 8, "--trust-code", "own:teacher") == 0
     assert run("train-student", "pupil", "kd", 0, "--dump", "main") == 0
     state = read_tensors(TUTOR)
     state["head.bias"] += 0.01
@@ -90,7 +95,8 @@ def test_a_student_of_ones_own_code_is_trained(project, edit):
     )
     edit({"students": {"mine": {"model": "own:small", "options": {"width": 4}}}})
     assert run("train-student", "mine", "scratch", 0) == 0
-    network, _ = load_checkpoint(Path("models/students/baseline-mine-scratch-0.pt"))
+    trust = Trust(code=frozenset({"own:small"}))
+    network, _ = load_checkpoint(Path("models/students/baseline-mine-scratch-0.pt"), trust=trust)
     assert network[4].out_features == 4
 
 
@@ -210,7 +216,8 @@ def test_a_run_that_began_with_other_weights_is_not_gone_on_with(project, edit, 
     assert run(*student) == 0
     assert "resuming after epoch 1" in capsys.readouterr().err
     Path("runs/.state/baseline-pupil-scratch-0.pt").write_bytes(kept)
-    torch.save({name: tensor * 0.9 for name, tensor in read_tensors(TUTOR).items()}, TUTOR)
+    _, card = load_checkpoint(TUTOR)
+    save_checkpoint(TUTOR, {name: tensor * 0.9 for name, tensor in read_tensors(TUTOR).items()}, card)
     assert run(*student) == 0
     assert "starting anew" in capsys.readouterr().err
 

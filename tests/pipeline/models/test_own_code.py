@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from pipeline.errors import ModelError
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.start import Start, initial_network, pretrained_network
+from pipeline.models.trust import Trust
 from pipeline.models.weights import load_pretrained
 
 CODE = '''
@@ -65,6 +69,7 @@ def pair(num_classes):
 
 constant = 3
 '''
+MINE = Trust(code=frozenset({"mine.nets"}))
 EYES = GivenPreprocessing(size=8, mean=(0.5,), std=(0.25,))
 
 
@@ -122,7 +127,7 @@ def test_a_network_of_other_classes_gets_a_fresh_last_layer(tiny_data, tmp_path)
     network, card = initial_network(tiny_data, Start(model="mine.nets:teacher", weights=None), 0)
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
     save_checkpoint(tmp_path / "x.pt", network.state_dict(), card)
-    loaded, _ = load_checkpoint(tmp_path / "x.pt")
+    loaded, _ = load_checkpoint(tmp_path / "x.pt", trust=MINE)
     assert torch.equal(loaded[1].weight, network[1].weight)
 
 
@@ -142,7 +147,7 @@ def test_a_teacher_that_brings_its_weights_is_used_as_it_is(tiny_data, tmp_path)
     assert card.classes == ("0", "1", "2", "3", "4")
     assert card.preprocessing == EYES.alone("")
     save_checkpoint(tmp_path / "x.pt", network.state_dict(), card)
-    loaded, loaded_card = load_checkpoint(tmp_path / "x.pt")
+    loaded, loaded_card = load_checkpoint(tmp_path / "x.pt", trust=MINE)
     assert loaded_card == card
     assert torch.equal(loaded[1].weight, network[1].weight)
 
@@ -152,7 +157,7 @@ def test_it_is_called_with_its_own_number_of_classes_also_when_fine_tuned(tiny_d
     network, card = initial_network(tiny_data, start, 0)
     assert card.architecture.num_classes == 3
     save_checkpoint(tmp_path / "x.pt", network.state_dict(), card)
-    loaded, _ = load_checkpoint(tmp_path / "x.pt")
+    loaded, _ = load_checkpoint(tmp_path / "x.pt", trust=MINE)
     assert torch.equal(loaded[3].weight, network[3].weight)
     assert _calls() == [7, 7]
 
@@ -186,6 +191,101 @@ def test_a_card_of_another_model_runs_nothing(tmp_path, tiny_data):
     with pytest.raises(ModelError, match=r"weights of mine.nets:network; expected resnet18"):
         load_pretrained("resnet18", str(tmp_path / "x.pt"))
     assert len(_calls()) == before
+
+
+# Whose code runs
+
+
+def _saved(name: str, options: dict[str, Any] | None = None) -> Path:
+    """Write a checkpoint whose card names a model, as somebody else would."""
+    card = {
+        "architecture": {"name": name, "num_classes": 3, "channels": 1, "options": options or {}},
+        "preprocessing": {"size": 8, "mean": [0.5], "std": [0.25]},
+        "classes": ["a", "b", "c"],
+    }
+    Path("theirs.json").write_text(json.dumps(card))
+    torch.save(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 3)).state_dict(), "theirs.pt"
+    )
+    return Path("theirs.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("subprocess:getoutput", {"cmd": "touch executed"}),
+        ("os:system", {"command": "touch executed"}),
+        ("builtins:exec", {"source": "open('executed', 'w')"}),
+        ("pathlib:Path.touch", {}),
+        ("runpy:run_path", {"path_name": "evil.py"}),
+        ("evil:network", {}),
+        ("mine.nets:network", {}),
+        ("torch.hub:load", {"repo_or_dir": "somebody/evil", "model": "x"}),
+    ],
+)
+def test_a_card_alone_runs_nothing_not_even_an_import(name, options):
+    Path("evil.py").write_text("open('executed', 'w')\n\ndef network():\n    pass\n")
+    with pytest.raises(ModelError, match=rf"theirs.json: asks for code to be run, '{name}'; a card alone"):
+        load_checkpoint(_saved(name, options))
+    assert not Path("executed").exists()
+    assert name.partition(":")[0] not in {"evil", "mine.nets"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("name", ["mine.nets", "mine.nets:network"])
+def test_code_that_the_user_named_runs(name):
+    trust = Trust(code=frozenset({name}))
+    network, _ = load_checkpoint(_saved("mine.nets:network", {"width": 4}), trust=trust)
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.nets:net", "mine.nets:network2", "network"])
+def test_other_code_than_the_user_named_does_not_run(name):
+    with pytest.raises(ModelError, match="a card alone runs nothing"):
+        load_checkpoint(_saved("mine.nets:network"), trust=Trust(code=frozenset({name})))
+
+
+@pytest.mark.parametrize("name", ["subprocess:getoutput", "builtins:exec", "os:system", "posix:system"])
+def test_the_standard_library_is_not_called_whoever_names_it(name):
+    options = {"cmd": "touch executed", "command": "touch executed"}
+    with pytest.raises(ModelError, match="is the standard library's, which makes no networks"):
+        load_checkpoint(_saved(name, options), trust=Trust(code=frozenset({name})))
+    with pytest.raises(ModelError, match="is the standard library's, which makes no networks"):
+        build(Architecture(name=name, num_classes=3, options=options))
+    assert not Path("executed").exists()
+
+
+def test_names_that_a_module_imported_from_the_standard_library_are_not_called():
+    Path("mine/shell.py").write_text("from subprocess import getoutput\n")
+    trust = Trust(code=frozenset({"mine.shell"}))
+    with pytest.raises(ModelError, match="subprocess is the standard library's"):
+        load_checkpoint(_saved("mine.shell:getoutput", {"cmd": "touch executed"}), trust=trust)
+    assert not Path("executed").exists()
+
+
+def test_a_module_of_the_working_folder_may_be_called_as_one_of_the_standard_library():
+    """Where that one is not loaded already."""
+    sys.modules.pop("antigravity", None)
+    Path("antigravity.py").write_text((Path("mine/nets.py")).read_text())
+    try:
+        assert build(Architecture(name="antigravity:network", num_classes=3))[3].out_features == 3
+    finally:
+        sys.modules.pop("antigravity", None)
+
+
+def test_a_card_of_the_users_model_adds_no_paths_to_its_options():
+    path = _saved("mine.nets:network", {"width": "../evil.pt"})
+    with pytest.raises(
+        ModelError, match=r"gives mine.nets:network the option 'width': '../evil.pt', which"
+    ):
+        load_pretrained("mine.nets:network", str(path))
+    given = Trust(models={"mine.nets:network": {"width": "../evil.pt"}})
+    with pytest.raises(ModelError, match="the code raises TypeError"):  # it was called
+        load_checkpoint(path, trust=given)
+
+
+def test_a_card_of_the_users_model_may_say_its_numbers():
+    network, _ = load_pretrained("mine.nets:network", str(_saved("mine.nets:network", {"width": 4})))
+    assert network[1].out_features == 4
 
 
 # What goes wrong

@@ -1,0 +1,166 @@
+"""The card of a checkpoint: how its network is built, how it wants its images, which classes it knows.
+
+`NAME.json` beside `NAME.pt`. A card is data that may come from anybody: it is checked here, at the edge,
+field by field. Whether the code that a card may name is run is left to `trust.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from pipeline.errors import ModelError, shown
+from pipeline.files import write_json
+from pipeline.models.architecture import Architecture
+from pipeline.models.preprocessing import ORIENTATION, Preprocessing
+
+_MOST_CLASSES = 1_000_000
+_MOST_BYTES = 1 << 28
+_Channel = Annotated[float, Field(allow_inf_nan=False)]
+_Text = Annotated[str, Field(max_length=1000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """What the tensors of a checkpoint are.
+
+    Args:
+        architecture: how to build the network.
+        preprocessing: how it wants its images.
+        classes: names of its logits, in order.
+
+    """
+
+    architecture: Architecture
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the card as plain values: what decides a teacher's logits beside its weights."""
+        return {
+            "architecture": self.architecture.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "classes": list(self.classes),
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> ModelCard:
+        """Return the card that `to_dict` described."""
+        return cls(
+            architecture=Architecture.from_dict(value["architecture"]),
+            preprocessing=Preprocessing.from_dict(value["preprocessing"]),
+            classes=tuple(value["classes"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardFile:
+    """A card as it is on disk.
+
+    Args:
+        card: of the network.
+        weights_sha256: digest of the tensors that it was written with; None of older cards.
+    """
+
+    card: ModelCard
+    weights_sha256: str | None = None
+
+    def write(self, path: Path) -> None:
+        """Write the card as a file, atomically."""
+        plain = {**self.card.to_dict(), "orientation": ORIENTATION}
+        digest = {} if self.weights_sha256 is None else {"weights_sha256": self.weights_sha256}
+        write_json(path, {**plain, **digest})
+
+    @classmethod
+    def read(cls, path: Path) -> CardFile:
+        """Read a card.
+
+        Raises:
+            ModelError: no such file, or not a card.
+        """
+        return _parse(_content(path), path)
+
+
+class _Part(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Architecture(_Part):
+    name: Annotated[str, Field(max_length=200, pattern=r"^[\w:./@+-]+$")]
+    num_classes: Annotated[int, Field(ge=1, le=_MOST_CLASSES)]
+    channels: Literal[1, 3] = 3
+    stem_stride: Literal[1, 2, 4] = 4
+    options: dict[str, Any] = {}
+    selected: tuple[Annotated[int, Field(ge=0, lt=_MOST_CLASSES)], ...] = ()
+
+
+class _Preprocessing(_Part):
+    size: Annotated[int, Field(ge=1, le=4096)]
+    mean: Annotated[tuple[_Channel, ...], Field(min_length=1, max_length=3)]
+    std: tuple[Annotated[_Channel, Field(gt=0)], ...]
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+class _File(_Part):
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    architecture: _Architecture
+    preprocessing: _Preprocessing
+    classes: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=_MOST_CLASSES)]
+    orientation: Literal["exif"] = ORIENTATION
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> _File:
+        means, deviations = len(self.preprocessing.mean), len(self.preprocessing.std)
+        if means != deviations:
+            raise ValueError(f"{means} means and {deviations} deviations; expected one of each a channel")
+        selected = self.architecture.selected
+        if selected and len(selected) != len(self.classes):
+            raise ValueError(f"{len(selected)} selected logits of {len(self.classes)} classes")
+        return self
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise IsADirectoryError(None, "not a file")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path}: no such file; expected the card beside {path.stem}; run the stage that writes it "
+            "(pipeline train-teacher or train-student)"
+        ) from None
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}; expected a model card, a file") from None
+    if len(content) > _MOST_BYTES:
+        raise ModelError(f"{path}: not a model card (larger than {_MOST_BYTES:,} bytes); write it again")
+    return content
+
+
+def _parse(content: bytes, path: Path) -> CardFile:
+    try:
+        file = _File.model_validate_json(content)
+    except pydantic.ValidationError as error:
+        raise ModelError(
+            f"{path}: not a model card ({_first_problem(error)}); expected the one that the checkpoint was "
+            "written with; write it again, or move it away if it is of something else"
+        ) from None
+    # Of the very numbers that are written, 1 or 1.0: they are in a teacher's digest.
+    return CardFile(card=ModelCard.from_dict(json.loads(content)), weights_sha256=file.weights_sha256)
+
+
+def _first_problem(error: pydantic.ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    message = " ".join(problem["msg"].split())
+    if problem["type"] in ("missing", "json_invalid", "value_error"):
+        return f"{place}: {message}" if place else message
+    return f"{shown(place)[1:-1]} is {shown(problem['input'])}: {message}"

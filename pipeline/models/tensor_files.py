@@ -1,0 +1,168 @@
+"""Files of tensors, whatever their names end in: read by their content, and nothing in them is ever run.
+
+torch's restricted unpickler builds tensors and plain values. Training scripts put more beside them: their
+arguments, NumPy's numbers, paths. In place of these stands an object that keeps and does nothing, so that
+the list of allowed names below cannot run anything either. Other names are refused and told.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pipeline.errors import ModelError, shown
+
+_HEAD_BYTES = 1 << 20
+_MOST_PICKLE_BYTES = 1 << 26
+_SHOWN = 600
+_ZIP = b"PK\x03\x04"
+
+
+class _Inert:
+    """Stands for an object of a training script, without its content."""
+
+    def __new__(cls, *_: object, **__: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        return
+
+
+class _Table:
+    """Makes plain dictionaries: of these the unpickler lets items be set."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return {}
+
+
+class _Row:
+    """Makes plain lists: to these the unpickler appends."""
+
+    def __new__(cls, *_: object, **__: object) -> Any:
+        return []
+
+
+def _names(module: str, names: str) -> list[str]:
+    return [f"{module}.{name}" for name in names.split()]
+
+
+_PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
+_INERT = [
+    *("argparse.Namespace", "types.SimpleNamespace", "typing.Any", "decimal.Decimal"),
+    *_names("builtins", "bool int float str bytes list tuple dict frozenset slice range"),
+    *_names("datetime", "date datetime time timedelta timezone"),
+    *_names("pathlib", _PATHS),
+    *_names("pathlib._local", _PATHS),
+    *_names("numpy", "dtype ndarray"),
+    *_names("numpy.core.multiarray", "scalar _reconstruct"),
+    *_names("numpy._core.multiarray", "scalar _reconstruct"),
+    *_names(
+        "numpy.dtypes", "BoolDType Int32DType Int64DType Float16DType Float32DType Float64DType StrDType"
+    ),
+    *_names("omegaconf.base", "ContainerMetadata Metadata"),
+    *_names("omegaconf.nodes", "AnyNode IntegerNode FloatNode StringNode BooleanNode PathNode"),
+    *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
+]
+_TABLES = [
+    "collections.defaultdict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+]
+_ROWS = ["collections.deque"]
+_ALLOWED: list[Any] = [
+    (kind, name) for kind, names in ((_Inert, _INERT), (_Table, _TABLES), (_Row, _ROWS)) for name in names
+]
+
+
+def read_content(path: Path) -> object:
+    """Return a file's content: tensors and plain values, nested as they were saved.
+
+    Args:
+        path: of safetensors or a torch file.
+
+    Raises:
+        ModelError: no such file, another kind of file, or one whose loading would run code.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a file"
+        raise ModelError(f"{path}: {kind}; expected a checkpoint, a file; name it")
+    try:
+        head = _head(path, 9)
+        if head[:4] != _ZIP and head[8:] == b"{":
+            return load_file(path)
+        return _read_torch(path)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; expected a checkpoint") from None
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}; expected a checkpoint") from None
+    except (
+        # What torch's restricted unpickler raises depends on the first wrong byte.
+        *(pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, zipfile.BadZipFile),
+        *(LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError),
+    ) as error:
+        raise ModelError(f"{path}: {_explained(path, error)}") from None
+
+
+def _read_torch(path: Path) -> object:
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_ALLOWED):
+        warnings.simplefilter("ignore")  # about pickle protocols, before it refuses them
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _explained(path: Path, error: Exception) -> str:
+    """Return what is in the way of reading a file, and what to do."""
+    text = " ".join(str(error).split())
+    refused = re.search(r"GLOBAL (\S+) (?:was not|whose)", text)
+    if "TorchScript" in text:
+        return (
+            "a TorchScript archive, which holds code; expected its tensors; save them: "
+            f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pt')"
+        )
+    if refused is None:
+        cause = text.rpartition("WeightsUnpickler error: ")[2].partition("Check the docu")[0].strip()
+        reason = shown(cause, _SHOWN)[1:-1] if cause else type(error).__name__
+        return (
+            f"not a checkpoint of tensors alone ({reason}); "
+            "expected a state dict or safetensors; save it again as one, or copy it again"
+        )
+    name = refused[1]
+    if _holds_a_module(path, name):
+        return (
+            f"not a checkpoint of tensors alone (a whole pickled module, with {shown(name)}, and loading "
+            "that runs code); expected its state dict; where it was made, save that: "
+            "torch.save(model.state_dict(), 'weights.pt')"
+        )
+    return (
+        f"not a checkpoint of tensors alone (it holds {shown(name)}, and loading that could run code); "
+        "expected tensors and plain values; where it was made, save its state dict alone: "
+        "torch.save(checkpoint['state_dict'], 'weights.pt')"
+    )
+
+
+def _holds_a_module(path: Path, name: str) -> bool:
+    return b"torch.nn.modules." in name.encode() + _pickled(path)
+
+
+def _pickled(path: Path) -> bytes:
+    """Return a file's instructions, or the first of them."""
+    if _head(path, 4) != _ZIP:
+        return _head(path, _HEAD_BYTES)
+    with zipfile.ZipFile(path) as archive:
+        entry = next((e for e in archive.infolist() if e.filename.endswith("data.pkl")), None)
+        fits = entry is not None and entry.file_size <= _MOST_PICKLE_BYTES
+        return archive.read(entry) if entry is not None and fits else b""
+
+
+def _head(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)

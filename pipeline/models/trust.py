@@ -1,0 +1,115 @@
+"""Whose code may run: code that the user named, in params.yaml or on the command line.
+
+A card is data that may come from anybody. Alone it neither runs code nor chooses a file or an address that
+weights are read from. Owns that rule; finding and calling code is left to `own_code.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import ModelError, shown
+
+# Options of builders that name weights: a file, an address or a download.
+WEIGHT_OPTIONS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
+# Of timm's builder, which looks at them for `pretrained` alone; `timm_models.py` takes places out of them.
+_UNUSED_OPTIONS = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir")
+# No path, no address, no dotted name, e.g. "gelu".
+_WORD = re.compile(r"[A-Za-z0-9_+-]{0,64}")
+_MOST_VALUES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """The code that a user named.
+
+    Args:
+        models: `module:callable` to the options that the user gives it; a card may add plain values.
+        code: `module` or `module:callable` that may be called with any options of a card.
+        remedy: words for the rest, with {name} for the callable.
+
+    >>> Trust(code=frozenset({"own"})).allows("own:net")
+    True
+    """
+
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    code: frozenset[str] = frozenset()
+    remedy: str = "pass trust=Trust(code=frozenset({{{name!r}}}))"
+
+    def allows(self, name: str) -> bool:
+        """Whether the user named a callable, or its module."""
+        return name in self.models or self._unreserved(name)
+
+    def require_code(self, name: str, options: Mapping[str, Any], card: str) -> None:
+        """Refuse to run code that only a card names.
+
+        Args:
+            name: `module:callable` of the card.
+            options: of the card, which the callable would be given.
+            card: the card's file, for errors.
+
+        Raises:
+            ModelError: the user named other code, or gives it other options.
+        """
+        if not self.allows(name):
+            remedy = self.remedy.format(name=name)
+            raise ModelError(
+                f"{card}: asks for code to be run, {shown(name)}; a card alone runs nothing; if this code "
+                f"is yours, or of somebody whose code you would run: {remedy}"
+            )
+        if self._unreserved(name):
+            return
+        given = self.models[name]
+        for option, value in options.items():
+            as_given = option in given and given[option] == value
+            if not as_given and not _is_plain(value):
+                raise ModelError(
+                    f"{card}: gives {name} the option {shown(option)}: {shown(value)}, which the user did "
+                    "not; expected numbers, words, or what params.yaml says; train the model again, or use "
+                    "its weights without the card"
+                )
+
+    def _unreserved(self, name: str) -> bool:
+        return name in self.code or name.partition(":")[0] in self.code
+
+
+NOTHING = Trust()
+
+
+def require_plain_options(name: str, options: Mapping[str, Any], card: str) -> None:
+    """Refuse options of a card that could lead a library's builder to a file, an address or code.
+
+    Args:
+        name: of a library's model.
+        options: of the card.
+        card: the card's file, for errors.
+
+    Raises:
+        ModelError: an option names weights, or is neither a number, a word nor some of these.
+    """
+    for option, value in options.items():
+        if option in WEIGHT_OPTIONS:
+            problem = "weights are the checkpoint's own"
+        elif option in _UNUSED_OPTIONS or _is_plain(value):
+            continue
+        else:
+            problem = "expected numbers and words"
+        raise ModelError(
+            f"{card}: option {shown(option)} of {shown(name)} is {shown(value)}; {problem}; remove it"
+        )
+
+
+def _is_plain(value: object, depth: int = 0) -> bool:
+    """Whether a value is a number, a word or a truth, or a short list or table of these."""
+    if isinstance(value, str):
+        return _WORD.fullmatch(value) is not None
+    if isinstance(value, list | tuple | dict):
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        return (
+            depth < 3 and len(inner) <= _MOST_VALUES and all(_is_plain(item, depth + 1) for item in inner)
+        )
+    return value is None or (isinstance(value, bool | int | float) and math.isfinite(value))
