@@ -30,8 +30,9 @@ def require_class_names(where: object, names: Sequence[str]) -> None:
                 f"{where}: class name {ascii(name)[:100]} has control characters; expected a text of one "
                 "line; rename it"
             )
-        other = seen.setdefault(normal(name), name)
-        if other is not name:
+        other = seen.get(normal(name))
+        seen[normal(name)] = name
+        if other is not None:
             how = (
                 "occurs twice"
                 if other == name
