@@ -504,3 +504,11 @@ def test_numbers():
     assert points(Estimate(mean=-0.0123, error=None, count=1)) == "−1.23"
     assert (size(999), size(1_260_000), size(5.4e12)) == ("999 bytes", "1.3 MB", "5.4 TB")
     assert scientific(0.0) == "0"
+
+
+def test_duplicates_in_the_data_are_on_the_page():
+    report = make_report(*make_runs([0.9], [0.9]))
+    words = "2 of 3 test images are in train too (test/<a> = train/b)"
+    page = render_page(report, {}, test_images=3, leaks=words)
+    assert "Duplicates in the data: 2 of 3 test images are in train too (test/&lt;a&gt; = train/b)" in page
+    assert "Duplicates" not in render_page(report, {}, test_images=3)
