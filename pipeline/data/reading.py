@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +53,7 @@ class Reader:
 
 def in_order(
     work: Callable[[T, Seat], R], items: Sequence[T], workers: int, watched: Iterator[object]
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Do work on threads, a bounded number of items and pixels ahead, and yield the results in order.
 
     Args:

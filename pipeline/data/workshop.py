@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,8 @@ class Workshop:
             reader = Reader(form=self.form, ear=self.ear, spare=Spare(spare), thorough=self.thorough)
             rest, step = samples[len(draft) :], "scan" if self.form.keep == "encoded" else "decode"
             watched = self.progress(rest, f"{step} {name}")
-            for entry in in_order(partial(read_sample, reader=reader), rest, self.workers, watched):
+            read = partial(read_sample, reader=reader)
+            for entry in drafts.enter_context(closing(in_order(read, rest, self.workers, watched))):
                 if not isinstance(entry, DataError):
                     draft.add(entry)
                     continue
@@ -82,12 +83,13 @@ class Workshop:
         chosen = [samples[row] for row in rows.tolist()]
         total, unreadable = Moments.none(self.form.channels), []
         remarks = np.zeros(len(samples), np.uint8)
-        results = in_order(self._measured, chosen, self.workers, self.progress(chosen, "measure train"))
-        for row, found in zip(rows.tolist(), results, strict=True):
-            if isinstance(found, DataError):
-                unreadable.append(str(found))
-            else:
-                total, remarks[row] = total + found[0], found[1]
+        watched = self.progress(chosen, "measure train")
+        with closing(in_order(self._measured, chosen, self.workers, watched)) as results:
+            for row, found in zip(rows.tolist(), results, strict=True):
+                if isinstance(found, DataError):
+                    unreadable.append(str(found))
+                else:
+                    total, remarks[row] = total + found[0], found[1]
         return Measured(total, remarks, unreadable)
 
     def _go_on(self, draft: Draft, spare: Draft, name: str, samples: Sequence[Sample]) -> None:
