@@ -35,6 +35,11 @@ def encoded_digest(content: NDArray[np.uint8], shape_HWC: tuple[int, ...], label
     return int.from_bytes(state.digest(), "little")
 
 
+def bytes_glance(content: NDArray[np.uint8]) -> int:
+    """Return a 64-bit digest of bytes alone."""
+    return int.from_bytes(hashlib.blake2b(content.tobytes(), digest_size=8).digest(), "little")
+
+
 def canonical_json(value: Any) -> str:
     """Serialise plain values with sorted keys, no spaces and no NaN: equal values, equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

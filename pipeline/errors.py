@@ -76,8 +76,9 @@ class LockedError(StoreError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean X?" for the known name closest to a mistyped one, or nothing."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    spelled = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), spelled, 1)
+    return f"; did you mean {spelled[close[0]]!r}?" if close else ""
 
 
 def shortened(text: str, limit: int = SHOWN_CHARACTERS) -> str:

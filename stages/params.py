@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.data.dataset import PreparedData
+from pipeline.data.decoding import MAX_PIXELS
 from pipeline.data.form import Keep
 from pipeline.data.label_budget import keep_labels
 from pipeline.data.prepare import Preparation
+from pipeline.data.remarks import OnDamage
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.losses import LOSSES, make_loss
 from pipeline.models.class_map import read_class_map
@@ -45,7 +47,10 @@ class DataParams:
         channels: 1 or 3, how image files are decoded; arrays keep their own.
         short_side: largest shorter side in pixels, larger images are shrunk to it; None leaves all alone.
         keep: pixels, decoded once and packed, or encoded: files stay and are decoded at use.
-        validation: share of the training images that chooses epochs, at least 0 and below 1.
+        max_pixels: image files of more are refused before they are decoded, at least 1.
+        damaged: warn, JPEG files with corrupt data are read and named, or refuse.
+        validation: share of the training images that chooses epochs, at least 0 and below 1; not used
+            where the source has a validation split.
         labels_per_class: how many labels of each class students are given, at least 1; None for all.
         seed: of the validation split, and of which labels are given.
 
@@ -58,6 +63,8 @@ class DataParams:
     channels: Literal[1, 3] = 3
     short_side: int | None = None
     keep: Keep = "pixels"
+    max_pixels: int = MAX_PIXELS
+    damaged: OnDamage = "warn"
     validation: float = 0.1
     labels_per_class: int | None = None
     seed: Seed = 0
@@ -65,6 +72,8 @@ class DataParams:
     def __post_init__(self) -> None:
         if self.image_size is not None and not 8 <= self.image_size <= 1024:
             raise ConfigError(f"image_size is {self.image_size}; expected 8 to 1024 pixels")
+        if self.max_pixels < 1:
+            raise ConfigError(f"max_pixels is {self.max_pixels}; expected at least 1")
         if not 0 <= self.validation < 1:
             raise ConfigError(f"validation is {self.validation}; expected at least 0 and below 1")
         if self.labels_per_class is not None and self.labels_per_class < 1:
@@ -93,6 +102,7 @@ class DataParams:
             seed=self.seed,
             keep=self.keep,
             short_side=self.short_side,
+            damaged=self.damaged,
         )
 
 

@@ -38,7 +38,7 @@ def command(params: Params, workers: int | None) -> None:
     _, _, path = data.source.partition(":")
     if Path(path).exists() and path and Path(data.watch) != Path(path):
         note(f"data.watch is {data.watch!r}: DVC will not see changes in {path}; set data.watch to it")
-    options = SourceOptions(root=Path(data.root), channels=data.channels)
+    options = SourceOptions(root=Path(data.root), channels=data.channels, max_pixels=data.max_pixels)
     description = prepare(
         open_source(data.source, options),
         layout.PREPARED,

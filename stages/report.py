@@ -9,6 +9,7 @@ import click
 import torch
 
 from pipeline.data.dataset import PreparedData
+from pipeline.data.leaks import read_leaks
 from pipeline.differences import difference
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.files import write_bytes, write_json
@@ -40,7 +41,7 @@ def command(params: Params) -> None:
     stores = {name: open_logits(layout.store(name), allow_drift=True) for name in params.sweep.dumps}
     report = _collect(params, stores)
     exhibits = {name: make_exhibit(name, store, data) for name, store in stores.items()}
-    page = render_page(report, exhibits, test_images=len(data.test))
+    page = render_page(report, exhibits, test_images=len(data.test), leaks=read_leaks(layout.PREPARED))
     results = report.to_dict()
     for name, exhibit in exhibits.items():
         found = exhibit.label_errors

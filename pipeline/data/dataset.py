@@ -95,8 +95,12 @@ def write_description(
     form: Form,
     mean_and_std: tuple[list[float], list[float]],
     splits: Mapping[str, Images],
+    found: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write dataset.json, the last file of a prepared dataset, and return its content."""
+    """Write dataset.json, the last file of a prepared dataset, and return its content.
+
+    `found` is what is told of the source beside: left_out, leaks and remarks.
+    """
     mean, std = mean_and_std
     description = {
         "schema": SCHEMA,
@@ -108,6 +112,7 @@ def write_description(
         "samples": {name: len(split) for name, split in splits.items()},
         "labelled": {name: int((split.labels != UNLABELLED).sum()) for name, split in splits.items()},
         "digest": splits_digest(splits),
+        **found,
     }
     write_json(folder / DESCRIPTION, description)
     return description

@@ -29,7 +29,9 @@ from pipeline.files import naming, read_json, write_json
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 # What makes a sample the same one in a later run; a file of -1 bytes is none.
 IDENTITY = [("key", "<u8"), ("label", "<i8"), ("file_bytes", "<i8"), ("modified_ns", "<i8")]
-ROW = np.dtype([*IDENTITY, ("height", "<i4"), ("width", "<i4"), ("digest", "<u8")])
+# A digest of little, label apart, and the remarks.
+_TOLD = [("glance", "<u8"), ("remarks", "u1")]
+ROW = np.dtype([*IDENTITY, ("height", "<i4"), ("width", "<i4"), ("digest", "<u8"), *_TOLD])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,7 +88,7 @@ class Draft:
         self._open()
 
     def _last_checkpoint(self) -> _Done:
-        with suppress(FileNotFoundError, ValueError, KeyError):
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             done = _Done.from_dict(read_json(self._checkpoint))
             sizes = {self._rows_path: done.rows * ROW.itemsize, self.pixels_path: done.pixel_bytes}
             if all(path.stat().st_size >= size for path, size in sizes.items()):

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.digests import bytes_glance
+
 _LEVELS = 256
 # Of a constant channel, so that it can be divided by.
 _LEAST_STD = 1e-3
@@ -34,6 +36,10 @@ class Moments:
         # torch's bincount runs beside other threads, numpy's does not. A copy: images may be read-only.
         channels = (torch.from_numpy(image_HWC[..., c].flatten()) for c in range(image_HWC.shape[2]))
         return cls(np.stack([torch.bincount(c, minlength=_LEVELS).numpy() for c in channels]))
+
+    def glance(self) -> int:
+        """Return a 64-bit digest of the counts; equal images have equal ones, others hardly ever."""
+        return bytes_glance(self.counts.view(np.uint8))
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.counts + other.counts)

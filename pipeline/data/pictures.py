@@ -12,7 +12,7 @@ from pipeline.data.images import Images
 from pipeline.data.names import Names
 from pipeline.data.packed import PackedImages, pixel_offsets
 from pipeline.data.sample import UNLABELLED
-from pipeline.data.sources.folder import image_files
+from pipeline.data.sources.tree import image_tree
 from pipeline.digests import content_digest, sample_key
 from pipeline.errors import DataError
 
@@ -33,7 +33,9 @@ def open_pictures(folder: Path, channels: int, count: int) -> PackedImages:
     Raises:
         DataError: there is no image, or one cannot be read.
     """
-    found = sorted(Path(name).as_posix() for name in image_files(folder, "."))
+    found = (
+        sorted(Path(name).as_posix() for name in image_tree(folder, ".").images) if folder.is_dir() else []
+    )
     if not found:
         raise DataError(
             f"{folder}: no image files; expected a folder with {', '.join(SUFFIXES)}; name another"

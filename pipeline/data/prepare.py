@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from pipeline.data.complaints import Ear
 from pipeline.data.dataset import DESCRIPTION, SCHEMA, SPLITS, write_description
 from pipeline.data.delivery import deliver
-from pipeline.data.draft import Draft, Spare
+from pipeline.data.draft import Draft
 from pipeline.data.form import Form, Keep, relative_root
+from pipeline.data.images import Images
+from pipeline.data.leaks import describe_leaks, find_leaks
 from pipeline.data.moments import Moments
-from pipeline.data.reading import count_unchanged, in_order, read_pixels, read_sample
+from pipeline.data.remarks import DAMAGED_LIST, OnDamage, Remarks, refuse_damaged, tell_remarks
 from pipeline.data.sample import Sample, Source
 from pipeline.data.splits import split_validation
-from pipeline.data.unfinished import require_readable, unfinished
-from pipeline.errors import DataError
+from pipeline.data.unfinished import require_none, unfinished
+from pipeline.data.workshop import Progress, Workshop
 from pipeline.progress import note
 
 # Training images that mean and deviation are estimated from where images are not decoded anyway.
 MEASURED = 2048
 
-Progress = Callable[[Sequence[Sample], str], Iterator[Sample]]
+# Of what is made of the same samples: another number makes drafts anew.
+_READING = 2
+# Files that `write_atomic` was killed over.
+_LEFTOVER = re.compile(rf"\.({DESCRIPTION}|{DAMAGED_LIST}|({'|'.join(SPLITS)})\.(npz|names|pixels))\.\w+")
+
+Splits = Mapping[str, Sequence[Sample]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,8 @@ class Preparation:
         seed: of the validation split.
         keep: pixels, packed, or encoded: files stay where they are and are decoded at use.
         short_side: largest shorter side in pixels; larger images are shrunk to it. None leaves all alone.
+        damaged: warn, images that are partly wrong are read and told; refuse, they are not, and of files
+            that stay encoded all are decoded to find them.
     """
 
     origin: str
@@ -48,6 +55,7 @@ class Preparation:
     seed: int = 0
     keep: Keep = "pixels"
     short_side: int | None = None
+    damaged: OnDamage = "warn"
 
     def form(self, source: Source, folder: Path) -> Form:
         """Return the form of a source's images in a prepared dataset in `folder`."""
@@ -67,24 +75,13 @@ class Preparation:
     def plan(self, form: Form) -> dict[str, Any]:
         """Return what decides the content of drafts, beside their samples."""
         split = {"source": self.origin, "validation": self.validation, "seed": self.seed}
-        return {"schema": SCHEMA, **split, **form.to_dict(), "torch": torch.__version__}
+        reading = {"reading": _READING, "thorough": self.thorough}
+        return {"schema": SCHEMA, **split, **form.to_dict(), "torch": torch.__version__, **reading}
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Workshop:
-    """Where drafts are made, by how many threads, and who is told.
-
-    Args:
-        form: of the images.
-        state: folder of the drafts.
-        workers: threads.
-        progress: wraps samples to show how far a step is.
-    """
-
-    form: Form
-    state: Path
-    workers: int
-    progress: Progress
+    @property
+    def thorough(self) -> bool:
+        """Whether files that stay encoded are decoded nevertheless."""
+        return self.keep == "encoded" and self.damaged == "refuse"
 
 
 def prepare(
@@ -107,21 +104,24 @@ def prepare(
         DataError: images that are not readable, all of them named in a file in `state`.
 
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / DESCRIPTION).unlink(missing_ok=True)
     form = asked.form(source, folder)
-    train, held = split_validation(source.train, fraction=asked.validation, seed=asked.seed)
-    splits = dict(zip(SPLITS, (train, held, source.test), strict=True))
-    shop = _Workshop(form=form, state=state, workers=workers, progress=progress)
-    with unfinished(state, asked.plan(form)):
-        unreadable = [line for name, samples in splits.items() for line in _draft(shop, name, samples)]
-        moments, others = _moments(shop, train)
-        count = sum(map(len, splits.values()))
-        require_readable(list(dict.fromkeys([*unreadable, *others])), count, state)
-        images = {}
+    splits = _divide(source, asked)
+    with unfinished(state, asked.plan(form)), Ear() as ear:
+        _sweep(folder)
+        shop = Workshop(
+            form=form, state=state, workers=workers, progress=progress, ear=ear, thorough=asked.thorough
+        )
+        moments, remarks = _read(shop, splits)
+        if asked.damaged == "refuse":
+            refuse_damaged(remarks, sum(map(len, splits.values())), state)
+        images, glances = {}, {}
         for name, samples in splits.items():
             with Draft(state, name, form) as draft:
+                glances[name] = draft.rows()["glance"]
                 images[name] = deliver(draft, samples, folder, name, form)
+        tell_remarks(remarks, folder)
+        left_out, leaks = source.left_out.to_dict(), find_leaks(images, glances).to_dict()
+        _tell(str(source.left_out), leaks, images)
         return write_description(
             folder,
             source=asked.origin,
@@ -129,67 +129,52 @@ def prepare(
             form=form,
             mean_and_std=moments.mean_and_std(),
             splits=images,
+            found={"left_out": left_out, "leaks": leaks, "remarks": remarks.to_dict()},
         )
 
 
-def _draft(shop: _Workshop, name: str, samples: Sequence[Sample]) -> list[str]:
-    """Make a split's draft, or go on with it; return a message for each image that is not readable."""
-    unreadable: list[str] = []
-    with ExitStack() as drafts:
-        draft = drafts.enter_context(Draft(shop.state, name, shop.form))
-        spare = drafts.enter_context(Draft(shop.state, f"{name}.spare", shop.form))
-        _go_on(shop, draft, spare, name, samples)
-        read = partial(read_sample, form=shop.form, spare=Spare(spare))
-        rest, step = samples[len(draft) :], "scan" if shop.form.keep == "encoded" else "decode"
-        for entry in in_order(read, rest, shop.workers, shop.progress(rest, f"{step} {name}")):
-            if not isinstance(entry, DataError):
-                draft.add(entry)
-                continue
-            if not unreadable:
-                note(f"{entry}; going on, to find them all")
-            unreadable.append(str(entry))
-    return unreadable
+def _divide(source: Source, asked: Preparation) -> Splits:
+    """Return the samples of each split; the source's own validation split, or one that is drawn."""
+    if source.validation is None:
+        train, held = split_validation(source.train, fraction=asked.validation, seed=asked.seed)
+    else:
+        train, held = source.train, source.validation
+        note(f"validation: {len(held):,} images of the source's own; data.validation is not used")
+    return dict(zip(SPLITS, (train, held, source.test), strict=True))
 
 
-def _go_on(shop: _Workshop, draft: Draft, spare: Draft, name: str, samples: Sequence[Sample]) -> None:
-    """Keep of a draft what is still true: the first samples where they are, others in a spare draft."""
-    rows, offsets = draft.rows(), draft.offsets()
-    kept = count_unchanged(rows, samples, shop.workers)
-    if kept < len(rows):
-        has_room = offsets[-1] - offsets[kept] < shutil.disk_usage(shop.state).free // 2
-        can_be_told = (rows["file_bytes"][kept:] >= 0).any()
-        draft.shorten(kept, spare if has_room and can_be_told else None)
-    if len(rows) or len(spare):
-        moved_too = f", up to {len(spare):,} others are moved" if len(spare) else ""
-        note(f"resuming: {kept:,} of {len(samples):,} {name} images are there{moved_too}")
+def _sweep(folder: Path) -> None:
+    """Make room for a dataset: no description, and nothing that an earlier call was killed over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
-def _moments(shop: _Workshop, train: Sequence[Sample]) -> tuple[Moments, list[str]]:
-    """Return the moments of the training images, and a message for each that is not readable.
+def _read(shop: Workshop, splits: Splits) -> tuple[Moments, Remarks]:
+    """Make the drafts of all splits; return the moments of the training images, and what is odd.
 
-    Of images that are kept encoded a sample is decoded, spread evenly.
+    Raises:
+        DataError: images that are not readable.
     """
+    unreadable = [line for name, samples in splits.items() for line in shop.make_draft(name, samples)]
+    bits = {name: shop.rows(name)["remarks"] for name in splits}
+    train, count = splits["train"], sum(map(len, splits.values()))
     if shop.form.keep == "pixels":
-        with Draft(shop.state, "train", shop.form) as draft:
-            return draft.moments, []
-    rows = np.linspace(0, len(train) - 1, min(MEASURED, len(train))).astype(np.int64)
-    if len(rows) < len(train):
-        note(f"mean and deviation are estimated from {len(rows):,} of {len(train):,} training images")
-    chosen = [train[row] for row in rows.tolist()]
-    total, unreadable = Moments.none(shop.form.channels), []
-    measured = in_order(
-        partial(_moments_of, form=shop.form), chosen, shop.workers, shop.progress(chosen, "measure train")
-    )
-    for found in measured:
-        if isinstance(found, DataError):
-            unreadable.append(str(found))
-        else:
-            total += found
-    return total, unreadable
+        moments = shop.moments("train")
+    else:
+        measured = shop.measure(train, MEASURED)
+        moments, unreadable = measured.moments, [*unreadable, *measured.unreadable]
+    require_none(list(dict.fromkeys(unreadable)), f"of {count:,} images are not readable", shop.state)
+    if shop.form.keep == "encoded":
+        bits["train"] = bits["train"] | measured.remarks
+    return moments, Remarks({name: (samples, bits[name]) for name, samples in splits.items()})
 
 
-def _moments_of(sample: Sample, form: Form) -> Moments | DataError:
-    try:
-        return Moments.of(read_pixels(sample, form))
-    except DataError as error:
-        return error
+def _tell(left_out: str, leaks: Mapping[str, Any], images: Mapping[str, Images]) -> None:
+    if left_out:
+        note(f"left out: {left_out}")
+    if leaks:
+        counts = {name: len(split) for name, split in images.items()}
+        note(f"leaks: {describe_leaks(leaks, counts)}")

@@ -5,74 +5,108 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.decoding import image_shape, read_file
+from pipeline.data.complaints import Ear
+from pipeline.data.decoding import ImageFile
 from pipeline.data.draft import IDENTITY, ROW, Entry, Spare
 from pipeline.data.form import Form
+from pipeline.data.moments import Moments
+from pipeline.data.remarks import remark_on
 from pipeline.data.resizing import shrink, shrunk_shape
+from pipeline.data.room import Room, Seat
 from pipeline.data.sample import Sample
-from pipeline.digests import content_digest, encoded_digest, sample_key
+from pipeline.digests import bytes_glance, content_digest, encoded_digest, sample_key
 from pipeline.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")
 _AHEAD_A_WORKER = 4
 _NO_FILE = -1, -1
+# Of a file that stays encoded, its end tells whether it may be another one's copy.
+_GLANCE_BYTES = 4096
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Reader:
+    """What all reading threads share.
+
+    Args:
+        form: of the images.
+        ear: hears what the decoder says of damaged files.
+        spare: samples of an earlier run.
+        thorough: whether also files that stay encoded are decoded, to find those that are damaged.
+    """
+
+    form: Form
+    ear: Ear
+    spare: Spare
+    thorough: bool
 
 
 def in_order(
-    work: Callable[[T], R], items: Sequence[T], workers: int, watched: Iterator[object]
-) -> Iterator[R]:
-    """Do work on threads, a bounded number of items ahead, and yield the results in order.
+    work: Callable[[T, Seat], R], items: Sequence[T], workers: int, watched: Iterator[object]
+) -> Generator[R, None, None]:
+    """Do work on threads, a bounded number of items and pixels ahead, and yield the results in order.
 
     Args:
-        work: what is done, on any thread.
+        work: what is done, on any thread; it takes a seat for the pixels that its result has.
         items: to what.
         workers: threads.
         watched: yields once an item, and shows how far it is.
     """
+    room = Room()
     with ThreadPoolExecutor(workers) as pool:
-        upcoming = iter(items)
+        upcoming = ((item, Seat(room, place)) for place, item in enumerate(items))
         first = itertools.islice(upcoming, workers * _AHEAD_A_WORKER)
-        pending: deque[Future[R]] = deque(pool.submit(work, item) for item in first)
+        pending: deque[Future[R]] = deque(pool.submit(work, *some) for some in first)
         try:
-            for _ in watched:
+            for place, _ in enumerate(watched):
                 result = pending.popleft().result()
-                pending.extend(pool.submit(work, item) for item in itertools.islice(upcoming, 1))
+                pending.extend(pool.submit(work, *some) for some in itertools.islice(upcoming, 1))
                 yield result
+                room.leave(place)
         finally:
             for future in pending:
                 future.cancel()
+            room.close()
+            # A progress bar goes before an error is told.
+            getattr(watched, "close", lambda: None)()
 
 
-def read_sample(sample: Sample, form: Form, spare: Spare) -> Entry | DataError:
+def read_sample(sample: Sample, seat: Seat, reader: Reader) -> Entry | DataError:
     """Return what a draft keeps of a sample, from a spare draft if it is there.
 
     An image that is not readable is returned as the error that says so: there may be more of them.
     """
     # Before it is read: if the file is replaced meanwhile, a later run sees another one.
     identity = identity_of(sample)
-    known = spare.find(identity)
+    known = reader.spare.find(identity)
     if known is not None:
         return known
+    make = _scanned if reader.form.keep == "encoded" else _decoded
     try:
-        return (
-            _scanned(sample, form, identity) if form.keep == "encoded" else _decoded(sample, form, identity)
-        )
+        return make(sample, seat, reader, identity)
     except DataError as error:
         return error
 
 
-def read_pixels(sample: Sample, form: Form) -> NDArray[np.uint8]:
-    """Decode an image, and shrink it as the form says: (H, W, C) uint8."""
-    return shrink(sample.load(), form.short_side)
+def read_pixels(sample: Sample, seat: Seat, form: Form, ear: Ear) -> tuple[NDArray[np.uint8], int]:
+    """Decode an image, and shrink it as the form says: (H, W, C) uint8, and the remarks on it."""
+    file = sample.load
+    if not isinstance(file, ImageFile):
+        return shrink(file(), form.short_side), 0
+    content = file.read()
+    seat.take(file.pixels(content))
+    pixels, damaged = ear.listen(partial(file.decode, content))
+    return shrink(pixels, form.short_side), remark_on(content, pixels, damaged=damaged)
 
 
 def identity_of(sample: Sample) -> tuple[int, ...]:
@@ -115,16 +149,24 @@ def _stamp(file: str | None) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _decoded(sample: Sample, form: Form, identity: tuple[int, ...]) -> Entry:
-    pixels = read_pixels(sample, form)
-    row = (*identity, *pixels.shape[:2], content_digest(pixels, sample.label))
-    return Entry.of(np.array(row, ROW), pixels)
+def _decoded(sample: Sample, seat: Seat, reader: Reader, identity: tuple[int, ...]) -> Entry:
+    pixels, remarks = read_pixels(sample, seat, reader.form, reader.ear)
+    moments = Moments.of(pixels)
+    row = (*identity, *pixels.shape[:2], content_digest(pixels, sample.label), moments.glance(), remarks)
+    return Entry(np.array(row, ROW), pixels, moments)
 
 
-def _scanned(sample: Sample, form: Form, identity: tuple[int, ...]) -> Entry:
+def _scanned(sample: Sample, seat: Seat, reader: Reader, identity: tuple[int, ...]) -> Entry:
     """Look at a file without decoding it, unless its header does not tell its shape."""
-    path = Path(sample.file or "")
-    content = read_file(path)
-    shape = shrunk_shape(*image_shape(content, form.channels, path), form.short_side)
+    file, form, remarks = sample.load, reader.form, 0
+    if not isinstance(file, ImageFile):
+        raise TypeError(f"{sample.name} is no file, and cannot stay encoded")
+    content = file.read()
+    seat.take(file.pixels(content))
+    if reader.thorough:
+        pixels, damaged = reader.ear.listen(partial(file.decode, content))
+        remarks = remark_on(content, pixels, damaged=damaged)
+    shape = shrunk_shape(*file.shape(content), form.short_side)
     digest = encoded_digest(content, (*shape, form.channels), sample.label)
-    return Entry.of(np.array((*identity, *shape, digest), ROW), None)
+    glance = bytes_glance(content[-_GLANCE_BYTES:])
+    return Entry(np.array((*identity, *shape, digest, glance, remarks), ROW), None, None)

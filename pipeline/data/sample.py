@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.data.left_out import LeftOut
 
 UNLABELLED = -1
 NO_DECODER = "none"
@@ -67,8 +69,10 @@ class Source:
         classes: class names in label order.
         channels: 1 or 3, of every decoded image.
         train, test: the samples in the source's own order.
+        validation: the samples that choose epochs; None where they are to be drawn from `train`.
         decoder: what turns their files into pixels, with its version; none for arrays.
         root: where each sample is an image file, the folder that its name is relative to.
+        left_out: what the source holds beside these samples.
 
     """
 
@@ -78,3 +82,5 @@ class Source:
     test: Sequence[Sample]
     decoder: str = NO_DECODER
     root: Path | None = None
+    validation: Sequence[Sample] | None = None
+    left_out: LeftOut = field(default_factory=LeftOut)

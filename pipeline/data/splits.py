@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.data.sample import UNLABELLED, Sample, Samples
+from pipeline.data.unfinished import list_files
 from pipeline.digests import sample_key
 from pipeline.errors import DataError
+from pipeline.progress import note
 from pipeline.rng import Lane, draw
 
 
@@ -18,7 +22,8 @@ def split_validation(
     """Divide a training set into what trains and what validates.
 
     Each labelled sample is drawn by its own name, so adding or removing files moves no other sample
-    between the two. Unlabelled samples always train.
+    between the two. Unlabelled samples always train, and so does one sample of a class that would be drawn
+    as a whole.
 
     Args:
         samples: the source's training set.
@@ -34,7 +39,12 @@ def split_validation(
     keys = np.fromiter((sample_key(sample.name) for sample in samples), np.uint64, len(samples))
     words = draw(seed=seed, view=0, keys=keys, lane=Lane.VALIDATION)[0]
     chosen = words < np.uint64(int(fraction * (1 << 32)))
-    chosen &= np.fromiter((sample.label != UNLABELLED for sample in samples), np.bool_, len(samples))
+    labels = np.fromiter((sample.label for sample in samples), np.int64, len(samples))
+    chosen &= labels != UNLABELLED
+    spared = _spare_last(chosen, labels, words)
+    if spared:
+        names = list_files([samples[row].name for row in spared])
+        note(f"validation: {len(spared):,} last training images of their classes stay in training: {names}")
     train, validation = (Samples(samples.__getitem__, np.flatnonzero(part)) for part in (~chosen, chosen))
     if not validation or not train:
         raise DataError(
@@ -44,3 +54,13 @@ def split_validation(
             "epoch)"
         )
     return train, validation
+
+
+def _spare_last(chosen: NDArray[np.bool_], labels: NDArray[np.int64], words: NDArray[Any]) -> list[int]:
+    """Take back, in place, one sample of each class that none is left of to train; return their rows."""
+    spared = []
+    for label in np.setdiff1d(labels[chosen], labels[~chosen]):
+        rows = np.flatnonzero(labels == label)
+        spared.append(int(rows[words[rows].argmax()]))
+    chosen[spared] = False
+    return spared

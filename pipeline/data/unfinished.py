@@ -61,26 +61,31 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
     (folder / _UNREADABLE).unlink(missing_ok=True)
 
 
-def require_readable(unreadable: Sequence[str], count: int, folder: Path) -> None:
-    """Refuse to finish without the images that could not be read.
+def require_none(lines: Sequence[str], fault: str, folder: Path) -> None:
+    """Refuse to finish because of some images.
 
     Args:
-        unreadable: a message for each of them.
-        count: images in all.
+        lines: a message for each of them, which begins with its file and a colon.
+        fault: what they are, behind their number, e.g. "of 9 images are not readable".
         folder: where the whole list goes.
 
     Raises:
         DataError: naming the first, and the list.
     """
-    if not unreadable:
+    if not lines:
         return
     path = folder / _UNREADABLE
-    write_bytes(path, "".join(f"{line}\n" for line in unreadable).encode(errors="replace"))
-    if len(unreadable) == 1:
-        raise DataError(unreadable[0])
-    first = ", ".join(line.partition(":")[0] for line in unreadable[:_SHOWN])
-    more = ", …" if len(unreadable) > _SHOWN else ""
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
+    if len(lines) == 1:
+        raise DataError(lines[0])
+    first = list_files([line.partition(":")[0] for line in lines])
     raise DataError(
-        f"{len(unreadable):,} of {count:,} images are not readable: {first}{more}; all are listed in "
+        f"{len(lines):,} {fault}: {first}; all are listed in "
         f"{path}; replace or remove them and run the command again: the other images are kept"
     )
+
+
+def list_files(files: Sequence[str]) -> str:
+    """Return the first of some files, for a message."""
+    shown = ", ".join(file if file.isprintable() else ascii(file) for file in files[:_SHOWN])
+    return f"{shown}, …" if len(files) > _SHOWN else shown

@@ -68,13 +68,16 @@ class Strip:
         return f"{100 * value / (self.high - self.low):.2f}%"
 
 
-def render_page(report: Report, exhibits: Mapping[str, Exhibit], *, test_images: int) -> str:
+def render_page(
+    report: Report, exhibits: Mapping[str, Exhibit], *, test_images: int, leaks: str = ""
+) -> str:
     """Return the page's HTML.
 
     Args:
         report: what was found.
         exhibits: dump -> what is shown of its images.
         test_images: how many images the accuracies are of.
+        leaks: equal images that there should not be, in words; empty for none.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.report", "."),
@@ -103,6 +106,7 @@ def render_page(report: Report, exhibits: Mapping[str, Exhibit], *, test_images:
         headline=headline(report),
         lede=lede(report, test_images),
         summary=summary(report),
+        leaks=leaks,
         soft_temperature=SOFT_TEMPERATURE,
     )
 

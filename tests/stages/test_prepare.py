@@ -191,6 +191,8 @@ def test_encoded_data_is_refused_by_a_store_of_packed_ones(project, capsys):
         ("data.short_side=15", ["short_side is 15", "expected 16 to 4096"]),
         ("data.short_side=5000", ["short_side is 5000", "expected 16 to 4096"]),
         ("data.short_side=big", ["data.short_side is 'big'"]),
+        ("data.max_pixels=0", ["max_pixels is 0", "expected at least 1"]),
+        ("data.damaged=maybe", ["data.damaged is 'maybe'", "'warn' or 'refuse'"]),
         ("data.keep=jpeg", ["data.keep is 'jpeg'", "'pixels' or 'encoded'"]),
         ("data.kep=pixels", ["unknown key data.kep", "did you mean 'keep'"]),
     ],
@@ -200,6 +202,14 @@ def test_parameters_that_cannot_be(project, capsys, setting, words):
     (message,) = capsys.readouterr().err.splitlines()
     for word in words:
         assert word in message
+
+
+def test_images_of_too_many_pixels_are_refused_by_name(project, capsys):
+    assert run("prepare", "--set", "data.max_pixels=900") == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "of 140 images are not readable" in message
+    listed = (STATE / "unreadable.txt").read_text().splitlines()
+    assert all("pixels by its header; expected at most 900 in all" in line for line in listed)
 
 
 @pytest.mark.parametrize("source", ["fashion-mnist-10k", "npz:x.npz", "torchvision:CIFAR10"])

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from pipeline.data import fashion_mnist
+from pipeline.data.class_names import require_class_names
+from pipeline.data.left_out import LeftOut
 from pipeline.data.sample import UNLABELLED, Sample, Samples, Source
+from pipeline.data.sources.labels import numbered_classes, require_known_labels
 from pipeline.data.sources.options import SourceOptions
+from pipeline.data.sources.splits import VALIDATION
 from pipeline.errors import ConfigError, DataError
 
-_NPZ_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+_PARTS = ("images", "labels")
+_REQUIRED = tuple(f"{split}_{part}" for split in ("train", "test") for part in _PARTS)
+_CLASSES = "classes"
+# What numpy, zipfile and zlib raise for damaged, encrypted and absurd files.
+_DAMAGE = (
+    *(OSError, EOFError, TypeError, ValueError, KeyError, IndexError, RuntimeError, MemoryError),
+    *(OverflowError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
+)
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 def open_builtin(detail: str, options: SourceOptions) -> Source:
@@ -31,50 +47,86 @@ def open_builtin(detail: str, options: SourceOptions) -> Source:
 
 
 def open_npz(detail: str, options: SourceOptions) -> Source:
-    """Open the arrays of an .npz file: {train,test}_{images,labels} and, if there is one, classes."""
+    """Open the arrays of an .npz file: {train,test}_{images,labels}; val_... and classes may be there."""
     path = Path(detail)
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [key for key in _NPZ_KEYS if key not in archive]
-            if missing:
-                raise DataError(
-                    f"{path}: has the arrays {sorted(archive)}; expected {', '.join(_NPZ_KEYS)}; "
-                    f"add {', '.join(missing)}"
-                )
-            arrays = {key: archive[key] for key in _NPZ_KEYS}
-            names = archive.get("classes", None)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; expected an .npz; correct data.source") from None
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a readable .npz ({error}); write it again") from None
-    for split in ("train", "test"):
-        _check_arrays(path, split, arrays[f"{split}_images"], arrays[f"{split}_labels"])
-    train_images, test_images = arrays["train_images"], arrays["test_images"]
-    if _channels(train_images) != _channels(test_images):
-        raise DataError(
-            f"{path}: train_images {train_images.shape} and test_images {test_images.shape} differ in "
-            "channels; expected the same"
-        )
-    top = 1 + max(int(arrays["train_labels"].max()), int(arrays["test_labels"].max()))
-    occurring = len(np.unique(arrays["train_labels"]))
-    if names is None and top > 2 * occurring:
-        raise DataError(
-            f"{path}: label {top - 1} is out of range; expected labels from 0 without large gaps, and only "
-            f"{occurring} different ones occur in train_labels; correct them, or name the classes in "
-            "'classes'"
-        )
-    classes = tuple(map(str, range(top))) if names is None else tuple(map(str, names))
-    if top > len(classes):
-        raise DataError(
-            f"{path}: label {top - 1} is out of range; expected -1 to {len(classes) - 1}, since "
-            f"'classes' has {len(classes)} names; correct the labels or the names"
-        )
+    arrays, unused = _read_npz(path)
+    splits = list(dict.fromkeys(name.rpartition("_")[0] for name in arrays if name != _CLASSES))
+    images = {split: arrays[f"{split}_images"] for split in splits}
+    labels: Arrays = {split: _labels(arrays[f"{split}_labels"]) for split in splits}
+    for split in splits:
+        _check_arrays(path, split, images[split], labels[split])
+        if _channels(images[split]) != _channels(images["train"]):
+            raise DataError(
+                f"{path}: train_images {images['train'].shape} and {split}_images {images[split].shape} "
+                "differ in channels; expected the same"
+            )
+    validation = next((name for name in VALIDATION if name in splits), None)
+    _require_labelled(path, validation, labels)
+    if _CLASSES in arrays:
+        classes = _class_names(path, arrays[_CLASSES])
+    else:
+        classes, labels = numbered_classes(path, labels)
+    require_known_labels(path, classes, labels)
+    samples = {s: _array_samples(images[s], labels[s], s, str(path)) for s in splits}
     return Source(
         classes=classes,
-        channels=_channels(train_images),
-        train=_array_samples(train_images, arrays["train_labels"], "train", str(path)),
-        test=_array_samples(test_images, arrays["test_labels"], "test", str(path)),
+        channels=_channels(images["train"]),
+        train=samples["train"],
+        validation=None if validation is None else samples[validation],
+        test=samples["test"],
+        left_out=LeftOut(unused=tuple(map(_printable, unused))),
     )
+
+
+def _read_npz(path: Path) -> tuple[Arrays, list[str]]:
+    """Return the arrays of a file that count, and the names of the others."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected an .npz; correct data.source")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if not isinstance(archive, NpzFile):
+                raise ValueError("it holds no named arrays")
+            wanted = _wanted(path, archive.files)
+            return {name: archive[name] for name in wanted}, sorted(set(archive.files) - set(wanted))
+    except DataError:
+        raise
+    except _DAMAGE as error:
+        raise DataError(f"{path}: not a readable .npz ({_reason(error)}); write it again") from None
+
+
+def _reason(error: BaseException) -> str:
+    text = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if "context manager" in text:  # np.load gives an array where it finds one
+        return "a single array, as of an .npy, expected several by name"
+    return text[:200]
+
+
+def _wanted(path: Path, names: Iterable[str]) -> list[str]:
+    """Return the names of the arrays that count, of those of an archive."""
+    names = list(names)
+    missing = [key for key in _REQUIRED if key not in names]
+    if missing:
+        raise DataError(
+            f"{path}: has the arrays {sorted(names)[:12]}; expected {', '.join(_REQUIRED)}; "
+            f"add {', '.join(missing)}"
+        )
+    held = [split for split in VALIDATION if any(f"{split}_{part}" in names for part in _PARTS)]
+    if len(held) > 1:
+        raise DataError(
+            f"{path}: has {held[0]}_ and {held[1]}_ arrays; expected one validation split; leave one out"
+        )
+    validation = [f"{split}_{part}" for split in held for part in _PARTS]
+    absent = [name for name in validation if name not in names]
+    if absent:
+        raise DataError(
+            f"{path}: has no {absent[0]}; expected {' and '.join(validation)}, or neither; add it"
+        )
+    return [*_REQUIRED, *validation, *(name for name in (_CLASSES,) if name in names)]
+
+
+def _labels(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return a column of labels (N, 1), as MedMNIST has it, as (N,)."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def _check_arrays(path: Path, split: str, images: NDArray[Any], labels: NDArray[Any]) -> None:
@@ -96,6 +148,38 @@ def _check_arrays(path: Path, split: str, images: NDArray[Any], labels: NDArray[
         raise DataError(
             f"{path}: {split}_labels[{row}] is {lowest}; expected 0 or more, or -1 for unlabelled"
         )
+
+
+def _require_labelled(path: Path, validation: str | None, labels: Arrays) -> None:
+    """Refuse a validation split with unlabelled images: they choose nothing."""
+    if validation is not None and (labels[validation] == UNLABELLED).any():
+        row = int((labels[validation] == UNLABELLED).argmax())
+        raise DataError(
+            f"{path}: {validation}_labels[{row}] is -1; expected a label for each image to validate on; "
+            "label it, or leave it out"
+        )
+
+
+def _class_names(path: Path, names: NDArray[Any]) -> tuple[str, ...]:
+    """Return the texts of an array of class names.
+
+    Raises:
+        DataError: they are no texts, or none that tell classes apart.
+    """
+    if names.ndim != 1 or names.dtype.kind not in "USiu":
+        raise DataError(
+            f"{path}: classes is {names.dtype} {names.shape}; expected texts (C,), one a class; convert it"
+        )
+    try:
+        texts = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: classes holds {error.object!r}, no text in UTF-8; convert it") from None
+    require_class_names(path, texts)
+    return texts
+
+
+def _printable(name: str) -> str:
+    return name[:80] if name[:80].isprintable() else ascii(name[:80])
 
 
 def _channels(images: NDArray[Any]) -> int:

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.decoding import DECODER, SUFFIXES, load_image
+from pipeline.data.class_names import normal, require_class_names
+from pipeline.data.decoding import DECODER, SUFFIXES, ImageFile
+from pipeline.data.left_out import LeftOut
 from pipeline.data.names import Names
 from pipeline.data.sample import UNLABELLED, Sample, Samples, Source
 from pipeline.data.sources.options import SourceOptions
-from pipeline.errors import DataError
+from pipeline.data.sources.splits import TRAIN, SplitNames, find_splits
+from pipeline.data.sources.tree import entries, image_tree, is_hidden, is_image, suffix_of
+from pipeline.errors import DataError, did_you_mean
 
 # What is in it has no label; both ways to spell it.
 _UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 
 
-def open_folder(detail: str, options: SourceOptions) -> Source:
-    """Open PATH/train/CLASS/* and PATH/test/CLASS/* (or val); hidden entries are passed over.
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The image files of a split: folder -> names relative to the root, and what else is there."""
 
-    Images in PATH/train/unlabelled, at any depth, have no label, and the folder is no class. Where all
-    training images are there, class folders are empty.
+    files: Mapping[str, Names]
+    left_out: Mapping[str, LeftOut]
+    loose: LeftOut
+
+    @property
+    def total(self) -> LeftOut:
+        return sum(self.left_out.values(), self.loose)
+
+
+def open_folder(detail: str, options: SourceOptions) -> Source:
+    """Open PATH/train/CLASS/* and PATH/test/CLASS/*, and PATH/val/CLASS/* to validate on.
+
+    Without a test folder, val is tested on. Images in PATH/train/unlabelled, at any depth, have no label,
+    and the folder is no class. Where all training images are there, class folders are empty.
     """
     root = Path(detail)
     if not root.is_dir():
@@ -31,87 +48,126 @@ def open_folder(detail: str, options: SourceOptions) -> Source:
             f"{root}: no such folder; expected PATH/train/CLASS/* and PATH/test/CLASS/*; correct "
             "data.source"
         )
-    held_out = next((name for name in ("test", "val") if (root / name).is_dir()), None)
-    if not (root / "train").is_dir() or held_out is None:
-        found = sorted(entry.name for entry in root.iterdir() if entry.is_dir())[:5]
-        raise DataError(
-            f"{root}: has the folders {found}; expected train/CLASS/* and test/CLASS/* (or "
-            "val/CLASS/*); move the classes into train/ and some images of each into test/"
-        )
-    train = _names_by_class(root, "train")
-    classes, test = tuple(n for n in train if n not in _UNLABELLED_FOLDERS), _names_by_class(root, held_out)
-    empty = next((name for name in classes if not len(train[name])), None)
-    if empty is not None and any(len(train[name]) for name in classes):
-        raise DataError(
-            f"{root / 'train' / empty}: a class without images; expected at least one; add some, or remove "
-            "the folder"
-        )
-    _require_classes(root, held_out, test, classes)
+    names, left_out = _splits(root)
+    held = [name for name in (names.validation, names.test) if name is not None]
+    train, others = _read_split(root, TRAIN), {name: _read_split(root, name) for name in held}
+    classes = tuple(name for name in train.files if name not in _UNLABELLED_FOLDERS)
+    require_class_names(root / TRAIN, classes)
+    _require_images(root, train, classes)
+    for name, split in others.items():
+        _require_classes(root, name, split.files, classes)
+    samples = {
+        name: _file_samples(root, name, classes, split, options)
+        for name, split in {TRAIN: train, **others}.items()
+    }
     return Source(
         classes=classes,
         channels=options.channels,
-        train=_file_samples(root, "train", classes, train, options.channels),
-        test=_file_samples(root, held_out, classes, test, options.channels),
+        train=samples[TRAIN],
+        validation=None if names.validation is None else samples[names.validation],
+        test=samples[names.test],
         decoder=DECODER,
         root=root,
+        left_out=sum((split.total for split in (train, *others.values())), left_out),
     )
 
 
-def _names_by_class(root: Path, split: str) -> dict[str, Names]:
-    """Return the names of each class's image files, relative to the root; classes and files are sorted."""
-    folders = sorted(entry.name for entry in (root / split).iterdir() if entry.is_dir())
-    return {
-        folder: Names.of(sorted(image_files(root, f"{split}/{folder}"), key=lambda name: name.split("/")))
-        for folder in folders
-        if not folder.startswith(".")
-    }
+def _splits(root: Path) -> tuple[SplitNames, LeftOut]:
+    """Tell which folder of the root is which split, and what else is there."""
+    folders, loose, hidden = [], Counter[str](), 0
+    for entry in entries(root):
+        if is_hidden(entry.name):
+            hidden += 1
+        elif entry.is_dir():
+            folders.append(entry.name)
+        elif is_image(entry.name):
+            loose[f"{root.name or root}/"] += 1
+    names = find_splits(root, folders)
+    if names is None:
+        raise DataError(
+            f"{root}: has the folders {sorted(folders)[:5]}; expected train/CLASS/* and test/CLASS/* (or "
+            "val/CLASS/*); move the classes into train/ and some images of each into test/"
+        )
+    unused = sorted(f"{name}/" for name in folders if name not in (TRAIN, names.test, names.validation))
+    return names, LeftOut(loose=loose, hidden=hidden, unused=tuple(map(_printable, unused)))
 
 
-def image_files(root: Path, folder: str) -> list[str]:
-    """Return the image files at any depth below a folder, as names relative to the root."""
-    found = []
-    for parent, folders, files in os.walk(root / folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = os.path.relpath(parent, root)
-        found += [f"{below}/{name}" for name in files if _is_image(name)]
-    return found
+def _read_split(root: Path, split: str) -> _Split:
+    """Find each class's image files; classes and files are sorted."""
+    folders, loose, suffixes, hidden = [], Counter[str](), Counter[str](), 0
+    for entry in entries(root / split):
+        if is_hidden(entry.name):
+            hidden += 1
+        elif entry.is_dir():
+            folders.append(entry.name)
+        elif is_image(entry.name):
+            loose[f"{split}/"] += 1
+        else:
+            suffixes[suffix_of(entry.name)] += 1
+    trees = {folder: image_tree(root, f"{split}/{folder}") for folder in sorted(folders)}
+    return _Split(
+        {folder: Names.of(tree.images) for folder, tree in trees.items()},
+        {folder: tree.left_out for folder, tree in trees.items()},
+        LeftOut(loose=loose, suffixes=suffixes, hidden=hidden),
+    )
 
 
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+def _require_images(root: Path, train: _Split, classes: Sequence[str]) -> None:
+    """Refuse a class without images, unless all training images are unlabelled."""
+    empty = next((name for name in classes if not len(train.files[name])), None)
+    if empty is not None and any(len(train.files[name]) for name in classes):
+        there = str(train.left_out[empty])
+        raise DataError(
+            f"{root / TRAIN / empty}: a class without images{there and f', left out: {there}'}; expected "
+            "at least one; add some, or remove the folder"
+        )
 
 
-def _require_classes(root: Path, split: str, names: Iterable[str], classes: Sequence[str]) -> None:
-    """Refuse test images that no class of the training images is for."""
+def _require_classes(root: Path, split: str, names: Mapping[str, Names], classes: Sequence[str]) -> None:
+    """Refuse held-out images that no class of the training images is for."""
+    alike = {normal(name): name for name in classes}
     for name in names:
         if name in _UNLABELLED_FOLDERS:
             raise DataError(
                 f"{root / split / name}: unlabelled images cannot be tested on; expected class folders; "
-                f"move it to {root / 'train'}, or remove it"
+                f"move it to {root / TRAIN}, or remove it"
             )
-        if name not in classes:
+        if name in classes:
+            continue
+        if normal(name) in alike:
             raise DataError(
-                f"{root / split / name}: a class that {root / 'train'} does not have ({len(classes)} "
-                "classes); expected the same class folders; rename or remove it"
+                f"{root / split}: folder {name!a} and {alike[normal(name)]!a} of {root / TRAIN} "
+                "differ in Unicode form alone; expected the same name; rename one"
             )
+        raise DataError(
+            f"{root / split / _printable(name)}: a class that {root / TRAIN} does not have ({len(classes)} "
+            f"classes); expected the same class folders; rename or remove it{did_you_mean(name, classes)}"
+        )
 
 
 def _file_samples(
-    root: Path, split: str, classes: Sequence[str], found: Mapping[str, Names], channels: int
+    root: Path, split: str, classes: Sequence[str], found: _Split, options: SourceOptions
 ) -> Samples:
-    names = Names.parse(b"".join(files.to_bytes() for files in found.values()))
+    names = Names.parse(b"".join(files.to_bytes() for files in found.files.values()))
     if not names:
+        there = str(found.total)
         raise DataError(
-            f"{root / split}: no image files in class folders; expected "
+            f"{root / split}: no image files in class folders{there and f', left out: {there}'}; expected "
             f"{split}/CLASS/*{{{','.join(SUFFIXES)}}}"
         )
     places = {name: label for label, name in enumerate(classes)}
     labels = np.repeat(
-        [places.get(name, UNLABELLED) for name in found], [len(files) for files in found.values()]
+        [places.get(name, UNLABELLED) for name in found.files],
+        [len(files) for files in found.files.values()],
     )
 
     def make(row: int) -> Sample:
         path = root / names[row]
-        return Sample(names[row], int(labels[row]), partial(load_image, path, channels), str(path))
+        load = ImageFile(path, options.channels, options.max_pixels)
+        return Sample(names[row], int(labels[row]), load, str(path))
 
     return Samples(make, np.arange(len(names)))
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)

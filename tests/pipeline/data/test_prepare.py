@@ -51,6 +51,22 @@ def test_decoding_out_of_order_keeps_the_order_of_samples(tmp_path, prepare_quie
     assert PreparedData.open(folder).train.uniform[0][:, 0, 0, 0].tolist() == list(range(6))
 
 
+def test_what_a_killed_preparation_left_is_swept(tmp_path, make_source, prepare_quietly):
+    folder = prepare_quietly(make_source(), tmp_path / "prepared")
+    expected = _bytes(folder)
+    for name in (
+        ".dataset.json.x1y2",
+        ".train.npz.ab",
+        ".test.names.cd",
+        ".validation.pixels.ef",
+        "damaged.txt",
+    ):
+        (folder / name).write_bytes(b"half")
+    (folder / ".keep").write_bytes(b"a user's")
+    prepare_quietly(make_source(), folder)
+    assert _bytes(folder) == {**expected, ".keep": b"a user's"}
+
+
 def test_the_description_says_what_was_prepared(tmp_path, make_source):
     seen = {}
 

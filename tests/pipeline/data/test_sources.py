@@ -138,11 +138,11 @@ def test_npz_images_of_another_form_are_refused_with_what_was_found(open_npz, im
     [
         np.zeros(6),
         np.zeros(6, bool),
-        np.zeros((6, 1), int),
+        np.zeros((6, 2), int),
         np.zeros(5, int),
         np.array(["a"] * 6),
     ],
-    ids=["float", "bool", "column", "too-few", "text"],
+    ids=["float", "bool", "two-columns", "too-few", "text"],
 )
 def test_npz_labels_of_another_form_are_refused_with_what_was_found(open_npz, labels):
     with pytest.raises(DataError, match=r"x.npz: train_labels is .*expected integers \(6,\)"):
@@ -520,9 +520,67 @@ def test_what_is_no_dataset_of_torchvision_is_refused(tmp_path, name):
         open_source(f"torchvision:{name}", SourceOptions(root=tmp_path))
 
 
+def test_a_name_in_other_letters_gets_a_suggestion(tmp_path):
+    with pytest.raises(ConfigError, match=r"'Cifar10'.*did you mean 'CIFAR10'\?"):
+        open_source("torchvision:Cifar10", SourceOptions(root=tmp_path))
+
+
+@pytest.fixture
+def country211(tmp_path):
+    """Country211 as torchvision keeps it, two classes, each file turned by its EXIF."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split, count in (("train", 3), ("valid", 2), ("test", 1)):
+        for label, name in enumerate(("AD", "AE")):
+            folder = tmp_path / "country211" / split / name
+            folder.mkdir(parents=True)
+            for row in range(count):
+                image = _noise(20, 32, seed=10 * row + label)
+                image.save(folder / f"{row}.jpg", exif=exif, quality=98, subsampling=0)
+    return tmp_path
+
+
+def test_a_validation_split_of_torchvision_is_used(country211):
+    source = open_source("torchvision:Country211", SourceOptions(root=country211))
+    assert [sample.name for sample in source.validation] == [f"valid/{row}" for row in range(4)]
+    assert (len(source.train), len(source.test)) == (6, 2)
+    assert not source.left_out.unused
+
+
+def test_a_validation_split_that_cannot_be_opened_is_told(country211):
+    shutil.rmtree(country211 / "country211/valid")
+    source = open_source("torchvision:Country211", SourceOptions(root=country211))
+    assert source.validation is None
+    assert "not looked at: the split valid (" in str(source.left_out)
+
+
+def test_torchvision_and_folders_turn_a_file_alike(country211):
+    by_torchvision = open_source("torchvision:Country211", SourceOptions(root=country211))
+    folder = open_source(f"folder:{country211 / 'country211'}", SourceOptions(root=country211))
+    for one, other in zip(by_torchvision.train, folder.train, strict=True):
+        assert one.load().shape == other.load().shape == (32, 20, 3)
+        assert np.abs(one.load().astype(int) - other.load()).max() <= 4
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
+def test_a_damaged_file_of_torchvision_is_named(country211, content):
+    source = open_source("torchvision:Country211", SourceOptions(root=country211))
+    (country211 / "country211/train/AD/1.jpg").write_bytes(content)
+    with pytest.raises(DataError, match="Country211: image train/1 is not readable") as info:
+        source.train[1].load()
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["Caltech101", "EMNIST", "CelebA", "FakeData", "ImageFolder"])
+def test_a_dataset_without_train_and_test_is_told_from_missing_files(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", lambda *a, **k: 1 / 0)
+    with pytest.raises(DataError, match=rf"{name}( in|: no train and test split with one class an image)"):
+        open_source(f"torchvision:{name}", SourceOptions(root=tmp_path))
+
+
 @pytest.mark.parametrize("name", ["ImageFolder", "FakeData", "Country211"])
 def test_a_torchvision_dataset_that_cannot_be_opened_says_why(tmp_path, name):
     if name == "Country211":  # it has train, valid and test: no network is asked
         (tmp_path / "country211").mkdir()
-    with pytest.raises(DataError, match=rf"torchvision dataset {name} in"):
+    with pytest.raises(DataError, match=rf"torchvision dataset {name}( in|: no train and test split)"):
         open_source(f"torchvision:{name}", SourceOptions(root=tmp_path))

@@ -8,6 +8,9 @@ from pipeline.data.sample import Sample
 from pipeline.data.splits import split_validation
 from pipeline.errors import DataError
 
+# Of 80 samples at a fifth and seed 0, before any sample was ever spared.
+HELD = [4, 7, 14, 15, 16, 17, 18, 19, 24, 26, 35, 36, 38, 40, 42, 44, 48, 54, 57, 61, 71, 73]
+
 
 def _samples(names, label: int = 0) -> list[Sample]:
     return [Sample(f"train/{name}", label, lambda: None) for name in names]
@@ -67,10 +70,27 @@ def test_a_fraction_of_zero_holds_nothing():
     assert split_validation(samples, fraction=0, seed=0) == (samples, [])
 
 
-@pytest.mark.parametrize(("count", "fraction"), [(3, 0.0001), (3, 0.9999)])
-def test_a_side_without_samples_is_refused(count, fraction):
-    with pytest.raises(DataError, match=r"data.validation = 0\.\d+ leave \d to train and \d to"):
-        split_validation(_samples(range(count)), fraction=fraction, seed=0)
+def test_a_validation_split_without_samples_is_refused():
+    with pytest.raises(DataError, match=r"data.validation = 0\.0001 leave 3 to train and 0 to"):
+        split_validation(_samples(range(3)), fraction=0.0001, seed=0)
+
+
+def test_no_class_loses_its_last_training_sample(capsys):
+    rare, common = _samples(["rare-0", "rare-1"], label=1), _samples(range(300))
+    train, validation = split_validation([*common, *rare], fraction=0.9999, seed=0)
+    assert sorted(sample.label for sample in train)[-1] == 1
+    assert len([sample for sample in train if sample.label == 1]) == 1
+    assert {sample.label for sample in validation} == {0, 1}
+    assert "last training images of their classes stay in training: train/" in capsys.readouterr().err
+
+
+def test_classes_that_keep_training_samples_are_split_as_ever(capsys):
+    """What was prepared before stays what it is."""
+    samples = _samples(range(40)) + _samples(range(40, 80), label=1)
+    held = _held(samples)
+    words = {s.name: s for s in samples if s.name in held}
+    assert sorted(int(name.removeprefix("train/")) for name in words) == HELD
+    assert capsys.readouterr().err == ""
 
 
 def test_unlabelled_data_alone_cannot_validate():

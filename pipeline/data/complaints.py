@@ -1,0 +1,127 @@
+"""Hearing what libjpeg says of a damaged file, to name the file.
+
+A JPEG whose scan is damaged decodes, in part to other pixels. All that libjpeg does is to write a line to
+the process's stderr, which names no file; torchvision passes nothing on. An `Ear` gives file descriptor 2
+another end while images are decoded. A decoding after which something was written is done once more, alone,
+so that a line has one author. An image that is not damaged costs two calls of the system.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from threading import Condition
+from types import TracebackType
+from typing import IO, Self, TypeVar
+
+T = TypeVar("T")
+_STDERR = 2
+# Of libjpeg's warnings (jerror.h) those of damaged data; others are of odd but whole files.
+_DAMAGED = (b"Corrupt JPEG data", b"Premature end of JPEG file", b"Inconsistent progression sequence")
+_WHOLE = b"Corrupt JPEG data: bad ICC marker"
+
+
+class Ear:
+    """Hears libjpeg in a `with` block; lines of other C code are passed on at its end.
+
+    Where the process has no stderr, nothing is heard.
+    """
+
+    def __init__(self) -> None:
+        self._closing = ExitStack()
+        self._heard: IO[bytes] | None = None
+        self._gate = _Gate()
+
+    def __enter__(self) -> Self:
+        with suppress(OSError):
+            voice = os.dup(_STDERR)
+            self._closing.callback(os.close, voice)
+            self._keep_python_on(voice)
+            self._heard = self._closing.enter_context(tempfile.TemporaryFile())
+            self._closing.callback(self._pass_on, voice)
+            os.dup2(self._heard.fileno(), _STDERR)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing.close()
+        self._heard = None
+
+    def listen(self, decode: Callable[[], T]) -> tuple[T, bool]:
+        """Decode, on any thread; return the result and whether libjpeg reported damage."""
+        if self._heard is None:
+            return decode(), False
+        with self._gate.among_others():
+            before = self._length()
+            result = decode()
+            if self._length() == before:
+                return result, False
+        with self._gate.alone():
+            before = self._length()
+            result = decode()
+            return result, any(map(_is_damage, self._lines(before)))
+
+    def _keep_python_on(self, voice: int) -> None:
+        """Let Python's own stderr, progress for one, stay where it was."""
+        with suppress(AttributeError, OSError, ValueError):
+            if sys.stderr.fileno() == _STDERR:
+                sys.stderr.flush()
+                own = os.fdopen(voice, "w", 1, sys.stderr.encoding, "backslashreplace", closefd=False)
+                self._closing.callback(own.close)
+                self._closing.enter_context(redirect_stderr(own))
+
+    def _pass_on(self, voice: int) -> None:
+        os.dup2(voice, _STDERR)
+        for line in self._lines(0):
+            if not _is_of_decoders(line):
+                os.write(voice, line)
+
+    def _length(self) -> int:
+        return 0 if self._heard is None else os.fstat(self._heard.fileno()).st_size
+
+    def _lines(self, start: int) -> list[bytes]:
+        if self._heard is None:
+            return []
+        return os.pread(self._heard.fileno(), self._length() - start, start).splitlines(keepends=True)
+
+
+class _Gate:
+    """Lets many decode at once, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed, self._inside = Condition(), 0
+
+    @contextmanager
+    def among_others(self) -> Iterator[None]:
+        with self._changed:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._inside)
+            yield
+
+
+def _is_damage(line: bytes) -> bool:
+    return line.startswith(_DAMAGED) and not line.startswith(_WHOLE)
+
+
+def _is_of_decoders(line: bytes) -> bool:
+    """Whether a line is libjpeg's, or libpng's: of odd profiles, or beside an error that names the file."""
+    return line.startswith(
+        (*_DAMAGED, b"libpng ", b"Invalid SOS parameters", b"Unknown Adobe color", b"Warning: unknown JF")
+    )

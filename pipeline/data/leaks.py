@@ -1,0 +1,163 @@
+"""Equal images where there should be none: in training and test, or of two labels.
+
+Images are equal if their pixels are, of files that stay encoded if their bytes are. Whether two may be is
+seen by a glance, a digest of little that the draft has of each; then digests of all decide.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.dataset import DESCRIPTION
+from pipeline.data.decoding import read_file
+from pipeline.data.encoded import EncodedImages
+from pipeline.data.images import Images
+from pipeline.data.sample import UNLABELLED
+from pipeline.digests import content_digest, encoded_digest
+from pipeline.files import read_json
+
+_EXAMPLES = 3
+# Which images are counted: those of the first split that are in the second, too.
+_PAIRS = (("test", "train"), ("test", "validation"), ("validation", "train"))
+_TWO_LABELS = "two_labels"
+_SENTENCES = {
+    "test_in_train": "{count:,} of {test:,} test images are in train too",
+    "test_in_validation": "{count:,} of {test:,} test images are in validation too",
+    "validation_in_train": "{count:,} of {validation:,} validation images are in train too",
+    _TWO_LABELS: "{count:,} pictures have two labels",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A row of a split."""
+
+    split: str
+    row: int
+
+
+class Leaks:
+    """Counts and examples of equal images, by kind: test_in_train and so on, and two_labels."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[tuple[str, str]]] = defaultdict(list)
+
+    def add(self, kind: str, names: tuple[str, str]) -> None:
+        """Count an image, by the names of two that are equal."""
+        self.counts[kind] += 1
+        if len(self.examples[kind]) < _EXAMPLES:
+            self.examples[kind].append(names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return counts and examples as plain values; empty where nothing is equal."""
+        return {
+            kind: {"count": self.counts[kind], "examples": [list(names) for names in self.examples[kind]]}
+            for kind in _SENTENCES
+            if self.counts[kind]
+        }
+
+
+def find_leaks(splits: Mapping[str, Images], glances: Mapping[str, NDArray[np.uint64]]) -> Leaks:
+    """Find equal images of different splits or labels.
+
+    Args:
+        splits: of a prepared dataset.
+        glances: split -> (N,), what its images look like at a glance, label apart.
+    """
+    leaks = Leaks()
+    for alike in _alike(splits, glances):
+        for equal in _equal(splits, alike):
+            _count(leaks, splits, equal)
+    return leaks
+
+
+def describe_leaks(leaks: Mapping[str, Any], samples: Mapping[str, int]) -> str:
+    """Say in one line what `Leaks.to_dict` holds; empty where nothing is equal.
+
+    Args:
+        leaks: of a dataset.
+        samples: split -> number of its images.
+    """
+    parts = []
+    for kind, sentence in _SENTENCES.items():
+        if kind in leaks:
+            count, examples = leaks[kind]["count"], leaks[kind]["examples"]
+            first, second = map(_printable, examples[0])
+            more = ", …" if count > 1 else ""
+            parts.append(f"{sentence.format(count=count, **samples)} ({first} = {second}{more})")
+    return ", ".join(parts)
+
+
+def read_leaks(folder: Path) -> str:
+    """Say in one line what dataset.json has of leaks; empty for data of versions without a look."""
+    description = read_json(folder / DESCRIPTION)
+    return describe_leaks(description.get("leaks", {}), description["samples"])
+
+
+def _alike(
+    splits: Mapping[str, Images], glances: Mapping[str, NDArray[np.uint64]]
+) -> Iterator[list[Place]]:
+    """Yield images that are equal at a glance, and are of several splits or labels."""
+    names = list(splits)
+    which = np.repeat(np.arange(len(names)), [len(splits[name]) for name in names])
+    rows = np.concatenate([np.arange(len(splits[name])) for name in names])
+    labels = np.concatenate([splits[name].labels for name in names])
+    glance = np.concatenate([glances[name] for name in names])
+    _, group, sizes = np.unique(glance, return_inverse=True, return_counts=True)
+    several = np.flatnonzero(sizes[group] > 1)
+    order = several[np.argsort(group[several], kind="stable")]
+    ends = np.flatnonzero(np.diff(group[order])) + 1
+    for alike in np.split(order, ends) if len(order) else ():
+        if np.ptp(which[alike]) or np.ptp(labels[alike]):
+            yield [Place(names[which[at]], int(rows[at])) for at in alike.tolist()]
+
+
+def _equal(splits: Mapping[str, Images], alike: Sequence[Place]) -> Iterator[list[Place]]:
+    """Divide images that are alike by their content."""
+    labels = {int(splits[place.split].labels[place.row]) for place in alike}
+    by_content: dict[int, list[Place]] = defaultdict(list)
+    for place in alike:
+        images = splits[place.split]
+        # Digests have the label in them.
+        same = int(images.digests[place.row]) if len(labels) == 1 else _content(images, place.row)
+        by_content[same].append(place)
+    yield from (places for places in by_content.values() if len(places) > 1)
+
+
+def _content(images: Images, row: int) -> int:
+    if isinstance(images, EncodedImages):
+        content = read_file(images.root / images.names[row])
+        return encoded_digest(content, (*images.shapes[row].tolist(), images.channels), UNLABELLED)
+    return content_digest(images.image(row), UNLABELLED)
+
+
+def _count(leaks: Leaks, splits: Mapping[str, Images], equal: Sequence[Place]) -> None:
+    """Count some equal images."""
+    names = {place: splits[place.split].names[place.row] for place in equal}
+    by_split: dict[str, list[str]] = defaultdict(list)
+    by_label: dict[int, str] = {}
+    for place in equal:
+        by_split[place.split].append(names[place])
+        label = int(splits[place.split].labels[place.row])
+        if label != UNLABELLED:
+            by_label.setdefault(label, names[place])
+    for held, other in _PAIRS:
+        if by_split[other]:
+            for name in by_split[held]:
+                leaks.add(f"{held}_in_{other}", (name, by_split[other][0]))
+    if len(by_label) > 1:
+        first, second, *_ = by_label.values()
+        leaks.add(_TWO_LABELS, (first, second))
+
+
+def _printable(name: str) -> str:
+    shown = name if len(name) <= 120 else f"…{name[-119:]}"
+    return shown if shown.isprintable() else ascii(shown)
