@@ -20,7 +20,8 @@ from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.models.teacher import Teacher
 from pipeline.store.faults import metadata_faults, shard_faults, strays
-from pipeline.store.layout import MANIFEST, RECORDS
+from pipeline.store.layout import MANIFEST
+from pipeline.store.leftovers import is_passing
 from pipeline.store.location import Location
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
@@ -71,8 +72,8 @@ def verify(path: Path) -> Audit:
     faults = [
         *metadata_faults(location, manifest.metadata),
         *shard_faults(location, manifest.layout, manifest.shards),
-        # Records may outlive a run that was killed right after it had written the manifest.
-        *(stray for stray in strays(path, known) if not stray.name.startswith(f"{RECORDS}/")),
+        # What killed writers left is swept by the next one; a growth is not finished.
+        *(stray for stray in strays(path, known) if not is_passing(stray.name)),
     ]
     bad = [str(fault) for fault in faults] or _undecodable(location, manifest)
     return Audit(ok=not bad, checked=len(known), bad=bad)

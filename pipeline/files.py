@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+# As `tempfile.mkstemp` names what `write_atomic` writes beside a file.
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -68,6 +72,18 @@ def parse_object(content: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"holds a {type(value).__name__}, expected an object")
     return value
+
+
+def written_beside(name: str) -> str | None:
+    """Return the name of the file that a killed `write_atomic` left this temporary file of, or None.
+
+    >>> written_beside(".manifest.json.k3x_90ab")
+    'manifest.json'
+    >>> written_beside(".manifest.json.swp") is None
+    True
+    """
+    match = _TEMPORARY.fullmatch(name)
+    return match[1] if match else None
 
 
 def sync_file(path: Path) -> None:

@@ -58,7 +58,7 @@ def command(
 
     if mend:
         for line in repair(store, *bench_and_teacher()):
-            click.echo(f"made again: {line}", err=True)
+            click.echo(line, err=True)
     try:
         audit = verify(store)
     except StoreError as error:

@@ -26,9 +26,20 @@ from pipeline.models.teacher import Teacher
 from pipeline.progress import note
 from pipeline.store.adoption import Index, Wanted, adopt, dataset_digest, read_index
 from pipeline.store.frame import build_frame, read_state
+from pipeline.store.growth import (
+    frame_folder,
+    growth_folder,
+    is_complete,
+    is_growing,
+    pending,
+    prepare_growth,
+    read_growth,
+    settle,
+)
 from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
+from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.location import Location
 from pipeline.store.lock import writers
 from pipeline.store.manifest import Manifest
@@ -43,7 +54,7 @@ def open_for_writing(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path)
     """Bring a store into the form that a spec asks for; to be called at its gate.
 
     Returns:
-        The store's header and codec. It has a manifest only if nothing is missing.
+        What the store is to hold, and its codec. Where it is complete, but with less, that is its growth's.
 
     Raises:
         MismatchError: there is a store made from something else.
@@ -51,15 +62,44 @@ def open_for_writing(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path)
         StoreError: the folder holds something that is no store.
     """
     require_store_or_nothing(path)
+    clean(path, alone=not writers(path))
     if not (path / ZARR_JSON).exists():
         return _create(bench, teacher, spec, path)
     header, index, codec = as_wanted(bench, teacher, spec, path)
-    if header != Header.read(Location(path)) or not (path / MANIFEST).exists():
-        done, rows = finished_shards(path), places(header.layout, index, splits_of(bench.data))
-        require_samples(path, header.layout, rows, (s for s in header.layout.shards() if s not in done))
-        require_same_pixels(bench, teacher, path, header, rows, done)
+    if not is_complete(path, header):
+        shards, done = list(header.layout.shards()), finished_shards(path)
+        rows = places(header.layout, index, splits_of(bench.data))
+        require_samples(path, header.layout, rows, (s for s in shards if s not in done))
+        require_same_pixels(bench, teacher, path, header, rows, {s: done[s] for s in shards if s in done})
         _grow(path, header, index, codec.state)
     return header, codec
+
+
+def tell_pending(path: Path) -> None:
+    """Say so where a complete store has a growth that is not finished."""
+    try:
+        growth = pending(path)
+    except StoreError as error:
+        note(str(error))
+    else:
+        if growth:
+            note(f"{path}: {growth}")
+
+
+def clean(path: Path, *, alone: bool) -> None:
+    """Finish what a killed writer had published, and remove what it left; to be called at the gate.
+
+    Args:
+        path: the store's folder, or where it is to be.
+        alone: whether no other process writes it.
+    """
+    shutil.rmtree(_partial(path), ignore_errors=True)
+    if (path / MANIFEST).exists():
+        settle(path)
+        # Left over when a run was killed between the manifest and their removal.
+        Records(path).clear()
+    if alone:
+        sweep_temporaries(path)
 
 
 def require_store_or_nothing(path: Path) -> None:
@@ -84,15 +124,41 @@ def require_store_or_nothing(path: Path) -> None:
 def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Index, Codec]:
     """Return header, samples and codec of a store that is there with what a spec adds to it.
 
+    What its growth has begun is part of that, unless the store already holds all that is wanted.
+
     Raises:
         MismatchError: it is made from something else.
         CorruptStoreError: it is damaged.
     """
-    found = Header.read(Location(path))
-    codec = found.codec(read_state(path), str(path))
-    known = read_index(path, found)
-    header, index = adopt(path, found, known, _wanted(bench, teacher, spec))
+    frame, wanted = frame_folder(path), _wanted(bench, teacher, spec)
+    found = Header.read(Location(frame))
+    codec = found.codec(read_state(frame), str(path))
+    known = read_index(frame, found)
+    if not (path / MANIFEST).exists() and not is_growing(path):
+        # Nobody relies on its views yet: those beyond what is wanted are set aside.
+        found = found.with_views(min(found.layout.sections["train"].n_views, wanted.view_count))
+    header, index = adopt(path, found, known, wanted)
+    if header != found and is_growing(path):
+        header, index = _as_begun(path, found, known, wanted)
     return header, index, codec
+
+
+def _as_begun(path: Path, found: Header, known: Index, wanted: Wanted) -> tuple[Header, Index]:
+    """Return header and samples of a store's growth with what is wanted; it may be of fewer views.
+
+    Raises:
+        CorruptStoreError: there is no manifest, or the growth is damaged.
+        MismatchError: it is not of this store, or other samples are wanted.
+    """
+    if not (path / MANIFEST).exists():
+        raise CorruptStoreError(f"{path}: {MANIFEST} is missing beside an unfinished growth; {RESTORE}")
+    folder, (begun, index) = growth_folder(path), read_growth(path)
+    if not begun.extends(found) or not all(index[name].begins_with(some) for name, some in known.items()):
+        raise MismatchError(
+            f"{folder}: an unfinished growth of another store than the one around it; expected one of its "
+            f"samples, teacher, views and codec; remove it with: rm -r {folder}"
+        )
+    return adopt(folder, begun.with_views(wanted.view_count), index, wanted)
 
 
 def places(layout: Layout, index: Index, splits: Mapping[str, Images]) -> dict[str, NDArray[np.int64]]:
@@ -191,8 +257,9 @@ def require_samples(
 
 def finished_shards(path: Path) -> Mapping[ShardId, ShardRecord]:
     """Return the records of a store's finished shards; none where there is no store."""
-    location = Location(path)
-    return Manifest.read(location).shards if (path / MANIFEST).exists() else Records(path).read()
+    if not (path / MANIFEST).exists():
+        return Records(path).read()
+    return {**Manifest.read(Location(path)).shards, **Records(growth_folder(path)).read()}
 
 
 def choose(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Codec:
@@ -264,23 +331,26 @@ def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple
         batch_size=spec.batch_size,
         versions=versions(bench.data.train.decoder),
     )
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = _partial(path)
     build_frame(partial, header, index=index, state=codec.state)
     partial.rename(path)
     sync_folder(path.parent)
     return header, codec
 
 
+def _partial(path: Path) -> Path:
+    """Return where a store is made that appears at once."""
+    return path.with_name(f".{path.name}.partial")
+
+
 def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor]) -> None:
     """Make room for further views or samples, or go on with making it."""
-    if header != Header.read(Location(path)) and (others := writers(path)):
+    complete = (path / MANIFEST).exists()
+    there = growth_folder(path) if complete and is_growing(path) else path
+    if header != Header.read(Location(there)) and (others := writers(path)):
         raise LockedError(
             f"{path}: is to grow while slice {others[0]} is being written; expected no other writer; wait "
             "for it, or end it and run the command again"
         )
-    if (path / MANIFEST).exists():
-        # From here on the records tell what is done.
-        Records(path).gather(Manifest.read(Location(path)).shards)
-        (path / MANIFEST).unlink()
-    build_frame(path, header, index=index, state=state)
+    prepare = prepare_growth if complete else build_frame
+    prepare(path, header, index=index, state=state)

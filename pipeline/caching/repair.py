@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -13,7 +16,7 @@ from torch import Tensor
 
 from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
-from pipeline.caching.opening import choose, places, require_same_pixels, require_samples
+from pipeline.caching.opening import choose, clean, places, require_same_pixels, require_samples
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import codec_fingerprint
 from pipeline.data.dataset import PreparedData
@@ -21,7 +24,7 @@ from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
 from pipeline.store.adoption import Index, dataset_digest, read_index
-from pipeline.store.faults import Fault, metadata_faults, shard_faults, strays
+from pipeline.store.faults import STRAY, Fault, metadata_faults, shard_faults, strays
 from pipeline.store.frame import build_frame, frame_files, read_state
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, SampleIndex
@@ -30,11 +33,11 @@ from pipeline.store.layout import (
     GATHERED,
     INDEX_ARRAYS,
     MANIFEST,
-    RECORDS,
     ZARR_JSON,
     Layout,
     ShardId,
 )
+from pipeline.store.leftovers import is_passing, is_shard_file
 from pipeline.store.location import Location
 from pipeline.store.lock import WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
@@ -84,7 +87,7 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
         teacher: the one that made it.
 
     Returns:
-        A line for each file that was made again or removed.
+        A line for each file that was made again, removed or moved away.
 
     Raises:
         MismatchError: other data, or another teacher.
@@ -93,6 +96,8 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
     with ExitStack() as held:
         held.enter_context(gate(path, WAIT_SECONDS))
         held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
+        with suppress(CorruptStoreError):  # of a manifest; that is mended here
+            clean(path, alone=True)
         found = _examine(path)
         header, layout = found.header, found.header.layout
         header.require_teacher(teacher, str(path))
@@ -109,19 +114,45 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
         state, also_lost = _state(path, header, bench, teacher)
         faults = [*found.faults, *lost, *also_lost]
         _mend(path, replace(found, faults=faults), index, state)
-    note(f"{path}: {len(faults)} files are to be made again or removed")
+    note(f"{path}: {len(faults)} files are to be made again, removed or moved away")
     cache_logits(bench, teacher, DumpSpec.of(header), path)
-    return [str(fault) for fault in faults]
+    return [_done_about(path, fault) for fault in faults]
 
 
 def _mend(path: Path, found: _Findings, index: Index, state: Mapping[str, Tensor]) -> None:
     """Leave a store without a manifest that misses what was bad."""
     Records(path).gather(found.records)
     for fault in found.faults:
-        if fault.name not in (ZARR_JSON, MANIFEST, GATHERED):
+        if _is_foreign(fault):
+            _move_away(path, fault.name)
+        elif fault.name not in (ZARR_JSON, MANIFEST, GATHERED):
             (path / fault.name).unlink(missing_ok=True)
     build_frame(path, found.header, index=index, state=state)
     (path / MANIFEST).unlink(missing_ok=True)
+
+
+def _is_foreign(fault: Fault) -> bool:
+    """Whether no program of ours wrote a file that does not belong to the store."""
+    return fault.problem == STRAY and not is_shard_file(fault.name)
+
+
+def _move_away(path: Path, name: str) -> None:
+    target = _strays_folder(path) / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    numbered = (target.with_name(f"{target.name}.{number}") for number in itertools.count(1))
+    free = next(place for place in itertools.chain([target], numbered) if not os.path.lexists(place))
+    # The store may be a file system of its own.
+    shutil.move(path / name, free)
+
+
+def _strays_folder(path: Path) -> Path:
+    return path.with_name(f"{path.name}.strays")
+
+
+def _done_about(path: Path, fault: Fault) -> str:
+    if _is_foreign(fault):
+        return f"moved to {_strays_folder(path)}: {fault.name}, which does not belong to the store"
+    return f"{'removed' if fault.problem == STRAY else 'made again'}: {fault}"
 
 
 def _examine(path: Path) -> _Findings:
@@ -144,7 +175,7 @@ def _examine(path: Path) -> _Findings:
     faults += shard_faults(location, layout, records)
     shards = {str(layout.shard_file(s, array)) for s in layout.shards() for array in layout.arrays}
     known = {MANIFEST, GATHERED, *metadata, *frame_files(path), *shards}
-    faults += (stray for stray in strays(path, known) if not stray.name.startswith(f"{RECORDS}/"))
+    faults += (stray for stray in strays(path, known) if not is_passing(stray.name))
     return _Findings(header, records, faults)
 
 

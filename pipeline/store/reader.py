@@ -22,7 +22,7 @@ from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.store.blend import Blend
-from pipeline.store.faults import problem_of
+from pipeline.store.faults import look_up
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import CODEC_GROUP, GATHERED, INDEX_ARRAYS, ZARR_JSON, ShardId
 from pipeline.store.location import Location, Place
@@ -318,8 +318,7 @@ def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: 
     """
     name = str(manifest.layout.shard_file(shard, array))
     size, digest = manifest.shards[shard].files[array]
-    content = location.find(name)
-    problem = problem_of(content, digest, size)
+    content, problem = look_up(location, name, digest, size)
     if content is None or problem:
         raise CorruptStoreError(f"{location}: {name} {problem}; {RESTORE}")
     return content
