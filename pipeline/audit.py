@@ -44,6 +44,7 @@ class Audit:
         replay_max_abs_diff: largest difference of a logit, both rows shifted to the maximum 0.
         replay_kl_mean: mean KL(teacher || stored) at temperature 1, in nats.
         drift: how images look here, where the teacher saw some again.
+        files: the names of files that are bad.
     """
 
     ok: bool
@@ -53,10 +54,11 @@ class Audit:
     replay_max_abs_diff: float | None = None
     replay_kl_mean: float | None = None
     drift: Drift | None = None
+    files: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain values, with the keys that other programs rely on."""
-        return {name: value for name, value in asdict(self).items() if name != "drift"}
+        return {name: value for name, value in asdict(self).items() if name not in ("drift", "files")}
 
 
 def verify(path: Path) -> Audit:
@@ -76,7 +78,7 @@ def verify(path: Path) -> Audit:
         *(stray for stray in strays(path, known) if not is_passing(stray.name)),
     ]
     bad = [str(fault) for fault in faults] or _undecodable(location, manifest)
-    return Audit(ok=not bad, checked=len(known), bad=bad)
+    return Audit(ok=not bad, checked=len(known), bad=bad, files=tuple(fault.name for fault in faults))
 
 
 def _undecodable(location: Location, manifest: Manifest) -> list[str]:

@@ -16,6 +16,7 @@ from types import FrameType
 import click
 
 from pipeline.errors import PipelineError
+from stages.dvc import require_outputs_inside
 from stages.parent import die_with_parent
 
 COMMANDS = {
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     die_with_parent()
     try:
+        require_outputs_inside(given)
         # A command returns nothing; click turns an Exit raised in it into a status here.
         status = cli.main(given, standalone_mode=False)
         if status:

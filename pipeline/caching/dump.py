@@ -41,6 +41,7 @@ from pipeline.store.layout import ShardId
 from pipeline.store.location import Location
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
+from pipeline.store.place import behind_links
 from pipeline.store.slices import WHOLE, Slice
 from pipeline.store.writer import StoreWriter, direct_top1
 
@@ -75,6 +76,7 @@ def cache_logits(
         LockedError: another process is writing it.
     """
     require_same_classes(teacher.name, teacher.card, bench.data)
+    path = behind_links(path)
     wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
     with ExitStack() as held:
         with gate(path, wait):

@@ -44,6 +44,7 @@ from pipeline.store.location import Location
 from pipeline.store.lock import writers
 from pipeline.store.manifest import Manifest
 from pipeline.store.nodes import RESTORE
+from pipeline.store.place import clear_unfinished_frame, discard, require_store_or_nothing
 from pipeline.store.records import Records, ShardRecord
 from pipeline.store.witness import versions
 from pipeline.store.writer import StoreWriter
@@ -100,25 +101,6 @@ def clean(path: Path, *, alone: bool) -> None:
         Records(path).clear()
     if alone:
         sweep_temporaries(path)
-
-
-def require_store_or_nothing(path: Path) -> None:
-    """Refuse a place where a store can neither be nor be made.
-
-    Raises:
-        CorruptStoreError: it has a manifest and no header.
-        StoreError: there is something else.
-    """
-    if path.is_file():
-        raise StoreError(f"{path}: is a file; expected a folder for the store; choose another --out")
-    if (path / ZARR_JSON).exists() or not path.exists() or not any(path.iterdir()):
-        return
-    if (path / MANIFEST).exists():
-        raise CorruptStoreError(f"{path}: {ZARR_JSON} is missing; {RESTORE}")
-    raise StoreError(
-        f"{path}: holds files but no {ZARR_JSON}; expected a store or nothing; remove it or choose another "
-        "--out"
-    )
 
 
 def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Index, Codec]:
@@ -299,7 +281,7 @@ def discard_without_views(path: Path, writer: StoreWriter) -> None:
     """Remove a store in which no training view was written yet, nor is being written by others."""
     begun = any(shard.section == "train" for shard in writer.done())
     if not begun and len(writers(path)) <= 1:
-        shutil.rmtree(path)
+        discard(path)
 
 
 def _wanted(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Wanted:
@@ -313,7 +295,7 @@ def _wanted(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Wanted:
 
 
 def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Codec]:
-    """Make a store without shards; it is there whole or not at all."""
+    """Make a store without shards; it is there whole or, without its header, not at all."""
     codec = choose(bench, teacher, spec)
     wanted = _wanted(bench, teacher, spec)
     index = {name: SampleIndex.of(images) for name, images in wanted.splits.items()}
@@ -331,6 +313,11 @@ def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple
         batch_size=spec.batch_size,
         versions=versions(bench.data.train.decoder),
     )
+    if path.is_dir():
+        # It may be the root of a disk, which keeps its place.
+        clear_unfinished_frame(path)
+        build_frame(path, header, index=index, state=codec.state)
+        return header, codec
     partial = _partial(path)
     build_frame(partial, header, index=index, state=codec.state)
     partial.rename(path)

@@ -41,10 +41,11 @@ from pipeline.store.leftovers import is_passing, is_shard_file
 from pipeline.store.location import Location
 from pipeline.store.lock import WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
+from pipeline.store.place import behind_links
 from pipeline.store.records import Records, ShardRecord
 from pipeline.store.slices import WHOLE
 
-_CANNOT = "restore it (dvc checkout), or remove the store and make it again"
+_CANNOT = "restore it (dvc checkout --force), or remove the store and make it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,10 @@ class _Findings:
     faults: Sequence[Fault]
 
 
+def _ignore(files: list[Path]) -> None:
+    """Do nothing about them."""
+
+
 def read_header(path: Path) -> Header:
     """Return a store's header from its manifest or, where that is lost, from its root.
 
@@ -75,7 +80,9 @@ def read_header(path: Path) -> Header:
     return Header.read(location)
 
 
-def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
+def repair(
+    path: Path, bench: Bench, teacher: Teacher, *, about_to_mend: Callable[[list[Path]], None] = _ignore
+) -> list[str]:
     """Make again what is bad in a store, finished or not, and finish it.
 
     First everything is looked at and made sure of, then files are touched; what proves the rest, manifest
@@ -85,6 +92,7 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
         path: the store's folder.
         bench: the data that it was made from, and the device.
         teacher: the one that made it.
+        about_to_mend: called with the files that are bad, before any of them is touched.
 
     Returns:
         A line for each file that was made again, removed or moved away.
@@ -93,6 +101,7 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
         MismatchError: other data, or another teacher.
         StoreError: what is lost cannot be made again.
     """
+    path = behind_links(path)
     with ExitStack() as held:
         held.enter_context(gate(path, WAIT_SECONDS))
         held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
@@ -113,6 +122,7 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
         require_same_pixels(bench, teacher, path, header, rows, good)
         state, also_lost = _state(path, header, bench, teacher)
         faults = [*found.faults, *lost, *also_lost]
+        about_to_mend([path / fault.name for fault in faults])
         _mend(path, replace(found, faults=faults), index, state)
     note(f"{path}: {len(faults)} files are to be made again, removed or moved away")
     cache_logits(bench, teacher, DumpSpec.of(header), path)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -49,6 +50,11 @@ class Pending:
     n_samples: int
     done: int
     total: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        shards = {"total": self.total, "done": self.done}
+        return {"n_views": self.n_views, "n_samples": self.n_samples, "shards": shards}
 
     def __str__(self) -> str:
         return (
