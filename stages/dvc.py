@@ -43,9 +43,9 @@ def require_outputs_inside(arguments: Sequence[str]) -> None:
     for folder in _OUTPUTS.get(arguments[0] if arguments else "", []):
         if not folder.resolve().is_relative_to(root):
             raise ConfigError(
-                f"{folder}: leads out of the repository, to {folder.resolve()}; expected a folder in it, as DVC "
-                "keeps no others; make it one and put DVC's cache there instead (dvc cache dir PLACE), or run "
-                "the command without DVC"
+                f"{folder}: leads out of the repository, to {folder.resolve()}; expected one in it, as "
+                "DVC keeps no others; make it one and put DVC's cache there instead (dvc cache dir PLACE), "
+                "or run the command without DVC"
             )
 
 

@@ -71,8 +71,14 @@ def growth_folder(path: Path) -> Path:
 
 def frame_folder(path: Path) -> Path:
     """Return where the frame of a store is: in its growth, from when that is published until it settles."""
-    growing = is_growing(path) and (path / MANIFEST).exists()
-    return growth_folder(path) if growing and is_complete(path, _header(path)) else path
+    if not is_growing(path) or not (path / MANIFEST).exists():
+        return path
+    try:
+        header = _header(path)
+    except CorruptStoreError:
+        # One that is published was whole.
+        return path
+    return growth_folder(path) if is_complete(path, header) else path
 
 
 def read_growth(path: Path) -> tuple[Header, Index]:

@@ -12,11 +12,9 @@ from pathlib import Path
 from pipeline.files import written_beside
 from pipeline.progress import note
 from pipeline.store.faults import files_in
-from pipeline.store.layout import GATHERED, GROWTH, MANIFEST, RECORDS, ZARR_JSON
+from pipeline.store.layout import GROWTH, RECORDS
 
-_WRITTEN = re.compile(
-    rf"{re.escape(ZARR_JSON)}|{re.escape(MANIFEST)}|{re.escape(GATHERED)}|\w+\.v\d+\.b\d+\.json"
-)
+_WRITTEN = re.compile(r"zarr\.json|manifest\.json|records\.jsonl|\w+\.v\d+\.b\d+\.json|\d+")
 # As zarr names what it writes beside a file.
 _PARTIAL = re.compile(r"(zarr|\d+)\.[0-9a-f]+\.partial")
 _SHARD_FILE = re.compile(r"(train|validation|test)/\w+/c(/\d+)+")

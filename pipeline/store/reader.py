@@ -65,6 +65,11 @@ class SectionReader:
         keys, digests = (read_small_array(self._location, self._manifest, a)[rows] for a in arrays)
         return SampleIndex(keys, digests, self._manifest.header.versions["decoder"])
 
+    def keep_metadata(self) -> None:
+        """Read how the arrays are cut: they become longer in a store that grows while it is open."""
+        for array in self._layout.arrays:
+            self._metadata(f"{self._name}/{array}")
+
     def rows_of(self, images: Images, *, changed: bool = False) -> NDArray[np.int64]:
         """Return the position of each sample of a split among this section's, found by its key.
 
@@ -170,7 +175,10 @@ class LogitStore:
         for name in manifest.metadata:
             if name.endswith((ZARR_JSON, GATHERED)):
                 manifest.read_metadata(location, name)
-        return cls(location, manifest, allow_drift=allow_drift)
+        store = cls(location, manifest, allow_drift=allow_drift)
+        for section in store.sections.values():
+            section.keep_metadata()
+        return store
 
     @property
     def n_views(self) -> int:
