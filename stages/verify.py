@@ -12,11 +12,11 @@ import click
 
 from pipeline.audit import Audit, replay, verify
 from pipeline.bench import Bench
-from pipeline.caching.opening import tell_pending
 from pipeline.caching.repair import read_header, repair
 from pipeline.errors import ConfigError, StoreError
 from pipeline.models.teacher import Teacher
 from pipeline.store.ensemble import Ensemble, is_ensemble
+from pipeline.store.growth import tell_pending
 from pipeline.store.reader import LogitStore
 from stages.dvc import cached_objects
 from stages.machine import Machine

@@ -26,7 +26,6 @@ from pipeline.caching.opening import (
     make_feeds,
     open_for_writing,
     places,
-    tell_pending,
 )
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec
@@ -36,7 +35,7 @@ from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.progress import note, track
 from pipeline.store.adoption import read_index
-from pipeline.store.growth import is_complete
+from pipeline.store.growth import is_complete, tell_pending
 from pipeline.store.layout import ShardId
 from pipeline.store.location import Location
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, gate, writing

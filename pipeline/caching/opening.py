@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from pipeline.caching.spec import DumpSpec, counts_of, splits_of
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.data.dataset import PreparedData
 from pipeline.data.images import Images
-from pipeline.errors import CorruptStoreError, LockedError, MismatchError, StoreError
+from pipeline.errors import CorruptStoreError, LockedError, MismatchError
 from pipeline.files import sync_folder
 from pipeline.loading.drift import measure_drift, sightings
 from pipeline.loading.feed import Feed
@@ -31,20 +30,23 @@ from pipeline.store.growth import (
     growth_folder,
     is_complete,
     is_growing,
-    pending,
     prepare_growth,
     read_growth,
-    settle,
 )
 from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
-from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.location import Location
 from pipeline.store.lock import writers
 from pipeline.store.manifest import Manifest
 from pipeline.store.nodes import RESTORE
-from pipeline.store.place import clear_unfinished_frame, discard, require_store_or_nothing
+from pipeline.store.place import (
+    clean,
+    clear_unfinished_frame,
+    discard,
+    partial_folder,
+    require_store_or_nothing,
+)
 from pipeline.store.records import Records, ShardRecord
 from pipeline.store.witness import versions
 from pipeline.store.writer import StoreWriter
@@ -74,33 +76,6 @@ def open_for_writing(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path)
         require_same_pixels(bench, teacher, path, header, rows, {s: done[s] for s in shards if s in done})
         _grow(path, header, index, codec.state)
     return header, codec
-
-
-def tell_pending(path: Path) -> None:
-    """Say so where a complete store has a growth that is not finished."""
-    try:
-        growth = pending(path)
-    except StoreError as error:
-        note(str(error))
-    else:
-        if growth:
-            note(f"{path}: {growth}")
-
-
-def clean(path: Path, *, alone: bool) -> None:
-    """Finish what a killed writer had published, and remove what it left; to be called at the gate.
-
-    Args:
-        path: the store's folder, or where it is to be.
-        alone: whether no other process writes it.
-    """
-    shutil.rmtree(_partial(path), ignore_errors=True)
-    if (path / MANIFEST).exists():
-        settle(path)
-        # Left over when a run was killed between the manifest and their removal.
-        Records(path).clear()
-    if alone:
-        sweep_temporaries(path)
 
 
 def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Index, Codec]:
@@ -318,16 +293,11 @@ def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple
         clear_unfinished_frame(path)
         build_frame(path, header, index=index, state=codec.state)
         return header, codec
-    partial = _partial(path)
+    partial = partial_folder(path)
     build_frame(partial, header, index=index, state=codec.state)
     partial.rename(path)
     sync_folder(path.parent)
     return header, codec
-
-
-def _partial(path: Path) -> Path:
-    """Return where a store is made that appears at once."""
-    return path.with_name(f".{path.name}.partial")
 
 
 def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
-from pipeline.caching.opening import choose, clean, places, require_same_pixels, require_samples
+from pipeline.caching.opening import choose, places, require_same_pixels, require_samples
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import codec_fingerprint
 from pipeline.data.dataset import PreparedData
@@ -41,7 +41,7 @@ from pipeline.store.leftovers import is_passing, is_shard_file
 from pipeline.store.location import Location
 from pipeline.store.lock import WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
-from pipeline.store.place import behind_links
+from pipeline.store.place import behind_links, clean
 from pipeline.store.records import Records, ShardRecord
 from pipeline.store.slices import WHOLE
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pipeline.errors import CorruptStoreError, StoreError
 from pipeline.files import sync_folder, write_bytes
+from pipeline.progress import note
 from pipeline.store.adoption import Index, read_index
 from pipeline.store.faults import files_in
 from pipeline.store.frame import build_frame, frame_files, read_state
@@ -118,6 +119,17 @@ def pending(path: Path) -> Pending | None:
         done=len(lacking & set(done)),
         total=len(lacking),
     )
+
+
+def tell_pending(path: Path) -> None:
+    """Say so where a complete store has a growth that is not finished."""
+    try:
+        growth = pending(path)
+    except StoreError as error:
+        note(str(error))
+    else:
+        if growth:
+            note(f"{path}: {growth}")
 
 
 def prepare_growth(path: Path, header: Header, *, index: Index, state: Mapping[str, Tensor]) -> None:

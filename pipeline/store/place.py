@@ -1,7 +1,8 @@
-"""The place of a store: what a folder must be for one to be made in it, and taking one away again."""
+"""The place of a store: what a folder must be for one to be made in it, tidying it, and taking it away."""
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,8 +10,15 @@ from pipeline.errors import CorruptStoreError, StoreError
 from pipeline.store.ensemble import is_ensemble
 from pipeline.store.faults import files_in
 from pipeline.store.frame import frame_files
+from pipeline.store.growth import settle
 from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON
-from pipeline.store.leftovers import is_passing, is_shard_file, named, remove_empty_folders
+from pipeline.store.leftovers import (
+    is_passing,
+    is_shard_file,
+    named,
+    remove_empty_folders,
+    sweep_temporaries,
+)
 from pipeline.store.nodes import RESTORE
 from pipeline.store.records import Records
 
@@ -63,6 +71,27 @@ def require_ensemble_or_nothing(path: Path) -> None:
             f"{path}: holds other files ({named(others)} there); expected an ensemble or nothing; choose "
             "another --out"
         )
+
+
+def partial_folder(path: Path) -> Path:
+    """Return where a store is made that then appears at once."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def clean(path: Path, *, alone: bool) -> None:
+    """Finish what a killed writer had published, and remove what it left; to be called at the gate.
+
+    Args:
+        path: the store's folder, or where it is to be.
+        alone: whether no other process writes it.
+    """
+    shutil.rmtree(partial_folder(path), ignore_errors=True)
+    if (path / MANIFEST).exists():
+        settle(path)
+        # Left over when a run was killed between the manifest and their removal.
+        Records(path).clear()
+    if alone:
+        sweep_temporaries(path)
 
 
 def clear_unfinished_frame(path: Path) -> None:

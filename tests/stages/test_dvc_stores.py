@@ -73,7 +73,8 @@ def told_to_run(printed: str) -> str:
 def test_damage_behind_links_is_mended_as_verify_says(repository):
     expected = content(STORE)
     damage_through_links()
-    assert "dvc checkout cannot restore it" in (told := fails("pipeline", "verify", str(STORE)))
+    told = fails("pipeline", "verify", str(STORE))
+    assert "dvc checkout cannot restore it" in told
     call("bash", "-ec", told_to_run(told))
     assert content(STORE) == expected
     call("pipeline", "verify", str(STORE))
