@@ -20,7 +20,8 @@ from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.models.teacher import Teacher
 from pipeline.store.faults import metadata_faults, shard_faults, strays
-from pipeline.store.layout import MANIFEST, RECORDS
+from pipeline.store.layout import MANIFEST
+from pipeline.store.leftovers import is_passing
 from pipeline.store.location import Location
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
@@ -43,6 +44,7 @@ class Audit:
         replay_max_abs_diff: largest difference of a logit, both rows shifted to the maximum 0.
         replay_kl_mean: mean KL(teacher || stored) at temperature 1, in nats.
         drift: how images look here, where the teacher saw some again.
+        files: the names of files that are bad.
     """
 
     ok: bool
@@ -52,10 +54,11 @@ class Audit:
     replay_max_abs_diff: float | None = None
     replay_kl_mean: float | None = None
     drift: Drift | None = None
+    files: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain values, with the keys that other programs rely on."""
-        return {name: value for name, value in asdict(self).items() if name != "drift"}
+        return {name: value for name, value in asdict(self).items() if name not in ("drift", "files")}
 
 
 def verify(path: Path) -> Audit:
@@ -71,11 +74,11 @@ def verify(path: Path) -> Audit:
     faults = [
         *metadata_faults(location, manifest.metadata),
         *shard_faults(location, manifest.layout, manifest.shards),
-        # Records may outlive a run that was killed right after it had written the manifest.
-        *(stray for stray in strays(path, known) if not stray.name.startswith(f"{RECORDS}/")),
+        # What killed writers left is swept by the next one; a growth is not finished.
+        *(stray for stray in strays(path, known) if not is_passing(stray.name)),
     ]
     bad = [str(fault) for fault in faults] or _undecodable(location, manifest)
-    return Audit(ok=not bad, checked=len(known), bad=bad)
+    return Audit(ok=not bad, checked=len(known), bad=bad, files=tuple(fault.name for fault in faults))
 
 
 def _undecodable(location: Location, manifest: Manifest) -> list[str]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
+
+# As `write_atomic` names what it writes beside a file; version 0.1 put eight random characters behind it.
+_TEMPORARY = re.compile(r"\.(.+)\.(partial|[a-z0-9_]{8})")
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -127,6 +131,18 @@ def parse_object(content: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"holds a {type(value).__name__}, expected an object")
     return value
+
+
+def written_beside(name: str) -> str | None:
+    """Return the name of the file that a killed `write_atomic` left this temporary file of, or None.
+
+    >>> written_beside(".manifest.json.partial")
+    'manifest.json'
+    >>> written_beside(".manifest.json.swp") is None
+    True
+    """
+    match = _TEMPORARY.fullmatch(name)
+    return match[1] if match else None
 
 
 def sync_file(path: Path) -> None:

@@ -9,9 +9,13 @@ import click
 from pipeline.caching.dump import cache_logits
 from pipeline.errors import ConfigError
 from pipeline.store.ensemble import write_ensemble
+from pipeline.store.leftovers import sweep_temporaries
+from pipeline.store.lock import WAIT_SECONDS, gate
 from pipeline.store.manifest import Manifest
+from pipeline.store.place import behind_links, require_ensemble_or_nothing, require_store_or_nothing
 from pipeline.store.slices import WHOLE, Slice
 from stages import layout
+from stages.dvc import naming_experiments
 from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
@@ -40,29 +44,34 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
 
     DUMP may also be one of `ensembles`: then dumps that are there are averaged, and no teacher runs.
     """
+    path = behind_links(out or layout.store(dump))
     if dump in params.ensembles:
-        _average(params, dump, out, part, machine)
+        _average(params, dump, path, part, machine)
         return
+    require_store_or_nothing(path)
     spec, mine = params.dump(dump), rank_slice(part or WHOLE)
     bench = machine.bench()
     trust = trust_in(params, spec.teacher)
     teacher = load_teacher(spec.teacher, spec.precision, machine.device, trust=trust)
-    path = out or layout.store(dump)
-    manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
+    with naming_experiments():
+        manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
     if manifest is not None:
         _say(dump, manifest)
 
 
-def _average(params: Params, name: str, out: Path | None, part: Slice | None, machine: Machine) -> None:
+def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> None:
     """Make an ensemble, by the first of several processes."""
     if part is not None:
         raise ConfigError(f"--shards with ensemble {name}, which has none; expected no --shards; remove it")
     if rank_slice(WHOLE).index > 0:
         return
+    require_ensemble_or_nothing(path)
     spec = params.ensembles[name]
     members = [layout.store(dump).name for dump in spec.of]
     test = machine.bench().data.test
-    ensemble = write_ensemble(out or layout.store(name), members, spec.blend(), test)
+    with gate(path, WAIT_SECONDS):
+        sweep_temporaries(path)
+        ensemble = write_ensemble(path, members, spec.blend(), test)
     top1 = "unknown" if ensemble.teacher_top1 is None else f"{ensemble.teacher_top1:.4f}"
     click.echo(
         f"{name}: {', '.join(spec.of)}, {ensemble.n_views} views; top-1 on test {top1} from the cache"

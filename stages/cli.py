@@ -17,6 +17,7 @@ from types import FrameType
 
 import click
 
+from stages.dvc import require_outputs_inside
 from stages.environment import fill_in
 from stages.failures import explain
 from stages.parent import die_with_parent
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fill_in()
     die_with_parent()
     try:
+        require_outputs_inside(given)
         # A command returns nothing; click turns an Exit raised in it into a status here.
         status = cli.main(given, standalone_mode=False)
         sys.stdout.flush()

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.audit import replay
 from pipeline.bench import Bench
-from pipeline.errors import MismatchError
+from pipeline.errors import IncompleteStoreError, MismatchError
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
 from pipeline.store.ensemble import Ensemble
@@ -55,6 +55,7 @@ def _require_members(params: Params, name: str, ensemble: Ensemble) -> None:
 def _require_as_asked(params: Params, dump: str, store: LogitStore, bench: Bench) -> Teacher | None:
     """Refuse a store that is not as params.yaml asks; return its teacher, if it is at hand."""
     spec = params.dump(dump)
+    _require_views(dump, spec.views.count, store)
     store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec_spec())
     # A machine that only trains students may not have the teacher: there is nothing to compare there.
     if not layout.teacher_checkpoint(spec.teacher).exists():
@@ -63,6 +64,16 @@ def _require_as_asked(params: Params, dump: str, store: LogitStore, bench: Bench
     teacher = load_teacher(spec.teacher, spec.precision, bench.device, trust=trust)
     store.require_teacher(teacher)
     return teacher
+
+
+def _require_views(dump: str, count: int, store: LogitStore) -> None:
+    """Say what to do where a store has yet to grow: what it has can be used meanwhile."""
+    if store.n_views < count:
+        raise IncompleteStoreError(
+            f"{store.location}: is complete with {store.n_views} views; expected {count}, as dumps.{dump}."
+            f"views.count says; make the others with: pipeline cache-logits {dump}, or go on with what is "
+            f"there: --set dumps.{dump}.views.count={store.n_views}"
+        )
 
 
 def _measure_drift(store: LogitStore, teacher: Teacher | None, bench: Bench) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ def _lines(store: str, found: Inspection) -> dict[str, str]:
         "codec": _codec(found, per_view),
         "size": f"{summary['bytes']:,} bytes in {shards['done']} of {shards['total']} shards",
         **(_fidelity(found) if per_view is not None else {}),
+        **({"growing": str(found.growing)} if found.growing else {}),
         **{f"{part} digest": digest for part, digest in summary["fingerprint"].items()},
     }
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 
+from stages.dvc import is_stage
 from stages.ranks import under_torchrun
 
 _PR_SET_PDEATHSIG = 1
@@ -17,7 +18,7 @@ def die_with_parent() -> None:
 
     A command typed by a person is left alone: with nohup it shall outlive its shell.
     """
-    if sys.platform == "linux" and ("DVC_STAGE" in os.environ or under_torchrun()):
+    if sys.platform == "linux" and (is_stage() or under_torchrun()):
         parent = os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from pipeline.models.teacher import Teacher
 from pipeline.models.trust import Trust
 from pipeline.progress import note
 from pipeline.store.ensemble import Ensemble, is_ensemble
+from pipeline.store.growth import tell_pending
 from pipeline.store.reader import LogitStore
+from stages.dvc import cached_objects
 from stages.machine import Machine
 from stages.options import debuggable, reads_store, runs_on_device, trusts_code
 from stages.teachers import load_teacher
@@ -63,8 +67,7 @@ def command(
         return machine.bench(), teacher
 
     if mend:
-        for line in repair(store, *bench_and_teacher()):
-            note(f"made again: {line}")
+        _repair(store, *bench_and_teacher())
     try:
         audit = verify(store)
     except StoreError as error:
@@ -78,6 +81,8 @@ def command(
     if as_json:
         click.echo(json.dumps(audit.to_dict(), indent=1))
     else:
+        _tell_links(store, audit)
+        tell_pending(store)
         for problem in audit.bad:
             say(problem)
         click.echo(f"{store}: {audit.checked} files checked, {len(audit.bad)} bad")
@@ -90,3 +95,34 @@ def command(
             )
     if not audit.ok:
         raise click.exceptions.Exit(1)
+
+
+def _repair(store: Path, bench: Bench, teacher: Teacher) -> None:
+    """Mend a store, and say what to do where DVC's cache has the same damage: mended files are new ones."""
+    damaged: list[Path] = []
+    lines = repair(
+        store, bench, teacher, about_to_mend=lambda files: damaged.extend(cached_objects(store, files))
+    )
+    for line in lines:
+        note(line)
+    if damaged:
+        click.echo(
+            f"{store}: DVC's cache still has the damage, and dvc push would send it; run: rm -f "
+            f"{_listed(damaged)} && dvc commit -f {store}",
+            err=True,
+        )
+
+
+def _tell_links(store: Path, audit: Audit) -> None:
+    """Say how to restore files that are links to DVC's cache: dvc checkout would bring the damage back."""
+    if damaged := cached_objects(store, [store / name for name in audit.files]):
+        click.echo(
+            f"{store}: DVC's cache has the same damage, so dvc checkout cannot restore it; mend it with: "
+            f"pipeline verify {store} --repair, or run: rm -f {_listed(damaged)} && dvc pull --force "
+            f"{store}",
+            err=True,
+        )
+
+
+def _listed(files: Sequence[Path]) -> str:
+    return " ".join(shlex.quote(str(file)) for file in files)

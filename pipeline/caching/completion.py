@@ -9,20 +9,30 @@ import torch
 from pipeline.data.images import Images
 from pipeline.data.sample import UNLABELLED
 from pipeline.progress import note
+from pipeline.store.growth import is_complete
 from pipeline.store.header import Header
-from pipeline.store.layout import MANIFEST
 from pipeline.store.location import Location
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
 from pipeline.store.writer import StoreWriter
 
 
-def complete(path: Path, splits: dict[str, Images], *, completes: bool) -> Manifest | None:
-    """Complete a store that lacks nothing; its held-out logits, read back, tell the teacher's accuracy."""
+def complete(path: Path, header: Header, splits: dict[str, Images], *, completes: bool) -> Manifest | None:
+    """Complete a store that lacks nothing; its held-out logits, read back, tell the teacher's accuracy.
+
+    Args:
+        path: the store's folder.
+        header: what it is to hold.
+        splits: the data.
+        completes: whether to do so; say how much is done otherwise.
+
+    Returns:
+        The manifest, or None where the store is not complete yet.
+    """
     location = Location(path)
-    if (path / MANIFEST).exists():
+    if is_complete(path, header):
         return Manifest.read(location)
-    writer = StoreWriter(path, Header.read(location))
+    writer = StoreWriter(path, header)
     done, total = len(writer.done()), sum(1 for _ in writer.layout.shards())
     if done < total or not completes:
         rest = "" if done < total else "; complete the store with the same command without --shards"

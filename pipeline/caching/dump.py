@@ -21,7 +21,12 @@ from pipeline.caching.blocks import DecodedBlocks
 from pipeline.caching.completion import complete
 from pipeline.caching.content import ShardContent
 from pipeline.caching.encoder import Encoder
-from pipeline.caching.opening import discard_without_views, make_feeds, open_for_writing, places
+from pipeline.caching.opening import (
+    discard_without_views,
+    make_feeds,
+    open_for_writing,
+    places,
+)
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec
 from pipeline.data.sample import UNLABELLED
@@ -30,11 +35,12 @@ from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.progress import note, track
 from pipeline.store.adoption import read_index
-from pipeline.store.layout import MANIFEST, ShardId
+from pipeline.store.growth import is_complete, tell_pending
+from pipeline.store.layout import ShardId
 from pipeline.store.location import Location
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
-from pipeline.store.records import Records
+from pipeline.store.place import behind_links
 from pipeline.store.slices import WHOLE, Slice
 from pipeline.store.writer import StoreWriter, direct_top1
 
@@ -69,14 +75,14 @@ def cache_logits(
         LockedError: another process is writing it.
     """
     require_same_classes(teacher.name, teacher.card, bench.data)
+    path = behind_links(path)
     wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
     with ExitStack() as held:
         with gate(path, wait):
             header, codec = open_for_writing(bench, teacher, spec, path)
-            if (path / MANIFEST).exists():
+            if is_complete(path, header):
                 note(f"{path}: complete, nothing to do")
-                # Left over when a run was killed between the manifest and their removal.
-                Records(path).clear()
+                tell_pending(path)
                 return Manifest.read(Location(path))
             held.enter_context(writing(path, part, WAIT_SECONDS))
             writer = StoreWriter(path, header)
@@ -90,10 +96,12 @@ def cache_logits(
                 raise
         dump.make(part.of([shard for shard in writer.layout.shards() if shard.section == "train"]))
     with gate(path, PREPARATION_SECONDS):
-        manifest = complete(path, splits_of(bench.data), completes=completes)
+        manifest = complete(path, header, splits_of(bench.data), completes=completes)
     if manifest is None and completes and part == WHOLE:
         raise StoreError(f"{path}: shards are missing that were made; expected them; run the command again")
     dump.report_speed()
+    if manifest is not None:
+        tell_pending(path)
     return manifest
 
 
@@ -200,7 +208,7 @@ class _Dump:
         """Say how fast shards were made, if any were."""
         speed = self._encoder.stopwatch.speed()
         if speed is not None:
-            note(f"{self._writer.path}: {speed}")
+            note(f"{self._writer.store}: {speed}")
 
     def require_good_teacher(self) -> None:
         """Refuse a teacher that is hardly better than always naming the largest class.

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.bench import Bench
 from pipeline.caching.blocks import held_bytes
 from pipeline.caching.choice import Candidate, choose_codec, measure
-from pipeline.caching.opening import as_wanted, finished_shards, new_layout, require_store_or_nothing
+from pipeline.caching.opening import as_wanted, finished_shards, new_layout
 from pipeline.caching.pilot import run_pilot
 from pipeline.caching.spec import DumpSpec, counts_of, splits_of
 from pipeline.data.dataset import PreparedData
@@ -23,6 +23,7 @@ from pipeline.digests import canonical_json
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.store.frame import index_chunks
 from pipeline.store.layout import GATHERED, INDEX_ARRAYS, MANIFEST, ZARR_JSON, Layout
+from pipeline.store.place import require_store_or_nothing
 from pipeline.store.records import ShardRecord
 from pipeline.store.witness import PLACES, Witness, witness_rows
 

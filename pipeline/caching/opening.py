@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from pipeline.caching.spec import DumpSpec, counts_of, splits_of
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.data.dataset import PreparedData
 from pipeline.data.images import Images
-from pipeline.errors import CorruptStoreError, LockedError, MismatchError, StoreError
+from pipeline.errors import CorruptStoreError, LockedError, MismatchError
 from pipeline.files import sync_folder
 from pipeline.loading.drift import measure_drift, sightings
 from pipeline.loading.feed import Feed
@@ -26,6 +25,14 @@ from pipeline.models.teacher import Teacher
 from pipeline.progress import note
 from pipeline.store.adoption import Index, Wanted, adopt, dataset_digest, read_index
 from pipeline.store.frame import build_frame, read_state
+from pipeline.store.growth import (
+    frame_folder,
+    growth_folder,
+    is_complete,
+    is_growing,
+    prepare_growth,
+    read_growth,
+)
 from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
@@ -33,6 +40,13 @@ from pipeline.store.location import Location
 from pipeline.store.lock import writers
 from pipeline.store.manifest import Manifest
 from pipeline.store.nodes import RESTORE
+from pipeline.store.place import (
+    clean,
+    clear_unfinished_frame,
+    discard,
+    partial_folder,
+    require_store_or_nothing,
+)
 from pipeline.store.records import Records, ShardRecord
 from pipeline.store.witness import versions
 from pipeline.store.writer import StoreWriter
@@ -43,7 +57,7 @@ def open_for_writing(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path)
     """Bring a store into the form that a spec asks for; to be called at its gate.
 
     Returns:
-        The store's header and codec. It has a manifest only if nothing is missing.
+        What the store is to hold, and its codec. Where it is complete, but with less, that is its growth's.
 
     Raises:
         MismatchError: there is a store made from something else.
@@ -51,48 +65,57 @@ def open_for_writing(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path)
         StoreError: the folder holds something that is no store.
     """
     require_store_or_nothing(path)
+    clean(path, alone=not writers(path))
     if not (path / ZARR_JSON).exists():
         return _create(bench, teacher, spec, path)
     header, index, codec = as_wanted(bench, teacher, spec, path)
-    if header != Header.read(Location(path)) or not (path / MANIFEST).exists():
-        done, rows = finished_shards(path), places(header.layout, index, splits_of(bench.data))
-        require_samples(path, header.layout, rows, (s for s in header.layout.shards() if s not in done))
-        require_same_pixels(bench, teacher, path, header, rows, done)
+    if not is_complete(path, header):
+        shards, done = list(header.layout.shards()), finished_shards(path)
+        rows = places(header.layout, index, splits_of(bench.data))
+        require_samples(path, header.layout, rows, (s for s in shards if s not in done))
+        require_same_pixels(bench, teacher, path, header, rows, {s: done[s] for s in shards if s in done})
         _grow(path, header, index, codec.state)
     return header, codec
-
-
-def require_store_or_nothing(path: Path) -> None:
-    """Refuse a place where a store can neither be nor be made.
-
-    Raises:
-        CorruptStoreError: it has a manifest and no header.
-        StoreError: there is something else.
-    """
-    if path.is_file():
-        raise StoreError(f"{path}: is a file; expected a folder for the store; choose another --out")
-    if (path / ZARR_JSON).exists() or not path.exists() or not any(path.iterdir()):
-        return
-    if (path / MANIFEST).exists():
-        raise CorruptStoreError(f"{path}: {ZARR_JSON} is missing; {RESTORE}")
-    raise StoreError(
-        f"{path}: holds files but no {ZARR_JSON}; expected a store or nothing; remove it or choose another "
-        "--out"
-    )
 
 
 def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Index, Codec]:
     """Return header, samples and codec of a store that is there with what a spec adds to it.
 
+    What its growth has begun is part of that, unless the store already holds all that is wanted.
+
     Raises:
         MismatchError: it is made from something else.
         CorruptStoreError: it is damaged.
     """
-    found = Header.read(Location(path))
-    codec = found.codec(read_state(path), str(path))
-    known = read_index(path, found)
-    header, index = adopt(path, found, known, _wanted(bench, teacher, spec))
+    frame, wanted = frame_folder(path), _wanted(bench, teacher, spec)
+    found = Header.read(Location(frame))
+    codec = found.codec(read_state(frame), str(path))
+    known = read_index(frame, found)
+    if not (path / MANIFEST).exists() and not is_growing(path):
+        # Nobody relies on its views yet: those beyond what is wanted are set aside.
+        found = found.with_views(min(found.layout.sections["train"].n_views, wanted.view_count))
+    header, index = adopt(path, found, known, wanted)
+    if header != found and is_growing(path):
+        header, index = _as_begun(path, found, known, wanted)
     return header, index, codec
+
+
+def _as_begun(path: Path, found: Header, known: Index, wanted: Wanted) -> tuple[Header, Index]:
+    """Return header and samples of a store's growth with what is wanted; it may be of fewer views.
+
+    Raises:
+        CorruptStoreError: there is no manifest, or the growth is damaged.
+        MismatchError: it is not of this store, or other samples are wanted.
+    """
+    if not (path / MANIFEST).exists():
+        raise CorruptStoreError(f"{path}: {MANIFEST} is missing beside an unfinished growth; {RESTORE}")
+    folder, (begun, index) = growth_folder(path), read_growth(path)
+    if not begun.extends(found) or not all(index[name].begins_with(some) for name, some in known.items()):
+        raise MismatchError(
+            f"{folder}: an unfinished growth of another store than the one around it; expected one of its "
+            f"samples, teacher, views and codec; remove it with: rm -r {folder}"
+        )
+    return adopt(folder, begun.with_views(wanted.view_count), index, wanted)
 
 
 def places(layout: Layout, index: Index, splits: Mapping[str, Images]) -> dict[str, NDArray[np.int64]]:
@@ -191,8 +214,9 @@ def require_samples(
 
 def finished_shards(path: Path) -> Mapping[ShardId, ShardRecord]:
     """Return the records of a store's finished shards; none where there is no store."""
-    location = Location(path)
-    return Manifest.read(location).shards if (path / MANIFEST).exists() else Records(path).read()
+    if not (path / MANIFEST).exists():
+        return Records(path).read()
+    return {**Manifest.read(Location(path)).shards, **Records(growth_folder(path)).read()}
 
 
 def choose(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Codec:
@@ -232,7 +256,7 @@ def discard_without_views(path: Path, writer: StoreWriter) -> None:
     """Remove a store in which no training view was written yet, nor is being written by others."""
     begun = any(shard.section == "train" for shard in writer.done())
     if not begun and len(writers(path)) <= 1:
-        shutil.rmtree(path)
+        discard(path)
 
 
 def _wanted(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Wanted:
@@ -246,7 +270,7 @@ def _wanted(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Wanted:
 
 
 def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Codec]:
-    """Make a store without shards; it is there whole or not at all."""
+    """Make a store without shards; it is there whole or, without its header, not at all."""
     codec = choose(bench, teacher, spec)
     wanted = _wanted(bench, teacher, spec)
     index = {name: SampleIndex.of(images) for name, images in wanted.splits.items()}
@@ -264,8 +288,12 @@ def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple
         batch_size=spec.batch_size,
         versions=versions(bench.data.train.decoder),
     )
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if path.is_dir():
+        # It may be the root of a disk, which keeps its place.
+        clear_unfinished_frame(path)
+        build_frame(path, header, index=index, state=codec.state)
+        return header, codec
+    partial = partial_folder(path)
     build_frame(partial, header, index=index, state=codec.state)
     partial.rename(path)
     sync_folder(path.parent)
@@ -274,13 +302,12 @@ def _create(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple
 
 def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor]) -> None:
     """Make room for further views or samples, or go on with making it."""
-    if header != Header.read(Location(path)) and (others := writers(path)):
+    complete = (path / MANIFEST).exists()
+    there = growth_folder(path) if complete and is_growing(path) else path
+    if header != Header.read(Location(there)) and (others := writers(path)):
         raise LockedError(
             f"{path}: is to grow while slice {others[0]} is being written; expected no other writer; wait "
             "for it, or end it and run the command again"
         )
-    if (path / MANIFEST).exists():
-        # From here on the records tell what is done.
-        Records(path).gather(Manifest.read(Location(path)).shards)
-        (path / MANIFEST).unlink()
-    build_frame(path, header, index=index, state=state)
+    prepare = prepare_growth if complete else build_frame
+    prepare(path, header, index=index, state=state)

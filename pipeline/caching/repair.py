@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -21,7 +24,7 @@ from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
 from pipeline.store.adoption import Index, dataset_digest, read_index
-from pipeline.store.faults import Fault, metadata_faults, shard_faults, strays
+from pipeline.store.faults import STRAY, Fault, metadata_faults, shard_faults, strays
 from pipeline.store.frame import build_frame, frame_files, read_state
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, SampleIndex
@@ -30,18 +33,19 @@ from pipeline.store.layout import (
     GATHERED,
     INDEX_ARRAYS,
     MANIFEST,
-    RECORDS,
     ZARR_JSON,
     Layout,
     ShardId,
 )
+from pipeline.store.leftovers import is_passing, is_shard_file
 from pipeline.store.location import Location
 from pipeline.store.lock import WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
+from pipeline.store.place import behind_links, clean
 from pipeline.store.records import Records, ShardRecord
 from pipeline.store.slices import WHOLE
 
-_CANNOT = "restore it (dvc checkout), or remove the store and make it again"
+_CANNOT = "restore it (dvc checkout --force), or remove the store and make it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,10 @@ class _Findings:
     faults: Sequence[Fault]
 
 
+def _ignore(files: list[Path]) -> None:
+    """Do nothing about them."""
+
+
 def read_header(path: Path) -> Header:
     """Return a store's header from its manifest or, where that is lost, from its root.
 
@@ -72,7 +80,9 @@ def read_header(path: Path) -> Header:
     return Header.read(location)
 
 
-def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
+def repair(
+    path: Path, bench: Bench, teacher: Teacher, *, about_to_mend: Callable[[list[Path]], None] = _ignore
+) -> list[str]:
     """Make again what is bad in a store, finished or not, and finish it.
 
     First everything is looked at and made sure of, then files are touched; what proves the rest, manifest
@@ -82,17 +92,21 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
         path: the store's folder.
         bench: the data that it was made from, and the device.
         teacher: the one that made it.
+        about_to_mend: called with the files that are bad, before any of them is touched.
 
     Returns:
-        A line for each file that was made again or removed.
+        A line for each file that was made again, removed or moved away.
 
     Raises:
         MismatchError: other data, or another teacher.
         StoreError: what is lost cannot be made again.
     """
+    path = behind_links(path)
     with ExitStack() as held:
         held.enter_context(gate(path, WAIT_SECONDS))
         held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
+        with suppress(CorruptStoreError):  # of a manifest; that is mended here
+            clean(path, alone=True)
         found = _examine(path)
         header, layout = found.header, found.header.layout
         header.require_teacher(teacher, str(path))
@@ -108,20 +122,47 @@ def repair(path: Path, bench: Bench, teacher: Teacher) -> list[str]:
         require_same_pixels(bench, teacher, path, header, rows, good)
         state, also_lost = _state(path, header, bench, teacher)
         faults = [*found.faults, *lost, *also_lost]
+        about_to_mend([path / fault.name for fault in faults])
         _mend(path, replace(found, faults=faults), index, state)
-    note(f"{path}: {len(faults)} files are to be made again or removed")
+    note(f"{path}: {len(faults)} files are to be made again, removed or moved away")
     cache_logits(bench, teacher, DumpSpec.of(header), path)
-    return [str(fault) for fault in faults]
+    return [_done_about(path, fault) for fault in faults]
 
 
 def _mend(path: Path, found: _Findings, index: Index, state: Mapping[str, Tensor]) -> None:
     """Leave a store without a manifest that misses what was bad."""
     Records(path).gather(found.records)
     for fault in found.faults:
-        if fault.name not in (ZARR_JSON, MANIFEST, GATHERED):
+        if _is_foreign(fault):
+            _move_away(path, fault.name)
+        elif fault.name not in (ZARR_JSON, MANIFEST, GATHERED):
             (path / fault.name).unlink(missing_ok=True)
     build_frame(path, found.header, index=index, state=state)
     (path / MANIFEST).unlink(missing_ok=True)
+
+
+def _is_foreign(fault: Fault) -> bool:
+    """Whether no program of ours wrote a file that does not belong to the store."""
+    return fault.problem == STRAY and not is_shard_file(fault.name)
+
+
+def _move_away(path: Path, name: str) -> None:
+    target = _strays_folder(path) / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    numbered = (target.with_name(f"{target.name}.{number}") for number in itertools.count(1))
+    free = next(place for place in itertools.chain([target], numbered) if not os.path.lexists(place))
+    # The store may be a file system of its own.
+    shutil.move(path / name, free)
+
+
+def _strays_folder(path: Path) -> Path:
+    return path.with_name(f"{path.name}.strays")
+
+
+def _done_about(path: Path, fault: Fault) -> str:
+    if _is_foreign(fault):
+        return f"moved to {_strays_folder(path)}: {fault.name}, which does not belong to the store"
+    return f"{'removed' if fault.problem == STRAY else 'made again'}: {fault}"
 
 
 def _examine(path: Path) -> _Findings:
@@ -144,7 +185,7 @@ def _examine(path: Path) -> _Findings:
     faults += shard_faults(location, layout, records)
     shards = {str(layout.shard_file(s, array)) for s in layout.shards() for array in layout.arrays}
     known = {MANIFEST, GATHERED, *metadata, *frame_files(path), *shards}
-    faults += (stray for stray in strays(path, known) if not stray.name.startswith(f"{RECORDS}/"))
+    faults += (stray for stray in strays(path, known) if not is_passing(stray.name))
     return _Findings(header, records, faults)
 
 

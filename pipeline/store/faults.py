@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pipeline.digests import bytes_digest
 from pipeline.progress import track
-from pipeline.store.layout import Layout, ShardId
+from pipeline.store.layout import GROWTH, Layout, ShardId
 from pipeline.store.location import Location
 from pipeline.store.records import ShardRecord
+
+STRAY = "does not belong to the store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class Fault:
 def metadata_faults(location: Location, metadata: Mapping[str, str]) -> Iterator[Fault]:
     """Read files that are no shards, by name and SHA-256, and yield those that are something else."""
     for name, digest in metadata.items():
-        if problem := problem_of(location.find(name), digest):
+        _, problem = look_up(location, name, digest)
+        if problem:
             yield Fault(name, problem)
 
 
@@ -45,19 +48,44 @@ def shard_faults(
     for shard in track(shards, "verify", total=len(shards), unit="shard"):
         for array, (size, digest) in shards[shard].files.items():
             name = str(layout.shard_file(shard, array))
-            if problem := problem_of(location.find(name), digest, size):
+            _, problem = look_up(location, name, digest, size)
+            if problem:
                 yield Fault(name, problem, shard)
 
 
 def strays(path: Path, known: set[str]) -> Iterator[Fault]:
     """Yield files of a folder whose names are not known."""
     for name in sorted(files_in(path) - known):
-        yield Fault(name, "does not belong to the store")
+        yield Fault(name, STRAY)
 
 
 def files_in(path: Path) -> set[str]:
     """Return the names of all files in a folder, relative to it."""
     return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+
+
+def look_up(
+    location: Location, name: str, digest: str, size: int | None = None
+) -> tuple[bytes | None, str | None]:
+    """Return the content of a file that a manifest lists, and what is wrong with it, if anything is.
+
+    A store that has just grown may have the file still in its growth, or have it moved meanwhile.
+
+    Args:
+        location: of the store.
+        name: of the file in it.
+        digest: SHA-256 (hex) of what was written.
+        size: bytes that were written; None where they are not known.
+    """
+    content = location.find(name)
+    problem = problem_of(content, digest, size)
+    if not problem:
+        return content, None
+    for place in (f"{GROWTH}/{name}", name):
+        moved = location.find(place)
+        if not problem_of(moved, digest, size):
+            return moved, None
+    return content, problem
 
 
 def problem_of(content: bytes | None, digest: str, size: int | None = None) -> str | None:

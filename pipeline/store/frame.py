@@ -77,9 +77,13 @@ def _build_section(path: Path, layout: Layout, section: Section, samples: Sample
     for column in INDEX_ARRAYS:
         _put_index(group, column, layout, section, getattr(samples, column))
     for array, spec in layout.arrays.items():
+        shape = (section.n_views, section.n_rows, *spec.shape)
+        if array in group and _shrinks(group[array], shape):
+            # Resized by zarr, it would lose the shards outside of its new shape.
+            (path / section.name / array / ZARR_JSON).unlink()
         if array not in group:
             create_array(group, layout, section, array)
-        _resize(group[array], (section.n_views, section.n_rows, *spec.shape))
+        _resize(group[array], shape)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -155,6 +159,12 @@ def _put_index(
 def _resize(array: Node, shape: tuple[int, ...]) -> None:
     if isinstance(array, zarr.Array) and array.shape != shape:
         array.resize(shape)
+
+
+def _shrinks(array: Node, shape: tuple[int, ...]) -> bool:
+    return isinstance(array, zarr.Array) and any(
+        new < old for new, old in zip(shape, array.shape, strict=True)
+    )
 
 
 def _is(array: Node, values: NDArray[Any]) -> bool:

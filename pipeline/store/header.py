@@ -6,7 +6,7 @@ It is there before the first shard, so that a run which goes on knows what the o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,24 @@ class Header:
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptStoreError(f"{origin}: not a store's header ({error!r}); {RESTORE}") from None
         return cls.from_dict(value, origin)
+
+    def extends(self, other: Header) -> bool:
+        """Whether a store of this header may have grown, or be growing, from one of the other."""
+        ours, theirs = self.layout, other.layout
+        return (
+            replace(self.fingerprint, dataset="") == replace(other.fingerprint, dataset="")
+            and ours.shard_rows == theirs.shard_rows
+            and all(
+                name in ours.sections
+                and ours.sections[name].extents[: len(section.extents)] == section.extents
+                for name, section in theirs.sections.items()
+            )
+        )
+
+    def with_views(self, n_views: int) -> Header:
+        """Return a header of so many training views."""
+        train = replace(self.layout.sections["train"], n_views=n_views)
+        return replace(self, layout=self.layout.with_section(train))
 
     def codec(self, state: Mapping[str, Tensor], origin: str) -> Codec:
         """Return the store's codec.

@@ -84,6 +84,13 @@ class SampleIndex:
         same = self.decoder == images.decoder
         return "" if same else f", decoded by {self.decoder}, here by {images.decoder}"
 
+    def begins_with(self, other: SampleIndex) -> bool:
+        """Whether the first samples are just those of another index."""
+        count = len(other)
+        return np.array_equal(self.keys[:count], other.keys) and np.array_equal(
+            self.digests[:count], other.digests
+        )
+
     def with_new(self, images: Images) -> SampleIndex:
         """Return an index with a split's further samples behind those that are there."""
         new = self.find(images.keys) == ABSENT

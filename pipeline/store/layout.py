@@ -9,6 +9,7 @@
         ARRAY       (V, R, ...)       the codec's arrays, view by view
       records.jsonl                   a line a finished shard, as the manifest repeats it
       records/                        only while unfinished: the lines of shards made since
+      growth/                         only while a complete store grows; see growth.py
 
 A shard is one view of one block of rows, one file an array; its inner chunks are read alone or
 together. `train` holds V augmented views, the other two the un-augmented images as their one view.
@@ -33,6 +34,7 @@ SCHEMA = 3
 MANIFEST = "manifest.json"
 ZARR_JSON = "zarr.json"
 RECORDS = "records"
+GROWTH = "growth"
 GATHERED = "records.jsonl"
 CODEC_GROUP = "codec"
 INDEX_ARRAYS = ("keys", "digests")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.digests import bytes_digest, spec_digest
+from pipeline.digests import spec_digest
 from pipeline.errors import CorruptStoreError, IncompleteStoreError
 from pipeline.files import parse_object, write_json
+from pipeline.store.faults import look_up
 from pipeline.store.header import Header
 from pipeline.store.layout import MANIFEST, Layout, ShardId
 from pipeline.store.location import Location
@@ -105,10 +106,10 @@ class Manifest:
             IncompleteStoreError: it is missing.
             CorruptStoreError: it was changed.
         """
-        content = location.find(name)
+        content, problem = look_up(location, name, self.metadata[name])
         if content is None:
             raise IncompleteStoreError(f"{location}/{name}: missing; {RESTORE}")
-        if bytes_digest(content) != self.metadata[name]:
+        if problem:
             raise CorruptStoreError(f"{location}/{name}: changed since it was written; {RESTORE}")
         return content
 

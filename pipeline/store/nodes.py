@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from pipeline.errors import CorruptStoreError
 
-RESTORE = "restore it (dvc checkout), or mend it with: pipeline verify --repair"
+RESTORE = "restore it (dvc checkout --force), or mend it with: pipeline verify --repair"
 
 # zarr has no common base for what reading damaged metadata or chunks raises.
 _DAMAGE = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, FileNotFoundError)

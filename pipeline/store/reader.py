@@ -22,7 +22,7 @@ from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.store.blend import Blend
-from pipeline.store.faults import problem_of
+from pipeline.store.faults import look_up
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import CODEC_GROUP, GATHERED, INDEX_ARRAYS, ZARR_JSON, ShardId
 from pipeline.store.location import Location, Place
@@ -64,6 +64,11 @@ class SectionReader:
         arrays = [f"{self._name}/{column}" for column in INDEX_ARRAYS]
         keys, digests = (read_small_array(self._location, self._manifest, a)[rows] for a in arrays)
         return SampleIndex(keys, digests, self._manifest.header.versions["decoder"])
+
+    def keep_metadata(self) -> None:
+        """Read how the arrays are cut: they become longer in a store that grows while it is open."""
+        for array in self._layout.arrays:
+            self._metadata(f"{self._name}/{array}")
 
     def rows_of(self, images: Images, *, changed: bool = False) -> NDArray[np.int64]:
         """Return the position of each sample of a split among this section's, found by its key.
@@ -170,7 +175,10 @@ class LogitStore:
         for name in manifest.metadata:
             if name.endswith((ZARR_JSON, GATHERED)):
                 manifest.read_metadata(location, name)
-        return cls(location, manifest, allow_drift=allow_drift)
+        store = cls(location, manifest, allow_drift=allow_drift)
+        for section in store.sections.values():
+            section.keep_metadata()
+        return store
 
     @property
     def n_views(self) -> int:
@@ -318,8 +326,7 @@ def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: 
     """
     name = str(manifest.layout.shard_file(shard, array))
     size, digest = manifest.shards[shard].files[array]
-    content = location.find(name)
-    problem = problem_of(content, digest, size)
+    content, problem = look_up(location, name, digest, size)
     if content is None or problem:
         raise CorruptStoreError(f"{location}: {name} {problem}; {RESTORE}")
     return content

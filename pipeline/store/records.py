@@ -7,17 +7,20 @@ repeats: either of the two tells what was done if the other is lost.
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import canonical_json, spec_digest
-from pipeline.files import write_bytes
+from pipeline.files import write_bytes, written_beside
 from pipeline.store.layout import GATHERED, RECORDS, ShardId
 from pipeline.store.witness import Witness
+
+_RECORD_FILE = re.compile(r"\w+\.v\d+\.b\d+\.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +86,28 @@ class Records:
 
     def write(self, shard: ShardId, record: ShardRecord) -> None:
         """Write one, durably."""
-        write_bytes(self._folder / f"{shard}.json", _seal(shard, record).encode())
+        write_bytes(self._file(shard), _seal(shard, record).encode())
 
     def gather(self, records: Mapping[ShardId, ShardRecord]) -> None:
         """Write these into one file, durably and at once; `clear` removes the single ones."""
         lines = "".join(_seal(shard, record) for shard, record in records.items())
         write_bytes(self._gathered, lines.encode())
 
+    def drop(self, shards: Iterable[ShardId]) -> None:
+        """Remove the single files of some shards."""
+        for shard in shards:
+            self._file(shard).unlink(missing_ok=True)
+
     def clear(self) -> None:
-        """Remove the single files."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove the single files, and what is left of those that were being written."""
+        for file in self._folder.glob("*"):
+            if _RECORD_FILE.fullmatch(written_beside(file.name) or file.name):
+                file.unlink()
+        with suppress(OSError):  # it is not there, or something else is in it
+            self._folder.rmdir()
+
+    def _file(self, shard: ShardId) -> Path:
+        return self._folder / f"{shard}.json"
 
     def _lines(self) -> Iterator[bytes]:
         """Yield records; a shard that was made anew has its own file, which comes last."""

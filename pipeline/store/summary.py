@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.errors import IncompleteStoreError
+from pipeline.errors import IncompleteStoreError, StoreError
+from pipeline.store.growth import Pending, pending
 from pipeline.store.header import Header
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, ShardId
 from pipeline.store.location import Location, Place
@@ -25,12 +27,14 @@ class Inspection:
         header: what the store is to hold and what it is made from.
         fidelity: what its codec costs, as far as it is finished.
         labelled: training samples with a label; None where it is not finished.
+        growing: what a complete store is to become, where that is not finished.
     """
 
     summary: dict[str, Any]
     header: Header
     fidelity: Fidelity
     labelled: int | None
+    growing: Pending | None = None
 
 
 def inspect(place: Place) -> Inspection:
@@ -42,18 +46,29 @@ def inspect(place: Place) -> Inspection:
     """
     location = Location(place)
     if location.exists(MANIFEST) or not location.exists(ZARR_JSON):
-        manifest = Manifest.read(location)
+        manifest, growing = Manifest.read(location), _growth_of(place)
+        told = {"growing": growing.to_dict()} if growing else {}
         return Inspection(
-            summary=summarise_manifest(manifest),
+            summary={**summarise_manifest(manifest), **told},
             header=manifest.header,
             fidelity=manifest.fidelity(),
             labelled=_labelled(manifest.shards),
+            growing=growing,
         )
     if not isinstance(place, (str, Path)) or not Path(place).is_dir():
         raise IncompleteStoreError(f"{location}: not complete; expected a finished dump, far from here")
-    header, shards = Header.read(location), Records(Path(place)).read()
+    header = Header.read(location)
+    own, found = set(header.layout.shards()), Records(Path(place)).read()
+    shards = {shard: record for shard, record in found.items() if shard in own}
     summary = summarise(header, shards, complete=False, teacher_top1=None)
     return Inspection(summary=summary, header=header, fidelity=_training_fidelity(shards), labelled=None)
+
+
+def _growth_of(place: Place) -> Pending | None:
+    """Return what a complete store is growing to; a damaged growth, which it does not need, is none."""
+    with suppress(StoreError):
+        return pending(Path(place)) if isinstance(place, (str, Path)) else None
+    return None
 
 
 def summarise_manifest(manifest: Manifest) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Writing a store: whole shards, each with a record, until the manifest makes it complete.
 
-A shard counts as done when its record is there; what has no record is swept before it is made. Several
-writers may work at once, each on a slice of the shards.
+What a complete store lacks of a larger one is written beside it; see growth.py. A shard counts as done when
+its record is there; what has no record is swept before it is made. Several writers may work at once, each
+on a slice of the shards.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import file_digest
 from pipeline.errors import StoreError
 from pipeline.files import naming, sync_file, sync_folder
-from pipeline.store.faults import strays
 from pipeline.store.frame import frame_files
+from pipeline.store.growth import growth_folder, set_aside, settle, without
 from pipeline.store.header import Header
-from pipeline.store.layout import GATHERED, RECORDS, ShardId
+from pipeline.store.layout import GATHERED, MANIFEST, ShardId
+from pipeline.store.leftovers import sweep
+from pipeline.store.location import Location
 from pipeline.store.manifest import Manifest
 from pipeline.store.nodes import reading
 from pipeline.store.records import Records, ShardRecord
@@ -32,12 +35,14 @@ class StoreWriter:
     """A store with its frame that takes shards. Hold a lock on the slice that is written.
 
     Args:
-        path: the store's folder.
-        header: the one that is in it.
+        store: the store's folder.
+        header: the one that is in it or, where it is complete with another one, in its growth.
     """
 
-    def __init__(self, path: Path, header: Header) -> None:
-        self.path, self.header, self.layout = path, header, header.layout
+    def __init__(self, store: Path, header: Header) -> None:
+        self.store, self.header, self.layout = store, header, header.layout
+        self._complete = Manifest.read(Location(store)).shards if (store / MANIFEST).exists() else {}
+        self.path = path = growth_folder(store) if self._complete else store
         self._records = Records(path)
         # A shard of zeros is a file like any other.
         with zarr.config.set({"array.write_empty_chunks": True}), reading(path, "an array"):
@@ -49,7 +54,7 @@ class StoreWriter:
 
     def done(self) -> dict[ShardId, ShardRecord]:
         """Return the records of the shards that are there now, by whomever they were made."""
-        found = self._records.read()
+        found = {**self._complete, **self._records.read()}
         return {
             shard: found[shard]
             for shard in self.layout.shards()
@@ -104,13 +109,17 @@ class StoreWriter:
         self._records.write(shard, record)
 
     def tidy(self) -> None:
-        """Gather the records of a store that misses nothing, and remove what is none of its files."""
+        """Gather the records of a store that misses nothing, and remove what killed writers left."""
         done = self.done()
+        if self.path == self.store:
+            set_aside(self.store, self.header, without(self._records.read(), self.layout))
         self._records.gather(done)
-        shards = {str(self.layout.shard_file(s, array)) for s in done for array in self.layout.arrays}
-        for stray in strays(self.path, {*shards, *frame_files(self.path), GATHERED}):
-            if not stray.name.startswith(f"{RECORDS}/"):
-                (self.path / stray.name).unlink()
+        shards = {
+            str(self.layout.shard_file(shard, array))
+            for shard in (*done, *self._records.read())
+            for array in self.layout.arrays
+        }
+        sweep(self.path, {*shards, *frame_files(self.path), GATHERED})
 
     def manifest(self, cached_top1: Mapping[str, float | None]) -> Manifest:
         """Return the manifest of a store that misses nothing and is tidy.
@@ -138,14 +147,20 @@ class StoreWriter:
         return replace(manifest, metadata=metadata)
 
     def complete_with(self, manifest: Manifest) -> None:
-        """Write the manifest, which completes the store, and drop the single records."""
-        manifest.write(self.path)
-        self._records.clear()
+        """Write the manifest, which completes the store, or makes its growth the store."""
+        manifest.write(self.store)
+        settle(self.store)
+        Records(self.store).clear()
 
     def _is_there(self, shard: ShardId, record: ShardRecord) -> bool:
-        files = [self.path / self.layout.shard_file(shard, array) for array in record.files]
-        sizes = [size for size, _ in record.files.values()]
-        return all(f.exists() and f.stat().st_size == s for f, s in zip(files, sizes, strict=True))
+        """Whether a shard's files are in the growth or, as all others are, in the store."""
+        return all(
+            any(
+                _has(folder / self.layout.shard_file(shard, array), size)
+                for folder in {self.path, self.store}
+            )
+            for array, (size, _) in record.files.items()
+        )
 
     def _sweep(self, shard: ShardId) -> None:
         """Remove what is left of a shard: zarr reads a truncated one before it would overwrite it."""
@@ -153,6 +168,10 @@ class StoreWriter:
             file = self.path / self.layout.shard_file(shard, array)
             for leftover in (file, *file.parent.glob(f"{file.name}.*.partial")):
                 leftover.unlink(missing_ok=True)
+
+
+def _has(file: Path, size_bytes: int) -> bool:
+    return file.exists() and file.stat().st_size == size_bytes
 
 
 def direct_top1(records: Mapping[ShardId, ShardRecord], *sections: str) -> float | None:

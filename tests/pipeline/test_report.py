@@ -520,6 +520,8 @@ def test_top5_of_few_classes_that_an_older_version_wrote_is_left_out(tmp_path):
         write_run(tmp_path, top5=1.0, classes=classes)
         assert read_run(tmp_path, planned).top5 == expected
         assert read_teacher(tmp_path, "big")["top5"] == expected
+
+
 def test_duplicates_in_the_data_are_on_the_page():
     report = make_report(*make_runs([0.9], [0.9]))
     words = "2 of 3 test images are in train too (test/<a> = train/b)"

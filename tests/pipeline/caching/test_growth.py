@@ -242,7 +242,7 @@ def test_leftovers_are_no_part_of_a_finished_store(bench, teacher, make_spec, pa
     cache_logits(bench, teacher, make_spec(), path)
     whole = content(path)
     (path / "manifest.json").unlink()
-    for name in (".manifest.json.abc", "train/logits/zarr.0123.partial", "train/keys/c/0.9f.partial"):
+    for name in (".manifest.json.k3x_90ab", "train/logits/zarr.0123.partial", "train/keys/c/0.9f.partial"):
         (path / name).write_text("half")
     cache_logits(bench, teacher, make_spec(), path)
     assert content(path) == whole

@@ -1,0 +1,247 @@
+"""A growth: further views or samples of a complete store, beside it until they are all there.
+
+    NAME.zarr/growth/
+      zarr.json, {train,validation,test}/…, codec/…   the frame of the store as it is to become
+      {train,validation,test}/ARRAY/c/…               the shards that it lacks
+      records/                                        a line for each of them
+      records.jsonl                                   all lines, when none is missing any more
+
+The complete store keeps every byte meanwhile. Replacing its manifest, at once, publishes the growth; then
+files settle in their places. Until then readers find them here: a file counts by its digest. Shards that
+were made for more views than are published stay here, for the next growth.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.errors import CorruptStoreError, StoreError
+from pipeline.files import sync_folder, write_bytes
+from pipeline.progress import note
+from pipeline.store.adoption import Index, read_index
+from pipeline.store.faults import files_in
+from pipeline.store.frame import build_frame, frame_files, read_state
+from pipeline.store.header import Header
+from pipeline.store.layout import GATHERED, GROWTH, MANIFEST, ZARR_JSON, Layout, ShardId
+from pipeline.store.leftovers import remove_empty_folders
+from pipeline.store.location import Location
+from pipeline.store.manifest import Manifest
+from pipeline.store.records import Records, ShardRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A growth that is not finished.
+
+    Args:
+        folder: where it is.
+        n_views, n_samples: of the training split, when it is finished.
+        done, total: shards that it adds.
+    """
+
+    folder: Path
+    n_views: int
+    n_samples: int
+    done: int
+    total: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        shards = {"total": self.total, "done": self.done}
+        return {"n_views": self.n_views, "n_samples": self.n_samples, "shards": shards}
+
+    def __str__(self) -> str:
+        return (
+            f"an unfinished growth to {self.n_views} views of {self.n_samples:,} samples is kept in "
+            f"{self.folder} ({self.done} of {self.total} shards are done); finish it with views.count: "
+            f"{self.n_views}, or remove it with: rm -r {self.folder}"
+        )
+
+
+def growth_folder(path: Path) -> Path:
+    """Return where a store's growth is."""
+    return path / GROWTH
+
+
+def frame_folder(path: Path) -> Path:
+    """Return where the frame of a store is: in its growth, from when that is published until it settles."""
+    if not is_growing(path) or not (path / MANIFEST).exists():
+        return path
+    try:
+        header = _header(path)
+    except CorruptStoreError:
+        # One that is published was whole.
+        return path
+    return growth_folder(path) if is_complete(path, header) else path
+
+
+def read_growth(path: Path) -> tuple[Header, Index]:
+    """Return what a store's growth is to become, and its samples.
+
+    Raises:
+        CorruptStoreError: they cannot be read.
+    """
+    header = _header(path)
+    with _explaining(path):
+        return header, read_index(growth_folder(path), header)
+
+
+def is_complete(path: Path, header: Header) -> bool:
+    """Whether a store is complete, and holds just what a header says."""
+    return (path / MANIFEST).exists() and Manifest.read(Location(path)).header == header
+
+
+def is_growing(path: Path) -> bool:
+    """Whether a store has a growth, published or not."""
+    return (growth_folder(path) / ZARR_JSON).exists()
+
+
+def pending(path: Path) -> Pending | None:
+    """Return a complete store's growth that is not finished, if there is one."""
+    if not is_growing(path) or not (path / MANIFEST).exists():
+        return None
+    folder, manifest, header = growth_folder(path), Manifest.read(Location(path)), _header(path)
+    if header == manifest.header:
+        return None
+    train, done = header.layout.sections["train"], Records(folder).read()
+    lacking = set(header.layout.shards()) - set(manifest.shards)
+    return Pending(
+        folder=folder,
+        n_views=train.n_views,
+        n_samples=train.n_samples,
+        done=len(lacking & set(done)),
+        total=len(lacking),
+    )
+
+
+def tell_pending(path: Path) -> None:
+    """Say so where a complete store has a growth that is not finished."""
+    try:
+        growth = pending(path)
+    except StoreError as error:
+        note(str(error))
+    else:
+        if growth:
+            note(f"{path}: {growth}")
+
+
+def prepare_growth(path: Path, header: Header, *, index: Index, state: Mapping[str, Tensor]) -> None:
+    """Make room for a growth of a complete store, or for more or less of one that was begun.
+
+    Args:
+        path: the store's folder; nothing outside its growth is touched.
+        header: what it is to become.
+        index: the samples of each of its sections.
+        state: what its codec keeps once.
+    """
+    folder = growth_folder(path)
+    if not is_growing(path):
+        # Without their header nothing proves what records there are about.
+        Records(folder).clear()
+        for name in sorted(frame_files(path) - {ZARR_JSON}):
+            write_bytes(folder / name, (path / name).read_bytes())
+    build_frame(folder, header, index=index, state=state)
+
+
+def settle(path: Path) -> None:
+    """Bring the files of a growth that is published to their places; to be called at the store's gate."""
+    folder = growth_folder(path)
+    if not is_growing(path):
+        _remove(folder)  # what a kill left of one
+    if frame_folder(path) == path:
+        return
+    manifest = Manifest.read(Location(path))
+    there = files_in(folder)
+    _move(folder, path, sorted(there & manifest.shard_files()))
+    for name in sorted(there & set(manifest.metadata)):
+        write_bytes(path / name, (folder / name).read_bytes())
+    (folder / GATHERED).unlink(missing_ok=True)
+    Records(folder).drop(manifest.shards)
+    if surplus := Records(folder).read():
+        _keep(folder, manifest.header, surplus)
+    else:
+        _remove(folder)
+
+
+def without(records: Mapping[ShardId, ShardRecord], layout: Layout) -> dict[ShardId, ShardRecord]:
+    """Return the records of those shards that are none of a layout's."""
+    own = set(layout.shards())
+    return {shard: record for shard, record in records.items() if shard not in own}
+
+
+def set_aside(path: Path, header: Header, surplus: Mapping[ShardId, ShardRecord]) -> None:
+    """Let finished shards of views beyond those of an unfinished store wait for its growth.
+
+    Args:
+        path: the store's folder.
+        header: what it is to hold.
+        surplus: records of the shards.
+    """
+    if not surplus:
+        return
+    folder, records = growth_folder(path), Records(growth_folder(path))
+    if not is_growing(path):
+        index, state = read_index(path, header), read_state(path)
+        prepare_growth(path, _with_views_of(header, surplus), index=index, state=state)
+    for shard, record in surplus.items():
+        names = [str(header.layout.shard_file(shard, array)) for array in header.layout.arrays]
+        _move(path, folder, [name for name in names if (path / name).exists()])
+        records.write(shard, record)
+    Records(path).drop(surplus)
+
+
+def _header(path: Path) -> Header:
+    with _explaining(path):
+        return Header.read(Location(growth_folder(path)))
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    """Say of a growth that cannot be read how to get rid of it: the complete store needs none of it."""
+    try:
+        yield
+    except StoreError as error:
+        reason, folder = str(error).partition(";")[0], growth_folder(path)
+        raise CorruptStoreError(
+            f"{reason}; the store around this unfinished growth does not need it; remove it with: rm -r "
+            f"{folder}"
+        ) from None
+
+
+def _with_views_of(header: Header, shards: Iterable[ShardId]) -> Header:
+    return header.with_views(1 + max(shard.view for shard in shards))
+
+
+def _move(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Rename files from one folder into another, durably."""
+    folders = set()
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / name, target / name)
+        folders |= {target / parent for parent in Path(name).parents}
+    for folder in sorted(folders, reverse=True):
+        sync_folder(folder)
+
+
+def _keep(folder: Path, published: Header, surplus: Iterable[ShardId]) -> None:
+    """Let shards of views beyond those that are published wait for the next growth."""
+    index, state = read_index(folder, published), read_state(folder)
+    build_frame(folder, _with_views_of(published, surplus), index=index, state=state)
+
+
+def _remove(folder: Path) -> None:
+    """Remove what is left of a growth that has settled; its header first, which says that it is one."""
+    if not folder.is_dir():
+        return
+    (folder / ZARR_JSON).unlink(missing_ok=True)
+    Records(folder).clear()
+    for name in sorted({*frame_files(folder), GATHERED}):
+        (folder / name).unlink(missing_ok=True)
+    remove_empty_folders(folder)
