@@ -12,13 +12,19 @@
         ├── MismatchError          made from other content, teacher, views or codec
         └── LockedError            another process is writing it
 
-Every message is one line that says what was found, what was expected and what to do next.
+Every message is one line that says what was found, what was expected and what to do next. Values that come
+from a file or a command line go into it by `quoted` or `brief`, which bound and escape them.
 """
 
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+_LONGEST = 80
+# Control characters, direction marks and lone surrogates: a terminal obeys them, or cannot write them.
+_UNSEEN = frozenset(("Cc", "Cf", "Cs"))
 
 
 class PipelineError(Exception):
@@ -67,5 +73,43 @@ class LockedError(StoreError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean X?" for the known name closest to a mistyped one, or nothing."""
-    close = difflib.get_close_matches(name, list(known), 1)
+    close = difflib.get_close_matches(name[:_LONGEST], list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def quoted(value: object, longest: int = _LONGEST) -> str:
+    r"""Return a value of any size as a message can quote it: its repr, bounded, control characters escaped.
+
+    >>> print(quoted("a\x1b[31m"))
+    'a\x1b[31m'
+    >>> len(quoted("a" * 10**6))
+    80
+    """
+    if isinstance(value, (str, bytes)):
+        value = value[: longest + 1]
+    try:
+        return _bounded(repr(value), longest)
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        return f"a {type(value).__name__}"
+
+
+def brief(value: object, longest: int = _LONGEST) -> str:
+    r"""Return the first line of a text, e.g. of another library's error, bounded and escaped.
+
+    >>> brief("no such key\nTraceback")
+    'no such key'
+    """
+    text = str(value)[: 16 * longest].strip()
+    return _bounded(next(iter(text.splitlines()), ""), longest)
+
+
+def has_unseen(text: str) -> bool:
+    """Whether a text has characters that a terminal obeys instead of showing them."""
+    return any(unicodedata.category(character) in _UNSEEN for character in text)
+
+
+def _bounded(text: str, longest: int) -> str:
+    shown = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    if not has_unseen(shown):
+        return shown
+    return "".join(ascii(c)[1:-1] if unicodedata.category(c) in _UNSEEN else c for c in shown)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.errors import ConfigError, quoted
+from pipeline.naming import NAME
+
 PREPARED = Path("data/prepared")
 LOGITS = Path("data/logits")
 TEACHERS = Path("models/teachers")
@@ -15,7 +18,16 @@ BASELINE = "baseline"
 
 
 def teacher_checkpoint(name: str) -> Path:
-    """Return where a teacher's weights are."""
+    """Return where a teacher's weights are.
+
+    Raises:
+        ConfigError: the name, which may come from somebody's store, is none of a teacher.
+    """
+    if NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"teacher {quoted(name)} cannot be looked up: expected a name of 1 to 64 of the characters A-Z a-z "
+            "0-9 _ -; go on without it, or make the dump again with a teacher that is called so"
+        )
     return TEACHERS / f"{name}.pt"
 
 

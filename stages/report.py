@@ -10,8 +10,9 @@ import torch
 
 from pipeline.data.dataset import PreparedData
 from pipeline.differences import difference
-from pipeline.errors import ConfigError, MismatchError
+from pipeline.errors import ConfigError, MismatchError, quoted
 from pipeline.files import write_bytes, write_json
+from pipeline.naming import NAME
 from pipeline.progress import note
 from pipeline.report.exhibits import make_exhibit
 from pipeline.report.page import render_page
@@ -76,6 +77,7 @@ def _collect(params: Params, stores: dict[str, LogitStore | Ensemble]) -> Report
     teachers = {
         name: read_teacher(layout.RUNS / f"teacher-{name}", name)
         for name in dict.fromkeys(name for store in stores.values() for name in store.teacher_names)
+        if NAME.fullmatch(name)
     }
     return Report.of(runs, teachers, dumps)
 
@@ -93,6 +95,12 @@ def _tell_other_teachers(store: LogitStore | Ensemble) -> None:
     """Say where a teacher, of which the report tells, is not the one any more that a dump is of."""
     for member in store.members:
         teacher = member.manifest.header.teacher
+        if not NAME.fullmatch(teacher["name"]):
+            note(
+                f"{member.location}: its teacher is called {quoted(teacher['name'])}, which is no name of "
+                "a teacher here: it cannot be looked up, nor compared with the dump"
+            )
+            continue
         if not layout.teacher_checkpoint(teacher["name"]).exists():
             continue
         try:

@@ -89,7 +89,7 @@ def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tup
         CorruptStoreError: it is damaged.
     """
     found = Header.read(Location(path))
-    codec = found.codec(read_state(path), str(path))
+    codec = found.codec(read_state(path, found.layout), str(path))
     known = read_index(path, found)
     header, index = adopt(path, found, known, _wanted(bench, teacher, spec))
     return header, index, codec

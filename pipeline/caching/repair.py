@@ -35,6 +35,7 @@ from pipeline.store.layout import (
     Layout,
     ShardId,
 )
+from pipeline.store.local import remove_inside, require_own_folders
 from pipeline.store.location import Location
 from pipeline.store.lock import WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
@@ -119,18 +120,20 @@ def _mend(path: Path, found: _Findings, index: Index, state: Mapping[str, Tensor
     Records(path).gather(found.records)
     for fault in found.faults:
         if fault.name not in (ZARR_JSON, MANIFEST, GATHERED):
-            (path / fault.name).unlink(missing_ok=True)
+            remove_inside(path, fault.name)
     build_frame(path, found.header, index=index, state=state)
     (path / MANIFEST).unlink(missing_ok=True)
 
 
 def _examine(path: Path) -> _Findings:
     """Look at a store with its manifest or, where that is lost, with its header and records."""
+    require_own_folders(path)
     location = Location(path)
     try:
         manifest = Manifest.read(location)
     except (CorruptStoreError, IncompleteStoreError):
-        header, records = Header.read(location), Records(path).read()
+        header = Header.read(location)
+        records = Records(path).read(header.layout)
         # Only a manifest proves the arrays' metadata; the header's digests prove index and codec.
         metadata = [
             name for name in sorted(frame_files(path)) if _only_manifest_proves(header.layout, name)
@@ -182,7 +185,7 @@ def _state(
 ) -> tuple[Mapping[str, Tensor], list[Fault]]:
     """Return what the codec keeps once, from the store or, with what is lost, from the pilot."""
     with suppress(CorruptStoreError):
-        return header.codec(read_state(path), str(path)).state, []
+        return header.codec(read_state(path, header.layout), str(path)).state, []
     codec = choose(bench, teacher, DumpSpec.of(header))
     if codec_fingerprint(codec) != header.fingerprint.codec:
         raise StoreError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.digests import bytes_digest
 from pipeline.progress import track
 from pipeline.store.layout import Layout, ShardId
+from pipeline.store.local import NoFileError, names_in
 from pipeline.store.location import Location
 from pipeline.store.records import ShardRecord
 
@@ -34,7 +35,7 @@ class Fault:
 def metadata_faults(location: Location, metadata: Mapping[str, str]) -> Iterator[Fault]:
     """Read files that are no shards, by name and SHA-256, and yield those that are something else."""
     for name, digest in metadata.items():
-        if problem := problem_of(location.find(name), digest):
+        if problem := _problem(location, name, digest):
             yield Fault(name, problem)
 
 
@@ -45,19 +46,28 @@ def shard_faults(
     for shard in track(shards, "verify", total=len(shards), unit="shard"):
         for array, (size, digest) in shards[shard].files.items():
             name = str(layout.shard_file(shard, array))
-            if problem := problem_of(location.find(name), digest, size):
+            if problem := _problem(location, name, digest, size):
                 yield Fault(name, problem, shard)
 
 
 def strays(path: Path, known: set[str]) -> Iterator[Fault]:
-    """Yield files of a folder whose names are not known."""
-    for name in sorted(files_in(path) - known):
+    """Yield files of a folder whose names are not known, and links to folders, which are not followed."""
+    for name in sorted(set(names_in(path)) - known):
         yield Fault(name, "does not belong to the store")
 
 
 def files_in(path: Path) -> set[str]:
-    """Return the names of all files in a folder, relative to it."""
-    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    """Return the names of all files in a folder, relative to it; a link to a file is one."""
+    return {name for name in names_in(path) if (path / name).is_file()}
+
+
+def _problem(location: Location, name: str, digest: str, size: int | None = None) -> str | None:
+    """Say what is wrong with a file, if anything is; see `problem_of`."""
+    try:
+        content = location.find(name) if size is None else location.find(name, size)
+    except NoFileError as error:
+        return error.problem
+    return problem_of(content, digest, size)
 
 
 def problem_of(content: bytes | None, digest: str, size: int | None = None) -> str | None:

@@ -22,6 +22,7 @@ from pipeline.store.faults import strays
 from pipeline.store.frame import frame_files
 from pipeline.store.header import Header
 from pipeline.store.layout import GATHERED, RECORDS, ShardId
+from pipeline.store.local import remove_inside
 from pipeline.store.manifest import Manifest
 from pipeline.store.nodes import reading
 from pipeline.store.records import Records, ShardRecord
@@ -49,7 +50,7 @@ class StoreWriter:
 
     def done(self) -> dict[ShardId, ShardRecord]:
         """Return the records of the shards that are there now, by whomever they were made."""
-        found = self._records.read()
+        found = self._records.read(self.layout)
         return {
             shard: found[shard]
             for shard in self.layout.shards()
@@ -110,7 +111,7 @@ class StoreWriter:
         shards = {str(self.layout.shard_file(s, array)) for s in done for array in self.layout.arrays}
         for stray in strays(self.path, {*shards, *frame_files(self.path), GATHERED}):
             if not stray.name.startswith(f"{RECORDS}/"):
-                (self.path / stray.name).unlink()
+                remove_inside(self.path, stray.name)
 
     def manifest(self, cached_top1: Mapping[str, float | None]) -> Manifest:
         """Return the manifest of a store that misses nothing and is tidy.
