@@ -25,7 +25,7 @@ def teacher_checkpoint(name: str) -> Path:
     """
     if NAME.fullmatch(name) is None:
         raise ConfigError(
-            f"teacher {quoted(name)} cannot be looked up: expected a name of 1 to 64 of the characters A-Z a-z "
+            f"teacher {quoted(name)} cannot be looked up: expected a name of 1 to 64 characters A-Z a-z "
             "0-9 _ -; go on without it, or make the dump again with a teacher that is called so"
         )
     return TEACHERS / f"{name}.pt"

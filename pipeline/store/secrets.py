@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 _HIDDEN = "***"
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>]*)")
@@ -32,19 +32,19 @@ def without(text: str, secrets: frozenset[str]) -> str:
 
 def secrets_of(address: str, options: Mapping[str, Any]) -> frozenset[str]:
     """Return what must not be repeated of an address and of its file system's options."""
-    user, _ = _split(urlsplit(address).scheme, address.partition("://")[2])
-    query = [value for _, value in parse_qsl(urlsplit(address).query)]
+    user, _ = _split(address.partition("://")[2])
+    query = [value for _, value in parse_qsl(address.partition("?")[2])]
     found = [user, *user.split(":"), *query, *_secret_values(options)]
     return frozenset(s for secret in found for s in (secret, unquote(secret)) if len(s) >= _SHORTEST)
 
 
 def _without_secrets(match: re.Match[str]) -> str:
-    user, place = _split(match["scheme"], match["rest"])
+    user, place = _split(match["rest"])
     place, mark, _ = place.partition("?")
     return match["scheme"] + (f"{_HIDDEN}@" if user else "") + place + (f"?{_HIDDEN}" if mark else "")
 
 
-def _split(scheme: str, rest: str) -> tuple[str, str]:
+def _split(rest: str) -> tuple[str, str]:
     """Return user and password, if they are given, and what follows them."""
     host = rest.partition("/")[0]
     if "@" in host:

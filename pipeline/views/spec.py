@@ -155,6 +155,7 @@ def _augmentation(name: str, value: Any) -> Any:
     """Return a field of a spec from its plain value."""
     if name not in AUGMENTATIONS or value is None:
         return value
+    require(isinstance(value, Mapping), name, quoted(value), "its settings")
     kind = AUGMENTATIONS[name]
     plain = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
     kinds = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
