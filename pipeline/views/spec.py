@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from pipeline.digests import spec_digest
-from pipeline.errors import MismatchError, quoted
+from pipeline.errors import MismatchError, brief, quoted
 from pipeline.views.augmentations import (
     Augmentation,
     Autocontrast,
@@ -129,7 +129,7 @@ class ViewSpec:
         unknown = sorted(given - {field.name for field in fields(cls)} | _unknown_settings(value))
         if unknown or value.get("semantics") != SEMANTICS:
             semantics = f"semantics {quoted(value.get('semantics'))} of rendering"
-            what = f"operation {quoted(unknown[0])}" if unknown else semantics
+            what = f"operation {brief(unknown[0])}" if unknown else semantics
             raise MismatchError(
                 f"the views have {what}; this program knows semantics {SEMANTICS} and the operations "
                 f"{', '.join(AUGMENTATIONS)}; use the version that made them, or make a new dump"
