@@ -19,8 +19,10 @@ from pipeline.errors import StoreError
 from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.models.teacher import Teacher
+from pipeline.store.adoption import dataset_digest
 from pipeline.store.faults import metadata_faults, shard_faults, strays
-from pipeline.store.layout import MANIFEST
+from pipeline.store.header import Header
+from pipeline.store.layout import MANIFEST, ZARR_JSON
 from pipeline.store.leftovers import is_passing
 from pipeline.store.location import Location
 from pipeline.store.manifest import Manifest
@@ -77,14 +79,34 @@ def verify(path: Path) -> Audit:
         # What killed writers left is swept by the next one; a growth is not finished.
         *(stray for stray in strays(path, known) if not is_passing(stray.name)),
     ]
-    bad = [str(fault) for fault in faults] or _undecodable(location, manifest)
+    bad = [str(fault) for fault in faults] or [
+        *_contradictions(location, manifest),
+        *_undecodable(location, manifest),
+    ]
     return Audit(ok=not bad, checked=len(known), bad=bad, files=tuple(fault.name for fault in faults))
+
+
+def _contradictions(location: Location, manifest: Manifest) -> list[str]:
+    """Compare what is said twice: in the root and in the manifest, and of samples and their digest."""
+    problems = []
+    try:
+        if Header.read(location).to_dict() != manifest.header.to_dict():
+            problems.append(f"{ZARR_JSON} describes another store than {MANIFEST}")
+        index = {name: section.index for name, section in LogitStore(location, manifest).sections.items()}
+    except StoreError as error:
+        return [str(error)]
+    if dataset_digest(index) != manifest.header.fingerprint.dataset:
+        problems.append("keys and digests of the samples are not those of the dataset's fingerprint")
+    return problems
 
 
 def _undecodable(location: Location, manifest: Manifest) -> list[str]:
     """Decode everything once: digests alone would accept what was written wrongly."""
     problems = []
-    store = LogitStore(location, manifest)
+    try:
+        store = LogitStore(location, manifest)
+    except StoreError as error:
+        return [str(error)]
     for name, section in store.sections.items():
         for view in range(section.n_views):
             try:

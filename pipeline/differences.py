@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.errors import brief
+
 _TOLD, _LONGEST = 3, 60
 
 
@@ -18,13 +20,14 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """
     was, now = _flat(there), _flat(json.loads(json.dumps(here)))
     names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
-    listed = [f"{name} was {_short(was.get(name))}, is {_short(now.get(name))}" for name in names[:_TOLD]]
+    listed = [
+        f"{brief(name)} was {_short(was.get(name))}, is {_short(now.get(name))}" for name in names[:_TOLD]
+    ]
     return "; ".join(listed) + (f"; and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
 
 
 def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return brief(value, _LONGEST)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -13,17 +13,19 @@
         ├── MismatchError          made from other content, teacher, views or codec
         └── LockedError            another process is writing it, or a run's files
 
-Every message is one line that says what was found, what was expected and what to do next. Values of a
-user, or of a file, stand in it as `shown` gives them.
+Every message is one line that says what was found, what was expected and what to do next. Values that come
+from a file or a user stand in it as `quoted` or `brief` give them, bounded and escaped.
 """
 
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
-from typing import Any
 
-SHOWN_CHARACTERS = 200
+_LONGEST = 200
+# Control characters, direction marks and lone surrogates: a terminal obeys them, or cannot write them.
+_UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
 class PipelineError(Exception):
@@ -77,17 +79,44 @@ class LockedError(StoreError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean X?" for the known name closest to a mistyped one, or nothing."""
     spelled = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name.lower(), spelled, 1)
+    close = difflib.get_close_matches(name[:_LONGEST].lower(), spelled, 1)
     return f"; did you mean {spelled[close[0]]!r}?" if close else ""
 
 
-def shortened(text: str, limit: int = SHOWN_CHARACTERS) -> str:
+def quoted(value: object, longest: int = _LONGEST) -> str:
+    r"""Return a value of any size as a message quotes it: its repr, escaped, the middle left out.
+
+    >>> print(quoted("a\x1b[31m"))
+    'a\x1b[31m'
+    >>> quoted("a" * 10**6, 12)
+    "'aaaaa…aaaa'"
+    """
+    if isinstance(value, str) and len(value) > 2 * longest:
+        value = value[:longest] + value[-longest:]
+    try:
+        return printable(shortened(repr(value), longest))
+    except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
+        return f"a {type(value).__name__}"
+
+
+def brief(value: object, longest: int = _LONGEST) -> str:
+    r"""Return the first line of a text, e.g. of another library's error, bounded and escaped.
+
+    >>> brief("no such key\nTraceback")
+    'no such key'
+    """
+    text = str(value)[: 16 * longest].strip()
+    return printable(shortened(next(iter(text.splitlines()), ""), longest))
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
     """Return a text in at most so many characters, the middle left out.
 
     >>> shortened("a" * 1000, 12)
     'aaaaaa…aaaaa'
     """
-    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[len(text) - (limit - 1) // 2 :]}"
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[len(text) - (longest - 1 - half) :]}"
 
 
 def printable(text: str) -> str:
@@ -96,13 +125,13 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[31m")
     'a\\x1b[31m'
     """
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return "".join(ascii(letter)[1:-1] if _is_unseen(letter) else letter for letter in text)
 
 
-def shown(value: Any, limit: int = SHOWN_CHARACTERS) -> str:
-    """Return a value as an error message repeats it: as Python writes it, in so many characters.
+def has_unseen(text: str) -> bool:
+    """Whether a text has characters that a terminal obeys instead of showing them."""
+    return any(map(_is_unseen, text))
 
-    >>> shown("a" * 1000, 12)
-    "'aaaaa…aaaa'"
-    """
-    return shortened(repr(value), limit)
+
+def _is_unseen(letter: str) -> bool:
+    return unicodedata.category(letter) in _UNSEEN

@@ -125,9 +125,12 @@ def parse_object(content: bytes) -> dict[str, Any]:
     """Return the object that a JSON file holds.
 
     Raises:
-        ValueError: it is not JSON, or another kind of value.
+        ValueError: it is not JSON, nested too deeply, has a number that JSON has not, or is no object.
     """
-    value = json.loads(content)
+    try:
+        value = json.loads(content, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"holds a {type(value).__name__}, expected an object")
     return value
@@ -143,6 +146,10 @@ def written_beside(name: str) -> str | None:
     """
     match = _TEMPORARY.fullmatch(name)
     return match[1] if match else None
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"holds {text}, which is no number of JSON")
 
 
 def sync_file(path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from pipeline.errors import ConfigError, shown
+from pipeline.errors import ConfigError, quoted
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -28,7 +28,7 @@ def require_name(kind: str, name: str) -> str:
     """
     if NAME.fullmatch(name) is None:
         raise ConfigError(
-            f"{kind} name {shown(name)}: expected 1 to 64 of the characters A-Z a-z 0-9 _ -, the first one "
-            "a letter or digit; rename it"
+            f"{kind} name {quoted(name)}: expected 1 to 64 of the characters A-Z a-z 0-9 _ -, the first "
+            "one a letter or digit; rename it"
         )
     return name

@@ -13,7 +13,7 @@ import yaml
 from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode
 
-from pipeline.errors import shortened, shown
+from pipeline.errors import quoted, shortened
 
 # The largest known parameter files, with a class map of thousands of classes, are a hundredth of it.
 LARGEST_BYTES = 8 << 20
@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             name, line = self.construct_object(key), key.start_mark.line + 1
             if name in lines:
-                found = f"key {shown(key.value)} stands in lines {lines[name]} and {line}"
+                found = f"key {quoted(key.value)} stands in lines {lines[name]} and {line}"
                 raise ConstructorError(problem=f"{found}; expected it once; remove one")
             lines[name] = line
         return node
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError, AttributeError, TypeError):
             kind = node.tag.rpartition(":")[2]
             raise ConstructorError(
-                problem=f"{shown(node.value)} is no {kind}", problem_mark=node.start_mark
+                problem=f"{quoted(node.value)} is no {kind}", problem_mark=node.start_mark
             ) from None
 
 

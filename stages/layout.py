@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.naming import require_name
+from pipeline.errors import ConfigError, quoted
+from pipeline.naming import NAME
 
 PREPARED = Path("data/prepared")
 LOGITS = Path("data/logits")
@@ -20,9 +21,13 @@ def teacher_checkpoint(name: str) -> Path:
     """Return where a teacher's weights are.
 
     Raises:
-        ConfigError: the name could lead elsewhere, as one of a store that somebody else made.
+        ConfigError: the name, which may come from somebody's store, is none of a teacher.
     """
-    require_name("teacher", name)
+    if NAME.fullmatch(name) is None:
+        raise ConfigError(
+            f"teacher {quoted(name)} cannot be looked up: expected a name of 1 to 64 characters A-Z a-z "
+            "0-9 _ -; go on without it, or make the dump again with a teacher that is called so"
+        )
     return TEACHERS / f"{name}.pt"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic
 
-from pipeline.errors import ConfigError, did_you_mean, shortened, shown
+from pipeline.errors import ConfigError, did_you_mean, quoted, shortened
 from pipeline.losses import require_features, require_targets
 from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.views.mixing import require_whole_groups
@@ -100,7 +100,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
     try:
         node[leaf] = parse_yaml(value)
     except ValueError as error:
-        raise ConfigError(f"{option}: {shown(value)} is not YAML ({error})") from None
+        raise ConfigError(f"{option}: {quoted(value)} is not YAML ({error})") from None
 
 
 def _refuse_flags(written: Any, understood: Any, *way: str) -> None:
@@ -157,7 +157,7 @@ def _first_problem(error: pydantic.ValidationError) -> str:
     if problem["type"] == "value_error":
         return f"{key}: {problem['ctx']['error']}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key} is {shown(problem['input'])}; {message}"
+    return f"{key} is {quoted(problem['input'])}; {message}"
 
 
 def _as_written(path: Sequence[str]) -> list[str]:

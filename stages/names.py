@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import ConfigError, shown
+from pipeline.errors import ConfigError, quoted
 from pipeline.naming import require_name
 from stages import layout
 from stages.params import Params
@@ -40,7 +40,7 @@ def require_names(tree: Mapping[str, Any]) -> None:
     for group, kind in KINDS.items():
         for name in _names(tree, group):
             if not isinstance(name, str):
-                found = f"{group}: YAML takes the name {shown(name)} for {type(name).__name__}"
+                found = f"{group}: YAML takes the name {quoted(name)} for {type(name).__name__}"
                 raise ConfigError(f"{found}; expected text; put it in quotes")
             require_name(kind, name)
     for groups in _TOGETHER:

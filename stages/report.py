@@ -13,6 +13,7 @@ from pipeline.data.leaks import read_leaks
 from pipeline.differences import difference
 from pipeline.errors import ConfigError, MismatchError
 from pipeline.files import write_bytes, write_json
+from pipeline.naming import NAME
 from pipeline.progress import note
 from pipeline.report.exhibits import make_exhibit
 from pipeline.report.page import render_page
@@ -77,6 +78,7 @@ def _collect(params: Params, stores: dict[str, LogitStore | Ensemble]) -> Report
     teachers = {
         name: read_teacher(layout.RUNS / layout.teacher_run(name), name)
         for name in dict.fromkeys(name for store in stores.values() for name in store.teacher_names)
+        if NAME.fullmatch(name)
     }
     return Report.of(runs, teachers, dumps)
 

@@ -89,7 +89,7 @@ def as_wanted(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tup
     """
     frame, wanted = frame_folder(path), _wanted(bench, teacher, spec)
     found = Header.read(Location(frame))
-    codec = found.codec(read_state(frame), str(path))
+    codec = found.codec(read_state(frame, found.layout), str(path))
     known = read_index(frame, found)
     if not (path / MANIFEST).exists() and not is_growing(path):
         # Nobody relies on its views yet: those beyond what is wanted are set aside.

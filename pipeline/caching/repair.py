@@ -38,6 +38,7 @@ from pipeline.store.layout import (
     ShardId,
 )
 from pipeline.store.leftovers import is_passing, is_shard_file
+from pipeline.store.local import remove_inside, require_own_folders
 from pipeline.store.location import Location
 from pipeline.store.lock import WAIT_SECONDS, gate, writing
 from pipeline.store.manifest import Manifest
@@ -136,7 +137,7 @@ def _mend(path: Path, found: _Findings, index: Index, state: Mapping[str, Tensor
         if _is_foreign(fault):
             _move_away(path, fault.name)
         elif fault.name not in (ZARR_JSON, MANIFEST, GATHERED):
-            (path / fault.name).unlink(missing_ok=True)
+            remove_inside(path, fault.name)
     build_frame(path, found.header, index=index, state=state)
     (path / MANIFEST).unlink(missing_ok=True)
 
@@ -167,11 +168,13 @@ def _done_about(path: Path, fault: Fault) -> str:
 
 def _examine(path: Path) -> _Findings:
     """Look at a store with its manifest or, where that is lost, with its header and records."""
+    require_own_folders(path)
     location = Location(path)
     try:
         manifest = Manifest.read(location)
     except (CorruptStoreError, IncompleteStoreError):
-        header, records = Header.read(location), Records(path).read()
+        header = Header.read(location)
+        records = Records(path).read(header.layout)
         # Only a manifest proves the arrays' metadata; the header's digests prove index and codec.
         metadata = [
             name for name in sorted(frame_files(path)) if _only_manifest_proves(header.layout, name)
@@ -223,7 +226,7 @@ def _state(
 ) -> tuple[Mapping[str, Tensor], list[Fault]]:
     """Return what the codec keeps once, from the store or, with what is lost, from the pilot."""
     with suppress(CorruptStoreError):
-        return header.codec(read_state(path), str(path)).state, []
+        return header.codec(read_state(path, header.layout), str(path)).state, []
     codec = choose(bench, teacher, DumpSpec.of(header))
     if codec_fingerprint(codec) != header.fingerprint.codec:
         raise StoreError(

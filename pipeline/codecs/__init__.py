@@ -16,13 +16,21 @@ from torch import Tensor
 
 from pipeline.codecs.affine import affine
 from pipeline.codecs.codec import ArraySpec, Codec, TeacherOutput
-from pipeline.codecs.features import features
+from pipeline.codecs.features import STATE, features, require_state
 from pipeline.codecs.fp16 import fp16
 from pipeline.codecs.topk import topk
 from pipeline.digests import named_arrays_digest
-from pipeline.errors import ConfigError, did_you_mean
+from pipeline.errors import ConfigError, did_you_mean, quoted
 
-__all__ = ["CODECS", "ArraySpec", "Codec", "TeacherOutput", "codec_fingerprint", "find_codec"]
+__all__ = [
+    "CODECS",
+    "STATE_SHAPES",
+    "ArraySpec",
+    "Codec",
+    "TeacherOutput",
+    "codec_fingerprint",
+    "find_codec",
+]
 
 # name -> from the number of classes to the codec
 _PLAIN: Mapping[str, Callable[[int], Codec]] = {
@@ -35,6 +43,8 @@ _PLAIN: Mapping[str, Callable[[int], Codec]] = {
 _NUMBERED: Mapping[str, Callable[[int, int], Codec]] = {"topk": topk}
 # name -> from what the store keeps once to the codec
 _FITTED: Mapping[str, Callable[[Mapping[str, Tensor]], Codec]] = {"features": features}
+# name -> dtype and axes of each array that the store keeps once
+STATE_SHAPES: Mapping[str, Mapping[str, tuple[str, str]]] = {"features": STATE}
 CODECS = (*_PLAIN, *(f"{name}-K" for name in _NUMBERED), *_FITTED)
 
 
@@ -47,16 +57,18 @@ def find_codec(name: str, n_classes: int, state: Mapping[str, Tensor] | None = N
         state: what a store of a fitted codec keeps once.
 
     Raises:
+        ValueError: the state is none that fitting gives.
         ConfigError: there is none of this name, or it cannot keep this many classes.
     """
     if name in _PLAIN:
         return _PLAIN[name](n_classes)
     if name in _FITTED:
+        require_state(state or {}, n_classes)
         return _FITTED[name](state or {})
-    numbered = re.fullmatch(r"([a-z]+)-([1-9]\d{0,5})", name)
+    numbered = re.fullmatch(r"([a-z]+)-([1-9][0-9]{0,5})", name)
     if numbered is None or numbered[1] not in _NUMBERED:
         raise ConfigError(
-            f"codec is {name!r}; expected one of {', '.join(CODECS)}{did_you_mean(name, CODECS)}"
+            f"codec is {quoted(name)}; expected one of {', '.join(CODECS)}{did_you_mean(name, CODECS)}"
         )
     return _NUMBERED[numbered[1]](int(numbered[2]), n_classes)
 

@@ -120,6 +120,7 @@ class Codec:
         state: arrays that a store keeps once, from which `find_codec` makes this codec again.
         kept: number of classes whose logits are kept; None for all.
         features: what reads the teacher's features; None where they are not kept.
+        is_valid: whether arrays of B rows can come from `encode`; None where any can.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Codec:
     state: Mapping[str, Tensor] = field(default_factory=dict)
     kept: int | None = None
     features: FeatureDecoder | None = None
+    is_valid: Callable[[Mapping[str, Tensor]], bool] | None = None
 
     @property
     def bytes(self) -> int:

@@ -26,8 +26,17 @@ from torch.nn import functional as F
 
 from pipeline.codecs.codec import Arrays, ArraySpec, Codec, FeatureDecoder, TeacherOutput, relative
 from pipeline.codecs.shaping import Shaping
+from pipeline.errors import quoted
 
 NAME = "features"
+# dtype and axes of what a store keeps once: C classes, D features, L digits.
+STATE: Mapping[str, tuple[str, str]] = {
+    "weight": ("float32", "CD"),
+    "bias": ("float32", "C"),
+    "table": ("float32", "DL"),
+    **dict.fromkeys(("levels", "byte", "place", "middle"), ("int32", "D")),
+    "toll": ("float64", ""),
+}
 _ROWS_AT_ONCE = 256
 
 
@@ -68,6 +77,42 @@ def features(state: Mapping[str, Tensor]) -> Codec:
         state=state,
         features=FeatureDecoder(len(state["table"]), values),
     )
+
+
+def require_state(state: Mapping[str, Tensor], n_classes: int) -> None:
+    """Refuse a state that cannot come from fitting, e.g. of a store that somebody made up.
+
+    Args:
+        state: what a store keeps once.
+        n_classes: C.
+
+    Raises:
+        ValueError: an array is missing, of another shape, or has values that decoding cannot use.
+    """
+    if set(state) != set(STATE):
+        raise ValueError(f"it has {quoted(sorted(state))}, expected {', '.join(STATE)}")
+    sizes = {"C": n_classes, "D": state["table"].shape[0], "L": state["table"].shape[-1]}
+    for name, (dtype, axes) in STATE.items():
+        shape = tuple(sizes[axis] for axis in axes)
+        if state[name].shape != shape or state[name].dtype != getattr(torch, dtype):
+            raise ValueError(
+                f"{name} is {state[name].dtype} {tuple(state[name].shape)}, not {dtype} {shape}"
+            )
+    levels, byte, place, middle = (state[name] for name in ("levels", "byte", "place", "middle"))
+    floats = (state[name] for name in ("weight", "bias", "table", "toll"))
+    for problem, holds in {
+        "values are not finite": all(bool(values.isfinite().all()) for values in floats),
+        "levels are out of range": _within(levels, 1, sizes["L"]),
+        "bytes are out of range": _within(byte, 0, sizes["D"] - 1),
+        "places are out of range": _within(place, 1, 255),
+        "middles are out of range": _within(middle, 0, sizes["L"] - 1),
+    }.items():
+        if not holds:
+            raise ValueError(problem)
+
+
+def _within(values: Tensor, low: int, high: int) -> bool:
+    return bool(((low <= values) & (values <= high)).all())
 
 
 def _pack(digits_BD: Tensor, state: Mapping[str, Tensor], width: int) -> Tensor:

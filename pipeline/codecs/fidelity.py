@@ -22,6 +22,8 @@ from torch.nn import functional as F
 _BINS_AN_OCTAVE = 16
 _LOWEST_KL = 2.0**-60
 _TEMPERATURES = (1.0, 4.0)
+# Beyond it 2 to the power of a bin's edge is no float64.
+_HIGHEST_BIN = 1023 * _BINS_AN_OCTAVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +114,25 @@ class Fidelity:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Fidelity:
-        """Return the sums that `to_dict` described."""
+        """Return the sums that `to_dict` described.
+
+        Raises:
+            ValueError: they do not go together.
+        """
         histograms = {
             key: {int(bin_): count for bin_, count in value[key].items()}
             for key in ("histogram_t1", "histogram_t4")
         }
-        return cls(**{**value, **histograms})
+        total = cls(**{**value, **histograms})
+        if total.same_top1 > total.samples:
+            raise ValueError(f"{total.same_top1} first classes of {total.samples} samples survived")
+        for histogram in (total.histogram_t1, total.histogram_t4):
+            if (
+                sum(histogram.values()) != total.samples
+                or max(map(abs, histogram), default=0) > _HIGHEST_BIN
+            ):
+                raise ValueError(f"a histogram is not of its {total.samples} samples")
+        return total
 
 
 def divergences(logits_BC: Tensor, decoded_BC: Tensor) -> Tensor:

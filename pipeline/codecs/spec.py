@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.codecs import CODECS, find_codec
-from pipeline.errors import ConfigError, did_you_mean
+from pipeline.errors import ConfigError, did_you_mean, quoted
 
 AUTO = "auto"
 FEATURES = "features"
@@ -38,7 +38,7 @@ class CodecSpec:
             find_codec(self.name, _MANY_CLASSES)
         except ConfigError:
             raise ConfigError(
-                f"codec is {self.name!r}; expected one of {', '.join(known)}"
+                f"codec is {quoted(self.name)}; expected one of {', '.join(known)}"
                 f"{did_you_mean(self.name, known)}"
             ) from None
 

@@ -51,12 +51,14 @@ def topk(kept: int, n_classes: int) -> Codec:
         }
 
     def decode(arrays: Mapping[str, Tensor]) -> Tensor:
-        weights = 256 ** torch.arange(planes, device=arrays["gaps"].device)
-        gaps = (arrays["gaps"].long() * weights[:, None]).sum(1)
-        index = (gaps + 1).cumsum(1) - 1
+        # Forged gaps must not index outside: on a GPU that ends the process.
+        index = _indices(arrays["gaps"]).clamp(max=n_classes - 1)
         values = from_grid(arrays["codes"], arrays["scale"], _TOP)
         dense = arrays["tail"].float()[:, None].repeat(1, n_classes)
         return dense.scatter(1, index, values)
+
+    def is_valid(arrays: Mapping[str, Tensor]) -> bool:
+        return bool((_indices(arrays["gaps"]) < n_classes).all())
 
     return Codec(
         name=f"topk-{kept}",
@@ -70,7 +72,15 @@ def topk(kept: int, n_classes: int) -> Codec:
         encode=encode,
         decode=decode,
         kept=kept,
+        is_valid=is_valid,
     )
+
+
+def _indices(gaps_BPK: Tensor) -> Tensor:
+    """Return the classes (B, K) int64, ascending, that gaps of P bytes stand for."""
+    weights = 256 ** torch.arange(gaps_BPK.shape[1], device=gaps_BPK.device)
+    gaps = (gaps_BPK.long() * weights[:, None]).sum(1)
+    return (gaps + 1).cumsum(1) - 1
 
 
 def _tail(logits_BC: Tensor, kept_BK: Tensor) -> Tensor:

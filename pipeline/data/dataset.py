@@ -18,7 +18,7 @@ from pipeline.data.images import Images
 from pipeline.data.packed import open_packed
 from pipeline.data.sample import UNLABELLED
 from pipeline.digests import spec_digest
-from pipeline.errors import DataError, shown
+from pipeline.errors import DataError, quoted
 from pipeline.files import read_json, write_json
 
 SPLITS = ("train", "validation", "test")
@@ -125,7 +125,7 @@ def _form(description: dict[str, Any], path: Path) -> Form:
         raise DataError(f"{path}: has no {error}; run: pipeline prepare") from None
     if form.keep not in _KINDS or form.channels not in (1, 3):
         raise DataError(
-            f"{path}: keep is {shown(form.keep)}, channels {shown(form.channels)}; expected "
+            f"{path}: keep is {quoted(form.keep)}, channels {quoted(form.channels)}; expected "
             f"{' or '.join(_KINDS)}, 1 or 3; run: pipeline prepare"
         )
     return form
@@ -144,13 +144,13 @@ def _read_description(folder: Path) -> dict[str, Any]:
     schema = description.get("schema") if isinstance(description, dict) else None
     if schema != SCHEMA:
         raise DataError(
-            f"{folder}: prepared data of schema {shown(schema)}, this program reads "
+            f"{folder}: prepared data of schema {quoted(schema)}, this program reads "
             f"{SCHEMA}; run: pipeline prepare, or with DVC: dvc repro -f -s prepare"
         )
     for name, kind in _FIELDS.items():
         if not isinstance(description.get(name), kind):
             raise DataError(
-                f"{path}: {name} is {shown(description.get(name))}; expected a {kind.__name__}; run: "
+                f"{path}: {name} is {quoted(description.get(name))}; expected a {kind.__name__}; run: "
                 "pipeline prepare"
             )
     return description

@@ -136,11 +136,19 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
     Args:
         feed: their images, with the store's views and the teacher's eyes.
         seen: what they looked like.
+
+    Raises:
+        MismatchError: they had another number of channels.
     """
     differing: list[str] = []
     levels = [np.zeros(0, np.int64)]
     for sighting, pixels in zip(seen, feed.rendered((s.view, s.rows) for s in seen), strict=True):
         now = Witness.of(pixels.cpu().numpy())
+        if now.pixels.shape != sighting.witness.pixels.shape:
+            raise MismatchError(
+                f"the teacher saw images with {sighting.witness.channels} channels, here they have "
+                f"{now.channels}; expected the same; use the data that the dump was made from"
+            )
         other = np.flatnonzero(np.array(now.crcs) != np.array(sighting.witness.crcs))
         names = (feed.images.names[row] for row in sighting.rows[other])
         differing.extend(f"{name!r} in view {sighting.view}" for name in names)

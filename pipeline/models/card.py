@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from pipeline.errors import ModelError, shown
+from pipeline.errors import ModelError, quoted
 from pipeline.files import write_json
 from pipeline.models.architecture import Architecture
 from pipeline.models.preprocessing import ORIENTATION, Preprocessing
@@ -163,4 +163,4 @@ def _first_problem(error: pydantic.ValidationError) -> str:
     message = " ".join(problem["msg"].split())
     if problem["type"] in ("missing", "json_invalid", "value_error"):
         return f"{place}: {message}" if place else message
-    return f"{shown(place)[1:-1]} is {shown(problem['input'])}: {message}"
+    return f"{quoted(place)[1:-1]} is {quoted(problem['input'])}: {message}"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.digests import named_arrays_digest
-from pipeline.errors import ModelError, shown
+from pipeline.errors import ModelError, quoted
 from pipeline.failures import require_finite_weights
 from pipeline.files import write_tensors
 from pipeline.models.architecture import Architecture, build, source_of
@@ -71,7 +71,7 @@ def load_checkpoint(
     card, name = file.card, file.card.architecture.name
     if expected is not None and not _is_named(name, expected):
         raise ModelError(
-            f"{path}: weights of {shown(name)[1:-1]}; expected {expected}; correct 'model' or 'weights'"
+            f"{path}: weights of {quoted(name)[1:-1]}; expected {expected}; correct 'model' or 'weights'"
         )
     _require_trusted(card.architecture, card_path, trust)
     content = read_content(path)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.errors import ModelError, did_you_mean, shown
+from pipeline.errors import ModelError, did_you_mean, quoted
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.trust import WEIGHT_OPTIONS
 
@@ -132,7 +132,7 @@ def require_no_weights(name: str, options: Mapping[str, Any]) -> None:
     if given is not None:
         raise ModelError(
             f"model {name} has {given} among its options; expected them beside the model; write weights: "
-            f"{shown(options[given])}"
+            f"{quoted(options[given])}"
         )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError, shown
+from pipeline.errors import ModelError, quoted
 
 StateDict = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -259,4 +259,4 @@ def _stem(name: str) -> str:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"[{', '.join(shown(name, 80) for name in sorted(names)[:_LISTED])}]{more}"
+    return f"[{', '.join(quoted(name, 80) for name in sorted(names)[:_LISTED])}]{more}"

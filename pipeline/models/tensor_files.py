@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline.errors import ModelError, shown
+from pipeline.errors import ModelError, quoted
 
 _HEAD_BYTES = 1 << 20
 _MOST_PICKLE_BYTES = 1 << 26
@@ -130,7 +130,7 @@ def _explained(path: Path, error: Exception) -> str:
         )
     if refused is None:
         cause = text.rpartition("WeightsUnpickler error: ")[2].partition("Check the docu")[0].strip()
-        reason = shown(cause, _SHOWN)[1:-1] if cause else type(error).__name__
+        reason = quoted(cause, _SHOWN)[1:-1] if cause else type(error).__name__
         return (
             f"not a checkpoint of tensors alone ({reason}); "
             "expected a state dict or safetensors; save it again as one, or copy it again"
@@ -138,12 +138,12 @@ def _explained(path: Path, error: Exception) -> str:
     name = refused[1]
     if _holds_a_module(path, name):
         return (
-            f"not a checkpoint of tensors alone (a whole pickled module, with {shown(name)}, and loading "
+            f"not a checkpoint of tensors alone (a whole pickled module, with {quoted(name)}, and loading "
             "that runs code); expected its state dict; where it was made, save that: "
             "torch.save(model.state_dict(), 'weights.pt')"
         )
     return (
-        f"not a checkpoint of tensors alone (it holds {shown(name)}, and loading that could run code); "
+        f"not a checkpoint of tensors alone (it holds {quoted(name)}, and loading that could run code); "
         "expected tensors and plain values; where it was made, save its state dict alone: "
         "torch.save(checkpoint['state_dict'], 'weights.pt')"
     )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import ModelError, shown
+from pipeline.errors import ModelError, quoted
 
 # Options of builders that name weights: a file, an address or a download.
 WEIGHT_OPTIONS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
@@ -58,7 +58,7 @@ class Trust:
         if not self.allows(name):
             remedy = self.remedy.format(name=name)
             raise ModelError(
-                f"{card}: asks for code to be run, {shown(name)}; a card alone runs nothing; if this code "
+                f"{card}: asks for code to be run, {quoted(name)}; a card alone runs nothing; if this code "
                 f"is yours, or of somebody whose code you would run: {remedy}"
             )
         if self._unreserved(name):
@@ -68,9 +68,9 @@ class Trust:
             as_given = option in given and given[option] == value
             if not as_given and not _is_plain(value):
                 raise ModelError(
-                    f"{card}: gives {name} the option {shown(option)}: {shown(value)}, which the user did "
-                    "not; expected numbers, words, or what params.yaml says; train the model again, or use "
-                    "its weights without the card"
+                    f"{card}: gives {name} the option {quoted(option)}: {quoted(value)}, which the user "
+                    "did not; expected numbers, words, or what params.yaml says; train the model again, or "
+                    "use its weights without the card"
                 )
 
     def _unreserved(self, name: str) -> bool:
@@ -99,7 +99,7 @@ def require_plain_options(name: str, options: Mapping[str, Any], card: str) -> N
         else:
             problem = "expected numbers and words"
         raise ModelError(
-            f"{card}: option {shown(option)} of {shown(name)} is {shown(value)}; {problem}; remove it"
+            f"{card}: option {quoted(option)} of {quoted(name)} is {quoted(value)}; {problem}; remove it"
         )
 
 

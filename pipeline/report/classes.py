@@ -86,7 +86,7 @@ def class_table(report: Report, student: StudentResults, shown: int = SHOWN_CLAS
 def _columns(report: Report, student: StudentResults) -> list[Column]:
     dumps = dict.fromkeys(group.dump for group in student.groups if group.dump is not None)
     teachers = dict.fromkeys(name for dump in dumps for name in report.dumps[dump]["teachers"])
-    found = [(name, report.teachers[name]) for name in teachers]
+    found = [(name, report.teachers[name]) for name in teachers if name in report.teachers]
     taught = [
         Column(name=name, seeds=(figures["classes"],), seed=None, confusions=figures["confusions"])
         for name, figures in found

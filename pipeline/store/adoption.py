@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import zarr
 
 from pipeline.codecs.spec import CodecSpec
 from pipeline.data.images import Images
@@ -21,8 +20,11 @@ from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.teacher import Teacher
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, SampleIndex
-from pipeline.store.layout import INDEX_ARRAYS, Layout, Section
-from pipeline.store.nodes import RESTORE, reading
+from pipeline.store.layout import Layout, Section
+from pipeline.store.local import require_own_folders
+from pipeline.store.location import Location
+from pipeline.store.nodes import RESTORE
+from pipeline.store.small_arrays import read_index as read_section
 from pipeline.views.spec import ViewSpec
 
 Splits = Mapping[str, Images]
@@ -91,11 +93,10 @@ def read_index(path: Path, header: Header) -> Index:
     Raises:
         CorruptStoreError: keys or digests are not what was written.
     """
-    index = {}
+    require_own_folders(path)
+    index, location = {}, Location(path)
     for name, section in header.layout.sections.items():
-        with reading(path, f"which samples the rows of {name} are"):
-            arrays = [zarr.open_array(path / name / column, mode="r") for column in INDEX_ARRAYS]
-            keys, digests = (np.asarray(array[:])[section.rows()] for array in arrays)
+        keys, digests = read_section(path, header.layout, section, location.find)
         index[name] = SampleIndex(keys, digests, header.versions["decoder"])
     if dataset_digest(index) != header.fingerprint.dataset:
         raise CorruptStoreError(

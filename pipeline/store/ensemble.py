@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.data.images import Images
 from pipeline.digests import spec_digest
-from pipeline.errors import CorruptStoreError, MismatchError, StoreError
+from pipeline.errors import CorruptStoreError, MismatchError, StoreError, quoted
 from pipeline.files import parse_object, write_json
 from pipeline.metrics import compare
 from pipeline.models.preprocessing import Preprocessing
@@ -26,8 +26,9 @@ from pipeline.store.blend import SEPARATOR, Blend, BlendedDecoder
 from pipeline.store.index import ABSENT
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
 from pipeline.store.location import Location, Place
-from pipeline.store.nodes import RESTORE
+from pipeline.store.nodes import RESTORE, reason
 from pipeline.store.reader import LogitStore
+from pipeline.store.wire import EnsembleForm, require_form
 from pipeline.views.spec import ViewSpec
 
 _DECODED_AT_ONCE = 4096
@@ -185,11 +186,10 @@ class Ensemble:
         for name, member in members.items():
             if member.manifest.digest() != content["members"][name]:
                 raise MismatchError(
-                    f"{place}: refers to another {name} than the one beside it, which was made anew; make "
-                    f"the ensemble again: pipeline cache-logits {location.stem}"
+                    f"{location}: refers to another {name} than the one beside it, which was made anew; "
+                    f"make the ensemble again: pipeline cache-logits {location.stem}"
                 )
-        blend = Blend(average=content["average"], weights=tuple(content["weights"]))
-        return cls(location, members, blend, teacher_top1=content["teacher_top1"])
+        return cls(location, members, _blend_of(content), teacher_top1=content["teacher_top1"])
 
 
 def write_ensemble(path: Path, names: Sequence[str], blend: Blend, test: Images) -> Ensemble:
@@ -235,14 +235,25 @@ def is_ensemble(place: Place, **options: Any) -> bool:
         return False
     try:
         return "members" in parse_object(location.read(MANIFEST))
-    except ValueError:
+    except (ValueError, CorruptStoreError):  # whoever opens it is told
         return False
 
 
 def _beside(place: Place, name: str) -> Place:
     if isinstance(place, str) and "://" in place:
         return f"{place.rstrip('/').rpartition('/')[0]}/{name}"
-    return Path(str(place)).parent / name
+    return Path(str(place)).absolute().parent / name
+
+
+def _blend_of(content: Mapping[str, Any]) -> Blend:
+    """Return how a manifest says that members are averaged.
+
+    Raises:
+        ValueError: it is none, or of another number of members.
+    """
+    if len(content["weights"]) != len(content["members"]):
+        raise ValueError(f"{len(content['weights'])} weights of {len(content['members'])} members")
+    return Blend(average=content["average"], weights=tuple(content["weights"]))
 
 
 def _read_manifest(location: Location) -> dict[str, Any]:
@@ -254,9 +265,16 @@ def _read_manifest(location: Location) -> dict[str, Any]:
     try:
         content = parse_object(location.read(MANIFEST))
         digest = content.pop("digest")
-    except (ValueError, KeyError) as error:
-        raise CorruptStoreError(f"{origin}: not a manifest ({error!r}); {RESTORE}") from None
-    if spec_digest(content) != digest:
+        if content.get("schema") != SCHEMA:
+            raise ValueError(f"schema {quoted(content.get('schema'))}, this program reads {SCHEMA}")
+        changed = spec_digest(content) != digest
+        require_form(EnsembleForm, content)
+        _blend_of(content)
+    except (ValueError, KeyError, RecursionError) as error:
+        raise CorruptStoreError(
+            f"{origin}: not an ensemble's manifest ({reason(error)}); {RESTORE}"
+        ) from None
+    if changed:
         raise CorruptStoreError(f"{origin}: changed since it was written (digest differs); {RESTORE}")
     return content
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from pipeline.digests import bytes_digest
 from pipeline.progress import track
 from pipeline.store.layout import GROWTH, Layout, ShardId
-from pipeline.store.location import Location
+from pipeline.store.local import NoFileError, names_in
+from pipeline.store.location import JSON_BYTES, Location
 from pipeline.store.records import ShardRecord
 
+MISSING = "is missing"
 STRAY = "does not belong to the store"
 
 
@@ -54,18 +56,18 @@ def shard_faults(
 
 
 def strays(path: Path, known: set[str]) -> Iterator[Fault]:
-    """Yield files of a folder whose names are not known."""
-    for name in sorted(files_in(path) - known):
+    """Yield files of a folder whose names are not known, and links to folders, which are not followed."""
+    for name in sorted(set(names_in(path)) - known):
         yield Fault(name, STRAY)
 
 
 def files_in(path: Path) -> set[str]:
-    """Return the names of all files in a folder, relative to it."""
-    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    """Return the names of all files in a folder, relative to it; a link to a file is one."""
+    return {name for name in names_in(path) if (path / name).is_file()}
 
 
 def look_up(
-    location: Location, name: str, digest: str, size: int | None = None
+    location: Location, name: str, digest: str, size: int | None = None, most_bytes: int = JSON_BYTES
 ) -> tuple[bytes | None, str | None]:
     """Return the content of a file that a manifest lists, and what is wrong with it, if anything is.
 
@@ -76,16 +78,26 @@ def look_up(
         name: of the file in it.
         digest: SHA-256 (hex) of what was written.
         size: bytes that were written; None where they are not known.
+        most_bytes: the largest file that is read where its size is not known.
     """
-    content = location.find(name)
-    problem = problem_of(content, digest, size)
+    content, problem = _read(location, name, digest, size, most_bytes)
     if not problem:
         return content, None
     for place in (f"{GROWTH}/{name}", name):
-        moved = location.find(place)
-        if not problem_of(moved, digest, size):
+        moved, still = _read(location, place, digest, size, most_bytes)
+        if not still:
             return moved, None
     return content, problem
+
+
+def _read(
+    location: Location, name: str, digest: str, size: int | None, most_bytes: int
+) -> tuple[bytes | None, str | None]:
+    try:
+        content = location.find(name, most_bytes if size is None else size)
+    except NoFileError as error:
+        return None, error.problem
+    return content, problem_of(content, digest, size)
 
 
 def problem_of(content: bytes | None, digest: str, size: int | None = None) -> str | None:
@@ -97,7 +109,7 @@ def problem_of(content: bytes | None, digest: str, size: int | None = None) -> s
         size: bytes that were written.
     """
     if content is None:
-        return "is missing"
+        return MISSING
     if size is not None and len(content) != size:
         return f"has {len(content)} bytes, expected {size}"
     return None if bytes_digest(content) == digest else "has other bytes than were written"

@@ -16,14 +16,15 @@ from zarr.codecs import TransposeCodec, ZstdCodec
 
 from pipeline.digests import canonical_json
 from pipeline.files import parse_object, sync_file, sync_folder
+from pipeline.store import small_arrays
 from pipeline.store.faults import files_in
 from pipeline.store.header import Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, Layout, Section
+from pipeline.store.location import Location
 from pipeline.store.nodes import reading
 
 Node = Any  # what zarr.Group gives by name
-_INDEX_CHUNK_ROWS = 1 << 16
 _WHOLE_ARRAY = r"(zarr\.json|c(/\d+)*)"
 _FRAME_FILE = re.compile(
     rf"zarr\.json|codec/(zarr\.json|\w+/{_WHOLE_ARRAY})"
@@ -86,17 +87,20 @@ def _build_section(path: Path, layout: Layout, section: Section, samples: Sample
         _resize(group[array], shape)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path, layout: Layout | None = None) -> dict[str, Tensor]:
     """Return what the codec of a store that is not finished keeps once.
+
+    Args:
+        path: the store's folder.
+        layout: of its header; None to read it there.
 
     Raises:
         CorruptStoreError: it cannot be read.
     """
-    if not (path / CODEC_GROUP).exists():
-        return {}
-    with reading(path, "what its codec keeps once"):
-        group = zarr.open_group(path / CODEC_GROUP, mode="r")
-        return {name: torch.from_numpy(np.asarray(array[...])) for name, array in group.arrays()}
+    location = Location(path)
+    cut = Header.read(location).layout if layout is None else layout
+    kept = small_arrays.read_state(path, cut, location.find)
+    return {name: torch.from_numpy(values) for name, values in kept.items()}
 
 
 def create_array(group: zarr.Group, layout: Layout, section: Section, array: str) -> Any:
@@ -132,11 +136,7 @@ def _put_state(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
 
 def index_chunks(layout: Layout, section: Section) -> int:
     """Return the number of files of a section's keys, and of its digests."""
-    return -(-section.n_rows // _index_chunk_rows(layout))
-
-
-def _index_chunk_rows(layout: Layout) -> int:
-    return max(layout.shard_rows, _INDEX_CHUNK_ROWS)
+    return -(-section.n_rows // layout.index_chunk_rows)
 
 
 def _put_index(
@@ -146,7 +146,7 @@ def _put_index(
     values = np.zeros(section.n_rows, np.uint64)
     values[section.rows()] = samples
     if name not in group:
-        chunk = _index_chunk_rows(layout)
+        chunk = layout.index_chunk_rows
         group.create_array(
             name, shape=values.shape, dtype="uint64", chunks=(chunk,), compressors=[compressor()]
         )

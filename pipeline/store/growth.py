@@ -188,7 +188,7 @@ def set_aside(path: Path, header: Header, surplus: Mapping[ShardId, ShardRecord]
         return
     folder, records = growth_folder(path), Records(growth_folder(path))
     if not is_growing(path):
-        index, state = read_index(path, header), read_state(path)
+        index, state = read_index(path, header), read_state(path, header.layout)
         prepare_growth(path, _with_views_of(header, surplus), index=index, state=state)
     for shard, record in surplus.items():
         names = [str(header.layout.shard_file(shard, array)) for array in header.layout.arrays]
@@ -232,7 +232,7 @@ def _move(source: Path, target: Path, names: Iterable[str]) -> None:
 
 def _keep(folder: Path, published: Header, surplus: Iterable[ShardId]) -> None:
     """Let shards of views beyond those that are published wait for the next growth."""
-    index, state = read_index(folder, published), read_state(folder)
+    index, state = read_index(folder, published), read_state(folder, published.layout)
     build_frame(folder, _with_views_of(published, surplus), index=index, state=state)
 
 

@@ -6,6 +6,7 @@ It is there before the first shard, so that a run which goes on knows what the o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,26 @@ from torch import Tensor
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.differences import difference
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
+from pipeline.digests import canonical_json
+from pipeline.errors import (
+    CorruptStoreError,
+    IncompleteStoreError,
+    MismatchError,
+    ModelError,
+    StoreError,
+    quoted,
+)
 from pipeline.files import parse_object, write_json
+from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import SCHEMA, ZARR_JSON, Layout
 from pipeline.store.location import Location
-from pipeline.store.nodes import RESTORE, reading
+from pipeline.store.nodes import RESTORE, reading, reason
+from pipeline.store.wire import HeaderForm, require_form, require_plain
+from pipeline.views.spec import ViewSpec
 
-_LONGEST = 80
+_MOST_BYTES = 1 << 26
+_MOST_VIEW_CHARACTERS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +109,12 @@ class Header:
         schema = value.get("schema")
         if schema != SCHEMA:
             raise StoreError(
-                f"{origin}: schema {schema}; this program reads {SCHEMA}; use the version that wrote it, "
-                "or make it again: a new dump name, or remove the store"
+                f"{origin}: schema {quoted(schema)}; this program reads {SCHEMA}; use the version that "
+                "wrote it, or make it again: a new dump name, or remove the store"
             )
         try:
-            return cls(
+            require_form(HeaderForm, value)
+            header = cls(
                 layout=Layout.from_dict(value["layout"]),
                 fingerprint=Fingerprint(**value["fingerprint"]),
                 teacher=value["teacher"],
@@ -109,8 +123,35 @@ class Header:
                 batch_size=value["batch_size"],
                 versions=value["versions"],
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CorruptStoreError(f"{origin}: not a store's header ({error!r}); {RESTORE}") from None
+            header._require_consistent()
+        except (KeyError, TypeError, ValueError, ModelError, RecursionError) as error:
+            raise CorruptStoreError(
+                f"{origin}: not a store's header ({reason(error)}); {RESTORE}"
+            ) from None
+        return header
+
+    def _require_consistent(self) -> None:
+        """Refuse a header that no dump has: teacher, views and layout go together.
+
+        Raises:
+            ValueError, ModelError: saying what does not.
+        """
+        teacher = self.teacher
+        if len(teacher["classes"]) != self.layout.n_classes:
+            raise ValueError(f"{self.layout.n_classes} classes, the teacher has {len(teacher['classes'])}")
+        eyes = Preprocessing.from_dict(teacher["preprocessing"])
+        if len(eyes.mean) != len(eyes.std):
+            raise ValueError("the teacher's mean and std have different numbers of channels")
+        if "decoder" not in self.versions:
+            raise ValueError("versions lack the decoder")
+        digests = self.fingerprint.to_dict().values()
+        require_plain(teacher["name"], teacher["architecture"]["name"], self.layout.codec, *digests)
+        require_plain(*self.versions, *self.versions.values())
+        if len(canonical_json(self.views)) > _MOST_VIEW_CHARACTERS:
+            raise ValueError(f"its views take more than {_MOST_VIEW_CHARACTERS:,} characters")
+        # A later version may know other operations; whoever needs the views is told then.
+        with suppress(MismatchError):
+            ViewSpec.from_canonical(self.views)
 
     @classmethod
     def read(cls, location: Location) -> Header:
@@ -122,7 +163,7 @@ class Header:
             CorruptStoreError: it is no header.
         """
         origin = f"{location}/{ZARR_JSON}"
-        content = location.find(ZARR_JSON)
+        content = location.find(ZARR_JSON, _MOST_BYTES)
         if content is None:
             raise IncompleteStoreError(
                 f"{location}: no store is there ({ZARR_JSON} is missing); expected a dump; run: pipeline "
@@ -131,7 +172,9 @@ class Header:
         try:
             value = dict(parse_object(content)["attributes"])
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptStoreError(f"{origin}: not a store's header ({error!r}); {RESTORE}") from None
+            raise CorruptStoreError(
+                f"{origin}: not a store's header ({reason(error)}); {RESTORE}"
+            ) from None
         return cls.from_dict(value, origin)
 
     def extends(self, other: Header) -> bool:
@@ -161,10 +204,12 @@ class Header:
 
         Raises:
             MismatchError: this program's codec of that name is another version.
-            CorruptStoreError: the state is not what was written.
+            CorruptStoreError: the state, or the layout's arrays, are not what was written.
         """
         with reading(origin, "what its codec keeps once"):
             codec = find_codec(self.layout.codec, self.layout.n_classes, state)
+            if (codec.name, dict(codec.arrays)) != (self.layout.codec, dict(self.layout.arrays)):
+                raise ValueError(f"codec {codec.name} has other arrays than the layout")
         expected, found = self.fingerprint.codec, codec_fingerprint(codec)
         if found == expected:
             return codec

@@ -16,10 +16,13 @@ together. `train` holds V augmented views, the other two the un-augmented images
 A split without samples has no section. Rows come in extents: the samples of the first dump, then those
 of each later addition, which begin at the next block, so that no finished shard is touched; rows
 between two extents hold nothing.
+
+These names are all that a store can have: each is computed here, none is taken from a file of the store.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codecs import ArraySpec
+from pipeline.errors import quoted
+from pipeline.store.wire import LayoutForm, require_form
 
 SCHEMA = 3
 MANIFEST = "manifest.json"
@@ -41,6 +46,9 @@ INDEX_ARRAYS = ("keys", "digests")
 CHUNK_ROWS = 4096
 _SHARD_BYTES = 64 << 20
 _BLOCKS_AT_LEAST = 8
+_INDEX_CHUNK_ROWS = 1 << 16
+_SHARD_ID = re.compile(r"(train|validation|test)\.v([0-9]{5,7})\.b([0-9]{5,11})")
+_CODEC_FILE = re.compile(r"codec/(zarr\.json|[a-z]{1,16}/(zarr\.json|c(/[0-9]{1,9}){0,3}))")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -56,9 +64,16 @@ class ShardId:
 
     @classmethod
     def parse(cls, text: str) -> ShardId:
-        """Return the shard that `str` named."""
-        section, view, block = text.split(".")
-        return cls(section, int(view[1:]), int(block[1:]))
+        """Return the shard that `str` named.
+
+        Raises:
+            ValueError: it named none.
+        """
+        match = _SHARD_ID.fullmatch(text)
+        shard = None if match is None else cls(match[1], int(match[2]), int(match[3]))
+        if shard is None or str(shard) != text:
+            raise ValueError(f"{quoted(text)} is no shard")
+        return shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +100,10 @@ class Section:
         """R, the length of the arrays: samples, and unused rows between extents."""
         first, count = self.extents[-1]
         return first + count
+
+    def n_blocks(self, shard_rows: int) -> int:
+        """Return the number of its blocks."""
+        return sum(-(-count // shard_rows) for _, count in self.extents)
 
     def rows(self) -> NDArray[np.int64]:
         """Return the row of each sample (N,)."""
@@ -113,6 +132,23 @@ class Layout:
     def chunk_rows(self) -> int:
         """Rows of an inner chunk."""
         return min(CHUNK_ROWS, self.shard_rows)
+
+    @property
+    def n_shards(self) -> int:
+        """The number of shards, told without counting them one by one."""
+        return sum(s.n_blocks(self.shard_rows) * s.n_views for s in self.sections.values())
+
+    @property
+    def index_chunk_rows(self) -> int:
+        """Rows of a file of keys, or of digests."""
+        return max(self.shard_rows, _INDEX_CHUNK_ROWS)
+
+    def holds(self, shard: ShardId) -> bool:
+        """Whether a shard is one of this layout's."""
+        section = self.sections.get(shard.section)
+        if section is None:
+            return False
+        return shard.view < section.n_views and shard.block < section.n_blocks(self.shard_rows)
 
     def blocks(self, section: str) -> list[slice]:
         """Return the rows of each block of a section."""
@@ -147,6 +183,29 @@ class Layout:
         chunk = [str(shard.view), str(shard.block), *("0" for _ in self.arrays[array].shape)]
         return Path(shard.section, array, "c", *chunk)
 
+    def shard_files(self) -> Iterator[str]:
+        """Yield the names of all shards' files."""
+        for shard in self.shards():
+            for array in self.arrays:
+                yield self.shard_file(shard, array).as_posix()
+
+    def index_files(self, section: str, column: str) -> list[str]:
+        """Return the names of the files of a section's keys, or of its digests."""
+        chunks = -(-self.sections[section].n_rows // self.index_chunk_rows)
+        return [f"{section}/{column}/c/{chunk}" for chunk in range(chunks)]
+
+    def frame_files(self) -> set[str]:
+        """Return the names of the files that every store of this layout has besides its shards.
+
+        Those of the codec's state, which only its arrays tell, are not among them: see `is_codec_file`.
+        """
+        names = {ZARR_JSON}
+        for section in self.sections:
+            arrays = (*INDEX_ARRAYS, *self.arrays)
+            names |= {f"{section}/{ZARR_JSON}", *(f"{section}/{a}/{ZARR_JSON}" for a in arrays)}
+            names |= {name for column in INDEX_ARRAYS for name in self.index_files(section, column)}
+        return names
+
     def with_section(self, section: Section) -> Layout:
         """Return a layout that has this section in the place of the one of its name."""
         names = [name for name in ("train", "validation", "test") if name in {*self.sections, section.name}]
@@ -168,7 +227,12 @@ class Layout:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Layout:
-        """Return the layout that `to_dict` described."""
+        """Return the layout that `to_dict` described.
+
+        Raises:
+            ValueError: a value is out of its range, or does not go with the others.
+        """
+        require_form(LayoutForm, value)
         sections = {
             name: Section(
                 name=name,
@@ -178,7 +242,34 @@ class Layout:
             for name, entry in value["sections"].items()
         }
         arrays = {name: ArraySpec.from_dict(spec) for name, spec in value["arrays"].items()}
-        return cls(**{**value, "arrays": arrays, "sections": sections})
+        layout = cls(**{**value, "arrays": arrays, "sections": sections})
+        layout._require_consistent()
+        return layout
+
+    def _require_consistent(self) -> None:
+        """Refuse a layout that no dump has: the numbers of rows, blocks and views go together."""
+        if self.shard_rows % self.chunk_rows:
+            raise ValueError(f"shard_rows is {self.shard_rows}, no multiple of {self.chunk_rows}")
+        if "train" not in self.sections:
+            raise ValueError("it has no section train")
+        if taken := set(self.arrays) & set(INDEX_ARRAYS):
+            raise ValueError(f"the codec has an array {min(taken)}, which is the index's")
+        for section in self.sections.values():
+            if section.name != "train" and section.n_views != 1:
+                raise ValueError(f"{section.name} has {section.n_views} views, expected one")
+            expected = 0
+            for first, count in section.extents:
+                if first != expected or not count:
+                    raise ValueError(
+                        f"{section.name} has {count:,} rows from row {first:,} on, expected some from row "
+                        f"{expected:,} on"
+                    )
+                expected = -(-(first + count) // self.shard_rows) * self.shard_rows
+
+
+def is_codec_file(name: str) -> bool:
+    """Whether a name is one that a file of a codec's state can have."""
+    return _CODEC_FILE.fullmatch(name) is not None
 
 
 def default_shard_rows(row_bytes: int, n_samples: int) -> int:

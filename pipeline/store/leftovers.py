@@ -13,6 +13,7 @@ from pipeline.files import written_beside
 from pipeline.progress import note
 from pipeline.store.faults import files_in
 from pipeline.store.layout import GROWTH, RECORDS
+from pipeline.store.local import remove_inside
 
 _WRITTEN = re.compile(r"zarr\.json|manifest\.json|records\.jsonl|\w+\.v\d+\.b\d+\.json|\d+")
 # As zarr names what it writes beside a file.
@@ -83,4 +84,4 @@ def _is_temporary(name: str) -> bool:
 
 def _remove(path: Path, names: list[str]) -> None:
     for name in names:
-        (path / name).unlink(missing_ok=True)
+        remove_inside(path, name)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import LockedError
+from pipeline.errors import LockedError, StoreError, brief
 from pipeline.store.slices import WHOLE, Slice
 
 WAIT_SECONDS = 20.0
@@ -65,8 +65,15 @@ def writing(store: Path, part: Slice, wait_seconds: float) -> Iterator[None]:
 
 def writers(store: Path, part: Slice = WHOLE) -> list[str]:
     """Return the slices that are being written and overlap one; to be called at the gate."""
-    files = [file for file in _folder(store).glob("*-of-*.lock") if Slice.parse(file.stem).overlaps(part)]
+    files = [file for file in _folder(store).glob("*-of-*.lock") if _overlaps(file.stem, part)]
     return [file.stem for file in sorted(files) if _is_held(file)]
+
+
+def _overlaps(name: str, part: Slice) -> bool:
+    """Whether a lock is of a slice that overlaps one; not whatever else has been put beside a store."""
+    with suppress(ValueError):
+        return Slice.parse(name).overlaps(part)
+    return False
 
 
 def _is_held(file: Path) -> bool:
@@ -97,14 +104,18 @@ def _folder(store: Path) -> Path:
     store = store.resolve()
     folder = store.with_name(f"{store.name}.locks")
     folder.mkdir(parents=True, exist_ok=True)
+    # Locks are emptied and holders written: through a link that would be somebody's file.
+    for file in (folder, *folder.iterdir()):
+        if file.is_symlink() or (file.exists() and not (file.is_file() or file == folder)):
+            raise StoreError(f"{file}: is a link or no file; expected the store's locks there; remove it")
     return folder
 
 
 def _locked(store: Path, names: list[str], wait_seconds: float) -> LockedError:
     holder = _folder(store) / f"{names[0]}.holder"
     who = "another process"
-    with suppress(FileNotFoundError):  # released just now
-        who = holder.read_text()
+    with suppress(FileNotFoundError, UnicodeDecodeError):  # released just now
+        who = brief(holder.read_text())
     part = "" if names[0] in (_GATE, str(WHOLE)) else f" (slice {names[0]})"
     return LockedError(
         f"{store} is being written by {who}{part} and was not released in {wait_seconds:g} s; expected one "

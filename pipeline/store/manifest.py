@@ -6,21 +6,23 @@ manifest. Students depend on this one file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.codecs import STATE_SHAPES
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import spec_digest
-from pipeline.errors import CorruptStoreError, IncompleteStoreError
+from pipeline.errors import CorruptStoreError, IncompleteStoreError, quoted
 from pipeline.files import parse_object, write_json
-from pipeline.store.faults import look_up
+from pipeline.store.faults import MISSING, look_up
 from pipeline.store.header import Header
-from pipeline.store.layout import MANIFEST, Layout, ShardId
-from pipeline.store.location import Location
-from pipeline.store.nodes import RESTORE
+from pipeline.store.layout import GATHERED, MANIFEST, Layout, ShardId, is_codec_file
+from pipeline.store.location import JSON_BYTES, Location
+from pipeline.store.nodes import RESTORE, reason
 from pipeline.store.records import ShardRecord
+from pipeline.store.wire import ManifestForm, require_form
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,35 +89,78 @@ class Manifest:
         except FileNotFoundError:
             raise _no_manifest(location) from None
         except (ValueError, KeyError) as error:
-            raise CorruptStoreError(f"{origin}: not a manifest ({error!r}); {RESTORE}") from None
+            raise CorruptStoreError(f"{origin}: not a manifest ({reason(error)}); {RESTORE}") from None
         # First the schema: a newer program may also compute digests in another way.
         header = Header.from_dict(content, origin)
-        if spec_digest(content) != digest:
-            raise CorruptStoreError(f"{origin}: changed since it was written (digest differs); {RESTORE}")
+        try:
+            if spec_digest(content) == digest:
+                return cls._of(header, content)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CorruptStoreError(f"{origin}: not a manifest ({reason(error)}); {RESTORE}") from None
+        raise CorruptStoreError(f"{origin}: changed since it was written (digest differs); {RESTORE}")
+
+    @classmethod
+    def _of(cls, header: Header, content: dict[str, Any]) -> Manifest:
+        """Return the manifest of a header and of what else was read.
+
+        Raises:
+            ValueError: names or shards are not those of the layout, or values are out of range.
+        """
+        require_form(ManifestForm, content)
+        layout, told = header.layout, content["shards"]
+        if len(told) != layout.n_shards:
+            raise ValueError(f"{len(told):,} shards, the layout has {layout.n_shards:,}")
+        shards = {ShardId.parse(shard): ShardRecord.from_dict(record) for shard, record in told.items()}
+        for shard, record in shards.items():
+            record.require_shard(shard, layout)
+        _require_names(layout, content["metadata"])
         return cls(
             header=header,
-            shards={ShardId.parse(s): ShardRecord.from_dict(r) for s, r in content["shards"].items()},
+            shards=shards,
             metadata=content["metadata"],
             teacher_top1=content["teacher_top1"],
         )
 
-    def read_metadata(self, location: Location, name: str) -> bytes:
+    def find_metadata(self, location: Location, name: str, most_bytes: int) -> bytes | None:
+        """Return a file that is no shard, checked, or None where the store was written without it."""
+        return self.read_metadata(location, name, most_bytes) if name in self.metadata else None
+
+    def read_metadata(self, location: Location, name: str, most_bytes: int = JSON_BYTES) -> bytes:
         """Return a file that is no shard, checked.
+
+        Args:
+            location: where the store is.
+            name: of the file in it.
+            most_bytes: the largest size that is read.
 
         Raises:
             IncompleteStoreError: it is missing.
             CorruptStoreError: it was changed.
         """
-        content, problem = look_up(location, name, self.metadata[name])
-        if content is None:
+        content, problem = look_up(location, name, self.metadata[name], most_bytes=most_bytes)
+        if problem == MISSING:
             raise IncompleteStoreError(f"{location}/{name}: missing; {RESTORE}")
-        if problem:
-            raise CorruptStoreError(f"{location}/{name}: changed since it was written; {RESTORE}")
+        if content is None or problem:
+            raise CorruptStoreError(f"{location}/{name}: {problem}; {RESTORE}")
         return content
 
     def shard_files(self) -> set[str]:
         """Return the names of all shards' files."""
-        return {str(self.layout.shard_file(s, array)) for s in self.shards for array in self.layout.arrays}
+        return set(self.layout.shard_files())
+
+
+def _require_names(layout: Layout, names: Collection[str]) -> None:
+    """Refuse files that are not those of a layout: no name of a file is believed.
+
+    Raises:
+        ValueError: naming one that is missing or none of the store's.
+    """
+    expected, fitted = layout.frame_files(), layout.codec in STATE_SHAPES
+    if lacking := expected.difference(names):
+        raise ValueError(f"metadata lack {min(lacking)}")
+    for name in names:
+        if name not in expected and name != GATHERED and not (fitted and is_codec_file(name)):
+            raise ValueError(f"metadata name {quoted(name)}, which is no file of this layout")
 
 
 def _no_manifest(location: Location) -> IncompleteStoreError:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import CorruptStoreError
+from pipeline.errors import CorruptStoreError, brief, quoted
 
 RESTORE = "restore it (dvc checkout --force), or mend it with: pipeline verify --repair"
 
+_LONGEST = 160
 # zarr has no common base for what reading damaged metadata or chunks raises.
-_DAMAGE = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, FileNotFoundError)
+_DAMAGE = (
+    *(ValueError, RuntimeError, LookupError, TypeError, AttributeError, OverflowError, MemoryError),
+    *(FileNotFoundError, NotADirectoryError, IsADirectoryError),
+)
 
 
 @contextmanager
@@ -29,5 +33,11 @@ def reading(store: object, name: str) -> Iterator[None]:
     except CorruptStoreError:
         raise
     except _DAMAGE as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CorruptStoreError(f"{store}: {name} cannot be read ({reason}); {RESTORE}") from None
+        raise CorruptStoreError(f"{store}: {name} cannot be read ({reason(error)}); {RESTORE}") from None
+
+
+def reason(error: Exception) -> str:
+    """Return in a few words of one line what an error of reading damaged or forged values says."""
+    if isinstance(error, KeyError):
+        return f"lacks {quoted(error.args[0] if error.args else '')}"
+    return brief(error, _LONGEST) or type(error).__name__

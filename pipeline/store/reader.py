@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
 from torch import Tensor
-from zarr.core.buffer.cpu import Buffer
-from zarr.storage import MemoryStore
 
 from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
@@ -21,13 +18,15 @@ from pipeline.data.images import Images
 from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
+from pipeline.store.arrays import METADATA_BYTES, logits_array
 from pipeline.store.blend import Blend
 from pipeline.store.faults import look_up
 from pipeline.store.index import SampleIndex
-from pipeline.store.layout import CODEC_GROUP, GATHERED, INDEX_ARRAYS, ZARR_JSON, ShardId
+from pipeline.store.layout import GATHERED, ZARR_JSON, ShardId
 from pipeline.store.location import Location, Place
 from pipeline.store.manifest import Manifest
 from pipeline.store.nodes import RESTORE, reading
+from pipeline.store.small_arrays import read_index, read_state
 from pipeline.store.summary import summarise_manifest
 from pipeline.views.spec import ViewSpec
 
@@ -60,9 +59,9 @@ class SectionReader:
     @cached_property
     def index(self) -> SampleIndex:
         """The samples (N), read when they are first needed."""
-        rows = self._layout.sections[self._name].rows()
-        arrays = [f"{self._name}/{column}" for column in INDEX_ARRAYS]
-        keys, digests = (read_small_array(self._location, self._manifest, a)[rows] for a in arrays)
+        section = self._layout.sections[self._name]
+        fetch = partial(self._manifest.find_metadata, self._location)
+        keys, digests = read_index(self._location, self._layout, section, fetch)
         return SampleIndex(keys, digests, self._manifest.header.versions["decoder"])
 
     def keep_metadata(self) -> None:
@@ -90,10 +89,11 @@ class SectionReader:
         """
         if not 0 <= view < self.n_views:
             raise IndexError(f"view {view} of {self._location}; it has {self.n_views} views, from 0")
-        arrays = {
-            name: np.empty((self.n_samples, *spec.shape), spec.dtype)
-            for name, spec in self._layout.arrays.items()
-        }
+        with reading(self._location, f"{self._name}, {len(self.index):,} samples of it"):
+            arrays = {
+                name: np.empty((len(self.index), *spec.shape), spec.dtype)
+                for name, spec in self._layout.arrays.items()
+            }
         start = 0
         jobs: list[Callable[[], None]] = []
         for block in range(len(self._layout.blocks(self._name))):
@@ -115,6 +115,11 @@ class SectionReader:
         for start in range(0, len(chosen), _DECODED_AT_ONCE):
             some = chosen[start : start + _DECODED_AT_ONCE]
             batch = {name: values.index_select(0, some) for name, values in arrays.items()}
+            if self._codec.is_valid is not None and not self._codec.is_valid(batch):
+                raise CorruptStoreError(
+                    f"{self._location}: {self._name} view {view} holds what codec {self._codec.name} never "
+                    f"writes; {RESTORE}"
+                )
             yield self._codec.decode(batch)
 
     def read_shard(self, shard: ShardId, array: str) -> NDArray[Any]:
@@ -125,16 +130,15 @@ class SectionReader:
         """
         name = str(self._layout.shard_file(shard, array))
         content = read_checked(self._location, self._manifest, shard, array)
-        path = f"{self._name}/{array}"
-        files = {**self._metadata(path), name: content}
-        return decompress(self._location, path, files, (shard.view, self._layout.rows(shard)))
+        stored = logits_array(self._layout, self._layout.sections[self._name], array)
+        files = {stored.metadata_file: self._metadata(stored.metadata_file), name: content}
+        return stored.decode(self._location, files, (shard.view, self._layout.rows(shard)))
 
     def _read_into(self, out: NDArray[Any], shard: ShardId, array: str) -> None:
         out[...] = self.read_shard(shard, array)
 
-    def _read_metadata(self, array: str) -> dict[str, bytes]:
-        name = f"{array}/{ZARR_JSON}"
-        return {name: self._manifest.read_metadata(self._location, name)}
+    def _read_metadata(self, name: str) -> bytes:
+        return self._manifest.read_metadata(self._location, name, METADATA_BYTES)
 
 
 class LogitStore:
@@ -305,17 +309,10 @@ class LogitStore:
         return summarise_manifest(self.manifest)
 
     def _codec(self) -> Codec:
-        prefix, suffix = f"{CODEC_GROUP}/", f"/{ZARR_JSON}"
-        names = [
-            name.removeprefix(prefix).removesuffix(suffix)
-            for name in self.manifest.metadata
-            if name.startswith(prefix) and name.count("/") == 2 and name.endswith(suffix)
-        ]
-        state = {
-            name: torch.from_numpy(read_small_array(self.location, self.manifest, prefix + name))
-            for name in names
-        }
-        return self.manifest.header.codec(state, str(self.location))
+        fetch = partial(self.manifest.find_metadata, self.location)
+        state = read_state(self.location, self.manifest.layout, fetch)
+        tensors = {name: torch.from_numpy(values) for name, values in state.items()}
+        return self.manifest.header.codec(tensors, str(self.location))
 
 
 def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: str) -> bytes:
@@ -330,23 +327,6 @@ def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: 
     if content is None or problem:
         raise CorruptStoreError(f"{location}: {name} {problem}; {RESTORE}")
     return content
-
-
-def read_small_array(location: Location, manifest: Manifest, array: str) -> NDArray[Any]:
-    """Return an array that is kept whole among the metadata, checked."""
-    files = {
-        name: manifest.read_metadata(location, name)
-        for name in manifest.metadata
-        if name.startswith(f"{array}/")
-    }
-    return decompress(location, array, files, ...)
-
-
-def decompress(location: Location, array: str, files: Mapping[str, bytes], selection: Any) -> NDArray[Any]:
-    """Return a part of a zarr array whose files were read, and checked, before."""
-    memory = MemoryStore({name: Buffer.from_bytes(content) for name, content in files.items()})
-    with reading(location, array):
-        return np.asarray(zarr.open_array(memory, path=array, mode="r")[selection])
 
 
 def _run(jobs: list[Callable[[], None]]) -> None:

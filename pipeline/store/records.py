@@ -6,7 +6,6 @@ repeats: either of the two tells what was done if the other is lost.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -16,9 +15,14 @@ from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import canonical_json, spec_digest
-from pipeline.files import write_bytes, written_beside
-from pipeline.store.layout import GATHERED, RECORDS, ShardId
-from pipeline.store.witness import Witness
+from pipeline.errors import quoted
+from pipeline.files import parse_object, write_bytes, written_beside
+from pipeline.store.arrays import logits_array
+from pipeline.store.layout import GATHERED, RECORDS, Layout, ShardId
+from pipeline.store.local import read_inside
+from pipeline.store.location import JSON_BYTES
+from pipeline.store.wire import RecordForm, require_form
+from pipeline.store.witness import Witness, witness_rows
 
 _RECORD_FILE = re.compile(r"\w+\.v\d+\.b\d+\.json")
 
@@ -60,11 +64,39 @@ class ShardRecord:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ShardRecord:
-        """Return the record that `to_dict` described."""
+        """Return the record that `to_dict` described.
+
+        Raises:
+            ValueError: a value is out of its range, or does not go with the others.
+        """
+        require_form(RecordForm, value)
         files = {array: (size, digest) for array, (size, digest) in value["files"].items()}
         fidelity = Fidelity.from_dict(value["fidelity"])
         witness = Witness.from_dict(value["witness"])
-        return cls(**{**value, "files": files, "fidelity": fidelity, "witness": witness})
+        record = cls(**{**value, "files": files, "fidelity": fidelity, "witness": witness})
+        if not record.correct <= record.labelled <= record.rows or fidelity.samples > record.rows:
+            raise ValueError(f"more samples are labelled, correct or measured than its {record.rows} rows")
+        if len(witness.crcs) != len(witness_rows(record.rows)):
+            raise ValueError(f"{len(witness.crcs)} witnesses of {record.rows} rows")
+        return record
+
+    def require_shard(self, shard: ShardId, layout: Layout) -> None:
+        """Refuse the record of a shard that is not the layout's, or that is cut differently there.
+
+        Raises:
+            ValueError: saying what differs.
+        """
+        if not layout.holds(shard):
+            raise ValueError(f"{shard} is no shard of the layout")
+        if self.rows != layout.n_rows(shard):
+            raise ValueError(f"{shard} has {self.rows} rows, the layout {layout.n_rows(shard)}")
+        if set(self.files) != set(layout.arrays):
+            raise ValueError(f"{shard} has files of {quoted(sorted(self.files))}, the layout other arrays")
+        section = layout.sections[shard.section]
+        for array, (size, _) in self.files.items():
+            most_bytes = logits_array(layout, section, array).most_file_bytes
+            if size > most_bytes:
+                raise ValueError(f"{shard}, {array} has {size:,} bytes, expected at most {most_bytes:,}")
 
 
 class Records:
@@ -75,14 +107,18 @@ class Records:
     """
 
     def __init__(self, store: Path) -> None:
-        self._folder, self._gathered = store / RECORDS, store / GATHERED
+        self._store, self._folder, self._gathered = store, store / RECORDS, store / GATHERED
 
-    def read(self) -> dict[ShardId, ShardRecord]:
+    def read(self, layout: Layout | None = None) -> dict[ShardId, ShardRecord]:
         """Return those that are there now; other processes may be adding some.
 
-        One that is not what was written counts as not there.
+        One that is not what was written, or is not of the layout, counts as not there.
+
+        Args:
+            layout: of the store; None for the records of any.
         """
-        return dict(sealed for line in self._lines() if (sealed := _unseal(line)) is not None)
+        found = (_unseal(line, layout) for line in self._lines())
+        return dict(sealed for sealed in found if sealed is not None)
 
     def write(self, shard: ShardId, record: ShardRecord) -> None:
         """Write one, durably."""
@@ -111,9 +147,9 @@ class Records:
 
     def _lines(self) -> Iterator[bytes]:
         """Yield records; a shard that was made anew has its own file, which comes last."""
-        for file in (self._gathered, *sorted(self._folder.glob("*.json"))):
-            if file.exists():
-                yield from file.read_bytes().splitlines()
+        names = sorted(file.name for file in self._folder.glob("*.json") if file.is_file())
+        for name in (GATHERED, *(f"{RECORDS}/{name}" for name in names)):
+            yield from (read_inside(self._store, name, JSON_BYTES) or b"").splitlines()
 
 
 def _seal(shard: ShardId, record: ShardRecord) -> str:
@@ -121,11 +157,14 @@ def _seal(shard: ShardId, record: ShardRecord) -> str:
     return canonical_json({**content, "digest": spec_digest(content)}) + "\n"
 
 
-def _unseal(line: bytes) -> tuple[ShardId, ShardRecord] | None:
+def _unseal(line: bytes, layout: Layout | None) -> tuple[ShardId, ShardRecord] | None:
     try:
-        content = json.loads(line)
+        content = parse_object(line)
         if content.pop("digest") != spec_digest(content):
             return None
-        return ShardId.parse(content.pop("shard")), ShardRecord.from_dict(content)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        shard, record = ShardId.parse(content.pop("shard")), ShardRecord.from_dict(content)
+        if layout is not None:
+            record.require_shard(shard, layout)
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    return shard, record

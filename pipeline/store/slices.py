@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
 
+from pipeline.errors import quoted
+
 T = TypeVar("T")
+_NAME = re.compile(r"([0-9]{1,6})-of-([0-9]{1,6})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,15 @@ class Slice:
 
     @classmethod
     def parse(cls, text: str) -> Slice:
-        """Return the slice that `str` named."""
-        index, count = text.split("-of-")
-        return cls(int(index), int(count))
+        """Return the slice that `str` named.
+
+        Raises:
+            ValueError: it named none.
+        """
+        match = _NAME.fullmatch(text)
+        if match is None or int(match[1]) >= int(match[2]):
+            raise ValueError(f"{quoted(text)} is no slice")
+        return cls(int(match[1]), int(match[2]))
 
 
 WHOLE = Slice(0, 1)

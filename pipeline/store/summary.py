@@ -58,8 +58,7 @@ def inspect(place: Place) -> Inspection:
     if not isinstance(place, (str, Path)) or not Path(place).is_dir():
         raise IncompleteStoreError(f"{location}: not complete; expected a finished dump, far from here")
     header = Header.read(location)
-    own, found = set(header.layout.shards()), Records(Path(place)).read()
-    shards = {shard: record for shard, record in found.items() if shard in own}
+    shards = Records(Path(place)).read(header.layout)
     summary = summarise(header, shards, complete=False, teacher_top1=None)
     return Inspection(summary=summary, header=header, fidelity=_training_fidelity(shards), labelled=None)
 
@@ -105,7 +104,7 @@ def summarise(
         "codec": layout.codec,
         "bytes": sum(record.bytes for record in shards.values()),
         "bytes_per_sample_view": sum(r.bytes for r in train) / train_rows if train_rows else None,
-        "shards": {"total": sum(1 for _ in layout.shards()), "done": len(shards)},
+        "shards": {"total": layout.n_shards, "done": len(shards)},
         "fingerprint": header.fingerprint.to_dict(),
         "fidelity": fidelity.summary() if train else dict.fromkeys(fidelity.summary()),
         "teacher_top1": teacher_top1,

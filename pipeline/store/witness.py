@@ -40,6 +40,11 @@ class Witness:
         crcs = tuple(zlib.crc32(np.ascontiguousarray(image).data) for image in images)
         return cls(crcs, flat[:, places].reshape(len(images), -1))
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return int(self.pixels.shape[1]) // PLACES
+
     def __getitem__(self, rows: NDArray[Any]) -> Witness:
         return Witness(tuple(np.array(self.crcs, np.int64)[rows].tolist()), self.pixels[rows])
 
@@ -53,11 +58,17 @@ class Witness:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Witness:
-        """Return the witness that `to_dict` described."""
+        """Return the witness that `to_dict` described.
+
+        Raises:
+            ValueError: it is of no samples, or not of a few pixels of each.
+        """
         crcs, pixels = (
             np.frombuffer(base64.b64decode(value[name]), kind)
             for name, kind in (("crcs", "<u4"), ("pixels", np.uint8))
         )
+        if not len(crcs) or not len(pixels) or len(pixels) % (PLACES * len(crcs)):
+            raise ValueError(f"a witness has {len(pixels)} pixels for {len(crcs)} samples")
         return cls(tuple(crcs.tolist()), pixels.reshape(len(crcs), -1))
 
 

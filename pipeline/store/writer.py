@@ -54,7 +54,7 @@ class StoreWriter:
 
     def done(self) -> dict[ShardId, ShardRecord]:
         """Return the records of the shards that are there now, by whomever they were made."""
-        found = {**self._complete, **self._records.read()}
+        found = {**self._complete, **self._records.read(self.layout)}
         return {
             shard: found[shard]
             for shard in self.layout.shards()

@@ -6,12 +6,13 @@ Owns what stands together and what contradicts; `augmentations.py` owns each ope
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from pipeline.digests import spec_digest
-from pipeline.errors import MismatchError
+from pipeline.errors import MismatchError, brief, quoted
 from pipeline.views.augmentations import (
     Augmentation,
     Autocontrast,
@@ -42,6 +43,7 @@ AUGMENTATIONS: Mapping[str, type[Augmentation]] = {
         *(Posterize, Solarize, Sharpness, Autocontrast, Equalize, RandomErasing, Mixup, Cutmix),
     )
 }
+_FLIPS = ("none", "random", "alternating")
 # In the canonical form of every spec; the others only where they are set, so that a new operation leaves
 # the digests of specs without it as they are.
 _ALWAYS = ("seed", "pad_crop", "random_resized_crop", "flip")
@@ -88,6 +90,7 @@ class ViewSpec:
     cutmix: Cutmix | None = None
 
     def __post_init__(self) -> None:
+        require(self.flip in _FLIPS, "views.flip", quoted(self.flip), f"one of {', '.join(_FLIPS)}")
         require(0 <= self.seed < 1 << 64, "views.seed", self.seed, "0 to 2^64 - 1")
         for one, other, what in (
             ("pad_crop", "random_resized_crop", "one way to crop"),
@@ -125,12 +128,13 @@ class ViewSpec:
         given = set(value) - {"semantics"}
         unknown = sorted(given - {field.name for field in fields(cls)} | _unknown_settings(value))
         if unknown or value.get("semantics") != SEMANTICS:
-            semantics = f"semantics {value.get('semantics')} of rendering"
-            what = f"operation {unknown[0]}" if unknown else semantics
+            semantics = f"semantics {quoted(value.get('semantics'))} of rendering"
+            what = f"operation {brief(unknown[0])}" if unknown else semantics
             raise MismatchError(
                 f"the views have {what}; this program knows semantics {SEMANTICS} and the operations "
                 f"{', '.join(AUGMENTATIONS)}; use the version that made them, or make a new dump"
             )
+        require(type(value.get("seed", 0)) is int, "views.seed", quoted(value.get("seed")), "an integer")
         return cls(**{name: _augmentation(name, value[name]) for name in given})
 
     def digest(self) -> str:
@@ -151,5 +155,19 @@ def _augmentation(name: str, value: Any) -> Any:
     """Return a field of a spec from its plain value."""
     if name not in AUGMENTATIONS or value is None:
         return value
+    require(isinstance(value, Mapping), name, quoted(value), "its settings")
+    kind = AUGMENTATIONS[name]
     plain = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
-    return AUGMENTATIONS[name](**plain)
+    kinds = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    for key, given in plain.items():
+        require(_is_of(kinds[key], given), f"{name}.{key}", quoted(given), f"a value of kind {kinds[key]}")
+    return kind(**plain)
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    """Whether a plain value can stand for a field of an augmentation."""
+    if kind == "Bounds":
+        return isinstance(value, tuple) and len(value) == 2 and all(_is_of("float", v) for v in value)
+    if kind == "float":
+        return type(value) is int or (type(value) is float and math.isfinite(value))
+    return type(value) is int

@@ -59,13 +59,19 @@ def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
             sections={"train": Section(name="train", extents=((0, samples),), n_views=1)},
         ),
         fingerprint=Fingerprint(dataset="", teacher="", views="", codec=codec_fingerprint(CODEC)),
-        teacher={"name": "none"},
+        teacher={
+            "name": "none",
+            "precision": "fp32",
+            "architecture": {"name": "none"},
+            "preprocessing": {"size": 8, "mean": [0.5], "std": [0.5]},
+            "classes": [str(number) for number in range(CLASSES)],
+        },
         views=ViewSpec(seed=0).canonical(),
         codec_spec=CodecSpec(name=CODEC.name),
         batch_size=BATCH,
         versions=versions("none"),
     )
-    keys = np.random.default_rng(0).permutation(samples).astype(np.uint64)
+    keys = np.random.default_rng(0).integers(0, 2**64, samples, np.uint64)
     build_frame(path, header, index={"train": SampleIndex(keys, keys)}, state={})
     writer, generator = StoreWriter(path, header), np.random.default_rng(1)
     for shard in header.layout.shards():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import ConfigError, shortened, shown
+from pipeline.errors import ConfigError, quoted, shortened
 from pipeline.naming import require_name
 
 
@@ -45,6 +45,6 @@ def test_a_message_repeats_no_more_of_a_value_than_its_ends():
     with pytest.raises(ConfigError) as caught:
         require_name("student", "a" * 100_000)
     assert len(str(caught.value)) < 400
-    assert shown({"a": "b"}) == "{'a': 'b'}"
+    assert quoted({"a": "b"}) == "{'a': 'b'}"
     assert shortened("0123456789", 5) == "01…89"
     assert shortened("01234", 5) == "01234"

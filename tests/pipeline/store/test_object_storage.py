@@ -60,7 +60,9 @@ def test_a_whole_view_costs_a_request_a_shard_file(s3_server, bucket, monkeypatc
     remote.view(0)
     asked = []
     original = type(remote.location).find
-    monkeypatch.setattr(type(remote.location), "find", lambda o, n: asked.append(n) or original(o, n))
+    monkeypatch.setattr(
+        type(remote.location), "find", lambda o, n, *m: asked.append(n) or original(o, n, *m)
+    )
     remote.view(1)
     layout = remote.manifest.layout
     assert len(asked) == len(layout.blocks("train")) * len(layout.arrays)

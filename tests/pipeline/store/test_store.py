@@ -53,7 +53,13 @@ def header(cut: Layout | None = None) -> Header:
     return Header(
         layout=cut or layout(),
         fingerprint=FINGERPRINT,
-        teacher={"name": "t"},
+        teacher={
+            "name": "t",
+            "precision": "fp32",
+            "architecture": {"name": "wrn_16_2"},
+            "preprocessing": {"size": 4, "mean": [0.5] * 3, "std": [0.2] * 3, "crop_fraction": 1.0},
+            "classes": [f"class {n}" for n in range(CLASSES)],
+        },
         views=ViewSpec(seed=5).canonical(),
         codec_spec=CodecSpec(name="affine8"),
         batch_size=4,

@@ -1,0 +1,236 @@
+"""A store's zarr arrays as its layout has them: what their metadata must say, and decoding what agrees.
+
+zarr believes the metadata of an array: its shape, its codecs, the sizes of its chunks. Here metadata and
+chunks are compared with the layout first, so that no forged file decides what is run or allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pydantic import Field
+from zarr.core.buffer.cpu import Buffer
+from zarr.storage import MemoryStore
+
+from pipeline.codecs import STATE_SHAPES
+from pipeline.files import parse_object
+from pipeline.store.frames import most_frame_bytes, most_shard_bytes, require_frame, require_shard
+from pipeline.store.layout import CODEC_GROUP, ZARR_JSON, Layout, Section
+from pipeline.store.nodes import reading
+from pipeline.store.wire import MOST_ROWS, OpenForm, require_form
+
+METADATA_BYTES = 1 << 20
+_MOST_WIDTH = 1 << 16  # features of a teacher
+# Kept levels say how a chunk was compressed, checksums how it is proven: neither decides what is decoded.
+_FREE_SETTINGS = {"level", "checksum"}
+_INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+_KEYS = {"name": "default", "configuration": {"separator": "/"}}
+
+Shape = tuple[int, ...]
+
+
+class _RegularGrid(OpenForm):
+    chunk_shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(max_length=2)]
+
+
+class _Grid(OpenForm):
+    configuration: _RegularGrid
+
+
+class _RowsForm(OpenForm):
+    """What the metadata of an index are believed: its length."""
+
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=MOST_ROWS)]], Field(min_length=1, max_length=1)]
+
+
+class _StateForm(OpenForm):
+    """What the metadata of a codec's state is believed: its shape and how it is cut."""
+
+    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(max_length=2)]
+    chunk_grid: _Grid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredArray:
+    """One array of a store.
+
+    Args:
+        name: its path in the store.
+        shape, dtype: of the whole array.
+        chunk: shape of a chunk, which is compressed by itself.
+        shard: shape of a file of several chunks; None where each chunk is a file.
+        order: of the axes in a chunk's bytes; None for their own.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    chunk: Shape
+    shard: Shape | None = None
+    order: Shape | None = None
+
+    @property
+    def metadata_file(self) -> str:
+        """The name of its metadata in the store."""
+        return f"{self.name}/{ZARR_JSON}"
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of a chunk before compression."""
+        return math.prod(self.chunk) * np.dtype(self.dtype).itemsize
+
+    @property
+    def chunks_a_file(self) -> int:
+        """Number of chunks in a file."""
+        if self.shard is None:
+            return 1
+        return math.prod(whole // part for whole, part in zip(self.shard, self.chunk, strict=True))
+
+    @property
+    def most_file_bytes(self) -> int:
+        """The size that none of its files exceeds."""
+        if self.shard is None:
+            return most_frame_bytes(self.chunk_bytes)
+        return most_shard_bytes(self.chunks_a_file, self.chunk_bytes)
+
+    def files(self) -> Iterator[str]:
+        """Yield the names of its files, besides the metadata."""
+        cut = self.shard or self.chunk
+        counts = [-(-length // part) for length, part in zip(self.shape, cut, strict=True)]
+        for place in product(*(range(count) for count in counts)):
+            yield "/".join([self.name, "c", *(str(number) for number in place)])
+
+    def require_metadata(self, content: bytes) -> None:
+        """Refuse metadata that say something else of the array.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        found = parse_object(content)
+        for key, expected in self._metadata().items():
+            if _plain(found.get(key)) != _plain(expected):
+                raise ValueError(f"its metadata have another {key} than the store's layout")
+
+    def require_content(self, content: bytes) -> None:
+        """Refuse a file whose chunks say that they unpack to other sizes than the array's.
+
+        Raises:
+            ValueError: saying what differs.
+        """
+        if self.shard is None:
+            require_frame(content, self.chunk_bytes)
+        else:
+            require_shard(content, self.chunks_a_file, self.chunk_bytes)
+
+    def decode(self, store: object, files: Mapping[str, bytes], selection: Any = ...) -> NDArray[Any]:
+        """Return a part of the array from its files, metadata among them, by their names.
+
+        Args:
+            store: for errors.
+            files: whose digests were compared before, where there are any.
+            selection: of rows, as zarr takes it.
+
+        Raises:
+            CorruptStoreError: a file does not agree with the layout, or cannot be decoded.
+        """
+        with reading(store, self.name):
+            for name, content in files.items():
+                check = self.require_metadata if name == self.metadata_file else self.require_content
+                check(content)
+            memory = MemoryStore({name: Buffer.from_bytes(content) for name, content in files.items()})
+            return np.asarray(zarr.open_array(memory, path=self.name, mode="r")[selection])
+
+    def _metadata(self) -> dict[str, Any]:
+        chunk: list[dict[str, Any]] = [{"name": "bytes"}, {"name": "zstd"}]
+        if self.order is not None:
+            chunk.insert(0, {"name": "transpose", "configuration": {"order": list(self.order)}})
+        sharding: dict[str, Any] = {"chunk_shape": list(self.chunk), "codecs": chunk}
+        sharding |= {"index_codecs": _INDEX_CODECS, "index_location": "end"}
+        sharded = [{"name": "sharding_indexed", "configuration": sharding}]
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape),
+            "data_type": self.dtype,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": list(self.shard or self.chunk)},
+            },
+            "chunk_key_encoding": _KEYS,
+            "fill_value": 0,
+            "codecs": chunk if self.shard is None else sharded,
+            "storage_transformers": None,
+        }
+
+
+def logits_array(layout: Layout, section: Section, array: str) -> StoredArray:
+    """Return one of the codec's arrays of a section."""
+    spec = layout.arrays[array]
+    across = (0, *range(2, 2 + len(spec.shape)), 1)
+    return StoredArray(
+        name=f"{section.name}/{array}",
+        shape=(section.n_views, section.n_rows, *spec.shape),
+        dtype=spec.dtype,
+        chunk=(1, layout.chunk_rows, *spec.shape),
+        shard=(1, layout.shard_rows, *spec.shape),
+        order=across if spec.column_major else None,
+    )
+
+
+def index_array(layout: Layout, section: Section, column: str) -> StoredArray:
+    """Return the keys or the digests of a section."""
+    return StoredArray(
+        name=f"{section.name}/{column}",
+        shape=(section.n_rows,),
+        dtype="uint64",
+        chunk=(layout.index_chunk_rows,),
+    )
+
+
+def rows_of(metadata: bytes) -> Shape:
+    """Return the shape of an array of numbers, as its metadata tell it.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    found = parse_object(metadata)
+    require_form(_RowsForm, found)
+    return tuple(found["shape"])
+
+
+def state_array(layout: Layout, name: str, metadata: bytes) -> StoredArray:
+    """Return an array of the codec's state, which tells its width itself.
+
+    Raises:
+        ValueError: the codec keeps no array of this name, or not of this shape.
+    """
+    found = parse_object(metadata)
+    require_form(_StateForm, found)
+    shape, chunk = tuple(found["shape"]), tuple(found["chunk_grid"]["configuration"]["chunk_shape"])
+    dtype, axes = STATE_SHAPES[layout.codec][name]
+    most = {"C": layout.n_classes, "D": _MOST_WIDTH, "L": 256}
+    if len(shape) != len(axes) or any(n > most[axis] for n, axis in zip(shape, axes, strict=True)):
+        raise ValueError(f"its shape is {shape}, expected {', '.join(axes) or 'a number'}")
+    if len(chunk) != len(shape) or any(part > n for part, n in zip(chunk, shape, strict=True)):
+        raise ValueError(f"its chunks are {chunk}, expected parts of {shape}")
+    return StoredArray(name=f"{CODEC_GROUP}/{name}", shape=shape, dtype=dtype, chunk=chunk)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of an array's metadata in the form in which equal ones are equal."""
+    if isinstance(value, dict):
+        kept = {key: _plain(v) for key, v in value.items() if key not in _FREE_SETTINGS}
+        # zarr leaves out what is its default.
+        if kept.get("configuration") == {} or kept.get("configuration") == {"endian": "little"}:
+            del kept["configuration"]
+        return kept
+    if isinstance(value, list):
+        return [_plain(v) for v in value] or None
+    return value

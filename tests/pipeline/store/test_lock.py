@@ -1,0 +1,54 @@
+"""Locks lie beside a store, where somebody else may have put something: nothing of it is followed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pipeline.errors import LockedError, StoreError
+from pipeline.store.lock import gate, writers, writing
+from pipeline.store.slices import Slice
+
+
+@pytest.mark.parametrize(
+    "text", ["0-of-0", "3-of-2", "x-of-y", "-1-of-2", "0-of-9999999", "٠-of-٢", "0-of-2\n"]
+)
+def test_what_is_no_slice_is_refused(text):
+    with pytest.raises(ValueError, match="is no slice"):
+        Slice.parse(text)
+
+
+def test_files_that_are_no_locks_are_passed_over(tmp_path):
+    (tmp_path / "main.zarr.locks").mkdir()
+    for name in ("0-of-0.lock", "x-of-y.lock", "5-of-2.lock"):
+        (tmp_path / "main.zarr.locks" / name).touch()
+    with gate(tmp_path / "main.zarr", 0), writing(tmp_path / "main.zarr", Slice(0, 2), 0):
+        assert writers(tmp_path / "main.zarr") == ["0-of-2"]
+
+
+@pytest.mark.parametrize("name", ["gate.lock", "gate.holder", "0-of-1.lock", "0-of-1.holder"])
+def test_a_linked_lock_does_not_empty_what_it_leads_to(tmp_path, name):
+    (tmp_path / "main.zarr.locks").mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "main.zarr.locks" / name).symlink_to(victim)
+    with pytest.raises(StoreError, match="is a link or no file"), gate(tmp_path / "main.zarr", 0):
+        pass
+    assert victim.read_text() == "mine"
+
+
+def test_a_fifo_among_the_locks_is_refused(tmp_path):
+    (tmp_path / "main.zarr.locks").mkdir()
+    os.mkfifo(tmp_path / "main.zarr.locks" / "gate.holder")
+    with pytest.raises(StoreError, match="is a link or no file"), gate(tmp_path / "main.zarr", 0):
+        pass
+
+
+def test_a_holder_is_told_in_one_line(tmp_path):
+    with gate(tmp_path / "main.zarr", 0):
+        (tmp_path / "main.zarr.locks" / "gate.holder").write_text("x\x1b" * 10_000)
+        with pytest.raises(LockedError) as caught, gate(tmp_path / "main.zarr", 0):
+            pass
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 500
