@@ -67,7 +67,7 @@ class SectionReader:
     def keep_metadata(self) -> None:
         """Read how the arrays are cut: they become longer in a store that grows while it is open."""
         for array in self._layout.arrays:
-            self._metadata(f"{self._name}/{array}")
+            self._metadata(f"{self._name}/{array}/{ZARR_JSON}")
 
     def rows_of(self, images: Images, *, changed: bool = False) -> NDArray[np.int64]:
         """Return the position of each sample of a split among this section's, found by its key.
