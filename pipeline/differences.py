@@ -18,13 +18,17 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """
     was, now = _flat(there), _flat(json.loads(json.dumps(here)))
     names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
-    listed = [f"{name} was {_short(was.get(name))}, is {_short(now.get(name))}" for name in names[:_TOLD]]
+    listed = [
+        f"{name} was {shortened(was.get(name))}, is {shortened(now.get(name))}" for name in names[:_TOLD]
+    ]
     return "; ".join(listed) + (f"; and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
 
 
-def _short(value: Any) -> str:
+def shortened(value: Any, longest: int = _LONGEST) -> str:
+    """Return a value as text for one line: cut where it is long, control characters escaped."""
     text = str(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    text = text if len(text) <= longest else f"{text[:longest]}…"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

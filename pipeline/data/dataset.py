@@ -12,18 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.description import (
+    DESCRIPTION,
+    SCHEMA,
+    SPLITS,
+    Description,
+    index_files,
+    read_description,
+    write_described,
+)
 from pipeline.data.encoded import open_encoded
 from pipeline.data.form import Form, Keep
 from pipeline.data.images import Images
+from pipeline.data.index import missing
 from pipeline.data.packed import open_packed
 from pipeline.data.sample import UNLABELLED
-from pipeline.digests import spec_digest
+from pipeline.digests import file_digest, spec_digest
 from pipeline.errors import DataError
-from pipeline.files import read_json, write_json
 
-SPLITS = ("train", "validation", "test")
-DESCRIPTION = "dataset.json"
-SCHEMA = 3
+__all__ = ["DESCRIPTION", "SCHEMA", "SPLITS", "PreparedData", "open_split", "write_description"]
 
 _KINDS: Mapping[Keep, Callable[[Path, str, Form], Images]] = {
     "pixels": open_packed,
@@ -58,22 +65,20 @@ class PreparedData:
             DataError: there is no complete prepared dataset in `folder`.
 
         """
-        description = _read_description(folder)
-        form = Form.from_dict(description)
-        splits = {name: open_split(folder, name, form) for name in SPLITS}
-        digest = splits_digest(splits)
-        if digest != description["digest"]:
-            raise DataError(
-                f"{folder}: index files do not belong to dataset.json (digest {digest[:12]}, "
-                f"expected {description['digest'][:12]}); run: pipeline prepare"
-            )
+        description = read_description(folder)
+        splits = {name: open_described(folder, name, description) for name in SPLITS}
+        require_described(folder, description, splits)
         return cls(
-            classes=tuple(description["classes"]),
-            channels=form.channels,
-            mean=tuple(description["mean"]),
-            std=tuple(description["std"]),
+            classes=description.classes,
+            channels=description.channels,
+            mean=description.mean,
+            std=description.std,
             **splits,
         )
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of the keys and contents of all splits, as dataset.json has it."""
+        return splits_digest({name: getattr(self, name) for name in SPLITS})
 
 
 def open_split(folder: Path, name: str, form: Form) -> Images:
@@ -94,12 +99,13 @@ def write_description(
     form: Form,
     mean_and_std: tuple[list[float], list[float]],
     splits: Mapping[str, Images],
+    made_with: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write dataset.json, the last file of a prepared dataset, and return its content."""
     mean, std = mean_and_std
     description = {
-        "schema": SCHEMA,
         "source": source,
+        "made_with": dict(made_with),
         "classes": list(classes),
         **form.to_dict(),
         "mean": mean,
@@ -107,24 +113,53 @@ def write_description(
         "samples": {name: len(split) for name, split in splits.items()},
         "labelled": {name: int((split.labels != UNLABELLED).sum()) for name, split in splits.items()},
         "digest": splits_digest(splits),
+        "files": index_files(folder),
     }
-    write_json(folder / DESCRIPTION, description)
-    return description
+    return write_described(folder, description)
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / DESCRIPTION
-    try:
-        description: dict[str, Any] = read_json(path)
-    except FileNotFoundError:
+def open_described(folder: Path, name: str, description: Description) -> Images:
+    """Open one split, whose index was written with a description.
+
+    Raises:
+        DataError: a file is missing, damaged, or differs from the one that was written.
+    """
+    for file in (f"{name}.npz", f"{name}.names"):
+        _require_file(folder / file, description.files.get(file))
+    return open_split(folder, name, description.form)
+
+
+def require_described(folder: Path, description: Description, splits: Mapping[str, Images]) -> None:
+    """Refuse splits that are not those of a description.
+
+    Raises:
+        DataError: their content, number or labels differ.
+    """
+    digest, n_classes = splits_digest(splits), len(description.classes)
+    if digest != description.digest:
         raise DataError(
-            f"{folder}: no prepared dataset ({DESCRIPTION} is missing); run: pipeline prepare"
-        ) from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); run: pipeline prepare") from None
-    if description["schema"] != SCHEMA:
-        raise DataError(
-            f"{folder}: prepared data of schema {description['schema']}, this program reads "
-            f"{SCHEMA}; run: pipeline prepare, or with DVC: dvc repro -f -s prepare"
+            f"{folder}: index files do not belong to dataset.json (digest {digest[:12]}, "
+            f"expected {description.digest[:12]}); run: pipeline prepare"
         )
-    return description
+    for name, split in splits.items():
+        highest = int(split.labels.max(initial=UNLABELLED))
+        if len(split) != description.samples[name] or highest >= n_classes:
+            raise DataError(
+                f"{folder / name}.npz: {len(split):,} images with labels up to {highest}; expected "
+                f"{description.samples[name]:,} images of {n_classes} classes, as dataset.json says; run: "
+                "pipeline prepare"
+            )
+
+
+def _require_file(path: Path, expected: str | None) -> None:
+    if expected is None:
+        return  # Data of an older version: its digest covers keys and contents alone.
+    try:
+        found = file_digest(path)
+    except FileNotFoundError:
+        raise missing(path) from None
+    if found != expected:
+        raise DataError(
+            f"{path}: its bytes do not belong to dataset.json (SHA-256 {found[:12]}, expected "
+            f"{expected[:12]}); run: pipeline prepare"
+        )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Preparation:
         seed: of the validation split.
         keep: pixels, packed, or encoded: files stay where they are and are decoded at use.
         short_side: largest shorter side in pixels; larger images are shrunk to it. None leaves all alone.
+        made_with: all that params.yaml asks for, by the keys of `DECISIVE`; written down.
     """
 
     origin: str
@@ -48,6 +49,7 @@ class Preparation:
     seed: int = 0
     keep: Keep = "pixels"
     short_side: int | None = None
+    made_with: Mapping[str, Any] = field(default_factory=dict)
 
     def form(self, source: Source, folder: Path) -> Form:
         """Return the form of a source's images in a prepared dataset in `folder`."""
@@ -129,6 +131,7 @@ def prepare(
             form=form,
             mean_and_std=moments.mean_and_std(),
             splits=images,
+            made_with=asked.made_with,
         )
 
 

@@ -136,7 +136,12 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
     Args:
         feed: their images, with the store's views and the teacher's eyes.
         seen: what they looked like.
+
+    Raises:
+        DataError: an image is not the one that was prepared, which is no drift.
     """
+    if seen:
+        feed.images.require_unchanged(np.unique(np.concatenate([s.rows for s in seen])))
     differing: list[str] = []
     levels = [np.zeros(0, np.int64)]
     for sighting, pixels in zip(seen, feed.rendered((s.view, s.rows) for s in seen), strict=True):
