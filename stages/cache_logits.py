@@ -10,13 +10,15 @@ from pipeline.caching.dump import cache_logits
 from pipeline.errors import ConfigError
 from pipeline.store.ensemble import write_ensemble
 from pipeline.store.manifest import Manifest
+from pipeline.store.reader import LogitStore
 from pipeline.store.slices import WHOLE, Slice
 from stages import layout
+from stages.dumps import require_as_asked
 from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.ranks import rank_slice
-from stages.teachers import load_teacher
+from stages.teachers import asked_teacher, tell_other_data
 
 
 @click.command()
@@ -44,8 +46,9 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
         _average(params, dump, out, part, machine)
         return
     spec = params.dump(dump)
-    bench = machine.bench()
-    teacher = load_teacher(spec.teacher, spec.precision, machine.device)
+    bench = machine.bench(params.data)
+    teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
+    tell_other_data(spec.teacher, bench.data.digest())
     path = out or layout.store(dump)
     mine = rank_slice(part or WHOLE)
     manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
@@ -59,10 +62,12 @@ def _average(params: Params, name: str, out: Path | None, part: Slice | None, ma
         raise ConfigError(f"--shards with ensemble {name}, which has none; expected no --shards; remove it")
     if rank_slice(WHOLE).index > 0:
         return
-    spec = params.ensembles[name]
-    members = [layout.store(dump).name for dump in spec.of]
-    test = machine.bench().data.test
-    ensemble = write_ensemble(out or layout.store(name), members, spec.blend(), test)
+    spec, path = params.ensembles[name], out or layout.store(name)
+    members = {dump: layout.store(dump).name for dump in spec.of}
+    test = machine.bench(params.data).data.test
+    for dump, member in members.items():
+        require_as_asked(params, dump, LogitStore.open(path.parent / member), machine.device)
+    ensemble = write_ensemble(path, list(members.values()), spec.blend(), test)
     top1 = "unknown" if ensemble.teacher_top1 is None else f"{ensemble.teacher_top1:.4f}"
     click.echo(
         f"{name}: {', '.join(spec.of)}, {ensemble.n_views} views; top-1 on test {top1} from the cache"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from torch import nn
 
 from pipeline.bench import Bench
+from pipeline.data.checking import require_sample
 from pipeline.evaluation.assessment import assess
 from pipeline.losses import make_loss
 from pipeline.models.auxiliary import count_parameters
@@ -23,6 +25,7 @@ from stages.options import reads_params, runs_on_device
 from stages.outputs import write_checkpoints, write_run
 from stages.params import ModelParams, Params
 from stages.ranks import training_ranks
+from stages.teachers import making
 
 _OF_A_TEACHER = ("agreement", "kl_to_teacher")
 
@@ -40,14 +43,15 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     spec, state_path = params.teacher(teacher), layout.STATE / f"teacher-{teacher}.pt"
     result: TrainingResult | None = None
     with training_ranks(machine.device) as ranks:
-        bench = machine.bench(ranks)
+        bench = machine.bench(params.data, ranks)
+        require_sample(bench.data, seed=spec.seed, workers=machine.workers)
         if spec.weights is not None and not spec.fine_tune:
             network, card = _resolve(bench, teacher, spec)
         else:
             network, card = initial_network(bench.data, spec.start(params.data.image_size), spec.seed)
             result = _train(bench, network, card, spec, state_path)
     if ranks.is_first:
-        _write(bench, teacher, network, card, result)
+        _write(bench, teacher, network, card, result, told=making(params, teacher, bench.data))
         state_path.unlink(missing_ok=True)
 
 
@@ -77,9 +81,15 @@ def _train(
 
 
 def _write(
-    bench: Bench, name: str, network: nn.Module, card: ModelCard, result: TrainingResult | None
+    bench: Bench,
+    name: str,
+    network: nn.Module,
+    card: ModelCard,
+    result: TrainingResult | None,
+    *,
+    told: dict[str, Any],
 ) -> None:
-    """Write the checkpoint, and figures on the test images."""
+    """Write the checkpoint, and figures on the test images with what decided them."""
     path = layout.teacher_checkpoint(name)
     if result is None:
         save_checkpoint(path, network.state_dict(), card)
@@ -96,6 +106,7 @@ def _write(
         "validation_top1": found.validation.top1,
         "parameters": count_parameters(network, card.architecture),
         "epochs": len(history),
+        **told,
     }
     write_run(layout.RUNS / f"teacher-{name}", metrics, history)
     top1 = found.test.top1
