@@ -133,6 +133,7 @@ def replay(store: LogitStore, bench: Bench, teacher: Teacher, count: int, seed: 
         seed: of their choice.
 
     Raises:
+        DataError: an image is not the one that was prepared.
         MismatchError: other data, or another teacher.
     """
     store.require_teacher(teacher)
@@ -142,6 +143,7 @@ def replay(store: LogitStore, bench: Bench, teacher: Teacher, count: int, seed: 
     if drift.differing and not store.allow_drift:
         return Audit(ok=False, checked=0, bad=[str(drift)], drift=drift)
     pairs = np.random.default_rng(seed).integers((0, 0), (store.n_views, len(images)), (count, 2))
+    images.require_unchanged(np.unique(pairs[:, 1]))
     differences, divergences = zip(*_compared(store, feed, teacher, pairs), strict=True)
     kl = torch.cat(divergences)
     mean, worst = float(kl.mean()), float(kl.max())

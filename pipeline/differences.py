@@ -21,13 +21,10 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     was, now = _flat(there), _flat(json.loads(json.dumps(here)))
     names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
     listed = [
-        f"{brief(name)} was {_short(was.get(name))}, is {_short(now.get(name))}" for name in names[:_TOLD]
+        f"{brief(name)} was {brief(was.get(name), _LONGEST)}, is {brief(now.get(name), _LONGEST)}"
+        for name in names[:_TOLD]
     ]
     return "; ".join(listed) + (f"; and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
-
-
-def _short(value: Any) -> str:
-    return brief(value, _LONGEST)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

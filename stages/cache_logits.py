@@ -13,14 +13,16 @@ from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, gate
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_ensemble_or_nothing, require_store_or_nothing
+from pipeline.store.reader import LogitStore
 from pipeline.store.slices import WHOLE, Slice
 from stages import layout
+from stages.dumps import require_as_asked
 from stages.dvc import naming_experiments
 from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.ranks import rank_slice
-from stages.teachers import load_teacher, trust_in
+from stages.teachers import asked_teacher, tell_other_data
 
 
 @click.command()
@@ -50,9 +52,9 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
         return
     require_store_or_nothing(path)
     spec, mine = params.dump(dump), rank_slice(part or WHOLE)
-    bench = machine.bench()
-    trust = trust_in(params, spec.teacher)
-    teacher = load_teacher(spec.teacher, spec.precision, machine.device, trust=trust)
+    bench = machine.bench(params.data)
+    teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
+    tell_other_data(spec.teacher, bench.data.digest())
     with naming_experiments():
         manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
     if manifest is not None:
@@ -67,11 +69,13 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
         return
     require_ensemble_or_nothing(path)
     spec = params.ensembles[name]
-    members = [layout.store(dump).name for dump in spec.of]
-    test = machine.bench().data.test
+    members = {dump: layout.store(dump).name for dump in spec.of}
+    test = machine.bench(params.data).data.test
+    for dump, member in members.items():
+        require_as_asked(params, dump, LogitStore.open(path.parent / member), machine.device)
     with gate(path, WAIT_SECONDS):
         sweep_temporaries(path)
-        ensemble = write_ensemble(path, members, spec.blend(), test)
+        ensemble = write_ensemble(path, list(members.values()), spec.blend(), test)
     top1 = "unknown" if ensemble.teacher_top1 is None else f"{ensemble.teacher_top1:.4f}"
     click.echo(
         f"{name}: {', '.join(spec.of)}, {ensemble.n_views} views; top-1 on test {top1} from the cache"

@@ -32,7 +32,7 @@ COMMANDS = {
     "train-student": "Train a student, from a dump or as a baseline.",
     "report": "Compare everything that was trained.",
     "inspect": "Say what a store of logits holds.",
-    "verify": "Check every byte of a store of logits.",
+    "verify": "Check every byte of a store of logits, or of the prepared data.",
     "export": "Write a trained model as one ONNX or torch.export file.",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import ConfigError, MismatchError
+from pipeline.progress import note
 from stages import layout
 
 # The folders in which the outputs are that dvc.yaml names.
@@ -81,6 +83,34 @@ def cached_objects(store: Path, files: Iterable[Path]) -> list[Path]:
     if cache is None:
         return []
     return sorted(found for found in cache.glob("files/md5/??/*") if _identity(found) in linked)
+
+
+def tell_damaged_cache(store: Path, files: Iterable[str]) -> None:
+    """Say how to restore damaged files that are links to DVC's cache: dvc checkout would not help.
+
+    Args:
+        store: the store's folder.
+        files: names of damaged files in it.
+    """
+    if damaged := cached_objects(store, [store / name for name in files]):
+        note(
+            f"{store}: DVC's cache has the same damage, so dvc checkout cannot restore it; mend it with: "
+            f"pipeline verify {store} --repair, or run: rm -f {_listed(damaged)} && dvc pull --force "
+            f"{store}"
+        )
+
+
+def tell_cache_to_mend(store: Path, damaged: Sequence[Path]) -> None:
+    """Say how to mend objects of DVC's cache that have the damage of a store that was repaired."""
+    if damaged:
+        note(
+            f"{store}: DVC's cache still has the damage, and dvc push would send it; run: rm -f "
+            f"{_listed(damaged)} && dvc commit -f {store}"
+        )
+
+
+def _listed(files: Iterable[Path]) -> str:
+    return " ".join(shlex.quote(str(file)) for file in files)
 
 
 def _identity(file: Path) -> tuple[int, int]:

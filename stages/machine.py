@@ -8,8 +8,21 @@ import torch
 
 from pipeline.bench import Bench
 from pipeline.data.dataset import PreparedData
+from pipeline.data.description import read_description, require_as_asked
 from pipeline.ranks import SINGLE, Ranks
 from stages import layout
+from stages.params import DataParams
+
+
+def open_prepared(asked: DataParams) -> PreparedData:
+    """Open the prepared data, made with what params.yaml asks for.
+
+    Raises:
+        DataError: it was not prepared.
+        MismatchError: it was made with other parameters.
+    """
+    require_as_asked(layout.PREPARED, read_description(layout.PREPARED), asked.decisive())
+    return PreparedData.open(layout.PREPARED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,17 +39,19 @@ class Machine:
     workers: int
     on_device: bool | None
 
-    def bench(self, ranks: Ranks = SINGLE) -> Bench:
+    def bench(self, asked: DataParams | None, ranks: Ranks = SINGLE) -> Bench:
         """Open the prepared data here.
 
         Args:
+            asked: what the data is to be made with; None takes it as it is.
             ranks: this process among those that train a network together.
 
         Raises:
             DataError: it was not prepared.
+            MismatchError: it was made with other parameters.
         """
         return Bench(
-            data=PreparedData.open(layout.PREPARED),
+            data=PreparedData.open(layout.PREPARED) if asked is None else open_prepared(asked),
             device=self.device,
             workers=self.workers,
             on_device=self.on_device,

@@ -15,6 +15,7 @@ from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.data.dataset import PreparedData
 from pipeline.data.decoding import MAX_PIXELS
+from pipeline.data.description import DECISIVE
 from pipeline.data.form import Keep
 from pipeline.data.label_budget import keep_labels
 from pipeline.data.prepare import Preparation
@@ -103,7 +104,12 @@ class DataParams:
             keep=self.keep,
             short_side=self.short_side,
             damaged=self.damaged,
+            made_with=self.decisive(),
         )
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the content of prepared data."""
+        return {name: getattr(self, name) for name in DECISIVE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,6 +367,15 @@ class Params:
             f"recipes.{recipe}": asdict(self.recipe(recipe)),
             "data": {name: getattr(self.data, name) for name in ("image_size", "labels_per_class")},
         }
+
+    def makes_teacher(self, name: str) -> dict[str, Any]:
+        """Return what decides a teacher besides the data, as plain values."""
+        spec = self.teacher(name)
+        values = asdict(spec)
+        if spec.weights is not None and not spec.fine_tune:
+            # Its weights are used as they are.
+            return {f"teachers.{name}": {k: v for k, v in values.items() if k not in ("training", "seed")}}
+        return {f"teachers.{name}": values, "data": {"image_size": self.data.image_size}}
 
     def recipe(self, name: str) -> RecipeParams:
         """Return a recipe by name."""

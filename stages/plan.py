@@ -13,7 +13,7 @@ from stages import layout
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device, writes_store
 from stages.params import Params
-from stages.teachers import load_teacher, trust_in
+from stages.teachers import asked_teacher
 
 
 @click.command()
@@ -43,9 +43,8 @@ def command(
             f"{', '.join(params.ensembles[dump].of)}"
         )
     spec = params.dump(dump)
-    bench = machine.bench()
-    trust = trust_in(params, spec.teacher)
-    teacher = load_teacher(spec.teacher, spec.precision, machine.device, trust=trust)
+    bench = machine.bench(params.data)
+    teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
     expected = forecast(bench, teacher, spec.dump_spec(), out or layout.store(dump), samples)
     if as_json:
         click.echo(json.dumps(expected.to_dict(), indent=1))

@@ -8,10 +8,9 @@ from dataclasses import asdict
 import click
 import torch
 
-from pipeline.data.dataset import PreparedData
 from pipeline.data.leaks import read_leaks
 from pipeline.differences import difference
-from pipeline.errors import ConfigError, MismatchError
+from pipeline.errors import ConfigError, MismatchError, ModelError
 from pipeline.files import write_bytes, write_json
 from pipeline.naming import NAME
 from pipeline.progress import note
@@ -22,9 +21,11 @@ from pipeline.report.runs import PlannedRun, Run, planned_runs, read_run, read_t
 from pipeline.store.ensemble import Ensemble, open_logits
 from pipeline.store.reader import LogitStore
 from stages import layout
+from stages.dumps import dumps_in, require_as_asked, require_described_teacher
+from stages.machine import open_prepared
 from stages.options import reads_params
 from stages.params import Params
-from stages.teachers import load_teacher, trust_in
+from stages.teachers import tell_other_data
 
 _CPU = torch.device("cpu")
 
@@ -37,10 +38,12 @@ def command(params: Params) -> None:
     Writes reports/results.json and results.csv, a row a run, and reports/index.html, one page that
     stands alone. A run of the sweep that is missing is an error.
     """
-    data = PreparedData.open(layout.PREPARED)
+    data = open_prepared(params.data)
     # Students have been checked, or were told to put up with it.
     stores = {name: open_logits(layout.store(name), allow_drift=True) for name in params.sweep.dumps}
-    report = _collect(params, stores)
+    for name, store in stores.items():
+        _require_teachers(params, name, store)
+    report = _collect(params, stores, data.digest())
     exhibits = {name: make_exhibit(name, store, data) for name, store in stores.items()}
     page = render_page(report, exhibits, test_images=len(data.test), leaks=read_leaks(layout.PREPARED))
     results = report.to_dict()
@@ -54,7 +57,7 @@ def command(params: Params) -> None:
         click.echo(f"{group.student} {group.name}: top-1 {group.top1 or 'unknown, no labels'}")
 
 
-def _collect(params: Params, stores: dict[str, LogitStore | Ensemble]) -> Report:
+def _collect(params: Params, stores: dict[str, LogitStore | Ensemble], dataset: str) -> Report:
     sweep = params.sweep
     plans = planned_runs(
         students=sweep.students,
@@ -72,14 +75,16 @@ def _collect(params: Params, stores: dict[str, LogitStore | Ensemble]) -> Report
     runs = [read_run(layout.RUNS / name, plan) for name, plan in zip(names, plans, strict=True)]
     for name, plan, run in zip(names, plans, runs, strict=True):
         _tell_other_parameters(params, name, plan, run)
-    for name, store in stores.items():
-        _tell_other_teachers(params, name, store)
+        if run.dataset not in (None, dataset):
+            note(f"{name}: trained on other data than {layout.PREPARED} holds now; run: {plan.command}")
     dumps = {name: dump_figures(store.summary(), store.teacher_names) for name, store in stores.items()}
     teachers = {
         name: read_teacher(layout.RUNS / layout.teacher_run(name), name)
         for name in dict.fromkeys(name for store in stores.values() for name in store.teacher_names)
         if NAME.fullmatch(name)
     }
+    for name in teachers:
+        tell_other_data(name, dataset)
     return Report.of(runs, teachers, dumps)
 
 
@@ -92,16 +97,17 @@ def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run
         note(f"{name}: params.yaml has changed since it was trained: {changed}; run: {plan.command}")
 
 
-def _tell_other_teachers(params: Params, name: str, store: LogitStore | Ensemble) -> None:
-    """Say where the teacher of params.yaml is not the one that a dump is of."""
-    dumps = params.ensembles[name].of if name in params.ensembles else (name,)
-    for dump, member in zip(dumps, store.members, strict=False):
-        # Not by the store's own word: a store does not choose which file is loaded as a model.
-        spec = params.dump(dump)
-        if not layout.teacher_checkpoint(spec.teacher).exists():
-            continue
-        trust = trust_in(params, spec.teacher)
+def _require_teachers(params: Params, name: str, store: LogitStore | Ensemble) -> None:
+    """Refuse a dump of another teacher than params.yaml asks for; tell what of it has changed since.
+
+    Raises:
+        MismatchError: naming both teachers.
+    """
+    for dump, member in dumps_in(params, name, store):
+        require_described_teacher(params, dump, member)
         try:
-            member.require_teacher(load_teacher(spec.teacher, spec.precision, _CPU, trust=trust))
-        except MismatchError as error:
+            require_as_asked(params, dump, member, _CPU)
+        except (MismatchError, ModelError) as error:
+            if member.teacher_names != (params.dump(dump).teacher,):
+                raise
             note(str(error))

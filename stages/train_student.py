@@ -10,6 +10,7 @@ import click
 from torch import Tensor, nn
 
 from pipeline.bench import Bench
+from pipeline.data.checking import require_sample
 from pipeline.data.dataset import PreparedData
 from pipeline.digests import canonical_json
 from pipeline.errors import ConfigError
@@ -62,7 +63,8 @@ def command(
     with ExitStack() as held:
         with training_ranks(machine.device) as ranks:
             held.enter_context(run.outputs.held(ranks))
-            bench = machine.bench(ranks)
+            bench = machine.bench(params.data, ranks)
+            require_sample(bench.data, seed=seed, workers=machine.workers)
             store, drift = None, None
             if dump is not None:
                 store, drift = open_dump(params, dump, bench, allow_drift=allow_drift)
@@ -72,7 +74,12 @@ def command(
         if ranks.is_first:
             logits = None if store is None else store.held_out("test", bench.data.test)
             made_with = canonical_json(params.makes(student, recipe))
-            told = {"labelled_images": lesson.labelled, "drift": drift, "made_with": made_with}
+            told = {
+                "labelled_images": lesson.labelled,
+                "drift": drift,
+                "made_with": made_with,
+                "dataset": bench.data.digest(),
+            }
             with naming_epoch(result.best_epoch, network, spec.training):
                 run.write(bench, network, card, result, teacher_logits=logits, told=told)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from torch import nn
 
 from pipeline.bench import Bench
+from pipeline.data.checking import require_sample
 from pipeline.evaluation.assessment import assess
 from pipeline.losses import make_loss
 from pipeline.models.auxiliary import count_parameters
@@ -26,6 +28,7 @@ from stages.options import reads_params, runs_on_device
 from stages.outputs import Outputs
 from stages.params import ModelParams, Params
 from stages.ranks import training_ranks
+from stages.teachers import making
 
 _OF_A_TEACHER = ("agreement", "kl_to_teacher")
 
@@ -46,15 +49,16 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     with ExitStack() as held:
         with training_ranks(machine.device) as ranks:
             held.enter_context(outputs.held(ranks))
-            bench = machine.bench(ranks)
+            bench = machine.bench(params.data, ranks)
+            require_sample(bench.data, seed=spec.seed, workers=machine.workers)
             if spec.weights is not None and not spec.fine_tune:
                 network, card = _resolve(bench, teacher, spec)
             else:
                 network, card = initial_network(bench.data, spec.start(params.data.image_size), spec.seed)
                 result = _train(bench, network, card, spec, outputs.state_path)
         if ranks.is_first:
-            settings = spec.training.settings()
-            _write(bench, teacher, network, card, result, settings=settings, outputs=outputs)
+            settings, told = spec.training.settings(), making(params, teacher, bench.data)
+            _write(bench, teacher, network, card, result, settings=settings, outputs=outputs, told=told)
 
 
 def _resolve(bench: Bench, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:
@@ -91,8 +95,9 @@ def _write(
     *,
     settings: TrainingSettings,
     outputs: Outputs,
+    told: dict[str, Any],
 ) -> None:
-    """Write figures on the test images and the checkpoint, if the figures are sound."""
+    """Write figures on the test images, with what decided them, and the checkpoint, if they are sound."""
     if result is None:
         found = assess(bench, network, card.preprocessing)
         save_checkpoint(outputs.checkpoint, network.state_dict(), card)
@@ -110,6 +115,7 @@ def _write(
         "parameters": count_parameters(network, card.architecture),
         "epochs": 0 if result is None else len(result.history),
         "skipped_steps": 0 if result is None else result.skipped_steps,
+        **told,
     }
     outputs.write_run(metrics, [] if result is None else result.history)
     outputs.finish()

@@ -1,26 +1,29 @@
-"""`pipeline verify`: check every byte of a store, and replay its teacher."""
+"""`pipeline verify`: check every byte of a store or of the prepared data, and replay a teacher."""
 
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.audit import Audit, replay, verify
 from pipeline.bench import Bench
 from pipeline.caching.repair import read_header, repair
+from pipeline.data.checking import audit_data
 from pipeline.errors import ConfigError, StoreError
 from pipeline.models.teacher import Teacher
 from pipeline.models.trust import Trust
-from pipeline.progress import note
+from pipeline.progress import note, track
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.growth import tell_pending
 from pipeline.store.reader import LogitStore
-from stages.dvc import cached_objects
+from stages import layout
+from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
 from stages.machine import Machine
 from stages.options import debuggable, reads_store, runs_on_device, trusts_code
 from stages.teachers import load_teacher
@@ -28,7 +31,7 @@ from stages.terminal import say
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--replay",
     "pairs",
@@ -38,15 +41,22 @@ from stages.terminal import say
     help="Run the teacher again on this many random (view, sample) pairs.",
 )
 @click.option("--repair", "mend", is_flag=True, help="Make again what is bad, and check once more.")
+@click.option(
+    "--data",
+    "with_data",
+    is_flag=True,
+    help="Check data/prepared: every file, and every image against its digest; STORE may be left out.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @reads_store
 @trusts_code
 @runs_on_device
 @debuggable
 def command(
-    store: Path,
+    store: Path | None,
     pairs: int,
     mend: bool,
+    with_data: bool,
     as_json: bool,
     allow_drift: bool,
     trust: Trust,
@@ -54,38 +64,102 @@ def command(
 ) -> None:
     """Check every byte of STORE against its manifest; exit 1 when something is wrong.
 
-    With --replay or --repair, the teacher of models/teachers looks again at images of data/prepared.
-    Code that the teacher's card names is run only with --trust-code.
+    With --replay or --repair, the teacher of models/teachers looks again at images of data/prepared. With
+    --data the prepared data is checked as well, or alone. Code that the teacher's card names is run only
+    with --trust-code.
     """
-    if is_ensemble(store):
-        names = " and ".join(Ensemble.open(store).names)
-        raise ConfigError(f"{store}: an ensemble has no logits of its own; verify {names} beside it")
-
-    def bench_and_teacher() -> tuple[Bench, Teacher]:
-        made_by = read_header(store).teacher
-        teacher = load_teacher(made_by["name"], made_by["precision"], machine.device, trust=trust)
-        return machine.bench(), teacher
-
-    if mend:
-        _repair(store, *bench_and_teacher())
-    try:
-        audit = verify(store)
-    except StoreError as error:
-        if not as_json:
-            raise
-        audit = Audit(ok=False, checked=0, bad=[str(error)])
-    if audit.ok and pairs:
-        bench, teacher = bench_and_teacher()
-        opened = LogitStore.open(store, allow_drift=allow_drift)
-        audit = replace(replay(opened, bench, teacher, pairs), checked=audit.checked)
+    if store is None and (not with_data or pairs or mend):
+        raise click.UsageError("Missing argument 'STORE'; only --data goes without one")
+    found = []
+    if with_data:
+        found.append(_audit_prepared(machine, as_json=as_json))
+    if store is not None:
+        checked = _CheckedStore(store=store, machine=machine, trust=trust, allow_drift=allow_drift)
+        if mend:
+            checked.repair()
+        found.append(checked.audit(pairs, as_json=as_json))
+    audit = found[0] if len(found) == 1 else _joined(*found)
     if as_json:
         click.echo(json.dumps(audit.to_dict(), indent=1))
-    else:
-        _tell_links(store, audit)
-        tell_pending(store)
-        for problem in audit.bad:
-            say(problem)
-        click.echo(f"{store}: {audit.checked} files checked, {len(audit.bad)} bad")
+    if not audit.ok:
+        raise click.exceptions.Exit(1)
+
+
+def _audit_prepared(machine: Machine, *, as_json: bool) -> Audit:
+    """Check the prepared data, and tell people what was found."""
+
+    def progress(batches: Sequence[NDArray[np.int64]], step: str) -> Iterator[NDArray[np.int64]]:
+        return track(batches, step, total=len(batches), unit="batch")
+
+    found = audit_data(layout.PREPARED, workers=machine.workers, progress=progress)
+    if not as_json:
+        _tell(found.bad)
+        click.echo(
+            f"{layout.PREPARED}: {found.checked:,} files checked, {found.images:,} images compared with "
+            f"their digests, {len(found.bad)} bad"
+        )
+    return Audit(ok=not found.bad, checked=found.checked, bad=found.bad)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CheckedStore:
+    """A store, and what its teacher needs to look again.
+
+    Raises:
+        ConfigError: it is an ensemble, which has no logits of its own.
+    """
+
+    store: Path
+    machine: Machine
+    trust: Trust
+    allow_drift: bool
+
+    def __post_init__(self) -> None:
+        if is_ensemble(self.store):
+            names = " and ".join(Ensemble.open(self.store).names)
+            raise ConfigError(
+                f"{self.store}: an ensemble has no logits of its own; verify {names} beside it"
+            )
+
+    def repair(self) -> None:
+        """Mend the store, and say what to do where DVC's cache has the damage too: mended files are new."""
+        damaged: list[Path] = []
+        lines = repair(
+            self.store,
+            *self._bench_and_teacher(),
+            about_to_mend=lambda files: damaged.extend(cached_objects(self.store, files)),
+        )
+        for line in lines:
+            note(line)
+        tell_cache_to_mend(self.store, damaged)
+
+    def audit(self, pairs: int, *, as_json: bool) -> Audit:
+        """Check the store, replay its teacher if asked, and tell people what was found."""
+        try:
+            audit = verify(self.store)
+        except StoreError as error:
+            if not as_json:
+                raise
+            return Audit(ok=False, checked=0, bad=[str(error)])
+        if audit.ok and pairs:
+            bench, teacher = self._bench_and_teacher()
+            opened = LogitStore.open(self.store, allow_drift=self.allow_drift)
+            audit = replace(replay(opened, bench, teacher, pairs), checked=audit.checked)
+        if not as_json:
+            tell_damaged_cache(self.store, audit.files)
+            tell_pending(self.store)
+            self._tell(audit)
+        return audit
+
+    def _bench_and_teacher(self) -> tuple[Bench, Teacher]:
+        made_by = read_header(self.store).teacher
+        name, precision = made_by["name"], made_by["precision"]
+        teacher = load_teacher(name, precision, self.machine.device, trust=self.trust)
+        return self.machine.bench(None), teacher
+
+    def _tell(self, audit: Audit) -> None:
+        _tell(audit.bad)
+        click.echo(f"{self.store}: {audit.checked} files checked, {len(audit.bad)} bad")
         if audit.drift is not None and str(audit.drift) not in audit.bad:
             click.echo(str(audit.drift))
         if audit.replayed:
@@ -93,36 +167,15 @@ def command(
                 f"{audit.replayed} pairs replayed: largest difference {audit.replay_max_abs_diff:.3g}, "
                 f"mean KL {audit.replay_kl_mean:.2e}"
             )
-    if not audit.ok:
-        raise click.exceptions.Exit(1)
 
 
-def _repair(store: Path, bench: Bench, teacher: Teacher) -> None:
-    """Mend a store, and say what to do where DVC's cache has the same damage: mended files are new ones."""
-    damaged: list[Path] = []
-    lines = repair(
-        store, bench, teacher, about_to_mend=lambda files: damaged.extend(cached_objects(store, files))
+def _joined(data: Audit, store: Audit) -> Audit:
+    """Return a store's findings with those of the prepared data before them."""
+    return replace(
+        store, ok=data.ok and store.ok, checked=data.checked + store.checked, bad=[*data.bad, *store.bad]
     )
-    for line in lines:
-        note(line)
-    if damaged:
-        click.echo(
-            f"{store}: DVC's cache still has the damage, and dvc push would send it; run: rm -f "
-            f"{_listed(damaged)} && dvc commit -f {store}",
-            err=True,
-        )
 
 
-def _tell_links(store: Path, audit: Audit) -> None:
-    """Say how to restore files that are links to DVC's cache: dvc checkout would bring the damage back."""
-    if damaged := cached_objects(store, [store / name for name in audit.files]):
-        click.echo(
-            f"{store}: DVC's cache has the same damage, so dvc checkout cannot restore it; mend it with: "
-            f"pipeline verify {store} --repair, or run: rm -f {_listed(damaged)} && dvc pull --force "
-            f"{store}",
-            err=True,
-        )
-
-
-def _listed(files: Sequence[Path]) -> str:
-    return " ".join(shlex.quote(str(file)) for file in files)
+def _tell(bad: Sequence[str]) -> None:
+    for problem in bad:
+        say(problem)

@@ -38,6 +38,7 @@ OPTIONS = {
     "verify": {
         "STORE",
         "--replay",
+        "--data",
         "--repair",
         "--trust-code",
         "--allow-drift",

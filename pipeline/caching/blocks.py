@@ -52,6 +52,14 @@ class HeldImages(Images):
         decoded = self.held.get(row)
         return self.source.image(row) if decoded is None else decoded.result()
 
+    def faults(self, rows: Rows) -> list[str]:
+        """Return a line for each of some images (n,) that is not the one that was prepared."""
+        return self.source.faults(rows)
+
+    def require_unchanged(self, rows: Rows) -> None:
+        """Refuse images (n,) that are not those that were prepared; see `Images.require_unchanged`."""
+        self.source.require_unchanged(rows)
+
     def subset(self, rows: Rows) -> Images:
         """Return some of the images, of which none is held."""
         return self.source.subset(rows)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pipeline.bench import Bench
 from pipeline.caching.blocks import DecodedBlocks
+from pipeline.caching.checks import PixelChecks
 from pipeline.caching.completion import complete
 from pipeline.caching.content import ShardContent
 from pipeline.caching.encoder import Encoder
@@ -117,12 +118,14 @@ class _Dump:
         index = read_index(writer.path, writer.header)
         self._places = places(writer.layout, index, self._splits)
         self._blocks = DecodedBlocks(bench)
+        self._checks = PixelChecks(self._splits, bench.workers)
         self._feeds = make_feeds(self._blocks.bench, teacher, spec.views, writer.layout, self._places)
 
     def make(self, shards: Iterable[ShardId]) -> None:
         """Make those of some shards that are missing.
 
         Raises:
+            DataError: an image is not the one that was prepared.
             ModelError: logits are not finite.
         """
         shards = list(shards)
@@ -142,6 +145,7 @@ class _Dump:
         ):
             writing: Future[None] | None = None
             for shard, content in encoder.encode(self._ordered(rows)):
+                self._checks.finish(shard)
                 self._require_finite(shard, content, rows[shard])
                 if writing is not None:
                     writing.result()
@@ -181,6 +185,7 @@ class _Dump:
     ) -> Iterator[Rows]:
         """Yield a shard's rows batch by batch, in the order in which they are rendered."""
         self._blocks.reach(shard)
+        self._checks.begin(shard, rows[shard])
         order = self._feeds[shard.section].arrange(shard.view, rows[shard])
         return (rows[shard][order[batch]] for batch in batches)
 

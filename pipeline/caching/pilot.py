@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pipeline.bench import Bench
@@ -59,6 +60,7 @@ def run_pilot(bench: Bench, teacher: Teacher, spec: DumpSpec, foretold: int | No
         foretold: training samples of the dump; None for those that are there.
 
     Raises:
+        DataError: an image is not the one that was prepared.
         ModelError: logits are not finite.
     """
     images = bench.data.train
@@ -71,6 +73,7 @@ def run_pilot(bench: Bench, teacher: Teacher, spec: DumpSpec, foretold: int | No
         for rows in [feed.spread(view, count)]
         for start in range(0, len(rows), size)
     ]
+    images.require_unchanged(np.unique(np.concatenate([rows for _, rows in batches])))
     outputs, times = [], [time.perf_counter()]
     for batch in feed.stream(batches):
         outputs.append(teacher.output(batch))

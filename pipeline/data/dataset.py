@@ -12,19 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.description import (
+    DESCRIPTION,
+    SCHEMA,
+    SPLITS,
+    Description,
+    index_files,
+    read_description,
+    write_described,
+)
 from pipeline.data.encoded import open_encoded
 from pipeline.data.form import Form, Keep
 from pipeline.data.images import Images
+from pipeline.data.index import missing
 from pipeline.data.packed import open_packed
 from pipeline.data.sample import UNLABELLED
-from pipeline.digests import spec_digest
-from pipeline.errors import DataError, quoted
-from pipeline.files import read_json, write_json
+from pipeline.digests import file_digest, spec_digest
+from pipeline.errors import DataError
 
-SPLITS = ("train", "validation", "test")
-DESCRIPTION = "dataset.json"
-SCHEMA = 3
-_FIELDS = {"classes": list, "mean": list, "std": list, "digest": str}
+__all__ = ["DESCRIPTION", "SCHEMA", "SPLITS", "PreparedData", "open_split", "write_description"]
 
 _KINDS: Mapping[Keep, Callable[[Path, str, Form], Images]] = {
     "pixels": open_packed,
@@ -59,22 +65,20 @@ class PreparedData:
             DataError: there is no complete prepared dataset in `folder`.
 
         """
-        description = _read_description(folder)
-        form = _form(description, folder / DESCRIPTION)
-        splits = {name: open_split(folder, name, form) for name in SPLITS}
-        digest = splits_digest(splits)
-        if digest != description["digest"]:
-            raise DataError(
-                f"{folder}: index files do not belong to dataset.json (digest {digest[:12]}, "
-                f"expected {description['digest'][:12]}); run: pipeline prepare"
-            )
+        description = read_description(folder)
+        splits = {name: open_described(folder, name, description) for name in SPLITS}
+        require_described(folder, description, splits)
         return cls(
-            classes=tuple(description["classes"]),
-            channels=form.channels,
-            mean=tuple(description["mean"]),
-            std=tuple(description["std"]),
+            classes=description.classes,
+            channels=description.channels,
+            mean=description.mean,
+            std=description.std,
             **splits,
         )
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of the keys and contents of all splits, as dataset.json has it."""
+        return splits_digest({name: getattr(self, name) for name in SPLITS})
 
 
 def open_split(folder: Path, name: str, form: Form) -> Images:
@@ -96,6 +100,7 @@ def write_description(
     mean_and_std: tuple[list[float], list[float]],
     splits: Mapping[str, Images],
     found: Mapping[str, Any],
+    made_with: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write dataset.json, the last file of a prepared dataset, and return its content.
 
@@ -103,8 +108,8 @@ def write_description(
     """
     mean, std = mean_and_std
     description = {
-        "schema": SCHEMA,
         "source": source,
+        "made_with": dict(made_with),
         "classes": list(classes),
         **form.to_dict(),
         "mean": mean,
@@ -113,44 +118,53 @@ def write_description(
         "labelled": {name: int((split.labels != UNLABELLED).sum()) for name, split in splits.items()},
         "digest": splits_digest(splits),
         **found,
+        "files": index_files(folder),
     }
-    write_json(folder / DESCRIPTION, description)
-    return description
+    return write_described(folder, description)
 
 
-def _form(description: dict[str, Any], path: Path) -> Form:
-    try:
-        form = Form.from_dict(description)
-    except KeyError as error:
-        raise DataError(f"{path}: has no {error}; run: pipeline prepare") from None
-    if form.keep not in _KINDS or form.channels not in (1, 3):
+def open_described(folder: Path, name: str, description: Description) -> Images:
+    """Open one split, whose index was written with a description.
+
+    Raises:
+        DataError: a file is missing, damaged, or differs from the one that was written.
+    """
+    for file in (f"{name}.npz", f"{name}.names"):
+        _require_file(folder / file, description.files.get(file))
+    return open_split(folder, name, description.form)
+
+
+def require_described(folder: Path, description: Description, splits: Mapping[str, Images]) -> None:
+    """Refuse splits that are not those of a description.
+
+    Raises:
+        DataError: their content, number or labels differ.
+    """
+    digest, n_classes = splits_digest(splits), len(description.classes)
+    if digest != description.digest:
         raise DataError(
-            f"{path}: keep is {quoted(form.keep)}, channels {quoted(form.channels)}; expected "
-            f"{' or '.join(_KINDS)}, 1 or 3; run: pipeline prepare"
+            f"{folder}: index files do not belong to dataset.json (digest {digest[:12]}, "
+            f"expected {description.digest[:12]}); run: pipeline prepare"
         )
-    return form
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / DESCRIPTION
-    try:
-        description: dict[str, Any] = read_json(path)
-    except FileNotFoundError:
-        raise DataError(
-            f"{folder}: no prepared dataset ({DESCRIPTION} is missing); run: pipeline prepare"
-        ) from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); run: pipeline prepare") from None
-    schema = description.get("schema") if isinstance(description, dict) else None
-    if schema != SCHEMA:
-        raise DataError(
-            f"{folder}: prepared data of schema {quoted(schema)}, this program reads "
-            f"{SCHEMA}; run: pipeline prepare, or with DVC: dvc repro -f -s prepare"
-        )
-    for name, kind in _FIELDS.items():
-        if not isinstance(description.get(name), kind):
+    for name, split in splits.items():
+        highest = int(split.labels.max(initial=UNLABELLED))
+        if len(split) != description.samples[name] or highest >= n_classes:
             raise DataError(
-                f"{path}: {name} is {quoted(description.get(name))}; expected a {kind.__name__}; run: "
+                f"{folder / name}.npz: {len(split):,} images with labels up to {highest}; expected "
+                f"{description.samples[name]:,} images of {n_classes} classes, as dataset.json says; run: "
                 "pipeline prepare"
             )
-    return description
+
+
+def _require_file(path: Path, expected: str | None) -> None:
+    if expected is None:
+        return  # Data of an older version: its digest covers keys and contents alone.
+    try:
+        found = file_digest(path)
+    except FileNotFoundError:
+        raise missing(path) from None
+    if found != expected:
+        raise DataError(
+            f"{path}: its bytes do not belong to dataset.json (SHA-256 {found[:12]}, expected "
+            f"{expected[:12]}); run: pipeline prepare"
+        )

@@ -43,6 +43,28 @@ class EncodedImages(Images):
         Raises:
             DataError: its file is missing, or is not the one that was prepared.
         """
+        path, content = self.root / self.names[row], self._content(row)
+        height, width = self.shapes[row].tolist()
+        image = shrink(decode(content, self.channels, path), self.short_side)
+        if image.shape[:2] != (height, width):
+            raise DataError(
+                f"{path}: decodes to {image.shape[0]}x{image.shape[1]} pixels; expected {height}x{width} "
+                "by its header; save it anew and run: pipeline prepare; or set data.keep to pixels"
+            )
+        return image
+
+    def faults(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return a line for each of some files (n,) that is missing or not the one that was prepared."""
+        lines = []
+        for row in rows.tolist():
+            try:
+                self._content(row)
+            except DataError as error:
+                lines.append(str(error))
+        return lines
+
+    def _content(self, row: int) -> NDArray[np.uint8]:
+        """Read the file that was prepared."""
         path = self.root / self.names[row]
         if not path.exists():
             raise DataError(
@@ -57,13 +79,7 @@ class EncodedImages(Images):
                 f"{path}: {len(content):,} bytes, not those that were prepared; expected the same file; "
                 "restore it, or run: pipeline prepare"
             )
-        image = shrink(decode(content, self.channels, path), self.short_side)
-        if image.shape[:2] != (height, width):
-            raise DataError(
-                f"{path}: decodes to {image.shape[0]}x{image.shape[1]} pixels; expected {height}x{width} "
-                "by its header; save it anew and run: pipeline prepare; or set data.keep to pixels"
-            )
-        return image
+        return content
 
 
 def open_encoded(folder: Path, split: str, form: Form) -> EncodedImages:
@@ -72,7 +88,7 @@ def open_encoded(folder: Path, split: str, form: Form) -> EncodedImages:
     Raises:
         DataError: a file of the index is missing or damaged.
     """
-    columns, names = read_index(folder, split)
+    columns, names = read_index(folder, split, EncodedImages.columns)
     return EncodedImages(
         root=find_root(form.root or "", folder),
         short_side=form.short_side,

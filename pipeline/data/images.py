@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.data.names import Names
 from pipeline.data.sample import NO_DECODER
 from pipeline.digests import array_digest
+from pipeline.errors import DataError
 
 Uniform = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -48,6 +49,23 @@ class Images(ABC):
     @abstractmethod
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return one image (H, W, C) uint8; safe to call from any thread."""
+
+    @abstractmethod
+    def faults(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return a line for each of some images (n,) whose bytes are not those that were prepared."""
+
+    def require_unchanged(self, rows: NDArray[np.int64]) -> None:
+        """Refuse images (n,) whose bytes are not those that were prepared; from any thread.
+
+        Images that are decoded at use are compared whenever they are read, and need no other look.
+
+        Raises:
+            DataError: naming the first, and how many there are.
+        """
+        faults = [] if self.decodes_at_use else self.faults(rows)
+        if faults:
+            more = f" ({len(faults):,} of {len(rows):,} images looked at)" if len(faults) > 1 else ""
+            raise DataError(f"{faults[0]}{more}")
 
     @property
     def uniform(self) -> Uniform | None:

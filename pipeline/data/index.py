@@ -7,8 +7,10 @@ SPLIT.names    one sample name a line
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.names import Names
+from pipeline.data.sample import UNLABELLED
 from pipeline.errors import DataError
 from pipeline.files import write_bytes
 
 Columns = dict[str, NDArray[Any]]
+# What each column of the index is: dtype, and values a sample.
+INDEX: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "shapes": ("<i4", (2,)),
+    "labels": ("<i8", ()),
+    "keys": ("<u8", ()),
+    "digests": ("<u8", ()),
+    "offsets": ("<i8", ()),
+}
+# Of a damaged archive: what numpy raises depends on the first wrong byte.
+_DAMAGED = (
+    *(EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, SyntaxError),
+)
+_LONGEST_SIDE = 1 << 20
 
 
 def write_index(folder: Path, split: str, columns: Columns, names: Names) -> None:
@@ -30,26 +47,58 @@ def write_index(folder: Path, split: str, columns: Columns, names: Names) -> Non
     write_bytes(folder / f"{split}.names", names.to_bytes())
 
 
-def read_index(folder: Path, split: str) -> tuple[Columns, Names]:
+def read_index(folder: Path, split: str, expected: tuple[str, ...]) -> tuple[Columns, Names]:
     """Return what `write_index` wrote.
 
+    Args:
+        folder: of the prepared dataset.
+        split: whose index.
+        expected: names of the columns of its kind of images.
+
     Raises:
-        DataError: it is missing or damaged.
+        DataError: it is missing, damaged, or not of the form that is written.
     """
     path = folder / f"{split}.npz"
     try:
-        with path.open("rb") as file, np.load(file) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             columns = dict(archive)
-        names, count = Names.parse((folder / f"{split}.names").read_bytes()), len(columns["labels"])
+        text = (folder / f"{split}.names").read_bytes()
     except FileNotFoundError as error:
         raise missing(error.filename) from None
-    except (EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: damaged ({error}); run: pipeline prepare") from None
-    if len(names) != count:
-        raise DataError(
-            f"{folder / split}.names: {len(names)} names, expected {count}; run: pipeline prepare"
-        )
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: damaged ({reason}); run: pipeline prepare") from None
+    names = Names.parse(text)
+    problem = _problem(columns, len(names), expected)
+    if problem is not None:
+        raise DataError(f"{path}: {problem}; run: pipeline prepare")
+    if not _is_utf8(text):
+        raise DataError(f"{folder / split}.names: not names in UTF-8; run: pipeline prepare")
     return columns, names
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _problem(columns: Columns, count: int, expected: tuple[str, ...]) -> str | None:
+    """Say in what columns are not those of an index of so many names."""
+    if set(columns) != set(expected):
+        return f"has the arrays {sorted(columns)}, expected {', '.join(sorted(expected))}"
+    for name, values in columns.items():
+        kind, shape = INDEX[name]
+        if values.dtype.newbyteorder("<") != np.dtype(kind) or values.shape != (count, *shape):
+            return f"{name} is {values.dtype} {values.shape}, expected {kind} {(count, *shape)}"
+    sides, labels = columns["shapes"], columns["labels"]
+    if count and not 1 <= int(sides.min()) <= int(sides.max()) <= _LONGEST_SIDE:
+        return f"sides of {int(sides.min())} to {int(sides.max())} pixels, expected 1 to {_LONGEST_SIDE}"
+    if count and int(labels.min()) < UNLABELLED:
+        return f"a label of {int(labels.min())}, expected {UNLABELLED} or more"
+    return None
 
 
 def missing(path: str | Path) -> DataError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Preparation:
         short_side: largest shorter side in pixels; larger images are shrunk to it. None leaves all alone.
         damaged: warn, images that are partly wrong are read and told; refuse, they are not, and of files
             that stay encoded all are decoded to find them.
+        made_with: all that params.yaml asks for, by the keys of `DECISIVE`; written down.
     """
 
     origin: str
@@ -56,6 +57,7 @@ class Preparation:
     keep: Keep = "pixels"
     short_side: int | None = None
     damaged: OnDamage = "warn"
+    made_with: Mapping[str, Any] = field(default_factory=dict)
 
     def form(self, source: Source, folder: Path) -> Form:
         """Return the form of a source's images in a prepared dataset in `folder`."""
@@ -130,6 +132,7 @@ def prepare(
             mean_and_std=moments.mean_and_std(),
             splits=images,
             found={"left_out": left_out, "leaks": leaks, "remarks": remarks.to_dict()},
+            made_with=asked.made_with,
         )
 
 

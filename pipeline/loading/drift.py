@@ -139,7 +139,10 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
 
     Raises:
         MismatchError: they had another number of channels.
+        DataError: an image is not the one that was prepared, which is no drift.
     """
+    if seen:
+        feed.images.require_unchanged(np.unique(np.concatenate([s.rows for s in seen])))
     differing: list[str] = []
     levels = [np.zeros(0, np.int64)]
     for sighting, pixels in zip(seen, feed.rendered((s.view, s.rows) for s in seen), strict=True):

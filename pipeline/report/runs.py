@@ -80,6 +80,7 @@ class Run:
         macs, cpu_latency_ms: of one image. What has a default, a run of an older version lacks.
         classes, confusions: of the test images.
         made_with: parameters that decided it, as JSON; None for a run of an older version.
+        dataset: digest of the data that it was trained on; None likewise.
     """
 
     student: str
@@ -104,6 +105,7 @@ class Run:
     confusions: tuple[Confusion, ...] = ()
     history: tuple[Epoch, ...]
     made_with: str | None = None
+    dataset: str | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the run's row of the results, in the order of `RESULT_COLUMNS`."""
@@ -111,7 +113,7 @@ class Run:
 
 
 # Told on the page, and too long for the results.
-DETAILS = ("classes", "confusions", "history", "made_with")
+DETAILS = ("classes", "confusions", "history", "made_with", "dataset")
 _RESULTS = [field for field in fields(Run) if field.name not in DETAILS]
 RESULT_COLUMNS = tuple(field.name for field in _RESULTS)
 _NEEDED = tuple(field.name for field in _RESULTS if field.default is MISSING)
@@ -144,6 +146,7 @@ def read_run(folder: Path, planned: PlannedRun) -> Run:
         confusions=confusions,
         history=_read_history(folder / "history.csv", planned.command),
         made_with=metrics.get("made_with"),
+        dataset=metrics.get("dataset"),
     )
 
 

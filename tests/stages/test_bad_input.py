@@ -30,6 +30,7 @@ def bad(num_classes=4, value=1):
     return Bad(num_classes, value)
 """
 STORE = Path("data/logits/main.zarr")
+OTHER = ["--set", "data.source=npz:bad.npz"]
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def npz(**changes: object) -> list[str]:
         else:
             arrays[key] = value
     np.savez("bad.npz", **arrays)
-    return ["prepare", "--set", "data.source=npz:bad.npz"]
+    return ["prepare", *OTHER]
 
 
 def image_folder(classes: int = 2, *, held_out: str = "test") -> Path:
@@ -196,7 +197,7 @@ def test_classes_that_do_not_match(project, fails):
     arrays = dict(np.load("data.npz"))
     labels = {key: arrays[key] % 3 for key in ("train_labels", "test_labels")}
     assert run(*npz(**labels)) == 0
-    fails(["cache-logits", "main"], "teacher tutor has 4 classes, the data 3")
+    fails(["cache-logits", "main", *OTHER], "teacher tutor has 4 classes, the data 3")
 
 
 def test_classes_in_another_order(project, fails):
@@ -292,8 +293,8 @@ def test_store_of_other_content(project, fails):
     images[11, 3, 3, 2] ^= 255
     assert run(*npz(train_images=images)) == 0
     student = ["train-student", "pupil", "kd", "0", "--dump", "main"]
-    fails(student, "'train/11' has other content")
-    fails(["cache-logits", "main"], "another dataset", "rm -r")
+    fails([*student, *OTHER], "'train/11' has other content")
+    fails(["cache-logits", "main", *OTHER], "another dataset", "rm -r")
     assert STORE.exists()
 
 

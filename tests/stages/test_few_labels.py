@@ -155,7 +155,7 @@ def test_unlabelled_images_go_from_a_folder_to_students(photos, capsys, labels_s
     assert found["checked"] == labelled + len(data.validation) + len(data.test)
 
 
-def test_images_without_any_label_teach_students_of_a_dump_alone(photos, capsys):
+def test_images_without_any_label_teach_students_of_a_dump_alone(photos, capsys, edit):
     """Classes are folders that are empty then."""
     assert run("prepare") == 0
     assert run("train-teacher", "tutor") == 0
@@ -164,7 +164,8 @@ def test_images_without_any_label_teach_students_of_a_dump_alone(photos, capsys)
     capsys.readouterr()
     assert run("prepare") == 1
     assert "0 validates on nothing" in capsys.readouterr().err
-    assert run("prepare", "--set", "data.validation=0") == 0
+    edit({"data": {"validation": 0}})
+    assert run("prepare") == 0
     assert f"{CLASSES} classes, train 100 (100 unlabelled)" in capsys.readouterr().out
     assert run("cache-logits", "main") == 0
     assert run(*KD) == 0

@@ -180,8 +180,9 @@ def test_encoded_data_is_refused_by_a_store_of_packed_ones(project, capsys):
     assert run("train-teacher", "tutor", "--set", "teachers.tutor.epochs=1") == 0
     poor = ["--set", "dumps.main.allow_poor_teacher=true"]
     assert run("cache-logits", "main", *poor) == 0
-    assert run("prepare", "--set", "data.keep=encoded") == 0
-    assert run("cache-logits", "main", *poor) == 1
+    encoded = ["--set", "data.keep=encoded"]
+    assert run("prepare", *encoded) == 0
+    assert run("cache-logits", "main", *poor, *encoded) == 1
     assert "has other content there" in capsys.readouterr().err.strip().splitlines()[-1]
 
 

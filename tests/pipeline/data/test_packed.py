@@ -25,7 +25,8 @@ def pack(tmp_path, prepare_quietly):
             for name, label, image in zip(names, labels, images, strict=True)
         ]
         channels = images[0].shape[2]
-        source = Source(classes=("a", "b"), channels=channels, train=samples, test=samples[:1])
+        classes = tuple(map(str, range(1 + max(2, *labels))))
+        source = Source(classes=classes, channels=channels, train=samples, test=samples[:1])
         return PreparedData.open(prepare_quietly(source, tmp_path / folder, validation=0)).train
 
     return run
