@@ -1,7 +1,8 @@
 """Prove pyproject.toml's lower bounds: the lowest versions that it allows run a small job.
 
-The packages get an environment of their own, in a temporary folder. torch and torchvision are those of the
-environment that runs this, since a second copy takes gigabytes; so their own bounds are not tried.
+The packages get an environment of their own, in a temporary folder. torch and torchvision are those of
+the environment that runs this, since a second copy takes gigabytes; so their bounds are not tried. dvc is
+left out: it calls the commands, which never import it, and wants newer versions of other packages.
 Needs a package registry, as `pip install` finds it, and a few minutes. Called by `make lowest`.
 """
 
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ("torch", "torchvision")
+APART = ("torch", "torchvision", "dvc")
 _BOUND = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)>=(?P<version>[0-9][0-9.]*)(,<[0-9][0-9.]*)?")
 
 PARAMS = """
@@ -48,7 +49,7 @@ JOB = (
 
 
 def lowest_versions(pyproject: Path) -> dict[str, str]:
-    """Return the lowest version of each dependency that a pyproject.toml names, the shared ones left out.
+    """Return the lowest version of each dependency that a pyproject.toml names, without those apart.
 
     Raises:
         ValueError: a dependency has no plain lower bound.
@@ -61,7 +62,7 @@ def lowest_versions(pyproject: Path) -> dict[str, str]:
                 f"{pyproject}: dependency {line!r}; expected NAME>=VERSION, or NAME>=VERSION,<NEXT"
             )
         found[match["name"]] = match["version"]
-    return {name: version for name, version in found.items() if name not in SHARED}
+    return {name: version for name, version in found.items() if name not in APART}
 
 
 def main() -> None:

@@ -44,7 +44,8 @@ def require_one_process(instead: str) -> None:
         return
     for launcher, names in _launchers().items():
         size, rank = map(_count, names)
-        if size > 1 or rank > 0:
+        # RANK alone is set by other programs, too.
+        if size > 1 or (rank > 0 and names[1] != "RANK"):
             given = " and ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
             raise ConfigError(
                 f"{launcher} started several processes ({given}), and each would do all of the work; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import tomllib
 from pathlib import Path
 
@@ -21,11 +22,11 @@ def lowest():
     return module
 
 
-def test_every_lower_bound_is_tried_but_those_of_torch(lowest):
+def test_every_lower_bound_is_tried_but_those_of_torch_and_dvc(lowest):
     lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     tried = lowest.lowest_versions(ROOT / "pyproject.toml")
     bounded = {Requirement(line).name: Requirement(line).specifier for line in lines}
-    assert set(bounded) - set(tried) == {"torch", "torchvision"}
+    assert set(bounded) - set(tried) == {"torch", "torchvision", "dvc"}
     for name, version in tried.items():
         assert Version(version) in bounded[name]
         below = [part.version for part in bounded[name] if part.operator == ">="]
@@ -52,6 +53,12 @@ def test_the_job_runs_the_commands_of_a_main_job(lowest):
         "inspect",
         "verify",
     }
+
+
+def test_no_command_imports_dvc():
+    for folder in ("pipeline", "stages"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert not re.search(r"^\s*(import|from) dvc\b", file.read_text(), re.MULTILINE), file
 
 
 def test_continuous_integration_tries_them():

@@ -17,7 +17,6 @@ SEVERAL = [
     {"RANK": "0", "WORLD_SIZE": "2"},
     {"RANK": "1", "WORLD_SIZE": "2"},
     {"WORLD_SIZE": "2"},
-    {"RANK": "1"},
     {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
     {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"},
     {"SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
@@ -27,6 +26,7 @@ SEVERAL = [
 ALONE = [
     {},
     {"RANK": "0", "WORLD_SIZE": "1"},
+    {"RANK": "3"},
     {"RANK": "", "WORLD_SIZE": "many"},
     # A batch script that calls the command without srun.
     {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"},
