@@ -20,7 +20,7 @@ from pipeline.training.history import EpochRecord, TrainingResult
 from stages import layout
 
 # One that was just ended may still hold its run.
-WAIT_SECONDS = 3.0
+WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
