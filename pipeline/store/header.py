@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.differences import difference
+from pipeline.digests import canonical_json
 from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
 from pipeline.files import parse_object, write_json
 from pipeline.models.teacher import Teacher
@@ -133,6 +134,10 @@ class Header:
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptStoreError(f"{origin}: not a store's header ({error!r}); {RESTORE}") from None
         return cls.from_dict(value, origin)
+
+    def says_the_same_as(self, other: Header) -> bool:
+        """Whether both say the same; one may have been read from a file, where tuples have become lists."""
+        return canonical_json(self.to_dict()) == canonical_json(other.to_dict())
 
     def extends(self, other: Header) -> bool:
         """Whether a store of this header may have grown, or be growing, from one of the other."""
