@@ -95,7 +95,7 @@ def read_growth(path: Path) -> tuple[Header, Index]:
 
 def is_complete(path: Path, header: Header) -> bool:
     """Whether a store is complete, and holds just what a header says."""
-    return (path / MANIFEST).exists() and Manifest.read(Location(path)).header == header
+    return (path / MANIFEST).exists() and Manifest.read(Location(path)).header.says_the_same_as(header)
 
 
 def is_growing(path: Path) -> bool:
@@ -108,7 +108,7 @@ def pending(path: Path) -> Pending | None:
     if not is_growing(path) or not (path / MANIFEST).exists():
         return None
     folder, manifest, header = growth_folder(path), Manifest.read(Location(path)), _header(path)
-    if header == manifest.header:
+    if header.says_the_same_as(manifest.header):
         return None
     train, done = header.layout.sections["train"], Records(folder).read()
     lacking = set(header.layout.shards()) - set(manifest.shards)

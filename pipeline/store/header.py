@@ -177,6 +177,10 @@ class Header:
             ) from None
         return cls.from_dict(value, origin)
 
+    def says_the_same_as(self, other: Header) -> bool:
+        """Whether both say the same; one may have been read from a file, where tuples have become lists."""
+        return canonical_json(self.to_dict()) == canonical_json(other.to_dict())
+
     def extends(self, other: Header) -> bool:
         """Whether a store of this header may have grown, or be growing, from one of the other."""
         ours, theirs = self.layout, other.layout

@@ -41,16 +41,10 @@ def require_store_or_nothing(path: Path) -> None:
     _require_folder_of_its_own(path)
     if (path / ZARR_JSON).exists():
         return
-    if is_ensemble(path):
-        raise StoreError(f"{path}: holds an ensemble; expected a store or nothing; choose another name")
-    if (path / MANIFEST).exists():
-        raise CorruptStoreError(f"{path}: {ZARR_JSON} is missing; {RESTORE}")
-    begun = frame_files(path)
-    if others := sorted(name for name in _files(path) - begun if not is_passing(name)):
-        raise StoreError(
-            f"{path}: holds files but no {ZARR_JSON} ({named(others)} there); expected a store or nothing; "
-            "move them away or choose another --out"
-        )
+    problem = _no_place(path)
+    # Another process may have made a store in between.
+    if problem and not (path / ZARR_JSON).exists():
+        raise problem
 
 
 def require_ensemble_or_nothing(path: Path) -> None:
@@ -121,6 +115,21 @@ def _require_folder_of_its_own(path: Path) -> None:
                 f"{path}: is inside another store, {around}; expected a folder of its own; choose another "
                 "--out"
             )
+
+
+def _no_place(path: Path) -> StoreError | None:
+    """Return why no store can be made in a folder that is none."""
+    if is_ensemble(path):
+        return StoreError(f"{path}: holds an ensemble; expected a store or nothing; choose another name")
+    if (path / MANIFEST).exists():
+        return CorruptStoreError(f"{path}: {ZARR_JSON} is missing; {RESTORE}")
+    others = sorted(name for name in _files(path) - frame_files(path) if not is_passing(name))
+    if not others:
+        return None
+    return StoreError(
+        f"{path}: holds files but no {ZARR_JSON} ({named(others)} there); expected a store or nothing; "
+        "move them away or choose another --out"
+    )
 
 
 def _files(path: Path) -> set[str]:

@@ -193,7 +193,7 @@ def test_two_writers_at_once_end_with_one_good_store(uninterrupted):
     # The second waits, and finds the store complete or says who writes it.
     assert statuses in ([0, 0], [0, 1])
     if statuses[1]:
-        assert any("is being written by process" in error for error in errors)
+        assert any("is being written by process" in error for error in errors), errors
     assert content(STORE) == uninterrupted
 
 

@@ -13,7 +13,10 @@ import torch
 import zarr
 
 from pipeline.audit import replay, verify
+from pipeline.caching.completion import complete
 from pipeline.caching.dump import cache_logits
+from pipeline.caching.opening import open_for_writing
+from pipeline.caching.spec import splits_of
 from pipeline.errors import CorruptStoreError, IncompleteStoreError, LockedError, MismatchError
 from pipeline.store.lock import gate, writing
 from pipeline.store.reader import LogitStore
@@ -166,6 +169,15 @@ def test_a_newcomer_says_who_is_at_the_gate(path, bench, teacher, make_spec, mon
     monkeypatch.setattr("pipeline.caching.dump.WAIT_SECONDS", 0.3)
     with gate(path, 0), pytest.raises(LockedError, match=r"process \d+ on"):
         cache_logits(bench, teacher, make_spec(), path)
+
+
+def test_the_writer_that_made_the_store_may_find_it_completed_by_another(bench, teacher, make_spec, path):
+    """It has its header from memory, not from a file."""
+    spec = make_spec(view_count=1)
+    header, _ = open_for_writing(bench, teacher, spec, path)
+    cache_logits(bench, teacher, spec, path)
+    assert complete(path, header, splits_of(bench.data), completes=True) is not None
+    assert not (path / "growth").exists()
 
 
 def test_a_run_killed_while_it_creates_the_store_leaves_none(bench, teacher, make_spec, path, monkeypatch):

@@ -1,0 +1,129 @@
+"""A command that is killed before any change of the file system ends, run again, as if it had not been."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.store.reader import LogitStore
+from tests.stages.conftest import write_images
+from tests.stages.forks import Forks
+from tests.stages.projects import DUMPED, MADE, TRAINED, Projects, Step, differing
+
+STORE = "data/logits/main.zarr"
+# Kills per scenario by default; with -m slow, two before every change of the file system.
+SAMPLED = 4
+KILLED = -9
+
+
+def edited(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    change(params)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def more_views(folder: Path) -> None:
+    edited(folder, lambda params: params["dumps"]["main"]["views"].update(count=5))
+
+
+def more_images(folder: Path) -> None:
+    write_images(folder, 120)
+
+
+def second_dump(folder: Path) -> None:
+    def change(params: dict[str, Any]) -> None:
+        params["dumps"]["other"] = {**params["dumps"]["main"], "precision": "bf16"}
+        params["ensembles"] = {"both": {"of": ["main", "other"]}}
+
+    edited(folder, change)
+
+
+def damage(folder: Path) -> None:
+    for name in ("train/codes/c/1/0/0", "train/keys/c/0", "test/codes/zarr.json"):
+        file = folder / STORE / name
+        changed = bytearray(file.read_bytes())
+        changed[len(changed) // 2] ^= 1
+        file.write_bytes(changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A command, and what comes before it; `readable` says how many views a reader finds after a kill."""
+
+    command: str
+    before: tuple[Step, ...] = ()
+    readable: tuple[int, ...] | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return (*self.before, self.command)
+
+
+DUMP = "cache-logits main"
+EXPORT = "export models/students/main-pupil-kd-0.pt --format pt2 --out pupil.pt2"
+SCENARIOS = {
+    "prepare": Scenario(command="prepare"),
+    "prepare-more-images": Scenario(command="prepare", before=("prepare", more_images)),
+    "teacher": Scenario(command="train-teacher tutor", before=("prepare",)),
+    "dump": Scenario(command=DUMP, before=MADE),
+    "more-views": Scenario(command=DUMP, before=(*DUMPED, more_views), readable=(3, 5)),
+    "more-images": Scenario(command=DUMP, before=(*DUMPED, more_images, "prepare"), readable=(3,)),
+    "repair": Scenario(command=f"verify {STORE} --repair", before=(*DUMPED, damage)),
+    "student": Scenario(command="train-student pupil kd 0 --dump main", before=DUMPED),
+    "baseline": Scenario(command="train-student pupil scratch 0", before=DUMPED),
+    "ensemble": Scenario(command="cache-logits both", before=(*DUMPED, second_dump, "cache-logits other")),
+    "report": Scenario(command="report", before=TRAINED),
+    "export": Scenario(command=EXPORT, before=TRAINED),
+}
+
+
+def kill_and_resume(
+    forks: Forks, projects: Projects, scenario: Scenario, folder: Path, kill_before: int, *, torn: bool
+) -> None:
+    """Kill a scenario's command, look at what is readable, run it again and compare the whole folder."""
+    before = projects.after(*scenario.before)
+    shutil.copytree(before, folder)
+    status, said = forks.run(folder, *scenario.command.split(), kill_before=kill_before, torn=torn)
+    # Threads may make fewer changes than they made before.
+    assert status in (KILLED, 0), said
+    if scenario.readable is not None:
+        complete, found = (LogitStore.open(place / STORE) for place in (before, folder))
+        assert found.n_views in scenario.readable
+        for view in range(complete.n_views):
+            assert (found.view(view)[: len(complete.view(view))] == complete.view(view)).all()
+    status, said = forks.run(folder, *scenario.command.split())
+    assert status == 0, said
+    assert differing(folder, projects.after(*scenario.steps)) == []
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_some_kills_leave_no_trace(forks, projects, tmp_path, name):
+    changes = projects.changes(*SCENARIOS[name].steps)
+    generator = random.Random(name)
+    for kill_before in generator.sample(range(1, changes + 1), min(SAMPLED, changes)):
+        torn = generator.random() < 0.5
+        kill_and_resume(forks, projects, SCENARIOS[name], tmp_path / "killed", kill_before, torn=torn)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_kill_leaves_a_trace(forks, projects, tmp_path, name):
+    changes, failed = projects.changes(*SCENARIOS[name].steps), []
+    for kill_before in range(1, changes + 1):
+        for torn in (False, True):
+            folder = tmp_path / f"{kill_before}{'-torn' * torn}"
+            try:
+                kill_and_resume(forks, projects, SCENARIOS[name], folder, kill_before, torn=torn)
+            except Exception as error:
+                failed.append(f"{folder.name}: {str(error)[:300]}")
+    print(f"{name}: {2 * changes} kills, before each of {changes} changes: {len(failed)} left a trace")
+    assert not failed, "\n".join(failed)
