@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pipeline.errors import DeviceError
+from pipeline.errors import DeviceError, brief, is_out_of_memory
 
 
 @contextmanager
@@ -24,7 +24,9 @@ def naming_memory(device: torch.device, what: str, remedy: str) -> Iterator[None
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise DeviceError(
             f"{device}: too little memory for {what} ({_figures(device, error)}); {remedy}"
         ) from error
@@ -32,7 +34,7 @@ def naming_memory(device: torch.device, what: str, remedy: str) -> Iterator[None
 
 def _figures(device: torch.device, error: Exception) -> str:
     if device.type != "cuda":
-        return str(error).splitlines()[0]
+        return brief(str(error).rpartition("DefaultCPUAllocator: ")[2])
     free, total = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_allocated(device)
     return f"{held / 1e9:.1f} GB held by it, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"

@@ -20,10 +20,16 @@ from a file or a user stand in it as `quoted` or `brief` give them, bounded and 
 from __future__ import annotations
 
 import difflib
+import errno
 import unicodedata
 from collections.abc import Iterable
 
 _LONGEST = 200
+# Parts of messages by which torch and the libraries below it tell that memory is short.
+_SHORT_OF_MEMORY = (
+    *("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc"),
+    *("_ALLOC_FAILED", "Cannot allocate memory"),
+)
 # Control characters, direction marks and lone surrogates: a terminal obeys them, or cannot write them.
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
@@ -74,6 +80,18 @@ class MismatchError(StoreError):
 
 class LockedError(StoreError):
     """Another process is writing the store, or the files of the run."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, torch or the system says that memory is short, on a device or the host."""
+    # The class of devices goes by its name: this module imports no torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(
+        part in str(error) for part in _SHORT_OF_MEMORY
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

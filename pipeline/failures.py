@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError, NotFiniteError, PipelineError
+from pipeline.errors import ModelError, NotFiniteError, PipelineError, is_out_of_memory
 
 # What torch, and code on top of it, raises on inputs that it cannot take.
 _KINDS = (
@@ -35,7 +35,7 @@ def naming_failure(work: str) -> Iterator[None]:
     try:
         yield
     except _KINDS as error:
-        if isinstance(error, PipelineError | torch.OutOfMemoryError):
+        if isinstance(error, PipelineError) or is_out_of_memory(error):
             raise
         reason = textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" …")
         raise ModelError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, is_out_of_memory
 
 _ROOM = "free some space and run the command again; finished work is kept"
 _WRITABLE = "make it writable, or choose another folder"
@@ -50,11 +50,6 @@ _REMEDIES = {
     errno.ENETUNREACH: f"check the network, and {_AGAIN}",
     errno.EPIPE: _AGAIN,
 }
-# Parts of messages by which torch and its libraries tell that memory is short.
-_OUT_OF_MEMORY = (
-    *("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc"),
-    *("_ALLOC_FAILED", "Cannot allocate memory"),
-)
 _OUT_OF_THREADS = ("can't start new thread", "Resource temporarily unavailable")
 
 
@@ -62,7 +57,7 @@ def explain(error: Exception) -> str:
     """Return one line about what stopped a command: what failed, why, and what to do."""
     if isinstance(error, PipelineError):
         return str(error)
-    if _is_memory(error):
+    if is_out_of_memory(error):
         return _about_memory(error)
     if _says(error, _OUT_OF_THREADS):
         return f"too many threads or processes for this machine or its limits; {_LESS}, or raise ulimit -u"
@@ -72,13 +67,6 @@ def explain(error: Exception) -> str:
         return f"{_first_line(error)}; check the address and the network, and {_AGAIN}"
     found = f"unexpected {type(error).__name__}: {_first_line(error)}"
     return f"{found}; this is a defect or a damaged input; run again with --debug for the traceback"
-
-
-def _is_memory(error: Exception) -> bool:
-    # The class of devices goes by its name, as torch may not be loaded.
-    named = type(error).__name__ == "OutOfMemoryError"
-    short = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    return named or short or isinstance(error, MemoryError) or _says(error, _OUT_OF_MEMORY)
 
 
 def _says(error: Exception, parts: tuple[str, ...]) -> bool:
