@@ -83,7 +83,7 @@ class LockedError(StoreError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python, torch or the system says that memory is short, on a device or the host."""
+    """Whether an error of Python, torch or the system says that memory is short, of a device or a host."""
     # The class of devices goes by its name: this module imports no torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
