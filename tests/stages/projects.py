@@ -59,8 +59,8 @@ class Projects:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Return each file of a folder: its digest, or its values without measured speeds."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    """Return each file of a folder but locks: its digest, or its values without measured speeds."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".lock")
     return {str(file.relative_to(folder)): _file_content(file) for file in files}
 
 
