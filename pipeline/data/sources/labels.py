@@ -41,7 +41,7 @@ def numbered_classes(where: object, labels: Labels) -> tuple[tuple[str, ...], La
 
 
 def require_known_labels(where: object, classes: Sequence[str], labels: Labels) -> None:
-    """Refuse labels that no class is for, or no training image; tell of classes that nothing is shown of.
+    """Refuse labels without a class or a training image; tell of classes without a labelled one.
 
     Raises:
         DataError: naming the first such label.
@@ -59,6 +59,11 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
     trained = _occurring(labels["train"])
     if not len(trained):
         return
+    unseen = [classes[label] for label in np.setdiff1d(np.arange(len(classes)), trained)]
+    # Unlabelled images may show any class.
+    if len(labels["train"]) > np.count_nonzero(labels["train"] != UNLABELLED):
+        _tell_unseen(unseen, where, "labelled training image")
+        return
     for split, some in labels.items():
         unknown = np.setdiff1d(_occurring(some), trained)
         if len(unknown):
@@ -66,13 +71,13 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
                 f"{where}: class {classes[unknown[0]]!r} (label {unknown[0]}) occurs in {split} and has no "
                 "training image; expected at least one; add some, or leave the class out"
             )
-    _tell_unseen([classes[label] for label in np.setdiff1d(np.arange(len(classes)), trained)], where)
+    _tell_unseen(unseen, where, "image at all")
 
 
-def _tell_unseen(names: Sequence[str], where: object) -> None:
+def _tell_unseen(names: Sequence[str], where: object, missing: str) -> None:
     if names:
         more = ", …" if len(names) > _SHOWN else ""
-        note(f"{where}: {len(names):,} classes have no image at all: {', '.join(names[:_SHOWN])}{more}")
+        note(f"{where}: {len(names):,} classes have no {missing}: {', '.join(names[:_SHOWN])}{more}")
 
 
 def _occurring(labels: NDArray[Any]) -> NDArray[np.int64]:

@@ -245,6 +245,12 @@ def test_classes_without_any_image_are_told(open_npz, capsys):
     assert "1 classes have no image at all: never" in capsys.readouterr().err
 
 
+def test_classes_that_only_unlabelled_images_may_show_are_told(open_npz, capsys):
+    source = open_npz(train_labels=np.array([1, 2, -1] * 2), test_labels=np.array([0, 1, 2]))
+    assert source.classes == ("0", "1", "2")
+    assert "1 classes have no labelled training image: 0" in capsys.readouterr().err
+
+
 def test_a_single_array_is_refused_in_plain_words(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(DataError, match=r"a single array, as of an \.npy"):
