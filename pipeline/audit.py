@@ -90,7 +90,8 @@ def _contradictions(location: Location, manifest: Manifest) -> list[str]:
     """Compare what is said twice: in the root and in the manifest, and of samples and their digest."""
     problems = []
     try:
-        if Header.read(location).to_dict() != manifest.header.to_dict():
+        root = Header.parse(manifest.read_metadata(location, ZARR_JSON), f"{location}/{ZARR_JSON}")
+        if not root.says_the_same_as(manifest.header):
             problems.append(f"{ZARR_JSON} describes another store than {MANIFEST}")
         index = {name: section.index for name, section in LogitStore(location, manifest).sections.items()}
     except StoreError as error:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import brief
+from pipeline.errors import bounded
 
 _TOLD, _LONGEST = 3, 60
 
@@ -21,7 +21,7 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     was, now = _flat(there), _flat(json.loads(json.dumps(here)))
     names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
     listed = [
-        f"{brief(name)} was {brief(was.get(name), _LONGEST)}, is {brief(now.get(name), _LONGEST)}"
+        f"{bounded(name)} was {bounded(was.get(name), _LONGEST)}, is {bounded(now.get(name), _LONGEST)}"
         for name in names[:_TOLD]
     ]
     return "; ".join(listed) + (f"; and {len(names) - _TOLD} more" if len(names) > _TOLD else "")

@@ -112,7 +112,7 @@ def quoted(value: object, longest: int = _LONGEST) -> str:
     if isinstance(value, str) and len(value) > 2 * longest:
         value = value[:longest] + value[-longest:]
     try:
-        return printable(shortened(repr(value), longest))
+        return shortened(printable(repr(value)), longest)
     except (RecursionError, ValueError):  # nested too deeply, or an integer of thousands of digits
         return f"a {type(value).__name__}"
 
@@ -124,7 +124,16 @@ def brief(value: object, longest: int = _LONGEST) -> str:
     'no such key'
     """
     text = str(value)[: 16 * longest].strip()
-    return printable(shortened(next(iter(text.splitlines()), ""), longest))
+    return bounded(next(iter(text.splitlines()), ""), longest)
+
+
+def bounded(value: object, longest: int = _LONGEST) -> str:
+    r"""Return a value as text of one line, without quotes: escaped, the middle left out.
+
+    >>> bounded("a\nb")
+    'a\\nb'
+    """
+    return shortened(printable(str(value)[: 16 * longest]), longest)
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.audit import replay
 from pipeline.bench import Bench
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, brief
+from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, bounded, quoted
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
@@ -91,7 +91,10 @@ def require_as_asked(params: Params, dump: str, store: LogitStore, device: torch
     store.require_teacher(teacher)
     (name,) = store.teacher_names
     if name != spec.teacher:
-        note(f"{store.location}: teacher {spec.teacher!r} is called {name!r} there, of the same weights")
+        note(
+            f"{store.location}: teacher {spec.teacher!r} is called {quoted(name)} there, of the same "
+            "weights"
+        )
     return teacher
 
 
@@ -118,13 +121,13 @@ def require_described_teacher(params: Params, dump: str, store: LogitStore) -> N
     differing = card_difference(params, spec.teacher, card)
     precision = header.teacher.get("precision")
     if precision != spec.precision:
-        differing = f"dumps.{dump}.precision was {brief(precision)}, is {spec.precision}"
+        differing = f"dumps.{dump}.precision was {bounded(precision)}, is {spec.precision}"
     checkpoint = layout.teacher_checkpoint(spec.teacher)
     if not differing and (there == spec.teacher or checkpoint.exists()):
         return
-    made_by = f"{brief(there)!r} ({brief(card.architecture.name)})"
+    made_by = f"{quoted(there)} ({bounded(card.architecture.name)})"
     asked_for = f"{spec.teacher!r} ({params.teacher(spec.teacher).model})"
-    ways = [f"set dumps.{dump}.teacher: {brief(there)}"] if there != spec.teacher else []
+    ways = [f"set dumps.{dump}.teacher: {bounded(there)}"] if there != spec.teacher else []
     ways += [] if differing else [f"bring {checkpoint} to compare its weights"]
     raise MismatchError(
         f"{store.location} was made by teacher {made_by}, params.yaml asks for {asked_for}"

@@ -16,7 +16,7 @@ import pydantic
 
 from pipeline.data.form import Form, Keep
 from pipeline.digests import file_digest, spec_digest
-from pipeline.errors import DataError, MismatchError, brief
+from pipeline.errors import DataError, MismatchError, bounded
 from pipeline.files import parse_object, write_json
 
 DESCRIPTION = "dataset.json"
@@ -188,8 +188,8 @@ def _same_place(there: str, here: str) -> bool:
 
 
 def _named(values: Mapping[str, Any], names: list[str]) -> str:
-    others = [f"{name} {brief(values[name])}" for name in names if name != "source"]
-    source = brief(values["source"], _LONGEST_VALUE)
+    others = [f"{name} {bounded(values[name])}" for name in names if name != "source"]
+    source = bounded(values["source"], _LONGEST_VALUE)
     return f"{source} with {', '.join(others)}" if others else source
 
 
@@ -198,7 +198,7 @@ def _parsed(adapter: pydantic.TypeAdapter[Any], content: bytes, path: Path) -> A
         return adapter.validate_json(content, strict=True)
     except pydantic.ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(brief(part) for part in problem["loc"])
+        where = ".".join(bounded(part) for part in problem["loc"])
         reason = problem["msg"] if problem["type"] != "json_invalid" else f"not JSON ({problem['msg']})"
         raise DataError(f"{path}: {where and f'{where}: '}{reason}; {_AGAIN}") from None
 

@@ -38,8 +38,7 @@ class Fault:
 def metadata_faults(location: Location, metadata: Mapping[str, str]) -> Iterator[Fault]:
     """Read files that are no shards, by name and SHA-256, and yield those that are something else."""
     for name, digest in metadata.items():
-        _, problem = look_up(location, name, digest)
-        if problem:
+        if problem := _problem(location, name, digest):
             yield Fault(name, problem)
 
 
@@ -50,8 +49,7 @@ def shard_faults(
     for shard in track(shards, "verify", total=len(shards), unit="shard"):
         for array, (size, digest) in shards[shard].files.items():
             name = str(layout.shard_file(shard, array))
-            _, problem = look_up(location, name, digest, size)
-            if problem:
+            if problem := _problem(location, name, digest, size):
                 yield Fault(name, problem, shard)
 
 
@@ -79,6 +77,9 @@ def look_up(
         digest: SHA-256 (hex) of what was written.
         size: bytes that were written; None where they are not known.
         most_bytes: the largest file that is read where its size is not known.
+
+    Raises:
+        CorruptStoreError: there is something else than a file.
     """
     content, problem = _read(location, name, digest, size, most_bytes)
     if not problem:
@@ -93,11 +94,16 @@ def look_up(
 def _read(
     location: Location, name: str, digest: str, size: int | None, most_bytes: int
 ) -> tuple[bytes | None, str | None]:
-    try:
-        content = location.find(name, most_bytes if size is None else size)
-    except NoFileError as error:
-        return None, error.problem
+    content = location.find(name, most_bytes if size is None else size)
     return content, problem_of(content, digest, size)
+
+
+def _problem(location: Location, name: str, digest: str, size: int | None = None) -> str | None:
+    """Say what is wrong with a file that a manifest lists, if anything is."""
+    try:
+        return look_up(location, name, digest, size)[1]
+    except NoFileError as error:
+        return error.problem
 
 
 def problem_of(content: bytes | None, digest: str, size: int | None = None) -> str | None:

@@ -162,13 +162,26 @@ class Header:
             StoreError: it is of another schema.
             CorruptStoreError: it is no header.
         """
-        origin = f"{location}/{ZARR_JSON}"
         content = location.find(ZARR_JSON, _MOST_BYTES)
         if content is None:
             raise IncompleteStoreError(
                 f"{location}: no store is there ({ZARR_JSON} is missing); expected a dump; run: pipeline "
                 f"cache-logits {location.stem}, or dvc pull"
             )
+        return cls.parse(content, f"{location}/{ZARR_JSON}")
+
+    @classmethod
+    def parse(cls, content: bytes, origin: str) -> Header:
+        """Return the header in the content of a root's zarr.json.
+
+        Args:
+            content: of the file.
+            origin: the file, for errors.
+
+        Raises:
+            StoreError: it is of another schema.
+            CorruptStoreError: it is no header.
+        """
         try:
             value = dict(parse_object(content)["attributes"])
         except (ValueError, KeyError, TypeError) as error:

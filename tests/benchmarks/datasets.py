@@ -13,7 +13,7 @@ from pipeline.data.names import Names
 from pipeline.data.packed import PackedImages
 from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sample import Source
-from pipeline.digests import sample_key
+from pipeline.digests import content_digest, sample_key
 
 
 def prepared(source: Source, folder: Path, *, origin: str) -> PreparedData:
@@ -45,7 +45,7 @@ def in_memory(pixels: NDArray[np.uint8], labels: NDArray[np.int64], name: str = 
         shapes=np.tile(np.array([[height, width]], np.int32), (count, 1)),
         labels=labels,
         keys=np.array([sample_key(some) for some in names], np.uint64),
-        digests=np.zeros(count, np.uint64),
+        digests=np.array([content_digest(*one) for one in zip(pixels, labels, strict=True)], np.uint64),
         names=Names.of(names),
     )
 

@@ -31,14 +31,14 @@ def test_values_are_quoted_so_that_a_terminal_shows_them(value, text):
     ids=["text", "bytes", "list", "nested"],
 )
 def test_quotes_are_bounded(value):
-    assert len(quoted(value)) <= 80
+    assert len(quoted(value)) <= 200
 
 
 def test_a_text_is_cut_to_its_first_line():
     assert brief("first\nsecond") == "first"
     assert brief("") == ""
     assert brief("a\x1bb") == r"a\x1bb"
-    assert len(brief("x" * 10**6)) == 80
+    assert len(brief("x" * 10**6)) == 200
 
 
 def test_a_long_name_is_compared_by_its_beginning():

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torchvision.io import write_jpeg, write_png
 
+from pipeline.models.card import CardFile
+from pipeline.models.checkpoint import save_checkpoint
 from tests.stages.conftest import run
 
 BAD_TEACHER = """
@@ -223,18 +225,23 @@ def test_classes_of_other_names_are_told(project, capsys):
     )
 
 
+def save_as(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Write other weights of the teacher, with a card that says so."""
+    save_checkpoint(path, state, CardFile.read(Path("models/teachers/tutor.json")).card)
+
+
 def test_teacher_that_knows_nothing(project, fails):
     path = Path("models/teachers/tutor.pt")
     state = torch.load(path, weights_only=True)
     state["head.weight"].neg_()
-    torch.save(state, path)
+    save_as(path, state)
     fails(["cache-logits", "main"], "teacher tutor has top-1", "allow_poor_teacher")
     assert not STORE.exists()
     assert run("cache-logits", "main", "--set", "dumps.main.allow_poor_teacher=true") == 0
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_teacher_whose_weights_are_not_finite(project, fails, value):
+def test_teacher_whose_weights_are_not_finite(project, fails, value, capsys):
     assert run("cache-logits", "main") == 0
     for arguments in (
         ["train-student", "pupil", "kd", 0, "--dump", "main"],
@@ -244,18 +251,20 @@ def test_teacher_whose_weights_are_not_finite(project, fails, value):
     path = Path("models/teachers/tutor.pt")
     state = torch.load(path, weights_only=True)
     state["head.bias"][1] = float(value)
-    torch.save(state, path)
-    refused = [["cache-logits", "main"], ["report"], ["verify", STORE, "--replay", "1"], ["plan", "main"]]
-    for arguments in refused:
-        fails(arguments, "tutor.pt: weights that are not finite: head.bias; expected numbers")
+    save_as(path, state)
+    problem = "tutor.pt: weights that are not finite: head.bias; expected numbers"
+    for arguments in (["cache-logits", "main"], ["verify", STORE, "--replay", "1"], ["plan", "main"]):
+        fails(arguments, problem)
+    # The dump is of the weights as they were.
+    assert run("report") == 0
+    assert problem in capsys.readouterr().err
 
 
 def test_teacher_of_pretrained_weights_that_are_not_finite(project, fails, edit):
     path = Path("models/teachers/tutor.pt")
     state = torch.load(path, weights_only=True)
     state["head.bias"][1] = float("nan")
-    torch.save(state, "poisoned.pt")
-    shutil.copyfile("models/teachers/tutor.json", "poisoned.json")
+    save_as(Path("poisoned.pt"), state)
     for model in ({"fine_tune": False}, {"fine_tune": True}):
         edit({"teachers": {"tutor": {"weights": "poisoned.pt", **model}}})
         fails(["train-teacher", "tutor"], "poisoned.pt: weights that are not finite: head.bias")
@@ -303,7 +312,7 @@ def test_store_of_another_teacher(project, fails):
     path = Path("models/teachers/tutor.pt")
     state = torch.load(path, weights_only=True)
     state["head.bias"][1] += 0.01
-    torch.save(state, path)
+    save_as(path, state)
     fails(["cache-logits", "main"], "another teacher", "new dump name", "rm -r")
     fails(["verify", str(STORE), "--replay", "4"], "another teacher")
 
@@ -426,7 +435,7 @@ def test_a_teacher_of_two_channels(project, fails):
     for moment in ("mean", "std"):
         preprocessing["preprocessing"][moment] = [0.5, 0.5]
     card.write_text(json.dumps(preprocessing))
-    fails(["cache-logits", "main"], "images of 2 channels; expected 1 (grey) or 3")
+    fails(["cache-logits", "main"], "not a model card (architecture.channels is 2: Input should be 1 or 3)")
 
 
 def test_missing_store(project, fails):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.audit import verify
 from pipeline.store.reader import LogitStore
 from tests.stages.conftest import write_images
 from tests.stages.forks import Forks
@@ -98,6 +99,7 @@ def kill_and_resume(
         assert found.n_views in scenario.readable
         for view in range(complete.n_views):
             assert (found.view(view)[: len(complete.view(view))] == complete.view(view)).all()
+        assert verify(folder / STORE).bad == []
     status, said = forks.run(folder, *scenario.command.split())
     assert status == 0, said
     assert differing(folder, projects.after(*scenario.steps)) == []

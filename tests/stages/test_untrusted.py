@@ -46,7 +46,7 @@ def test_a_teachers_name_is_no_path(store, name, capsys):
     name = name.format(here=(store / "train").absolute())
     forge(store, lambda manifest: manifest["teacher"].update(name=name))
     assert run("report") == 0
-    assert "it cannot be looked up" in capsys.readouterr().err
+    assert f"teacher 'tutor' is called {name!r} there, of the same weights" in capsys.readouterr().err
     for file in (store / "train").glob("card.*"):
         file.unlink()
     for asked in (["--replay", 2], ["--repair"]):

@@ -74,7 +74,7 @@ def test_a_truncated_index_or_description_is_named(copy, name, kept_bytes):
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"schema": 2}'])
 def test_a_description_of_another_kind_is_refused(copy, content):
     (copy / "dataset.json").write_text(content)
-    with pytest.raises(DataError, match=r"prepared data of schema .*; run: pipeline prepare"):
+    with pytest.raises(DataError, match=r"(dataset.json: |of schema 2).*; run: pipeline prepare"):
         PreparedData.open(copy)
 
 
@@ -93,7 +93,9 @@ def test_a_description_that_lacks_something_is_refused(copy, name, value):
 
 def test_an_index_of_other_arrays_is_refused(copy):
     np.savez(copy / "train.npz", other=np.zeros(3))
-    with pytest.raises(DataError, match=r"train.npz: damaged .*run: pipeline prepare"):
+    with pytest.raises(
+        DataError, match=r"train.npz: its bytes do not belong to dataset.json .*pipeline prepare"
+    ):
         PreparedData.open(copy)
 
 
