@@ -1,29 +1,35 @@
-# make repro    set up everything and run the main job: teacher, dump, students, report
+# make repro    set up the base and run the main job: teacher, dump, students, report
 # make results  the wide sweep behind the README's table, on the same dump
-# make test     set up everything and pass the tests
+# make test     set up the development extras too and pass the tests
 # make lint     ruff and mypy
 # make lowest   the lowest versions that pyproject.toml allows run a small job, in an environment of their own
-# make setup    .venv alone
+# make setup    .venv alone, with the base
 # Needs git, make and python3 (3.11 or newer); uses uv where it is installed.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
-
-.PHONY: setup repro results test slow lint lowest clean
-
-setup: $(VENV)/.ready
-
-$(VENV)/.ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"python3 is {v.major}.{v.minor}; expected 3.11 or newer; call: make PYTHON=python3.11")'
-	@if command -v uv >/dev/null 2>&1; then \
-		uv venv --quiet --clear --python $(PYTHON) $(VENV) && \
-		uv pip install --python $(VENV) -c constraints.txt -e '.[dev]'; \
+INSTALL = if command -v uv >/dev/null 2>&1; then \
+		uv pip install --python $(VENV) -c constraints.txt -e $(1); \
 	else \
-		$(PYTHON) -m venv --clear $(VENV) && \
 		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
-			-c constraints.txt -e '.[dev]'; \
+			-c constraints.txt -e $(1); \
 	fi
+
+.PHONY: setup develop repro results test slow lint lowest clean
+
+setup: $(VENV)/.base
+develop: $(VENV)/.develop
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"python3 is {v.major}.{v.minor}; expected 3.11 or newer; call: make PYTHON=python3.11")'
+	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --clear --python $(PYTHON) $(VENV); \
+		else $(PYTHON) -m venv --clear $(VENV); fi
+	@$(call INSTALL,.)
+	@touch $@
+
+$(VENV)/.develop: $(VENV)/.base
+	@$(call INSTALL,'.[dev]')
 	@touch $@
 
 repro: setup
@@ -33,18 +39,18 @@ repro: setup
 results: setup
 	$(RUN) dvc exp run -S 'sweep.baselines=[scratch,label_smoothing]' -S 'sweep.seeds=[0,1,2]'
 
-test: setup
+test: develop
 	$(RUN) pytest -n auto --dist worksteal
 
-slow: setup
+slow: develop
 	$(RUN) pytest -m slow
 
-lint: setup
+lint: develop
 	$(RUN) ruff format --check
 	$(RUN) ruff check
 	$(RUN) mypy
 
-lowest: setup
+lowest: develop
 	$(RUN) python .ci/lowest.py
 
 clean:
