@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-# As `write_atomic` names what it writes beside a file; version 0.1 put eight random characters behind it.
+_CREATED = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+# As `write_atomic` names what it writes beside a file; without locks, eight random characters stand for it.
 _TEMPORARY = re.compile(r"\.(.+)\.(partial|[a-z0-9_]{8})")
 
 
@@ -22,34 +25,57 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     writer leaves `.NAME.partial` behind, which the next writer of the same file takes over.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with naming(path), _open_alone(partial) as file:
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+    with naming(path):
+        partial, file = _open_partial(path)
+        with file:
+            try:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(partial, path)
+            except BaseException:
+                if _is_at(file, partial):
+                    partial.unlink()
+                raise
     sync_folder(path.parent)
 
 
+def _open_partial(path: Path) -> tuple[Path, IO[bytes]]:
+    """Open an empty file beside another that no other process writes, with the umask's modes."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        return partial, _open_alone(partial)
+    except OSError as error:
+        # No locks here, or what another user left.
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EACCES, errno.EPERM):
+            raise
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    return partial, os.fdopen(os.open(partial, _CREATED | os.O_EXCL, 0o666), "wb")
+
+
 def _open_alone(path: Path) -> IO[bytes]:
-    """Open an empty file that no other process has open here, with the modes that the umask leaves."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    """Open a file, emptied, that no other process has open here; a killed writer may have left it."""
     while True:
-        file = os.fdopen(os.open(path, flags, 0o666), "wb")
+        # A FIFO is refused at once.
+        file = os.fdopen(os.open(path, _CREATED | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "wb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             # While this process waited, the one before may have renamed the file that both opened.
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            if _is_at(file, path):
                 file.truncate()
                 return file
         except BaseException:
             file.close()
             raise
         file.close()
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether a path leads to an open file."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def write_tensors(path: Path, value: Any) -> None:

@@ -95,8 +95,11 @@ def writes_store(command: Command) -> Command:
 
 def _local_folder(path: Path) -> Path:
     if ":/" in str(path):
+        from pipeline.store.secrets import hidden
+
         raise click.BadParameter(
-            f"{path}: dumps are written to a local folder; push it afterwards", param_hint="--out"
+            f"{hidden(str(path))}: dumps are written to a local folder; push it afterwards",
+            param_hint="--out",
         )
     there = next(parent for parent in path.resolve().parents if parent.exists())
     if not there.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
@@ -11,7 +10,7 @@ import torch
 from pipeline.data.leaks import read_leaks
 from pipeline.differences import difference
 from pipeline.errors import ConfigError, MismatchError, ModelError
-from pipeline.files import write_bytes, write_json
+from pipeline.files import parse_object, write_bytes, write_json
 from pipeline.naming import NAME
 from pipeline.progress import note
 from pipeline.report.exhibits import make_exhibit
@@ -92,7 +91,12 @@ def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run
     """Say where a run is not what params.yaml now says: by hand, nothing trains it again."""
     if run.made_with is None:
         return
-    changed = difference(json.loads(run.made_with), params.makes(plan.student, plan.recipe))
+    try:
+        made_with = parse_object(run.made_with.encode())
+    except ValueError as error:
+        note(f"{name}: cannot be compared with params.yaml: its made_with is damaged ({error})")
+        return
+    changed = difference(made_with, params.makes(plan.student, plan.recipe))
     if changed:
         note(f"{name}: params.yaml has changed since it was trained: {changed}; run: {plan.command}")
 

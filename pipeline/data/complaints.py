@@ -9,6 +9,7 @@ so that a line has one author. An image that is not damaged costs two calls of t
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,7 +22,8 @@ T = TypeVar("T")
 _STDERR = 2
 # Of libjpeg's warnings (jerror.h) those of damaged data; others are of odd but whole files.
 _DAMAGED = (b"Corrupt JPEG data", b"Premature end of JPEG file", b"Inconsistent progression sequence")
-_WHOLE = b"Corrupt JPEG data: bad ICC marker"
+# A profile that cannot be read, and bytes between the image and its end, change no pixel.
+_WHOLE = re.compile(rb"Corrupt JPEG data: (bad ICC marker|\d+ extraneous bytes before marker 0xd9)")
 
 
 class Ear:
@@ -117,7 +119,7 @@ class _Gate:
 
 
 def _is_damage(line: bytes) -> bool:
-    return line.startswith(_DAMAGED) and not line.startswith(_WHOLE)
+    return line.startswith(_DAMAGED) and _WHOLE.match(line) is None
 
 
 def _is_of_decoders(line: bytes) -> bool:

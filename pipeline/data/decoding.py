@@ -24,7 +24,7 @@ from pipeline.data.animations import first_picture, is_animated_webp
 from pipeline.data.headers import GIF, JPEG, PNG, header_shape, is_deep_png, is_webp, stored_shape
 from pipeline.data.orientation import orientation_of, upright, webp_exif
 from pipeline.data.pillow_formats import HAS_AVIF, decode_by_pillow, opened_mode, opened_shape, opener_of
-from pipeline.errors import DataError
+from pipeline.errors import DataError, is_out_of_memory
 
 DECODER = f"torchvision {version('torchvision')}"
 # By groups: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF.
@@ -132,6 +132,8 @@ def decode(content: Bytes, channels: int, path: Path) -> Image_HWC:
         return decode_by_pillow(content.tobytes(), channels)
     # Decoders are given any bytes, and raise errors of any kind.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise DataError(_unreadable(path, f"{len(content)} bytes: {_reason(error)}")) from None
 
 

@@ -33,7 +33,7 @@ INDEX: Mapping[str, tuple[str, tuple[int, ...]]] = {
 }
 # Of a damaged archive: what numpy raises depends on the first wrong byte.
 _DAMAGED = (
-    *(EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, MemoryError),
+    *(EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, struct.error, SyntaxError),
 )
 _LONGEST_SIDE = 1 << 20

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline.errors import ModelError, quoted
+from pipeline.errors import ModelError, is_out_of_memory, quoted
 
 _HEAD_BYTES = 1 << 20
 _MOST_PICKLE_BYTES = 1 << 26
@@ -108,8 +108,10 @@ def read_content(path: Path) -> object:
     except (
         # What torch's restricted unpickler raises depends on the first wrong byte.
         *(pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, zipfile.BadZipFile),
-        *(LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError),
+        *(LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError),
     ) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{path}: {_explained(path, error)}") from None
 
 

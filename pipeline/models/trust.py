@@ -6,7 +6,6 @@ weights are read from. Owns that rule; finding and calling code is left to `own_
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ _UNUSED_OPTIONS = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_stric
 # No path, no address, no dotted name, e.g. "gelu".
 _WORD = re.compile(r"[A-Za-z0-9_+-]{0,64}")
 _MOST_VALUES = 256
+_LARGEST = 1e18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,4 +112,4 @@ def _is_plain(value: object, depth: int = 0) -> bool:
         return (
             depth < 3 and len(inner) <= _MOST_VALUES and all(_is_plain(item, depth + 1) for item in inner)
         )
-    return value is None or (isinstance(value, bool | int | float) and math.isfinite(value))
+    return value is None or (isinstance(value, bool | int | float) and abs(value) < _LARGEST)

@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pipeline.digests import bytes_digest
 from pipeline.errors import CorruptStoreError, StoreError
 from pipeline.files import sync_folder, write_bytes
 from pipeline.progress import note
@@ -161,7 +162,10 @@ def settle(path: Path) -> None:
     there = files_in(folder)
     _move(folder, path, sorted(there & manifest.shard_files()))
     for name in sorted(there & set(manifest.metadata)):
-        write_bytes(path / name, (folder / name).read_bytes())
+        content = (folder / name).read_bytes()
+        # Another one is of the next growth, which was killed over being made of what is left of this one.
+        if bytes_digest(content) == manifest.metadata[name]:
+            write_bytes(path / name, content)
     (folder / GATHERED).unlink(missing_ok=True)
     Records(folder).drop(manifest.shards)
     if surplus := Records(folder).read():

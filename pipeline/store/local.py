@@ -94,15 +94,19 @@ def names_in(root: Path) -> Iterator[str]:
 
 
 def require_own_folders(root: Path) -> None:
-    """Refuse a folder in which another one is a link: what is written or removed there is outside.
+    """Refuse a folder in which another one is a link, or something is no file, as a FIFO or a device.
+
+    What is written or removed behind a link is outside; opening a FIFO may never end.
 
     Raises:
-        CorruptStoreError: naming the link.
+        CorruptStoreError: naming it.
     """
     for name in names_in(root):
         path = root / name
         if path.is_symlink() and path.is_dir():
             raise NoFileError(root, name, f"is a link to a folder; {_OWN}")
+        if path.exists() and not path.is_file():
+            raise NoFileError(root, name, f"is {_kind(path.stat().st_mode)}, expected a file; remove it")
 
 
 def too_large(store: object, name: str, size: int, most_bytes: int) -> NoFileError:

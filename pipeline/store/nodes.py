@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import CorruptStoreError, brief, quoted
+from pipeline.errors import CorruptStoreError, brief, is_out_of_memory, quoted
 
 RESTORE = "restore it (dvc checkout --force), or mend it with: pipeline verify --repair"
 
 _LONGEST = 160
 # zarr has no common base for what reading damaged metadata or chunks raises.
 _DAMAGE = (
-    *(ValueError, RuntimeError, LookupError, TypeError, AttributeError, OverflowError, MemoryError),
+    *(ValueError, RuntimeError, LookupError, TypeError, AttributeError, OverflowError),
     *(FileNotFoundError, NotADirectoryError, IsADirectoryError),
 )
 
@@ -33,6 +33,8 @@ def reading(store: object, name: str) -> Iterator[None]:
     except CorruptStoreError:
         raise
     except _DAMAGE as error:
+        if is_out_of_memory(error):
+            raise
         raise CorruptStoreError(f"{store}: {name} cannot be read ({reason(error)}); {RESTORE}") from None
 
 

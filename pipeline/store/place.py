@@ -19,6 +19,7 @@ from pipeline.store.leftovers import (
     remove_empty_folders,
     sweep_temporaries,
 )
+from pipeline.store.local import require_own_folders
 from pipeline.store.nodes import RESTORE
 from pipeline.store.records import Records
 
@@ -78,7 +79,12 @@ def clean(path: Path, *, alone: bool) -> None:
     Args:
         path: the store's folder, or where it is to be.
         alone: whether no other process writes it.
+
+    Raises:
+        CorruptStoreError: something in it is neither a file nor a folder of its own.
     """
+    if path.is_dir():
+        require_own_folders(path)
     shutil.rmtree(partial_folder(path), ignore_errors=True)
     if (path / MANIFEST).exists():
         settle(path)
@@ -109,6 +115,8 @@ def discard(path: Path) -> None:
 def _require_folder_of_its_own(path: Path) -> None:
     if path.is_file():
         raise StoreError(f"{path}: is a file; expected a folder for the store; choose another --out")
+    if path.is_dir():
+        require_own_folders(path)
     for around in path.absolute().parents:
         if (around / ZARR_JSON).exists() or is_ensemble(around):
             raise StoreError(

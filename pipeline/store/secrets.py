@@ -8,7 +8,10 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 _HIDDEN = "***"
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>]*)")
+# A path of one has a single slash.
+_ADDRESS = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://|[A-Za-z][A-Za-z0-9+.-]+:/)(?P<rest>[^\s'\"<>]*)"
+)
 _SECRET_OPTION = re.compile(r"key|secret|token|pass|cred|auth|sas|conn|sign|user", re.IGNORECASE)
 # Shorter ones would blot out words.
 _SHORTEST = 4

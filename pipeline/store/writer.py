@@ -19,6 +19,7 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import file_digest
 from pipeline.errors import StoreError
 from pipeline.files import naming, sync_file, sync_folder
+from pipeline.store.arrays import logits_array
 from pipeline.store.frame import frame_files
 from pipeline.store.growth import growth_folder, set_aside, settle, without
 from pipeline.store.header import Header
@@ -46,11 +47,19 @@ class StoreWriter:
         self._records = Records(path)
         # A shard of zeros is a file like any other.
         with zarr.config.set({"array.write_empty_chunks": True}), reading(path, "an array"):
+            self._require_arrays()
             self._arrays = {
                 (section, array): zarr.open_array(path / section / array, mode="r+")
                 for section in self.layout.sections
                 for array in self.layout.arrays
             }
+
+    def _require_arrays(self) -> None:
+        """Refuse arrays that are cut or coded as the layout does not say: zarr would believe them."""
+        for section in self.layout.sections.values():
+            for name in self.layout.arrays:
+                array = logits_array(self.layout, section, name)
+                array.require_metadata((self.path / array.metadata_file).read_bytes())
 
     def done(self) -> dict[ShardId, ShardRecord]:
         """Return the records of the shards that are there now, by whomever they were made."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.differences import difference
-from pipeline.errors import TrainingError
+from pipeline.errors import TrainingError, is_out_of_memory
 from pipeline.files import write_tensors
 from pipeline.metrics import Metrics
 from pipeline.models.states import StateDict
@@ -235,6 +235,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         content = str(error).splitlines()[0] if str(error) else type(error).__name__
     if not isinstance(content, dict) or "identity" not in content:
         reason = f" ({content})" if isinstance(content, str) else ""

@@ -58,6 +58,24 @@ def test_writers_of_one_file_go_one_after_the_other(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EACCES])
+def test_without_locks_or_beside_another_users_leftover_a_file_has_a_name_of_its_own(
+    tmp_path, monkeypatch, number
+):
+    def refuse(path: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "_open_alone", refuse)
+    write_bytes(tmp_path / "x", b"1")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"x": b"1"}
+
+
+def test_a_fifo_in_place_of_the_partial_file_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / ".x.partial")
+    with pytest.raises(OSError, match="No such device or address"):
+        write_bytes(tmp_path / "x", b"1")
+
+
 def test_a_link_in_place_of_the_partial_file_is_not_followed(tmp_path):
     (tmp_path / "mine").write_bytes(b"mine")
     (tmp_path / ".x.partial").symlink_to("mine")

@@ -20,7 +20,7 @@ from tests.stages.projects import DUMPED, MADE, TRAINED, Projects, Step, differi
 
 STORE = "data/logits/main.zarr"
 # Kills per scenario by default; with -m slow, two before every change of the file system.
-SAMPLED = 4
+SAMPLED = 2
 KILLED = -9
 
 
@@ -30,8 +30,18 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
-def more_views(folder: Path) -> None:
-    edited(folder, lambda params: params["dumps"]["main"]["views"].update(count=5))
+def views(count: int) -> Callable[[Path], None]:
+    """Return a step that asks for so many views."""
+
+    def step(folder: Path) -> None:
+        edited(folder, lambda params: params["dumps"]["main"]["views"].update(count=count))
+
+    return step
+
+
+MORE_VIEWS = views(5)
+# A growth of which half is done is given up in part: what is beyond waits for the next one.
+NARROWED = (views(6), "cache-logits main --shards 0/2", views(4))
 
 
 def more_images(folder: Path) -> None:
@@ -74,7 +84,8 @@ SCENARIOS = {
     "prepare-more-images": Scenario(command="prepare", before=("prepare", more_images)),
     "teacher": Scenario(command="train-teacher tutor", before=("prepare",)),
     "dump": Scenario(command=DUMP, before=MADE),
-    "more-views": Scenario(command=DUMP, before=(*DUMPED, more_views), readable=(3, 5)),
+    "more-views": Scenario(command=DUMP, before=(*DUMPED, MORE_VIEWS), readable=(3, 5)),
+    "fewer-views": Scenario(command=DUMP, before=(*DUMPED, *NARROWED), readable=(3, 4)),
     "more-images": Scenario(command=DUMP, before=(*DUMPED, more_images, "prepare"), readable=(3,)),
     "repair": Scenario(command=f"verify {STORE} --repair", before=(*DUMPED, damage)),
     "student": Scenario(command="train-student pupil kd 0 --dump main", before=DUMPED),

@@ -56,9 +56,8 @@ def files(*folders: str) -> set[str]:
 @pytest.mark.parametrize(("command", "name"), [(STUDENT, RUN), (TEACHER, "teacher-tutor")])
 def test_a_run_that_another_process_trains_is_refused_at_once(project, capsys, command, name):
     begun = [sys.executable, "-c", "from stages.cli import main; main()", *map(str, command)]
-    other = subprocess.Popen(
-        [*begun, "--set", "training.epochs=10000"], env=ENVIRONMENT, stderr=subprocess.PIPE
-    )
+    long = ["--set", "training.epochs=10000", "--set", "teachers.tutor.epochs=10000"]
+    other = subprocess.Popen([*begun, *long], env=ENVIRONMENT, stderr=subprocess.PIPE)
     try:
         state = Path(f"runs/.state/{name}.pt")
         while not state.exists() and other.poll() is None:

@@ -253,6 +253,47 @@ def test_a_linked_folder_is_neither_read_nor_mended_nor_emptied(store, bench, te
     assert sorted(outside.rglob("*")) == before
 
 
+@pytest.mark.parametrize("linked", ["growth", "records", "validation"])
+def test_no_writer_follows_a_linked_folder(store, bench, teacher, make_spec, tmp_path, linked):
+    outside = tmp_path / "outside"
+    shutil.copytree(store / "train", outside / "train")
+    (outside / "empty").mkdir()
+    for name in ("zarr.json", "records.jsonl", "train.v00000.b00000.json"):
+        (outside / name).write_text("{}")
+    shutil.rmtree(store / linked, ignore_errors=True)
+    (store / linked).symlink_to(outside)
+    before = {file: file.read_bytes() if file.is_file() else None for file in outside.rglob("*")}
+    for view_count in (2, 3):
+        with pytest.raises(CorruptStoreError, match="is a link to a folder"):
+            cache_logits(bench, teacher, make_spec("affine8", view_count=view_count), store)
+    with pytest.raises(CorruptStoreError, match="is a link to a folder"):
+        repair(store, bench, teacher)
+    assert {file: file.read_bytes() if file.is_file() else None for file in outside.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", [".manifest.json.partial", "train/codes/zarr.json", "train/extra"])
+def test_a_fifo_in_an_unfinished_store_is_refused_at_once(store, bench, teacher, make_spec, name):
+    (store / "manifest.json").unlink()
+    (store / name).unlink(missing_ok=True)
+    os.mkfifo(store / name)
+    with pytest.raises(CorruptStoreError, match=f"{name} is a FIFO, expected a file; remove it"):
+        cache_logits(bench, teacher, make_spec("affine8", view_count=2), store)
+    with pytest.raises(CorruptStoreError, match="is a FIFO"):
+        repair(store, bench, teacher)
+
+
+def test_an_unfinished_stores_arrays_are_those_of_its_layout(store, bench, teacher, make_spec):
+    (store / "manifest.json").unlink()
+    (store / "train/codes/c/1/0/0").unlink()
+    file = store / "train/codes/zarr.json"
+    metadata = json.loads(file.read_text())
+    other = {"name": "gzip", "configuration": {"level": 5}}
+    metadata["codecs"][0]["configuration"]["codecs"] = [{"name": "bytes"}, other]
+    file.write_text(json.dumps(metadata))
+    with pytest.raises(CorruptStoreError, match="another codecs than the store's layout"):
+        cache_logits(bench, teacher, make_spec("affine8", view_count=2), store)
+
+
 def test_linked_files_are_read_and_mending_them_leaves_what_they_lead_to(store, bench, teacher, tmp_path):
     """As DVC lays a store out with `cache.type symlink`."""
     expected, cache = LogitStore.open(store).view(0), tmp_path / "cache"
