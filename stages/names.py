@@ -6,6 +6,7 @@ would be dump `main-big` with student `small`. Such names are refused before any
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ KINDS = {
 }
 # Groups whose files lie in one folder.
 _TOGETHER = (("teachers",), ("dumps", "ensembles"), ("students",), ("recipes",))
+
+# Numbers of YAML 1.2 alone, which DVC reads; PyYAML takes them for text.
+_NUMBER = re.compile(r"[0-9]+[eE][0-9]+|0o[0-7]+")
 
 # Dump, or `baseline` -> STUDENT-RECIPE -> in words, the students and recipes that make this text.
 _Heads = Mapping[str, Mapping[str, list[str]]]
@@ -43,6 +47,11 @@ def require_names(tree: Mapping[str, Any]) -> None:
                 found = f"{group}: YAML takes the name {quoted(name)} for {type(name).__name__}"
                 raise ConfigError(f"{found}; expected text; put it in quotes")
             require_name(kind, name)
+            if _NUMBER.fullmatch(name):
+                raise ConfigError(
+                    f"{group}: {name} is text here and a number for DVC; expected a name that all readers "
+                    "of YAML take for text; begin it with a letter"
+                )
     for groups in _TOGETHER:
         _require_apart([name for group in groups for name in _names(tree, group)])
 

@@ -17,7 +17,7 @@ from tests.stages.test_dvc import ENVIRONMENT, STORE, call, change, commit, lay_
 from tests.stages.test_interruption import content
 
 # Each is a dozen processes, of which each imports torch.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(4 * 3600)
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,12 @@ def test_a_name_that_yaml_takes_for_something_else_is_refused(load, name):
         load(students=[name])
 
 
+@pytest.mark.parametrize("name", ["1e3", "0o17"])
+def test_a_name_that_is_a_number_for_dvc_alone_is_refused(load, name):
+    with pytest.raises(ConfigError, match=f"students: {name} is text here and a number for DVC"):
+        load(students=[name])
+
+
 @pytest.mark.parametrize("groups", [("dumps",), ("dumps", "ensembles"), ("students",)])
 def test_names_that_differ_in_case_alone_are_refused(load, groups):
     first, last = groups[0], groups[-1]
