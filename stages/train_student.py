@@ -68,12 +68,11 @@ def command(
             store, drift = None, None
             if dump is not None:
                 store, drift = open_dump(params, dump, bench, allow_drift=allow_drift)
-            # Read before the store may grow.
-            logits = None if store is None else store.held_out("test", bench.data.test)
             lesson = _lesson(params, bench.data, taught=store is not None)
             network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)
             result = run.train(bench, network, card, spec=spec, recipe=loss, store=store, lesson=lesson)
         if ranks.is_first:
+            logits = None if store is None else store.held_out("test", bench.data.test)
             made_with = canonical_json(params.makes(student, recipe))
             told = {
                 "labelled_images": lesson.labelled,

@@ -27,7 +27,7 @@ _REQUIRED = tuple(f"{split}_{part}" for split in ("train", "test") for part in _
 _CLASSES = "classes"
 # What numpy, zipfile and zlib raise for damaged, encrypted and absurd files.
 _DAMAGE = (
-    *(OSError, EOFError, TypeError, ValueError, KeyError, IndexError, RuntimeError),
+    *(OSError, EOFError, TypeError, ValueError, KeyError, IndexError, RuntimeError, MemoryError),
     *(OverflowError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
 )
 
