@@ -14,8 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
-from threading import Condition
-from types import TracebackType
+from threading import Condition, Lock
 from typing import IO, Self, TypeVar
 
 T = TypeVar("T")
@@ -27,37 +26,46 @@ _WHOLE = re.compile(rb"Corrupt JPEG data: (bad ICC marker|\d+ extraneous bytes b
 
 
 class Ear:
-    """Hears libjpeg in a `with` block; lines of other C code are passed on at its end.
+    """Hears libjpeg in a `with` block; lines of other C code are passed on when no ear is open any more.
 
-    Where the process has no stderr, nothing is heard.
+    Several may be open at once: they share the process's one stderr. Where there is none, nothing is heard.
     """
 
+    def __enter__(self) -> Self:
+        _LINE.join()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _LINE.leave()
+
+    def listen(self, decode: Callable[[], T]) -> tuple[T, bool]:
+        """Decode, on any thread; return the result and whether libjpeg reported damage."""
+        return _LINE.listen(decode)
+
+
+class _Line:
+    """File descriptor 2 of this process, which is led elsewhere as long as someone listens."""
+
     def __init__(self) -> None:
+        self._listeners, self._changing = 0, Lock()
         self._closing = ExitStack()
         self._heard: IO[bytes] | None = None
         self._gate = _Gate()
 
-    def __enter__(self) -> Self:
-        with suppress(OSError):
-            voice = os.dup(_STDERR)
-            self._closing.callback(os.close, voice)
-            self._keep_python_on(voice)
-            self._heard = self._closing.enter_context(tempfile.TemporaryFile())
-            self._closing.callback(self._pass_on, voice)
-            os.dup2(self._heard.fileno(), _STDERR)
-        return self
+    def join(self) -> None:
+        with self._changing:
+            self._listeners += 1
+            if self._listeners == 1:
+                self._lead_away()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._closing.close()
-        self._heard = None
+    def leave(self) -> None:
+        with self._changing:
+            self._listeners -= 1
+            if not self._listeners:
+                self._closing.close()
+                self._heard = None
 
     def listen(self, decode: Callable[[], T]) -> tuple[T, bool]:
-        """Decode, on any thread; return the result and whether libjpeg reported damage."""
         if self._heard is None:
             return decode(), False
         with self._gate.among_others():
@@ -69,6 +77,15 @@ class Ear:
             before = self._length()
             result = decode()
             return result, any(map(_is_damage, self._lines(before)))
+
+    def _lead_away(self) -> None:
+        with suppress(OSError):
+            voice = os.dup(_STDERR)
+            self._closing.callback(os.close, voice)
+            self._keep_python_on(voice)
+            self._heard = self._closing.enter_context(tempfile.TemporaryFile())
+            self._closing.callback(self._pass_on, voice)
+            os.dup2(self._heard.fileno(), _STDERR)
 
     def _keep_python_on(self, voice: int) -> None:
         """Let Python's own stderr, progress for one, stay where it was."""
@@ -127,3 +144,6 @@ def _is_of_decoders(line: bytes) -> bool:
     return line.startswith(
         (*_DAMAGED, b"libpng ", b"Invalid SOS parameters", b"Unknown Adobe color", b"Warning: unknown JF")
     )
+
+
+_LINE = _Line()

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -130,3 +131,37 @@ def test_all_other_words_pass(capfd):
     assert "of Python\n" in words
     assert words.endswith("of C code\nafter\n")
     assert "Corrupt" not in words
+
+
+def test_ears_that_are_open_at_once_hear_alike_and_leave_stderr_as_it_was(capfd):
+    complaint = b"Corrupt JPEG data: bad Huffman code\n"
+    stderr = os.fstat(2)
+    one, other = Ear(), Ear()
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(one)
+        second.enter_context(other)
+        assert one.listen(lambda: os.write(2, complaint))[1]
+        first.close()
+        assert other.listen(lambda: os.write(2, complaint))[1]
+        print("of Python", file=sys.stderr)
+    os.write(2, b"after\n")
+    assert os.path.samestat(os.fstat(2), stderr)
+    assert capfd.readouterr().err == "of Python\nafter\n"
+
+
+def test_two_preparations_at_once_in_one_process_tell_each_of_its_own_files(photos, tmp_path, capfd):
+    whole = tmp_path / "whole"
+    for path in sorted(photos.rglob("*.jpg")):
+        if not str(path).endswith(BAD):
+            copy = whole / path.relative_to(photos)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+
+    def remarks(root: Path) -> object:
+        source, state = open_source(f"folder:{root}", SourceOptions(root=root)), root.with_suffix(".state")
+        options = {"state": state, "workers": 2, "progress": Stop()}
+        return prepare(source, root.with_suffix(".made"), Preparation(origin="x"), **options)["remarks"]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(remarks, [photos, whole])) == [{"damaged": 2}, {}]
+    assert "Corrupt" not in capfd.readouterr().err.replace("corrupt JPEG data", "")
