@@ -32,11 +32,11 @@ class Ear:
     """
 
     def __enter__(self) -> Self:
-        _LINE.join()
+        _LINE.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        _LINE.leave()
+    def __exit__(self, *error: object) -> None:
+        _LINE.__exit__(*error)
 
     def listen(self, decode: Callable[[], T]) -> tuple[T, bool]:
         """Decode, on any thread; return the result and whether libjpeg reported damage."""
@@ -52,13 +52,19 @@ class _Line:
         self._heard: IO[bytes] | None = None
         self._gate = _Gate()
 
-    def join(self) -> None:
-        with self._changing:
+    def __enter__(self) -> Self:
+        with self._changing, suppress(OSError):
             self._listeners += 1
             if self._listeners == 1:
-                self._lead_away()
+                voice = os.dup(_STDERR)
+                self._closing.callback(os.close, voice)
+                self._keep_python_on(voice)
+                self._heard = self._closing.enter_context(tempfile.TemporaryFile())
+                self._closing.callback(self._pass_on, voice)
+                os.dup2(self._heard.fileno(), _STDERR)
+        return self
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changing:
             self._listeners -= 1
             if not self._listeners:
@@ -77,15 +83,6 @@ class _Line:
             before = self._length()
             result = decode()
             return result, any(map(_is_damage, self._lines(before)))
-
-    def _lead_away(self) -> None:
-        with suppress(OSError):
-            voice = os.dup(_STDERR)
-            self._closing.callback(os.close, voice)
-            self._keep_python_on(voice)
-            self._heard = self._closing.enter_context(tempfile.TemporaryFile())
-            self._closing.callback(self._pass_on, voice)
-            os.dup2(self._heard.fileno(), _STDERR)
 
     def _keep_python_on(self, voice: int) -> None:
         """Let Python's own stderr, progress for one, stay where it was."""

@@ -1,4 +1,8 @@
-"""Datasets that torchvision knows, by its own download rules."""
+"""Datasets that torchvision knows, by its own download rules.
+
+Where a dataset lists image files, they are read as those of a folder: turned, bounded, and told of when
+they are damaged. Others give their pixels themselves.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from numpy.typing import NDArray
 from torchvision import datasets
 
 from pipeline.data.class_names import require_class_names
+from pipeline.data.decoding import DECODER, ImageFile
 from pipeline.data.left_out import LeftOut
 from pipeline.data.orientation import orientation_of, upright
 from pipeline.data.pillow_formats import image_pixels
@@ -29,6 +35,15 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "validation": ("val", "valid"),
     "test": ("test", "val"),
 }
+# Splits that are neither trained nor tested on here.
+_FURTHER: Mapping[str, str] = {
+    "STL10": "the split unlabeled",
+    "SVHN": "the split extra",
+    "QMNIST": "the splits test10k, test50k and nist",
+}
+# What datasets call their lists: of files, alone or with a label each, and of labels.
+_FILES = "samples", "_samples", "_image_files", "_images"
+_LABELS = "targets", "labels", "_labels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +55,21 @@ class _Part:
         opened: what torchvision calls it.
         dataset: torchvision's.
         labels: (N,).
+        files: of image files (N); None where samples are none, or there is no telling.
     """
 
     name: str
     opened: str
     dataset: Any
     labels: NDArray[np.int64]
+    files: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, name: str, opened: str, dataset: Any) -> _Part:
+        """Return a split with the labels and files that its dataset lists."""
+        if not len(dataset):
+            raise RuntimeError("no images")
+        return cls(name, opened, dataset, _labels(dataset), _files(dataset))
 
 
 def open_torchvision(detail: str, options: SourceOptions) -> Source:
@@ -57,9 +81,10 @@ def open_torchvision(detail: str, options: SourceOptions) -> Source:
     train, test = (_part(factory, options.root, role) for role in ("train", "test"))
     validation, unused = _validation(factory, options.root, taken=test.opened)
     parts = {part.name: part for part in (train, validation, test) if part is not None}
+    further = (_FURTHER[detail],) if detail in _FURTHER else ()
     where = f"torchvision dataset {detail}"
     try:
-        channels = 1 if np.asarray(train.dataset[0][0]).ndim == 2 else 3
+        channels = 3 if train.files or np.asarray(train.dataset[0][0]).ndim == 3 else 1
     # Code of a dataset may raise anything on files that are not as it expects.
     except Exception as error:
         raise _unusable(factory, options.root, error) from None
@@ -67,15 +92,15 @@ def open_torchvision(detail: str, options: SourceOptions) -> Source:
     classes = tuple(map(str, names if names is not None else range(1 + int(train.labels.max()))))
     require_class_names(where, classes)
     require_known_labels(where, classes, {name: part.labels for name, part in parts.items()})
-    samples = {name: _samples(part, channels) for name, part in parts.items()}
+    samples = {name: _samples(part, channels, options) for name, part in parts.items()}
     return Source(
         classes=classes,
         channels=channels,
         train=samples[train.name],
         validation=None if validation is None else samples[validation.name],
         test=samples[test.name],
-        decoder=f"pillow {version('pillow')}",
-        left_out=LeftOut(unused=unused),
+        decoder=DECODER if all(part.files for part in parts.values()) else f"pillow {version('pillow')}",
+        left_out=LeftOut(unused=unused + further),
     )
 
 
@@ -103,7 +128,7 @@ def _part(factory: Any, root: Path, role: str) -> _Part:
     for name in _NAMES[role]:
         try:
             dataset = _opened(factory, root, role, name)
-            return _Part(role, name, dataset, _labels(dataset))
+            return _Part.of(role, name, dataset)
         except ValueError as error:
             reason = reason or error
         except Exception as error:
@@ -130,7 +155,7 @@ def _validation(factory: Any, root: Path, *, taken: str) -> tuple[_Part | None, 
             break
         try:
             dataset = _opened(factory, root, "validation", name)
-            return _Part(name, name, dataset, _labels(dataset)), ()
+            return _Part.of(name, name, dataset), ()
         except ValueError:
             continue
         except Exception as error:
@@ -159,37 +184,60 @@ def _first_line(error: Exception | None) -> str:
 
 def _labels(dataset: Any) -> NDArray[np.int64]:
     """Return every sample's label; where the dataset lists them, without decoding an image."""
-    listed = getattr(dataset, "targets", None)
-    if listed is None or len(listed) != len(dataset):
-        listed = [dataset[row][1] for row in range(len(dataset))]
-    labels = np.array([int(label) for label in listed], np.int64)
-    if not len(labels):
-        raise RuntimeError("no images")
-    return labels
+    for name in (*_LABELS, *_FILES):
+        listed = _list(dataset, name)
+        if name in _FILES:
+            listed = [entry[1] if isinstance(entry, tuple) else None for entry in listed]
+        labels = np.asarray(listed)
+        if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+            return labels.astype(np.int64)
+    return np.array([int(dataset[row][1]) for row in range(len(dataset))], np.int64)
 
 
-def _samples(part: _Part, channels: int) -> Samples:
-    dataset, labels = part.dataset, part.labels
-    # A dataset that is a folder lists its files; of others there is no telling.
-    files: Sequence[Any] | None = dataset.samples if isinstance(dataset, datasets.DatasetFolder) else None
+def _files(dataset: Any) -> tuple[str, ...] | None:
+    """Return the image file of every sample, where the dataset lists them."""
+    for name in _FILES:
+        files = [entry[0] if isinstance(entry, tuple) else entry for entry in _list(dataset, name)]
+        if files and all(isinstance(file, str | PathLike) for file in files):
+            return tuple(map(str, files))
+    return None
+
+
+def _list(dataset: Any, name: str) -> Sequence[Any]:
+    """Return an attribute of a dataset that has something of each sample; else nothing."""
+    listed = getattr(dataset, name, ())
+    return listed if hasattr(listed, "__len__") and len(listed) == len(dataset) else ()
+
+
+def _samples(part: _Part, channels: int, options: SourceOptions) -> Samples:
+    labels, files = part.labels, part.files
 
     def make(row: int) -> Sample:
-        name = f"{part.name}/{row}"
-        file = None if files is None else str(files[row][0])
-        return Sample(name, int(labels[row]), partial(_load, dataset, row, channels, name), file)
+        name, label = f"{part.name}/{row}", int(labels[row])
+        if files is None:
+            load = partial(_load, part.dataset, row, channels, name, options.max_pixels)
+            return Sample(name, label, load)
+        return Sample(name, label, ImageFile(Path(files[row]), channels, options.max_pixels), files[row])
 
     return Samples(make, np.arange(len(labels)))
 
 
-def _load(dataset: Any, row: int, channels: int, name: str) -> NDArray[np.uint8]:
-    """Return the pixels of an image, turned as its EXIF says."""
+def _load(dataset: Any, row: int, channels: int, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    """Return the pixels of an image that the dataset decodes, turned as its EXIF says."""
+    where = f"torchvision dataset {type(dataset).__name__}: image {name}"
     try:
         image = dataset[row][0]
-        pixels = image_pixels(image, channels)
-        return upright(pixels, orientation_of(image.info.get("exif", b"")))
+        pixels = upright(image_pixels(image, channels), orientation_of(image.info.get("exif", b"")))
     # Pillow and the dataset's code raise errors of any kind on damaged files.
     except Exception as error:
         raise DataError(
-            f"torchvision dataset {type(dataset).__name__}: image {name} is not readable "
-            f"({_first_line(error)}); expected an image; remove its file and let it be downloaded again"
+            f"{where} is not readable ({_first_line(error)}); expected an image; remove its file and let "
+            "it be downloaded again"
         ) from None
+    height, width, _ = pixels.shape
+    if height * width > max_pixels:
+        raise DataError(
+            f"{where} has {width:,}x{height:,} pixels; expected at most {max_pixels:,} in all; raise "
+            "data.max_pixels"
+        )
+    return pixels

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data.dataset import PreparedData
-from pipeline.data.decoding import SUFFIXES
+from pipeline.data.decoding import DECODER, SUFFIXES
 from pipeline.data.fashion_mnist import load_subset
 from pipeline.data.sources import SourceOptions, open_source
 from pipeline.errors import ConfigError, DataError
@@ -566,9 +566,50 @@ def test_torchvision_and_folders_turn_a_file_alike(country211):
 def test_a_damaged_file_of_torchvision_is_named(country211, content):
     source = open_source("torchvision:Country211", SourceOptions(root=country211))
     (country211 / "country211/train/AD/1.jpg").write_bytes(content)
-    with pytest.raises(DataError, match="Country211: image train/1 is not readable") as info:
+    with pytest.raises(DataError, match=r"train/AD/1.jpg: not a readable image \(") as info:
         source.train[1].load()
     assert "\n" not in str(info.value)
+
+
+def test_files_of_torchvision_are_those_of_a_folder(country211):
+    """Bounded, remarked on and resumed alike, whatever the dataset's own loader does."""
+    deep = country211 / "country211/train/AD/0.jpg"
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(deep, format="png")
+    options = SourceOptions(root=country211, max_pixels=100)
+    source = open_source("torchvision:Country211", options)
+    assert (source.decoder, source.channels) == (DECODER, 3)
+    assert source.train[0].file == str(deep)
+    assert np.unique(source.train[0].load()).tolist() == [40_000 >> 8]
+    with pytest.raises(DataError, match=r"1.jpg: 32x20 pixels by its header.*raise data.max_pixels"):
+        source.train[1].load()
+
+
+def test_images_that_a_dataset_decodes_itself_are_bounded_too(raw_fashion_mnist):
+    source = open_source(
+        "torchvision:FashionMNIST", SourceOptions(root=raw_fashion_mnist[0], max_pixels=99)
+    )
+    assert source.decoder.startswith("pillow")
+    with pytest.raises(DataError, match="image train/0 has 28x28 pixels; expected at most 99"):
+        source.train[0].load()
+
+
+def test_further_splits_of_torchvision_are_told(tmp_path, monkeypatch):
+    class SVHN:
+        def __init__(self, root, split, download):
+            if split not in ("train", "test"):
+                raise ValueError(split)
+            self.labels, self.images = np.array([0, 1]), [Image.new("RGB", (4, 4))] * 2
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, row):
+            return self.images[row], self.labels[row]
+
+    monkeypatch.setattr("torchvision.datasets.SVHN", SVHN)
+    source = open_source("torchvision:SVHN", SourceOptions(root=tmp_path))
+    assert str(source.left_out) == "not looked at: the split extra"
+    assert [sample.label for sample in source.train] == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["Caltech101", "EMNIST", "CelebA", "FakeData", "ImageFolder"])
