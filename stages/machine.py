@@ -21,7 +21,7 @@ def open_prepared(asked: DataParams) -> PreparedData:
         DataError: it was not prepared.
         MismatchError: it was made with other parameters.
     """
-    require_as_asked(layout.PREPARED, read_description(layout.PREPARED), asked.decisive())
+    require_as_asked(layout.PREPARED, read_description(layout.PREPARED), asked.asked())
     return PreparedData.open(layout.PREPARED)
 
 

@@ -15,7 +15,7 @@ from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.data.dataset import PreparedData
 from pipeline.data.decoding import MAX_PIXELS
-from pipeline.data.description import DECISIVE
+from pipeline.data.description import DECISIVE, REFUSING
 from pipeline.data.form import Keep
 from pipeline.data.label_budget import keep_labels
 from pipeline.data.prepare import Preparation
@@ -103,13 +103,18 @@ class DataParams:
             seed=self.seed,
             keep=self.keep,
             short_side=self.short_side,
+            max_pixels=self.max_pixels,
             damaged=self.damaged,
-            made_with=self.decisive(),
+            made_with=self.asked(),
         )
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the content of prepared data."""
         return {name: getattr(self, name) for name in DECISIVE}
+
+    def asked(self) -> dict[str, Any]:
+        """Return what prepared data is compared with: what decides its content, or refuses some of it."""
+        return {**self.decisive(), **{name: getattr(self, name) for name in REFUSING}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,8 @@ SCHEMA = 3
 SPLITS = ("train", "validation", "test")
 # Keys of params.yaml's `data` that decide the content of prepared data.
 DECISIVE = ("source", "root", "channels", "short_side", "keep", "validation", "seed")
+# Keys that refuse images: data that was made less strictly may hold some of them.
+REFUSING = ("max_pixels", "damaged")
 _LONGEST_VALUE = 200
 _OWN_DIGEST = "description_digest"
 _AGAIN = "run: pipeline prepare, or with DVC: dvc repro -f -s prepare"
@@ -44,7 +46,9 @@ class Description:
         samples: images of each split.
         digest: SHA-256 of the keys and contents of all splits.
         files: SHA-256 of each file of the index; empty in data of older versions.
-        made_with: what was asked for, by the keys of `DECISIVE`; empty in data of older versions.
+        made_with: what was asked for, by the keys of `DECISIVE` and `REFUSING`; empty in data of older
+            versions.
+        remarks: how many images each remark is made of, e.g. damaged.
     """
 
     source: str
@@ -60,6 +64,7 @@ class Description:
     digest: str
     files: dict[str, str] = field(default_factory=dict)
     made_with: dict[str, str | int | float | None] = field(default_factory=dict)
+    remarks: dict[str, _Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         relations = {
@@ -84,14 +89,20 @@ class Description:
         )
 
     def asked(self) -> dict[str, Any]:
-        """Return what is known of what was asked for, by the keys of `DECISIVE`.
+        """Return what is known of what was asked for, by the keys of `DECISIVE` and `REFUSING`.
 
         Older versions wrote down the source and the form alone. The channels of arrays are their own.
         """
         known: dict[str, Any] = {"source": self.source, "keep": self.keep, "short_side": self.short_side}
         if self.source.startswith("folder:"):
             known["channels"] = self.channels
+        if self.remarks.get("damaged"):
+            known["damaged"] = "warn"
         return {**known, **self.made_with}
+
+    def may_be_damaged(self) -> bool:
+        """Whether an image is damaged, or it was not looked whether all are whole."""
+        return bool(self.remarks.get("damaged")) or self.keep == "encoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +156,21 @@ def require_as_asked(folder: Path, description: Description, asked: Mapping[str,
     Args:
         folder: of the prepared dataset.
         description: of it.
-        asked: values by the keys of `DECISIVE`. Those that older versions did not write down are not
-            compared.
+        asked: values by the keys of `DECISIVE` and `REFUSING`. Those that older versions did not write
+            down are not compared.
 
     Raises:
         MismatchError: naming both values of each key that differs.
     """
     was = description.asked()
     differing = [name for name in asked if name in was and _differs(name, was, asked)]
+    if "damaged" in differing and not description.may_be_damaged():
+        differing.remove("damaged")
     if differing:
         there, here = (_named(values, differing) for values in (was, asked))
-        raise MismatchError(f"{folder} is of {there}, params.yaml asks for {here}; run: pipeline prepare")
+        # DVC does not watch these: an older params.yaml lacks them.
+        again = _AGAIN if set(differing) & set(REFUSING) else "run: pipeline prepare"
+        raise MismatchError(f"{folder} is of {there}, params.yaml asks for {here}; {again}")
 
 
 def _differs(name: str, was: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
@@ -165,6 +180,11 @@ def _differs(name: str, was: Mapping[str, Any], asked: Mapping[str, Any]) -> boo
     if name == "root":
         # Only torchvision's downloads are in it.
         return str(was["source"]).startswith("torchvision:") and not _same_place(str(there), str(here))
+    # Images of files are bounded; those that were within the bound are within a larger one, too.
+    if name == "max_pixels":
+        return bool(here < there) and str(was["source"]).startswith(("folder:", "torchvision:"))
+    if name == "damaged":
+        return bool(here == "refuse" != there)
     if name == "seed" and was.get("validation") == 0:
         return False
     return bool(there != here)

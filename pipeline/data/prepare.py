@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from pipeline.data.complaints import Ear
 from pipeline.data.dataset import DESCRIPTION, SCHEMA, SPLITS, write_description
+from pipeline.data.decoding import MAX_PIXELS
 from pipeline.data.delivery import deliver
 from pipeline.data.draft import Draft
 from pipeline.data.form import Form, Keep, relative_root
@@ -23,6 +23,7 @@ from pipeline.data.sample import Sample, Source
 from pipeline.data.splits import split_validation
 from pipeline.data.unfinished import require_none, unfinished
 from pipeline.data.workshop import Progress, Workshop
+from pipeline.files import written_beside
 from pipeline.progress import note
 
 # Training images that mean and deviation are estimated from where images are not decoded anyway.
@@ -30,8 +31,12 @@ MEASURED = 2048
 
 # Of what is made of the same samples: another number makes drafts anew.
 _READING = 2
-# Files that `write_atomic` was killed over.
-_LEFTOVER = re.compile(rf"\.({DESCRIPTION}|{DAMAGED_LIST}|({'|'.join(SPLITS)})\.(npz|names|pixels))\.\w+")
+# What is written into the folder of a prepared dataset.
+_FILES = {
+    DESCRIPTION,
+    DAMAGED_LIST,
+    *(f"{name}.{kind}" for name in SPLITS for kind in ("npz", "names", "pixels")),
+}
 
 Splits = Mapping[str, Sequence[Sample]]
 
@@ -46,9 +51,10 @@ class Preparation:
         seed: of the validation split.
         keep: pixels, packed, or encoded: files stay where they are and are decoded at use.
         short_side: largest shorter side in pixels; larger images are shrunk to it. None leaves all alone.
+        max_pixels: of an image file; the source refuses larger ones.
         damaged: warn, images that are partly wrong are read and told; refuse, they are not, and of files
             that stay encoded all are decoded to find them.
-        made_with: all that params.yaml asks for, by the keys of `DECISIVE`; written down.
+        made_with: all that params.yaml asks for, by the keys of `DECISIVE` and `REFUSING`; written down.
     """
 
     origin: str
@@ -56,6 +62,7 @@ class Preparation:
     seed: int = 0
     keep: Keep = "pixels"
     short_side: int | None = None
+    max_pixels: int = MAX_PIXELS
     damaged: OnDamage = "warn"
     made_with: Mapping[str, Any] = field(default_factory=dict)
 
@@ -77,7 +84,7 @@ class Preparation:
     def plan(self, form: Form) -> dict[str, Any]:
         """Return what decides the content of drafts, beside their samples."""
         split = {"source": self.origin, "validation": self.validation, "seed": self.seed}
-        reading = {"reading": _READING, "thorough": self.thorough}
+        reading = {"reading": _READING, "thorough": self.thorough, "max_pixels": self.max_pixels}
         return {"schema": SCHEMA, **split, **form.to_dict(), "torch": torch.__version__, **reading}
 
     @property
@@ -151,7 +158,7 @@ def _sweep(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     for path in folder.iterdir():
-        if _LEFTOVER.fullmatch(path.name):
+        if written_beside(path.name) in _FILES:
             path.unlink(missing_ok=True)
 
 

@@ -18,6 +18,7 @@ from pipeline.progress import note
 WAIT_SECONDS = 20.0
 _PLAN = "plan.json"
 _UNREADABLE = "unreadable.txt"
+_BOUND = "max_pixels"  # a key of the plan
 _SHOWN = 3
 
 
@@ -29,7 +30,7 @@ def unfinished(folder: Path, plan: Mapping[str, Any]) -> Iterator[None]:
 
     Args:
         folder: of the drafts; a lock lies beside it.
-        plan: what decides the content of a draft beside its samples.
+        plan: what decides the content of a draft beside its samples; max_pixels among it.
 
     Raises:
         DataError: another process holds it.
@@ -53,12 +54,19 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
     found = None
     with suppress(FileNotFoundError, ValueError):
         found = read_json(folder / _PLAN)
+    if not _goes_on(found, plan) and folder.exists():
+        note(f"{folder}: left by a preparation with other parameters or versions; starting anew")
+        shutil.rmtree(folder)
     if found != plan:
-        if folder.exists():
-            note(f"{folder}: left by a preparation with other parameters or versions; starting anew")
-            shutil.rmtree(folder)
         write_json(folder / _PLAN, plan)
     (folder / _UNREADABLE).unlink(missing_ok=True)
+
+
+def _goes_on(found: Any, plan: Mapping[str, Any]) -> bool:
+    """Whether drafts of one plan are those of another: images within a bound are within a larger one."""
+    if not isinstance(found, dict) or not isinstance(found.get(_BOUND), int):
+        return False
+    return {**found, _BOUND: plan[_BOUND]} == plan and bool(found[_BOUND] <= plan[_BOUND])
 
 
 def require_none(lines: Sequence[str], fault: str, folder: Path) -> None:

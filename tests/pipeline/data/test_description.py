@@ -174,3 +174,41 @@ def test_the_seed_decides_only_where_something_validates(copy, made):
     require_as_asked(copy, was, {**ASKED, "validation": 0, "seed": 5})
     with pytest.raises(MismatchError, match="seed 0"):
         require_as_asked(copy, made(), {**ASKED, "seed": 5})
+
+
+@pytest.mark.parametrize(
+    ("made_with", "remarks", "asked", "words"),
+    [
+        (
+            {"max_pixels": 99},
+            {},
+            {"max_pixels": 98},
+            "max_pixels 99, params.yaml asks for folder:a with max_pixels 98",
+        ),
+        ({"max_pixels": 99}, {}, {"max_pixels": 100}, ""),
+        ({"max_pixels": 99, "source": "npz:a.npz"}, {}, {"max_pixels": 9}, ""),
+        ({}, {}, {"max_pixels": 9}, ""),
+        (
+            {"damaged": "warn"},
+            {"damaged": 2},
+            {"damaged": "refuse"},
+            "damaged warn, params.yaml asks for folder:a with damaged refuse",
+        ),
+        ({"damaged": "warn"}, {}, {"damaged": "refuse"}, ""),
+        ({"damaged": "refuse"}, {}, {"damaged": "warn"}, ""),
+        ({}, {"damaged": 2}, {"damaged": "refuse"}, "damaged warn"),
+    ],
+)
+def test_data_that_was_made_less_strictly_is_refused_if_it_may_differ(
+    copy, made_with, remarks, asked, words
+):
+    made_with = {"source": "folder:a", **made_with}
+    rewrite(copy, made_with=made_with, source=made_with["source"], remarks=remarks)
+    asked = {"source": made_with["source"], **asked}
+    if not words:
+        require_as_asked(copy, read_description(copy), asked)
+        return
+    with pytest.raises(MismatchError) as caught:
+        require_as_asked(copy, read_description(copy), asked)
+    assert words in str(caught.value)
+    assert str(caught.value).endswith("; run: pipeline prepare, or with DVC: dvc repro -f -s prepare")

@@ -55,10 +55,10 @@ def test_what_a_killed_preparation_left_is_swept(tmp_path, make_source, prepare_
     folder = prepare_quietly(make_source(), tmp_path / "prepared")
     expected = _bytes(folder)
     for name in (
-        ".dataset.json.x1y2",
-        ".train.npz.ab",
-        ".test.names.cd",
-        ".validation.pixels.ef",
+        ".dataset.json.partial",
+        ".train.npz.ab12cd34",
+        ".test.names.partial",
+        ".validation.pixels.partial",
         "damaged.txt",
     ):
         (folder / name).write_bytes(b"half")

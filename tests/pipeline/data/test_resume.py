@@ -162,7 +162,14 @@ def test_a_draft_that_lost_its_end_is_begun_anew(photos, tmp_path, uninterrupted
 
 @pytest.mark.parametrize(
     "change",
-    [{"short_side": 16}, {"validation": 0.5}, {"seed": 1}, {"origin": "other"}, {"keep": "encoded"}],
+    [
+        {"short_side": 16},
+        {"validation": 0.5},
+        {"seed": 1},
+        {"origin": "other"},
+        {"keep": "encoded"},
+        {"max_pixels": 9},
+    ],
 )
 def test_another_plan_starts_anew(photos, tmp_path, capsys, change):
     with pytest.raises(KeyboardInterrupt):
@@ -170,6 +177,14 @@ def test_another_plan_starts_anew(photos, tmp_path, capsys, change):
     changed = content(run(photos, tmp_path, **change))
     assert "other parameters or versions; starting anew" in capsys.readouterr().err
     assert changed == content(run(photos, tmp_path / "reference", **change))
+
+
+def test_a_raised_bound_keeps_what_is_done(photos, tmp_path, decoded, uninterrupted):
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path, Stop(10), max_pixels=5000)
+    decoded.clear()
+    assert content(run(photos, tmp_path, max_pixels=5001)) == uninterrupted
+    assert len(decoded) == 2 * (TRAIN + TEST) - 10
 
 
 def test_a_replaced_file_is_noticed_and_the_others_are_kept(photos, tmp_path, decoded):
