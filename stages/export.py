@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 
 from pipeline.data.dataset import PreparedData
@@ -107,4 +108,6 @@ def _images(folder: Path | None, channels: int, count: int) -> Images:
         raise DataError(
             f"{layout.PREPARED}: no test images; expected some to compare on; use --images FOLDER"
         )
-    return spread_images(images, count)
+    chosen = spread_images(images, count)
+    chosen.require_unchanged(np.arange(len(chosen)))
+    return chosen

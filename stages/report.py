@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 import torch
 
+from pipeline.data.checking import require_sample
 from pipeline.data.leaks import read_leaks
 from pipeline.differences import difference
 from pipeline.errors import ConfigError, MismatchError, ModelError
@@ -24,6 +25,7 @@ from stages.dumps import dumps_in, require_as_asked, require_described_teacher
 from stages.machine import open_prepared
 from stages.options import reads_params
 from stages.params import Params
+from stages.processors import default_workers
 from stages.teachers import tell_other_data
 
 _CPU = torch.device("cpu")
@@ -38,6 +40,7 @@ def command(params: Params) -> None:
     stands alone. A run of the sweep that is missing is an error.
     """
     data = open_prepared(params.data)
+    require_sample(data, seed=params.data.seed, workers=default_workers())
     # Students have been checked, or were told to put up with it.
     stores = {name: open_logits(layout.store(name), allow_drift=True) for name in params.sweep.dumps}
     for name, store in stores.items():

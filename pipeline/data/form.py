@@ -45,6 +45,6 @@ def relative_root(root: Path, folder: Path) -> str:
 
 
 def find_root(root: str, folder: Path) -> Path:
-    """Return the folder that `relative_root` named."""
+    """Return the folder that `relative_root` named, absolute: a program may change its own folder."""
     # Not resolved: folders on the way may be links.
-    return Path(os.path.normpath(folder / root))
+    return Path(os.path.abspath(folder / root))

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from pipeline.data.decoding import DECODER, SUFFIXES, load_image
 from pipeline.data.images import Images
+from pipeline.data.left_out import LeftOut
 from pipeline.data.names import Names
 from pipeline.data.packed import PackedImages, pixel_offsets
 from pipeline.data.sample import UNLABELLED
-from pipeline.data.sources.tree import image_tree
+from pipeline.data.sources.tree import Tree, image_tree
 from pipeline.digests import content_digest, sample_key
 from pipeline.errors import DataError
+from pipeline.progress import note
 
 
 def spread_images(images: Images, count: int) -> Images:
@@ -33,13 +35,15 @@ def open_pictures(folder: Path, channels: int, count: int) -> PackedImages:
     Raises:
         DataError: there is no image, or one cannot be read.
     """
-    found = (
-        sorted(Path(name).as_posix() for name in image_tree(folder, ".").images) if folder.is_dir() else []
-    )
+    tree = image_tree(folder, ".") if folder.is_dir() else Tree([], LeftOut())
+    found, others = sorted(Path(name).as_posix() for name in tree.images), str(tree.left_out)
     if not found:
         raise DataError(
-            f"{folder}: no image files; expected a folder with {', '.join(SUFFIXES)}; name another"
+            f"{folder}: no image files{others and f', left out: {others}'}; expected a folder with "
+            f"{', '.join(SUFFIXES)}; name another"
         )
+    if others:
+        note(f"{folder}: left out: {others}")
     names = [found[row] for row in _spread(len(found), count).tolist()]
     images = [load_image(folder / name, channels) for name in names]
     shapes = np.array([image.shape[:2] for image in images], np.int32)

@@ -104,6 +104,10 @@ def test_a_bit_that_flipped_in_pixels_is_named_by_whatever_reads_them(project, r
         line = refused(*command)
         assert line.startswith(f"{path}: image 'test/13' is not the one that was prepared")
         assert line.endswith("run: pipeline prepare")
+    # Both look at images without a store.
+    export = ("export", "models/teachers/tutor.pt", "--format", "pt2", "--out", "tutor.pt2")
+    for command in (("report",), export):
+        assert "image 'test/13' is not the one that was prepared" in refused(*command)
     assert run("prepare") == 0
     assert run("cache-logits", "main") == 0
 

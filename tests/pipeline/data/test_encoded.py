@@ -201,7 +201,9 @@ def test_a_project_may_move_with_its_images(photos, tmp_path, monkeypatch):
     source = open_source("folder:photos", SourceOptions(root=Path("data/raw")))
     asked, folder = Preparation(origin="folder:photos", keep="encoded"), Path("data/prepared")
     prepare(source, folder, asked, state=Path("runs/.state/prepare"), workers=1, progress=Stop())
-    expected = PreparedData.open(folder).train.image(0)
+    train = PreparedData.open(folder).train
+    expected = train.image(0)
     monkeypatch.chdir(tmp_path)
+    assert np.array_equal(train.image(0), expected)
     before.rename("after")
     assert np.array_equal(PreparedData.open(Path("after/data/prepared")).train.image(0), expected)

@@ -16,13 +16,14 @@ def test_images_are_spread_over_the_split(tiny_data):
     assert len(spread_images(tiny_data.test, 1000)) == len(tiny_data.test)
 
 
-def test_a_folders_files_are_decoded_whatever_their_folder_and_size(tmp_path, random_image):
+def test_a_folders_files_are_decoded_whatever_their_folder_and_size(tmp_path, random_image, capsys):
     images = {"b/1.png": random_image(9, 7), "a.png": random_image(5, 6, seed=1)}
     for name, image in images.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(image).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
     opened = open_pictures(tmp_path, 3, 10)
+    assert capsys.readouterr().err == f"{tmp_path}: left out: 1 files (.txt 1)\n"
     assert list(opened.names) == ["a.png", "b/1.png"]
     for row, name in enumerate(opened.names):
         assert (opened.image(row) == images[name]).all()
@@ -33,7 +34,9 @@ def test_a_folders_files_are_decoded_whatever_their_folder_and_size(tmp_path, ra
 @pytest.mark.parametrize("name", ["empty", "missing"])
 def test_a_folder_without_images_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=f"{name}: no image files"):
+    (tmp_path / "empty/a.heic").touch()
+    others = ", left out: 1 files" if name == "empty" else ""
+    with pytest.raises(DataError, match=f"{name}: no image files{others}"):
         open_pictures(tmp_path / name, 3, 4)
 
 
