@@ -176,9 +176,14 @@ def _read(shop: Workshop, splits: Splits) -> tuple[Moments, Remarks]:
     else:
         measured = shop.measure(train, MEASURED)
         moments, unreadable = measured.moments, [*unreadable, *measured.unreadable]
-    require_none(list(dict.fromkeys(unreadable)), f"of {count:,} images are not readable", shop.state)
-    if shop.form.keep == "encoded":
         bits["train"] = bits["train"] | measured.remarks
+        if not shop.thorough:
+            looked_at = min(MEASURED, len(train))
+            note(
+                f"damage is looked for in {looked_at:,} of {count:,} images, the others are decoded at "
+                "use; data.damaged: refuse looks at all"
+            )
+    require_none(list(dict.fromkeys(unreadable)), f"of {count:,} images are not readable", shop.state)
     return moments, Remarks({name: (samples, bits[name]) for name, samples in splits.items()})
 
 

@@ -191,7 +191,9 @@ def test_mean_and_deviation_are_estimated_from_a_spread_sample(prepared, monkeyp
     pixels = np.concatenate([train.image(row).reshape(-1, 3) for row in chosen]) / 255
     np.testing.assert_allclose(encoded.mean, pixels.mean(0), atol=1e-6)
     np.testing.assert_allclose(encoded.std, pixels.std(0), atol=1e-6)
-    assert f"estimated from 5 of {len(train)} training images" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"estimated from 5 of {len(train)} training images" in told
+    assert "damage is looked for in 5 of 40 images, the others are decoded at use" in told
 
 
 def test_a_project_may_move_with_its_images(photos, tmp_path, monkeypatch):
