@@ -169,13 +169,12 @@ def _read(shop: Workshop, splits: Splits) -> tuple[Moments, Remarks]:
         DataError: images that are not readable.
     """
     unreadable = [line for name, samples in splits.items() for line in shop.make_draft(name, samples)]
-    bits = {name: shop.rows(name)["remarks"] for name in splits}
     train, count = splits["train"], sum(map(len, splits.values()))
-    if shop.form.keep == "pixels":
-        moments = shop.moments("train")
-    else:
-        measured = shop.measure(train, MEASURED)
-        moments, unreadable = measured.moments, [*unreadable, *measured.unreadable]
+    measured = None if shop.form.keep == "pixels" else shop.measure(train, MEASURED)
+    unreadable += [] if measured is None else measured.unreadable
+    require_none(list(dict.fromkeys(unreadable)), f"of {count:,} images are not readable", shop.state)
+    bits = {name: shop.rows(name)["remarks"] for name in splits}
+    if measured is not None:
         bits["train"] = bits["train"] | measured.remarks
         if not shop.thorough:
             looked_at = min(MEASURED, len(train))
@@ -183,7 +182,7 @@ def _read(shop: Workshop, splits: Splits) -> tuple[Moments, Remarks]:
                 f"damage is looked for in {looked_at:,} of {count:,} images, the others are decoded at "
                 "use; data.damaged: refuse looks at all"
             )
-    require_none(list(dict.fromkeys(unreadable)), f"of {count:,} images are not readable", shop.state)
+    moments = shop.moments("train") if measured is None else measured.moments
     return moments, Remarks({name: (samples, bits[name]) for name, samples in splits.items()})
 
 

@@ -87,11 +87,25 @@ def _read_npz(path: Path) -> tuple[Arrays, list[str]]:
             if not isinstance(archive, NpzFile):
                 raise ValueError("it holds no named arrays")
             wanted = _wanted(path, archive.files)
-            return {name: archive[name] for name in wanted}, sorted(set(archive.files) - set(wanted))
+            arrays = {name: _array(path, archive, name) for name in wanted}
+            return arrays, sorted(set(archive.files) - set(wanted))
     except DataError:
         raise
     except _DAMAGE as error:
         raise DataError(f"{path}: not a readable .npz ({_reason(error)}); write it again") from None
+
+
+def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = archive[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise DataError(
+            f"{path}: {name} holds Python objects; expected numbers, or texts for classes; convert it, e.g. "
+            "with .astype(np.int64) or .astype(str)"
+        ) from None
+    return array
 
 
 def _reason(error: BaseException) -> str:
@@ -130,10 +144,11 @@ def _labels(labels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _check_arrays(path: Path, split: str, images: NDArray[Any], labels: NDArray[Any]) -> None:
+    ahead = images.ndim == 4 and images.shape[1] in (1, 3)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or _channels(images) not in (1, 3):
         raise DataError(
             f"{path}: {split}_images is {images.dtype} {images.shape}; expected uint8 (N, H, W, C) "
-            "with C 1 or 3; convert it"
+            f"with C 1 or 3; convert it{', e.g. with np.moveaxis(images, 1, 3)' if ahead else ''}"
         )
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         raise DataError(

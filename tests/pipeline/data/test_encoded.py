@@ -183,6 +183,19 @@ def test_files_that_are_damaged_behind_their_headers_are_found_where_they_are_me
     assert len((state / "unreadable.txt").read_text().splitlines()) == len(names)
 
 
+def test_an_empty_file_is_named(own_copy, tmp_path):
+    root, train = own_copy
+    (root / train.names[0]).write_bytes(b"")
+    asked, source = (
+        Preparation(origin="own", keep="encoded"),
+        open_source(f"folder:{root}", SourceOptions(root=root)),
+    )
+    with pytest.raises(
+        DataError, match=rf"{train.names[0]}: not a readable image \(0 bytes: an empty file"
+    ):
+        prepare(source, tmp_path / "new", asked, state=tmp_path / "s", workers=1, progress=Stop())
+
+
 def test_mean_and_deviation_are_estimated_from_a_spread_sample(prepared, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.data.prepare.MEASURED", 5)
     encoded = prepared("encoded")

@@ -185,8 +185,15 @@ def test_npz_of_one_class_is_refused(open_npz):
 
 
 def test_npz_with_objects_is_refused_without_unpickling_them(open_npz):
-    with pytest.raises(DataError, match=r"x.npz: not a readable .npz"):
+    with pytest.raises(DataError, match=r"x.npz: train_labels holds Python objects; expected numbers"):
         open_npz(train_labels=np.array([0, 1, None] * 2, object))
+
+
+def test_npz_images_with_channels_ahead_are_told_how_to_convert_them(open_npz):
+    with pytest.raises(
+        DataError, match=r"with C 1 or 3; convert it, e.g. with np.moveaxis\(images, 1, 3\)"
+    ):
+        open_npz(train_images=np.zeros((6, 3, 4, 5), np.uint8))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04 and no more"])
