@@ -22,7 +22,7 @@ from __future__ import annotations
 import difflib
 import errno
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LONGEST = 200
 # Parts of messages by which torch and the libraries below it tell that memory is short.
@@ -144,6 +144,26 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
     """
     half = longest // 2
     return text if len(text) <= longest else f"{text[:half]}…{text[len(text) - (longest - 1 - half) :]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "image"), counted(2048, "image"), counted(2, "class")
+    ('1 image', '2,048 images', '2 classes')
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return the first of some names, escaped.
+
+    >>> first_of(["a", "b", "c", "d"])
+    'a, b, c, …'
+    """
+    shown = ", ".join(map(printable, names[:most]))
+    return f"{shown}, …" if len(names) > most else shown
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ModelError, NotFiniteError, PipelineError, is_out_of_memory
+from pipeline.errors import ModelError, NotFiniteError, PipelineError, first_of, is_out_of_memory
 
 # What torch, and code on top of it, raises on inputs that it cannot take.
 _KINDS = (
@@ -18,7 +18,6 @@ _KINDS = (
 )
 # Beyond it the difference of two float32 logits, and with it every loss, may be infinite.
 _LARGEST_LOGIT = torch.finfo(torch.float32).max / 4
-_SHOWN = 3
 _LONGEST_REASON = 300
 
 
@@ -71,9 +70,8 @@ def require_finite_weights(network: nn.Module, origin: object) -> None:
     """
     names = not_finite(network)
     if names:
-        more = ", …" if len(names) > _SHOWN else ""
         raise NotFiniteError(
-            f"{origin}: weights that are not finite: {', '.join(names[:_SHOWN])}{more}; expected numbers; "
+            f"{origin}: weights that are not finite: {first_of(names)}; expected numbers; "
             "use other weights, or train it again with a lower learning_rate"
         )
 

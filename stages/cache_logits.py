@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.caching.dump import cache_logits
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, counted
 from pipeline.store.ensemble import write_ensemble
 from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, gate
@@ -78,7 +78,8 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
         ensemble = write_ensemble(path, list(members.values()), spec.blend(), test)
     top1 = "unknown" if ensemble.teacher_top1 is None else f"{ensemble.teacher_top1:.4f}"
     click.echo(
-        f"{name}: {', '.join(spec.of)}, {ensemble.n_views} views; top-1 on test {top1} from the cache"
+        f"{name}: {', '.join(spec.of)}, {counted(ensemble.n_views, 'view')}; top-1 on test {top1} from the "
+        "cache"
     )
 
 
@@ -90,7 +91,7 @@ def _say(dump: str, manifest: Manifest) -> None:
             click.echo(f"{dump}: teacher top-1 on {name} {direct:.4f} direct, {cached:.4f} from the cache")
     views = manifest.layout.sections["train"].n_views
     click.echo(
-        f"{dump}: {views} views, {manifest.size_bytes:,} bytes, {manifest.layout.codec}: "
+        f"{dump}: {counted(views, 'view')}, {manifest.size_bytes:,} bytes, {manifest.layout.codec}: "
         f"KL(teacher || cached) {figures['kl_t1_mean']:.1e} at T = 1 (99th percentile "
         f"{figures['kl_t1_p99']:.1e}), {figures['kl_t4_mean']:.1e} at T = 4 "
         f"({manifest.fidelity().kl_t4_p99:.1e}), top-1 agreement {figures['top1_agreement']:.4f}"

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.audit import replay
 from pipeline.bench import Bench
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, bounded, quoted
+from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, bounded, counted, quoted
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
@@ -102,9 +102,9 @@ def _require_views(dump: str, count: int, store: LogitStore) -> None:
     """Say what to do where a store has yet to grow: what it has can be used meanwhile."""
     if store.n_views < count:
         raise IncompleteStoreError(
-            f"{store.location}: is complete with {store.n_views} views; expected {count}, as dumps.{dump}."
-            f"views.count says; make the others with: pipeline cache-logits {dump}, or go on with what is "
-            f"there: --set dumps.{dump}.views.count={store.n_views}"
+            f"{store.location}: is complete with {counted(store.n_views, 'view')}; expected {count}, as "
+            f"dumps.{dump}.views.count says; make the others with: pipeline cache-logits {dump}, or go on "
+            f"with what is there: --set dumps.{dump}.views.count={store.n_views}"
         )
 
 

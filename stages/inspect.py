@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
+from pipeline.errors import counted
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.secrets import hidden
 from pipeline.store.summary import Inspection, inspect
@@ -42,7 +45,7 @@ def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
     lines = {
         "ensemble": f"{hidden(place)}: the mean of {blend.average} of {', '.join(ensemble.names)}",
         "weights": ", ".join(f"{weight:g}" for weight in blend.weights),
-        "samples": f"{summary['n_samples']:,} x {summary['n_views']} views, {summary['n_classes']} classes",
+        "samples": _size(summary),
         "top-1": "unknown" if top1 is None else f"{top1:.4f} on the test images, from the cache",
     }
     for name, text in lines.items():
@@ -72,9 +75,12 @@ def _lines(store: str, found: Inspection) -> dict[str, str]:
 def _samples(found: Inspection) -> str:
     summary, labelled = found.summary, found.labelled
     few = labelled is not None and labelled < summary["n_samples"]
-    return f"{summary['n_samples']:,} x {summary['n_views']} views, {summary['n_classes']} classes" + (
-        f", {labelled:,} samples are labelled" if few else ""
-    )
+    return _size(summary) + (f", {labelled:,} samples are labelled" if few else "")
+
+
+def _size(summary: Mapping[str, Any]) -> str:
+    views, classes = counted(summary["n_views"], "view"), counted(summary["n_classes"], "class")
+    return f"{summary['n_samples']:,} x {views}, {classes}"
 
 
 def _codec(found: Inspection, per_view: float | None) -> str:

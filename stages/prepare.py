@@ -17,6 +17,7 @@ from stages import layout
 from stages.options import reads_params
 from stages.params import Params
 from stages.processors import default_workers
+from stages.terminal import say
 
 
 @click.command()
@@ -48,7 +49,7 @@ def command(params: Params, workers: int | None) -> None:
         progress=_progress,
     )
     counts = ", ".join(_count(description, name) for name in SPLITS)
-    click.echo(f"{data.source}: {len(description['classes'])} classes, {counts} images")
+    say(f"{data.source}: {len(description['classes'])} classes, {counts} images")
 
 
 def _count(description: Mapping[str, Any], split: str) -> str:

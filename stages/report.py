@@ -10,7 +10,7 @@ import torch
 from pipeline.data.checking import require_sample
 from pipeline.data.leaks import read_leaks
 from pipeline.differences import difference
-from pipeline.errors import ConfigError, MismatchError, ModelError
+from pipeline.errors import ConfigError, MismatchError, ModelError, counted
 from pipeline.files import parse_object, write_bytes, write_json
 from pipeline.naming import NAME
 from pipeline.progress import note
@@ -72,7 +72,7 @@ def _collect(params: Params, stores: dict[str, LogitStore | Ensemble], dataset: 
         raise ConfigError(
             "sweep names no run; expected students, seeds, and recipes or baselines; add them"
         )
-    note(f"reading {len(plans)} runs")
+    note(f"reading {counted(len(plans), 'run')}")
     names = [layout.run_name(p.dump, p.student, p.recipe, p.seed) for p in plans]
     runs = [read_run(layout.RUNS / name, plan) for name, plan in zip(names, plans, strict=True)]
     for name, plan, run in zip(names, plans, runs, strict=True):

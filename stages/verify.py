@@ -15,7 +15,7 @@ from pipeline.audit import Audit, replay, verify
 from pipeline.bench import Bench
 from pipeline.caching.repair import read_header, repair
 from pipeline.data.checking import audit_data
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError, StoreError, counted
 from pipeline.models.teacher import Teacher
 from pipeline.models.trust import Trust
 from pipeline.progress import note, track
@@ -95,8 +95,8 @@ def _audit_prepared(machine: Machine, *, as_json: bool) -> Audit:
     if not as_json:
         _tell(found.bad)
         click.echo(
-            f"{layout.PREPARED}: {found.checked:,} files checked, {found.images:,} images compared with "
-            f"their digests, {len(found.bad)} bad"
+            f"{layout.PREPARED}: {counted(found.checked, 'file')} checked, "
+            f"{counted(found.images, 'image')} compared with their digests, {len(found.bad)} bad"
         )
     return Audit(ok=not found.bad, checked=found.checked, bad=found.bad)
 
@@ -159,13 +159,13 @@ class _CheckedStore:
 
     def _tell(self, audit: Audit) -> None:
         _tell(audit.bad)
-        click.echo(f"{self.store}: {audit.checked} files checked, {len(audit.bad)} bad")
+        click.echo(f"{self.store}: {counted(audit.checked, 'file')} checked, {len(audit.bad)} bad")
         if audit.drift is not None and str(audit.drift) not in audit.bad:
             click.echo(str(audit.drift))
         if audit.replayed:
             click.echo(
-                f"{audit.replayed} pairs replayed: largest difference {audit.replay_max_abs_diff:.3g}, "
-                f"mean KL {audit.replay_kl_mean:.2e}"
+                f"{counted(audit.replayed, 'pair')} replayed: largest difference "
+                f"{audit.replay_max_abs_diff:.3g}, mean KL {audit.replay_kl_mean:.2e}"
             )
 
 

@@ -20,7 +20,7 @@ from pipeline.caching.opening import choose, places, require_same_pixels, requir
 from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import codec_fingerprint
 from pipeline.data.dataset import PreparedData
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError
+from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError, counted
 from pipeline.models.teacher import Teacher
 from pipeline.progress import note
 from pipeline.store.adoption import Index, dataset_digest, read_index
@@ -125,7 +125,7 @@ def repair(
         faults = [*found.faults, *lost, *also_lost]
         about_to_mend([path / fault.name for fault in faults])
         _mend(path, replace(found, faults=faults), index, state)
-    note(f"{path}: {len(faults)} files are to be made again, removed or moved away")
+    note(f"{path}: {counted(len(faults), 'file')} to be made again, removed or moved away")
     cache_logits(bench, teacher, DumpSpec.of(header), path)
     return [_done_about(path, fault) for fault in faults]
 

@@ -14,7 +14,7 @@ from pipeline.data.dataset import PreparedData, open_described, require_describe
 from pipeline.data.description import SPLITS, Description, read_description
 from pipeline.data.images import Images
 from pipeline.digests import sample_key
-from pipeline.errors import DataError
+from pipeline.errors import DataError, counted
 
 # Of each split at a start: all of it up to so many bytes; of a larger one as many bytes, at random.
 SAMPLED_BYTES, SAMPLED_IMAGES = 64 << 20, 256
@@ -105,7 +105,8 @@ def _audit_split(images: Images, folder: Path, name: str, *, workers: int, progr
         bad = [line for lines, _ in zip(found, shown, strict=False) for line in lines]
     bad += _wrong_names(images, folder / f"{name}.names")
     files = 2 + (len(images) if images.decodes_at_use else 1)
-    more = [f"{folder / name}: {len(bad) - _TOLD:,} more images are bad"] if len(bad) > _TOLD else []
+    rest = len(bad) - _TOLD
+    more = [f"{folder / name}: {counted(rest, 'more image')} with faults"] if rest > 0 else []
     return DataAudit(checked=files, images=len(images), bad=[*bad[:_TOLD], *more])
 
 
@@ -116,7 +117,8 @@ def _wrong_names(images: Images, path: Path) -> list[str]:
         return []
     name = images.names[int(wrong[0])]
     return [
-        f"{path}: {len(wrong):,} names are not those of the keys, first {name!r}; run: pipeline prepare"
+        f"{path}: {counted(len(wrong), 'name')} of other keys than the index has, first {name!r}; run: "
+        "pipeline prepare"
     ]
 
 

@@ -9,6 +9,7 @@ from pipeline.errors import DataError
 
 # Control characters, surrogates, line and paragraph separators.
 _UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
+_INVISIBLE = "Cf"
 
 
 def require_class_names(where: object, names: Sequence[str]) -> None:
@@ -23,8 +24,8 @@ def require_class_names(where: object, names: Sequence[str]) -> None:
     """
     seen: dict[str, str] = {}
     for name in names:
-        if not name.strip():
-            raise DataError(f"{where}: class name {name!r} is empty; expected a text; rename it")
+        if not normal(name).strip():
+            raise DataError(f"{where}: class name {ascii(name)[:100]} is empty; expected a text; rename it")
         if any(unicodedata.category(character) in _UNPRINTED for character in name):
             raise DataError(
                 f"{where}: class name {ascii(name)[:100]} has control characters; expected a text of one "
@@ -45,5 +46,6 @@ def require_class_names(where: object, names: Sequence[str]) -> None:
 
 
 def normal(name: str) -> str:
-    """Return a name in Unicode's composed form, in which names that look alike are equal."""
-    return unicodedata.normalize("NFC", name)
+    """Return a name in Unicode's composed form, without invisible characters: what looks alike is equal."""
+    shown = "".join(letter for letter in name if unicodedata.category(letter) != _INVISIBLE)
+    return unicodedata.normalize("NFC", shown)

@@ -24,7 +24,7 @@ from pipeline.data.animations import first_picture, is_animated_webp
 from pipeline.data.headers import GIF, JPEG, PNG, header_shape, is_deep_png, is_webp, stored_shape
 from pipeline.data.orientation import orientation_of, upright, webp_exif
 from pipeline.data.pillow_formats import HAS_AVIF, decode_by_pillow, opened_mode, opened_shape, opener_of
-from pipeline.errors import DataError, is_out_of_memory
+from pipeline.errors import DataError, brief, counted, is_out_of_memory
 
 DECODER = f"torchvision {version('torchvision')}"
 # By groups: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF.
@@ -134,7 +134,7 @@ def decode(content: Bytes, channels: int, path: Path) -> Image_HWC:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise DataError(_unreadable(path, f"{len(content)} bytes: {_reason(error)}")) from None
+        raise DataError(_unreadable(path, f"{counted(len(content), 'byte')}: {_reason(error)}")) from None
 
 
 def image_shape(content: Bytes, channels: int, path: Path) -> tuple[int, int]:
@@ -196,7 +196,7 @@ def _by_torchvision(content: Bytes, channels: int) -> Image_HWC:
 
 def _reason(error: Exception) -> str:
     """Return the first line of a decoder's error, where that tells a user anything."""
-    text = next(iter(str(error).splitlines()), "")
+    text = brief(error)
     if text.startswith(("Internal error", "Unsupported image file")):  # torchvision's, of any damage
         return "damaged or cut off"
     return text or type(error).__name__

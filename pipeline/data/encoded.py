@@ -19,7 +19,7 @@ from pipeline.data.images import Images
 from pipeline.data.index import read_index
 from pipeline.data.resizing import shrink
 from pipeline.digests import encoded_digest
-from pipeline.errors import DataError
+from pipeline.errors import DataError, counted
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,8 +76,8 @@ class EncodedImages(Images):
         digest = encoded_digest(content, (height, width, self.channels), int(self.labels[row]))
         if digest != self.digests[row]:
             raise DataError(
-                f"{path}: {len(content):,} bytes, not those that were prepared; expected the same file; "
-                "restore it, or run: pipeline prepare"
+                f"{path}: {counted(len(content), 'byte')}, not those that were prepared; expected the "
+                "same file; restore it, or run: pipeline prepare"
             )
         return content
 

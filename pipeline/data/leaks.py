@@ -21,6 +21,7 @@ from pipeline.data.encoded import EncodedImages
 from pipeline.data.images import Images
 from pipeline.data.sample import UNLABELLED
 from pipeline.digests import content_digest, encoded_digest
+from pipeline.errors import counted, printable
 from pipeline.files import read_json
 
 _EXAMPLES = 3
@@ -31,7 +32,7 @@ _SENTENCES = {
     "test_in_train": "{count:,} of {test:,} test images are in train too",
     "test_in_validation": "{count:,} of {test:,} test images are in validation too",
     "validation_in_train": "{count:,} of {validation:,} validation images are in train too",
-    _TWO_LABELS: "{count:,} pictures have two labels",
+    _TWO_LABELS: "{pictures} two labels",
 }
 
 
@@ -90,9 +91,11 @@ def describe_leaks(leaks: Mapping[str, Any], samples: Mapping[str, int]) -> str:
     for kind, sentence in _SENTENCES.items():
         if kind in leaks:
             count, examples = leaks[kind]["count"], leaks[kind]["examples"]
-            first, second = map(_printable, examples[0])
+            first, second = map(_end, examples[0])
             more = ", …" if count > 1 else ""
-            parts.append(f"{sentence.format(count=count, **samples)} ({first} = {second}{more})")
+            pictures = f"{counted(count, 'picture')} {'has' if count == 1 else 'have'}"
+            found = sentence.format(count=count, pictures=pictures, **samples)
+            parts.append(f"{found} ({first} = {second}{more})")
     return ", ".join(parts)
 
 
@@ -158,6 +161,5 @@ def _count(leaks: Leaks, splits: Mapping[str, Images], equal: Sequence[Place]) -
         leaks.add(_TWO_LABELS, (first, second))
 
 
-def _printable(name: str) -> str:
-    shown = name if len(name) <= 120 else f"…{name[-119:]}"
-    return shown if shown.isprintable() else ascii(shown)
+def _end(name: str) -> str:
+    return printable(name if len(name) <= 120 else f"…{name[-119:]}")

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.errors import counted, first_of
+
 _SHOWN = 8
 
 
@@ -59,14 +61,14 @@ class LeftOut:
         if self.hidden:
             parts.append(f"{self.hidden:,} hidden")
         if self.linked_back:
-            parts.append(f"{self.linked_back:,} linked folders that lead back to themselves")
+            lead = "leads back to itself" if self.linked_back == 1 else "lead back to themselves"
+            parts.append(f"{counted(self.linked_back, 'linked folder')} that {lead}")
         if self.unused:
-            more = ", …" if len(self.unused) > _SHOWN else ""
-            parts.append(f"not looked at: {', '.join(self.unused[:_SHOWN])}{more}")
+            parts.append(f"not looked at: {first_of(self.unused, _SHOWN)}")
         return ", ".join(parts)
 
 
 def _files(suffixes: Counter[str]) -> str:
     by_count = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
-    named = [f"{suffix} {count:,}" for suffix, count in by_count[:_SHOWN]]
-    return f"{suffixes.total():,} files ({', '.join(named)}{', …' if len(by_count) > _SHOWN else ''})"
+    named = [f"{suffix} {count:,}" for suffix, count in by_count]
+    return f"{counted(suffixes.total(), 'file')} ({first_of(named, _SHOWN)})"

@@ -19,10 +19,12 @@ from pipeline.data.images import Images
 from pipeline.data.leaks import describe_leaks, find_leaks
 from pipeline.data.moments import Moments
 from pipeline.data.remarks import DAMAGED_LIST, OnDamage, Remarks, refuse_damaged, tell_remarks
-from pipeline.data.sample import Sample, Source
+from pipeline.data.sample import UNLABELLED, Sample, Source
+from pipeline.data.sources.labels import tell_unseen
 from pipeline.data.splits import split_validation
 from pipeline.data.unfinished import require_none, unfinished
 from pipeline.data.workshop import Progress, Workshop
+from pipeline.errors import counted
 from pipeline.files import written_beside
 from pipeline.progress import note
 
@@ -130,7 +132,7 @@ def prepare(
                 images[name] = deliver(draft, samples, folder, name, form)
         tell_remarks(remarks, folder)
         left_out, leaks = source.left_out.to_dict(), find_leaks(images, glances).to_dict()
-        _tell(str(source.left_out), leaks, images)
+        _tell(source, leaks, images)
         return write_description(
             folder,
             source=asked.origin,
@@ -149,7 +151,7 @@ def _divide(source: Source, asked: Preparation) -> Splits:
         train, held = split_validation(source.train, fraction=asked.validation, seed=asked.seed)
     else:
         train, held = source.train, source.validation
-        note(f"validation: {len(held):,} images of the source's own; data.validation is not used")
+        note(f"validation: {counted(len(held), 'image')} of the source's own; data.validation is not used")
     return dict(zip(SPLITS, (train, held, source.test), strict=True))
 
 
@@ -186,9 +188,14 @@ def _read(shop: Workshop, splits: Splits) -> tuple[Moments, Remarks]:
     return moments, Remarks({name: (samples, bits[name]) for name, samples in splits.items()})
 
 
-def _tell(left_out: str, leaks: Mapping[str, Any], images: Mapping[str, Images]) -> None:
-    if left_out:
+def _tell(source: Source, leaks: Mapping[str, Any], images: Mapping[str, Images]) -> None:
+    if left_out := str(source.left_out):
         note(f"left out: {left_out}")
+    trained, tested = (set(images[name].labels.tolist()) for name in ("train", "test"))
+    if tested - {UNLABELLED}:
+        tell_unseen(
+            [source.classes[row] for row in sorted(trained - tested - {UNLABELLED})], "test", "image"
+        )
     if leaks:
         counts = {name: len(split) for name, split in images.items()}
         note(f"leaks: {describe_leaks(leaks, counts)}")

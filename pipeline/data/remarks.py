@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pipeline.data.decoding import is_deep
 from pipeline.data.sample import Sample
-from pipeline.data.unfinished import list_files, require_none
+from pipeline.data.unfinished import require_none
+from pipeline.errors import counted, first_of
 from pipeline.files import write_bytes
 from pipeline.progress import note
 
@@ -67,16 +68,18 @@ def tell_remarks(remarks: Remarks, folder: Path) -> None:
     """Tell remarks on stderr, a line each; list damaged files in the folder of the prepared dataset."""
     narrow, damaged, path = remarks.files(NARROW), remarks.files(DAMAGED), folder / DAMAGED_LIST
     if narrow:
+        use, are = ("uses", "is") if len(narrow) == 1 else ("use", "are")
         note(
-            f"narrow range: {len(narrow):,} images of 16 bits use less than a quarter of their range "
-            f"and are nearly black: {list_files(narrow)}; stretch it, if that is not meant"
+            f"narrow range: {counted(len(narrow), 'image')} of 16 bits {use} less than a quarter of their "
+            f"range and {are} nearly black: {first_of(narrow)}; stretch it, if that is not meant"
         )
     path.unlink(missing_ok=True)
     if damaged:
         write_bytes(path, "".join(f"{file}\n" for file in damaged).encode(errors="replace"))
+        have = "has" if len(damaged) == 1 else "have"
         note(
-            f"damaged: {len(damaged):,} images have corrupt JPEG data and may be wrong in part: "
-            f"{list_files(damaged)}; all are listed in {path}; replace or remove them, or set "
+            f"damaged: {counted(len(damaged), 'image')} {have} corrupt JPEG data and may be wrong in part: "
+            f"{first_of(damaged)}; all are listed in {path}; replace or remove them, or set "
             "data.damaged to refuse"
         )
 

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.sample import UNLABELLED, Sample, Samples
-from pipeline.data.unfinished import list_files
 from pipeline.digests import sample_key
-from pipeline.errors import DataError
+from pipeline.errors import DataError, counted, first_of
 from pipeline.progress import note
 from pipeline.rng import Lane, draw
 
@@ -43,8 +42,9 @@ def split_validation(
     chosen &= labels != UNLABELLED
     spared = _spare_last(chosen, labels, words)
     if spared:
-        names = list_files([samples[row].name for row in spared])
-        note(f"validation: {len(spared):,} last training images of their classes stay in training: {names}")
+        names = first_of([samples[row].name for row in spared])
+        stay = "of its class stays" if len(spared) == 1 else "of their classes stay"
+        note(f"validation: {counted(len(spared), 'last training image')} {stay} in training: {names}")
     train, validation = (Samples(samples.__getitem__, np.flatnonzero(part)) for part in (~chosen, chosen))
     if not validation or not train:
         raise DataError(

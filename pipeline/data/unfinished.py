@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, first_of
 from pipeline.files import read_json, write_bytes, write_json
 from pipeline.progress import note
 
@@ -19,7 +19,6 @@ WAIT_SECONDS = 20.0
 _PLAN = "plan.json"
 _UNREADABLE = "unreadable.txt"
 _BOUND = "max_pixels"  # a key of the plan
-_SHOWN = 3
 
 
 @contextmanager
@@ -86,14 +85,8 @@ def require_none(lines: Sequence[str], fault: str, folder: Path) -> None:
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
     if len(lines) == 1:
         raise DataError(lines[0])
-    first = list_files([line.partition(":")[0] for line in lines])
+    first = first_of([line.partition(":")[0] for line in lines])
     raise DataError(
         f"{len(lines):,} {fault}: {first}; all are listed in "
         f"{path}; replace or remove them and run the command again: the other images are kept"
     )
-
-
-def list_files(files: Sequence[str]) -> str:
-    """Return the first of some files, for a message."""
-    shown = ", ".join(file if file.isprintable() else ascii(file) for file in files[:_SHOWN])
-    return f"{shown}, …" if len(files) > _SHOWN else shown

@@ -101,7 +101,7 @@ class Workshop:
             can_be_told = (rows["file_bytes"][kept:] >= 0).any()
             draft.shorten(kept, spare if has_room and can_be_told else None)
         if len(rows) or len(spare):
-            moved_too = f", up to {len(spare):,} others are moved" if len(spare) else ""
+            moved_too = f", up to {len(spare):,} more are moved" if len(spare) else ""
             note(f"resuming: {kept:,} of {len(samples):,} {name} images are there{moved_too}")
 
     def _measured(self, sample: Sample, seat: Seat) -> tuple[Moments, int] | DataError:

@@ -16,7 +16,7 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.data.images import Images
 from pipeline.differences import difference
 from pipeline.digests import spec_digest
-from pipeline.errors import CorruptStoreError, MismatchError
+from pipeline.errors import CorruptStoreError, MismatchError, counted
 from pipeline.models.teacher import Teacher
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, SampleIndex
@@ -124,8 +124,8 @@ def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: s
     had = header.layout.sections["train"].n_views
     if wanted.view_count < had:
         raise MismatchError(
-            f"{path}: has {had} views, views.count is {wanted.view_count}; a dump never loses views: raise "
-            f"views.count to {had}, {ways_out}"
+            f"{path}: has {counted(had, 'view')}, views.count is {wanted.view_count}; a dump never loses "
+            f"views: raise views.count to {had}, {ways_out}"
         )
 
 

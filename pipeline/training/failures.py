@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from pipeline.errors import ModelError, NotFiniteError, TrainingError
+from pipeline.errors import ModelError, NotFiniteError, TrainingError, counted
 from pipeline.failures import naming_failure, not_finite
 from pipeline.loading.loader import Loader
 from pipeline.training.settings import TrainingSettings
@@ -29,7 +29,7 @@ def naming_step(loader: Loader) -> Iterator[None]:
         ModelError: the network fails otherwise.
     """
     size = loader.batch_size
-    step = f"step of {_counted(size, 'image')} in {_counted(loader.parts, 'part')}"
+    step = f"step of {counted(size, 'image')} in {counted(loader.parts, 'part')}"
     try:
         with naming_failure(f"a training {step}"):
             yield
@@ -110,10 +110,6 @@ def require_learning(skipped: int, steps: int) -> None:
 def _remedy(settings: TrainingSettings) -> str:
     precision = "" if settings.precision == "fp32" else " or use precision: fp32"
     return f"lower learning_rate (now {settings.learning_rate:g}){precision}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _listed(names: list[str]) -> str:

@@ -13,7 +13,7 @@ from pipeline.data.sources.arrays import open_builtin, open_npz
 from pipeline.data.sources.folder import open_folder
 from pipeline.data.sources.options import SourceOptions
 from pipeline.data.sources.torchvision import open_torchvision
-from pipeline.errors import ConfigError, DataError, did_you_mean
+from pipeline.errors import ConfigError, DataError, counted, did_you_mean
 
 __all__ = ["SOURCES", "SourceOptions", "open_source"]
 
@@ -45,5 +45,7 @@ def open_source(name: str, options: SourceOptions) -> Source:
         if not samples:
             raise DataError(f"{name}: no {split} images; expected at least one")
     if len(source.classes) < 2:
-        raise DataError(f"{name}: {len(source.classes)} class; expected at least two classes to tell apart")
+        raise DataError(
+            f"{name}: {counted(len(source.classes), 'class')}; expected at least two classes to tell apart"
+        )
     return source

@@ -20,7 +20,7 @@ from pipeline.data.sample import UNLABELLED, Sample, Samples, Source
 from pipeline.data.sources.labels import numbered_classes, require_known_labels
 from pipeline.data.sources.options import SourceOptions
 from pipeline.data.sources.splits import VALIDATION
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, bounded, brief
 
 _PARTS = ("images", "labels")
 _REQUIRED = tuple(f"{split}_{part}" for split in ("train", "test") for part in _PARTS)
@@ -74,7 +74,7 @@ def open_npz(detail: str, options: SourceOptions) -> Source:
         train=samples["train"],
         validation=None if validation is None else samples[validation],
         test=samples["test"],
-        left_out=LeftOut(unused=tuple(map(_printable, unused))),
+        left_out=LeftOut(unused=tuple(bounded(name, 80) for name in unused)),
     )
 
 
@@ -102,17 +102,17 @@ def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:
         if "allow_pickle" not in str(error):
             raise
         raise DataError(
-            f"{path}: {name} holds Python objects; expected numbers, or texts for classes; convert it, e.g. "
-            "with .astype(np.int64) or .astype(str)"
+            f"{path}: {name} holds Python objects; expected numbers, or texts for classes; convert it, "
+            "e.g. with .astype(np.int64) or .astype(str)"
         ) from None
     return array
 
 
 def _reason(error: BaseException) -> str:
-    text = next(iter(str(error).splitlines()), "") or type(error).__name__
+    text = brief(error) or type(error).__name__
     if "context manager" in text:  # np.load gives an array where it finds one
         return "a single array, as of an .npy, expected several by name"
-    return text[:200]
+    return text
 
 
 def _wanted(path: Path, names: Iterable[str]) -> list[str]:
@@ -191,10 +191,6 @@ def _class_names(path: Path, names: NDArray[Any]) -> tuple[str, ...]:
         raise DataError(f"{path}: classes holds {error.object!r}, no text in UTF-8; convert it") from None
     require_class_names(path, texts)
     return texts
-
-
-def _printable(name: str) -> str:
-    return name[:80] if name[:80].isprintable() else ascii(name[:80])
 
 
 def _channels(images: NDArray[Any]) -> int:

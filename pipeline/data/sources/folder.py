@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.data.sample import UNLABELLED, Sample, Samples, Source
 from pipeline.data.sources.options import SourceOptions
 from pipeline.data.sources.splits import TRAIN, SplitNames, find_splits
 from pipeline.data.sources.tree import entries, image_tree, is_hidden, is_image, suffix_of
-from pipeline.errors import DataError, did_you_mean
+from pipeline.errors import DataError, did_you_mean, printable
 
 # What is in it has no label; both ways to spell it.
 _UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
@@ -34,6 +34,29 @@ class _Split:
     @property
     def total(self) -> LeftOut:
         return sum(self.left_out.values(), self.loose)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """What lies in a folder itself: its folders, and files that are in no class."""
+
+    folders: list[str]
+    left_out: LeftOut
+
+    @classmethod
+    def of(cls, path: Path, name: str) -> _Folder:
+        """Look into a folder, which is called so where files lie loose in it."""
+        folders, loose, suffixes, hidden = [], Counter[str](), Counter[str](), 0
+        for entry in entries(path):
+            if is_hidden(entry.name):
+                hidden += 1
+            elif entry.is_dir():
+                folders.append(entry.name)
+            elif is_image(entry.name):
+                loose[name] += 1
+            else:
+                suffixes[suffix_of(entry.name)] += 1
+        return cls(folders, LeftOut(loose=loose, suffixes=suffixes, hidden=hidden))
 
 
 def open_folder(detail: str, options: SourceOptions) -> Source:
@@ -74,14 +97,8 @@ def open_folder(detail: str, options: SourceOptions) -> Source:
 
 def _splits(root: Path) -> tuple[SplitNames, LeftOut]:
     """Tell which folder of the root is which split, and what else is there."""
-    folders, loose, hidden = [], Counter[str](), 0
-    for entry in entries(root):
-        if is_hidden(entry.name):
-            hidden += 1
-        elif entry.is_dir():
-            folders.append(entry.name)
-        elif is_image(entry.name):
-            loose[f"{root.name or root}/"] += 1
+    found = _Folder.of(root, f"{root.name or root}/")
+    folders = found.folders
     names = find_splits(root, folders)
     if names is None:
         raise DataError(
@@ -89,26 +106,19 @@ def _splits(root: Path) -> tuple[SplitNames, LeftOut]:
             "val/CLASS/*); move the classes into train/ and some images of each into test/"
         )
     unused = sorted(f"{name}/" for name in folders if name not in (TRAIN, names.test, names.validation))
-    return names, LeftOut(loose=loose, hidden=hidden, unused=tuple(map(_printable, unused)))
+    # Texts that lie beside the splits are no images that are missed.
+    beside = replace(found.left_out, suffixes=Counter())
+    return names, beside + LeftOut(unused=tuple(map(printable, unused)))
 
 
 def _read_split(root: Path, split: str) -> _Split:
     """Find each class's image files; classes and files are sorted."""
-    folders, loose, suffixes, hidden = [], Counter[str](), Counter[str](), 0
-    for entry in entries(root / split):
-        if is_hidden(entry.name):
-            hidden += 1
-        elif entry.is_dir():
-            folders.append(entry.name)
-        elif is_image(entry.name):
-            loose[f"{split}/"] += 1
-        else:
-            suffixes[suffix_of(entry.name)] += 1
-    trees = {folder: image_tree(root, f"{split}/{folder}") for folder in sorted(folders)}
+    found = _Folder.of(root / split, f"{split}/")
+    trees = {folder: image_tree(root, f"{split}/{folder}") for folder in sorted(found.folders)}
     return _Split(
         {folder: Names.of(tree.images) for folder, tree in trees.items()},
         {folder: tree.left_out for folder, tree in trees.items()},
-        LeftOut(loose=loose, suffixes=suffixes, hidden=hidden),
+        found.left_out,
     )
 
 
@@ -140,7 +150,7 @@ def _require_classes(root: Path, split: str, names: Mapping[str, Names], classes
                 "differ in Unicode form alone; expected the same name; rename one"
             )
         raise DataError(
-            f"{root / split / _printable(name)}: a class that {root / TRAIN} does not have ({len(classes)} "
+            f"{root / split / printable(name)}: a class that {root / TRAIN} does not have ({len(classes)} "
             f"classes); expected the same class folders; rename or remove it{did_you_mean(name, classes)}"
         )
 
@@ -167,7 +177,3 @@ def _file_samples(
         return Sample(names[row], int(labels[row]), load, str(path))
 
     return Samples(make, np.arange(len(names)))
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else ascii(name)

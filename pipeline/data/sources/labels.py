@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.sample import UNLABELLED
-from pipeline.errors import DataError
+from pipeline.errors import DataError, counted, first_of
 from pipeline.progress import note
 
 _SHOWN = 5
@@ -62,7 +62,7 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
     unseen = [classes[label] for label in np.setdiff1d(np.arange(len(classes)), trained)]
     # Unlabelled images may show any class.
     if len(labels["train"]) > np.count_nonzero(labels["train"] != UNLABELLED):
-        _tell_unseen(unseen, where, "labelled training image")
+        tell_unseen(unseen, where, "labelled training image")
         return
     for split, some in labels.items():
         unknown = np.setdiff1d(_occurring(some), trained)
@@ -71,13 +71,14 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
                 f"{where}: class {classes[unknown[0]]!r} (label {unknown[0]}) occurs in {split} and has no "
                 "training image; expected at least one; add some, or leave the class out"
             )
-    _tell_unseen(unseen, where, "image at all")
+    tell_unseen(unseen, where, "image at all")
 
 
-def _tell_unseen(names: Sequence[str], where: object, missing: str) -> None:
+def tell_unseen(names: Sequence[str], where: object, missing: str) -> None:
+    """Tell of classes without some kind of image."""
     if names:
-        more = ", …" if len(names) > _SHOWN else ""
-        note(f"{where}: {len(names):,} classes have no {missing}: {', '.join(names[:_SHOWN])}{more}")
+        have = "has" if len(names) == 1 else "have"
+        note(f"{where}: {counted(len(names), 'class')} {have} no {missing}: {first_of(names, _SHOWN)}")
 
 
 def _occurring(labels: NDArray[Any]) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ from pipeline.data.pillow_formats import image_pixels
 from pipeline.data.sample import Sample, Samples, Source
 from pipeline.data.sources.labels import require_known_labels
 from pipeline.data.sources.options import SourceOptions
-from pipeline.errors import ConfigError, DataError, did_you_mean
+from pipeline.errors import ConfigError, DataError, brief, did_you_mean
 
 # What datasets call a split that is trained on, validated on and tested on, best first.
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -178,7 +178,7 @@ def _unusable(factory: Any, root: Path, error: Exception) -> DataError:
 
 
 def _first_line(error: Exception | None) -> str:
-    text = next(iter(str(error).splitlines()), "")[:200]
+    text = brief(error)
     return text if text and not isinstance(error, KeyError) else f"{type(error).__name__} {text}".strip()
 
 

@@ -97,7 +97,7 @@ def test_every_fault_is_listed_and_a_flood_is_counted(copy):
     told = "\n".join(found.bad)
     assert "test.names: missing" in told
     assert sum("is not the one that was prepared" in line for line in found.bad) == 20
-    assert "more images are bad" in told
+    assert "more images with faults" in told
 
 
 def test_a_folder_that_was_never_prepared_is_bad(tmp_path):
@@ -113,7 +113,7 @@ def test_names_that_are_not_those_of_the_keys_are_found(copy):
         del content[key]
     description.write_text(json.dumps(content))
     (line,) = audit(copy).bad
-    assert "test.names: 1 names are not those of the keys, first 'test/x'" in line
+    assert "test.names: 1 name of other keys than the index has, first 'test/x'" in line
 
 
 def test_of_a_large_split_a_random_sample_is_looked_at(tiny_data, monkeypatch):

@@ -119,7 +119,7 @@ def test_a_header_that_is_cut_anywhere_is_refused(tmp_path, picture, suffix):
     picture.save(path)
     content = read_file(path)
     for kept in range(40):
-        with pytest.raises(DataError, match=rf"x.{suffix}: not a readable image \({kept} bytes"):
+        with pytest.raises(DataError, match=rf"x.{suffix}: not a readable image \({kept} bytes?:"):
             image_shape(content[:kept], 3, path)
 
 

@@ -61,7 +61,7 @@ def test_every_file_that_is_not_read_is_counted_by_reason(root):
 def test_prepare_tells_it_and_writes_it_down(root, tmp_path, prepare_quietly, capsys):
     (root / "train/cat/a.heic").write_bytes(b"x")
     folder = prepare_quietly(_open(root), tmp_path / "prepared", validation=0)
-    assert "left out: 1 files (.heic 1)\n" in capsys.readouterr().err
+    assert "left out: 1 file (.heic 1)\n" in capsys.readouterr().err
     assert json.loads((folder / "dataset.json").read_text())["left_out"] == {"suffixes": {".heic": 1}}
 
 
@@ -91,7 +91,7 @@ def test_a_link_that_leads_back_ends_and_is_told(root, target):
     (root / "train/cat/loop").symlink_to(target)
     source = _open(root)
     assert len(source.train) == 4
-    assert "1 linked folders that lead back to themselves" in str(source.left_out)
+    assert "1 linked folder that leads back to itself" in str(source.left_out)
 
 
 def test_a_class_that_is_a_link_back_is_refused(root):
@@ -120,9 +120,7 @@ def test_a_validation_folder_beside_test_is_the_validation_split(
     folder = prepare_quietly(source, tmp_path / "prepared", validation=0.5)
     samples = json.loads((folder / "dataset.json").read_text())["samples"]
     assert samples == {"train": 4, "validation": 1, "test": 2}
-    assert (
-        "validation: 1 images of the source's own; data.validation is not used" in capsys.readouterr().err
-    )
+    assert "validation: 1 image of the source's own; data.validation is not used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -168,6 +166,8 @@ def test_a_test_class_of_another_unicode_form_is_refused_with_both_spellings(roo
         (("cat", "\u2028"), "is empty"),
         (("cat", "do\x1b[31mg"), r"'do\\x1b\[31mg' has control characters"),
         (("caf\u00e9", "cafe\u0301"), "differ in Unicode form alone"),
+        (("cat", "ca\u200bt"), "differ in Unicode form alone"),
+        (("cat", "\u200b"), r"'\\u200b' is empty"),
     ],
 )
 def test_class_names_that_cannot_be_told_apart_are_refused(names, words):
@@ -242,13 +242,13 @@ def test_classes_in_bytes_are_texts(open_npz):
 
 def test_classes_without_any_image_are_told(open_npz, capsys):
     open_npz(classes=np.array(["a", "b", "c", "never"]))
-    assert "1 classes have no image at all: never" in capsys.readouterr().err
+    assert "1 class has no image at all: never" in capsys.readouterr().err
 
 
 def test_classes_that_only_unlabelled_images_may_show_are_told(open_npz, capsys):
     source = open_npz(train_labels=np.array([1, 2, -1] * 2), test_labels=np.array([0, 1, 2]))
     assert source.classes == ("0", "1", "2")
-    assert "1 classes have no labelled training image: 0" in capsys.readouterr().err
+    assert "1 class has no labelled training image: 0" in capsys.readouterr().err
 
 
 def test_a_single_array_is_refused_in_plain_words(tmp_path):

@@ -23,7 +23,7 @@ def test_a_folders_files_are_decoded_whatever_their_folder_and_size(tmp_path, ra
         Image.fromarray(image).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
     opened = open_pictures(tmp_path, 3, 10)
-    assert capsys.readouterr().err == f"{tmp_path}: left out: 1 files (.txt 1)\n"
+    assert capsys.readouterr().err == f"{tmp_path}: left out: 1 file (.txt 1)\n"
     assert list(opened.names) == ["a.png", "b/1.png"]
     for row, name in enumerate(opened.names):
         assert (opened.image(row) == images[name]).all()
@@ -35,7 +35,7 @@ def test_a_folders_files_are_decoded_whatever_their_folder_and_size(tmp_path, ra
 def test_a_folder_without_images_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/a.heic").touch()
-    others = ", left out: 1 files" if name == "empty" else ""
+    others = ", left out: 1 file" if name == "empty" else ""
     with pytest.raises(DataError, match=f"{name}: no image files{others}"):
         open_pictures(tmp_path / name, 3, 4)
 

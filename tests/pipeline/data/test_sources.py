@@ -439,9 +439,11 @@ def test_a_class_that_only_the_test_has_is_refused_by_name(folder):
         _open(folder)
 
 
-def test_a_class_without_test_images_is_accepted(folder):
+def test_a_class_without_test_images_is_accepted_and_told(folder, prepare_quietly, tmp_path, capsys):
     shutil.rmtree(folder / "test/dog")
     assert _open(folder).classes == CLASSES
+    prepare_quietly(_open(folder), tmp_path / "prepared", validation=0)
+    assert "test: 1 class has no image: dog\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["unlabelled", "unlabeled"])
