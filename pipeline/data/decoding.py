@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional
 from pipeline.data.animations import first_picture, is_animated_webp
 from pipeline.data.headers import GIF, JPEG, PNG, header_shape, is_deep_png, is_webp, stored_shape
 from pipeline.data.orientation import orientation_of, upright, webp_exif
-from pipeline.data.pillow_formats import HAS_AVIF, decode_by_pillow, opened_mode, opened_shape, opener_of
+from pipeline.data.pillow_formats import HAS_AVIF, decode_by_pillow, opened_deep, opened_shape, opener_of
 from pipeline.errors import DataError, brief, counted, is_out_of_memory
 
 DECODER = f"torchvision {version('torchvision')}"
@@ -170,7 +170,7 @@ def is_deep(content: Bytes) -> bool:
     head = content[:_HEAD_BYTES].tobytes()
     if head.startswith(PNG):
         return is_deep_png(head)
-    return opener_of(head) is not None and opened_mode(content.tobytes()).startswith("I")
+    return opener_of(head) is not None and opened_deep(content.tobytes())
 
 
 def _is_torchvisions(content: Bytes) -> bool:

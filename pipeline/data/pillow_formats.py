@@ -34,6 +34,7 @@ _SIGNATURES: tuple[tuple[bytes, Callable[..., ImageFile]], ...] = (
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _LARGEST = 0xFFFF  # of 16 bits
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF 6.0, and a value
 HAS_AVIF = bool(features.check("avif"))
 
 
@@ -59,9 +60,12 @@ def opened_shape(content: bytes) -> Shape:
     return height, width
 
 
-def opened_mode(content: bytes) -> str:
-    """Return Pillow's mode of these bytes: I and what begins with it have 16 bits or more per sample."""
-    return _opened(content).mode
+def opened_deep(content: bytes) -> bool:
+    """Whether these bytes have more than 8 bits per sample, by their header."""
+    image = _opened(content)
+    if isinstance(image, TiffImageFile):  # Pillow opens colour of 16 bits as 8
+        return bool(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) > 8)
+    return image.mode.startswith("I")
 
 
 def decode_by_pillow(content: bytes, channels: int) -> NDArray[np.uint8]:
@@ -76,7 +80,10 @@ def decode_by_pillow(content: bytes, channels: int) -> NDArray[np.uint8]:
     if isinstance(image, TiffImageFile):  # Pillow turns it
         if image.mode == "I":
             raise ValueError("samples of 32 bits, expected 8 or 16")
-        return image_pixels(image, channels)
+        pixels = image_pixels(image, channels)
+        # Of 16 bits Pillow leaves white that is stored as 0 as it is, of 8 it does not.
+        inverted = image.mode.startswith("I") and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        return ~pixels if inverted else pixels
     exif = webp_exif(content) or image.info.get("exif", b"")
     return upright(image_pixels(image, channels), orientation_of(exif))
 

@@ -32,7 +32,7 @@ from pipeline.progress import note
 MEASURED = 2048
 
 # Of what is made of the same samples: another number makes drafts anew.
-_READING = 2
+_READING = 3
 # What is written into the folder of a prepared dataset.
 _FILES = {
     DESCRIPTION,

@@ -136,6 +136,25 @@ def test_of_sixteen_bits_the_upper_eight_are_kept(kind):
         assert np.array_equal(decode(content, channels, HERE), expected)
 
 
+def test_a_tiff_whose_white_is_zero_is_turned_to_light(picture):
+    """Of 16 bits as of 8, as X-rays are stored; Pillow turns those of 8 alone."""
+    grey = np.asarray(picture.convert("L"))
+    content = encode(_deep(65535 - grey.astype(np.uint16) * 257), "TIFF").tobytes()
+    photometric = struct.pack("<HHI", 262, 3, 1)
+    assert content.count(photometric + b"\1\0") == 1
+    turned = np.frombuffer(content.replace(photometric + b"\1\0", photometric + b"\0\0"), np.uint8)
+    assert np.array_equal(decode(turned, 1, HERE)[..., 0], grey)
+
+
+def test_colour_of_sixteen_bits_in_a_tiff_is_deep():
+    """So that pictures of 12 bits in it are told; Pillow opens it as colour of 8 bits."""
+    plain = encode(Image.new("RGB", (4, 4), (1, 2, 3)), "TIFF").tobytes()
+    bits, at = struct.pack("<3H", 8, 8, 8), plain.rindex(struct.pack("<3H", 8, 8, 8))
+    deep = plain[:at] + struct.pack("<3H", 16, 16, 16) + plain[at + len(bits) :]
+    assert not is_deep(np.frombuffer(plain, np.uint8))
+    assert is_deep(np.frombuffer(deep, np.uint8))
+
+
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_samples_of_thirty_two_bits_are_refused(picture, mode):
     with pytest.raises(DataError, match="samples of 32 bits, expected 8 or 16"):
