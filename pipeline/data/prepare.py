@@ -28,7 +28,8 @@ from pipeline.errors import counted
 from pipeline.files import written_beside
 from pipeline.progress import note
 
-# Training images that mean and deviation are estimated from where images are not decoded anyway.
+# Images of each split that are decoded where images are not decoded anyway: for mean and deviation, and to
+# find damaged ones.
 MEASURED = 2048
 
 # Of what is made of the same samples: another number makes drafts anew.
@@ -171,21 +172,34 @@ def _read(shop: Workshop, splits: Splits) -> tuple[Moments, Remarks]:
         DataError: images that are not readable.
     """
     unreadable = [line for name, samples in splits.items() for line in shop.make_draft(name, samples)]
-    train, count = splits["train"], sum(map(len, splits.values()))
-    measured = None if shop.form.keep == "pixels" else shop.measure(train, MEASURED)
-    unreadable += [] if measured is None else measured.unreadable
+    # Of files that stay, some are decoded.
+    packs = shop.form.keep == "pixels"
+    measured = {} if packs else {name: shop.measure(name, splits[name], MEASURED) for name in splits}
+    unreadable += [line for some in measured.values() for line in some.unreadable]
+    count = sum(map(len, splits.values()))
     require_none(list(dict.fromkeys(unreadable)), f"of {count:,} images are not readable", shop.state)
     bits = {name: shop.rows(name)["remarks"] for name in splits}
-    if measured is not None:
-        bits["train"] = bits["train"] | measured.remarks
-        if not shop.thorough:
-            looked_at = min(MEASURED, len(train))
-            note(
-                f"damage is looked for in {looked_at:,} of {count:,} images, the others are decoded at "
-                "use; data.damaged: refuse looks at all"
-            )
-    moments = shop.moments("train") if measured is None else measured.moments
+    if packs:
+        moments = shop.moments("train")
+    else:
+        moments = measured["train"].moments
+        bits = {name: bits[name] | some.remarks for name, some in measured.items()}
+        _tell_measured(splits, thorough=shop.thorough)
     return moments, Remarks({name: (samples, bits[name]) for name, samples in splits.items()})
+
+
+def _tell_measured(splits: Splits, *, thorough: bool) -> None:
+    """Say of how many files that stay something is known that only decoding tells."""
+    counts = {name: (min(MEASURED, len(samples)), len(samples)) for name, samples in splits.items()}
+    some, every = counts["train"]
+    if some < every:
+        note(f"mean and deviation are estimated from {some:,} of {every:,} training images")
+    some, every = (sum(part) for part in zip(*counts.values(), strict=True))
+    if some < every and not thorough:
+        note(
+            f"damage is looked for in {some:,} of {every:,} images, the others are decoded at use; "
+            "data.damaged: refuse looks at all"
+        )
 
 
 def _tell(source: Source, leaks: Mapping[str, Any], images: Mapping[str, Images]) -> None:

@@ -75,15 +75,13 @@ class Workshop:
         with Draft(self.state, name, self.form) as draft:
             return draft.moments
 
-    def measure(self, samples: Sequence[Sample], count: int) -> Measured:
-        """Decode some samples, spread evenly, for their moments."""
+    def measure(self, name: str, samples: Sequence[Sample], count: int) -> Measured:
+        """Decode some samples of a split, spread evenly, for their moments and remarks."""
         rows = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(np.int64)
-        if len(rows) < len(samples):
-            note(f"mean and deviation are estimated from {len(rows):,} of {len(samples):,} training images")
         chosen = [samples[row] for row in rows.tolist()]
         total, unreadable = Moments.none(self.form.channels), []
         remarks = np.zeros(len(samples), np.uint8)
-        watched = self.progress(chosen, "measure train")
+        watched = self.progress(chosen, f"measure {name}")
         with closing(in_order(self._measured, chosen, self.workers, watched)) as results:
             for row, found in zip(rows.tolist(), results, strict=True):
                 if isinstance(found, DataError):

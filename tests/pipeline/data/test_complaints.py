@@ -88,6 +88,14 @@ def test_they_can_be_refused_and_all_others_are_kept(prepared, photos, tmp_path,
     assert prepared(keep=keep, damaged="refuse")["samples"]["train"] == 10
 
 
+def test_damaged_files_to_test_on_are_named_too(prepared, photos, capfd):
+    cut_out(photos / "test/dog/0.jpg")
+    assert prepared(keep="encoded")["remarks"] == {"damaged": 3}
+    told = capfd.readouterr().err
+    assert "test/dog/0.jpg" in told
+    assert "damage is looked for" not in told
+
+
 def test_a_list_of_an_earlier_preparation_goes(prepared, photos, tmp_path):
     prepared()
     for name in BAD:

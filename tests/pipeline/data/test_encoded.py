@@ -206,7 +206,7 @@ def test_mean_and_deviation_are_estimated_from_a_spread_sample(prepared, monkeyp
     np.testing.assert_allclose(encoded.std, pixels.std(0), atol=1e-6)
     told = capsys.readouterr().err
     assert f"estimated from 5 of {len(train)} training images" in told
-    assert "damage is looked for in 5 of 40 images, the others are decoded at use" in told
+    assert "damage is looked for in 13 of 40 images, the others are decoded at use" in told
 
 
 def test_a_project_may_move_with_its_images(photos, tmp_path, monkeypatch):
