@@ -43,7 +43,9 @@ class Forks:
     """A process that runs commands in forks of itself; they work in this process's working folder."""
 
     def __enter__(self) -> Self:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        # MKL's sums differ from processor to processor, and pinned values would with them.
+        alike = {"OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **alike}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.stages.forks"],
             env=environment,
