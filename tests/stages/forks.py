@@ -29,6 +29,7 @@ STAGES = (
     "report",
     "verify",
     "inspect",
+    "plan",
     "export",
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
