@@ -10,7 +10,9 @@ import re
 
 from pipeline.errors import ConfigError, quoted
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+PATTERN = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+NAME = re.compile(PATTERN)
+RULE = "1 to 64 of the characters A-Z a-z 0-9 _ -, the first one a letter or digit"
 
 
 def require_name(kind: str, name: str) -> str:
@@ -27,8 +29,5 @@ def require_name(kind: str, name: str) -> str:
     'main-4_views'
     """
     if NAME.fullmatch(name) is None:
-        raise ConfigError(
-            f"{kind} name {quoted(name)}: expected 1 to 64 of the characters A-Z a-z 0-9 _ -, the first "
-            "one a letter or digit; rename it"
-        )
+        raise ConfigError(f"{kind} name {quoted(name)}: expected {RULE}; rename it")
     return name

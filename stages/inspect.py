@@ -10,7 +10,7 @@ import click
 
 from pipeline.errors import counted
 from pipeline.store.ensemble import Ensemble, is_ensemble
-from pipeline.store.secrets import hidden
+from pipeline.store.secrets import hidden_place
 from pipeline.store.summary import Inspection, inspect
 from stages.options import debuggable
 from stages.terminal import say
@@ -43,7 +43,7 @@ def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
         return
     top1 = ensemble.teacher_top1
     lines = {
-        "ensemble": f"{hidden(place)}: the mean of {blend.average} of {', '.join(ensemble.names)}",
+        "ensemble": f"{hidden_place(place)}: the mean of {blend.average} of {', '.join(ensemble.names)}",
         "weights": ", ".join(f"{weight:g}" for weight in blend.weights),
         "samples": _size(summary),
         "top-1": "unknown" if top1 is None else f"{top1:.4f} on the test images, from the cache",
@@ -59,7 +59,7 @@ def _lines(store: str, found: Inspection) -> dict[str, str]:
     top1 = summary["teacher_top1"]
     views = {key: value for key, value in found.header.views.items() if value is not None}
     return {
-        "store": f"{hidden(store)}, schema {summary['schema']}, {complete}",
+        "store": f"{hidden_place(store)}, schema {summary['schema']}, {complete}",
         "samples": _samples(found),
         "teacher": f"{teacher['name']} ({teacher['architecture']['name']}, {teacher['precision']})",
         "teacher's top-1": "unknown" if top1 is None else f"{top1:.4f} on the test images, from the cache",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import ConfigError, quoted
-from pipeline.naming import NAME
+from pipeline.naming import NAME, RULE
 
 PREPARED = Path("data/prepared")
 LOGITS = Path("data/logits")
@@ -25,8 +25,8 @@ def teacher_checkpoint(name: str) -> Path:
     """
     if NAME.fullmatch(name) is None:
         raise ConfigError(
-            f"teacher {quoted(name)} cannot be looked up: expected a name of 1 to 64 characters A-Z a-z "
-            "0-9 _ -; go on without it, or make the dump again with a teacher that is called so"
+            f"teacher {quoted(name)} cannot be looked up: expected {RULE}; go on without it, or make the "
+            "dump again with a teacher that is called so"
         )
     return TEACHERS / f"{name}.pt"
 

@@ -95,10 +95,10 @@ def writes_store(command: Command) -> Command:
 
 def _local_folder(path: Path) -> Path:
     if ":/" in str(path):
-        from pipeline.store.secrets import hidden
+        from pipeline.store.secrets import hidden_place
 
         raise click.BadParameter(
-            f"{hidden(str(path))}: dumps are written to a local folder; push it afterwards",
+            f"{hidden_place(str(path))}: dumps are written to a local folder; push it afterwards",
             param_hint="--out",
         )
     there = next(parent for parent in path.resolve().parents if parent.exists())

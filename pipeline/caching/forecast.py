@@ -21,8 +21,7 @@ from pipeline.caching.spec import DumpSpec, counts_of, splits_of
 from pipeline.data.dataset import PreparedData
 from pipeline.digests import canonical_json
 from pipeline.models.teacher import Teacher, require_same_classes
-from pipeline.store.frame import index_chunks
-from pipeline.store.layout import GATHERED, INDEX_ARRAYS, MANIFEST, ZARR_JSON, Layout
+from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON, Layout
 from pipeline.store.place import require_store_or_nothing
 from pipeline.store.records import ShardRecord
 from pipeline.store.witness import PLACES, Witness, witness_rows
@@ -148,12 +147,8 @@ def _record_bytes(rows: int, layout: Layout, candidate: Candidate, channels: int
 
 
 def _files(layout: Layout, candidate: Candidate) -> int:
-    shards = sum(1 for _ in layout.shards()) * len(layout.arrays)
-    indices = sum(
-        1 + len(layout.arrays) + len(INDEX_ARRAYS) * (1 + index_chunks(layout, section))
-        for section in layout.sections.values()
-    )
-    return shards + indices + candidate.state_files + len((ZARR_JSON, MANIFEST, GATHERED))
+    shards = layout.n_shards * len(layout.arrays)
+    return shards + len(layout.frame_files()) + candidate.state_files + len((MANIFEST, GATHERED))
 
 
 def _memory(layout: Layout, candidate: Candidate) -> int:

@@ -34,6 +34,8 @@ class Blend:
             raise ConfigError(f"average is {self.average!r}; expected probabilities or logits")
         if len(self.weights) < 2 or not all(0 < weight < float("inf") for weight in self.weights):
             raise ConfigError(f"weights are {list(self.weights)}; expected two or more, each more than 0")
+        if not sum(self.weights) < float("inf"):
+            raise ConfigError(f"weights are {list(self.weights)}; their sum is too large; scale them down")
 
     def blend(self, each: Sequence[Tensor]) -> Tensor:
         """Return the logits (B, C) float32, row maximum 0, of the teachers' logits (B, C)."""

@@ -17,6 +17,7 @@ from zarr.codecs import TransposeCodec, ZstdCodec
 from pipeline.digests import canonical_json
 from pipeline.files import parse_object, sync_file, sync_folder
 from pipeline.store import small_arrays
+from pipeline.store.arrays import index_array, logits_array
 from pipeline.store.faults import files_in
 from pipeline.store.header import Header
 from pipeline.store.index import SampleIndex
@@ -77,8 +78,8 @@ def _build_section(path: Path, layout: Layout, section: Section, samples: Sample
     group = zarr.open_group(path / section.name, mode="a", zarr_format=3)
     for column in INDEX_ARRAYS:
         _put_index(group, column, layout, section, getattr(samples, column))
-    for array, spec in layout.arrays.items():
-        shape = (section.n_views, section.n_rows, *spec.shape)
+    for array in layout.arrays:
+        shape = logits_array(layout, section, array).shape
         if array in group and _shrinks(group[array], shape):
             # Resized by zarr, it would lose the shards outside of its new shape.
             (path / section.name / array / ZARR_JSON).unlink()
@@ -105,16 +106,15 @@ def read_state(path: Path, layout: Layout | None = None) -> dict[str, Tensor]:
 
 def create_array(group: zarr.Group, layout: Layout, section: Section, array: str) -> Any:
     """Create one of the codec's arrays in a section's group."""
-    spec = layout.arrays[array]
-    across = (0, *range(2, 2 + len(spec.shape)), 1)
+    form = logits_array(layout, section, array)
     return group.create_array(
         array,
-        shape=(section.n_views, section.n_rows, *spec.shape),
-        dtype=spec.dtype,
-        chunks=(1, layout.chunk_rows, *spec.shape),
-        shards=(1, layout.shard_rows, *spec.shape),
-        filters=[TransposeCodec(order=across)] if spec.column_major else None,
-        compressors=[compressor(spec.level)],
+        shape=form.shape,
+        dtype=form.dtype,
+        chunks=form.chunk,
+        shards=form.shard,
+        filters=[TransposeCodec(order=form.order)] if form.order is not None else None,
+        compressors=[compressor(layout.arrays[array].level)],
         # A shard of zeros is a file like any other.
         config={"write_empty_chunks": True},
     )
@@ -134,21 +134,16 @@ def _put_state(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
     group.create_array(name, data=values, compressors=[compressor()], overwrite=True)
 
 
-def index_chunks(layout: Layout, section: Section) -> int:
-    """Return the number of files of a section's keys, and of its digests."""
-    return -(-section.n_rows // layout.index_chunk_rows)
-
-
 def _put_index(
     group: zarr.Group, name: str, layout: Layout, section: Section, samples: NDArray[np.uint64]
 ) -> None:
     """Write keys or digests; those that are there already keep their place and their files."""
-    values = np.zeros(section.n_rows, np.uint64)
+    form = index_array(layout, section, name)
+    values = np.zeros(form.shape, form.dtype)
     values[section.rows()] = samples
     if name not in group:
-        chunk = layout.index_chunk_rows
         group.create_array(
-            name, shape=values.shape, dtype="uint64", chunks=(chunk,), compressors=[compressor()]
+            name, shape=form.shape, dtype=form.dtype, chunks=form.chunk, compressors=[compressor()]
         )
     array: Node = group[name]
     _resize(array, values.shape)

@@ -18,7 +18,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import StoreError, brief
 from pipeline.store.local import NoFileError, exists_inside, read_inside, too_large
-from pipeline.store.secrets import hidden, secrets_of, without
+from pipeline.store.secrets import hidden_place, secrets_of, without
 
 T = TypeVar("T")
 Place = Path | str | Store
@@ -35,7 +35,7 @@ class Location:
     """
 
     def __init__(self, place: Place, **options: Any) -> None:
-        self._name = hidden(str(place))
+        self._name = hidden_place(str(place))
         self._secrets = secrets_of(str(place), options) if _is_address(place) else frozenset()
         folder = _folder(place)
         self._source: Path | Store = self._reached(place, options) if folder is None else folder.absolute()

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.codecs import STATE_SHAPES
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.digests import spec_digest
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, quoted
+from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError, quoted
 from pipeline.files import parse_object, write_json
 from pipeline.store.faults import MISSING, look_up
 from pipeline.store.header import Header
@@ -80,7 +80,7 @@ class Manifest:
         Raises:
             IncompleteStoreError: there is none.
             CorruptStoreError: it is not what was written.
-            StoreError: it is of another schema.
+            StoreError: it is of another schema, or an ensemble's.
         """
         origin = f"{location}/{MANIFEST}"
         try:
@@ -90,6 +90,11 @@ class Manifest:
             raise _no_manifest(location) from None
         except (ValueError, KeyError) as error:
             raise CorruptStoreError(f"{origin}: not a manifest ({reason(error)}); {RESTORE}") from None
+        if "members" in content:
+            raise StoreError(
+                f"{location}: is an ensemble, which has no logits of its own; expected a store of one "
+                "teacher's; use the stores that it averages"
+            )
         # First the schema: a newer program may also compute digests in another way.
         header = Header.from_dict(content, origin)
         try:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import has_unseen, quoted
+from pipeline.naming import PATTERN
 
 MOST_CLASSES = 1 << 24
 MOST_ROWS = 1 << 36
@@ -26,6 +27,7 @@ Count = Annotated[int, Field(ge=0, le=MOST_ROWS)]
 Text = Annotated[str, Field(max_length=255)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ArrayName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+MemberName = Annotated[str, Field(pattern=rf"^{PATTERN}\.zarr$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Nats = Annotated[float, Field(ge=0)]
 Extent = Annotated[tuple[Count, Count], Field(strict=False)]
@@ -171,7 +173,7 @@ class ManifestForm(OpenForm):
 class EnsembleForm(OpenForm):
     """Members of an ensemble, folders beside it called as dumps are, and their manifests' digests."""
 
-    members: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.zarr$")], Digest]
+    members: dict[MemberName, Digest]
     average: Literal["probabilities", "logits"]
     weights: list[float]
     teacher_top1: Share | None

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 import yaml
 
 from stages.cli import main
@@ -65,6 +67,15 @@ def write_images(folder: Path, count: int) -> None:
     train, test = make_images(count, 0), make_images(40, 1)
     arrays = {"train_images": train[0], "train_labels": train[1]}
     np.savez(folder / "data.npz", **arrays, test_images=test[0], test_labels=test[1])
+
+
+def write_pictures(folder: Path) -> None:
+    """Write the images of data.npz as PNG files in folders of classes."""
+    for split, (images, labels) in {"train": make_images(100, 0), "test": make_images(40, 1)}.items():
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            path = folder / "photos" / split / f"class-{label}" / f"{number:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torchvision.io.write_png(torch.from_numpy(image).permute(2, 0, 1), str(path))
 
 
 def begin(folder: Path) -> None:

@@ -29,6 +29,7 @@ STAGES = (
     "report",
     "verify",
     "inspect",
+    "plan",
     "export",
 )
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -43,7 +44,9 @@ class Forks:
     """A process that runs commands in forks of itself; they work in this process's working folder."""
 
     def __enter__(self) -> Self:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        # MKL's sums differ from processor to processor, and pinned values would with them.
+        alike = {"OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **alike}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.stages.forks"],
             env=environment,

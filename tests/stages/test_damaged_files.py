@@ -3,21 +3,72 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.stages.forks import Forks
-from tests.stages.projects import DUMPED, content
+from tests.stages.projects import DUMPED, MADE, TRAINED, Step, content
 
-AGAIN = "again.zarr"
-# What reads which folders.
-READERS = {
-    f"cache-logits main --out {AGAIN}": ("data/prepared", "models/teachers"),
-    "train-student pupil kd 0 --dump main": ("data/logits/main.zarr", "models/teachers"),
-}
+STORE = "data/logits/main.zarr"
 SHORT, LONG = 10, 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A command that reads files.
+
+    Args:
+        command: with its arguments.
+        reads: patterns of the files that are damaged.
+        makes: how the names of what it makes begin; without any, what it says is compared.
+        after: what comes before it.
+        tells: words with which it says what is missing, and goes on without.
+        always: whether it finds any damage.
+    """
+
+    command: str
+    reads: tuple[str, ...]
+    makes: tuple[str, ...] = ()
+    after: tuple[Step, ...] = DUMPED
+    tells: str | None = None
+    always: bool = False
+
+
+PREPARED, TEACHERS = "data/prepared/**/*", "models/teachers/*"
+READERS = {
+    "dump": Reader(
+        command="cache-logits main --out again.zarr", reads=(PREPARED, TEACHERS), makes=("again.zarr",)
+    ),
+    "student": Reader(
+        command="train-student pupil kd 0 --dump main",
+        reads=(f"{STORE}/**/*", TEACHERS),
+        makes=("models/students", "runs/main"),
+    ),
+    "report": Reader(
+        command="report",
+        reads=("runs/*/*", f"{STORE}/**/*", PREPARED),
+        makes=("reports",),
+        after=TRAINED,
+        tells="since its logits are not here",
+    ),
+    "verify": Reader(command=f"verify {STORE}", reads=(f"{STORE}/**/*",), always=True),
+    "verify-data": Reader(command="verify --data", reads=(PREPARED,), always=True),
+    "inspect": Reader(
+        command=f"inspect {STORE}", reads=(f"{STORE}/*.json*",), tells="NOT complete; go on with"
+    ),
+    "plan": Reader(command="plan main --json", reads=(PREPARED, TEACHERS, f"{STORE}/**/*")),
+    "export": Reader(
+        command="export models/teachers/tutor.pt --format pt2 --out tutor.pt2",
+        reads=(TEACHERS, PREPARED),
+        makes=("tutor.pt2",),
+        after=MADE,
+    ),
+}
 
 
 def damage(file: Path, generator: random.Random) -> str:
@@ -39,39 +90,50 @@ def damage(file: Path, generator: random.Random) -> str:
     return kind
 
 
-def result_of(forks: Forks, folder: Path, command: str) -> dict | str:
-    """Return what a command leaves behind that the damage was not in, or the line with which it refuses."""
-    status, said = forks.run(folder, *command.split())
-    if status == 0:
-        made = content(folder)
-        return {
-            name: made[name] for name in made if name.startswith((AGAIN, "models/students", "runs/main"))
-        }
-    assert status == 1, said
+def result_of(forks: Forks, folder: Path, reader: Reader) -> dict[str, Any] | str:
+    """Return what a command says and leaves behind, or with which words it refuses."""
+    status, said = forks.run(folder, *reader.command.split())
+    assert status in (0, 1), said
     assert "Traceback" not in said, said
-    assert said.splitlines()[-1].startswith("pipeline: "), said
-    return said.splitlines()[-1]
+    if status:
+        last = said.splitlines()[-1]
+        found = r"pipeline: .+|.+ files checked, .*[1-9][0-9]* bad"
+        assert re.fullmatch(found, last), said
+        return last
+    if reader.tells is not None and reader.tells in said:
+        return reader.tells
+    if not reader.makes:
+        return {"": unmeasured(said)}
+    return {name: value for name, value in content(folder).items() if name.startswith(reader.makes)}
+
+
+def unmeasured(said: str) -> list[str]:
+    """Return what a command said without measured times and memory."""
+    return [line for line in said.splitlines() if not re.search("_seconds|seconds_|memory_", line)]
 
 
 @pytest.mark.parametrize(
     "count", [SHORT, pytest.param(LONG, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
-@pytest.mark.parametrize("command", READERS, ids=["dump", "student"])
-def test_damage_is_refused_or_changes_nothing(forks, projects, tmp_path, command, count):
-    expected = result_of(forks, projects.after(*DUMPED, lambda folder: None), command)
-    assert isinstance(expected, dict)
+@pytest.mark.parametrize("name", READERS)
+def test_damage_is_refused_or_changes_nothing(forks, projects, tmp_path, name, count):
+    reader = READERS[name]
+    expected = result_of(forks, projects.after(*reader.after, lambda folder: None), reader)
+    assert isinstance(expected, dict), expected
     generator, refused = random.Random(count), 0
     for number in range(count):
-        folder = tmp_path / str(number)
-        shutil.copytree(projects.after(*DUMPED), folder)
-        files = [
-            f for place in READERS[command] for f in sorted((folder / place).rglob("*")) if f.is_file()
-        ]
+        folder = tmp_path / "damaged"
+        shutil.copytree(projects.after(*reader.after), folder)
+        files = sorted(file for names in reader.reads for file in folder.glob(names) if file.is_file())
         file = generator.choice(files)
+        before = file.read_bytes()
         kind = damage(file, generator)
-        result = result_of(forks, folder, command)
+        result = result_of(forks, folder, reader)
         refused += isinstance(result, str)
-        assert isinstance(result, str) or result == expected, f"{kind} in {file.relative_to(folder)}"
+        told = f"{number}: {kind} in {file.relative_to(folder)}"
+        assert isinstance(result, str) or result == expected, told
+        if reader.always and not (file.exists() and file.read_bytes().strip() == before.strip()):
+            assert isinstance(result, str), f"{told} was not found"
         shutil.rmtree(folder)
-    print(f"{command}: {count} damages, {refused} refused, the others changed nothing")
+    print(f"{name}: {count} damages, {refused} refused, the others changed nothing")
     assert refused

@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.audit import verify
 from pipeline.store.reader import LogitStore
-from tests.stages.conftest import write_images
+from tests.stages.conftest import write_images, write_pictures
 from tests.stages.forks import Forks
 from tests.stages.projects import DUMPED, MADE, TRAINED, Projects, Step, differing
 
@@ -48,6 +48,13 @@ def more_images(folder: Path) -> None:
     write_images(folder, 120)
 
 
+def image_files(folder: Path) -> None:
+    """Take the images from files, which are kept as they are."""
+    write_pictures(folder)
+    source = {"source": "folder:photos", "watch": "photos", "keep": "encoded"}
+    edited(folder, lambda params: params["data"].update(source))
+
+
 def second_dump(folder: Path) -> None:
     def change(params: dict[str, Any]) -> None:
         params["dumps"]["other"] = {**params["dumps"]["main"], "precision": "bf16"}
@@ -78,12 +85,16 @@ class Scenario:
 
 
 DUMP = "cache-logits main"
-EXPORT = "export models/students/main-pupil-kd-0.pt --format pt2 --out pupil.pt2"
+HALVES = tuple(f"{DUMP} --shards {part}/2" for part in (0, 1))
+EXPORT = "export models/teachers/tutor.pt --format pt2 --out tutor.pt2"
 SCENARIOS = {
     "prepare": Scenario(command="prepare"),
     "prepare-more-images": Scenario(command="prepare", before=("prepare", more_images)),
+    "prepare-encoded": Scenario(command="prepare", before=(image_files,)),
     "teacher": Scenario(command="train-teacher tutor", before=("prepare",)),
     "dump": Scenario(command=DUMP, before=MADE),
+    "second-half": Scenario(command=HALVES[1], before=(*MADE, HALVES[0])),
+    "joined": Scenario(command=DUMP, before=(*MADE, *HALVES)),
     "more-views": Scenario(command=DUMP, before=(*DUMPED, MORE_VIEWS), readable=(3, 5)),
     "fewer-views": Scenario(command=DUMP, before=(*DUMPED, *NARROWED), readable=(3, 4)),
     "more-images": Scenario(command=DUMP, before=(*DUMPED, more_images, "prepare"), readable=(3,)),
@@ -92,7 +103,7 @@ SCENARIOS = {
     "baseline": Scenario(command="train-student pupil scratch 0", before=DUMPED),
     "ensemble": Scenario(command="cache-logits both", before=(*DUMPED, second_dump, "cache-logits other")),
     "report": Scenario(command="report", before=TRAINED),
-    "export": Scenario(command=EXPORT, before=TRAINED),
+    "export": Scenario(command=EXPORT, before=MADE),
 }
 
 

@@ -16,15 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import torchvision
 import yaml
 import zarr
 from numpy.typing import NDArray
 
 from pipeline.files import read_json
 from pipeline.store.reader import LogitStore
-from tests.stages.conftest import PARAMS, make_images, write_images
+from tests.stages.conftest import PARAMS, write_images, write_pictures
 from tests.stages.forks import Forks
 
 TEACHER = '''"""A network of integers: sums of 4x4 pixels, 40 mixtures of them, 4 classes."""
@@ -76,37 +74,54 @@ EXACT = {
 EXPECTED = json.loads(Path(__file__).with_name("pinned_labels.json").read_text())
 
 
-def write_pictures(folder: Path) -> None:
-    """Write the images of data.npz as PNG files in folders of classes."""
-    for split, (images, labels) in {"train": make_images(100, 0), "test": make_images(40, 1)}.items():
-        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            path = folder / "photos" / split / f"class-{label}" / f"{number:03d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torchvision.io.write_png(torch.from_numpy(image).permute(2, 0, 1), str(path))
-
-
-def dump(forks: Forks, folder: Path, kind: str) -> Path:
-    """Make one of the stores by the real commands; return its folder."""
+def begin(forks: Forks, folder: Path, *, images: int = 100, **data: str) -> dict[str, Any]:
+    """Prepare data, make the teacher by the real commands; return the parameters, with every dump."""
     params: dict[str, Any] = copy.deepcopy(PARAMS)
     params["teachers"] = {"exact": EXACT}
-    params["dumps"] = {"main": {**DUMP, **DUMPS[kind]}}
-    if kind == "encoded":
-        write_pictures(folder)
-        params["data"] |= {"source": "folder:photos", "watch": "photos", "keep": "encoded"}
-    write_images(folder, 80 if kind == "grown" else 100)
+    params["dumps"] = {name: {**DUMP, **dump} for name, dump in DUMPS.items()}
+    params["data"] |= data
+    params["sweep"]["dumps"] = ["affine8"]
+    folder.mkdir(exist_ok=True)
+    write_images(folder, images)
     (folder / "own.py").write_text(TEACHER)
+    run(forks, folder, params, "prepare", "train-teacher exact")
+    return params
+
+
+def run(forks: Forks, folder: Path, params: dict[str, Any], *commands: str) -> None:
+    """Run commands with these parameters."""
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    for command in ("prepare", "train-teacher exact", "cache-logits main"):
+    for command in commands:
         status, said = forks.run(folder, *command.split())
         assert status == 0, said
-    if kind == "grown":
-        write_images(folder, 100)
-        params["dumps"]["main"]["views"] = {**VIEWS, "count": 4}
-        (folder / "params.yaml").write_text(yaml.safe_dump(params))
-        for command in ("prepare", "cache-logits main"):
-            status, said = forks.run(folder, *command.split())
-            assert status == 0, said
-    return folder / "data/logits/main.zarr"
+
+
+@pytest.fixture(scope="module")
+def made(forks, tmp_path_factory) -> Path:
+    """The folder of the stores that differ in nothing but the dump's parameters."""
+    folder = tmp_path_factory.mktemp("pinned") / "project"
+    params = begin(forks, folder)
+    run(forks, folder, params, *(f"cache-logits {kind}" for kind in DUMPS if kind not in APART))
+    return folder
+
+
+def encoded(forks: Forks, folder: Path) -> None:
+    """Dump from image files that are kept as they are."""
+    write_pictures(folder)
+    params = begin(forks, folder, source="folder:photos", watch="photos", keep="encoded")
+    run(forks, folder, params, "cache-logits encoded")
+
+
+def grown(forks: Forks, folder: Path) -> None:
+    """Dump fewer images and views, then the rest."""
+    params = begin(forks, folder, images=80)
+    run(forks, folder, params, "cache-logits grown")
+    write_images(folder, 100)
+    params["dumps"]["grown"]["views"] = {**VIEWS, "count": 4}
+    run(forks, folder, params, "prepare", "cache-logits grown")
+
+
+APART = {"encoded": encoded, "grown": grown}
 
 
 def digest(values: NDArray[Any]) -> str:
@@ -138,7 +153,9 @@ def pinned(kind: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", DUMPS)
-def test_labels_are_those_that_were_pinned(forks, tmp_path, kind):
-    folder = tmp_path / "project"
-    folder.mkdir()
-    assert pinned(kind, arrays_of(dump(forks, folder, kind))) == EXPECTED[kind]
+def test_labels_are_those_that_were_pinned(forks, request, tmp_path, kind):
+    if kind in APART:
+        APART[kind](forks, folder := tmp_path / "project")
+    else:
+        folder = request.getfixturevalue("made")
+    assert pinned(kind, arrays_of(folder / f"data/logits/{kind}.zarr")) == EXPECTED[kind]

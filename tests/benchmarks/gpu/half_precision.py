@@ -145,7 +145,7 @@ def watched_scaler(first_scale: float | None) -> Iterator[list[Tensor]]:
 
 def run(setting: Setting, findings: Findings) -> None:
     """Train each arm from the same dump and compare them with fp32."""
-    side = setting.pick(32, 16)
+    side = setting.pick(32, 8)
     data = made_up(setting.pick(16_384, 160), side, classes=CLASSES, test=setting.pick(4096, 40))
     bench = bench_of(setting, data)
     arms: dict[str, dict[str, float]] = {}

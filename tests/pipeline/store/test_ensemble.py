@@ -152,6 +152,12 @@ def test_weights_that_are_none_are_refused(weights):
         Blend(weights=weights)
 
 
+def test_weights_without_a_finite_sum_are_refused():
+    """They would become shares of 0, and the labels NaN."""
+    with pytest.raises(ConfigError, match="their sum is too large"):
+        Blend(weights=(1e308, 1e308))
+
+
 def test_other_loops_read_it_too(folder, bench):
     ensemble = _write(folder, bench)
     dataset = pickle.loads(pickle.dumps(ReplayDataset(folder / "both.zarr", bench.data)))

@@ -456,6 +456,15 @@ def test_members_are_folders_beside_an_ensemble(folder, bench, member):
         open_logits(folder / "both.zarr")
 
 
+def test_an_ensemble_is_no_member_of_one(folder, bench):
+    manifest = forged_ensemble(folder, bench)
+    manifest["members"]["both.zarr"] = manifest["members"].pop("few.zarr")
+    (folder / "both.zarr" / "manifest.json").write_text(seal(manifest))
+    assert require_one_line_each(folder / "both.zarr", bench, "itself") == 6
+    with pytest.raises(StoreError, match=r"both\.zarr: is an ensemble, which has no logits of its own"):
+        open_logits(folder / "both.zarr")
+
+
 @pytest.mark.parametrize("key", ["schema", "members", "average", "weights", "teacher_top1"])
 def test_any_value_of_an_ensemble_ends_in_one_line(folder, bench, key):
     manifest = forged_ensemble(folder, bench)

@@ -8,7 +8,7 @@ from zarr.storage import LocalStore, MemoryStore
 from pipeline.errors import CorruptStoreError, StoreError
 from pipeline.store.location import Location
 from pipeline.store.reader import LogitStore
-from pipeline.store.secrets import hidden, secrets_of, without
+from pipeline.store.secrets import hidden, hidden_place, secrets_of, without
 from stages.cli import main
 
 SECRET = "hunter2"
@@ -31,6 +31,29 @@ def test_secrets_of_an_address_are_hidden(address, shown):
     assert hidden(address) == shown
 
 
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        *((f"ftp://me:hun{mark}ter2@host/a.zarr", "ftp://***@host/a.zarr") for mark in "'\"<> \n?#@:/"),
+        (f"https://host/a.zarr#token={SECRET}", "https://host/a.zarr#***"),
+        (
+            f"zip://a.zarr::https://a:{SECRET}@h/x::ftp://b:{SECRET}@i/y",
+            "zip://a.zarr::https://***@h/x::ftp://***@i/y",
+        ),
+        (f"s3:/a:it's {SECRET}@bucket/a.zarr", "s3:/***@bucket/a.zarr"),
+        ("data/it's mine/a?b#c.zarr", "data/it's mine/a?b#c.zarr"),
+    ],
+)
+def test_secrets_of_a_place_are_hidden_whatever_is_in_them(place, shown):
+    assert hidden_place(place) == shown
+
+
+def test_parts_of_a_password_are_hidden_where_a_library_cuts_it():
+    secrets = secrets_of("ftp://me:hunter?two@host/x::https://you:third/4567@h/#fragment", {})
+    said = without("Port could not be cast to integer value as 'hunter'; /4567@h; fragment; third", secrets)
+    assert said == "Port could not be cast to integer value as '***'; /***@h; ***; ***"
+
+
 def test_secrets_are_hidden_however_a_library_repeats_them():
     secrets = secrets_of(
         "ftp://me:hunt%40er2@host/x", {"client_kwargs": {"secret_key": "s3cr3t"}, "anon": "no"}
@@ -49,6 +72,8 @@ def test_secrets_are_hidden_however_a_library_repeats_them():
         f"zip://inner::ftp://me:{SECRET}@127.0.0.1:1/main.zip",
         "://",
         f"x y://me:{SECRET}@",
+        f"ftp://me:'{SECRET} {SECRET}@127.0.0.1:1/main.zarr",
+        f"ftp://me:{SECRET}?@127.0.0.1:1/main.zarr",
         "http://[::1",
     ],
 )
