@@ -378,6 +378,26 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_found(load, key, value
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data", None, "expected keys and values; add what belongs below it, or remove it"),
+        ("teachers.big", None, "expected keys and values; add what belongs below it, or remove it"),
+        ("training.views", None, "expected keys and values; add what belongs below it, or remove it"),
+        ("students.small.options", [1], "expected keys and values; correct it"),
+        ("sweep.seeds", 3, "expected a list; correct it"),
+    ],
+)
+def test_a_value_of_the_wrong_shape_is_told_in_the_words_of_yaml(load, key, value, message):
+    with pytest.raises(ConfigError, match=rf"params.yaml: {key} is .*; {message}$"):
+        load({key: value})
+
+
+def test_a_section_with_nothing_below_it_is_its_defaults(tmp_path):
+    (tmp_path / "params.yaml").write_text("training:\nsweep: # none yet\n")
+    assert load_params(tmp_path / "params.yaml") == Params()
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("training.epochs", True),
