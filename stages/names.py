@@ -1,8 +1,8 @@
 """Names of params.yaml: each keeps the rule, and no two runs or files share one.
 
 A run is called DUMP-STUDENT-RECIPE-SEED, and names may hold hyphens: dump `main` with student `big-small`
-would be dump `main-big` with student `small`. Such names are refused before anything is trained. Letter case
-does not count: macOS and Windows keep one file for `Main` and `main`.
+would be dump `main-big` with student `small`. Such names are refused before anything is trained. Letter
+case does not count: macOS and Windows keep one file for `Main` and `main`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TOGETHER = (("teachers",), ("dumps", "ensembles"), ("students",), ("recipes",))
 # Numbers of YAML 1.2 alone, which DVC reads; PyYAML takes them for text.
 _NUMBER = re.compile(r"[0-9]+[eE][0-9]+|0o[0-7]+")
 
-# Dump, or `baseline` -> STUDENT-RECIPE -> in words, the students and recipes that make this text; in lower case.
+# Dump, or `baseline` -> STUDENT-RECIPE, both in lower case -> in words, students and recipes of that text.
 _Heads = Mapping[str, Mapping[str, list[str]]]
 
 

@@ -24,6 +24,8 @@ from stages.dumps import dumps_in, require_as_asked, require_described_teacher
 from stages.machine import open_prepared
 from stages.options import reads_params
 from stages.params import Params
+from stages.processors import bound_threads
+from stages.ranks import require_alone
 from stages.teachers import tell_other_data
 
 _CPU = torch.device("cpu")
@@ -37,6 +39,8 @@ def command(params: Params) -> None:
     Writes reports/results.json and results.csv, a row a run, and reports/index.html, one page that
     stands alone. A run of the sweep that is missing is an error.
     """
+    require_alone()
+    bound_threads()
     data = open_prepared(params.data)
     # Students have been checked, or were told to put up with it.
     stores = {name: open_logits(layout.store(name), allow_drift=True) for name in params.sweep.dumps}
