@@ -2,7 +2,8 @@
 
 The packages get an environment of their own, in a temporary folder. torch and torchvision are those of
 the environment that runs this, since a second copy takes gigabytes; so their bounds are not tried. dvc is
-left out: it calls the commands, which never import it, and wants newer versions of other packages.
+left out: it calls the commands, which never import it, and wants newer versions of other packages. Packages
+of the extras come alone: what they need besides, torch among it, is that of the environment, too.
 Needs a package registry, as `pip install` finds it, and a few minutes. Called by `make lowest`.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 APART = ("torch", "torchvision", "dvc")
+EXTRAS = ("timm", "export")
 _BOUND = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)>=(?P<version>[0-9][0-9.]*)(,<[0-9][0-9.]*)?")
 
 PARAMS = """
@@ -29,7 +31,7 @@ training: {epochs: 1, batch_size: 16, learning_rate: 0.05, warmup_epochs: 0}
 teachers: {tutor: {model: resnet20}}
 dumps:
   main: {teacher: tutor, allow_poor_teacher: true, views: {count: 2, pad_crop: {padding: 1}, flip: random}}
-students: {pupil: {model: resnet20}}
+students: {pupil: {model: resnet20}, small: {model: "timm:mobilenetv3_small_050"}}
 recipes: {kd: {loss: kd}, scratch: {loss: scratch}}
 sweep: {dumps: [main], students: [pupil], recipes: [kd], baselines: [scratch], seeds: [0]}
 """
@@ -45,6 +47,8 @@ JOB = (
     ["report"],
     ["inspect", STORE],
     ["verify", STORE, "--replay", "8"],
+    ["train-student", "small", "scratch", "0"],
+    ["export", "models/students/baseline-pupil-scratch-0.pt", "--format", "onnx", "--out", "pupil.onnx"],
 )
 
 
@@ -54,43 +58,63 @@ def lowest_versions(pyproject: Path) -> dict[str, str]:
     Raises:
         ValueError: a dependency has no plain lower bound.
     """
+    lines = tomllib.loads(pyproject.read_text())["project"]["dependencies"]
+    return {name: version for name, version in _bounds(pyproject, lines).items() if name not in APART}
+
+
+def lowest_extras(pyproject: Path) -> dict[str, str]:
+    """Return the lowest version of each package of the extras that commands import.
+
+    Raises:
+        ValueError: one has no plain lower bound.
+    """
+    extras = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
+    return _bounds(pyproject, [line for extra in EXTRAS for line in extras[extra]])
+
+
+def _bounds(pyproject: Path, lines: Sequence[str]) -> dict[str, str]:
     found = {}
-    for line in tomllib.loads(pyproject.read_text())["project"]["dependencies"]:
+    for line in lines:
         match = _BOUND.fullmatch(line)
         if match is None:
             raise ValueError(
                 f"{pyproject}: dependency {line!r}; expected NAME>=VERSION, or NAME>=VERSION,<NEXT"
             )
         found[match["name"]] = match["version"]
-    return {name: version for name, version in found.items() if name not in APART}
+    return found
 
 
 def main() -> None:
     """Make the environment and run the job in it."""
-    versions = lowest_versions(ROOT / "pyproject.toml")
+    versions, extras = lowest_versions(ROOT / "pyproject.toml"), lowest_extras(ROOT / "pyproject.toml")
     with tempfile.TemporaryDirectory(prefix="lowest-") as folder:
-        python = make_environment(Path(folder) / "venv", versions)
-        require_versions(python, versions)
+        python = make_environment(Path(folder) / "venv", versions, extras)
+        require_versions(python, {**versions, **extras})
         run_job(python, Path(folder) / "job")
-    print(f"lowest versions, {len(versions)} packages, ran {len(JOB)} commands: ok")
+    print(f"lowest versions, {len(versions) + len(extras)} packages, ran {len(JOB)} commands: ok")
 
 
-def make_environment(folder: Path, versions: Mapping[str, str]) -> Path:
-    """Install these versions into a new environment; return its interpreter."""
+def make_environment(folder: Path, versions: Mapping[str, str], alone: Mapping[str, str]) -> Path:
+    """Install these versions into a new environment, some of them alone; return its interpreter."""
     python = folder / "bin/python"
-    pins = [f"{name}=={version}" for name, version in versions.items()]
     if shutil.which("uv"):
         _call(["uv", "venv", "--quiet", "--python", sys.executable, folder])
-        _call(["uv", "pip", "install", "--quiet", "--python", python, *pins])
+        install = ["uv", "pip", "install", "--quiet", "--python", python]
     else:
         _call([sys.executable, "-m", "venv", folder])
-        _call([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins])
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _call([*install, *_pins(versions)])
+    _call([*install, "--no-deps", *_pins(alone)])
     own = subprocess.check_output(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
     )
     # Comes after the environment's own folder, so gives what that lacks: torch, and what torch needs.
     Path(own.strip(), "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
+
+
+def _pins(versions: Mapping[str, str]) -> list[str]:
+    return [f"{name}=={version}" for name, version in versions.items()]
 
 
 def require_versions(python: Path, versions: Mapping[str, str]) -> None:

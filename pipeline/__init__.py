@@ -8,6 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from pipeline.user import name_user
+
+# Before torch is imported, by whatever module of this package.
+name_user()
+
 _HOMES = {
     "LogitStore": "pipeline.store.reader",
     "ViewSpec": "pipeline.views.spec",

@@ -33,16 +33,20 @@ def is_stage() -> bool:
 def require_outputs_inside(arguments: Sequence[str]) -> None:
     """Refuse a stage whose outputs DVC would refuse when its work is done.
 
+    An output that is a link itself, such as `data/prepared`, is none of these: DVC follows it.
+
     Args:
         arguments: of the command line.
 
     Raises:
         ConfigError: a folder of its outputs leads out of the repository.
     """
-    if not is_stage() or "--out" in arguments:
+    elsewhere = any(argument.partition("=")[0] == "--out" for argument in arguments)
+    if not is_stage() or elsewhere:
         return
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
     root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    for folder in _OUTPUTS.get(arguments[0] if arguments else "", []):
+    for folder in _OUTPUTS.get(command, []):
         if not folder.resolve().is_relative_to(root):
             raise ConfigError(
                 f"{folder}: leads out of the repository, to {folder.resolve()}; expected one in it, as "

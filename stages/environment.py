@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import getpass
 import io
 import os
 import sys
 from pathlib import Path
 
+from pipeline.user import name_user
+
 
 def fill_in() -> None:
     """Give the user a name, and let any text be printed; to be called before torch is imported."""
-    _name_user()
+    name_user()
     # `2>&-` closes one.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
@@ -19,11 +20,3 @@ def fill_in() -> None:
         # File names may hold bytes that are no text, and a terminal may know few letters.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _name_user() -> None:
-    """Name a user whose number no list has, as under `docker run -u 1001`: importing torch asks for it."""
-    try:
-        getpass.getuser()
-    except (KeyError, OSError, ImportError):  # which one depends on Python's version
-        os.environ["LOGNAME"] = f"uid-{os.getuid()}"

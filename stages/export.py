@@ -21,6 +21,8 @@ from pipeline.models.checkpoint import load_checkpoint
 from pipeline.models.trust import Trust
 from stages import layout
 from stages.options import debuggable, trusts_code
+from stages.processors import bound_threads
+from stages.ranks import require_alone
 from stages.terminal import say
 
 
@@ -75,6 +77,8 @@ def command(
     of the archive. The file is written only if it gives the network's logits on real images.
     Code that the card names is run only with --trust-code.
     """
+    require_alone()
+    bound_threads()
     _require_other_file(out, checkpoint)
     network, card = load_checkpoint(checkpoint, trust=trust)
     eyes = card.preprocessing

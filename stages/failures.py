@@ -1,16 +1,19 @@
 """Failures in one line: what stopped a command, and what the user can do.
 
 Errors of this project say that themselves. Those of the disk, of memory and of devices come from Python
-and torch; here each kind has its remedy. Anything else is a defect or a damaged input: see the traceback.
+and torch; here each kind has its remedy. Anything else is a defect, or a damaged input: see the traceback.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import traceback
+from pathlib import Path
 
 from pipeline.errors import PipelineError, is_out_of_memory
 
+_ROOT = Path(__file__).parents[1]
 _ROOM = "free some space and run the command again; finished work is kept"
 _WRITABLE = "make it writable, or choose another folder"
 _AGAIN = "run the command again; finished work is kept"
@@ -66,7 +69,10 @@ def explain(error: Exception) -> str:
     if type(error).__name__ in ("URLError", "HTTPError"):
         return f"{_first_line(error)}; check the address and the network, and {_AGAIN}"
     found = f"unexpected {type(error).__name__}: {_first_line(error)}"
-    return f"{found}; this is a defect or a damaged input; run again with --debug for the traceback"
+    return (
+        f"{found}{_where(error)}; this is a defect of this program, or a damaged input that it should have "
+        "named; run again with --debug for the traceback"
+    )
 
 
 def _says(error: Exception, parts: tuple[str, ...]) -> bool:
@@ -93,6 +99,19 @@ def _about_disk(error: OSError) -> str:
 def _nameless(number: int) -> str:
     """Return what failed where an error names no file: what was printed, or no telling what."""
     return "output" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else "the system"
+
+
+def _where(error: Exception) -> str:
+    """Return the innermost place of this program that an error passed, e.g. " (at stages/plan.py:40)"."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    if not frames:
+        return ""
+    file = Path(frames[-1].filename)
+    return f" (at {file.relative_to(_ROOT)}:{frames[-1].lineno})"
+
+
+def _is_own(file: str) -> bool:
+    return any(Path(file).is_relative_to(_ROOT / package) for package in ("pipeline", "stages"))
 
 
 def _first_line(error: Exception) -> str:

@@ -37,6 +37,9 @@ _STRICT: tuple[Any, ...] = (
 for _class in _STRICT:
     _class.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
 _PARAMS = pydantic.TypeAdapter(Params)
+_MAY_BE_EMPTY = {*KINDS, "training", "sweep"}
+# Kinds of pydantic's errors -> what stands there in YAML.
+_SHAPES = {"dataclass_type": "keys and values", "dict_type": "keys and values", "tuple_type": "a list"}
 _MODEL_KEYS = {f.name for f in fields(ModelParams)} - {"training"}
 
 
@@ -82,8 +85,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds a {type(tree).__name__}; expected keys and values")
-    # A group's key with nothing below it, or with comments alone.
-    return {key: {} if value is None and key in KINDS else value for key, value in tree.items()}
+    # A key with nothing below it, or with comments alone: a group has no entries, a section its defaults.
+    return {key: {} if value is None and key in _MAY_BE_EMPTY else value for key, value in tree.items()}
 
 
 def _override(tree: dict[str, Any], text: str) -> None:
@@ -156,8 +159,11 @@ def _first_problem(error: pydantic.ValidationError) -> str:
         return f"{key} is missing; add it"
     if problem["type"] == "value_error":
         return f"{key}: {problem['ctx']['error']}"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key} is {quoted(problem['input'])}; {message}"
+    found = f"{key} is {quoted(problem['input'])}"
+    if problem["type"] in _SHAPES:
+        advice = "correct it" if problem["input"] is not None else "add what belongs below it, or remove it"
+        return f"{found}; expected {_SHAPES[problem['type']]}; {advice}"
+    return f"{found}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def _as_written(path: Sequence[str]) -> list[str]:
@@ -199,10 +205,9 @@ def _check_references(params: Params, path: Path) -> None:
         raise ConfigError(
             f"{path}: {taken} is a dump and an ensemble; expected a name for each; rename one"
         )
-    if layout.BASELINE in {*params.dumps, *params.ensembles}:
-        raise ConfigError(
-            f"{path}: a dump is called {layout.BASELINE}, as the runs without one are; rename it"
-        )
+    for name in (*params.dumps, *params.ensembles):
+        if name.lower() == layout.BASELINE:
+            raise ConfigError(f"{path}: a dump is called {name}, as the runs without one are; rename it")
     sweep = params.sweep
     for key, names, known in (
         ("dumps", sweep.dumps, {**params.dumps, **params.ensembles}),

@@ -1,7 +1,8 @@
 """Names of params.yaml: each keeps the rule, and no two runs or files share one.
 
 A run is called DUMP-STUDENT-RECIPE-SEED, and names may hold hyphens: dump `main` with student `big-small`
-would be dump `main-big` with student `small`. Such names are refused before anything is trained.
+would be dump `main-big` with student `small`. Such names are refused before anything is trained. Letter
+case does not count: macOS and Windows keep one file for `Main` and `main`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _TOGETHER = (("teachers",), ("dumps", "ensembles"), ("students",), ("recipes",))
 # Numbers of YAML 1.2 alone, which DVC reads; PyYAML takes them for text.
 _NUMBER = re.compile(r"[0-9]+[eE][0-9]+|0o[0-7]+")
 
-# Dump, or `baseline` -> STUDENT-RECIPE -> in words, the students and recipes that make this text.
+# Dump, or `baseline` -> STUDENT-RECIPE, both in lower case -> in words, students and recipes of that text.
 _Heads = Mapping[str, Mapping[str, list[str]]]
 
 
@@ -62,7 +63,7 @@ def _names(tree: Mapping[str, Any], group: str) -> list[Any]:
 
 
 def _require_apart(names: list[str]) -> None:
-    """Refuse names that differ in the case of letters alone: macOS and Windows keep one file for both."""
+    """Refuse names that differ in the case of letters alone."""
     first: dict[str, str] = {}
     for name in names:
         other = first.setdefault(name.lower(), name)
@@ -86,14 +87,14 @@ def require_runs_apart(params: Params) -> None:
             if cut or len(pairs) > 1:
                 _require_one(_called(heads, f"{head}-{tail}"), f"{head}-{tail}-SEED")
     for teacher in params.teachers:
-        folder = layout.teacher_run(teacher)
+        folder = layout.teacher_run(teacher).lower()
         without_seed, _, seed = folder.rpartition("-")
         if seed.isdecimal() and seed == str(int(seed)):
             _require_one([f"teacher {teacher!r}", *_called(heads, without_seed)], folder)
 
 
 def _heads(params: Params) -> _Heads:
-    dumps = (*params.dumps, *params.ensembles)
+    dumps = [name.lower() for name in (*params.dumps, *params.ensembles)]
     baselines = _tails(params, needs_teacher=False)
     return {**dict.fromkeys(dumps, _tails(params, needs_teacher=True)), layout.BASELINE: baselines}
 
@@ -104,7 +105,7 @@ def _tails(params: Params, *, needs_teacher: bool) -> dict[str, list[str]]:
         for recipe, spec in params.recipes.items():
             if spec.needs_teacher == needs_teacher:
                 words = f"student {student!r}, recipe {recipe!r}"
-                tails.setdefault(f"{student}-{recipe}", []).append(words)
+                tails.setdefault(f"{student}-{recipe}".lower(), []).append(words)
     return tails
 
 

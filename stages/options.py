@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stages.memory import keep_freed_memory
-from stages.processors import default_workers, usable_processors
+from stages.processors import bound_threads, default_workers
 from stages.ranks import local_device, local_ranks
 
 if TYPE_CHECKING:
@@ -183,8 +183,7 @@ def runs_on_device(command: Command) -> Command:
             raise click.BadParameter(f"{device}: {reason}", param_hint="--device") from None
         if chosen.type == "cpu":
             keep_freed_memory()
-            # torch looks at affinity, but at no quota.
-            torch.set_num_threads(min(torch.get_num_threads(), usable_processors()))
+            bound_threads()
         machine = Machine(
             device=chosen,
             workers=workers or default_workers(sharing=local_ranks()),

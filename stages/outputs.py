@@ -19,7 +19,8 @@ from pipeline.store.lock import gate
 from pipeline.training.history import EpochRecord, TrainingResult
 from stages import layout
 
-# One that was just ended may still hold its run.
+# For one that was just ended and still holds its run. Not the 20 s of stores and prepared data, which are
+# held for moments or shared: a run is held for hours, so one that is started twice is refused at once.
 WAIT_SECONDS = 1.0
 
 
@@ -43,6 +44,9 @@ class Outputs:
     @contextmanager
     def held(self, ranks: Ranks) -> Iterator[None]:
         """Be the only process that trains this run.
+
+        The lock's empty file in runs/.state stays: were it removed, one process could hold the removed file
+        and the next one a new one.
 
         Args:
             ranks: this process among those that train it together; the first one holds it for all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.data.form import Keep
 from pipeline.data.label_budget import keep_labels
 from pipeline.data.prepare import Preparation
 from pipeline.data.remarks import OnDamage
-from pipeline.errors import ConfigError, did_you_mean
+from pipeline.errors import ConfigError, bounded, did_you_mean, quoted
 from pipeline.losses import LOSSES, make_loss
 from pipeline.models.class_map import read_class_map
 from pipeline.models.preprocessing import GivenPreprocessing
@@ -33,6 +34,7 @@ from pipeline.views.mixing import require_whole_groups
 from pipeline.views.spec import ViewSpec
 
 T = TypeVar("T")
+_DEEPEST = 16
 Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 32)]
 
 
@@ -166,6 +168,8 @@ class ModelParams:
     training: TrainingParams = field(default_factory=TrainingParams)
 
     def __post_init__(self) -> None:
+        for name, value in self.options.items():
+            _require_json(f"options.{name}", value)
         if self.weights is not None and self.channels is not None:
             raise ConfigError("channels and weights are both set; weights have their own form; remove one")
         for name in ("fine_tune", "class_map"):
@@ -385,6 +389,37 @@ class Params:
     def recipe(self, name: str) -> RecipeParams:
         """Return a recipe by name."""
         return _lookup(self.recipes, "recipes", name)
+
+
+def _require_json(key: str, value: object, depth: int = 0) -> None:
+    """Refuse what the JSON of a card or of metrics cannot hold: after training would be too late.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if depth > _DEEPEST:
+        raise ConfigError(
+            f"{bounded(key)} is nested too deeply; expected at most {_DEEPEST} levels; correct it"
+        )
+    if isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            _require_json(f"{key}.{place}", item, depth + 1)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if not isinstance(name, str | int | float):
+                raise ConfigError(f"{key} has the key {quoted(name)}; expected text; put it in quotes")
+            _require_json(f"{key}.{name}", item, depth + 1)
+    elif not _is_plain(value):
+        raise ConfigError(
+            f"{key} is {quoted(value)}; expected finite numbers, text, true, false, null, or lists or "
+            "mappings of these; correct it, or put it in quotes for text"
+        )
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int)
 
 
 def _by_name(mapping: Mapping[str | int, str | int] | None) -> dict[str, str | int] | None:

@@ -16,7 +16,8 @@ from pipeline.progress import note, track
 from stages import layout
 from stages.options import reads_params
 from stages.params import Params
-from stages.processors import default_workers
+from stages.processors import bound_threads, default_workers
+from stages.ranks import require_alone
 from stages.terminal import say
 
 
@@ -35,6 +36,8 @@ def command(params: Params, workers: int | None) -> None:
     content digests of the training, validation and test splits. With `data.keep: encoded` files stay where
     they are and are only scanned. What is interrupted goes on where it was.
     """
+    require_alone()
+    bound_threads()
     data = params.data
     _, _, path = data.source.partition(":")
     if Path(path).exists() and path and Path(data.watch) != Path(path):

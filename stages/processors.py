@@ -33,6 +33,13 @@ def usable_processors(root: Path = Path("/")) -> int:
     return max(1, min([_allowed(), *quotas]))
 
 
+def bound_threads() -> None:
+    """Let torch compute with no more threads than there are processors: it looks at no quota itself."""
+    from torch import get_num_threads, set_num_threads
+
+    set_num_threads(min(get_num_threads(), usable_processors()))
+
+
 def _allowed() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -40,17 +40,29 @@ def require_one_process(instead: str) -> None:
     Raises:
         ConfigError: naming the launcher's variables.
     """
-    if under_torchrun():
-        return
-    for launcher, names in _launchers().items():
+    if not under_torchrun():
+        _refuse_several(_launchers(), f"torchrun, or one process; {instead}")
+
+
+def require_alone() -> None:
+    """Refuse to be one of several processes, torchrun's too: nothing in this work is shared.
+
+    Raises:
+        ConfigError: naming the launcher's variables.
+    """
+    several = {"torchrun": ("WORLD_SIZE", "RANK")} if under_torchrun() else _launchers()
+    _refuse_several(several, "one process; run it once, without a launcher")
+
+
+def _refuse_several(launchers: dict[str, tuple[str, str]], expected: str) -> None:
+    for launcher, names in launchers.items():
         size, rank = map(_count, names)
         # RANK alone is set by other programs, too.
         if size > 1 or (rank > 0 and names[1] != "RANK"):
             given = " and ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
             raise ConfigError(
                 f"{launcher} started several processes ({given}), and each would do all of the work; "
-                f"expected torchrun, or one process; {instead}, or, if it is the only one, unset "
-                f"{' and '.join(names)}"
+                f"expected {expected}, or, if it is the only one, unset {' and '.join(names)}"
             )
 
 

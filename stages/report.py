@@ -25,7 +25,8 @@ from stages.dumps import dumps_in, require_as_asked, require_described_teacher
 from stages.machine import open_prepared
 from stages.options import reads_params
 from stages.params import Params
-from stages.processors import default_workers
+from stages.processors import bound_threads, default_workers
+from stages.ranks import require_alone
 from stages.teachers import tell_other_data
 
 _CPU = torch.device("cpu")
@@ -39,6 +40,8 @@ def command(params: Params) -> None:
     Writes reports/results.json and results.csv, a row a run, and reports/index.html, one page that
     stands alone. A run of the sweep that is missing is an error.
     """
+    require_alone()
+    bound_threads()
     data = open_prepared(params.data)
     require_sample(data, seed=params.data.seed, workers=default_workers())
     # Students have been checked, or were told to put up with it.

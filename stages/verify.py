@@ -26,6 +26,7 @@ from stages import layout
 from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
 from stages.machine import Machine
 from stages.options import debuggable, reads_store, runs_on_device, trusts_code
+from stages.ranks import require_alone
 from stages.teachers import load_teacher
 from stages.terminal import say
 
@@ -70,6 +71,8 @@ def command(
     """
     if store is None and (not with_data or pairs or mend):
         raise click.UsageError("Missing argument 'STORE'; only --data goes without one")
+    if mend:
+        require_alone()
     found = []
     if with_data:
         found.append(_audit_prepared(machine, as_json=as_json))

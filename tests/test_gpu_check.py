@@ -35,7 +35,7 @@ from tests.benchmarks.gpu.steps import AIMS, FULL_SECONDS, STEPS, Step
 from tests.benchmarks.gpu.table import markdown, read_results
 
 # Processes of their own import torch, on a machine that may be busy.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(4 * 3600)
 SMALL = Setting(device="cpu", small=True)
 # What a machine with a GPU need not have.
 ABSENT = ("dvc", "matplotlib", "moto", "onnx", "onnxruntime", "onnxscript", "timm")

@@ -33,6 +33,15 @@ def test_every_lower_bound_is_tried_but_those_of_torch_and_dvc(lowest):
         assert below == [version]
 
 
+def test_the_lower_bounds_of_the_extras_that_commands_import_are_tried(lowest):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    tried = lowest.lowest_extras(ROOT / "pyproject.toml")
+    assert [f"{name}>={version}" for name, version in tried.items()] == extras["timm"] + extras["export"]
+    assert set(tried) == {"timm", "onnx", "onnxscript", "onnxruntime"}
+    assert any("onnx" in command for command in lowest.JOB)
+    assert "timm:" in lowest.PARAMS
+
+
 @pytest.mark.parametrize(
     "line", ["click", "click<9", "click==8.1", "click>8", "click>=8.1; python_version>'3'"]
 )

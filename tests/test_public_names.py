@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 
 import pipeline
 from stages.cli import COMMANDS, cli
+from tests import patience
 
 NAMES = [
     *("Feed", "Loader", "LogitStore", "PreparedData", "ReplayDataset", "Targets", "ViewSpec"),
@@ -89,3 +91,16 @@ def test_options_are_these(name):
         for p in command.params
     }
     assert found - {"--debug"} == OPTIONS[name]
+
+
+def test_the_library_is_imported_by_a_user_without_a_name():
+    """As under `docker run -u 1001`: torch asks for the name when torchvision imports it."""
+    code = (
+        "import os, pwd, sys\n"
+        "for name in ('LOGNAME', 'USER', 'LNAME', 'USERNAME'): os.environ.pop(name, None)\n"
+        "pwd.getpwuid = {}.__getitem__\n"
+        "from pipeline import LogitStore, ReplayDataset\n"
+        "import torchvision\n"
+    )
+    done = patience.call([sys.executable, "-c", code], cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr

@@ -64,6 +64,8 @@ class ShardContent:
         self.arrays = {name: self._columns[name] for name in arrays}
         # The first row to come that is not finite.
         self.bad: int | None = None
+        # The first row to come that is, and is not when it is decoded.
+        self.lost: int | None = None
 
     def pick(self, pixels: Tensor) -> dict[str, Tensor]:
         """Return the witnesses among the next batch of pixels, to go with what is examined."""
@@ -79,6 +81,9 @@ class ShardContent:
         self._count += len(rows)
         if self.bad is None and not finite.all():
             self.bad = int(rows[finite.argmin()])
+        kept = np.isfinite(batch["kl"]).all(1)
+        if self.lost is None and not kept.all():
+            self.lost = int(rows[kept.argmin()])
 
     @property
     def is_whole(self) -> bool:

@@ -208,6 +208,13 @@ class _Dump:
                 f"in view {shard.view} of {shard.section}; expected numbers; use precision: fp32 or other "
                 "weights"
             )
+        if content.lost is not None:
+            sample = self._splits[shard.section].names[rows[content.lost]]
+            raise ModelError(
+                f"teacher {self._teacher.name} gives logits too large for the codec, for sample {sample!r} "
+                f"in view {shard.view} of {shard.section}; expected smaller ones; use codec: fp16 or other "
+                "weights"
+            )
 
     def report_speed(self) -> None:
         """Say how fast shards were made, if any were."""

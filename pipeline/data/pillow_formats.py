@@ -35,7 +35,8 @@ _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _LARGEST = 0xFFFF  # of 16 bits
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF 6.0, and a value
-HAS_AVIF = bool(features.check("avif"))
+# Pillow before 11.2 does not know the word, and warns of it.
+HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))
 
 
 def opener_of(content: bytes) -> Callable[..., ImageFile] | None:

@@ -76,6 +76,11 @@ def _encode_onnx(deployment: Deployment) -> bytes:
             f"{deployment.card.architecture.name} cannot be written as ONNX ({_first_cause(error)}); "
             "expected operations that ONNX has; use --format pt2"
         ) from error
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--format onnx, and torch {torch.__version__} does not find what it needs ({error}); expected "
+            "an onnxscript as new as torch; run: pip install --upgrade onnxscript, or use --format pt2"
+        ) from error
     program.model.metadata_props.update(_texts(deployment))
     content: bytes = program.model_proto.SerializeToString(deterministic=True)
     return content

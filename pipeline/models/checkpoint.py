@@ -146,6 +146,7 @@ def load_state(
     problem = misfit(wanted.shapes, given, wanted.head)
     if problem is not None:
         raise ModelError(f"{origin}: does not fit the network: {problem}")
+    _require_floats(fitted, own, origin)
     _say(origin, (*told, *more))
     try:
         network.load_state_dict(fitted)
@@ -155,6 +156,16 @@ def load_state(
             f"{origin}: its tensors cannot be taken ({reason}); save them as float32"
         ) from None
     require_finite_weights(network, origin)
+
+
+def _require_floats(state: StateDict, own: StateDict, origin: Path | str) -> None:
+    """Refuse integers, truths and complex numbers for weights: torch would convert them without a word."""
+    for name, tensor in state.items():
+        if own[name].is_floating_point() and not tensor.is_floating_point():
+            raise ModelError(
+                f"{origin}: {name} is {str(tensor.dtype).removeprefix('torch.')}; expected floating-point "
+                "numbers, as quantised weights are other values; save them as float32"
+            )
 
 
 def state_digest(network: nn.Module) -> str:

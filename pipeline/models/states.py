@@ -30,6 +30,8 @@ _AVERAGE = re.compile(
 )
 # Batch norms count batches since torch 0.4.1; torch, too, loads weights without.
 _COUNTER = "num_batches_tracked"
+# Put into every module by thop, which counts operations.
+_COUNTS = ("total_ops", "total_params")
 _LISTED = 4
 _DEEPEST = 8
 _TRIED_PREFIXES = 8
@@ -149,7 +151,8 @@ def complete(
     if not all(name.endswith(_COUNTER) for name in missing):
         return state, ()
     modules = {_stem(name) for name in network.shapes}
-    strange = [name for name in state if name not in network.shapes and _stem(name) not in modules]
+    extra = [name for name in state if name not in network.shapes]
+    strange = [n for n in extra if _stem(n) not in modules or n.rpartition(".")[2] in _COUNTS]
     kept = {name: tensor for name, tensor in state.items() if name not in strange}
     told = (f"left out, not the network's: {_listed(strange)}",) if strange else ()
     return {**kept, **{name: own[name] for name in missing}}, told

@@ -130,6 +130,11 @@ def _explained(path: Path, error: Exception) -> str:
             "a TorchScript archive, which holds code; expected its tensors; save them: "
             f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pt')"
         )
+    if "Unsupported operand" in text:
+        return (
+            "not a checkpoint of tensors alone (written with a pickle protocol that torch does not read "
+            "safely); expected torch's own; where it was made, save it without pickle_protocol"
+        )
     if refused is None:
         cause = text.rpartition("WeightsUnpickler error: ")[2].partition("Check the docu")[0].strip()
         reason = quoted(cause, _SHOWN)[1:-1] if cause else type(error).__name__

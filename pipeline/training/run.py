@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pipeline.bench import EVALUATION_BATCH, Bench
+from pipeline.data.images import Images
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import ScheduledLoss
@@ -19,7 +20,7 @@ from pipeline.metrics import Metrics, evaluate
 from pipeline.models.checkpoint import ModelCard, state_digest
 from pipeline.progress import note
 from pipeline.store.ensemble import Ensemble
-from pipeline.store.reader import LogitStore
+from pipeline.store.reader import LogitStore, read_checked
 from pipeline.training.distributed import synchronise_norms
 from pipeline.training.history import TrainingResult
 from pipeline.training.lesson import Lesson
@@ -62,6 +63,7 @@ def train(
     Raises:
         DataError: there is no store, and no label.
         MismatchError: the store is of other images, or they look otherwise here.
+        CorruptStoreError: its logits of the test images, which are compared afterwards, are damaged.
         ConfigError: the loss compares features, and the store keeps none.
         TrainingError: the loss, weights or logits are not finite, or no step counted.
     """
@@ -73,6 +75,8 @@ def train(
     synchronise_norms(network, bench.ranks, bench.device)
     feed = bench.feed(images, views, eyes, None if store is None else store.blocks_of(images))
     targets = None if store is None else Targets(store, feed)
+    if store is not None:
+        _require_test(store, data.test)
     note("; ".join([f"training on {feed.path}", *lesson.remarks()]))
     if loss.epochs > settings.epochs:
         note(
@@ -120,3 +124,16 @@ def train(
             "lesson": lesson.identity(),
         },
     )
+
+
+def _require_test(store: LogitStore | Ensemble, images: Images) -> None:
+    """Read what a student is compared with when it is trained, since hours later is late to refuse it."""
+    for member in store.members:
+        section = member.sections.get("test")
+        if section is None or not len(images):
+            continue
+        section.rows_of(images)
+        for shard, record in member.manifest.shards.items():
+            if shard.section == "test":
+                for array in record.files:
+                    read_checked(member.location, member.manifest, shard, array)

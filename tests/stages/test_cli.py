@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, PipelineError
+from pipeline.files import parse_object
 from stages.cli import COMMANDS, cli, main
 from stages.environment import fill_in
 from tests import patience
@@ -199,9 +201,16 @@ def test_an_error_that_nobody_foresaw_is_one_line_that_asks_for_debug(call, stan
     done = call("stand-in")
     assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
     assert done.err.startswith(f"pipeline: unexpected {type(error).__name__}: ")
+    assert "; this is a defect of this program, or a damaged input" in done.err
     assert done.err.endswith("run again with --debug for the traceback\n")
     with pytest.raises(type(error)):
         main(["stand-in", "--debug"])
+
+
+def test_an_error_that_nobody_foresaw_says_where_it_was(call, stand_in):
+    stand_in(lambda: parse_object(None))
+    done = call("stand-in")
+    assert re.match(r"pipeline: unexpected TypeError: .* \(at pipeline/files\.py:\d+\); ", done.err)
 
 
 @pytest.mark.parametrize("message", ["a\x1b[31mb", "a\nb", "a\rb", "a\x00b", "a\u202eb", "a\udcffb"])

@@ -137,3 +137,17 @@ def test_damage_is_refused_or_changes_nothing(forks, projects, tmp_path, name, c
         shutil.rmtree(folder)
     print(f"{name}: {count} damages, {refused} refused, the others changed nothing")
     assert refused
+
+
+@pytest.mark.parametrize("name", ["test/codes/c/0/0/0", "test/keys/c/0"])
+def test_a_student_needs_the_logits_of_the_test_images_before_it_is_trained(
+    projects, forks, tmp_path, name
+):
+    folder = tmp_path / "project"
+    shutil.copytree(projects.after(*DUMPED), folder)
+    (folder / "data/logits/main.zarr" / name).unlink()
+    status, said = forks.run(folder, "train-student", "pupil", "kd", 0, "--dump", "main")
+    assert status == 1
+    assert name in said.splitlines()[-1]
+    assert "missing" in said.splitlines()[-1]
+    assert "epoch 1" not in said

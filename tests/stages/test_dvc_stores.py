@@ -146,8 +146,11 @@ def test_every_stages_outputs_are_looked_at(tmp_path, monkeypatch, stage, folder
     require_outputs_inside([stage, "x"])
     monkeypatch.setenv("DVC_STAGE", f"{stage}@x")
     require_outputs_inside(["inspect", "x"])
-    with pytest.raises(ConfigError, match=rf"{folder}: leads out of the repository.*dvc cache dir"):
-        require_outputs_inside([stage, "x"])
+    for out in (["--out", "x"], ["--out=x"]):
+        require_outputs_inside([stage, "x", *out])
+    for given in ([stage, "x"], ["--debug", stage, "x"]):
+        with pytest.raises(ConfigError, match=rf"{folder}: leads out of the repository.*dvc cache dir"):
+            require_outputs_inside(given)
 
 
 def test_by_hand_the_way_out_stays_as_it_is(monkeypatch):

@@ -98,6 +98,12 @@ def test_names_that_differ_in_case_alone_are_refused(load, groups):
           "ensembles": {"x": {"of": ["main", "x-y"]}}}, "x-y-a-kd-SEED"),
         ({"teachers": ["tutor", "p-kd-0"], "dumps": ["teacher"], "students": ["p"], "recipes": ["kd"]},
          "teacher-p-kd-0"),
+        # Where letter case does not count.
+        ({"dumps": ["main", "Main-big"], "students": ["Big-small", "small"], "recipes": ["kd"]},
+         "main-big-small-kd-SEED"),
+        ({"students": ["r20", "R20-kd"], "recipes": ["kd-T4", "t4"]}, "main-r20-kd-t4-SEED"),
+        ({"teachers": ["tutor", "P-kd-0"], "dumps": ["Teacher"], "students": ["p"], "recipes": ["kd"]},
+         "teacher-p-kd-0"),
     ],
 )  # fmt: skip
 def test_two_runs_of_one_name_are_refused_though_no_sweep_names_them(load, names, run):
@@ -136,6 +142,12 @@ def test_a_group_without_entries_is_empty(tmp_path):
     (tmp_path / "params.yaml").write_text("students:\nrecipes: # none yet\n")
     params = load_params(tmp_path / "params.yaml", ("students.new.model=resnet20",))
     assert (list(params.students), params.recipes) == (["new"], {})
+
+
+@pytest.mark.parametrize("name", ["baseline", "Baseline"])
+def test_a_dump_that_is_called_as_runs_without_one_is_refused(load, name):
+    with pytest.raises(ConfigError, match=f"a dump is called {name}, as the runs without one are"):
+        load(dumps=[name])
 
 
 def test_a_name_of_an_empty_group_is_asked_for(load):

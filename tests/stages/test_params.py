@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +376,50 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_found(load, key, value
         load({key: value})
     assert "\n" not in str(caught.value)
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data", None, "expected keys and values; add what belongs below it, or remove it"),
+        ("teachers.big", None, "expected keys and values; add what belongs below it, or remove it"),
+        ("training.views", None, "expected keys and values; add what belongs below it, or remove it"),
+        ("students.small.options", [1], "expected keys and values; correct it"),
+        ("sweep.seeds", 3, "expected a list; correct it"),
+    ],
+)
+def test_a_value_of_the_wrong_shape_is_told_in_the_words_of_yaml(load, key, value, message):
+    with pytest.raises(ConfigError, match=rf"params.yaml: {key} is .*; {message}$"):
+        load({key: value})
+
+
+@pytest.mark.parametrize("group", ["students.small", "teachers.big"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (datetime.date(2024, 1, 1), r"options.x is datetime.date\(2024, 1, 1\); expected .*in quotes"),
+        ({"a": [1, float("nan")]}, r"options.x.a.1 is nan; expected finite numbers"),
+        (float("inf"), r"options.x is inf; expected finite numbers"),
+        ({1, 2}, r"options.x is \{1, 2\}; expected"),
+        (b"a", r"options.x is b'a'; expected"),
+        ({datetime.date(2024, 1, 1): 3}, r"options.x has the key datetime.date.*put it in quotes"),
+    ],
+)
+def test_an_option_that_json_cannot_hold_is_refused_before_training(load, group, value, message):
+    with pytest.raises(ConfigError, match=message):
+        load({f"{group}.options": {"x": value}})
+
+
+def test_an_option_that_holds_itself_is_refused(tmp_path):
+    text = "students: {small: {model: 'own:net', options: {x: &x {y: *x}}}}"
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"options.x.y.y.* is nested too deeply"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_a_section_with_nothing_below_it_is_its_defaults(tmp_path):
+    (tmp_path / "params.yaml").write_text("training:\nsweep: # none yet\n")
+    assert load_params(tmp_path / "params.yaml") == Params()
 
 
 @pytest.mark.parametrize(

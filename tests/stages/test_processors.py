@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from stages import processors
-from stages.processors import default_workers, usable_processors
+from stages.processors import bound_threads, default_workers, usable_processors
+from tests.stages.conftest import run
 
 CGROUPS = "sys/fs/cgroup"
 
@@ -75,3 +77,34 @@ def test_affinity_bounds_the_processors(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
     assert usable_processors() == 1
+
+
+def test_torch_gets_no_more_threads_than_the_quota_and_no_more_than_it_had(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        monkeypatch.setattr(processors, "usable_processors", lambda: 96)
+        bound_threads()
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(processors, "usable_processors", lambda: 2)
+        bound_threads()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["prepare"], ["report"], ["verify", "--data"], ["plan", "main"],
+     ["export", "models/teachers/tutor.pt", "--format", "pt2", "--out", "x"]],
+    ids=lambda command: command[0],
+)  # fmt: skip
+def test_every_command_that_computes_keeps_to_the_quota(project, monkeypatch, command):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(processors, "usable_processors", lambda: 1)
+        run(*command)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -87,7 +87,12 @@ def test_a_number_of_ranks_that_is_none_is_one(monkeypatch, given, expected):
 
 @pytest.mark.parametrize(
     "command",
-    [["train-teacher", "tutor"], ["train-student", "pupil", "scratch", "0"], ["cache-logits", "main"]],
+    [
+        *(["prepare"], ["train-teacher", "tutor"], ["train-student", "pupil", "scratch", "0"]),
+        *(["cache-logits", "main"], ["report"], ["verify", "data/logits/main.zarr", "--repair"]),
+        ["export", "models/teachers/tutor.pt", "--format", "pt2", "--out", "tutor.pt2"],
+    ],
+    ids=lambda command: command[0],
 )
 def test_a_command_of_several_processes_ends_before_it_writes(project, monkeypatch, capsys, command):
     monkeypatch.setenv("RANK", "1")
@@ -96,3 +101,19 @@ def test_a_command_of_several_processes_ends_before_it_writes(project, monkeypat
     assert run(*command) == 1
     assert "RANK=1" in capsys.readouterr().err.splitlines()[-1]
     assert sorted(project.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", [["prepare"], ["report"]])
+def test_work_that_is_not_shared_is_refused_under_torchrun_too(project, monkeypatch, capsys, command):
+    given = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert run(*command) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "torchrun started several processes (WORLD_SIZE=2 and RANK=0)" in line
+    assert "expected one process; run it once" in line
+
+
+def test_a_command_that_only_reads_goes_on_in_each_process(project, several, capsys):
+    assert run("verify", "--data") == 0
+    assert run("plan", "main") == 0

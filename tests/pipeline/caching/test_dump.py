@@ -153,6 +153,20 @@ def test_no_codec_stumbles_over_what_is_not_finite(bench, teacher, make_spec, tm
     assert LogitStore.open(path).n_views == 1
 
 
+def test_a_logit_beyond_a_codecs_numbers_is_refused_with_its_sample(
+    bench, teacher, make_spec, tmp_path, monkeypatch
+):
+    path, names = tmp_path / "main.zarr", bench.data.train.names
+    cache_logits(bench, teacher, make_spec("affine8", view_count=1), path)
+    _spoil(monkeypatch, 20, 1e30)
+    with pytest.raises(ModelError, match=rf"too large for the codec, for sample '{names[20]}' in view 1"):
+        cache_logits(bench, teacher, make_spec("affine8", view_count=2), path)
+    assert LogitStore.open(path).n_views == 1
+    # Half precision ends where softmax is 0 anyway.
+    _spoil(monkeypatch, _held_out(bench) + 20, 1e30)
+    cache_logits(bench, teacher, make_spec("fp16", view_count=1), tmp_path / "half.zarr")
+
+
 def test_features_that_are_not_finite_are_refused_too(bench, teacher, make_spec, tmp_path, monkeypatch):
     _spoil(monkeypatch, _held_out(bench) + 13, float("inf"), in_features=True)
     with pytest.raises(ModelError, match=rf"sample '{bench.data.train.names[13]}'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import runpy
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from pipeline.data import pillow_formats
 from pipeline.data.animations import first_picture
 from pipeline.data.decoding import ImageFile, decode, is_deep, stored_size
 from pipeline.data.orientation import orientation_of, upright
@@ -256,3 +258,9 @@ def test_bytes_that_are_wrong_anywhere_are_an_image_or_an_error_of_ours(picture,
 def test_what_is_no_image_is_refused_in_plain_words(content, words):
     with pytest.raises(DataError, match=words):
         decode(np.frombuffer(bytearray(content), np.uint8), 3, HERE)
+
+
+def test_a_pillow_that_does_not_know_avif_is_not_asked_for_it(monkeypatch):
+    """It would warn at every command."""
+    monkeypatch.delitem(features.modules, "avif", raising=False)
+    assert runpy.run_path(pillow_formats.__file__)["HAS_AVIF"] is False

@@ -12,6 +12,7 @@ from pipeline.data.dataset import SPLITS, PreparedData
 from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sample import Sample, Source
 from pipeline.errors import DataError
+from tests.patience import HANGING_SECONDS
 
 
 def _bytes(folder) -> dict[str, bytes]:
@@ -40,7 +41,7 @@ def test_decoding_out_of_order_keeps_the_order_of_samples(tmp_path, prepare_quie
 
     def image(value: int) -> np.ndarray:
         if value == 0:
-            assert third_is_decoded.wait(30)
+            assert third_is_decoded.wait(HANGING_SECONDS)
         if value == 2:
             third_is_decoded.set()
         return np.full((2, 2, 1), value, np.uint8)

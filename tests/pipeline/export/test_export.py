@@ -174,6 +174,15 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
         FORMATS["onnx"].encode(deployment_of("wrn_16_2"))
 
 
+def test_an_onnxscript_that_is_older_than_torch_is_told(monkeypatch):
+    def convert(traced):
+        raise ModuleNotFoundError("No module named 'onnxscript._framework_apis.torch_2_99'")
+
+    monkeypatch.setattr(formats, "_convert", convert)
+    with pytest.raises(ConfigError, match=r"torch_2_99.*pip install --upgrade onnxscript"):
+        FORMATS["onnx"].encode(deployment_of("wrn_16_2"))
+
+
 def test_weights_that_no_onnx_file_can_hold_are_refused(monkeypatch):
     monkeypatch.setattr(formats, "_ONNX_MOST_BYTES", 1_000_000)
     with pytest.raises(ModelError, match=r"2 GiB.*--format pt2"):

@@ -137,7 +137,6 @@ def test_what_cannot_be_compiled_is_said_in_one_line(make, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's, about torch
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_kernels_say_what_the_network_says(make, precision):

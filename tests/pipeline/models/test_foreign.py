@@ -195,6 +195,27 @@ def test_what_is_not_the_networks_is_left_out_and_told(load, state, capsys):
         assert line.endswith("x.pth: left out, not the network's: ['criterion.weight', 'train_acc.tp']")
 
 
+def test_counts_of_operations_in_every_module_are_left_out(load, state):
+    modules = {name.rpartition(".")[0] for name in state}
+    counts = {
+        f"{module}.{name}": torch.zeros(1) for module in modules for name in ("total_ops", "total_params")
+    }
+    assert state_digest(load({**state, **counts})[0]) == state_digest(load(state)[0])
+
+
+def test_another_pickle_protocol_is_named(state, tmp_path):
+    torch.save(state, tmp_path / "x.pth", pickle_protocol=4)
+    with pytest.raises(ModelError, match=r"not a checkpoint .*a pickle protocol .*without pickle_protocol"):
+        load_pretrained(NAME, str(tmp_path / "x.pth"), preprocessing=EYES)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers_are_refused(load, state, kind):
+    name = str(kind).removeprefix("torch.")
+    with pytest.raises(ModelError, match=rf"x.pth: fc.weight is {name}; expected floating-point numbers"):
+        load({**state, "fc.weight": state["fc.weight"].to(kind)})
+
+
 @pytest.mark.parametrize("strange", ["conv6.0.weight", "stage2.9.branch1.0.weight", "fc.scale"])
 def test_layers_of_a_deeper_network_are_not_left_out(load, state, strange):
     with pytest.raises(
