@@ -9,12 +9,14 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+# Compiled at once, on all processors: where nothing else writes byte code, every process would compile torch.
 INSTALL = if command -v uv >/dev/null 2>&1; then \
 		uv pip install --python $(VENV) -c constraints.txt -e $(1); \
 	else \
 		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
 			-c constraints.txt -e $(1); \
-	fi
+	fi; \
+	status=$$?; $(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1; exit $$status
 
 .PHONY: setup develop repro results test slow lint lowest clean
 
