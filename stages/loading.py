@@ -12,7 +12,7 @@ import pydantic
 from pipeline.errors import ConfigError, did_you_mean, quoted, shortened
 from pipeline.losses import require_features, require_targets
 from pipeline.models.preprocessing import GivenPreprocessing
-from pipeline.views.mixing import require_whole_groups
+from pipeline.views.pairing import require_whole_groups
 from pipeline.views.spec import AUGMENTATIONS, ViewSpec
 from pipeline.yaml_text import parse_yaml, read_yaml
 from stages import layout

@@ -30,7 +30,7 @@ from pipeline.naming import require_name
 from pipeline.store.blend import Blend
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.settings import Precision, TrainingSettings
-from pipeline.views.mixing import require_whole_groups
+from pipeline.views.pairing import require_whole_groups
 from pipeline.views.spec import ViewSpec
 
 T = TypeVar("T")

@@ -27,7 +27,8 @@ from pipeline.rendering.device import DeviceRenderer
 from pipeline.rendering.regions import mix
 from pipeline.rendering.render import Renderer, make_renderer
 from pipeline.rng import Draws
-from pipeline.views.mixing import GROUP, Pairing, draw_mixture
+from pipeline.views.mixing import draw_mixture
+from pipeline.views.pairing import GROUP, Pairing
 from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters
 from pipeline.views.spec import ViewSpec
 

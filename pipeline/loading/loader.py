@@ -22,7 +22,7 @@ from pipeline.losses import FeatureNeeds
 from pipeline.ranks import SINGLE, Ranks
 from pipeline.rendering.transfer import to_device
 from pipeline.rng import Lane, permutation
-from pipeline.views.mixing import GROUP, require_whole_groups
+from pipeline.views.pairing import GROUP, require_whole_groups
 
 
 @dataclass(frozen=True, slots=True)

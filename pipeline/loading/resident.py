@@ -18,7 +18,7 @@ from torch import Tensor
 from pipeline.rendering.device import DeviceParameters, DeviceRenderer
 from pipeline.rendering.regions import blend
 from pipeline.rendering.transfer import to_device
-from pipeline.views.mixing import Pairing
+from pipeline.views.pairing import Pairing
 from pipeline.views.parameters import ViewParameters
 
 Rows = NDArray[np.int64]

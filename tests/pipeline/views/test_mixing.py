@@ -13,16 +13,8 @@ from pipeline.errors import ConfigError
 from pipeline.rng import Draws
 from pipeline.views.augmentations import Cutmix, Grayscale, Mixup
 from pipeline.views.boxes import UNIT
-from pipeline.views.mixing import (
-    BLOCK_ROWS,
-    GROUP,
-    WHOLE,
-    Pairing,
-    beta_table,
-    draw_mixture,
-    group_starts,
-    require_whole_groups,
-)
+from pipeline.views.mixing import WHOLE, beta_table, draw_mixture
+from pipeline.views.pairing import BLOCK_ROWS, GROUP, Pairing, group_starts, require_whole_groups
 from pipeline.views.spec import ViewSpec
 from tests.pipeline.views.distributions import COUNT, KEYS, correlated, differ, uneven
 
