@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from pipeline.user import name_user
+from pipeline.core.user import name_user
 
 # Before torch is imported, by whatever module of this package.
 name_user()

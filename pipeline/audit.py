@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.bench import Bench
 from pipeline.codecs.codec import relative
-from pipeline.errors import StoreError
+from pipeline.core.errors import StoreError
 from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.models.teacher import Teacher

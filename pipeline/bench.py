@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.core.distributed import SINGLE, Ranks
+from pipeline.core.errors import require_finite_logits
 from pipeline.data.dataset import SPLITS, PreparedData
 from pipeline.data.images import Images
-from pipeline.failures import require_finite_logits
 from pipeline.loading.feed import Feed
 from pipeline.metrics import Metrics, compare, predict
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.ranks import SINGLE, Ranks
 from pipeline.views.spec import ViewSpec
 
 EVALUATION_BATCH = 500

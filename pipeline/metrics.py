@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.core.device import naming_memory
+from pipeline.core.distributed import SINGLE, Ranks
+from pipeline.core.errors import naming_failure, require_finite_logits
 from pipeline.data.sample import UNLABELLED
-from pipeline.device_memory import naming_memory
-from pipeline.failures import naming_failure, require_finite_logits
 from pipeline.loading.feed import Feed, consecutive
-from pipeline.ranks import SINGLE, Ranks
 
 _ECE_BINS = 15
 # Top-5 says something of more classes than these.

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.caching.dump import cache_logits
-from pipeline.errors import ConfigError, counted
+from pipeline.core.errors import ConfigError, counted
 from pipeline.store.ensemble import write_ensemble
 from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, gate

@@ -9,10 +9,17 @@ import torch
 
 from pipeline.audit import replay
 from pipeline.bench import Bench
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, bounded, counted, quoted
+from pipeline.core.errors import (
+    CorruptStoreError,
+    IncompleteStoreError,
+    MismatchError,
+    bounded,
+    counted,
+    quoted,
+)
+from pipeline.core.progress import note
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
-from pipeline.progress import note
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.nodes import RESTORE
 from pipeline.store.reader import LogitStore

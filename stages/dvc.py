@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import ConfigError, MismatchError
-from pipeline.progress import note
+from pipeline.core.errors import ConfigError, MismatchError
+from pipeline.core.progress import note
 from stages import layout
 
 # The folders in which the outputs are that dvc.yaml names.

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline.user import name_user
+from pipeline.core.user import name_user
 
 
 def fill_in() -> None:

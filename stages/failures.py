@@ -11,7 +11,7 @@ import os
 import traceback
 from pathlib import Path
 
-from pipeline.errors import PipelineError, is_out_of_memory
+from pipeline.core.errors import PipelineError, is_out_of_memory
 
 _ROOT = Path(__file__).parents[1]
 _ROOM = "free some space and run the command again; finished work is kept"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.errors import counted
+from pipeline.core.errors import counted
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.secrets import hidden_place
 from pipeline.store.summary import Inspection, inspect

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.errors import ConfigError, quoted
-from pipeline.naming import NAME, RULE
+from pipeline.core.errors import ConfigError, quoted
+from pipeline.core.text import NAME, RULE
 
 PREPARED = Path("data/prepared")
 LOGITS = Path("data/logits")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.bench import Bench
+from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.data.dataset import PreparedData
 from pipeline.data.description import read_description, require_as_asked
-from pipeline.ranks import SINGLE, Ranks
 from stages import layout
 from stages.params import DataParams
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import ConfigError, quoted
-from pipeline.naming import require_name
+from pipeline.core.errors import ConfigError, quoted
+from pipeline.core.text import require_name
 from stages import layout
 from stages.params import Params
 

@@ -131,7 +131,7 @@ def trusts_code(command: Command) -> Command:
     )
     @functools.wraps(command)
     def wrapped(named: tuple[str, ...], **arguments: Any) -> Any:
-        from pipeline.models.trust import Trust
+        from pipeline.core.trust import Trust
 
         bad = next((name for name in named if not re.fullmatch(r"\w+(\.\w+)*(:\w+)?", name)), None)
         if bad is not None:

@@ -11,10 +11,10 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import TrainingError
-from pipeline.files import write_bytes, write_json
+from pipeline.core.distributed import Ranks
+from pipeline.core.errors import TrainingError
+from pipeline.core.files import write_bytes, write_json
 from pipeline.models.checkpoint import ModelCard, save_checkpoint
-from pipeline.ranks import Ranks
 from pipeline.store.lock import gate
 from pipeline.training.history import EpochRecord, TrainingResult
 from stages import layout

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.core.errors import ConfigError, bounded, did_you_mean, quoted
+from pipeline.core.text import require_name
 from pipeline.data.dataset import PreparedData
 from pipeline.data.decoding import MAX_PIXELS
 from pipeline.data.description import DECISIVE, REFUSING
@@ -21,12 +23,10 @@ from pipeline.data.form import Keep
 from pipeline.data.label_budget import keep_labels
 from pipeline.data.prepare import Preparation
 from pipeline.data.remarks import OnDamage
-from pipeline.errors import ConfigError, bounded, did_you_mean, quoted
 from pipeline.losses import LOSSES, make_loss
 from pipeline.models.class_map import read_class_map
 from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.start import Start
-from pipeline.naming import require_name
 from pipeline.store.blend import Blend
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.settings import Precision, TrainingSettings

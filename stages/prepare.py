@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from pipeline.core.progress import note, track
 from pipeline.data.dataset import SPLITS
 from pipeline.data.prepare import prepare
 from pipeline.data.sample import Sample
 from pipeline.data.sources import SourceOptions, open_source
-from pipeline.progress import note, track
 from stages import layout
 from stages.options import reads_params
 from stages.params import Params

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.errors import ConfigError, did_you_mean
-from pipeline.files import write_bytes
+from pipeline.core.errors import ConfigError, did_you_mean
+from pipeline.core.files import write_bytes
 from stages.options import debuggable
 
 

@@ -11,13 +11,13 @@ from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.store.slices import WHOLE, Slice
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.ranks import Ranks
+    from pipeline.core.distributed import Ranks
 
 
 # Launcher -> the variables by which it tells a process how many there are, and which one it is.
@@ -109,7 +109,7 @@ def training_ranks(device: torch.device) -> Iterator[Ranks]:
     from torch import cuda
     from torch import distributed as dist
 
-    from pipeline.ranks import Ranks
+    from pipeline.core.distributed import Ranks
 
     require_one_process("start the command with torchrun")
     rank, world = _rank_and_world()

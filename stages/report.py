@@ -7,13 +7,13 @@ from dataclasses import asdict
 import click
 import torch
 
+from pipeline.core.errors import ConfigError, MismatchError, ModelError, counted
+from pipeline.core.files import parse_object, write_bytes, write_json
+from pipeline.core.hashing import difference
+from pipeline.core.progress import note
+from pipeline.core.text import NAME
 from pipeline.data.checking import require_sample
 from pipeline.data.leaks import read_leaks
-from pipeline.differences import difference
-from pipeline.errors import ConfigError, MismatchError, ModelError, counted
-from pipeline.files import parse_object, write_bytes, write_json
-from pipeline.naming import NAME
-from pipeline.progress import note
 from pipeline.report.exhibits import make_exhibit
 from pipeline.report.page import render_page
 from pipeline.report.results import Report, dump_figures

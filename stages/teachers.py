@@ -12,15 +12,14 @@ from typing import Any
 
 import torch
 
+from pipeline.core.errors import DataError, MismatchError
+from pipeline.core.files import parse_object
+from pipeline.core.hashing import canonical_json, difference
+from pipeline.core.progress import note
+from pipeline.core.trust import NOTHING, Trust
 from pipeline.data.dataset import PreparedData
-from pipeline.differences import difference
-from pipeline.digests import canonical_json
-from pipeline.errors import DataError, MismatchError
-from pipeline.files import parse_object
 from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.models.teacher import Teacher
-from pipeline.models.trust import NOTHING, Trust
-from pipeline.progress import note
 from pipeline.report.runs import read_metrics
 from pipeline.training.settings import Precision
 from stages import layout

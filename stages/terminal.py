@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from pipeline.errors import printable, shortened
+from pipeline.core.errors import printable, shortened
 
 LONGEST_LINE = 2000
 

@@ -10,10 +10,10 @@ import click
 from torch import Tensor, nn
 
 from pipeline.bench import Bench
+from pipeline.core.errors import ConfigError
+from pipeline.core.hashing import canonical_json
 from pipeline.data.checking import require_sample
 from pipeline.data.dataset import PreparedData
-from pipeline.digests import canonical_json
-from pipeline.errors import ConfigError
 from pipeline.evaluation.assessment import assess
 from pipeline.losses import make_loss, require_features, require_targets
 from pipeline.models.auxiliary import count_parameters

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pipeline.audit import Audit, replay, verify
 from pipeline.bench import Bench
 from pipeline.caching.repair import read_header, repair
+from pipeline.core.errors import ConfigError, StoreError, counted
+from pipeline.core.progress import note, track
+from pipeline.core.trust import Trust
 from pipeline.data.checking import audit_data
-from pipeline.errors import ConfigError, StoreError, counted
 from pipeline.models.teacher import Teacher
-from pipeline.models.trust import Trust
-from pipeline.progress import note, track
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.growth import tell_pending
 from pipeline.store.reader import LogitStore

@@ -12,12 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from pipeline.core.hashing import content_digest, sample_key
 from pipeline.data.dataset import PreparedData
 from pipeline.data.names import Names
 from pipeline.data.packed import PackedImages
 from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sample import Sample, Source
-from pipeline.digests import content_digest, sample_key
 
 Images = Sequence[NDArray[np.uint8]]
 

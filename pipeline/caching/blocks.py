@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from pipeline.bench import Bench
 from pipeline.caching.spec import splits_of
+from pipeline.core.progress import note
 from pipeline.data.images import Images
-from pipeline.progress import note
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 
 Rows = NDArray[np.int64]

@@ -18,8 +18,8 @@ from pipeline.codecs import Codec, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
 from pipeline.codecs.spec import AUTO, FEATURES, CodecSpec
-from pipeline.errors import ConfigError
-from pipeline.progress import note
+from pipeline.core.errors import ConfigError
+from pipeline.core.progress import note
 from pipeline.store.frame import compressor, create_array
 from pipeline.store.layout import CHUNK_ROWS, ZARR_JSON, Layout, Section
 

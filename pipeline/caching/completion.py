@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from pipeline.core.progress import note
 from pipeline.data.images import Images
 from pipeline.data.sample import UNLABELLED
-from pipeline.progress import note
 from pipeline.store.growth import is_complete
 from pipeline.store.header import Header
 from pipeline.store.location import Location

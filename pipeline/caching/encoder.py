@@ -20,7 +20,7 @@ from pipeline.caching.receiver import Receiver, Sent
 from pipeline.caching.spec import DumpSpec
 from pipeline.caching.speed import Stopwatch
 from pipeline.codecs import Codec, TeacherOutput
-from pipeline.device_memory import naming_memory
+from pipeline.core.device import naming_memory
 from pipeline.models.compilation import CompiledTeacher
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import ShardId

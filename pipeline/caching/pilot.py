@@ -11,7 +11,7 @@ import torch
 from pipeline.bench import Bench
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs import TeacherOutput
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.teacher import Teacher
 
 _MOST_ROWS, _FEWEST_ROWS = 2048, 256

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.rendering.transfer import to_device
+from pipeline.core.device import to_device
 from pipeline.store.witness import Witness
 
 Rows = NDArray[np.int64]

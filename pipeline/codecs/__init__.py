@@ -19,8 +19,8 @@ from pipeline.codecs.codec import ArraySpec, Codec, TeacherOutput
 from pipeline.codecs.features import STATE, features, require_state
 from pipeline.codecs.fp16 import fp16
 from pipeline.codecs.topk import topk
-from pipeline.digests import named_arrays_digest
-from pipeline.errors import ConfigError, did_you_mean, quoted
+from pipeline.core.errors import ConfigError, did_you_mean, quoted
+from pipeline.core.hashing import named_arrays_digest
 
 __all__ = [
     "CODECS",

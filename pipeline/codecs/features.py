@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from pipeline.codecs.codec import Arrays, ArraySpec, Codec, FeatureDecoder, TeacherOutput, relative
 from pipeline.codecs.shaping import Shaping
-from pipeline.errors import quoted
+from pipeline.core.errors import quoted
 
 NAME = "features"
 # dtype and axes of what a store keeps once: C classes, D features, L digits.

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.codecs import CODECS, find_codec
-from pipeline.errors import ConfigError, did_you_mean, quoted
+from pipeline.core.errors import ConfigError, did_you_mean, quoted
 
 AUTO = "auto"
 FEATURES = "features"

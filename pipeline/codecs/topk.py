@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.codecs.codec import Arrays, ArraySpec, Codec, TeacherOutput, relative
 from pipeline.codecs.grid import from_grid, to_grid
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 _TOP = 255
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from pipeline.errors import DataError
+from pipeline.core.errors import DataError
 
 # Control characters, surrogates, line and paragraph separators.
 _UNPRINTED = ("Cc", "Cs", "Zl", "Zp")

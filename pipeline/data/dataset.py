@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import file_digest, spec_digest
 from pipeline.data.description import (
     DESCRIPTION,
     SCHEMA,
@@ -27,8 +29,6 @@ from pipeline.data.images import Images
 from pipeline.data.index import missing
 from pipeline.data.packed import open_packed
 from pipeline.data.sample import UNLABELLED
-from pipeline.digests import file_digest, spec_digest
-from pipeline.errors import DataError
 
 __all__ = ["DESCRIPTION", "SCHEMA", "SPLITS", "PreparedData", "open_split", "write_description"]
 

@@ -20,11 +20,11 @@ from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as torchvision_decode
 from torchvision.transforms.v2 import functional
 
+from pipeline.core.errors import DataError, brief, counted, is_out_of_memory
 from pipeline.data.animations import first_picture, is_animated_webp
 from pipeline.data.headers import GIF, JPEG, PNG, header_shape, is_deep_png, is_webp, stored_shape
 from pipeline.data.orientation import orientation_of, upright, webp_exif
 from pipeline.data.pillow_formats import HAS_AVIF, decode_by_pillow, opened_deep, opened_shape, opener_of
-from pipeline.errors import DataError, brief, counted, is_out_of_memory
 
 DECODER = f"torchvision {version('torchvision')}"
 # By groups: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF.

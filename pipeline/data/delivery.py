@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
+from pipeline.core.files import write_atomic
 from pipeline.data.dataset import open_split
 from pipeline.data.draft import Draft
 from pipeline.data.form import Form
@@ -19,8 +21,6 @@ from pipeline.data.images import Images
 from pipeline.data.index import write_index
 from pipeline.data.names import Names
 from pipeline.data.sample import Sample
-from pipeline.errors import DataError
-from pipeline.files import write_atomic
 
 
 def deliver(draft: Draft, samples: Sequence[Sample], folder: Path, split: str, form: Form) -> Images:

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from pipeline.core.errors import DataError, MismatchError, bounded
+from pipeline.core.files import parse_object, write_json
+from pipeline.core.hashing import file_digest, spec_digest
 from pipeline.data.form import Form, Keep
-from pipeline.digests import file_digest, spec_digest
-from pipeline.errors import DataError, MismatchError, bounded
-from pipeline.files import parse_object, write_json
 
 DESCRIPTION = "dataset.json"
 SCHEMA = 3

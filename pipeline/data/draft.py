@@ -21,10 +21,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.files import naming, read_json, write_json
 from pipeline.data.form import Form
 from pipeline.data.moments import Moments
 from pipeline.data.packed import pixel_offsets
-from pipeline.files import naming, read_json, write_json
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 # What makes a sample the same one in a later run; a file of -1 bytes is none.

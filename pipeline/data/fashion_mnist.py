@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.digests import named_arrays_digest
-from pipeline.errors import DataError
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import named_arrays_digest
 
 CLASSES = (
     "T-shirt/top",

@@ -9,10 +9,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import array_digest
 from pipeline.data.names import Names
 from pipeline.data.sample import NO_DECODER
-from pipeline.digests import array_digest
-from pipeline.errors import DataError
 
 Uniform = tuple[NDArray[np.uint8], NDArray[np.int64]]
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
+from pipeline.core.files import write_bytes
 from pipeline.data.names import Names
 from pipeline.data.sample import UNLABELLED
-from pipeline.errors import DataError
-from pipeline.files import write_bytes
 
 Columns = dict[str, NDArray[Any]]
 # What each column of the index is: dtype, and values a sample.

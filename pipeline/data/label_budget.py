@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
+from pipeline.core.random import Lane, permutation
 from pipeline.data.images import Images
 from pipeline.data.sample import UNLABELLED
-from pipeline.errors import DataError
-from pipeline.rng import Lane, permutation
 
 
 def keep_labels(images: Images, classes: Sequence[str], *, per_class: int, seed: int) -> NDArray[np.int64]:

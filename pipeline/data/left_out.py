@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import counted, first_of
+from pipeline.core.errors import counted, first_of
 
 _SHOWN = 8
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.digests import bytes_glance
+from pipeline.core.hashing import bytes_glance
 
 _LEVELS = 256
 # Of a constant channel, so that it can be divided by.

@@ -14,11 +14,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import content_digest
 from pipeline.data.form import Form
 from pipeline.data.images import Images, Uniform
 from pipeline.data.index import missing, read_index
-from pipeline.digests import content_digest
-from pipeline.errors import DataError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

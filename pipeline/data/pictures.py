@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import content_digest, sample_key
+from pipeline.core.progress import note
 from pipeline.data.decoding import DECODER, SUFFIXES, load_image
 from pipeline.data.images import Images
 from pipeline.data.left_out import LeftOut
@@ -14,9 +17,6 @@ from pipeline.data.names import Names
 from pipeline.data.packed import PackedImages, pixel_offsets
 from pipeline.data.sample import UNLABELLED
 from pipeline.data.sources.tree import Tree, image_tree
-from pipeline.digests import content_digest, sample_key
-from pipeline.errors import DataError
-from pipeline.progress import note
 
 
 def spread_images(images: Images, count: int) -> Images:

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from pipeline.core.errors import counted
+from pipeline.core.files import written_beside
+from pipeline.core.progress import note
 from pipeline.data.complaints import Ear
 from pipeline.data.dataset import DESCRIPTION, SCHEMA, SPLITS, write_description
 from pipeline.data.decoding import MAX_PIXELS
@@ -24,9 +27,6 @@ from pipeline.data.sources.labels import tell_unseen
 from pipeline.data.splits import split_validation
 from pipeline.data.unfinished import require_none, unfinished
 from pipeline.data.workshop import Progress, Workshop
-from pipeline.errors import counted
-from pipeline.files import written_beside
-from pipeline.progress import note
 
 # Images of each split that are decoded where images are not decoded anyway: for mean and deviation, and to
 # find damaged ones.

@@ -14,6 +14,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import bytes_glance, content_digest, encoded_digest, sample_key
 from pipeline.data.complaints import Ear
 from pipeline.data.decoding import ImageFile
 from pipeline.data.draft import IDENTITY, ROW, Entry, Spare
@@ -23,8 +25,6 @@ from pipeline.data.remarks import remark_on
 from pipeline.data.resizing import shrink, shrunk_shape
 from pipeline.data.room import Room, Seat
 from pipeline.data.sample import Sample
-from pipeline.digests import bytes_glance, content_digest, encoded_digest, sample_key
-from pipeline.errors import DataError
 
 T = TypeVar("T")
 R = TypeVar("R")

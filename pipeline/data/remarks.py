@@ -13,12 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import counted, first_of
+from pipeline.core.files import write_bytes
+from pipeline.core.progress import note
 from pipeline.data.decoding import is_deep
 from pipeline.data.sample import Sample
 from pipeline.data.unfinished import require_none
-from pipeline.errors import counted, first_of
-from pipeline.files import write_bytes
-from pipeline.progress import note
 
 DAMAGED, NARROW = 1, 2
 # Where a quarter of 16 bits is not reached, nothing is brighter than this in 8.

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError, counted, first_of
+from pipeline.core.hashing import sample_key
+from pipeline.core.progress import note
+from pipeline.core.random import Lane, draw
 from pipeline.data.sample import UNLABELLED, Sample, Samples
-from pipeline.digests import sample_key
-from pipeline.errors import DataError, counted, first_of
-from pipeline.progress import note
-from pipeline.rng import Lane, draw
 
 
 def split_validation(

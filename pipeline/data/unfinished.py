@@ -10,9 +10,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import DataError, first_of
-from pipeline.files import read_json, write_bytes, write_json
-from pipeline.progress import note
+from pipeline.core.errors import DataError, first_of
+from pipeline.core.files import read_json, write_bytes, write_json
+from pipeline.core.progress import note
 
 # A killed DVC leaves its stage a moment to end.
 WAIT_SECONDS = 20.0

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
+from pipeline.core.progress import note
 from pipeline.data.complaints import Ear
 from pipeline.data.draft import Draft, Spare
 from pipeline.data.form import Form
@@ -19,8 +21,6 @@ from pipeline.data.moments import Moments
 from pipeline.data.reading import Reader, count_unchanged, in_order, read_pixels, read_sample
 from pipeline.data.room import Seat
 from pipeline.data.sample import Sample
-from pipeline.errors import DataError
-from pipeline.progress import note
 
 Progress = Callable[[Sequence[Sample], str], Iterator[Sample]]
 

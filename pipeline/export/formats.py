@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.core.errors import ConfigError, ModelError
 from pipeline.export.deployment import Deployment
 
 INPUT, OUTPUT = "images", "logits"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.export.deployment import Deployment
 from pipeline.export.formats import Run
 from pipeline.loading.feed import Feed

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import MismatchError
+from pipeline.core.progress import note
 from pipeline.data.images import Images
-from pipeline.errors import MismatchError
 from pipeline.loading.feed import Feed
-from pipeline.progress import note
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import Layout, ShardId

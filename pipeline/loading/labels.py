@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pipeline.core.device import to_device
+from pipeline.core.errors import ConfigError
 from pipeline.data.sample import UNLABELLED
-from pipeline.errors import ConfigError
 from pipeline.loading.feed import Feed, Rows
-from pipeline.rendering.transfer import to_device
 
 
 class Labels:

@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.core.device import to_device
+from pipeline.core.distributed import SINGLE, Ranks
+from pipeline.core.errors import ConfigError
+from pipeline.core.random import Lane, permutation
 from pipeline.loading.feed import Feed, Rows
 from pipeline.loading.labels import Labels
 from pipeline.loading.targets import Targets
 from pipeline.loading.teacher_features import FeatureSource, TeacherFeatures
 from pipeline.losses import FeatureNeeds
-from pipeline.ranks import SINGLE, Ranks
-from pipeline.rendering.transfer import to_device
-from pipeline.rng import Lane, permutation
 from pipeline.views.pairing import GROUP, require_whole_groups
 
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.device import to_device
 from pipeline.rendering.device import DeviceParameters, DeviceRenderer
 from pipeline.rendering.regions import blend
-from pipeline.rendering.transfer import to_device
 from pipeline.views.pairing import Pairing
 from pipeline.views.parameters import ViewParameters
 

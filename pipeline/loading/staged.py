@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.rendering.transfer import long_lived_stream
+from pipeline.core.device import long_lived_stream
 
 Rows = NDArray[np.int64]
 # Batches beyond those that threads are at, and below which size one thread renders a batch alone.

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.codec import Codec, Decoder, FeatureDecoder
-from pipeline.errors import ConfigError
+from pipeline.core.device import Courier
+from pipeline.core.errors import ConfigError
 from pipeline.loading.drift import require_same_pixels
 from pipeline.loading.feed import Feed
-from pipeline.rendering.transfer import Courier
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.core.device import to_device
+from pipeline.core.errors import ConfigError
 from pipeline.loading.feed import consecutive
 from pipeline.loading.labels import Labels, class_shares
 from pipeline.loading.targets import EncodedView, Targets
 from pipeline.losses import FeatureNeeds, Features
-from pipeline.rendering.transfer import to_device
 
 _ROWS_AT_ONCE = 4096
 

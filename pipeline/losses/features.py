@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.core.errors import ConfigError
 from pipeline.data.sample import UNLABELLED
-from pipeline.errors import ConfigError
 from pipeline.losses.precision import in_single_precision
 from pipeline.losses.settings import Temperature, Weight
 from pipeline.losses.soft import kd

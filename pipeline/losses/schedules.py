@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.losses.needs import FeatureNeeds
 
 # Of student's logits, labels and teacher's logits, and where it compares them, of features.

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.codecs.spec import FEATURES
-from pipeline.errors import ConfigError, did_you_mean
+from pipeline.core.errors import ConfigError, did_you_mean
 from pipeline.losses.features import centre, crd, rkd
 from pipeline.losses.needs import FeatureNeeds
 from pipeline.losses.projections import CentreProjection, ContrastProjection

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.errors import ModelError, did_you_mean
+from pipeline.core.errors import ModelError, did_you_mean
 from pipeline.models.heads import SelectedLogits
 from pipeline.models.literature import NETS, Literature
 from pipeline.models.own_code import OwnCode

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.googlenet import GoogLeNetOutputs
 from torchvision.models.inception import InceptionOutputs
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.architecture import Architecture
 
 # Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842, section 5.

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from pipeline.errors import ModelError, quoted
-from pipeline.files import write_json
+from pipeline.core.errors import ModelError, quoted
+from pipeline.core.files import write_json
 from pipeline.models.architecture import Architecture
 from pipeline.models.preprocessing import ORIENTATION, Preprocessing
 

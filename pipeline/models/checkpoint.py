@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.digests import named_arrays_digest
-from pipeline.errors import ModelError, quoted
-from pipeline.failures import require_finite_weights
-from pipeline.files import write_tensors
+from pipeline.core.errors import ModelError, quoted, require_finite_weights
+from pipeline.core.files import write_tensors
+from pipeline.core.hashing import named_arrays_digest
+from pipeline.core.progress import note
+from pipeline.core.trust import NOTHING, Trust, require_plain_options
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import plain, without_auxiliary
 from pipeline.models.card import CardFile, ModelCard
@@ -27,8 +28,6 @@ from pipeline.models.heads import find_head, match_head
 from pipeline.models.own_code import OwnCode
 from pipeline.models.states import Network, StateDict, complete, find_state, misfit, named_tensors
 from pipeline.models.tensor_files import read_content
-from pipeline.models.trust import NOTHING, Trust, require_plain_options
-from pipeline.progress import note
 
 __all__ = [
     "ModelCard",

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError, ModelError, did_you_mean
+from pipeline.core.errors import ConfigError, ModelError, did_you_mean
+from pipeline.core.text import read_yaml
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.heads import SelectedLogits, find_head, select_classes
 from pipeline.models.probe import try_out
-from pipeline.yaml_text import read_yaml
 
 # From names of the data's classes to names or places of the teacher's.
 ClassMap = Mapping[str, str | int]

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.codecs import TeacherOutput
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.progress import note
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
-from pipeline.progress import note
 
 
 def compiled(network: nn.Module) -> nn.Module:

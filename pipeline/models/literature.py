@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.cifar_resnet import cifar_resnet
 from pipeline.models.source import Pretrained, Source, call_builder, unknown_weights
 from pipeline.models.stems import fit_channels

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.errors import ModelError, did_you_mean
+from pipeline.core.errors import ModelError, did_you_mean
 from pipeline.models.source import OWN_WEIGHTS, Pretrained, Source, unknown_weights
 from pipeline.models.stems import require_own_stem
 

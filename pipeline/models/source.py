@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.errors import ModelError, did_you_mean, quoted
+from pipeline.core.errors import ModelError, did_you_mean, quoted
+from pipeline.core.trust import WEIGHT_OPTIONS
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.models.trust import WEIGHT_OPTIONS
 
 IMAGENET_STEM_STRIDE = 4
 # In place of weights' name: those that a model comes with.

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.core.errors import DataError, ModelError, require_finite_weights
 from pipeline.data.dataset import PreparedData
-from pipeline.errors import DataError, ModelError
-from pipeline.failures import require_finite_weights
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import require_room
 from pipeline.models.checkpoint import ModelCard

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.errors import ModelError, quoted
+from pipeline.core.errors import ModelError, quoted
 
 StateDict = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]

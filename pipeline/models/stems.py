@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.source import IMAGENET_STEM_STRIDE
 
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.codecs import TeacherOutput
+from pipeline.core.errors import ModelError
+from pipeline.core.hashing import spec_digest
+from pipeline.core.progress import note
 from pipeline.data.dataset import PreparedData
-from pipeline.digests import spec_digest
-from pipeline.errors import ModelError
 from pipeline.models.checkpoint import ModelCard, state_digest
-from pipeline.progress import note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline.errors import ModelError, is_out_of_memory, quoted
+from pipeline.core.errors import ModelError, is_out_of_memory, quoted
 
 _HEAD_BYTES = 1 << 20
 _MOST_PICKLE_BYTES = 1 << 26

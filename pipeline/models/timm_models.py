@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.errors import ModelError, did_you_mean
+from pipeline.core.errors import ModelError, did_you_mean
+from pipeline.core.progress import note
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.source import (
     OWN_WEIGHTS,
@@ -22,7 +23,6 @@ from pipeline.models.source import (
     unknown_weights,
 )
 from pipeline.models.stems import require_own_stem
-from pipeline.progress import note
 
 _PREFIX = "timm:"
 _CONFIGURATIONS = ("pretrained_cfg", "pretrained_cfg_overlay")

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.source import OWN_WEIGHTS, Pretrained, Source, call_builder, unknown_weights
 from pipeline.models.stems import fit_channels, fit_stem, suited_stride

@@ -15,7 +15,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.trust import Trust
 from pipeline.models.architecture import Architecture, source_of
 from pipeline.models.card import CardFile
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, state_digest, tensors_digest
@@ -24,7 +25,6 @@ from pipeline.models.literature import BUILTIN
 from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.probe import count_logits
 from pipeline.models.source import CHECKPOINT_SUFFIXES, OWN_WEIGHTS, Pretrained
-from pipeline.models.trust import Trust
 
 
 def load_pretrained(

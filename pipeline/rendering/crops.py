@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.errors import DataError
 from pipeline.data.images import Images
-from pipeline.errors import DataError
 from pipeline.rendering import shifts
 from pipeline.rendering.interpolation import KERNELS, Interpolation
 from pipeline.views.parameters import ViewParameters

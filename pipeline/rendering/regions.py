@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.rendering.transfer import to_device
+from pipeline.core.device import to_device
 from pipeline.views.boxes import UNIT
 from pipeline.views.mixing import WHOLE, Mixture
 from pipeline.views.parameters import Erasure

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.progress import note
 from pipeline.data.images import Images
-from pipeline.progress import note
 from pipeline.rendering import crops, resample
 from pipeline.rendering.device import DeviceRenderer
 from pipeline.rendering.interpolation import Interpolation

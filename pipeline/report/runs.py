@@ -12,9 +12,9 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import DataError
+from pipeline.core.errors import DataError
+from pipeline.core.files import read_json
 from pipeline.evaluation.classes import ClassFigures, Confusion
-from pipeline.files import read_json
 from pipeline.metrics import FIRST
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.codecs.spec import CodecSpec
+from pipeline.core.errors import CorruptStoreError, MismatchError, counted
+from pipeline.core.hashing import difference, spec_digest
 from pipeline.data.images import Images
-from pipeline.differences import difference
-from pipeline.digests import spec_digest
-from pipeline.errors import CorruptStoreError, MismatchError, counted
 from pipeline.models.teacher import Teacher
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, SampleIndex

@@ -20,7 +20,7 @@ from zarr.core.buffer.cpu import Buffer
 from zarr.storage import MemoryStore
 
 from pipeline.codecs import STATE_SHAPES
-from pipeline.files import parse_object
+from pipeline.core.files import parse_object
 from pipeline.store.frames import most_frame_bytes, most_shard_bytes, require_frame, require_shard
 from pipeline.store.layout import CODEC_GROUP, ZARR_JSON, Layout, Section
 from pipeline.store.nodes import reading

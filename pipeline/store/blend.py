@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pipeline.codecs import Codec
 from pipeline.codecs.codec import FeatureDecoder, relative
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 SEPARATOR = "/"
 

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, quoted
+from pipeline.core.files import parse_object, write_json
+from pipeline.core.hashing import spec_digest
 from pipeline.data.images import Images
-from pipeline.digests import spec_digest
-from pipeline.errors import CorruptStoreError, MismatchError, StoreError, quoted
-from pipeline.files import parse_object, write_json
 from pipeline.metrics import compare
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.store.blend import SEPARATOR, Blend, BlendedDecoder

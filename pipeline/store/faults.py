@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.digests import bytes_digest
-from pipeline.progress import track
+from pipeline.core.hashing import bytes_digest
+from pipeline.core.progress import track
 from pipeline.store.layout import GROWTH, Layout, ShardId
 from pipeline.store.local import NoFileError, names_in
 from pipeline.store.location import JSON_BYTES, Location

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from zarr.codecs import TransposeCodec, ZstdCodec
 
-from pipeline.digests import canonical_json
-from pipeline.files import parse_object, sync_file, sync_folder
+from pipeline.core.files import parse_object, sync_file, sync_folder
+from pipeline.core.hashing import canonical_json
 from pipeline.store import small_arrays
 from pipeline.store.arrays import index_array, logits_array
 from pipeline.store.faults import files_in

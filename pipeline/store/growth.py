@@ -22,10 +22,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.digests import bytes_digest
-from pipeline.errors import CorruptStoreError, StoreError
-from pipeline.files import sync_folder, write_bytes
-from pipeline.progress import note
+from pipeline.core.errors import CorruptStoreError, StoreError
+from pipeline.core.files import sync_folder, write_bytes
+from pipeline.core.hashing import bytes_digest
+from pipeline.core.progress import note
 from pipeline.store.adoption import Index, read_index
 from pipeline.store.faults import files_in
 from pipeline.store.frame import build_frame, frame_files, read_state

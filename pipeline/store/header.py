@@ -15,9 +15,7 @@ from torch import Tensor
 
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.differences import difference
-from pipeline.digests import canonical_json
-from pipeline.errors import (
+from pipeline.core.errors import (
     CorruptStoreError,
     IncompleteStoreError,
     MismatchError,
@@ -25,7 +23,8 @@ from pipeline.errors import (
     StoreError,
     quoted,
 )
-from pipeline.files import parse_object, write_json
+from pipeline.core.files import parse_object, write_json
+from pipeline.core.hashing import canonical_json, difference
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import SCHEMA, ZARR_JSON, Layout

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import MismatchError
+from pipeline.core.hashing import array_digest
 from pipeline.data.images import Images
 from pipeline.data.sample import NO_DECODER
-from pipeline.digests import array_digest
-from pipeline.errors import MismatchError
 
 ABSENT = -1
 

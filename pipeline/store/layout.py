@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codecs import ArraySpec
-from pipeline.errors import quoted
+from pipeline.core.errors import quoted
 from pipeline.store.wire import LayoutForm, require_form
 
 SCHEMA = 3

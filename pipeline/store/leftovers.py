@@ -9,8 +9,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from pipeline.files import written_beside
-from pipeline.progress import note
+from pipeline.core.files import written_beside
+from pipeline.core.progress import note
 from pipeline.store.faults import files_in
 from pipeline.store.layout import GROWTH, RECORDS
 from pipeline.store.local import remove_inside

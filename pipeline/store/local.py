@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import CorruptStoreError, quoted
+from pipeline.core.errors import CorruptStoreError, quoted
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _LONGEST = 200

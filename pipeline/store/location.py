@@ -16,7 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
-from pipeline.errors import StoreError, brief
+from pipeline.core.errors import StoreError, brief
 from pipeline.store.local import NoFileError, exists_inside, read_inside, too_large
 from pipeline.store.secrets import hidden_place, secrets_of, without
 

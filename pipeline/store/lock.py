@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import LockedError, StoreError, brief
+from pipeline.core.errors import LockedError, StoreError, brief
 from pipeline.store.slices import WHOLE, Slice
 
 WAIT_SECONDS = 20.0

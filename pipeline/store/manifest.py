@@ -13,9 +13,9 @@ from typing import Any
 
 from pipeline.codecs import STATE_SHAPES
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.digests import spec_digest
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError, quoted
-from pipeline.files import parse_object, write_json
+from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, quoted
+from pipeline.core.files import parse_object, write_json
+from pipeline.core.hashing import spec_digest
 from pipeline.store.faults import MISSING, look_up
 from pipeline.store.header import Header
 from pipeline.store.layout import GATHERED, MANIFEST, Layout, ShardId, is_codec_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import CorruptStoreError, brief, is_out_of_memory, quoted
+from pipeline.core.errors import CorruptStoreError, brief, is_out_of_memory, quoted
 
 RESTORE = "restore it (dvc checkout --force), or mend it with: pipeline verify --repair"
 

@@ -6,7 +6,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.errors import CorruptStoreError, StoreError
+from pipeline.core.errors import CorruptStoreError, StoreError
 from pipeline.store.ensemble import is_ensemble
 from pipeline.store.faults import files_in
 from pipeline.store.frame import frame_files

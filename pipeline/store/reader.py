@@ -14,8 +14,8 @@ from torch import Tensor
 
 from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.data.images import Images
-from pipeline.errors import CorruptStoreError, MismatchError
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.store.arrays import METADATA_BYTES, logits_array

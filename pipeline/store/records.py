@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.digests import canonical_json, spec_digest
-from pipeline.errors import quoted
-from pipeline.files import parse_object, write_bytes, written_beside
+from pipeline.core.errors import quoted
+from pipeline.core.files import parse_object, write_bytes, written_beside
+from pipeline.core.hashing import canonical_json, spec_digest
 from pipeline.store.arrays import logits_array
 from pipeline.store.layout import GATHERED, RECORDS, Layout, ShardId
 from pipeline.store.local import read_inside

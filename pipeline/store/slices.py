@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
 
-from pipeline.errors import quoted
+from pipeline.core.errors import quoted
 
 T = TypeVar("T")
 _NAME = re.compile(r"([0-9]{1,6})-of-([0-9]{1,6})")

@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from pipeline.codecs import STATE_SHAPES
-from pipeline.errors import CorruptStoreError
+from pipeline.core.errors import CorruptStoreError
 from pipeline.store.arrays import METADATA_BYTES, StoredArray, index_array, rows_of, state_array
 from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, Layout, Section
 from pipeline.store.nodes import RESTORE, reading

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.errors import IncompleteStoreError, StoreError
+from pipeline.core.errors import IncompleteStoreError, StoreError
 from pipeline.store.growth import Pending, pending
 from pipeline.store.header import Header
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, ShardId

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import has_unseen, quoted
-from pipeline.naming import PATTERN
+from pipeline.core.errors import has_unseen, quoted
+from pipeline.core.text import PATTERN
 
 MOST_CLASSES = 1 << 24
 MOST_ROWS = 1 << 36

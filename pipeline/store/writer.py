@@ -16,9 +16,9 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.digests import file_digest
-from pipeline.errors import StoreError
-from pipeline.files import naming, sync_file, sync_folder
+from pipeline.core.errors import StoreError
+from pipeline.core.files import naming, sync_file, sync_folder
+from pipeline.core.hashing import file_digest
 from pipeline.store.arrays import logits_array
 from pipeline.store.frame import frame_files
 from pipeline.store.growth import growth_folder, set_aside, settle, without

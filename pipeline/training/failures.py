@@ -7,8 +7,14 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from pipeline.errors import ModelError, NotFiniteError, TrainingError, counted
-from pipeline.failures import naming_failure, not_finite
+from pipeline.core.errors import (
+    ModelError,
+    NotFiniteError,
+    TrainingError,
+    counted,
+    naming_failure,
+    not_finite,
+)
 from pipeline.loading.loader import Loader
 from pipeline.training.settings import TrainingSettings
 

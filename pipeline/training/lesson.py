@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import array_digest
 from pipeline.data.images import Images
 from pipeline.data.sample import UNLABELLED
-from pipeline.digests import array_digest
-from pipeline.errors import DataError
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

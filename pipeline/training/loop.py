@@ -16,15 +16,14 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.device_memory import naming_memory
-from pipeline.errors import TrainingError
+from pipeline.core.device import naming_memory
+from pipeline.core.distributed import SINGLE, Ranks, distributed
+from pipeline.core.errors import TrainingError
+from pipeline.core.progress import note, track
 from pipeline.loading.loader import Batch, Loader
 from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics
 from pipeline.models.compilation import compiled
-from pipeline.progress import note, track
-from pipeline.ranks import SINGLE, Ranks
-from pipeline.training.distributed import distributed
 from pipeline.training.failures import naming_epoch, naming_step, require_learning
 from pipeline.training.history import EpochRecord, TrainingResult, describe
 from pipeline.training.objective import Objective

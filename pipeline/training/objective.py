@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.distributed import Ranks
 from pipeline.loading.loader import Batch
 from pipeline.losses import Features, ScheduledLoss
 from pipeline.models.auxiliary import weighted_logits
 from pipeline.models.heads import head_of
 from pipeline.models.penultimate import WithFeatures, feature_dim
-from pipeline.ranks import Ranks
 
 
 def make_projection(

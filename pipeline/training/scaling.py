@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import TrainingError
-from pipeline.ranks import SINGLE, Ranks
+from pipeline.core.distributed import SINGLE, Ranks
+from pipeline.core.errors import TrainingError
 
 # 30 halvings: gradients that overflow even here are not too large for half precision, they diverge.
 _LEAST_SCALE = 2.0**-14

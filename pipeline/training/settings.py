@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 Precision = Literal["fp32", "bf16"]
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.differences import difference
-from pipeline.errors import TrainingError, is_out_of_memory
-from pipeline.files import write_tensors
+from pipeline.core.distributed import SINGLE, Ranks
+from pipeline.core.errors import TrainingError, is_out_of_memory
+from pipeline.core.files import write_tensors
+from pipeline.core.hashing import difference
+from pipeline.core.progress import note
 from pipeline.metrics import Metrics
 from pipeline.models.states import StateDict
-from pipeline.progress import note
-from pipeline.ranks import SINGLE, Ranks
 from pipeline.training.failures import require_finite_state
 from pipeline.training.history import EpochRecord, TrainingResult
 from pipeline.training.optimisation import WeightAverage, freeze, make_optimizer

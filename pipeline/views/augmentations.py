@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 Bounds = tuple[float, float]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import rng
-from pipeline.rng import Draws, Lane
+from pipeline.core import random
+from pipeline.core.random import Draws, Lane
 from pipeline.views.augmentations import Bounds, PadCrop, RandomErasing
 from pipeline.views.spec import ViewSpec
 
@@ -59,7 +59,7 @@ def erased_boxes(erasing: RandomErasing, draws: Draws) -> Ints:
     # Given as height / width; a box is drawn by width / height.
     ratio = 1 / high, 1 / low
     boxes, found = _random_boxes(draws, Lane.RANDOM_ERASING + 1, (sides, sides), erasing.scale, ratio)
-    chosen = rng.chance(draws.words(Lane.RANDOM_ERASING)[0], erasing.probability)
+    chosen = random.chance(draws.words(Lane.RANDOM_ERASING)[0], erasing.probability)
     boxes[~(found & chosen)] = 0
     return boxes
 
@@ -82,7 +82,7 @@ def rounded(values: NDArray[np.floating[Any]]) -> Ints:
 
 def _shifts(crop: PadCrop, draws: Draws) -> Ints:
     words = draws.words(Lane.CROP)
-    return rng.between(words[:2], -crop.padding, crop.padding).T
+    return random.between(words[:2], -crop.padding, crop.padding).T
 
 
 def _random_boxes(
@@ -104,8 +104,8 @@ def _random_boxes(
         box_h, box_w = rounded(np.sqrt(area / aspect)), rounded(np.sqrt(area * aspect))
         fits = (box_h > 0) & (box_h <= tall) & (box_w > 0) & (box_w <= wide)
         box_h, box_w = box_h[fits], box_w[fits]
-        top = rng.below(words[2, fits], (tall[fits] - box_h + 1).astype(np.uint64))
-        left = rng.below(words[3, fits], (wide[fits] - box_w + 1).astype(np.uint64))
+        top = random.below(words[2, fits], (tall[fits] - box_h + 1).astype(np.uint64))
+        left = random.below(words[3, fits], (wide[fits] - box_w + 1).astype(np.uint64))
         boxes[rows[fits]] = np.stack([top.astype(np.int64), left.astype(np.int64), box_h, box_w], axis=1)
         found[rows[fits]] = True
     return boxes, found
@@ -119,7 +119,7 @@ def _fallback_boxes(ratio: Bounds, heights: Ints, widths: Ints) -> Ints:
     return np.stack([(heights - box_h) // 2, (widths - box_w) // 2, box_h, box_w], axis=1)
 
 
-def _log_uniform(bounds: Bounds, words: rng.Words) -> NDArray[np.float64]:
+def _log_uniform(bounds: Bounds, words: random.Words) -> NDArray[np.float64]:
     """Low * (high / low)^u for u on a grid of 2^-16, by repeated square roots instead of exp."""
     low, high = bounds
     result = np.full(words.shape, low)

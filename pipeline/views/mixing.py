@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import rng
-from pipeline.rng import Draws, Lane
+from pipeline.core import random
+from pipeline.core.random import Draws, Lane
 from pipeline.views.boxes import UNIT, Ints
 from pipeline.views.spec import ViewSpec
 
@@ -55,27 +55,27 @@ def draw_mixture(spec: ViewSpec, draws: Draws) -> Mixture | None:
     levels = np.full(len(draws), WHOLE, np.int64)
     boxes = np.zeros((len(draws), 4), np.int64)
     if spec.mixup is not None:
-        chosen = rng.chance(words[0], spec.mixup.probability)
+        chosen = random.chance(words[0], spec.mixup.probability)
         boxes[chosen] = 0, 0, UNIT, UNIT
         levels[chosen] = _beta_levels(spec.mixup.alpha, words[1, chosen])
     if spec.cutmix is not None:
         # From the other end, so that neither decides which samples the other one gets.
-        chosen = ~rng.chance(words[0], 1 - spec.cutmix.probability)
+        chosen = ~random.chance(words[0], 1 - spec.cutmix.probability)
         boxes[chosen] = _cut_boxes(_beta_levels(spec.cutmix.alpha, words[1, chosen]), words[2:, chosen])
         levels[chosen] = 0
     return Mixture(levels=levels.astype(np.int32), boxes=boxes.astype(np.int32))
 
 
-def _cut_boxes(amounts: Ints, words: rng.Words) -> Ints:
+def _cut_boxes(amounts: Ints, words: random.Words) -> Ints:
     """Boxes of 1 - lambda of the area about a uniform centre, cut at the edges."""
     half = np.floor(np.sqrt((WHOLE - amounts) / WHOLE) * (UNIT // 2)).astype(np.int64)
-    centres = [rng.between(word, 0, UNIT - 1) for word in words]
+    centres = [random.between(word, 0, UNIT - 1) for word in words]
     starts = [np.maximum(centre - half, 0) for centre in centres]
     ends = [np.minimum(centre + half, UNIT) for centre in centres]
     return np.stack([*starts, *(end - start for start, end in zip(starts, ends, strict=True))], axis=1)
 
 
-def _beta_levels(alpha: float, words: rng.Words) -> Ints:
+def _beta_levels(alpha: float, words: random.Words) -> Ints:
     """Return Beta(alpha, alpha) in 256ths (N,), 0 to 256, from 32-bit words."""
     return np.searchsorted(beta_table(alpha), words, side="right")
 

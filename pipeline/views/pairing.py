@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import rng
-from pipeline.errors import ConfigError
-from pipeline.rng import Lane
+from pipeline.core import random
+from pipeline.core.errors import ConfigError
+from pipeline.core.random import Lane
 
 Ints = NDArray[np.int64]
 
@@ -33,7 +33,7 @@ class Pairing:
         blocks: (N,) which block each sample lies in; None for blocks in the order of the split.
     """
 
-    def __init__(self, seed: int, keys: rng.Words, blocks: Ints | None = None) -> None:
+    def __init__(self, seed: int, keys: random.Words, blocks: Ints | None = None) -> None:
         self._seed, self._keys = seed, keys
         self._blocks = np.arange(len(keys)) // BLOCK_ROWS if blocks is None else blocks
         self._members = _members(self._blocks)
@@ -80,7 +80,9 @@ class Pairing:
 
     def _draw_order(self, view: int, block: int) -> Ints:
         rows = self._members[block]
-        return rows[rng.permutation(seed=self._seed, epoch=view, keys=self._keys[rows], lane=Lane.GROUPS)]
+        return rows[
+            random.permutation(seed=self._seed, epoch=view, keys=self._keys[rows], lane=Lane.GROUPS)
+        ]
 
     def _find_partners(self, view: int, block: int) -> Ints:
         """Return the partner of each member of a block, in the order of the split."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.rng import Draws
+from pipeline.core.random import Draws
 from pipeline.views.boxes import centre_boxes, crop_boxes, erased_boxes, flips
 from pipeline.views.mixing import Mixture, draw_mixture
 from pipeline.views.spec import ViewSpec

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from pipeline.digests import spec_digest
-from pipeline.errors import MismatchError, brief, quoted
+from pipeline.core.errors import MismatchError, brief, quoted
+from pipeline.core.hashing import spec_digest
 from pipeline.views.augmentations import (
     Augmentation,
     Autocontrast,

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import rng
-from pipeline.rng import Draws, Lane
+from pipeline.core import random
+from pipeline.core.random import Draws, Lane
 from pipeline.views import affine
 from pipeline.views.augmentations import ColorJitter, RandAugment, RandomAffine, TrivialAugment
 from pipeline.views.operations import (
@@ -66,13 +66,13 @@ def _rand_augment(augmentation: RandAugment, draws: Draws) -> Iterable[Step]:
 
 def _trivial_augment(augmentation: TrivialAugment, draws: Draws) -> Iterable[Step]:
     words = draws.words(Lane.TRIVIAL_AUGMENT)
-    magnitudes = rng.between(words[2], 0, augmentation.num_magnitude_bins - 1)
+    magnitudes = random.between(words[2], 0, augmentation.num_magnitude_bins - 1)
     yield _of_space(wide_space(augmentation.num_magnitude_bins), words, magnitudes)
 
 
-def _of_space(space: Space, words: rng.Words, magnitudes: NDArray[np.int64] | np.int64) -> Step:
-    chosen = rng.between(words[0], 0, len(space.ops) - 1)
-    negative = rng.between(words[1], 0, 1)
+def _of_space(space: Space, words: random.Words, magnitudes: NDArray[np.int64] | np.int64) -> Step:
+    chosen = random.between(words[0], 0, len(space.ops) - 1)
+    negative = random.between(words[1], 0, 1)
     possible = tuple(sorted({Op(int(op)) for op in space.ops} - {Op.NOTHING}))
     return Step(space.ops[chosen], space.operands[chosen, magnitudes, negative], possible)
 
@@ -83,18 +83,18 @@ def _random_affine(augmentation: RandomAffine, draws: Draws) -> Iterable[Step]:
     shear_x, shear_y = (round(shear * affine.DEGREE) for shear in augmentation.shear)
     low, high = (round(scale * FACTOR) for scale in augmentation.scale)
     shifts = [
-        rng.between(words, -limit, limit) / (1 << affine.UNIT_BITS)
+        random.between(words, -limit, limit) / (1 << affine.UNIT_BITS)
         for words, limit in zip(second, _in_sides(augmentation.translate), strict=False)
     ]
     maps = affine.matrix(
-        rng.between(first[1], -degrees, degrees),
+        random.between(first[1], -degrees, degrees),
         shifts[0],
         shifts[1],
-        rng.between(first[2], low, high) / FACTOR,
-        rng.between(first[3], -shear_x, shear_x),
-        rng.between(second[2], -shear_y, shear_y),
+        random.between(first[2], low, high) / FACTOR,
+        random.between(first[3], -shear_x, shear_x),
+        random.between(second[2], -shear_y, shear_y),
     )
-    happens = rng.chance(first[0], augmentation.probability)
+    happens = random.chance(first[0], augmentation.probability)
     yield Step(np.where(happens, Op.AFFINE, Op.NOTHING).astype(np.uint8), maps, (Op.AFFINE,))
 
 
@@ -108,11 +108,11 @@ def _color_jitter(augmentation: ColorJitter, draws: Draws) -> Iterable[Step]:
     choice, levels = draws.words(Lane.COLOR_JITTER), draws.words(Lane.COLOR_JITTER + 1)
     # Each strength has a word of its own, whichever others there are.
     drawn = np.stack(
-        [rng.between(levels[_JITTER.index(op)], low, high) for op, (low, high) in ranges.items()], axis=1
+        [random.between(levels[_JITTER.index(op)], low, high) for op, (low, high) in ranges.items()], axis=1
     )
     orders = np.array(list(itertools.permutations(range(len(ranges)))))
-    order = orders[rng.between(choice[1], 0, len(orders) - 1)]
-    happens = rng.chance(choice[0], augmentation.probability)
+    order = orders[random.between(choice[1], 0, len(orders) - 1)]
+    happens = random.chance(choice[0], augmentation.probability)
     ops = np.array(list(ranges), np.uint8)
     for place in order.T:
         done = np.where(happens, ops[place], Op.NOTHING).astype(np.uint8)
@@ -142,7 +142,7 @@ def _now_and_then(
     """Return what draws an operation of one strength for some of the samples."""
 
     def drawn(augmentation: Any, draws: Draws) -> Iterable[Step]:
-        happens = rng.chance(draws.words(lane)[0], augmentation.probability)
+        happens = random.chance(draws.words(lane)[0], augmentation.probability)
         ops = np.where(happens, op, Op.NOTHING).astype(np.uint8)
         yield Step(ops, operand(level(augmentation), len(draws)), (op,))
 

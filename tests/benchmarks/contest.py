@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.progress import note
+from pipeline.core.progress import note
 from stages.memory import keep_freed_memory
 from tests.benchmarks.loading_job import Job
 from tests.benchmarks.resources import Memory, Peak, cpu_seconds, kill, memory_of

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.hashing import content_digest, sample_key
 from pipeline.data.dataset import PreparedData
 from pipeline.data.names import Names
 from pipeline.data.packed import PackedImages
 from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sample import Source
-from pipeline.digests import content_digest, sample_key
 
 
 def prepared(source: Source, folder: Path, *, origin: str) -> PreparedData:

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.hashing import sample_key
 from pipeline.data.dataset import PreparedData
 from pipeline.data.packed import PackedImages
-from pipeline.digests import sample_key
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.models.preprocessing import Preprocessing

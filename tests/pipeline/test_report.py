@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import DataError
+from pipeline.core.errors import DataError
 from pipeline.evaluation.classes import ClassFigures, Confusion
 from pipeline.evaluation.label_errors import LabelError, LabelErrors
 from pipeline.report.classes import class_table

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_json
+from pipeline.core.files import read_json
 from tests.stages.forks import Forks
 
 # A command with its arguments, or what a user does to the folder.

@@ -16,8 +16,8 @@ import click
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError, PipelineError
-from pipeline.files import parse_object
+from pipeline.core.errors import ConfigError, PipelineError
+from pipeline.core.files import parse_object
 from stages.cli import COMMANDS, cli, main
 from stages.environment import fill_in
 from tests import patience

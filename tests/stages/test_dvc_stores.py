@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigError, MismatchError
+from pipeline.core.errors import ConfigError, MismatchError
 from stages.dvc import cached_objects, naming_experiments, require_outputs_inside
 from tests.stages.test_dvc import ENVIRONMENT, STORE, call, change, commit, lay_out, stages_run
 from tests.stages.test_interruption import content

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.errors import IncompleteStoreError
+from pipeline.core.errors import IncompleteStoreError
 from pipeline.store.lock import writing
 from pipeline.store.reader import LogitStore
 from pipeline.store.slices import WHOLE

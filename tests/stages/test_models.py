@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
+from pipeline.core.trust import Trust
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import load_checkpoint, read_tensors, save_checkpoint
-from pipeline.models.trust import Trust
 from tests.stages.conftest import make_images, run
 
 STORE = Path("data/logits/main.zarr")

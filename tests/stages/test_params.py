@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.augmentations import PadCrop, RandomResizedCrop
 from pipeline.views.spec import ViewSpec

@@ -20,7 +20,7 @@ import yaml
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.files import read_json
+from pipeline.core.files import read_json
 from pipeline.store.reader import LogitStore
 from tests.stages.conftest import PARAMS, write_images, write_pictures
 from tests.stages.forks import Forks

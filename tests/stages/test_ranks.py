@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.store.slices import WHOLE, Slice
 from stages.ranks import local_ranks, rank_slice, training_ranks
 from tests.stages.conftest import run

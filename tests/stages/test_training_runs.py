@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import TrainingError
+from pipeline.core.errors import TrainingError
 from pipeline.store.lock import gate
 from stages.outputs import require_numbers
 from tests.stages.conftest import run

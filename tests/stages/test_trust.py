@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.digests import spec_digest
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
+from pipeline.core.hashing import spec_digest
 from stages import layout
 from tests.stages.conftest import run
 

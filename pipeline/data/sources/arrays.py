@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from pipeline.core.errors import ConfigError, DataError, bounded, brief
 from pipeline.data import fashion_mnist
 from pipeline.data.class_names import require_class_names
 from pipeline.data.left_out import LeftOut
@@ -20,7 +21,6 @@ from pipeline.data.sample import UNLABELLED, Sample, Samples, Source
 from pipeline.data.sources.labels import numbered_classes, require_known_labels
 from pipeline.data.sources.options import SourceOptions
 from pipeline.data.sources.splits import VALIDATION
-from pipeline.errors import ConfigError, DataError, bounded, brief
 
 _PARTS = ("images", "labels")
 _REQUIRED = tuple(f"{split}_{part}" for split in ("train", "test") for part in _PARTS)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError, counted, first_of
+from pipeline.core.progress import note
 from pipeline.data.sample import UNLABELLED
-from pipeline.errors import DataError, counted, first_of
-from pipeline.progress import note
 
 _SHOWN = 5
 

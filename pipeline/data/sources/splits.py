@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pipeline.errors import DataError
+from pipeline.core.errors import DataError
 
 TRAIN, TEST = "train", "test"
 VALIDATION = ("val", "valid", "validation")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision import datasets
 
+from pipeline.core.errors import ConfigError, DataError, brief, did_you_mean
 from pipeline.data.class_names import require_class_names
 from pipeline.data.decoding import DECODER, ImageFile
 from pipeline.data.left_out import LeftOut
@@ -27,7 +28,6 @@ from pipeline.data.pillow_formats import image_pixels
 from pipeline.data.sample import Sample, Samples, Source
 from pipeline.data.sources.labels import require_known_labels
 from pipeline.data.sources.options import SourceOptions
-from pipeline.errors import ConfigError, DataError, brief, did_you_mean
 
 # What datasets call a split that is trained on, validated on and tested on, best first.
 _NAMES: Mapping[str, tuple[str, ...]] = {

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core.errors import DataError
 from pipeline.data.decoding import SUFFIXES
 from pipeline.data.left_out import LeftOut
-from pipeline.errors import DataError
 
 _SYSTEMS_OWN = ("thumbs.db", "desktop.ini", "__macosx")
 _LONGEST_SUFFIX = 12

@@ -18,7 +18,7 @@ from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 from pipeline.losses import make_loss
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard

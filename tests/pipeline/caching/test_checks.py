@@ -15,10 +15,10 @@ from pipeline.bench import Bench
 from pipeline.caching.checks import PixelChecks
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import splits_of
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import file_digest
 from pipeline.data.dataset import PreparedData
 from pipeline.data.packed import PackedImages
-from pipeline.digests import file_digest
-from pipeline.errors import DataError
 from pipeline.store.layout import ShardId
 from pipeline.store.reader import LogitStore
 

@@ -12,7 +12,7 @@ from pipeline.caching.pilot import Pilot, pilot_rows, run_pilot
 from pipeline.codecs import TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
 from pipeline.codecs.spec import CodecSpec
-from pipeline.errors import ConfigError, MismatchError, ModelError
+from pipeline.core.errors import ConfigError, MismatchError, ModelError
 from pipeline.store.reader import LogitStore
 from pipeline.store.slices import Slice
 from tests.pipeline.caching.test_growth import content

@@ -21,7 +21,7 @@ from pipeline.caching.pilot import run_pilot
 from pipeline.codecs import TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import ShardId
 from pipeline.store.reader import LogitStore

@@ -5,7 +5,7 @@ import torch
 from pipeline.codecs import TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.packing import codes_per_byte, pack, unpack
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 CODECS = ("fp16", "affine8", "affine6", "affine4", "topk-2")
 

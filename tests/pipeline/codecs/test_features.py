@@ -11,7 +11,7 @@ from pipeline.codecs import TeacherOutput, codec_fingerprint, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features, fit_state
 from pipeline.codecs.shaping import Shaping
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 
 CLASSES, WIDTH, ROWS = 50, 96, 600
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.core.errors import DataError
 from pipeline.data.complaints import Ear
 from pipeline.data.decoding import decode
 from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sources import SourceOptions, open_source
-from pipeline.errors import DataError
 from tests.pipeline.data.test_resume import Stop
 
 BAD = ("cat/1.jpg", "dog/4.jpg")

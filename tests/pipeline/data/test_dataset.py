@@ -8,9 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
+from pipeline.core.errors import DataError
 from pipeline.data.dataset import PreparedData
 from pipeline.data.sample import Sample, Source
-from pipeline.errors import DataError
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.core.errors import DataError
 from pipeline.data import decoding
 from pipeline.data.decoding import decode, image_shape, read_file
-from pipeline.errors import DataError
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.core.errors import DataError
 from pipeline.data.dataset import PreparedData
 from pipeline.data.encoded import EncodedImages
 from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sources import SourceOptions, open_source
-from pipeline.errors import DataError
 from pipeline.loading.feed import Feed
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.views.augmentations import RandomResizedCrop

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.core.errors import DataError
 from pipeline.data import fashion_mnist
 from pipeline.data.fashion_mnist import CLASSES, load_subset, select_subset
 from pipeline.data.sources import SourceOptions, open_source
-from pipeline.errors import DataError
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from pipeline.core.errors import DataError
 from pipeline.data import pillow_formats
 from pipeline.data.animations import first_picture
 from pipeline.data.decoding import ImageFile, decode, is_deep, stored_size
 from pipeline.data.orientation import orientation_of, upright
-from pipeline.errors import DataError
 
 HERE = Path("x")
 TURNS = {

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from pipeline.core.errors import DataError
 from pipeline.data.label_budget import keep_labels
-from pipeline.errors import DataError
 
 CLASSES = ("ant", "bee", "cat")
 

@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
+from pipeline.core.errors import DataError
 from pipeline.data.names import Names
-from pipeline.errors import DataError
 
 SOME = ["a", "", "train/ä b.png", "\u2028x", "z"]
 

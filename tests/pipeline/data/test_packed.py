@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import content_digest, sample_key
 from pipeline.data.dataset import PreparedData
 from pipeline.data.sample import Sample, Source
-from pipeline.digests import content_digest, sample_key
-from pipeline.errors import DataError
 
 SIZES = [(5, 7), (1, 1), (20, 3), (8, 8)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
+from pipeline.core.errors import DataError
 from pipeline.data.pictures import open_pictures, spread_images
-from pipeline.errors import DataError
 
 
 def test_images_are_spread_over_the_split(tiny_data):

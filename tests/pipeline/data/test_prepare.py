@@ -8,10 +8,10 @@ import threading
 import numpy as np
 import pytest
 
+from pipeline.core.errors import DataError
 from pipeline.data.dataset import SPLITS, PreparedData
 from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sample import Sample, Source
-from pipeline.errors import DataError
 from tests.patience import HANGING_SECONDS
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.core.errors import DataError
 from pipeline.data import decoding
 from pipeline.data.dataset import PreparedData
 from pipeline.data.draft import Draft
 from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sources import SourceOptions, open_source
-from pipeline.errors import DataError
 
 CLASSES, TRAIN, TEST = ("cat", "dog"), 12, 4
 

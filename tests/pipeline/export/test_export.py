@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.core.errors import ConfigError, ModelError
 from pipeline.export import formats
 from pipeline.export.deployment import Deployment
 from pipeline.export.formats import FORMATS

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.audit import replay
 from pipeline.caching.dump import cache_logits
-from pipeline.errors import MismatchError
+from pipeline.core.errors import MismatchError
 from pipeline.loading.drift import measure_drift, require_same_pixels, store_sightings
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.audit import replay, verify
 from pipeline.caching.dump import cache_logits
-from pipeline.errors import MismatchError
+from pipeline.core.errors import MismatchError
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets

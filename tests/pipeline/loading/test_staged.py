@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import DataError
+from pipeline.core.errors import DataError
 from pipeline.loading.feed import Feed
 from pipeline.loading.staged import Ring
 from pipeline.models.preprocessing import Preprocessing

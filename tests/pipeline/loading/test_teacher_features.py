@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.caching.dump import cache_logits
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.losses import LOSSES, Features, centre, crd, kd, rkd
 from pipeline.losses.features import angles, contrast, distances, to_centres
 from pipeline.losses.projections import CentreProjection, ContrastProjection

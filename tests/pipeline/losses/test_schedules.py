@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.losses import Schedule, ScheduledLoss, dkd, kd, make_loss, scratch
 from tests.pipeline.losses.batches import LABELS, STUDENT, TEACHER
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline import losses
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.losses import LOSSES, Loss, kd, make_loss, require_features, require_targets
 from pipeline.losses.settings import settings_of
 from pipeline.losses.table import fill

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.architecture import Architecture, build, source_of
 
 # A network of each family that has a small stem, its last stage, and by how much it shrinks an

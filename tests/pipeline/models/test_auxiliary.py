@@ -8,7 +8,7 @@ from torchvision.models import get_model_weights
 from torchvision.models.googlenet import GoogLeNetOutputs
 from torchvision.models.inception import InceptionOutputs
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.auxiliary import count_parameters, weighted_logits
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, read_tensors, save_checkpoint

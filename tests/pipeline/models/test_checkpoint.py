@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.digests import spec_digest
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.hashing import spec_digest
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import (
     ModelCard,

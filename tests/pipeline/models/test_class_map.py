@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.trust import Trust
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from pipeline.models.class_map import chosen_classes, read_class_map, with_classes
 from pipeline.models.heads import SelectedLogits
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
-from pipeline.models.trust import Trust
 
 THEIRS = ("tench", "crane", "tabby", "Persian", "crane", "lorry")
 OURS = ("truck", "cat", "fish")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.compilation import CompiledTeacher
 from pipeline.models.preprocessing import Preprocessing

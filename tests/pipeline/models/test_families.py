@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.architecture import source_of
 from pipeline.models.auxiliary import weighted_logits
 from pipeline.models.checkpoint import load_checkpoint, save_checkpoint

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import state_digest
 from pipeline.models.preprocessing import GivenPreprocessing

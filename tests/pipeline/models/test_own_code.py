@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
+from pipeline.core.trust import Trust
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.start import Start, initial_network, pretrained_network
-from pipeline.models.trust import Trust
 from pipeline.models.weights import load_pretrained
 
 CODE = '''

@@ -8,7 +8,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.heads import head_of
 from pipeline.models.penultimate import WithFeatures, feature_dim

@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from pipeline.errors import ConfigError, ModelError
+from pipeline.core.errors import ConfigError, ModelError
 from pipeline.loading.feed import Feed
 from pipeline.models.preprocessing import GivenPreprocessing, Preprocessing
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import DataError, ModelError
+from pipeline.core.errors import DataError, ModelError
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from pipeline.models.preprocessing import GivenPreprocessing, Preprocessing

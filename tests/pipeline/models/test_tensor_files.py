@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.tensor_files import read_content
 
 WEIGHTS = {"weight": torch.arange(3.0)}

@@ -12,7 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.models.preprocessing import GivenPreprocessing

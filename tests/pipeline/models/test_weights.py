@@ -9,8 +9,8 @@ import pytest
 import torch
 import torchvision
 
+from pipeline.core.errors import ModelError
 from pipeline.data.fashion_mnist import CLASSES, load_subset
-from pipeline.errors import ModelError
 from pipeline.models import weights as weights_module
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint, state_digest

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.loading.feed import Feed
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.rendering import device as rendering

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from pipeline.core.random import Draws
 from pipeline.rendering.regions import erase, mix
-from pipeline.rng import Draws
 from pipeline.views.augmentations import Cutmix, Mixup, RandomErasing
 from pipeline.views.boxes import UNIT, erased_boxes
 from pipeline.views.mixing import WHOLE, Mixture, draw_mixture

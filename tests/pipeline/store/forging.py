@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.digests import bytes_digest, canonical_json
+from pipeline.core.hashing import bytes_digest, canonical_json
 
 Place = tuple[str | int, ...]
 HEADER = (

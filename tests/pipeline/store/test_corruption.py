@@ -13,7 +13,7 @@ import torch
 
 from pipeline.audit import verify
 from pipeline.caching.dump import cache_logits
-from pipeline.errors import StoreError
+from pipeline.core.errors import StoreError
 from pipeline.store.reader import LogitStore
 
 SHORT, LONG = 40, 500

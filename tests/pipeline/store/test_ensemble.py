@@ -12,7 +12,13 @@ import pytest
 import torch
 
 from pipeline.caching.dump import cache_logits
-from pipeline.errors import ConfigError, CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
+from pipeline.core.errors import (
+    ConfigError,
+    CorruptStoreError,
+    IncompleteStoreError,
+    MismatchError,
+    StoreError,
+)
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.loading.replay import ReplayDataset

@@ -20,7 +20,7 @@ from numcodecs.zstd import Zstd
 from pipeline.audit import verify
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.repair import repair
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, PipelineError, StoreError
+from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, PipelineError, StoreError
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.report.results import dump_figures

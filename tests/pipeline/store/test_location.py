@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from zarr.storage import LocalStore, MemoryStore
 
-from pipeline.errors import CorruptStoreError, StoreError
+from pipeline.core.errors import CorruptStoreError, StoreError
 from pipeline.store.location import Location
 from pipeline.store.reader import LogitStore
 from pipeline.store.secrets import hidden, hidden_place, secrets_of, without

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pipeline.errors import LockedError, StoreError
+from pipeline.core.errors import LockedError, StoreError
 from pipeline.store.lock import gate, writers, writing
 from pipeline.store.slices import Slice
 

@@ -10,7 +10,7 @@ import torch
 from zarr.storage import FsspecStore
 
 from pipeline.caching.dump import cache_logits
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, StoreError
+from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError
 from pipeline.store.reader import LogitStore
 from pipeline.store.summary import inspect
 from stages.cli import main

@@ -13,7 +13,7 @@ import zarr
 from pipeline.codecs import TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.spec import CodecSpec
-from pipeline.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
+from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
 from pipeline.store.frame import build_frame
 from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import SampleIndex

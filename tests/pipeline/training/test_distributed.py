@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.core.distributed import SINGLE, Ranks
+from pipeline.core.errors import ConfigError
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.ranks import SINGLE, Ranks
 from tests.patience import finish
 from tests.pipeline.training import rank_run
 

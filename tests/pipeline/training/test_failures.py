@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError, ModelError, TrainingError
-from pipeline.failures import require_finite_logits
+from pipeline.core.errors import ConfigError, ModelError, TrainingError, require_finite_logits
 from pipeline.loading.loader import Loader
 from pipeline.metrics import Metrics
 from tests.pipeline.training.runs import BATCH, make_network, make_settings

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.models.googlenet import GoogLeNetOutputs
 
 from pipeline.caching.dump import cache_logits
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.losses import LOSSES, make_loss
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard

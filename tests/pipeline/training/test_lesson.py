@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.core.distributed import SINGLE
+from pipeline.core.errors import DataError
 from pipeline.data.dataset import PreparedData
-from pipeline.errors import DataError
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
-from pipeline.ranks import SINGLE
 from pipeline.training.lesson import Lesson
 from pipeline.views.augmentations import Cutmix
 from pipeline.views.spec import ViewSpec

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torchvision.models.inception import InceptionOutputs
 
-from pipeline.errors import DeviceError, TrainingError
+from pipeline.core.errors import DeviceError, TrainingError
 from pipeline.loading.loader import Loader
 from pipeline.losses import Schedule, ScheduledLoss, scratch
 from pipeline.metrics import Metrics

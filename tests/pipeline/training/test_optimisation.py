@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import ModelError
+from pipeline.core.errors import ModelError
 from pipeline.training.optimisation import WeightAverage, freeze, learning_rate, make_optimizer
 from pipeline.training.settings import TrainingSettings
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
+from pipeline.core.distributed import SINGLE
 from pipeline.losses import Schedule, ScheduledLoss, label_smoothing
-from pipeline.ranks import SINGLE
 from tests.pipeline.training import rank_run
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import TrainingError
+from pipeline.core.errors import TrainingError
 from pipeline.losses import scratch
 from pipeline.training.optimisation import WeightAverage, make_optimizer
 from pipeline.training.scaling import LossScale

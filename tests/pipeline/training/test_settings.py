@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.training.settings import TrainingSettings
 
 

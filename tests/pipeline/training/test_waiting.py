@@ -11,6 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.caching.dump import cache_logits
+from pipeline.core.distributed import SINGLE
 from pipeline.loading import labels, resident, targets, teacher_features
 from pipeline.loading import loader as loading
 from pipeline.loading.feed import Feed
@@ -18,7 +19,6 @@ from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
 from pipeline.models.preprocessing import Preprocessing, _lines
-from pipeline.ranks import SINGLE
 from pipeline.rendering import device as rendering
 from pipeline.rendering import regions
 from pipeline.store.reader import LogitStore

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision import transforms as v1
 
-from pipeline.rng import Draws
+from pipeline.core.random import Draws
 from pipeline.views.augmentations import RandomErasing
 from pipeline.views.boxes import UNIT, erased_boxes
 from tests.pipeline.views.distributions import COUNT, KEYS, differ, far_from

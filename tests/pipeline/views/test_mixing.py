@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from pipeline.errors import ConfigError
-from pipeline.rng import Draws
+from pipeline.core.errors import ConfigError
+from pipeline.core.random import Draws
 from pipeline.views.augmentations import Cutmix, Grayscale, Mixup
 from pipeline.views.boxes import UNIT
 from pipeline.views.mixing import WHOLE, beta_table, draw_mixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from pipeline.rng import Draws
+from pipeline.core.random import Draws
 from pipeline.views.augmentations import RandAugment, TrivialAugment
 from pipeline.views.operations import FACTOR, Op, rand_augment_space
 from pipeline.views.spec import ViewSpec

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from pipeline.errors import ConfigError, MismatchError
+from pipeline.core.errors import ConfigError, MismatchError
 from pipeline.views.augmentations import (
     Autocontrast,
     ColorJitter,

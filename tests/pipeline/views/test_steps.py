@@ -11,7 +11,7 @@ import torch
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from pipeline.rng import Draws
+from pipeline.core.random import Draws
 from pipeline.views.augmentations import (
     ColorJitter,
     Posterize,

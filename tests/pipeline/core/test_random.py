@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.rng import below, draw, permutation, philox4x32
+from pipeline.core.random import below, draw, permutation, philox4x32
 
 # counter, key, answer: kat_vectors of Random123, philox4x32 10.
 KNOWN_ANSWERS = (

@@ -6,6 +6,7 @@ end in errors of Python. Here both are refused with their lines. Merge keys (`<<
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode
 
-from pipeline.errors import quoted, shortened
+from pipeline.core.errors import ConfigError, quoted, shortened
 
 # The largest known parameter files, with a class map of thousands of classes, are a hundredth of it.
 LARGEST_BYTES = 8 << 20
@@ -75,3 +76,32 @@ def read_yaml(path: Path) -> Any:
         return parse_yaml(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"no text in UTF-8: {error.reason} at byte {error.start}") from None
+
+
+# Names that a user gives to teachers, dumps, students, recipes and ensembles: the one rule for them.
+#
+# A name becomes part of file names, of run names, of DVC's keys and of shell words, e.g. the store
+# `data/logits/NAME.zarr`. So a name holds nothing that a file system, DVC or a shell would interpret.
+
+
+PATTERN = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+NAME = re.compile(PATTERN)
+RULE = "1 to 64 of the characters A-Z a-z 0-9 _ -, the first one a letter or digit"
+
+
+def require_name(kind: str, name: str) -> str:
+    """Return a name that keeps the rule.
+
+    Args:
+        kind: of the named thing, for the message, e.g. "dump".
+        name: as the user wrote it.
+
+    Raises:
+        ConfigError: the name breaks the rule.
+
+    >>> require_name("dump", "main-4_views")
+    'main-4_views'
+    """
+    if NAME.fullmatch(name) is None:
+        raise ConfigError(f"{kind} name {quoted(name)}: expected {RULE}; rename it")
+    return name

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from pipeline.errors import printable
+from pipeline.core.errors import printable
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 20.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import ConfigError, quoted, shortened
-from pipeline.naming import require_name
+from pipeline.core.errors import ConfigError, quoted, shortened
+from pipeline.core.text import require_name
 
 
 @pytest.mark.parametrize("name", ["a", "0", "main-4_views", "2024", "A" * 64, "x--y_"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.yaml_text import LARGEST_BYTES, parse_yaml, read_yaml
+from pipeline.core.text import LARGEST_BYTES, parse_yaml, read_yaml
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from pipeline.core.errors import DeviceError, brief, is_out_of_memory
 
 
 def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
@@ -48,3 +51,36 @@ class Courier:
                 there[name].copy_(array.pin_memory(), non_blocking=True)
         self._stream.synchronize()
         return there
+
+
+# A device's memory: what is said when it is not enough.
+
+
+@contextmanager
+def naming_memory(device: torch.device, what: str, remedy: str) -> Iterator[None]:
+    """Let a device that runs out of memory say in one line how much there was, and what to do.
+
+    Args:
+        device: where the work is done.
+        what: the work, for the message.
+        remedy: what a user can change.
+
+    Raises:
+        DeviceError: there is not enough memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"{device}: too little memory for {what} ({_figures(device, error)}); {remedy}"
+        ) from error
+
+
+def _figures(device: torch.device, error: Exception) -> str:
+    if device.type != "cuda":
+        return brief(str(error).rpartition("DefaultCPUAllocator: ")[2])
+    free, total = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_allocated(device)
+    return f"{held / 1e9:.1f} GB held by it, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"

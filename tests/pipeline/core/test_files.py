@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import files
-from pipeline.files import write_bytes, write_json, write_tensors
+from pipeline.core import files
+from pipeline.core.files import write_bytes, write_json, write_tensors
 
 
 @pytest.fixture(params=[0o077, 0o002, 0o022])

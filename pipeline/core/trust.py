@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import ModelError, quoted
+from pipeline.core.errors import ModelError, quoted
 
 # Options of builders that name weights: a file, an address or a download.
 WEIGHT_OPTIONS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")

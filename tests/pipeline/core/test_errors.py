@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import brief, did_you_mean, quoted
-from pipeline.naming import require_name
+from pipeline.core.errors import brief, did_you_mean, quoted
+from pipeline.core.text import require_name
 from tests.pipeline.store.forging import nested
 
 
