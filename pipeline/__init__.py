@@ -18,7 +18,7 @@ _HOMES = {
     "ViewSpec": "pipeline.views.spec",
     "view_parameters": "pipeline.views.parameters",
     "render": "pipeline.rendering.render",
-    "PreparedData": "pipeline.data.dataset",
+    "PreparedData": "pipeline.samples.dataset",
     "Feed": "pipeline.loading.feed",
     "Targets": "pipeline.loading.targets",
     "Loader": "pipeline.loading.loader",

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from pipeline.core.device import naming_memory
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import naming_failure, require_finite_logits
-from pipeline.data.sample import UNLABELLED
 from pipeline.loading.feed import Feed, consecutive
+from pipeline.samples.samples import UNLABELLED
 
 _ECE_BINS = 15
 # Top-5 says something of more classes than these.

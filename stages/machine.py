@@ -8,8 +8,8 @@ import torch
 
 from pipeline.bench import Bench
 from pipeline.core.distributed import SINGLE, Ranks
-from pipeline.data.dataset import PreparedData
-from pipeline.data.description import read_description, require_as_asked
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.description import read_description, require_as_asked
 from stages import layout
 from stages.params import DataParams
 

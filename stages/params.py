@@ -16,17 +16,17 @@ from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import ConfigError, bounded, did_you_mean, quoted
 from pipeline.core.text import require_name
-from pipeline.data.dataset import PreparedData
 from pipeline.data.decoding import MAX_PIXELS
-from pipeline.data.description import DECISIVE, REFUSING
-from pipeline.data.form import Keep
-from pipeline.data.label_budget import keep_labels
-from pipeline.data.prepare import Preparation
 from pipeline.data.remarks import OnDamage
 from pipeline.losses import LOSSES, make_loss
 from pipeline.models.class_map import read_class_map
 from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.start import Start
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.description import DECISIVE, REFUSING
+from pipeline.samples.index import Keep
+from pipeline.samples.labels import keep_labels
+from pipeline.samples.prepare import Preparation
 from pipeline.store.blend import Blend
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.settings import Precision, TrainingSettings

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from pipeline.core.progress import note, track
-from pipeline.data.dataset import SPLITS
-from pipeline.data.prepare import prepare
-from pipeline.data.sample import Sample
 from pipeline.data.sources import SourceOptions, open_source
+from pipeline.samples.dataset import SPLITS
+from pipeline.samples.prepare import prepare
+from pipeline.samples.samples import Sample
 from stages import layout
 from stages.options import reads_params
 from stages.params import Params

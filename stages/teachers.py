@@ -17,10 +17,10 @@ from pipeline.core.files import parse_object
 from pipeline.core.hashing import canonical_json, difference
 from pipeline.core.progress import note
 from pipeline.core.trust import NOTHING, Trust
-from pipeline.data.dataset import PreparedData
 from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.models.teacher import Teacher
 from pipeline.report.runs import read_metrics
+from pipeline.samples.dataset import PreparedData
 from pipeline.training.settings import Precision
 from stages import layout
 from stages.params import Params

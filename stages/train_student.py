@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from pipeline.bench import Bench
 from pipeline.core.errors import ConfigError
 from pipeline.core.hashing import canonical_json
-from pipeline.data.checking import require_sample
-from pipeline.data.dataset import PreparedData
 from pipeline.evaluation.assessment import assess
 from pipeline.losses import make_loss, require_features, require_targets
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state
 from pipeline.models.start import initial_network
+from pipeline.samples.checking import require_sample
+from pipeline.samples.dataset import PreparedData
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from pipeline.training.failures import naming_epoch

@@ -17,8 +17,8 @@ from pipeline.caching.repair import read_header, repair
 from pipeline.core.errors import ConfigError, StoreError, counted
 from pipeline.core.progress import note, track
 from pipeline.core.trust import Trust
-from pipeline.data.checking import audit_data
 from pipeline.models.teacher import Teacher
+from pipeline.samples.checking import audit_data
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.growth import tell_pending
 from pipeline.store.reader import LogitStore

@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import content_digest, sample_key
-from pipeline.data.dataset import PreparedData
-from pipeline.data.names import Names
-from pipeline.data.packed import PackedImages
-from pipeline.data.prepare import Preparation, prepare
-from pipeline.data.sample import Sample, Source
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.packed import PackedImages
+from pipeline.samples.prepare import Preparation, prepare
+from pipeline.samples.samples import Names, Sample, Source
 
 Images = Sequence[NDArray[np.uint8]]
 

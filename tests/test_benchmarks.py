@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from pipeline.bench import Bench
-from pipeline.data.dataset import PreparedData
-from pipeline.data.sample import Sample, Source
 from pipeline.losses import LOSSES
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.samples import Sample, Source
 from pipeline.training.settings import TrainingSettings
 from stages.loading import load_params
 from tests.benchmarks import hidden_labels, loading, loss_table, resources, students_cost, v2_loaders

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.bench import Bench
 from pipeline.caching.spec import splits_of
 from pipeline.core.progress import note
-from pipeline.data.images import Images
+from pipeline.samples.packed import Images
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 
 Rows = NDArray[np.int64]

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.images import Images
+from pipeline.samples.packed import Images
 from pipeline.store.layout import ShardId
 
 Rows = NDArray[np.int64]

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from pipeline.core.progress import note
-from pipeline.data.images import Images
-from pipeline.data.sample import UNLABELLED
+from pipeline.samples.packed import Images
+from pipeline.samples.samples import UNLABELLED
 from pipeline.store.growth import is_complete
 from pipeline.store.header import Header
 from pipeline.store.location import Location

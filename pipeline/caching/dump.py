@@ -32,9 +32,9 @@ from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec
 from pipeline.core.errors import ModelError, StoreError
 from pipeline.core.progress import note, track
-from pipeline.data.sample import UNLABELLED
 from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import Teacher, require_same_classes
+from pipeline.samples.samples import UNLABELLED
 from pipeline.store.adoption import read_index
 from pipeline.store.growth import is_complete, tell_pending
 from pipeline.store.layout import ShardId

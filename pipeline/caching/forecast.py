@@ -19,8 +19,8 @@ from pipeline.caching.opening import as_wanted, finished_shards, new_layout
 from pipeline.caching.pilot import run_pilot
 from pipeline.caching.spec import DumpSpec, counts_of, splits_of
 from pipeline.core.hashing import canonical_json
-from pipeline.data.dataset import PreparedData
 from pipeline.models.teacher import Teacher, require_same_classes
+from pipeline.samples.dataset import PreparedData
 from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON, Layout
 from pipeline.store.place import require_store_or_nothing
 from pipeline.store.records import ShardRecord

@@ -18,11 +18,11 @@ from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.core.errors import CorruptStoreError, LockedError, MismatchError
 from pipeline.core.files import sync_folder
 from pipeline.core.progress import note
-from pipeline.data.dataset import PreparedData
-from pipeline.data.images import Images
 from pipeline.loading.drift import measure_drift, sightings
 from pipeline.loading.feed import Feed
 from pipeline.models.teacher import Teacher
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.packed import Images
 from pipeline.store.adoption import Index, Wanted, adopt, dataset_digest, read_index
 from pipeline.store.frame import build_frame, read_state
 from pipeline.store.growth import (

@@ -21,8 +21,8 @@ from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import codec_fingerprint
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, counted
 from pipeline.core.progress import note
-from pipeline.data.dataset import PreparedData
 from pipeline.models.teacher import Teacher
+from pipeline.samples.dataset import PreparedData
 from pipeline.store.adoption import Index, dataset_digest, read_index
 from pipeline.store.faults import STRAY, Fault, metadata_faults, shard_faults, strays
 from pipeline.store.frame import build_frame, frame_files, read_state

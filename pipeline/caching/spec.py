@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.dataset import SPLITS, PreparedData
-from pipeline.data.images import Images
+from pipeline.samples.dataset import SPLITS, PreparedData
+from pipeline.samples.packed import Images
 from pipeline.store.header import Header
 from pipeline.views.spec import ViewSpec
 

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, counted
 from pipeline.core.hashing import encoded_digest
 from pipeline.data.decoding import decode, read_file
-from pipeline.data.form import Form, find_root
-from pipeline.data.images import Images
-from pipeline.data.index import read_index
 from pipeline.data.resizing import shrink
+from pipeline.samples.index import Form, find_root, read_index
+from pipeline.samples.packed import Images
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -11,12 +11,9 @@ from pipeline.core.errors import DataError
 from pipeline.core.hashing import content_digest, sample_key
 from pipeline.core.progress import note
 from pipeline.data.decoding import DECODER, SUFFIXES, load_image
-from pipeline.data.images import Images
-from pipeline.data.left_out import LeftOut
-from pipeline.data.names import Names
-from pipeline.data.packed import PackedImages, pixel_offsets
-from pipeline.data.sample import UNLABELLED
 from pipeline.data.sources.tree import Tree, image_tree
+from pipeline.samples.packed import Images, PackedImages, pixel_offsets
+from pipeline.samples.samples import UNLABELLED, LeftOut, Names
 
 
 def spread_images(images: Images, count: int) -> Images:

@@ -17,8 +17,8 @@ from pipeline.core.errors import counted, first_of
 from pipeline.core.files import write_bytes
 from pipeline.core.progress import note
 from pipeline.data.decoding import is_deep
-from pipeline.data.sample import Sample
-from pipeline.data.unfinished import require_none
+from pipeline.samples.draft import require_none
+from pipeline.samples.samples import Sample
 
 DAMAGED, NARROW = 1, 2
 # Where a quarter of 16 bits is not reached, nothing is brighter than this in 8.

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.bench import Bench
-from pipeline.data.sample import UNLABELLED
 from pipeline.evaluation.calibration import Calibration, calibrate
 from pipeline.evaluation.classes import ClassFigures, Confusion, class_figures, most_confused
 from pipeline.evaluation.cost import Cost, measure_cost
 from pipeline.metrics import Metrics, compare
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.samples.samples import UNLABELLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

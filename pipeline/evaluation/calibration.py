@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.data.sample import UNLABELLED
 from pipeline.metrics import compare
+from pipeline.samples.samples import UNLABELLED
 
 # Logits that separate the labels have no best temperature but 0, always wrong ones none but infinity.
 _HIGHEST_TEMPERATURE = 100.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.data.sample import UNLABELLED
+from pipeline.samples.samples import UNLABELLED
 
 CONFUSIONS = 10
 

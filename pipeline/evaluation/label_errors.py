@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.dataset import PreparedData
-from pipeline.data.images import Images
-from pipeline.data.sample import UNLABELLED
 from pipeline.loading.feed import consecutive
 from pipeline.loading.targets import EncodedView
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.packed import Images
+from pipeline.samples.samples import UNLABELLED
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 

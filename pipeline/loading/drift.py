@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MismatchError
 from pipeline.core.progress import note
-from pipeline.data.images import Images
 from pipeline.loading.feed import Feed
+from pipeline.samples.packed import Images
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import Layout, ShardId

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.random import Draws
-from pipeline.data.images import Images
 from pipeline.loading.resident import ResidentViews
 from pipeline.loading.staged import Ring
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.rendering.device import DeviceRenderer
 from pipeline.rendering.regions import mix
 from pipeline.rendering.render import Renderer, make_renderer
+from pipeline.samples.packed import Images
 from pipeline.views.mixing import draw_mixture
 from pipeline.views.pairing import GROUP, Pairing
 from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pipeline.core.device import to_device
 from pipeline.core.errors import ConfigError
-from pipeline.data.sample import UNLABELLED
 from pipeline.loading.feed import Feed, Rows
+from pipeline.samples.samples import UNLABELLED
 
 
 class Labels:

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.errors import ConfigError
-from pipeline.data.sample import UNLABELLED
 from pipeline.losses.precision import in_single_precision
 from pipeline.losses.settings import Temperature, Weight
 from pipeline.losses.soft import kd
 from pipeline.losses.target_classes import named_classes
+from pipeline.samples.samples import UNLABELLED
 
 # Keeps a batch whose features are all the same from a division by zero.
 _SMALL = 1e-12

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.data.sample import UNLABELLED
 from pipeline.losses.precision import in_single_precision
 from pipeline.losses.settings import Smoothing
+from pipeline.samples.samples import UNLABELLED
 
 
 @in_single_precision

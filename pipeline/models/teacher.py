@@ -13,8 +13,8 @@ from pipeline.codecs import TeacherOutput
 from pipeline.core.errors import ModelError
 from pipeline.core.hashing import spec_digest
 from pipeline.core.progress import note
-from pipeline.data.dataset import PreparedData
 from pipeline.models.checkpoint import ModelCard, state_digest
+from pipeline.samples.dataset import PreparedData
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.errors import DataError
-from pipeline.data.images import Images
 from pipeline.rendering import shifts
 from pipeline.rendering.interpolation import KERNELS, Interpolation
+from pipeline.samples.packed import Images
 from pipeline.views.parameters import ViewParameters
 
 Image = NDArray[np.uint8]  # (H, W, C)

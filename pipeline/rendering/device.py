@@ -17,11 +17,11 @@ from torch import Tensor
 
 from pipeline.core.device import to_device
 from pipeline.core.errors import ConfigError
-from pipeline.data.images import Images
 from pipeline.rendering import resample
 from pipeline.rendering.interpolation import Interpolation
 from pipeline.rendering.regions import paint
 from pipeline.rendering.steps import KERNELS
+from pipeline.samples.packed import Images
 from pipeline.views.mixing import Mixture
 from pipeline.views.operations import Op
 from pipeline.views.parameters import ViewParameters

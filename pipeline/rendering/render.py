@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.progress import note
-from pipeline.data.images import Images
 from pipeline.rendering import crops, resample
 from pipeline.rendering.device import DeviceRenderer
 from pipeline.rendering.interpolation import Interpolation
 from pipeline.rendering.regions import erase
 from pipeline.rendering.steps import carry_out
+from pipeline.samples.packed import Images
 from pipeline.views.parameters import ViewParameters
 
 Rows = NDArray[np.int64]

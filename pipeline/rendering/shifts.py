@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.data.images import Uniform
+from pipeline.samples.packed import Uniform
 
 # Larger ones are copied box by box: the lines' other columns would cost more than the loop.
 _SMALL_BYTES = 16 << 10

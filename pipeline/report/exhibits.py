@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.progress import note
-from pipeline.data.dataset import PreparedData
-from pipeline.data.images import Images
 from pipeline.evaluation.label_errors import LabelError, LabelErrors, find_label_errors
 from pipeline.loading.feed import Feed
 from pipeline.report.figures import Example, Mixed, make_examples, png_uri, spread_rows
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.packed import Images
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 

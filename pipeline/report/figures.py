@@ -23,8 +23,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.sample import UNLABELLED
 from pipeline.report.results import Curve
+from pipeline.samples.samples import UNLABELLED
 
 SOFT_TEMPERATURE = 4.0
 TOP_LABELS = 3

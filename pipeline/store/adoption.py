@@ -15,8 +15,8 @@ import numpy as np
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError, counted
 from pipeline.core.hashing import difference, spec_digest
-from pipeline.data.images import Images
 from pipeline.models.teacher import Teacher
+from pipeline.samples.packed import Images
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import Layout, Section

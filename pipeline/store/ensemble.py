@@ -19,9 +19,9 @@ from torch import Tensor
 from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, quoted
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import spec_digest
-from pipeline.data.images import Images
 from pipeline.metrics import compare
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.samples.packed import Images
 from pipeline.store.blend import SEPARATOR, Blend, BlendedDecoder
 from pipeline.store.index import ABSENT
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON

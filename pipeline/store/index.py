@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import MismatchError
 from pipeline.core.hashing import array_digest
-from pipeline.data.images import Images
-from pipeline.data.sample import NO_DECODER
+from pipeline.samples.packed import Images
+from pipeline.samples.samples import NO_DECODER
 
 ABSENT = -1
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError
-from pipeline.data.images import Images
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
+from pipeline.samples.packed import Images
 from pipeline.store.arrays import METADATA_BYTES, logits_array
 from pipeline.store.blend import Blend
 from pipeline.store.faults import look_up

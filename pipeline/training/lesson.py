@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import array_digest
-from pipeline.data.images import Images
-from pipeline.data.sample import UNLABELLED
+from pipeline.samples.packed import Images
+from pipeline.samples.samples import UNLABELLED
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -14,12 +14,12 @@ from torch import nn
 from pipeline.bench import EVALUATION_BATCH, Bench
 from pipeline.core.distributed import synchronise_norms
 from pipeline.core.progress import note
-from pipeline.data.images import Images
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics, evaluate
 from pipeline.models.checkpoint import ModelCard, state_digest
+from pipeline.samples.packed import Images
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore, read_checked
 from pipeline.training.history import TrainingResult

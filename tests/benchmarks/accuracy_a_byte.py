@@ -29,12 +29,12 @@ from pipeline.caching.choice import measure
 from pipeline.caching.pilot import Pilot
 from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
-from pipeline.data.dataset import PreparedData
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.losses import make_loss
 from pipeline.metrics import compare
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.samples.dataset import PreparedData
 from pipeline.training.loop import fit
 from pipeline.training.settings import TrainingSettings
 from stages.memory import keep_freed_memory

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import content_digest, sample_key
-from pipeline.data.dataset import PreparedData
-from pipeline.data.names import Names
-from pipeline.data.packed import PackedImages
-from pipeline.data.prepare import Preparation, prepare
-from pipeline.data.sample import Source
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.packed import PackedImages
+from pipeline.samples.prepare import Preparation, prepare
+from pipeline.samples.samples import Names, Source
 
 
 def prepared(source: Source, folder: Path, *, origin: str) -> PreparedData:

@@ -22,10 +22,10 @@ from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.dataset import PreparedData
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.models.teacher import Teacher
+from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from stages import layout
 from stages.memory import keep_freed_memory

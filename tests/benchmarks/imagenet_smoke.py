@@ -31,7 +31,7 @@ from typing import Any
 from timm.data import ImageNetInfo
 
 from pipeline.core.files import write_json
-from pipeline.data.dataset import PreparedData
+from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from stages.loading import load_params
 from tests.benchmarks.commands import pipeline

@@ -20,13 +20,13 @@ from torchvision.transforms.v2.functional import center_crop, resize
 from pipeline.bench import Bench
 from pipeline.codecs import TeacherOutput
 from pipeline.core.progress import track
-from pipeline.data.dataset import PreparedData
-from pipeline.data.sample import UNLABELLED, Sample, Source
 from pipeline.loading.feed import consecutive
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.samples import UNLABELLED, Sample, Source
 from pipeline.views.augmentations import RandomResizedCrop
 from pipeline.views.spec import ViewSpec
 from tests.benchmarks.datasets import prepared

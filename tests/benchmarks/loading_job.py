@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from pipeline.core.hashing import sample_key
-from pipeline.data.dataset import PreparedData
-from pipeline.data.packed import PackedImages
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.packed import PackedImages
 from pipeline.views.augmentations import PadCrop, RandomResizedCrop
 from pipeline.views.spec import ViewSpec
 

@@ -21,11 +21,11 @@ import torch
 
 from pipeline.bench import Bench
 from pipeline.core.distributed import SINGLE
-from pipeline.data.dataset import PreparedData
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import LOSSES, make_loss
 from pipeline.models.start import initial_network
+from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.objective import Objective, make_projection
 from pipeline.training.optimisation import make_optimizer

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from pipeline.bench import Bench
-from pipeline.data.dataset import PreparedData
 from pipeline.models.checkpoint import load_checkpoint
+from pipeline.samples.dataset import PreparedData
 from stages import layout
 from stages.loading import load_params
 from stages.params import Params

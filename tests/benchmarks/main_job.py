@@ -33,9 +33,9 @@ from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.dataset import PreparedData
 from pipeline.models.start import Start
 from pipeline.models.teacher import Teacher
+from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.augmentations import PadCrop

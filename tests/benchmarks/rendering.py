@@ -32,9 +32,9 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
-from pipeline.data.packed import PackedImages
 from pipeline.loading.feed import Feed
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.samples.packed import PackedImages
 from pipeline.views.augmentations import PadCrop, RandAugment, RandomResizedCrop
 from pipeline.views.spec import ViewSpec
 from stages.memory import keep_freed_memory

@@ -22,7 +22,6 @@ from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.dataset import PreparedData
 from pipeline.data.sources import SourceOptions, open_source
 from pipeline.loading.feed import Feed, Rows
 from pipeline.loading.loader import Batch, Loader
@@ -32,6 +31,7 @@ from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard, load_state, read_tensors
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
+from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.loop import fit
 from pipeline.training.run import train

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.data.description import DECISIVE
+from pipeline.samples.description import DECISIVE
 from stages.params import DataParams
 from tests.stages.conftest import make_images, run
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.sample import Source
 from pipeline.data.sources import arrays
 from pipeline.rendering import crops
+from pipeline.samples.samples import Source
 from tests.stages.conftest import run
 
 STORE = "data/logits/main.zarr"

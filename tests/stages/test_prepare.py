@@ -113,7 +113,7 @@ def small_disk(project) -> Iterator[Path]:
 def test_a_full_disk_keeps_what_is_done_and_another_file_system_gets_a_copy(
     project, small_disk, capsys, monkeypatch
 ):
-    monkeypatch.setattr("pipeline.data.draft.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("pipeline.samples.draft.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     assert run("prepare") == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "No space left on device; free some space" in message

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean
-from pipeline.data.sample import Source
 from pipeline.data.sources.arrays import open_builtin, open_npz
 from pipeline.data.sources.folder import open_folder
 from pipeline.data.sources.options import SourceOptions
 from pipeline.data.sources.torchvision import open_torchvision
+from pipeline.samples.samples import Source
 
 __all__ = ["SOURCES", "SourceOptions", "open_source"]
 

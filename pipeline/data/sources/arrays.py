@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ConfigError, DataError, bounded, brief
 from pipeline.data import fashion_mnist
-from pipeline.data.class_names import require_class_names
-from pipeline.data.left_out import LeftOut
-from pipeline.data.sample import UNLABELLED, Sample, Samples, Source
-from pipeline.data.sources.labels import numbered_classes, require_known_labels
 from pipeline.data.sources.options import SourceOptions
-from pipeline.data.sources.splits import VALIDATION
+from pipeline.samples.labels import numbered_classes, require_class_names, require_known_labels
+from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples, Source
+from pipeline.samples.splits import VALIDATION
 
 _PARTS = ("images", "labels")
 _REQUIRED = tuple(f"{split}_{part}" for split in ("train", "test") for part in _PARTS)

@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import DataError, did_you_mean, printable
-from pipeline.data.class_names import normal, require_class_names
 from pipeline.data.decoding import DECODER, SUFFIXES, ImageFile
-from pipeline.data.left_out import LeftOut
-from pipeline.data.names import Names
-from pipeline.data.sample import UNLABELLED, Sample, Samples, Source
 from pipeline.data.sources.options import SourceOptions
-from pipeline.data.sources.splits import TRAIN, SplitNames, find_splits
 from pipeline.data.sources.tree import entries, image_tree, is_hidden, is_image, suffix_of
+from pipeline.samples.labels import normal, require_class_names
+from pipeline.samples.samples import UNLABELLED, LeftOut, Names, Sample, Samples, Source
+from pipeline.samples.splits import TRAIN, SplitNames, find_splits
 
 # What is in it has no label; both ways to spell it.
 _UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")

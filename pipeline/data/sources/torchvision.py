@@ -20,14 +20,12 @@ from numpy.typing import NDArray
 from torchvision import datasets
 
 from pipeline.core.errors import ConfigError, DataError, brief, did_you_mean
-from pipeline.data.class_names import require_class_names
 from pipeline.data.decoding import DECODER, ImageFile
-from pipeline.data.left_out import LeftOut
 from pipeline.data.orientation import orientation_of, upright
 from pipeline.data.pillow_formats import image_pixels
-from pipeline.data.sample import Sample, Samples, Source
-from pipeline.data.sources.labels import require_known_labels
 from pipeline.data.sources.options import SourceOptions
+from pipeline.samples.labels import require_class_names, require_known_labels
+from pipeline.samples.samples import LeftOut, Sample, Samples, Source
 
 # What datasets call a split that is trained on, validated on and tested on, best first.
 _NAMES: Mapping[str, tuple[str, ...]] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.core.errors import DataError
 from pipeline.data.decoding import SUFFIXES
-from pipeline.data.left_out import LeftOut
+from pipeline.samples.samples import LeftOut
 
 _SYSTEMS_OWN = ("thumbs.db", "desktop.ini", "__macosx")
 _LONGEST_SUFFIX = 12

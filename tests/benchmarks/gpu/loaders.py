@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from pipeline.bench import Bench
-from pipeline.data.dataset import PreparedData
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.start import Start
+from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
 from pipeline.views.augmentations import RandomResizedCrop

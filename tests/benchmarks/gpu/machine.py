@@ -7,7 +7,7 @@ import os
 import torch
 
 from pipeline.bench import Bench
-from pipeline.data.dataset import PreparedData
+from pipeline.samples.dataset import PreparedData
 from pipeline.training.settings import Precision
 from tests.benchmarks.gpu.findings import Setting
 

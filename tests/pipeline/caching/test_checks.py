@@ -17,8 +17,8 @@ from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import splits_of
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import file_digest
-from pipeline.data.dataset import PreparedData
-from pipeline.data.packed import PackedImages
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.packed import PackedImages
 from pipeline.store.layout import ShardId
 from pipeline.store.reader import LogitStore
 

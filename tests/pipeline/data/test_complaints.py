@@ -17,9 +17,9 @@ from PIL import Image
 from pipeline.core.errors import DataError
 from pipeline.data.complaints import Ear
 from pipeline.data.decoding import decode
-from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sources import SourceOptions, open_source
-from tests.pipeline.data.test_resume import Stop
+from pipeline.samples.prepare import Preparation, prepare
+from tests.pipeline.samples.test_resume import Stop
 
 BAD = ("cat/1.jpg", "dog/4.jpg")
 

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 from pipeline.core.errors import DataError
-from pipeline.data.dataset import PreparedData
 from pipeline.data.encoded import EncodedImages
-from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sources import SourceOptions, open_source
 from pipeline.loading.feed import Feed
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.prepare import Preparation, prepare
 from pipeline.views.augmentations import RandomResizedCrop
 from pipeline.views.spec import ViewSpec
-from tests.pipeline.data.test_resume import Stop
+from tests.pipeline.samples.test_resume import Stop
 
 VIEWS = ViewSpec(seed=4, random_resized_crop=RandomResizedCrop(), flip="random")
 CPU = torch.device("cpu")
@@ -197,7 +197,7 @@ def test_an_empty_file_is_named(own_copy, tmp_path):
 
 
 def test_mean_and_deviation_are_estimated_from_a_spread_sample(prepared, monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.data.prepare.MEASURED", 5)
+    monkeypatch.setattr("pipeline.samples.prepare.MEASURED", 5)
     encoded = prepared("encoded")
     train = encoded.train
     chosen = np.linspace(0, len(train) - 1, 5).astype(int)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import DataError
-from pipeline.data.class_names import require_class_names
 from pipeline.data.sources import SourceOptions, open_source
+from pipeline.samples.labels import require_class_names
 
 CLASSES = ("cat", "dog")
 

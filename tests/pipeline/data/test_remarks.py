@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sources import SourceOptions, open_source
-from tests.pipeline.data.test_resume import Stop
+from pipeline.samples.prepare import Preparation, prepare
+from tests.pipeline.samples.test_resume import Stop
 
 BITS_12 = 4095
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import ConfigError, DataError
-from pipeline.data.dataset import PreparedData
 from pipeline.data.decoding import DECODER, SUFFIXES
 from pipeline.data.fashion_mnist import load_subset
 from pipeline.data.sources import SourceOptions, open_source
+from pipeline.samples.dataset import PreparedData
 
 CLASSES = ("cat", "dog")
 

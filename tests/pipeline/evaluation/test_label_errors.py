@@ -12,11 +12,11 @@ from torch import nn
 
 from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
-from pipeline.data.dataset import PreparedData
-from pipeline.data.sample import Source
 from pipeline.evaluation.label_errors import LabelErrors, find_label_errors
 from pipeline.models.teacher import Teacher
 from pipeline.report.exhibits import make_exhibit
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.samples import Source
 from pipeline.store.reader import LogitStore
 from pipeline.views.augmentations import Mixup
 

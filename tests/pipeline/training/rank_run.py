@@ -17,12 +17,12 @@ from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.distributed import SINGLE, Ranks
-from pipeline.data.dataset import PreparedData
 from pipeline.losses import ScheduledLoss, make_loss
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
+from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.run import train
 from pipeline.training.scaling import LossScale

@@ -11,10 +11,10 @@ import torch
 
 from pipeline.core.distributed import SINGLE
 from pipeline.core.errors import DataError
-from pipeline.data.dataset import PreparedData
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.models.preprocessing import Preprocessing
+from pipeline.samples.dataset import PreparedData
 from pipeline.training.lesson import Lesson
 from pipeline.views.augmentations import Cutmix
 from pipeline.views.spec import ViewSpec

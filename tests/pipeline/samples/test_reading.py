@@ -6,9 +6,8 @@ import threading
 
 import pytest
 
-from pipeline.data import reading
-from pipeline.data.reading import in_order
-from pipeline.data.room import Room
+from pipeline.samples import reading
+from pipeline.samples.reading import Room, in_order
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.data.label_budget import keep_labels
+from pipeline.samples.labels import keep_labels
 
 CLASSES = ("ant", "bee", "cat")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.data.dataset import PreparedData
-from pipeline.data.sample import Sample, Source
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.samples import Sample, Source
 
 
 @pytest.fixture

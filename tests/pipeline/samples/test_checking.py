@@ -12,10 +12,10 @@ import torch
 from torchvision.io import write_png
 
 from pipeline.core.errors import DataError
-from pipeline.data import checking
-from pipeline.data.checking import audit_data, require_sample, sampled_rows
-from pipeline.data.dataset import PreparedData
 from pipeline.data.sources import SourceOptions, open_source
+from pipeline.samples import checking
+from pipeline.samples.checking import audit_data, require_sample, sampled_rows
+from pipeline.samples.dataset import PreparedData
 
 IMAGE_BYTES = 64
 

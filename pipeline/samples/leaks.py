@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pipeline.core.errors import counted, printable
 from pipeline.core.files import read_json
 from pipeline.core.hashing import content_digest, encoded_digest
-from pipeline.data.dataset import DESCRIPTION
 from pipeline.data.decoding import read_file
 from pipeline.data.encoded import EncodedImages
-from pipeline.data.images import Images
-from pipeline.data.sample import UNLABELLED
+from pipeline.samples.dataset import DESCRIPTION
+from pipeline.samples.packed import Images
+from pipeline.samples.samples import UNLABELLED
 
 _EXAMPLES = 3
 # Which images are counted: those of the first split that are in the second, too.

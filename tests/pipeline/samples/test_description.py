@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.core.errors import DataError, MismatchError
 from pipeline.core.hashing import spec_digest
-from pipeline.data.dataset import PreparedData
-from pipeline.data.description import DECISIVE, read_description, require_as_asked
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.description import DECISIVE, read_description, require_as_asked
 
 ASKED = {"source": "npz:a.npz", "root": "data/raw", "channels": 3, "short_side": None}
 ASKED |= {"keep": "pixels", "validation": 0.2, "seed": 0}

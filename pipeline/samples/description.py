@@ -17,7 +17,7 @@ import pydantic
 from pipeline.core.errors import DataError, MismatchError, bounded
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import file_digest, spec_digest
-from pipeline.data.form import Form, Keep
+from pipeline.samples.index import Form, Keep
 
 DESCRIPTION = "dataset.json"
 SCHEMA = 3

@@ -13,10 +13,10 @@ from PIL import Image
 
 from pipeline.core.errors import DataError
 from pipeline.data import decoding
-from pipeline.data.dataset import PreparedData
-from pipeline.data.draft import Draft
-from pipeline.data.prepare import Preparation, prepare
 from pipeline.data.sources import SourceOptions, open_source
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.draft import Draft
+from pipeline.samples.prepare import Preparation, prepare
 
 CLASSES, TRAIN, TEST = ("cat", "dog"), 12, 4
 
@@ -141,7 +141,7 @@ def test_what_was_written_since_the_last_checkpoint_is_made_again(
 ):
     """As after a power failure: the checkpoint on the way out is not reached."""
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.data.draft.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+        patch.setattr("pipeline.samples.draft.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             run(photos, tmp_path, Stop(6))
     kept = shutil.copytree(tmp_path / "state", tmp_path / "kept")
@@ -313,7 +313,7 @@ def test_samples_without_a_file_are_made_again(tmp_path, make_source):
 
 
 def test_two_preparations_at_once_exclude_each_other(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.data.unfinished.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.samples.draft.WAIT_SECONDS", 0.1)
 
     def meanwhile(samples, step):
         if step == "decode train":

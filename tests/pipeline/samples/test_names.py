@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.data.names import Names
+from pipeline.samples.samples import Names
 
 SOME = ["a", "", "train/ä b.png", "\u2028x", "z"]
 

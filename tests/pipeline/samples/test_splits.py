@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.data.sample import Sample
-from pipeline.data.splits import split_validation
+from pipeline.samples.samples import Sample
+from pipeline.samples.splits import split_validation
 
 # Of 80 samples at a fifth and seed 0, before any sample was ever spared.
 HELD = [4, 7, 14, 15, 16, 17, 18, 19, 24, 26, 35, 36, 38, 40, 42, 44, 48, 54, 57, 61, 71, 73]

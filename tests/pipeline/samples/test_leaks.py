@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.leaks import read_leaks
 from pipeline.data.sources import SourceOptions, open_source
+from pipeline.samples.leaks import read_leaks
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from typing import Any
 
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import file_digest, spec_digest
-from pipeline.data.description import (
+from pipeline.data.encoded import open_encoded
+from pipeline.samples.description import (
     DESCRIPTION,
     SCHEMA,
     SPLITS,
@@ -23,12 +24,9 @@ from pipeline.data.description import (
     read_description,
     write_described,
 )
-from pipeline.data.encoded import open_encoded
-from pipeline.data.form import Form, Keep
-from pipeline.data.images import Images
-from pipeline.data.index import missing
-from pipeline.data.packed import open_packed
-from pipeline.data.sample import UNLABELLED
+from pipeline.samples.index import Form, Keep, missing
+from pipeline.samples.packed import Images, open_packed
+from pipeline.samples.samples import UNLABELLED
 
 __all__ = ["DESCRIPTION", "SCHEMA", "SPLITS", "PreparedData", "open_split", "write_description"]
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError, counted
 from pipeline.core.hashing import sample_key
-from pipeline.data.dataset import PreparedData, open_described, require_described
-from pipeline.data.description import SPLITS, Description, read_description
-from pipeline.data.images import Images
+from pipeline.samples.dataset import PreparedData, open_described, require_described
+from pipeline.samples.description import SPLITS, Description, read_description
+from pipeline.samples.packed import Images
 
 # Of each split at a start: all of it up to so many bytes; of a larger one as many bytes, at random.
 SAMPLED_BYTES, SAMPLED_IMAGES = 64 << 20, 256

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError
 from pipeline.core.progress import note
 from pipeline.data.complaints import Ear
-from pipeline.data.draft import Draft, Spare
-from pipeline.data.form import Form
 from pipeline.data.moments import Moments
-from pipeline.data.reading import Reader, count_unchanged, in_order, read_pixels, read_sample
-from pipeline.data.room import Seat
-from pipeline.data.sample import Sample
+from pipeline.samples.draft import Draft, Spare
+from pipeline.samples.index import Form
+from pipeline.samples.reading import Reader, Seat, count_unchanged, in_order, read_pixels, read_sample
+from pipeline.samples.samples import Sample
 
 Progress = Callable[[Sequence[Sample], str], Iterator[Sample]]
 

@@ -7,20 +7,21 @@ SPLIT.names    one sample name a line
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.core.files import write_bytes
-from pipeline.data.names import Names
-from pipeline.data.sample import UNLABELLED
+from pipeline.samples.samples import UNLABELLED, Names
 
 Columns = dict[str, NDArray[Any]]
 # What each column of the index is: dtype, and values a sample.
@@ -104,3 +105,49 @@ def _problem(columns: Columns, count: int, expected: tuple[str, ...]) -> str | N
 def missing(path: str | Path) -> DataError:
     """Return what to say of a file that a prepared dataset lacks."""
     return DataError(f"{path}: missing; run: pipeline prepare")
+
+
+# In which form the images of a prepared dataset are kept.
+
+
+Keep = Literal["pixels", "encoded"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """In which form the images of a prepared dataset are kept.
+
+    Args:
+        channels: 1 or 3.
+        decoder: what makes pixels of files, with its version.
+        keep: pixels, packed once, or encoded, files that are decoded at use.
+        short_side: largest shorter side in pixels; larger images are shrunk to it. None leaves all alone.
+        root: of files, the folder that names are relative to; where it is relative itself, to the folder
+            of the prepared dataset. None for pixels.
+    """
+
+    channels: int
+    decoder: str
+    keep: Keep = "pixels"
+    short_side: int | None = None
+    root: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Self:
+        """Return the form that `to_dict` described, among other things."""
+        return cls(**{field.name: value[field.name] for field in fields(cls)})
+
+
+def relative_root(root: Path, folder: Path) -> str:
+    """Return the root of files as a prepared dataset in `folder` names it: the project may be moved."""
+    return str(root) if root.is_absolute() else os.path.relpath(root, folder)
+
+
+def find_root(root: str, folder: Path) -> Path:
+    """Return the folder that `relative_root` named, absolute: a program may change its own folder."""
+    # Not resolved: folders on the way may be links.
+    return Path(os.path.abspath(folder / root))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.data.dataset import SPLITS, PreparedData
-from pipeline.data.prepare import Preparation, prepare
-from pipeline.data.sample import Sample, Source
+from pipeline.samples.dataset import SPLITS, PreparedData
+from pipeline.samples.prepare import Preparation, prepare
+from pipeline.samples.samples import Sample, Source
 from tests.patience import HANGING_SECONDS
 
 

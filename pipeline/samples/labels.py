@@ -1,0 +1,175 @@
+"""What a class may be called: a text that can be read, told from all others, and printed."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import DataError, counted, first_of
+from pipeline.core.progress import note
+from pipeline.core.random import Lane, permutation
+from pipeline.samples.packed import Images
+from pipeline.samples.samples import UNLABELLED
+
+# Control characters, surrogates, line and paragraph separators.
+_UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
+_INVISIBLE = "Cf"
+
+
+def require_class_names(where: object, names: Sequence[str]) -> None:
+    """Refuse names that a person could not tell apart, or that would break a line.
+
+    Args:
+        where: the source, for errors.
+        names: of the classes.
+
+    Raises:
+        DataError: an empty name, one with control characters, or two that look alike.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if not normal(name).strip():
+            raise DataError(f"{where}: class name {ascii(name)[:100]} is empty; expected a text; rename it")
+        if any(unicodedata.category(character) in _UNPRINTED for character in name):
+            raise DataError(
+                f"{where}: class name {ascii(name)[:100]} has control characters; expected a text of one "
+                "line; rename it"
+            )
+        other = seen.get(normal(name))
+        seen[normal(name)] = name
+        if other is not None:
+            how = (
+                "occurs twice"
+                if other == name
+                else f"and {ascii(other)[:100]} differ in Unicode form alone"
+            )
+            raise DataError(
+                f"{where}: class name {ascii(name)[:100]} {how}; expected a name of its own for each "
+                "class; rename one, or merge them"
+            )
+
+
+def normal(name: str) -> str:
+    """Return a name in Unicode's composed form, without invisible characters: what looks alike is equal."""
+    shown = "".join(letter for letter in name if unicodedata.category(letter) != _INVISIBLE)
+    return unicodedata.normalize("NFC", shown)
+
+
+# Labels that are numbers: which classes they are of, and whether every class can be learned.
+
+
+_SHOWN = 5
+
+Labels = Mapping[str, NDArray[Any]]  # split -> (N,) integers
+
+
+def numbered_classes(where: object, labels: Labels) -> tuple[tuple[str, ...], Labels]:
+    """Return names for classes that have none, and the labels as indices into them.
+
+    Labels that begin at 1 are of as many classes as the highest says, and keep their numbers as names.
+
+    Raises:
+        DataError: labels have large gaps.
+    """
+    top = 1 + max(int(some.max()) for some in labels.values())
+    occurring = len(np.unique(labels["train"]))
+    if top > 2 * occurring:
+        raise DataError(
+            f"{where}: label {top - 1} is out of range; expected labels from 0 without large gaps, and "
+            f"only {occurring} different ones occur in train_labels; correct them, or name the classes in "
+            "'classes'"
+        )
+    if not _begin_at_one(labels):
+        return tuple(map(str, range(top))), labels
+    note(f"{where}: labels begin at 1: {top - 1} classes, named 1 to {top - 1}")
+    shifted = {split: np.where(some == UNLABELLED, some, some - 1) for split, some in labels.items()}
+    return tuple(map(str, range(1, top))), shifted
+
+
+def require_known_labels(where: object, classes: Sequence[str], labels: Labels) -> None:
+    """Refuse labels without a class or a training image; tell of classes without a labelled one.
+
+    Raises:
+        DataError: naming the first such label.
+    """
+    for some in labels.values():
+        highest = int(some.max())
+        if highest >= len(classes):
+            mend = (
+                "subtract 1, as labels begin at 1" if _begin_at_one(labels) else "correct labels or classes"
+            )
+            raise DataError(
+                f"{where}: label {highest} is out of range; expected -1 to {len(classes) - 1}, since there "
+                f"are {len(classes)} classes; {mend}"
+            )
+    trained = _occurring(labels["train"])
+    if not len(trained):
+        return
+    unseen = [classes[label] for label in np.setdiff1d(np.arange(len(classes)), trained)]
+    # Unlabelled images may show any class.
+    if len(labels["train"]) > np.count_nonzero(labels["train"] != UNLABELLED):
+        tell_unseen(unseen, where, "labelled training image")
+        return
+    for split, some in labels.items():
+        unknown = np.setdiff1d(_occurring(some), trained)
+        if len(unknown):
+            raise DataError(
+                f"{where}: class {classes[unknown[0]]!r} (label {unknown[0]}) occurs in {split} and has no "
+                "training image; expected at least one; add some, or leave the class out"
+            )
+    tell_unseen(unseen, where, "image at all")
+
+
+def tell_unseen(names: Sequence[str], where: object, missing: str) -> None:
+    """Tell of classes without some kind of image."""
+    if names:
+        have = "has" if len(names) == 1 else "have"
+        note(f"{where}: {counted(len(names), 'class')} {have} no {missing}: {first_of(names, _SHOWN)}")
+
+
+def _occurring(labels: NDArray[Any]) -> NDArray[np.int64]:
+    return np.unique(labels[labels != UNLABELLED]).astype(np.int64)
+
+
+def _begin_at_one(labels: Labels) -> bool:
+    return min((int(known[0]) for known in map(_occurring, labels.values()) if len(known)), default=0) == 1
+
+
+# How many labels a class students are given: some are kept, all others hidden from them.
+#
+# Hiding changes no image and no digest, so one dump serves students of any budget.
+
+
+def keep_labels(images: Images, classes: Sequence[str], *, per_class: int, seed: int) -> NDArray[np.int64]:
+    """Return the labels (N,) of a split with all but some of each class hidden.
+
+    Each sample is drawn by its own key, so those kept for a number are among those kept for a larger one,
+    and the order of the split does not matter.
+
+    Args:
+        images: the split.
+        classes: C names.
+        per_class: labels to keep of each class, at least 1.
+        seed: 64-bit unsigned.
+
+    Raises:
+        DataError: a class has fewer.
+    """
+    counts = np.bincount(images.labels[images.labels != UNLABELLED], minlength=len(classes))
+    smallest = int(counts.argmin())
+    if counts[smallest] < per_class:
+        raise DataError(
+            f"data.labels_per_class is {per_class}, and class {classes[smallest]!r} has "
+            f"{counts[smallest]} labelled images to train on; expected at most as many; lower it, or label "
+            "more"
+        )
+    kept = np.full(len(images), UNLABELLED, np.int64)
+    for label in range(len(classes)):
+        rows = np.flatnonzero(images.labels == label)
+        order = permutation(seed=seed, epoch=0, keys=images.keys[rows], lane=Lane.LABELS)
+        kept[rows[order[:per_class]]] = label
+    return kept
