@@ -15,9 +15,9 @@ name_user()
 
 _HOMES = {
     "LogitStore": "pipeline.store.reader",
-    "ViewSpec": "pipeline.views.spec",
-    "view_parameters": "pipeline.views.parameters",
-    "render": "pipeline.rendering.render",
+    "ViewSpec": "pipeline.modalities.images.spec",
+    "view_parameters": "pipeline.modalities.images.draw",
+    "render": "pipeline.modalities.images.rendering.render",
     "PreparedData": "pipeline.samples.dataset",
     "Feed": "pipeline.loading.feed",
     "Targets": "pipeline.loading.targets",

@@ -13,10 +13,10 @@ from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import require_finite_logits
 from pipeline.loading.feed import Feed
 from pipeline.metrics import Metrics, compare, predict
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.dataset import SPLITS, PreparedData
 from pipeline.samples.packed import Images
-from pipeline.views.spec import ViewSpec
 
 EVALUATION_BATCH = 500
 

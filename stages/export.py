@@ -11,11 +11,11 @@ import torch
 from pipeline.core.errors import ConfigError, DataError
 from pipeline.core.files import write_bytes
 from pipeline.core.trust import Trust
-from pipeline.data.pictures import open_pictures, spread_images
 from pipeline.export.deployment import Deployment
 from pipeline.export.formats import FORMATS
 from pipeline.export.parity import measure_parity
 from pipeline.loading.feed import Feed
+from pipeline.modalities.images.pictures import open_pictures, spread_images
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images

@@ -12,9 +12,9 @@ import pydantic
 from pipeline.core.errors import ConfigError, did_you_mean, quoted, shortened
 from pipeline.core.text import parse_yaml, read_yaml
 from pipeline.losses import require_features, require_targets
-from pipeline.models.preprocessing import GivenPreprocessing
+from pipeline.modalities.images.preprocessing import GivenPreprocessing
+from pipeline.modalities.images.spec import AUGMENTATIONS, ViewSpec
 from pipeline.views.pairing import require_whole_groups
-from pipeline.views.spec import AUGMENTATIONS, ViewSpec
 from stages import layout
 from stages.names import KINDS, require_names, require_runs_apart
 from stages.params import (

@@ -16,11 +16,12 @@ from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import ConfigError, bounded, did_you_mean, quoted
 from pipeline.core.text import require_name
-from pipeline.data.decoding import MAX_PIXELS
-from pipeline.data.remarks import OnDamage
 from pipeline.losses import LOSSES, make_loss
+from pipeline.modalities.images.damage import OnDamage
+from pipeline.modalities.images.decoding import MAX_PIXELS
+from pipeline.modalities.images.preprocessing import GivenPreprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.class_map import read_class_map
-from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.start import Start
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.description import DECISIVE, REFUSING
@@ -31,7 +32,6 @@ from pipeline.store.blend import Blend
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.settings import Precision, TrainingSettings
 from pipeline.views.pairing import require_whole_groups
-from pipeline.views.spec import ViewSpec
 
 T = TypeVar("T")
 _DEEPEST = 16

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from pipeline.core.progress import note, track
-from pipeline.data.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.samples.dataset import SPLITS
 from pipeline.samples.prepare import prepare
 from pipeline.samples.samples import Sample

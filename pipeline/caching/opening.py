@@ -20,6 +20,7 @@ from pipeline.core.files import sync_folder
 from pipeline.core.progress import note
 from pipeline.loading.drift import measure_drift, sightings
 from pipeline.loading.feed import Feed
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images
@@ -50,7 +51,6 @@ from pipeline.store.place import (
 from pipeline.store.records import Records, ShardRecord
 from pipeline.store.witness import versions
 from pipeline.store.writer import StoreWriter
-from pipeline.views.spec import ViewSpec
 
 
 def open_for_writing(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Codec]:

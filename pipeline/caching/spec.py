@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.codecs.spec import CodecSpec
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.dataset import SPLITS, PreparedData
 from pipeline.samples.packed import Images
 from pipeline.store.header import Header
-from pipeline.views.spec import ViewSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from pipeline.evaluation.calibration import Calibration, calibrate
 from pipeline.evaluation.classes import ClassFigures, Confusion, class_figures, most_confused
 from pipeline.evaluation.cost import Cost, measure_cost
 from pipeline.metrics import Metrics, compare
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.samples.samples import UNLABELLED
 
 

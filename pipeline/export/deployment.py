@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pipeline.core.errors import ModelError
+from pipeline.modalities.images.preprocessing import ORIENTATION, Preprocessing
 from pipeline.models.checkpoint import ModelCard
-from pipeline.models.preprocessing import ORIENTATION, Preprocessing
 
 # torch specialises a batch of one, or of none.
 _TRACED_BATCH = 2

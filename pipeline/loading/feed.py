@@ -22,15 +22,15 @@ from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.random import Draws
 from pipeline.loading.resident import ResidentViews
 from pipeline.loading.staged import Ring
-from pipeline.models.preprocessing import Preprocessing
-from pipeline.rendering.device import DeviceRenderer
-from pipeline.rendering.regions import mix
-from pipeline.rendering.render import Renderer, make_renderer
+from pipeline.modalities.images.draw import ViewParameters, centre_parameters, view_parameters
+from pipeline.modalities.images.mixing import draw_mixture
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.rendering.device import DeviceRenderer
+from pipeline.modalities.images.rendering.pixel_ops import mix
+from pipeline.modalities.images.rendering.render import Renderer, make_renderer
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.packed import Images
-from pipeline.views.mixing import draw_mixture
 from pipeline.views.pairing import GROUP, Pairing
-from pipeline.views.parameters import ViewParameters, centre_parameters, view_parameters
-from pipeline.views.spec import ViewSpec
 
 Rows = NDArray[np.int64]
 

@@ -18,7 +18,7 @@ from pipeline.loading.drift import require_same_pixels
 from pipeline.loading.feed import Feed, Rows
 from pipeline.loading.labels import Labels
 from pipeline.loading.targets import EncodedView
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.blend import BlendedDecoder
 from pipeline.store.ensemble import Ensemble, open_logits

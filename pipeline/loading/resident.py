@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.device import to_device
-from pipeline.rendering.device import DeviceParameters, DeviceRenderer
-from pipeline.rendering.regions import blend
+from pipeline.modalities.images.draw import ViewParameters
+from pipeline.modalities.images.rendering.device import DeviceParameters, DeviceRenderer
+from pipeline.modalities.images.rendering.pixel_ops import blend
 from pipeline.views.pairing import Pairing
-from pipeline.views.parameters import ViewParameters
 
 Rows = NDArray[np.int64]
 

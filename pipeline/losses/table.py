@@ -19,7 +19,7 @@ from pipeline.losses.settings import Range, settings_of
 from pipeline.losses.soft import hard, kd, kd_ls, mse, soft_ce, wttm
 from pipeline.losses.supervised import label_smoothing, scratch
 from pipeline.losses.target_classes import dkd, nkd, wsld
-from pipeline.views.spec import ViewSpec
+from pipeline.modalities.images.spec import ViewSpec
 
 
 @dataclass(frozen=True, slots=True)

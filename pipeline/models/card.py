@@ -16,8 +16,8 @@ from pydantic import Field
 
 from pipeline.core.errors import ModelError, quoted
 from pipeline.core.files import write_json
+from pipeline.modalities.images.preprocessing import ORIENTATION, Preprocessing
 from pipeline.models.architecture import Architecture
-from pipeline.models.preprocessing import ORIENTATION, Preprocessing
 
 _MOST_CLASSES = 1_000_000
 _MOST_BYTES = 1 << 28

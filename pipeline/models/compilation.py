@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pipeline.codecs import TeacherOutput
 from pipeline.core.errors import ModelError
 from pipeline.core.progress import note
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 
 

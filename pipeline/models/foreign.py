@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import auxiliary_prefixes, plain
 from pipeline.models.checkpoint import ModelCard, load_found
 from pipeline.models.heads import head_classes, head_of
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.tensor_files import read_content
 
 # Of a network before it is known how many logits the weights are of.

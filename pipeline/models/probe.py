@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import source_of
-from pipeline.models.preprocessing import Preprocessing
 
 
 def count_logits(network: nn.Module, name: str, eyes: Preprocessing) -> int:

@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.core.errors import ModelError, did_you_mean, quoted
 from pipeline.core.trust import WEIGHT_OPTIONS
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
 
 IMAGENET_STEM_STRIDE = 4
 # In place of weights' name: those that a model comes with.

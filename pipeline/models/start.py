@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import DataError, ModelError, require_finite_weights
+from pipeline.modalities.images.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import require_room
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.class_map import ClassMap, with_classes
 from pipeline.models.heads import SelectedLogits, replace_head
-from pipeline.models.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.models.probe import count_logits
 from pipeline.models.weights import load_pretrained
 from pipeline.samples.dataset import PreparedData

@@ -17,12 +17,12 @@ from torch import nn
 
 from pipeline.core.errors import ModelError
 from pipeline.core.trust import Trust
+from pipeline.modalities.images.models.cifar import BUILTIN
+from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.models.architecture import Architecture, source_of
 from pipeline.models.card import CardFile
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, state_digest, tensors_digest
 from pipeline.models.foreign import load_foreign
-from pipeline.models.literature import BUILTIN
-from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.probe import count_logits
 from pipeline.models.source import CHECKPOINT_SUFFIXES, OWN_WEIGHTS, Pretrained
 

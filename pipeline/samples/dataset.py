@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import file_digest, spec_digest
-from pipeline.data.encoded import open_encoded
+from pipeline.modalities.images.images import open_encoded
 from pipeline.samples.description import (
     DESCRIPTION,
     SCHEMA,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, first_of
 from pipeline.core.files import naming, read_json, write_bytes, write_json
 from pipeline.core.progress import note
-from pipeline.data.moments import Moments
+from pipeline.modalities.images.images import Moments
 from pipeline.samples.index import Form
 from pipeline.samples.packed import pixel_offsets
 

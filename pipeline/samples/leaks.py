@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pipeline.core.errors import counted, printable
 from pipeline.core.files import read_json
 from pipeline.core.hashing import content_digest, encoded_digest
-from pipeline.data.decoding import read_file
-from pipeline.data.encoded import EncodedImages
+from pipeline.modalities.images.decoding import read_file
+from pipeline.modalities.images.images import EncodedImages
 from pipeline.samples.dataset import DESCRIPTION
 from pipeline.samples.packed import Images
 from pipeline.samples.samples import UNLABELLED

@@ -17,10 +17,16 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, counted
 from pipeline.core.files import write_atomic, written_beside
 from pipeline.core.progress import note
-from pipeline.data.complaints import Ear
-from pipeline.data.decoding import MAX_PIXELS
-from pipeline.data.moments import Moments
-from pipeline.data.remarks import DAMAGED_LIST, OnDamage, Remarks, refuse_damaged, tell_remarks
+from pipeline.modalities.images.damage import (
+    DAMAGED_LIST,
+    Ear,
+    OnDamage,
+    Remarks,
+    refuse_damaged,
+    tell_remarks,
+)
+from pipeline.modalities.images.decoding import MAX_PIXELS
+from pipeline.modalities.images.images import Moments
 from pipeline.samples.dataset import DESCRIPTION, SCHEMA, SPLITS, open_split, write_description
 from pipeline.samples.draft import Draft, require_none, unfinished
 from pipeline.samples.index import Form, Keep, relative_root, write_index

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import bytes_glance, content_digest, encoded_digest, sample_key
-from pipeline.data.complaints import Ear
-from pipeline.data.decoding import ImageFile
-from pipeline.data.moments import Moments
-from pipeline.data.remarks import remark_on
-from pipeline.data.resizing import shrink, shrunk_shape
+from pipeline.modalities.images.damage import Ear, remark_on
+from pipeline.modalities.images.decoding import ImageFile, shrink, shrunk_shape
+from pipeline.modalities.images.images import Moments
 from pipeline.samples.draft import IDENTITY, ROW, Entry, Spare
 from pipeline.samples.index import Form
 from pipeline.samples.samples import Sample

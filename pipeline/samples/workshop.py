@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.core.progress import note
-from pipeline.data.complaints import Ear
-from pipeline.data.moments import Moments
+from pipeline.modalities.images.damage import Ear
+from pipeline.modalities.images.images import Moments
 from pipeline.samples.draft import Draft, Spare
 from pipeline.samples.index import Form
 from pipeline.samples.reading import Reader, Seat, count_unchanged, in_order, read_pixels, read_sample

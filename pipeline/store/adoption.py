@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError, counted
 from pipeline.core.hashing import difference, spec_digest
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
 from pipeline.samples.packed import Images
 from pipeline.store.header import Header
@@ -24,7 +25,6 @@ from pipeline.store.local import require_own_folders
 from pipeline.store.location import Location
 from pipeline.store.nodes import RESTORE
 from pipeline.store.small_arrays import read_index as read_section
-from pipeline.views.spec import ViewSpec
 
 Splits = Mapping[str, Images]
 Index = dict[str, SampleIndex]

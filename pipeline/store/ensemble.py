@@ -20,7 +20,8 @@ from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, q
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import spec_digest
 from pipeline.metrics import compare
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.packed import Images
 from pipeline.store.blend import SEPARATOR, Blend, BlendedDecoder
 from pipeline.store.index import ABSENT
@@ -29,7 +30,6 @@ from pipeline.store.location import Location, Place
 from pipeline.store.nodes import RESTORE, reason
 from pipeline.store.reader import LogitStore
 from pipeline.store.wire import EnsembleForm, require_form
-from pipeline.views.spec import ViewSpec
 
 _DECODED_AT_ONCE = 4096
 

@@ -25,13 +25,13 @@ from pipeline.core.errors import (
 )
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import canonical_json, difference
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import SCHEMA, ZARR_JSON, Layout
 from pipeline.store.location import Location
 from pipeline.store.nodes import RESTORE, reading, reason
 from pipeline.store.wire import HeaderForm, require_form, require_plain
-from pipeline.views.spec import ViewSpec
 
 _MOST_BYTES = 1 << 26
 _MOST_VIEW_CHARACTERS = 10_000

@@ -15,7 +15,8 @@ from torch import Tensor
 from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
 from pipeline.samples.packed import Images
 from pipeline.store.arrays import METADATA_BYTES, logits_array
@@ -28,7 +29,6 @@ from pipeline.store.manifest import Manifest
 from pipeline.store.nodes import RESTORE, reading
 from pipeline.store.small_arrays import read_index, read_state
 from pipeline.store.summary import summarise_manifest
-from pipeline.views.spec import ViewSpec
 
 _READ_THREADS = 4
 _DECODED_AT_ONCE = 4096

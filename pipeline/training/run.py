@@ -18,6 +18,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics, evaluate
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.checkpoint import ModelCard, state_digest
 from pipeline.samples.packed import Images
 from pipeline.store.ensemble import Ensemble
@@ -27,7 +28,6 @@ from pipeline.training.lesson import Lesson
 from pipeline.training.loop import fit
 from pipeline.training.objective import make_projection
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.spec import ViewSpec
 
 
 def train(

@@ -32,6 +32,7 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_state
 from pipeline.codecs.spec import CodecSpec
 from pipeline.loading.targets import EncodedView
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.architecture import Architecture, build
 from pipeline.store.frame import build_frame
 from pipeline.store.header import Fingerprint, Header
@@ -40,7 +41,6 @@ from pipeline.store.layout import Layout, Section
 from pipeline.store.reader import LogitStore
 from pipeline.store.witness import Witness, versions, witness_rows
 from pipeline.store.writer import StoreWriter
-from pipeline.views.spec import ViewSpec
 from tests.benchmarks.environment import environment
 
 CLASSES, SAMPLES, BATCH, ROUNDS = 600, 65_536, 256, 7

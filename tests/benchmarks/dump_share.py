@@ -27,9 +27,9 @@ from pipeline.caching import content, dump
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.store.writer import StoreWriter
 from stages.memory import keep_freed_memory

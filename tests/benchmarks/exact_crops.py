@@ -3,7 +3,8 @@
     python -m tests.benchmarks.exact_crops [--device cuda] [--crops 10000] [--out FILE.json]
 
 Needs torch and numpy alone. In each geometry, random crops of random images go through torch's uint8
-antialiased kernel on the CPU and through `pipeline.rendering.resample` on the device, with products in
+antialiased kernel on the CPU and through `modalities/images/rendering/resample.py` on the device, with
+products in
 
 * float32, * TF32, * half precision with sums in float32 (all factors have 8 bits, so each is exact);
 
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.rendering import resample
+from pipeline.modalities.images.rendering import resample
 
 # Height and width of the source, side of the result.
 GEOMETRIES = (

@@ -21,14 +21,14 @@ from pipeline.bench import Bench
 from pipeline.codecs import TeacherOutput
 from pipeline.core.progress import track
 from pipeline.loading.feed import consecutive
+from pipeline.modalities.images.augmentations import RandomResizedCrop
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.samples import UNLABELLED, Sample, Source
-from pipeline.views.augmentations import RandomResizedCrop
-from pipeline.views.spec import ViewSpec
 from tests.benchmarks.datasets import prepared
 
 CLASSES = 1000

@@ -39,7 +39,7 @@ from typing import Any
 
 import torch
 
-from pipeline.data.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import SourceOptions, open_source
 from tests.benchmarks.contest import Record, contest
 from tests.benchmarks.datasets import first_images, prepared
 from tests.benchmarks.environment import environment

@@ -18,11 +18,11 @@ from torch import Tensor
 from pipeline.core.hashing import sample_key
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.augmentations import PadCrop, RandomResizedCrop
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import PackedImages
-from pipeline.views.augmentations import PadCrop, RandomResizedCrop
-from pipeline.views.spec import ViewSpec
 
 # From an epoch's number to its batches: images (B, 3, S, S) float32 normalised, labels (B,), on the device.
 Epochs = Callable[[int], Iterator[tuple[Tensor, Tensor]]]

@@ -33,13 +33,13 @@ from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.modalities.images.augmentations import PadCrop
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.start import Start
 from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.augmentations import PadCrop
-from pipeline.views.spec import ViewSpec
 from stages import layout
 from stages.memory import keep_freed_memory
 from stages.teachers import load_teacher

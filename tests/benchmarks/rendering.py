@@ -33,10 +33,10 @@ import torch
 from torchvision.transforms import v2
 
 from pipeline.loading.feed import Feed
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.augmentations import PadCrop, RandAugment, RandomResizedCrop
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.packed import PackedImages
-from pipeline.views.augmentations import PadCrop, RandAugment, RandomResizedCrop
-from pipeline.views.spec import ViewSpec
 from stages.memory import keep_freed_memory
 from tests.benchmarks.datasets import in_memory
 from tests.benchmarks.environment import environment

@@ -22,22 +22,22 @@ from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.data.sources import SourceOptions, open_source
 from pipeline.loading.feed import Feed, Rows
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import ScheduledLoss, make_loss
+from pipeline.modalities.images.augmentations import RandomResizedCrop
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard, load_state, read_tensors
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.loop import fit
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.augmentations import RandomResizedCrop
-from pipeline.views.spec import ViewSpec
 from tests.benchmarks.datasets import prepared
 
 STUDENT_IMAGES = 10_000

@@ -12,12 +12,12 @@ from pipeline.bench import Bench
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.start import Start, initial_network
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.training.optimisation import make_optimizer
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.spec import ViewSpec
 from tests.benchmarks.small_students import OnlineLoader
 
 KD = make_loss("kd", {})

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from pipeline.bench import Bench
-from pipeline.data.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
 from stages.memory import keep_freed_memory

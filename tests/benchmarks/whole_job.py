@@ -12,12 +12,12 @@ from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.loading.loader import Loader
+from pipeline.modalities.images.augmentations import PadCrop
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.start import Start
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.augmentations import PadCrop
-from pipeline.views.spec import ViewSpec
 from tests.benchmarks.small_students import OnlineLoader
 from tests.benchmarks.student_epochs import Student, learn, make_loader
 from tests.benchmarks.teacher_times import Costs

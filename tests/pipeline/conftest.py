@@ -13,14 +13,14 @@ import torch
 from pipeline.bench import Bench
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.modalities.images.augmentations import RandomResizedCrop
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.heads import head_of
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
-from pipeline.views.augmentations import RandomResizedCrop
-from pipeline.views.spec import ViewSpec
 
 VIEWS = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), flip="random")
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.loading.feed import Feed
 from pipeline.metrics import Metrics, compare, evaluate, predict
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
 
 COUNT, CLASSES = 500, 12
 

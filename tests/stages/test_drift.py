@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.data.sources import arrays
-from pipeline.rendering import crops
+from pipeline.modalities.images.rendering import cpu
+from pipeline.modalities.images.sources import arrays
 from pipeline.samples.samples import Source
 from tests.stages.conftest import run
 
@@ -26,13 +26,13 @@ def _dumped(project):
 @pytest.fixture
 def _brighter(_dumped, monkeypatch):
     """A kernel that is, after the dump, one level brighter where it can be."""
-    right = crops.crop_and_resize
+    right = cpu.crop_and_resize
 
     def wrong(*arguments):
         pixels = right(*arguments)
         return torch.where(pixels < 255, pixels + 1, pixels)
 
-    monkeypatch.setattr(crops, "crop_and_resize", wrong)
+    monkeypatch.setattr(cpu, "crop_and_resize", wrong)
 
 
 @pytest.mark.usefixtures("_brighter")

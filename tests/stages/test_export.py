@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 from pipeline.core.trust import Trust
-from pipeline.data.decoding import load_image
 from pipeline.export import formats
+from pipeline.modalities.images.decoding import load_image
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.samples.dataset import PreparedData
 from tests.stages.conftest import run
 

@@ -23,7 +23,7 @@ STORE = Path("data/logits/main.zarr")
 TUTOR = Path("models/teachers/tutor.pt")
 OWN = """
 import torch
-from pipeline.models.wide_resnet import wide_resnet
+from pipeline.modalities.images.models.cifar import wide_resnet
 
 def teacher(path="models/teachers/tutor.pt"):
     network = wide_resnet(16, 2)(4)

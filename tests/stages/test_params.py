@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from pipeline.core.errors import ConfigError
+from pipeline.modalities.images.augmentations import PadCrop, RandomResizedCrop
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.augmentations import PadCrop, RandomResizedCrop
-from pipeline.views.spec import ViewSpec
 from stages.loading import load_params
 from stages.params import Params
 

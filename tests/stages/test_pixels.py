@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 
+from pipeline.modalities.images.models.cifar import WideResNet
 from pipeline.models.checkpoint import load_checkpoint
-from pipeline.models.wide_resnet import WideResNet
 from stages.layout import teacher_checkpoint
 from tests.stages.conftest import VIEWS, run
 

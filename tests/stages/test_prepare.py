@@ -26,7 +26,7 @@ from tests.stages.conftest import PARAMS, make_images, run
 # Many checkpoints, and images that take their time, so that a kill comes in between.
 SLOW = """
 import time
-from pipeline.data import draft, reading
+from pipeline.samples import draft, reading
 from stages.cli import main
 
 draft.SECONDS_BETWEEN_CHECKPOINTS = 0.05

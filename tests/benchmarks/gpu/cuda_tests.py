@@ -21,7 +21,7 @@ FIRST = (
     "pipeline/caching/test_receiver.py",
     "pipeline/training/test_waiting.py",
     "pipeline/losses/test_every_loss.py",
-    "pipeline/rendering/test_device.py",
+    "pipeline/modalities/images/rendering/test_device.py",
 )
 _MESSAGE_CHARACTERS, _FAILURES = 600, 100
 # Interrupted: a file that could not be read, which counts as a failure.

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.loading.loader import Batch
 from pipeline.loading.targets import Targets
-from pipeline.rendering.device import DeviceParameters, DeviceRenderer
+from pipeline.modalities.images.draw import view_parameters
+from pipeline.modalities.images.rendering.device import DeviceParameters, DeviceRenderer
 from pipeline.store.reader import LogitStore
-from pipeline.views.parameters import view_parameters
 from tests.benchmarks.student_epochs import Student
 from tests.benchmarks.timing import alternated, compared
 from tests.benchmarks.whole_job import Rig

@@ -20,9 +20,9 @@ from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import PipelineError
 from pipeline.losses import make_loss
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.training.run import train

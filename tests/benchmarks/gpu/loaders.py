@@ -17,13 +17,13 @@ import torch
 from pipeline.bench import Bench
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.augmentations import RandomResizedCrop
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.start import Start
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.augmentations import RandomResizedCrop
-from pipeline.views.spec import ViewSpec
 from tests.benchmarks.datasets import made_up
 from tests.benchmarks.gpu.findings import Findings, Setting
 from tests.benchmarks.gpu.graphs import GraphResult, capture_and_compare

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from pipeline.codecs import CODECS, Codec, TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
 from pipeline.loading.feed import Feed
-from pipeline.models.preprocessing import Preprocessing
-from pipeline.rendering.steps import KERNELS
-from pipeline.views.operations import FACTOR, Op, operand, rand_augment_space, wide_space
+from pipeline.modalities.images.operations import FACTOR, Op, operand, rand_augment_space, wide_space
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.rendering.pixel_ops import KERNELS
 from tests.benchmarks.datasets import patterned
 from tests.benchmarks.gpu.findings import Findings, Setting
-from tests.pipeline.views.examples import SPECS
+from tests.pipeline.modalities.images.examples import SPECS
 
 # Sides of the source and of the result, and how many images.
 GEOMETRIES = ((32, 32, 1024), (48, 32, 1024), (256, 224, 128))

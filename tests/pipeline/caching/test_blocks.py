@@ -17,16 +17,16 @@ from pipeline.caching import blocks
 from pipeline.caching.blocks import DecodedBlocks, fitting_shard_rows, held_bytes
 from pipeline.caching.dump import cache_logits
 from pipeline.core.errors import DataError
-from pipeline.data.encoded import EncodedImages
-from pipeline.data.sources import SourceOptions, open_source
+from pipeline.modalities.images.augmentations import Mixup, RandomResizedCrop
+from pipeline.modalities.images.images import EncodedImages
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.layout import CHUNK_ROWS, ShardId
-from pipeline.views.augmentations import Mixup, RandomResizedCrop
-from pipeline.views.spec import ViewSpec
 
 MIXED = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), mixup=Mixup())
 

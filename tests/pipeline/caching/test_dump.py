@@ -22,14 +22,14 @@ from pipeline.codecs import TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
 from pipeline.core.errors import ModelError
+from pipeline.modalities.images.augmentations import Mixup
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import ShardId
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import Records
 from pipeline.store.slices import Slice
 from pipeline.store.witness import Witness, witness_rows
-from pipeline.views.augmentations import Mixup
-from pipeline.views.spec import ViewSpec
 from tests.pipeline.conftest import VIEWS
 from tests.pipeline.waiting import NoWaiting, no_waiting_on_cuda
 

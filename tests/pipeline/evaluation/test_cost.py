@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from pipeline.evaluation.cost import count_macs, measure_cost
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from torch import nn
 from pipeline.bench import Bench
 from pipeline.caching.dump import cache_logits
 from pipeline.evaluation.label_errors import LabelErrors, find_label_errors
+from pipeline.modalities.images.augmentations import Mixup
 from pipeline.models.teacher import Teacher
 from pipeline.report.exhibits import make_exhibit
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.samples import Source
 from pipeline.store.reader import LogitStore
-from pipeline.views.augmentations import Mixup
 
 # Names of the source's samples that get the next class instead of their own.
 FLIPPED = {"train/4", "train/37", "train/81", "test/11"}

@@ -23,9 +23,9 @@ from pipeline.export.deployment import Deployment
 from pipeline.export.formats import FORMATS
 from pipeline.export.parity import Parity, measure_parity
 from pipeline.loading.feed import Feed
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
-from pipeline.models.preprocessing import Preprocessing
 
 CLASSES = ("cat", "dog", "größer", "bird", "fish", "hat")
 NETS = {

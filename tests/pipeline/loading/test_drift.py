@@ -17,12 +17,12 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.loading.replay import ReplayDataset
 from pipeline.loading.targets import Targets
-from pipeline.models.preprocessing import Preprocessing
-from pipeline.rendering import crops
+from pipeline.modalities.images.augmentations import Cutmix, RandomResizedCrop
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.rendering import cpu
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.store.reader import LogitStore
 from pipeline.store.slices import Slice
-from pipeline.views.augmentations import Cutmix, RandomResizedCrop
-from pipeline.views.spec import ViewSpec
 
 MIXED = ViewSpec(seed=3, random_resized_crop=RandomResizedCrop(), flip="random", cutmix=Cutmix())
 
@@ -38,14 +38,14 @@ def store(request, bench, teacher, make_spec, tmp_path_factory) -> LogitStore:
 @pytest.fixture
 def _brighter(monkeypatch):
     """Rendering that comes out one level brighter in one corner, as another kernel might."""
-    right = crops.crop_and_resize
+    right = cpu.crop_and_resize
 
     def wrong(*arguments):
         pixels = right(*arguments)
         pixels[:, 0, 0] = torch.where(pixels[:, 0, 0] < 255, pixels[:, 0, 0] + 1, 254)
         return pixels
 
-    monkeypatch.setattr(crops, "crop_and_resize", wrong)
+    monkeypatch.setattr(cpu, "crop_and_resize", wrong)
 
 
 def _feed(store: LogitStore, bench, teacher, images=None) -> Feed:

@@ -14,10 +14,10 @@ from pipeline.caching.dump import cache_logits
 from pipeline.loading.loader import Loader
 from pipeline.loading.replay import ReplayDataset
 from pipeline.loading.targets import Targets
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.augmentations import Cutmix, Mixup
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.store.reader import LogitStore
-from pipeline.views.augmentations import Cutmix, Mixup
-from pipeline.views.spec import ViewSpec
 
 README = Path(__file__).parents[3] / "README.md"
 MIXED = ViewSpec(seed=3, flip="random", mixup=Mixup(probability=0.5), cutmix=Cutmix(probability=0.5))

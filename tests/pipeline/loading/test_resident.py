@@ -10,12 +10,12 @@ from pipeline.caching.dump import cache_logits
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
-from pipeline.models.preprocessing import Preprocessing
-from pipeline.rendering.device import DeviceRenderer
-from pipeline.rendering.render import CpuRenderer, make_renderer
+from pipeline.modalities.images.augmentations import Cutmix, Mixup, PadCrop, RandAugment, RandomErasing
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.rendering.device import DeviceRenderer
+from pipeline.modalities.images.rendering.render import CpuRenderer, make_renderer
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.store.reader import LogitStore
-from pipeline.views.augmentations import Cutmix, Mixup, PadCrop, RandAugment, RandomErasing
-from pipeline.views.spec import ViewSpec
 
 CPU = torch.device("cpu")
 SPECS = {

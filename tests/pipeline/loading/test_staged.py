@@ -13,8 +13,8 @@ import torch
 from pipeline.core.errors import DataError
 from pipeline.loading.feed import Feed
 from pipeline.loading.staged import Ring
-from pipeline.models.preprocessing import Preprocessing
-from pipeline.views.spec import ViewSpec
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from tests.patience import HANGING_SECONDS
 
 CPU = torch.device("cpu")

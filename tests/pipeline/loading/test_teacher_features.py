@@ -12,9 +12,9 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import FeatureNeeds
+from pipeline.modalities.images.augmentations import Cutmix, PadCrop
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.store.reader import LogitStore
-from pipeline.views.augmentations import Cutmix, PadCrop
-from pipeline.views.spec import ViewSpec
 
 CPU = torch.device("cpu")
 PLAIN = ViewSpec(seed=9, pad_crop=PadCrop(padding=2), flip="random")

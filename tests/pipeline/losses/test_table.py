@@ -14,8 +14,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.losses import LOSSES, Loss, kd, make_loss, require_features, require_targets
 from pipeline.losses.settings import settings_of
 from pipeline.losses.table import fill
-from pipeline.views.augmentations import Mixup
-from pipeline.views.spec import ViewSpec
+from pipeline.modalities.images.augmentations import Mixup
+from pipeline.modalities.images.spec import ViewSpec
 from tests.pipeline.losses.batches import LABELS, OF_FEATURES, STUDENT, TEACHER, defaults
 
 README = (Path(__file__).parents[3] / "README.md").read_text()

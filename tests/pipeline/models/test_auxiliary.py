@@ -9,10 +9,10 @@ from torchvision.models.googlenet import GoogLeNetOutputs
 from torchvision.models.inception import InceptionOutputs
 
 from pipeline.core.errors import ModelError
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.auxiliary import count_parameters, weighted_logits
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, read_tensors, save_checkpoint
-from pipeline.models.preprocessing import Preprocessing
 
 GOOGLENET = Architecture(name="googlenet", num_classes=3, options={"init_weights": False})
 A, B, C = (torch.full((2, 3), float(value)) for value in range(3))

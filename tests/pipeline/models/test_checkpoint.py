@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline.core.errors import ModelError
 from pipeline.core.hashing import spec_digest
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import (
     ModelCard,
@@ -24,7 +25,6 @@ from pipeline.models.checkpoint import (
     state_digest,
     tensors_digest,
 )
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 
 CARD = ModelCard(

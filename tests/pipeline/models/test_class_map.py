@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.trust import Trust
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
 from pipeline.models.class_map import chosen_classes, read_class_map, with_classes
 from pipeline.models.heads import SelectedLogits
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 
 THEIRS = ("tench", "crane", "tabby", "Persian", "crane", "lorry")

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import ModelError
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.compilation import CompiledTeacher
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.core.errors import ModelError
+from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import state_digest
-from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.weights import load_pretrained
 
 EYES = GivenPreprocessing(size=32, mean=(0.5,) * 3, std=(0.2,) * 3, crop_fraction=0.875)

@@ -14,9 +14,9 @@ from torch import nn
 
 from pipeline.core.errors import ModelError
 from pipeline.core.trust import Trust
+from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.models.preprocessing import GivenPreprocessing
 from pipeline.models.start import Start, initial_network, pretrained_network
 from pipeline.models.weights import load_pretrained
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.core.errors import DataError, ModelError
+from pipeline.modalities.images.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from pipeline.models.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.models.start import Start, initial_network, pretrained_network
 
 EYES = Preprocessing(size=16, mean=(0.4,), std=(0.2,), crop_fraction=0.875, interpolation="bicubic")

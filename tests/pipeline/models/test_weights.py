@@ -10,13 +10,13 @@ import torch
 import torchvision
 
 from pipeline.core.errors import ModelError
-from pipeline.data.fashion_mnist import CLASSES, load_subset
+from pipeline.modalities.images.models.cifar import BUILTIN
+from pipeline.modalities.images.models.torchvision import preprocessing_of
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.sources.arrays import CLASSES, load_subset
 from pipeline.models import weights as weights_module
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint, state_digest
-from pipeline.models.literature import BUILTIN
-from pipeline.models.preprocessing import Preprocessing
-from pipeline.models.torchvision_models import preprocessing_of
 from pipeline.models.weights import load_pretrained
 
 CARD = ModelCard(

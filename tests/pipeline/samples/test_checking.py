@@ -12,7 +12,7 @@ import torch
 from torchvision.io import write_png
 
 from pipeline.core.errors import DataError
-from pipeline.data.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.samples import checking
 from pipeline.samples.checking import audit_data, require_sample, sampled_rows
 from pipeline.samples.dataset import PreparedData

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.samples.leaks import read_leaks
 
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import DataError
-from pipeline.data import decoding
-from pipeline.data.sources import SourceOptions, open_source
+from pipeline.modalities.images import decoding
+from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.draft import Draft
 from pipeline.samples.prepare import Preparation, prepare

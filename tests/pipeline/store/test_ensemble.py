@@ -23,13 +23,13 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.loading.replay import ReplayDataset
 from pipeline.loading.targets import Targets
+from pipeline.modalities.images.augmentations import Cutmix, PadCrop
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.architecture import build
 from pipeline.models.teacher import Teacher
 from pipeline.store.blend import Blend
 from pipeline.store.ensemble import Ensemble, open_logits, write_ensemble
 from pipeline.store.reader import LogitStore
-from pipeline.views.augmentations import Cutmix, PadCrop
-from pipeline.views.spec import ViewSpec
 
 WEIGHTS = (1.0, 3.0)
 

@@ -14,6 +14,7 @@ from pipeline.codecs import TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.store.frame import build_frame
 from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import SampleIndex
@@ -21,7 +22,6 @@ from pipeline.store.layout import Layout, Section, ShardId, default_shard_rows
 from pipeline.store.reader import LogitStore
 from pipeline.store.witness import Witness, versions, witness_rows
 from pipeline.store.writer import StoreWriter
-from pipeline.views.spec import ViewSpec
 
 CLASSES, VIEWS = 5, 3
 CODEC = find_codec("affine8", CLASSES)

@@ -12,12 +12,12 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.losses import ScheduledLoss, scratch
 from pipeline.metrics import Metrics, evaluate
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.augmentations import PadCrop
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.training.history import TrainingResult
 from pipeline.training.loop import fit
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.augmentations import PadCrop
-from pipeline.views.spec import ViewSpec
 from tests.pipeline.training.runs import BATCH, make_network, make_settings
 
 CPU = torch.device("cpu")

@@ -18,17 +18,17 @@ from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.losses import ScheduledLoss, make_loss
+from pipeline.modalities.images.augmentations import Cutmix, PadCrop
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
-from pipeline.models.preprocessing import Preprocessing
 from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.run import train
 from pipeline.training.scaling import LossScale
 from pipeline.training.settings import TrainingSettings
-from pipeline.views.augmentations import Cutmix, PadCrop
-from pipeline.views.spec import ViewSpec
 
 PLAIN = ViewSpec(seed=1, pad_crop=PadCrop(padding=1), flip="random")
 MIXED = ViewSpec(seed=1, pad_crop=PadCrop(padding=1), cutmix=Cutmix())

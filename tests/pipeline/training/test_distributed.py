@@ -16,7 +16,7 @@ from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import ConfigError
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.preprocessing import Preprocessing
 from tests.patience import finish
 from tests.pipeline.training import rank_run
 

@@ -13,11 +13,11 @@ from pipeline.core.distributed import SINGLE
 from pipeline.core.errors import DataError
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
-from pipeline.models.preprocessing import Preprocessing
+from pipeline.modalities.images.augmentations import Cutmix
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.dataset import PreparedData
 from pipeline.training.lesson import Lesson
-from pipeline.views.augmentations import Cutmix
-from pipeline.views.spec import ViewSpec
 from tests.pipeline.training import rank_run
 
 CPU = torch.device("cpu")

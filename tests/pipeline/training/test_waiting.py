@@ -18,15 +18,15 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
-from pipeline.models.preprocessing import Preprocessing, _lines
-from pipeline.rendering import device as rendering
-from pipeline.rendering import regions
+from pipeline.modalities.images.augmentations import Cutmix, PadCrop, RandAugment, RandomErasing
+from pipeline.modalities.images.preprocessing import Preprocessing, _lines
+from pipeline.modalities.images.rendering import device as rendering
+from pipeline.modalities.images.rendering import pixel_ops
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.store.reader import LogitStore
 from pipeline.training.loop import _Training
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import RunState
-from pipeline.views.augmentations import Cutmix, PadCrop, RandAugment, RandomErasing
-from pipeline.views.spec import ViewSpec
 from tests.pipeline.waiting import NoWaiting, no_waiting_on_cuda
 
 CUDA = torch.device("cuda")
@@ -100,7 +100,7 @@ def fake(monkeypatch) -> Iterator[FakeTensorMode]:
 
     for module in (resident, targets):
         monkeypatch.setattr(module, "ThreadPoolExecutor", _AtOnce)
-    for module in (rendering, regions, resident, loading, labels, teacher_features):
+    for module in (rendering, pixel_ops, resident, loading, labels, teacher_features):
         monkeypatch.setattr(module, "to_device", to_device)
     monkeypatch.setattr(targets, "Courier", Courier)
     monkeypatch.setattr(targets, "require_same_pixels", lambda *_: None)  # which looks at pixels, once

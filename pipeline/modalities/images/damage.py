@@ -1,0 +1,246 @@
+"""Hearing what libjpeg says of a damaged file, to name the file.
+
+A JPEG whose scan is damaged decodes, in part to other pixels. All that libjpeg does is to write a line to
+the process's stderr, which names no file; torchvision passes nothing on. An `Ear` gives file descriptor 2
+another end while images are decoded. A decoding after which something was written is done once more, alone,
+so that a line has one author. An image that is not damaged costs two calls of the system.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Condition, Lock
+from typing import IO, Any, Literal, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import counted, first_of
+from pipeline.core.files import write_bytes
+from pipeline.core.progress import note
+from pipeline.modalities.images.decoding import is_deep
+from pipeline.samples.draft import require_none
+from pipeline.samples.samples import Sample
+
+T = TypeVar("T")
+_STDERR = 2
+# Of libjpeg's warnings (jerror.h) those of damaged data; others are of odd but whole files.
+_DAMAGED = (b"Corrupt JPEG data", b"Premature end of JPEG file", b"Inconsistent progression sequence")
+# A profile that cannot be read, and bytes between the image and its end, change no pixel.
+_WHOLE = re.compile(rb"Corrupt JPEG data: (bad ICC marker|\d+ extraneous bytes before marker 0xd9)")
+
+
+class Ear:
+    """Hears libjpeg in a `with` block; lines of other C code are passed on when no ear is open any more.
+
+    Several may be open at once: they share the process's one stderr. Where there is none, nothing is heard.
+    """
+
+    def __enter__(self) -> Self:
+        _LINE.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _LINE.__exit__(*error)
+
+    def listen(self, decode: Callable[[], T]) -> tuple[T, bool]:
+        """Decode, on any thread; return the result and whether libjpeg reported damage."""
+        return _LINE.listen(decode)
+
+
+class _Line:
+    """File descriptor 2 of this process, which is led elsewhere as long as someone listens."""
+
+    def __init__(self) -> None:
+        self._listeners, self._changing = 0, Lock()
+        self._closing = ExitStack()
+        self._heard: IO[bytes] | None = None
+        self._gate = _Gate()
+
+    def __enter__(self) -> Self:
+        with self._changing, suppress(OSError):
+            self._listeners += 1
+            if self._listeners == 1:
+                voice = os.dup(_STDERR)
+                self._closing.callback(os.close, voice)
+                self._keep_python_on(voice)
+                self._heard = self._closing.enter_context(tempfile.TemporaryFile())
+                self._closing.callback(self._pass_on, voice)
+                os.dup2(self._heard.fileno(), _STDERR)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changing:
+            self._listeners -= 1
+            if not self._listeners:
+                self._closing.close()
+                self._heard = None
+
+    def listen(self, decode: Callable[[], T]) -> tuple[T, bool]:
+        if self._heard is None:
+            return decode(), False
+        with self._gate.among_others():
+            before = self._length()
+            result = decode()
+            if self._length() == before:
+                return result, False
+        with self._gate.alone():
+            before = self._length()
+            result = decode()
+            return result, any(map(_is_damage, self._lines(before)))
+
+    def _keep_python_on(self, voice: int) -> None:
+        """Let Python's own stderr, progress for one, stay where it was."""
+        with suppress(AttributeError, OSError, ValueError):
+            if sys.stderr.fileno() == _STDERR:
+                sys.stderr.flush()
+                own = os.fdopen(voice, "w", 1, sys.stderr.encoding, "backslashreplace", closefd=False)
+                self._closing.callback(own.close)
+                self._closing.enter_context(redirect_stderr(own))
+
+    def _pass_on(self, voice: int) -> None:
+        os.dup2(voice, _STDERR)
+        for line in self._lines(0):
+            if not _is_of_decoders(line):
+                os.write(voice, line)
+
+    def _length(self) -> int:
+        return 0 if self._heard is None else os.fstat(self._heard.fileno()).st_size
+
+    def _lines(self, start: int) -> list[bytes]:
+        if self._heard is None:
+            return []
+        return os.pread(self._heard.fileno(), self._length() - start, start).splitlines(keepends=True)
+
+
+class _Gate:
+    """Lets many decode at once, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed, self._inside = Condition(), 0
+
+    @contextmanager
+    def among_others(self) -> Iterator[None]:
+        with self._changed:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._inside)
+            yield
+
+
+def _is_damage(line: bytes) -> bool:
+    return line.startswith(_DAMAGED) and _WHOLE.match(line) is None
+
+
+def _is_of_decoders(line: bytes) -> bool:
+    """Whether a line is libjpeg's, or libpng's: of odd profiles, or beside an error that names the file."""
+    return line.startswith(
+        (*_DAMAGED, b"libpng ", b"Invalid SOS parameters", b"Unknown Adobe color", b"Warning: unknown JF")
+    )
+
+
+_LINE = _Line()
+
+
+# Something odd about images that were read nevertheless, to be told once for all of them.
+#
+# A remark is a bit in a sample's record, so that an interrupted preparation tells the same as another.
+
+
+DAMAGED, NARROW = 1, 2
+# Where a quarter of 16 bits is not reached, nothing is brighter than this in 8.
+_NARROW_LEVELS = 64
+DAMAGED_LIST = "damaged.txt"
+
+OnDamage = Literal["warn", "refuse"]
+Bits = NDArray[np.uint8]  # (N,), a sample each
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Remarks:
+    """What is odd about the images of the splits of a dataset.
+
+    Args:
+        splits: name -> its samples, and their remarks.
+    """
+
+    splits: Mapping[str, tuple[Sequence[Sample], Bits]]
+
+    def files(self, remark: int) -> list[str]:
+        """Return which files, or samples that are none, a remark is made of."""
+        found = []
+        for samples, bits in self.splits.values():
+            found += [samples[row] for row in np.flatnonzero(bits & remark).tolist()]
+        return [sample.file or sample.name for sample in found]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return how many images each remark is made of, without those of none."""
+        counts = {"damaged": len(self.files(DAMAGED)), "narrow_range": len(self.files(NARROW))}
+        return {name: count for name, count in counts.items() if count}
+
+
+def remark_on(content: NDArray[np.uint8], pixels: NDArray[np.uint8], *, damaged: bool) -> int:
+    """Return the remarks on a file that was decoded.
+
+    Args:
+        content: its bytes.
+        pixels: (H, W, C), decoded.
+        damaged: whether the decoder reported damage.
+    """
+    narrow = is_deep(content) and int(pixels.max(initial=0)) < _NARROW_LEVELS
+    return DAMAGED * damaged + NARROW * narrow
+
+
+def tell_remarks(remarks: Remarks, folder: Path) -> None:
+    """Tell remarks on stderr, a line each; list damaged files in the folder of the prepared dataset."""
+    narrow, damaged, path = remarks.files(NARROW), remarks.files(DAMAGED), folder / DAMAGED_LIST
+    if narrow:
+        use, are = ("uses", "is") if len(narrow) == 1 else ("use", "are")
+        note(
+            f"narrow range: {counted(len(narrow), 'image')} of 16 bits {use} less than a quarter of their "
+            f"range and {are} nearly black: {first_of(narrow)}; stretch it, if that is not meant"
+        )
+    path.unlink(missing_ok=True)
+    if damaged:
+        write_bytes(path, "".join(f"{file}\n" for file in damaged).encode(errors="replace"))
+        have = "has" if len(damaged) == 1 else "have"
+        note(
+            f"damaged: {counted(len(damaged), 'image')} {have} corrupt JPEG data and may be wrong in part: "
+            f"{first_of(damaged)}; all are listed in {path}; replace or remove them, or set "
+            "data.damaged to refuse"
+        )
+
+
+def refuse_damaged(remarks: Remarks, count: int, state: Path) -> None:
+    """Refuse to finish with damaged files.
+
+    Args:
+        remarks: on the images.
+        count: of all images.
+        state: folder of the unfinished preparation, where the list goes.
+
+    Raises:
+        DataError: naming the first of them.
+    """
+    lines = [
+        f"{file}: a damaged image (its JPEG data is corrupt); expected a whole one, as data.damaged is "
+        "refuse; replace or remove the file"
+        for file in remarks.files(DAMAGED)
+    ]
+    require_none(lines, f"of {count:,} images are damaged", state)

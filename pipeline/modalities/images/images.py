@@ -1,0 +1,148 @@
+"""Encoded images: files that stay where they are and are decoded when they are asked for.
+
+Of each file the shape that it decodes to and a digest of its bytes are known, so that an image is the one
+that was prepared, or it is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.errors import DataError, counted
+from pipeline.core.hashing import bytes_glance, encoded_digest
+from pipeline.modalities.images.decoding import decode, read_file, shrink
+from pipeline.samples.index import Form, find_root, read_index
+from pipeline.samples.packed import Images
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EncodedImages(Images):
+    """Images that are decoded at use.
+
+    Args:
+        root: folder that the samples' names are relative to.
+        short_side: largest shorter side in pixels; larger images are shrunk to it.
+
+    """
+
+    root: Path
+    short_side: int | None = None
+
+    decodes_at_use: ClassVar[bool] = True
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Read, decode and shrink one image (H, W, C) uint8.
+
+        Raises:
+            DataError: its file is missing, or is not the one that was prepared.
+        """
+        path, content = self.root / self.names[row], self._content(row)
+        height, width = self.shapes[row].tolist()
+        image = shrink(decode(content, self.channels, path), self.short_side)
+        if image.shape[:2] != (height, width):
+            raise DataError(
+                f"{path}: decodes to {image.shape[0]}x{image.shape[1]} pixels; expected {height}x{width} "
+                "by its header; save it anew and run: pipeline prepare; or set data.keep to pixels"
+            )
+        return image
+
+    def faults(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return a line for each of some files (n,) that is missing or not the one that was prepared."""
+        lines = []
+        for row in rows.tolist():
+            try:
+                self._content(row)
+            except DataError as error:
+                lines.append(str(error))
+        return lines
+
+    def _content(self, row: int) -> NDArray[np.uint8]:
+        """Read the file that was prepared."""
+        path = self.root / self.names[row]
+        if not path.exists():
+            raise DataError(
+                f"{path}: missing; expected the file that was prepared; restore it, or run: pipeline "
+                "prepare"
+            )
+        content = read_file(path)
+        height, width = self.shapes[row].tolist()
+        digest = encoded_digest(content, (height, width, self.channels), int(self.labels[row]))
+        if digest != self.digests[row]:
+            raise DataError(
+                f"{path}: {counted(len(content), 'byte')}, not those that were prepared; expected the "
+                "same file; restore it, or run: pipeline prepare"
+            )
+        return content
+
+
+def open_encoded(folder: Path, split: str, form: Form) -> EncodedImages:
+    """Open a split of encoded images; their files are looked at when they are asked for.
+
+    Raises:
+        DataError: a file of the index is missing or damaged.
+    """
+    columns, names = read_index(folder, split, EncodedImages.columns)
+    return EncodedImages(
+        root=find_root(form.root or "", folder),
+        short_side=form.short_side,
+        channels=form.channels,
+        names=names,
+        decoder=form.decoder,
+        **columns,
+    )
+
+
+# Mean and deviation of pixels, from exact integer counts.
+
+
+_LEVELS = 256
+# Of a constant channel, so that it can be divided by.
+_LEAST_STD = 1e-3
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Moments:
+    """How often each level occurs in some images, channel by channel; they can be added and taken away.
+
+    Args:
+        counts: (C, 256) int64.
+    """
+
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def none(cls, channels: int) -> Moments:
+        """Return the counts of no image."""
+        return cls(np.zeros((channels, _LEVELS), np.int64))
+
+    @classmethod
+    def of(cls, image_HWC: NDArray[np.uint8]) -> Moments:
+        """Count the levels of one image."""
+        # torch's bincount runs beside other threads, numpy's does not. A copy: images may be read-only.
+        channels = (torch.from_numpy(image_HWC[..., c].flatten()) for c in range(image_HWC.shape[2]))
+        return cls(np.stack([torch.bincount(c, minlength=_LEVELS).numpy() for c in channels]))
+
+    def glance(self) -> int:
+        """Return a 64-bit digest of the counts; equal images have equal ones, others hardly ever."""
+        return bytes_glance(self.counts.view(np.uint8))
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.counts + other.counts)
+
+    def __sub__(self, other: Moments) -> Moments:
+        return Moments(self.counts - other.counts)
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """Return both of pixels scaled to 0..1, rounded to six digits."""
+        values = np.arange(_LEVELS) / (_LEVELS - 1)
+        total = self.counts.sum(1)
+        mean = self.counts @ values / total
+        variance = self.counts @ values**2 / total - mean**2
+        std = np.sqrt(np.maximum(variance, 0))
+        return [round(float(m), 6) for m in mean], [max(round(float(s), 6), _LEAST_STD) for s in std]

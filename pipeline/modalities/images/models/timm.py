@@ -1,0 +1,185 @@
+"""Every timm model as `timm:NAME` or `timm:NAME.TAG`, with timm's weights and their preprocessing.
+
+timm is an extra: nothing here imports it before such a name is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from pipeline.core.errors import ModelError, did_you_mean
+from pipeline.core.progress import note
+from pipeline.modalities.images.models.torchvision import require_own_stem
+from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.models.source import (
+    OWN_WEIGHTS,
+    Pretrained,
+    Source,
+    call_builder,
+    require_no_weights,
+    unknown_weights,
+)
+
+_PREFIX = "timm:"
+_CONFIGURATIONS = ("pretrained_cfg", "pretrained_cfg_overlay")
+_PLACES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
+
+
+class Timm(Source):
+    """The models of the package timm."""
+
+    own_options = True
+
+    def knows(self, name: str) -> bool:
+        """Whether a name begins with `timm:`."""
+        return name.startswith(_PREFIX)
+
+    def weight_names(self, name: str) -> Sequence[str]:
+        """Return the tags that timm has weights of a model under."""
+        timm, model = _known(name)
+        return _tags(timm, model.partition(".")[0])
+
+    def smallest_size(self, name: str) -> int | None:
+        """Return the side in pixels that timm says a model needs at least, where it does."""
+        smallest = _settings(name).min_input_size
+        return None if smallest is None else int(smallest[1])
+
+    def size_options(self, name: str, image_size: int) -> dict[str, Any]:
+        """Return the option of networks whose parameters depend on the images' side."""
+        settings = _settings(name)
+        fixed = settings.fixed_input_size and settings.input_size[1] != image_size
+        return {"img_size": image_size} if fixed else {}
+
+    def resize(self, network: nn.Module, image_size: int) -> None:
+        """Let a network of a fixed size fit itself to another."""
+        resize: Any = getattr(network, "set_input_size", None)
+        if callable(resize):
+            resize(img_size=image_size)
+
+    def build(
+        self, name: str, *, num_classes: int, channels: int, stem_stride: int, options: Mapping[str, Any]
+    ) -> nn.Module:
+        """Build a network with fresh weights.
+
+        Raises:
+            ModelError: timm is not there, does not know the name, or its builder does not take an option.
+        """
+        require_own_stem(name, stem_stride)
+        timm, model = _known(name)
+        given = {"model_name": model, "num_classes": num_classes, "in_chans": channels}
+        return call_builder(name, timm.create_model, _without_places(options), **given)
+
+    def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
+        """Return a network with weights that timm has, downloaded if need be.
+
+        Args:
+            name: of the model.
+            weights: `pretrained` for those of the name's tag or timm's default, or another tag.
+            options: keyword arguments of timm's builder.
+
+        Raises:
+            ModelError: timm is not there, or there are no such weights, or they cannot be had.
+        """
+        timm, model = _known(name)
+        require_no_weights(name, options)
+        if "num_classes" in options:
+            raise ModelError(
+                f"model {name} with options {dict(options)}: num_classes is that of the weights, or the "
+                "data's; remove it"
+            )
+        tagged = _tagged(timm, name, model, weights)
+        try:
+            network = timm.create_model(tagged, pretrained=True, **options).eval()
+        except Exception as error:  # whatever the client of timm's hub raises
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ModelError(
+                f"weights {weights} of {name} could not be had: {reason}; try again where the hub can be "
+                "reached, or name a checkpoint"
+            ) from error
+        return Pretrained(
+            network=network,
+            name=f"{_PREFIX}{tagged}",
+            options=options,
+            preprocessing=_preprocessing(name, network.pretrained_cfg),
+            classes=_classes(network),
+        )
+
+
+def _without_places(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without files and addresses of weights, which fresh networks have no use for."""
+    kept = {name: value for name, value in options.items() if name != "cache_dir"}
+    for name in _CONFIGURATIONS:
+        if isinstance(kept.get(name), Mapping):
+            kept[name] = {key: value for key, value in kept[name].items() if key not in _PLACES}
+    return kept
+
+
+def _timm(name: str) -> Any:
+    try:
+        return importlib.import_module("timm")
+    except ModuleNotFoundError:
+        raise ModelError(
+            f"model {name} is timm's, which is not installed; expected the extra timm; run: pip install "
+            "'softlabel-pipeline[timm]'"
+        ) from None
+
+
+def _known(name: str) -> tuple[Any, str]:
+    """Return timm, and a model's name there."""
+    timm, model = _timm(name), name.removeprefix(_PREFIX)
+    base, _, tag = model.partition(".")
+    if not timm.is_model(base):
+        hint = did_you_mean(base, timm.list_models())
+        raise ModelError(f"model {name!r} is unknown; expected one of timm's (timm.list_models()){hint}")
+    if tag and tag not in _tags(timm, base):
+        raise unknown_weights(f"{_PREFIX}{base}", tag, _tags(timm, base))
+    return timm, model
+
+
+def _tags(timm: Any, base: str) -> list[str]:
+    return [tagged.partition(".")[2] for tagged in timm.list_models(f"{base}.*", pretrained=True)]
+
+
+def _tagged(timm: Any, name: str, model: str, weights: str) -> str:
+    """Return a model's name with the tag of its weights."""
+    base, _, tag = model.partition(".")
+    if weights not in (OWN_WEIGHTS, *_tags(timm, base)) or (tag and weights not in (OWN_WEIGHTS, tag)):
+        raise unknown_weights(name, weights, [OWN_WEIGHTS, *([tag] if tag else _tags(timm, base))])
+    return model if weights == OWN_WEIGHTS else f"{base}.{weights}"
+
+
+def _settings(name: str) -> Any:
+    """Return what timm says of a model: sizes and normalisation of its weights."""
+    timm, model = _known(name)
+    return timm.get_pretrained_cfg(model)
+
+
+def _preprocessing(name: str, settings: Mapping[str, Any]) -> Preprocessing:
+    _, height, width = settings["input_size"]
+    if height != width:
+        raise ModelError(
+            f"model {name} takes images of {height}x{width} pixels; expected a square; choose another model"
+        )
+    if settings["crop_mode"] != "center":
+        note(
+            f"{name} was evaluated with crop mode {settings['crop_mode']}; here it sees the centred square"
+        )
+    return Preprocessing(
+        size=height,
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        crop_fraction=settings["crop_pct"],
+        interpolation=settings["interpolation"],
+    )
+
+
+def _classes(network: Any) -> tuple[str, ...] | None:
+    """Return the names of ImageNet's classes, WordNet's, where the network has these."""
+    data = importlib.import_module("timm.data")
+    subset = data.infer_imagenet_subset(network)
+    names = () if subset is None else tuple(data.ImageNetInfo(subset).label_names())
+    return names if names and len(names) == network.num_classes else None

@@ -1,0 +1,61 @@
+"""Some images to look at: spread over a split, or the files of any folder, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import content_digest, sample_key
+from pipeline.core.progress import note
+from pipeline.modalities.images.decoding import DECODER, SUFFIXES, load_image
+from pipeline.modalities.images.sources.folder import Tree, image_tree
+from pipeline.samples.packed import Images, PackedImages, pixel_offsets
+from pipeline.samples.samples import UNLABELLED, LeftOut, Names
+
+
+def spread_images(images: Images, count: int) -> Images:
+    """Return at most `count` images of a split, evenly spread over it, in its order."""
+    return images.subset(_spread(len(images), count))
+
+
+def open_pictures(folder: Path, channels: int, count: int) -> PackedImages:
+    """Decode at most `count` of a folder's image files into memory, evenly spread over them by name.
+
+    Args:
+        folder: image files in it and in folders of it.
+        channels: 1 or 3, how they are decoded.
+        count: at least 1.
+
+    Raises:
+        DataError: there is no image, or one cannot be read.
+    """
+    tree = image_tree(folder, ".") if folder.is_dir() else Tree([], LeftOut())
+    found, others = sorted(Path(name).as_posix() for name in tree.images), str(tree.left_out)
+    if not found:
+        raise DataError(
+            f"{folder}: no image files{others and f', left out: {others}'}; expected a folder with "
+            f"{', '.join(SUFFIXES)}; name another"
+        )
+    if others:
+        note(f"{folder}: left out: {others}")
+    names = [found[row] for row in _spread(len(found), count).tolist()]
+    images = [load_image(folder / name, channels) for name in names]
+    shapes = np.array([image.shape[:2] for image in images], np.int32)
+    return PackedImages(
+        pixels=np.concatenate([image.ravel() for image in images]),
+        channels=channels,
+        offsets=pixel_offsets(shapes, channels)[:-1],
+        shapes=shapes,
+        labels=np.full(len(images), UNLABELLED),
+        keys=np.array([sample_key(name) for name in names], np.uint64),
+        digests=np.array([content_digest(image, UNLABELLED) for image in images], np.uint64),
+        names=Names.of(names),
+        decoder=DECODER,
+    )
+
+
+def _spread(available: int, count: int) -> NDArray[np.int64]:
+    return np.linspace(0, available - 1, min(available, count)).round().astype(np.int64)

@@ -1,0 +1,167 @@
+"""How a model wants its images: size, channels, normalisation. It travels with the weights."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.modalities.images.rendering.pixel_ops import grey
+from pipeline.modalities.images.rendering.resample import Interpolation
+
+# The one rule for all images that a model sees here, trained or deployed: turned as their EXIF says.
+ORIENTATION: Literal["exif"] = "exif"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """From uint8 pixels to a model's input.
+
+    Args:
+        size: height and width of the input in pixels.
+        mean, std: per channel of the model's input, for pixels scaled to 0..1.
+        crop_fraction: share of the short side that the un-augmented centre crop shows, in (0, 1].
+        interpolation: by which crops are resized, with antialiasing.
+
+    Raises:
+        ModelError: an interpolation that is not rendered here.
+
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_fraction: float = 1.0
+    interpolation: Interpolation = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in get_args(Interpolation):
+            raise ModelError(
+                f"the model's images are resized by {self.interpolation!r} interpolation; expected "
+                f"{' or '.join(get_args(Interpolation))}; choose another model"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the model's input."""
+        return len(self.mean)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values; bilinear interpolation goes without saying."""
+        plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if self.interpolation == "bilinear":
+            del plain["interpolation"]
+        return plain
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Preprocessing:
+        """Return the preprocessing that `to_dict` described."""
+        return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+
+    def seen(self, pixels: Tensor) -> Tensor:
+        """Map (B, S, S, c) uint8 to the colours that the model sees: (B, S, S, channels) uint8.
+
+        Grey images are repeated for a model of three channels; of colour images a model of one sees the
+        luma.
+        """
+        fewer = pixels.shape[3] > self.channels
+        seen = grey(pixels)[..., None].to(torch.uint8) if fewer else pixels
+        return seen.expand(-1, -1, -1, self.channels)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Map (B, S, S, c) uint8 to (B, channels, S, S) float32, channels-last in memory.
+
+        In the colours of `seen`; on the images' own device.
+        """
+        batch, height, width, _ = pixels.shape
+        lines = self.seen(pixels).reshape(batch, height, width * self.channels)
+        scale, shift = _lines(self.mean, self.std, width, pixels.device)
+        values = lines.float()
+        torch.addcmul(shift, values, scale, out=values)
+        return values.view(batch, height, width, self.channels).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=64)
+def _lines(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return scale and shift (width * channels,) of a line of pixels 0..255.
+
+    Whole lines, since broadcasting three numbers over the innermost dimension costs a CPU six times as
+    much. Made once, as making it waits for a device.
+    """
+    with torch.inference_mode(False):
+        scale = torch.tensor([1 / (255 * s) for s in std]).repeat(width)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).repeat(width)
+        return scale.to(device), shift.to(device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenPreprocessing:
+    """What a user says of a model's preprocessing; None leaves a value as it is.
+
+    Args:
+        size: height and width of the input in pixels, 8 to 1024.
+        mean, std: per channel, 1 or 3 of them, for pixels scaled to 0..1.
+        crop_fraction: share of the short side that the un-augmented centre crop shows, in (0, 1].
+        interpolation: by which crops are resized.
+    """
+
+    size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_fraction: float | None = None
+    interpolation: Interpolation | None = None
+
+    def __post_init__(self) -> None:
+        checks = {
+            "size": (self.size is None or 8 <= self.size <= 1024, "8 to 1024 pixels"),
+            "mean": (
+                self.mean is None or (len(self.mean) in (1, 3) and all(0 <= v <= 1 for v in self.mean)),
+                "one or three values between 0 and 1, of pixels scaled to 0..1",
+            ),
+            "std": (
+                self.std is None or (len(self.std) in (1, 3) and all(0 < v <= 1 for v in self.std)),
+                "one or three values above 0 and up to 1, of pixels scaled to 0..1",
+            ),
+            "crop_fraction": (
+                self.crop_fraction is None or 0 < self.crop_fraction <= 1,
+                "more than 0 and at most 1",
+            ),
+        }
+        for name, (holds, expected) in checks.items():
+            if not holds:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}")
+
+    def over(self, known: Preprocessing) -> Preprocessing:
+        """Return a preprocessing with what is said here in place of its own.
+
+        Raises:
+            ModelError: means and deviations of different numbers of channels.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        changed = replace(known, **given)
+        if len(changed.mean) != len(changed.std):
+            raise ModelError(
+                f"preprocessing has {len(changed.mean)} means and {len(changed.std)} deviations; expected "
+                "one of each a channel; give both mean and std"
+            )
+        return changed
+
+    def alone(self, origin: str) -> Preprocessing:
+        """Return the preprocessing of a model that says nothing itself.
+
+        Raises:
+            ModelError: size, mean or std is missing.
+        """
+        missing = [name for name in ("size", "mean", "std") if getattr(self, name) is None]
+        if self.size is None or self.mean is None or self.std is None:
+            raise ModelError(
+                f"{origin} does not say how it wants its images; expected preprocessing: {{size, mean, "
+                f"std}} of the model in params.yaml, which lacks {', '.join(missing)}; add it"
+            )
+        return self.over(Preprocessing(size=self.size, mean=self.mean, std=self.std))

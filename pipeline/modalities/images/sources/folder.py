@@ -1,0 +1,286 @@
+"""Datasets that are class folders of image files, ImageNet's layout; one folder may be of no class."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.errors import DataError, did_you_mean, printable
+from pipeline.modalities.images.decoding import DECODER, SUFFIXES, ImageFile
+from pipeline.modalities.images.sources.options import SourceOptions
+from pipeline.samples.labels import normal, require_class_names
+from pipeline.samples.samples import UNLABELLED, LeftOut, Names, Sample, Samples, Source
+from pipeline.samples.splits import TRAIN, SplitNames, find_splits
+
+# The files below a folder: image files by their suffix, at any depth, and the count of all others.
+#
+# Linked folders are followed, as torchvision's ImageFolder does, but not back to a folder that they are
+# in.
+
+
+_SYSTEMS_OWN = ("thumbs.db", "desktop.ini", "__macosx")
+_LONGEST_SUFFIX = 12
+
+Identity = tuple[int, int]  # device and inode of a folder
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What is below a folder.
+
+    Args:
+        images: names of image files, relative to the root, sorted folder by folder.
+        left_out: the others.
+    """
+
+    images: list[str]
+    left_out: LeftOut
+
+
+@dataclass(frozen=True, slots=True)
+class _Visited:
+    """A folder on the way: its name relative to the root, and the folders that it is in, and itself."""
+
+    name: str
+    above: frozenset[Identity]
+
+
+def image_tree(root: Path, folder: str) -> Tree:
+    """Find the image files below a folder.
+
+    Args:
+        root: that names are relative to.
+        folder: relative to the root.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    images, suffixes, hidden = [], Counter[str](), 0
+    above, own = _above(root, folder), _identity(root / folder)
+    linked_back = int(own in above and folder != ".")
+    waiting = [] if linked_back else [_Visited(folder, above | {own})]
+    while waiting:
+        here = waiting.pop()
+        for entry in entries(root / here.name):
+            name = f"{here.name}/{entry.name}"
+            if is_hidden(entry.name):
+                hidden += 1
+            elif not entry.is_dir():
+                if is_image(entry.name):
+                    images.append(name)
+                else:
+                    suffixes[suffix_of(entry.name)] += 1
+            elif (identity := _identity(entry)) in here.above:
+                linked_back += 1
+            else:
+                waiting.append(_Visited(name, here.above | {identity}))
+    images.sort(key=lambda name: name.split("/"))
+    return Tree(images, LeftOut(suffixes=suffixes, hidden=hidden, linked_back=linked_back))
+
+
+def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder.
+
+    Raises:
+        DataError: it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as found:
+            yield from found
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be listed ({error.strerror}); expected a readable folder; change its mode, "
+            "or move it away"
+        ) from None
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is a system's, not a user's."""
+    return name.startswith(".") or name.lower() in _SYSTEMS_OWN
+
+
+def is_image(name: str) -> bool:
+    """Whether a file counts as an image, by its suffix alone."""
+    return suffix_of(name) in SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """Return a file's suffix in small letters, or "no suffix"; nothing that is longer than a suffix."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix if 1 < len(suffix) <= _LONGEST_SUFFIX and suffix.isprintable() else "no suffix"
+
+
+def _above(root: Path, folder: str) -> frozenset[Identity]:
+    """Return the identities of the folders that a folder is in, from the root on."""
+    parts = Path(folder).parts
+    return frozenset(_identity(root.joinpath(*parts[:count])) for count in range(len(parts)))
+
+
+def _identity(place: Path | os.DirEntry[str]) -> Identity:
+    status = place.stat()
+    return status.st_dev, status.st_ino
+
+
+# What is in it has no label; both ways to spell it.
+_UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The image files of a split: folder -> names relative to the root, and what else is there."""
+
+    files: Mapping[str, Names]
+    left_out: Mapping[str, LeftOut]
+    loose: LeftOut
+
+    @property
+    def total(self) -> LeftOut:
+        return sum(self.left_out.values(), self.loose)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """What lies in a folder itself: its folders, and files that are in no class."""
+
+    folders: list[str]
+    left_out: LeftOut
+
+    @classmethod
+    def of(cls, path: Path, name: str) -> _Folder:
+        """Look into a folder, which is called so where files lie loose in it."""
+        folders, loose, suffixes, hidden = [], Counter[str](), Counter[str](), 0
+        for entry in entries(path):
+            if is_hidden(entry.name):
+                hidden += 1
+            elif entry.is_dir():
+                folders.append(entry.name)
+            elif is_image(entry.name):
+                loose[name] += 1
+            else:
+                suffixes[suffix_of(entry.name)] += 1
+        return cls(folders, LeftOut(loose=loose, suffixes=suffixes, hidden=hidden))
+
+
+def open_folder(detail: str, options: SourceOptions) -> Source:
+    """Open PATH/train/CLASS/* and PATH/test/CLASS/*, and PATH/val/CLASS/* to validate on.
+
+    Without a test folder, val is tested on. Images in PATH/train/unlabelled, at any depth, have no label,
+    and the folder is no class. Where all training images are there, class folders are empty.
+    """
+    root = Path(detail)
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: no such folder; expected PATH/train/CLASS/* and PATH/test/CLASS/*; correct "
+            "data.source"
+        )
+    names, left_out = _splits(root)
+    held = [name for name in (names.validation, names.test) if name is not None]
+    train, others = _read_split(root, TRAIN), {name: _read_split(root, name) for name in held}
+    classes = tuple(name for name in train.files if name not in _UNLABELLED_FOLDERS)
+    require_class_names(root / TRAIN, classes)
+    _require_images(root, train, classes)
+    for name, split in others.items():
+        _require_classes(root, name, split.files, classes)
+    samples = {
+        name: _file_samples(root, name, classes, split, options)
+        for name, split in {TRAIN: train, **others}.items()
+    }
+    return Source(
+        classes=classes,
+        channels=options.channels,
+        train=samples[TRAIN],
+        validation=None if names.validation is None else samples[names.validation],
+        test=samples[names.test],
+        decoder=DECODER,
+        root=root,
+        left_out=sum((split.total for split in (train, *others.values())), left_out),
+    )
+
+
+def _splits(root: Path) -> tuple[SplitNames, LeftOut]:
+    """Tell which folder of the root is which split, and what else is there."""
+    found = _Folder.of(root, f"{root.name or root}/")
+    folders = found.folders
+    names = find_splits(root, folders)
+    if names is None:
+        raise DataError(
+            f"{root}: has the folders {sorted(folders)[:5]}; expected train/CLASS/* and test/CLASS/* (or "
+            "val/CLASS/*); move the classes into train/ and some images of each into test/"
+        )
+    unused = sorted(f"{name}/" for name in folders if name not in (TRAIN, names.test, names.validation))
+    # Texts that lie beside the splits are no images that are missed.
+    beside = replace(found.left_out, suffixes=Counter())
+    return names, beside + LeftOut(unused=tuple(map(printable, unused)))
+
+
+def _read_split(root: Path, split: str) -> _Split:
+    """Find each class's image files; classes and files are sorted."""
+    found = _Folder.of(root / split, f"{split}/")
+    trees = {folder: image_tree(root, f"{split}/{folder}") for folder in sorted(found.folders)}
+    return _Split(
+        {folder: Names.of(tree.images) for folder, tree in trees.items()},
+        {folder: tree.left_out for folder, tree in trees.items()},
+        found.left_out,
+    )
+
+
+def _require_images(root: Path, train: _Split, classes: Sequence[str]) -> None:
+    """Refuse a class without images, unless all training images are unlabelled."""
+    empty = next((name for name in classes if not len(train.files[name])), None)
+    if empty is not None and any(len(train.files[name]) for name in classes):
+        there = str(train.left_out[empty])
+        raise DataError(
+            f"{root / TRAIN / empty}: a class without images{there and f', left out: {there}'}; expected "
+            "at least one; add some, or remove the folder"
+        )
+
+
+def _require_classes(root: Path, split: str, names: Mapping[str, Names], classes: Sequence[str]) -> None:
+    """Refuse held-out images that no class of the training images is for."""
+    alike = {normal(name): name for name in classes}
+    for name in names:
+        if name in _UNLABELLED_FOLDERS:
+            raise DataError(
+                f"{root / split / name}: unlabelled images cannot be tested on; expected class folders; "
+                f"move it to {root / TRAIN}, or remove it"
+            )
+        if name in classes:
+            continue
+        if normal(name) in alike:
+            raise DataError(
+                f"{root / split}: folder {name!a} and {alike[normal(name)]!a} of {root / TRAIN} "
+                "differ in Unicode form alone; expected the same name; rename one"
+            )
+        raise DataError(
+            f"{root / split / printable(name)}: a class that {root / TRAIN} does not have ({len(classes)} "
+            f"classes); expected the same class folders; rename or remove it{did_you_mean(name, classes)}"
+        )
+
+
+def _file_samples(
+    root: Path, split: str, classes: Sequence[str], found: _Split, options: SourceOptions
+) -> Samples:
+    names = Names.parse(b"".join(files.to_bytes() for files in found.files.values()))
+    if not names:
+        there = str(found.total)
+        raise DataError(
+            f"{root / split}: no image files in class folders{there and f', left out: {there}'}; expected "
+            f"{split}/CLASS/*{{{','.join(SUFFIXES)}}}"
+        )
+    places = {name: label for label, name in enumerate(classes)}
+    labels = np.repeat(
+        [places.get(name, UNLABELLED) for name in found.files],
+        [len(files) for files in found.files.values()],
+    )
+
+    def make(row: int) -> Sample:
+        path = root / names[row]
+        load = ImageFile(path, options.channels, options.max_pixels)
+        return Sample(names[row], int(labels[row]), load, str(path))
+
+    return Samples(make, np.arange(len(names)))

@@ -1,0 +1,240 @@
+"""Datasets that torchvision knows, by its own download rules.
+
+Where a dataset lists image files, they are read as those of a folder: turned, bounded, and told of when
+they are damaged. Others give their pixels themselves.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torchvision import datasets
+
+from pipeline.core.errors import ConfigError, DataError, brief, did_you_mean
+from pipeline.modalities.images.decoding import DECODER, ImageFile
+from pipeline.modalities.images.formats import image_pixels, orientation_of, upright
+from pipeline.modalities.images.sources.options import SourceOptions
+from pipeline.samples.labels import require_class_names, require_known_labels
+from pipeline.samples.samples import LeftOut, Sample, Samples, Source
+
+# What datasets call a split that is trained on, validated on and tested on, best first.
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "trainval"),
+    "validation": ("val", "valid"),
+    "test": ("test", "val"),
+}
+# Splits that are neither trained nor tested on here.
+_FURTHER: Mapping[str, str] = {
+    "STL10": "the split unlabeled",
+    "SVHN": "the split extra",
+    "QMNIST": "the splits test10k, test50k and nist",
+}
+# What datasets call their lists: of files, alone or with a label each, and of labels.
+_FILES = "samples", "_samples", "_image_files", "_images"
+_LABELS = "targets", "labels", "_labels"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A split as torchvision opened it.
+
+    Args:
+        name: begins the names of its samples.
+        opened: what torchvision calls it.
+        dataset: torchvision's.
+        labels: (N,).
+        files: of image files (N); None where samples are none, or there is no telling.
+    """
+
+    name: str
+    opened: str
+    dataset: Any
+    labels: NDArray[np.int64]
+    files: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, name: str, opened: str, dataset: Any) -> _Part:
+        """Return a split with the labels and files that its dataset lists."""
+        if not len(dataset):
+            raise RuntimeError("no images")
+        return cls(name, opened, dataset, _labels(dataset), _files(dataset))
+
+
+def open_torchvision(detail: str, options: SourceOptions) -> Source:
+    """Open a class of torchvision.datasets by its name, downloading it if need be.
+
+    A validation split of its own is used as one.
+    """
+    factory = _factory(detail)
+    train, test = (_part(factory, options.root, role) for role in ("train", "test"))
+    validation, unused = _validation(factory, options.root, taken=test.opened)
+    parts = {part.name: part for part in (train, validation, test) if part is not None}
+    further = (_FURTHER[detail],) if detail in _FURTHER else ()
+    where = f"torchvision dataset {detail}"
+    try:
+        channels = 3 if train.files or np.asarray(train.dataset[0][0]).ndim == 3 else 1
+    # Code of a dataset may raise anything on files that are not as it expects.
+    except Exception as error:
+        raise _unusable(factory, options.root, error) from None
+    names = getattr(train.dataset, "classes", None)
+    classes = tuple(map(str, names if names is not None else range(1 + int(train.labels.max()))))
+    require_class_names(where, classes)
+    require_known_labels(where, classes, {name: part.labels for name, part in parts.items()})
+    samples = {name: _samples(part, channels, options) for name, part in parts.items()}
+    return Source(
+        classes=classes,
+        channels=channels,
+        train=samples[train.name],
+        validation=None if validation is None else samples[validation.name],
+        test=samples[test.name],
+        decoder=DECODER if all(part.files for part in parts.values()) else f"pillow {version('pillow')}",
+        left_out=LeftOut(unused=unused + further),
+    )
+
+
+def _factory(name: str) -> Any:
+    factory = getattr(datasets, name, None)
+    if name in datasets.__all__ and factory is not None:
+        return factory
+    raise ConfigError(
+        f"data.source names torchvision dataset {name[:80]!r}; expected a class of "
+        f"torchvision.datasets{did_you_mean(name, datasets.__all__)}"
+    )
+
+
+def _part(factory: Any, root: Path, role: str) -> _Part:
+    """Open a split and its labels by the first of its names that the dataset knows.
+
+    Raises:
+        DataError: the dataset has no such split, its files are missing or unusable, or a sample has several
+            labels.
+    """
+    accepted = inspect.signature(factory).parameters
+    if not {"train", "split"} & set(accepted):
+        raise _without_splits(factory, f"its constructor takes {', '.join(accepted) or 'nothing'}")
+    reason: Exception | None = None
+    for name in _NAMES[role]:
+        try:
+            dataset = _opened(factory, root, role, name)
+            return _Part.of(role, name, dataset)
+        except ValueError as error:
+            reason = reason or error
+        except Exception as error:
+            raise _unusable(factory, root, error) from None
+        if "train" in accepted:
+            break
+    raise _without_splits(factory, _first_line(reason))
+
+
+def _opened(factory: Any, root: Path, role: str, name: str) -> Any:
+    """Open one split of a torchvision dataset: some say train=True, others split="train"."""
+    accepted = inspect.signature(factory).parameters
+    download = {"download": True} if "download" in accepted else {}
+    which: Mapping[str, Any] = {"train": role == "train"} if "train" in accepted else {"split": name}
+    return factory(root=str(root), **which, **download)
+
+
+def _validation(factory: Any, root: Path, *, taken: str) -> tuple[_Part | None, tuple[str, ...]]:
+    """Open the validation split, if there is one that is not tested on; else say why it is not used."""
+    if "split" not in inspect.signature(factory).parameters:
+        return None, ()
+    for name in _NAMES["validation"]:
+        if name == taken:
+            break
+        try:
+            dataset = _opened(factory, root, "validation", name)
+            return _Part.of(name, name, dataset), ()
+        except ValueError:
+            continue
+        except Exception as error:
+            return None, (f"the split {name} ({_first_line(error)})",)
+    return None, ()
+
+
+def _without_splits(factory: Any, reason: str) -> DataError:
+    return DataError(
+        f"torchvision dataset {factory.__name__}: no train and test split with one class an image "
+        f"({reason}); choose another dataset, or export its images and use npz: or folder:"
+    )
+
+
+def _unusable(factory: Any, root: Path, error: Exception) -> DataError:
+    return DataError(
+        f"torchvision dataset {factory.__name__} in {root}: {_first_line(error)}; expected images with one "
+        "class each, found or downloaded there; put its files into data.root or use npz: or folder:"
+    )
+
+
+def _first_line(error: Exception | None) -> str:
+    text = brief(error)
+    return text if text and not isinstance(error, KeyError) else f"{type(error).__name__} {text}".strip()
+
+
+def _labels(dataset: Any) -> NDArray[np.int64]:
+    """Return every sample's label; where the dataset lists them, without decoding an image."""
+    for name in (*_LABELS, *_FILES):
+        listed = _list(dataset, name)
+        if name in _FILES:
+            listed = [entry[1] if isinstance(entry, tuple) else None for entry in listed]
+        labels = np.asarray(listed)
+        if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
+            return labels.astype(np.int64)
+    return np.array([int(dataset[row][1]) for row in range(len(dataset))], np.int64)
+
+
+def _files(dataset: Any) -> tuple[str, ...] | None:
+    """Return the image file of every sample, where the dataset lists them."""
+    for name in _FILES:
+        files = [entry[0] if isinstance(entry, tuple) else entry for entry in _list(dataset, name)]
+        if files and all(isinstance(file, str | PathLike) for file in files):
+            return tuple(map(str, files))
+    return None
+
+
+def _list(dataset: Any, name: str) -> Sequence[Any]:
+    """Return an attribute of a dataset that has something of each sample; else nothing."""
+    listed = getattr(dataset, name, ())
+    return listed if hasattr(listed, "__len__") and len(listed) == len(dataset) else ()
+
+
+def _samples(part: _Part, channels: int, options: SourceOptions) -> Samples:
+    labels, files = part.labels, part.files
+
+    def make(row: int) -> Sample:
+        name, label = f"{part.name}/{row}", int(labels[row])
+        if files is None:
+            load = partial(_load, part.dataset, row, channels, name, options.max_pixels)
+            return Sample(name, label, load)
+        return Sample(name, label, ImageFile(Path(files[row]), channels, options.max_pixels), files[row])
+
+    return Samples(make, np.arange(len(labels)))
+
+
+def _load(dataset: Any, row: int, channels: int, name: str, max_pixels: int) -> NDArray[np.uint8]:
+    """Return the pixels of an image that the dataset decodes, turned as its EXIF says."""
+    where = f"torchvision dataset {type(dataset).__name__}: image {name}"
+    try:
+        image = dataset[row][0]
+        pixels = upright(image_pixels(image, channels), orientation_of(image.info.get("exif", b"")))
+    # Pillow and the dataset's code raise errors of any kind on damaged files.
+    except Exception as error:
+        raise DataError(
+            f"{where} is not readable ({_first_line(error)}); expected an image; remove its file and let "
+            "it be downloaded again"
+        ) from None
+    height, width, _ = pixels.shape
+    if height * width > max_pixels:
+        raise DataError(
+            f"{where} has {width:,}x{height:,} pixels; expected at most {max_pixels:,} in all; raise "
+            "data.max_pixels"
+        )
+    return pixels

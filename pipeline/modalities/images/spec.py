@@ -1,0 +1,173 @@
+"""Which views of an image exist: the augmentation as data, with a canonical form and a digest.
+
+Owns what stands together and what contradicts; `augmentations.py` owns each operation's ranges,
+`draw.py` draws from a spec, `rendering/` makes pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from pipeline.core.errors import MismatchError, brief, quoted
+from pipeline.core.hashing import spec_digest
+from pipeline.modalities.images.augmentations import (
+    Augmentation,
+    Autocontrast,
+    ColorJitter,
+    Cutmix,
+    Equalize,
+    Grayscale,
+    Mixup,
+    PadCrop,
+    Posterize,
+    RandAugment,
+    RandomAffine,
+    RandomErasing,
+    RandomResizedCrop,
+    Sharpness,
+    Solarize,
+    TrivialAugment,
+    require,
+)
+
+# Raised by hand when the same spec would render other pixels; part of every store's fingerprint.
+SEMANTICS = 1
+
+AUGMENTATIONS: Mapping[str, type[Augmentation]] = {
+    kind.name: kind
+    for kind in (
+        *(PadCrop, RandomResizedCrop, RandAugment, TrivialAugment, RandomAffine, ColorJitter, Grayscale),
+        *(Posterize, Solarize, Sharpness, Autocontrast, Equalize, RandomErasing, Mixup, Cutmix),
+    )
+}
+_FLIPS = ("none", "random", "alternating")
+# In the canonical form of every spec; the others only where they are set, so that a new operation leaves
+# the digests of specs without it as they are.
+_ALWAYS = ("seed", "pad_crop", "random_resized_crop", "flip")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewSpec:
+    """How view number v of a sample is drawn: a pure function of (seed, v, sample key).
+
+    Operations are applied in the order in which they stand here, each where it is not None.
+
+    Args:
+        seed: 64-bit unsigned.
+        pad_crop: shifts for small images; not together with `random_resized_crop`.
+        random_resized_crop: boxes of random area and aspect.
+        flip: horizontal flip: "none", "random" (one half), or "alternating" (a random half of the
+            samples in even views, the other half in odd ones).
+        rand_augment: random operations of one magnitude; not together with `trivial_augment`.
+        trivial_augment: one random operation of random magnitude.
+        random_affine: rotation, translation, scale, shear.
+        color_jitter: brightness, contrast, saturation, hue.
+        grayscale, posterize, solarize, sharpness, autocontrast, equalize: of some of the samples.
+        random_erasing: a box painted over.
+        mixup, cutmix: another image of the view mixed in; together their probabilities are at most 1.
+
+    """
+
+    seed: int = 0
+    pad_crop: PadCrop | None = None
+    random_resized_crop: RandomResizedCrop | None = None
+    flip: Literal["none", "random", "alternating"] = "none"
+    rand_augment: RandAugment | None = None
+    trivial_augment: TrivialAugment | None = None
+    random_affine: RandomAffine | None = None
+    color_jitter: ColorJitter | None = None
+    grayscale: Grayscale | None = None
+    posterize: Posterize | None = None
+    solarize: Solarize | None = None
+    sharpness: Sharpness | None = None
+    autocontrast: Autocontrast | None = None
+    equalize: Equalize | None = None
+    random_erasing: RandomErasing | None = None
+    mixup: Mixup | None = None
+    cutmix: Cutmix | None = None
+
+    def __post_init__(self) -> None:
+        require(self.flip in _FLIPS, "views.flip", quoted(self.flip), f"one of {', '.join(_FLIPS)}")
+        require(0 <= self.seed < 1 << 64, "views.seed", self.seed, "0 to 2^64 - 1")
+        for one, other, what in (
+            ("pad_crop", "random_resized_crop", "one way to crop"),
+            ("rand_augment", "trivial_augment", "one of the two"),
+        ):
+            both = getattr(self, one) is not None and getattr(self, other) is not None
+            require(not both, "views", f"given both {one} and {other}", f"{what}; remove the other")
+        if self.mixup is not None and self.cutmix is not None:
+            shares = f"{self.mixup.probability:g} and {self.cutmix.probability:g}"
+            require(
+                self.mixup.probability + self.cutmix.probability <= 1,
+                "views",
+                f"given mixup and cutmix with probability {shares}",
+                "at most 1 together, as a sample gets one of them; set each to 0.5",
+            )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether samples of a view are mixed with each other."""
+        return self.mixup is not None or self.cutmix is not None
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the spec as plain values, with the version of the rendering's meaning."""
+        values = asdict(self)
+        kept = {name: v for name, v in values.items() if name in _ALWAYS or v is not None}
+        return {"semantics": SEMANTICS, **kept}
+
+    @classmethod
+    def from_canonical(cls, value: Mapping[str, Any]) -> ViewSpec:
+        """Return the spec that `canonical` described.
+
+        Raises:
+            MismatchError: another version of this program described it.
+        """
+        given = set(value) - {"semantics"}
+        unknown = sorted(given - {field.name for field in fields(cls)} | _unknown_settings(value))
+        if unknown or value.get("semantics") != SEMANTICS:
+            semantics = f"semantics {quoted(value.get('semantics'))} of rendering"
+            what = f"operation {brief(unknown[0])}" if unknown else semantics
+            raise MismatchError(
+                f"the views have {what}; this program knows semantics {SEMANTICS} and the operations "
+                f"{', '.join(AUGMENTATIONS)}; use the version that made them, or make a new dump"
+            )
+        require(type(value.get("seed", 0)) is int, "views.seed", quoted(value.get("seed")), "an integer")
+        return cls(**{name: _augmentation(name, value[name]) for name in given})
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of the canonical form."""
+        return spec_digest(self.canonical())
+
+
+def _unknown_settings(value: Mapping[str, Any]) -> set[str]:
+    """Return the settings of operations that this program does not know, as OPERATION.SETTING."""
+    return {
+        f"{name}.{setting}"
+        for name, kind in AUGMENTATIONS.items()
+        for setting in set(value.get(name) or {}) - {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    }
+
+
+def _augmentation(name: str, value: Any) -> Any:
+    """Return a field of a spec from its plain value."""
+    if name not in AUGMENTATIONS or value is None:
+        return value
+    require(isinstance(value, Mapping), name, quoted(value), "its settings")
+    kind = AUGMENTATIONS[name]
+    plain = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
+    kinds = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    for key, given in plain.items():
+        require(_is_of(kinds[key], given), f"{name}.{key}", quoted(given), f"a value of kind {kinds[key]}")
+    return kind(**plain)
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    """Whether a plain value can stand for a field of an augmentation."""
+    if kind == "Bounds":
+        return isinstance(value, tuple) and len(value) == 2 and all(_is_of("float", v) for v in value)
+    if kind == "float":
+        return type(value) is int or (type(value) is float and math.isfinite(value))
+    return type(value) is int
