@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.bench import Bench
-from pipeline.codecs.codec import relative
+from pipeline.codecs.base import relative
 from pipeline.core.errors import StoreError
 from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive

@@ -13,6 +13,7 @@ import pydantic
 from numpy.typing import NDArray
 
 from pipeline.caching.spec import DumpSpec
+from pipeline.codecs.blend import Blend
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import ConfigError, bounded, did_you_mean, quoted
 from pipeline.core.text import require_name
@@ -28,7 +29,6 @@ from pipeline.samples.description import DECISIVE, REFUSING
 from pipeline.samples.index import Keep
 from pipeline.samples.labels import keep_labels
 from pipeline.samples.prepare import Preparation
-from pipeline.store.blend import Blend
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.settings import Precision, TrainingSettings
 from pipeline.views.pairing import require_whole_groups

@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from pipeline.codecs.affine import affine
-from pipeline.codecs.codec import ArraySpec, Codec, TeacherOutput
+from pipeline.codecs.base import ArraySpec, Codec, TeacherOutput
+from pipeline.codecs.dense import affine, fp16
 from pipeline.codecs.features import STATE, features, require_state
-from pipeline.codecs.fp16 import fp16
 from pipeline.codecs.topk import topk
 from pipeline.core.errors import ConfigError, did_you_mean, quoted
 from pipeline.core.hashing import named_arrays_digest

@@ -15,11 +15,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pipeline.codecs.codec import Codec, TeacherOutput
-from pipeline.codecs.features import features
+from pipeline.codecs.base import Codec, TeacherOutput
+from pipeline.codecs.dense import codes_per_byte
+from pipeline.codecs.features import Shaping, features
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.codecs.packing import codes_per_byte
-from pipeline.codecs.shaping import Shaping
 
 # Alphabets that fill a byte well, and how many of their digits are wider ones at the ends. A feature that
 # the pilot never moves has two digits: only one that the last layer does not use has none.

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.codecs.codec import Arrays, ArraySpec, Codec, TeacherOutput, relative
-from pipeline.codecs.grid import from_grid, to_grid
+from pipeline.codecs.base import Arrays, ArraySpec, Codec, TeacherOutput, relative
+from pipeline.codecs.dense import from_grid, to_grid
 from pipeline.core.errors import ConfigError
 
 _TOP = 255

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.codecs.codec import Codec, Decoder, FeatureDecoder
+from pipeline.codecs.base import Codec, Decoder, FeatureDecoder
 from pipeline.core.device import Courier
 from pipeline.core.errors import ConfigError
 from pipeline.loading.drift import require_same_pixels

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.codecs.blend import SEPARATOR, Blend, BlendedDecoder
 from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, quoted
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import spec_digest
@@ -23,7 +24,6 @@ from pipeline.metrics import compare
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.packed import Images
-from pipeline.store.blend import SEPARATOR, Blend, BlendedDecoder
 from pipeline.store.index import ABSENT
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
 from pipeline.store.location import Location, Place

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.codecs import Codec
+from pipeline.codecs.blend import Blend
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.modalities.images.preprocessing import Preprocessing
@@ -20,7 +21,6 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
 from pipeline.samples.packed import Images
 from pipeline.store.arrays import METADATA_BYTES, logits_array
-from pipeline.store.blend import Blend
 from pipeline.store.faults import look_up
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import GATHERED, ZARR_JSON, ShardId

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from pipeline.codecs import TeacherOutput, find_codec
+from pipeline.codecs.dense import codes_per_byte, pack, unpack
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.codecs.packing import codes_per_byte, pack, unpack
 from pipeline.core.errors import ConfigError
 
 CODECS = ("fp16", "affine8", "affine6", "affine4", "topk-2")

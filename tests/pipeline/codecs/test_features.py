@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from pipeline.codecs import TeacherOutput, codec_fingerprint, find_codec
+from pipeline.codecs.features import Shaping
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features, fit_state
-from pipeline.codecs.shaping import Shaping
 from pipeline.core.errors import ModelError
 
 CLASSES, WIDTH, ROWS = 50, 96, 600

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.caching.dump import cache_logits
+from pipeline.codecs.blend import Blend
 from pipeline.core.errors import (
     ConfigError,
     CorruptStoreError,
@@ -27,7 +28,6 @@ from pipeline.modalities.images.augmentations import Cutmix, PadCrop
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.architecture import build
 from pipeline.models.teacher import Teacher
-from pipeline.store.blend import Blend
 from pipeline.store.ensemble import Ensemble, open_logits, write_ensemble
 from pipeline.store.reader import LogitStore
 

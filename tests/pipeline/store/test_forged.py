@@ -20,12 +20,12 @@ from numcodecs.zstd import Zstd
 from pipeline.audit import verify
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.repair import repair
+from pipeline.codecs.blend import Blend
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, PipelineError, StoreError
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.report.results import dump_figures
 from pipeline.store.adoption import read_index
-from pipeline.store.blend import Blend
 from pipeline.store.ensemble import open_logits, write_ensemble
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import Records

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.codecs import Codec
-from pipeline.codecs.codec import FeatureDecoder, relative
+from pipeline.codecs.base import FeatureDecoder, relative
 from pipeline.core.errors import ConfigError
 
 SEPARATOR = "/"
