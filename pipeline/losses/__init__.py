@@ -12,11 +12,8 @@ teacher's logits changes no loss: codecs keep them up to one. A new loss is one 
 from __future__ import annotations
 
 from pipeline.losses.features import Features, centre, crd, rkd
-from pipeline.losses.needs import FeatureNeeds
-from pipeline.losses.relations import dist
-from pipeline.losses.schedules import LossFunction, Schedule, ScheduledLoss
-from pipeline.losses.soft import hard, kd, kd_ls, mse, soft_ce, wttm
-from pipeline.losses.supervised import label_smoothing, scratch
+from pipeline.losses.logits import dist, hard, kd, kd_ls, label_smoothing, mse, scratch, soft_ce, wttm
+from pipeline.losses.settings import FeatureNeeds, LossFunction, Schedule, ScheduledLoss
 from pipeline.losses.table import LOSSES, Loss, make_loss, require_features, require_targets
 from pipeline.losses.target_classes import dkd, nkd, wsld
 

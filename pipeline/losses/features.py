@@ -6,16 +6,15 @@ Each takes a `Features` as its fourth argument, with student's and teacher's fea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.core.errors import ConfigError
-from pipeline.losses.precision import in_single_precision
-from pipeline.losses.settings import Temperature, Weight
-from pipeline.losses.soft import kd
+from pipeline.losses.logits import kd
+from pipeline.losses.settings import Temperature, Weight, in_single_precision
 from pipeline.losses.target_classes import named_classes
 from pipeline.samples.samples import UNLABELLED
 
@@ -256,3 +255,53 @@ def _cosines(features: Tensor) -> Tensor:
     scale = torch.where(are_two, torch.where(are_two, apart, 1).rsqrt(), 0)
     along = (squares[:, None] - inner)[:, :, None] - inner[:, None] + inner
     return (along * scale[:, :, None] * scale[:, None]).to(features.dtype)
+
+
+# Learned maps of features that some losses need; trained with the student, and then thrown away.
+
+
+class ContrastProjection(nn.Module):
+    """Both networks' features to embeddings (B, E) of length 1: a linear layer each.
+
+    Args:
+        student_dim: Ds.
+        teacher_dim: Dt.
+        embedding_dim: E; the default is that of arXiv 1910.10699.
+    """
+
+    def __init__(self, student_dim: int, teacher_dim: int, embedding_dim: int = 128) -> None:
+        super().__init__()
+        self.student = nn.Linear(student_dim, embedding_dim)
+        self.teacher = nn.Linear(teacher_dim, embedding_dim)
+
+    def forward(self, features: Features) -> Features:
+        """Return the features with student, teacher and negatives embedded."""
+        negatives = features.negatives
+        return replace(
+            features,
+            student=_embed(self.student, features.student),
+            teacher=_embed(self.teacher, features.teacher),
+            negatives=None if negatives is None else _embed(self.teacher, negatives),
+        )
+
+
+class CentreProjection(nn.Module):
+    """The student's features to the teacher's width: a linear layer, or nothing where they are equal.
+
+    Args:
+        student_dim: Ds.
+        teacher_dim: Dt.
+    """
+
+    def __init__(self, student_dim: int, teacher_dim: int) -> None:
+        super().__init__()
+        same = student_dim == teacher_dim
+        self.student = nn.Identity() if same else nn.Linear(student_dim, teacher_dim)
+
+    def forward(self, features: Features) -> Features:
+        """Return the features with the student's (B, Dt)."""
+        return replace(features, student=self.student(features.student))
+
+
+def _embed(layer: nn.Linear, features: Tensor) -> Tensor:
+    return F.normalize(layer(features), dim=1)

@@ -10,14 +10,9 @@ from torch import Tensor
 
 from pipeline.codecs.spec import FEATURES
 from pipeline.core.errors import ConfigError, did_you_mean
-from pipeline.losses.features import centre, crd, rkd
-from pipeline.losses.needs import FeatureNeeds
-from pipeline.losses.projections import CentreProjection, ContrastProjection
-from pipeline.losses.relations import dist
-from pipeline.losses.schedules import Schedule, ScheduledLoss
-from pipeline.losses.settings import Range, settings_of
-from pipeline.losses.soft import hard, kd, kd_ls, mse, soft_ce, wttm
-from pipeline.losses.supervised import label_smoothing, scratch
+from pipeline.losses.features import CentreProjection, ContrastProjection, centre, crd, rkd
+from pipeline.losses.logits import dist, hard, kd, kd_ls, label_smoothing, mse, scratch, soft_ce, wttm
+from pipeline.losses.settings import FeatureNeeds, Range, Schedule, ScheduledLoss, settings_of
 from pipeline.losses.target_classes import dkd, nkd, wsld
 from pipeline.modalities.images.spec import ViewSpec
 

@@ -15,10 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.errors import ConfigError
-from pipeline.losses.precision import in_single_precision
-from pipeline.losses.settings import Temperature, Weight
-from pipeline.losses.soft import kl_divergence, soft_cross_entropy
-from pipeline.losses.supervised import cross_entropy
+from pipeline.losses.logits import cross_entropy, kl_divergence, soft_cross_entropy
+from pipeline.losses.settings import Temperature, Weight, in_single_precision
 from pipeline.samples.samples import UNLABELLED
 
 # Views mix two images.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses import LOSSES, Features
-from pipeline.losses.projections import ContrastProjection
+from pipeline.losses.features import ContrastProjection
 from pipeline.losses.table import fill
 
 BATCH, CLASSES = 8, 5

@@ -11,8 +11,14 @@ from torch import nn
 
 from pipeline.core.errors import ConfigError
 from pipeline.losses import LOSSES, Features, centre, crd, kd, rkd
-from pipeline.losses.features import angles, contrast, distances, to_centres
-from pipeline.losses.projections import CentreProjection, ContrastProjection
+from pipeline.losses.features import (
+    CentreProjection,
+    ContrastProjection,
+    angles,
+    contrast,
+    distances,
+    to_centres,
+)
 from tests.pipeline.losses.batches import (
     BATCH,
     CLASSES,

@@ -5,12 +5,67 @@ s and t are the softmax of student and teacher, s_T and t_T those of logits divi
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.losses.precision import in_single_precision
-from pipeline.losses.settings import Exponent, Temperature, Weight
-from pipeline.losses.supervised import cross_entropy
+from pipeline.losses.settings import Exponent, Smoothing, Temperature, Weight, in_single_precision
+from pipeline.samples.samples import UNLABELLED
+
+# Losses of the labels alone: the baselines, and the hard-label term of all others.
+
+
+@in_single_precision
+def scratch(student: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+    """Cross-entropy with the labels, -log s_y: the baseline without a teacher.
+
+    Sum over the classes, mean over the batch; a sample without a label adds 0 and is counted.
+
+    Args:
+        student: (B, C) logits.
+        labels: (B,) int64 class indices, or -1; or (B, C) shares.
+        teacher: not used.
+
+    """
+    return cross_entropy(student, labels).mean()
+
+
+@in_single_precision
+def label_smoothing(
+    student: Tensor, labels: Tensor, teacher: Tensor | None = None, *, smoothing: Smoothing = 0.1
+) -> Tensor:
+    """Cross-entropy with (1 - smoothing) on the label and smoothing / C on every class.
+
+    Sum over the classes, mean over the batch; a sample without a label adds 0 and is counted.
+
+    Args:
+        student: (B, C) logits.
+        labels: (B,) int64 class indices, or -1; or (B, C) shares.
+        teacher: not used.
+        smoothing: in [0, 1).
+
+    Source: Szegedy et al., arXiv 1512.00567, section 7.
+
+    """
+    return cross_entropy(student, labels, smoothing).mean()
+
+
+def cross_entropy(student: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return each sample's cross-entropy (B,) with its label, 0 where it has none.
+
+    Args:
+        student: (B, C) logits.
+        labels: (B,) int64 class indices, or -1; or (B, C) shares, what is missing to 1 being unlabelled.
+        smoothing: share that all classes have evenly.
+    """
+    if not labels.is_floating_point():
+        return F.cross_entropy(
+            student, labels, ignore_index=UNLABELLED, label_smoothing=smoothing, reduction="none"
+        )
+    known = labels.sum(1, keepdim=True)
+    shares = labels * (1 - smoothing) + known * smoothing / labels.shape[1]
+    return -(shares * F.log_softmax(student, dim=1)).sum(1)
+
 
 # Keeps rows of equal logits from a division by zero; the value of the authors of kd_ls.
 _SMALL = 1e-7
@@ -206,3 +261,54 @@ def _softened_divergence(student: Tensor, teacher: Tensor, temperature: float) -
 
 def _standardised(logits: Tensor) -> Tensor:
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + _SMALL)
+
+
+# Losses of relations: not each probability matters, but how they go together over classes and samples.
+
+
+# Keeps constant rows and columns from a division by zero; the value of the authors.
+_LEAST_NORM = 1e-8
+
+
+@in_single_precision
+def dist(
+    student: Tensor,
+    labels: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: Temperature = 4.0,
+    ce_weight: Weight = 1.0,
+    inter_weight: Weight = 2.0,
+    intra_weight: Weight = 2.0,
+) -> Tensor:
+    """ce_weight CE(y) + T^2 [inter_weight (1 - mean r of rows) + intra_weight (1 - mean r of columns)].
+
+    r is Pearson's correlation of the student's probabilities s_T with the teacher's t_T: of a row, over the
+    classes of a sample; of a column, over the batch for a class. So the loss of a batch is not the mean of
+    its parts: `accumulate` changes it. The columns of a batch of one are constant: r = 0, no gradient. As
+    with `kd_ls`, students whose logits are nearly equal have steep gradients.
+
+    Args:
+        student: (B, C) logits.
+        labels: (B,) int64 class indices, or -1; or (B, C) shares.
+        teacher: (B, C) logits.
+        temperature: T > 0; 1 for ImageNet.
+        ce_weight: of the hard labels, >= 0.
+        inter_weight: of the relations between classes, beta in the paper, >= 0.
+        intra_weight: of those within a class, gamma in the paper, >= 0.
+
+    Source: Huang et al., arXiv 2205.10536, section 3; T^2 and 1e-8 as in the authors' code.
+
+    """
+    s, t = (F.softmax(logits / temperature, dim=1) for logits in (student, teacher))
+    inter, intra = 1 - _correlation(s, t, dim=1).mean(), 1 - _correlation(s, t, dim=0).mean()
+    supervised = ce_weight * cross_entropy(student, labels).mean()
+    return supervised + temperature**2 * (inter_weight * inter + intra_weight * intra)
+
+
+def _correlation(a: Tensor, b: Tensor, *, dim: int) -> Tensor:
+    """Return Pearson's correlations of two matrices along a dimension."""
+    a, b = (values - values.mean(dim, keepdim=True) for values in (a, b))
+    norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    correlations: Tensor = (a * b).sum(dim) / (norms + _LEAST_NORM)
+    return correlations
