@@ -23,7 +23,7 @@ from pipeline.modalities.images.decoding import MAX_PIXELS
 from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.class_map import read_class_map
-from pipeline.models.start import Start
+from pipeline.models.pretrained import Start
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.description import DECISIVE, REFUSING
 from pipeline.samples.index import Keep

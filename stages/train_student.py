@@ -16,7 +16,7 @@ from pipeline.evaluation.assessment import assess
 from pipeline.losses import make_loss, require_features, require_targets
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state
-from pipeline.models.start import initial_network
+from pipeline.models.pretrained import initial_network
 from pipeline.samples.checking import require_sample
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.ensemble import Ensemble

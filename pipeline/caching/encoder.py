@@ -21,8 +21,7 @@ from pipeline.caching.spec import DumpSpec
 from pipeline.caching.speed import Stopwatch
 from pipeline.codecs import Codec, TeacherOutput
 from pipeline.core.device import naming_memory
-from pipeline.models.compilation import CompiledTeacher
-from pipeline.models.teacher import Teacher
+from pipeline.models.teacher import CompiledTeacher, Teacher
 from pipeline.store.layout import ShardId
 
 Rows = NDArray[np.int64]

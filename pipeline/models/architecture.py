@@ -13,12 +13,12 @@ from typing import Any
 from torch import nn
 
 from pipeline.core.errors import ModelError, did_you_mean
+from pipeline.modalities.families import IMAGENET_STEM_STRIDE, Source
 from pipeline.modalities.images.models.cifar import NETS, Literature
 from pipeline.modalities.images.models.timm import Timm
 from pipeline.modalities.images.models.torchvision import Torchvision
 from pipeline.models.heads import SelectedLogits
 from pipeline.models.own_code import OwnCode
-from pipeline.models.source import IMAGENET_STEM_STRIDE, Source
 
 # The first that knows a name has it.
 _SOURCES: tuple[Source, ...] = (Timm(), OwnCode(), Literature(), Torchvision())

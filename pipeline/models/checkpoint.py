@@ -7,9 +7,10 @@ Owns both together: the card alone is `card.py`'s, files of tensors are `tensor_
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +22,11 @@ from pipeline.core.files import write_tensors
 from pipeline.core.hashing import named_arrays_digest
 from pipeline.core.progress import note
 from pipeline.core.trust import NOTHING, Trust, require_plain_options
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build, source_of
-from pipeline.models.auxiliary import plain, without_auxiliary
+from pipeline.models.auxiliary import auxiliary_prefixes, plain, without_auxiliary
 from pipeline.models.card import CardFile, ModelCard
-from pipeline.models.heads import find_head, match_head
+from pipeline.models.heads import find_head, head_classes, head_of, match_head
 from pipeline.models.own_code import OwnCode
 from pipeline.models.states import Network, StateDict, complete, find_state, misfit, named_tensors
 from pipeline.models.tensor_files import read_content
@@ -220,3 +222,53 @@ def _require_undamaged(content: object, file: CardFile, path: Path) -> None:
 def _say(origin: Path | str, told: Iterable[str]) -> None:
     if line := "; ".join(told):
         note(f"{origin}: {line}")
+
+
+# State dicts without a card: weights that were trained elsewhere and saved by other programs.
+
+
+# Of a network before it is known how many logits the weights are of.
+_SOME_CLASSES = 2
+_IMAGENET_SIZE = 224
+
+
+def load_foreign(
+    path: Path,
+    name: str,
+    eyes: Preprocessing,
+    *,
+    stem_stride: int | None,
+    options: Mapping[str, Any],
+) -> tuple[nn.Module, ModelCard]:
+    """Build a network for a state dict and give it these weights, in eval mode; classes have no names.
+
+    Args:
+        path: of the tensors.
+        name: of the model.
+        eyes: how it wants its images.
+        stem_stride: of the network; None for its source's own.
+        options: keyword arguments of the network's builder.
+
+    Raises:
+        ModelError: not tensors, or not of this network.
+    """
+    source = source_of(name)
+    content = read_content(path)
+    architecture = plain(
+        Architecture(
+            name=name,
+            num_classes=_SOME_CLASSES,
+            channels=eyes.channels,
+            stem_stride=stem_stride or source.stem_stride(name, _IMAGENET_SIZE),
+            options={**source.size_options(name, eyes.size), **options},
+        )
+    )
+    network = build(architecture)
+    load_found(network, content, path, ignored=auxiliary_prefixes(architecture))
+    num_classes = head_classes(head_of(network)[1])
+    card = ModelCard(
+        architecture=replace(architecture, num_classes=num_classes),
+        preprocessing=eyes,
+        classes=tuple(map(str, range(num_classes))),
+    )
+    return network.eval(), card

@@ -20,8 +20,8 @@ from typing import Any
 from torch import nn
 
 from pipeline.core.errors import ModelError, did_you_mean
+from pipeline.modalities.families import OWN_WEIGHTS, Pretrained, Source, unknown_weights
 from pipeline.modalities.images.models.torchvision import require_own_stem
-from pipeline.models.source import OWN_WEIGHTS, Pretrained, Source, unknown_weights
 
 
 class OwnCode(Source):

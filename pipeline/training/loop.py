@@ -23,7 +23,7 @@ from pipeline.core.progress import note, track
 from pipeline.loading.loader import Batch, Loader
 from pipeline.losses import ScheduledLoss
 from pipeline.metrics import Metrics
-from pipeline.models.compilation import compiled
+from pipeline.models.teacher import compiled
 from pipeline.training.failures import naming_epoch, naming_step, require_learning
 from pipeline.training.history import EpochRecord, TrainingResult, describe
 from pipeline.training.objective import Objective

@@ -15,8 +15,7 @@ from pipeline.core.distributed import Ranks
 from pipeline.loading.loader import Batch
 from pipeline.losses import Features, ScheduledLoss
 from pipeline.models.auxiliary import weighted_logits
-from pipeline.models.heads import head_of
-from pipeline.models.penultimate import WithFeatures, feature_dim
+from pipeline.models.heads import WithFeatures, feature_dim, head_of
 
 
 def make_projection(

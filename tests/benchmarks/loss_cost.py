@@ -24,7 +24,7 @@ from pipeline.core.distributed import SINGLE
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import LOSSES, make_loss
-from pipeline.models.start import initial_network
+from pipeline.models.pretrained import initial_network
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.objective import Objective, make_projection

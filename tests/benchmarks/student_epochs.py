@@ -13,7 +13,7 @@ from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.models.start import Start, initial_network
+from pipeline.models.pretrained import Start, initial_network
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.training.optimisation import make_optimizer

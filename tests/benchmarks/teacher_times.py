@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.bench import Bench
 from pipeline.loading.loader import Batch
-from pipeline.models.start import Start, initial_network
+from pipeline.models.pretrained import Start, initial_network
 from pipeline.models.teacher import Teacher
 from pipeline.training.settings import Precision
 from tests.benchmarks.student_epochs import Student

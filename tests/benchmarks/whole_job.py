@@ -14,7 +14,7 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.loading.loader import Loader
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.models.start import Start
+from pipeline.models.pretrained import Start
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings

@@ -21,8 +21,7 @@ from pipeline.caching.dump import cache_logits
 from pipeline.caching.spec import DumpSpec
 from pipeline.codecs import TeacherOutput
 from pipeline.codecs.spec import CodecSpec
-from pipeline.models.compilation import CompiledTeacher
-from pipeline.models.teacher import Teacher
+from pipeline.models.teacher import CompiledTeacher, Teacher
 from tests.benchmarks.datasets import made_up
 from tests.benchmarks.dump_share import resnet50
 from tests.benchmarks.gpu.findings import Findings, Setting, spread_text

@@ -11,8 +11,7 @@ from torch import nn
 from pipeline.core.errors import ModelError
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
-from pipeline.models.compilation import CompiledTeacher
-from pipeline.models.teacher import Teacher
+from pipeline.models.teacher import CompiledTeacher, Teacher
 
 CPU = torch.device("cpu")
 SIZE = 8

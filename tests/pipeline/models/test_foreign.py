@@ -14,7 +14,7 @@ from pipeline.core.errors import ModelError
 from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import state_digest
-from pipeline.models.weights import load_pretrained
+from pipeline.models.pretrained import load_pretrained
 
 EYES = GivenPreprocessing(size=32, mean=(0.5,) * 3, std=(0.2,) * 3, crop_fraction=0.875)
 NAME = "shufflenet_v2_x0_5"

@@ -17,8 +17,7 @@ from pipeline.core.trust import Trust
 from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.models.start import Start, initial_network, pretrained_network
-from pipeline.models.weights import load_pretrained
+from pipeline.models.pretrained import Start, initial_network, load_pretrained, pretrained_network
 
 CODE = '''
 import torch

@@ -14,10 +14,10 @@ from pipeline.modalities.images.models.cifar import BUILTIN
 from pipeline.modalities.images.models.torchvision import preprocessing_of
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.sources.arrays import CLASSES, load_subset
-from pipeline.models import weights as weights_module
+from pipeline.models import pretrained as weights_module
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint, state_digest
-from pipeline.models.weights import load_pretrained
+from pipeline.models.pretrained import load_pretrained
 
 CARD = ModelCard(
     architecture=Architecture(name="shufflenet_v2_x0_5", num_classes=2, stem_stride=2),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError
+from pipeline.modalities.families import Pretrained, Source, call_builder, unknown_weights
 from pipeline.modalities.images.models.torchvision import fit_channels
-from pipeline.models.source import Pretrained, Source, call_builder, unknown_weights
 
 # Residual networks for small images, as the distillation literature uses them.
 #

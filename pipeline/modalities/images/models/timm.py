@@ -13,9 +13,7 @@ from torch import nn
 
 from pipeline.core.errors import ModelError, did_you_mean
 from pipeline.core.progress import note
-from pipeline.modalities.images.models.torchvision import require_own_stem
-from pipeline.modalities.images.preprocessing import Preprocessing
-from pipeline.models.source import (
+from pipeline.modalities.families import (
     OWN_WEIGHTS,
     Pretrained,
     Source,
@@ -23,6 +21,8 @@ from pipeline.models.source import (
     require_no_weights,
     unknown_weights,
 )
+from pipeline.modalities.images.models.torchvision import require_own_stem
+from pipeline.modalities.images.preprocessing import Preprocessing
 
 _PREFIX = "timm:"
 _CONFIGURATIONS = ("pretrained_cfg", "pretrained_cfg_overlay")

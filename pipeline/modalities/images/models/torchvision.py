@@ -11,8 +11,7 @@ from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from pipeline.core.errors import ModelError
-from pipeline.modalities.images.preprocessing import Preprocessing
-from pipeline.models.source import (
+from pipeline.modalities.families import (
     IMAGENET_STEM_STRIDE,
     OWN_WEIGHTS,
     Pretrained,
@@ -20,6 +19,7 @@ from pipeline.models.source import (
     call_builder,
     unknown_weights,
 )
+from pipeline.modalities.images.preprocessing import Preprocessing
 
 # First layers fitted to the data: the number of channels, and how far they shrink the image.
 

@@ -11,7 +11,7 @@ from pipeline.core.errors import ModelError
 from pipeline.models.architecture import source_of
 from pipeline.models.auxiliary import weighted_logits
 from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
-from pipeline.models.start import Start, initial_network
+from pipeline.models.pretrained import Start, initial_network
 
 # A model of each family, and a small side that it takes.
 FAMILIES = {

@@ -12,7 +12,7 @@ from pipeline.core.errors import DataError, ModelError
 from pipeline.modalities.images.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from pipeline.models.start import Start, initial_network, pretrained_network
+from pipeline.models.pretrained import Start, initial_network, pretrained_network
 
 EYES = Preprocessing(size=16, mean=(0.4,), std=(0.2,), crop_fraction=0.875, interpolation="bicubic")
 ARCHITECTURE = Architecture(name="resnet20", num_classes=5, channels=1, stem_stride=1)

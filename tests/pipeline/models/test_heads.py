@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from pipeline.core.errors import ModelError
 from pipeline.models.architecture import Architecture, build
-from pipeline.models.heads import head_of
-from pipeline.models.penultimate import WithFeatures, feature_dim
+from pipeline.models.heads import WithFeatures, feature_dim, head_of
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
