@@ -20,14 +20,14 @@ from torch import Tensor
 
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.random import Draws
-from pipeline.loading.resident import ResidentViews
-from pipeline.loading.staged import Ring
+from pipeline.loading.prefetch import Ring
 from pipeline.modalities.images.draw import ViewParameters, centre_parameters, view_parameters
 from pipeline.modalities.images.mixing import draw_mixture
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.rendering.device import DeviceRenderer
 from pipeline.modalities.images.rendering.pixel_ops import mix
 from pipeline.modalities.images.rendering.render import Renderer, make_renderer
+from pipeline.modalities.images.rendering.resident import ResidentViews
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.packed import Images
 from pipeline.views.pairing import GROUP, Pairing

@@ -18,9 +18,7 @@ from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import ConfigError
 from pipeline.core.random import Lane, permutation
 from pipeline.loading.feed import Feed, Rows
-from pipeline.loading.labels import Labels
-from pipeline.loading.targets import Targets
-from pipeline.loading.teacher_features import FeatureSource, TeacherFeatures
+from pipeline.loading.targets import FeatureSource, Labels, Targets, TeacherFeatures
 from pipeline.losses import FeatureNeeds
 from pipeline.views.pairing import GROUP, require_whole_groups
 

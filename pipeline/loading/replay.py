@@ -17,8 +17,7 @@ from pipeline.codecs import find_codec
 from pipeline.codecs.blend import BlendedDecoder
 from pipeline.loading.drift import require_same_pixels
 from pipeline.loading.feed import Feed, Rows
-from pipeline.loading.labels import Labels
-from pipeline.loading.targets import EncodedView
+from pipeline.loading.targets import EncodedView, Labels
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.ensemble import Ensemble, open_logits

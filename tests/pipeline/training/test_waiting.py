@@ -12,8 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.caching.dump import cache_logits
 from pipeline.core.distributed import SINGLE
-from pipeline.loading import labels, resident, targets, teacher_features
 from pipeline.loading import loader as loading
+from pipeline.loading import targets
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
@@ -21,7 +21,7 @@ from pipeline.losses import make_loss
 from pipeline.modalities.images.augmentations import Cutmix, PadCrop, RandAugment, RandomErasing
 from pipeline.modalities.images.preprocessing import Preprocessing, _lines
 from pipeline.modalities.images.rendering import device as rendering
-from pipeline.modalities.images.rendering import pixel_ops
+from pipeline.modalities.images.rendering import pixel_ops, resident
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.store.reader import LogitStore
 from pipeline.training.loop import _Training
@@ -100,7 +100,7 @@ def fake(monkeypatch) -> Iterator[FakeTensorMode]:
 
     for module in (resident, targets):
         monkeypatch.setattr(module, "ThreadPoolExecutor", _AtOnce)
-    for module in (rendering, pixel_ops, resident, loading, labels, teacher_features):
+    for module in (rendering, pixel_ops, resident, loading, targets, targets):
         monkeypatch.setattr(module, "to_device", to_device)
     monkeypatch.setattr(targets, "Courier", Courier)
     monkeypatch.setattr(targets, "require_same_pixels", lambda *_: None)  # which looks at pixels, once

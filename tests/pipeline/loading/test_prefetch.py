@@ -12,7 +12,7 @@ import torch
 
 from pipeline.core.errors import DataError
 from pipeline.loading.feed import Feed
-from pipeline.loading.staged import Ring
+from pipeline.loading.prefetch import Ring
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from tests.patience import HANGING_SECONDS
