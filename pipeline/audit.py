@@ -19,12 +19,12 @@ from pipeline.core.errors import StoreError
 from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.models.teacher import Teacher
-from pipeline.store.adoption import dataset_digest
+from pipeline.places.location import Location
 from pipeline.store.faults import metadata_faults, shard_faults, strays
+from pipeline.store.growth import is_passing
 from pipeline.store.header import Header
+from pipeline.store.index import dataset_digest
 from pipeline.store.layout import MANIFEST, ZARR_JSON
-from pipeline.store.leftovers import is_passing
-from pipeline.store.location import Location
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
 

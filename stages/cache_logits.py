@@ -9,12 +9,11 @@ import click
 from pipeline.caching.dump import cache_logits
 from pipeline.core.errors import ConfigError, counted
 from pipeline.store.ensemble import write_ensemble
-from pipeline.store.leftovers import sweep_temporaries
-from pipeline.store.lock import WAIT_SECONDS, gate
+from pipeline.store.growth import sweep_temporaries
+from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_ensemble_or_nothing, require_store_or_nothing
 from pipeline.store.reader import LogitStore
-from pipeline.store.slices import WHOLE, Slice
 from stages import layout
 from stages.dumps import require_as_asked
 from stages.dvc import naming_experiments

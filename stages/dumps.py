@@ -20,8 +20,8 @@ from pipeline.core.errors import (
 from pipeline.core.progress import note
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
+from pipeline.store.arrays import RESTORE
 from pipeline.store.ensemble import Ensemble
-from pipeline.store.nodes import RESTORE
 from pipeline.store.reader import LogitStore
 from stages import layout
 from stages.params import Params

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from pipeline.core.errors import counted
+from pipeline.places.location import hidden_place
 from pipeline.store.ensemble import Ensemble, is_ensemble
-from pipeline.store.secrets import hidden_place
 from pipeline.store.summary import Inspection, inspect
 from stages.options import debuggable
 from stages.terminal import say

@@ -33,7 +33,7 @@ class SliceType(_ParamType):
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(value))
         if match is None or not int(match[2]) > 0 or int(match[1]) > int(match[2]):
             self.fail(f"{value!r}; expected I/N with I from 0 to N - 1, or from 1 to N", param, context)
-        from pipeline.store.slices import Slice
+        from pipeline.store.lock import Slice
 
         return Slice(int(match[1]) % int(match[2]), int(match[2]))
 
@@ -95,7 +95,7 @@ def writes_store(command: Command) -> Command:
 
 def _local_folder(path: Path) -> Path:
     if ":/" in str(path):
-        from pipeline.store.secrets import hidden_place
+        from pipeline.places.location import hidden_place
 
         raise click.BadParameter(
             f"{hidden_place(str(path))}: dumps are written to a local folder; push it afterwards",

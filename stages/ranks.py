@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigError
-from pipeline.store.slices import WHOLE, Slice
+from pipeline.store.lock import WHOLE, Slice
 
 if TYPE_CHECKING:
     import torch

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from pipeline.core.progress import note
+from pipeline.places.location import Location
 from pipeline.samples.packed import Images
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.growth import is_complete
 from pipeline.store.header import Header
-from pipeline.store.location import Location
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
 from pipeline.store.writer import StoreWriter

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.caching.watch import Watch
 from pipeline.codecs import ArraySpec, Codec, TeacherOutput
 from pipeline.codecs.fidelity import Fidelity, divergences, same_top1
-from pipeline.store.witness import Witness, witness_rows
+from pipeline.store.records import Witness, witness_rows
 
 Rows = NDArray[np.int64]
 

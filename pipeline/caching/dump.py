@@ -34,15 +34,14 @@ from pipeline.core.errors import ModelError, StoreError
 from pipeline.core.progress import note, track
 from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import Teacher, require_same_classes
+from pipeline.places.location import Location
 from pipeline.samples.samples import UNLABELLED
-from pipeline.store.adoption import read_index
 from pipeline.store.growth import is_complete, tell_pending
+from pipeline.store.index import read_index
 from pipeline.store.layout import ShardId
-from pipeline.store.location import Location
-from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, gate, writing
+from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, WHOLE, Slice, gate, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links
-from pipeline.store.slices import WHOLE, Slice
 from pipeline.store.writer import StoreWriter, direct_top1
 
 Rows = NDArray[np.int64]

@@ -23,8 +23,7 @@ from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON, Layout
 from pipeline.store.place import require_store_or_nothing
-from pipeline.store.records import ShardRecord
-from pipeline.store.witness import PLACES, Witness, witness_rows
+from pipeline.store.records import PLACES, ShardRecord, Witness, witness_rows
 
 _INDEX_BYTES_PER_ROW = 16
 # Measured: resident bytes of a dump of 220,000 samples beyond those of one of 20,000, a sample.

@@ -22,9 +22,10 @@ from pipeline.loading.drift import measure_drift, sightings
 from pipeline.loading.feed import Feed
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
+from pipeline.places.location import Location
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images
-from pipeline.store.adoption import Index, Wanted, adopt, dataset_digest, read_index
+from pipeline.store.arrays import RESTORE
 from pipeline.store.frame import build_frame, read_state
 from pipeline.store.growth import (
     frame_folder,
@@ -35,12 +36,10 @@ from pipeline.store.growth import (
     read_growth,
 )
 from pipeline.store.header import Fingerprint, Header
-from pipeline.store.index import ABSENT, SampleIndex
+from pipeline.store.index import ABSENT, Index, SampleIndex, Wanted, adopt, dataset_digest, read_index
 from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
-from pipeline.store.location import Location
 from pipeline.store.lock import writers
 from pipeline.store.manifest import Manifest
-from pipeline.store.nodes import RESTORE
 from pipeline.store.place import (
     clean,
     clear_unfinished_frame,
@@ -48,8 +47,7 @@ from pipeline.store.place import (
     partial_folder,
     require_store_or_nothing,
 )
-from pipeline.store.records import Records, ShardRecord
-from pipeline.store.witness import versions
+from pipeline.store.records import Records, ShardRecord, versions
 from pipeline.store.writer import StoreWriter
 
 

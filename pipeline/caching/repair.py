@@ -22,12 +22,14 @@ from pipeline.codecs import codec_fingerprint
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, counted
 from pipeline.core.progress import note
 from pipeline.models.teacher import Teacher
+from pipeline.places.local import remove_inside, require_own_folders
+from pipeline.places.location import Location
 from pipeline.samples.dataset import PreparedData
-from pipeline.store.adoption import Index, dataset_digest, read_index
 from pipeline.store.faults import STRAY, Fault, metadata_faults, shard_faults, strays
 from pipeline.store.frame import build_frame, frame_files, read_state
+from pipeline.store.growth import is_passing, is_shard_file
 from pipeline.store.header import Header
-from pipeline.store.index import ABSENT, SampleIndex
+from pipeline.store.index import ABSENT, Index, SampleIndex, dataset_digest, read_index
 from pipeline.store.layout import (
     CODEC_GROUP,
     GATHERED,
@@ -37,14 +39,10 @@ from pipeline.store.layout import (
     Layout,
     ShardId,
 )
-from pipeline.store.leftovers import is_passing, is_shard_file
-from pipeline.store.local import remove_inside, require_own_folders
-from pipeline.store.location import Location
-from pipeline.store.lock import WAIT_SECONDS, gate, writing
+from pipeline.store.lock import WAIT_SECONDS, WHOLE, gate, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, clean
 from pipeline.store.records import Records, ShardRecord
-from pipeline.store.slices import WHOLE
 
 _CANNOT = "restore it (dvc checkout --force), or remove the store and make it again"
 

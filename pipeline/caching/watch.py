@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.device import to_device
-from pipeline.store.witness import Witness
+from pipeline.store.records import Witness
 
 Rows = NDArray[np.int64]
 

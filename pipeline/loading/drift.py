@@ -19,8 +19,7 @@ from pipeline.store.ensemble import Ensemble
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import Layout, ShardId
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import ShardRecord
-from pipeline.store.witness import PLACES, Witness, versions, witness_rows
+from pipeline.store.records import PLACES, ShardRecord, Witness, versions, witness_rows
 
 Rows = NDArray[np.int64]
 

@@ -23,11 +23,11 @@ from pipeline.core.hashing import spec_digest
 from pipeline.metrics import compare
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.places.location import Location, Place
 from pipeline.samples.packed import Images
+from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.index import ABSENT
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
-from pipeline.store.location import Location, Place
-from pipeline.store.nodes import RESTORE, reason
 from pipeline.store.reader import LogitStore
 from pipeline.store.wire import EnsembleForm, require_form
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pipeline.core.hashing import bytes_digest
 from pipeline.core.progress import track
+from pipeline.places.local import NoFileError, names_in
+from pipeline.places.location import JSON_BYTES, Location
 from pipeline.store.layout import GROWTH, Layout, ShardId
-from pipeline.store.local import NoFileError, names_in
-from pipeline.store.location import JSON_BYTES, Location
 from pipeline.store.records import ShardRecord
 
 MISSING = "is missing"

@@ -16,14 +16,13 @@ from zarr.codecs import TransposeCodec, ZstdCodec
 
 from pipeline.core.files import parse_object, sync_file, sync_folder
 from pipeline.core.hashing import canonical_json
-from pipeline.store import small_arrays
-from pipeline.store.arrays import index_array, logits_array
+from pipeline.places.location import Location
+from pipeline.store import arrays
+from pipeline.store.arrays import index_array, logits_array, reading
 from pipeline.store.faults import files_in
 from pipeline.store.header import Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, Layout, Section
-from pipeline.store.location import Location
-from pipeline.store.nodes import reading
 
 Node = Any  # what zarr.Group gives by name
 _WHOLE_ARRAY = r"(zarr\.json|c(/\d+)*)"
@@ -100,7 +99,7 @@ def read_state(path: Path, layout: Layout | None = None) -> dict[str, Tensor]:
     """
     location = Location(path)
     cut = Header.read(location).layout if layout is None else layout
-    kept = small_arrays.read_state(path, cut, location.find)
+    kept = arrays.read_state(path, cut, location.find)
     return {name: torch.from_numpy(values) for name, values in kept.items()}
 
 

@@ -28,9 +28,9 @@ from pipeline.core.hashing import canonical_json, difference
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
+from pipeline.places.location import Location
+from pipeline.store.arrays import RESTORE, reading, reason
 from pipeline.store.layout import SCHEMA, ZARR_JSON, Layout
-from pipeline.store.location import Location
-from pipeline.store.nodes import RESTORE, reading, reason
 from pipeline.store.wire import HeaderForm, require_form, require_plain
 
 _MOST_BYTES = 1 << 26

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import MismatchError
-from pipeline.core.hashing import array_digest
+from pipeline.codecs.spec import CodecSpec
+from pipeline.core.errors import CorruptStoreError, MismatchError, counted
+from pipeline.core.hashing import array_digest, difference, spec_digest
+from pipeline.modalities.images.spec import ViewSpec
+from pipeline.models.teacher import Teacher
+from pipeline.places.local import require_own_folders
+from pipeline.places.location import Location
 from pipeline.samples.packed import Images
 from pipeline.samples.samples import NO_DECODER
+from pipeline.store.arrays import RESTORE
+from pipeline.store.arrays import read_index as read_section
+from pipeline.store.header import Header
+from pipeline.store.layout import Layout, Section
 
 ABSENT = -1
 
@@ -113,3 +124,121 @@ def _refuse(problem: NDArray[np.bool_], images: Images, origin: str, what: str) 
             f"{len(images):,} samples); expected the images that the teacher saw; restore the data, use a "
             f"new dump name, or remove the store with: rm -r {origin}"
         )
+
+
+# Going on with a store that is there: whether it is of the same making, and what is to be added.
+#
+# Views and samples can be added; what is there keeps its place. Anything else that differs is refused by
+# name, with the ways out.
+
+
+Splits = Mapping[str, Images]
+Index = dict[str, SampleIndex]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a dump asks of its store.
+
+    Args:
+        teacher: whose logits.
+        views: which views.
+        view_count: V.
+        codec: which codec.
+        splits: the samples that have some, by name.
+    """
+
+    teacher: Teacher
+    views: ViewSpec
+    view_count: int
+    codec: CodecSpec
+    splits: Splits
+
+
+def dataset_digest(index: Mapping[str, SampleIndex]) -> str:
+    """Return the digest of the samples of all sections."""
+    return spec_digest({name: part.digest() for name, part in index.items()})
+
+
+def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Header, Index]:
+    """Return header and index of a store with what is wanted added to what is there.
+
+    Raises:
+        MismatchError: it is of another teacher, dataset, views or codec, or of more views.
+    """
+    ways_out = f"use a new dump name, or remove it with: rm -r {path}"
+    _require_same_making(path, header, wanted, ways_out)
+    layout, grown = header.layout, dict(index)
+    for name, images in wanted.splits.items():
+        known = index.get(name, SampleIndex(np.zeros(0, np.uint64), np.zeros(0, np.uint64)))
+        rows = known.find_unchanged(images, str(path))
+        if name == "train" and (rows == ABSENT).all():
+            raise MismatchError(
+                f"{path}: made from another dataset: none of the {len(images):,} training samples is in "
+                f"it, {images.names[0]!r} being the first; expected the images that the teacher saw; "
+                f"restore the data, {ways_out}"
+            )
+        grown[name] = known.with_new(images)
+        n_views = wanted.view_count if name == "train" else 1
+        layout = layout.with_section(
+            _extended(layout, name, added=len(grown[name]) - len(known), n_views=n_views)
+        )
+    grown = {name: grown[name] for name in layout.sections}
+    fingerprint = replace(header.fingerprint, dataset=dataset_digest(grown))
+    return replace(header, layout=layout, fingerprint=fingerprint), grown
+
+
+def read_index(path: Path, header: Header) -> Index:
+    """Return the samples of each section of a store that is not finished.
+
+    Args:
+        path: the store's folder.
+        header: what it is to hold.
+
+    Raises:
+        CorruptStoreError: keys or digests are not what was written.
+    """
+    require_own_folders(path)
+    index, location = {}, Location(path)
+    for name, section in header.layout.sections.items():
+        keys, digests = read_section(path, header.layout, section, location.find)
+        index[name] = SampleIndex(keys, digests, header.versions["decoder"])
+    if dataset_digest(index) != header.fingerprint.dataset:
+        raise CorruptStoreError(
+            f"{path}: which samples its rows are is not what was written (keys or digests); {RESTORE}"
+        )
+    return index
+
+
+def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: str) -> None:
+    found, teacher = header.fingerprint, wanted.teacher
+    for what, same, differing in (
+        ("teacher", teacher.digest() == found.teacher, header.teacher_difference(teacher)),
+        ("views", wanted.views.digest() == found.views, difference(header.views, wanted.views.canonical())),
+    ):
+        if not same:
+            raise MismatchError(
+                f"{path}: made with another {what}: {differing or 'other weights'}; a dump is never "
+                f"overwritten: {ways_out}"
+            )
+    if not wanted.codec.accepts(header.codec_spec, header.layout.codec):
+        raise MismatchError(
+            f"{path}: made with another codec ({header.layout.codec}, asked for as {header.codec_spec}, "
+            f"now {wanted.codec}); a dump is never overwritten: {ways_out}"
+        )
+    had = header.layout.sections["train"].n_views
+    if wanted.view_count < had:
+        raise MismatchError(
+            f"{path}: has {counted(had, 'view')}, views.count is {wanted.view_count}; a dump never loses "
+            f"views: raise views.count to {had}, {ways_out}"
+        )
+
+
+def _extended(layout: Layout, name: str, *, added: int, n_views: int) -> Section:
+    """Return a section with room for further samples, from the next block on."""
+    section = layout.sections.get(name)
+    if section is None:
+        return Section(name=name, extents=((0, added),), n_views=n_views)
+    first = -(-section.n_rows // layout.shard_rows) * layout.shard_rows
+    extents = (*section.extents, (first, added)) if added else section.extents
+    return Section(name=name, extents=extents, n_views=n_views)

@@ -16,11 +16,11 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, quoted
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import spec_digest
+from pipeline.places.location import JSON_BYTES, Location
+from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.faults import MISSING, look_up
 from pipeline.store.header import Header
 from pipeline.store.layout import GATHERED, MANIFEST, Layout, ShardId, is_codec_file
-from pipeline.store.location import JSON_BYTES, Location
-from pipeline.store.nodes import RESTORE, reason
 from pipeline.store.records import ShardRecord
 from pipeline.store.wire import ManifestForm, require_form
 

@@ -7,20 +7,20 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.core.errors import CorruptStoreError, StoreError
+from pipeline.places.local import require_own_folders
+from pipeline.store.arrays import RESTORE
 from pipeline.store.ensemble import is_ensemble
 from pipeline.store.faults import files_in
 from pipeline.store.frame import frame_files
-from pipeline.store.growth import settle
-from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON
-from pipeline.store.leftovers import (
+from pipeline.store.growth import (
     is_passing,
     is_shard_file,
     named,
     remove_empty_folders,
+    settle,
     sweep_temporaries,
 )
-from pipeline.store.local import require_own_folders
-from pipeline.store.nodes import RESTORE
+from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON
 from pipeline.store.records import Records
 
 # What a new file system has in its root.

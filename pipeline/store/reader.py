@@ -19,15 +19,13 @@ from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
+from pipeline.places.location import Location, Place
 from pipeline.samples.packed import Images
-from pipeline.store.arrays import METADATA_BYTES, logits_array
+from pipeline.store.arrays import METADATA_BYTES, RESTORE, logits_array, read_index, read_state, reading
 from pipeline.store.faults import look_up
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import GATHERED, ZARR_JSON, ShardId
-from pipeline.store.location import Location, Place
 from pipeline.store.manifest import Manifest
-from pipeline.store.nodes import RESTORE, reading
-from pipeline.store.small_arrays import read_index, read_state
 from pipeline.store.summary import summarise_manifest
 
 _READ_THREADS = 4

@@ -10,10 +10,10 @@ from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.errors import IncompleteStoreError, StoreError
+from pipeline.places.location import Location, Place
 from pipeline.store.growth import Pending, pending
 from pipeline.store.header import Header
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, ShardId
-from pipeline.store.location import Location, Place
 from pipeline.store.manifest import Manifest
 from pipeline.store.records import Records, ShardRecord
 

@@ -19,17 +19,14 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.errors import StoreError
 from pipeline.core.files import naming, sync_file, sync_folder
 from pipeline.core.hashing import file_digest
-from pipeline.store.arrays import logits_array
+from pipeline.places.location import Location
+from pipeline.store.arrays import logits_array, reading
 from pipeline.store.frame import frame_files
-from pipeline.store.growth import growth_folder, set_aside, settle, without
+from pipeline.store.growth import growth_folder, set_aside, settle, sweep, without
 from pipeline.store.header import Header
 from pipeline.store.layout import GATHERED, MANIFEST, ShardId
-from pipeline.store.leftovers import sweep
-from pipeline.store.location import Location
 from pipeline.store.manifest import Manifest
-from pipeline.store.nodes import reading
-from pipeline.store.records import Records, ShardRecord
-from pipeline.store.witness import Witness
+from pipeline.store.records import Records, ShardRecord, Witness
 
 
 class StoreWriter:

@@ -39,7 +39,7 @@ from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import Layout, Section
 from pipeline.store.reader import LogitStore
-from pipeline.store.witness import Witness, versions, witness_rows
+from pipeline.store.records import Witness, versions, witness_rows
 from pipeline.store.writer import StoreWriter
 from tests.benchmarks.environment import environment
 

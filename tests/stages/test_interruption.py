@@ -18,9 +18,8 @@ import psutil
 import pytest
 
 from pipeline.core.errors import IncompleteStoreError
-from pipeline.store.lock import writing
+from pipeline.store.lock import WHOLE, writing
 from pipeline.store.reader import LogitStore
-from pipeline.store.slices import WHOLE
 from tests import patience
 from tests.stages.conftest import run
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.store.location import Location
+from pipeline.places.location import Location
 from pipeline.store.manifest import Manifest
 from tests.stages.conftest import CLASSES, SIZE, VIEWS, make_images, run
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import ConfigError
-from pipeline.store.slices import WHOLE, Slice
+from pipeline.store.lock import WHOLE, Slice
 from stages.ranks import local_ranks, rank_slice, training_ranks
 from tests.stages.conftest import run
 

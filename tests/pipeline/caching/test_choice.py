@@ -13,8 +13,8 @@ from pipeline.codecs import TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import ConfigError, MismatchError, ModelError
+from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
-from pipeline.store.slices import Slice
 from tests.pipeline.caching.test_growth import content
 
 CLASSES = 60

@@ -26,10 +26,9 @@ from pipeline.modalities.images.augmentations import Mixup
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import ShardId
+from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import Records
-from pipeline.store.slices import Slice
-from pipeline.store.witness import Witness, witness_rows
+from pipeline.store.records import Records, Witness, witness_rows
 from tests.pipeline.conftest import VIEWS
 from tests.pipeline.waiting import NoWaiting, no_waiting_on_cuda
 

@@ -18,9 +18,8 @@ from pipeline.caching.dump import cache_logits
 from pipeline.caching.opening import open_for_writing
 from pipeline.caching.spec import splits_of
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, LockedError, MismatchError
-from pipeline.store.lock import gate, writing
+from pipeline.store.lock import Slice, gate, writing
 from pipeline.store.reader import LogitStore
-from pipeline.store.slices import Slice
 
 
 def content(path) -> dict[str, str]:

@@ -11,8 +11,8 @@ from pipeline.audit import verify
 from pipeline.caching.dump import cache_logits
 from pipeline.caching.repair import repair
 from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError
+from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
-from pipeline.store.slices import Slice
 from tests.pipeline.caching.test_growth import content, shards, with_train
 
 

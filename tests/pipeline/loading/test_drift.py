@@ -21,8 +21,8 @@ from pipeline.modalities.images.augmentations import Cutmix, RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.rendering import cpu
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
-from pipeline.store.slices import Slice
 
 MIXED = ViewSpec(seed=3, random_resized_crop=RandomResizedCrop(), flip="random", cutmix=Cutmix())
 

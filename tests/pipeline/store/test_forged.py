@@ -25,8 +25,8 @@ from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, Pipeli
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.report.results import dump_figures
-from pipeline.store.adoption import read_index
 from pipeline.store.ensemble import open_logits, write_ensemble
+from pipeline.store.index import read_index
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import Records
 from pipeline.store.summary import inspect

@@ -7,8 +7,7 @@ import os
 import pytest
 
 from pipeline.core.errors import LockedError, StoreError
-from pipeline.store.lock import gate, writers, writing
-from pipeline.store.slices import Slice
+from pipeline.store.lock import Slice, gate, writers, writing
 
 
 @pytest.mark.parametrize(

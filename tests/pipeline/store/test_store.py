@@ -20,7 +20,7 @@ from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import Layout, Section, ShardId, default_shard_rows
 from pipeline.store.reader import LogitStore
-from pipeline.store.witness import Witness, versions, witness_rows
+from pipeline.store.records import Witness, versions, witness_rows
 from pipeline.store.writer import StoreWriter
 
 CLASSES, VIEWS = 5, 3

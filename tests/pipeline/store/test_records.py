@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from pipeline.store.witness import WITNESSES_A_SHARD, Witness, versions, witness_rows
+from pipeline.store.records import WITNESSES_A_SHARD, Witness, versions, witness_rows
 
 
 def _images(count: int, size: int = 12, channels: int = 3) -> np.ndarray:

@@ -6,9 +6,8 @@ import pytest
 from zarr.storage import LocalStore, MemoryStore
 
 from pipeline.core.errors import CorruptStoreError, StoreError
-from pipeline.store.location import Location
+from pipeline.places.location import Location, hidden, hidden_place, secrets_of, without
 from pipeline.store.reader import LogitStore
-from pipeline.store.secrets import hidden, hidden_place, secrets_of, without
 from stages.cli import main
 
 SECRET = "hunter2"
