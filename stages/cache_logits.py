@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.caching.dump import cache_logits
 from pipeline.core.errors import ConfigError, counted
+from pipeline.dump.run import cache_logits
 from pipeline.store.ensemble import write_ensemble
 from pipeline.store.growth import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from pipeline.audit import replay
 from pipeline.bench import Bench
 from pipeline.core.errors import (
     CorruptStoreError,
@@ -18,6 +17,7 @@ from pipeline.core.errors import (
     quoted,
 )
 from pipeline.core.progress import note
+from pipeline.dump.verify import replay
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.store.arrays import RESTORE

@@ -12,11 +12,11 @@ import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.blend import Blend
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import ConfigError, bounded, did_you_mean, quoted
 from pipeline.core.text import require_name
+from pipeline.dump.spec import DumpSpec
 from pipeline.losses import LOSSES, make_loss
 from pipeline.modalities.images.damage import OnDamage
 from pipeline.modalities.images.decoding import MAX_PIXELS

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.caching.forecast import Forecast, forecast
 from pipeline.core.errors import ConfigError
+from pipeline.dump.forecast import Forecast, forecast
 from stages import layout
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device, writes_store

@@ -25,10 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.caching.choice import measure
-from pipeline.caching.pilot import Pilot
 from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
+from pipeline.dump.choose_codec import Pilot, measure
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.losses import make_loss

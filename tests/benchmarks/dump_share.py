@@ -23,10 +23,10 @@ from unittest.mock import patch
 import torch
 
 from pipeline.bench import Bench
-from pipeline.caching import content, dump
-from pipeline.caching.spec import DumpSpec
 from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.dump import encode, run
+from pipeline.dump.spec import DumpSpec
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
@@ -72,16 +72,16 @@ def timed(spent: Counter[str], device: torch.device) -> Iterator[None]:
     def watched_codec(codec: Codec) -> Codec:
         return replace(codec, encode=watch("encode", codec.encode), decode=watch("compare", codec.decode))
 
-    opened = dump.open_for_writing
+    opened = run.open_for_writing
 
     def open_watched(*given: Any) -> Any:
         header, codec = opened(*given)
         return header, watched_codec(codec)
 
     with (
-        patch.object(dump, "open_for_writing", open_watched),
-        patch.object(content, "divergences", watch("compare", content.divergences)),
-        patch.object(content, "same_top1", watch("compare", content.same_top1)),
+        patch.object(run, "open_for_writing", open_watched),
+        patch.object(encode, "divergences", watch("compare", encode.divergences)),
+        patch.object(encode, "same_top1", watch("compare", encode.same_top1)),
         patch.object(StoreWriter, "write", watch("write", StoreWriter.write)),
         patch.object(Teacher, "output", watch("forward", Teacher.output)),
     ):
@@ -95,10 +95,10 @@ def shares(bench: Bench, teacher: Teacher, codec: str) -> dict[str, float]:
     spec = DumpSpec(views=VIEWS, view_count=1, codec=CodecSpec(name=codec), **settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "main.zarr"
-        dump.open_for_writing(bench, teacher, spec, path)
+        run.open_for_writing(bench, teacher, spec, path)
         start = time.perf_counter()
         with timed(spent, bench.device):
-            dump.cache_logits(bench, teacher, spec, path)
+            run.cache_logits(bench, teacher, spec, path)
         seconds = time.perf_counter() - start
     on_device = spent["encode"] + spent["compare"]
     return {

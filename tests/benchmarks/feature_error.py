@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from pipeline.bench import Bench
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.dump.run import cache_logits
+from pipeline.dump.spec import DumpSpec
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.models.teacher import Teacher

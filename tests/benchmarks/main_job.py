@@ -30,9 +30,9 @@ import numpy as np
 import torch
 
 from pipeline.bench import Bench
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.dump.run import cache_logits
+from pipeline.dump.spec import DumpSpec
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.pretrained import Start

@@ -23,11 +23,10 @@ import matplotlib as mpl
 import torch
 from torch import nn
 
-from pipeline.caching.choice import Candidate, measure
-from pipeline.caching.pilot import Pilot
 from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
+from pipeline.dump.choose_codec import Candidate, Pilot, measure
 from stages.memory import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.formats import FORMATS

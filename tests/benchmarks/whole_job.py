@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.bench import Bench
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.dump.run import cache_logits
+from pipeline.dump.spec import DumpSpec
 from pipeline.loading.loader import Loader
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.spec import ViewSpec

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pipeline.bench import Bench
-from pipeline.caching.spec import DumpSpec
 from pipeline.codecs.spec import CodecSpec
+from pipeline.dump.spec import DumpSpec
 from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec

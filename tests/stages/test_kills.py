@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.audit import verify
+from pipeline.dump.verify import verify
 from pipeline.store.reader import LogitStore
 from tests.stages.conftest import write_images, write_pictures
 from tests.stages.forks import Forks

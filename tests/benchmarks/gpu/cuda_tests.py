@@ -17,8 +17,8 @@ MARKER = "pytest.mark.cuda"
 FIRST = (
     "pipeline/codecs/test_codecs.py",
     "pipeline/codecs/test_features.py",
-    "pipeline/caching/test_dump.py",
-    "pipeline/caching/test_receiver.py",
+    "pipeline/dump/test_run.py",
+    "pipeline/dump/test_encode.py",
     "pipeline/training/test_waiting.py",
     "pipeline/losses/test_every_loss.py",
     "pipeline/modalities/images/rendering/test_device.py",

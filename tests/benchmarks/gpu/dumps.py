@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from pipeline.bench import Bench
-from pipeline.caching import encoder
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.spec import DumpSpec
 from pipeline.codecs import TeacherOutput
 from pipeline.codecs.spec import CodecSpec
+from pipeline.dump import encode
+from pipeline.dump.run import cache_logits
+from pipeline.dump.spec import DumpSpec
 from pipeline.models.teacher import CompiledTeacher, Teacher
 from tests.benchmarks.datasets import made_up
 from tests.benchmarks.dump_share import resnet50
@@ -85,7 +85,7 @@ def compiled_once(
         yield teacher.output
         return
     compiled = CompiledTeacher(teacher, batch_size, device)
-    with patch.object(encoder, "CompiledTeacher", lambda *_: compiled):
+    with patch.object(encode, "CompiledTeacher", lambda *_: compiled):
         yield compiled.output
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.bench import Bench
-from pipeline.caching.dump import cache_logits
+from pipeline.dump.run import cache_logits
 from pipeline.evaluation.label_errors import LabelErrors, find_label_errors
 from pipeline.modalities.images.augmentations import Mixup
 from pipeline.models.teacher import Teacher

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.audit import replay
-from pipeline.caching.dump import cache_logits
 from pipeline.core.errors import MismatchError
+from pipeline.dump.run import cache_logits
+from pipeline.dump.verify import replay
 from pipeline.loading.drift import measure_drift, require_same_pixels, store_sightings
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pipeline.caching.dump import cache_logits
+from pipeline.dump.run import cache_logits
 from pipeline.loading.loader import Loader
 from pipeline.loading.replay import ReplayDataset
 from pipeline.loading.targets import Targets

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.audit import replay, verify
-from pipeline.caching.dump import cache_logits
 from pipeline.core.errors import MismatchError
+from pipeline.dump.run import cache_logits
+from pipeline.dump.verify import replay, verify
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.caching.dump import cache_logits
 from pipeline.core.errors import ConfigError
+from pipeline.dump.run import cache_logits
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets

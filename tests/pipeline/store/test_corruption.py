@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.audit import verify
-from pipeline.caching.dump import cache_logits
 from pipeline.core.errors import StoreError
+from pipeline.dump.run import cache_logits
+from pipeline.dump.verify import verify
 from pipeline.store.reader import LogitStore
 
 SHORT, LONG = 40, 500

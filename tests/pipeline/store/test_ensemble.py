@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.caching.dump import cache_logits
 from pipeline.codecs.blend import Blend
 from pipeline.core.errors import (
     ConfigError,
@@ -20,6 +19,7 @@ from pipeline.core.errors import (
     MismatchError,
     StoreError,
 )
+from pipeline.dump.run import cache_logits
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.loading.replay import ReplayDataset

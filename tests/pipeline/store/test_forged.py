@@ -17,11 +17,11 @@ import zarr
 from google_crc32c import value as crc32c
 from numcodecs.zstd import Zstd
 
-from pipeline.audit import verify
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.repair import repair
 from pipeline.codecs.blend import Blend
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, PipelineError, StoreError
+from pipeline.dump.repair import repair
+from pipeline.dump.run import cache_logits
+from pipeline.dump.verify import verify
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.report.results import dump_figures

@@ -9,8 +9,8 @@ import pytest
 import torch
 from zarr.storage import FsspecStore
 
-from pipeline.caching.dump import cache_logits
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError
+from pipeline.dump.run import cache_logits
 from pipeline.store.reader import LogitStore
 from pipeline.store.summary import inspect
 from stages.cli import main

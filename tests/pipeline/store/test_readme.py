@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.caching.dump import cache_logits
+from pipeline.dump.run import cache_logits
 from pipeline.store.reader import LogitStore
 
 README = Path(__file__).parents[3] / "README.md"

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torchvision.models.googlenet import GoogLeNetOutputs
 
-from pipeline.caching.dump import cache_logits
 from pipeline.core.errors import ConfigError
+from pipeline.dump.run import cache_logits
 from pipeline.losses import LOSSES, make_loss
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard

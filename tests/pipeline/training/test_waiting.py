@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.caching.dump import cache_logits
 from pipeline.core.distributed import SINGLE
+from pipeline.dump.run import cache_logits
 from pipeline.loading import loader as loading
 from pipeline.loading import targets
 from pipeline.loading.feed import Feed

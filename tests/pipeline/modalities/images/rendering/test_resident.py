@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.caching.dump import cache_logits
+from pipeline.dump.run import cache_logits
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets

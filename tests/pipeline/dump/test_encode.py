@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.caching.receiver import Receiver
+from pipeline.dump.encode import Receiver
 from tests.pipeline.waiting import no_waiting_on_cuda
 
 

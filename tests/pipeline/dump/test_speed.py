@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.caching import speed
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.speed import Speed, Stopwatch
+from pipeline.dump import speed
+from pipeline.dump.run import cache_logits
+from pipeline.dump.speed import Speed, Stopwatch
 
 BATCH = 4
 

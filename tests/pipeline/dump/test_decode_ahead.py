@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from pipeline.bench import Bench
-from pipeline.caching import blocks
-from pipeline.caching.blocks import DecodedBlocks, fitting_shard_rows, held_bytes
-from pipeline.caching.dump import cache_logits
 from pipeline.core.errors import DataError
+from pipeline.dump import decode_ahead
+from pipeline.dump.decode_ahead import DecodedBlocks, fitting_shard_rows, held_bytes
+from pipeline.dump.run import cache_logits
 from pipeline.modalities.images.augmentations import Mixup, RandomResizedCrop
 from pipeline.modalities.images.images import EncodedImages
 from pipeline.modalities.images.preprocessing import Preprocessing
@@ -115,7 +115,7 @@ def test_a_block_that_does_not_fit_is_held_in_part_and_it_is_said(
 ):
     bench, spec = _bench(folders["encoded"]), make_spec(shard_rows=4096)
     sizes = bench.data.train.shapes.astype(np.int64).prod(1) * 3
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", int(sizes[:20].sum()))
+    monkeypatch.setattr(decode_ahead, "BLOCK_BYTES", int(sizes[:20].sum()))
     cache_logits(bench, tutor, spec, tmp_path / "x.zarr")
     train = list(bench.data.train.names)
     assert [decoded[name] for name in train] == [1] * 20 + [3] * (len(train) - 20)
@@ -171,12 +171,12 @@ def test_a_file_that_is_lost_on_the_way_is_named(folders, tutor, make_spec, tmp_
 def test_shards_of_a_new_store_are_of_images_that_fit(folders, monkeypatch):
     packed, encoded = (PreparedData.open(folders[keep]).train for keep in ("pixels", "encoded"))
     mean = encoded.size_bytes / len(encoded)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", int(2.5 * CHUNK_ROWS * mean))
+    monkeypatch.setattr(decode_ahead, "BLOCK_BYTES", int(2.5 * CHUNK_ROWS * mean))
     assert fitting_shard_rows(packed, 8 * CHUNK_ROWS) == 8 * CHUNK_ROWS
     assert fitting_shard_rows(encoded, 8 * CHUNK_ROWS) == 2 * CHUNK_ROWS
     assert fitting_shard_rows(encoded, CHUNK_ROWS) == CHUNK_ROWS
     assert held_bytes(packed, CHUNK_ROWS) == 0
     assert held_bytes(encoded, CHUNK_ROWS) == pytest.approx(2 * CHUNK_ROWS * mean, rel=1e-3)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(decode_ahead, "BLOCK_BYTES", 1000)
     assert fitting_shard_rows(encoded, 8 * CHUNK_ROWS) == CHUNK_ROWS
     assert held_bytes(encoded, CHUNK_ROWS) == 2000

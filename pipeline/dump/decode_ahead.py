@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bench import Bench
-from pipeline.caching.spec import splits_of
 from pipeline.core.progress import note
+from pipeline.dump.spec import splits_of
 from pipeline.samples.packed import Images
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 

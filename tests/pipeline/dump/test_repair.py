@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.audit import verify
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.repair import repair
 from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError
+from pipeline.dump.repair import repair
+from pipeline.dump.run import cache_logits
+from pipeline.dump.verify import verify
 from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
-from tests.pipeline.caching.test_growth import content, shards, with_train
+from tests.pipeline.dump.test_growth import content, shards, with_train
 
 
 @pytest.fixture

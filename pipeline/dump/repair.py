@@ -15,12 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.bench import Bench
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.opening import choose, places, require_same_pixels, require_samples
-from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import codec_fingerprint
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, counted
 from pipeline.core.progress import note
+from pipeline.dump.open import choose, places, require_same_pixels, require_samples
+from pipeline.dump.run import cache_logits
+from pipeline.dump.spec import DumpSpec, splits_of
 from pipeline.models.teacher import Teacher
 from pipeline.places.local import remove_inside, require_own_folders
 from pipeline.places.location import Location

@@ -12,12 +12,11 @@ import pytest
 import torch
 import zarr
 
-from pipeline.audit import replay, verify
-from pipeline.caching.completion import complete
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.opening import open_for_writing
-from pipeline.caching.spec import splits_of
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, LockedError, MismatchError
+from pipeline.dump.open import complete, open_for_writing
+from pipeline.dump.run import cache_logits
+from pipeline.dump.spec import splits_of
+from pipeline.dump.verify import replay, verify
 from pipeline.store.lock import Slice, gate, writing
 from pipeline.store.reader import LogitStore
 
@@ -148,7 +147,7 @@ def test_slices_are_disjoint_and_cover():
 
 
 def test_writers_of_overlapping_slices_exclude_each_other(bench, teacher, make_spec, path, monkeypatch):
-    monkeypatch.setattr("pipeline.caching.dump.WAIT_SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.dump.run.WAIT_SECONDS", 0.3)
     with writing(path, Slice(1, 3), 0):
         with pytest.raises(LockedError, match=r"process \d+ on .* \(slice 1-of-3\)"):
             cache_logits(bench, teacher, make_spec(), path)
@@ -165,7 +164,7 @@ def test_a_store_does_not_grow_while_others_write_it(bench, teacher, make_spec, 
 
 
 def test_a_newcomer_says_who_is_at_the_gate(path, bench, teacher, make_spec, monkeypatch):
-    monkeypatch.setattr("pipeline.caching.dump.WAIT_SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.dump.run.WAIT_SECONDS", 0.3)
     with gate(path, 0), pytest.raises(LockedError, match=r"process \d+ on"):
         cache_logits(bench, teacher, make_spec(), path)
 

@@ -17,21 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
-from pipeline.caching.blocks import DecodedBlocks
-from pipeline.caching.checks import PixelChecks
-from pipeline.caching.completion import complete
-from pipeline.caching.content import ShardContent
-from pipeline.caching.encoder import Encoder
-from pipeline.caching.opening import (
-    discard_without_views,
-    make_feeds,
-    open_for_writing,
-    places,
-)
-from pipeline.caching.spec import DumpSpec, splits_of
 from pipeline.codecs import Codec
 from pipeline.core.errors import ModelError, StoreError
 from pipeline.core.progress import note, track
+from pipeline.dump.decode_ahead import DecodedBlocks
+from pipeline.dump.encode import Encoder, PixelChecks, ShardContent
+from pipeline.dump.open import complete, discard_without_views, make_feeds, open_for_writing, places
+from pipeline.dump.spec import DumpSpec, splits_of
 from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.places.location import Location

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.audit import replay
 from pipeline.bench import Bench
-from pipeline.caching.checks import PixelChecks
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.spec import splits_of
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import file_digest
+from pipeline.dump.encode import PixelChecks
+from pipeline.dump.run import cache_logits
+from pipeline.dump.spec import splits_of
+from pipeline.dump.verify import replay
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import PackedImages
 from pipeline.store.layout import ShardId
@@ -108,7 +108,7 @@ def test_each_image_is_compared_once_for_all_its_views(bench, tmp_path, teacher,
 
 
 def test_a_large_block_is_compared_in_parts(tiny_data, monkeypatch):
-    monkeypatch.setattr("pipeline.caching.checks._BYTES_AT_ONCE", 10 * IMAGE_BYTES)
+    monkeypatch.setattr("pipeline.dump.encode._BYTES_AT_ONCE", 10 * IMAGE_BYTES)
     images = tiny_data.train
     wrong = images.digests.copy()
     wrong[-1] += 1

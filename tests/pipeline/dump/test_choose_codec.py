@@ -6,16 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.caching.choice import choose_codec, measure
-from pipeline.caching.dump import cache_logits
-from pipeline.caching.pilot import Pilot, pilot_rows, run_pilot
 from pipeline.codecs import TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import ConfigError, MismatchError, ModelError
+from pipeline.dump.choose_codec import Pilot, choose_codec, measure, pilot_rows, run_pilot
+from pipeline.dump.run import cache_logits
 from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
-from tests.pipeline.caching.test_growth import content
+from tests.pipeline.dump.test_growth import content
 
 CLASSES = 60
 
@@ -129,7 +128,7 @@ def test_the_choice_is_kept_over_resumes_and_ranks(bench, teacher, make_spec, tm
     cache_logits(bench, teacher, spec, whole)
     sliced = tmp_path / "sliced.zarr"
     cache_logits(bench, teacher, spec, sliced, part=Slice(0, 2), completes=False)
-    monkeypatch.setattr("pipeline.caching.opening.run_pilot", None)  # chosen once
+    monkeypatch.setattr("pipeline.dump.open.run_pilot", None)  # chosen once
     cache_logits(bench, teacher, spec, sliced, part=Slice(1, 2), completes=False)
     cache_logits(bench, teacher, spec, sliced)
     assert content(sliced) == content(whole)

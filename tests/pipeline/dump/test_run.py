@@ -12,16 +12,15 @@ import zarr
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.audit import replay, verify
-from pipeline.caching.content import PICKED, TOLD, examine
-from pipeline.caching.dump import cache_logits, least_top1
-from pipeline.caching.encoder import Encoder
-from pipeline.caching.opening import blocks_of
-from pipeline.caching.pilot import run_pilot
 from pipeline.codecs import TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
 from pipeline.core.errors import ModelError
+from pipeline.dump.choose_codec import run_pilot
+from pipeline.dump.encode import PICKED, TOLD, Encoder, examine
+from pipeline.dump.open import blocks_of
+from pipeline.dump.run import cache_logits, least_top1
+from pipeline.dump.verify import replay, verify
 from pipeline.modalities.images.augmentations import Mixup
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher

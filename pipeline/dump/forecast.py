@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.bench import Bench
-from pipeline.caching.blocks import held_bytes
-from pipeline.caching.choice import Candidate, choose_codec, measure
-from pipeline.caching.opening import as_wanted, finished_shards, new_layout
-from pipeline.caching.pilot import run_pilot
-from pipeline.caching.spec import DumpSpec, counts_of, splits_of
 from pipeline.core.hashing import canonical_json
+from pipeline.dump.choose_codec import Candidate, choose_codec, measure, run_pilot
+from pipeline.dump.decode_ahead import held_bytes
+from pipeline.dump.open import as_wanted, finished_shards, new_layout
+from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON, Layout

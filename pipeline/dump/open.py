@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.bench import Bench
-from pipeline.caching.blocks import fitting_shard_rows
-from pipeline.caching.choice import choose_codec
-from pipeline.caching.pilot import run_pilot
-from pipeline.caching.spec import DumpSpec, counts_of, splits_of
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.core.errors import CorruptStoreError, LockedError, MismatchError
 from pipeline.core.files import sync_folder
 from pipeline.core.progress import note
+from pipeline.dump.choose_codec import choose_codec, run_pilot
+from pipeline.dump.decode_ahead import fitting_shard_rows
+from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.loading.drift import measure_drift, sightings
 from pipeline.loading.feed import Feed
 from pipeline.modalities.images.spec import ViewSpec
@@ -25,6 +25,7 @@ from pipeline.models.teacher import Teacher
 from pipeline.places.location import Location
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images
+from pipeline.samples.samples import UNLABELLED
 from pipeline.store.arrays import RESTORE
 from pipeline.store.frame import build_frame, read_state
 from pipeline.store.growth import (
@@ -47,6 +48,7 @@ from pipeline.store.place import (
     partial_folder,
     require_store_or_nothing,
 )
+from pipeline.store.reader import LogitStore
 from pipeline.store.records import Records, ShardRecord, versions
 from pipeline.store.writer import StoreWriter
 
@@ -309,3 +311,55 @@ def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor])
         )
     prepare = prepare_growth if complete else build_frame
     prepare(path, header, index=index, state=state)
+
+
+# Completing a store: when nothing is missing any more, the manifest says so.
+
+
+def complete(path: Path, header: Header, splits: dict[str, Images], *, completes: bool) -> Manifest | None:
+    """Complete a store that lacks nothing; its held-out logits, read back, tell the teacher's accuracy.
+
+    Args:
+        path: the store's folder.
+        header: what it is to hold.
+        splits: the data.
+        completes: whether to do so; say how much is done otherwise.
+
+    Returns:
+        The manifest, or None where the store is not complete yet.
+    """
+    location = Location(path)
+    if is_complete(path, header):
+        return Manifest.read(location)
+    writer = StoreWriter(path, header)
+    done, total = len(writer.done()), sum(1 for _ in writer.layout.shards())
+    if done < total or not completes:
+        rest = "" if done < total else "; complete the store with the same command without --shards"
+        note(f"{path}: {done} of {total} shards are done{rest}")
+        return None
+    writer.tidy()
+    held_out = [name for name in splits if name != "train"]
+    store = LogitStore(location, writer.manifest(dict.fromkeys(held_out)))
+    cached: dict[str, float | None] = {}
+    for name in held_out:
+        labels, section = torch.from_numpy(splits[name].labels), store.sections[name]
+        known = labels != UNLABELLED
+        logits = section.logits(0, section.rows_of(splits[name]))
+        hits = logits.argmax(1)[known] == labels[known]
+        cached[name] = float(hits.double().mean()) if len(hits) else None
+    manifest = writer.manifest(cached)
+    writer.complete_with(manifest)
+    _warn_of_cost(path, manifest)
+    return manifest
+
+
+def _warn_of_cost(path: Path, manifest: Manifest) -> None:
+    """Say so if the codec cost more than the pilot promised."""
+    budget, fidelity = manifest.header.codec_spec.budget, manifest.fidelity()
+    if budget is not None and not fidelity.within(budget):
+        figures = fidelity.summary()
+        note(
+            f"{path}: over its budget: mean KL {figures['kl_t1_mean']:.2e} at T = 1, "
+            f"{figures['kl_t4_mean']:.2e} at T = 4, asked for {budget:g}; the pilot was too small or too "
+            "unlike the rest; for less, make a dump with a lower max_kl"
+        )
