@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from pipeline.bench import Bench
 from pipeline.core.errors import (
     CorruptStoreError,
     IncompleteStoreError,
@@ -18,6 +17,7 @@ from pipeline.core.errors import (
 )
 from pipeline.core.progress import note
 from pipeline.dump.verify import replay
+from pipeline.evaluation.context import Bench
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.store.arrays import RESTORE

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.bench import Bench
 from pipeline.core.distributed import SINGLE, Ranks
+from pipeline.evaluation.context import Bench
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.description import read_description, require_as_asked
 from stages import layout

@@ -9,10 +9,10 @@ from typing import Any
 import click
 from torch import Tensor, nn
 
-from pipeline.bench import Bench
 from pipeline.core.errors import ConfigError
 from pipeline.core.hashing import canonical_json
 from pipeline.evaluation.assessment import assess
+from pipeline.evaluation.context import Bench
 from pipeline.losses import make_loss, require_features, require_targets
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state

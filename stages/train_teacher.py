@@ -10,8 +10,8 @@ import click
 import torch
 from torch import nn
 
-from pipeline.bench import Bench
 from pipeline.evaluation.assessment import assess
+from pipeline.evaluation.context import Bench
 from pipeline.losses import make_loss
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint

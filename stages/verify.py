@@ -11,12 +11,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bench import Bench
 from pipeline.core.errors import ConfigError, StoreError, counted
 from pipeline.core.progress import note, track
 from pipeline.core.trust import Trust
 from pipeline.dump.repair import read_header, repair
 from pipeline.dump.verify import Audit, replay, verify
+from pipeline.evaluation.context import Bench
 from pipeline.models.teacher import Teacher
 from pipeline.samples.checking import audit_data
 from pipeline.store.ensemble import Ensemble, is_ensemble

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bench import Bench
+from pipeline.evaluation.context import Bench
 from pipeline.losses import LOSSES
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.samples import Sample, Source

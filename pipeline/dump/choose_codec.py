@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from pipeline.bench import Bench
 from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
@@ -22,6 +21,7 @@ from pipeline.codecs.spec import AUTO, FEATURES, CodecSpec
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.progress import note
 from pipeline.dump.spec import DumpSpec
+from pipeline.evaluation.context import Bench
 from pipeline.models.teacher import Teacher
 from pipeline.store.frame import compressor, create_array
 from pipeline.store.layout import CHUNK_ROWS, ZARR_JSON, Layout, Section

@@ -16,9 +16,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bench import Bench
 from pipeline.core.progress import note
 from pipeline.dump.spec import splits_of
+from pipeline.evaluation.context import Bench
 from pipeline.samples.packed import Images
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 

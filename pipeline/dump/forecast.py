@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bench import Bench
 from pipeline.core.hashing import canonical_json
 from pipeline.dump.choose_codec import Candidate, choose_codec, measure, run_pilot
 from pipeline.dump.decode_ahead import held_bytes
 from pipeline.dump.open import as_wanted, finished_shards, new_layout
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
+from pipeline.evaluation.context import Bench
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON, Layout

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.bench import Bench
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.core.errors import CorruptStoreError, LockedError, MismatchError
 from pipeline.core.files import sync_folder
@@ -18,6 +17,7 @@ from pipeline.core.progress import note
 from pipeline.dump.choose_codec import choose_codec, run_pilot
 from pipeline.dump.decode_ahead import fitting_shard_rows
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
+from pipeline.evaluation.context import Bench
 from pipeline.loading.drift import measure_drift, sightings
 from pipeline.loading.feed import Feed
 from pipeline.modalities.images.spec import ViewSpec

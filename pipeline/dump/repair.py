@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pipeline.bench import Bench
 from pipeline.codecs import codec_fingerprint
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, counted
 from pipeline.core.progress import note
 from pipeline.dump.open import choose, places, require_same_pixels, require_samples
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec, splits_of
+from pipeline.evaluation.context import Bench
 from pipeline.models.teacher import Teacher
 from pipeline.places.local import remove_inside, require_own_folders
 from pipeline.places.location import Location

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.bench import Bench
 from pipeline.codecs import Codec
 from pipeline.core.errors import ModelError, StoreError
 from pipeline.core.progress import note, track
@@ -24,6 +23,7 @@ from pipeline.dump.decode_ahead import DecodedBlocks
 from pipeline.dump.encode import Encoder, PixelChecks, ShardContent
 from pipeline.dump.open import complete, discard_without_views, make_feeds, open_for_writing, places
 from pipeline.dump.spec import DumpSpec, splits_of
+from pipeline.evaluation.context import Bench
 from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.places.location import Location

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.bench import Bench
 from pipeline.codecs.base import relative
 from pipeline.core.errors import StoreError
+from pipeline.evaluation.context import Bench
 from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.models.teacher import Teacher

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.evaluation.classes import ClassFigures, Confusion
+from pipeline.evaluation.assessment import ClassFigures, Confusion
 from pipeline.report.results import Group, Report, StudentResults
 
 SHOWN_CLASSES = 20

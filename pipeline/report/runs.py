@@ -14,8 +14,8 @@ from typing import Any
 
 from pipeline.core.errors import DataError
 from pipeline.core.files import read_json
-from pipeline.evaluation.classes import ClassFigures, Confusion
-from pipeline.metrics import FIRST
+from pipeline.evaluation.assessment import ClassFigures, Confusion
+from pipeline.evaluation.metrics import FIRST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from pipeline.codecs.blend import SEPARATOR, Blend, BlendedDecoder
 from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, quoted
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import spec_digest
-from pipeline.metrics import compare
+from pipeline.evaluation.metrics import compare
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.places.location import Location, Place

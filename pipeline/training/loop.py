@@ -20,9 +20,9 @@ from pipeline.core.device import naming_memory
 from pipeline.core.distributed import SINGLE, Ranks, distributed
 from pipeline.core.errors import TrainingError
 from pipeline.core.progress import note, track
+from pipeline.evaluation.metrics import Metrics
 from pipeline.loading.loader import Batch, Loader
 from pipeline.losses import ScheduledLoss
-from pipeline.metrics import Metrics
 from pipeline.models.teacher import compiled
 from pipeline.training.failures import naming_epoch, naming_step, require_learning
 from pipeline.training.history import EpochRecord, TrainingResult, describe

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.bench import EVALUATION_BATCH, Bench
 from pipeline.core.distributed import synchronise_norms
 from pipeline.core.progress import note
+from pipeline.evaluation.context import EVALUATION_BATCH, Bench
+from pipeline.evaluation.metrics import Metrics, evaluate
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import ScheduledLoss
-from pipeline.metrics import Metrics, evaluate
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.checkpoint import ModelCard, state_digest
 from pipeline.samples.packed import Images

@@ -22,7 +22,7 @@ from pipeline.core.errors import TrainingError, is_out_of_memory
 from pipeline.core.files import write_tensors
 from pipeline.core.hashing import difference
 from pipeline.core.progress import note
-from pipeline.metrics import Metrics
+from pipeline.evaluation.metrics import Metrics
 from pipeline.models.states import StateDict
 from pipeline.training.failures import require_finite_state
 from pipeline.training.history import EpochRecord, TrainingResult

@@ -28,10 +28,10 @@ from torch import Tensor
 from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
 from pipeline.dump.choose_codec import Pilot, measure
+from pipeline.evaluation.metrics import compare
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.losses import make_loss
-from pipeline.metrics import compare
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.samples.dataset import PreparedData
 from pipeline.training.loop import fit

@@ -22,11 +22,11 @@ from unittest.mock import patch
 
 import torch
 
-from pipeline.bench import Bench
 from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump import encode, run
 from pipeline.dump.spec import DumpSpec
+from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard

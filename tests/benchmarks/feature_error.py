@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.bench import Bench
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
+from pipeline.evaluation.context import Bench
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.models.teacher import Teacher

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from pipeline.bench import Bench
 from pipeline.codecs import TeacherOutput
 from pipeline.core.progress import track
+from pipeline.evaluation.context import Bench
 from pipeline.loading.feed import consecutive
 from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.bench import Bench
 from pipeline.core.distributed import SINGLE
+from pipeline.evaluation.context import Bench
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import LOSSES, make_loss

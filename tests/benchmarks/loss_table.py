@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from pipeline.bench import Bench
+from pipeline.evaluation.context import Bench
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.samples.dataset import PreparedData
 from stages import layout

@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.bench import Bench
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
+from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.pretrained import Start

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.bench import Bench
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
+from pipeline.evaluation.context import Bench
 from pipeline.loading.feed import Feed, Rows
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets

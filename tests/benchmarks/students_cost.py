@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from pipeline.bench import Bench
+from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings

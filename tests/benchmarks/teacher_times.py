@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.bench import Bench
+from pipeline.evaluation.context import Bench
 from pipeline.loading.loader import Batch
 from pipeline.models.pretrained import Start, initial_network
 from pipeline.models.teacher import Teacher

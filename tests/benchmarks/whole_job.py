@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.bench import Bench
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
+from pipeline.evaluation.context import Bench
 from pipeline.loading.loader import Loader
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.spec import ViewSpec

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.bench import Bench
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump.spec import DumpSpec
+from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import DataError
-from pipeline.evaluation.classes import ClassFigures, Confusion
+from pipeline.evaluation.assessment import ClassFigures, Confusion
 from pipeline.evaluation.label_errors import LabelError, LabelErrors
 from pipeline.report.classes import class_table
 from pipeline.report.exhibits import Exhibit, Suspect

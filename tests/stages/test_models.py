@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from pipeline.core.trust import Trust
-from pipeline.metrics import Metrics, evaluate
+from pipeline.evaluation.metrics import Metrics, evaluate
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import load_checkpoint, read_tensors, save_checkpoint
 from tests.stages.conftest import make_images, run

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.bench import Bench
 from pipeline.codecs import TeacherOutput
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump import encode
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
+from pipeline.evaluation.context import Bench
 from pipeline.models.teacher import CompiledTeacher, Teacher
 from tests.benchmarks.datasets import made_up
 from tests.benchmarks.dump_share import resnet50

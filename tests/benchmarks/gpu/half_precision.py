@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
-from pipeline.bench import Bench
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import PipelineError
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
+from pipeline.evaluation.context import Bench
 from pipeline.losses import make_loss
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture

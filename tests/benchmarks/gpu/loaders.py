@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pipeline.bench import Bench
+from pipeline.evaluation.context import Bench
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.modalities.images.augmentations import RandomResizedCrop

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from pipeline.bench import Bench
+from pipeline.evaluation.context import Bench
 from pipeline.samples.dataset import PreparedData
 from pipeline.training.settings import Precision
 from tests.benchmarks.gpu.findings import Setting

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.bench import Bench
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import file_digest
 from pipeline.dump.encode import PixelChecks
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import splits_of
 from pipeline.dump.verify import replay
+from pipeline.evaluation.context import Bench
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import PackedImages
 from pipeline.store.layout import ShardId

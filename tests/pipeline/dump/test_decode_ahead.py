@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.bench import Bench
 from pipeline.core.errors import DataError
 from pipeline.dump import decode_ahead
 from pipeline.dump.decode_ahead import DecodedBlocks, fitting_shard_rows, held_bytes
 from pipeline.dump.run import cache_logits
+from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.augmentations import Mixup, RandomResizedCrop
 from pipeline.modalities.images.images import EncodedImages
 from pipeline.modalities.images.preprocessing import Preprocessing

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from pipeline.evaluation.assessment import assess
-from pipeline.evaluation.calibration import fit_temperature
-from pipeline.metrics import compare, predict
+from pipeline.evaluation.metrics import compare, fit_temperature, predict
 
 
 @pytest.fixture(scope="module")

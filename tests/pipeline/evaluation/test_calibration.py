@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.evaluation.calibration import calibrate, fit_temperature
-from pipeline.metrics import compare
+from pipeline.evaluation.metrics import calibrate, compare, fit_temperature
 
 COUNT, CLASSES = 20_000, 5
 

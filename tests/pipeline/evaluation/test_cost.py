@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.evaluation.cost import count_macs, measure_cost
+from pipeline.evaluation.assessment import count_macs, measure_cost
 from pipeline.modalities.images.preprocessing import Preprocessing
 
 

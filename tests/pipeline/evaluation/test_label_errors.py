@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.bench import Bench
 from pipeline.dump.run import cache_logits
+from pipeline.evaluation.context import Bench
 from pipeline.evaluation.label_errors import LabelErrors, find_label_errors
 from pipeline.modalities.images.augmentations import Mixup
 from pipeline.models.teacher import Teacher

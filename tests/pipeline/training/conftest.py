@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.evaluation.metrics import Metrics, evaluate
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.losses import ScheduledLoss, scratch
-from pipeline.metrics import Metrics, evaluate
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from pipeline.bench import Bench
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
+from pipeline.evaluation.context import Bench
 from pipeline.losses import ScheduledLoss, make_loss
 from pipeline.modalities.images.augmentations import Cutmix, PadCrop
 from pipeline.modalities.images.preprocessing import Preprocessing

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import ConfigError, ModelError, TrainingError, require_finite_logits
+from pipeline.evaluation.metrics import Metrics
 from pipeline.loading.loader import Loader
-from pipeline.metrics import Metrics
 from tests.pipeline.training.runs import BATCH, make_network, make_settings
 
 

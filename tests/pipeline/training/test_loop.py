@@ -14,9 +14,9 @@ from torch import nn
 from torchvision.models.inception import InceptionOutputs
 
 from pipeline.core.errors import DeviceError, TrainingError
+from pipeline.evaluation.metrics import Metrics
 from pipeline.loading.loader import Loader
 from pipeline.losses import Schedule, ScheduledLoss, scratch
-from pipeline.metrics import Metrics
 from pipeline.training.history import TrainingResult
 from pipeline.training.optimisation import WeightAverage
 from pipeline.training.settings import TrainingSettings

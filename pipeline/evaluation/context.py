@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import require_finite_logits
+from pipeline.evaluation.metrics import Metrics, compare, predict
 from pipeline.loading.feed import Feed
-from pipeline.metrics import Metrics, compare, predict
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.dataset import SPLITS, PreparedData

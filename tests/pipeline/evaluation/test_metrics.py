@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.evaluation.metrics import Metrics, compare, evaluate, predict
 from pipeline.loading.feed import Feed
-from pipeline.metrics import Metrics, compare, evaluate, predict
 from pipeline.modalities.images.preprocessing import Preprocessing
 
 COUNT, CLASSES = 500, 12
