@@ -12,8 +12,7 @@ from pipeline.core.errors import ConfigError, DataError
 from pipeline.core.files import write_bytes
 from pipeline.core.trust import Trust
 from pipeline.export.deployment import Deployment
-from pipeline.export.formats import FORMATS
-from pipeline.export.parity import measure_parity
+from pipeline.export.formats import FORMATS, measure_parity
 from pipeline.loading.feed import Feed
 from pipeline.modalities.images.pictures import open_pictures, spread_images
 from pipeline.models.checkpoint import load_checkpoint

@@ -20,8 +20,7 @@ from torchvision.models import VisionTransformer
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.export import formats
 from pipeline.export.deployment import Deployment
-from pipeline.export.formats import FORMATS
-from pipeline.export.parity import Parity, measure_parity
+from pipeline.export.formats import FORMATS, Parity, measure_parity
 from pipeline.loading.feed import Feed
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build

@@ -12,11 +12,8 @@ from PIL import Image
 from pipeline.core.errors import DataError
 from pipeline.evaluation.assessment import ClassFigures, Confusion
 from pipeline.evaluation.label_errors import LabelError, LabelErrors
-from pipeline.report.classes import class_table
-from pipeline.report.exhibits import Exhibit, Suspect
 from pipeline.report.figures import Example, Series, curves_svg, make_examples, png_uri, spread_rows
-from pipeline.report.numbers import metric, points, scientific, size
-from pipeline.report.page import render_page
+from pipeline.report.page import metric, points, render_page, scientific, size
 from pipeline.report.results import Estimate, Group, Report, compare, dump_figures
 from pipeline.report.runs import (
     DETAILS,
@@ -28,6 +25,7 @@ from pipeline.report.runs import (
     read_run,
     read_teacher,
 )
+from pipeline.report.tables import Exhibit, Suspect, class_table
 
 SUMMARY = {
     "schema": 1,
