@@ -16,7 +16,7 @@ from pipeline.core.errors import TrainingError
 from pipeline.core.files import write_bytes, write_json
 from pipeline.models.checkpoint import ModelCard, save_checkpoint
 from pipeline.store.lock import gate
-from pipeline.training.history import EpochRecord, TrainingResult
+from pipeline.training.state import EpochRecord, TrainingResult
 from stages import layout
 
 # For one that was just ended and still holds its run. Not the 20 s of stores and prepared data, which are

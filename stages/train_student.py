@@ -22,9 +22,8 @@ from pipeline.samples.dataset import PreparedData
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from pipeline.training.failures import naming_epoch
-from pipeline.training.history import TrainingResult
-from pipeline.training.lesson import Lesson
-from pipeline.training.run import train
+from pipeline.training.run import Lesson, train
+from pipeline.training.state import TrainingResult
 from stages import layout
 from stages.dumps import open_dump
 from stages.machine import Machine

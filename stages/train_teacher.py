@@ -19,9 +19,9 @@ from pipeline.models.pretrained import initial_network, pretrained_network
 from pipeline.models.teacher import require_same_classes
 from pipeline.samples.checking import require_sample
 from pipeline.training.failures import naming_epoch
-from pipeline.training.history import TrainingResult
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
+from pipeline.training.state import TrainingResult
 from stages import layout
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device

@@ -27,8 +27,8 @@ from pipeline.losses import LOSSES, make_loss
 from pipeline.models.pretrained import initial_network
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
-from pipeline.training.objective import Objective, make_projection
-from pipeline.training.optimisation import make_optimizer
+from pipeline.training.loop import Objective, make_projection
+from pipeline.training.optimizer import make_optimizer
 from stages import layout
 from stages.loading import load_params
 from stages.memory import keep_freed_memory

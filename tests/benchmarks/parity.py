@@ -35,7 +35,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.training.optimisation import learning_rate, make_optimizer
+from pipeline.training.optimizer import learning_rate, make_optimizer
 from stages.memory import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.small_students import (

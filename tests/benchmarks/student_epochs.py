@@ -16,7 +16,7 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.pretrained import Start, initial_network
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
-from pipeline.training.optimisation import make_optimizer
+from pipeline.training.optimizer import make_optimizer
 from pipeline.training.settings import TrainingSettings
 from tests.benchmarks.small_students import OnlineLoader
 

@@ -15,9 +15,9 @@ from pipeline.losses import ScheduledLoss, scratch
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.training.history import TrainingResult
 from pipeline.training.loop import fit
 from pipeline.training.settings import TrainingSettings
+from pipeline.training.state import TrainingResult
 from tests.pipeline.training.runs import BATCH, make_network, make_settings
 
 CPU = torch.device("cpu")

@@ -26,8 +26,8 @@ from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
+from pipeline.training.optimizer import LossScale
 from pipeline.training.run import train
-from pipeline.training.scaling import LossScale
 from pipeline.training.settings import TrainingSettings
 
 PLAIN = ViewSpec(seed=1, pad_crop=PadCrop(padding=1), flip="random")

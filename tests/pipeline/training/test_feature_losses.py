@@ -15,11 +15,10 @@ from pipeline.losses import LOSSES, make_loss
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.store.reader import LogitStore
-from pipeline.training.history import TrainingResult
-from pipeline.training.objective import make_projection
+from pipeline.training.loop import make_projection
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.state import RunState
+from pipeline.training.state import RunState, TrainingResult
 
 OF_FEATURES = [name for name, loss in LOSSES.items() if loss.features]
 # What the labels and logits add is left out: what is learned is learned of features.

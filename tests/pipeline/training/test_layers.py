@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.models.architecture import Architecture, build
-from pipeline.training.layers import depths
+from pipeline.training.optimizer import depths
 
 
 def _network(name: str) -> nn.Module:

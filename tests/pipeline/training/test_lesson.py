@@ -17,7 +17,7 @@ from pipeline.modalities.images.augmentations import Cutmix
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.dataset import PreparedData
-from pipeline.training.lesson import Lesson
+from pipeline.training.run import Lesson
 from tests.pipeline.training import rank_run
 
 CPU = torch.device("cpu")

@@ -17,9 +17,9 @@ from pipeline.core.errors import DeviceError, TrainingError
 from pipeline.evaluation.metrics import Metrics
 from pipeline.loading.loader import Loader
 from pipeline.losses import Schedule, ScheduledLoss, scratch
-from pipeline.training.history import TrainingResult
-from pipeline.training.optimisation import WeightAverage
+from pipeline.training.optimizer import WeightAverage
 from pipeline.training.settings import TrainingSettings
+from pipeline.training.state import TrainingResult
 from tests.pipeline.training.runs import BATCH
 from tests.pipeline.training.runs import make_network as _network
 from tests.pipeline.training.runs import make_settings as _settings

@@ -11,8 +11,7 @@ from torch import nn
 
 from pipeline.core.errors import TrainingError
 from pipeline.losses import scratch
-from pipeline.training.optimisation import WeightAverage, make_optimizer
-from pipeline.training.scaling import LossScale
+from pipeline.training.optimizer import LossScale, WeightAverage, make_optimizer
 from tests.pipeline.training.runs import make_network, make_settings
 
 CPU = torch.device("cpu")

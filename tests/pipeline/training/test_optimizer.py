@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import ModelError
-from pipeline.training.optimisation import WeightAverage, freeze, learning_rate, make_optimizer
+from pipeline.training.optimizer import WeightAverage, freeze, learning_rate, make_optimizer
 from pipeline.training.settings import TrainingSettings
 
 STEPS = 20  # an epoch
