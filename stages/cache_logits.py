@@ -15,13 +15,12 @@ from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_ensemble_or_nothing, require_store_or_nothing
 from pipeline.store.reader import LogitStore
 from stages import layout
-from stages.dumps import require_as_asked
+from stages.artifacts import asked_teacher, require_as_asked, tell_other_data
 from stages.dvc import naming_experiments
-from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.ranks import rank_slice
-from stages.teachers import asked_teacher, tell_other_data
+from stages.runtime import Machine
 
 
 @click.command()

@@ -19,9 +19,8 @@ import click
 
 from stages.dvc import require_outputs_inside
 from stages.environment import fill_in
-from stages.failures import explain
-from stages.parent import die_with_parent
-from stages.terminal import one_line
+from stages.failures import explain, one_line
+from stages.runtime import die_with_parent
 
 COMMANDS = {
     "preset": "Give the parameter file of a well-known job.",

@@ -19,10 +19,10 @@ from pipeline.models.checkpoint import load_checkpoint
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images
 from stages import layout
+from stages.failures import say
 from stages.options import debuggable, trusts_code
-from stages.processors import bound_threads
 from stages.ranks import require_alone
-from stages.terminal import say
+from stages.runtime import bound_threads
 
 
 @click.command()

@@ -11,7 +11,9 @@ import os
 import traceback
 from pathlib import Path
 
-from pipeline.core.errors import PipelineError, is_out_of_memory
+import click
+
+from pipeline.core.errors import PipelineError, is_out_of_memory, printable, shortened
 
 _ROOT = Path(__file__).parents[1]
 _ROOM = "free some space and run the command again; finished work is kept"
@@ -116,3 +118,21 @@ def _is_own(file: str) -> bool:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "")
+
+
+# What a terminal is given: lines whose control characters are escaped, of bounded length.
+#
+# Stores, cards and file names come from other people, and a terminal obeys what stands in them.
+
+
+LONGEST_LINE = 2000
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line for a terminal."""
+    return shortened(printable(text.rstrip()), LONGEST_LINE)
+
+
+def say(text: str) -> None:
+    """Print one line of a command's results."""
+    click.echo(printable(text))

@@ -12,8 +12,8 @@ from pipeline.core.errors import counted
 from pipeline.places.location import hidden_place
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.summary import Inspection, inspect
+from stages.failures import say
 from stages.options import debuggable
-from stages.terminal import say
 
 
 @click.command()

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stages.memory import keep_freed_memory
-from stages.processors import bound_threads, default_workers
 from stages.ranks import local_device, local_ranks
+from stages.runtime import bound_threads, default_workers, keep_freed_memory
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -59,7 +58,7 @@ def reads_params(command: Command) -> Command:
     @debuggable
     @functools.wraps(command)
     def wrapped(params_path: Path, overrides: tuple[str, ...], **arguments: Any) -> Any:
-        from stages.loading import load_params
+        from stages.params_file import load_params
 
         return command(load_params(params_path, overrides), **arguments)
 
@@ -171,7 +170,7 @@ def runs_on_device(command: Command) -> Command:
     def wrapped(device: str, workers: int | None, render: str, **arguments: Any) -> Any:
         import torch
 
-        from stages.machine import Machine
+        from stages.runtime import Machine
 
         available = local_device() if torch.cuda.is_available() else "cpu"
         name = available if device == "auto" else device

@@ -10,10 +10,10 @@ import click
 from pipeline.core.errors import ConfigError
 from pipeline.dump.forecast import Forecast, forecast
 from stages import layout
-from stages.machine import Machine
+from stages.artifacts import asked_teacher
 from stages.options import reads_params, runs_on_device, writes_store
 from stages.params import Params
-from stages.teachers import asked_teacher
+from stages.runtime import Machine
 
 
 @click.command()

@@ -14,11 +14,11 @@ from pipeline.samples.dataset import SPLITS
 from pipeline.samples.prepare import prepare
 from pipeline.samples.samples import Sample
 from stages import layout
+from stages.failures import say
 from stages.options import reads_params
 from stages.params import Params
-from stages.processors import bound_threads, default_workers
 from stages.ranks import require_alone
-from stages.terminal import say
+from stages.runtime import bound_threads, default_workers
 
 
 @click.command()

@@ -21,13 +21,11 @@ from pipeline.samples.leaks import read_leaks
 from pipeline.store.ensemble import Ensemble, open_logits
 from pipeline.store.reader import LogitStore
 from stages import layout
-from stages.dumps import dumps_in, require_as_asked, require_described_teacher
-from stages.machine import open_prepared
+from stages.artifacts import dumps_in, require_as_asked, require_described_teacher, tell_other_data
 from stages.options import reads_params
 from stages.params import Params
-from stages.processors import bound_threads, default_workers
 from stages.ranks import require_alone
-from stages.teachers import tell_other_data
+from stages.runtime import bound_threads, default_workers, open_prepared
 
 _CPU = torch.device("cpu")
 

@@ -23,12 +23,12 @@ from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.growth import tell_pending
 from pipeline.store.reader import LogitStore
 from stages import layout
+from stages.artifacts import load_teacher
 from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
-from stages.machine import Machine
+from stages.failures import say
 from stages.options import debuggable, reads_store, runs_on_device, trusts_code
 from stages.ranks import require_alone
-from stages.teachers import load_teacher
-from stages.terminal import say
+from stages.runtime import Machine
 
 
 @click.command()

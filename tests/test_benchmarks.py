@@ -19,7 +19,7 @@ from pipeline.losses import LOSSES
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.samples import Sample, Source
 from pipeline.training.settings import TrainingSettings
-from stages.loading import load_params
+from stages.params_file import load_params
 from tests.benchmarks import hidden_labels, loading, loss_table, resources, students_cost, v2_loaders
 from tests.benchmarks.contest import Record
 from tests.benchmarks.loading_job import Job, ours

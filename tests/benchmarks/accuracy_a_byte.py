@@ -36,7 +36,7 @@ from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.samples.dataset import PreparedData
 from pipeline.training.loop import fit
 from pipeline.training.settings import TrainingSettings
-from stages.memory import keep_freed_memory
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.formats import FORMATS
 from tests.benchmarks.imagenet_teacher import VIEWS, prepared_photographs

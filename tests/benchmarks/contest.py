@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.core.progress import note
-from stages.memory import keep_freed_memory
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.loading_job import Job
 from tests.benchmarks.resources import Memory, Peak, cpu_seconds, kill, memory_of
 from tests.benchmarks.turns import Contender, LoaderError, OpenLoader, Turn

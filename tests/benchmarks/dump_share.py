@@ -32,7 +32,7 @@ from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.store.writer import StoreWriter
-from stages.memory import keep_freed_memory
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.imagenet_teacher import CLASSES, VIEWS, prepared_photographs
 

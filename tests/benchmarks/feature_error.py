@@ -28,8 +28,8 @@ from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from stages import layout
-from stages.memory import keep_freed_memory
-from stages.teachers import load_teacher
+from stages.artifacts import load_teacher
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.main_job import VIEWS
 

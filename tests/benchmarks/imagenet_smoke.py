@@ -33,7 +33,7 @@ from timm.data import ImageNetInfo
 from pipeline.core.files import write_json
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
-from stages.loading import load_params
+from stages.params_file import load_params
 from tests.benchmarks.commands import pipeline
 from tests.benchmarks.environment import environment
 from tests.benchmarks.own_teacher import EYES, OWN_CODE

@@ -13,7 +13,7 @@ is left out. Two jobs, from uint8 pixels in the page cache to batches of normali
 
 `ours` takes the path that suits the device; with a number of threads it is staged, and resident is what
 its name says. Each loader has a process of its own and in each round a turn of one epoch or more, at least
-a second. On a CPU all processes keep freed memory, as the pipeline's commands do (`stages.memory`), which
+a second. On a CPU all processes keep freed memory, as the pipeline's commands do (`stages.runtime`), which
 makes everyone faster, and larger. Reported are
 
 * images a second, the median of the rounds and their range, and ours over it: of the medians, and of the

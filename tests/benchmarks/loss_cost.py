@@ -30,9 +30,9 @@ from pipeline.store.reader import LogitStore
 from pipeline.training.loop import Objective, make_projection
 from pipeline.training.optimizer import make_optimizer
 from stages import layout
-from stages.loading import load_params
-from stages.memory import keep_freed_memory
 from stages.params import ModelParams
+from stages.params_file import load_params
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.loss_table import PARAMS
 from tests.benchmarks.timing import seconds

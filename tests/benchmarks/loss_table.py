@@ -25,8 +25,8 @@ from pipeline.evaluation.context import Bench
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.samples.dataset import PreparedData
 from stages import layout
-from stages.loading import load_params
 from stages.params import Params
+from stages.params_file import load_params
 from tests.benchmarks.commands import pipeline
 from tests.benchmarks.environment import environment
 from tests.benchmarks.small_students import summary

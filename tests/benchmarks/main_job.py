@@ -41,8 +41,8 @@ from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
 from stages import layout
-from stages.memory import keep_freed_memory
-from stages.teachers import load_teacher
+from stages.artifacts import load_teacher
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.student_epochs import Student, StudentEpochs
 from tests.benchmarks.timing import ratio

@@ -36,7 +36,7 @@ from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.training.optimizer import learning_rate, make_optimizer
-from stages.memory import keep_freed_memory
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.small_students import (
     CPU,

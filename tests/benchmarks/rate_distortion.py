@@ -27,7 +27,7 @@ from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
 from pipeline.dump.choose_codec import Candidate, Pilot, measure
-from stages.memory import keep_freed_memory
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.formats import FORMATS
 from tests.benchmarks.imagenet_teacher import efficientnet_lite2, outputs, prepared_photographs

@@ -37,7 +37,7 @@ from pipeline.modalities.images.augmentations import PadCrop, RandAugment, Rando
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.packed import PackedImages
-from stages.memory import keep_freed_memory
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.datasets import in_memory
 from tests.benchmarks.environment import environment
 

@@ -34,7 +34,7 @@ from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
-from stages.memory import keep_freed_memory
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.datasets import first_images, prepared
 from tests.benchmarks.environment import environment
 from tests.benchmarks.main_job import STUDENTS

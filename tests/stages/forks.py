@@ -140,7 +140,7 @@ def _run_fork(request: dict[str, Any]) -> None:
 def _serve() -> None:
     import torch
 
-    for name in (*(f"stages.{stage}" for stage in STAGES), "stages.loading", "torchvision"):
+    for name in (*(f"stages.{stage}" for stage in STAGES), "stages.params_file", "torchvision"):
         importlib.import_module(name)
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from pipeline.core.errors import ConfigError
-from stages.loading import load_params
 from stages.params import Params
+from stages.params_file import load_params
 
 MODEL = {"model": "resnet20"}
 DUMP = {"teacher": "tutor", "views": {"count": 1}}

@@ -14,8 +14,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.modalities.images.augmentations import PadCrop, RandomResizedCrop
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.training.settings import TrainingSettings
-from stages.loading import load_params
 from stages.params import Params
+from stages.params_file import load_params
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ import torchvision
 import yaml
 
 from pipeline.models.architecture import source_of
-from stages.loading import load_params
+from stages.params_file import load_params
 from stages.preset import presets
 from tests.stages.conftest import run
 

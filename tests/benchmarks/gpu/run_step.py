@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from stages.memory import keep_freed_memory
+from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.gpu.findings import Findings, Setting
 from tests.benchmarks.gpu.processes import NO_DEVICE

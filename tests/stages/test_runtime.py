@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages import processors
-from stages.processors import bound_threads, default_workers, usable_processors
+from stages import runtime
+from stages.runtime import bound_threads, default_workers, usable_processors
 from tests.stages.conftest import run
 
 CGROUPS = "sys/fs/cgroup"
@@ -17,7 +17,7 @@ CGROUPS = "sys/fs/cgroup"
 
 @pytest.fixture(autouse=True)
 def _a_machine_of_96(monkeypatch):
-    monkeypatch.setattr(processors, "_allowed", lambda: 96)
+    monkeypatch.setattr(runtime, "_allowed", lambda: 96)
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def test_without_cgroups_the_processors_are_those_of_the_machine(root):
 
 
 def test_threads_are_at_most_eight_and_ranks_divide_them(monkeypatch):
-    monkeypatch.setattr(processors, "usable_processors", lambda: 6)
+    monkeypatch.setattr(runtime, "usable_processors", lambda: 6)
     assert [default_workers(sharing) for sharing in (1, 2, 4, 100)] == [6, 3, 1, 1]
-    monkeypatch.setattr(processors, "usable_processors", lambda: 96)
+    monkeypatch.setattr(runtime, "usable_processors", lambda: 96)
     assert default_workers() == 8
 
 
@@ -83,10 +83,10 @@ def test_torch_gets_no_more_threads_than_the_quota_and_no_more_than_it_had(monke
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        monkeypatch.setattr(processors, "usable_processors", lambda: 96)
+        monkeypatch.setattr(runtime, "usable_processors", lambda: 96)
         bound_threads()
         assert torch.get_num_threads() == 3
-        monkeypatch.setattr(processors, "usable_processors", lambda: 2)
+        monkeypatch.setattr(runtime, "usable_processors", lambda: 2)
         bound_threads()
         assert torch.get_num_threads() == 2
     finally:
@@ -103,7 +103,7 @@ def test_every_command_that_computes_keeps_to_the_quota(project, monkeypatch, co
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        monkeypatch.setattr(processors, "usable_processors", lambda: 1)
+        monkeypatch.setattr(runtime, "usable_processors", lambda: 1)
         run(*command)
         assert torch.get_num_threads() == 1
     finally:

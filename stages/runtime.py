@@ -1,0 +1,181 @@
+"""What a command runs on: device, threads, and where images are rendered."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.core.distributed import SINGLE, Ranks
+from pipeline.evaluation.context import Bench
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.description import read_description, require_as_asked
+from stages import layout
+from stages.dvc import is_stage
+from stages.params import DataParams
+from stages.ranks import under_torchrun
+
+
+def open_prepared(asked: DataParams) -> PreparedData:
+    """Open the prepared data, made with what params.yaml asks for.
+
+    Raises:
+        DataError: it was not prepared.
+        MismatchError: it was made with other parameters.
+    """
+    require_as_asked(layout.PREPARED, read_description(layout.PREPARED), asked.asked())
+    return PreparedData.open(layout.PREPARED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a command runs on.
+
+    Args:
+        device: of models and batches.
+        workers: threads that decode and render.
+        on_device: render on the device; None where it suits.
+    """
+
+    device: torch.device
+    workers: int
+    on_device: bool | None
+
+    def bench(self, asked: DataParams | None, ranks: Ranks = SINGLE) -> Bench:
+        """Open the prepared data here.
+
+        Args:
+            asked: what the data is to be made with; None takes it as it is.
+            ranks: this process among those that train a network together.
+
+        Raises:
+            DataError: it was not prepared.
+            MismatchError: it was made with other parameters.
+        """
+        return Bench(
+            data=PreparedData.open(layout.PREPARED) if asked is None else open_prepared(asked),
+            device=self.device,
+            workers=self.workers,
+            on_device=self.on_device,
+            ranks=ranks,
+        )
+
+
+# Memory of CPU runs: keep what is freed instead of giving it back to the kernel at every step.
+
+
+# <malloc.h>
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_LARGEST_INT = 2**31 - 1
+_PAD_BYTES = 256 << 20
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to reuse the pages of large tensors; elsewhere do nothing.
+
+    By default every tensor above 32 MB, and many below, is mapped anew and unmapped when it is freed:
+    each step of a training loop then faults all its activations in again, which can cost more than the
+    arithmetic. The price is a process that does not shrink.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
+        mallopt(_M_TOP_PAD, _PAD_BYTES)
+
+
+# A stage that DVC or torchrun started ends when that is killed, so that no orphan writes on.
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent dies, if it is DVC or torchrun (Linux only).
+
+    A command typed by a person is left alone: with nohup it shall outlive its shell.
+    """
+    if sys.platform == "linux" and (is_stage() or under_torchrun()):
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+# Processors that this process may use: the machine's, less what affinity and cgroups withhold.
+#
+# `os.cpu_count()` is of the whole machine: a container with a quota of two processors of 96 would start
+# 96 threads, each with an image in memory. Memory limits are not looked at.
+
+
+MOST_WORKERS = 8
+
+
+def default_workers(sharing: int = 1) -> int:
+    """Return how many threads decode and render, if the user does not say.
+
+    Args:
+        sharing: processes that share the machine.
+    """
+    return max(1, min(MOST_WORKERS, usable_processors() // sharing))
+
+
+def usable_processors(root: Path = Path("/")) -> int:
+    """Return how many processors' time this process gets, at least 1.
+
+    Args:
+        root: of the file system whose `proc` and `sys` tell of cgroups.
+    """
+    quotas = [math.ceil(quota) for folder in _cgroups(root) if (quota := _quota(folder)) is not None]
+    return max(1, min([_allowed(), *quotas]))
+
+
+def bound_threads() -> None:
+    """Let torch compute with no more threads than there are processors: it looks at no quota itself."""
+    from torch import get_num_threads, set_num_threads
+
+    set_num_threads(min(get_num_threads(), usable_processors()))
+
+
+def _allowed() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cgroups(root: Path) -> Iterator[Path]:
+    """Yield the folders of this process's cgroups, of both versions, and of those around them.
+
+    A container may see its own alone, as the root, though its name is that on the host.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        # "0::/user.slice" in version 2, "4:cpu,cpuacct:/docker/ab12" in version 1.
+        _, controllers, group = line.split(":", 2)
+        mount = root / "sys/fs/cgroup" / controllers
+        if not controllers or "cpu" in controllers.split(","):
+            inner = mount / group.lstrip("/")
+            yield inner
+            yield from (folder for folder in inner.parents if folder.is_relative_to(mount))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """Return how many processors' time a cgroup has, or None for all there is."""
+    try:
+        if (cgroup / "cpu.max").exists():
+            quota, period = (cgroup / "cpu.max").read_text().split()  # e.g. "150000 100000"
+        else:
+            quota, period = ((cgroup / f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
+    except (OSError, ValueError):  # no such file; "max"
+        return None
