@@ -20,7 +20,7 @@ from pipeline.core.random import Lane, permutation
 from pipeline.loading.feed import Feed, Rows
 from pipeline.loading.targets import FeatureSource, Labels, Targets, TeacherFeatures
 from pipeline.losses import FeatureNeeds
-from pipeline.views.pairing import GROUP, require_whole_groups
+from pipeline.views.pairing import require_whole_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,7 @@ class Loader:
         length: int | None = None,
         features: FeatureNeeds | None = None,
     ) -> None:
-        if feed.pairing is not None:
-            require_whole_groups(batch_size)
+        require_whole_groups(batch_size, mixes=feed.mixes)
         self._feed, self._targets, self._seed = feed, targets, seed
         self._labels = Labels(feed, n_classes, labels)
         self._features = _feature_source(targets, self._labels, n_classes, features)
@@ -97,7 +96,7 @@ class Loader:
         length = length or count
         self.steps_per_epoch = length // min(batch_size, length)
         self.parts = parts
-        unit = 1 if feed.pairing is None else GROUP
+        unit = feed.pairing.group
         if count < parts * ranks.count * unit:
             raise ConfigError(
                 f"there are {count} images to train on, and a step in {parts} parts is shared by "
@@ -170,13 +169,10 @@ class Loader:
     def _shuffled(self, lap: int) -> Rows:
         """Return the samples of a lap.
 
-        Where views mix, whole groups come first, so that batches cut none, and behind them the odd ones,
-        which are never among the samples that are left out.
+        Whole groups come first, so that batches cut none. The odd ones behind them are never left out.
         """
-        keys, pairing = self._feed.images.keys, self._feed.pairing
-        if pairing is None:
-            return self._permutation(lap, keys)
-        groups, odd = pairing.groups(self._view(lap))
+        keys = self._feed.images.keys
+        groups, odd = self._feed.pairing.groups(self._view(lap))
         shuffled = groups[self._permutation(lap, keys[groups[:, 0]])].ravel()
         first = np.array([group[0] for group in odd], np.int64)
         last = [odd[place] for place in self._permutation(lap, keys[first]).tolist()]

@@ -32,12 +32,13 @@ class _Slot:
     """Room for one batch; it grows to the largest that it has held.
 
     Args:
-        shape: of an image, (S, S, C).
+        shape: of a rendered sample; of an image (S, S, C).
+        dtype: of its values.
         device: where batches are wanted.
     """
 
-    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self._shape, self._device = shape, device
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self._shape, self._dtype, self._device = shape, dtype, device
         self._on_gpu = device.type == "cuda"
         self._make_room(0)
         self._arrived, self._done = (_event() if self._on_gpu else None for _ in range(2))
@@ -47,7 +48,7 @@ class _Slot:
     def _make_room(self, count: int) -> None:
         # Slots made while a model is evaluated also serve training.
         with torch.inference_mode(False):
-            self._host = torch.empty((count, *self._shape), dtype=torch.uint8, pin_memory=self._on_gpu)
+            self._host = torch.empty((count, *self._shape), dtype=self._dtype, pin_memory=self._on_gpu)
             self._there = torch.empty_like(self._host, device=self._device) if self._on_gpu else self._host
 
     def fill(self, pool: ThreadPoolExecutor, parts: int, render: Render, view: int, rows: Rows) -> None:
@@ -107,14 +108,22 @@ class Ring:
 
     Args:
         render: what renders.
-        shape: of an image, (S, S, C).
+        shape: of a rendered sample; of an image (S, S, C).
         device: where batches are wanted.
         workers: rendering threads.
+        dtype: of a rendered sample's values.
     """
 
     def __init__(
-        self, render: Render, shape: tuple[int, ...], device: torch.device, *, workers: int
+        self,
+        render: Render,
+        shape: tuple[int, ...],
+        device: torch.device,
+        *,
+        workers: int,
+        dtype: torch.dtype = torch.uint8,
     ) -> None:
+        self._dtype = dtype
         self._render, self._shape, self._device, self._workers = render, shape, device, workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="render")
         self._stream = long_lived_stream(device) if device.type == "cuda" else None
@@ -150,13 +159,14 @@ class Ring:
                 return
             view, rows = request
             parts = self._parts(len(rows))
-            slot = self._idle.pop() if self._idle else _Slot(self._shape, self._device)
+            slot = self._idle.pop() if self._idle else _Slot(self._shape, self._dtype, self._device)
             filled.append(slot)
             slot.fill(self._pool, parts, self._render, view, rows)
 
     def _parts(self, count: int) -> int:
         """Return in how many parts a batch is rendered: a large one by all threads together."""
-        return max(1, min(self._workers, count * math.prod(self._shape) // _BYTES_A_PART))
+        size_bytes = count * math.prod(self._shape) * self._dtype.itemsize
+        return max(1, min(self._workers, size_bytes // _BYTES_A_PART))
 
     def _send_ahead(self, filled: Iterable[_Slot]) -> None:
         for slot in filled:

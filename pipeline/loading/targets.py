@@ -129,7 +129,7 @@ class Labels:
     """
 
     def __init__(self, feed: Feed, n_classes: int | None, told: Rows | None = None) -> None:
-        if feed.pairing is not None and n_classes is None:
+        if feed.mixes and n_classes is None:
             raise ConfigError("the views mix images and n_classes is None; expected their number")
         self._feed, self._n_classes = feed, n_classes
         self.own = torch.from_numpy(feed.images.labels if told is None else told).to(feed.device)
@@ -137,7 +137,7 @@ class Labels:
     @property
     def are_mixed(self) -> bool:
         """Whether a label is a distribution."""
-        return self._feed.pairing is not None
+        return self._feed.mixes
 
     def of(self, view: int, rows: Rows, on_device: Tensor | None = None) -> Tensor:
         """Return what one view of these rows (B,) shows.

@@ -1,15 +1,18 @@
-"""Mixing without the batch: which two samples of a view are mixed.
+"""Mixing without the batch: which two samples of a view are mixed, and the order that follows from it.
 
 Inside each block of samples (a store's shard) the view's own permutation is cut into groups of four, and a
 sample's partner is the next one round in its group, so a batch of whole groups holds every partner that it
 needs, whatever its size, order or device. A new permutation for every view makes partners as good as drawn
 freely.
+
+`Singles` answers the same questions where views mix nothing, so nobody else has to ask whether they do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +27,36 @@ GROUP = 4
 BLOCK_ROWS = 4096  # of a split that no store has cut
 
 
+class Singles:
+    """The samples of views that mix nothing: each is a group of its own.
+
+    Args:
+        count: N.
+    """
+
+    group: ClassVar[int] = 1
+    mixes: ClassVar[bool] = False
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def arrange(self, view: int, rows: Ints) -> Ints:
+        """Return the positions of these rows (n,) in their own order."""
+        return np.arange(len(rows))
+
+    def partners(self, view: int, rows: Ints) -> Ints:
+        """Return these rows (n,): each is its own partner."""
+        return rows
+
+    def groups(self, view: int) -> tuple[Ints, list[Ints]]:
+        """Return the rows (N, 1), and no odd ones."""
+        return np.arange(self._count)[:, None], []
+
+    def spread(self, view: int, count: int) -> Ints:
+        """Return so many rows, spread evenly over the split."""
+        return np.linspace(0, self._count - 1, count).astype(np.int64)
+
+
 class Pairing:
     """Who is mixed with whom in each view of a split.
 
@@ -32,6 +65,9 @@ class Pairing:
         keys: (N,) uint64 sample keys.
         blocks: (N,) which block each sample lies in; None for blocks in the order of the split.
     """
+
+    group: ClassVar[int] = GROUP
+    mixes: ClassVar[bool] = True
 
     def __init__(self, seed: int, keys: random.Words, blocks: Ints | None = None) -> None:
         self._seed, self._keys = seed, keys
@@ -74,6 +110,14 @@ class Pairing:
             odd.extend([order[regular:]] if regular < len(order) else [])
         return np.concatenate(whole), odd
 
+    def spread(self, view: int, count: int) -> Ints:
+        """Return about so many rows of whole groups, spread evenly over the split."""
+        groups, _ = self.groups(view)
+        if not len(groups):
+            return Singles(len(self._keys)).spread(view, count)
+        chosen = np.linspace(0, len(groups) - 1, max(1, min(len(groups), count // GROUP)))
+        return groups[chosen.astype(np.int64)].ravel()
+
     def _blocks_of(self, rows: Ints) -> list[int]:
         blocks: list[int] = np.unique(self._blocks[rows]).tolist()
         return blocks
@@ -95,13 +139,30 @@ class Pairing:
         return partners
 
 
-def require_whole_groups(count: int, name: str = "batch_size") -> None:
-    """Refuse batches, or blocks, that cut groups of images which are mixed with each other.
+def pair_up(keys: random.Words, seed: int, *, mixes: bool, blocks: Ints | None = None) -> Singles | Pairing:
+    """Return who is mixed with whom in the views of a split.
+
+    Args:
+        keys: (N,) uint64 sample keys.
+        seed: of the views.
+        mixes: whether they mix samples at all.
+        blocks: (N,) which block each sample lies in; None for blocks in the order of the split.
+    """
+    return Pairing(seed, keys, blocks) if mixes else Singles(len(keys))
+
+
+def require_whole_groups(count: int, name: str = "batch_size", *, mixes: bool = True) -> None:
+    """Refuse batches, or blocks, that cut groups of samples which are mixed with each other.
+
+    Args:
+        count: samples of a batch or block.
+        name: of the parameter that says so.
+        mixes: whether views mix samples; where they don't, any count will do.
 
     Raises:
         ConfigError: the size is no multiple of the group.
     """
-    if count % GROUP:
+    if mixes and count % GROUP:
         lower = count // GROUP * GROUP
         ways = f"{lower} or {lower + GROUP}" if lower else str(GROUP)
         raise ConfigError(

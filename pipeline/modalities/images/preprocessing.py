@@ -12,6 +12,10 @@ from torch import Tensor
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.modalities.images.rendering.pixel_ops import grey
 from pipeline.modalities.images.rendering.resample import Interpolation
+from pipeline.modalities.images.rendering.views import ImageViews
+from pipeline.modalities.images.spec import ViewSpec
+from pipeline.samples.packed import Images
+from pipeline.views.pairing import Pairing, Singles
 
 # The one rule for all images that a model sees here, trained or deployed: turned as their EXIF says.
 ORIENTATION: Literal["exif"] = "exif"
@@ -83,6 +87,22 @@ class Preprocessing:
         values = lines.float()
         torch.addcmul(shift, values, scale, out=values)
         return values.view(batch, height, width, self.channels).permute(0, 3, 1, 2)
+
+    def example(self, count: int) -> Tensor:
+        """Return so many black images (count, size, size, channels) uint8 on the CPU."""
+        return torch.zeros((count, self.size, self.size, self.channels), dtype=torch.uint8)
+
+    def renderer(
+        self,
+        samples: Images,
+        views: ViewSpec | None,
+        pairing: Pairing | Singles,
+        *,
+        device: torch.device,
+        on_device: bool | None,
+    ) -> ImageViews:
+        """Return what renders a split for a model of this preprocessing; see `modality.Preprocessing`."""
+        return ImageViews(samples, views, pairing, self, device=device, on_device=on_device)
 
 
 @functools.lru_cache(maxsize=64)

@@ -19,7 +19,7 @@ from pipeline.core.device import to_device
 from pipeline.modalities.images.draw import ViewParameters
 from pipeline.modalities.images.rendering.device import DeviceParameters, DeviceRenderer
 from pipeline.modalities.images.rendering.pixel_ops import blend
-from pipeline.views.pairing import Pairing
+from pipeline.views.pairing import Pairing, Singles
 
 Rows = NDArray[np.int64]
 
@@ -30,11 +30,11 @@ class ResidentViews:
     Args:
         renderer: with all images on the device.
         draw: from a view to its parameters of all N samples.
-        pairing: who is mixed with whom, where views mix.
+        pairing: who is mixed with whom.
     """
 
     def __init__(
-        self, renderer: DeviceRenderer, draw: Callable[[int], ViewParameters], pairing: Pairing | None
+        self, renderer: DeviceRenderer, draw: Callable[[int], ViewParameters], pairing: Pairing | Singles
     ) -> None:
         self._renderer, self._draw, self._pairing = renderer, draw, pairing
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="view-parameters")
@@ -52,7 +52,7 @@ class ResidentViews:
         kept = {view, list(self._pending)[-1]}
         self._pending = {some: loading for some, loading in self._pending.items() if some in kept}
         parameters = self._pending[view].result()
-        if self._pairing is None:
+        if not self._pairing.mixes:
             for rows in self._sent(batches):
                 yield self._renderer.render_resident(rows, parameters[rows])
             return

@@ -1,0 +1,156 @@
+"""The views of one split of images as one model sees them: drawn, rendered in its size, mixed."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.random import Draws
+from pipeline.modalities.images.draw import ViewParameters, centre_parameters, view_parameters
+from pipeline.modalities.images.mixing import draw_mixture
+from pipeline.modalities.images.rendering.device import DeviceRenderer
+from pipeline.modalities.images.rendering.pixel_ops import mix
+from pipeline.modalities.images.rendering.render import make_renderer
+from pipeline.modalities.images.rendering.resample import Interpolation
+from pipeline.modalities.images.rendering.resident import ResidentViews
+from pipeline.modalities.images.spec import ViewSpec
+from pipeline.samples.packed import Images
+from pipeline.views.pairing import Pairing, Singles
+
+Rows = NDArray[np.int64]
+
+
+class Seen(Protocol):
+    """What a model's preprocessing says of the images that it sees."""
+
+    @property
+    def size(self) -> int:
+        """Height and width in pixels, S."""
+
+    @property
+    def channels(self) -> int:
+        """Of the model's input."""
+
+    @property
+    def interpolation(self) -> Interpolation:
+        """By which crops are resized."""
+
+    @property
+    def crop_fraction(self) -> float:
+        """Share of the short side that the un-augmented crop shows."""
+
+
+class ImageViews:
+    """Renders the views of a split for one model.
+
+    Args:
+        images: the split.
+        spec: which views there are; None for the un-augmented centre crop.
+        pairing: who is mixed with whom.
+        seen: how the model wants its images.
+        device: where batches are wanted.
+        on_device: render there, the same pixels; None where it suits.
+
+    Raises:
+        ModelError: the model takes neither one channel nor three.
+        ConfigError: views that these images cannot have.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(
+        self,
+        images: Images,
+        spec: ViewSpec | None,
+        pairing: Pairing | Singles,
+        seen: Seen,
+        *,
+        device: torch.device,
+        on_device: bool | None,
+    ) -> None:
+        _require_channels(seen)
+        _require_room(images, spec)
+        self._images, self._spec, self._pairing, self._seen = images, spec, pairing, seen
+        self._renderer = make_renderer(
+            images, seen.size, device, on_device=on_device, interpolation=seen.interpolation
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a rendered image: (S, S, channels)."""
+        return self._seen.size, self._seen.size, self._images.channels
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it renders where batches are wanted."""
+        return isinstance(self._renderer, DeviceRenderer)
+
+    def for_model(self, seen: Seen) -> ImageViews:
+        """Return what renders the same views for another model."""
+        _require_channels(seen)
+        other = copy(self)
+        other._seen = seen
+        other._renderer = self._renderer.of_size(seen.size, seen.interpolation)
+        return other
+
+    def parameters(self, view: int, rows: Rows) -> ViewParameters:
+        """Return what one view does to these rows (B,)."""
+        shapes = self._images.shapes[rows]
+        if self._spec is None:
+            return centre_parameters(shapes, self._seen.crop_fraction)
+        return view_parameters(self._spec, view=view, keys=self._images.keys[rows], shapes=shapes)
+
+    def render(self, view: int, rows: Rows) -> Tensor:
+        """Render these rows (B,) of one view: (B, S, S, channels) uint8 where rendering is done."""
+        if not self._pairing.mixes:
+            return self._renderer.render(rows, self.parameters(view, rows))
+        both = np.concatenate([rows, self._pairing.partners(view, rows)])
+        needed, places = np.unique(both, return_inverse=True)
+        parameters = self.parameters(view, needed)
+        plain = self._renderer.render(needed, parameters)
+        own, partners = np.split(places, 2)
+        mixture = parameters[own].mixture
+        return plain if mixture is None else mix(plain, own, partners, mixture)
+
+    def shares(self, view: int, rows: Rows) -> NDArray[np.float64] | None:
+        """Return how much of each row (B,) is in its own image; None where nothing is mixed."""
+        if self._spec is None:
+            return None
+        mixture = draw_mixture(self._spec, Draws(self._spec.seed, view, self._images.keys[rows]))
+        return None if mixture is None else mixture.shares
+
+    def resident(self) -> ResidentViews | None:
+        """Return the faster path, where all images lie on the device."""
+        if not isinstance(self._renderer, DeviceRenderer) or not self._renderer.is_resident:
+            return None
+        every = np.arange(len(self._images))
+        return ResidentViews(self._renderer, lambda view: self.parameters(view, every), self._pairing)
+
+
+def _require_channels(seen: Seen) -> None:
+    if seen.channels not in (1, 3):
+        raise ModelError(
+            f"the model takes images of {seen.channels} channels; expected 1 (grey) or 3 (colour); choose "
+            "another model"
+        )
+
+
+def _require_room(images: Images, spec: ViewSpec | None) -> None:
+    """Refuse shifts that can leave nothing of an image."""
+    if spec is None or spec.pad_crop is None or not len(images):
+        return
+    sides, padding = images.shapes.min(1), spec.pad_crop.padding
+    smallest = int(sides.argmin())
+    if padding >= sides[smallest]:
+        height, width = images.shapes[smallest].tolist()
+        raise ConfigError(
+            f"pad_crop.padding is {padding}, and sample {images.names[smallest]!r} has {height}x{width} "
+            f"pixels, so that a crop could miss it; expected less than its shorter side; set it to at most "
+            f"{sides[smallest] - 1}, or use random_resized_crop"
+        )

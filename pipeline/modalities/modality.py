@@ -1,0 +1,114 @@
+"""What the rest of the library knows of a kind of samples.
+
+A sample is an array of one dtype with a shape of its own. A view is integers that turn it into another
+such array: rendering is exact. Preprocessing turns that into a model's input; everything with floating point
+happens there. Feeds, targets, loader, teacher, dump, training, evaluation and report see samples through
+these protocols alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.samples.packed import Images
+from pipeline.views.pairing import Pairing, Singles
+
+Rows = NDArray[np.int64]
+
+
+class Views(Protocol):
+    """Which views of a sample exist: the augmentation as data."""
+
+    @property
+    def seed(self) -> int:
+        """64-bit unsigned: of all that is drawn."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether samples of a view are mixed with each other."""
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the spec as plain values, with the version of the rendering's meaning."""
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of the canonical form."""
+
+
+class Preprocessing(Protocol):
+    """From rendered samples to a model's input. It travels with the weights."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything that decides the input as plain values."""
+
+    def normalise(self, rendered: Tensor) -> Tensor:
+        """Map rendered samples (B, ...) to a model's input (B, ...), on their own device."""
+
+    def example(self, count: int) -> Tensor:
+        """Return rendered samples of zeros (count, ...) on the CPU, for what needs any input at all."""
+
+    def renderer(
+        self,
+        samples: Images,
+        views: Any,
+        pairing: Pairing | Singles,
+        *,
+        device: torch.device,
+        on_device: bool | None,
+    ) -> Renderer:
+        """Return what renders a split for a model of this preprocessing.
+
+        Args:
+            samples: the split.
+            views: a spec of this modality; None for the un-augmented sample.
+            pairing: who is mixed with whom.
+            device: where batches are wanted.
+            on_device: render there, the same bytes; None where it suits.
+
+        Raises:
+            ConfigError: views that these samples cannot have.
+            ModelError: a model that these samples are nothing for.
+        """
+
+
+class Renderer(Protocol):
+    """The views of one split for one model: the same bytes whatever the batch, thread or device."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a rendered sample."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of a rendered sample: integers."""
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it renders where batches are wanted; otherwise on the CPU, from any thread."""
+
+    def render(self, view: int, rows: Rows) -> Tensor:
+        """Return these rows (B,) of one view, mixed: (B, *shape)."""
+
+    def shares(self, view: int, rows: Rows) -> NDArray[np.float64] | None:
+        """Return how much of each row (B,) is in its own rendering; None where nothing is mixed."""
+
+    def for_model(self, preprocessing: Any) -> Renderer:
+        """Return what renders the same views for another model of this modality."""
+
+    def resident(self) -> Resident | None:
+        """Return the faster path, where all samples lie on the device."""
+
+
+class Resident(Protocol):
+    """Views of samples that all lie on the device."""
+
+    def prefetch(self, view: int) -> None:
+        """Prepare for a view that will be asked for soon."""
+
+    def batches(self, view: int, batches: Sequence[Rows]) -> Iterator[Tensor]:
+        """Yield each batch of rows (B,), rendered: (B, *shape)."""
