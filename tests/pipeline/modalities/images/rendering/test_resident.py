@@ -14,6 +14,7 @@ from pipeline.modalities.images.augmentations import Cutmix, Mixup, PadCrop, Ran
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.rendering.device import DeviceRenderer
 from pipeline.modalities.images.rendering.render import CpuRenderer, make_renderer
+from pipeline.modalities.images.rendering.views import ImageViews
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.store.reader import LogitStore
 
@@ -69,13 +70,13 @@ def test_an_epoch_that_begins_at_a_step_has_the_rest_of_the_batches(store, bench
 def test_a_view_is_drawn_once_and_ahead_of_its_epoch(store, bench, monkeypatch):
     loader = _loader(store, bench, on_device=True)
     drawn = []
-    right = Feed.parameters
+    right = ImageViews.parameters
 
     def recorded(self, view, rows):
         drawn.append((view, len(rows)))
         return right(self, view, rows)
 
-    monkeypatch.setattr(Feed, "parameters", recorded)
+    monkeypatch.setattr(ImageViews, "parameters", recorded)
     count = len(bench.data.train)
     batches = loader.epoch(0)
     next(batches)
@@ -126,6 +127,6 @@ def test_odd_groups_are_shown_in_every_epoch_and_in_an_order_of_its_own(store, b
     assert not np.array_equal(orders[0], orders[1])
     for order in orders:
         assert len(set(order.tolist())) == 60
-    if loader._feed.pairing is not None:
+    if loader._feed.mixes:
         _, odd = loader._feed.pairing.groups(0)
         assert all(set(group.tolist()) <= set(order.tolist()) for group in odd for order in orders)
