@@ -147,9 +147,7 @@ def measure_cost(network: nn.Module, preprocessing: Preprocessing) -> Cost:
         preprocessing: how it wants its images.
     """
     copy = deepcopy(network).to("cpu", torch.float32).eval()
-    size = preprocessing.size
-    image = torch.zeros(1, preprocessing.channels, size, size)
-    image = image.contiguous(memory_format=torch.channels_last)
+    image = preprocessing.normalise(preprocessing.example(1))
     return Cost(macs=count_macs(copy, image), cpu_latency_ms=_latency_ms(copy, image))
 
 

@@ -79,8 +79,7 @@ class Deployment:
         """
         eyes = self.card.preprocessing
         network = Normalised(self.network, eyes) if self.normalises else self.network
-        shape = _TRACED_BATCH, eyes.size, eyes.size, eyes.channels
-        example = self.inputs(torch.zeros(shape, dtype=torch.uint8))
+        example = self.inputs(eyes.example(_TRACED_BATCH))
         batch = {0: Dim("batch", min=1)}
         try:
             program = torch.export.export(network.eval(), (example,), dynamic_shapes=(batch,))

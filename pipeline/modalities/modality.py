@@ -1,8 +1,8 @@
 """What the rest of the library knows of a kind of samples.
 
 A sample is an array of one dtype with a shape of its own. A view is integers that turn it into another
-such array: rendering is exact. Preprocessing turns that into a model's input; everything with floating point
-happens there. Feeds, targets, loader, teacher, dump, training, evaluation and report see samples through
+such array: rendering is exact. Preprocessing turns that into a model's input; everything with floating
+point happens there. Feeds, targets, loader, teacher, dump, training, evaluation and report see samples through
 these protocols alone.
 """
 
@@ -49,8 +49,11 @@ class Preprocessing(Protocol):
     def normalise(self, rendered: Tensor) -> Tensor:
         """Map rendered samples (B, ...) to a model's input (B, ...), on their own device."""
 
-    def example(self, count: int) -> Tensor:
-        """Return rendered samples of zeros (count, ...) on the CPU, for what needs any input at all."""
+    def example(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return rendered samples (count, ...) on the CPU, for what needs any input at all.
+
+        Zeros, or noise where a generator is given.
+        """
 
     def renderer(
         self,

@@ -31,7 +31,7 @@ def count_logits(network: nn.Module, name: str, eyes: Preprocessing) -> int:
     Raises:
         ModelError: it cannot take them, or what it gives are no logits (B, C).
     """
-    outputs = try_out(network, name, torch.zeros(2, eyes.channels, eyes.size, eyes.size))
+    outputs = try_out(network, name, eyes.normalise(eyes.example(2)))
     if outputs.ndim != 2 or len(outputs) != 2:
         raise ModelError(
             f"model {name} gives {tuple(outputs.shape)} for two images; expected logits (2, C); choose "
@@ -189,7 +189,7 @@ def _narrowed(network: nn.Module, card: ModelCard, chosen: tuple[int, ...]) -> n
         return None
     eyes, name = card.preprocessing, card.architecture.name
     noise = torch.Generator().manual_seed(0)
-    images = torch.randn(2, eyes.channels, eyes.size, eyes.size, generator=noise)
+    images = eyes.normalise(eyes.example(2, noise))
     expected = try_out(network, name, images)[:, list(chosen)]
     narrow = deepcopy(network)
     select_classes(narrow, chosen)

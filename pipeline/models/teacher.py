@@ -184,8 +184,7 @@ class CompiledTeacher:
 
 
 def _noise(eyes: Preprocessing) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, eyes.channels, eyes.size, eyes.size, generator=generator)
+    return eyes.normalise(eyes.example(1, torch.Generator().manual_seed(0)))
 
 
 @torch.inference_mode()

@@ -88,9 +88,12 @@ class Preprocessing:
         torch.addcmul(shift, values, scale, out=values)
         return values.view(batch, height, width, self.channels).permute(0, 3, 1, 2)
 
-    def example(self, count: int) -> Tensor:
-        """Return so many black images (count, size, size, channels) uint8 on the CPU."""
-        return torch.zeros((count, self.size, self.size, self.channels), dtype=torch.uint8)
+    def example(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return images (count, size, size, channels) uint8 on the CPU: black, or noise of a generator."""
+        shape = count, self.size, self.size, self.channels
+        if generator is None:
+            return torch.zeros(shape, dtype=torch.uint8)
+        return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
 
     def renderer(
         self,
