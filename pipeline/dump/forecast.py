@@ -14,13 +14,13 @@ import numpy as np
 
 from pipeline.core.hashing import canonical_json
 from pipeline.dump.choose_codec import Candidate, choose_codec, measure, run_pilot
-from pipeline.dump.decode_ahead import held_bytes
-from pipeline.dump.open import as_wanted, finished_shards, new_layout
+from pipeline.dump.plan import new_layout, plan_dump
+from pipeline.dump.read_ahead import held_bytes
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import Bench
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.samples.dataset import PreparedData
-from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON, Layout
+from pipeline.store.layout import GATHERED, MANIFEST, Layout
 from pipeline.store.place import require_store_or_nothing
 from pipeline.store.records import PLACES, ShardRecord, Witness, witness_rows
 
@@ -86,14 +86,13 @@ def forecast(
     require_store_or_nothing(path)
     counts = counts_of(bench.data, samples)
     pilot = run_pilot(bench, teacher, spec, counts["train"])
-    if samples is None and (path / ZARR_JSON).exists():
-        header, _, codec = as_wanted(bench, teacher, spec, path)
-        layout, candidate = header.layout, measure(codec, pilot)
+    if samples is None:
+        plan = plan_dump(bench, teacher, spec, path, pilot=pilot)
+        layout, forwards, candidate = plan.header.layout, plan.forwards, measure(plan.codec, pilot)
     else:
         candidate = choose_codec(spec.codec, pilot, teacher.head, counts["train"] * spec.view_count)
         layout = new_layout(bench.data, spec, candidate.codec, counts)
-    done = finished_shards(path) if samples is None else {}
-    forwards = sum(layout.n_rows(shard) for shard in layout.shards() if shard not in done)
+        forwards = sum(map(layout.n_rows, layout.shards()))
     figures = candidate.fidelity.summary()
     return Forecast(
         samples=sum(counts.values()),

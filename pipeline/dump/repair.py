@@ -17,7 +17,8 @@ from torch import Tensor
 from pipeline.codecs import codec_fingerprint
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, counted
 from pipeline.core.progress import note
-from pipeline.dump.open import choose, places, require_same_pixels, require_samples
+from pipeline.dump.open import require_same_pixels
+from pipeline.dump.plan import choose, places, require_samples
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec, splits_of
 from pipeline.evaluation.context import Bench

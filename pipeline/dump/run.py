@@ -1,5 +1,8 @@
 """The dump: shard by shard, one view of one block of rows, until nothing is missing.
 
+    plan = plan_dump(bench, teacher, spec, path)     # plan.py: values; nothing is written
+    manifest = run_dump(plan)                        # open -> loop -> finish
+
 Batches are fixed inside a shard, so its bytes do not depend on where a run was interrupted or on how
 many processes there are. Encoding happens on the device, writing in a thread.
 """
@@ -7,25 +10,30 @@ many processes there are. Encoding happens on the device, writing in a thread.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.codecs import Codec
+from pipeline.codecs import TeacherOutput
+from pipeline.core.device import naming_memory
 from pipeline.core.errors import ModelError, StoreError
 from pipeline.core.progress import note, track
-from pipeline.dump.decode_ahead import DecodedBlocks
-from pipeline.dump.encode import Encoder, PixelChecks, ShardContent
-from pipeline.dump.open import complete, discard_without_views, make_feeds, open_for_writing, places
+from pipeline.dump.encode import ShardBuffer, ShardBuffers
+from pipeline.dump.open import complete, discard_without_views, make_feeds, open_store
+from pipeline.dump.plan import DumpPlan, places, plan_dump
+from pipeline.dump.read_ahead import DecodedBlocks, PixelChecks
 from pipeline.dump.spec import DumpSpec, splits_of
+from pipeline.dump.speed import Stopwatch
 from pipeline.evaluation.context import Bench
 from pipeline.loading.feed import consecutive
-from pipeline.models.teacher import Teacher, require_same_classes
+from pipeline.models.teacher import CompiledTeacher, Teacher
 from pipeline.places.location import Location
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.growth import is_complete, tell_pending
@@ -37,6 +45,7 @@ from pipeline.store.place import behind_links
 from pipeline.store.writer import StoreWriter, direct_top1
 
 Rows = NDArray[np.int64]
+_LESS_MEMORY = "lower batch_size of the dump, use precision: bf16, or render elsewhere: --render cpu"
 
 
 def cache_logits(
@@ -48,13 +57,20 @@ def cache_logits(
     part: Slice = WHOLE,
     completes: bool = True,
 ) -> Manifest | None:
-    """Make a store, or go on with one that lacks something; a complete one is left as it is.
+    """Plan a dump and run it, so that of several processes one plans and the others follow its plan.
+
+    See `plan_dump` and `run_dump` for arguments and errors.
+    """
+    return _run(
+        behind_links(path), lambda: plan_dump(bench, teacher, spec, path), part, completes=completes
+    )
+
+
+def run_dump(plan: DumpPlan, *, part: Slice = WHOLE, completes: bool = True) -> Manifest | None:
+    """Make what a store lacks; a complete one is left as it is.
 
     Args:
-        bench: the data and the device.
-        teacher: whose logits.
-        spec: what to dump.
-        path: the store's folder.
+        plan: of the dump.
         part: which of the training shards this process makes; others may make theirs meanwhile.
         completes: write the manifest if nothing is missing in the end.
 
@@ -62,33 +78,35 @@ def cache_logits(
         The manifest, or None where the store is not complete yet.
 
     Raises:
-        ModelError: classes do not match, the teacher is too poor to be right, or logits are not finite.
+        ModelError: the teacher is too poor to be right, or logits are not finite.
         MismatchError: there is a store made from something else.
         LockedError: another process is writing it.
     """
-    require_same_classes(teacher.name, teacher.card, bench.data)
-    path = behind_links(path)
+    return _run(plan.path, lambda: plan, part, completes=completes)
+
+
+def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool) -> Manifest | None:
     wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
     with ExitStack() as held:
         with gate(path, wait):
-            header, codec = open_for_writing(bench, teacher, spec, path)
-            if is_complete(path, header):
+            opened = open_store(plan())
+            if is_complete(path, opened.header):
                 note(f"{path}: complete, nothing to do")
                 tell_pending(path)
                 return Manifest.read(Location(path))
             held.enter_context(writing(path, part, WAIT_SECONDS))
-            writer = StoreWriter(path, header)
-            dump = _Dump(bench, teacher, spec, writer, codec)
+            dump = _Dump(opened)
+            shards = list(opened.header.layout.shards())
             try:
-                dump.make(shard for shard in writer.layout.shards() if shard.section != "train")
+                dump.make([shard for shard in shards if shard.section != "train"])
                 dump.require_good_teacher()
             except ModelError:
                 # A wrong teacher must not stand in the way of the right one.
-                discard_without_views(path, writer)
+                discard_without_views(path, dump.writer)
                 raise
-        dump.make(part.of([shard for shard in writer.layout.shards() if shard.section == "train"]))
+        dump.make(part.of([shard for shard in shards if shard.section == "train"]))
     with gate(path, PREPARATION_SECONDS):
-        manifest = complete(path, header, splits_of(bench.data), completes=completes)
+        manifest = complete(path, opened.header, splits_of(opened.bench.data), completes=completes)
     if manifest is None and completes and part == WHOLE:
         raise StoreError(f"{path}: shards are missing that were made; expected them; run the command again")
     dump.report_speed()
@@ -100,118 +118,130 @@ def cache_logits(
 class _Dump:
     """Makes shards of a store, one after the other."""
 
-    def __init__(
-        self, bench: Bench, teacher: Teacher, spec: DumpSpec, writer: StoreWriter, codec: Codec
-    ) -> None:
-        self._teacher, self._spec, self._writer = teacher, spec, writer
-        self._encoder = Encoder(teacher, codec, spec, bench.device)
-        self._splits = splits_of(bench.data)
-        index = read_index(writer.path, writer.header)
-        self._places = places(writer.layout, index, self._splits)
-        self._blocks = DecodedBlocks(bench)
-        self._checks = PixelChecks(self._splits, bench.workers)
-        self._feeds = make_feeds(self._blocks.bench, teacher, spec.views, writer.layout, self._places)
+    def __init__(self, plan: DumpPlan) -> None:
+        self._teacher, self._spec, self._codec = plan.teacher, plan.spec, plan.codec
+        self._device = plan.bench.device
+        self.writer = StoreWriter(plan.path, plan.header)
+        self._splits = splits_of(plan.bench.data)
+        index = read_index(self.writer.path, self.writer.header)
+        self._places = places(self.writer.layout, index, self._splits)
+        self._decoded = DecodedBlocks(plan.bench, plan.spec.batch_size)
+        self._checks = PixelChecks(self._splits, plan.bench.workers)
+        self._stopwatch = Stopwatch(plan.spec.batch_size)
+        self._feeds = make_feeds(
+            self._decoded.bench, plan.teacher, plan.spec.views, self.writer.layout, self._places
+        )
 
-    def make(self, shards: Iterable[ShardId]) -> None:
+    def make(self, shards: Sequence[ShardId]) -> None:
         """Make those of some shards that are missing.
 
         Raises:
             DataError: an image is not the one that was prepared.
             ModelError: logits are not finite.
         """
-        shards = list(shards)
-        missing = self._writer.missing(shards)
+        missing = self.writer.missing(shards)
         if not missing:
             return
         if len(missing) < len(shards):
             note(f"resuming: {len(shards) - len(missing)} of {len(shards)} shards are done")
         note(f"{shards[0].section}: {self._feeds[shards[0].section].path}")
-        layout = self._writer.layout
-        rows = {shard: self._places[shard.section][layout.rows(shard)] for shard in missing}
-        encoder = self._encoder
+        rows = {shard: self._rows(shard) for shard in missing}
         with (
-            encoder.stopwatch.running(encoder.forward, sum(map(len, rows.values()))),
-            self._blocks.expecting(rows),
-            ThreadPoolExecutor(1, thread_name_prefix="shard-writer") as pool,
+            self._stopwatch.running(self._forward, sum(map(len, rows.values()))),
+            self._decoded.expecting(rows),
+            _ShardThread() as thread,
         ):
-            writing: Future[None] | None = None
-            for shard, content in encoder.encode(self._ordered(rows)):
-                self._checks.finish(shard)
-                self._require_finite(shard, content, rows[shard])
-                if writing is not None:
-                    writing.result()
-                writing = pool.submit(self._write, shard, content, rows[shard])
-            if writing is not None:
-                writing.result()
+            progress = self._progress(missing)
+            for _, section in itertools.groupby(missing, lambda shard: shard.section):
+                self._make_section(list(section), progress, thread)
 
-    def _ordered(self, rows: Mapping[ShardId, Rows]) -> Iterator[tuple[ShardId, Rows, Iterator[Tensor]]]:
-        """Yield each shard with the order in which its rows are rendered, and its batches of pixels."""
-        for shard, batches in self._batches(rows):
-            yield shard, self._feeds[shard.section].arrange(shard.view, rows[shard]), batches
+    def _make_section(self, shards: list[ShardId], progress: Iterator[int], thread: _ShardThread) -> None:
+        """Make shards of one section; rendering runs ahead of the teacher, from shard to shard."""
+        feed, buffers = self._feeds[shards[0].section], ShardBuffers(self._codec, self._device)
+        rendered = feed.rendered((shard.view, rows) for shard in shards for rows in self._batches(shard))
+        for shard in shards:
+            rows = self._rows(shard)
+            self._decoded.start(shard)
+            self._checks.begin(shard, rows)
+            buffers.begin(shard, feed.arrange(shard.view, rows))
+            steps = -(-len(rows) // self._spec.batch_size)
+            for pixels, _ in zip(itertools.islice(rendered, steps), progress, strict=False):
+                self._finish(buffers.put(self._output(pixels), pixels), thread)
+            self._decoded.end(shard)
+        self._finish(buffers.finish(), thread)
 
-    def _batches(self, rows: Mapping[ShardId, Rows]) -> Iterator[tuple[ShardId, Iterator[Tensor]]]:
-        """Yield each shard with its batches of pixels, which count as progress.
+    def _finish(self, buffer: ShardBuffer | None, thread: _ShardThread) -> None:
+        """Write a shard that is whole, in a thread."""
+        if buffer is None:
+            return
+        rows = self._rows(buffer.shard)
+        self._checks.finish(buffer.shard)
+        self._require_kept(buffer, rows)
+        thread.submit(lambda: self._write(buffer, rows))
 
-        Rendering runs ahead of the teacher across the shards of a section.
-        """
-        size = self._spec.batch_size
-        total = sum(map(len, rows.values()))
-        steps = sum(-(-len(some) // size) for some in rows.values())
-        progress = track(range(steps), "dump", total=total, unit="image", per_item=size)
-        for section, group in itertools.groupby(rows, lambda shard: shard.section):
-            cut = [(shard, consecutive(len(rows[shard]), size)) for shard in group]
-            requests = (
-                (shard.view, some)
-                for shard, batches in cut
-                for some in self._arranged(shard, rows, batches)
-            )
-            stream = self._feeds[section].rendered(requests)
-            pixels = (batch for batch, _ in zip(stream, progress, strict=False))
-            for shard, batches in cut:
-                yield shard, itertools.islice(pixels, len(batches))
-                self._blocks.leave(shard)
+    def _rows(self, shard: ShardId) -> Rows:
+        """Return which samples of its split are in a shard (n,)."""
+        return self._places[shard.section][self.writer.layout.rows(shard)]
 
-    def _arranged(
-        self, shard: ShardId, rows: Mapping[ShardId, Rows], batches: Iterable[Rows]
-    ) -> Iterator[Rows]:
+    def _batches(self, shard: ShardId) -> Iterator[Rows]:
         """Yield a shard's rows batch by batch, in the order in which they are rendered."""
-        self._blocks.reach(shard)
-        self._checks.begin(shard, rows[shard])
-        order = self._feeds[shard.section].arrange(shard.view, rows[shard])
-        return (rows[shard][order[batch]] for batch in batches)
+        rows = self._rows(shard)
+        order = self._feeds[shard.section].arrange(shard.view, rows)
+        return (rows[order[batch]] for batch in consecutive(len(rows), self._spec.batch_size))
 
-    def _write(self, shard: ShardId, content: ShardContent, rows: Rows) -> None:
-        labels = self._splits[shard.section].labels[rows]
-        self._writer.write(
-            shard,
-            content.arrays,
-            fidelity=content.fidelity(),
+    def _progress(self, shards: Iterable[ShardId]) -> Iterator[int]:
+        size, counts = self._spec.batch_size, [len(self._rows(shard)) for shard in shards]
+        steps = sum(-(-count // size) for count in counts)
+        return track(range(steps), "dump", total=sum(counts), unit="image", per_item=size)
+
+    def _output(self, pixels: Tensor) -> TeacherOutput:
+        """Run the teacher over a batch of rendered samples (B, ...)."""
+        images = self._teacher.card.preprocessing.normalise(pixels)
+        self._stopwatch.see(images)
+        with naming_memory(self._device, f"a forward pass of {len(images)} images", _LESS_MEMORY):
+            return self._forward(images)
+
+    @cached_property
+    def _forward(self) -> Callable[[Tensor], TeacherOutput]:
+        """The teacher's forward pass; where it is to be compiled, that is done when it is first needed.
+
+        Raises:
+            ModelError: it cannot be compiled here.
+        """
+        if not self._spec.compile:
+            return self._teacher.output
+        return CompiledTeacher(self._teacher, self._spec.batch_size, self._device).output
+
+    def _write(self, buffer: ShardBuffer, rows: Rows) -> None:
+        labels = self._splits[buffer.shard.section].labels[rows]
+        self.writer.write(
+            buffer.shard,
+            buffer.arrays,
+            fidelity=buffer.fidelity(),
             labelled=int((labels != UNLABELLED).sum()),
-            correct=content.correct(labels),
-            witness=content.witness(),
+            correct=buffer.correct(labels),
+            witness=buffer.witness(),
         )
 
-    def _require_finite(self, shard: ShardId, content: ShardContent, rows: Rows) -> None:
-        if content.bad is not None:
-            sample = self._splits[shard.section].names[rows[content.bad]]
-            raise ModelError(
-                f"teacher {self._teacher.name} gives logits that are not finite for sample {sample!r} "
-                f"in view {shard.view} of {shard.section}; expected numbers; use precision: fp32 or other "
-                "weights"
-            )
-        if content.lost is not None:
-            sample = self._splits[shard.section].names[rows[content.lost]]
-            raise ModelError(
-                f"teacher {self._teacher.name} gives logits too large for the codec, for sample {sample!r} "
-                f"in view {shard.view} of {shard.section}; expected smaller ones; use codec: fp16 or other "
-                "weights"
-            )
+    def _require_kept(self, buffer: ShardBuffer, rows: Rows) -> None:
+        """Refuse a row that is not finite, or that the codec cannot keep."""
+        shard = buffer.shard
+        for row, what, expected in (
+            (buffer.bad, "that are not finite", "numbers; use precision: fp32 or other weights"),
+            (buffer.lost, "too large for the codec,", "smaller ones; use codec: fp16 or other weights"),
+        ):
+            if row is not None:
+                sample = self._splits[shard.section].names[rows[row]]
+                raise ModelError(
+                    f"teacher {self._teacher.name} gives logits {what} for sample {sample!r} in view "
+                    f"{shard.view} of {shard.section}; expected {expected}"
+                )
 
     def report_speed(self) -> None:
         """Say how fast shards were made, if any were."""
-        speed = self._encoder.stopwatch.speed()
+        speed = self._stopwatch.speed()
         if speed is not None:
-            note(f"{self._writer.store}: {speed}")
+            note(f"{self.writer.store}: {speed}")
 
     def require_good_teacher(self) -> None:
         """Refuse a teacher that is hardly better than always naming the largest class.
@@ -220,7 +250,7 @@ class _Dump:
             ModelError: saying how good it was to be.
         """
         held_out = [name for name in self._splits if name != "train"]
-        accuracy = direct_top1(self._writer.done(), *held_out)
+        accuracy = direct_top1(self.writer.done(), *held_out)
         if accuracy is None or self._spec.allow_poor_teacher:
             return
         labels = np.concatenate([self._splits[name].labels for name in held_out])
@@ -234,6 +264,31 @@ class _Dump:
                 "wrong preprocessing or too little training look like this; mend it, or set the dump's "
                 "allow_poor_teacher: true"
             )
+
+
+class _ShardThread:
+    """Writes shards, one at a time, while the next one is made; to be used in a `with` statement."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._pool:
+            if kind is None:
+                self._wait()
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Wait for the shard before, and begin to write another one."""
+        self._wait()
+        self._writing = self._pool.submit(write)
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
 
 
 def least_top1(share: float) -> float:

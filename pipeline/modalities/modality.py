@@ -2,8 +2,8 @@
 
 A sample is an array of one dtype with a shape of its own. A view is integers that turn it into another
 such array: rendering is exact. Preprocessing turns that into a model's input; everything with floating
-point happens there. Feeds, targets, loader, teacher, dump, training, evaluation and report see samples through
-these protocols alone.
+point happens there. Feeds, targets, loader, teacher, dump, training, evaluation and report see samples
+through these protocols alone.
 """
 
 from __future__ import annotations

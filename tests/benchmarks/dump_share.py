@@ -25,6 +25,7 @@ import torch
 from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump import encode, run
+from pipeline.dump.plan import DumpPlan, plan_dump
 from pipeline.dump.spec import DumpSpec
 from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.preprocessing import Preprocessing
@@ -72,14 +73,14 @@ def timed(spent: Counter[str], device: torch.device) -> Iterator[None]:
     def watched_codec(codec: Codec) -> Codec:
         return replace(codec, encode=watch("encode", codec.encode), decode=watch("compare", codec.decode))
 
-    opened = run.open_for_writing
+    opened = run.open_store
 
-    def open_watched(*given: Any) -> Any:
-        header, codec = opened(*given)
-        return header, watched_codec(codec)
+    def open_watched(plan: DumpPlan) -> DumpPlan:
+        there = opened(plan)
+        return replace(there, codec=watched_codec(there.codec))
 
     with (
-        patch.object(run, "open_for_writing", open_watched),
+        patch.object(run, "open_store", open_watched),
         patch.object(encode, "divergences", watch("compare", encode.divergences)),
         patch.object(encode, "same_top1", watch("compare", encode.same_top1)),
         patch.object(StoreWriter, "write", watch("write", StoreWriter.write)),
@@ -95,7 +96,7 @@ def shares(bench: Bench, teacher: Teacher, codec: str) -> dict[str, float]:
     spec = DumpSpec(views=VIEWS, view_count=1, codec=CodecSpec(name=codec), **settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "main.zarr"
-        run.open_for_writing(bench, teacher, spec, path)
+        run.open_store(plan_dump(bench, teacher, spec, path))
         start = time.perf_counter()
         with timed(spent, bench.device):
             run.cache_logits(bench, teacher, spec, path)

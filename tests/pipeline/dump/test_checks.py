@@ -12,7 +12,7 @@ import torch
 
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import file_digest
-from pipeline.dump.encode import PixelChecks
+from pipeline.dump.read_ahead import PixelChecks
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import splits_of
 from pipeline.dump.verify import replay
@@ -108,7 +108,7 @@ def test_each_image_is_compared_once_for_all_its_views(bench, tmp_path, teacher,
 
 
 def test_a_large_block_is_compared_in_parts(tiny_data, monkeypatch):
-    monkeypatch.setattr("pipeline.dump.encode._BYTES_AT_ONCE", 10 * IMAGE_BYTES)
+    monkeypatch.setattr("pipeline.dump.read_ahead._CHECKED_AT_ONCE_BYTES", 10 * IMAGE_BYTES)
     images = tiny_data.train
     wrong = images.digests.copy()
     wrong[-1] += 1

@@ -128,7 +128,7 @@ def test_the_choice_is_kept_over_resumes_and_ranks(bench, teacher, make_spec, tm
     cache_logits(bench, teacher, spec, whole)
     sliced = tmp_path / "sliced.zarr"
     cache_logits(bench, teacher, spec, sliced, part=Slice(0, 2), completes=False)
-    monkeypatch.setattr("pipeline.dump.open.run_pilot", None)  # chosen once
+    monkeypatch.setattr("pipeline.dump.plan.run_pilot", None)  # chosen once
     cache_logits(bench, teacher, spec, sliced, part=Slice(1, 2), completes=False)
     cache_logits(bench, teacher, spec, sliced)
     assert content(sliced) == content(whole)

@@ -13,7 +13,8 @@ import torch
 import zarr
 
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, LockedError, MismatchError
-from pipeline.dump.open import complete, open_for_writing
+from pipeline.dump.open import complete, open_store
+from pipeline.dump.plan import plan_dump
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import splits_of
 from pipeline.dump.verify import replay, verify
@@ -172,9 +173,9 @@ def test_a_newcomer_says_who_is_at_the_gate(path, bench, teacher, make_spec, mon
 def test_the_writer_that_made_the_store_may_find_it_completed_by_another(bench, teacher, make_spec, path):
     """It has its header from memory, not from a file."""
     spec = make_spec(view_count=1)
-    header, _ = open_for_writing(bench, teacher, spec, path)
+    plan = open_store(plan_dump(bench, teacher, spec, path))
     cache_logits(bench, teacher, spec, path)
-    assert complete(path, header, splits_of(bench.data), completes=True) is not None
+    assert complete(path, plan.header, splits_of(bench.data), completes=True) is not None
     assert not (path / "growth").exists()
 
 

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from pipeline.core.errors import DataError
-from pipeline.dump import decode_ahead
-from pipeline.dump.decode_ahead import DecodedBlocks, fitting_shard_rows, held_bytes
+from pipeline.dump import read_ahead
+from pipeline.dump.read_ahead import DecodedBlocks, fitting_shard_rows, held_bytes
 from pipeline.dump.run import cache_logits
 from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.augmentations import Mixup, RandomResizedCrop
@@ -115,7 +115,7 @@ def test_a_block_that_does_not_fit_is_held_in_part_and_it_is_said(
 ):
     bench, spec = _bench(folders["encoded"]), make_spec(shard_rows=4096)
     sizes = bench.data.train.shapes.astype(np.int64).prod(1) * 3
-    monkeypatch.setattr(decode_ahead, "BLOCK_BYTES", int(sizes[:20].sum()))
+    monkeypatch.setattr(read_ahead, "BLOCK_BYTES", int(sizes[:20].sum()))
     cache_logits(bench, tutor, spec, tmp_path / "x.zarr")
     train = list(bench.data.train.names)
     assert [decoded[name] for name in train] == [1] * 20 + [3] * (len(train) - 20)
@@ -126,28 +126,28 @@ def test_a_block_that_does_not_fit_is_held_in_part_and_it_is_said(
 
 def test_at_most_one_block_is_decoded_ahead(folders, decoded):
     bench = _bench(folders["encoded"])
-    held = DecodedBlocks(bench)
+    held = DecodedBlocks(bench, batch_size=1)
     rows = {block: np.arange(10 * block, 10 * block + 10) for block in range(5)}
     shards = {ShardId("train", view, block): rows[block] for block in range(5) for view in range(2)}
     with held.expecting(shards):
         images = held.bench.data.train
         for block in range(5):
             for view in range(2):
-                held.reach(ShardId("train", view, block))
+                held.start(ShardId("train", view, block))
                 assert set(images.held) == set(range(10 * block, min(50, 10 * block + 20)))
                 assert np.array_equal(images.image(10 * block), bench.data.train.image(10 * block))
-                held.leave(ShardId("train", view, block))
+                held.end(ShardId("train", view, block))
         assert not images.held
 
 
 def test_what_waits_to_be_decoded_is_dropped_when_a_dump_stops(folders, decoded, monkeypatch):
     go_on = threading.Event()
     monkeypatch.setattr(EncodedImages, "image", lambda self, row: go_on.wait(600))
-    held = DecodedBlocks(_bench(folders["encoded"], workers=1))
+    held = DecodedBlocks(_bench(folders["encoded"], workers=1), batch_size=8)
     shards = {ShardId("train", view, 0): np.arange(40) for view in range(2)}
     waiting = held.bench.data.train.held
     with held.expecting(shards):
-        held.reach(ShardId("train", 0, 0))
+        held.start(ShardId("train", 0, 0))
         futures = list(waiting.values())
     go_on.set()
     assert not waiting
@@ -171,12 +171,12 @@ def test_a_file_that_is_lost_on_the_way_is_named(folders, tutor, make_spec, tmp_
 def test_shards_of_a_new_store_are_of_images_that_fit(folders, monkeypatch):
     packed, encoded = (PreparedData.open(folders[keep]).train for keep in ("pixels", "encoded"))
     mean = encoded.size_bytes / len(encoded)
-    monkeypatch.setattr(decode_ahead, "BLOCK_BYTES", int(2.5 * CHUNK_ROWS * mean))
+    monkeypatch.setattr(read_ahead, "BLOCK_BYTES", int(2.5 * CHUNK_ROWS * mean))
     assert fitting_shard_rows(packed, 8 * CHUNK_ROWS) == 8 * CHUNK_ROWS
     assert fitting_shard_rows(encoded, 8 * CHUNK_ROWS) == 2 * CHUNK_ROWS
     assert fitting_shard_rows(encoded, CHUNK_ROWS) == CHUNK_ROWS
     assert held_bytes(packed, CHUNK_ROWS) == 0
     assert held_bytes(encoded, CHUNK_ROWS) == pytest.approx(2 * CHUNK_ROWS * mean, rel=1e-3)
-    monkeypatch.setattr(decode_ahead, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(read_ahead, "BLOCK_BYTES", 1000)
     assert fitting_shard_rows(encoded, 8 * CHUNK_ROWS) == CHUNK_ROWS
     assert held_bytes(encoded, CHUNK_ROWS) == 2000

@@ -1,12 +1,11 @@
-"""Blocks of encoded images: decoded once, for all views that are to be made of them.
+"""The images of a dump are read once for all views that are made of them: decoded, or compared.
 
-A dump goes block by block, each with all its views. While one is dumped, its images lie decoded in memory,
-and those of the next are decoded ahead. Images that are packed already need none of this.
+A dump goes block by block, each with all its views. While one is dumped, its encoded images lie decoded in
+memory, and those of the next are decoded ahead. Packed images are compared with their digests instead.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,10 +22,12 @@ from pipeline.samples.packed import Images
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 
 Rows = NDArray[np.int64]
-# Of one block's decoded images; there are two, the one that is dumped and the next, and more only where
-# blocks are so small that rendering is further ahead.
+# Of one block's decoded images. Two blocks are held, the one that is dumped and the next, and more only
+# where blocks are so small that rendering is further ahead.
 BLOCK_BYTES = 3 << 30
 _AT_ONCE = 2
+# Of images that one thread compares at a time.
+_CHECKED_AT_ONCE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,9 +88,12 @@ class DecodedBlocks:
 
     Args:
         bench: the data and the number of threads.
+        batch_size: images that are rendered at once.
     """
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, batch_size: int) -> None:
+        # Rendering is ahead by a batch a thread, and some more; see `prefetch.py`.
+        self._rendered_ahead = (bench.workers + 2) * batch_size
         self._held = {
             name: HeldImages.of(images)
             for name, images in splits_of(bench.data).items()
@@ -116,14 +120,14 @@ class DecodedBlocks:
                 _forget(block)
             self._blocks.clear()
 
-    def reach(self, shard: ShardId) -> None:
-        """Say that a shard's images are asked for from now on."""
+    def start(self, shard: ShardId) -> None:
+        """Decode ahead for a shard that is about to be dumped, and for those rendered meanwhile."""
         if block := self._blocks.get((shard.section, shard.block)):
             self._hold(block)
             self._hold_next()
 
-    def leave(self, shard: ShardId) -> None:
-        """Say that a shard's images will not be asked for any more."""
+    def end(self, shard: ShardId) -> None:
+        """Forget the images of a block whose last shard is dumped."""
         place = shard.section, shard.block
         if block := self._blocks.get(place):
             block.shards -= 1
@@ -132,8 +136,12 @@ class DecodedBlocks:
                 self._hold_next()
 
     def _hold_next(self) -> None:
-        for block in itertools.islice(self._blocks.values(), _AT_ONCE):
+        rows = 0
+        for place, block in enumerate(self._blocks.values()):
+            if place >= _AT_ONCE and rows >= self._rendered_ahead:
+                return
             self._hold(block)
+            rows += len(block.rows) * block.shards if place else 0
 
     def _hold(self, block: _Block) -> None:
         # Of a single view every image is asked for once.
@@ -184,3 +192,43 @@ def _forget(block: _Block) -> None:
     for row in block.rows.tolist():
         if decoded := block.images.held.pop(row, None):
             decoded.cancel()
+
+
+class PixelChecks:
+    """Compares the images of each block with their digests once, for all its views.
+
+    A flipped bit in a packed file would otherwise go into logits that look right. Threads compare a block
+    while it is dumped, and no shard of it is written before that is done. Encoded images need none of this:
+    they are compared whenever they are read.
+
+    Args:
+        splits: the images, by section.
+        workers: threads.
+    """
+
+    def __init__(self, splits: Mapping[str, Images], workers: int) -> None:
+        self._splits = {name: images for name, images in splits.items() if not images.decodes_at_use}
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pixel-check")
+        self._blocks: dict[tuple[str, int], list[Future[None]]] = {}
+
+    def begin(self, shard: ShardId, rows: Rows) -> None:
+        """Begin to compare a shard's images (n,), unless those of its block have been."""
+        place = shard.section, shard.block
+        if shard.section in self._splits and place not in self._blocks:
+            images = self._splits[shard.section]
+            parts = np.array_split(rows, _parts(images, rows))
+            self._blocks[place] = [self._pool.submit(images.require_unchanged, part) for part in parts]
+
+    def finish(self, shard: ShardId) -> None:
+        """Wait until a shard's images are compared.
+
+        Raises:
+            DataError: one is not what was prepared.
+        """
+        for part in self._blocks.get((shard.section, shard.block), []):
+            part.result()
+
+
+def _parts(images: Images, rows: Rows) -> int:
+    total = int(images.shapes[rows].astype(np.int64).prod(1).sum()) * images.channels
+    return 1 + total // _CHECKED_AT_ONCE_BYTES

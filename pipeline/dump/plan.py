@@ -1,0 +1,262 @@
+"""The plan of a dump: what its store holds, is to hold, and lacks. Values only: nothing is written.
+
+`pipeline plan` prints it, `open.py` brings a store into its form, `run.py` makes the shards that it lacks,
+and `repair.py` mends a store by the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.codecs import Codec, codec_fingerprint, find_codec
+from pipeline.core.errors import CorruptStoreError, MismatchError
+from pipeline.core.progress import note
+from pipeline.dump.choose_codec import Pilot, choose_codec, run_pilot
+from pipeline.dump.read_ahead import fitting_shard_rows
+from pipeline.dump.spec import DumpSpec, counts_of, splits_of
+from pipeline.evaluation.context import Bench
+from pipeline.models.teacher import Teacher, require_same_classes
+from pipeline.places.location import Location
+from pipeline.samples.dataset import PreparedData
+from pipeline.samples.packed import Images
+from pipeline.store.arrays import RESTORE
+from pipeline.store.frame import read_state
+from pipeline.store.growth import frame_folder, growth_folder, is_growing, read_growth
+from pipeline.store.header import Fingerprint, Header
+from pipeline.store.index import ABSENT, Index, SampleIndex, Wanted, adopt, dataset_digest, read_index
+from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
+from pipeline.store.manifest import Manifest
+from pipeline.store.place import behind_links, require_store_or_nothing
+from pipeline.store.records import Records, ShardRecord, versions
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class DumpPlan:
+    """What a dump will make.
+
+    Args:
+        bench: the data and the device.
+        teacher: whose logits.
+        spec: what to dump.
+        path: the store's folder.
+        header: what the store is to hold.
+        index: its samples, by section.
+        codec: of the store.
+        done: records of the shards that are there.
+        is_new: whether there is no store yet.
+    """
+
+    bench: Bench
+    teacher: Teacher
+    spec: DumpSpec
+    path: Path
+    header: Header
+    index: Index
+    codec: Codec
+    done: Mapping[ShardId, ShardRecord]
+    is_new: bool
+
+    @property
+    def missing(self) -> list[ShardId]:
+        """Shards that are still to be made."""
+        return [shard for shard in self.header.layout.shards() if shard not in self.done]
+
+    @property
+    def forwards(self) -> int:
+        """Samples that the teacher has still to see, each view counted."""
+        return sum(map(self.header.layout.n_rows, self.missing))
+
+
+def plan_dump(
+    bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path, *, pilot: Pilot | None = None
+) -> DumpPlan:
+    """Plan a new store, or what is added to one that is there.
+
+    Args:
+        bench: the data and the device.
+        teacher: whose logits.
+        spec: what to dump.
+        path: the store's folder.
+        pilot: to choose a new store's codec by; None runs one where the codec needs it.
+
+    Raises:
+        ModelError: classes do not match, or logits of the pilot are not finite.
+        MismatchError: there is a store made from something else.
+        CorruptStoreError: there is a store, and it is damaged.
+        StoreError: the folder holds something that is no store.
+        ConfigError: no codec keeps the budget.
+    """
+    require_same_classes(teacher.name, teacher.card, bench.data)
+    path = behind_links(path)
+    require_store_or_nothing(path)
+    is_new = not (path / ZARR_JSON).exists()
+    if is_new:
+        header, index, codec = _new(bench, teacher, spec, pilot)
+    else:
+        header, index, codec = _extended(bench, teacher, spec, path)
+    return DumpPlan(
+        bench=bench,
+        teacher=teacher,
+        spec=spec,
+        path=path,
+        header=header,
+        index=index,
+        codec=codec,
+        done={} if is_new else finished_shards(path),
+        is_new=is_new,
+    )
+
+
+def _new(
+    bench: Bench, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None
+) -> tuple[Header, Index, Codec]:
+    """Return header, samples and codec of a new store."""
+    codec = choose(bench, teacher, spec, pilot)
+    index = {name: SampleIndex.of(images) for name, images in splits_of(bench.data).items()}
+    header = Header(
+        layout=new_layout(bench.data, spec, codec, counts_of(bench.data)),
+        fingerprint=Fingerprint(
+            dataset=dataset_digest(index),
+            teacher=teacher.digest(),
+            views=spec.views.digest(),
+            codec=codec_fingerprint(codec),
+        ),
+        teacher=teacher.describe(),
+        views=spec.views.canonical(),
+        codec_spec=spec.codec,
+        batch_size=spec.batch_size,
+        versions=versions(bench.data.train.decoder),
+    )
+    return header, index, codec
+
+
+def _extended(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Index, Codec]:
+    """Return header, samples and codec of a store that is there with what a spec adds to it.
+
+    What its growth has begun is part of that, unless the store already holds all that is wanted.
+
+    Raises:
+        MismatchError: it is made from something else.
+        CorruptStoreError: it is damaged.
+    """
+    frame, wanted = frame_folder(path), _wanted(bench, teacher, spec)
+    found = Header.read(Location(frame))
+    codec = found.codec(read_state(frame, found.layout), str(path))
+    known = read_index(frame, found)
+    if not (path / MANIFEST).exists() and not is_growing(path):
+        # Nobody relies on its views yet: those beyond what is wanted are set aside.
+        found = found.with_views(min(found.layout.sections["train"].n_views, wanted.view_count))
+    header, index = adopt(path, found, known, wanted)
+    if header != found and is_growing(path):
+        header, index = _as_begun(path, found, known, wanted)
+    return header, index, codec
+
+
+def _as_begun(path: Path, found: Header, known: Index, wanted: Wanted) -> tuple[Header, Index]:
+    """Return header and samples of a store's growth with what is wanted; it may be of fewer views.
+
+    Raises:
+        CorruptStoreError: there is no manifest, or the growth is damaged.
+        MismatchError: it is not of this store, or other samples are wanted.
+    """
+    if not (path / MANIFEST).exists():
+        raise CorruptStoreError(f"{path}: {MANIFEST} is missing beside an unfinished growth; {RESTORE}")
+    folder, (begun, index) = growth_folder(path), read_growth(path)
+    if not begun.extends(found) or not all(index[name].begins_with(some) for name, some in known.items()):
+        raise MismatchError(
+            f"{folder}: an unfinished growth of another store than the one around it; expected one of its "
+            f"samples, teacher, views and codec; remove it with: rm -r {folder}"
+        )
+    return adopt(folder, begun.with_views(wanted.view_count), index, wanted)
+
+
+def _wanted(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Wanted:
+    return Wanted(
+        teacher=teacher,
+        views=spec.views,
+        view_count=spec.view_count,
+        codec=spec.codec,
+        splits=splits_of(bench.data),
+    )
+
+
+def choose(bench: Bench, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None = None) -> Codec:
+    """Return the codec of a new store: by name, or by what a pilot says."""
+    if not spec.codec.needs_pilot:
+        return find_codec(spec.codec.name, len(bench.data.classes))
+    rows = len(bench.data.train) * spec.view_count
+    pilot = pilot or run_pilot(bench, teacher, spec)
+    chosen = choose_codec(spec.codec, pilot, teacher.head, rows)
+    note(f"codec {spec.codec}: takes {chosen.codec.name}")
+    return chosen.codec
+
+
+def new_layout(data: PreparedData, spec: DumpSpec, codec: Codec, counts: Mapping[str, int]) -> Layout:
+    """Return how a new store is cut.
+
+    Args:
+        data: what is dumped, or a sample of it.
+        spec: what to dump.
+        codec: of the store.
+        counts: samples of each split.
+    """
+    sections = {
+        name: Section(name=name, extents=((0, count),), n_views=spec.view_count if name == "train" else 1)
+        for name, count in counts.items()
+    }
+    shard_rows = default_shard_rows(codec.bytes, counts["train"])
+    return Layout(
+        codec=codec.name,
+        arrays=codec.arrays,
+        n_classes=len(data.classes),
+        shard_rows=spec.shard_rows or fitting_shard_rows(data.train, shard_rows),
+        sections=sections,
+    )
+
+
+def finished_shards(path: Path) -> Mapping[ShardId, ShardRecord]:
+    """Return the records of a store's finished shards; none where there is no store."""
+    if not (path / MANIFEST).exists():
+        return Records(path).read()
+    return {**Manifest.read(Location(path)).shards, **Records(growth_folder(path)).read()}
+
+
+def places(layout: Layout, index: Index, splits: Mapping[str, Images]) -> dict[str, NDArray[np.int64]]:
+    """Return, for each row of each section, which sample of its split it is, or `ABSENT`.
+
+    The data may have another order than the store, and lack some of its samples.
+    """
+    found = {}
+    for name, section in layout.sections.items():
+        found[name] = np.full(section.n_rows, ABSENT, np.int64)
+        if name in splits:
+            found[name][section.rows()] = SampleIndex.of(splits[name]).find(index[name].keys)
+    return found
+
+
+def require_samples(
+    path: Path, layout: Layout, rows: Mapping[str, NDArray[np.int64]], shards: Iterable[ShardId]
+) -> None:
+    """Refuse to make shards whose samples have left the data.
+
+    Args:
+        path: the store's folder.
+        layout: how it is, or will be, cut.
+        rows: its `places`.
+        shards: those that are to be made.
+
+    Raises:
+        MismatchError: saying how many samples of which shard.
+    """
+    for shard in shards:
+        absent = int((rows[shard.section][layout.rows(shard)] == ABSENT).sum())
+        if absent:
+            raise MismatchError(
+                f"{path}: {absent:,} samples of shard {shard}, which is still to be made, are no longer in "
+                "the data; expected the images that it was begun with; restore them or make a new dump"
+            )
