@@ -34,6 +34,7 @@ from pipeline.samples.dataset import PreparedData
 from pipeline.store.arrays import RESTORE
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
+from pipeline.store.soft_labels import SoftLabels
 from pipeline.training.settings import Precision
 from stages import layout
 from stages.params import Params
@@ -185,7 +186,7 @@ REPLAYED = 256
 
 def open_dump(
     params: Params, name: str, bench: Bench, *, allow_drift: bool
-) -> tuple[LogitStore | Ensemble, dict[str, Any] | None]:
+) -> tuple[SoftLabels, dict[str, Any] | None]:
     """Return a dump or an ensemble of some, and, of each dump, what drift costs where it is allowed.
 
     Raises:
@@ -204,7 +205,7 @@ def open_dump(
     return ensemble, drift if allow_drift else None
 
 
-def dumps_in(params: Params, name: str, opened: LogitStore | Ensemble) -> list[tuple[str, LogitStore]]:
+def dumps_in(params: Params, name: str, opened: SoftLabels) -> list[tuple[str, LogitStore]]:
     """Return the dumps of params.yaml that an open store, or ensemble, is of.
 
     Raises:
@@ -217,18 +218,19 @@ def dumps_in(params: Params, name: str, opened: LogitStore | Ensemble) -> list[t
             f"{opened.location}: is {kinds[is_one]}, params.yaml asks for {kinds[asks_for_one]}; remove it "
             f"with: rm -r {opened.location} and run: pipeline cache-logits {name}"
         )
-    if not isinstance(opened, Ensemble):
+    if isinstance(opened, LogitStore):
         return [(name, opened)]
     _require_members(params, name, opened)
     return list(zip(params.ensembles[name].of, opened.members, strict=True))
 
 
-def _require_members(params: Params, name: str, ensemble: Ensemble) -> None:
+def _require_members(params: Params, name: str, ensemble: SoftLabels) -> None:
     spec = params.ensembles[name]
     expected = tuple(layout.store(dump).name for dump in spec.of), spec.blend()
-    if (ensemble.names, ensemble.blend) != expected:
+    names = ensemble.names if isinstance(ensemble, Ensemble) else ()
+    if (names, ensemble.blend) != expected:
         raise MismatchError(
-            f"{ensemble.location}: is of {', '.join(ensemble.names)}, {ensemble.blend}; expected what "
+            f"{ensemble.location}: is of {', '.join(names)}, {ensemble.blend}; expected what "
             f"ensembles.{name} says now; make it again: pipeline cache-logits {name}"
         )
 
@@ -241,13 +243,13 @@ def require_as_asked(params: Params, dump: str, store: LogitStore, device: torch
     """
     spec = params.dump(dump)
     _require_views(dump, spec.views.count, store)
-    store.require(views=spec.views.spec(), view_count=spec.views.count, codec=spec.codec_spec())
+    store.require(views=spec.views.spec().described(), view_count=spec.views.count, codec=spec.codec_spec())
     require_described_teacher(params, dump, store)
     # A machine that only trains students may not have the teacher.
     if not layout.teacher_checkpoint(spec.teacher).exists():
         return None
     teacher = asked_teacher(params, spec.teacher, spec.precision, device)
-    store.require_teacher(teacher)
+    store.require_teacher(teacher.described())
     (name,) = store.teacher_names
     if name != spec.teacher:
         note(

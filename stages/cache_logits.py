@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from pipeline.core.errors import ConfigError, counted
+from pipeline.dump.average import write_ensemble
 from pipeline.dump.run import cache_logits
-from pipeline.store.ensemble import write_ensemble
 from pipeline.store.growth import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
 from pipeline.store.manifest import Manifest
@@ -68,12 +68,12 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
     require_ensemble_or_nothing(path)
     spec = params.ensembles[name]
     members = {dump: layout.store(dump).name for dump in spec.of}
-    test = machine.bench(params.data).data.test
+    data = machine.bench(params.data).data
     for dump, member in members.items():
         require_as_asked(params, dump, LogitStore.open(path.parent / member), machine.device)
     with gate(path, WAIT_SECONDS):
         sweep_temporaries(path)
-        ensemble = write_ensemble(path, list(members.values()), spec.blend(), test)
+        ensemble = write_ensemble(path, list(members.values()), spec.blend(), data)
     top1 = "unknown" if ensemble.teacher_top1 is None else f"{ensemble.teacher_top1:.4f}"
     click.echo(
         f"{name}: {', '.join(spec.of)}, {counted(ensemble.n_views, 'view')}; top-1 on test {top1} from the "

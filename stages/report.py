@@ -18,8 +18,8 @@ from pipeline.report.runs import PlannedRun, Run, planned_runs, read_run, read_t
 from pipeline.report.tables import make_exhibit
 from pipeline.samples.checking import require_sample
 from pipeline.samples.leaks import read_leaks
-from pipeline.store.ensemble import Ensemble, open_logits
-from pipeline.store.reader import LogitStore
+from pipeline.store.ensemble import open_logits
+from pipeline.store.soft_labels import SoftLabels
 from stages import layout
 from stages.artifacts import dumps_in, require_as_asked, require_described_teacher, tell_other_data
 from stages.options import reads_params
@@ -60,7 +60,7 @@ def command(params: Params) -> None:
         click.echo(f"{group.student} {group.name}: top-1 {group.top1 or 'unknown, no labels'}")
 
 
-def _collect(params: Params, stores: dict[str, LogitStore | Ensemble], dataset: str) -> Report:
+def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str) -> Report:
     sweep = params.sweep
     plans = planned_runs(
         students=sweep.students,
@@ -105,7 +105,7 @@ def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run
         note(f"{name}: params.yaml has changed since it was trained: {changed}; run: {plan.command}")
 
 
-def _require_teachers(params: Params, name: str, store: LogitStore | Ensemble) -> None:
+def _require_teachers(params: Params, name: str, store: SoftLabels) -> None:
     """Refuse a dump of another teacher than params.yaml asks for; tell what of it has changed since.
 
     Raises:

@@ -14,13 +14,13 @@ from pipeline.core.hashing import canonical_json
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import Bench
 from pipeline.losses import make_loss, require_features, require_targets
+from pipeline.modalities.table import views_of
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state
 from pipeline.models.pretrained import initial_network
 from pipeline.samples.checking import require_sample
 from pipeline.samples.dataset import PreparedData
-from pipeline.store.ensemble import Ensemble
-from pipeline.store.reader import LogitStore
+from pipeline.store.soft_labels import SoftLabels
 from pipeline.training.failures import naming_epoch
 from pipeline.training.run import Lesson, train
 from pipeline.training.state import TrainingResult
@@ -108,7 +108,7 @@ class _Run:
         *,
         spec: ModelParams,
         recipe: RecipeParams,
-        store: LogitStore | Ensemble | None,
+        store: SoftLabels | None,
         lesson: Lesson,
     ) -> TrainingResult:
         """Train the student on what it is to learn from."""
@@ -116,7 +116,7 @@ class _Run:
             bench,
             network,
             card,
-            views=spec.training.views if store is None else store.view_spec,
+            views=spec.training.views if store is None else views_of(store),
             store=store,
             loss=make_loss(recipe.loss, recipe.settings),
             settings=spec.training.settings(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,19 @@ def encoded_digest(content: NDArray[np.uint8], shape_HWC: tuple[int, ...], label
 def bytes_glance(content: NDArray[np.uint8]) -> int:
     """Return a 64-bit digest of bytes alone."""
     return int.from_bytes(hashlib.blake2b(content.tobytes(), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What something is, for people and for comparing it.
+
+    Args:
+        digest: of everything that decides it.
+        plain: its description as plain values.
+    """
+
+    digest: str
+    plain: Mapping[str, Any]
 
 
 def canonical_json(value: Any) -> str:

@@ -18,7 +18,8 @@ from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import Bench
 from pipeline.loading.drift import measure_drift, sightings
 from pipeline.loading.feed import Feed
-from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.modality import Views
+from pipeline.modalities.table import read_views
 from pipeline.models.teacher import Teacher
 from pipeline.places.location import Location
 from pipeline.samples.packed import Images
@@ -85,7 +86,7 @@ def blocks_of(layout: Layout, rows: NDArray[np.int64], count: int) -> NDArray[np
 
 
 def make_feeds(
-    bench: Bench, teacher: Teacher, views: ViewSpec, layout: Layout, rows: Mapping[str, NDArray[np.int64]]
+    bench: Bench, teacher: Teacher, views: Views, layout: Layout, rows: Mapping[str, NDArray[np.int64]]
 ) -> dict[str, Feed]:
     """Return the images of each split as the teacher sees them.
 
@@ -127,7 +128,7 @@ def require_same_pixels(
     """
     if not done:
         return
-    views, layout = ViewSpec.from_canonical(header.views), header.layout
+    views, layout = read_views(header.views, path), header.layout
     for name, feed in make_feeds(bench, teacher, views, layout, rows).items():
         mixes = name == "train" and views.mixes
         seen = sightings(layout, done, rows[name], name, mixes=mixes) if name in rows else []

@@ -118,16 +118,17 @@ def _new(
     """Return header, samples and codec of a new store."""
     codec = choose(bench, teacher, spec, pilot)
     index = {name: SampleIndex.of(images) for name, images in splits_of(bench.data).items()}
+    described, views = teacher.described(), spec.views.described()
     header = Header(
         layout=new_layout(bench.data, spec, codec, counts_of(bench.data)),
         fingerprint=Fingerprint(
             dataset=dataset_digest(index),
-            teacher=teacher.digest(),
-            views=spec.views.digest(),
+            teacher=described.digest,
+            views=views.digest,
             codec=codec_fingerprint(codec),
         ),
-        teacher=teacher.describe(),
-        views=spec.views.canonical(),
+        teacher=dict(described.plain),
+        views=dict(views.plain),
         codec_spec=spec.codec,
         batch_size=spec.batch_size,
         versions=versions(bench.data.train.decoder),
@@ -177,8 +178,8 @@ def _as_begun(path: Path, found: Header, known: Index, wanted: Wanted) -> tuple[
 
 def _wanted(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Wanted:
     return Wanted(
-        teacher=teacher,
-        views=spec.views,
+        teacher=teacher.described(),
+        views=spec.views.described(),
         view_count=spec.view_count,
         codec=spec.codec,
         splits=splits_of(bench.data),

@@ -109,7 +109,7 @@ def repair(
             clean(path, alone=True)
         found = _examine(path)
         header, layout = found.header, found.header.layout
-        header.require_teacher(teacher, str(path))
+        header.require_teacher(teacher.described(), str(path))
         if not found.faults and (path / MANIFEST).exists():
             return []
         index, lost = _index(path, header, bench.data)
@@ -125,7 +125,7 @@ def repair(
         about_to_mend([path / fault.name for fault in faults])
         _mend(path, replace(found, faults=faults), index, state)
     note(f"{path}: {counted(len(faults), 'file')} to be made again, removed or moved away")
-    cache_logits(bench, teacher, DumpSpec.of(header), path)
+    cache_logits(bench, teacher, DumpSpec.of(header, path), path)
     return [_done_about(path, fault) for fault in faults]
 
 
@@ -226,7 +226,7 @@ def _state(
     """Return what the codec keeps once, from the store or, with what is lost, from the pilot."""
     with suppress(CorruptStoreError):
         return header.codec(read_state(path, header.layout), str(path)).state, []
-    codec = choose(bench, teacher, DumpSpec.of(header))
+    codec = choose(bench, teacher, DumpSpec.of(header, path))
     if codec_fingerprint(codec) != header.fingerprint.codec:
         raise StoreError(
             f"{path}: what its codec keeps once is lost, and the pilot does not give the same again; "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.codecs.spec import CodecSpec
-from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.modality import Views
+from pipeline.modalities.table import read_views
 from pipeline.samples.dataset import SPLITS, PreparedData
 from pipeline.samples.packed import Images
 from pipeline.store.header import Header
@@ -27,7 +28,7 @@ class DumpSpec:
             without it may go on with it.
     """
 
-    views: ViewSpec
+    views: Views
     view_count: int
     codec: CodecSpec
     batch_size: int = 256
@@ -36,10 +37,15 @@ class DumpSpec:
     compile: bool = False
 
     @classmethod
-    def of(cls, header: Header) -> DumpSpec:
-        """Return the spec of a store that is there; its teacher was accepted once."""
+    def of(cls, header: Header, origin: object) -> DumpSpec:
+        """Return the spec of a store that is there; its teacher was accepted once.
+
+        Args:
+            header: the store's.
+            origin: the store, for errors.
+        """
         return cls(
-            views=ViewSpec.from_canonical(header.views),
+            views=read_views(header.views, origin),
             view_count=header.layout.sections["train"].n_views,
             codec=header.codec_spec,
             batch_size=header.batch_size,

@@ -18,6 +18,7 @@ from pipeline.core.errors import StoreError
 from pipeline.evaluation.context import Bench
 from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
+from pipeline.modalities.table import mixed_blocks, views_of
 from pipeline.models.teacher import Teacher
 from pipeline.places.location import Location
 from pipeline.store.faults import metadata_faults, shard_faults, strays
@@ -137,9 +138,9 @@ def replay(store: LogitStore, bench: Bench, teacher: Teacher, count: int, seed: 
         DataError: an image is not the one that was prepared.
         MismatchError: other data, or another teacher.
     """
-    store.require_teacher(teacher)
+    store.require_teacher(teacher.described())
     images = bench.data.train
-    feed = bench.feed(images, store.view_spec, teacher.card.preprocessing, store.blocks_of(images))
+    feed = bench.feed(images, views_of(store), teacher.card.preprocessing, mixed_blocks(store, images))
     drift = measure_drift(feed, store_sightings(store, "train", images))
     if drift.differing and not store.allow_drift:
         return Audit(ok=False, checked=0, bad=[str(drift)], drift=drift)

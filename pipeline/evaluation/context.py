@@ -13,8 +13,7 @@ from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import require_finite_logits
 from pipeline.evaluation.metrics import Metrics, compare, predict
 from pipeline.loading.feed import Feed
-from pipeline.modalities.images.preprocessing import Preprocessing
-from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.modality import Preprocessing, Views
 from pipeline.samples.dataset import SPLITS, PreparedData
 from pipeline.samples.packed import Images
 
@@ -43,7 +42,7 @@ class Bench:
     def feed(
         self,
         images: Images,
-        spec: ViewSpec | None,
+        spec: Views | None,
         preprocessing: Preprocessing,
         blocks: NDArray[np.int64] | None = None,
     ) -> Feed:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from pipeline.loading.feed import consecutive
 from pipeline.loading.targets import EncodedView
+from pipeline.modalities.table import views_of
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images
 from pipeline.samples.samples import UNLABELLED
-from pipeline.store.ensemble import Ensemble
-from pipeline.store.reader import LogitStore
+from pipeline.store.soft_labels import SoftLabels
 
 # A label of less than this contradicts the teacher; where there are many classes, one of less than chance.
 _DOUBTED = 0.05
@@ -70,7 +70,7 @@ class LabelErrors:
     worst: tuple[LabelError, ...]
 
 
-def find_label_errors(store: LogitStore | Ensemble, data: PreparedData, count: int) -> LabelErrors:
+def find_label_errors(store: SoftLabels, data: PreparedData, count: int) -> LabelErrors:
     """Find the labels that a store's teacher contradicts most.
 
     Every view is read twice: once for all labels, once for the few that are found, so that memory holds no
@@ -155,8 +155,8 @@ class _Split:
             yield part, torch.softmax(logits(torch.from_numpy(rows[part])).double(), 1)
 
 
-def _splits(store: LogitStore | Ensemble, data: PreparedData) -> Iterator[_Split]:
-    if not store.view_spec.mixes:
+def _splits(store: SoftLabels, data: PreparedData) -> Iterator[_Split]:
+    if not views_of(store).mixes:
         yield _Split("train", data.train, store.n_views, _training_views(store, data.train))
     for name, images in (("validation", data.validation), ("test", data.test)):
         logits = store.held_out(name, images)
@@ -164,7 +164,7 @@ def _splits(store: LogitStore | Ensemble, data: PreparedData) -> Iterator[_Split
             yield _Split(name, images, 1, _only_view(logits))
 
 
-def _training_views(store: LogitStore | Ensemble, images: Images) -> Callable[[int], Logits]:
+def _training_views(store: SoftLabels, images: Images) -> Callable[[int], Logits]:
     places = torch.from_numpy(store.rows_of(images))
 
     def read(view: int) -> Logits:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from pipeline.core.errors import MismatchError
 from pipeline.core.progress import note
 from pipeline.loading.feed import Feed
+from pipeline.modalities.table import preprocessing_of, views_of
 from pipeline.samples.packed import Images
-from pipeline.store.ensemble import Ensemble
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import Layout, ShardId
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import PLACES, ShardRecord, Witness, versions, witness_rows
+from pipeline.store.soft_labels import SoftLabels
 
 Rows = NDArray[np.int64]
 
@@ -125,7 +126,7 @@ def store_sightings(store: LogitStore, section: str, images: Images) -> list[Sig
     layout, index = store.manifest.layout, store.sections[section].index
     places = np.full(layout.sections[section].n_rows, ABSENT)
     places[layout.sections[section].rows()] = SampleIndex.of(images).find(index.keys)
-    mixes = section == "train" and store.view_spec.mixes
+    mixes = section == "train" and views_of(store).mixes
     return sightings(layout, store.manifest.shards, places, section, mixes=mixes)
 
 
@@ -166,7 +167,7 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
     )
 
 
-def require_same_pixels(store: LogitStore | Ensemble, feed: Feed) -> None:
+def require_same_pixels(store: SoftLabels, feed: Feed) -> None:
     """Render the witnesses of a store, or of each that an ensemble is of, with a student's images.
 
     A store that was opened with `allow_drift` gets a line that says how far off its images are.
@@ -187,7 +188,7 @@ def _require_same_pixels(store: LogitStore, feed: Feed) -> None:
     if images.decoder == made_with["decoder"]:
         # Content that differs is not the decoder's doing.
         store.rows_of(images)
-    eyes = feed.seen_by(store.preprocessing)
+    eyes = feed.seen_by(preprocessing_of(store))
     drift = measure_drift(eyes, store_sightings(store, "train", images))
     if not store.allow_drift:
         way_out = ", or measure what it costs with --allow-drift"

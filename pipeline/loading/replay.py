@@ -18,10 +18,11 @@ from pipeline.codecs.blend import BlendedDecoder
 from pipeline.loading.drift import require_same_pixels
 from pipeline.loading.feed import Feed, Rows
 from pipeline.loading.targets import EncodedView, Labels
-from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.modality import Preprocessing
+from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
 from pipeline.samples.dataset import PreparedData
-from pipeline.store.ensemble import Ensemble, open_logits
-from pipeline.store.reader import LogitStore
+from pipeline.store.ensemble import open_logits
+from pipeline.store.soft_labels import SoftLabels
 
 _MOMENT = 1e-3
 Item = tuple[Tensor, int | Tensor, Tensor]
@@ -48,7 +49,7 @@ class ReplayDataset(Dataset[Item]):
 
     def __init__(
         self,
-        store: LogitStore | Ensemble | Path | str,
+        store: SoftLabels | Path | str,
         data: PreparedData | Path | str,
         preprocessing: Preprocessing | None = None,
         *,
@@ -57,11 +58,11 @@ class ReplayDataset(Dataset[Item]):
         opened = store
         if isinstance(opened, Path | str):
             opened = open_logits(opened, allow_drift=allow_drift)
-        self._store: LogitStore | Ensemble | None = opened
-        self._place, self._data, self._spec = opened.location.place, data, opened.view_spec
-        self._eyes = preprocessing or opened.preprocessing
+        self._store: SoftLabels | None = opened
+        self._place, self._data, self._spec = opened.location.place, data, views_of(opened)
+        self._eyes = preprocessing or preprocessing_of(opened)
         images = self._prepared().train
-        self._blocks = opened.blocks_of(images)
+        self._blocks = mixed_blocks(opened, images)
         self._n_classes, self.n_views = opened.n_classes, opened.n_views
         self._look()
         require_same_pixels(opened, self._feed)

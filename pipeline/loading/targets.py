@@ -20,8 +20,7 @@ from pipeline.loading.drift import require_same_pixels
 from pipeline.loading.feed import Feed, Rows, consecutive
 from pipeline.losses import FeatureNeeds, Features
 from pipeline.samples.samples import UNLABELLED
-from pipeline.store.ensemble import Ensemble
-from pipeline.store.reader import LogitStore
+from pipeline.store.soft_labels import SoftLabels
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Targets:
 
     """
 
-    def __init__(self, store: LogitStore | Ensemble, feed: Feed) -> None:
+    def __init__(self, store: SoftLabels, feed: Feed) -> None:
         require_same_pixels(store, feed)
         self._store, self._courier = store, Courier(feed.device)
         self._rows = torch.from_numpy(store.rows_of(feed.images))

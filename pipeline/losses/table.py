@@ -14,7 +14,7 @@ from pipeline.losses.features import CentreProjection, ContrastProjection, centr
 from pipeline.losses.logits import dist, hard, kd, kd_ls, label_smoothing, mse, scratch, soft_ce, wttm
 from pipeline.losses.settings import FeatureNeeds, Range, Schedule, ScheduledLoss, settings_of
 from pipeline.losses.target_classes import dkd, nkd, wsld
-from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.modality import Views
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ LOSSES: Mapping[str, Loss] = {
 }
 
 
-def require_targets(name: str, views: ViewSpec, where: str) -> None:
+def require_targets(name: str, views: Views, where: str) -> None:
     """Refuse a loss that needs one class a sample for views that mix images.
 
     Args:

@@ -8,7 +8,7 @@ through these protocols alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +16,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.hashing import Described
 from pipeline.samples.packed import Images
 from pipeline.views.pairing import Pairing, Singles
 
 Rows = NDArray[np.int64]
+
+
+class Modality(Protocol):
+    """A kind of samples."""
+
+    @property
+    def name(self) -> str:
+        """In params.yaml, as `data.modality`."""
+
+    def views(self, plain: Mapping[str, Any]) -> Views:
+        """Return the views that a canonical form describes.
+
+        Raises:
+            MismatchError: another version of this program described them.
+            ValueError: they are no views.
+        """
+
+    def preprocessing(self, plain: Mapping[str, Any]) -> Preprocessing:
+        """Return the preprocessing that `Preprocessing.to_dict` described.
+
+        Raises:
+            ValueError: these are no such values.
+        """
 
 
 class Views(Protocol):
@@ -38,6 +62,9 @@ class Views(Protocol):
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the canonical form."""
+
+    def described(self) -> Described:
+        """Return the canonical form with its digest."""
 
 
 class Preprocessing(Protocol):

@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from pipeline.core.errors import ModelError, quoted
+from pipeline.core.errors import ModelError
 from pipeline.core.files import write_json
+from pipeline.core.forms import first_problem
 from pipeline.modalities.images.preprocessing import ORIENTATION, Preprocessing
 from pipeline.models.architecture import Architecture
 
@@ -99,28 +100,17 @@ class _Architecture(_Part):
     selected: tuple[Annotated[int, Field(ge=0, lt=_MOST_CLASSES)], ...] = ()
 
 
-class _Preprocessing(_Part):
-    size: Annotated[int, Field(ge=1, le=4096)]
-    mean: Annotated[tuple[_Channel, ...], Field(min_length=1, max_length=3)]
-    std: tuple[Annotated[_Channel, Field(gt=0)], ...]
-    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-
-
 class _File(_Part):
     model_config = pydantic.ConfigDict(extra="ignore")
 
     architecture: _Architecture
-    preprocessing: _Preprocessing
+    preprocessing: dict[str, Any]
     classes: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=_MOST_CLASSES)]
     orientation: Literal["exif"] = ORIENTATION
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> _File:
-        means, deviations = len(self.preprocessing.mean), len(self.preprocessing.std)
-        if means != deviations:
-            raise ValueError(f"{means} means and {deviations} deviations; expected one of each a channel")
         selected = self.architecture.selected
         if selected and len(selected) != len(self.classes):
             raise ValueError(f"{len(selected)} selected logits of {len(self.classes)} classes")
@@ -148,19 +138,12 @@ def _content(path: Path) -> bytes:
 def _parse(content: bytes, path: Path) -> CardFile:
     try:
         file = _File.model_validate_json(content)
-    except pydantic.ValidationError as error:
+        Preprocessing.parse(file.preprocessing)
+    except ValueError as error:
+        problem = first_problem(error) if isinstance(error, pydantic.ValidationError) else str(error)
         raise ModelError(
-            f"{path}: not a model card ({_first_problem(error)}); expected the one that the checkpoint was "
+            f"{path}: not a model card ({problem}); expected the one that the checkpoint was "
             "written with; write it again, or move it away if it is of something else"
         ) from None
     # Of the very numbers that are written, 1 or 1.0: they are in a teacher's digest.
     return CardFile(card=ModelCard.from_dict(json.loads(content)), weights_sha256=file.weights_sha256)
-
-
-def _first_problem(error: pydantic.ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    message = " ".join(problem["msg"].split())
-    if problem["type"] in ("missing", "json_invalid", "value_error"):
-        return f"{place}: {message}" if place else message
-    return f"{quoted(place)[1:-1]} is {quoted(problem['input'])}: {message}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from pipeline.codecs import TeacherOutput
 from pipeline.core.errors import ModelError
-from pipeline.core.hashing import spec_digest
+from pipeline.core.hashing import Described, spec_digest
 from pipeline.core.progress import note
-from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.modality import Preprocessing
 from pipeline.models.checkpoint import ModelCard, state_digest
 from pipeline.samples.dataset import PreparedData
 
@@ -43,9 +43,10 @@ class Teacher:
             {"weights": state_digest(self.network), "card": card, "precision": self.precision}
         )
 
-    def describe(self) -> dict[str, Any]:
-        """Return name, precision and card as plain values."""
-        return {"name": self.name, "precision": self.precision, **self.card.to_dict()}
+    def described(self) -> Described:
+        """Return name, precision and card as plain values, with the digest."""
+        plain = {"name": self.name, "precision": self.precision, **self.card.to_dict()}
+        return Described(self.digest(), plain)
 
     @torch.inference_mode()
     def output(self, images: Tensor) -> TeacherOutput:

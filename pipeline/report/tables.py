@@ -14,12 +14,12 @@ from pipeline.core.progress import note
 from pipeline.evaluation.assessment import ClassFigures, Confusion
 from pipeline.evaluation.label_errors import LabelError, LabelErrors, find_label_errors
 from pipeline.loading.feed import Feed
+from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
 from pipeline.report.figures import Example, Mixed, make_examples, png_uri, spread_rows
 from pipeline.report.results import Group, Report, StudentResults
 from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images
-from pipeline.store.ensemble import Ensemble
-from pipeline.store.reader import LogitStore
+from pipeline.store.soft_labels import SoftLabels
 
 SHOWN_CLASSES = 20
 
@@ -153,7 +153,7 @@ class Exhibit:
     suspects: tuple[Suspect, ...] = ()
 
 
-def make_exhibit(name: str, store: LogitStore | Ensemble, data: PreparedData) -> Exhibit:
+def make_exhibit(name: str, store: SoftLabels, data: PreparedData) -> Exhibit:
     """Look at a dump's images and logits, a view of logits in memory at a time.
 
     Args:
@@ -175,20 +175,20 @@ def make_exhibit(name: str, store: LogitStore | Ensemble, data: PreparedData) ->
     )
 
 
-def _suspect(error: LabelError, store: LogitStore | Ensemble, data: PreparedData) -> Suspect:
+def _suspect(error: LabelError, store: SoftLabels, data: PreparedData) -> Suspect:
     images: Images = getattr(data, error.split)
-    feed = Feed(images, None, store.preprocessing, device=torch.device("cpu"))
+    feed = Feed(images, None, preprocessing_of(store), device=torch.device("cpu"))
     (pixels,) = feed.pixels(0, np.array([error.row])).numpy()
     return Suspect(found=error, picture=png_uri(pixels), side=len(pixels))
 
 
-def _examples(name: str, store: LogitStore | Ensemble, data: PreparedData) -> tuple[Example, ...]:
-    if store.view_spec.mixes and len(data.train) < store.n_samples:
+def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example, ...]:
+    if views_of(store).mixes and len(data.train) < store.n_samples:
         note(f"{name}: no examples, since images that others are mixed with have left the data")
         return ()
     rows = spread_rows(data.train.labels, EXAMPLES)
-    blocks, device = store.blocks_of(data.train), torch.device("cpu")
-    feed = Feed(data.train, store.view_spec, store.preprocessing, device=device, blocks=blocks)
+    blocks, device = mixed_blocks(store, data.train), torch.device("cpu")
+    feed = Feed(data.train, views_of(store), preprocessing_of(store), device=device, blocks=blocks)
     places = torch.from_numpy(store.rows_of(data.train)[rows])
     views = range(min(EXAMPLE_VIEWS, store.n_views))
     examples = make_examples(

@@ -23,13 +23,13 @@ from zarr.storage import MemoryStore
 from pipeline.codecs import STATE_SHAPES
 from pipeline.core.errors import CorruptStoreError, brief, is_out_of_memory, quoted
 from pipeline.core.files import parse_object
+from pipeline.core.forms import require_form
 from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, Layout, Section
 from pipeline.store.wire import (
     MOST_ROWS,
     OpenForm,
     most_frame_bytes,
     most_shard_bytes,
-    require_form,
     require_frame,
     require_shard,
 )

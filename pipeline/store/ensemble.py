@@ -19,17 +19,16 @@ from torch import Tensor
 from pipeline.codecs.blend import SEPARATOR, Blend, BlendedDecoder
 from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, quoted
 from pipeline.core.files import parse_object, write_json
+from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
-from pipeline.evaluation.metrics import compare
-from pipeline.modalities.images.preprocessing import Preprocessing
-from pipeline.modalities.images.spec import ViewSpec
 from pipeline.places.location import Location, Place
 from pipeline.samples.packed import Images
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.index import ABSENT
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
 from pipeline.store.reader import LogitStore
-from pipeline.store.wire import EnsembleForm, require_form
+from pipeline.store.soft_labels import SoftLabels
+from pipeline.store.wire import EnsembleForm
 
 _DECODED_AT_ONCE = 4096
 
@@ -82,19 +81,19 @@ class Ensemble:
         return self._first.n_classes
 
     @property
-    def view_spec(self) -> ViewSpec:
-        """The views that the teachers saw."""
-        return self._first.view_spec
+    def views(self) -> Mapping[str, Any]:
+        """The views that the teachers saw, in the canonical form of their spec."""
+        return self._first.views
+
+    @property
+    def teacher(self) -> Mapping[str, Any]:
+        """Name, precision and card of the first teacher as plain values."""
+        return self._first.teacher
 
     @property
     def teacher_names(self) -> tuple[str, ...]:
         """Whose logits are averaged."""
         return tuple(name for member in self.members for name in member.teacher_names)
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The first teacher's eyes."""
-        return self._first.preprocessing
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the soft labels."""
@@ -107,9 +106,24 @@ class Ensemble:
             other.rows_of(images)
         return self._first.rows_of(images)
 
-    def blocks_of(self, images: Images) -> NDArray[np.int64] | None:
-        """Return, where views mix, the block of each sample (N,), inside which it was mixed."""
+    def blocks_of(self, images: Images) -> NDArray[np.int64]:
+        """Return the block of each sample (N,), inside which views mix it with others.
+
+        Raises:
+            MismatchError: members have different blocks, or samples are not among these.
+        """
+        self.require_same_blocks()
         return self._first.blocks_of(images)
+
+    def require_same_blocks(self) -> None:
+        """Refuse members whose views mix different samples with each other.
+
+        Raises:
+            MismatchError: naming two of them.
+        """
+        for other in self.members[1:]:
+            if _blocks_differ(self._first, other):
+                raise _unlike(self.location, self._first, other, "samples that are mixed with each other")
 
     def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:
         """Read one training view of every member, in the first one's order, without decoding."""
@@ -148,6 +162,16 @@ class Ensemble:
             "fidelity": dict.fromkeys(each[0]["fidelity"]),
             "teacher_top1": self.teacher_top1,
         }
+
+    def write(self, path: Path, teacher_top1: float | None) -> None:
+        """Write the manifest, which makes a folder the ensemble; one that is there already is replaced.
+
+        Args:
+            path: its folder.
+            teacher_top1: of the average, on the test samples.
+        """
+        self.teacher_top1 = teacher_top1
+        write_json(path / MANIFEST, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the manifest, with its own digest."""
@@ -192,14 +216,13 @@ class Ensemble:
         return cls(location, members, _blend_of(content), teacher_top1=content["teacher_top1"])
 
 
-def write_ensemble(path: Path, names: Sequence[str], blend: Blend, test: Images) -> Ensemble:
-    """Make an ensemble of stores that lie beside it; one that is there already is replaced.
+def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
+    """Return the ensemble of stores that lie beside a folder; nothing is written.
 
     Args:
-        path: its folder.
+        path: the ensemble's folder.
         names: of the members, such as "main.zarr".
         blend: how they are averaged.
-        test: images whose labels tell how good it is.
 
     Raises:
         MismatchError: views, samples or classes of the members differ.
@@ -211,14 +234,10 @@ def write_ensemble(path: Path, names: Sequence[str], blend: Blend, test: Images)
             f"remove it with: rm -r {path}"
         )
     members = {name: LogitStore.open(path.parent / name) for name in names}
-    logits = Ensemble(Location(path), members, blend).held_out("test", test)
-    top1 = None if logits is None else compare(logits, torch.from_numpy(test.labels)).top1
-    ensemble = Ensemble(Location(path), members, blend, teacher_top1=top1)
-    write_json(path / MANIFEST, ensemble.to_dict())
-    return ensemble
+    return Ensemble(Location(path), members, blend)
 
 
-def open_logits(place: Place, *, allow_drift: bool = False, **options: Any) -> LogitStore | Ensemble:
+def open_logits(place: Place, *, allow_drift: bool = False, **options: Any) -> SoftLabels:
     """Open a store of logits, or an ensemble of some.
 
     Raises:
@@ -285,19 +304,19 @@ def _require_alike(location: Location, members: Sequence[LogitStore]) -> None:
     for other in members[1:]:
         found = other.sections["train"].index.find(first.keys)
         for what, differs in (
-            ("views", other.view_spec != first.view_spec),
+            ("views", other.views != first.views),
             ("classes", other.n_classes != first.n_classes),
             ("samples", bool((found == ABSENT).any()) or other.n_samples != first.n_samples),
-            (
-                "samples that are mixed with each other",
-                first.view_spec.mixes and _blocks_differ(first, other),
-            ),
         ):
             if differs:
-                raise MismatchError(
-                    f"{location}: {first.location} and {other.location} have different {what}; expected "
-                    "the same views of the same samples; name other dumps, or make one of them again"
-                )
+                raise _unlike(location, first, other, what)
+
+
+def _unlike(location: Location, first: LogitStore, other: LogitStore, what: str) -> MismatchError:
+    return MismatchError(
+        f"{location}: {first.location} and {other.location} have different {what}; expected the same views "
+        "of the same samples; name other dumps, or make one of them again"
+    )
 
 
 def _blocks_differ(first: LogitStore, other: LogitStore) -> bool:

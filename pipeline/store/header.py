@@ -6,7 +6,6 @@ It is there before the first shard, so that a run which goes on knows what the o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,12 @@ from pipeline.core.errors import (
     quoted,
 )
 from pipeline.core.files import parse_object, write_json
-from pipeline.core.hashing import canonical_json, difference
-from pipeline.modalities.images.preprocessing import Preprocessing
-from pipeline.modalities.images.spec import ViewSpec
-from pipeline.models.teacher import Teacher
+from pipeline.core.forms import require_form
+from pipeline.core.hashing import Described, canonical_json, difference
 from pipeline.places.location import Location
 from pipeline.store.arrays import RESTORE, reading, reason
 from pipeline.store.layout import SCHEMA, ZARR_JSON, Layout
-from pipeline.store.wire import HeaderForm, require_form, require_plain
+from pipeline.store.wire import HeaderForm, require_plain
 
 _MOST_BYTES = 1 << 26
 _MOST_VIEW_CHARACTERS = 10_000
@@ -138,9 +135,6 @@ class Header:
         teacher = self.teacher
         if len(teacher["classes"]) != self.layout.n_classes:
             raise ValueError(f"{self.layout.n_classes} classes, the teacher has {len(teacher['classes'])}")
-        eyes = Preprocessing.from_dict(teacher["preprocessing"])
-        if len(eyes.mean) != len(eyes.std):
-            raise ValueError("the teacher's mean and std have different numbers of channels")
         if "decoder" not in self.versions:
             raise ValueError("versions lack the decoder")
         digests = self.fingerprint.to_dict().values()
@@ -148,9 +142,6 @@ class Header:
         require_plain(*self.versions, *self.versions.values())
         if len(canonical_json(self.views)) > _MOST_VIEW_CHARACTERS:
             raise ValueError(f"its views take more than {_MOST_VIEW_CHARACTERS:,} characters")
-        # A later version may know other operations; whoever needs the views is told then.
-        with suppress(MismatchError):
-            ViewSpec.from_canonical(self.views)
 
     @classmethod
     def read(cls, location: Location) -> Header:
@@ -237,22 +228,23 @@ class Header:
             )
         raise CorruptStoreError(f"{origin}: what its codec keeps once is not what was written; {RESTORE}")
 
-    def teacher_difference(self, teacher: Teacher) -> str:
+    def teacher_difference(self, teacher: Described) -> str:
         """Say in what a teacher is described otherwise than the store's; a name makes no difference."""
-        described = ({**some, "name": None} for some in (self.teacher, teacher.describe()))
+        described = ({**some, "name": None} for some in (self.teacher, teacher.plain))
         return difference(*described)
 
-    def require_teacher(self, teacher: Teacher, origin: str) -> None:
+    def require_teacher(self, teacher: Described, origin: str) -> None:
         """Refuse a teacher that is not the one that made the store.
 
         Raises:
             MismatchError: naming what differs: weights, preprocessing, classes or precision.
         """
-        digest, expected = teacher.digest(), self.fingerprint.teacher
-        if digest != expected:
-            what = self.teacher_difference(teacher) or f"its weights are {digest[:12]}"
+        expected = self.fingerprint.teacher
+        if teacher.digest != expected:
+            what = self.teacher_difference(teacher) or f"its weights are {teacher.digest[:12]}"
+            name = teacher.plain["name"]
             raise MismatchError(
-                f"{origin}: made by another teacher ({expected[:12]}): of {teacher.name}, {what}; expected "
+                f"{origin}: made by another teacher ({expected[:12]}): of {name}, {what}; expected "
                 "the one that made it; restore its checkpoint or make a new dump"
             )
 

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError, counted
-from pipeline.core.hashing import array_digest, difference, spec_digest
-from pipeline.modalities.images.spec import ViewSpec
-from pipeline.models.teacher import Teacher
+from pipeline.core.hashing import Described, array_digest, difference, spec_digest
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Images
@@ -148,8 +146,8 @@ class Wanted:
         splits: the samples that have some, by name.
     """
 
-    teacher: Teacher
-    views: ViewSpec
+    teacher: Described
+    views: Described
     view_count: int
     codec: CodecSpec
     splits: Splits
@@ -213,8 +211,8 @@ def read_index(path: Path, header: Header) -> Index:
 def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: str) -> None:
     found, teacher = header.fingerprint, wanted.teacher
     for what, same, differing in (
-        ("teacher", teacher.digest() == found.teacher, header.teacher_difference(teacher)),
-        ("views", wanted.views.digest() == found.views, difference(header.views, wanted.views.canonical())),
+        ("teacher", teacher.digest == found.teacher, header.teacher_difference(teacher)),
+        ("views", wanted.views.digest == found.views, difference(header.views, wanted.views.plain)),
     ):
         if not same:
             raise MismatchError(

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 
 from pipeline.codecs import ArraySpec
 from pipeline.core.errors import quoted
-from pipeline.store.wire import LayoutForm, require_form
+from pipeline.core.forms import require_form
+from pipeline.store.wire import LayoutForm
 
 SCHEMA = 3
 MANIFEST = "manifest.json"

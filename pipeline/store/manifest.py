@@ -7,7 +7,7 @@ manifest. Students depend on this one file.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipeline.codecs import STATE_SHAPES
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, quoted
 from pipeline.core.files import parse_object, write_json
+from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
 from pipeline.places.location import JSON_BYTES, Location
 from pipeline.store.arrays import RESTORE, reason
@@ -22,7 +23,9 @@ from pipeline.store.faults import MISSING, look_up
 from pipeline.store.header import Header
 from pipeline.store.layout import GATHERED, MANIFEST, Layout, ShardId, is_codec_file
 from pipeline.store.records import ShardRecord
-from pipeline.store.wire import ManifestForm, require_form
+from pipeline.store.wire import ManifestForm, WrittenByForm
+
+_SEAL = "digest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +37,15 @@ class Manifest:
         shards: a record for every shard.
         metadata: SHA-256 (hex) of every other file, by its name in the store.
         teacher_top1: {"direct": ..., "cached": ...}, each {section: accuracy or None}.
+        written_by: versions of this program and of what wrote the bytes. Not in the digest, since the same
+            dump by another version is the same dump. Empty in stores of older versions.
     """
 
     header: Header
     shards: Mapping[ShardId, ShardRecord]
     metadata: Mapping[str, str]
     teacher_top1: dict[str, dict[str, float | None]]
+    written_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def layout(self) -> Layout:
@@ -67,7 +73,10 @@ class Manifest:
             "metadata": dict(self.metadata),
             "teacher_top1": self.teacher_top1,
         }
-        return {**content, "digest": spec_digest(content)}
+        if not self.written_by:
+            return {**content, "digest": spec_digest(content)}
+        written_by = {**self.written_by, _SEAL: spec_digest(dict(self.written_by))}
+        return {**content, "written_by": written_by, "digest": spec_digest(content)}
 
     def write(self, store: Path) -> None:
         """Write the manifest, which makes the store complete."""
@@ -85,7 +94,7 @@ class Manifest:
         origin = f"{location}/{MANIFEST}"
         try:
             content = parse_object(location.read(MANIFEST))
-            digest = content.pop("digest")
+            digest, written_by = content.pop("digest"), content.pop("written_by", {})
         except FileNotFoundError:
             raise _no_manifest(location) from None
         except (ValueError, KeyError) as error:
@@ -99,7 +108,7 @@ class Manifest:
         header = Header.from_dict(content, origin)
         try:
             if spec_digest(content) == digest:
-                return cls._of(header, content)
+                return replace(cls._of(header, content), written_by=_unsealed(written_by))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorruptStoreError(f"{origin}: not a manifest ({reason(error)}); {RESTORE}") from None
         raise CorruptStoreError(f"{origin}: changed since it was written (digest differs); {RESTORE}")
@@ -152,6 +161,19 @@ class Manifest:
     def shard_files(self) -> set[str]:
         """Return the names of all shards' files."""
         return set(self.layout.shard_files())
+
+
+def _unsealed(written_by: Any) -> dict[str, str]:
+    """Return versions without the digest that is kept beside them.
+
+    Raises:
+        ValueError: they are not what was written.
+    """
+    require_form(WrittenByForm, {"versions": written_by})
+    versions = {name: number for name, number in written_by.items() if name != _SEAL}
+    if versions and spec_digest(versions) != written_by.get(_SEAL):
+        raise ValueError("written_by changed since it was written")
+    return versions
 
 
 def _require_names(layout: Layout, names: Collection[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
 from typing import Any
@@ -16,9 +16,7 @@ from pipeline.codecs import Codec
 from pipeline.codecs.blend import Blend
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError
-from pipeline.modalities.images.preprocessing import Preprocessing
-from pipeline.modalities.images.spec import ViewSpec
-from pipeline.models.teacher import Teacher
+from pipeline.core.hashing import Described, difference
 from pipeline.places.location import Location, Place
 from pipeline.samples.packed import Images
 from pipeline.store.arrays import METADATA_BYTES, RESTORE, logits_array, read_index, read_state, reading
@@ -198,9 +196,14 @@ class LogitStore:
         return self.sections["train"].index.keys
 
     @property
-    def view_spec(self) -> ViewSpec:
-        """The views that the teacher saw."""
-        return ViewSpec.from_canonical(self.manifest.header.views)
+    def views(self) -> Mapping[str, Any]:
+        """The views that the teacher saw, in the canonical form of their spec."""
+        return self.manifest.header.views
+
+    @property
+    def teacher(self) -> Mapping[str, Any]:
+        """Name, precision and card of the teacher as plain values."""
+        return self.manifest.header.teacher
 
     @property
     def n_classes(self) -> int:
@@ -211,11 +214,6 @@ class LogitStore:
     def teacher_names(self) -> tuple[str, ...]:
         """Whose logits these are."""
         return (self.manifest.header.teacher["name"],)
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The teacher's eyes."""
-        return Preprocessing.from_dict(self.manifest.header.teacher["preprocessing"])
 
     @property
     def members(self) -> tuple[LogitStore, ...]:
@@ -231,7 +229,7 @@ class LogitStore:
         """Return what decides the soft labels."""
         return {**self.manifest.header.fingerprint.to_dict(), "count": self.n_views}
 
-    def require(self, *, views: ViewSpec, view_count: int, codec: CodecSpec) -> None:
+    def require(self, *, views: Described, view_count: int, codec: CodecSpec) -> None:
         """Refuse a store that is not of these views and this codec.
 
         Raises:
@@ -239,8 +237,13 @@ class LogitStore:
         """
         header = self.manifest.header
         same_codec = codec.accepts(header.codec_spec, self.codec.name)
+        if views.digest != header.fingerprint.views:
+            raise MismatchError(
+                f"{self.location}: its views are not those of the dump's parameters: "
+                f"{difference(self.views, views.plain)}; correct them, use a new dump name, or remove it "
+                f"with: rm -r {self.location}"
+            )
         for what, found, expected, same in (
-            ("views", self.view_spec, views, self.view_spec == views),
             ("views.count", self.n_views, view_count, self.n_views == view_count),
             ("codec", header.codec_spec, codec, same_codec),
         ):
@@ -250,7 +253,7 @@ class LogitStore:
                     f"say; correct them, use a new dump name, or remove it with: rm -r {self.location}"
                 )
 
-    def require_teacher(self, teacher: Teacher) -> None:
+    def require_teacher(self, teacher: Described) -> None:
         """Refuse a teacher that is not the one that made the store.
 
         Raises:
@@ -262,14 +265,12 @@ class LogitStore:
         """Return the training row of each sample of a split; see `SectionReader.rows_of`."""
         return self.sections["train"].rows_of(images)
 
-    def blocks_of(self, images: Images) -> NDArray[np.int64] | None:
-        """Return, where views mix, the block of each sample (N,), inside which it was mixed.
+    def blocks_of(self, images: Images) -> NDArray[np.int64]:
+        """Return the block of each sample (N,), inside which views mix it with others.
 
         Raises:
-            MismatchError: samples that others are mixed with are not among the images.
+            MismatchError: samples that others are mixed with are not among these.
         """
-        if not self.view_spec.mixes:
-            return None
         lacking = self.n_samples - len(images)
         section = self.manifest.layout.sections["train"]
         rows = section.rows()[self.sections["train"].rows_of(images, changed=True)]

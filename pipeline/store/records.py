@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.errors import quoted
 from pipeline.core.files import parse_object, write_bytes, written_beside
+from pipeline.core.forms import require_form
 from pipeline.core.hashing import canonical_json, spec_digest
 from pipeline.places.local import read_inside
 from pipeline.places.location import JSON_BYTES
 from pipeline.store.arrays import logits_array
 from pipeline.store.layout import GATHERED, RECORDS, Layout, ShardId
-from pipeline.store.wire import RecordForm, require_form
+from pipeline.store.wire import RecordForm
 
 # The witness of a shard: what some of its samples looked like to the teacher, and what rendered them.
 #
@@ -100,6 +101,19 @@ def witness_rows(count: int) -> NDArray[np.int64]:
 def versions(decoder: str) -> dict[str, str]:
     """Return what decodes and renders here: part of every store's header."""
     return {"decoder": decoder, **{name: version(name) for name in ("torch", "torchvision")}}
+
+
+def written_by() -> dict[str, str]:
+    """Return the versions of this program and of what writes its bytes."""
+    names = "softlabel-pipeline", "zarr", "numcodecs"
+    return {name: _version(name) for name in names}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
 
 
 _RECORD_FILE = re.compile(r"\w+\.v\d+\.b\d+\.json")

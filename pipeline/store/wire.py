@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.core.errors import has_unseen, quoted
 from pipeline.core.text import PATTERN
@@ -19,7 +19,6 @@ MOST_ROWS = 1 << 36
 MOST_VIEWS = 1 << 20
 # A block's keys are decompressed at once, and the default is at most 2^24 rows.
 MOST_SHARD_ROWS = 1 << 25
-MOST_PIXELS = 2048  # a side of a model's input
 _MOST_WITNESS_CHARACTERS = 1 << 13
 _MOST_CHUNK_BYTES = 1 << 40
 
@@ -74,15 +73,6 @@ class LayoutForm(_Form):
     sections: dict[Literal["train", "validation", "test"], SectionForm]
 
 
-class PreprocessingForm(OpenForm):
-    """A teacher's eyes."""
-
-    size: Annotated[int, Field(ge=1, le=MOST_PIXELS)]
-    mean: Annotated[list[float], Field(min_length=1, max_length=16)]
-    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=16)]
-    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-
-
 class ArchitectureForm(OpenForm):
     """The name of a teacher's network; nothing is built of what a store says."""
 
@@ -95,7 +85,7 @@ class TeacherForm(OpenForm):
     name: Annotated[Text, Field(min_length=1)]
     precision: Literal["fp32", "bf16"]
     architecture: ArchitectureForm
-    preprocessing: PreprocessingForm
+    preprocessing: dict[str, Any]
     classes: list[str]
 
 
@@ -171,6 +161,12 @@ class ManifestForm(OpenForm):
     teacher_top1: Top1Form
 
 
+class WrittenByForm(_Form):
+    """Versions of the programs that wrote a store."""
+
+    versions: Annotated[dict[Text, Text], Field(max_length=16)]
+
+
 class EnsembleForm(OpenForm):
     """Members of an ensemble, folders beside it called as dumps are, and their manifests' digests."""
 
@@ -178,18 +174,6 @@ class EnsembleForm(OpenForm):
     average: Literal["probabilities", "logits"]
     weights: list[float]
     teacher_top1: Share | None
-
-
-def require_form(form: type[BaseModel], value: Any) -> None:
-    """Refuse a value that has not the types and ranges of a form.
-
-    Raises:
-        ValueError: naming the first place that breaks it, and what is there.
-    """
-    try:
-        form.model_validate(value)
-    except ValidationError as error:
-        raise ValueError(_first_problem(error)) from None
 
 
 def require_plain(*texts: str) -> None:
@@ -201,13 +185,6 @@ def require_plain(*texts: str) -> None:
     for text in texts:
         if has_unseen(text):
             raise ValueError(f"{quoted(text)} has control characters")
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    place = ".".join(str(part)[:40] for part in problem["loc"]) or "the whole"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{quoted(place)[1:-1]} is {quoted(problem['input'], 40)}: {message}"
 
 
 # Zstandard frames and zarr shards by their headers: how much they unpack to, told before it is allocated.

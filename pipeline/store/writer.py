@@ -26,7 +26,7 @@ from pipeline.store.growth import growth_folder, set_aside, settle, sweep, witho
 from pipeline.store.header import Header
 from pipeline.store.layout import GATHERED, MANIFEST, ShardId
 from pipeline.store.manifest import Manifest
-from pipeline.store.records import Records, ShardRecord, Witness
+from pipeline.store.records import Records, ShardRecord, Witness, written_by
 
 
 class StoreWriter:
@@ -147,6 +147,7 @@ class StoreWriter:
                 "direct": {name: direct_top1(shards, name) for name in cached_top1},
                 "cached": dict(cached_top1),
             },
+            written_by=written_by(),
         )
         others = sorted({*frame_files(self.path), GATHERED})
         metadata = {name: file_digest(self.path / name) for name in others}

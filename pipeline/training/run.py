@@ -23,12 +23,13 @@ from pipeline.evaluation.metrics import Metrics, evaluate
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import ScheduledLoss
-from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.modality import Views
+from pipeline.modalities.table import mixed_blocks
 from pipeline.models.checkpoint import ModelCard, state_digest
 from pipeline.samples.packed import Images
 from pipeline.samples.samples import UNLABELLED
-from pipeline.store.ensemble import Ensemble
-from pipeline.store.reader import LogitStore, read_checked
+from pipeline.store.reader import read_checked
+from pipeline.store.soft_labels import SoftLabels
 from pipeline.training.loop import fit, make_projection
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
@@ -115,8 +116,8 @@ def train(
     network: nn.Module,
     card: ModelCard,
     *,
-    views: ViewSpec,
-    store: LogitStore | Ensemble | None,
+    views: Views,
+    store: SoftLabels | None,
     loss: ScheduledLoss,
     settings: TrainingSettings,
     seed: int,
@@ -153,7 +154,7 @@ def train(
     images = lesson.images
     network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     synchronise_norms(network, bench.ranks, bench.device)
-    feed = bench.feed(images, views, eyes, None if store is None else store.blocks_of(images))
+    feed = bench.feed(images, views, eyes, None if store is None else mixed_blocks(store, images))
     targets = None if store is None else Targets(store, feed)
     if store is not None:
         _require_test(store, data.test)
@@ -206,7 +207,7 @@ def train(
     )
 
 
-def _require_test(store: LogitStore | Ensemble, images: Images) -> None:
+def _require_test(store: SoftLabels, images: Images) -> None:
     """Read what a student is compared with when it is trained, since hours later is late to refuse it."""
     for member in store.members:
         section = member.sections.get("test")

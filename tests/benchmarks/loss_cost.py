@@ -24,6 +24,7 @@ from pipeline.evaluation.context import Bench
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import LOSSES, make_loss
+from pipeline.modalities.table import views_of
 from pipeline.models.pretrained import initial_network
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
@@ -55,7 +56,7 @@ class Epochs:
         loss, images, settings = make_loss(name, {}), bench.data.train, spec.training.settings()
         network, card = initial_network(bench.data, spec.start(None), 0)
         network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        feed = bench.feed(images, store.view_spec, card.preprocessing)
+        feed = bench.feed(images, views_of(store), card.preprocessing)
         targets = Targets(store, feed) if LOSSES[name].needs_teacher else None
         self._loader = Loader(
             feed, targets, batch_size=settings.batch_size, seed=0, features=loss.features,

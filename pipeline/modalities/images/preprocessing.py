@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
+import pydantic
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.forms import require_form
 from pipeline.modalities.images.rendering.pixel_ops import grey
 from pipeline.modalities.images.rendering.resample import Interpolation
 from pipeline.modalities.images.rendering.views import ImageViews
@@ -19,6 +23,8 @@ from pipeline.views.pairing import Pairing, Singles
 
 # The one rule for all images that a model sees here, trained or deployed: turned as their EXIF says.
 ORIENTATION: Literal["exif"] = "exif"
+_MOST_PIXELS = 4096
+_Channel = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +68,20 @@ class Preprocessing:
         return plain
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Preprocessing:
+    def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
         """Return the preprocessing that `to_dict` described."""
         return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> Preprocessing:
+        """Return the preprocessing that values of anybody's describe.
+
+        Raises:
+            ValueError: naming the first value that is out of range.
+        """
+        require_form(_Form, value, "preprocessing")
+        # Of the very numbers that are written, 1 or 1.0: they are in a teacher's digest.
+        return cls.from_dict(value)
 
     def seen(self, pixels: Tensor) -> Tensor:
         """Map (B, S, S, c) uint8 to the colours that the model sees: (B, S, S, channels) uint8.
@@ -106,6 +123,24 @@ class Preprocessing:
     ) -> ImageViews:
         """Return what renders a split for a model of this preprocessing; see `modality.Preprocessing`."""
         return ImageViews(samples, views, pairing, self, device=device, on_device=on_device)
+
+
+class _Form(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    size: Annotated[int, Field(ge=1, le=_MOST_PIXELS)]
+    mean: Annotated[list[_Channel] | tuple[_Channel, ...], Field(min_length=1, max_length=3)]
+    std: list[Annotated[_Channel, Field(gt=0)]] | tuple[Annotated[_Channel, Field(gt=0)], ...]
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    interpolation: Interpolation = "bilinear"
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> _Form:
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"{len(self.mean)} means and {len(self.std)} deviations; expected one of each a channel"
+            )
+        return self
 
 
 @functools.lru_cache(maxsize=64)

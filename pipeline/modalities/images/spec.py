@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from pipeline.core.errors import MismatchError, brief, quoted
-from pipeline.core.hashing import spec_digest
+from pipeline.core.hashing import Described, spec_digest
 from pipeline.modalities.images.augmentations import (
     Augmentation,
     Autocontrast,
@@ -140,6 +140,10 @@ class ViewSpec:
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the canonical form."""
         return spec_digest(self.canonical())
+
+    def described(self) -> Described:
+        """Return the canonical form with its digest."""
+        return Described(self.digest(), self.canonical())
 
 
 def _unknown_settings(value: Mapping[str, Any]) -> set[str]:

@@ -21,6 +21,7 @@ from pipeline.modalities.images.augmentations import Cutmix, RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.rendering import cpu
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.table import mixed_blocks, views_of
 from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
 
@@ -50,8 +51,8 @@ def _brighter(monkeypatch):
 
 def _feed(store: LogitStore, bench, teacher, images=None) -> Feed:
     images = bench.data.train if images is None else images
-    blocks = store.blocks_of(images)
-    return bench.feed(images, store.view_spec, teacher.card.preprocessing, blocks)
+    blocks = mixed_blocks(store, images)
+    return bench.feed(images, views_of(store), teacher.card.preprocessing, blocks)
 
 
 def test_the_witnesses_are_what_the_teacher_saw(store, bench, teacher):
@@ -123,7 +124,7 @@ def test_a_reader_that_is_told_to_goes_on_and_says_how_far_off_it_is(store, benc
 
 def test_other_eyes_of_the_student_make_no_difference(store, bench, teacher):
     eyes = Preprocessing(size=20, mean=(0.5,), std=(0.5,))
-    feed = bench.feed(bench.data.train, store.view_spec, eyes, store.blocks_of(bench.data.train))
+    feed = bench.feed(bench.data.train, views_of(store), eyes, mixed_blocks(store, bench.data.train))
     require_same_pixels(store, feed)
 
 

@@ -17,6 +17,7 @@ from pipeline.loading.targets import Targets
 from pipeline.modalities.images.augmentations import Cutmix, Mixup
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.table import mixed_blocks, views_of
 from pipeline.store.reader import LogitStore
 
 README = Path(__file__).parents[3] / "README.md"
@@ -77,7 +78,7 @@ def test_workers_that_do_not_fork_see_the_same(dataset, teacher, start):
 
 
 def test_the_view_is_shown_as_the_loader_shows_it(dataset, store, bench, teacher):
-    feed = bench.feed(bench.data.train, store.view_spec, teacher.card.preprocessing)
+    feed = bench.feed(bench.data.train, views_of(store), teacher.card.preprocessing)
     loader = Loader(feed, Targets(store, feed), batch_size=10, seed=0)
     dataset.set_view(1)
     for batch in loader.epoch(1):
@@ -99,7 +100,7 @@ def test_labels_of_mixed_images_are_shares(bench, teacher, make_spec, tmp_path):
     assert torch.allclose(labels.sum(1), torch.ones(len(dataset)))
     assert ((labels > 0).sum(1) == 2).any()
     feed = bench.feed(
-        bench.data.train, MIXED, teacher.card.preprocessing, store.blocks_of(bench.data.train)
+        bench.data.train, MIXED, teacher.card.preprocessing, mixed_blocks(store, bench.data.train)
     )
     loader = Loader(feed, Targets(store, feed), batch_size=8, seed=0, n_classes=3)
     for batch in loader.epoch(0):

@@ -14,6 +14,7 @@ from pipeline.loading.targets import Targets
 from pipeline.losses import FeatureNeeds
 from pipeline.modalities.images.augmentations import Cutmix, PadCrop
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.table import mixed_blocks, views_of
 from pipeline.store.reader import LogitStore
 
 CPU = torch.device("cpu")
@@ -44,7 +45,7 @@ def loader(stores, bench, decided_teacher):
     def make(name: str = "plain", needs: FeatureNeeds | None = EVERYTHING, **changed) -> Loader:
         store, images = stores[name], bench.data.train
         eyes = decided_teacher.card.preprocessing
-        feed = Feed(images, store.view_spec, eyes, device=CPU, blocks=store.blocks_of(images))
+        feed = Feed(images, views_of(store), eyes, device=CPU, blocks=mixed_blocks(store, images))
         settings = {"batch_size": 16, "seed": 4, "n_classes": 3, "features": needs, **changed}
         return Loader(feed, Targets(store, feed), **settings)
 

@@ -26,6 +26,7 @@ from pipeline.loading.replay import ReplayDataset
 from pipeline.loading.targets import Targets
 from pipeline.modalities.images.augmentations import Cutmix, PadCrop
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.table import preprocessing_of, views_of
 from pipeline.models.architecture import build
 from pipeline.models.teacher import Teacher
 from pipeline.store.ensemble import Ensemble, open_logits, write_ensemble
@@ -84,7 +85,7 @@ def test_soft_labels_are_the_weighted_mean(folder, bench, average):
 def test_a_loader_gives_the_mean_of_both(folder, bench):
     ensemble = _write(folder, bench)
     images = bench.data.train
-    feed = Feed(images, ensemble.view_spec, ensemble.preprocessing, device=torch.device("cpu"))
+    feed = Feed(images, views_of(ensemble), preprocessing_of(ensemble), device=torch.device("cpu"))
     loader = Loader(feed, Targets(ensemble, feed), batch_size=16, seed=3)
     rows = ensemble.rows_of(images)
     expected = ensemble.view(loader.view(1))

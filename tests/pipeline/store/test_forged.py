@@ -24,6 +24,7 @@ from pipeline.dump.run import cache_logits
 from pipeline.dump.verify import verify
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
+from pipeline.modalities.table import preprocessing_of, views_of
 from pipeline.report.results import dump_figures
 from pipeline.store.ensemble import open_logits, write_ensemble
 from pipeline.store.index import read_index
@@ -60,7 +61,7 @@ def store(folder) -> Path:
 
 def targets(store: Path, bench) -> None:
     opened = open_logits(store)
-    feed = Feed(bench.data.train, opened.view_spec, opened.preprocessing, device=torch.device("cpu"))
+    feed = Feed(bench.data.train, views_of(opened), preprocessing_of(opened), device=torch.device("cpu"))
     Targets(opened, feed).load(0)
 
 

@@ -12,6 +12,7 @@ from torchvision.models.googlenet import GoogLeNetOutputs
 from pipeline.core.errors import ConfigError
 from pipeline.dump.run import cache_logits
 from pipeline.losses import LOSSES, make_loss
+from pipeline.modalities.table import views_of
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.store.reader import LogitStore
@@ -56,7 +57,7 @@ def run(stores, bench, decided_teacher, tmp_path):
             bench,
             changed.pop("network", build)(architecture),
             card,
-            views=stores[codec].view_spec,
+            views=views_of(stores[codec]),
             store=stores[codec],
             loss=make_loss(name, changed.pop("loss", {})),
             settings=settings,

@@ -23,6 +23,7 @@ from pipeline.modalities.images.preprocessing import Preprocessing, _lines
 from pipeline.modalities.images.rendering import device as rendering
 from pipeline.modalities.images.rendering import pixel_ops, resident
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.table import mixed_blocks
 from pipeline.store.reader import LogitStore
 from pipeline.training.loop import _Training
 from pipeline.training.settings import TrainingSettings
@@ -50,7 +51,7 @@ def store(request, bench, teacher, make_spec, tmp_path_factory) -> LogitStore:
 
 def _training(store: LogitStore, images, device: torch.device) -> tuple[_Training, Iterator[Batch]]:
     eyes = Preprocessing(size=12, mean=(0.3,), std=(0.2,))
-    blocks = store.blocks_of(images)
+    blocks = mixed_blocks(store, images)
     feed = Feed(images, VIEWS, eyes, device=device, blocks=blocks, on_device=True)
     loader = Loader(feed, Targets(store, feed), batch_size=16, seed=4, n_classes=3)
     with device:

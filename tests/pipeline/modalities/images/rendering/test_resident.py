@@ -16,6 +16,7 @@ from pipeline.modalities.images.rendering.device import DeviceRenderer
 from pipeline.modalities.images.rendering.render import CpuRenderer, make_renderer
 from pipeline.modalities.images.rendering.views import ImageViews
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.table import mixed_blocks, views_of
 from pipeline.store.reader import LogitStore
 
 CPU = torch.device("cpu")
@@ -44,7 +45,7 @@ def _loader(store, bench, *, on_device: bool, size: int = 12, batch_size: int = 
     images = bench.data.train
     eyes = Preprocessing(size=size, mean=(0.3,), std=(0.2,))
     feed = Feed(
-        images, store.view_spec, eyes, device=CPU, blocks=store.blocks_of(images), on_device=on_device
+        images, views_of(store), eyes, device=CPU, blocks=mixed_blocks(store, images), on_device=on_device
     )
     return Loader(feed, Targets(store, feed), batch_size=batch_size, seed=4, n_classes=3)
 

@@ -1,0 +1,81 @@
+"""Soft labels: what a store and an ensemble of stores both are to whoever trains from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.codecs.base import Decoder
+from pipeline.codecs.blend import Blend
+from pipeline.places.location import Location
+from pipeline.samples.packed import Images
+from pipeline.store.reader import LogitStore
+
+
+class SoftLabels(Protocol):
+    """A teacher's outputs for V views of N training samples, and for the samples held out."""
+
+    @property
+    def location(self) -> Location:
+        """Where they are."""
+
+    @property
+    def members(self) -> Sequence[LogitStore]:
+        """The stores that they come from."""
+
+    @property
+    def blend(self) -> Blend | None:
+        """How several members are averaged; None for a single one."""
+
+    @property
+    def codec(self) -> Decoder:
+        """What decodes rows of `encoded_view`."""
+
+    @property
+    def n_views(self) -> int:
+        """V, the number of training views."""
+
+    @property
+    def n_samples(self) -> int:
+        """N, the number of training samples."""
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+
+    @property
+    def views(self) -> Mapping[str, Any]:
+        """The views that the teacher saw, in the canonical form of their spec."""
+
+    @property
+    def teacher(self) -> Mapping[str, Any]:
+        """Name, precision and card of the teacher, or of the first one, as plain values."""
+
+    @property
+    def teacher_names(self) -> tuple[str, ...]:
+        """Whose outputs these are."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the soft labels."""
+
+    def rows_of(self, images: Images) -> NDArray[np.int64]:
+        """Return the training row of each sample of a split (N,)."""
+
+    def blocks_of(self, images: Images) -> NDArray[np.int64]:
+        """Return the block of each sample of a split (N,), inside which views mix it with others."""
+
+    def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:
+        """Read one training view without decoding it."""
+
+    def view(self, view: int) -> Tensor:
+        """Read one training view: (N, C) float32 logits, each row's maximum 0."""
+
+    def held_out(self, name: str, images: Images) -> Tensor | None:
+        """Return the outputs for un-augmented samples of a split, in its order, or None."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return figures with the keys of `pipeline inspect --json`."""
