@@ -235,7 +235,7 @@ def _require_targets(params: Params) -> None:
     for dump in params.sweep.dumps:
         for recipe in params.sweep.recipes:
             loss, where = params.recipes[recipe].loss, f"dump {dump}"
-            require_targets(loss, params.dump_views(dump), where)
+            require_targets(loss, where, mixes=params.dump_views(dump).mixes)
             require_features(loss, params.dump_codecs(dump), where)
         if params.dump_views(dump).mixes:
             for student in params.sweep.students:

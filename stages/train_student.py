@@ -181,7 +181,7 @@ def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:
         )
     if run.dump is not None:
         where = f"dump {run.dump}"
-        require_targets(recipe.loss, params.dump_views(run.dump), where)
+        require_targets(recipe.loss, where, mixes=params.dump_views(run.dump).mixes)
         require_features(recipe.loss, params.dump_codecs(run.dump), where)
     elif allow_drift:
         raise ConfigError("--allow-drift is about a dump's images; expected --dump DUMP with it; remove it")

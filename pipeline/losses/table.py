@@ -14,7 +14,6 @@ from pipeline.losses.features import CentreProjection, ContrastProjection, centr
 from pipeline.losses.logits import dist, hard, kd, kd_ls, label_smoothing, mse, scratch, soft_ce, wttm
 from pipeline.losses.settings import FeatureNeeds, Range, Schedule, ScheduledLoss, settings_of
 from pipeline.losses.target_classes import dkd, nkd, wsld
-from pipeline.modalities.modality import Views
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +62,18 @@ LOSSES: Mapping[str, Loss] = {
 }
 
 
-def require_targets(name: str, views: Views, where: str) -> None:
+def require_targets(name: str, where: str, *, mixes: bool) -> None:
     """Refuse a loss that needs one class a sample for views that mix images.
 
     Args:
         name: of the loss.
-        views: what the student sees.
-        where: whose views these are, for the message.
+        where: whose views the student sees, for the message.
+        mixes: whether these mix samples with each other.
 
     Raises:
         ConfigError: saying what to change.
     """
-    if LOSSES[name].one_target and views.mixes:
+    if LOSSES[name].one_target and mixes:
         mixable = [other for other, loss in LOSSES.items() if loss.needs_teacher and not loss.one_target]
         raise ConfigError(
             f"loss {name} needs one class a sample, and the views of {where} mix images (mixup, cutmix); "

@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import counted, printable
 from pipeline.core.files import read_json
-from pipeline.core.hashing import content_digest, encoded_digest
-from pipeline.modalities.images.decoding import read_file
-from pipeline.modalities.images.images import EncodedImages
 from pipeline.samples.dataset import DESCRIPTION
 from pipeline.samples.packed import Images
 from pipeline.samples.samples import UNLABELLED
@@ -130,16 +127,9 @@ def _equal(splits: Mapping[str, Images], alike: Sequence[Place]) -> Iterator[lis
     for place in alike:
         images = splits[place.split]
         # Digests have the label in them.
-        same = int(images.digests[place.row]) if len(labels) == 1 else _content(images, place.row)
+        same = int(images.digests[place.row]) if len(labels) == 1 else images.content(place.row)
         by_content[same].append(place)
     yield from (places for places in by_content.values() if len(places) > 1)
-
-
-def _content(images: Images, row: int) -> int:
-    if isinstance(images, EncodedImages):
-        content = read_file(images.root / images.names[row])
-        return encoded_digest(content, (*images.shapes[row].tolist(), images.channels), UNLABELLED)
-    return content_digest(images.image(row), UNLABELLED)
 
 
 def _count(leaks: Leaks, splits: Mapping[str, Images], equal: Sequence[Place]) -> None:

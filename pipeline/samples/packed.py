@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import array_digest, content_digest
 from pipeline.samples.index import Form, missing, read_index
-from pipeline.samples.samples import NO_DECODER, Names
+from pipeline.samples.samples import NO_DECODER, UNLABELLED, Names
 
 Uniform = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -51,6 +51,10 @@ class Images(ABC):
     @abstractmethod
     def image(self, row: int) -> NDArray[np.uint8]:
         """Return one image (H, W, C) uint8; safe to call from any thread."""
+
+    def content(self, row: int) -> int:
+        """Return a digest of one sample's content, whatever its label."""
+        return content_digest(self.image(row), UNLABELLED)
 
     @abstractmethod
     def faults(self, rows: NDArray[np.int64]) -> list[str]:

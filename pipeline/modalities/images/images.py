@@ -19,6 +19,7 @@ from pipeline.core.hashing import bytes_glance, encoded_digest
 from pipeline.modalities.images.decoding import decode, read_file, shrink
 from pipeline.samples.index import Form, find_root, read_index
 from pipeline.samples.packed import Images
+from pipeline.samples.samples import UNLABELLED
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -51,6 +52,11 @@ class EncodedImages(Images):
                 "by its header; save it anew and run: pipeline prepare; or set data.keep to pixels"
             )
         return image
+
+    def content(self, row: int) -> int:
+        """Return a digest of one file's bytes, whatever its label."""
+        content = read_file(self.root / self.names[row])
+        return encoded_digest(content, (*self.shapes[row].tolist(), self.channels), UNLABELLED)
 
     def faults(self, rows: NDArray[np.int64]) -> list[str]:
         """Return a line for each of some files (n,) that is missing or not the one that was prepared."""

@@ -14,8 +14,6 @@ from pipeline.core.errors import ConfigError
 from pipeline.losses import LOSSES, Loss, kd, make_loss, require_features, require_targets
 from pipeline.losses.settings import settings_of
 from pipeline.losses.table import fill
-from pipeline.modalities.images.augmentations import Mixup
-from pipeline.modalities.images.spec import ViewSpec
 from tests.pipeline.losses.batches import LABELS, OF_FEATURES, STUDENT, TEACHER, defaults
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
@@ -134,15 +132,14 @@ def test_a_value_out_of_range_is_refused_with_its_range(name, key, value, expect
 
 
 def test_a_loss_of_one_class_a_sample_is_refused_where_views_mix():
-    mixing = ViewSpec(mixup=Mixup())
     with pytest.raises(
         ConfigError, match=r"loss wsld needs one class a sample.*the views of dump x mix.*kd"
     ):
-        require_targets("wsld", mixing, "dump x")
-    require_targets("wsld", ViewSpec(), "dump x")
+        require_targets("wsld", "dump x", mixes=True)
+    require_targets("wsld", "dump x", mixes=False)
     for name in LOSSES:
         if name != "wsld":
-            require_targets(name, mixing, "dump x")
+            require_targets(name, "dump x", mixes=True)
 
 
 # Features
