@@ -22,6 +22,7 @@ from pipeline.samples.checking import require_sample
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.training.failures import naming_epoch
+from pipeline.training.loop import RunSpec
 from pipeline.training.run import Lesson, train
 from pipeline.training.state import TrainingResult
 from stages import layout
@@ -116,13 +117,15 @@ class _Run:
             bench,
             network,
             card,
+            RunSpec(
+                loss=make_loss(recipe.loss, recipe.settings),
+                settings=spec.training.settings(),
+                seed=self.seed,
+                state_path=self.outputs.state_path,
+                identity={"loss": [recipe.loss, recipe.settings], "store": store and store.identity()},
+            ),
             views=spec.training.views if store is None else views_of(store),
             store=store,
-            loss=make_loss(recipe.loss, recipe.settings),
-            settings=spec.training.settings(),
-            seed=self.seed,
-            state_path=self.outputs.state_path,
-            identity={"loss": [recipe.loss, recipe.settings], "store": store and store.identity()},
             lesson=lesson,
         )
 

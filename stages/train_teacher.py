@@ -19,6 +19,7 @@ from pipeline.models.pretrained import initial_network, pretrained_network
 from pipeline.models.teacher import require_same_classes
 from pipeline.samples.checking import require_sample
 from pipeline.training.failures import naming_epoch
+from pipeline.training.loop import RunSpec
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
@@ -76,13 +77,14 @@ def _train(
         bench,
         network,
         card,
+        RunSpec(
+            loss=make_loss("scratch", {}),
+            settings=spec.training.settings(),
+            seed=spec.seed,
+            state_path=state_path,
+        ),
         views=spec.training.views,
         store=None,
-        loss=make_loss("scratch", {}),
-        settings=spec.training.settings(),
-        seed=spec.seed,
-        state_path=state_path,
-        identity={},
     )
 
 

@@ -7,9 +7,9 @@ weights are kept. Everything needed to go on is saved after each epoch, and ever
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,42 +120,52 @@ def _detached(features: Features) -> Features:
 
 
 Evaluate = Callable[[nn.Module], Metrics]
-SAVE_SECONDS = 300.0
 _STATE_VERSION = 4
 _SEEDS = 1 << 63
 _LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render elsewhere: --render cpu"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What makes a run this run.
+
+    Args:
+        loss: of (logits, labels, teacher logits), and features if it says so.
+        settings: of the optimisation.
+        seed: of the order, of dropout and the like.
+        state_path: where the state of an unfinished run is kept; removed by the caller when done.
+        identity: what else does; a state of another run is not resumed.
+        save_seconds: how often the state is saved inside an epoch.
+    """
+
+    loss: ScheduledLoss
+    settings: TrainingSettings
+    seed: int
+    state_path: Path
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    save_seconds: float = 300.0
+
+
 def fit(
     network: nn.Module,
     loader: Loader,
-    loss: ScheduledLoss,
-    settings: TrainingSettings,
+    spec: RunSpec,
     *,
     device: torch.device,
-    seed: int,
     evaluate: Evaluate | None,
-    state_path: Path,
-    identity: dict[str, Any],
     projection: nn.Module | None = None,
     ranks: Ranks = SINGLE,
-    save_seconds: float = SAVE_SECONDS,
 ) -> TrainingResult:
     """Train a network.
 
     Args:
         network: on the device; its weights are changed.
-        loader: the training split, for these settings and ranks.
-        loss: of (logits, labels, teacher logits), and features if it says so.
-        settings: of the optimisation.
+        loader: the training split, for the run's settings and these ranks.
+        spec: what makes the run.
         device: where everything is.
-        seed: of dropout and the like.
         evaluate: figures on the validation split, or None without one.
-        state_path: where the state of an unfinished run is kept; removed by the caller when done.
-        identity: everything that makes this run this run; a state of another one is not resumed.
         projection: of a loss of features, on the device; its weights are changed, too.
         ranks: this process among those that train the network together; the first one writes.
-        save_seconds: how often the state is saved inside an epoch.
 
     Raises:
         TrainingError: the loss, weights or logits are not finite, no step counted, or processes do not go
@@ -163,14 +173,15 @@ def fit(
         ModelError: the network fails.
 
     """
+    settings, state_path = spec.settings, spec.state_path
     run = RunState(network, settings, device, projection, ranks)
-    identity = {**identity, "state": _STATE_VERSION}
+    identity = {**spec.identity, "state": _STATE_VERSION}
     _resume(run, state_path, identity, ranks)
     steps = settings.epochs * loader.steps_per_epoch
-    with closing(_Training(run, loader, loss, seed=seed, ranks=ranks)) as training:
+    with closing(_Training(run, loader, spec.loss, seed=spec.seed, ranks=ranks)) as training:
         judged = training.network if run.judged is training.inner else _as_called(run.judged, settings)
         while run.epoch < settings.epochs:
-            for _ in training.epoch(save_seconds):
+            for _ in training.epoch(spec.save_seconds):
                 run.save(state_path, identity)
             start = time.perf_counter()
             with naming_epoch(run.epoch + 1, run.judged, settings):

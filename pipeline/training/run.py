@@ -5,8 +5,7 @@ Joins feeds, loader and loop; the same for a teacher, a student and a baseline.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from pipeline.evaluation.context import EVALUATION_BATCH, Bench
 from pipeline.evaluation.metrics import Metrics, evaluate
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
-from pipeline.losses import ScheduledLoss
 from pipeline.modalities.modality import Views
 from pipeline.modalities.table import mixed_blocks
 from pipeline.models.checkpoint import ModelCard, state_digest
@@ -30,8 +28,7 @@ from pipeline.samples.packed import Images
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.reader import read_checked
 from pipeline.store.soft_labels import SoftLabels
-from pipeline.training.loop import fit, make_projection
-from pipeline.training.settings import TrainingSettings
+from pipeline.training.loop import RunSpec, fit, make_projection
 from pipeline.training.state import TrainingResult
 
 # What a network is shown of a split in training, and with which labels.
@@ -115,14 +112,10 @@ def train(
     bench: Bench,
     network: nn.Module,
     card: ModelCard,
+    spec: RunSpec,
     *,
     views: Views,
     store: SoftLabels | None,
-    loss: ScheduledLoss,
-    settings: TrainingSettings,
-    seed: int,
-    state_path: Path,
-    identity: dict[str, Any],
     lesson: Lesson | None = None,
 ) -> TrainingResult:
     """Fit a network to the training split.
@@ -131,13 +124,9 @@ def train(
         bench: the data and the device.
         network: moved to the device and trained.
         card: of the network.
+        spec: what makes the run, beside weights, card, views and lesson.
         views: what it is shown; those of the store where there is one.
         store: with the teacher's logits of these views, or several teachers'; or None.
-        loss: of (logits, labels, teacher logits), and features if it says so.
-        settings: of the optimisation.
-        seed: of the order and of dropout.
-        state_path: where the state of an unfinished run is kept.
-        identity: what else makes this run this run.
         lesson: what is shown of the training split; None for all of it where there is a store, else for its
             labelled images, once an epoch.
 
@@ -149,6 +138,7 @@ def train(
         TrainingError: the loss, weights or logits are not finite, or no step counted.
     """
     data, eyes, begins_with = bench.data, card.preprocessing, state_digest(network)
+    loss, settings = spec.loss, spec.settings
     if lesson is None:
         lesson = Lesson.of_labelled(data.train) if store is None else Lesson.of_all(data.train)
     images = lesson.images
@@ -168,7 +158,7 @@ def train(
         feed,
         targets,
         batch_size=settings.batch_size,
-        seed=seed,
+        seed=spec.seed,
         n_classes=len(data.classes),
         parts=settings.accumulate,
         ranks=bench.ranks,
@@ -176,7 +166,7 @@ def train(
         length=lesson.length,
         features=loss.features,
     )
-    projection = make_projection(loss, network, loader.teacher_dim, seed=seed)
+    projection = make_projection(loss, network, loader.teacher_dim, seed=spec.seed)
     held_out = bench.feed(data.validation, None, eyes)
 
     def validate(trained: nn.Module) -> Metrics:
@@ -184,26 +174,23 @@ def train(
             trained, held_out, batch_size=EVALUATION_BATCH, ranks=bench.ranks, split="validation"
         )
 
+    identity = {
+        **spec.identity,
+        "weights": begins_with,
+        "card": card.to_dict(),
+        "views": views.canonical(),
+        "settings": settings.to_dict(),
+        "seed": spec.seed,
+        "lesson": lesson.identity(),
+    }
     return fit(
         network,
         loader,
-        loss,
-        settings,
+        replace(spec, identity=identity),
         device=bench.device,
-        seed=seed,
         evaluate=validate if len(data.validation) else None,
-        state_path=state_path,
         projection=None if projection is None else projection.to(bench.device),
         ranks=bench.ranks,
-        identity={
-            **identity,
-            "weights": begins_with,
-            "card": card.to_dict(),
-            "views": views.canonical(),
-            "settings": settings.to_dict(),
-            "seed": seed,
-            "lesson": lesson.identity(),
-        },
     )
 
 

@@ -34,7 +34,7 @@ from pipeline.loading.loader import Loader
 from pipeline.losses import make_loss
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.samples.dataset import PreparedData
-from pipeline.training.loop import fit
+from pipeline.training.loop import RunSpec, fit
 from pipeline.training.settings import TrainingSettings
 from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
@@ -75,13 +75,9 @@ def train(feed: Feed, targets: list[Tensor], seed: int, state: Path) -> torch.nn
     fit(
         student,
         Loader(feed, GivenTargets(targets), batch_size=SETTINGS.batch_size, seed=seed),
-        LOSS,
-        SETTINGS,
+        RunSpec(loss=LOSS, settings=SETTINGS, seed=seed, state_path=state),
         device=CPU,
-        seed=seed,
         evaluate=None,
-        state_path=state,
-        identity={},
     )
     return student.eval()
 

@@ -35,7 +35,7 @@ from pipeline.models.checkpoint import ModelCard, load_state, read_tensors
 from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
-from pipeline.training.loop import fit
+from pipeline.training.loop import RunSpec, fit
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
 from tests.benchmarks.datasets import prepared
@@ -129,13 +129,9 @@ class Rig:
         fit(
             student,
             loader,
-            loss or self.loss,
-            self.settings,
+            RunSpec(loss=loss or self.loss, settings=self.settings, seed=seed, state_path=state),
             device=CPU,
-            seed=seed,
             evaluate=None,
-            state_path=state,
-            identity={},
         )
         eyes = self.teacher.card.preprocessing
         top1 = self.bench.evaluate(student, eyes, self.bench.data.test).top1
@@ -226,13 +222,14 @@ def _teacher(bench: Bench, path: Path) -> Teacher:
             bench,
             net,
             card,
+            RunSpec(
+                loss=make_loss("scratch", {}),
+                settings=TEACHER,
+                seed=0,
+                state_path=path.with_suffix(".state"),
+            ),
             views=VIEWS,
             store=None,
-            loss=make_loss("scratch", {}),
-            settings=TEACHER,
-            seed=0,
-            state_path=path.with_suffix(".state"),
-            identity={},
         )
         torch.save(result.last, path)
     load_state(net, read_tensors(path), path)

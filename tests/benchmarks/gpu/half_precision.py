@@ -25,6 +25,7 @@ from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
+from pipeline.training.loop import RunSpec
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
 from tests.benchmarks.datasets import made_up
@@ -107,13 +108,14 @@ class Trainer:
             self.bench,
             net,
             self.card,
+            RunSpec(
+                loss=make_loss(loss, {"temperature": 4} if loss == "kd" else {}),
+                settings=settings,
+                seed=0,
+                state_path=self.folder / "run.state",
+            ),
             views=VIEWS,
             store=store,
-            loss=make_loss(loss, {"temperature": 4} if loss == "kd" else {}),
-            settings=settings,
-            seed=0,
-            state_path=self.folder / "run.state",
-            identity={},
         )
         (self.folder / "run.state").unlink(missing_ok=True)
         net.load_state_dict(result.last)

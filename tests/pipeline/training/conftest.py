@@ -15,7 +15,7 @@ from pipeline.losses import ScheduledLoss, scratch
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.training.loop import fit
+from pipeline.training.loop import RunSpec, fit
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
 from tests.pipeline.training.runs import BATCH, make_network, make_settings
@@ -50,7 +50,9 @@ def run(tiny_data, tmp_path):
         }
         loss = given.pop("loss")
         loss = loss if isinstance(loss, ScheduledLoss) else ScheduledLoss(loss)
-        return fit(given.pop("network"), given.pop("loader"), loss, given.pop("settings"), **given)
+        names = "settings", "seed", "state_path", "identity", "save_seconds"
+        spec = RunSpec(loss=loss, **{name: given.pop(name) for name in names if name in given})
+        return fit(given.pop("network"), given.pop("loader"), spec, **given)
 
     train.steps = len(tiny_data.train) // BATCH
     train.feed = lambda images: Feed(images, VIEWS, eyes, device=CPU)

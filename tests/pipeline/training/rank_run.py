@@ -26,6 +26,7 @@ from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
+from pipeline.training.loop import RunSpec
 from pipeline.training.optimizer import LossScale
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
@@ -97,13 +98,15 @@ def result(folder: Path, ranks: Ranks, name: str, **changed: Any) -> dict[str, A
         Bench(data=data, device=torch.device("cpu"), workers=1, ranks=ranks),
         network(),
         card,
+        RunSpec(
+            loss=variant.get("loss", make_loss("scratch", {})),
+            settings=TrainingSettings(**settings),
+            seed=5,
+            state_path=folder / f"{name}-{ranks.count}.state",
+            identity={"variant": name},
+        ),
         views=variant.get("views", PLAIN),
         store=dump(folder) if variant.get("features") else None,
-        loss=variant.get("loss", make_loss("scratch", {})),
-        settings=TrainingSettings(**settings),
-        seed=5,
-        state_path=folder / f"{name}-{ranks.count}.state",
-        identity={"variant": name},
     )
     figures = [(record.loss, record.validation_top1, record.validation_nll) for record in done.history]
     return {"figures": figures, "last": done.last}

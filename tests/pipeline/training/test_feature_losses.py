@@ -16,7 +16,7 @@ from pipeline.modalities.table import views_of
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.store.reader import LogitStore
-from pipeline.training.loop import make_projection
+from pipeline.training.loop import RunSpec, make_projection
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import RunState, TrainingResult
@@ -57,13 +57,14 @@ def run(stores, bench, decided_teacher, tmp_path):
             bench,
             changed.pop("network", build)(architecture),
             card,
+            RunSpec(
+                loss=make_loss(name, changed.pop("loss", {})),
+                settings=settings,
+                seed=3,
+                state_path=tmp_path / changed.get("state", "state.pt"),
+            ),
             views=views_of(stores[codec]),
             store=stores[codec],
-            loss=make_loss(name, changed.pop("loss", {})),
-            settings=settings,
-            seed=3,
-            state_path=tmp_path / changed.get("state", "state.pt"),
-            identity={},
         )
 
     return start
