@@ -18,7 +18,7 @@ _HOMES = {
     "ViewSpec": "pipeline.modalities.images.spec",
     "view_parameters": "pipeline.modalities.images.draw",
     "render": "pipeline.modalities.images.rendering.render",
-    "PreparedData": "pipeline.samples.dataset",
+    "PreparedData": "pipeline.modalities.prepared",
     "Feed": "pipeline.loading.feed",
     "Targets": "pipeline.loading.targets",
     "Loader": "pipeline.loading.loader",

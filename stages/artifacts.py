@@ -27,10 +27,10 @@ from pipeline.core.progress import note
 from pipeline.core.trust import NOTHING, Trust
 from pipeline.dump.verify import replay
 from pipeline.evaluation.context import Bench
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.models.teacher import Teacher
 from pipeline.report.runs import read_metrics
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.arrays import RESTORE
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore

@@ -15,8 +15,8 @@ from pipeline.export.deployment import Deployment
 from pipeline.export.formats import FORMATS, measure_parity
 from pipeline.loading.feed import Feed
 from pipeline.modalities.images.pictures import open_pictures, spread_images
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import load_checkpoint
-from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images
 from stages import layout
 from stages.failures import say

@@ -20,11 +20,12 @@ from pipeline.dump.spec import DumpSpec
 from pipeline.losses import LOSSES, make_loss
 from pipeline.modalities.images.damage import OnDamage
 from pipeline.modalities.images.decoding import MAX_PIXELS
+from pipeline.modalities.images.intake import ImageOptions
 from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.class_map import read_class_map
 from pipeline.models.pretrained import Start
-from pipeline.samples.dataset import PreparedData
 from pipeline.samples.description import DECISIVE, REFUSING
 from pipeline.samples.index import Keep
 from pipeline.samples.labels import keep_labels
@@ -100,14 +101,16 @@ class DataParams:
     def preparation(self) -> Preparation:
         """Return what is to be made of the source."""
         return Preparation(
-            origin=self.source,
-            validation=self.validation,
-            seed=self.seed,
+            origin=self.source, validation=self.validation, seed=self.seed, made_with=self.asked()
+        )
+
+    def image_options(self) -> ImageOptions:
+        """Return how images are to be kept."""
+        return ImageOptions(
             keep=self.keep,
             short_side=self.short_side,
             max_pixels=self.max_pixels,
             damaged=self.damaged,
-            made_with=self.asked(),
         )
 
     def decisive(self) -> dict[str, Any]:

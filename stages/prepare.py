@@ -9,8 +9,9 @@ from typing import Any
 import click
 
 from pipeline.core.progress import note, track
+from pipeline.modalities.images.intake import ImageIntake
 from pipeline.modalities.images.sources import SourceOptions, open_source
-from pipeline.samples.dataset import SPLITS
+from pipeline.samples.description import SPLITS
 from pipeline.samples.prepare import prepare
 from pipeline.samples.samples import Sample
 from stages import layout
@@ -43,10 +44,12 @@ def command(params: Params, workers: int | None) -> None:
     if Path(path).exists() and path and Path(data.watch) != Path(path):
         note(f"data.watch is {data.watch!r}: DVC will not see changes in {path}; set data.watch to it")
     options = SourceOptions(root=Path(data.root), channels=data.channels, max_pixels=data.max_pixels)
+    source = open_source(data.source, options)
     description = prepare(
-        open_source(data.source, options),
+        source,
         layout.PREPARED,
         data.preparation(),
+        ImageIntake(source, layout.PREPARED, data.image_options()),
         state=layout.STATE / "prepare",
         workers=workers or default_workers(),
         progress=_progress,

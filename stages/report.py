@@ -12,11 +12,11 @@ from pipeline.core.files import parse_object, write_bytes, write_json
 from pipeline.core.hashing import difference
 from pipeline.core.progress import note
 from pipeline.core.text import NAME
+from pipeline.modalities.prepared import require_sample
 from pipeline.report.page import render_page
 from pipeline.report.results import Report, dump_figures
 from pipeline.report.runs import PlannedRun, Run, planned_runs, read_run, read_teacher
 from pipeline.report.tables import make_exhibit
-from pipeline.samples.checking import require_sample
 from pipeline.samples.leaks import read_leaks
 from pipeline.store.ensemble import open_logits
 from pipeline.store.soft_labels import SoftLabels

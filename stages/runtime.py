@@ -15,7 +15,7 @@ import torch
 
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.evaluation.context import Bench
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.description import read_description, require_as_asked
 from stages import layout
 from stages.dvc import is_stage

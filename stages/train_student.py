@@ -14,12 +14,11 @@ from pipeline.core.hashing import canonical_json
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import Bench
 from pipeline.losses import make_loss, require_features, require_targets
+from pipeline.modalities.prepared import PreparedData, require_sample
 from pipeline.modalities.table import views_of
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state
 from pipeline.models.pretrained import initial_network
-from pipeline.samples.checking import require_sample
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.training.failures import naming_epoch
 from pipeline.training.loop import RunSpec

@@ -13,11 +13,11 @@ from torch import nn
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import Bench
 from pipeline.losses import make_loss
+from pipeline.modalities.prepared import require_sample
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint
 from pipeline.models.pretrained import initial_network, pretrained_network
 from pipeline.models.teacher import require_same_classes
-from pipeline.samples.checking import require_sample
 from pipeline.training.failures import naming_epoch
 from pipeline.training.loop import RunSpec
 from pipeline.training.run import train

@@ -17,8 +17,8 @@ from pipeline.core.trust import Trust
 from pipeline.dump.repair import read_header, repair
 from pipeline.dump.verify import Audit, replay, verify
 from pipeline.evaluation.context import Bench
+from pipeline.modalities.prepared import audit_data
 from pipeline.models.teacher import Teacher
-from pipeline.samples.checking import audit_data
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.growth import tell_pending
 from pipeline.store.reader import LogitStore

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import content_digest, sample_key
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.packed import PackedImages
-from pipeline.samples.prepare import Preparation, prepare
 from pipeline.samples.samples import Names, Sample, Source
+from tests.pipeline.preparing import asking, prepare
 
 Images = Sequence[NDArray[np.uint8]]
 
@@ -106,7 +106,7 @@ def prepare_quietly() -> Callable[..., Path]:
         prepare(
             source,
             folder,
-            Preparation(**{"origin": "test", "validation": 0.2, **asked}),
+            asking(**{"origin": "test", "validation": 0.2, **asked}),
             state=folder.with_name(f"{folder.name}.state"),
             workers=workers,
             progress=lambda samples, _: iter(samples),

@@ -16,7 +16,7 @@ import torch
 
 from pipeline.evaluation.context import Bench
 from pipeline.losses import LOSSES
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.samples import Sample, Source
 from pipeline.training.settings import TrainingSettings
 from stages.params_file import load_params

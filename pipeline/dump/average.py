@@ -9,8 +9,8 @@ import torch
 
 from pipeline.codecs.blend import Blend
 from pipeline.evaluation.metrics import compare
+from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import views_of
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.ensemble import Ensemble, open_members
 
 

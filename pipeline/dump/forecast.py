@@ -18,8 +18,8 @@ from pipeline.dump.plan import new_layout, plan_dump
 from pipeline.dump.read_ahead import held_bytes
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import Bench
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher, require_same_classes
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.layout import GATHERED, MANIFEST, Layout
 from pipeline.store.place import require_store_or_nothing
 from pipeline.store.records import PLACES, ShardRecord, Witness, witness_rows

@@ -20,9 +20,9 @@ from pipeline.dump.choose_codec import Pilot, choose_codec, run_pilot
 from pipeline.dump.read_ahead import fitting_shard_rows
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import Bench
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.places.location import Location
-from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images
 from pipeline.store.arrays import RESTORE
 from pipeline.store.frame import read_state

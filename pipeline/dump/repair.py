@@ -22,10 +22,10 @@ from pipeline.dump.plan import choose, places, require_samples
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec, splits_of
 from pipeline.evaluation.context import Bench
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
 from pipeline.places.local import remove_inside, require_own_folders
 from pipeline.places.location import Location
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.faults import STRAY, Fault, metadata_faults, shard_faults, strays
 from pipeline.store.frame import build_frame, frame_files, read_state
 from pipeline.store.growth import is_passing, is_shard_file

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from pipeline.codecs.spec import CodecSpec
 from pipeline.modalities.modality import Views
+from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import read_views
-from pipeline.samples.dataset import SPLITS, PreparedData
+from pipeline.samples.description import SPLITS
 from pipeline.samples.packed import Images
 from pipeline.store.header import Header
 

@@ -14,7 +14,8 @@ from pipeline.core.errors import require_finite_logits
 from pipeline.evaluation.metrics import Metrics, compare, predict
 from pipeline.loading.feed import Feed
 from pipeline.modalities.modality import Preprocessing, Views
-from pipeline.samples.dataset import SPLITS, PreparedData
+from pipeline.modalities.prepared import PreparedData
+from pipeline.samples.description import SPLITS
 from pipeline.samples.packed import Images
 
 EVALUATION_BATCH = 500

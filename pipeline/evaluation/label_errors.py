@@ -18,8 +18,8 @@ from torch import Tensor
 
 from pipeline.loading.feed import consecutive
 from pipeline.loading.targets import EncodedView
+from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import views_of
-from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.soft_labels import SoftLabels

@@ -19,8 +19,8 @@ from pipeline.loading.drift import require_same_pixels
 from pipeline.loading.feed import Feed, Rows
 from pipeline.loading.targets import EncodedView, Labels
 from pipeline.modalities.modality import Preprocessing
+from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.ensemble import open_logits
 from pipeline.store.soft_labels import SoftLabels
 

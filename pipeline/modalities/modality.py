@@ -9,6 +9,7 @@ through these protocols alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.hashing import Described
+from pipeline.samples.index import Form
 from pipeline.samples.packed import Images
 from pipeline.views.pairing import Pairing, Singles
 
@@ -29,6 +31,13 @@ class Modality(Protocol):
     @property
     def name(self) -> str:
         """In params.yaml, as `data.modality`."""
+
+    def open_split(self, folder: Path, name: str, form: Form) -> Images:
+        """Open one split of a prepared dataset.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
 
     def views(self, plain: Mapping[str, Any]) -> Views:
         """Return the views that a canonical form describes.

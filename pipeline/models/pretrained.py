@@ -23,6 +23,7 @@ from pipeline.core.trust import Trust
 from pipeline.modalities.families import CHECKPOINT_SUFFIXES, OWN_WEIGHTS, Pretrained
 from pipeline.modalities.images.models.cifar import BUILTIN
 from pipeline.modalities.images.preprocessing import GivenPreprocessing, Preprocessing
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import require_room
 from pipeline.models.card import CardFile
@@ -35,7 +36,6 @@ from pipeline.models.checkpoint import (
 )
 from pipeline.models.class_map import ClassMap, count_logits, with_classes
 from pipeline.models.heads import SelectedLogits, replace_head
-from pipeline.samples.dataset import PreparedData
 
 
 def load_pretrained(

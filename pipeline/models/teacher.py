@@ -16,8 +16,8 @@ from pipeline.core.errors import ModelError
 from pipeline.core.hashing import Described, spec_digest
 from pipeline.core.progress import note
 from pipeline.modalities.modality import Preprocessing
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import ModelCard, state_digest
-from pipeline.samples.dataset import PreparedData
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,10 @@ from pipeline.core.progress import note
 from pipeline.evaluation.assessment import ClassFigures, Confusion
 from pipeline.evaluation.label_errors import LabelError, LabelErrors, find_label_errors
 from pipeline.loading.feed import Feed
+from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
 from pipeline.report.figures import Example, Mixed, make_examples, png_uri, spread_rows
 from pipeline.report.results import Group, Report, StudentResults
-from pipeline.samples.dataset import PreparedData
 from pipeline.samples.packed import Images
 from pipeline.store.soft_labels import SoftLabels
 

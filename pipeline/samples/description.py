@@ -18,6 +18,8 @@ from pipeline.core.errors import DataError, MismatchError, bounded
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import file_digest, spec_digest
 from pipeline.samples.index import Form, Keep
+from pipeline.samples.packed import Images
+from pipeline.samples.samples import UNLABELLED
 
 DESCRIPTION = "dataset.json"
 SCHEMA = 3
@@ -232,3 +234,61 @@ def _require_unchanged(content: bytes, path: Path) -> None:
         raise DataError(f"{path}: {error}; {_AGAIN}") from None
     if changed:
         raise DataError(f"{path}: changed since it was written (digest differs); {_AGAIN}")
+
+
+def splits_digest(splits: Mapping[str, Images]) -> str:
+    """Return the SHA-256 (hex) of the keys and contents of all splits."""
+    return spec_digest({name: split.digest() for name, split in splits.items()})
+
+
+def write_description(
+    folder: Path,
+    *,
+    source: str,
+    classes: tuple[str, ...],
+    form: Form,
+    statistics: Mapping[str, Any],
+    splits: Mapping[str, Images],
+    found: Mapping[str, Any],
+    made_with: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write dataset.json, the last file of a prepared dataset, and return its content.
+
+    `statistics` is what the modality says of the training samples; `found`, what is told of the source
+    beside: left_out, leaks and remarks.
+    """
+    description = {
+        "source": source,
+        "made_with": dict(made_with),
+        "classes": list(classes),
+        **form.to_dict(),
+        **statistics,
+        "samples": {name: len(split) for name, split in splits.items()},
+        "labelled": {name: int((split.labels != UNLABELLED).sum()) for name, split in splits.items()},
+        "digest": splits_digest(splits),
+        **found,
+        "files": index_files(folder),
+    }
+    return write_described(folder, description)
+
+
+def require_described(folder: Path, description: Description, splits: Mapping[str, Images]) -> None:
+    """Refuse splits that are not those of a description.
+
+    Raises:
+        DataError: their content, number or labels differ.
+    """
+    digest, n_classes = splits_digest(splits), len(description.classes)
+    if digest != description.digest:
+        raise DataError(
+            f"{folder}: index files do not belong to dataset.json (digest {digest[:12]}, "
+            f"expected {description.digest[:12]}); run: pipeline prepare"
+        )
+    for name, split in splits.items():
+        highest = int(split.labels.max(initial=UNLABELLED))
+        if len(split) != description.samples[name] or highest >= n_classes:
+            raise DataError(
+                f"{folder / name}.npz: {len(split):,} images with labels up to {highest}; expected "
+                f"{description.samples[name]:,} images of {n_classes} classes, as dataset.json says; run: "
+                "pipeline prepare"
+            )

@@ -26,36 +26,10 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, first_of
 from pipeline.core.files import naming, read_json, write_bytes, write_json
 from pipeline.core.progress import note
-from pipeline.modalities.images.images import Moments
-from pipeline.samples.index import Form
+from pipeline.samples.intake import IDENTITY, ROW, Entry, Intake
 from pipeline.samples.packed import pixel_offsets
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
-# What makes a sample the same one in a later run; a file of -1 bytes is none.
-IDENTITY = [("key", "<u8"), ("label", "<i8"), ("file_bytes", "<i8"), ("modified_ns", "<i8")]
-# A digest of little, label apart, and the remarks.
-_TOLD = [("glance", "<u8"), ("remarks", "u1")]
-ROW = np.dtype([*IDENTITY, ("height", "<i4"), ("width", "<i4"), ("digest", "<u8"), *_TOLD])
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Entry:
-    """A sample that was read.
-
-    Args:
-        row: () of dtype `ROW`.
-        pixels: (H, W, C) uint8; None where its file is kept as it is.
-        moments: of the pixels.
-    """
-
-    row: NDArray[np.void]
-    pixels: NDArray[np.uint8] | None
-    moments: Moments | None
-
-    @classmethod
-    def of(cls, row: NDArray[np.void], pixels: NDArray[np.uint8] | None) -> Entry:
-        """Return an entry with the moments of its pixels."""
-        return cls(row, pixels, None if pixels is None else Moments.of(pixels))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -63,16 +37,12 @@ class _Done:
     """How far a draft is. One value, replaced at once: an interruption falls before or after a sample."""
 
     rows: int
-    pixel_bytes: int
-    moments: Moments
+    array_bytes: int
+    statistics: Any
 
     def to_dict(self) -> dict[str, Any]:
-        counts = self.moments.counts.tolist()
-        return {"rows": self.rows, "pixel_bytes": self.pixel_bytes, "counts": counts}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> _Done:
-        return cls(value["rows"], value["pixel_bytes"], Moments(np.array(value["counts"], np.int64)))
+        counts = self.statistics.to_plain()
+        return {"rows": self.rows, "pixel_bytes": self.array_bytes, "counts": counts}
 
 
 class Draft:
@@ -81,11 +51,11 @@ class Draft:
     Args:
         folder: of the files.
         name: of the draft.
-        form: of the images.
+        intake: that reads the samples.
     """
 
-    def __init__(self, folder: Path, name: str, form: Form) -> None:
-        self._channels, self._packs = form.channels, form.keep == "pixels"
+    def __init__(self, folder: Path, name: str, intake: Intake) -> None:
+        self._intake, self._form = intake, intake.form
         self._rows_path, self.pixels_path = folder / f"{name}.rows", folder / f"{name}.pixels"
         self._checkpoint = folder / f"{name}.json"
         self._done = self._saved = self._last_checkpoint()
@@ -93,16 +63,18 @@ class Draft:
 
     def _last_checkpoint(self) -> _Done:
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            done = _Done.from_dict(read_json(self._checkpoint))
-            sizes = {self._rows_path: done.rows * ROW.itemsize, self.pixels_path: done.pixel_bytes}
+            found = read_json(self._checkpoint)
+            statistics = self._intake.restored(found["counts"])
+            done = _Done(found["rows"], found["pixel_bytes"], statistics)
+            sizes = {self._rows_path: done.rows * ROW.itemsize, self.pixels_path: done.array_bytes}
             if all(path.stat().st_size >= size for path, size in sizes.items()):
                 return done
-        return _Done(0, 0, Moments.none(self._channels))
+        return _Done(0, 0, self._intake.nothing())
 
     def _open(self) -> None:
         self._rows_file, self._pixels_file = self._rows_path.open("ab"), self.pixels_path.open("ab")
         self._rows_file.truncate(self._done.rows * ROW.itemsize)
-        self._pixels_file.truncate(self._done.pixel_bytes)
+        self._pixels_file.truncate(self._done.array_bytes)
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -125,9 +97,9 @@ class Draft:
         return self._done.rows
 
     @property
-    def moments(self) -> Moments:
-        """Of all pixels so far."""
-        return self._done.moments
+    def statistics(self) -> Any:
+        """Of all samples so far."""
+        return self._done.statistics
 
     def rows(self) -> NDArray[np.void]:
         """Return the records so far (n,), of dtype `ROW`."""
@@ -138,27 +110,27 @@ class Draft:
         """Return where the pixels of each sample so far start, and where the last ones end (n + 1,)."""
         rows = self.rows()
         shapes = np.stack([rows["height"], rows["width"]], 1)
-        return pixel_offsets(shapes, self._channels if self._packs else 0)
+        return pixel_offsets(shapes, self._form.channels if self._form.packs else 0)
 
     def pixels(self, row: NDArray[np.void], offset: int) -> NDArray[np.uint8] | None:
         """Read the pixels (H, W, C) of a sample that was there when the draft was opened."""
-        if not self._packs:
+        if not self._form.packs:
             return None
-        shape = int(row["height"]), int(row["width"]), self._channels
+        shape = int(row["height"]), int(row["width"]), self._form.channels
         flat = np.fromfile(self.pixels_path, np.uint8, shape[0] * shape[1] * shape[2], offset=offset)
         return flat.reshape(shape)
 
     def add(self, entry: Entry) -> None:
         """Append a sample, and leave a checkpoint from time to time."""
         written = 0
-        if entry.pixels is not None:
+        if entry.array is not None:
             with naming(self.pixels_path):
-                written = self._pixels_file.write(np.ascontiguousarray(entry.pixels).data)
+                written = self._pixels_file.write(np.ascontiguousarray(entry.array).data)
         with naming(self._rows_path):
             self._rows_file.write(entry.row.tobytes())
         done = self._done
-        moments = done.moments if entry.moments is None else done.moments + entry.moments
-        self._done = _Done(done.rows + 1, done.pixel_bytes + written, moments)
+        statistics = done.statistics if entry.array is None else done.statistics + entry.statistics
+        self._done = _Done(done.rows + 1, done.array_bytes + written, statistics)
         if time.monotonic() - self._saved_at >= SECONDS_BETWEEN_CHECKPOINTS:
             self.save()
 
@@ -181,17 +153,17 @@ class Draft:
             count: how many.
             spare: where the others go that have a file to tell them by; None drops them.
         """
-        end, moments = int(self.offsets()[count]), self.moments
+        end, statistics = int(self.offsets()[count]), self.statistics
         if count == 0 and spare is None:
-            moments = Moments.none(self._channels)
+            statistics = self._intake.nothing()
         else:
             for entry in self._entries(count):
-                moments = moments if entry.moments is None else moments - entry.moments
+                statistics = statistics if entry.array is None else statistics - entry.statistics
                 if spare is not None and entry.row["file_bytes"] >= 0:
                     spare.add(entry)
         if spare is not None:
             spare.save()
-        self._done = _Done(count, end, moments)
+        self._done = _Done(count, end, statistics)
         self.save()
         self._rows_file.close()
         self._pixels_file.close()
@@ -199,7 +171,12 @@ class Draft:
 
     def _entries(self, start: int) -> Iterator[Entry]:
         for row, offset in zip(self.rows()[start:], self.offsets()[start:-1].tolist(), strict=True):
-            yield Entry.of(row, self.pixels(row, offset))
+            yield self.entry(row, offset)
+
+    def entry(self, row: NDArray[np.void], offset: int) -> Entry:
+        """Return a sample that was there when the draft was opened; from any thread."""
+        array = self.pixels(row, offset)
+        return Entry(row, array, None if array is None else self._intake.statistics(array))
 
 
 class Spare:
@@ -225,7 +202,7 @@ class Spare:
         row = self._rows[self._order[place]]
         if tuple(row[name] for name, _ in IDENTITY) != identity:
             return None
-        return Entry.of(row, self._draft.pixels(row, int(self._offsets[self._order[place]])))
+        return self._draft.entry(row, int(self._offsets[self._order[place]]))
 
 
 # The folder of an unfinished preparation: one at a time, and of one plan.

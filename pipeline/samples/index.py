@@ -132,6 +132,11 @@ class Form:
     short_side: int | None = None
     root: str | None = None
 
+    @property
+    def packs(self) -> bool:
+        """Whether samples are packed into one file a split; otherwise their own files stay."""
+        return self.keep == "pixels"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the form as plain values."""
         return asdict(self)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import counted, printable
 from pipeline.core.files import read_json
-from pipeline.samples.dataset import DESCRIPTION
+from pipeline.samples.description import DESCRIPTION
 from pipeline.samples.packed import Images
 from pipeline.samples.samples import UNLABELLED
 

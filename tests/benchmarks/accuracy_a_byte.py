@@ -33,7 +33,7 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.losses import make_loss
 from pipeline.modalities.images.preprocessing import Preprocessing
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.training.loop import RunSpec, fit
 from pipeline.training.settings import TrainingSettings
 from stages.runtime import keep_freed_memory

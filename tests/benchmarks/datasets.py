@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import content_digest, sample_key
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.packed import PackedImages
-from pipeline.samples.prepare import Preparation, prepare
 from pipeline.samples.samples import Names, Source
+from tests.pipeline.preparing import asking, prepare
 
 
 def prepared(source: Source, folder: Path, *, origin: str) -> PreparedData:
@@ -20,7 +20,7 @@ def prepared(source: Source, folder: Path, *, origin: str) -> PreparedData:
     prepare(
         source,
         folder,
-        Preparation(origin=origin),
+        asking(origin=origin),
         state=folder.with_name(f"{folder.name}.state"),
         workers=2,
         progress=lambda samples, _: iter(samples),

@@ -24,8 +24,8 @@ from pipeline.dump.spec import DumpSpec
 from pipeline.evaluation.context import Bench
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from stages import layout
 from stages.artifacts import load_teacher

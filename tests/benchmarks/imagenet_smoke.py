@@ -31,7 +31,7 @@ from typing import Any
 from timm.data import ImageNetInfo
 
 from pipeline.core.files import write_json
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.store.reader import LogitStore
 from stages.params_file import load_params
 from tests.benchmarks.commands import pipeline

@@ -24,10 +24,10 @@ from pipeline.loading.feed import consecutive
 from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
-from pipeline.samples.dataset import PreparedData
 from pipeline.samples.samples import UNLABELLED, Sample, Source
 from tests.benchmarks.datasets import prepared
 

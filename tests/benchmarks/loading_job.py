@@ -21,7 +21,7 @@ from pipeline.loading.loader import Loader
 from pipeline.modalities.images.augmentations import PadCrop, RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.packed import PackedImages
 
 # From an epoch's number to its batches: images (B, 3, S, S) float32 normalised, labels (B,), on the device.

@@ -24,9 +24,9 @@ from pipeline.evaluation.context import Bench
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import LOSSES, make_loss
+from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import views_of
 from pipeline.models.pretrained import initial_network
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.loop import Objective, make_projection
 from pipeline.training.optimizer import make_optimizer

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from pipeline.evaluation.context import Bench
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import load_checkpoint
-from pipeline.samples.dataset import PreparedData
 from stages import layout
 from stages.params import Params
 from stages.params_file import load_params

@@ -35,9 +35,9 @@ from pipeline.dump.spec import DumpSpec
 from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.pretrained import Start
 from pipeline.models.teacher import Teacher
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
 from stages import layout

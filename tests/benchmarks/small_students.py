@@ -30,10 +30,10 @@ from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard, load_state, read_tensors
 from pipeline.models.teacher import Teacher
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.loop import RunSpec, fit
 from pipeline.training.run import train

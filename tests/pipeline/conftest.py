@@ -16,11 +16,11 @@ from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.heads import head_of
 from pipeline.models.teacher import Teacher
-from pipeline.samples.dataset import PreparedData
 
 VIEWS = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), flip="random")
 

@@ -19,9 +19,9 @@ from pipeline.core.trust import Trust
 from pipeline.export import formats
 from pipeline.modalities.images.decoding import load_image
 from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
-from pipeline.samples.dataset import PreparedData
 from tests.stages.conftest import run
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import torch
 from torchvision.io import write_png
 
 from pipeline.core.errors import PipelineError
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.training import loop
 from stages import layout
 from tests.stages.conftest import CLASSES, make_images, run

@@ -93,7 +93,7 @@ def is_training_view(shard_pixels: Pixels, validation: set[int]) -> Pixels:
 
 
 def split_numbers() -> tuple[set[int], set[int]]:
-    from pipeline.samples.dataset import PreparedData
+    from pipeline.modalities.prepared import PreparedData
 
     data = PreparedData.open(Path("data/prepared"))
     numbers = [{int(n.split("/")[1]) for n in s.names} for s in (data.train, data.validation)]

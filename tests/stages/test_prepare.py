@@ -26,12 +26,13 @@ from tests.stages.conftest import PARAMS, make_images, run
 # Many checkpoints, and images that take their time, so that a kill comes in between.
 SLOW = """
 import time
-from pipeline.samples import draft, reading
+from pipeline.modalities.images.intake import ImageIntake
+from pipeline.samples import draft
 from stages.cli import main
 
 draft.SECONDS_BETWEEN_CHECKPOINTS = 0.05
-decode = reading.read_pixels
-reading.read_pixels = lambda *arguments: time.sleep(0.01) or decode(*arguments)
+decode = ImageIntake._pixels
+ImageIntake._pixels = lambda *arguments: time.sleep(0.01) or decode(*arguments)
 main()
 """
 PREPARE = [sys.executable, "-c", SLOW, "prepare", "--workers", "2"]

@@ -12,12 +12,11 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition, Lock
-from typing import IO, Any, Literal, Self, TypeVar
+from typing import IO, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from pipeline.core.files import write_bytes
 from pipeline.core.progress import note
 from pipeline.modalities.images.decoding import is_deep
 from pipeline.samples.draft import require_none
-from pipeline.samples.samples import Sample
+from pipeline.samples.intake import Remarks
 
 T = TypeVar("T")
 _STDERR = 2
@@ -158,10 +157,7 @@ def _is_of_decoders(line: bytes) -> bool:
 _LINE = _Line()
 
 
-# Something odd about images that were read nevertheless, to be told once for all of them.
-#
-# A remark is a bit in a sample's record, so that an interrupted preparation tells the same as another.
-
+# Remarks on images that were read nevertheless.
 
 DAMAGED, NARROW = 1, 2
 # Where a quarter of 16 bits is not reached, nothing is brighter than this in 8.
@@ -169,30 +165,12 @@ _NARROW_LEVELS = 64
 DAMAGED_LIST = "damaged.txt"
 
 OnDamage = Literal["warn", "refuse"]
-Bits = NDArray[np.uint8]  # (N,), a sample each
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Remarks:
-    """What is odd about the images of the splits of a dataset.
-
-    Args:
-        splits: name -> its samples, and their remarks.
-    """
-
-    splits: Mapping[str, tuple[Sequence[Sample], Bits]]
-
-    def files(self, remark: int) -> list[str]:
-        """Return which files, or samples that are none, a remark is made of."""
-        found = []
-        for samples, bits in self.splits.values():
-            found += [samples[row] for row in np.flatnonzero(bits & remark).tolist()]
-        return [sample.file or sample.name for sample in found]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return how many images each remark is made of, without those of none."""
-        counts = {"damaged": len(self.files(DAMAGED)), "narrow_range": len(self.files(NARROW))}
-        return {name: count for name, count in counts.items() if count}
+def count_remarks(remarks: Remarks) -> dict[str, int]:
+    """Return how many images each remark is made of, without those of none."""
+    counts = {"damaged": len(remarks.files(DAMAGED)), "narrow_range": len(remarks.files(NARROW))}
+    return {name: count for name, count in counts.items() if count}
 
 
 def remark_on(content: NDArray[np.uint8], pixels: NDArray[np.uint8], *, damaged: bool) -> int:

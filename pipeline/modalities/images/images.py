@@ -144,6 +144,11 @@ class Moments:
     def __sub__(self, other: Moments) -> Moments:
         return Moments(self.counts - other.counts)
 
+    def to_plain(self) -> list[list[int]]:
+        """Return the counts as plain values."""
+        counts: list[list[int]] = self.counts.tolist()
+        return counts
+
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Return both of pixels scaled to 0..1, rounded to six digits."""
         values = np.arange(_LEVELS) / (_LEVELS - 1)

@@ -20,8 +20,8 @@ from pipeline.loading.loader import Loader
 from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.pretrained import Start
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
 from tests.benchmarks.datasets import made_up

@@ -7,7 +7,7 @@ import os
 import torch
 
 from pipeline.evaluation.context import Bench
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.training.settings import Precision
 from tests.benchmarks.gpu.findings import Setting
 

@@ -17,7 +17,7 @@ from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import splits_of
 from pipeline.dump.verify import replay
 from pipeline.evaluation.context import Bench
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.packed import PackedImages
 from pipeline.store.layout import ShardId
 from pipeline.store.reader import LogitStore

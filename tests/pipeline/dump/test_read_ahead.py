@@ -22,10 +22,10 @@ from pipeline.modalities.images.images import EncodedImages
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 
 MIXED = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), mixup=Mixup())

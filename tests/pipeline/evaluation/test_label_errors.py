@@ -14,9 +14,9 @@ from pipeline.dump.run import cache_logits
 from pipeline.evaluation.context import Bench
 from pipeline.evaluation.label_errors import LabelErrors, find_label_errors
 from pipeline.modalities.images.augmentations import Mixup
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
 from pipeline.report.tables import make_exhibit
-from pipeline.samples.dataset import PreparedData
 from pipeline.samples.samples import Source
 from pipeline.store.reader import LogitStore
 

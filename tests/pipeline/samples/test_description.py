@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.core.errors import DataError, MismatchError
 from pipeline.core.hashing import spec_digest
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.description import DECISIVE, read_description, require_as_asked
 
 ASKED = {"source": "npz:a.npz", "root": "data/raw", "channels": 3, "short_side": None}

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import content_digest, sample_key
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.samples import Sample, Source
 
 SIZES = [(5, 7), (1, 1), (20, 3), (8, 8)]

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.samples.dataset import SPLITS, PreparedData
-from pipeline.samples.prepare import Preparation, prepare
+from pipeline.modalities.prepared import PreparedData
+from pipeline.samples.description import SPLITS
 from pipeline.samples.samples import Sample, Source
 from tests.patience import HANGING_SECONDS
+from tests.pipeline.preparing import asking, prepare
 
 
 def _bytes(folder) -> dict[str, bytes]:
@@ -75,7 +76,7 @@ def test_the_description_says_what_was_prepared(tmp_path, make_source):
         seen[step] = len(samples)
         return iter(samples)
 
-    folder, asked = tmp_path / "prepared", Preparation(origin="npz:x", validation=0.2, seed=0)
+    folder, asked = tmp_path / "prepared", asking(origin="npz:x", validation=0.2, seed=0)
     returned = prepare(make_source(), folder, asked, state=tmp_path / "state", workers=1, progress=progress)
     assert returned == json.loads((folder / "dataset.json").read_text())
     assert returned["source"] == "npz:x"
@@ -146,5 +147,5 @@ def test_few_images_are_decoded_ahead(tmp_path, make_source, prepare_quietly):
 
     source = Source(classes=("a", "b"), channels=1, train=samples, test=samples[:1])
     folder, state = tmp_path / "prepared", tmp_path / "state"
-    prepare(source, folder, Preparation(origin=""), state=state, workers=2, progress=progress)
+    prepare(source, folder, asking(origin=""), state=state, workers=2, progress=progress)
     assert max(lead[:400]) <= 2 * 8 + 1

@@ -14,9 +14,9 @@ from PIL import Image
 from pipeline.core.errors import DataError
 from pipeline.modalities.images import decoding
 from pipeline.modalities.images.sources import SourceOptions, open_source
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.draft import Draft
-from pipeline.samples.prepare import Preparation, prepare
+from tests.pipeline.preparing import asking, prepare
 
 CLASSES, TRAIN, TEST = ("cat", "dog"), 12, 4
 
@@ -71,7 +71,7 @@ class Stop:
 def run(photos: Path, folder: Path, progress=None, **asked) -> Path:
     """Prepare photos into FOLDER/prepared with its state in FOLDER/state."""
     source = open_source(f"folder:{photos}", SourceOptions(root=photos))
-    wanted = Preparation(**{"origin": "photos", "validation": 0.2, **asked})
+    wanted = asking(**{"origin": "photos", "validation": 0.2, **asked})
     prepared = folder / "prepared"
     prepare(source, prepared, wanted, state=folder / "state", workers=2, progress=progress or Stop())
     return prepared
@@ -122,7 +122,7 @@ def test_an_interruption_between_a_samples_pixels_and_its_record_loses_that_samp
 
     def torn(self, entry, add=Draft.add):
         if len(self) == 9:
-            self._pixels_file.write(entry.pixels.tobytes()[:100])
+            self._pixels_file.write(entry.array.tobytes()[:100])
             self._rows_file.write(entry.row.tobytes())
             raise Torn
         add(self, entry)
@@ -282,7 +282,7 @@ def test_arrays_are_resumed_while_their_file_stays_the_same(tmp_path, capsys):
 
     def prepared(folder, progress):
         source = open_source(f"npz:{tmp_path / 'x.npz'}", SourceOptions(root=tmp_path))
-        state, asked = folder / "state", Preparation(origin="x")
+        state, asked = folder / "state", asking(origin="x")
         prepare(source, folder / "prepared", asked, state=state, workers=1, progress=progress)
         return content(folder / "prepared")
 
@@ -297,7 +297,7 @@ def test_arrays_are_resumed_while_their_file_stays_the_same(tmp_path, capsys):
 
 
 def test_samples_without_a_file_are_made_again(tmp_path, make_source):
-    folder, asked = tmp_path / "prepared", Preparation(origin="x")
+    folder, asked = tmp_path / "prepared", asking(origin="x")
     with pytest.raises(KeyboardInterrupt):
         prepare(make_source(), folder, asked, state=tmp_path / "state", workers=1, progress=Stop(30))
     seen = []

@@ -21,10 +21,10 @@ from pipeline.losses import ScheduledLoss, make_loss
 from pipeline.modalities.images.augmentations import Cutmix, PadCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
-from pipeline.samples.dataset import PreparedData
 from pipeline.store.reader import LogitStore
 from pipeline.training.loop import RunSpec
 from pipeline.training.optimizer import LossScale

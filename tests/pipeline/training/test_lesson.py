@@ -16,7 +16,7 @@ from pipeline.loading.loader import Loader
 from pipeline.modalities.images.augmentations import Cutmix
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.training.run import Lesson
 from tests.pipeline.training import rank_run
 

@@ -18,7 +18,7 @@ from pipeline.core.errors import DataError
 from pipeline.modalities.images.damage import Ear
 from pipeline.modalities.images.decoding import decode
 from pipeline.modalities.images.sources import SourceOptions, open_source
-from pipeline.samples.prepare import Preparation, prepare
+from tests.pipeline.preparing import asking, prepare
 from tests.pipeline.samples.test_resume import Stop
 
 BAD = ("cat/1.jpg", "dog/4.jpg")
@@ -54,7 +54,7 @@ def prepared(photos, tmp_path):
         return prepare(
             open_source(f"folder:{photos}", SourceOptions(root=photos)),
             tmp_path / "prepared",
-            Preparation(**{"origin": "photos", **asked}),
+            asking(**{"origin": "photos", **asked}),
             state=tmp_path / "state",
             workers=3,
             progress=progress or Stop(),
@@ -168,7 +168,7 @@ def test_two_preparations_at_once_in_one_process_tell_each_of_its_own_files(phot
     def remarks(root: Path) -> object:
         source, state = open_source(f"folder:{root}", SourceOptions(root=root)), root.with_suffix(".state")
         options = {"state": state, "workers": 2, "progress": Stop()}
-        return prepare(source, root.with_suffix(".made"), Preparation(origin="x"), **options)["remarks"]
+        return prepare(source, root.with_suffix(".made"), asking(origin="x"), **options)["remarks"]
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(remarks, [photos, whole])) == [{"damaged": 2}, {}]

@@ -19,8 +19,8 @@ from pipeline.modalities.images.images import EncodedImages
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.samples.dataset import PreparedData
-from pipeline.samples.prepare import Preparation, prepare
+from pipeline.modalities.prepared import PreparedData
+from tests.pipeline.preparing import asking, prepare
 from tests.pipeline.samples.test_resume import Stop
 
 VIEWS = ViewSpec(seed=4, random_resized_crop=RandomResizedCrop(), flip="random")
@@ -51,7 +51,7 @@ def prepared(photos, tmp_path):
 
     def run(keep: str, short_side: int | None = None, channels: int = 3, progress=None) -> PreparedData:
         source = open_source(f"folder:{photos}", SourceOptions(root=photos, channels=channels))
-        asked = Preparation(origin="photos", validation=0.2, keep=keep, short_side=short_side)
+        asked = asking(origin="photos", validation=0.2, keep=keep, short_side=short_side)
         folder = tmp_path / keep
         options = {"state": tmp_path / f"{keep}.state", "workers": 2, "progress": progress or Stop()}
         prepare(source, folder, asked, **options)
@@ -124,7 +124,7 @@ def own_copy(photos, tmp_path, prepared):
     """Photos that a test may change, prepared as encoded images."""
     root = shutil.copytree(photos, tmp_path / "own")
     source = open_source(f"folder:{root}", SourceOptions(root=root))
-    asked = Preparation(origin="own", keep="encoded")
+    asked = asking(origin="own", keep="encoded")
     state = tmp_path / "own.state"
     prepare(source, tmp_path / "prepared", asked, state=state, workers=1, progress=Stop())
     return root, PreparedData.open(tmp_path / "prepared").train
@@ -178,7 +178,7 @@ def test_files_that_are_damaged_behind_their_headers_are_found_where_they_are_me
         content = (root / name).read_bytes()
         (root / name).write_bytes(content[:-200])
     source = open_source(f"folder:{root}", SourceOptions(root=root))
-    asked, state = Preparation(origin="own", keep="encoded"), tmp_path / "state"
+    asked, state = asking(origin="own", keep="encoded"), tmp_path / "state"
     with pytest.raises(DataError, match=rf"{len(names)} of 40 images are not readable"):
         prepare(source, tmp_path / "again", asked, state=state, workers=1, progress=Stop())
     assert len((state / "unreadable.txt").read_text().splitlines()) == len(names)
@@ -188,7 +188,7 @@ def test_an_empty_file_is_named(own_copy, tmp_path):
     root, train = own_copy
     (root / train.names[0]).write_bytes(b"")
     asked, source = (
-        Preparation(origin="own", keep="encoded"),
+        asking(origin="own", keep="encoded"),
         open_source(f"folder:{root}", SourceOptions(root=root)),
     )
     with pytest.raises(
@@ -215,7 +215,7 @@ def test_a_project_may_move_with_its_images(photos, tmp_path, monkeypatch):
     shutil.copytree(photos, before / "photos")
     monkeypatch.chdir(before)
     source = open_source("folder:photos", SourceOptions(root=Path("data/raw")))
-    asked, folder = Preparation(origin="folder:photos", keep="encoded"), Path("data/prepared")
+    asked, folder = asking(origin="folder:photos", keep="encoded"), Path("data/prepared")
     prepare(source, folder, asked, state=Path("runs/.state/prepare"), workers=1, progress=Stop())
     train = PreparedData.open(folder).train
     expected = train.image(0)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.modalities.images.sources import SourceOptions, open_source
-from pipeline.samples.prepare import Preparation, prepare
+from tests.pipeline.preparing import asking, prepare
 from tests.pipeline.samples.test_resume import Stop
 
 BITS_12 = 4095
@@ -36,7 +36,7 @@ def test_pictures_of_12_bits_in_files_of_16_are_told(x_rays, tmp_path, capsys, k
     description = prepare(
         open_source(source, SourceOptions(root=x_rays)),
         tmp_path / "prepared",
-        Preparation(origin=source),
+        asking(origin=source),
         state=tmp_path / "state",
         workers=2,
         progress=Stop(),

@@ -13,7 +13,7 @@ from pipeline.core.errors import ConfigError, DataError
 from pipeline.modalities.images.decoding import DECODER, SUFFIXES
 from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.modalities.images.sources.arrays import load_subset
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 
 CLASSES = ("cat", "dog")
 

@@ -12,10 +12,9 @@ import torch
 from torchvision.io import write_png
 
 from pipeline.core.errors import DataError
+from pipeline.modalities import prepared
 from pipeline.modalities.images.sources import SourceOptions, open_source
-from pipeline.samples import checking
-from pipeline.samples.checking import audit_data, require_sample, sampled_rows
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData, audit_data, require_sample, sampled_rows
 
 IMAGE_BYTES = 64
 
@@ -119,12 +118,12 @@ def test_names_that_are_not_those_of_the_keys_are_found(copy):
 def test_of_a_large_split_a_random_sample_is_looked_at(tiny_data, monkeypatch):
     images = tiny_data.train
     assert sampled_rows(images, 0).tolist() == list(range(len(images)))
-    monkeypatch.setattr(checking, "SAMPLED_BYTES", 20 * IMAGE_BYTES)
-    monkeypatch.setattr(checking, "SAMPLED_IMAGES", 10)
+    monkeypatch.setattr(prepared, "SAMPLED_BYTES", 20 * IMAGE_BYTES)
+    monkeypatch.setattr(prepared, "SAMPLED_IMAGES", 10)
     first, same, other = (sampled_rows(images, seed).tolist() for seed in (0, 0, 1))
     assert first == same != other
     assert len(set(first)) == 20
-    monkeypatch.setattr(checking, "SAMPLED_BYTES", 1)
+    monkeypatch.setattr(prepared, "SAMPLED_BYTES", 1)
     assert len(sampled_rows(images, 0)) == 10
 
 

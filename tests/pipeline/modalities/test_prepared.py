@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.samples.dataset import PreparedData
+from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.samples import Sample, Source
 
 

@@ -1,4 +1,9 @@
-"""Whether prepared data is still what was prepared: a sample before training, everything on demand."""
+"""A prepared dataset on disk: its description, and three splits that are kept in one form.
+
+dataset.json   classes, form of the images, mean and deviation, counts, digest; written last
+SPLIT.npz, SPLIT.names         the index of train, validation and test
+SPLIT.pixels                   where images are kept as pixels
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,89 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError, counted
-from pipeline.core.hashing import sample_key
-from pipeline.samples.dataset import PreparedData, open_described, require_described
-from pipeline.samples.description import SPLITS, Description, read_description
+from pipeline.core.hashing import file_digest, sample_key
+from pipeline.modalities.table import find_modality
+from pipeline.samples.description import (
+    SPLITS,
+    Description,
+    read_description,
+    require_described,
+    splits_digest,
+)
+from pipeline.samples.index import missing
 from pipeline.samples.packed import Images
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedData:
+    """A prepared dataset: three splits that share classes and channels.
+
+    Args:
+        classes: C class names; a label is an index into them.
+        mean, std: per channel, of the training split's pixels scaled to 0..1.
+        train, validation, test: the splits; validation may be empty.
+
+    """
+
+    classes: tuple[str, ...]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Images
+    validation: Images
+    test: Images
+
+    @classmethod
+    def open(cls, folder: Path) -> PreparedData:
+        """Open what `pipeline prepare` wrote.
+
+        Raises:
+            DataError: there is no complete prepared dataset in `folder`.
+
+        """
+        description = read_description(folder)
+        splits = {name: open_described(folder, name, description) for name in SPLITS}
+        require_described(folder, description, splits)
+        return cls(
+            classes=description.classes,
+            channels=description.channels,
+            mean=description.mean,
+            std=description.std,
+            **splits,
+        )
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of the keys and contents of all splits, as dataset.json has it."""
+        return splits_digest({name: getattr(self, name) for name in SPLITS})
+
+
+def open_described(folder: Path, name: str, description: Description) -> Images:
+    """Open one split, whose index was written with a description.
+
+    Raises:
+        DataError: a file is missing, damaged, or differs from the one that was written.
+    """
+    for file in (f"{name}.npz", f"{name}.names"):
+        _require_file(folder / file, description.files.get(file))
+    return find_modality().open_split(folder, name, description.form)
+
+
+def _require_file(path: Path, expected: str | None) -> None:
+    if expected is None:
+        return  # Data of an older version: its digest covers keys and contents alone.
+    try:
+        found = file_digest(path)
+    except FileNotFoundError:
+        raise missing(path) from None
+    if found != expected:
+        raise DataError(
+            f"{path}: its bytes do not belong to dataset.json (SHA-256 {found[:12]}, expected "
+            f"{expected[:12]}); run: pipeline prepare"
+        )
+
+
+# Whether prepared data is still what was prepared: a sample before training, everything on demand.
+
 
 # Of each split at a start: all of it up to so many bytes; of a larger one as many bytes, at random.
 SAMPLED_BYTES, SAMPLED_IMAGES = 64 << 20, 256

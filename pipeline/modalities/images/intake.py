@@ -1,0 +1,201 @@
+"""Images when a dataset is prepared: decoded and packed, or only looked at where their files stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.hashing import bytes_glance, content_digest, encoded_digest
+from pipeline.core.progress import note
+from pipeline.modalities.images.damage import (
+    DAMAGED_LIST,
+    Ear,
+    OnDamage,
+    count_remarks,
+    refuse_damaged,
+    remark_on,
+    tell_remarks,
+)
+from pipeline.modalities.images.decoding import MAX_PIXELS, ImageFile, shrink, shrunk_shape
+from pipeline.modalities.images.images import Moments, open_encoded
+from pipeline.samples.index import Form, Keep, relative_root
+from pipeline.samples.intake import ROW, Entry, Identity, Remarks
+from pipeline.samples.packed import Images, open_packed
+from pipeline.samples.reading import Seat
+from pipeline.samples.samples import Sample, Source
+
+# Of a file that stays encoded, its end tells whether it may be another one's copy.
+_GLANCE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions:
+    """How images are to be kept.
+
+    Args:
+        keep: pixels, packed, or encoded: files stay where they are and are decoded at use.
+        short_side: largest shorter side in pixels; larger images are shrunk to it. None leaves all alone.
+        max_pixels: of an image file; the source refuses larger ones.
+        damaged: warn, images that are partly wrong are read and told; refuse, they are not, and of files
+            that stay encoded all are decoded to find them.
+    """
+
+    keep: Keep = "pixels"
+    short_side: int | None = None
+    max_pixels: int = MAX_PIXELS
+    damaged: OnDamage = "warn"
+
+
+class ImageIntake:
+    """Reads images; an `Ear` hears what the decoder says of damaged files meanwhile.
+
+    Args:
+        source: of the images.
+        folder: of the prepared dataset.
+        options: how they are to be kept.
+
+    Raises:
+        ValueError: samples are no files, and are to stay encoded.
+    """
+
+    files = (DAMAGED_LIST,)
+
+    def __init__(self, source: Source, folder: Path, options: ImageOptions) -> None:
+        self._options, self._ear = options, Ear()
+        root = None
+        if options.keep == "encoded":
+            if source.root is None:
+                raise ValueError("samples are no files, and cannot stay encoded")
+            root = relative_root(source.root, folder)
+        self.form = Form(
+            channels=source.channels,
+            decoder=source.decoder,
+            keep=options.keep,
+            short_side=options.short_side,
+            root=root,
+        )
+
+    def __enter__(self) -> Self:
+        self._ear.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ear.__exit__(*error)
+
+    @property
+    def step(self) -> str:
+        """What reading does, for people."""
+        return "decode" if self.form.packs else "scan"
+
+    @property
+    def _thorough(self) -> bool:
+        """Whether files that stay encoded are decoded nevertheless, to find those that are damaged."""
+        return not self.form.packs and self._options.damaged == "refuse"
+
+    def plan(self) -> dict[str, Any]:
+        """Return what decides the content of drafts beside form and samples."""
+        reading = {"thorough": self._thorough, "max_pixels": self._options.max_pixels}
+        return {"torch": torch.__version__, **reading}
+
+    def nothing(self) -> Moments:
+        """Return the moments of no image."""
+        return Moments.none(self.form.channels)
+
+    def restored(self, plain: Any) -> Moments:
+        """Return the moments that `to_plain` described."""
+        return Moments(np.array(plain, np.int64))
+
+    def statistics(self, array: NDArray[Any]) -> Moments:
+        """Return the moments of one image."""
+        return Moments.of(array)
+
+    def read(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
+        """Decode an image, or look at its file where that stays.
+
+        Raises:
+            DataError: it is not readable.
+        """
+        return (self._decoded if self.form.packs else self._scanned)(sample, seat, identity)
+
+    def measure(self, sample: Sample, seat: Seat) -> tuple[Moments, int]:
+        """Decode an image whose file stays; return its moments, and the remarks on it.
+
+        Raises:
+            DataError: it is not readable.
+        """
+        pixels, remarks = self._pixels(sample, seat)
+        return Moments.of(pixels), remarks
+
+    def tell_measured(self, counts: Mapping[str, tuple[int, int]]) -> None:
+        """Say of how many files that stay something is known that only decoding tells."""
+        some, every = counts["train"]
+        if some < every:
+            note(f"mean and deviation are estimated from {some:,} of {every:,} training images")
+        some, every = (sum(part) for part in zip(*counts.values(), strict=True))
+        if some < every and not self._thorough:
+            note(
+                f"damage is looked for in {some:,} of {every:,} images, the others are decoded at use; "
+                "data.damaged: refuse looks at all"
+            )
+
+    def require_sound(self, remarks: Remarks, count: int, state: Path) -> None:
+        """Refuse to finish with damaged files, where that was asked for; see `Intake.require_sound`."""
+        if self._options.damaged == "refuse":
+            refuse_damaged(remarks, count, state)
+
+    def tell(self, remarks: Remarks, folder: Path) -> None:
+        """Tell remarks on stderr, a line each; list damaged files in the folder of the prepared dataset."""
+        tell_remarks(remarks, folder)
+
+    def count(self, remarks: Remarks) -> dict[str, int]:
+        """Return how many images each remark is made of, without those of none."""
+        return count_remarks(remarks)
+
+    def describe(self, statistics: Moments) -> dict[str, Any]:
+        """Return mean and deviation of the training images, per channel, of pixels scaled to 0..1."""
+        mean, std = statistics.mean_and_std()
+        return {"mean": mean, "std": std}
+
+    def open_split(self, folder: Path, name: str) -> Images:
+        """Open a split that was just written."""
+        opener = open_packed if self.form.packs else open_encoded
+        return opener(folder, name, self.form)
+
+    def _decoded(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
+        pixels, remarks = self._pixels(sample, seat)
+        moments = Moments.of(pixels)
+        digest = content_digest(pixels, sample.label)
+        row = (*identity, *pixels.shape[:2], digest, moments.glance(), remarks)
+        return Entry(np.array(row, ROW), pixels, moments)
+
+    def _pixels(self, sample: Sample, seat: Seat) -> tuple[NDArray[np.uint8], int]:
+        """Decode an image, and shrink it as the form says: (H, W, C) uint8, and the remarks on it."""
+        file = sample.load
+        if not isinstance(file, ImageFile):
+            return shrink(file(), self.form.short_side), 0
+        content = file.read()
+        seat.take(file.pixels(content))
+        pixels, damaged = self._ear.listen(partial(file.decode, content))
+        return shrink(pixels, self.form.short_side), remark_on(content, pixels, damaged=damaged)
+
+    def _scanned(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
+        """Look at a file without decoding it, unless its header does not tell its shape."""
+        file, form, remarks = sample.load, self.form, 0
+        if not isinstance(file, ImageFile):
+            raise TypeError(f"{sample.name} is no file, and cannot stay encoded")
+        content = file.read()
+        seat.take(file.pixels(content))
+        if self._thorough:
+            pixels, damaged = self._ear.listen(partial(file.decode, content))
+            remarks = remark_on(content, pixels, damaged=damaged)
+        shape = shrunk_shape(*file.shape(content), form.short_side)
+        digest = encoded_digest(content, (*shape, form.channels), sample.label)
+        glance = bytes_glance(content[-_GLANCE_BYTES:])
+        return Entry(np.array((*identity, *shape, digest, glance, remarks), ROW), None, None)

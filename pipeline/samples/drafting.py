@@ -1,0 +1,176 @@
+"""Where the drafts of a dataset are made: every sample is read once, on threads, and measured."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import sample_key
+from pipeline.core.progress import note
+from pipeline.samples.draft import Draft, Spare
+from pipeline.samples.intake import IDENTITY, Bits, Entry, Intake
+from pipeline.samples.reading import Seat, in_order
+from pipeline.samples.samples import Sample
+
+Progress = Callable[[Sequence[Sample], str], Iterator[Sample]]
+_NO_FILE = -1, -1
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Workshop:
+    """Where drafts are made, by how many threads, and who is told.
+
+    Args:
+        intake: reads the samples.
+        state: folder of the drafts.
+        workers: threads.
+        progress: wraps samples to show how far a step is.
+    """
+
+    intake: Intake
+    state: Path
+    workers: int
+    progress: Progress
+
+    def make_draft(self, name: str, samples: Sequence[Sample]) -> list[str]:
+        """Make a split's draft, or go on with it; return a message for each sample that is not readable."""
+        unreadable: list[str] = []
+        with ExitStack() as drafts:
+            draft = drafts.enter_context(Draft(self.state, name, self.intake))
+            spare = drafts.enter_context(Draft(self.state, f"{name}.spare", self.intake))
+            self._go_on(draft, spare, name, samples)
+            rest = samples[len(draft) :]
+            watched = self.progress(rest, f"{self.intake.step} {name}")
+            read = partial(self._read, Spare(spare))
+            for entry in drafts.enter_context(closing(in_order(read, rest, self.workers, watched))):
+                if not isinstance(entry, DataError):
+                    draft.add(entry)
+                    continue
+                if not unreadable:
+                    note(f"{entry}; going on, to find them all")
+                unreadable.append(str(entry))
+        return unreadable
+
+    def rows(self, name: str) -> NDArray[np.void]:
+        """Return the records of a split's draft (N,), of dtype `ROW`."""
+        with Draft(self.state, name, self.intake) as draft:
+            return draft.rows()
+
+    def statistics(self, name: str) -> Any:
+        """Return the statistics of all samples of a split's draft."""
+        with Draft(self.state, name, self.intake) as draft:
+            return draft.statistics
+
+    def measure(self, name: str, samples: Sequence[Sample], count: int) -> Measured:
+        """Decode some samples of a split, spread evenly, for their statistics and remarks."""
+        rows = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(np.int64)
+        chosen = [samples[row] for row in rows.tolist()]
+        total, unreadable = self.intake.nothing(), []
+        remarks = np.zeros(len(samples), np.uint8)
+        watched = self.progress(chosen, f"measure {name}")
+        with closing(in_order(self._measured, chosen, self.workers, watched)) as results:
+            for row, found in zip(rows.tolist(), results, strict=True):
+                if isinstance(found, DataError):
+                    unreadable.append(str(found))
+                else:
+                    total, remarks[row] = total + found[0], found[1]
+        return Measured(total, remarks, unreadable)
+
+    def _go_on(self, draft: Draft, spare: Draft, name: str, samples: Sequence[Sample]) -> None:
+        """Keep of a draft what is still true: the first samples where they are, others in a spare draft."""
+        rows, offsets = draft.rows(), draft.offsets()
+        kept = count_unchanged(rows, samples, self.workers)
+        if kept < len(rows):
+            has_room = offsets[-1] - offsets[kept] < shutil.disk_usage(self.state).free // 2
+            can_be_told = (rows["file_bytes"][kept:] >= 0).any()
+            draft.shorten(kept, spare if has_room and can_be_told else None)
+        if len(rows) or len(spare):
+            moved_too = f", up to {len(spare):,} more are moved" if len(spare) else ""
+            note(f"resuming: {kept:,} of {len(samples):,} {name} images are there{moved_too}")
+
+    def _read(self, spare: Spare, sample: Sample, seat: Seat) -> Entry | DataError:
+        """Return what a draft keeps of a sample, from a spare draft if it is there.
+
+        A sample that is not readable is returned as the error that says so: there may be more of them.
+        """
+        # Before it is read: if the file is replaced meanwhile, a later run sees another one.
+        identity = identity_of(sample)
+        known = spare.find(identity)
+        if known is not None:
+            return known
+        try:
+            return self.intake.read(sample, seat, identity)
+        except DataError as error:
+            return error
+
+    def _measured(self, sample: Sample, seat: Seat) -> tuple[Any, int] | DataError:
+        try:
+            return self.intake.measure(sample, seat)
+        except DataError as error:
+            return error
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Measured:
+    """What decoding some of N samples shows.
+
+    Args:
+        statistics: of them.
+        remarks: (N,) on the samples; 0 for those that were not decoded.
+        unreadable: a message for each sample that is not readable.
+    """
+
+    statistics: Any
+    remarks: Bits
+    unreadable: list[str]
+
+
+def identity_of(sample: Sample) -> tuple[int, ...]:
+    """Return the values of `IDENTITY` of a sample."""
+    return sample_key(sample.name), sample.label, *_stamp(sample.file)
+
+
+def count_unchanged(rows: NDArray[np.void], samples: Sequence[Sample], workers: int) -> int:
+    """Return how many of a draft's rows, from the first on, are still what the source has there.
+
+    Args:
+        rows: (n,) of dtype `ROW`.
+        samples: of the split.
+        workers: threads that look at files.
+    """
+    count = min(len(rows), len(samples))
+    if not count:
+        return 0
+    with ThreadPoolExecutor(workers) as pool:
+        parts = pool.map(lambda part: _identities(samples, part), np.array_split(np.arange(count), workers))
+        now = np.concatenate(list(parts))
+    same = now["file_bytes"] >= 0
+    for name, _ in IDENTITY:
+        same &= rows[name][:count] == now[name]
+    return count if same.all() else int(same.argmin())
+
+
+def _identities(samples: Sequence[Sample], rows: NDArray[np.int64]) -> NDArray[np.void]:
+    return np.fromiter((identity_of(samples[row]) for row in rows.tolist()), np.dtype(IDENTITY), len(rows))
+
+
+def _stamp(file: str | None) -> tuple[int, int]:
+    """Return a file's size and time of change; -1 where there is none."""
+    if file is None:
+        return _NO_FILE
+    try:
+        status = os.stat(file)
+    except OSError:
+        return _NO_FILE
+    return status.st_size, status.st_mtime_ns

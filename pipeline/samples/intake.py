@@ -1,0 +1,144 @@
+"""How samples of a modality are read when a dataset is prepared: the part that each modality owns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.samples.index import Form
+from pipeline.samples.packed import Images
+from pipeline.samples.reading import Seat
+from pipeline.samples.samples import Sample
+
+# What makes a sample the same one in a later run; a file of -1 bytes is none.
+IDENTITY = [("key", "<u8"), ("label", "<i8"), ("file_bytes", "<i8"), ("modified_ns", "<i8")]
+# A digest of little, label apart, and the remarks.
+_KNOWN = [("glance", "<u8"), ("remarks", "u1")]
+ROW = np.dtype([*IDENTITY, ("height", "<i4"), ("width", "<i4"), ("digest", "<u8"), *_KNOWN])
+
+Identity = tuple[int, ...]
+Bits = NDArray[np.uint8]  # (N,), a sample each
+
+
+class Statistics(Protocol):
+    """Exact figures of samples, which can be added and taken away."""
+
+    def __add__(self, other: Self) -> Self: ...
+
+    def __sub__(self, other: Self) -> Self: ...
+
+    def to_plain(self) -> Any:
+        """Return the figures as plain values."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Entry:
+    """A sample that was read.
+
+    Args:
+        row: () of dtype `ROW`.
+        array: the sample; None where its file is kept as it is.
+        statistics: of the array.
+    """
+
+    row: NDArray[np.void]
+    array: NDArray[Any] | None
+    statistics: Any
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Remarks:
+    """Something odd about samples that were read nevertheless, to be told once for all of them.
+
+    A remark is a bit in a sample's record, so that an interrupted preparation tells the same as another.
+
+    Args:
+        splits: name -> its samples, and their remarks.
+    """
+
+    splits: Mapping[str, tuple[Sequence[Sample], Bits]]
+
+    def files(self, remark: int) -> list[str]:
+        """Return which files, or samples that are none, a remark is made of."""
+        found = []
+        for samples, bits in self.splits.values():
+            found += [samples[row] for row in np.flatnonzero(bits & remark).tolist()]
+        return [sample.file or sample.name for sample in found]
+
+
+class Intake(Protocol):
+    """Reads the samples of a source, on any thread; open in a `with` block."""
+
+    @property
+    def form(self) -> Form:
+        """In which form samples are kept."""
+
+    @property
+    def step(self) -> str:
+        """What reading does, for people: decode, scan."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Names of further files that it writes into the folder of a prepared dataset."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def plan(self) -> dict[str, Any]:
+        """Return what decides the content of drafts beside form and samples."""
+
+    def nothing(self) -> Any:
+        """Return the statistics of no sample."""
+
+    def restored(self, plain: Any) -> Any:
+        """Return the statistics that `Statistics.to_plain` described."""
+
+    def statistics(self, array: NDArray[Any]) -> Any:
+        """Return the statistics of one sample."""
+
+    def read(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
+        """Return what is kept of a sample.
+
+        Raises:
+            DataError: it is not readable.
+        """
+
+    def measure(self, sample: Sample, seat: Seat) -> tuple[Any, int]:
+        """Return the statistics of a sample whose file stays, and the remarks on it.
+
+        Raises:
+            DataError: it is not readable.
+        """
+
+    def tell_measured(self, counts: Mapping[str, tuple[int, int]]) -> None:
+        """Say of how many samples whose files stay something is known: split -> (measured, all)."""
+
+    def require_sound(self, remarks: Remarks, count: int, state: Path) -> None:
+        """Refuse to finish with samples that remarks are made of, where that was asked for.
+
+        Args:
+            remarks: on the samples.
+            count: of all samples.
+            state: folder of the unfinished preparation, where a list goes.
+
+        Raises:
+            DataError: naming the first of them.
+        """
+
+    def tell(self, remarks: Remarks, folder: Path) -> None:
+        """Tell remarks on stderr, a line each; lists go into the folder of the prepared dataset."""
+
+    def count(self, remarks: Remarks) -> dict[str, int]:
+        """Return how many samples each remark is made of, without those of none."""
+
+    def describe(self, statistics: Any) -> dict[str, Any]:
+        """Return what dataset.json says of the training samples' statistics."""
+
+    def open_split(self, folder: Path, name: str) -> Images:
+        """Open a split that was just written."""
