@@ -13,36 +13,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pipeline.core.errors import ModelError
-from pipeline.modalities.images.preprocessing import ORIENTATION, Preprocessing
 from pipeline.models.checkpoint import ModelCard
 
 # torch specialises a batch of one, or of none.
 _TRACED_BATCH = 2
-
-
-class Normalised(nn.Module):
-    """A network with its normalisation in front: (B, S, S, channels) uint8 to logits (B, C).
-
-    Args:
-        network: takes normalised images.
-        preprocessing: how it wants them.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
-        super().__init__()
-        self.network = network
-        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-        self.register_buffer("scale", 1 / (255 * std))
-        self.register_buffer("shift", -mean / std)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, C) of pixels (B, S, S, channels) uint8."""
-        normalised = images.float() * self.scale + self.shift
-        logits: Tensor = self.network(normalised.permute(0, 3, 1, 2))
-        return logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +52,7 @@ class Deployment:
             ModelError: the network decides by values what it computes.
         """
         eyes = self.card.preprocessing
-        network = Normalised(self.network, eyes) if self.normalises else self.network
+        network = eyes.with_normalisation(self.network) if self.normalises else self.network
         example = self.inputs(eyes.example(_TRACED_BATCH))
         batch = {0: Dim("batch", min=1)}
         try:
@@ -96,22 +70,8 @@ class Deployment:
 
     def description(self) -> dict[str, Any]:
         """Return what its user must know, as plain values."""
-        eyes = self.card.preprocessing
         return {
-            "input": {
-                "dtype": "uint8" if self.normalises else "float32",
-                "layout": "NHWC" if self.normalises else "NCHW",
-                "colour": "grey" if eyes.channels == 1 else "RGB",
-                "normalised": not self.normalises,
-            },
-            "preprocessing": {
-                "orientation": ORIENTATION,
-                "crop": "centred square of crop_fraction of the short side",
-                "antialias": True,
-                "normalisation": "(pixel / 255 - mean) / std",
-                **eyes.to_dict(),
-                "interpolation": eyes.interpolation,
-            },
+            **self.card.preprocessing.deployed(normalises=self.normalises),
             "classes": list(self.card.classes),
             "architecture": self.card.architecture.to_dict(),
         }

@@ -1,21 +1,22 @@
 """What a source of models is: it knows some names, and builds the networks they stand for.
 
-Each owns its names, how their networks are fitted to the data, and their weights; the table of all sources
-is in `architecture.py`.
+Each owns its names, how their networks are fitted to the data, and their weights. A modality has sources of
+its own; `models/architecture.py` has the table of all.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from torch import nn
 
 from pipeline.core.errors import ModelError, did_you_mean, quoted
 from pipeline.core.trust import WEIGHT_OPTIONS
-from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.modality import Preprocessing
 
 IMAGENET_STEM_STRIDE = 4
 # In place of weights' name: those that a model comes with.
@@ -48,9 +49,11 @@ class Source(ABC):
 
     Attributes:
         own_options: whether pretrained networks, too, are built with the user's options.
+        described: its names, for people.
     """
 
     own_options = False
+    described = ""
 
     @abstractmethod
     def knows(self, name: str) -> bool:
@@ -73,6 +76,10 @@ class Source(ABC):
         Raises:
             ModelError: there are no such weights, or they cannot be had.
         """
+
+    def packaged(self, name: str, weights: str) -> tuple[Traversable, str] | None:
+        """Return the folder in this package and the file in it that has weights of a name."""
+        return None
 
     def names(self) -> list[str]:
         """Return names that can be listed, for suggestions."""
@@ -120,6 +127,22 @@ def call_builder(
             f"model {name} with options {dict(options)}: {reason}; expected what its builder takes; "
             "correct the options"
         ) from None
+
+
+def require_own_stem(name: str, stride: int, fitted: Collection[str] = ()) -> None:
+    """Refuse another stem for a model whose first layers cannot be fitted to small samples.
+
+    Args:
+        name: of the model.
+        stride: that is asked for.
+        fitted: names of models of its source that can.
+    """
+    if stride != IMAGENET_STEM_STRIDE:
+        only = f"only {', '.join(fitted)} have" if fitted else "models of your own code do not have"
+        raise ModelError(
+            f"model {name} has stem_stride {stride}; expected 4: {only} a stem for small images; enlarge "
+            f"data.image_size{' or choose one of these' if fitted else ''}"
+        )
 
 
 def require_no_weights(name: str, options: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.core.hashing import Described
 from pipeline.samples.index import Form
@@ -54,6 +54,28 @@ class Modality(Protocol):
             ValueError: these are no such values.
         """
 
+    def given_preprocessing(self, plain: Mapping[str, Any]) -> GivenPreprocessing:
+        """Return what a user says of a preprocessing; nothing for no values.
+
+        Raises:
+            ConfigError: a value that is out of range.
+        """
+
+    def fresh_preprocessing(
+        self, samples: Images, known: Mapping[str, Any], *, size: int | None, channels: int | None
+    ) -> Preprocessing:
+        """Return how a model without weights wants the samples of a dataset.
+
+        Args:
+            samples: the training split.
+            known: what dataset.json says of its statistics.
+            size: extent of the model's input; None takes the samples' own.
+            channels: of the model's input; None takes the samples' own.
+
+        Raises:
+            DataError: samples have no one size, and none is given.
+        """
+
 
 class Views(Protocol):
     """Which views of a sample exist: the augmentation as data."""
@@ -79,11 +101,34 @@ class Views(Protocol):
 class Preprocessing(Protocol):
     """From rendered samples to a model's input. It travels with the weights."""
 
+    @property
+    def size(self) -> int:
+        """Extent of the model's input along each axis: of an image, its side in pixels."""
+
+    @property
+    def channels(self) -> int:
+        """Of the model's input."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything that decides the input as plain values."""
 
+    def with_size(self, size: int) -> Preprocessing:
+        """Return the same for another extent of the model's input."""
+
+    def seen(self, rendered: Tensor) -> Tensor:
+        """Map rendered samples (B, ...) to the integers that a model's own normalisation takes."""
+
     def normalise(self, rendered: Tensor) -> Tensor:
         """Map rendered samples (B, ...) to a model's input (B, ...), on their own device."""
+
+    def with_normalisation(self, network: nn.Module) -> nn.Module:
+        """Return a network that takes samples as `seen` returns them, and normalises them itself."""
+
+    def deployed(self, *, normalises: bool) -> dict[str, Any]:
+        """Return what the user of an exported network must know: "input" and "preprocessing"."""
+
+    def notes(self) -> dict[str, str]:
+        """Return rules that hold for every model of this modality, for its card."""
 
     def example(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return rendered samples (count, ...) on the CPU, for what needs any input at all.
@@ -112,6 +157,28 @@ class Preprocessing(Protocol):
         Raises:
             ConfigError: views that these samples cannot have.
             ModelError: a model that these samples are nothing for.
+        """
+
+
+class GivenPreprocessing(Protocol):
+    """What a user says of a model's preprocessing in params.yaml."""
+
+    @property
+    def size(self) -> int | None:
+        """Extent of the model's input, where it is said."""
+
+    def over(self, known: Any) -> Preprocessing:
+        """Return a preprocessing with what is said here in place of its own.
+
+        Raises:
+            ModelError: the two do not go together.
+        """
+
+    def alone(self, origin: str) -> Preprocessing:
+        """Return the preprocessing of a model that says nothing itself.
+
+        Raises:
+            ModelError: something that it needs is not said.
         """
 
 

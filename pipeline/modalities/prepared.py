@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,19 +32,18 @@ from pipeline.samples.packed import Images
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PreparedData:
-    """A prepared dataset: three splits that share classes and channels.
+    """A prepared dataset: three splits that share classes and form.
 
     Args:
         classes: C class names; a label is an index into them.
-        mean, std: per channel, of the training split's pixels scaled to 0..1.
+        statistics: what its modality says of the training split; of images mean and std, per channel, of
+            pixels scaled to 0..1.
         train, validation, test: the splits; validation may be empty.
 
     """
 
     classes: tuple[str, ...]
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    statistics: Mapping[str, Any]
     train: Images
     validation: Images
     test: Images
@@ -61,11 +61,24 @@ class PreparedData:
         require_described(folder, description, splits)
         return cls(
             classes=description.classes,
-            channels=description.channels,
-            mean=description.mean,
-            std=description.std,
+            statistics=description.statistics,
             **splits,
         )
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of images: per channel, of the training split's pixels scaled to 0..1."""
+        return tuple(self.statistics["mean"])
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of images: per channel, of the training split's pixels scaled to 0..1."""
+        return tuple(self.statistics["std"])
+
+    @property
+    def channels(self) -> int:
+        """Of images: 1 or 3."""
+        return self.train.channels
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the keys and contents of all splits, as dataset.json has it."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import CorruptStoreError, ModelError
+from pipeline.modalities.families import Source
 from pipeline.modalities.images.modality import IMAGES
 from pipeline.modalities.modality import Modality, Preprocessing, Views
 from pipeline.samples.packed import Images
@@ -19,6 +20,11 @@ from pipeline.store.soft_labels import SoftLabels
 def find_modality(name: str = "images") -> Modality:
     """Return a modality by its name."""
     return IMAGES
+
+
+def families() -> tuple[Source, ...]:
+    """Return the sources of models of all modalities, those with a prefix to their names first."""
+    return IMAGES.families
 
 
 def read_views(plain: Mapping[str, Any], origin: object) -> Views:

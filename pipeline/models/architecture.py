@@ -14,14 +14,12 @@ from torch import nn
 
 from pipeline.core.errors import ModelError, did_you_mean
 from pipeline.modalities.families import IMAGENET_STEM_STRIDE, Source
-from pipeline.modalities.images.models.cifar import NETS, Literature
-from pipeline.modalities.images.models.timm import Timm
-from pipeline.modalities.images.models.torchvision import Torchvision
+from pipeline.modalities.table import families
 from pipeline.models.heads import SelectedLogits
 from pipeline.models.own_code import OwnCode
 
 # The first that knows a name has it.
-_SOURCES: tuple[Source, ...] = (Timm(), OwnCode(), Literature(), Torchvision())
+_SOURCES: tuple[Source, ...] = (*families(), OwnCode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +65,8 @@ def source_of(name: str) -> Source:
             return source
     known = [known for source in _SOURCES for known in source.names()]
     raise ModelError(
-        f"model {name!r} is unknown; expected {', '.join(NETS)}, a torchvision classifier, "
-        f"timm:NAME, or module:callable of your own{did_you_mean(name, known)}"
+        f"model {name!r} is unknown; expected {', '.join(s.described for s in _SOURCES)}"
+        f"{did_you_mean(name, known)}"
     )
 
 

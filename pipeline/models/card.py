@@ -7,6 +7,7 @@ field by field. Whether the code that a card may name is run is left to `trust.p
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,10 +15,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from pipeline.core.errors import ModelError
+from pipeline.core.errors import ModelError, quoted
 from pipeline.core.files import write_json
 from pipeline.core.forms import first_problem
-from pipeline.modalities.images.preprocessing import ORIENTATION, Preprocessing
+from pipeline.modalities.modality import Preprocessing
+from pipeline.modalities.table import find_modality
 from pipeline.models.architecture import Architecture
 
 _MOST_CLASSES = 1_000_000
@@ -54,7 +56,7 @@ class ModelCard:
         """Return the card that `to_dict` described."""
         return cls(
             architecture=Architecture.from_dict(value["architecture"]),
-            preprocessing=Preprocessing.from_dict(value["preprocessing"]),
+            preprocessing=find_modality().preprocessing(value["preprocessing"]),
             classes=tuple(value["classes"]),
         )
 
@@ -73,7 +75,7 @@ class CardFile:
 
     def write(self, path: Path) -> None:
         """Write the card as a file, atomically."""
-        plain = {**self.card.to_dict(), "orientation": ORIENTATION}
+        plain = {**self.card.to_dict(), **self.card.preprocessing.notes()}
         digest = {} if self.weights_sha256 is None else {"weights_sha256": self.weights_sha256}
         write_json(path, {**plain, **digest})
 
@@ -106,7 +108,6 @@ class _File(_Part):
     architecture: _Architecture
     preprocessing: dict[str, Any]
     classes: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=_MOST_CLASSES)]
-    orientation: Literal["exif"] = ORIENTATION
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @pydantic.model_validator(mode="after")
@@ -138,7 +139,7 @@ def _content(path: Path) -> bytes:
 def _parse(content: bytes, path: Path) -> CardFile:
     try:
         file = _File.model_validate_json(content)
-        Preprocessing.parse(file.preprocessing)
+        _require_notes(json.loads(content), find_modality().preprocessing(file.preprocessing))
     except ValueError as error:
         problem = first_problem(error) if isinstance(error, pydantic.ValidationError) else str(error)
         raise ModelError(
@@ -147,3 +148,14 @@ def _parse(content: bytes, path: Path) -> CardFile:
         ) from None
     # Of the very numbers that are written, 1 or 1.0: they are in a teacher's digest.
     return CardFile(card=ModelCard.from_dict(json.loads(content)), weights_sha256=file.weights_sha256)
+
+
+def _require_notes(content: Mapping[str, Any], preprocessing: Preprocessing) -> None:
+    """Refuse a card of a model to which other rules apply.
+
+    Raises:
+        ValueError: naming the rule.
+    """
+    for name, rule in preprocessing.notes().items():
+        if content.get(name, rule) != rule:
+            raise ValueError(f"{name} is {quoted(content[name])}; expected {rule!r}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError, ModelError, did_you_mean
 from pipeline.core.text import read_yaml
-from pipeline.modalities.images.preprocessing import Preprocessing
+from pipeline.modalities.modality import Preprocessing
 from pipeline.models.architecture import source_of
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.heads import SelectedLogits, find_head, select_classes

@@ -20,14 +20,15 @@ from typing import Any
 from torch import nn
 
 from pipeline.core.errors import ModelError, did_you_mean
-from pipeline.modalities.families import OWN_WEIGHTS, Pretrained, Source, unknown_weights
-from pipeline.modalities.images.models.torchvision import require_own_stem
+from pipeline.modalities.families import OWN_WEIGHTS, Pretrained, Source, require_own_stem, unknown_weights
 
 
 class OwnCode(Source):
     """Whatever can be imported."""
 
     own_options = True
+
+    described = "module:callable of your own"
 
     def knows(self, name: str) -> bool:
         """Whether a name is of the form `module:callable`."""

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.resources import as_file, files
+from importlib.resources import as_file
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.core.errors import DataError, ModelError, require_finite_weights
+from pipeline.core.errors import ModelError, require_finite_weights
 from pipeline.core.trust import Trust
 from pipeline.modalities.families import CHECKPOINT_SUFFIXES, OWN_WEIGHTS, Pretrained
-from pipeline.modalities.images.models.cifar import BUILTIN
-from pipeline.modalities.images.preprocessing import GivenPreprocessing, Preprocessing
+from pipeline.modalities.modality import GivenPreprocessing, Preprocessing
 from pipeline.modalities.prepared import PreparedData
+from pipeline.modalities.table import find_modality
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import require_room
 from pipeline.models.card import CardFile
@@ -60,12 +59,13 @@ def load_pretrained(
         ModelError: there are no such weights, they cannot be had, or they are of another architecture.
 
     """
-    options, given = options or {}, preprocessing or GivenPreprocessing()
-    if (name, weights) in BUILTIN:
-        _require_own_form(weights, stem_stride, options)
-        with as_file(files("pipeline.models") / "builtin") as folder:
-            return load_checkpoint(folder / BUILTIN[name, weights])
+    options, given = options or {}, preprocessing or find_modality().given_preprocessing({})
     source = source_of(name)
+    packaged = source.packaged(name, weights)
+    if packaged is not None:
+        _require_own_form(weights, stem_stride, options)
+        with as_file(packaged[0]) as folder:
+            return load_checkpoint(folder / packaged[1])
     if weights not in (OWN_WEIGHTS, *source.weight_names(name)) and _is_path(weights):
         return _from_file(Path(weights), name, given, stem_stride=stem_stride, options=options)
     _require_own_form(weights, stem_stride, {} if source.own_options else options)
@@ -123,10 +123,6 @@ def save_half(checkpoint: Path, out: Path) -> str:
     return state_digest(load_checkpoint(out)[0])
 
 
-if __name__ == "__main__":
-    print(save_half(Path(sys.argv[1]), Path(sys.argv[2])))
-
-
 # What a run begins with: a network that fits the data, with fresh or pretrained weights, and its card.
 
 
@@ -151,8 +147,13 @@ class Start:
     channels: int | None = None
     stem_stride: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    preprocessing: GivenPreprocessing = field(default_factory=GivenPreprocessing)
+    preprocessing: GivenPreprocessing | None = None
     class_map: ClassMap | None = None
+
+    @property
+    def given(self) -> GivenPreprocessing:
+        """What is said of the preprocessing; nothing where it is None."""
+        return self.preprocessing or find_modality().given_preprocessing({})
 
 
 def initial_network(data: PreparedData, start: Start, seed: int) -> tuple[nn.Module, ModelCard]:
@@ -195,8 +196,8 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
     require_finite_weights(network, f"model {start.model}, weights {start.weights}")
     eyes = card.preprocessing
     if start.image_size is not None:
-        eyes = replace(eyes, size=start.image_size)
-    card = _seen_by(network, card, start.preprocessing.over(eyes))
+        eyes = eyes.with_size(start.image_size)
+    card = _seen_by(network, card, start.given.over(eyes))
     found = count_logits(network, start.model, card.preprocessing)
     if found != len(card.classes):
         raise ModelError(
@@ -243,12 +244,14 @@ def _with_logits(
 
 def _new_card(data: PreparedData, start: Start) -> ModelCard:
     source = source_of(start.model)
-    size = start.preprocessing.size or start.image_size or source.image_size(start.model) or _own_size(data)
-    channels = start.channels or data.channels
-    own = Preprocessing(
-        size=size, mean=_as_channels(data.mean, channels), std=_as_channels(data.std, channels)
+    given = start.given
+    own = find_modality().fresh_preprocessing(
+        data.train,
+        data.statistics,
+        size=given.size or start.image_size or source.image_size(start.model),
+        channels=start.channels,
     )
-    eyes = start.preprocessing.over(own)
+    eyes, size = given.over(own), own.size
     architecture = Architecture(
         name=start.model,
         num_classes=len(data.classes),
@@ -260,19 +263,5 @@ def _new_card(data: PreparedData, start: Start) -> ModelCard:
     return ModelCard(architecture=architecture, preprocessing=eyes, classes=data.classes)
 
 
-def _as_channels(moments: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Return moments of the images as those of what a network of one or three channels sees of them."""
-    if len(moments) == channels:
-        return moments
-    return (statistics.mean(moments),) * channels
-
-
-def _own_size(data: PreparedData) -> int:
-    shapes = data.train.shapes
-    if (shapes != shapes[0, 0]).any():
-        low, high = shapes.min(0).tolist(), shapes.max(0).tolist()
-        raise DataError(
-            f"the images are {low[0]}x{low[1]} to {high[0]}x{high[1]} pixels and data.image_size is not "
-            "set; expected the side of the models' square input; set it, for example to 64"
-        )
-    return int(shapes[0, 0])
+if __name__ == "__main__":
+    print(save_half(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -90,6 +90,11 @@ class Description:
             root=self.root,
         )
 
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """What the modality says of the training samples."""
+        return {"mean": self.mean, "std": self.std}
+
     def asked(self) -> dict[str, Any]:
         """Return what is known of what was asked for, by the keys of `DECISIVE` and `REFUSING`.
 

@@ -65,9 +65,7 @@ def made_up(train: int, side: int, *, classes: int, test: int = 0) -> PreparedDa
     images = patterned(train, side, classes=classes)
     return PreparedData(
         classes=tuple(f"pattern {label}" for label in range(classes)),
-        channels=3,
-        mean=(0.5,) * 3,
-        std=(0.2,) * 3,
+        statistics={"mean": (0.5,) * 3, "std": (0.2,) * 3},
         train=images,
         validation=images.subset(np.arange(0)),
         test=patterned(test, side, classes=classes, name="test"),

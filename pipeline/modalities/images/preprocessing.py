@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.forms import require_form
@@ -83,6 +83,10 @@ class Preprocessing:
         # Of the very numbers that are written, 1 or 1.0: they are in a teacher's digest.
         return cls.from_dict(value)
 
+    def with_size(self, size: int) -> Preprocessing:
+        """Return the same for images of another side."""
+        return replace(self, size=size)
+
     def seen(self, pixels: Tensor) -> Tensor:
         """Map (B, S, S, c) uint8 to the colours that the model sees: (B, S, S, channels) uint8.
 
@@ -112,6 +116,37 @@ class Preprocessing:
             return torch.zeros(shape, dtype=torch.uint8)
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
 
+    def with_normalisation(self, network: nn.Module) -> nn.Module:
+        """Return a network that takes images as `seen` returns them, and normalises them itself."""
+        return Normalised(network, self.mean, self.std)
+
+    def deployed(self, *, normalises: bool) -> dict[str, Any]:
+        """Return what the user of an exported network must know, as plain values.
+
+        Args:
+            normalises: the network takes images as `seen` returns them; otherwise as `normalise` does.
+        """
+        return {
+            "input": {
+                "dtype": "uint8" if normalises else "float32",
+                "layout": "NHWC" if normalises else "NCHW",
+                "colour": "grey" if self.channels == 1 else "RGB",
+                "normalised": not normalises,
+            },
+            "preprocessing": {
+                **self.notes(),
+                "crop": "centred square of crop_fraction of the short side",
+                "antialias": True,
+                "normalisation": "(pixel / 255 - mean) / std",
+                **self.to_dict(),
+                "interpolation": self.interpolation,
+            },
+        }
+
+    def notes(self) -> dict[str, str]:
+        """Return the rules that hold for every model here, for its card."""
+        return {"orientation": ORIENTATION}
+
     def renderer(
         self,
         samples: Images,
@@ -123,6 +158,31 @@ class Preprocessing:
     ) -> ImageViews:
         """Return what renders a split for a model of this preprocessing; see `modality.Preprocessing`."""
         return ImageViews(samples, views, pairing, self, device=device, on_device=on_device)
+
+
+class Normalised(nn.Module):
+    """A network with its normalisation in front: (B, S, S, channels) uint8 to logits (B, C).
+
+    Args:
+        network: takes normalised images.
+        mean, std: per channel, of pixels scaled to 0..1.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        means, deviations = torch.tensor(mean), torch.tensor(std)
+        self.register_buffer("scale", 1 / (255 * deviations))
+        self.register_buffer("shift", -means / deviations)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, C) of pixels (B, S, S, channels) uint8."""
+        normalised = images.float() * self.scale + self.shift
+        logits: Tensor = self.network(normalised.permute(0, 3, 1, 2))
+        return logits
 
 
 class _Form(pydantic.BaseModel):

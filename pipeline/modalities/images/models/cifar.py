@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import torch
@@ -182,7 +184,7 @@ NETS: Mapping[str, Callable[..., nn.Module]] = {
     "wrn_40_1": wide_resnet(40, 1),
     "wrn_40_2": wide_resnet(40, 2),
 }
-# (architecture, weights) -> the file in pipeline/models/builtin, with its card beside it.
+# (architecture, weights) -> the file in ../builtin, with its card beside it.
 BUILTIN: Mapping[tuple[str, str], str] = {
     ("wrn_16_2", "FASHION_MNIST_V1"): "wrn_16_2-fashion_mnist_v1.safetensors",
 }
@@ -190,6 +192,8 @@ BUILTIN: Mapping[tuple[str, str], str] = {
 
 class Literature(Source):
     """The table above; these nets have one stem and take images of any side."""
+
+    described = ", ".join(NETS)
 
     def knows(self, name: str) -> bool:
         """Whether a name is in the table."""
@@ -216,6 +220,11 @@ class Literature(Source):
         network = call_builder(name, NETS[name], options, num_classes=num_classes)
         fit_channels(network, channels)
         return network
+
+    def packaged(self, name: str, weights: str) -> tuple[Traversable, str] | None:
+        """Return the folder in this package, and the file in it, with weights of a name."""
+        file = BUILTIN.get((name, weights))
+        return None if file is None else (files("pipeline.modalities.images") / "builtin", file)
 
     def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
         """Refuse: the weights that these nets have are checkpoints, of `BUILTIN` or by path."""

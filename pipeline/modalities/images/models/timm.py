@@ -19,9 +19,10 @@ from pipeline.modalities.families import (
     Source,
     call_builder,
     require_no_weights,
+    require_own_stem,
     unknown_weights,
 )
-from pipeline.modalities.images.models.torchvision import require_own_stem
+from pipeline.modalities.images.models.torchvision import STEMS
 from pipeline.modalities.images.preprocessing import Preprocessing
 
 _PREFIX = "timm:"
@@ -33,6 +34,8 @@ class Timm(Source):
     """The models of the package timm."""
 
     own_options = True
+
+    described = "timm:NAME"
 
     def knows(self, name: str) -> bool:
         """Whether a name begins with `timm:`."""
@@ -68,7 +71,7 @@ class Timm(Source):
         Raises:
             ModelError: timm is not there, does not know the name, or its builder does not take an option.
         """
-        require_own_stem(name, stem_stride)
+        require_own_stem(name, stem_stride, STEMS)
         timm, model = _known(name)
         given = {"model_name": model, "num_classes": num_classes, "in_chans": channels}
         return call_builder(name, timm.create_model, _without_places(options), **given)

@@ -17,6 +17,7 @@ from pipeline.modalities.families import (
     Pretrained,
     Source,
     call_builder,
+    require_own_stem,
     unknown_weights,
 )
 from pipeline.modalities.images.preprocessing import Preprocessing
@@ -61,23 +62,13 @@ def fit_stem(network: nn.Module, name: str, stride: int) -> None:
     """
     family = _family(name)
     if family is None:
-        require_own_stem(name, stride)
+        require_own_stem(name, stride, STEMS)
     elif stride != IMAGENET_STEM_STRIDE:
-        _STEMS[family](network, stride)
-
-
-def require_own_stem(name: str, stride: int) -> None:
-    """Refuse another stem for a model whose first layers cannot be fitted to small images."""
-    if stride != IMAGENET_STEM_STRIDE:
-        raise ModelError(
-            f"model {name} has stem_stride {stride}; expected 4: only "
-            f"{', '.join(_STEMS)} have a stem for small images; enlarge data.image_size or choose one "
-            "of these"
-        )
+        STEMS[family](network, stride)
 
 
 def _family(name: str) -> str | None:
-    return next((family for family in _STEMS if name.startswith(family)), None)
+    return next((family for family in STEMS if name.startswith(family)), None)
 
 
 def _resnet_stem(network: Any, stride: int) -> None:
@@ -107,7 +98,7 @@ def _mobilenet_v3_large_stem(network: Any, stride: int) -> None:
     network.features[2].block[1][0].stride = (1, 1)
 
 
-_STEMS: Mapping[str, Callable[[Any, int], None]] = {
+STEMS: Mapping[str, Callable[[Any, int], None]] = {
     "resnet": _resnet_stem,
     "resnext": _resnet_stem,
     "wide_resnet": _resnet_stem,
@@ -129,6 +120,8 @@ _AS_TRAINED = {
 
 class Torchvision(Source):
     """The classifiers of `torchvision.models`."""
+
+    described = "a torchvision classifier"
 
     def knows(self, name: str) -> bool:
         """Whether a name is a torchvision classifier."""
