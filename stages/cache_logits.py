@@ -17,10 +17,10 @@ from pipeline.store.reader import LogitStore
 from stages import layout
 from stages.artifacts import asked_teacher, require_as_asked, tell_other_data
 from stages.dvc import naming_experiments
+from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.ranks import rank_slice
-from stages.runtime import Machine
 
 
 @click.command()

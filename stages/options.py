@@ -170,7 +170,7 @@ def runs_on_device(command: Command) -> Command:
     def wrapped(device: str, workers: int | None, render: str, **arguments: Any) -> Any:
         import torch
 
-        from stages.runtime import Machine
+        from stages.machine import Machine
 
         available = local_device() if torch.cuda.is_available() else "cpu"
         name = available if device == "auto" else device

@@ -11,9 +11,9 @@ from pipeline.core.errors import ConfigError
 from pipeline.dump.forecast import Forecast, forecast
 from stages import layout
 from stages.artifacts import asked_teacher
+from stages.machine import Machine
 from stages.options import reads_params, runs_on_device, writes_store
 from stages.params import Params
-from stages.runtime import Machine
 
 
 @click.command()

@@ -22,10 +22,11 @@ from pipeline.store.ensemble import open_logits
 from pipeline.store.soft_labels import SoftLabels
 from stages import layout
 from stages.artifacts import dumps_in, require_as_asked, require_described_teacher, tell_other_data
+from stages.machine import open_prepared
 from stages.options import reads_params
 from stages.params import Params
 from stages.ranks import require_alone
-from stages.runtime import bound_threads, default_workers, open_prepared
+from stages.runtime import bound_threads, default_workers
 
 _CPU = torch.device("cpu")
 

@@ -26,11 +26,11 @@ from pipeline.training.run import Lesson, train
 from pipeline.training.state import TrainingResult
 from stages import layout
 from stages.artifacts import open_dump
+from stages.machine import Machine
 from stages.options import reads_params, reads_store, runs_on_device
 from stages.outputs import Outputs
 from stages.params import ModelParams, Params, RecipeParams
 from stages.ranks import training_ranks
-from stages.runtime import Machine
 
 
 @click.command()

@@ -25,11 +25,11 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
 from stages import layout
 from stages.artifacts import making
+from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
 from stages.outputs import Outputs
 from stages.params import ModelParams, Params
 from stages.ranks import training_ranks
-from stages.runtime import Machine
 
 _OF_A_TEACHER = ("agreement", "kl_to_teacher")
 

@@ -26,9 +26,9 @@ from stages import layout
 from stages.artifacts import load_teacher
 from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
 from stages.failures import say
+from stages.machine import Machine
 from stages.options import debuggable, reads_store, runs_on_device, trusts_code
 from stages.ranks import require_alone
-from stages.runtime import Machine
 
 
 @click.command()

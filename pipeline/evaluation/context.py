@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.core.distributed import SINGLE, Ranks
-from pipeline.core.errors import require_finite_logits
+from pipeline.core.failures import require_finite_logits
 from pipeline.evaluation.metrics import Metrics, compare, predict
 from pipeline.loading.feed import Feed
 from pipeline.modalities.modality import Preprocessing, Views

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.core.device import naming_memory
 from pipeline.core.distributed import SINGLE, Ranks
-from pipeline.core.errors import naming_failure, require_finite_logits
+from pipeline.core.failures import naming_failure, require_finite_logits
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.samples.samples import UNLABELLED
 

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.core.errors import ModelError, quoted, require_finite_weights
+from pipeline.core.errors import ModelError, quoted
+from pipeline.core.failures import require_finite_weights
 from pipeline.core.files import write_tensors
 from pipeline.core.hashing import named_arrays_digest
 from pipeline.core.progress import note

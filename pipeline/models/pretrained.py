@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.core.errors import ModelError, require_finite_weights
+from pipeline.core.errors import ModelError
+from pipeline.core.failures import require_finite_weights
 from pipeline.core.trust import Trust
 from pipeline.modalities.families import CHECKPOINT_SUFFIXES, OWN_WEIGHTS, Pretrained
 from pipeline.modalities.modality import GivenPreprocessing, Preprocessing

@@ -7,14 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from pipeline.core.errors import (
-    ModelError,
-    NotFiniteError,
-    TrainingError,
-    counted,
-    naming_failure,
-    not_finite,
-)
+from pipeline.core.errors import ModelError, NotFiniteError, TrainingError, counted
+from pipeline.core.failures import naming_failure, not_finite
 from pipeline.loading.loader import Loader
 from pipeline.training.settings import TrainingSettings
 

@@ -321,7 +321,11 @@ def test_store_of_other_views(project, fails, edit):
     assert run("cache-logits", "main") == 0
     edit({"dumps": {"main": {"views": {"seed": 4}}}})
     fails(["cache-logits", "main"], "another views: seed was 3, is 4", "new dump name")
-    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "views is", "expected")
+    fails(
+        ["train-student", "pupil", "kd", "0", "--dump", "main"],
+        "its views are not those",
+        "seed was 3, is 4",
+    )
 
 
 def test_store_with_fewer_views_wanted(project, fails, edit):
@@ -435,7 +439,7 @@ def test_a_teacher_of_two_channels(project, fails):
     for moment in ("mean", "std"):
         preprocessing["preprocessing"][moment] = [0.5, 0.5]
     card.write_text(json.dumps(preprocessing))
-    fails(["cache-logits", "main"], "not a model card (architecture.channels is 2: Input should be 1 or 3)")
+    fails(["cache-logits", "main"], "not a model card (architecture.channels is 2: input should be 1 or 3)")
 
 
 def test_missing_store(project, fails):

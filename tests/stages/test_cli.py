@@ -210,7 +210,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_that_asks_for_debug(call, stan
 def test_an_error_that_nobody_foresaw_says_where_it_was(call, stand_in):
     stand_in(lambda: parse_object(None))
     done = call("stand-in")
-    assert re.match(r"pipeline: unexpected TypeError: .* \(at pipeline/files\.py:\d+\); ", done.err)
+    assert re.match(r"pipeline: unexpected TypeError: .* \(at pipeline/core/files\.py:\d+\); ", done.err)
 
 
 @pytest.mark.parametrize("message", ["a\x1b[31mb", "a\nb", "a\rb", "a\x00b", "a\u202eb", "a\udcffb"])

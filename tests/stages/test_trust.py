@@ -36,9 +36,10 @@ def _forge(name: str) -> None:
     (STORE / "zarr.json").write_text(json.dumps(root, sort_keys=True, indent=1) + "\n")
     manifest = json.loads((STORE / "manifest.json").read_text())
     manifest.pop("digest")
+    written_by = manifest.pop("written_by")
     manifest["teacher"]["name"] = name
     manifest["metadata"]["zarr.json"] = hashlib.sha256((STORE / "zarr.json").read_bytes()).hexdigest()
-    manifest["digest"] = spec_digest(manifest)
+    manifest |= {"digest": spec_digest(manifest), "written_by": written_by}
     (STORE / "manifest.json").write_text(json.dumps(manifest, sort_keys=True, indent=1) + "\n")
 
 

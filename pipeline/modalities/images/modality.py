@@ -23,7 +23,7 @@ class Images:
     """Pixels (H, W, C) uint8, 1 or 3 channels."""
 
     name = "images"
-    families = (Timm(), Literature(), Torchvision())
+    families = (Literature(), Torchvision(), Timm())
 
     def open_split(self, folder: Path, name: str, form: Form) -> Split:
         """Open one split, kept as pixels or as files."""

@@ -10,6 +10,7 @@ import torch
 import torchvision
 
 from pipeline.core.errors import ModelError
+from pipeline.modalities import images
 from pipeline.modalities.images.models.cifar import BUILTIN
 from pipeline.modalities.images.models.torchvision import preprocessing_of
 from pipeline.modalities.images.preprocessing import Preprocessing
@@ -183,7 +184,7 @@ def builtin_teacher():
 
 def test_the_builtin_teacher_is_small_and_what_its_card_says(builtin_teacher):
     network, card = builtin_teacher
-    folder = Path(weights_module.__file__).parent / "builtin"
+    folder = Path(images.__file__).parent / "builtin"
     assert (folder / BUILTIN["wrn_16_2", "FASHION_MNIST_V1"]).stat().st_size < 6e6
     assert card.classes == CLASSES
     text = (folder / "wrn_16_2-fashion_mnist_v1.md").read_text()

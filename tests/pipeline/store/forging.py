@@ -19,9 +19,9 @@ HEADER = (
 
 def seal(manifest: dict[str, Any]) -> str:
     """Return a manifest's text with a digest that fits, were its values none that a digest is made of."""
-    content = {key: value for key, value in manifest.items() if key != "digest"}
+    content = {key: value for key, value in manifest.items() if key not in ("digest", "written_by")}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    return json.dumps({**content, "digest": digest})
+    return json.dumps({**manifest, "digest": digest})
 
 
 def forge(store: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -19,6 +19,7 @@ from pipeline.core.errors import (
     MismatchError,
     StoreError,
 )
+from pipeline.dump.average import write_ensemble
 from pipeline.dump.run import cache_logits
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
@@ -29,7 +30,7 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.table import preprocessing_of, views_of
 from pipeline.models.architecture import build
 from pipeline.models.teacher import Teacher
-from pipeline.store.ensemble import Ensemble, open_logits, write_ensemble
+from pipeline.store.ensemble import Ensemble, open_logits
 from pipeline.store.reader import LogitStore
 
 WEIGHTS = (1.0, 3.0)
@@ -59,7 +60,7 @@ def folder(made, tmp_path) -> Path:
 
 def _write(folder: Path, bench, average: str = "probabilities", names=("one.zarr", "two.zarr")) -> Ensemble:
     blend = Blend(average=average, weights=WEIGHTS)
-    return write_ensemble(folder / "both.zarr", names, blend, bench.data.test)
+    return write_ensemble(folder / "both.zarr", names, blend, bench.data)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -148,9 +149,7 @@ def test_an_edited_manifest_is_noticed(folder, bench):
 
 def test_a_store_of_logits_is_not_overwritten(folder, bench):
     with pytest.raises(StoreError, match="holds a store of logits"):
-        write_ensemble(
-            folder / "two.zarr", ["one.zarr", "two.zarr"], Blend(weights=WEIGHTS), bench.data.test
-        )
+        write_ensemble(folder / "two.zarr", ["one.zarr", "two.zarr"], Blend(weights=WEIGHTS), bench.data)
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -2.0), (1.0, float("inf"))])

@@ -19,6 +19,7 @@ from numcodecs.zstd import Zstd
 
 from pipeline.codecs.blend import Blend
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, PipelineError, StoreError
+from pipeline.dump.average import write_ensemble
 from pipeline.dump.repair import repair
 from pipeline.dump.run import cache_logits
 from pipeline.dump.verify import verify
@@ -26,7 +27,7 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.modalities.table import preprocessing_of, views_of
 from pipeline.report.results import dump_figures
-from pipeline.store.ensemble import open_logits, write_ensemble
+from pipeline.store.ensemble import open_logits
 from pipeline.store.index import read_index
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import Records
@@ -475,7 +476,7 @@ def test_any_value_of_an_ensemble_ends_in_one_line(folder, bench, key):
 
 
 def forged_ensemble(folder: Path, bench) -> dict:
-    write_ensemble(folder / "both.zarr", ["main.zarr", "few.zarr"], Blend(weights=(1, 1)), bench.data.test)
+    write_ensemble(folder / "both.zarr", ["main.zarr", "few.zarr"], Blend(weights=(1, 1)), bench.data)
     return json.loads((folder / "both.zarr" / "manifest.json").read_text())
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.core.errors import ConfigError, ModelError, TrainingError, require_finite_logits
+from pipeline.core.errors import ConfigError, ModelError, TrainingError
+from pipeline.core.failures import require_finite_logits
 from pipeline.evaluation.metrics import Metrics
 from pipeline.loading.loader import Loader
 from tests.pipeline.training.runs import BATCH, make_network, make_settings

@@ -1,0 +1,90 @@
+"""Networks that fail: errors of torch or of a model's code, and values that are not finite."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.errors import ModelError, NotFiniteError, PipelineError, first_of, is_out_of_memory
+
+# What torch, and code on top of it, raises on inputs that it cannot take.
+_KINDS = (
+    *(RuntimeError, ValueError, TypeError, LookupError),
+    *(AttributeError, AssertionError, ArithmeticError),
+)
+# Beyond it the difference of two float32 logits, and with it every loss, may be infinite.
+_LARGEST_LOGIT = torch.finfo(torch.float32).max / 4
+_LONGEST_REASON = 300
+
+
+@contextmanager
+def naming_failure(work: str) -> Iterator[None]:
+    """Let a network that fails say in one line at what it was; memory is told of by `naming_memory`.
+
+    Args:
+        work: of the network, for the message.
+
+    Raises:
+        ModelError: it failed; `--debug` shows where.
+    """
+    try:
+        yield
+    except _KINDS as error:
+        if isinstance(error, PipelineError) or is_out_of_memory(error):
+            raise
+        reason = textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" …")
+        raise ModelError(
+            f"{work} failed ({type(error).__name__}: {reason}); expected a network that takes these "
+            "images; correct the model or its options; pipeline --debug shows where"
+        ) from error
+
+
+def require_finite_logits(logits: Tensor, split: str) -> None:
+    """Refuse logits (N, C) of a split in which a row is not of numbers that a loss can take.
+
+    Raises:
+        NotFiniteError: with the share of such rows.
+    """
+    # A comparison with NaN is false.
+    bad = int((~(logits.abs() <= _LARGEST_LOGIT)).any(1).sum())
+    if bad:
+        raise NotFiniteError(
+            f"logits of {bad:,} of {len(logits):,} {split} images ({bad / len(logits):.1%}) are not "
+            "finite; expected numbers"
+        )
+
+
+def require_finite_weights(network: nn.Module, origin: object) -> None:
+    """Refuse a network with a parameter, or a running statistic of a norm, that is not finite.
+
+    Args:
+        network: on any device.
+        origin: of its weights, for the message.
+
+    Raises:
+        NotFiniteError: naming the tensors.
+    """
+    names = not_finite(network)
+    if names:
+        raise NotFiniteError(
+            f"{origin}: weights that are not finite: {first_of(names)}; expected numbers; "
+            "use other weights, or train it again with a lower learning_rate"
+        )
+
+
+def not_finite(network: nn.Module) -> list[str]:
+    """Return the names of parameters and running statistics that are not finite.
+
+    Other buffers may be infinite on purpose, such as the masks of attention.
+    """
+    buffers = ((n, b) for n, b in network.named_buffers() if n.rpartition(".")[2].startswith("running_"))
+    tensors = {**dict(network.named_parameters()), **dict(buffers)}
+    if not tensors:
+        return []
+    # One look at the device for all of them.
+    finite = torch.stack([tensor.detach().isfinite().all() for tensor in tensors.values()]).tolist()
+    return [name for name, holds in zip(tensors, finite, strict=True) if not holds]

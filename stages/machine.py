@@ -1,0 +1,59 @@
+"""What a command runs on: device, threads, and where images are rendered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.core.distributed import SINGLE, Ranks
+from pipeline.evaluation.context import Bench
+from pipeline.modalities.prepared import PreparedData
+from pipeline.samples.description import read_description, require_as_asked
+from stages import layout
+from stages.params import DataParams
+
+
+def open_prepared(asked: DataParams) -> PreparedData:
+    """Open the prepared data, made with what params.yaml asks for.
+
+    Raises:
+        DataError: it was not prepared.
+        MismatchError: it was made with other parameters.
+    """
+    require_as_asked(layout.PREPARED, read_description(layout.PREPARED), asked.asked())
+    return PreparedData.open(layout.PREPARED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a command runs on.
+
+    Args:
+        device: of models and batches.
+        workers: threads that decode and render.
+        on_device: render on the device; None where it suits.
+    """
+
+    device: torch.device
+    workers: int
+    on_device: bool | None
+
+    def bench(self, asked: DataParams | None, ranks: Ranks = SINGLE) -> Bench:
+        """Open the prepared data here.
+
+        Args:
+            asked: what the data is to be made with; None takes it as it is.
+            ranks: this process among those that train a network together.
+
+        Raises:
+            DataError: it was not prepared.
+            MismatchError: it was made with other parameters.
+        """
+        return Bench(
+            data=PreparedData.open(layout.PREPARED) if asked is None else open_prepared(asked),
+            device=self.device,
+            workers=self.workers,
+            on_device=self.on_device,
+            ranks=ranks,
+        )
