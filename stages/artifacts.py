@@ -1,4 +1,4 @@
-"""A teacher by name, from the checkpoint that `train-teacher` wrote, and whether it is the one asked for.
+"""Teachers and dumps as params.yaml asks for them: loaded, and refused where they are others.
 
 By hand nothing trains a teacher again when params.yaml changes. A network that decides other logits than
 the one asked for is refused; values of its training that changed since are told.

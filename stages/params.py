@@ -1,4 +1,4 @@
-"""What `params.yaml` may say: frozen, validated dataclasses. `loading.py` reads the file into them."""
+"""What `params.yaml` may say: frozen, validated dataclasses. `params_file.py` reads the file into them."""
 
 from __future__ import annotations
 

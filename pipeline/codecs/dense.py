@@ -1,4 +1,4 @@
-"""`affine8`, `affine6`, `affine4`: each row on its own uniform grid of 256, 64 or 16 levels.
+"""Codecs that keep every logit: `fp16`, and `affine8`, `affine6`, `affine4` on a grid of each row's own.
 
 With m the row's maximum, r its range and L levels, scale = fp16(r / (L - 1)) and code = round((logit - m)
 / scale) + L - 1; decoded is (code - L + 1) * scale. The maximum has the highest code, so it needs no

@@ -1,4 +1,4 @@
-"""Arrays to a device, without waiting for it."""
+"""Devices: arrays sent there without waiting, and one line where their memory is short."""
 
 from __future__ import annotations
 

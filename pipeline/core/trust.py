@@ -1,7 +1,7 @@
 """Whose code may run: code that the user named, in params.yaml or on the command line.
 
 A card is data that may come from anybody. Alone it neither runs code nor chooses a file or an address that
-weights are read from. Owns that rule; finding and calling code is left to `own_code.py`.
+weights are read from. Owns that rule; finding and calling code is left to `models/own_code.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.core.errors import ModelError, quoted
 
 # Options of builders that name weights: a file, an address or a download.
 WEIGHT_OPTIONS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
-# Of timm's builder, which looks at them for `pretrained` alone; `timm_models.py` takes places out of them.
+# Of timm's builder, which looks at them for `pretrained` alone; the timm family takes places out of them.
 _UNUSED_OPTIONS = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir")
 # No path, no address, no dotted name, e.g. "gelu".
 _WORD = re.compile(r"[A-Za-z0-9_+-]{0,64}")

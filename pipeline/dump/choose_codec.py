@@ -1,4 +1,4 @@
-"""Choosing a codec: candidates are measured on the pilot with the very bytes that the store would hold."""
+"""Choosing a codec on a pilot: candidates are measured with the very bytes that the store would hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening a store for writing: a new one, or one that is there and may have to grow."""
+"""Opening a store as its plan says, new or growing, and completing it when nothing is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that metrics.json says of how good a finished model is, from one pass over the held-out images."""
+"""What metrics.json says of a finished model: figures, classes, confusions and cost."""
 
 from __future__ import annotations
 

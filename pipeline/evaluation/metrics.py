@@ -1,4 +1,4 @@
-"""How good a classifier is: against the labels, and against its teacher.
+"""How good a classifier is: against the labels, against its teacher, and how well calibrated.
 
 All figures are of un-augmented images. Accuracies and agreement are fractions between 0 and 1;
 unlabelled samples count for the teacher's figures only.

@@ -1,4 +1,4 @@
-"""The files a network is put into: a table of formats, each with how it is written and how it is run.
+"""The files a network is put into, how each is written and run, and whether it computes the same.
 
 A format makes bytes of a deployment, and something that computes of bytes, so that what is checked is
 what is written. Runtimes are imported when they are needed: they are an extra.

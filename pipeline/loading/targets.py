@@ -1,4 +1,4 @@
-"""Cached logits to a loss: the one way a store's labels reach training.
+"""Cached logits, features and labels to a loss: the one way they reach training.
 
 One view is read whole and copied, ahead of its epoch and beside training, and kept encoded on the device; a
 batch is a gather and a decode. Rows are found by sample key, never by position.

@@ -1,7 +1,7 @@
 """Losses of penultimate features, each added to `kd` of the logits.
 
-Each takes a `Features` as its fourth argument, with student's and teacher's features already projected: see
-`projections`. D is the number of features: Ds of the student, Dt of the teacher, E of an embedding of both.
+Each takes a `Features` as its fourth argument, with student's and teacher's features already projected,
+as below. D is the number of features: Ds of the student, Dt of the teacher, E of an embedding of both.
 """
 
 from __future__ import annotations

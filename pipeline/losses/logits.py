@@ -1,4 +1,4 @@
-"""Losses of whole distributions: the teacher's over all classes, soft, hardened or transformed.
+"""Losses of logits: of labels, of the teacher's whole distribution, and of relations between samples.
 
 s and t are the softmax of student and teacher, s_T and t_T those of logits divided by T.
 """

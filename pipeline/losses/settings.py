@@ -1,4 +1,4 @@
-"""Kinds of settings: the annotation of a loss's parameter says what it may be."""
+"""What a loss declares: kinds of settings, schedules, features that it needs, and its precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prepared dataset on disk: its description, and three splits that are kept in one form.
+"""A prepared dataset on disk: opened, a sample of it compared at a start, all of it on demand.
 
 dataset.json   classes, form of the images, mean and deviation, counts, digest; written last
 SPLIT.npz, SPLIT.names         the index of train, validation and test

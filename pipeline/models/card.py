@@ -1,7 +1,7 @@
 """The card of a checkpoint: how its network is built, how it wants its images, which classes it knows.
 
 `NAME.json` beside `NAME.pt`. A card is data that may come from anybody: it is checked here, at the edge,
-field by field. Whether the code that a card may name is run is left to `trust.py`.
+field by field. Whether the code that a card may name is run is left to `core/trust.py`.
 """
 
 from __future__ import annotations

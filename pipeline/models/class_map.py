@@ -1,4 +1,4 @@
-"""Classes of the data as classes of a teacher that knows others, more of them or in another order."""
+"""Classes of the data as classes of a teacher that knows others; and trying a network on two samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last layer of a network: found, replaced for other classes, or narrowed to some of them."""
+"""The last layer of a network: found, replaced, narrowed to some classes, and its input as features."""
 
 from __future__ import annotations
 

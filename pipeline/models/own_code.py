@@ -2,8 +2,8 @@
 
 The callable is given `options` as keyword arguments, and `num_classes` if it takes it, and returns an
 `nn.Module` that maps images (B, channels, S, S) to logits (B, C). Naming it runs it: only names of
-params.yaml, and those of checkpoints that `trust.py` let through, come here. The standard library makes no
-networks: its callables are never called.
+params.yaml, and those of checkpoints that `core/trust.py` lets through, come here. The standard library
+makes no networks: its callables are never called.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pretrained weights by name: built-in files, torchvision's enums, and checkpoints on disk.
+"""What a run begins with: fresh or pretrained weights, by name or from a checkpoint, that fit the data.
 
 `python -m pipeline.models.pretrained CHECKPOINT.pt OUT.safetensors` makes a built-in file of a checkpoint.
 """

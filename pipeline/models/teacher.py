@@ -1,4 +1,4 @@
-"""A teacher: a network with everything that decides its logits."""
+"""A teacher: a network with everything that decides its logits, compiled where that is asked for."""
 
 from __future__ import annotations
 

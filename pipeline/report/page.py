@@ -1,6 +1,6 @@
 """The page: one HTML file that stands alone, from a report and what its teachers saw.
 
-Owns the words; numbers are written by `numbers.py`, and all is arranged by `page.html.j2` and its parts.
+Owns the words and how numbers are written; all is arranged by `page.html.j2` and its parts.
 Nothing is loaded from elsewhere, and nothing names a clock, a host or a path.
 """
 

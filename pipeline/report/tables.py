@@ -1,4 +1,4 @@
-"""Class by class: what a student's teachers and recipes find, and what they take for what."""
+"""What the page shows beside figures: classes and confusions, examples of views, doubtful labels."""
 
 from __future__ import annotations
 

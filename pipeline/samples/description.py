@@ -1,7 +1,7 @@
 """dataset.json: what a prepared dataset says of itself, checked before anything else of it is opened.
 
 Owns the file's form, its digest and the comparison with what is asked for now; the splits that it
-describes are opened in `dataset.py`.
+describes are opened in `modalities/prepared.py`.
 """
 
 from __future__ import annotations

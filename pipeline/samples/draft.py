@@ -1,4 +1,4 @@
-"""The draft of a split: what of it is made so far, on disk, so that an interrupted preparation goes on.
+"""The draft of a split: what is made so far, on disk, so that an interrupted preparation can be resumed.
 
     NAME.rows      a record a sample, in order
     NAME.pixels    their pixels, one after the other; empty where files are kept as they are

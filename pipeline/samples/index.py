@@ -1,4 +1,4 @@
-"""The index of a prepared split: what is known of each sample, beside its pixels.
+"""The index of a prepared split: what is known of each sample, and in which form samples are kept.
 
 SPLIT.npz      arrays of N: shapes, labels, keys, digests, and what a kind of images needs beside them
 SPLIT.names    one sample name a line

@@ -1,4 +1,4 @@
-"""What a class may be called: a text that can be read, told from all others, and printed."""
+"""Labels: what a class may be called, which labels are known, and how many of them students are given."""
 
 from __future__ import annotations
 

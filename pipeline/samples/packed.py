@@ -1,4 +1,4 @@
-"""Images of one split: the one interface through which all others see them, however they are kept."""
+"""Samples of one split: the interface through which all others see them, and those packed in one file."""
 
 from __future__ import annotations
 

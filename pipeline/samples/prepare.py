@@ -1,4 +1,4 @@
-"""A source becomes a prepared dataset: read every image once, split, digest; interrupted, it goes on."""
+"""A source becomes a prepared dataset: split, read every sample once, digest; resumed where interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sample before it is prepared: its stable name, its label, and how to decode it."""
+"""Samples before they are prepared: names, labels, how to decode them, and what a source leaves out."""
 
 from __future__ import annotations
 

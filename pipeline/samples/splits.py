@@ -1,4 +1,4 @@
-"""Train and validation: which samples of the training set choose epochs instead of weights."""
+"""Splits: which samples choose epochs instead of weights, and which folders hold which split."""
 
 from __future__ import annotations
 

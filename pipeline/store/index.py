@@ -1,4 +1,4 @@
-"""Which samples the rows of a section are, and finding them by key, never by position."""
+"""Which samples the rows of a section are, found by key; and what a store that is there may add."""
 
 from __future__ import annotations
 

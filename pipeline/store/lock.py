@@ -1,4 +1,4 @@
-"""One writer a slice: locks beside the store, released by the kernel when their holder dies.
+"""Slices of a store and their locks: one writer each, released by the kernel when it dies.
 
 `gate` is held while the store's form is looked at or changed, a slice's lock while its shards are
 written. Slices that overlap, however they were cut, exclude each other.

@@ -1,4 +1,4 @@
-"""The plain values of a store's JSON files: their types and ranges, before anything is made of them.
+"""The forms of a store's JSON files and frames: types, ranges and sizes, before anything is made of them.
 
 A store may come from anybody. Owns what each value may be by itself; how values must fit together is
 checked by those who own them (`layout.py`, `header.py`, `records.py`, `manifest.py`).

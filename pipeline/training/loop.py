@@ -1,4 +1,4 @@
-"""One supervised loop, for teachers, students and fine-tuning.
+"""One supervised loop, for teachers, students and fine-tuning, and the objective of its steps.
 
 Epochs of a `Loader`, a loss, an optimiser; after each epoch the validation split is evaluated and the best
 weights are kept. Everything needed to go on is saved after each epoch, and every few minutes inside one.

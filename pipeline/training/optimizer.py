@@ -1,4 +1,4 @@
-"""The optimiser, the learning-rate schedule and the average of the weights."""
+"""The optimiser: layer-wise rates, schedule, loss scaling and the average of the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a run: what passes from step to step, and to and from disk.
+"""The state and history of a run: what passes from step to step, and to and from disk.
 
 Everything that decides the next step is here: weights, optimiser, average, and how many steps of which
 epoch are done. Batches are a pure function of (seed, epoch), and random numbers of (seed, step), so a run

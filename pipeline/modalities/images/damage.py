@@ -1,4 +1,4 @@
-"""Hearing what libjpeg says of a damaged file, to name the file.
+"""Damaged files: hearing what libjpeg says of them, to name the file, and remarks on odd images.
 
 A JPEG whose scan is damaged decodes, in part to other pixels. All that libjpeg does is to write a line to
 the process's stderr, which names no file; torchvision passes nothing on. An `Ear` gives file descriptor 2

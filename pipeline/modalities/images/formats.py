@@ -1,4 +1,4 @@
-"""Formats that torchvision does not decode, by Pillow: BMP, TIFF, PPM, JPEG 2000, AVIF, and animated WebP.
+"""What Pillow decodes instead of torchvision, and what headers tell: shapes, animations, orientation.
 
 Only the listed formats are opened, by the signature of the bytes: Pillow knows others, some of which run
 programs. Images have 8 or 16 bits per sample; of 16 the upper 8 are kept, as of a PNG.

@@ -1,4 +1,4 @@
-"""Where a view looks: crop boxes and flips, drawn from a spec.
+"""Where a view looks: crop boxes and flips drawn from a spec, and affine maps in integers.
 
 Boxes are integers, decided by integer arithmetic and by +, *, / and sqrt of IEEE doubles alone: exp and log
 differ in the last bit between machines, these do not.

@@ -1,4 +1,4 @@
-"""Encoded images: files that stay where they are and are decoded when they are asked for.
+"""Encoded images, whose files stay where they are and are decoded at use; and the moments of pixels.
 
 Of each file the shape that it decodes to and a digest of its bytes are known, so that an image is the one
 that was prepared, or it is refused.

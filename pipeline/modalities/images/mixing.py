@@ -1,7 +1,7 @@
 """How two samples are mixed, by Mixup or CutMix: inside which box, and how much of each.
 
-Who is mixed with whom is drawn in `pairing.py`. Shares of a mixture come from tables of integers, made by
-+, *, / and square roots alone.
+Who is mixed with whom is drawn in `views/pairing.py`. Shares of a mixture come from tables of integers,
+made by +, *, / and square roots alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Operations on a model's pixels: their names, the unit of their strength, and the spaces they come from.
+"""Operations on a model's pixels: names, units of strength, spaces, and the steps that a view draws.
 
 A strength is up to six integers: factors in 1024ths, thresholds and bits as they are, an affine map in all
 six.

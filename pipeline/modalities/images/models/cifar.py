@@ -15,8 +15,6 @@ from pipeline.modalities.families import Pretrained, Source, call_builder, unkno
 from pipeline.modalities.images.models.torchvision import fit_channels
 
 # Residual networks for small images, as the distillation literature uses them.
-#
-# Owns the architecture alone: weights come from `weights.py`, names from `literature.py`.
 
 
 class _ResidualBlock(nn.Module):
@@ -95,8 +93,6 @@ def cifar_resnet(depth: int, *, wide: bool = False) -> Callable[[int], CifarResN
 
 
 # Wide residual networks for small images, as the distillation literature uses them.
-#
-# Owns the architecture alone: weights come from `weights.py`, names from `literature.py`.
 
 
 class _Block(nn.Module):

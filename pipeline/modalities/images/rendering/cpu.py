@@ -1,7 +1,7 @@
 """Crop, resize and flip on the CPU: uint8 in, uint8 out, the same for any batch or thread count.
 
-Small images of one size, of which boxes of the result's size are wanted, are copied a batch at once: see
-`shifts`. Else each sample goes alone: a box of the result's size is copied, any other goes through torch's
+Small images of one size, of which boxes of the result's size are wanted, are copied a batch at once.
+Else each sample goes alone: a box of the result's size is copied, any other goes through torch's
 uint8 antialiased kernel, the one that `torchvision.transforms.v2` uses, on its channels-last slice.
 """
 

@@ -1,4 +1,4 @@
-"""Operations that map each of the 256 values of a pixel to another: one table a sample or channel.
+"""Operations on rendered pixels: tables, colour, filters, painted and mixed regions, and a view's steps.
 
 Tables are made from an image's statistics where the operation needs some, in integers; applying one is a
 lookup. Images are (n, S, S, C) uint8, levels (n,) int32; a table is (n, 1 or C, 256).
