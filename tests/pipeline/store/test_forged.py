@@ -112,6 +112,8 @@ def test_any_value_of_a_manifest_or_header_ends_in_one_line(store, bench, count,
         refused += bool(require_one_line_each(store, bench, f"{place} = {str(value)[:40]}"))
         for name, content in before.items():
             (store / name).write_bytes(content)
+    kind = "complete" if complete else "unfinished"
+    print(f"{kind}: {len(order)} values, {refused} stores refused in a line")
     assert refused > len(order) // 2
     assert verify(store).ok
 

@@ -1,0 +1,91 @@
+"""The slow campaigns: commands killed before each change of the file system, files damaged, stores forged.
+
+    python -m tests.benchmarks.campaigns [--jobs 2] [--minutes 600] [--out FILE.json]
+
+Runs each test that is marked slow in a process of its own, those first that were never run, and keeps what
+it counted as soon as it ends; a run that is stopped is continued by the same command. What was found for
+other code than this, by the tree of its commit, is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.files import write_json
+from tests.benchmarks.environment import environment
+
+ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).with_name("results") / "campaigns.json"
+FILES = (
+    *("tests/stages/test_kills.py", "tests/stages/test_damaged_files.py"),
+    *("tests/stages/test_interruption.py", "tests/pipeline/store/test_forged.py"),
+    "tests/pipeline/store/test_corruption.py",
+)
+
+
+def code() -> str:
+    """Return what identifies the code that is tried: the trees of the library and of the commands."""
+    trees = [
+        subprocess.run(
+            ["git", "rev-parse", f"HEAD:{folder}"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout[:12]
+        for folder in ("pipeline", "stages")
+    ]
+    return "-".join(trees)
+
+
+def slow_tests() -> list[str]:
+    """Return the names of all campaigns."""
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "slow", *FILES]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if "::" in line]
+
+
+def run(test: str) -> dict[str, Any]:
+    """Run one campaign; return whether it passed, what it said, and how long it took."""
+    start = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-m", "slow", "-p", "no:cacheprovider", test]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    told = [line.lstrip(".") for line in done.stdout.splitlines() if ": " in line and "FAILED" not in line]
+    result = {"passed": done.returncode == 0, "told": told[-1] if told else "", "code": code()}
+    if done.returncode:
+        result["failure"] = done.stdout[-2000:]
+    return {**result, "minutes": round((time.monotonic() - start) / 60, 1)}
+
+
+def main() -> None:
+    """Run the campaigns that are not known for this code, and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=600)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    known: Mapping[str, Any] = json.loads(given.out.read_text())["tests"] if given.out.exists() else {}
+    found, end = dict(known), time.monotonic() + 60 * given.minutes
+    waiting = [test for test in slow_tests() if found.get(test, {}).get("code") != code()]
+    waiting.sort(key=lambda test: test in found)
+
+    def run_in_time(test: str) -> dict[str, Any] | None:
+        return run(test) if time.monotonic() < end else None
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        running = {pool.submit(run_in_time, test): test for test in waiting}
+        for future in as_completed(running):
+            result = future.result()
+            if result is None:
+                continue
+            found[running[future]] = result
+            write_json(given.out, {"environment": environment(), "tests": dict(sorted(found.items()))})
+            print(f"{'passed' if result['passed'] else 'FAILED'} {running[future]}: {result['told']}")
+
+
+if __name__ == "__main__":
+    main()
