@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.core.errors import LockedError
 from pipeline.core.files import sync_folder
 from pipeline.core.progress import note
-from pipeline.dump.plan import DumpPlan, places, plan_dump, require_samples
+from pipeline.dump.plan import DumpPlan, places, require_samples
 from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import Bench
 from pipeline.loading.drift import measure_drift, sightings
@@ -33,7 +33,7 @@ from pipeline.store.growth import (
 )
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, Index
-from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, ShardId
+from pipeline.store.layout import MANIFEST, Layout, ShardId
 from pipeline.store.lock import writers
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import (
@@ -48,24 +48,24 @@ from pipeline.store.records import ShardRecord
 from pipeline.store.writer import StoreWriter
 
 
-def open_store(plan: DumpPlan) -> DumpPlan:
-    """Bring a store into the form of a plan; to be called at its gate.
-
-    Where the store was made, or became larger, since it was planned, it is planned again.
-
-    Returns:
-        The plan of the store as it is now. Where it is complete, but with less, it is its growth's.
+def clean_up(path: Path) -> None:
+    """Settle what a killed writer left of a store; to be called at its gate.
 
     Raises:
-        MismatchError: there is a store made from something else.
-        LockedError: it is to grow while others write it.
         StoreError: the folder holds something that is no store.
     """
-    path = plan.path
     require_store_or_nothing(path)
     clean(path, alone=not writers(path))
-    if not plan.is_new or (path / ZARR_JSON).exists():
-        plan = plan_dump(plan.bench, plan.teacher, plan.spec, path)
+
+
+def open_store(plan: DumpPlan) -> None:
+    """Bring a store into the form of its plan, a new one or one that grows; to be called at its gate.
+
+    Raises:
+        MismatchError: samples have left the data, or show other pixels than the teacher saw.
+        LockedError: it is to grow while others write it.
+    """
+    path = plan.path
     if plan.is_new:
         _create(plan)
     elif not is_complete(path, plan.header):
@@ -74,7 +74,6 @@ def open_store(plan: DumpPlan) -> DumpPlan:
         there = {shard: plan.done[shard] for shard in plan.header.layout.shards() if shard in plan.done}
         require_same_pixels(plan.bench, plan.teacher, path, plan.header, rows, there)
         _grow(path, plan.header, plan.index, plan.codec.state)
-    return plan
 
 
 def blocks_of(layout: Layout, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -112,6 +112,13 @@ def plan_dump(
     )
 
 
+def renewed(plan: DumpPlan) -> DumpPlan:
+    """Return a plan of the store as it is now; one of a store that is still to be made is kept."""
+    if plan.is_new and not (plan.path / ZARR_JSON).exists():
+        return plan
+    return plan_dump(plan.bench, plan.teacher, plan.spec, plan.path)
+
+
 def _new(
     bench: Bench, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None
 ) -> tuple[Header, Index, Codec]:

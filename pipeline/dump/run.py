@@ -26,8 +26,8 @@ from pipeline.core.device import naming_memory
 from pipeline.core.errors import ModelError, StoreError
 from pipeline.core.progress import note, track
 from pipeline.dump.encode import ShardBuffer, ShardBuffers
-from pipeline.dump.open import complete, discard_without_views, make_feeds, open_store
-from pipeline.dump.plan import DumpPlan, places, plan_dump
+from pipeline.dump.open import clean_up, complete, discard_without_views, make_feeds, open_store
+from pipeline.dump.plan import DumpPlan, places, plan_dump, renewed
 from pipeline.dump.read_ahead import DecodedBlocks, PixelChecks
 from pipeline.dump.spec import DumpSpec, splits_of
 from pipeline.dump.speed import Stopwatch
@@ -82,21 +82,23 @@ def run_dump(plan: DumpPlan, *, part: Slice = WHOLE, completes: bool = True) -> 
         MismatchError: there is a store made from something else.
         LockedError: another process is writing it.
     """
-    return _run(plan.path, lambda: plan, part, completes=completes)
+    return _run(plan.path, lambda: renewed(plan), part, completes=completes)
 
 
 def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool) -> Manifest | None:
     wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
     with ExitStack() as held:
         with gate(path, wait):
-            opened = open_store(plan())
-            if is_complete(path, opened.header):
+            clean_up(path)
+            planned = plan()
+            open_store(planned)
+            if is_complete(path, planned.header):
                 note(f"{path}: complete, nothing to do")
                 tell_pending(path)
                 return Manifest.read(Location(path))
             held.enter_context(writing(path, part, WAIT_SECONDS))
-            dump = _Dump(opened)
-            shards = list(opened.header.layout.shards())
+            dump = _Dump(planned)
+            shards = list(planned.header.layout.shards())
             try:
                 dump.make([shard for shard in shards if shard.section != "train"])
                 dump.require_good_teacher()
@@ -106,7 +108,7 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
                 raise
         dump.make(part.of([shard for shard in shards if shard.section == "train"]))
     with gate(path, PREPARATION_SECONDS):
-        manifest = complete(path, opened.header, splits_of(opened.bench.data), completes=completes)
+        manifest = complete(path, planned.header, splits_of(planned.bench.data), completes=completes)
     if manifest is None and completes and part == WHOLE:
         raise StoreError(f"{path}: shards are missing that were made; expected them; run the command again")
     dump.report_speed()

@@ -73,14 +73,14 @@ def timed(spent: Counter[str], device: torch.device) -> Iterator[None]:
     def watched_codec(codec: Codec) -> Codec:
         return replace(codec, encode=watch("encode", codec.encode), decode=watch("compare", codec.decode))
 
-    opened = run.open_store
+    planned = run.plan_dump
 
-    def open_watched(plan: DumpPlan) -> DumpPlan:
-        there = opened(plan)
-        return replace(there, codec=watched_codec(there.codec))
+    def plan_watched(*given: Any) -> DumpPlan:
+        plan = planned(*given)
+        return replace(plan, codec=watched_codec(plan.codec))
 
     with (
-        patch.object(run, "open_store", open_watched),
+        patch.object(run, "plan_dump", plan_watched),
         patch.object(encode, "divergences", watch("compare", encode.divergences)),
         patch.object(encode, "same_top1", watch("compare", encode.same_top1)),
         patch.object(StoreWriter, "write", watch("write", StoreWriter.write)),

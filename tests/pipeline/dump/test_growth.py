@@ -173,7 +173,8 @@ def test_a_newcomer_says_who_is_at_the_gate(path, bench, teacher, make_spec, mon
 def test_the_writer_that_made_the_store_may_find_it_completed_by_another(bench, teacher, make_spec, path):
     """It has its header from memory, not from a file."""
     spec = make_spec(view_count=1)
-    plan = open_store(plan_dump(bench, teacher, spec, path))
+    plan = plan_dump(bench, teacher, spec, path)
+    open_store(plan)
     cache_logits(bench, teacher, spec, path)
     assert complete(path, plan.header, splits_of(bench.data), completes=True) is not None
     assert not (path / "growth").exists()
