@@ -18,11 +18,11 @@ from torch import Tensor
 
 from pipeline.codecs import ArraySpec, Codec, TeacherOutput
 from pipeline.codecs.fidelity import Fidelity, divergences, same_top1
+from pipeline.core.arrays import Rows
 from pipeline.core.device import to_device
 from pipeline.store.layout import ShardId
 from pipeline.store.records import Witness, witness_rows
 
-Rows = NDArray[np.int64]
 # By field and name, so that a codec may call its arrays what it likes: on the device, and on the host.
 Tensors = dict[tuple[str, str], Tensor]
 Received = Mapping[tuple[str, str], NDArray[Any]]

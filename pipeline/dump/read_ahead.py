@@ -15,13 +15,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import Rows
 from pipeline.core.progress import note
 from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import Bench
 from pipeline.samples.packed import Images
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 
-Rows = NDArray[np.int64]
 # Of one block's decoded images. Two blocks are held, the one that is dumped and the next, and more only
 # where blocks are so small that rendering is further ahead.
 BLOCK_BYTES = 3 << 30

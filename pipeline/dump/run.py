@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.codecs import TeacherOutput
+from pipeline.core.arrays import Rows
 from pipeline.core.device import naming_memory
 from pipeline.core.errors import ModelError, StoreError
 from pipeline.core.progress import note, track
@@ -44,7 +44,6 @@ from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links
 from pipeline.store.writer import StoreWriter, direct_top1
 
-Rows = NDArray[np.int64]
 _LESS_MEMORY = "lower batch_size of the dump, use precision: bf16, or render elsewhere: --render cpu"
 
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.core.arrays import Rows
 from pipeline.core.errors import MismatchError
 from pipeline.core.progress import note
 from pipeline.loading.feed import Feed
@@ -21,8 +21,6 @@ from pipeline.store.layout import Layout, ShardId
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import PLACES, ShardRecord, Witness, versions, witness_rows
 from pipeline.store.soft_labels import SoftLabels
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.arrays import Rows
 from pipeline.loading.prefetch import Ring
 from pipeline.modalities.modality import Preprocessing, Renderer, Views
 from pipeline.samples.packed import Images
 from pipeline.views.pairing import pair_up
-
-Rows = NDArray[np.int64]
 
 
 class Feed:

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.arrays import Rows
 from pipeline.core.device import to_device
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import ConfigError
 from pipeline.core.random import Lane, permutation
-from pipeline.loading.feed import Feed, Rows
+from pipeline.loading.feed import Feed
 from pipeline.loading.targets import FeatureSource, Labels, Targets, TeacherFeatures
 from pipeline.losses import FeatureNeeds
 from pipeline.views.pairing import require_whole_groups

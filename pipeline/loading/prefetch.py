@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.arrays import Rows
 from pipeline.core.device import long_lived_stream
 
-Rows = NDArray[np.int64]
 # Batches beyond those that threads are at, and below which size one thread renders a batch alone.
 _AHEAD = 1
 _BYTES_A_PART = 2 << 20

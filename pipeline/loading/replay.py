@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 
 from pipeline.codecs import find_codec
 from pipeline.codecs.blend import BlendedDecoder
+from pipeline.core.arrays import Rows
 from pipeline.loading.drift import require_same_pixels
-from pipeline.loading.feed import Feed, Rows
+from pipeline.loading.feed import Feed
 from pipeline.loading.targets import EncodedView, Labels
 from pipeline.modalities.modality import Preprocessing
 from pipeline.modalities.prepared import PreparedData

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.base import Codec, Decoder, FeatureDecoder
+from pipeline.core.arrays import Rows
 from pipeline.core.device import Courier, to_device
 from pipeline.core.errors import ConfigError
 from pipeline.loading.drift import require_same_pixels
-from pipeline.loading.feed import Feed, Rows, consecutive
+from pipeline.loading.feed import Feed, consecutive
 from pipeline.losses import FeatureNeeds, Features
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.soft_labels import SoftLabels

@@ -17,12 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.core.arrays import Rows
 from pipeline.core.hashing import Described
 from pipeline.samples.index import Form
 from pipeline.samples.packed import Images
 from pipeline.views.pairing import Pairing, Singles
-
-Rows = NDArray[np.int64]
 
 
 class Modality(Protocol):

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.core.arrays import Rows
 from pipeline.core.errors import DataError, counted
 from pipeline.core.hashing import file_digest, sample_key
 from pipeline.modalities.table import find_modality
@@ -118,7 +118,6 @@ SAMPLED_BYTES, SAMPLED_IMAGES = 64 << 20, 256
 _AT_ONCE = 256
 _TOLD = 20
 
-Rows = NDArray[np.int64]
 Progress = Callable[[Sequence[Rows], str], Iterator[Rows]]
 
 

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.codecs.spec import CodecSpec
+from pipeline.core.arrays import Rows
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
 from pipeline.evaluation.context import Bench
-from pipeline.loading.feed import Feed, Rows
+from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import ScheduledLoss, make_loss

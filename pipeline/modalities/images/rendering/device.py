@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.arrays import Rows
 from pipeline.core.device import to_device
 from pipeline.core.errors import ConfigError
 from pipeline.modalities.images.draw import ViewParameters
@@ -25,7 +26,6 @@ from pipeline.modalities.images.rendering.pixel_ops import KERNELS, paint
 from pipeline.modalities.images.rendering.resample import Interpolation
 from pipeline.samples.packed import Images
 
-Rows = NDArray[np.int64]
 _SENT_BYTES = 64 << 20
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.arrays import Rows
 from pipeline.core.progress import note
 from pipeline.modalities.images.draw import ViewParameters
 from pipeline.modalities.images.rendering import cpu, resample
@@ -20,8 +19,6 @@ from pipeline.modalities.images.rendering.device import DeviceRenderer
 from pipeline.modalities.images.rendering.pixel_ops import carry_out, erase
 from pipeline.modalities.images.rendering.resample import Interpolation
 from pipeline.samples.packed import Images
-
-Rows = NDArray[np.int64]
 
 
 def render(

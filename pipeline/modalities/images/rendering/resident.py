@@ -12,16 +12,14 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.arrays import Rows
 from pipeline.core.device import to_device
 from pipeline.modalities.images.draw import ViewParameters
 from pipeline.modalities.images.rendering.device import DeviceParameters, DeviceRenderer
 from pipeline.modalities.images.rendering.pixel_ops import blend
 from pipeline.views.pairing import Pairing, Singles
-
-Rows = NDArray[np.int64]
 
 
 class ResidentViews:

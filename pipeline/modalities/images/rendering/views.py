@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.core.arrays import Rows
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.random import Draws
 from pipeline.modalities.images.draw import ViewParameters, centre_parameters, view_parameters
@@ -22,8 +23,6 @@ from pipeline.modalities.images.rendering.resident import ResidentViews
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.packed import Images
 from pipeline.views.pairing import Pairing, Singles
-
-Rows = NDArray[np.int64]
 
 
 class Seen(Protocol):
