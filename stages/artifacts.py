@@ -41,6 +41,8 @@ from stages.params import Params
 
 # A change of these makes another network, however it is trained.
 _DECISIVE = ("model", "weights", "fine_tune")
+# How often the teacher looks again where images may have drifted.
+REPLAYED = 256
 
 
 def load_teacher(
@@ -178,10 +180,6 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 
 
 # A dump as students need it: what params.yaml asks for now, and how far its images drifted.
-
-
-# How often the teacher looks again where images may have drifted.
-REPLAYED = 256
 
 
 def open_dump(

@@ -56,6 +56,7 @@ _REMEDIES = {
     errno.EPIPE: _AGAIN,
 }
 _OUT_OF_THREADS = ("can't start new thread", "Resource temporarily unavailable")
+LONGEST_LINE = 2000
 
 
 def explain(error: Exception) -> str:
@@ -123,9 +124,6 @@ def _first_line(error: Exception) -> str:
 # What a terminal is given: lines whose control characters are escaped, of bounded length.
 #
 # Stores, cards and file names come from other people, and a terminal obeys what stands in them.
-
-
-LONGEST_LINE = 2000
 
 
 def one_line(text: str) -> str:

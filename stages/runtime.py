@@ -20,6 +20,8 @@ from stages.ranks import under_torchrun
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _LARGEST_INT = 2**31 - 1
 _PAD_BYTES = 256 << 20
+_PR_SET_PDEATHSIG = 1
+MOST_WORKERS = 8
 
 
 def keep_freed_memory() -> None:
@@ -39,9 +41,6 @@ def keep_freed_memory() -> None:
 # A stage that DVC or torchrun started ends when that is killed, so that no orphan writes on.
 
 
-_PR_SET_PDEATHSIG = 1
-
-
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent dies, if it is DVC or torchrun (Linux only).
 
@@ -58,9 +57,6 @@ def die_with_parent() -> None:
 #
 # `os.cpu_count()` is of the whole machine: a container with a quota of two processors of 96 would start
 # 96 threads, each with an image in memory. Memory limits are not looked at.
-
-
-MOST_WORKERS = 8
 
 
 def default_workers(sharing: int = 1) -> int:

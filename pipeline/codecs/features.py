@@ -51,6 +51,16 @@ from pipeline.core.errors import quoted
 _LIKELIEST = 24
 _HIGH_TEMPERATURE = 0.5
 _SWEEPS, _BLOCKS = 3, 16
+NAME = "features"
+# dtype and axes of what a store keeps once: C classes, D features, L digits.
+STATE: Mapping[str, tuple[str, str]] = {
+    "weight": ("float32", "CD"),
+    "bias": ("float32", "C"),
+    "table": ("float32", "DL"),
+    **dict.fromkeys(("levels", "byte", "place", "middle"), ("int32", "D")),
+    "toll": ("float64", ""),
+}
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,18 +179,6 @@ class _Search:
         self._gradient_BD += move * self._rho_B1 * self._s.gram[feature_B]
         moves, saved = self._ways(self.digits[row, feature_B], feature_B)
         self._moves[:, row, feature_B], self._saved[:, row, feature_B] = moves, saved
-
-
-NAME = "features"
-# dtype and axes of what a store keeps once: C classes, D features, L digits.
-STATE: Mapping[str, tuple[str, str]] = {
-    "weight": ("float32", "CD"),
-    "bias": ("float32", "C"),
-    "table": ("float32", "DL"),
-    **dict.fromkeys(("levels", "byte", "place", "middle"), ("int32", "D")),
-    "toll": ("float64", ""),
-}
-_ROWS_AT_ONCE = 256
 
 
 def features(state: Mapping[str, Tensor]) -> Codec:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import bounded
 
 _READ_BYTES = 1 << 20
+_TOLD, _LONGEST = 3, 60
 
 
 def sample_key(name: str) -> int:
@@ -96,9 +97,6 @@ def file_digest(path: Path) -> str:
 
 
 # In what two nested mappings of plain values differ, in words.
-
-
-_TOLD, _LONGEST = 3, 60
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

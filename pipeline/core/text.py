@@ -20,6 +20,9 @@ from pipeline.core.errors import ConfigError, quoted, shortened
 LARGEST_BYTES = 8 << 20
 _SHOWN_CHARACTERS = 400
 _MERGE = "tag:yaml.org,2002:merge"
+PATTERN = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+NAME = re.compile(PATTERN)
+RULE = "1 to 64 of the characters A-Z a-z 0-9 _ -, the first one a letter or digit"
 
 
 class _Loader(yaml.SafeLoader):
@@ -82,11 +85,6 @@ def read_yaml(path: Path) -> Any:
 #
 # A name becomes part of file names, of run names, of DVC's keys and of shell words, e.g. the store
 # `data/logits/NAME.zarr`. So a name holds nothing that a file system, DVC or a shell would interpret.
-
-
-PATTERN = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
-NAME = re.compile(PATTERN)
-RULE = "1 to 64 of the characters A-Z a-z 0-9 _ -, the first one a letter or digit"
 
 
 def require_name(kind: str, name: str) -> str:

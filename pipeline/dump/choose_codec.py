@@ -32,6 +32,11 @@ from pipeline.store.layout import CHUNK_ROWS, ZARR_JSON, Layout, Section
 _MOST_ROWS, _FEWEST_ROWS = 2048, 256
 _SHARE = 64
 _BATCHES_AT_LEAST = 4
+Files = dict[str, Buffer]
+_DENSE = ("affine8", "affine6", "affine4", "fp16")
+# Fits of `features`, and how much finer than the divergence of the last one says that the next one is.
+_FITS, _CLOSER = 3, 0.95
+_KEPT = (5, 10, 20, 50, 100, 200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +116,6 @@ def _joined(outputs: list[TeacherOutput]) -> TeacherOutput:
 def _rate(sizes: list[int], times: list[float]) -> float:
     first = 1 if len(sizes) > 1 else 0
     return sum(sizes[first:]) / (times[-1] - times[first])
-
-
-Files = dict[str, Buffer]
-_DENSE = ("affine8", "affine6", "affine4", "fp16")
-# Fits of `features`, and how much finer than the divergence of the last one says that the next one is.
-_FITS, _CLOSER = 3, 0.95
-_KEPT = (5, 10, 20, 50, 100, 200)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ ROW_STATISTICS: Mapping[str, ArraySpec] = {
     "same_top1": ArraySpec("bool", ()),
     "kl": ArraySpec("float64", (2,)),
 }
+_SLOTS = 2
 
 
 def examine(output: TeacherOutput, codec: Codec) -> Tensors:
@@ -199,9 +200,6 @@ class _Checked:
     def witness(self) -> Witness:
         """Return what was seen, in the order of the shard's rows."""
         return Witness.of(np.concatenate(self._kept)[np.argsort(self._order)])
-
-
-_SLOTS = 2
 
 
 class Downloader:

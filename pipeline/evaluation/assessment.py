@@ -23,6 +23,9 @@ from pipeline.samples.samples import UNLABELLED
 
 
 CONFUSIONS = 10
+_WARM_UP = 3
+_FEWEST, _MOST = 5, 100
+_ENOUGH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +122,6 @@ def _share(part: int, whole: int) -> float | None:
 
 
 # What a model costs whoever runs it: multiply-accumulates of an image, and time on one CPU thread.
-
-
-_WARM_UP = 3
-_FEWEST, _MOST = 5, 100
-_ENOUGH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,10 @@ _ECE_BINS = 15
 # Top-5 says something of more classes than these.
 FIRST = 5
 _LESS_MEMORY = "evaluate smaller images, or on another device: --device"
+# Logits that separate the labels have no best temperature but 0, always wrong ones none but infinity.
+_HIGHEST_TEMPERATURE = 100.0
+_TOLERANCE = 1e-9
+_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,12 +154,6 @@ def _mean(values: Tensor) -> float:
 #
 # Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599. It divides the logits, so that
 # no first class changes.
-
-
-# Logits that separate the labels have no best temperature but 0, always wrong ones none but infinity.
-_HIGHEST_TEMPERATURE = 100.0
-_TOLERANCE = 1e-9
-_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,9 @@ Run = Callable[[Tensor], Tensor]
 # A protocol buffer holds less than 2 GiB; a part is the graph's own.
 _ONNX_MOST_BYTES = (1 << 31) - (1 << 25)
 _ONNX_NEEDS = ("onnx", "onnxscript", "onnxruntime")
+# One image is what a service is asked for; three is not the traced size, nor a multiple of it.
+_FIRST_BATCHES = (1, 3)
+_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +170,6 @@ def _known_warnings() -> Iterator[None]:
 
 
 # Whether a file computes what the network does: both on the same images, in batches of several sizes.
-
-
-# One image is what a service is asked for; three is not the traced size, nor a multiple of it.
-_FIRST_BATCHES = (1, 3)
-_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

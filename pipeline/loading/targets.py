@@ -23,6 +23,8 @@ from pipeline.losses import FeatureNeeds, Features
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.soft_labels import SoftLabels
 
+_ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedView:
@@ -188,9 +190,6 @@ def class_shares(labels: Tensor, n_classes: int, shares: Tensor | None = None) -
 #
 # Stores of the `features` codec keep them, quantised; they are read from the same bytes as the logits.
 # What a step is given is a pure function of (seed, epoch, samples), like the step itself.
-
-
-_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)

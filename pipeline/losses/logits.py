@@ -12,6 +12,12 @@ from torch.nn import functional as F
 from pipeline.losses.settings import Exponent, Smoothing, Temperature, Weight, in_single_precision
 from pipeline.samples.samples import UNLABELLED
 
+# Keeps rows of equal logits from a division by zero; the value of the authors of kd_ls.
+_SMALL = 1e-7
+# Keeps constant rows and columns from a division by zero; the value of the authors.
+_LEAST_NORM = 1e-8
+
+
 # Losses of the labels alone: the baselines, and the hard-label term of all others.
 
 
@@ -65,10 +71,6 @@ def cross_entropy(student: Tensor, labels: Tensor, smoothing: float = 0.0) -> Te
     known = labels.sum(1, keepdim=True)
     shares = labels * (1 - smoothing) + known * smoothing / labels.shape[1]
     return -(shares * F.log_softmax(student, dim=1)).sum(1)
-
-
-# Keeps rows of equal logits from a division by zero; the value of the authors of kd_ls.
-_SMALL = 1e-7
 
 
 @in_single_precision
@@ -264,10 +266,6 @@ def _standardised(logits: Tensor) -> Tensor:
 
 
 # Losses of relations: not each probability matters, but how they go together over classes and samples.
-
-
-# Keeps constant rows and columns from a division by zero; the value of the authors.
-_LEAST_NORM = 1e-8
 
 
 @in_single_precision

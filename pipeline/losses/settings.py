@@ -14,6 +14,14 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError
 
+P = ParamSpec("P")
+# Softened distributions are ever more alike, and T^2 lifts what their difference loses: in float32 a loss
+# keeps four digits up to here, and one or none at T = 1000.
+_HIGHEST_IN_SINGLE = 20.0
+# Of student's logits, labels and teacher's logits, and where it compares them, of features.
+LossFunction = Callable[..., Tensor]
+_LINEAR, _WARMUP = {"from", "to", "epochs"}, {"warmup", "epochs"}
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -42,12 +50,6 @@ def settings_of(function: Callable[..., object]) -> dict[str, Range]:
 
 
 # In what precision losses compute: single, whatever the network computed in; double where T is high.
-
-
-P = ParamSpec("P")
-# Softened distributions are ever more alike, and T^2 lifts what their difference loses: in float32 a loss
-# keeps four digits up to here, and one or none at T = 1000.
-_HIGHEST_IN_SINGLE = 20.0
 
 
 def in_single_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
@@ -95,11 +97,6 @@ class FeatureNeeds:
 
 
 # Settings that change while a student is trained: temperatures that fall, weights that warm up.
-
-
-# Of student's logits, labels and teacher's logits, and where it compares them, of features.
-LossFunction = Callable[..., Tensor]
-_LINEAR, _WARMUP = {"from", "to", "epochs"}, {"warmup", "epochs"}
 
 
 @dataclass(frozen=True, slots=True)

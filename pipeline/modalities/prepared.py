@@ -29,6 +29,12 @@ from pipeline.samples.description import (
 from pipeline.samples.index import missing
 from pipeline.samples.packed import Images
 
+# Of each split at a start: all of it up to so many bytes; of a larger one as many bytes, at random.
+SAMPLED_BYTES, SAMPLED_IMAGES = 64 << 20, 256
+_AT_ONCE = 256
+_TOLD = 20
+Progress = Callable[[Sequence[Rows], str], Iterator[Rows]]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PreparedData:
@@ -111,14 +117,6 @@ def _require_file(path: Path, expected: str | None) -> None:
 
 
 # Whether prepared data is still what was prepared: a sample before training, everything on demand.
-
-
-# Of each split at a start: all of it up to so many bytes; of a larger one as many bytes, at random.
-SAMPLED_BYTES, SAMPLED_IMAGES = 64 << 20, 256
-_AT_ONCE = 256
-_TOLD = 20
-
-Progress = Callable[[Sequence[Rows], str], Iterator[Rows]]
 
 
 @dataclass(frozen=True, slots=True)

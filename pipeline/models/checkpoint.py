@@ -42,6 +42,9 @@ __all__ = [
     "state_digest",
     "tensors_digest",
 ]
+# Of a network before it is known how many logits the weights are of.
+_SOME_CLASSES = 2
+_IMAGENET_SIZE = 224
 
 
 def save_checkpoint(path: Path, state: StateDict, card: ModelCard) -> None:
@@ -226,11 +229,6 @@ def _say(origin: Path | str, told: Iterable[str]) -> None:
 
 
 # State dicts without a card: weights that were trained elsewhere and saved by other programs.
-
-
-# Of a network before it is known how many logits the weights are of.
-_SOME_CLASSES = 2
-_IMAGENET_SIZE = 224
 
 
 def load_foreign(

@@ -17,6 +17,11 @@ from pipeline.models.architecture import source_of
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.heads import SelectedLogits, find_head, select_classes
 
+# From names of the data's classes to names or places of the teacher's.
+ClassMap = Mapping[str, str | int]
+_RELATIVE_DIFFERENCE = 1e-3
+
+
 # Whether a network takes the images that it will be given, tried on two of them.
 
 
@@ -67,11 +72,6 @@ def try_out(network: nn.Module, name: str, images: Tensor) -> Tensor:
             f"model {name} gives a {type(outputs).__name__} in evaluation; expected logits (B, C), a tensor"
         )
     return outputs
-
-
-# From names of the data's classes to names or places of the teacher's.
-ClassMap = Mapping[str, str | int]
-_RELATIVE_DIFFERENCE = 1e-3
 
 
 def read_class_map(path: Path) -> ClassMap:

@@ -24,6 +24,15 @@ _HEAD_BYTES = 1 << 20
 _MOST_PICKLE_BYTES = 1 << 26
 _SHOWN = 600
 _ZIP = b"PK\x03\x04"
+_PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
+_TABLES = [
+    "collections.defaultdict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+]
+_ROWS = ["collections.deque"]
 
 
 class _Inert:
@@ -54,7 +63,6 @@ def _names(module: str, names: str) -> list[str]:
     return [f"{module}.{name}" for name in names.split()]
 
 
-_PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
 _INERT = [
     *("argparse.Namespace", "types.SimpleNamespace", "typing.Any", "decimal.Decimal"),
     *_names("builtins", "bool int float str bytes list tuple dict frozenset slice range"),
@@ -71,14 +79,6 @@ _INERT = [
     *_names("omegaconf.nodes", "AnyNode IntegerNode FloatNode StringNode BooleanNode PathNode"),
     *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
 ]
-_TABLES = [
-    "collections.defaultdict",
-    "lightning.fabric.utilities.data.AttributeDict",
-    "lightning_fabric.utilities.data.AttributeDict",
-    "lightning.pytorch.utilities.parsing.AttributeDict",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-]
-_ROWS = ["collections.deque"]
 _ALLOWED: list[Any] = [
     (kind, name) for kind, names in ((_Inert, _INERT), (_Table, _TABLES), (_Row, _ROWS)) for name in names
 ]

@@ -36,6 +36,10 @@ _CUTS = re.compile("[/?#:@]")
 _SECRET_OPTION = re.compile(r"key|secret|token|pass|cred|auth|sas|conn|sign|user", re.IGNORECASE)
 # Shorter ones would blot out words.
 _SHORTEST = 4
+T = TypeVar("T")
+Place = Path | str | Store
+JSON_BYTES = 1 << 29  # of a manifest of 100,000 shards, and more
+_LOCAL = ("file://", "local://")
 
 
 def hidden(text: str) -> str:
@@ -107,12 +111,6 @@ def _secret_values(options: Mapping[str, Any], named: bool = False) -> Iterator[
             yield from _secret_values(value, secret)
         elif secret and isinstance(value, str):
             yield value
-
-
-T = TypeVar("T")
-Place = Path | str | Store
-JSON_BYTES = 1 << 29  # of a manifest of 100,000 shards, and more
-_LOCAL = ("file://", "local://")
 
 
 class Location:

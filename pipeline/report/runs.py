@@ -17,6 +17,9 @@ from pipeline.core.files import read_json
 from pipeline.evaluation.assessment import ClassFigures, Confusion
 from pipeline.evaluation.metrics import FIRST
 
+# Told on the page, and too long for the results.
+DETAILS = ("classes", "confusions", "history", "made_with", "dataset")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
@@ -112,8 +115,6 @@ class Run:
         return {name: getattr(self, name) for name in RESULT_COLUMNS}
 
 
-# Told on the page, and too long for the results.
-DETAILS = ("classes", "confusions", "history", "made_with", "dataset")
 _RESULTS = [field for field in fields(Run) if field.name not in DETAILS]
 RESULT_COLUMNS = tuple(field.name for field in _RESULTS)
 _NEEDED = tuple(field.name for field in _RESULTS if field.default is MISSING)

@@ -22,6 +22,9 @@ from pipeline.samples.packed import Images
 from pipeline.store.soft_labels import SoftLabels
 
 SHOWN_CLASSES = 20
+EXAMPLES = 6
+EXAMPLE_VIEWS = 3
+SUSPECTS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +119,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 # What the report shows of images: some as a teacher saw them, and those whose labels it contradicts.
-
-
-EXAMPLES = 6
-EXAMPLE_VIEWS = 3
-SUSPECTS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,11 @@ from pipeline.samples.intake import IDENTITY, ROW, Entry, Intake
 from pipeline.samples.packed import pixel_offsets
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
+# A killed DVC leaves its stage a moment to end.
+WAIT_SECONDS = 20.0
+_PLAN = "plan.json"
+_UNREADABLE = "unreadable.txt"
+_BOUND = "max_pixels"  # a key of the plan
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -206,13 +211,6 @@ class Spare:
 
 
 # The folder of an unfinished preparation: one at a time, and of one plan.
-
-
-# A killed DVC leaves its stage a moment to end.
-WAIT_SECONDS = 20.0
-_PLAN = "plan.json"
-_UNREADABLE = "unreadable.txt"
-_BOUND = "max_pixels"  # a key of the plan
 
 
 @contextmanager

@@ -38,6 +38,7 @@ _DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, struct.error, SyntaxError),
 )
 _LONGEST_SIDE = 1 << 20
+Keep = Literal["pixels", "encoded"]
 
 
 def write_index(folder: Path, split: str, columns: Columns, names: Names) -> None:
@@ -108,9 +109,6 @@ def missing(path: str | Path) -> DataError:
 
 
 # In which form the images of a prepared dataset are kept.
-
-
-Keep = Literal["pixels", "encoded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,8 @@ from pipeline.samples.samples import UNLABELLED
 # Control characters, surrogates, line and paragraph separators.
 _UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
 _INVISIBLE = "Cf"
+_SHOWN = 5
+Labels = Mapping[str, NDArray[Any]]  # split -> (N,) integers
 
 
 def require_class_names(where: object, names: Sequence[str]) -> None:
@@ -60,11 +62,6 @@ def normal(name: str) -> str:
 
 
 # Labels that are numbers: which classes they are of, and whether every class can be learned.
-
-
-_SHOWN = 5
-
-Labels = Mapping[str, NDArray[Any]]  # split -> (N,) integers
 
 
 def numbered_classes(where: object, labels: Labels) -> tuple[tuple[str, ...], Labels]:

@@ -27,6 +27,15 @@ from pipeline.samples.packed import Images
 from pipeline.samples.samples import UNLABELLED, Names, Sample, Source
 from pipeline.samples.splits import split_validation
 
+# Samples of each split that are decoded where files stay: for their statistics, and to find damaged ones.
+MEASURED = 2048
+# Of what is made of the same samples: another number makes drafts anew.
+_READING = 3
+# What is written into the folder of a prepared dataset, whatever the modality.
+_FILES = {DESCRIPTION, *(f"{name}.{kind}" for name in SPLITS for kind in ("npz", "names", "pixels"))}
+Splits = Mapping[str, Sequence[Sample]]
+
+
 # A finished draft becomes a split of a prepared dataset.
 
 
@@ -81,17 +90,6 @@ def _require_unique(keys: NDArray[Any], names: Names) -> None:
         raise DataError(
             f"samples {first!r} and {second!r} have the same key; expected unique names; rename one"
         )
-
-
-# Samples of each split that are decoded where files stay: for their statistics, and to find damaged ones.
-MEASURED = 2048
-
-# Of what is made of the same samples: another number makes drafts anew.
-_READING = 3
-# What is written into the folder of a prepared dataset, whatever the modality.
-_FILES = {DESCRIPTION, *(f"{name}.{kind}" for name in SPLITS for kind in ("npz", "names", "pixels"))}
-
-Splits = Mapping[str, Sequence[Sample]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,9 @@ from typing import TypeVar
 
 # 0.8 GB of colour, half of it a 179-megapixel image; decoders take as much again while they work.
 ROOM_PIXELS = 1 << 28
+T = TypeVar("T")
+R = TypeVar("R")
+_AHEAD_A_WORKER = 4
 
 
 class Room:
@@ -68,11 +71,6 @@ class Seat:
     def take(self, pixels: int) -> None:
         """Wait until so many pixels fit."""
         self.room.enter(self.place, pixels)
-
-
-T = TypeVar("T")
-R = TypeVar("R")
-_AHEAD_A_WORKER = 4
 
 
 def in_order(

@@ -17,6 +17,9 @@ from pipeline.core.errors import DataError, counted, first_of
 
 
 _END = b"\n"
+_SHOWN = 8
+UNLABELLED = -1
+NO_DECODER = "none"
 
 
 class Names(Sequence[str]):
@@ -86,9 +89,6 @@ def _encoded(name: str) -> bytes:
 # What a source holds and does not give: counted by reason, so that nothing is passed over in silence.
 
 
-_SHOWN = 8
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
     """Counts of what is not read.
@@ -150,10 +150,6 @@ def _files(suffixes: Counter[str]) -> str:
     by_count = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
     named = [f"{suffix} {count:,}" for suffix, count in by_count]
     return f"{counted(suffixes.total(), 'file')} ({first_of(named, _SHOWN)})"
-
-
-UNLABELLED = -1
-NO_DECODER = "none"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,14 @@ from pipeline.core.progress import note
 from pipeline.core.random import Lane, draw
 from pipeline.samples.samples import UNLABELLED, Sample, Samples
 
+TRAIN, TEST = "train", "test"
+VALIDATION = ("val", "valid", "validation")
+_MEANT = {
+    **dict.fromkeys(("training",), TRAIN),
+    **dict.fromkeys(("testing", "tests"), TEST),
+    **dict.fromkeys(("validate", "vali"), "val"),
+}
+
 
 def split_validation(
     samples: Sequence[Sample], *, fraction: float, seed: int
@@ -68,15 +76,6 @@ def _spare_last(chosen: NDArray[np.bool_], labels: NDArray[np.int64], words: NDA
 
 
 # Which folder or array is which split, by the names that people give them.
-
-
-TRAIN, TEST = "train", "test"
-VALIDATION = ("val", "valid", "validation")
-_MEANT = {
-    **dict.fromkeys(("training",), TRAIN),
-    **dict.fromkeys(("testing", "tests"), TEST),
-    **dict.fromkeys(("validate", "vali"), "val"),
-}
 
 
 @dataclass(frozen=True, slots=True)

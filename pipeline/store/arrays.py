@@ -45,6 +45,16 @@ _DAMAGE = (
     *(ValueError, RuntimeError, LookupError, TypeError, AttributeError, OverflowError),
     *(FileNotFoundError, NotADirectoryError, IsADirectoryError),
 )
+METADATA_BYTES = 1 << 20
+_MOST_WIDTH = 1 << 16  # features of a teacher
+# Kept levels say how a chunk was compressed, checksums how it is proven: neither decides what is decoded.
+_FREE_SETTINGS = {"level", "checksum"}
+_INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+_KEYS = {"name": "default", "configuration": {"separator": "/"}}
+Shape = tuple[int, ...]
+# From a file's name and the largest size that is read to its bytes, or None where there is no such file.
+Fetch = Callable[[str, int], bytes | None]
+_LEAST_KEY_BYTES = 4
 
 
 @contextmanager
@@ -73,16 +83,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"lacks {quoted(error.args[0] if error.args else '')}"
     return brief(error, _LONGEST) or type(error).__name__
-
-
-METADATA_BYTES = 1 << 20
-_MOST_WIDTH = 1 << 16  # features of a teacher
-# Kept levels say how a chunk was compressed, checksums how it is proven: neither decides what is decoded.
-_FREE_SETTINGS = {"level", "checksum"}
-_INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-_KEYS = {"name": "default", "configuration": {"separator": "/"}}
-
-Shape = tuple[int, ...]
 
 
 class _RegularGrid(OpenForm):
@@ -289,11 +289,6 @@ def _plain(value: Any) -> Any:
 #
 # They are read alike from a complete store, whose manifest has a digest of each file, and from one that
 # is not finished, where the header's digests prove them together.
-
-
-# From a file's name and the largest size that is read to its bytes, or None where there is no such file.
-Fetch = Callable[[str, int], bytes | None]
-_LEAST_KEY_BYTES = 4
 
 
 def read_index(store: object, layout: Layout, section: Section, fetch: Fetch) -> list[NDArray[Any]]:

@@ -23,6 +23,7 @@ from pipeline.store.header import Header
 from pipeline.store.layout import Layout, Section
 
 ABSENT = -1
+Splits = Mapping[str, Images]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,6 @@ def _refuse(problem: NDArray[np.bool_], images: Images, origin: str, what: str) 
 # name, with the ways out.
 
 
-Splits = Mapping[str, Images]
 Index = dict[str, SampleIndex]
 
 

@@ -26,6 +26,11 @@ from pipeline.core.errors import LockedError, StoreError, brief, quoted
 
 T = TypeVar("T")
 _NAME = re.compile(r"([0-9]{1,6})-of-([0-9]{1,6})")
+WAIT_SECONDS = 20.0
+# Another rank may run the pilot and the held-out images while this one waits at the gate.
+PREPARATION_SECONDS = 3 * 3600.0
+_POLL_SECONDS = 0.2
+_GATE = "gate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +70,6 @@ class Slice:
 
 
 WHOLE = Slice(0, 1)
-
-
-WAIT_SECONDS = 20.0
-# Another rank may run the pilot and the held-out images while this one waits at the gate.
-PREPARATION_SECONDS = 3 * 3600.0
-_POLL_SECONDS = 0.2
-_GATE = "gate"
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from pipeline.store.wire import RecordForm
 WITNESSES_A_SHARD = 64
 # Pixels of each image whose values are kept, to tell how far off a rendering is.
 PLACES = 4
+_RECORD_FILE = re.compile(r"\w+\.v\d+\.b\d+\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,6 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:  # run from a checkout that is not installed
         return "unknown"
-
-
-_RECORD_FILE = re.compile(r"\w+\.v\d+\.b\d+\.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

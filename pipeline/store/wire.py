@@ -33,6 +33,15 @@ Nats = Annotated[float, Field(ge=0)]
 Extent = Annotated[tuple[Count, Count], Field(strict=False)]
 FileEntry = Annotated[tuple[Size, Digest], Field(strict=False)]
 BySplit = dict[Literal["train", "validation", "test"], Share | None]
+_MAGIC = 0xFD2FB528
+_MOST_HEADER_BYTES = 18
+_CHECKSUM_BYTES = 4
+_RLE = 1
+_ENTRY_BYTES, _INDEX_CHECKSUM_BYTES = (
+    16,
+    4,
+)  # of a shard's index: offset and length of each chunk, a CRC-32C
+_NO_CHUNK = np.uint64(2**64 - 1)
 
 
 class _Form(BaseModel):
@@ -192,17 +201,6 @@ def require_plain(*texts: str) -> None:
 # Both formats say themselves how large their content is. Here it is compared with the size that the
 # layout has for it; unpacking is zarr's. Sources: RFC 8878, sections 3.1.1 and 3.1.2; zarr's sharding
 # codec 1.0.
-
-
-_MAGIC = 0xFD2FB528
-_MOST_HEADER_BYTES = 18
-_CHECKSUM_BYTES = 4
-_RLE = 1
-_ENTRY_BYTES, _INDEX_CHECKSUM_BYTES = (
-    16,
-    4,
-)  # of a shard's index: offset and length of each chunk, a CRC-32C
-_NO_CHUNK = np.uint64(2**64 - 1)
 
 
 def most_frame_bytes(content_bytes: int) -> int:

@@ -32,6 +32,12 @@ from pipeline.training.optimizer import learning_rate
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import EpochRecord, RunState, TrainingResult, describe
 
+Evaluate = Callable[[nn.Module], Metrics]
+_STATE_VERSION = 4
+_SEEDS = 1 << 63
+_LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render elsewhere: --render cpu"
+
+
 # What a step makes small: a loss of what a network gives, and with a loss of features of what lies
 # before.
 #
@@ -117,12 +123,6 @@ def _detached(features: Features) -> Features:
     negatives = None if features.negatives is None else features.negatives.detach()
     student, teacher = features.student.detach(), features.teacher.detach()
     return replace(features, student=student, teacher=teacher, negatives=negatives)
-
-
-Evaluate = Callable[[nn.Module], Metrics]
-_STATE_VERSION = 4
-_SEEDS = 1 << 63
-_LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render elsewhere: --render cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

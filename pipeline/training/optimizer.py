@@ -25,6 +25,8 @@ from pipeline.training.settings import TrainingSettings
 _STACKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # A module with more of the network's parameters than this is no layer but holds the layers.
 _MOST = 0.5
+# 30 halvings: gradients that overflow even here are not too large for half precision, they diverge.
+_LEAST_SCALE = 2.0**-14
 
 
 def depths(network: nn.Module) -> dict[str, int]:
@@ -175,10 +177,6 @@ class WeightAverage:
 # leaves nothing behind: weights, the optimiser's state and the buffers of all networks, such as the
 # statistics of batch norms, are those from before it. The optimiser must not be a fused one: in torch
 # 2.11 a first step that is skipped leaves its momentum as uninitialised memory, which the next step uses.
-
-
-# 30 halvings: gradients that overflow even here are not too large for half precision, they diverge.
-_LEAST_SCALE = 2.0**-14
 
 
 class LossScale:

@@ -34,6 +34,11 @@ _STDERR = 2
 _DAMAGED = (b"Corrupt JPEG data", b"Premature end of JPEG file", b"Inconsistent progression sequence")
 # A profile that cannot be read, and bytes between the image and its end, change no pixel.
 _WHOLE = re.compile(rb"Corrupt JPEG data: (bad ICC marker|\d+ extraneous bytes before marker 0xd9)")
+DAMAGED, NARROW = 1, 2
+# Where a quarter of 16 bits is not reached, nothing is brighter than this in 8.
+_NARROW_LEVELS = 64
+DAMAGED_LIST = "damaged.txt"
+OnDamage = Literal["warn", "refuse"]
 
 
 class Ear:
@@ -158,13 +163,6 @@ _LINE = _Line()
 
 
 # Remarks on images that were read nevertheless.
-
-DAMAGED, NARROW = 1, 2
-# Where a quarter of 16 bits is not reached, nothing is brighter than this in 8.
-_NARROW_LEVELS = 64
-DAMAGED_LIST = "damaged.txt"
-
-OnDamage = Literal["warn", "refuse"]
 
 
 def count_remarks(remarks: Remarks) -> dict[str, int]:

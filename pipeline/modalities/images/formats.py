@@ -45,6 +45,26 @@ _TURNED = re.compile(rb"\x12\x01.{6}[\x05-\x08]\x00|\x01\x12.{6}\x00[\x05-\x08]"
 _DEEP = 16  # bits a sample of a PNG
 
 Shape = tuple[int, int]
+_HEADER_BYTES = 13
+_TRAILER, _EXTENSION, _IMAGE = b";", b"!", b","
+_ANIMATION = 0x02  # flag of VP8X (RFC 9649)
+UPRIGHT = 1
+_ORIENTATION, _SHORT = 0x0112, 3
+_PREFIX = b"Exif\0\0"
+_ENTRY_BYTES = 12
+_SIGNATURES: tuple[tuple[bytes, Callable[..., ImageFile]], ...] = (
+    (b"BM", BmpImageFile),
+    *((start, TiffImageFile) for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    *((b"P%d" % kind, PpmImageFile) for kind in range(1, 7)),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImageFile),
+    (b"\xff\x4f\xff\x51", Jpeg2KImageFile),
+)
+_AVIF_BRANDS = (b"avif", b"avis")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_LARGEST = 0xFFFF  # of 16 bits
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF 6.0, and a value
+# Pillow before 11.2 does not know the word, and warns of it.
+HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))
 
 
 def header_shape(content: bytes) -> Shape | None:
@@ -141,11 +161,6 @@ def _stored_webp(content: bytes) -> Shape | None:
 # A GIF is cut behind its first picture. Of an animated WebP it is only told that it is one.
 
 
-_HEADER_BYTES = 13
-_TRAILER, _EXTENSION, _IMAGE = b";", b"!", b","
-_ANIMATION = 0x02  # flag of VP8X (RFC 9649)
-
-
 @dataclass(frozen=True, slots=True)
 class FirstPicture:
     """The beginning of a GIF.
@@ -219,12 +234,6 @@ def _behind_blocks(content: bytes, place: int) -> int:
 # orientation that cannot be read is none.
 
 
-UPRIGHT = 1
-_ORIENTATION, _SHORT = 0x0112, 3
-_PREFIX = b"Exif\0\0"
-_ENTRY_BYTES = 12
-
-
 def orientation_of(exif: bytes) -> int:
     """Return the orientation, 1 to 8, that an EXIF block states; 1 where it states none."""
     block = exif.removeprefix(_PREFIX)
@@ -264,21 +273,6 @@ def upright(image_HWC: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image)
-
-
-_SIGNATURES: tuple[tuple[bytes, Callable[..., ImageFile]], ...] = (
-    (b"BM", BmpImageFile),
-    *((start, TiffImageFile) for start in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-    *((b"P%d" % kind, PpmImageFile) for kind in range(1, 7)),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImageFile),
-    (b"\xff\x4f\xff\x51", Jpeg2KImageFile),
-)
-_AVIF_BRANDS = (b"avif", b"avis")
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_LARGEST = 0xFFFF  # of 16 bits
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF 6.0, and a value
-# Pillow before 11.2 does not know the word, and warns of it.
-HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))
 
 
 def opener_of(content: bytes) -> Callable[..., ImageFile] | None:

@@ -25,6 +25,14 @@ UNIT = 1 << 16
 _ATTEMPTS = 10
 _RATIO_BITS = 16
 _WORD = float(1 << 32)
+UNIT_BITS = 24
+DEGREE = 16  # angles are in sixteenths of a degree
+_TABLE_UNIT = 1 << 30
+_QUARTER = 90 * DEGREE
+SINES: Ints = np.array(
+    [round(math.sin(math.radians(step / DEGREE)) * _TABLE_UNIT) for step in range(_QUARTER + 1)], np.int64
+)
+Reals = NDArray[np.float64]
 
 
 def crop_boxes(spec: ViewSpec, draws: Draws, shapes: NDArray[np.int32]) -> Ints:
@@ -140,18 +148,6 @@ def _log_uniform(bounds: Bounds, words: random.Words) -> NDArray[np.float64]:
 #
 # Sine comes from a table of integers, since the last bit of the function differs between machines; no
 # entry is nearer to a rounding boundary than a hundred times that difference (a test looks).
-
-
-UNIT_BITS = 24
-DEGREE = 16  # angles are in sixteenths of a degree
-
-_TABLE_UNIT = 1 << 30
-_QUARTER = 90 * DEGREE
-SINES: Ints = np.array(
-    [round(math.sin(math.radians(step / DEGREE)) * _TABLE_UNIT) for step in range(_QUARTER + 1)], np.int64
-)
-
-Reals = NDArray[np.float64]
 
 
 def sine(angles: NDArray[Any]) -> Reals:

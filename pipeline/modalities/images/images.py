@@ -21,6 +21,10 @@ from pipeline.samples.index import Form, find_root, read_index
 from pipeline.samples.packed import Images
 from pipeline.samples.samples import UNLABELLED
 
+_LEVELS = 256
+# Of a constant channel, so that it can be divided by.
+_LEAST_STD = 1e-3
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EncodedImages(Images):
@@ -105,11 +109,6 @@ def open_encoded(folder: Path, split: str, form: Form) -> EncodedImages:
 
 
 # Mean and deviation of pixels, from exact integer counts.
-
-
-_LEVELS = 256
-# Of a constant channel, so that it can be divided by.
-_LEAST_STD = 1e-3
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -14,6 +14,12 @@ from pipeline.core.errors import ModelError
 from pipeline.modalities.families import Pretrained, Source, call_builder, unknown_weights
 from pipeline.modalities.images.models.torchvision import fit_channels
 
+# (architecture, weights) -> the file in ../builtin, with its card beside it.
+BUILTIN: Mapping[tuple[str, str], str] = {
+    ("wrn_16_2", "FASHION_MNIST_V1"): "wrn_16_2-fashion_mnist_v1.safetensors",
+}
+
+
 # Residual networks for small images, as the distillation literature uses them.
 
 
@@ -179,10 +185,6 @@ NETS: Mapping[str, Callable[..., nn.Module]] = {
     "wrn_16_2": wide_resnet(16, 2),
     "wrn_40_1": wide_resnet(40, 1),
     "wrn_40_2": wide_resnet(40, 2),
-}
-# (architecture, weights) -> the file in ../builtin, with its card beside it.
-BUILTIN: Mapping[tuple[str, str], str] = {
-    ("wrn_16_2", "FASHION_MNIST_V1"): "wrn_16_2-fashion_mnist_v1.safetensors",
 }
 
 

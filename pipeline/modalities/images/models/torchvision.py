@@ -22,6 +22,15 @@ from pipeline.modalities.families import (
 )
 from pipeline.modalities.images.preprocessing import Preprocessing
 
+# Said for them: the default of these two builders is to warn.
+_INITIALISED = {"inception_v3": {"init_weights": True}, "googlenet": {"init_weights": True}}
+# What torchvision's weights of these two were trained with; their auxiliary heads are left out.
+_AS_TRAINED = {
+    "inception_v3": {"transform_input": True, "aux_logits": False},
+    "googlenet": {"transform_input": True, "aux_logits": False},
+}
+
+
 # First layers fitted to the data: the number of channels, and how far they shrink the image.
 
 
@@ -106,15 +115,6 @@ STEMS: Mapping[str, Callable[[Any, int], None]] = {
     "mobilenet_v2": _mobilenet_v2_stem,
     "mobilenet_v3_small": _mobilenet_v3_small_stem,
     "mobilenet_v3_large": _mobilenet_v3_large_stem,
-}
-
-
-# Said for them: the default of these two builders is to warn.
-_INITIALISED = {"inception_v3": {"init_weights": True}, "googlenet": {"init_weights": True}}
-# What torchvision's weights of these two were trained with; their auxiliary heads are left out.
-_AS_TRAINED = {
-    "inception_v3": {"transform_input": True, "aux_logits": False},
-    "googlenet": {"transform_input": True, "aux_logits": False},
 }
 
 

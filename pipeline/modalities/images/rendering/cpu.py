@@ -28,6 +28,7 @@ from pipeline.samples.packed import Images, Uniform
 
 # Larger ones are copied box by box: the lines' other columns would cost more than the loop.
 _SMALL_BYTES = 16 << 10
+Image = NDArray[np.uint8]  # (H, W, C)
 
 
 def are_shifts(source: Uniform, boxes: NDArray[np.int32], size: int) -> bool:
@@ -91,9 +92,6 @@ def _columns(lines: NDArray[np.uint8], lefts: NDArray[np.int32], size: int) -> N
         if first < last:
             out[start:stop, :, first - left : last - left] = lines[start:stop, :, first:last]
     return out
-
-
-Image = NDArray[np.uint8]  # (H, W, C)
 
 
 def crop_and_resize(

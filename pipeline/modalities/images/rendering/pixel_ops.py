@@ -32,6 +32,11 @@ _WEIGHT_BITS = 23
 
 # Where red, green and blue stand on the colour circle, in sixths.
 _PLACES = (5, 3, 1)
+_MEAN_UNIT = 16  # a mean is in 16ths of a level
+Places = NDArray[np.int64]
+Kernel = Callable[[Tensor, Tensor], Tensor]  # (n, S, S, C) uint8 and operands (n, 6) to (n, S, S, C)
+# What is worked on at a time on the CPU, so that it stays in the cache.
+_PIXELS_AT_ONCE = 1 << 16
 
 
 def grey(images: Tensor) -> Tensor:
@@ -74,9 +79,6 @@ def hue(images: Tensor, levels: Tensor) -> Tensor:
         fallen = torch.minimum(torch.minimum(place, 4 * sixth - place).clamp(min=0), sixth)
         channels.append((high * FACTOR - fallen + FACTOR // 2) >> 10)
     return torch.stack(channels, 3).to(torch.uint8)
-
-
-_MEAN_UNIT = 16  # a mean is in 16ths of a level
 
 
 def look_up(images: Tensor, tables: Tensor) -> Tensor:
@@ -190,9 +192,6 @@ def sharpness(images: Tensor, levels: Tensor) -> Tensor:
 # Boxes on a model's own pixels: painting over, and mixing with a partner. Given in parts of the side.
 
 
-Places = NDArray[np.int64]
-
-
 def erase(pixels: Tensor, erasure: Erasure) -> Tensor:
     """Return pixels (B, S, S, C) uint8 on the CPU with their boxes painted over."""
     return paint(pixels, torch.from_numpy(erasure.boxes), erasure.value)
@@ -235,12 +234,6 @@ def _inside(boxes: Tensor, pixels: Tensor) -> Tensor:
 
 
 # Carrying out a view's steps on the CPU: each operation on the samples that have it, in place.
-
-
-Kernel = Callable[[Tensor, Tensor], Tensor]  # (n, S, S, C) uint8 and operands (n, 6) to (n, S, S, C)
-
-# What is worked on at a time on the CPU, so that it stays in the cache.
-_PIXELS_AT_ONCE = 1 << 16
 
 
 def _by_table(op: Op) -> Kernel:

@@ -34,6 +34,8 @@ KERNELS: Mapping[Interpolation, Any] = {
 
 # Of Keys' cubic convolution, as Pillow and torch's antialiased kernel have it.
 _SLOPE = -0.5
+_HIGHEST_PRECISION = 22
+_EXACT = 1 << 24
 
 
 def _triangle(distance: Tensor) -> Tensor:
@@ -52,10 +54,6 @@ FILTERS: Mapping[Interpolation, Callable[[Tensor], Tensor]] = {
     "bilinear": _triangle,
     "bicubic": _cubic,
 }
-
-
-_HIGHEST_PRECISION = 22
-_EXACT = 1 << 24
 
 
 def taps(source: int, size: int, interpolation: Interpolation = "bilinear") -> int:

@@ -46,6 +46,15 @@ CLASSES = (
 )
 DIGEST = "08a041590f711aba557d16d2b00c2a0e441a6ec7878ffa35757b1f47aa18e1ee"
 _PER_CLASS = 1000
+_PARTS = ("images", "labels")
+_REQUIRED = tuple(f"{split}_{part}" for split in ("train", "test") for part in _PARTS)
+_CLASSES = "classes"
+# What numpy, zipfile and zlib raise for damaged, encrypted and absurd files.
+_DAMAGE = (
+    *(OSError, EOFError, TypeError, ValueError, KeyError, IndexError, RuntimeError, MemoryError),
+    *(OverflowError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
+)
+Arrays = Mapping[str, NDArray[Any]]
 
 
 def packaged() -> Traversable:
@@ -100,18 +109,6 @@ if __name__ == "__main__":
     subset = select_subset(Path(sys.argv[1]))
     np.savez_compressed(sys.argv[2], **subset)  # type: ignore[arg-type]
     print(named_arrays_digest(subset))
-
-
-_PARTS = ("images", "labels")
-_REQUIRED = tuple(f"{split}_{part}" for split in ("train", "test") for part in _PARTS)
-_CLASSES = "classes"
-# What numpy, zipfile and zlib raise for damaged, encrypted and absurd files.
-_DAMAGE = (
-    *(OSError, EOFError, TypeError, ValueError, KeyError, IndexError, RuntimeError, MemoryError),
-    *(OverflowError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
-)
-
-Arrays = Mapping[str, NDArray[Any]]
 
 
 def open_builtin(detail: str, options: SourceOptions) -> Source:

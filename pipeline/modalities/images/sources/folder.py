@@ -27,6 +27,8 @@ _SYSTEMS_OWN = ("thumbs.db", "desktop.ini", "__macosx")
 _LONGEST_SUFFIX = 12
 
 Identity = tuple[int, int]  # device and inode of a folder
+# What is in it has no label; both ways to spell it.
+_UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +126,6 @@ def _above(root: Path, folder: str) -> frozenset[Identity]:
 def _identity(place: Path | os.DirEntry[str]) -> Identity:
     status = place.stat()
     return status.st_dev, status.st_ino
-
-
-# What is in it has no label; both ways to spell it.
-_UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 
 
 @dataclass(frozen=True, slots=True)
