@@ -1,4 +1,4 @@
-"""YAML as people write it: read with a bound, and every slip told in one line.
+"""Text that people write: YAML, read with a bound and every slip told in one line, and names.
 
 PyYAML's safe loader keeps the last of two equal keys without a word, and lets values such as `2024-13-45`
 end in errors of Python. Here both are refused with their lines. Merge keys (`<<`) are as PyYAML has them.

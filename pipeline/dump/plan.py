@@ -198,7 +198,7 @@ def choose(bench: Bench, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None =
     if not spec.codec.needs_pilot:
         return find_codec(spec.codec.name, len(bench.data.classes))
     rows = len(bench.data.train) * spec.view_count
-    pilot = pilot or run_pilot(bench, teacher, spec)
+    pilot = run_pilot(bench, teacher, spec) if pilot is None else pilot
     chosen = choose_codec(spec.codec, pilot, teacher.head, rows)
     note(f"codec {spec.codec}: takes {chosen.codec.name}")
     return chosen.codec

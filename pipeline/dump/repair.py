@@ -110,6 +110,7 @@ def repair(
         found = _examine(path)
         header, layout = found.header, found.header.layout
         header.require_teacher(teacher.described(), str(path))
+        spec = DumpSpec.of(header, path)
         if not found.faults and (path / MANIFEST).exists():
             return []
         index, lost = _index(path, header, bench.data)
@@ -125,7 +126,7 @@ def repair(
         about_to_mend([path / fault.name for fault in faults])
         _mend(path, replace(found, faults=faults), index, state)
     note(f"{path}: {counted(len(faults), 'file')} to be made again, removed or moved away")
-    cache_logits(bench, teacher, DumpSpec.of(header, path), path)
+    cache_logits(bench, teacher, spec, path)
     return [_done_about(path, fault) for fault in faults]
 
 

@@ -37,7 +37,6 @@ from pipeline.models.teacher import CompiledTeacher, Teacher
 from pipeline.places.location import Location
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.growth import is_complete, tell_pending
-from pipeline.store.index import read_index
 from pipeline.store.layout import ShardId
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, WHOLE, Slice, gate, writing
 from pipeline.store.manifest import Manifest
@@ -124,8 +123,7 @@ class _Dump:
         self._device = plan.bench.device
         self.writer = StoreWriter(plan.path, plan.header)
         self._splits = splits_of(plan.bench.data)
-        index = read_index(self.writer.path, self.writer.header)
-        self._places = places(self.writer.layout, index, self._splits)
+        self._places = places(self.writer.layout, plan.index, self._splits)
         self._decoded = DecodedBlocks(plan.bench, plan.spec.batch_size)
         self._checks = PixelChecks(self._splits, plan.bench.workers)
         self._stopwatch = Stopwatch(plan.spec.batch_size)
@@ -165,9 +163,14 @@ class _Dump:
             self._decoded.start(shard)
             self._checks.begin(shard, rows)
             buffers.begin(shard, feed.arrange(shard.view, rows))
-            steps = -(-len(rows) // self._spec.batch_size)
-            for pixels, _ in zip(itertools.islice(rendered, steps), progress, strict=False):
-                self._finish(buffers.put(self._output(pixels), pixels), thread)
+            for _ in range(-(-len(rows) // self._spec.batch_size)):
+                pixels = next(rendered)
+                images = self._teacher.card.preprocessing.normalise(pixels)
+                self._stopwatch.see(images)
+                with naming_memory(self._device, f"a forward pass of {len(images)} images", _LESS_MEMORY):
+                    whole = buffers.put(self._forward(images), pixels)
+                self._finish(whole, thread)
+                next(progress, None)
             self._decoded.end(shard)
         self._finish(buffers.finish(), thread)
 
@@ -194,13 +197,6 @@ class _Dump:
         size, counts = self._spec.batch_size, [len(self._rows(shard)) for shard in shards]
         steps = sum(-(-count // size) for count in counts)
         return track(range(steps), "dump", total=sum(counts), unit="image", per_item=size)
-
-    def _output(self, pixels: Tensor) -> TeacherOutput:
-        """Run the teacher over a batch of rendered samples (B, ...)."""
-        images = self._teacher.card.preprocessing.normalise(pixels)
-        self._stopwatch.see(images)
-        with naming_memory(self._device, f"a forward pass of {len(images)} images", _LESS_MEMORY):
-            return self._forward(images)
 
     @cached_property
     def _forward(self) -> Callable[[Tensor], TeacherOutput]:

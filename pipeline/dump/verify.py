@@ -18,7 +18,7 @@ from pipeline.core.errors import StoreError
 from pipeline.evaluation.context import Bench
 from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
-from pipeline.modalities.table import mixed_blocks, views_of
+from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
 from pipeline.models.teacher import Teacher
 from pipeline.places.location import Location
 from pipeline.store.faults import metadata_faults, shard_faults, strays
@@ -94,7 +94,10 @@ def _contradictions(location: Location, manifest: Manifest) -> list[str]:
         root = Header.parse(manifest.read_metadata(location, ZARR_JSON), f"{location}/{ZARR_JSON}")
         if not root.says_the_same_as(manifest.header):
             problems.append(f"{ZARR_JSON} describes another store than {MANIFEST}")
-        index = {name: section.index for name, section in LogitStore(location, manifest).sections.items()}
+        store = LogitStore(location, manifest)
+        views_of(store)
+        preprocessing_of(store)
+        index = {name: section.index for name, section in store.sections.items()}
     except StoreError as error:
         return [str(error)]
     if dataset_digest(index) != manifest.header.fingerprint.dataset:

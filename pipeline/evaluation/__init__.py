@@ -1,1 +1,1 @@
-"""What is said of a finished model beyond the figures that choose epochs: calibration, classes, cost."""
+"""What is said of a model: figures, calibration, classes, cost, label errors."""

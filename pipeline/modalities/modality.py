@@ -29,7 +29,7 @@ class Modality(Protocol):
 
     @property
     def name(self) -> str:
-        """In params.yaml, as `data.modality`."""
+        """By which it is found in the table."""
 
     def open_split(self, folder: Path, name: str, form: Form) -> Images:
         """Open one split of a prepared dataset.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import CorruptStoreError, ModelError
+from pipeline.core.errors import ConfigError, CorruptStoreError, ModelError, quoted
 from pipeline.modalities.families import Source
 from pipeline.modalities.images.modality import IMAGES
 from pipeline.modalities.modality import Modality, Preprocessing, Views
@@ -18,7 +18,13 @@ from pipeline.store.soft_labels import SoftLabels
 
 
 def find_modality(name: str = "images") -> Modality:
-    """Return a modality by its name."""
+    """Return a modality by its name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name != IMAGES.name:
+        raise ConfigError(f"modality {quoted(name)} is unknown; expected {IMAGES.name}")
     return IMAGES
 
 

@@ -1,1 +1,1 @@
-"""Models: architectures by name, their weights, and how they want their images."""
+"""Models: own code, pretrained weights, checkpoints and their cards, heads, the teacher."""

@@ -57,7 +57,7 @@ def try_out(network: nn.Module, name: str, images: Tensor) -> Tensor:
     try:
         outputs = network(images)
     except Exception as error:  # whatever a network raises on images it cannot take
-        _, channels, size, _ = images.shape
+        channels, size = images.shape[1], images.shape[-1]
         smallest = source_of(name).smallest_size(name)
         need = f"at least {smallest} pixels" if smallest and size < smallest else "a size that it takes"
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -178,7 +178,8 @@ class CompiledTeacher:
         shape = self._batch_size, *images.shape[1:]
         # A tensor as whole batches are: one of inference mode would be compiled for anew.
         with torch.inference_mode(False):
-            full = torch.empty(shape, device=images.device, memory_format=torch.channels_last)
+            layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
+            full = torch.empty(shape, device=images.device, dtype=images.dtype, memory_format=layout)
             full[: len(images)] = images
             full[len(images) :] = 0
         return full

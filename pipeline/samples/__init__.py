@@ -1,1 +1,1 @@
-"""Images on disk: where they come from, how they are kept, what they are called."""
+"""Samples: before they are prepared, on their way, and packed on disk."""

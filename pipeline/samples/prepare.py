@@ -36,62 +36,6 @@ _FILES = {DESCRIPTION, *(f"{name}.{kind}" for name in SPLITS for kind in ("npz",
 Splits = Mapping[str, Sequence[Sample]]
 
 
-# A finished draft becomes a split of a prepared dataset.
-
-
-def deliver(draft: Draft, samples: Sequence[Sample], folder: Path, split: str, intake: Intake) -> Images:
-    """Put a split into the folder of a prepared dataset, and open it.
-
-    The draft stays: until all splits are delivered, the folder may be removed, as DVC does before it runs a
-    stage.
-
-    Args:
-        draft: of all samples.
-        samples: in its order.
-        folder: where the split's files go.
-        split: its name.
-        intake: that read them.
-
-    Raises:
-        DataError: two samples have one key.
-    """
-    rows, names = draft.rows(), Names.of(sample.name for sample in samples)
-    _require_unique(rows["key"], names)
-    columns = {
-        "shapes": np.stack([rows["height"], rows["width"]], 1),
-        "labels": rows["label"],
-        "keys": rows["key"],
-        "digests": rows["digest"],
-    }
-    target = folder / f"{split}.pixels"
-    # The old file may be a link into DVC's cache.
-    target.unlink(missing_ok=True)
-    if intake.form.packs:
-        _place(draft.pixels_path, target)
-        columns["offsets"] = draft.offsets()[:-1]
-    write_index(folder, split, columns, names)
-    return intake.open_split(folder, split)
-
-
-def _place(source: Path, target: Path) -> None:
-    """Give a file another name; on another file system, or one without links, copy it."""
-    try:
-        os.link(source, target)
-    except OSError:
-        with source.open("rb") as file:
-            write_atomic(target, partial(shutil.copyfileobj, file))
-
-
-def _require_unique(keys: NDArray[Any], names: Names) -> None:
-    order = np.argsort(keys, kind="stable")
-    same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
-    if len(same):
-        first, second = (names[int(order[place])] for place in (same[0], same[0] + 1))
-        raise DataError(
-            f"samples {first!r} and {second!r} have the same key; expected unique names; rename one"
-        )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
     """What is to be made of a source.
@@ -222,3 +166,59 @@ def _tell(source: Source, leaks: Mapping[str, Any], images: Mapping[str, Images]
     if leaks:
         counts = {name: len(split) for name, split in images.items()}
         note(f"leaks: {describe_leaks(leaks, counts)}")
+
+
+# A finished draft becomes a split of a prepared dataset.
+
+
+def deliver(draft: Draft, samples: Sequence[Sample], folder: Path, split: str, intake: Intake) -> Images:
+    """Put a split into the folder of a prepared dataset, and open it.
+
+    The draft stays: until all splits are delivered, the folder may be removed, as DVC does before it runs a
+    stage.
+
+    Args:
+        draft: of all samples.
+        samples: in its order.
+        folder: where the split's files go.
+        split: its name.
+        intake: that read them.
+
+    Raises:
+        DataError: two samples have one key.
+    """
+    rows, names = draft.rows(), Names.of(sample.name for sample in samples)
+    _require_unique(rows["key"], names)
+    columns = {
+        "shapes": np.stack([rows["height"], rows["width"]], 1),
+        "labels": rows["label"],
+        "keys": rows["key"],
+        "digests": rows["digest"],
+    }
+    target = folder / f"{split}.pixels"
+    # The old file may be a link into DVC's cache.
+    target.unlink(missing_ok=True)
+    if intake.form.packs:
+        _place(draft.pixels_path, target)
+        columns["offsets"] = draft.offsets()[:-1]
+    write_index(folder, split, columns, names)
+    return intake.open_split(folder, split)
+
+
+def _place(source: Path, target: Path) -> None:
+    """Give a file another name; on another file system, or one without links, copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        with source.open("rb") as file:
+            write_atomic(target, partial(shutil.copyfileobj, file))
+
+
+def _require_unique(keys: NDArray[Any], names: Names) -> None:
+    order = np.argsort(keys, kind="stable")
+    same = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+    if len(same):
+        first, second = (names[int(order[place])] for place in (same[0], same[0] + 1))
+        raise DataError(
+            f"samples {first!r} and {second!r} have the same key; expected unique names; rename one"
+        )

@@ -1,1 +1,1 @@
-"""Views of an image: what may be drawn, what was drawn, and its pixels."""
+"""What views of all modalities share: who is mixed with whom."""

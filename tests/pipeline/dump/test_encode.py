@@ -1,4 +1,4 @@
-"""The receiver: what comes is what was sent, in order, one batch after it was sent."""
+"""The downloader: what comes is what was sent, in order, one batch after it was sent."""
 
 from __future__ import annotations
 

@@ -489,6 +489,21 @@ def test_a_teacher_of_an_old_name_is_still_read(store, bench):
     targets(store, bench)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: m["views"].update(flip="sideways"), "views"),
+        (lambda m: m["views"].update(semantics=99), "semantics 99"),
+        (lambda m: m["teacher"]["preprocessing"].update(std=[0.2, 0.2]), "preprocessing"),
+        (lambda m: m["teacher"]["preprocessing"].pop("size"), "preprocessing"),
+    ],
+)
+def test_views_and_preprocessing_that_are_none_are_bad(store, change, told):
+    forge(store, change)
+    (line,) = verify(store).bad
+    assert told in line
+
+
 def test_a_root_that_describes_another_store_is_bad(store):
     root = json.loads((store / "zarr.json").read_text())
     root["attributes"]["batch_size"] += 1

@@ -1,7 +1,7 @@
 """Rendering: packed images and a view's parameters to pixels, on the CPU or on any device, the same bytes.
 
 uint8 in, uint8 out. What a sample's pixels are depends on its source, its parameters and the size alone,
-never on its batch, on threads or on the device. Mixing needs two samples: it comes after (`regions.mix`).
+never on its batch, on threads or on the device. Mixing needs two samples: it comes after (`pixel_ops.mix`).
 """
 
 from __future__ import annotations

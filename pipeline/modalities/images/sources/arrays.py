@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import struct
-import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -28,8 +27,8 @@ from pipeline.samples.splits import VALIDATION
 #
 # The training part is the first 1,000 images of each of the ten classes in the original order, the test
 # part is the whole original test set. Sample names carry the original positions, so a sample has the
-# same key here and in the complete dataset. `python -m pipeline.modalities.images.sources.arrays RAW OUT`
-# rebuilds the file from the four original idx files; `fashion_mnist_10k.md` records licence and digests.
+# same key here and in the complete dataset. `python -m tests.benchmarks.built_in_data RAW OUT` rebuilds the
+# file from the four original idx files; `fashion_mnist_10k.md` records licence and digests.
 
 
 CLASSES = (
@@ -103,12 +102,6 @@ def _read_idx(raw: Path, name: str) -> NDArray[np.uint8]:
     rank = content[3]
     shape = np.frombuffer(content, ">u4", rank, 4).astype(int)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-
-
-if __name__ == "__main__":
-    subset = select_subset(Path(sys.argv[1]))
-    np.savez_compressed(sys.argv[2], **subset)  # type: ignore[arg-type]
-    print(named_arrays_digest(subset))
 
 
 def open_builtin(detail: str, options: SourceOptions) -> Source:
