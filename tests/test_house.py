@@ -56,6 +56,40 @@ def test_no_files_import_each_other_in_a_circle():
     assert circles(GRAPH) == []
 
 
+# From the top down; who stands lower is imported by who stands higher.
+FLOORS = (
+    *("stages", "report", "export", "dump", "training", "evaluation", "loading", "models", "modalities"),
+    *("losses", "store", "codecs", "samples", "views", "places", "core"),
+)
+
+
+def floor(module: str) -> str | None:
+    top, _, rest = module.partition(".")
+    return top if top == "stages" else rest.partition(".")[0] or None
+
+
+def test_imports_go_down_from_floor_to_floor():
+    up = {
+        f"{module} imports {other}"
+        for module, others in GRAPH.items()
+        for other in others
+        if (here := floor(module)) and (there := floor(other)) and FLOORS.index(here) > FLOORS.index(there)
+    }
+    assert up == set()
+
+
+def test_images_are_known_to_the_table_of_modalities_alone():
+    """The commands still name images in params.yaml's form."""
+    known = {
+        module
+        for module, others in GRAPH.items()
+        if not module.startswith("pipeline.modalities.images")
+        and any(other.startswith("pipeline.modalities.images") for other in others)
+    }
+    commands = {f"stages.{name}" for name in ("export", "params", "params_file", "prepare")}
+    assert known <= {"pipeline.modalities.table", *commands}
+
+
 def test_the_test_for_circles_finds_one():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
 
