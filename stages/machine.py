@@ -11,7 +11,7 @@ from pipeline.evaluation.context import Bench
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.description import read_description, require_as_asked
 from stages import layout
-from stages.params import DataParams
+from stages.data_params import DataParams
 
 
 def open_prepared(asked: DataParams) -> PreparedData:

@@ -16,9 +16,9 @@ from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.modalities.images.spec import AUGMENTATIONS, ViewSpec
 from pipeline.views.pairing import require_whole_groups
 from stages import layout
+from stages.data_params import DataParams
 from stages.names import KINDS, require_names, require_runs_apart
 from stages.params import (
-    DataParams,
     DumpParams,
     DumpViews,
     EnsembleParams,

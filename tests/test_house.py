@@ -86,7 +86,7 @@ def test_images_are_known_to_the_table_of_modalities_alone():
         if not module.startswith("pipeline.modalities.images")
         and any(other.startswith("pipeline.modalities.images") for other in others)
     }
-    commands = {f"stages.{name}" for name in ("export", "params", "params_file", "prepare")}
+    commands = {f"stages.{name}" for name in ("data_params", "export", "params", "params_file", "prepare")}
     assert known <= {"pipeline.modalities.table", *commands}
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline.samples.description import DECISIVE
-from stages.params import DataParams
+from stages.data_params import DataParams
 from tests.stages.conftest import make_images, run
 
 STORE = Path("data/logits/main.zarr")
