@@ -17,7 +17,7 @@ from pipeline.loading.feed import Feed
 from pipeline.modalities.images.pictures import open_pictures, spread_images
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import load_checkpoint
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from stages import layout
 from stages.failures import say
 from stages.options import debuggable, trusts_code
@@ -100,7 +100,7 @@ def _require_other_file(out: Path, checkpoint: Path) -> None:
         )
 
 
-def _images(folder: Path | None, channels: int, count: int) -> Images:
+def _images(folder: Path | None, channels: int, count: int) -> Split:
     if folder is not None:
         return open_pictures(folder, channels, count)
     try:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from pipeline.core.hashing import content_digest, sample_key
 from pipeline.modalities.prepared import PreparedData
-from pipeline.samples.packed import PackedImages
+from pipeline.samples.packed import PackedSplit
 from pipeline.samples.samples import Names, Sample, Source
 from tests.pipeline.preparing import asking, prepare
 
-Images = Sequence[NDArray[np.uint8]]
+Split = Sequence[NDArray[np.uint8]]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -48,16 +48,16 @@ def random_image() -> Callable[..., NDArray[np.uint8]]:
 
 
 @pytest.fixture(scope="session")
-def pack_images() -> Callable[..., PackedImages]:
-    """Return a function from images (and labels, names) to a `PackedImages` in memory."""
+def pack_images() -> Callable[..., PackedSplit]:
+    """Return a function from images (and labels, names) to a `PackedSplit` in memory."""
 
     def pack(
-        images: Images, labels: Sequence[int] | None = None, names: Sequence[str] | None = None
-    ) -> PackedImages:
+        images: Split, labels: Sequence[int] | None = None, names: Sequence[str] | None = None
+    ) -> PackedSplit:
         labels = [0] * len(images) if labels is None else labels
         names = [f"train/{row}" for row in range(len(images))] if names is None else names
         sizes = [image.size for image in images]
-        return PackedImages(
+        return PackedSplit(
             pixels=np.concatenate([image.ravel() for image in images]),
             channels=images[0].shape[2],
             offsets=np.cumsum([0, *sizes[:-1]]).astype(np.int64),

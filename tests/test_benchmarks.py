@@ -67,7 +67,7 @@ def test_scripts_can_be_imported(name):
 def test_a_job_has_its_number_of_images_each_with_a_key_of_its_own(make_job):
     images = make_job().images
     assert len(images) == len(set(images.keys.tolist())) == 25
-    assert np.array_equal(images.image(3), images.image(23))
+    assert np.array_equal(images.array(3), images.array(23))
 
 
 @pytest.mark.parametrize("padding", [2, None])

@@ -22,7 +22,7 @@ from pipeline.modalities.modality import Views
 from pipeline.modalities.table import read_views
 from pipeline.models.teacher import Teacher
 from pipeline.places.location import Location
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.frame import build_frame
 from pipeline.store.growth import (
@@ -171,7 +171,7 @@ def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor])
 # Completing a store: when nothing is missing any more, the manifest says so.
 
 
-def complete(path: Path, header: Header, splits: dict[str, Images], *, completes: bool) -> Manifest | None:
+def complete(path: Path, header: Header, splits: dict[str, Split], *, completes: bool) -> Manifest | None:
     """Complete a store that lacks nothing; its held-out logits, read back, tell the teacher's accuracy.
 
     Args:

@@ -23,7 +23,7 @@ from pipeline.evaluation.context import Bench
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.places.location import Location
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE
 from pipeline.store.frame import read_state
 from pipeline.store.growth import frame_folder, growth_folder, is_growing, read_growth
@@ -234,7 +234,7 @@ def finished_shards(path: Path) -> Mapping[ShardId, ShardRecord]:
     return {**Manifest.read(Location(path)).shards, **Records(growth_folder(path)).read()}
 
 
-def places(layout: Layout, index: Index, splits: Mapping[str, Images]) -> dict[str, NDArray[np.int64]]:
+def places(layout: Layout, index: Index, splits: Mapping[str, Split]) -> dict[str, NDArray[np.int64]]:
     """Return, for each row of each section, which sample of its split it is, or `ABSENT`.
 
     The data may have another order than the store, and lack some of its samples.

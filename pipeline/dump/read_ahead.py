@@ -19,7 +19,7 @@ from pipeline.core.arrays import Rows
 from pipeline.core.progress import note
 from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import Bench
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 
 # Of one block's decoded images. Two blocks are held, the one that is dumped and the next, and more only
@@ -31,7 +31,7 @@ _CHECKED_AT_ONCE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class HeldImages(Images):
+class HeldImages(Split):
     """Images of which some are held decoded.
 
     Args:
@@ -39,19 +39,19 @@ class HeldImages(Images):
         held: by row, decoded or about to be.
     """
 
-    source: Images
+    source: Split
     held: dict[int, Future[NDArray[np.uint8]]]
 
     @classmethod
-    def of(cls, source: Images) -> Self:
+    def of(cls, source: Split) -> Self:
         """Return the same images; none is held yet."""
-        shared = {field.name: getattr(source, field.name) for field in fields(Images)}
+        shared = {field.name: getattr(source, field.name) for field in fields(Split)}
         return cls(source=source, held={}, **shared)
 
-    def image(self, row: int) -> NDArray[np.uint8]:
+    def array(self, row: int) -> NDArray[np.uint8]:
         """Return one image (H, W, C) uint8, when it is decoded."""
         decoded = self.held.get(row)
-        return self.source.image(row) if decoded is None else decoded.result()
+        return self.source.array(row) if decoded is None else decoded.result()
 
     def faults(self, rows: Rows) -> list[str]:
         """Return a line for each of some images (n,) that is not the one that was prepared."""
@@ -61,7 +61,7 @@ class HeldImages(Images):
         """Refuse images (n,) that are not those that were prepared; see `Images.require_unchanged`."""
         self.source.require_unchanged(rows)
 
-    def subset(self, rows: Rows) -> Images:
+    def subset(self, rows: Rows) -> Split:
         """Return some of the images, of which none is held."""
         return self.source.subset(rows)
 
@@ -147,7 +147,7 @@ class DecodedBlocks:
         # Of a single view every image is asked for once.
         if not block.is_held and block.shards > 1:
             for row in block.rows[: _fitting(block)].tolist():
-                block.images.held[row] = self._pool.submit(block.images.source.image, row)
+                block.images.held[row] = self._pool.submit(block.images.source.array, row)
         block.is_held = True
 
     def _tell(self) -> None:
@@ -162,7 +162,7 @@ class DecodedBlocks:
             )
 
 
-def fitting_shard_rows(images: Images, wanted: int) -> int:
+def fitting_shard_rows(images: Split, wanted: int) -> int:
     """Return rows of a shard, at most `wanted`, whose images can be held decoded: whole chunks."""
     if not images.decodes_at_use:
         return wanted
@@ -170,7 +170,7 @@ def fitting_shard_rows(images: Images, wanted: int) -> int:
     return max(CHUNK_ROWS, min(wanted, chunks * CHUNK_ROWS))
 
 
-def held_bytes(images: Images, shard_rows: int) -> int:
+def held_bytes(images: Split, shard_rows: int) -> int:
     """Return how much decoded images take while a dump is made."""
     if not images.decodes_at_use:
         return 0
@@ -183,7 +183,7 @@ def _fitting(block: _Block) -> int:
     return int(np.searchsorted(ends, BLOCK_BYTES, side="right"))
 
 
-def _image_bytes(images: Images, rows: Rows) -> NDArray[np.int64]:
+def _image_bytes(images: Split, rows: Rows) -> NDArray[np.int64]:
     areas: NDArray[np.int64] = images.shapes[rows].astype(np.int64).prod(1)
     return areas * images.channels
 
@@ -206,7 +206,7 @@ class PixelChecks:
         workers: threads.
     """
 
-    def __init__(self, splits: Mapping[str, Images], workers: int) -> None:
+    def __init__(self, splits: Mapping[str, Split], workers: int) -> None:
         self._splits = {name: images for name, images in splits.items() if not images.decodes_at_use}
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pixel-check")
         self._blocks: dict[tuple[str, int], list[Future[None]]] = {}
@@ -229,6 +229,6 @@ class PixelChecks:
             part.result()
 
 
-def _parts(images: Images, rows: Rows) -> int:
+def _parts(images: Split, rows: Rows) -> int:
     total = int(images.shapes[rows].astype(np.int64).prod(1).sum()) * images.channels
     return 1 + total // _CHECKED_AT_ONCE_BYTES

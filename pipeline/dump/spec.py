@@ -9,7 +9,7 @@ from pipeline.modalities.modality import Views
 from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import read_views
 from pipeline.samples.description import SPLITS
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.store.header import Header
 
 
@@ -71,6 +71,6 @@ def counts_of(data: PreparedData, samples: int | None = None) -> dict[str, int]:
     return counts
 
 
-def splits_of(data: PreparedData) -> dict[str, Images]:
+def splits_of(data: PreparedData) -> dict[str, Split]:
     """Return the splits that have samples, by name."""
     return {name: getattr(data, name) for name in SPLITS if len(getattr(data, name))}

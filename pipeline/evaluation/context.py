@@ -16,7 +16,7 @@ from pipeline.loading.feed import Feed
 from pipeline.modalities.modality import Preprocessing, Views
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.description import SPLITS
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 
 EVALUATION_BATCH = 500
 
@@ -42,7 +42,7 @@ class Bench:
 
     def feed(
         self,
-        images: Images,
+        images: Split,
         spec: Views | None,
         preprocessing: Preprocessing,
         blocks: NDArray[np.int64] | None = None,
@@ -69,14 +69,14 @@ class Bench:
         self,
         network: nn.Module,
         preprocessing: Preprocessing,
-        images: Images,
+        images: Split,
         teacher_logits: Tensor | None = None,
     ) -> Metrics:
         """Evaluate a network on a split's un-augmented images; an empty split has no figures."""
         return compare(*self.predict(network, preprocessing, images), teacher_logits)
 
     def predict(
-        self, network: nn.Module, preprocessing: Preprocessing, images: Images
+        self, network: nn.Module, preprocessing: Preprocessing, images: Split
     ) -> tuple[Tensor, Tensor]:
         """Return a network's logits (N, C) of a split's un-augmented images, and their labels (N,).
 
@@ -91,5 +91,5 @@ class Bench:
         require_finite_logits(logits, self._split_of(images))
         return logits, labels
 
-    def _split_of(self, images: Images) -> str:
+    def _split_of(self, images: Split) -> str:
         return next((name for name in SPLITS if getattr(self.data, name) is images), "held-out")

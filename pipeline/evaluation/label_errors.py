@@ -20,7 +20,7 @@ from pipeline.loading.feed import consecutive
 from pipeline.loading.targets import EncodedView
 from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import views_of
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.soft_labels import SoftLabels
 
@@ -111,7 +111,7 @@ class _Split:
     """
 
     name: str
-    images: Images
+    images: Split
     n_views: int
     read: Callable[[int], Logits]
 
@@ -164,7 +164,7 @@ def _splits(store: SoftLabels, data: PreparedData) -> Iterator[_Split]:
             yield _Split(name, images, 1, _only_view(logits))
 
 
-def _training_views(store: SoftLabels, images: Images) -> Callable[[int], Logits]:
+def _training_views(store: SoftLabels, images: Split) -> Callable[[int], Logits]:
     places = torch.from_numpy(store.rows_of(images))
 
     def read(view: int) -> Logits:

@@ -15,7 +15,7 @@ from pipeline.core.errors import MismatchError
 from pipeline.core.progress import note
 from pipeline.loading.feed import Feed
 from pipeline.modalities.table import preprocessing_of, views_of
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import Layout, ShardId
 from pipeline.store.reader import LogitStore
@@ -119,7 +119,7 @@ def sightings(
     return found
 
 
-def store_sightings(store: LogitStore, section: str, images: Images) -> list[Sighting]:
+def store_sightings(store: LogitStore, section: str, images: Split) -> list[Sighting]:
     """Return what a store bears witness of that is among a split's images."""
     layout, index = store.manifest.layout, store.sections[section].index
     places = np.full(layout.sections[section].n_rows, ABSENT)

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.core.arrays import Rows
 from pipeline.loading.prefetch import Ring
 from pipeline.modalities.modality import Preprocessing, Renderer, Views
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.views.pairing import pair_up
 
 
@@ -44,7 +44,7 @@ class Feed:
 
     def __init__(
         self,
-        images: Images,
+        images: Split,
         spec: Views | None,
         preprocessing: Preprocessing,
         *,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.core.arrays import Rows
 from pipeline.core.hashing import Described
 from pipeline.samples.index import Form
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.views.pairing import Pairing, Singles
 
 
@@ -31,7 +31,7 @@ class Modality(Protocol):
     def name(self) -> str:
         """By which it is found in the table."""
 
-    def open_split(self, folder: Path, name: str, form: Form) -> Images:
+    def open_split(self, folder: Path, name: str, form: Form) -> Split:
         """Open one split of a prepared dataset.
 
         Raises:
@@ -61,7 +61,7 @@ class Modality(Protocol):
         """
 
     def fresh_preprocessing(
-        self, samples: Images, known: Mapping[str, Any], *, size: int | None, channels: int | None
+        self, samples: Split, known: Mapping[str, Any], *, size: int | None, channels: int | None
     ) -> Preprocessing:
         """Return how a model without weights wants the samples of a dataset.
 
@@ -137,7 +137,7 @@ class Preprocessing(Protocol):
 
     def renderer(
         self,
-        samples: Images,
+        samples: Split,
         views: Any,
         pairing: Pairing | Singles,
         *,

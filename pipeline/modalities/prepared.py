@@ -27,7 +27,7 @@ from pipeline.samples.description import (
     splits_digest,
 )
 from pipeline.samples.index import missing
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 
 # Of each split at a start: all of it up to so many bytes; of a larger one as many bytes, at random.
 SAMPLED_BYTES, SAMPLED_IMAGES = 64 << 20, 256
@@ -50,9 +50,9 @@ class PreparedData:
 
     classes: tuple[str, ...]
     statistics: Mapping[str, Any]
-    train: Images
-    validation: Images
-    test: Images
+    train: Split
+    validation: Split
+    test: Split
 
     @classmethod
     def open(cls, folder: Path) -> PreparedData:
@@ -91,7 +91,7 @@ class PreparedData:
         return splits_digest({name: getattr(self, name) for name in SPLITS})
 
 
-def open_described(folder: Path, name: str, description: Description) -> Images:
+def open_described(folder: Path, name: str, description: Description) -> Split:
     """Open one split, whose index was written with a description.
 
     Raises:
@@ -146,14 +146,14 @@ def require_sample(data: PreparedData, *, seed: int, workers: int) -> None:
         DataError: one is not what was prepared.
     """
     for name in SPLITS:
-        images: Images = getattr(data, name)
+        images: Split = getattr(data, name)
         rows = sampled_rows(images, seed)
         parts = np.array_split(rows, 1 + len(rows) // _AT_ONCE)
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(images.require_unchanged, parts))
 
 
-def sampled_rows(images: Images, seed: int) -> Rows:
+def sampled_rows(images: Split, seed: int) -> Rows:
     """Return which images of a split (n,) a start looks at: all, or a random sample of a large split."""
     total, count = images.size_bytes, len(images)
     fitting = count if total <= SAMPLED_BYTES else max(SAMPLED_IMAGES, SAMPLED_BYTES * count // total)
@@ -190,7 +190,7 @@ def audit_data(folder: Path, *, workers: int, progress: Progress) -> DataAudit:
     )
 
 
-def _audit_split(images: Images, folder: Path, name: str, *, workers: int, progress: Progress) -> DataAudit:
+def _audit_split(images: Split, folder: Path, name: str, *, workers: int, progress: Progress) -> DataAudit:
     every = np.arange(len(images))
     batches = np.array_split(every, 1 + len(every) // _AT_ONCE)
     with ThreadPoolExecutor(workers) as pool:
@@ -204,7 +204,7 @@ def _audit_split(images: Images, folder: Path, name: str, *, workers: int, progr
     return DataAudit(checked=files, images=len(images), bad=[*bad[:_TOLD], *more])
 
 
-def _wrong_names(images: Images, path: Path) -> list[str]:
+def _wrong_names(images: Split, path: Path) -> list[str]:
     keys = np.fromiter(map(sample_key, images.names), np.uint64, len(images))
     wrong = np.flatnonzero(keys != images.keys)
     if not len(wrong):
@@ -216,7 +216,7 @@ def _wrong_names(images: Images, path: Path) -> list[str]:
     ]
 
 
-def _undescribed(folder: Path, description: Description, splits: Mapping[str, Images]) -> list[str]:
+def _undescribed(folder: Path, description: Description, splits: Mapping[str, Split]) -> list[str]:
     try:
         require_described(folder, description, splits)
     except DataError as error:

@@ -12,7 +12,7 @@ from pipeline.core.errors import ConfigError, CorruptStoreError, ModelError, quo
 from pipeline.modalities.families import Source
 from pipeline.modalities.images.modality import IMAGES
 from pipeline.modalities.modality import Modality, Preprocessing, Views
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.soft_labels import SoftLabels
 
@@ -57,7 +57,7 @@ def views_of(labels: SoftLabels) -> Views:
     return read_views(labels.views, labels.location)
 
 
-def mixed_blocks(labels: SoftLabels, images: Images) -> NDArray[np.int64] | None:
+def mixed_blocks(labels: SoftLabels, images: Split) -> NDArray[np.int64] | None:
     """Return, where views mix, the block of each sample (N,) inside which it was mixed; else None.
 
     Raises:

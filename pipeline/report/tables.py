@@ -18,7 +18,7 @@ from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
 from pipeline.report.figures import Example, Mixed, make_examples, png_uri, spread_rows
 from pipeline.report.results import Group, Report, StudentResults
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.store.soft_labels import SoftLabels
 
 SHOWN_CLASSES = 20
@@ -174,7 +174,7 @@ def make_exhibit(name: str, store: SoftLabels, data: PreparedData) -> Exhibit:
 
 
 def _suspect(error: LabelError, store: SoftLabels, data: PreparedData) -> Suspect:
-    images: Images = getattr(data, error.split)
+    images: Split = getattr(data, error.split)
     feed = Feed(images, None, preprocessing_of(store), device=torch.device("cpu"))
     (pixels,) = feed.pixels(0, np.array([error.row])).numpy()
     return Suspect(found=error, picture=png_uri(pixels), side=len(pixels))

@@ -18,7 +18,7 @@ from pipeline.core.errors import DataError, MismatchError, bounded
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import file_digest, spec_digest
 from pipeline.samples.index import Form, Keep
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
 DESCRIPTION = "dataset.json"
@@ -241,7 +241,7 @@ def _require_unchanged(content: bytes, path: Path) -> None:
         raise DataError(f"{path}: changed since it was written (digest differs); {_AGAIN}")
 
 
-def splits_digest(splits: Mapping[str, Images]) -> str:
+def splits_digest(splits: Mapping[str, Split]) -> str:
     """Return the SHA-256 (hex) of the keys and contents of all splits."""
     return spec_digest({name: split.digest() for name, split in splits.items()})
 
@@ -253,7 +253,7 @@ def write_description(
     classes: tuple[str, ...],
     form: Form,
     statistics: Mapping[str, Any],
-    splits: Mapping[str, Images],
+    splits: Mapping[str, Split],
     found: Mapping[str, Any],
     made_with: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def write_description(
     return write_described(folder, description)
 
 
-def require_described(folder: Path, description: Description, splits: Mapping[str, Images]) -> None:
+def require_described(folder: Path, description: Description, splits: Mapping[str, Split]) -> None:
     """Refuse splits that are not those of a description.
 
     Raises:

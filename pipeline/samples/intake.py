@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.samples.index import Form
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.samples.reading import Seat
 from pipeline.samples.samples import Sample
 
@@ -140,5 +140,5 @@ class Intake(Protocol):
     def describe(self, statistics: Any) -> dict[str, Any]:
         """Return what dataset.json says of the training samples' statistics."""
 
-    def open_split(self, folder: Path, name: str) -> Images:
+    def open_split(self, folder: Path, name: str) -> Split:
         """Open a split that was just written."""

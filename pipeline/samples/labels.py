@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, counted, first_of
 from pipeline.core.progress import note
 from pipeline.core.random import Lane, permutation
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
 # Control characters, surrogates, line and paragraph separators.
@@ -141,7 +141,7 @@ def _begin_at_one(labels: Labels) -> bool:
 # Hiding changes no image and no digest, so one dump serves students of any budget.
 
 
-def keep_labels(images: Images, classes: Sequence[str], *, per_class: int, seed: int) -> NDArray[np.int64]:
+def keep_labels(images: Split, classes: Sequence[str], *, per_class: int, seed: int) -> NDArray[np.int64]:
     """Return the labels (N,) of a split with all but some of each class hidden.
 
     Each sample is drawn by its own key, so those kept for a number are among those kept for a larger one,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import counted, printable
 from pipeline.core.files import read_json
 from pipeline.samples.description import DESCRIPTION
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
 _EXAMPLES = 3
@@ -63,7 +63,7 @@ class Leaks:
         }
 
 
-def find_leaks(splits: Mapping[str, Images], glances: Mapping[str, NDArray[np.uint64]]) -> Leaks:
+def find_leaks(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uint64]]) -> Leaks:
     """Find equal images of different splits or labels.
 
     Args:
@@ -102,9 +102,7 @@ def read_leaks(folder: Path) -> str:
     return describe_leaks(description.get("leaks", {}), description["samples"])
 
 
-def _alike(
-    splits: Mapping[str, Images], glances: Mapping[str, NDArray[np.uint64]]
-) -> Iterator[list[Place]]:
+def _alike(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uint64]]) -> Iterator[list[Place]]:
     """Yield images that are equal at a glance, and are of several splits or labels."""
     names = list(splits)
     which = np.repeat(np.arange(len(names)), [len(splits[name]) for name in names])
@@ -120,7 +118,7 @@ def _alike(
             yield [Place(names[which[at]], int(rows[at])) for at in alike.tolist()]
 
 
-def _equal(splits: Mapping[str, Images], alike: Sequence[Place]) -> Iterator[list[Place]]:
+def _equal(splits: Mapping[str, Split], alike: Sequence[Place]) -> Iterator[list[Place]]:
     """Divide images that are alike by their content."""
     labels = {int(splits[place.split].labels[place.row]) for place in alike}
     by_content: dict[int, list[Place]] = defaultdict(list)
@@ -132,7 +130,7 @@ def _equal(splits: Mapping[str, Images], alike: Sequence[Place]) -> Iterator[lis
     yield from (places for places in by_content.values() if len(places) > 1)
 
 
-def _count(leaks: Leaks, splits: Mapping[str, Images], equal: Sequence[Place]) -> None:
+def _count(leaks: Leaks, splits: Mapping[str, Split], equal: Sequence[Place]) -> None:
     """Count some equal images."""
     names = {place: splits[place.split].names[place.row] for place in equal}
     by_split: dict[str, list[str]] = defaultdict(list)

@@ -20,7 +20,7 @@ Uniform = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Images(ABC):
+class Split(ABC):
     """N images with labels, stable keys and content digests; a kind says where the pixels come from.
 
     Args:
@@ -49,12 +49,12 @@ class Images(ABC):
         return len(self.labels)
 
     @abstractmethod
-    def image(self, row: int) -> NDArray[np.uint8]:
+    def array(self, row: int) -> NDArray[np.uint8]:
         """Return one image (H, W, C) uint8; safe to call from any thread."""
 
     def content(self, row: int) -> int:
         """Return a digest of one sample's content, whatever its label."""
-        return content_digest(self.image(row), UNLABELLED)
+        return content_digest(self.array(row), UNLABELLED)
 
     @abstractmethod
     def faults(self, rows: NDArray[np.int64]) -> list[str]:
@@ -86,7 +86,7 @@ class Images(ABC):
         """Size of the samples' pixels."""
         return int(self.shapes.astype(np.int64).prod(1).sum()) * self.channels
 
-    def subset(self, rows: NDArray[np.int64]) -> Images:
+    def subset(self, rows: NDArray[np.int64]) -> Split:
         """Return some of the samples, in the given order."""
         chosen = {column: getattr(self, column)[rows] for column in self.columns}
         return replace(self, **chosen, names=self.names.subset(rows))
@@ -103,7 +103,7 @@ class Images(ABC):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PackedImages(Images):
+class PackedSplit(Split):
     """Images that were decoded once.
 
     Args:
@@ -117,9 +117,9 @@ class PackedImages(Images):
     offsets: NDArray[np.int64]
     origin: str = "pixels"
 
-    columns: ClassVar[tuple[str, ...]] = ("offsets", *Images.columns)
+    columns: ClassVar[tuple[str, ...]] = ("offsets", *Split.columns)
 
-    def image(self, row: int) -> NDArray[np.uint8]:
+    def array(self, row: int) -> NDArray[np.uint8]:
         """Return one image (H, W, C) uint8, without a copy."""
         height, width = self.shapes[row].tolist()
         start = int(self.offsets[row])
@@ -130,7 +130,7 @@ class PackedImages(Images):
 
         Costs a BLAKE2b of each image: about 1 ms a megabyte.
         """
-        found = (content_digest(self.image(row), int(self.labels[row])) for row in rows.tolist())
+        found = (content_digest(self.array(row), int(self.labels[row])) for row in rows.tolist())
         digests = np.fromiter(found, np.uint64, len(rows))
         return [
             f"{self.origin}: image {self.names[row]!r} is not the one that was prepared (its pixels do not "
@@ -160,14 +160,14 @@ def pixel_offsets(shapes: NDArray[np.int32], channels: int) -> NDArray[np.int64]
     return offsets
 
 
-def open_packed(folder: Path, split: str, form: Form) -> PackedImages:
+def open_packed(folder: Path, split: str, form: Form) -> PackedSplit:
     """Open a split of packed images.
 
     Raises:
         DataError: a file is missing or not whole.
     """
     path = folder / f"{split}.pixels"
-    columns, names = read_index(folder, split, PackedImages.columns)
+    columns, names = read_index(folder, split, PackedSplit.columns)
     if not path.exists():
         raise missing(path)
     offsets = pixel_offsets(columns["shapes"], form.channels)
@@ -181,7 +181,7 @@ def open_packed(folder: Path, split: str, form: Form) -> PackedImages:
         )
     # As a plain array: slicing a memmap costs more than copying a small image.
     pixels = np.memmap(path, np.uint8, "r").view(np.ndarray) if size else np.zeros(0, np.uint8)
-    return PackedImages(
+    return PackedSplit(
         pixels=pixels,
         origin=str(path),
         channels=form.channels,

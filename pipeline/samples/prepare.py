@@ -23,7 +23,7 @@ from pipeline.samples.index import write_index
 from pipeline.samples.intake import Intake, Remarks
 from pipeline.samples.labels import tell_unseen
 from pipeline.samples.leaks import describe_leaks, find_leaks
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED, Names, Sample, Source
 from pipeline.samples.splits import split_validation
 
@@ -155,7 +155,7 @@ def _read(shop: Workshop, splits: Splits) -> tuple[Any, Remarks]:
     return statistics, Remarks({name: (samples, bits[name]) for name, samples in splits.items()})
 
 
-def _tell(source: Source, leaks: Mapping[str, Any], images: Mapping[str, Images]) -> None:
+def _tell(source: Source, leaks: Mapping[str, Any], images: Mapping[str, Split]) -> None:
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
     trained, tested = (set(images[name].labels.tolist()) for name in ("train", "test"))
@@ -171,7 +171,7 @@ def _tell(source: Source, leaks: Mapping[str, Any], images: Mapping[str, Images]
 # A finished draft becomes a split of a prepared dataset.
 
 
-def deliver(draft: Draft, samples: Sequence[Sample], folder: Path, split: str, intake: Intake) -> Images:
+def deliver(draft: Draft, samples: Sequence[Sample], folder: Path, split: str, intake: Intake) -> Split:
     """Put a split into the folder of a prepared dataset, and open it.
 
     The draft stays: until all splits are delivered, the folder may be removed, as DVC does before it runs a

@@ -22,7 +22,7 @@ from pipeline.core.files import parse_object, write_json
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
 from pipeline.places.location import Location, Place
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.index import ABSENT
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
@@ -100,13 +100,13 @@ class Ensemble:
         members = [member.identity() for member in self.members]
         return {"members": members, "average": self.blend.average, "weights": list(self.blend.weights)}
 
-    def rows_of(self, images: Images) -> NDArray[np.int64]:
+    def rows_of(self, images: Split) -> NDArray[np.int64]:
         """Return the training row of each sample of a split."""
         for other in self.members[1:]:
             other.rows_of(images)
         return self._first.rows_of(images)
 
-    def blocks_of(self, images: Images) -> NDArray[np.int64]:
+    def blocks_of(self, images: Split) -> NDArray[np.int64]:
         """Return the block of each sample (N,), inside which views mix it with others.
 
         Raises:
@@ -140,7 +140,7 @@ class Ensemble:
         some = ({name: a[row : row + _DECODED_AT_ONCE] for name, a in arrays.items()} for row in chunks)
         return torch.cat([self.codec.decode(rows) for rows in some])
 
-    def held_out(self, name: str, images: Images) -> Tensor | None:
+    def held_out(self, name: str, images: Split) -> Tensor | None:
         """Return the average logits of un-augmented images, in the split's order, or None."""
         each = [logits for m in self.members if (logits := m.held_out(name, images)) is not None]
         return self.blend.blend(each) if len(each) == len(self.members) else None

@@ -15,7 +15,7 @@ from pipeline.core.errors import CorruptStoreError, MismatchError, counted
 from pipeline.core.hashing import Described, array_digest, difference, spec_digest
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.samples.samples import NO_DECODER
 from pipeline.store.arrays import RESTORE
 from pipeline.store.arrays import read_index as read_section
@@ -23,7 +23,7 @@ from pipeline.store.header import Header
 from pipeline.store.layout import Layout, Section
 
 ABSENT = -1
-Splits = Mapping[str, Images]
+Splits = Mapping[str, Split]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class SampleIndex:
     decoder: str = NO_DECODER
 
     @classmethod
-    def of(cls, images: Images) -> SampleIndex:
+    def of(cls, images: Split) -> SampleIndex:
         """Return the index of a split, in its order."""
         return cls(images.keys, images.digests, images.decoder)
 
@@ -60,7 +60,7 @@ class SampleIndex:
         rows = self._order[np.minimum(place, len(self) - 1)]
         return np.where(self.keys[rows] == keys, rows, ABSENT).astype(np.int64)
 
-    def find_unchanged(self, images: Images, origin: str) -> NDArray[np.int64]:
+    def find_unchanged(self, images: Split, origin: str) -> NDArray[np.int64]:
         """Return the position of each sample of a split, `ABSENT` where there is none.
 
         Args:
@@ -75,7 +75,7 @@ class SampleIndex:
         _refuse(changed, images, origin, f"has other content there{self._other_decoder(images)}")
         return rows
 
-    def rows_of(self, images: Images, origin: str, *, changed: bool = False) -> NDArray[np.int64]:
+    def rows_of(self, images: Split, origin: str, *, changed: bool = False) -> NDArray[np.int64]:
         """Return the position of each sample of a split.
 
         Args:
@@ -90,7 +90,7 @@ class SampleIndex:
         _refuse(rows == ABSENT, images, origin, "is not in the store")
         return rows if changed else self.find_unchanged(images, origin)
 
-    def _other_decoder(self, images: Images) -> str:
+    def _other_decoder(self, images: Split) -> str:
         same = self.decoder == images.decoder
         return "" if same else f", decoded by {self.decoder}, here by {images.decoder}"
 
@@ -101,7 +101,7 @@ class SampleIndex:
             self.digests[:count], other.digests
         )
 
-    def with_new(self, images: Images) -> SampleIndex:
+    def with_new(self, images: Split) -> SampleIndex:
         """Return an index with a split's further samples behind those that are there."""
         new = self.find(images.keys) == ABSENT
         return SampleIndex(
@@ -115,7 +115,7 @@ class SampleIndex:
         return array_digest(self.keys, self.digests)
 
 
-def _refuse(problem: NDArray[np.bool_], images: Images, origin: str, what: str) -> None:
+def _refuse(problem: NDArray[np.bool_], images: Split, origin: str, what: str) -> None:
     if problem.any():
         sample = images.names[int(np.argmax(problem))]
         raise MismatchError(

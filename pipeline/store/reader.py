@@ -18,7 +18,7 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.hashing import Described, difference
 from pipeline.places.location import Location, Place
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.store.arrays import METADATA_BYTES, RESTORE, logits_array, read_index, read_state, reading
 from pipeline.store.faults import look_up
 from pipeline.store.index import SampleIndex
@@ -65,7 +65,7 @@ class SectionReader:
         for array in self._layout.arrays:
             self._metadata(f"{self._name}/{array}/{ZARR_JSON}")
 
-    def rows_of(self, images: Images, *, changed: bool = False) -> NDArray[np.int64]:
+    def rows_of(self, images: Split, *, changed: bool = False) -> NDArray[np.int64]:
         """Return the position of each sample of a split among this section's, found by its key.
 
         Args:
@@ -261,11 +261,11 @@ class LogitStore:
         """
         self.manifest.header.require_teacher(teacher, str(self.location))
 
-    def rows_of(self, images: Images) -> NDArray[np.int64]:
+    def rows_of(self, images: Split) -> NDArray[np.int64]:
         """Return the training row of each sample of a split; see `SectionReader.rows_of`."""
         return self.sections["train"].rows_of(images)
 
-    def blocks_of(self, images: Images) -> NDArray[np.int64]:
+    def blocks_of(self, images: Split) -> NDArray[np.int64]:
         """Return the block of each sample (N,), inside which views mix it with others.
 
         Raises:
@@ -291,7 +291,7 @@ class LogitStore:
         """Read one training view without decoding it."""
         return self.sections["train"].encoded(view)
 
-    def held_out(self, name: str, images: Images) -> Tensor | None:
+    def held_out(self, name: str, images: Split) -> Tensor | None:
         """Return the teacher's logits of un-augmented images, in the split's order, or None.
 
         Args:

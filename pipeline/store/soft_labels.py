@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.codecs.base import Decoder
 from pipeline.codecs.blend import Blend
 from pipeline.places.location import Location
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.store.reader import LogitStore
 
 
@@ -62,10 +62,10 @@ class SoftLabels(Protocol):
     def identity(self) -> dict[str, Any]:
         """Return what decides the soft labels."""
 
-    def rows_of(self, images: Images) -> NDArray[np.int64]:
+    def rows_of(self, images: Split) -> NDArray[np.int64]:
         """Return the training row of each sample of a split (N,)."""
 
-    def blocks_of(self, images: Images) -> NDArray[np.int64]:
+    def blocks_of(self, images: Split) -> NDArray[np.int64]:
         """Return the block of each sample of a split (N,), inside which views mix it with others."""
 
     def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:
@@ -74,7 +74,7 @@ class SoftLabels(Protocol):
     def view(self, view: int) -> Tensor:
         """Read one training view: (N, C) float32 logits, each row's maximum 0."""
 
-    def held_out(self, name: str, images: Images) -> Tensor | None:
+    def held_out(self, name: str, images: Split) -> Tensor | None:
         """Return the outputs for un-augmented samples of a split, in its order, or None."""
 
     def summary(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from pipeline.loading.targets import Targets
 from pipeline.modalities.modality import Views
 from pipeline.modalities.table import mixed_blocks
 from pipeline.models.checkpoint import ModelCard, state_digest
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.reader import read_checked
 from pipeline.store.soft_labels import SoftLabels
@@ -46,12 +46,12 @@ class Lesson:
         length: images an epoch; more than N are several passes.
     """
 
-    images: Images
+    images: Split
     labels: NDArray[np.int64]
     length: int
 
     @classmethod
-    def of_all(cls, images: Images, labels: NDArray[np.int64] | None = None) -> Lesson:
+    def of_all(cls, images: Split, labels: NDArray[np.int64] | None = None) -> Lesson:
         """Return a lesson of all images.
 
         Args:
@@ -63,7 +63,7 @@ class Lesson:
 
     @classmethod
     def of_labelled(
-        cls, images: Images, labels: NDArray[np.int64] | None = None, *, length: int | None = None
+        cls, images: Split, labels: NDArray[np.int64] | None = None, *, length: int | None = None
     ) -> Lesson:
         """Return a lesson of the labelled images alone.
 
@@ -194,7 +194,7 @@ def train(
     )
 
 
-def _require_test(store: SoftLabels, images: Images) -> None:
+def _require_test(store: SoftLabels, images: Split) -> None:
     """Read what a student is compared with when it is trained, since hours later is late to refuse it."""
     for member in store.members:
         section = member.sections.get("test")

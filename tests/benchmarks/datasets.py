@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.hashing import content_digest, sample_key
 from pipeline.modalities.prepared import PreparedData
-from pipeline.samples.packed import PackedImages
+from pipeline.samples.packed import PackedSplit
 from pipeline.samples.samples import Names, Source
 from tests.pipeline.preparing import asking, prepare
 
@@ -33,11 +33,11 @@ def first_images(source: Source, train: int, test: int = 0) -> Source:
     return replace(source, train=source.train[:train], test=source.test[:test])
 
 
-def in_memory(pixels: NDArray[np.uint8], labels: NDArray[np.int64], name: str = "train") -> PackedImages:
+def in_memory(pixels: NDArray[np.uint8], labels: NDArray[np.int64], name: str = "train") -> PackedSplit:
     """Return images (N, H, W, C) uint8 with labels (N,), named by a split and their row."""
     count, height, width, channels = pixels.shape
     names = [f"{name}/{row}" for row in range(count)]
-    return PackedImages(
+    return PackedSplit(
         pixels=pixels.ravel(),
         channels=channels,
         offsets=np.arange(count) * (height * width * channels),
@@ -49,7 +49,7 @@ def in_memory(pixels: NDArray[np.uint8], labels: NDArray[np.int64], name: str = 
     )
 
 
-def patterned(count: int, side: int, *, classes: int, name: str = "train") -> PackedImages:
+def patterned(count: int, side: int, *, classes: int, name: str = "train") -> PackedSplit:
     """Return colour images that can be learnt: noise over a pattern of the class, one in every split."""
     coarse = np.random.default_rng(0).integers(0, 128, (classes, -(-side // 4), -(-side // 4), 3), np.uint8)
     patterns = coarse.repeat(4, 1).repeat(4, 2)[:, :side, :side]

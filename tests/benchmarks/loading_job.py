@@ -22,7 +22,7 @@ from pipeline.modalities.images.augmentations import PadCrop, RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.prepared import PreparedData
-from pipeline.samples.packed import PackedImages
+from pipeline.samples.packed import PackedSplit
 
 # From an epoch's number to its batches: images (B, 3, S, S) float32 normalised, labels (B,), on the device.
 Epochs = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
@@ -51,7 +51,7 @@ class Job:
     workers: int
 
     @property
-    def images(self) -> PackedImages:
+    def images(self) -> PackedSplit:
         """The images (count), each under a key of its own."""
         return _images(self.folder, self.count)
 
@@ -77,7 +77,7 @@ def _data(folder: Path) -> PreparedData:
 
 
 @functools.cache
-def _images(folder: Path, count: int) -> PackedImages:
+def _images(folder: Path, count: int) -> PackedSplit:
     whole = _data(folder).train
     # Mapped for writing, though nobody writes: torch takes no array that is read-only.
     pixels = np.memmap(folder / "train.pixels", np.uint8, "c").view(np.ndarray)

@@ -26,7 +26,7 @@ def write_mds(job: Job) -> None:
     columns = {"image": "ndarray:uint8", "label": "int"}
     with MDSWriter(out=str(_format_folder(job, "mds")), columns=columns) as writer:
         for row in range(min(job.count, job.rows_on_disk)):
-            writer.write({"image": job.images.image(row), "label": int(job.images.labels[row])})
+            writer.write({"image": job.images.array(row), "label": int(job.images.labels[row])})
 
 
 def streaming(job: Job) -> Epochs:
@@ -57,7 +57,7 @@ def write_beton(job: Job) -> None:
     fields = {"image": RGBImageField(write_mode="raw"), "label": IntField()}
     writer = DatasetWriter(str(_format_folder(job, "ffcv")), fields, num_workers=1)
     rows = range(min(job.count, job.rows_on_disk))
-    writer.from_indexed_dataset([(images.image(row), int(images.labels[row])) for row in rows])
+    writer.from_indexed_dataset([(images.array(row), int(images.labels[row])) for row in rows])
 
 
 def ffcv(job: Job) -> Epochs:

@@ -36,7 +36,7 @@ from pipeline.loading.feed import Feed
 from pipeline.modalities.images.augmentations import PadCrop, RandAugment, RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.samples.packed import PackedImages
+from pipeline.samples.packed import PackedSplit
 from stages.runtime import keep_freed_memory
 from tests.benchmarks.datasets import in_memory
 from tests.benchmarks.environment import environment
@@ -45,7 +45,7 @@ Work = Callable[[], object]
 OURS = "ours"
 
 
-def packed(count: int, side: int) -> PackedImages:
+def packed(count: int, side: int) -> PackedSplit:
     """Return smooth images with some noise, so that no operation has an easy time."""
     generator = np.random.default_rng(0)
     slope = np.linspace(0, 200, side)[:, None, None] + generator.uniform(0, 40, (count, 1, 1, 3))
@@ -53,7 +53,7 @@ def packed(count: int, side: int) -> PackedImages:
     return in_memory(pixels, np.zeros(count, np.int64))
 
 
-def rendered(images: PackedImages, spec: ViewSpec, size: int, batch: int, **options: Any) -> Work:
+def rendered(images: PackedSplit, spec: ViewSpec, size: int, batch: int, **options: Any) -> Work:
     """Return what renders a view of all images, a new view each time."""
     eyes = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
     feed = Feed(images, spec, eyes, **options)
@@ -67,9 +67,9 @@ def rendered(images: PackedImages, spec: ViewSpec, size: int, batch: int, **opti
     return work
 
 
-def one_by_one(images: PackedImages, *transforms: v2.Transform) -> dict[str, Work]:
+def one_by_one(images: PackedSplit, *transforms: v2.Transform) -> dict[str, Work]:
     """Return what sends each image through v2's transforms, as a Dataset would."""
-    arrays = [images.image(row) for row in range(len(images))]
+    arrays = [images.array(row) for row in range(len(images))]
     views = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
 
     def through(inputs: list[Any], transform: v2.Transform) -> Work:
@@ -86,7 +86,7 @@ def one_by_one(images: PackedImages, *transforms: v2.Transform) -> dict[str, Wor
 
 
 def in_batches(
-    images: PackedImages, transform: Callable[[torch.Tensor], object], batch: int, device: Any
+    images: PackedSplit, transform: Callable[[torch.Tensor], object], batch: int, device: Any
 ) -> Work:
     """Return what sends float32 batches (B, C, H, W) that lie on the device through a transform."""
     pixels, _ = images.uniform or (np.zeros(0), None)

@@ -41,7 +41,7 @@ class Recipe(Dataset[tuple[Tensor, int]]):
         return len(self._images)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        return self._transform(self._images.image(row)), int(self._images.labels[row])
+        return self._transform(self._images.array(row)), int(self._images.labels[row])
 
 
 class Bytes:
@@ -65,7 +65,7 @@ class BytesDataset(Dataset[tuple[Tensor, int]]):
         return len(self._images)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        return self._render(self._images.image(row)), int(self._images.labels[row])
+        return self._render(self._images.array(row)), int(self._images.labels[row])
 
 
 def batched(dataset: Dataset[Any], job: Job, *, workers: int, **options: Any) -> DataLoader[Any]:
@@ -124,7 +124,7 @@ class Pictures(Dataset[tuple[Any, int]]):
     def __getitem__(self, row: int) -> tuple[Any, int]:
         from PIL import Image
 
-        return self.transform(Image.fromarray(self._images.image(row))), int(self._images.labels[row])
+        return self.transform(Image.fromarray(self._images.array(row))), int(self._images.labels[row])
 
 
 def timm(job: Job) -> Epochs:

@@ -24,10 +24,10 @@ from pipeline.modalities.images.damage import (
     tell_remarks,
 )
 from pipeline.modalities.images.decoding import MAX_PIXELS, ImageFile, shrink, shrunk_shape
-from pipeline.modalities.images.images import Moments, open_encoded
+from pipeline.modalities.images.encoded import Moments, open_encoded
 from pipeline.samples.index import Form, Keep, relative_root
 from pipeline.samples.intake import ROW, Entry, Identity, Remarks
-from pipeline.samples.packed import Images, open_packed
+from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.reading import Seat
 from pipeline.samples.samples import Sample, Source
 
@@ -163,7 +163,7 @@ class ImageIntake:
         mean, std = statistics.mean_and_std()
         return {"mean": mean, "std": std}
 
-    def open_split(self, folder: Path, name: str) -> Images:
+    def open_split(self, folder: Path, name: str) -> Split:
         """Open a split that was just written."""
         opener = open_packed if self.form.packs else open_encoded
         return opener(folder, name, self.form)

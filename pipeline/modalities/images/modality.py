@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError
-from pipeline.modalities.images.images import open_encoded
+from pipeline.modalities.images.encoded import open_encoded
 from pipeline.modalities.images.models.cifar import Literature
 from pipeline.modalities.images.models.timm import Timm
 from pipeline.modalities.images.models.torchvision import Torchvision
 from pipeline.modalities.images.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.index import Form
-from pipeline.samples.packed import Images as Split
-from pipeline.samples.packed import open_packed
+from pipeline.samples.packed import Split, open_packed
 
 
 class Images:

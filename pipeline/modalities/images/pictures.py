@@ -12,16 +12,16 @@ from pipeline.core.hashing import content_digest, sample_key
 from pipeline.core.progress import note
 from pipeline.modalities.images.decoding import DECODER, SUFFIXES, load_image
 from pipeline.modalities.images.sources.folder import Tree, image_tree
-from pipeline.samples.packed import Images, PackedImages, pixel_offsets
+from pipeline.samples.packed import PackedSplit, Split, pixel_offsets
 from pipeline.samples.samples import UNLABELLED, LeftOut, Names
 
 
-def spread_images(images: Images, count: int) -> Images:
+def spread_images(images: Split, count: int) -> Split:
     """Return at most `count` images of a split, evenly spread over it, in its order."""
     return images.subset(_spread(len(images), count))
 
 
-def open_pictures(folder: Path, channels: int, count: int) -> PackedImages:
+def open_pictures(folder: Path, channels: int, count: int) -> PackedSplit:
     """Decode at most `count` of a folder's image files into memory, evenly spread over them by name.
 
     Args:
@@ -44,7 +44,7 @@ def open_pictures(folder: Path, channels: int, count: int) -> PackedImages:
     names = [found[row] for row in _spread(len(found), count).tolist()]
     images = [load_image(folder / name, channels) for name in names]
     shapes = np.array([image.shape[:2] for image in images], np.int32)
-    return PackedImages(
+    return PackedSplit(
         pixels=np.concatenate([image.ravel() for image in images]),
         channels=channels,
         offsets=pixel_offsets(shapes, channels)[:-1],

@@ -18,7 +18,7 @@ from pipeline.modalities.images.rendering.pixel_ops import grey
 from pipeline.modalities.images.rendering.resample import Interpolation
 from pipeline.modalities.images.rendering.views import ImageViews
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.views.pairing import Pairing, Singles
 
 # The one rule for all images that a model sees here, trained or deployed: turned as their EXIF says.
@@ -149,7 +149,7 @@ class Preprocessing:
 
     def renderer(
         self,
-        samples: Images,
+        samples: Split,
         views: ViewSpec | None,
         pairing: Pairing | Singles,
         *,

@@ -18,7 +18,7 @@ from pipeline.dump.spec import splits_of
 from pipeline.dump.verify import replay
 from pipeline.evaluation.context import Bench
 from pipeline.modalities.prepared import PreparedData
-from pipeline.samples.packed import PackedImages
+from pipeline.samples.packed import PackedSplit
 from pipeline.store.layout import ShardId
 from pipeline.store.reader import LogitStore
 
@@ -95,13 +95,13 @@ def test_the_teacher_does_not_look_again_at_pixels_that_changed(copy, tmp_path, 
 
 def test_each_image_is_compared_once_for_all_its_views(bench, tmp_path, teacher, make_spec, monkeypatch):
     looked_at: list[tuple[str, int]] = []
-    faults = PackedImages.faults
+    faults = PackedSplit.faults
 
-    def spy(images: PackedImages, rows: np.ndarray) -> list[str]:
+    def spy(images: PackedSplit, rows: np.ndarray) -> list[str]:
         looked_at.extend((images.origin, row) for row in rows.tolist())
         return faults(images, rows)
 
-    monkeypatch.setattr(PackedImages, "faults", spy)
+    monkeypatch.setattr(PackedSplit, "faults", spy)
     cache_logits(bench, teacher, make_spec(view_count=5), tmp_path / "main.zarr")
     count = sum(len(images) for images in splits_of(bench.data).values())
     assert len(looked_at) == len(set(looked_at)) == count

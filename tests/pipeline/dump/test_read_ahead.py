@@ -18,7 +18,7 @@ from pipeline.dump.read_ahead import DecodedBlocks, fitting_shard_rows, held_byt
 from pipeline.dump.run import cache_logits
 from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.augmentations import Mixup, RandomResizedCrop
-from pipeline.modalities.images.images import EncodedImages
+from pipeline.modalities.images.encoded import EncodedSplit
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.modalities.images.spec import ViewSpec
@@ -68,12 +68,12 @@ def decoded(monkeypatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     lock = threading.Lock()
 
-    def spy(self, row, image=EncodedImages.image):
+    def spy(self, row, read=EncodedSplit.array):
         with lock:
             counts[self.names[row]] += 1
-        return image(self, row)
+        return read(self, row)
 
-    monkeypatch.setattr(EncodedImages, "image", spy)
+    monkeypatch.setattr(EncodedSplit, "array", spy)
     return counts
 
 
@@ -135,14 +135,14 @@ def test_at_most_one_block_is_decoded_ahead(folders, decoded):
             for view in range(2):
                 held.start(ShardId("train", view, block))
                 assert set(images.held) == set(range(10 * block, min(50, 10 * block + 20)))
-                assert np.array_equal(images.image(10 * block), bench.data.train.image(10 * block))
+                assert np.array_equal(images.array(10 * block), bench.data.train.array(10 * block))
                 held.end(ShardId("train", view, block))
         assert not images.held
 
 
 def test_what_waits_to_be_decoded_is_dropped_when_a_dump_stops(folders, decoded, monkeypatch):
     go_on = threading.Event()
-    monkeypatch.setattr(EncodedImages, "image", lambda self, row: go_on.wait(600))
+    monkeypatch.setattr(EncodedSplit, "array", lambda self, row: go_on.wait(600))
     held = DecodedBlocks(_bench(folders["encoded"], workers=1), batch_size=8)
     shards = {ShardId("train", view, 0): np.arange(40) for view in range(2)}
     waiting = held.bench.data.train.held
@@ -158,12 +158,12 @@ def test_a_file_that_is_lost_on_the_way_is_named(folders, tutor, make_spec, tmp_
     bench = _bench(folders["encoded"])
     lost = bench.data.train.names[7]
 
-    def image(self, row, image=EncodedImages.image):
+    def array(self, row, read=EncodedSplit.array):
         if self.names[row] == lost:
             raise DataError(f"{lost}: gone")
-        return image(self, row)
+        return read(self, row)
 
-    monkeypatch.setattr(EncodedImages, "image", image)
+    monkeypatch.setattr(EncodedSplit, "array", array)
     with pytest.raises(DataError, match=f"{lost}: gone"):
         cache_logits(bench, tutor, make_spec(), tmp_path / "x.zarr")
 

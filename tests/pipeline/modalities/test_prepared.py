@@ -31,7 +31,7 @@ def test_prepared_data_opens_with_what_was_prepared(tiny_data):
 
 def test_prepared_pixels_cannot_be_written_to(tiny_data):
     with pytest.raises(ValueError, match="read-only"):
-        tiny_data.train.image(0)[...] = 0
+        tiny_data.train.array(0)[...] = 0
 
 
 def test_a_folder_that_was_never_prepared_is_refused(tmp_path):

@@ -38,7 +38,7 @@ def test_images_of_several_sizes_come_back_as_they_were(pack, random_image, chan
     packed = pack(images)
     assert len(packed) == len(SIZES)
     for row, image in enumerate(images):
-        assert np.array_equal(packed.image(row), image)
+        assert np.array_equal(packed.array(row), image)
     assert packed.shapes.tolist() == [list(size) for size in SIZES]
     assert packed.uniform is None
 
@@ -53,12 +53,12 @@ def test_images_of_one_size_are_one_array_without_a_copy(pack, random_image):
 
 def test_an_image_is_a_view_of_the_file(pack, random_image):
     packed = pack([random_image(6, 4)])
-    assert np.shares_memory(packed.image(0), packed.pixels)
+    assert np.shares_memory(packed.array(0), packed.pixels)
 
 
 def test_a_slice_that_is_not_contiguous_is_packed_in_reading_order(pack, random_image):
     image = random_image(12, 8)[::2, ::-1]
-    assert np.array_equal(pack([image]).image(0), image)
+    assert np.array_equal(pack([image]).array(0), image)
 
 
 def test_labels_names_keys_and_digests_are_those_of_the_samples(pack, random_image):
@@ -118,6 +118,6 @@ def test_a_subset_keeps_each_samples_pixels_and_names(pack_images, random_image)
     part = pack_images(images, labels=list(range(6))).subset(np.array([4, 1]))
     assert tuple(part.names) == ("train/4", "train/1")
     assert part.labels.tolist() == [4, 1]
-    assert np.array_equal(part.image(0), images[4])
+    assert np.array_equal(part.array(0), images[4])
     pixels, places = part.uniform
     assert np.array_equal(pixels[places], np.stack([images[4], images[1]]))

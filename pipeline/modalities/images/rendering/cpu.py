@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.core.errors import DataError
 from pipeline.modalities.images.draw import ViewParameters
 from pipeline.modalities.images.rendering.resample import KERNELS, Interpolation
-from pipeline.samples.packed import Images, Uniform
+from pipeline.samples.packed import Split, Uniform
 
 # Boxes of the result's size from small images of one size: a batch at once, on the CPU.
 #
@@ -95,7 +95,7 @@ def _columns(lines: NDArray[np.uint8], lefts: NDArray[np.int32], size: int) -> N
 
 
 def crop_and_resize(
-    images: Images,
+    images: Split,
     rows: NDArray[np.int64],
     parameters: ViewParameters,
     size: int,
@@ -116,7 +116,7 @@ def crop_and_resize(
     out = torch.empty((len(rows), size, size, images.channels), dtype=torch.uint8)
     for target, row, box in zip(out.numpy(), rows.tolist(), parameters.boxes.tolist(), strict=True):
         try:
-            crop = cut(images.image(row), *box)
+            crop = cut(images.array(row), *box)
             if crop.shape == target.shape:
                 target[...] = crop
             else:

@@ -24,7 +24,7 @@ from pipeline.modalities.images.operations import Op, Step
 from pipeline.modalities.images.rendering import resample
 from pipeline.modalities.images.rendering.pixel_ops import KERNELS, paint
 from pipeline.modalities.images.rendering.resample import Interpolation
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 
 _SENT_BYTES = 64 << 20
 
@@ -138,7 +138,7 @@ class DeviceRenderer:
 
     def __init__(
         self,
-        images: Images,
+        images: Split,
         size: int,
         device: torch.device,
         interpolation: Interpolation = "bilinear",
@@ -189,7 +189,7 @@ class DeviceRenderer:
         """Return whole images (B, H, W, C), smaller ones with black below and to the right."""
         sources = np.zeros((len(rows), *self._shape), np.uint8)
         for source, row in zip(sources, rows.tolist(), strict=True):
-            image = self._images.image(row)
+            image = self._images.array(row)
             source[: image.shape[0], : image.shape[1]] = image
         return to_device(sources, self.device)
 

@@ -18,11 +18,11 @@ from pipeline.modalities.images.rendering import cpu, resample
 from pipeline.modalities.images.rendering.device import DeviceRenderer
 from pipeline.modalities.images.rendering.pixel_ops import carry_out, erase
 from pipeline.modalities.images.rendering.resample import Interpolation
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 
 
 def render(
-    images: Images,
+    images: Split,
     rows: Rows,
     parameters: ViewParameters,
     *,
@@ -66,7 +66,7 @@ class CpuRenderer:
         interpolation: by which crops are resized.
     """
 
-    def __init__(self, images: Images, size: int, interpolation: Interpolation = "bilinear") -> None:
+    def __init__(self, images: Split, size: int, interpolation: Interpolation = "bilinear") -> None:
         self._images, self._size, self._interpolation = images, size, interpolation
 
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
@@ -79,7 +79,7 @@ class CpuRenderer:
 
 
 def make_renderer(
-    images: Images,
+    images: Split,
     size: int,
     device: torch.device,
     *,
@@ -110,7 +110,7 @@ def make_renderer(
     return CpuRenderer(images, size, interpolation)
 
 
-def _has_room(images: Images, device: torch.device) -> bool:
+def _has_room(images: Split, device: torch.device) -> bool:
     """Whether images take at most half of what is free on a GPU; if not, it is said."""
     needed, free = images.size_bytes, torch.cuda.mem_get_info(device)[0]
     if needed > free // 2:

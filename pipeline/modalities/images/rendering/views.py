@@ -21,7 +21,7 @@ from pipeline.modalities.images.rendering.render import make_renderer
 from pipeline.modalities.images.rendering.resample import Interpolation
 from pipeline.modalities.images.rendering.resident import ResidentViews
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.views.pairing import Pairing, Singles
 
 
@@ -65,7 +65,7 @@ class ImageViews:
 
     def __init__(
         self,
-        images: Images,
+        images: Split,
         spec: ViewSpec | None,
         pairing: Pairing | Singles,
         seen: Seen,
@@ -140,7 +140,7 @@ def _require_channels(seen: Seen) -> None:
         )
 
 
-def _require_room(images: Images, spec: ViewSpec | None) -> None:
+def _require_room(images: Split, spec: ViewSpec | None) -> None:
     """Refuse shifts that can leave nothing of an image."""
     if spec is None or spec.pad_crop is None or not len(images):
         return

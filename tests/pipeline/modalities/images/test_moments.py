@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.modalities.images.images import Moments
+from pipeline.modalities.images.encoded import Moments
 
 SIZES = [(5, 7), (1, 1), (20, 3), (8, 8)]
 

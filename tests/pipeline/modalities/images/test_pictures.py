@@ -12,7 +12,7 @@ from pipeline.modalities.images.pictures import open_pictures, spread_images
 def test_images_are_spread_over_the_split(tiny_data):
     some = spread_images(tiny_data.test, 4)
     assert list(some.names) == [tiny_data.test.names[row] for row in (0, 10, 19, 29)]
-    assert (some.image(3) == tiny_data.test.image(29)).all()
+    assert (some.array(3) == tiny_data.test.array(29)).all()
     assert len(spread_images(tiny_data.test, 1000)) == len(tiny_data.test)
 
 
@@ -26,9 +26,9 @@ def test_a_folders_files_are_decoded_whatever_their_folder_and_size(tmp_path, ra
     assert capsys.readouterr().err == f"{tmp_path}: left out: 1 file (.txt 1)\n"
     assert list(opened.names) == ["a.png", "b/1.png"]
     for row, name in enumerate(opened.names):
-        assert (opened.image(row) == images[name]).all()
+        assert (opened.array(row) == images[name]).all()
     assert opened.labels.tolist() == [-1, -1]
-    assert open_pictures(tmp_path, 1, 1).image(0).shape == (5, 6, 1)
+    assert open_pictures(tmp_path, 1, 1).array(0).shape == (5, 6, 1)
 
 
 @pytest.mark.parametrize("name", ["empty", "missing"])

@@ -139,7 +139,7 @@ def test_pixels_do_not_depend_on_the_batch(random_image, pack_images, size, batc
 def test_rows_may_repeat_and_skip(random_image, pack_images):
     packed = pack_images([random_image(6, 6, 1, seed) for seed in range(5)])
     out = render(packed, np.array([4, 4, 1]), _parameters([(0, 0, 6, 6)] * 3), size=6)
-    expected = [packed.image(row) for row in (4, 4, 1)]
+    expected = [packed.array(row) for row in (4, 4, 1)]
     assert np.array_equal(out.numpy(), np.stack(expected))
 
 

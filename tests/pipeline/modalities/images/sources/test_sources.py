@@ -379,7 +379,7 @@ def test_png_and_jpeg_of_different_sizes_are_prepared(folder, tmp_path, prepare_
     prepared = prepare_quietly(_open(folder, channels), tmp_path / "prepared", validation=0)
     train = PreparedData.open(prepared).train
     row = train.names.index("train/cat/x.jpg")
-    assert train.image(row).shape == (33, 17, channels)
+    assert train.array(row).shape == (33, 17, channels)
     assert train.uniform is None
     assert len(train) == 5
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.core.errors import DataError
 from pipeline.loading.feed import Feed
 from pipeline.modalities.images.augmentations import RandomResizedCrop
-from pipeline.modalities.images.images import EncodedImages
+from pipeline.modalities.images.encoded import EncodedSplit
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.modalities.images.spec import ViewSpec
@@ -66,14 +66,14 @@ def test_encoded_images_are_the_packed_ones(prepared, tmp_path, channels, short_
     packed, encoded = (prepared(keep, short_side, channels) for keep in ("pixels", "encoded"))
     for name in ("train", "validation", "test"):
         pixels, files = getattr(packed, name), getattr(encoded, name)
-        assert isinstance(files, EncodedImages)
+        assert isinstance(files, EncodedSplit)
         assert (len(files), files.size_bytes, files.uniform) == (len(pixels), pixels.size_bytes, None)
         assert files.channels == channels
         assert list(files.names) == list(pixels.names)
         for column in ("shapes", "labels", "keys"):
             assert np.array_equal(getattr(files, column), getattr(pixels, column)), column
         for row in range(len(pixels)):
-            assert np.array_equal(files.image(row), pixels.image(row)), files.names[row]
+            assert np.array_equal(files.array(row), pixels.array(row)), files.names[row]
     assert (encoded.mean, encoded.std) == (packed.mean, packed.std)
     assert not list((tmp_path / "encoded").glob("*.pixels"))
     assert json.loads((tmp_path / "encoded/dataset.json").read_text())["keep"] == "encoded"
@@ -96,7 +96,7 @@ def test_a_subset_is_decoded_from_its_own_files(prepared):
     train = prepared("encoded").train
     part = train.subset(np.array([5, 2]))
     assert list(part.names) == [train.names[5], train.names[2]]
-    assert np.array_equal(part.image(1), train.image(2))
+    assert np.array_equal(part.array(1), train.array(2))
 
 
 def test_digests_are_of_bytes_label_and_shape(prepared):
@@ -136,7 +136,7 @@ def test_a_file_that_is_gone_is_named(own_copy):
     with pytest.raises(
         DataError, match=rf"{train.names[3]}: missing; .* restore it, or run: pipeline prep"
     ):
-        train.image(3)
+        train.array(3)
 
 
 @pytest.mark.parametrize("change", ["longer", "a flipped bit", "replaced"])
@@ -149,7 +149,7 @@ def test_a_file_that_changed_is_named_with_what_to_do(own_copy, change):
     path.write_bytes({"longer": content + b"x", "a flipped bit": flipped, "replaced": other}[change])
     message = rf"{train.names[0]}: .* bytes, not those that were prepared; .*run: pipeline prepare"
     with pytest.raises(DataError, match=message):
-        train.image(0)
+        train.array(0)
 
 
 def test_a_failure_on_a_rendering_thread_names_the_file(own_copy):
@@ -164,11 +164,11 @@ def test_a_failure_on_a_rendering_thread_names_the_file(own_copy):
 def test_another_shape_than_the_header_promised_is_refused(own_copy, monkeypatch):
     _, train = own_copy
     monkeypatch.setattr(
-        "pipeline.modalities.images.images.decode",
+        "pipeline.modalities.images.encoded.decode",
         lambda content, channels, path: np.zeros((4, 5, 3), np.uint8),
     )
     with pytest.raises(DataError, match=r"decodes to 4x5 pixels; expected \d+x\d+ by its header"):
-        train.image(0)
+        train.array(0)
 
 
 def test_files_that_are_damaged_behind_their_headers_are_found_where_they_are_measured(own_copy, tmp_path):
@@ -202,7 +202,7 @@ def test_mean_and_deviation_are_estimated_from_a_spread_sample(prepared, monkeyp
     encoded = prepared("encoded")
     train = encoded.train
     chosen = np.linspace(0, len(train) - 1, 5).astype(int)
-    pixels = np.concatenate([train.image(row).reshape(-1, 3) for row in chosen]) / 255
+    pixels = np.concatenate([train.array(row).reshape(-1, 3) for row in chosen]) / 255
     np.testing.assert_allclose(encoded.mean, pixels.mean(0), atol=1e-6)
     np.testing.assert_allclose(encoded.std, pixels.std(0), atol=1e-6)
     told = capsys.readouterr().err
@@ -218,8 +218,8 @@ def test_a_project_may_move_with_its_images(photos, tmp_path, monkeypatch):
     asked, folder = asking(origin="folder:photos", keep="encoded"), Path("data/prepared")
     prepare(source, folder, asked, state=Path("runs/.state/prepare"), workers=1, progress=Stop())
     train = PreparedData.open(folder).train
-    expected = train.image(0)
+    expected = train.array(0)
     monkeypatch.chdir(tmp_path)
-    assert np.array_equal(train.image(0), expected)
+    assert np.array_equal(train.array(0), expected)
     before.rename("after")
-    assert np.array_equal(PreparedData.open(Path("after/data/prepared")).train.image(0), expected)
+    assert np.array_equal(PreparedData.open(Path("after/data/prepared")).train.array(0), expected)

@@ -18,7 +18,7 @@ from pipeline.core.errors import DataError, counted
 from pipeline.core.hashing import bytes_glance, encoded_digest
 from pipeline.modalities.images.decoding import decode, read_file, shrink
 from pipeline.samples.index import Form, find_root, read_index
-from pipeline.samples.packed import Images
+from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
 _LEVELS = 256
@@ -27,7 +27,7 @@ _LEAST_STD = 1e-3
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class EncodedImages(Images):
+class EncodedSplit(Split):
     """Images that are decoded at use.
 
     Args:
@@ -41,7 +41,7 @@ class EncodedImages(Images):
 
     decodes_at_use: ClassVar[bool] = True
 
-    def image(self, row: int) -> NDArray[np.uint8]:
+    def array(self, row: int) -> NDArray[np.uint8]:
         """Read, decode and shrink one image (H, W, C) uint8.
 
         Raises:
@@ -91,14 +91,14 @@ class EncodedImages(Images):
         return content
 
 
-def open_encoded(folder: Path, split: str, form: Form) -> EncodedImages:
+def open_encoded(folder: Path, split: str, form: Form) -> EncodedSplit:
     """Open a split of encoded images; their files are looked at when they are asked for.
 
     Raises:
         DataError: a file of the index is missing or damaged.
     """
-    columns, names = read_index(folder, split, EncodedImages.columns)
-    return EncodedImages(
+    columns, names = read_index(folder, split, EncodedSplit.columns)
+    return EncodedSplit(
         root=find_root(form.root or "", folder),
         short_side=form.short_side,
         channels=form.channels,
