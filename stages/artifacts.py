@@ -104,17 +104,16 @@ def card_difference(params: Params, name: str, card: ModelCard) -> str:
         name: of the teacher.
         card: of its checkpoint, or of the teacher that a store names.
     """
-    spec, built, given = params.teacher(name), card.architecture, params.teacher(name).preprocessing
+    spec, built, said = params.teacher(name), card.architecture, params.teacher(name).preprocessing.said()
     pairs: dict[str, tuple[Any, Any]] = {"model": (_without_tag(built.name), _without_tag(spec.model))}
     if spec.stem_stride is not None:
         pairs["stem_stride"] = built.stem_stride, spec.stem_stride
-    if spec.channels is not None and given.mean is None:
+    if spec.channels is not None and "mean" not in said:
         pairs["channels"] = built.channels, spec.channels
     for key, value in spec.options.items():
         pairs[f"options.{key}"] = built.options.get(key), value
-    for key, value in _plain(asdict(given)).items():
-        if value is not None:
-            pairs[f"preprocessing.{key}"] = getattr(card.preprocessing, key), value
+    for key, value in said.items():
+        pairs[f"preprocessing.{key}"] = getattr(card.preprocessing, key), value
     there, here = (
         _plain({f"teachers.{name}.{key}": pair[side] for key, pair in pairs.items()}) for side in (0, 1)
     )
@@ -241,7 +240,7 @@ def require_as_asked(params: Params, dump: str, store: LogitStore, device: torch
     """
     spec = params.dump(dump)
     _require_views(dump, spec.views.count, store)
-    store.require(views=spec.views.spec().described(), view_count=spec.views.count, codec=spec.codec_spec())
+    store.require(views=spec.views.spec.described(), view_count=spec.views.count, codec=spec.codec_spec())
     require_described_teacher(params, dump, store)
     # A machine that only trains students may not have the teacher.
     if not layout.teacher_checkpoint(spec.teacher).exists():

@@ -21,7 +21,8 @@ def open_prepared(asked: DataParams) -> PreparedData:
         DataError: it was not prepared.
         MismatchError: it was made with other parameters.
     """
-    require_as_asked(layout.PREPARED, read_description(layout.PREPARED), asked.asked())
+    described = read_description(layout.PREPARED)
+    require_as_asked(layout.PREPARED, described, asked.asked(), asked.options)
     return PreparedData.open(layout.PREPARED)
 
 

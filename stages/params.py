@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pipeline.codecs.blend import Blend
 from pipeline.codecs.spec import CodecSpec
@@ -14,14 +14,15 @@ from pipeline.core.errors import ConfigError, bounded, did_you_mean, quoted
 from pipeline.core.text import require_name
 from pipeline.dump.spec import DumpSpec
 from pipeline.losses import LOSSES, make_loss
-from pipeline.modalities.images.preprocessing import GivenPreprocessing
-from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.preprocessing import GivenPreprocessing, Views
+from pipeline.modalities.table import find_modality
 from pipeline.models.class_map import read_class_map
 from pipeline.models.pretrained import Start
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.settings import Precision, TrainingSettings
 from pipeline.views.pairing import require_whole_groups
 from stages.data_params import DataParams, Seed
+from stages.own_types import AsItIs
 
 T = TypeVar("T")
 _DEEPEST = 16
@@ -31,7 +32,7 @@ _DEEPEST = 16
 class TrainingParams(TrainingSettings):
     """Optimisation, and the views that are trained on where there is no dump."""
 
-    views: ViewSpec = field(default_factory=ViewSpec)
+    views: Annotated[Views, AsItIs()] = field(default_factory=lambda: find_modality().views_type())
 
     def __post_init__(self) -> None:
         TrainingSettings.__post_init__(self)
@@ -53,10 +54,10 @@ class ModelParams:
             model comes with (one's own code too), or a checkpoint's path.
         fine_tune: train a teacher from `weights` on; without it they are used as they are. Students are
             always trained.
-        channels: 1 or 3 that the network sees; None takes the images' own.
-        stem_stride: 1, 2 or 4; None suits it to the image size.
+        channels: 1 or 3 that the network sees; None takes the samples' own.
+        stem_stride: of images 1, 2 or 4; None suits it to their size.
         options: keyword arguments of the architecture's builder.
-        preprocessing: how the model wants its images, where this is not the weights' or the data's way.
+        preprocessing: how the model wants its samples, where this is not the weights' or the data's way.
         class_map: from the data's classes to names or numbers of the weights', or the path of a YAML or
             JSON file with these; None where they are the same.
         seed: of a teacher's training.
@@ -70,7 +71,9 @@ class ModelParams:
     channels: Literal[1, 3] | None = None
     stem_stride: Literal[1, 2, 4] | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    preprocessing: GivenPreprocessing = field(default_factory=GivenPreprocessing)
+    preprocessing: Annotated[GivenPreprocessing, AsItIs()] = field(
+        default_factory=lambda: find_modality().preprocessing_type()
+    )
     class_map: dict[str | int, str | int] | str | None = None
     seed: Seed = 0
     training: TrainingParams = field(default_factory=TrainingParams)
@@ -88,7 +91,7 @@ class ModelParams:
         if self.weights is None and self.training.freeze:
             raise ConfigError("freeze is true and weights is not set; expected weights to keep; add them")
 
-    def start(self, image_size: int | None) -> Start:
+    def start(self, size: int | None) -> Start:
         """Return what a run of this model begins with.
 
         Raises:
@@ -98,7 +101,7 @@ class ModelParams:
         return Start(
             model=self.model,
             weights=self.weights,
-            image_size=image_size,
+            size=size,
             channels=self.channels,
             stem_stride=self.stem_stride,
             options=self.options,
@@ -108,19 +111,25 @@ class ModelParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DumpViews(ViewSpec):
-    """The views of a dump, and how many of them."""
+class DumpViews:
+    """The views of a dump.
+
+    Args:
+        count: how many of them.
+        spec: which; written beside their number.
+    """
 
     count: int
+    spec: Annotated[Views, AsItIs()]
 
     def __post_init__(self) -> None:
-        ViewSpec.__post_init__(self)
         if not 1 <= self.count <= 100_000:
             raise ConfigError(f"count is {self.count}; expected 1 to 100,000 views")
 
-    def spec(self) -> ViewSpec:
-        """Return the views without their number."""
-        return ViewSpec(**{f.name: getattr(self, f.name) for f in fields(ViewSpec)})
+    @property
+    def mixes(self) -> bool:
+        """Whether samples of a view are mixed with each other."""
+        return self.spec.mixes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,13 +138,13 @@ class DumpParams:
 
     Args:
         teacher: whose logits.
-        views: which views of each training image, and how many.
+        views: which views of each training sample, and how many.
         codec: how logits are kept: fp16, affine8, affine6, affine4, topk-K, features, or auto for the
             smallest of them that keeps the budget.
         max_kl: the budget: mean KL(teacher || cached) in nats that the codec may cost at temperatures 1
             and 4, measured before the dump; None is 1e-3 for auto and features, no limit for others.
         precision: of the teacher's forward pass: "fp32", or "bf16" autocast.
-        batch_size: images a forward pass.
+        batch_size: samples a forward pass.
         shard_rows: samples a shard; None suits it to the dataset.
         allow_poor_teacher: accept a teacher that knows little more than the largest class.
         compile: let torch.compile make kernels of the teacher's network, which takes a while and pays in
@@ -171,7 +180,7 @@ class DumpParams:
     def dump_spec(self) -> DumpSpec:
         """Return what to dump."""
         return DumpSpec(
-            views=self.views.spec(),
+            views=self.views.spec,
             view_count=self.views.count,
             codec=self.codec_spec(),
             batch_size=self.batch_size,
@@ -282,7 +291,7 @@ class Params:
         return {
             f"students.{student}": asdict(self.student(student)),
             f"recipes.{recipe}": asdict(self.recipe(recipe)),
-            "data": {name: getattr(self.data, name) for name in ("image_size", "labels_per_class")},
+            "data": {**self.data.options.for_models(), "labels_per_class": self.data.labels_per_class},
         }
 
     def makes_teacher(self, name: str) -> dict[str, Any]:
@@ -292,7 +301,7 @@ class Params:
         if spec.weights is not None and not spec.fine_tune:
             # Its weights are used as they are.
             return {f"teachers.{name}": {k: v for k, v in values.items() if k not in ("training", "seed")}}
-        return {f"teachers.{name}": values, "data": {"image_size": self.data.image_size}}
+        return {f"teachers.{name}": values, "data": self.data.options.for_models()}
 
     def recipe(self, name: str) -> RecipeParams:
         """Return a recipe by name."""

@@ -12,12 +12,13 @@ import pydantic
 from pipeline.core.errors import ConfigError, did_you_mean, quoted, shortened
 from pipeline.core.text import parse_yaml, read_yaml
 from pipeline.losses import require_features, require_targets
-from pipeline.modalities.images.preprocessing import GivenPreprocessing
-from pipeline.modalities.images.spec import AUGMENTATIONS, ViewSpec
+from pipeline.modalities.modality import Modality
+from pipeline.modalities.table import DEFAULT, use_modality
 from pipeline.views.pairing import require_whole_groups
 from stages import layout
 from stages.data_params import DataParams
 from stages.names import KINDS, require_names, require_runs_apart
+from stages.own_types import checked, nested
 from stages.params import (
     DumpParams,
     DumpViews,
@@ -30,9 +31,8 @@ from stages.params import (
 )
 
 _STRICT: tuple[Any, ...] = (
-    *AUGMENTATIONS.values(),
-    *(ViewSpec, DumpViews, TrainingParams, DataParams),
-    *(ModelParams, GivenPreprocessing, DumpParams, EnsembleParams, RecipeParams, SweepParams, Params),
+    *(DumpViews, TrainingParams, DataParams, ModelParams),
+    *(DumpParams, EnsembleParams, RecipeParams, SweepParams, Params),
 )
 for _class in _STRICT:
     _class.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -41,6 +41,9 @@ _MAY_BE_EMPTY = {*KINDS, "training", "sweep"}
 # Kinds of pydantic's errors -> what stands there in YAML.
 _SHAPES = {"dataclass_type": "keys and values", "dict_type": "keys and values", "tuple_type": "a list"}
 _MODEL_KEYS = {f.name for f in fields(ModelParams)} - {"training"}
+_DATA_KEYS = {f.name for f in fields(DataParams)} - {"options"}
+# Fields of these names stand in no file: what they hold is written beside them.
+_GATHERED = ("training", "options", "spec")
 
 
 def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
@@ -59,17 +62,20 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
         _override(tree, override)
     try:
         require_names(tree)
-        nested = _nested(tree)
-        params = _PARAMS.validate_python(nested)
-        # The shared values first: models repeat them.
-        _refuse_flags({"training": {}, **nested}, params)
+        params = _Reader(use_modality(_modality_of(tree))).read(tree)
         require_runs_apart(params)
-    except pydantic.ValidationError as error:
-        raise ConfigError(f"{path}: {_first_problem(error)}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     _check_references(params, path)
     return params
+
+
+def _modality_of(tree: Mapping[str, Any]) -> str:
+    data = tree.get("data")
+    name = data.get("modality", DEFAULT) if isinstance(data, dict) else DEFAULT
+    if not isinstance(name, str):
+        raise ConfigError(f"data.modality is {quoted(name)}; expected a name; correct it")
+    return name
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -120,24 +126,131 @@ def _refuse_flags(written: Any, understood: Any, *way: str) -> None:
             _refuse_flags(value, part, *way)
 
 
-def _nested(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Gather what the file writes flat: a model's training values, a recipe's settings."""
-    nested = dict(tree)
-    shared = tree.get("training") or {}
-    for group in ("teachers", "students"):
-        if isinstance(tree.get(group), dict):
-            nested[group] = {name: _model(spec, shared) for name, spec in tree[group].items()}
-    if isinstance(tree.get("recipes"), dict):
-        nested["recipes"] = {name: _recipe(spec) for name, spec in tree["recipes"].items()}
-    return nested
+class _Reader:
+    """Makes `Params` of what a file says: its modality's values by the modality's classes, then the rest.
 
+    Args:
+        modality: that the file names.
+    """
 
-def _model(spec: Any, shared: Any) -> Any:
-    if not isinstance(spec, dict) or not isinstance(shared, dict):
-        return spec
-    own = {key: value for key, value in spec.items() if key in _MODEL_KEYS}
-    trained = {key: value for key, value in spec.items() if key not in _MODEL_KEYS}
-    return {**own, "training": {**shared, **trained}}
+    def __init__(self, modality: Modality) -> None:
+        self._modality = modality
+
+    def read(self, tree: Mapping[str, Any]) -> Params:
+        """Return the parameters of a file.
+
+        Raises:
+            ConfigError: a key or value that is not expected.
+        """
+        nested = self._nested(tree)
+        try:
+            params: Params = _PARAMS.validate_python(nested)
+        except pydantic.ValidationError as error:
+            raise ConfigError(self._first_problem(error)) from None
+        # The shared values first: models repeat them.
+        _refuse_flags({"training": {}, **nested}, params)
+        return params
+
+    def _nested(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """Gather what the file writes flat: a model's training values, a recipe's settings, and so on."""
+        nested = dict(tree)
+        if isinstance(tree.get("data", {}), dict):
+            nested["data"] = self._data(tree.get("data", {}))
+        shared = tree.get("training") or {}
+        if isinstance(shared, dict):
+            nested["training"] = self._training(shared, "training")
+        for group in ("teachers", "students"):
+            if isinstance(tree.get(group), dict):
+                nested[group] = {
+                    name: self._model(spec, shared, f"{group}.{name}") for name, spec in tree[group].items()
+                }
+        if isinstance(tree.get("dumps"), dict):
+            nested["dumps"] = {
+                name: self._dump(spec, f"dumps.{name}.views") for name, spec in tree["dumps"].items()
+            }
+        if isinstance(tree.get("recipes"), dict):
+            nested["recipes"] = {name: _recipe(spec) for name, spec in tree["recipes"].items()}
+        return nested
+
+    def _data(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        general = {key: value for key, value in given.items() if key in _DATA_KEYS}
+        own = {key: value for key, value in given.items() if key not in _DATA_KEYS}
+        return {**general, "options": self._own(self._modality.options_type, own, "data")}
+
+    def _training(self, given: Mapping[str, Any], place: str) -> dict[str, Any]:
+        views = self._own(self._modality.views_type, given.get("views", {}), f"{place}.views")
+        return {**given, "views": views}
+
+    def _model(self, spec: Any, shared: Any, place: str) -> Any:
+        if not isinstance(spec, dict) or not isinstance(shared, dict):
+            return spec
+        own = {key: value for key, value in spec.items() if key in _MODEL_KEYS}
+        if "preprocessing" in own:
+            kind = self._modality.preprocessing_type
+            own["preprocessing"] = self._own(kind, own["preprocessing"], f"{place}.preprocessing")
+        trained = {key: value for key, value in spec.items() if key not in _MODEL_KEYS}
+        return {**own, "training": self._training({**shared, **trained}, place)}
+
+    def _dump(self, spec: Any, place: str) -> Any:
+        if not isinstance(spec, dict) or not isinstance(spec.get("views"), dict):
+            return spec
+        count = {key: value for key, value in spec["views"].items() if key == "count"}
+        own = {key: value for key, value in spec["views"].items() if key != "count"}
+        return {**spec, "views": {**count, "spec": self._own(self._modality.views_type, own, place)}}
+
+    def _own(self, kind: type[Any], given: Any, place: str) -> Any:
+        """Return values of the modality as an object of its class."""
+        path = place.split(".")
+        try:
+            made = checked(kind, given)
+        except pydantic.ValidationError as error:
+            raise ConfigError(self._first_problem(error, path)) from None
+        _refuse_flags(given, made, *path)
+        return made
+
+    def _first_problem(self, error: pydantic.ValidationError, place: Sequence[str] = ()) -> str:
+        problem = error.errors()[0]
+        path = _as_written([*place, *(str(part) for part in problem["loc"])])
+        key = shortened(".".join(path))
+        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            known = self._known_keys(path[:-1])
+            hint = did_you_mean(path[-1], known)
+            return f"unknown key {key}; expected one of {', '.join(known)}{hint}"
+        if problem["type"] in ("missing", "missing_argument"):
+            return f"{key} is missing; add it"
+        if problem["type"] == "value_error":
+            return f"{key}: {problem['ctx']['error']}"
+        found = f"{key} is {quoted(problem['input'])}"
+        if problem["type"] in _SHAPES:
+            advice = (
+                "correct it" if problem["input"] is not None else "add what belongs below it, or remove it"
+            )
+            return f"{found}; expected {_SHAPES[problem['type']]}; {advice}"
+        return f"{found}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+    def _known_keys(self, path: Sequence[str]) -> list[str]:
+        """Names that may stand at a place of params.yaml."""
+        modality = self._modality
+        own = (modality.options_type, modality.views_type, modality.preprocessing_type)
+        kinds: dict[str, list[type]] = {
+            **{name: [kind] for some in own for name, kind in nested(some)},
+            "data": [DataParams, modality.options_type],
+            "training": [TrainingParams],
+            "teachers": [ModelParams, TrainingParams],
+            "students": [ModelParams, TrainingParams],
+            "dumps": [DumpParams],
+            "ensembles": [EnsembleParams],
+            "sweep": [SweepParams],
+            "preprocessing": [modality.preprocessing_type],
+            "views": [modality.views_type]
+            if not path or path[0] != "dumps"
+            else [DumpViews, modality.views_type],
+        }
+        for part in reversed(path):
+            if part in kinds:
+                names = [f.name for kind in kinds[part] for f in fields(kind)]
+                return [name for name in names if name not in _GATHERED]
+        return [f.name for f in fields(Params)]
 
 
 def _recipe(spec: Any) -> Any:
@@ -147,50 +260,10 @@ def _recipe(spec: Any) -> Any:
     return {**{k: v for k, v in spec.items() if k == "loss"}, "settings": settings}
 
 
-def _first_problem(error: pydantic.ValidationError) -> str:
-    problem = error.errors()[0]
-    path = _as_written([str(part) for part in problem["loc"]])
-    key = shortened(".".join(path))
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = _known_keys(path[:-1])
-        hint = did_you_mean(path[-1], known)
-        return f"unknown key {key}; expected one of {', '.join(known)}{hint}"
-    if problem["type"] in ("missing", "missing_argument"):
-        return f"{key} is missing; add it"
-    if problem["type"] == "value_error":
-        return f"{key}: {problem['ctx']['error']}"
-    found = f"{key} is {quoted(problem['input'])}"
-    if problem["type"] in _SHAPES:
-        advice = "correct it" if problem["input"] is not None else "add what belongs below it, or remove it"
-        return f"{found}; expected {_SHAPES[problem['type']]}; {advice}"
-    return f"{found}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
-
-
 def _as_written(path: Sequence[str]) -> list[str]:
     """Return where a value stands in the file: what `_nested` gathered is written flat."""
     gathered = {"teachers": "training", "students": "training", "recipes": "settings"}
     return [part for place, part in enumerate(path) if place != 2 or part != gathered.get(path[0])]
-
-
-def _known_keys(path: Sequence[str]) -> list[str]:
-    """Names that may stand at a place of params.yaml."""
-    kinds: dict[str, list[type]] = {
-        "data": [DataParams],
-        "training": [TrainingParams],
-        "teachers": [ModelParams, TrainingParams],
-        "students": [ModelParams, TrainingParams],
-        "dumps": [DumpParams],
-        "ensembles": [EnsembleParams],
-        "sweep": [SweepParams],
-        "preprocessing": [GivenPreprocessing],
-        "views": [DumpViews] if path and path[0] == "dumps" else [ViewSpec],
-        **{name: [kind] for name, kind in AUGMENTATIONS.items()},
-    }
-    for part in reversed(path):
-        if part in kinds:
-            names = [f.name for kind in kinds[part] for f in fields(kind)]
-            return [name for name in names if name != "training"]
-    return [f.name for f in fields(Params)]
 
 
 def _check_references(params: Params, path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.core.progress import note, track
-from pipeline.modalities.images.intake import ImageIntake
-from pipeline.modalities.images.sources import SourceOptions, open_source
 from pipeline.samples.description import SPLITS
 from pipeline.samples.prepare import prepare
 from pipeline.samples.samples import Sample
@@ -33,9 +32,9 @@ from stages.runtime import bound_threads, default_workers
 def command(params: Params, workers: int | None) -> None:
     """Import and prepare the dataset of `data.source`, fix the splits.
 
-    Decodes every image once into data/prepared: packed uint8 pixels, labels, stable sample keys and
-    content digests of the training, validation and test splits. With `data.keep: encoded` files stay where
-    they are and are only scanned. What is interrupted goes on where it was.
+    Reads every sample once into data/prepared: packed arrays (of images uint8 pixels), labels, stable
+    sample keys and content digests of the training, validation and test splits. With `data.keep: encoded`
+    image files stay where they are and are only scanned. What is interrupted goes on where it was.
     """
     require_alone()
     bound_threads()
@@ -43,19 +42,19 @@ def command(params: Params, workers: int | None) -> None:
     _, _, path = data.source.partition(":")
     if Path(path).exists() and path and Path(data.watch) != Path(path):
         note(f"data.watch is {data.watch!r}: DVC will not see changes in {path}; set data.watch to it")
-    options = SourceOptions(root=Path(data.root), channels=data.channels, max_pixels=data.max_pixels)
-    source = open_source(data.source, options)
+    source = data.kind.open_source(data.source, data.options)
+    intake = data.kind.intake(source, layout.PREPARED, data.options)
     description = prepare(
         source,
         layout.PREPARED,
         data.preparation(),
-        ImageIntake(source, layout.PREPARED, data.image_options()),
+        intake,
         state=layout.STATE / "prepare",
         workers=workers or default_workers(),
-        progress=_progress,
+        progress=partial(_progress, intake.form.noun),
     )
     counts = ", ".join(_count(description, name) for name in SPLITS)
-    say(f"{data.source}: {len(description['classes'])} classes, {counts} images")
+    say(f"{data.source}: {len(description['classes'])} classes, {counts} {intake.form.noun}s")
 
 
 def _count(description: Mapping[str, Any], split: str) -> str:
@@ -63,5 +62,5 @@ def _count(description: Mapping[str, Any], split: str) -> str:
     return f"{split} {samples:,}" + (f" ({samples - labelled:,} unlabelled)" if labelled < samples else "")
 
 
-def _progress(samples: Sequence[Sample], step: str) -> Iterator[Sample]:
-    return track(samples, step, total=len(samples), unit="image")
+def _progress(noun: str, samples: Sequence[Sample], step: str) -> Iterator[Sample]:
+    return track(samples, step, total=len(samples), unit=noun)

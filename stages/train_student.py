@@ -68,7 +68,7 @@ def command(
             if dump is not None:
                 store, drift = open_dump(params, dump, bench, allow_drift=allow_drift)
             lesson = _lesson(params, bench.data, taught=store is not None)
-            network, card = initial_network(bench.data, spec.start(params.data.image_size), seed)
+            network, card = initial_network(bench.data, spec.start(params.data.options.size), seed)
             result = run.train(bench, network, card, spec=spec, recipe=loss, store=store, lesson=lesson)
         if ranks.is_first:
             logits = None if store is None else store.held_out("test", bench.data.test)

@@ -55,7 +55,7 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
             if spec.weights is not None and not spec.fine_tune:
                 network, card = _resolve(bench, teacher, spec)
             else:
-                network, card = initial_network(bench.data, spec.start(params.data.image_size), spec.seed)
+                network, card = initial_network(bench.data, spec.start(params.data.options.size), spec.seed)
                 result = _train(bench, network, card, spec, outputs.state_path)
         if ranks.is_first:
             settings, told = spec.training.settings(), making(params, teacher, bench.data)

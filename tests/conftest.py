@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import content_digest, sample_key
+from pipeline.modalities.images.form import ImageSource, image_form
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.packed import PackedSplit
-from pipeline.samples.samples import Names, Sample, Source
+from pipeline.samples.samples import Names, Sample
 from tests.pipeline.preparing import asking, prepare
 
 Split = Sequence[NDArray[np.uint8]]
@@ -52,14 +53,16 @@ def pack_images() -> Callable[..., PackedSplit]:
     """Return a function from images (and labels, names) to a `PackedSplit` in memory."""
 
     def pack(
-        images: Split, labels: Sequence[int] | None = None, names: Sequence[str] | None = None
+        images: Sequence[np.ndarray],
+        labels: Sequence[int] | None = None,
+        names: Sequence[str] | None = None,
     ) -> PackedSplit:
         labels = [0] * len(images) if labels is None else labels
         names = [f"train/{row}" for row in range(len(images))] if names is None else names
         sizes = [image.size for image in images]
         return PackedSplit(
-            pixels=np.concatenate([image.ravel() for image in images]),
-            channels=images[0].shape[2],
+            values=np.concatenate([image.ravel() for image in images]),
+            form=image_form(images[0].shape[2]),
             offsets=np.cumsum([0, *sizes[:-1]]).astype(np.int64),
             shapes=np.array([image.shape[:2] for image in images], np.int32),
             labels=np.array(labels, np.int64),
@@ -74,11 +77,11 @@ def pack_images() -> Callable[..., PackedSplit]:
 
 
 @pytest.fixture(scope="session")
-def make_source() -> Callable[..., Source]:
+def make_source() -> Callable[..., ImageSource]:
     """Return a function to a source of noisy bars: class c lights row c of a grey square image."""
 
-    def make(train: int = 90, test: int = 30, classes: int = 3, size: int = 8) -> Source:
-        return Source(
+    def make(train: int = 90, test: int = 30, classes: int = 3, size: int = 8) -> ImageSource:
+        return ImageSource(
             classes=tuple(f"bar-{label}" for label in range(classes)),
             channels=1,
             train=_bars("train", train, classes, size),
@@ -102,7 +105,7 @@ def _bars(split: str, count: int, classes: int, size: int) -> list[Sample]:
 def prepare_quietly() -> Callable[..., Path]:
     """Return a function (source, folder, workers=1, and what to ask for) that prepares data."""
 
-    def run(source: Source, folder: Path, *, workers: int = 1, **asked: Any) -> Path:
+    def run(source: ImageSource, folder: Path, *, workers: int = 1, **asked: Any) -> Path:
         prepare(
             source,
             folder,
@@ -119,7 +122,7 @@ def prepare_quietly() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_folder(
     tmp_path_factory: pytest.TempPathFactory,
-    make_source: Callable[..., Source],
+    make_source: Callable[..., ImageSource],
     prepare_quietly: Callable[..., Path],
 ) -> Path:
     """A prepared dataset on disk, to be read only: 3 learnable classes of 8x8 grey images."""

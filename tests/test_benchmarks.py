@@ -16,8 +16,9 @@ import torch
 
 from pipeline.evaluation.context import Bench
 from pipeline.losses import LOSSES
+from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.prepared import PreparedData
-from pipeline.samples.samples import Sample, Source
+from pipeline.samples.samples import Sample
 from pipeline.training.settings import TrainingSettings
 from stages.params_file import load_params
 from tests.benchmarks import hidden_labels, loading, loss_table, resources, students_cost, v2_loaders
@@ -44,7 +45,7 @@ def colours(tmp_path_factory, prepare_quietly: Callable[..., Path]) -> Path:
     """Prepared data: ten colour images of 12 x 12 pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 12, 3)).astype(np.uint8)
     samples = [Sample(f"train/{n}", n % 2, lambda image=image: image) for n, image in enumerate(pixels)]
-    source = Source(classes=("a", "b"), channels=3, train=samples, test=[])
+    source = ImageSource(classes=("a", "b"), channels=3, train=samples, test=[])
     return prepare_quietly(source, tmp_path_factory.mktemp("colours") / "prepared", validation=0.0)
 
 

@@ -20,6 +20,7 @@ from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import Bench
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher, require_same_classes
+from pipeline.samples.index import Form
 from pipeline.store.layout import GATHERED, MANIFEST, Layout
 from pipeline.store.place import require_store_or_nothing
 from pipeline.store.records import PLACES, ShardRecord, Witness, witness_rows
@@ -98,7 +99,7 @@ def forecast(
         samples=sum(counts.values()),
         image_bytes=_image_bytes(bench.data, counts),
         codec=candidate.codec.name,
-        bytes_total=_bytes(layout, candidate, bench.data.channels),
+        bytes_total=_bytes(layout, candidate, bench.data.train.form),
         bytes_per_sample_view=candidate.bytes_per_row,
         files=_files(layout, candidate),
         teacher_forwards=forwards,
@@ -120,25 +121,23 @@ def _image_bytes(data: PreparedData, counts: Mapping[str, int]) -> int:
     )
 
 
-def _bytes(layout: Layout, candidate: Candidate, channels: int) -> int:
+def _bytes(layout: Layout, candidate: Candidate, form: Form) -> int:
     logits = sum(layout.n_rows(shard) for shard in layout.shards()) * candidate.bytes_per_row
     samples = sum(section.n_samples for section in layout.sections.values())
-    records = sum(
-        _record_bytes(layout.n_rows(shard), layout, candidate, channels) for shard in layout.shards()
-    )
+    records = sum(_record_bytes(layout.n_rows(shard), layout, candidate, form) for shard in layout.shards())
     return math.ceil(logits) + _INDEX_BYTES_PER_ROW * samples + candidate.state_bytes + records
 
 
-def _record_bytes(rows: int, layout: Layout, candidate: Candidate, channels: int) -> int:
+def _record_bytes(rows: int, layout: Layout, candidate: Candidate, form: Form) -> int:
     """Return the size of what is kept of a shard, once among the records and once in the manifest."""
-    images = np.zeros((len(witness_rows(rows)), PLACES, PLACES, channels), np.uint8)
+    rendered = np.zeros((len(witness_rows(rows)), *(PLACES,) * form.axes, *form.unit), form.dtype)
     record = ShardRecord(
         rows=rows,
         files=dict.fromkeys(layout.arrays, (rows, "0" * 64)),
         fidelity=candidate.fidelity,
         labelled=rows,
         correct=rows,
-        witness=Witness.of(images),
+        witness=Witness.of(rendered),
     ).to_dict()
     return len(canonical_json(record)) + len(json.dumps(record, indent=1))
 

@@ -18,7 +18,7 @@ from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import Bench
 from pipeline.loading.drift import measure_drift, sightings
 from pipeline.loading.feed import Feed
-from pipeline.modalities.modality import Views
+from pipeline.modalities.preprocessing import Views
 from pipeline.modalities.table import read_views
 from pipeline.models.teacher import Teacher
 from pipeline.places.location import Location
@@ -127,7 +127,7 @@ def require_same_pixels(
     """
     if not done:
         return
-    views, layout = read_views(header.views, path), header.layout
+    views, layout = read_views(header.views, header.teacher, path), header.layout
     for name, feed in make_feeds(bench, teacher, views, layout, rows).items():
         mixes = name == "train" and views.mixes
         seen = sightings(layout, done, rows[name], name, mixes=mixes) if name in rows else []

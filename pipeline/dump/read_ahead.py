@@ -154,7 +154,7 @@ class DecodedBlocks:
         """Say so where a block does not fit, and images will be decoded more often than once."""
         large = [block for block in self._blocks.values() if _fitting(block) < len(block.rows)]
         if any(block.shards > 1 for block in large):
-            size = max(int(_image_bytes(block.images, block.rows).sum()) for block in large)
+            size = max(int(block.images.array_bytes(block.rows).sum()) for block in large)
             note(
                 f"a shard's images are up to {size / 1e9:.1f} GB decoded; {BLOCK_BYTES / 1e9:.1f} GB "
                 "of them are decoded once, the others for every view; a lower data.short_side, or a new "
@@ -179,13 +179,8 @@ def held_bytes(images: Split, shard_rows: int) -> int:
 
 def _fitting(block: _Block) -> int:
     """Return how many of a block's images can be held, from the first on."""
-    ends = np.cumsum(_image_bytes(block.images, block.rows))
+    ends = np.cumsum(block.images.array_bytes(block.rows))
     return int(np.searchsorted(ends, BLOCK_BYTES, side="right"))
-
-
-def _image_bytes(images: Split, rows: Rows) -> NDArray[np.int64]:
-    areas: NDArray[np.int64] = images.shapes[rows].astype(np.int64).prod(1)
-    return areas * images.channels
 
 
 def _forget(block: _Block) -> None:
@@ -230,5 +225,4 @@ class PixelChecks:
 
 
 def _parts(images: Split, rows: Rows) -> int:
-    total = int(images.shapes[rows].astype(np.int64).prod(1).sum()) * images.channels
-    return 1 + total // _CHECKED_AT_ONCE_BYTES
+    return 1 + int(images.array_bytes(rows).sum()) // _CHECKED_AT_ONCE_BYTES

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.codecs.spec import CodecSpec
-from pipeline.modalities.modality import Views
 from pipeline.modalities.prepared import PreparedData
+from pipeline.modalities.preprocessing import Views
 from pipeline.modalities.table import read_views
 from pipeline.samples.description import SPLITS
 from pipeline.samples.packed import Split
@@ -46,7 +46,7 @@ class DumpSpec:
             origin: the store, for errors.
         """
         return cls(
-            views=read_views(header.views, origin),
+            views=read_views(header.views, header.teacher, origin),
             view_count=header.layout.sections["train"].n_views,
             codec=header.codec_spec,
             batch_size=header.batch_size,

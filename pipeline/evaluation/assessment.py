@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.evaluation.context import Bench
 from pipeline.evaluation.metrics import Calibration, Metrics, calibrate, compare
-from pipeline.modalities.modality import Preprocessing
+from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.samples.samples import UNLABELLED
 
 # Class by class: how many of each are found, and which are taken for which.

@@ -13,8 +13,8 @@ from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.failures import require_finite_logits
 from pipeline.evaluation.metrics import Metrics, compare, predict
 from pipeline.loading.feed import Feed
-from pipeline.modalities.modality import Preprocessing, Views
 from pipeline.modalities.prepared import PreparedData
+from pipeline.modalities.preprocessing import Preprocessing, Views
 from pipeline.samples.description import SPLITS
 from pipeline.samples.packed import Split
 

@@ -144,16 +144,17 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
     differing: list[str] = []
     levels = [np.zeros(0, np.int64)]
     for sighting, pixels in zip(seen, feed.rendered((s.view, s.rows) for s in seen), strict=True):
-        now = Witness.of(pixels.cpu().numpy())
-        if now.pixels.shape != sighting.witness.pixels.shape:
+        now, then = Witness.of(pixels.cpu().numpy()), sighting.witness
+        if (now.values.shape, now.values.dtype) != (then.values.shape, then.values.dtype):
             raise MismatchError(
-                f"the teacher saw images with {sighting.witness.channels} channels, here they have "
-                f"{now.channels}; expected the same; use the data that the dump was made from"
+                f"the teacher saw {then.values.dtype} samples of {then.channels} channels, here they are "
+                f"{now.values.dtype} of {now.channels}; expected the same; use the data that the dump was "
+                "made from"
             )
         other = np.flatnonzero(np.array(now.crcs) != np.array(sighting.witness.crcs))
         names = (feed.images.names[row] for row in sighting.rows[other])
         differing.extend(f"{name!r} in view {sighting.view}" for name in names)
-        before, after = (w.pixels[other].astype(np.int64).ravel() for w in (sighting.witness, now))
+        before, after = (w.values[other].astype(np.int64).ravel() for w in (sighting.witness, now))
         levels.append(np.abs(after - before))
     off = np.concatenate(levels)
     return Drift(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.core.arrays import Rows
 from pipeline.loading.prefetch import Ring
-from pipeline.modalities.modality import Preprocessing, Renderer, Views
+from pipeline.modalities.preprocessing import Preprocessing, Renderer, Views
 from pipeline.samples.packed import Split
 from pipeline.views.pairing import pair_up
 

@@ -19,8 +19,8 @@ from pipeline.core.arrays import Rows
 from pipeline.loading.drift import require_same_pixels
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import EncodedView, Labels
-from pipeline.modalities.modality import Preprocessing
 from pipeline.modalities.prepared import PreparedData
+from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
 from pipeline.store.ensemble import open_logits
 from pipeline.store.soft_labels import SoftLabels

@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.core.errors import ModelError, did_you_mean, quoted
 from pipeline.core.trust import WEIGHT_OPTIONS
-from pipeline.modalities.modality import Preprocessing
+from pipeline.modalities.preprocessing import Preprocessing
 
 IMAGENET_STEM_STRIDE = 4
 # In place of weights' name: those that a model comes with.
@@ -44,7 +44,7 @@ class Pretrained:
     classes: tuple[str, ...] | None
 
 
-class Source(ABC):
+class Family(ABC):
     """Where models of some names come from. What most models have in common is said here.
 
     Attributes:

@@ -1,27 +1,53 @@
 """What the rest of the library knows of a kind of samples.
 
-A sample is an array of one dtype with a shape of its own. A view is integers that turn it into another
-such array: rendering is exact. Preprocessing turns that into a model's input; everything with floating
-point happens there. Feeds, targets, loader, teacher, dump, training, evaluation and report see samples
-through these protocols alone.
+A sample is an array of one dtype with a shape of its own. Feeds, targets, loader, teacher, dump, training,
+evaluation and report see samples through these protocols and those of `preprocessing.py` alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
-from pipeline.core.arrays import Rows
-from pipeline.core.hashing import Described
+from pipeline.modalities.families import Family
+from pipeline.modalities.preprocessing import Preprocessing, Views
+from pipeline.samples.description import Description
 from pipeline.samples.index import Form
+from pipeline.samples.intake import Intake
 from pipeline.samples.packed import Split
-from pipeline.views.pairing import Pairing, Singles
+from pipeline.samples.samples import Source
+
+
+class DataOptions(Protocol):
+    """What `data` in params.yaml says of samples of one modality: a frozen dataclass."""
+
+    @property
+    def size(self) -> int | None:
+        """Extent of the input of models that are trained here; None takes the samples' own."""
+
+    def require_source(self, source: str) -> None:
+        """Refuse a value of `data.source` that these options do not go with.
+
+        Raises:
+            ConfigError: saying why.
+        """
+
+    def for_models(self) -> dict[str, Any]:
+        """Return, by name, the values that decide networks, and no prepared data."""
+
+    def asked(self) -> dict[str, Any]:
+        """Return, by name, the values that decide the content of prepared data, or refuse some of it."""
+
+    @property
+    def refusing(self) -> Collection[str]:
+        """Names of the values that do no more than refuse samples."""
+
+    def known(self, description: Description) -> dict[str, Any]:
+        """Return what is known of these values when data was made, beside what it wrote down itself."""
+
+    def differs(self, name: str, was: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+        """Whether one of these values asks for other data than there is."""
 
 
 class Modality(Protocol):
@@ -29,9 +55,43 @@ class Modality(Protocol):
 
     @property
     def name(self) -> str:
-        """By which it is found in the table."""
+        """By which params.yaml and files name it: one of the table, or of one's own `module:NAME`."""
 
-    def open_split(self, folder: Path, name: str, form: Form) -> Split:
+    @property
+    def families(self) -> Sequence[Family]:
+        """Sources of models for its samples."""
+
+    @property
+    def options_type(self) -> type[Any]:
+        """The class of its part of `data` in params.yaml: a dataclass, `DataOptions`."""
+
+    @property
+    def views_type(self) -> type[Any]:
+        """The class of what params.yaml says of views: a dataclass, `Views`."""
+
+    @property
+    def preprocessing_type(self) -> type[Any]:
+        """The class of what params.yaml says of a model's preprocessing: `GivenPreprocessing`."""
+
+    def open_source(self, source: str, options: Any) -> Source:
+        """Find a dataset by the value of `data.source`.
+
+        Raises:
+            ConfigError: it names nothing that this modality knows.
+            DataError: the dataset is missing, empty, or not of the expected form.
+        """
+
+    def intake(self, source: Any, folder: Path, options: Any) -> Intake:
+        """Return what reads the samples that `open_source` found, for a prepared dataset in `folder`."""
+
+    def described(self, plain: Mapping[str, Any]) -> tuple[Form, dict[str, Any]]:
+        """Return what the content of a dataset.json says: the samples' form, and their statistics.
+
+        Raises:
+            ValueError: values of other types or ranges.
+        """
+
+    def open_split(self, folder: Path, name: str, form: Any) -> Split:
         """Open one split of a prepared dataset.
 
         Raises:
@@ -53,13 +113,6 @@ class Modality(Protocol):
             ValueError: these are no such values.
         """
 
-    def given_preprocessing(self, plain: Mapping[str, Any]) -> GivenPreprocessing:
-        """Return what a user says of a preprocessing; nothing for no values.
-
-        Raises:
-            ConfigError: a value that is out of range.
-        """
-
     def fresh_preprocessing(
         self, samples: Split, known: Mapping[str, Any], *, size: int | None, channels: int | None
     ) -> Preprocessing:
@@ -74,146 +127,3 @@ class Modality(Protocol):
         Raises:
             DataError: samples have no one size, and none is given.
         """
-
-
-class Views(Protocol):
-    """Which views of a sample exist: the augmentation as data."""
-
-    @property
-    def seed(self) -> int:
-        """64-bit unsigned: of all that is drawn."""
-
-    @property
-    def mixes(self) -> bool:
-        """Whether samples of a view are mixed with each other."""
-
-    def canonical(self) -> dict[str, Any]:
-        """Return the spec as plain values, with the version of the rendering's meaning."""
-
-    def digest(self) -> str:
-        """Return the SHA-256 (hex) of the canonical form."""
-
-    def described(self) -> Described:
-        """Return the canonical form with its digest."""
-
-
-class Preprocessing(Protocol):
-    """From rendered samples to a model's input. It travels with the weights."""
-
-    @property
-    def size(self) -> int:
-        """Extent of the model's input along each axis: of an image, its side in pixels."""
-
-    @property
-    def channels(self) -> int:
-        """Of the model's input."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything that decides the input as plain values."""
-
-    def with_size(self, size: int) -> Preprocessing:
-        """Return the same for another extent of the model's input."""
-
-    def seen(self, rendered: Tensor) -> Tensor:
-        """Map rendered samples (B, ...) to the integers that a model's own normalisation takes."""
-
-    def normalise(self, rendered: Tensor) -> Tensor:
-        """Map rendered samples (B, ...) to a model's input (B, ...), on their own device."""
-
-    def with_normalisation(self, network: nn.Module) -> nn.Module:
-        """Return a network that takes samples as `seen` returns them, and normalises them itself."""
-
-    def deployed(self, *, normalises: bool) -> dict[str, Any]:
-        """Return what the user of an exported network must know: "input" and "preprocessing"."""
-
-    def notes(self) -> dict[str, str]:
-        """Return rules that hold for every model of this modality, for its card."""
-
-    def example(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return rendered samples (count, ...) on the CPU, for what needs any input at all.
-
-        Zeros, or noise where a generator is given.
-        """
-
-    def renderer(
-        self,
-        samples: Split,
-        views: Any,
-        pairing: Pairing | Singles,
-        *,
-        device: torch.device,
-        on_device: bool | None,
-    ) -> Renderer:
-        """Return what renders a split for a model of this preprocessing.
-
-        Args:
-            samples: the split.
-            views: a spec of this modality; None for the un-augmented sample.
-            pairing: who is mixed with whom.
-            device: where batches are wanted.
-            on_device: render there, the same bytes; None where it suits.
-
-        Raises:
-            ConfigError: views that these samples cannot have.
-            ModelError: a model that these samples are nothing for.
-        """
-
-
-class GivenPreprocessing(Protocol):
-    """What a user says of a model's preprocessing in params.yaml."""
-
-    @property
-    def size(self) -> int | None:
-        """Extent of the model's input, where it is said."""
-
-    def over(self, known: Any) -> Preprocessing:
-        """Return a preprocessing with what is said here in place of its own.
-
-        Raises:
-            ModelError: the two do not go together.
-        """
-
-    def alone(self, origin: str) -> Preprocessing:
-        """Return the preprocessing of a model that says nothing itself.
-
-        Raises:
-            ModelError: something that it needs is not said.
-        """
-
-
-class Renderer(Protocol):
-    """The views of one split for one model: the same bytes whatever the batch, thread or device."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a rendered sample."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of a rendered sample: integers."""
-
-    @property
-    def on_device(self) -> bool:
-        """Whether it renders where batches are wanted; otherwise on the CPU, from any thread."""
-
-    def render(self, view: int, rows: Rows) -> Tensor:
-        """Return these rows (B,) of one view, mixed: (B, *shape)."""
-
-    def shares(self, view: int, rows: Rows) -> NDArray[np.float64] | None:
-        """Return how much of each row (B,) is in its own rendering; None where nothing is mixed."""
-
-    def for_model(self, preprocessing: Any) -> Renderer:
-        """Return what renders the same views for another model of this modality."""
-
-    def resident(self) -> Resident | None:
-        """Return the faster path, where all samples lie on the device."""
-
-
-class Resident(Protocol):
-    """Views of samples that all lie on the device."""
-
-    def prefetch(self, view: int) -> None:
-        """Prepare for a view that will be asked for soon."""
-
-    def batches(self, view: int, batches: Sequence[Rows]) -> Iterator[Tensor]:
-        """Yield each batch of rows (B,), rendered: (B, *shape)."""

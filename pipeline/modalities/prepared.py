@@ -1,8 +1,8 @@
 """A prepared dataset on disk: opened, a sample of it compared at a start, all of it on demand.
 
-dataset.json   classes, form of the images, mean and deviation, counts, digest; written last
+dataset.json   classes, form of the samples, their statistics, counts, digest; written last
 SPLIT.npz, SPLIT.names         the index of train, validation and test
-SPLIT.pixels                   where images are kept as pixels
+SPLIT.pixels, SPLIT.values     their arrays, unless their files stay where they are
 """
 
 from __future__ import annotations
@@ -14,19 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 
 from pipeline.core.arrays import Rows
 from pipeline.core.errors import DataError, counted
 from pipeline.core.hashing import file_digest, sample_key
+from pipeline.modalities.modality import Modality
 from pipeline.modalities.table import find_modality
 from pipeline.samples.description import (
+    AGAIN,
+    DESCRIPTION,
     SPLITS,
     Description,
+    first_broken,
     read_description,
     require_described,
     splits_digest,
 )
-from pipeline.samples.index import missing
+from pipeline.samples.index import Form, missing
 from pipeline.samples.packed import Split
 
 # Of each split at a start: all of it up to so many bytes; of a larger one as many bytes, at random.
@@ -45,6 +50,7 @@ class PreparedData:
         statistics: what its modality says of the training split; of images mean and std, per channel, of
             pixels scaled to 0..1.
         train, validation, test: the splits; validation may be empty.
+        modality: of the samples.
 
     """
 
@@ -53,6 +59,7 @@ class PreparedData:
     train: Split
     validation: Split
     test: Split
+    modality: Modality = field(default_factory=find_modality)
 
     @classmethod
     def open(cls, folder: Path) -> PreparedData:
@@ -60,38 +67,43 @@ class PreparedData:
 
         Raises:
             DataError: there is no complete prepared dataset in `folder`.
+            ConfigError: its modality is unknown, or code that nobody named.
 
         """
         description = read_description(folder)
-        splits = {name: open_described(folder, name, description) for name in SPLITS}
+        modality, form, statistics = described_by(folder, description)
+        splits = {name: open_described(folder, name, description, modality, form) for name in SPLITS}
         require_described(folder, description, splits)
         return cls(
             classes=description.classes,
-            statistics=description.statistics,
+            statistics=statistics,
+            modality=modality,
             **splits,
         )
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Of images: per channel, of the training split's pixels scaled to 0..1."""
-        return tuple(self.statistics["mean"])
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Of images: per channel, of the training split's pixels scaled to 0..1."""
-        return tuple(self.statistics["std"])
-
-    @property
-    def channels(self) -> int:
-        """Of images: 1 or 3."""
-        return self.train.channels
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the keys and contents of all splits, as dataset.json has it."""
         return splits_digest({name: getattr(self, name) for name in SPLITS})
 
 
-def open_described(folder: Path, name: str, description: Description) -> Split:
+def described_by(folder: Path, description: Description) -> tuple[Modality, Form, Mapping[str, Any]]:
+    """Return the modality of a prepared dataset, the form of its samples, and their statistics.
+
+    Raises:
+        ConfigError: the modality is unknown, or code that nobody named.
+        DataError: dataset.json says nothing that it understands.
+    """
+    modality = find_modality(description.modality)
+    try:
+        return modality, *modality.described(description.own)
+    except (ValueError, KeyError, TypeError) as error:
+        problem = first_broken(error) if isinstance(error, pydantic.ValidationError) else str(error)
+        raise DataError(f"{folder / DESCRIPTION}: {problem}; {AGAIN}") from None
+
+
+def open_described(
+    folder: Path, name: str, description: Description, modality: Modality, form: Form
+) -> Split:
     """Open one split, whose index was written with a description.
 
     Raises:
@@ -99,7 +111,7 @@ def open_described(folder: Path, name: str, description: Description) -> Split:
     """
     for file in (f"{name}.npz", f"{name}.names"):
         _require_file(folder / file, description.files.get(file))
-    return find_modality().open_split(folder, name, description.form)
+    return modality.open_split(folder, name, form)
 
 
 def _require_file(path: Path, expected: str | None) -> None:
@@ -172,12 +184,13 @@ def audit_data(folder: Path, *, workers: int, progress: Progress) -> DataAudit:
     """
     try:
         description = read_description(folder)
+        modality, form, _ = described_by(folder, description)
     except DataError as error:
         return DataAudit(checked=0, images=0, bad=[str(error)])
     audits, opened = [], {}
     for name in SPLITS:
         try:
-            opened[name] = open_described(folder, name, description)
+            opened[name] = open_described(folder, name, description, modality, form)
         except DataError as error:
             audits.append(DataAudit(checked=0, images=0, bad=[str(error)]))
         else:

@@ -13,13 +13,10 @@ from typing import Any
 from torch import nn
 
 from pipeline.core.errors import ModelError, did_you_mean
-from pipeline.modalities.families import IMAGENET_STEM_STRIDE, Source
+from pipeline.modalities.families import IMAGENET_STEM_STRIDE, Family
 from pipeline.modalities.table import families
 from pipeline.models.heads import SelectedLogits
 from pipeline.models.own_code import OwnCode
-
-# The first that knows a name has it.
-_SOURCES: tuple[Source, ...] = (*families(), OwnCode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +51,19 @@ class Architecture:
         return cls(**{**value, "selected": tuple(value.get("selected", ()))})
 
 
-def source_of(name: str) -> Source:
-    """Return where models of a name come from.
+def source_of(name: str) -> Family:
+    """Return where models of a name come from: the first family that knows it.
 
     Raises:
         ModelError: nowhere.
     """
-    for source in _SOURCES:
-        if source.knows(name):
-            return source
-    known = [known for source in _SOURCES for known in source.names()]
+    every = (*families(), OwnCode())
+    for family in every:
+        if family.knows(name):
+            return family
+    known = [known for family in every for known in family.names()]
     raise ModelError(
-        f"model {name!r} is unknown; expected {', '.join(s.described for s in _SOURCES)}"
+        f"model {name!r} is unknown; expected {', '.join(family.described for family in every)}"
         f"{did_you_mean(name, known)}"
     )
 

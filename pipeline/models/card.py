@@ -1,4 +1,4 @@
-"""The card of a checkpoint: how its network is built, how it wants its images, which classes it knows.
+"""The card of a checkpoint: how its network is built, how it wants its samples, which classes it knows.
 
 `NAME.json` beside `NAME.pt`. A card is data that may come from anybody: it is checked here, at the edge,
 field by field. Whether the code that a card may name is run is left to `core/trust.py`.
@@ -18,8 +18,8 @@ from pydantic import Field
 from pipeline.core.errors import ModelError, quoted
 from pipeline.core.files import write_json
 from pipeline.core.forms import first_problem
-from pipeline.modalities.modality import Preprocessing
-from pipeline.modalities.table import find_modality
+from pipeline.modalities.preprocessing import Preprocessing
+from pipeline.modalities.table import DEFAULT, find_modality, modality_of
 from pipeline.models.architecture import Architecture
 
 _MOST_CLASSES = 1_000_000
@@ -34,18 +34,21 @@ class ModelCard:
 
     Args:
         architecture: how to build the network.
-        preprocessing: how it wants its images.
+        preprocessing: how it wants its samples.
         classes: names of its logits, in order.
+        modality: of its samples.
 
     """
 
     architecture: Architecture
     preprocessing: Preprocessing
     classes: tuple[str, ...]
+    modality: str = DEFAULT
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain values: what decides a teacher's logits beside its weights."""
         return {
+            **({} if self.modality == DEFAULT else {"modality": self.modality}),
             "architecture": self.architecture.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "classes": list(self.classes),
@@ -56,8 +59,9 @@ class ModelCard:
         """Return the card that `to_dict` described."""
         return cls(
             architecture=Architecture.from_dict(value["architecture"]),
-            preprocessing=find_modality().preprocessing(value["preprocessing"]),
+            preprocessing=find_modality(modality_of(value)).preprocessing(value["preprocessing"]),
             classes=tuple(value["classes"]),
+            modality=modality_of(value),
         )
 
 
@@ -108,6 +112,7 @@ class _File(_Part):
     architecture: _Architecture
     preprocessing: dict[str, Any]
     classes: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=_MOST_CLASSES)]
+    modality: _Text = DEFAULT
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @pydantic.model_validator(mode="after")
@@ -139,7 +144,8 @@ def _content(path: Path) -> bytes:
 def _parse(content: bytes, path: Path) -> CardFile:
     try:
         file = _File.model_validate_json(content)
-        _require_notes(json.loads(content), find_modality().preprocessing(file.preprocessing))
+        known = find_modality(file.modality)
+        _require_notes(json.loads(content), known.preprocessing(file.preprocessing))
     except ValueError as error:
         problem = first_problem(error) if isinstance(error, pydantic.ValidationError) else str(error)
         raise ModelError(

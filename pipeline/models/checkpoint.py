@@ -23,7 +23,7 @@ from pipeline.core.files import write_tensors
 from pipeline.core.hashing import named_arrays_digest
 from pipeline.core.progress import note
 from pipeline.core.trust import NOTHING, Trust, require_plain_options
-from pipeline.modalities.modality import Preprocessing
+from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import auxiliary_prefixes, plain, without_auxiliary
 from pipeline.models.card import CardFile, ModelCard

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError, ModelError, did_you_mean
 from pipeline.core.text import read_yaml
-from pipeline.modalities.modality import Preprocessing
+from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.models.architecture import source_of
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.heads import SelectedLogits, find_head, select_classes
@@ -46,8 +46,8 @@ def count_logits(network: nn.Module, name: str, eyes: Preprocessing) -> int:
 
 
 @torch.inference_mode()
-def try_out(network: nn.Module, name: str, images: Tensor) -> Tensor:
-    """Return what a network gives in evaluation for images (B, channels, S, S).
+def try_out(network: nn.Module, name: str, inputs: Tensor) -> Tensor:
+    """Return what a network gives in evaluation for a model's input, of images (B, channels, S, S).
 
     Raises:
         ModelError: it cannot take them, or gives no tensor.
@@ -55,15 +55,15 @@ def try_out(network: nn.Module, name: str, images: Tensor) -> Tensor:
     was_training = network.training
     network.eval()
     try:
-        outputs = network(images)
+        outputs = network(inputs)
     except Exception as error:  # whatever a network raises on images it cannot take
-        channels, size = images.shape[1], images.shape[-1]
         smallest = source_of(name).smallest_size(name)
-        need = f"at least {smallest} pixels" if smallest and size < smallest else "a size that it takes"
+        small = smallest is not None and inputs.shape[-1] < smallest
+        need = f"at least {smallest} pixels" if small else "a size that it takes"
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
-            f"model {name} cannot take images of {size}x{size} pixels and {channels} channels ({reason}); "
-            f"expected {need}; set data.image_size, or size under the model's preprocessing"
+            f"model {name} cannot take {_in_words(inputs)} ({reason}); expected {need}; set "
+            "data.image_size, or size under the model's preprocessing"
         ) from error
     finally:
         network.train(was_training)
@@ -72,6 +72,13 @@ def try_out(network: nn.Module, name: str, images: Tensor) -> Tensor:
             f"model {name} gives a {type(outputs).__name__} in evaluation; expected logits (B, C), a tensor"
         )
     return outputs
+
+
+def _in_words(inputs: Tensor) -> str:
+    if inputs.ndim != 4:
+        return f"an input of shape {tuple(inputs.shape)}"
+    _, channels, height, width = inputs.shape
+    return f"images of {height}x{width} pixels and {channels} channels"
 
 
 def read_class_map(path: Path) -> ClassMap:

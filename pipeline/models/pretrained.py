@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.core.errors import ModelError
+from pipeline.core.errors import ModelError, quoted
 from pipeline.core.failures import require_finite_weights
 from pipeline.core.trust import Trust
 from pipeline.modalities.families import CHECKPOINT_SUFFIXES, OWN_WEIGHTS, Pretrained
-from pipeline.modalities.modality import GivenPreprocessing, Preprocessing
+from pipeline.modalities.modality import Modality
 from pipeline.modalities.prepared import PreparedData
+from pipeline.modalities.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.modalities.table import find_modality
 from pipeline.models.architecture import Architecture, build, source_of
 from pipeline.models.auxiliary import require_room
@@ -45,6 +46,7 @@ def load_pretrained(
     stem_stride: int | None = None,
     options: Mapping[str, Any] | None = None,
     preprocessing: GivenPreprocessing | None = None,
+    modality: Modality | None = None,
 ) -> tuple[nn.Module, ModelCard]:
     """Return a network with pretrained weights, in eval mode, and its card.
 
@@ -55,12 +57,32 @@ def load_pretrained(
         stem_stride: of a state dict without a card; other weights have their own.
         options: keyword arguments of the builder: of such a state dict, a timm model or one's own code.
         preprocessing: of a state dict without a card or one's own code, which do not say theirs.
+        modality: of its samples; None for images.
 
     Raises:
-        ModelError: there are no such weights, they cannot be had, or they are of another architecture.
+        ModelError: there are no such weights, they cannot be had, or they are of another architecture or
+            modality.
 
     """
-    options, given = options or {}, preprocessing or find_modality().given_preprocessing({})
+    modality = modality or find_modality()
+    options, given = options or {}, preprocessing or modality.preprocessing_type()
+    network, card = _loaded(name, weights, stem_stride, options, given, modality.name)
+    if card.modality != modality.name:
+        raise ModelError(
+            f"weights {weights} of {name} are of a model of {quoted(card.modality)}; expected one of "
+            f"{modality.name}; choose others"
+        )
+    return network, card
+
+
+def _loaded(
+    name: str,
+    weights: str,
+    stem_stride: int | None,
+    options: Mapping[str, Any],
+    given: GivenPreprocessing,
+    modality: str,
+) -> tuple[nn.Module, ModelCard]:
     source = source_of(name)
     packaged = source.packaged(name, weights)
     if packaged is not None:
@@ -68,9 +90,9 @@ def load_pretrained(
         with as_file(packaged[0]) as folder:
             return load_checkpoint(folder / packaged[1])
     if weights not in (OWN_WEIGHTS, *source.weight_names(name)) and _is_path(weights):
-        return _from_file(Path(weights), name, given, stem_stride=stem_stride, options=options)
+        return _from_file(Path(weights), name, given, modality, stem_stride=stem_stride, options=options)
     _require_own_form(weights, stem_stride, {} if source.own_options else options)
-    return _complete(source.pretrained(name, weights, options), given)
+    return _complete(source.pretrained(name, weights, options), given, modality)
 
 
 def _is_path(weights: str) -> bool:
@@ -78,7 +100,13 @@ def _is_path(weights: str) -> bool:
 
 
 def _from_file(
-    path: Path, name: str, given: GivenPreprocessing, *, stem_stride: int | None, options: Mapping[str, Any]
+    path: Path,
+    name: str,
+    given: GivenPreprocessing,
+    modality: str,
+    *,
+    stem_stride: int | None,
+    options: Mapping[str, Any],
 ) -> tuple[nn.Module, ModelCard]:
     if not path.is_file():
         found = "not a file" if path.exists() else "no such file"
@@ -87,10 +115,11 @@ def _from_file(
         _require_own_form(str(path), stem_stride, options)
         return load_checkpoint(path, expected=name, trust=Trust(models={name: options}))
     eyes = given.alone(f"{path} has no card {path.stem}.json beside it, and")
-    return load_foreign(path, name, eyes, stem_stride=stem_stride, options=options)
+    network, card = load_foreign(path, name, eyes, stem_stride=stem_stride, options=options)
+    return network, replace(card, modality=modality)
 
 
-def _complete(found: Pretrained, given: GivenPreprocessing) -> tuple[nn.Module, ModelCard]:
+def _complete(found: Pretrained, given: GivenPreprocessing, modality: str) -> tuple[nn.Module, ModelCard]:
     """Return a source's network with a card, and the user's word for what the source does not say."""
     eyes, classes = found.preprocessing, found.classes
     if eyes is None:
@@ -100,7 +129,8 @@ def _complete(found: Pretrained, given: GivenPreprocessing) -> tuple[nn.Module, 
     architecture = Architecture(
         name=found.name, num_classes=len(classes), channels=eyes.channels, options=found.options
     )
-    return found.network, ModelCard(architecture=architecture, preprocessing=eyes, classes=classes)
+    card = ModelCard(architecture=architecture, preprocessing=eyes, classes=classes, modality=modality)
+    return found.network, card
 
 
 def _require_own_form(weights: str, stem_stride: int | None, options: Mapping[str, Any]) -> None:
@@ -134,7 +164,8 @@ class Start:
     Args:
         model: name of the architecture.
         weights: pretrained weights by name or path; None for fresh ones.
-        image_size: input side in pixels; None takes the weights', or else the images' own.
+        size: extent of its input, of images a side in pixels; None takes the weights', or else the
+            samples' own.
         channels: 1 or 3 that a network with fresh weights sees; None takes the images' own.
         stem_stride: 1, 2 or 4; None suits it to the image size.
         options: keyword arguments of the architecture's builder.
@@ -144,17 +175,17 @@ class Start:
 
     model: str
     weights: str | None
-    image_size: int | None = None
+    size: int | None = None
     channels: int | None = None
     stem_stride: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: GivenPreprocessing | None = None
     class_map: ClassMap | None = None
 
-    @property
-    def given(self) -> GivenPreprocessing:
-        """What is said of the preprocessing; nothing where it is None."""
-        return self.preprocessing or find_modality().given_preprocessing({})
+    def given(self, modality: Modality) -> GivenPreprocessing:
+        """Return what is said of the preprocessing; nothing where it is None."""
+        given: GivenPreprocessing = self.preprocessing or modality.preprocessing_type()
+        return given
 
 
 def initial_network(data: PreparedData, start: Start, seed: int) -> tuple[nn.Module, ModelCard]:
@@ -165,7 +196,7 @@ def initial_network(data: PreparedData, start: Start, seed: int) -> tuple[nn.Mod
 
     Raises:
         ModelError: unknown model or weights, or a network that cannot be fitted.
-        DataError: the images differ in size and no `image_size` says what the network shall see.
+        DataError: the images differ in size and no `size` says what the network shall see.
     """
     torch.manual_seed(seed)
     if start.weights is None:
@@ -193,12 +224,13 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
         stem_stride=start.stem_stride,
         options=start.options,
         preprocessing=start.preprocessing,
+        modality=data.modality,
     )
     require_finite_weights(network, f"model {start.model}, weights {start.weights}")
     eyes = card.preprocessing
-    if start.image_size is not None:
-        eyes = eyes.with_size(start.image_size)
-    card = _seen_by(network, card, start.given.over(eyes))
+    if start.size is not None:
+        eyes = eyes.with_size(start.size)
+    card = _seen_by(network, card, start.given(data.modality).over(eyes))
     found = count_logits(network, start.model, card.preprocessing)
     if found != len(card.classes):
         raise ModelError(
@@ -245,11 +277,11 @@ def _with_logits(
 
 def _new_card(data: PreparedData, start: Start) -> ModelCard:
     source = source_of(start.model)
-    given = start.given
-    own = find_modality().fresh_preprocessing(
+    given = start.given(data.modality)
+    own = data.modality.fresh_preprocessing(
         data.train,
         data.statistics,
-        size=given.size or start.image_size or source.image_size(start.model),
+        size=given.size or start.size or source.image_size(start.model),
         channels=start.channels,
     )
     eyes, size = given.over(own), own.size
@@ -261,7 +293,12 @@ def _new_card(data: PreparedData, start: Start) -> ModelCard:
         options={**source.size_options(start.model, size), **start.options},
     )
     require_room(architecture, size)
-    return ModelCard(architecture=architecture, preprocessing=eyes, classes=data.classes)
+    return ModelCard(
+        architecture=architecture,
+        preprocessing=eyes,
+        classes=data.classes,
+        modality=data.modality.name,
+    )
 
 
 if __name__ == "__main__":

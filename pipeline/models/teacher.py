@@ -15,8 +15,8 @@ from pipeline.codecs import TeacherOutput
 from pipeline.core.errors import ModelError
 from pipeline.core.hashing import Described, spec_digest
 from pipeline.core.progress import note
-from pipeline.modalities.modality import Preprocessing
 from pipeline.modalities.prepared import PreparedData
+from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.models.checkpoint import ModelCard, state_digest
 
 

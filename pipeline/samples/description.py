@@ -7,33 +7,33 @@ describes are opened in `modalities/prepared.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Protocol
 
 import pydantic
 
 from pipeline.core.errors import DataError, MismatchError, bounded
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import file_digest, spec_digest
-from pipeline.samples.index import Form, Keep
+from pipeline.samples.index import Form
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
 DESCRIPTION = "dataset.json"
 SCHEMA = 3
 SPLITS = ("train", "validation", "test")
-# Keys of params.yaml's `data` that decide the content of prepared data.
-DECISIVE = ("source", "root", "channels", "short_side", "keep", "validation", "seed")
-# Keys that refuse images: data that was made less strictly may hold some of them.
-REFUSING = ("max_pixels", "damaged")
+# What is not written down, in dataset.json or elsewhere: it was there before there were others.
+IMAGES, CLASSES = "images", "classes"
+# Keys of params.yaml's `data`, whatever the modality, that decide the content of prepared data.
+DECISIVE = ("source", "validation", "seed")
 _LONGEST_VALUE = 200
 _OWN_DIGEST = "description_digest"
-_AGAIN = "run: pipeline prepare, or with DVC: dvc repro -f -s prepare"
+AGAIN = "run: pipeline prepare, or with DVC: dvc repro -f -s prepare"
 
 _Count = Annotated[int, pydantic.Field(ge=0)]
-_Moment = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
+_Name = Annotated[str, pydantic.Field(max_length=200)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,73 +43,44 @@ class Description:
     Args:
         source: `data.source` of the preparation.
         classes: C names.
-        channels, decoder, keep, short_side, root: form of the images; see `Form`.
-        mean, std: per channel, of pixels scaled to 0..1.
-        samples: images of each split.
+        samples: number of each split.
         digest: SHA-256 of the keys and contents of all splits.
+        modality: of the samples.
+        task: what a teacher is to say of them.
         files: SHA-256 of each file of the index; empty in data of older versions.
-        made_with: what was asked for, by the keys of `DECISIVE` and `REFUSING`; empty in data of older
-            versions.
-        remarks: how many images each remark is made of, e.g. damaged.
+        made_with: what was asked for, by keys of params.yaml's `data`; empty in data of older versions.
+        remarks: how many samples each remark is made of, e.g. damaged.
+        own: the whole content: the modality reads the samples' form and statistics from it.
     """
 
     source: str
     classes: Annotated[tuple[str, ...], pydantic.Field(min_length=1)]
-    channels: Literal[1, 3]
-    decoder: str
-    keep: Keep
-    short_side: Annotated[int, pydantic.Field(ge=1)] | None
-    root: str | None
-    mean: tuple[_Moment, ...]
-    std: tuple[_Moment, ...]
     samples: dict[str, _Count]
     digest: str
+    modality: _Name = IMAGES
+    task: _Name = CLASSES
     files: dict[str, str] = field(default_factory=dict)
     made_with: dict[str, str | int | float | None] = field(default_factory=dict)
     remarks: dict[str, _Count] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        relations = {
-            f"{self.channels} of mean": len(self.mean) == self.channels,
-            f"{self.channels} of std, above 0": len(self.std) == self.channels and min(self.std) > 0,
-            f"samples of {', '.join(SPLITS)}": set(self.samples) == set(SPLITS),
-            "a root where images are kept encoded": (self.root is not None) == (self.keep == "encoded"),
-        }
-        broken = next((what for what, holds in relations.items() if not holds), None)
-        if broken is not None:
-            raise ValueError(f"expected {broken}")
+        if set(self.samples) != set(SPLITS):
+            raise ValueError(f"expected samples of {', '.join(SPLITS)}")
+
+
+class Comparison(Protocol):
+    """How a modality compares what it was asked for with what it is asked for."""
 
     @property
-    def form(self) -> Form:
-        """The form of the images."""
-        return Form(
-            channels=self.channels,
-            decoder=self.decoder,
-            keep=self.keep,
-            short_side=self.short_side,
-            root=self.root,
-        )
+    def refusing(self) -> Collection[str]:
+        """Names of its values that do no more than refuse samples."""
 
-    @property
-    def statistics(self) -> dict[str, Any]:
-        """What the modality says of the training samples."""
-        return {"mean": self.mean, "std": self.std}
+    def known(self, description: Description) -> dict[str, Any]:
+        """Return what is known of its own part of `data` in params.yaml when the data was made."""
 
-    def asked(self) -> dict[str, Any]:
-        """Return what is known of what was asked for, by the keys of `DECISIVE` and `REFUSING`.
-
-        Older versions wrote down the source and the form alone. The channels of arrays are their own.
-        """
-        known: dict[str, Any] = {"source": self.source, "keep": self.keep, "short_side": self.short_side}
-        if self.source.startswith("folder:"):
-            known["channels"] = self.channels
-        if self.remarks.get("damaged"):
-            known["damaged"] = "warn"
-        return {**known, **self.made_with}
-
-    def may_be_damaged(self) -> bool:
-        """Whether an image is damaged, or it was not looked whether all are whole."""
-        return bool(self.remarks.get("damaged")) or self.keep == "encoded"
+    def differs(self, name: str, was: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+        """Whether one of its own keys asks for other data than there is; see `require_as_asked`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +106,9 @@ def read_description(folder: Path) -> Description:
         ) from None
     schema = _parsed(_VERSION, content, path).schema
     if schema != SCHEMA:
-        raise DataError(
-            f"{folder}: prepared data of schema {schema}, this program reads {SCHEMA}; {_AGAIN}"
-        )
+        raise DataError(f"{folder}: prepared data of schema {schema}, this program reads {SCHEMA}; {AGAIN}")
     description: Description = _parsed(_DESCRIPTION, content, path)
-    _require_unchanged(content, path)
-    return description
+    return replace(description, own=_unchanged(content, path))
 
 
 def write_described(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,41 +125,43 @@ def index_files(folder: Path) -> dict[str, str]:
     return {name: file_digest(folder / name) for name in names}
 
 
-def require_as_asked(folder: Path, description: Description, asked: Mapping[str, Any]) -> None:
+def require_as_asked(
+    folder: Path, description: Description, asked: Mapping[str, Any], comparison: Comparison
+) -> None:
     """Refuse prepared data that is not what params.yaml asks for.
 
     Args:
         folder: of the prepared dataset.
         description: of it.
-        asked: values by the keys of `DECISIVE` and `REFUSING`. Those that older versions did not write
-            down are not compared.
+        asked: values of params.yaml's `data` that decide the content of prepared data, or refuse some of
+            it. Those that older versions did not write down are not compared.
+        comparison: of the keys that are not in `DECISIVE`.
 
     Raises:
         MismatchError: naming both values of each key that differs.
     """
-    was = description.asked()
-    differing = [name for name in asked if name in was and _differs(name, was, asked)]
-    if "damaged" in differing and not description.may_be_damaged():
-        differing.remove("damaged")
+    was = {"source": description.source, **description.made_with, **comparison.known(description)}
+    was |= {"modality": description.modality, "task": description.task}
+    differing = [
+        name
+        for name in asked
+        if name in was and (_differs if name in _GENERAL else comparison.differs)(name, was, asked)
+    ]
     if differing:
         there, here = (_named(values, differing) for values in (was, asked))
         # DVC does not watch these: an older params.yaml lacks them.
-        again = _AGAIN if set(differing) & set(REFUSING) else "run: pipeline prepare"
+        unwatched = {"modality", "task", *comparison.refusing}
+        again = AGAIN if unwatched & set(differing) else "run: pipeline prepare"
         raise MismatchError(f"{folder} is of {there}, params.yaml asks for {here}; {again}")
+
+
+_GENERAL = (*DECISIVE, "modality", "task")
 
 
 def _differs(name: str, was: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     there, here = was[name], asked[name]
     if name == "source":
         return not _same_source(str(there), str(here))
-    if name == "root":
-        # Only torchvision's downloads are in it.
-        return str(was["source"]).startswith("torchvision:") and not _same_place(str(there), str(here))
-    # Images of files are bounded; those that were within the bound are within a larger one, too.
-    if name == "max_pixels":
-        return bool(here < there) and str(was["source"]).startswith(("folder:", "torchvision:"))
-    if name == "damaged":
-        return bool(here == "refuse" != there)
     if name == "seed" and was.get("validation") == 0:
         return False
     return bool(there != here)
@@ -200,12 +170,13 @@ def _differs(name: str, was: Mapping[str, Any], asked: Mapping[str, Any]) -> boo
 def _same_source(there: str, here: str) -> bool:
     """Whether two texts of `data.source` name one dataset: `npz:./a.npz` is `npz:a.npz`."""
     (kind, _, path), (other_kind, _, other_path) = there.partition(":"), here.partition(":")
-    if there == here or kind != other_kind or kind not in ("npz", "folder"):
+    if there == here or kind != other_kind or not path or not other_path:
         return there == here
-    return _same_place(path, other_path)
+    return same_place(path, other_path)
 
 
-def _same_place(there: str, here: str) -> bool:
+def same_place(there: str, here: str) -> bool:
+    """Whether two paths, which need not exist, name one file or folder."""
     if os.path.realpath(there) == os.path.realpath(here):
         return True
     try:
@@ -224,21 +195,28 @@ def _parsed(adapter: pydantic.TypeAdapter[Any], content: bytes, path: Path) -> A
     try:
         return adapter.validate_json(content, strict=True)
     except pydantic.ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(bounded(part) for part in problem["loc"])
-        reason = problem["msg"] if problem["type"] != "json_invalid" else f"not JSON ({problem['msg']})"
-        raise DataError(f"{path}: {where and f'{where}: '}{reason}; {_AGAIN}") from None
+        raise DataError(f"{path}: {first_broken(error)}; {AGAIN}") from None
 
 
-def _require_unchanged(content: bytes, path: Path) -> None:
+def first_broken(error: pydantic.ValidationError) -> str:
+    """Return the first value of dataset.json that is not as expected, by its key."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(bounded(part) for part in problem["loc"])
+    reason = problem["msg"] if problem["type"] != "json_invalid" else f"not JSON ({problem['msg']})"
+    return f"{where}: {reason}" if where else str(reason)
+
+
+def _unchanged(content: bytes, path: Path) -> dict[str, Any]:
+    """Return the content of a description, without its digest, if it is what was written."""
     try:
         described = parse_object(content)
         digest = described.pop(_OWN_DIGEST, None)
         changed = digest is not None and digest != spec_digest(described)
     except ValueError as error:
-        raise DataError(f"{path}: {error}; {_AGAIN}") from None
+        raise DataError(f"{path}: {error}; {AGAIN}") from None
     if changed:
-        raise DataError(f"{path}: changed since it was written (digest differs); {_AGAIN}")
+        raise DataError(f"{path}: changed since it was written (digest differs); {AGAIN}")
+    return described
 
 
 def splits_digest(splits: Mapping[str, Split]) -> str:
@@ -250,6 +228,7 @@ def write_description(
     folder: Path,
     *,
     source: str,
+    kinds: Mapping[str, str],
     classes: tuple[str, ...],
     form: Form,
     statistics: Mapping[str, Any],
@@ -259,10 +238,19 @@ def write_description(
 ) -> dict[str, Any]:
     """Write dataset.json, the last file of a prepared dataset, and return its content.
 
-    `statistics` is what the modality says of the training samples; `found`, what is told of the source
-    beside: left_out, leaks and remarks.
+    Args:
+        folder: of the prepared dataset.
+        source: `data.source`.
+        kinds: modality and task, without those that are not written down.
+        classes: C names.
+        form: of the samples.
+        statistics: what the modality says of the training samples.
+        splits: that were written.
+        found: what is told of the source beside: left_out, leaks and remarks.
+        made_with: what params.yaml asked for.
     """
     description = {
+        **kinds,
         "source": source,
         "made_with": dict(made_with),
         "classes": list(classes),
@@ -293,7 +281,7 @@ def require_described(folder: Path, description: Description, splits: Mapping[st
         highest = int(split.labels.max(initial=UNLABELLED))
         if len(split) != description.samples[name] or highest >= n_classes:
             raise DataError(
-                f"{folder / name}.npz: {len(split):,} images with labels up to {highest}; expected "
-                f"{description.samples[name]:,} images of {n_classes} classes, as dataset.json says; run: "
+                f"{folder / name}.npz: {len(split):,} samples with labels up to {highest}; expected "
+                f"{description.samples[name]:,} samples of {n_classes} classes, as dataset.json says; run: "
                 "pipeline prepare"
             )

@@ -1,14 +1,15 @@
 """The draft of a split: what is made so far, on disk, so that an interrupted preparation can be resumed.
 
     NAME.rows      a record a sample, in order
-    NAME.pixels    their pixels, one after the other; empty where files are kept as they are
-    NAME.json      the last checkpoint: how much of both files is whole, and the moments of the pixels
+    NAME.arrays    their arrays, one after the other; empty where files are kept as they are
+    NAME.json      the last checkpoint: how much of both files is whole, and statistics of the arrays
 
 Both files only grow. What lies behind the checkpoint is cut off when the draft is opened again.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -26,15 +27,14 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, first_of
 from pipeline.core.files import naming, read_json, write_bytes, write_json
 from pipeline.core.progress import note
-from pipeline.samples.intake import IDENTITY, ROW, Entry, Intake
-from pipeline.samples.packed import pixel_offsets
+from pipeline.samples.intake import IDENTITY, Entry, Intake, row_dtype
+from pipeline.samples.packed import offsets_of
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 # A killed DVC leaves its stage a moment to end.
 WAIT_SECONDS = 20.0
 _PLAN = "plan.json"
 _UNREADABLE = "unreadable.txt"
-_BOUND = "max_pixels"  # a key of the plan
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -46,8 +46,8 @@ class _Done:
     statistics: Any
 
     def to_dict(self) -> dict[str, Any]:
-        counts = self.statistics.to_plain()
-        return {"rows": self.rows, "pixel_bytes": self.array_bytes, "counts": counts}
+        statistics = self.statistics.to_plain()
+        return {"rows": self.rows, "array_bytes": self.array_bytes, "statistics": statistics}
 
 
 class Draft:
@@ -60,8 +60,8 @@ class Draft:
     """
 
     def __init__(self, folder: Path, name: str, intake: Intake) -> None:
-        self._intake, self._form = intake, intake.form
-        self._rows_path, self.pixels_path = folder / f"{name}.rows", folder / f"{name}.pixels"
+        self._intake, self._form, self._row = intake, intake.form, row_dtype(intake.form)
+        self._rows_path, self.arrays_path = folder / f"{name}.rows", folder / f"{name}.arrays"
         self._checkpoint = folder / f"{name}.json"
         self._done = self._saved = self._last_checkpoint()
         self._open()
@@ -69,17 +69,17 @@ class Draft:
     def _last_checkpoint(self) -> _Done:
         with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             found = read_json(self._checkpoint)
-            statistics = self._intake.restored(found["counts"])
-            done = _Done(found["rows"], found["pixel_bytes"], statistics)
-            sizes = {self._rows_path: done.rows * ROW.itemsize, self.pixels_path: done.array_bytes}
+            statistics = self._intake.restored(found["statistics"])
+            done = _Done(found["rows"], found["array_bytes"], statistics)
+            sizes = {self._rows_path: done.rows * self._row.itemsize, self.arrays_path: done.array_bytes}
             if all(path.stat().st_size >= size for path, size in sizes.items()):
                 return done
         return _Done(0, 0, self._intake.nothing())
 
     def _open(self) -> None:
-        self._rows_file, self._pixels_file = self._rows_path.open("ab"), self.pixels_path.open("ab")
-        self._rows_file.truncate(self._done.rows * ROW.itemsize)
-        self._pixels_file.truncate(self._done.array_bytes)
+        self._rows_file, self._arrays_file = self._rows_path.open("ab"), self.arrays_path.open("ab")
+        self._rows_file.truncate(self._done.rows * self._row.itemsize)
+        self._arrays_file.truncate(self._done.array_bytes)
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -95,7 +95,7 @@ class Draft:
         harmless = () if error is None else (OSError,)
         with suppress(*harmless), ExitStack() as closing:
             closing.callback(self._rows_file.close)
-            closing.callback(self._pixels_file.close)
+            closing.callback(self._arrays_file.close)
             self.save()
 
     def __len__(self) -> int:
@@ -107,30 +107,32 @@ class Draft:
         return self._done.statistics
 
     def rows(self) -> NDArray[np.void]:
-        """Return the records so far (n,), of dtype `ROW`."""
+        """Return the records so far (n,), of `row_dtype`."""
         self._rows_file.flush()
-        return np.fromfile(self._rows_path, ROW, len(self))
+        return np.fromfile(self._rows_path, self._row, len(self))
 
     def offsets(self) -> NDArray[np.int64]:
-        """Return where the pixels of each sample so far start, and where the last ones end (n + 1,)."""
+        """Return where the values of each sample so far start, and where the last ones end (n + 1,)."""
         rows = self.rows()
-        shapes = np.stack([rows["height"], rows["width"]], 1)
-        return pixel_offsets(shapes, self._form.channels if self._form.packs else 0)
+        if not self._form.packs:
+            return np.zeros(len(rows) + 1, np.int64)
+        return offsets_of(rows["shape"], self._form)
 
-    def pixels(self, row: NDArray[np.void], offset: int) -> NDArray[np.uint8] | None:
-        """Read the pixels (H, W, C) of a sample that was there when the draft was opened."""
+    def array(self, row: NDArray[np.void], offset: int) -> NDArray[Any] | None:
+        """Read the array of a sample that was there when the draft was opened."""
         if not self._form.packs:
             return None
-        shape = int(row["height"]), int(row["width"]), self._form.channels
-        flat = np.fromfile(self.pixels_path, np.uint8, shape[0] * shape[1] * shape[2], offset=offset)
-        return flat.reshape(shape)
+        shape, dtype = self._form.shape(row["shape"].tolist()), np.dtype(self._form.dtype)
+        start = offset * dtype.itemsize
+        return np.fromfile(self.arrays_path, dtype, math.prod(shape), offset=start).reshape(shape)
 
     def add(self, entry: Entry) -> None:
         """Append a sample, and leave a checkpoint from time to time."""
         written = 0
         if entry.array is not None:
-            with naming(self.pixels_path):
-                written = self._pixels_file.write(np.ascontiguousarray(entry.array).data)
+            values = np.ascontiguousarray(entry.array, self._form.dtype)
+            with naming(self.arrays_path):
+                written = self._arrays_file.write(values.data)
         with naming(self._rows_path):
             self._rows_file.write(entry.row.tobytes())
         done = self._done
@@ -143,7 +145,7 @@ class Draft:
         """Leave a checkpoint, durably, unless nothing has changed since the last one."""
         if self._done is self._saved:
             return
-        for path, file in ((self.pixels_path, self._pixels_file), (self._rows_path, self._rows_file)):
+        for path, file in ((self.arrays_path, self._arrays_file), (self._rows_path, self._rows_file)):
             with naming(path):
                 file.flush()
                 os.fsync(file.fileno())
@@ -158,7 +160,7 @@ class Draft:
             count: how many.
             spare: where the others go that have a file to tell them by; None drops them.
         """
-        end, statistics = int(self.offsets()[count]), self.statistics
+        end, statistics = int(self.offsets()[count]) * self._form.value_bytes, self.statistics
         if count == 0 and spare is None:
             statistics = self._intake.nothing()
         else:
@@ -171,7 +173,7 @@ class Draft:
         self._done = _Done(count, end, statistics)
         self.save()
         self._rows_file.close()
-        self._pixels_file.close()
+        self._arrays_file.close()
         self._open()
 
     def _entries(self, start: int) -> Iterator[Entry]:
@@ -180,7 +182,7 @@ class Draft:
 
     def entry(self, row: NDArray[np.void], offset: int) -> Entry:
         """Return a sample that was there when the draft was opened; from any thread."""
-        array = self.pixels(row, offset)
+        array = self.array(row, offset)
         return Entry(row, array, None if array is None else self._intake.statistics(array))
 
 
@@ -214,14 +216,15 @@ class Spare:
 
 
 @contextmanager
-def unfinished(folder: Path, plan: Mapping[str, Any]) -> Iterator[None]:
+def unfinished(folder: Path, plan: Mapping[str, Any], intake: Intake) -> Iterator[None]:
     """Hold a folder for drafts, and remove it when they are finished and nothing went wrong.
 
     Drafts that are there are left over from a preparation of the same plan, or they are removed.
 
     Args:
         folder: of the drafts; a lock lies beside it.
-        plan: what decides the content of a draft beside its samples; max_pixels among it.
+        plan: what decides the content of a draft beside its samples.
+        intake: that reads the samples, and knows which other plan's drafts it can go on with.
 
     Raises:
         DataError: another process holds it.
@@ -236,16 +239,16 @@ def unfinished(folder: Path, plan: Mapping[str, Any]) -> Iterator[None]:
             "expected one at a time; wait for it, or end it and run the command again"
         ) from None
     with lock:
-        _begin(folder, plan)
+        _begin(folder, plan, intake)
         yield
         shutil.rmtree(folder)
 
 
-def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
+def _begin(folder: Path, plan: Mapping[str, Any], intake: Intake) -> None:
     found = None
     with suppress(FileNotFoundError, ValueError):
         found = read_json(folder / _PLAN)
-    if not _goes_on(found, plan) and folder.exists():
+    if not (isinstance(found, dict) and intake.goes_on(found, plan)) and folder.exists():
         note(f"{folder}: left by a preparation with other parameters or versions; starting anew")
         shutil.rmtree(folder)
     if found != plan:
@@ -253,19 +256,12 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
     (folder / _UNREADABLE).unlink(missing_ok=True)
 
 
-def _goes_on(found: Any, plan: Mapping[str, Any]) -> bool:
-    """Whether drafts of one plan are those of another: images within a bound are within a larger one."""
-    if not isinstance(found, dict) or not isinstance(found.get(_BOUND), int):
-        return False
-    return {**found, _BOUND: plan[_BOUND]} == plan and bool(found[_BOUND] <= plan[_BOUND])
-
-
 def require_none(lines: Sequence[str], fault: str, folder: Path) -> None:
-    """Refuse to finish because of some images.
+    """Refuse to finish because of some samples.
 
     Args:
         lines: a message for each of them, which begins with its file and a colon.
-        fault: what they are, behind their number, e.g. "of 9 images are not readable".
+        fault: what they are, behind their number, e.g. "of 9 samples are not readable".
         folder: where the whole list goes.
 
     Raises:
@@ -280,5 +276,5 @@ def require_none(lines: Sequence[str], fault: str, folder: Path) -> None:
     first = first_of([line.partition(":")[0] for line in lines])
     raise DataError(
         f"{len(lines):,} {fault}: {first}; all are listed in "
-        f"{path}; replace or remove them and run the command again: the other images are kept"
+        f"{path}; replace or remove them and run the command again: the others are kept"
     )

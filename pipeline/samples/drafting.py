@@ -63,7 +63,7 @@ class Workshop:
         return unreadable
 
     def rows(self, name: str) -> NDArray[np.void]:
-        """Return the records of a split's draft (N,), of dtype `ROW`."""
+        """Return the records of a split's draft (N,), of `row_dtype`."""
         with Draft(self.state, name, self.intake) as draft:
             return draft.rows()
 
@@ -97,7 +97,8 @@ class Workshop:
             draft.shorten(kept, spare if has_room and can_be_told else None)
         if len(rows) or len(spare):
             moved_too = f", up to {len(spare):,} more are moved" if len(spare) else ""
-            note(f"resuming: {kept:,} of {len(samples):,} {name} images are there{moved_too}")
+            known = f"{kept:,} of {len(samples):,} {name} {self.intake.form.noun}s"
+            note(f"resuming: {known} are there{moved_too}")
 
     def _read(self, spare: Spare, sample: Sample, seat: Seat) -> Entry | DataError:
         """Return what a draft keeps of a sample, from a spare draft if it is there.
@@ -145,7 +146,7 @@ def count_unchanged(rows: NDArray[np.void], samples: Sequence[Sample], workers: 
     """Return how many of a draft's rows, from the first on, are still what the source has there.
 
     Args:
-        rows: (n,) of dtype `ROW`.
+        rows: (n,) of `row_dtype`.
         samples: of the split.
         workers: threads that look at files.
     """

@@ -1,44 +1,43 @@
 """The index of a prepared split: what is known of each sample, and in which form samples are kept.
 
-SPLIT.npz      arrays of N: shapes, labels, keys, digests, and what a kind of images needs beside them
+SPLIT.npz      arrays of N: shapes, labels, keys, digests, and what a kind of split needs beside them
 SPLIT.names    one sample name a line
 """
 
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.core.files import write_bytes
-from pipeline.samples.samples import UNLABELLED, Names
+from pipeline.samples.samples import NO_DECODER, UNLABELLED, Names
 
 Columns = dict[str, NDArray[Any]]
-# What each column of the index is: dtype, and values a sample.
-INDEX: Mapping[str, tuple[str, tuple[int, ...]]] = {
-    "shapes": ("<i4", (2,)),
-    "labels": ("<i8", ()),
-    "keys": ("<u8", ()),
-    "digests": ("<u8", ()),
-    "offsets": ("<i8", ()),
+# What each column of the index is; of shapes there are as many values a sample as its form has axes.
+INDEX: Mapping[str, str] = {
+    "shapes": "<i4",
+    "labels": "<i8",
+    "keys": "<u8",
+    "digests": "<u8",
+    "offsets": "<i8",
 }
 # Of a damaged archive: what numpy raises depends on the first wrong byte.
 _DAMAGED = (
     *(EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, struct.error, SyntaxError),
 )
-_LONGEST_SIDE = 1 << 20
-Keep = Literal["pixels", "encoded"]
 
 
 def write_index(folder: Path, split: str, columns: Columns, names: Names) -> None:
@@ -49,13 +48,14 @@ def write_index(folder: Path, split: str, columns: Columns, names: Names) -> Non
     write_bytes(folder / f"{split}.names", names.to_bytes())
 
 
-def read_index(folder: Path, split: str, expected: tuple[str, ...]) -> tuple[Columns, Names]:
+def read_index(folder: Path, split: str, form: Form, expected: tuple[str, ...]) -> tuple[Columns, Names]:
     """Return what `write_index` wrote.
 
     Args:
         folder: of the prepared dataset.
         split: whose index.
-        expected: names of the columns of its kind of images.
+        form: of its samples.
+        expected: names of the columns of its kind of split.
 
     Raises:
         DataError: it is missing, damaged, or not of the form that is written.
@@ -71,7 +71,7 @@ def read_index(folder: Path, split: str, expected: tuple[str, ...]) -> tuple[Col
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path}: damaged ({reason}); run: pipeline prepare") from None
     names = Names.parse(text)
-    problem = _problem(columns, len(names), expected)
+    problem = _problem(columns, len(names), form, expected)
     if problem is not None:
         raise DataError(f"{path}: {problem}; run: pipeline prepare")
     if not _is_utf8(text):
@@ -87,17 +87,17 @@ def _is_utf8(text: bytes) -> bool:
     return True
 
 
-def _problem(columns: Columns, count: int, expected: tuple[str, ...]) -> str | None:
+def _problem(columns: Columns, count: int, form: Form, expected: tuple[str, ...]) -> str | None:
     """Say in what columns are not those of an index of so many names."""
     if set(columns) != set(expected):
         return f"has the arrays {sorted(columns)}, expected {', '.join(sorted(expected))}"
     for name, values in columns.items():
-        kind, shape = INDEX[name]
-        if values.dtype.newbyteorder("<") != np.dtype(kind) or values.shape != (count, *shape):
-            return f"{name} is {values.dtype} {values.shape}, expected {kind} {(count, *shape)}"
-    sides, labels = columns["shapes"], columns["labels"]
-    if count and not 1 <= int(sides.min()) <= int(sides.max()) <= _LONGEST_SIDE:
-        return f"sides of {int(sides.min())} to {int(sides.max())} pixels, expected 1 to {_LONGEST_SIDE}"
+        shape = (count, form.axes) if name == "shapes" else (count,)
+        if values.dtype.newbyteorder("<") != np.dtype(INDEX[name]) or values.shape != shape:
+            return f"{name} is {values.dtype} {values.shape}, expected {INDEX[name]} {shape}"
+    lengths, labels = columns["shapes"], columns["labels"]
+    if count and not 1 <= int(lengths.min()) <= int(lengths.max()) <= form.longest:
+        return f"shapes of {int(lengths.min())} to {int(lengths.max())}, expected 1 to {form.longest}"
     if count and int(labels.min()) < UNLABELLED:
         return f"a label of {int(labels.min())}, expected {UNLABELLED} or more"
     return None
@@ -108,41 +108,58 @@ def missing(path: str | Path) -> DataError:
     return DataError(f"{path}: missing; run: pipeline prepare")
 
 
-# In which form the images of a prepared dataset are kept.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """In which form the images of a prepared dataset are kept.
+    """How the samples of a prepared dataset are kept: arrays of one dtype, each with a shape of its own.
+
+    A modality whose samples need more to be read has a form of its own, derived from this one.
 
     Args:
-        channels: 1 or 3.
-        decoder: what makes pixels of files, with its version.
-        keep: pixels, packed once, or encoded, files that are decoded at use.
-        short_side: largest shorter side in pixels; larger images are shrunk to it. None leaves all alone.
-        root: of files, the folder that names are relative to; where it is relative itself, to the folder
-            of the prepared dataset. None for pixels.
+        dtype: NumPy's name of the arrays' values: integers.
+        axes: how many axes have a length of the sample's own, at least 1; the index has these lengths.
+        unit: lengths of the axes behind them, the same for all samples; () for none.
+        decoder: what makes arrays of files, with its version; none for arrays.
     """
 
-    channels: int
-    decoder: str
-    keep: Keep = "pixels"
-    short_side: int | None = None
-    root: str | None = None
+    dtype: str
+    axes: int
+    unit: tuple[int, ...] = ()
+    decoder: str = NO_DECODER
+
+    # What one sample is called, for people.
+    noun: ClassVar[str] = "sample"
+    # Behind the name of a split: the file that holds its arrays.
+    suffix: ClassVar[str] = "values"
+    # The largest length that is read: an index may come from anybody.
+    longest: ClassVar[int] = (1 << 31) - 1
 
     @property
     def packs(self) -> bool:
         """Whether samples are packed into one file a split; otherwise their own files stay."""
-        return self.keep == "pixels"
+        return True
+
+    def shape(self, lengths: Sequence[int]) -> tuple[int, ...]:
+        """Return the whole shape of a sample with these lengths of its own axes."""
+        return (*lengths, *self.unit)
+
+    def sizes(self, shapes: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return how many values samples of these shapes (n, axes) have: (n,)."""
+        values: NDArray[np.int64] = shapes.astype(np.int64).prod(1) * math.prod(self.unit)
+        return values
+
+    @property
+    def value_bytes(self) -> int:
+        """Size of one value."""
+        return np.dtype(self.dtype).itemsize
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Self:
-        """Return the form that `to_dict` described, among other things."""
-        return cls(**{field.name: value[field.name] for field in fields(cls)})
+        """Return the form as plain values, as dataset.json has them."""
+        return {
+            "dtype": self.dtype,
+            "axes": self.axes,
+            "unit": list(self.unit),
+            "decoder": self.decoder,
+        }
 
 
 def relative_root(root: Path, folder: Path) -> str:

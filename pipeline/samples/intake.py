@@ -19,10 +19,14 @@ from pipeline.samples.samples import Sample
 IDENTITY = [("key", "<u8"), ("label", "<i8"), ("file_bytes", "<i8"), ("modified_ns", "<i8")]
 # A digest of little, label apart, and the remarks.
 _KNOWN = [("glance", "<u8"), ("remarks", "u1")]
-ROW = np.dtype([*IDENTITY, ("height", "<i4"), ("width", "<i4"), ("digest", "<u8"), *_KNOWN])
 
 Identity = tuple[int, ...]
 Bits = NDArray[np.uint8]  # (N,), a sample each
+
+
+def row_dtype(form: Form) -> np.dtype[np.void]:
+    """Return the dtype of a draft's record: who a sample is, its shape, and digests of its content."""
+    return np.dtype([*IDENTITY, ("shape", "<i4", (form.axes,)), ("digest", "<u8"), *_KNOWN])
 
 
 class Statistics(Protocol):
@@ -41,7 +45,7 @@ class Entry:
     """A sample that was read.
 
     Args:
-        row: () of dtype `ROW`.
+        row: () of `row_dtype`.
         array: the sample; None where its file is kept as it is.
         statistics: of the array.
     """
@@ -92,6 +96,9 @@ class Intake(Protocol):
 
     def plan(self) -> dict[str, Any]:
         """Return what decides the content of drafts beside form and samples."""
+
+    def goes_on(self, found: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
+        """Whether drafts that were left with one plan are right for another, e.g. an equal one."""
 
     def nothing(self) -> Any:
         """Return the statistics of no sample."""

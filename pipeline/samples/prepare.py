@@ -30,9 +30,9 @@ from pipeline.samples.splits import split_validation
 # Samples of each split that are decoded where files stay: for their statistics, and to find damaged ones.
 MEASURED = 2048
 # Of what is made of the same samples: another number makes drafts anew.
-_READING = 3
+_READING = 4
 # What is written into the folder of a prepared dataset, whatever the modality.
-_FILES = {DESCRIPTION, *(f"{name}.{kind}" for name in SPLITS for kind in ("npz", "names", "pixels"))}
+_INDEX = {DESCRIPTION, *(f"{name}.{kind}" for name in SPLITS for kind in ("npz", "names"))}
 Splits = Mapping[str, Sequence[Sample]]
 
 
@@ -44,18 +44,27 @@ class Preparation:
         origin: what to call the source in the description.
         validation: share of the training samples that validates, 0 <= validation < 1.
         seed: of the validation split.
-        made_with: all that params.yaml asks for, by the keys of `DECISIVE` and `REFUSING`; written down.
+        made_with: what decides the content or refuses some, by keys of params.yaml's `data`; written down.
+        kinds: modality and task, without those that are not written down.
     """
 
     origin: str
     validation: float = 0.0
     seed: int = 0
     made_with: Mapping[str, Any] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, intake: Intake) -> dict[str, Any]:
         """Return what decides the content of drafts, beside their samples."""
         split = {"source": self.origin, "validation": self.validation, "seed": self.seed}
-        return {"schema": SCHEMA, "reading": _READING, **split, **intake.form.to_dict(), **intake.plan()}
+        return {
+            "schema": SCHEMA,
+            "reading": _READING,
+            **self.kinds,
+            **split,
+            **intake.form.to_dict(),
+            **intake.plan(),
+        }
 
 
 def prepare(
@@ -86,39 +95,40 @@ def prepare(
         DataError: samples that are not readable, all of them named in a file in `state`.
 
     """
-    splits = _divide(source, asked)
-    with unfinished(state, asked.plan(intake)), intake:
+    splits = _divide(source, asked, intake.form.noun)
+    with unfinished(state, asked.plan(intake), intake), intake:
         _sweep(folder, intake)
         shop = Workshop(intake=intake, state=state, workers=workers, progress=progress)
         statistics, remarks = _read(shop, splits)
         intake.require_sound(remarks, sum(map(len, splits.values())), state)
-        images, glances = {}, {}
+        opened, glances = {}, {}
         for name, samples in splits.items():
             with Draft(state, name, intake) as draft:
                 glances[name] = draft.rows()["glance"]
-                images[name] = deliver(draft, samples, folder, name, intake)
+                opened[name] = deliver(draft, samples, folder, name, intake)
         intake.tell(remarks, folder)
-        left_out, leaks = source.left_out.to_dict(), find_leaks(images, glances).to_dict()
-        _tell(source, leaks, images)
+        left_out, leaks = source.left_out.to_dict(), find_leaks(opened, glances).to_dict()
+        _tell(source, leaks, opened, intake.form.noun)
         return write_description(
             folder,
             source=asked.origin,
+            kinds=asked.kinds,
             classes=source.classes,
             form=intake.form,
             statistics=intake.describe(statistics),
-            splits=images,
+            splits=opened,
             found={"left_out": left_out, "leaks": leaks, "remarks": intake.count(remarks)},
             made_with=asked.made_with,
         )
 
 
-def _divide(source: Source, asked: Preparation) -> Splits:
+def _divide(source: Source, asked: Preparation, noun: str) -> Splits:
     """Return the samples of each split; the source's own validation split, or one that is drawn."""
     if source.validation is None:
         train, held = split_validation(source.train, fraction=asked.validation, seed=asked.seed)
     else:
         train, held = source.train, source.validation
-        note(f"validation: {counted(len(held), 'image')} of the source's own; data.validation is not used")
+        note(f"validation: {counted(len(held), noun)} of the source's own; data.validation is not used")
     return dict(zip(SPLITS, (train, held, source.test), strict=True))
 
 
@@ -126,8 +136,9 @@ def _sweep(folder: Path, intake: Intake) -> None:
     """Make room for a dataset: no description, and nothing that an earlier call was killed over."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
+    arrays = [f"{name}.{intake.form.suffix}" for name in SPLITS]
     for path in folder.iterdir():
-        if written_beside(path.name) in {*_FILES, *intake.files}:
+        if written_beside(path.name) in {*_INDEX, *arrays, *intake.files}:
             path.unlink(missing_ok=True)
 
 
@@ -143,7 +154,8 @@ def _read(shop: Workshop, splits: Splits) -> tuple[Any, Remarks]:
     measured = {} if packs else {name: shop.measure(name, splits[name], MEASURED) for name in splits}
     unreadable += [line for some in measured.values() for line in some.unreadable]
     count = sum(map(len, splits.values()))
-    require_none(list(dict.fromkeys(unreadable)), f"of {count:,} images are not readable", shop.state)
+    fault = f"of {count:,} {shop.intake.form.noun}s are not readable"
+    require_none(list(dict.fromkeys(unreadable)), fault, shop.state)
     bits = {name: shop.rows(name)["remarks"] for name in splits}
     if packs:
         statistics = shop.statistics("train")
@@ -155,16 +167,14 @@ def _read(shop: Workshop, splits: Splits) -> tuple[Any, Remarks]:
     return statistics, Remarks({name: (samples, bits[name]) for name, samples in splits.items()})
 
 
-def _tell(source: Source, leaks: Mapping[str, Any], images: Mapping[str, Split]) -> None:
+def _tell(source: Source, leaks: Mapping[str, Any], opened: Mapping[str, Split], noun: str) -> None:
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
-    trained, tested = (set(images[name].labels.tolist()) for name in ("train", "test"))
+    trained, tested = (set(opened[name].labels.tolist()) for name in ("train", "test"))
     if tested - {UNLABELLED}:
-        tell_unseen(
-            [source.classes[row] for row in sorted(trained - tested - {UNLABELLED})], "test", "image"
-        )
+        tell_unseen([source.classes[row] for row in sorted(trained - tested - {UNLABELLED})], "test", noun)
     if leaks:
-        counts = {name: len(split) for name, split in images.items()}
+        counts = {name: len(split) for name, split in opened.items()}
         note(f"leaks: {describe_leaks(leaks, counts)}")
 
 
@@ -190,16 +200,16 @@ def deliver(draft: Draft, samples: Sequence[Sample], folder: Path, split: str, i
     rows, names = draft.rows(), Names.of(sample.name for sample in samples)
     _require_unique(rows["key"], names)
     columns = {
-        "shapes": np.stack([rows["height"], rows["width"]], 1),
+        "shapes": rows["shape"],
         "labels": rows["label"],
         "keys": rows["key"],
         "digests": rows["digest"],
     }
-    target = folder / f"{split}.pixels"
+    target = folder / f"{split}.{intake.form.suffix}"
     # The old file may be a link into DVC's cache.
     target.unlink(missing_ok=True)
     if intake.form.packs:
-        _place(draft.pixels_path, target)
+        _place(draft.arrays_path, target)
         columns["offsets"] = draft.offsets()[:-1]
     write_index(folder, split, columns, names)
     return intake.open_split(folder, split)

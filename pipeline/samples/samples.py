@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -95,7 +94,7 @@ class LeftOut:
 
     Args:
         suffixes: suffix -> files in class folders that have it; of a file without one it is "no suffix".
-        loose: folder -> image files that lie in it and in no class folder.
+        loose: folder -> sample files that lie in it and in no class folder.
         hidden: files and folders whose name begins with a dot, and the systems' own, e.g. Thumbs.db.
         linked_back: linked folders that lead back to a folder that they are in.
         unused: names of folders, arrays or splits that are not looked at.
@@ -154,12 +153,12 @@ def _files(suffixes: Counter[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image of a source.
+    """One sample of a source.
 
     Args:
         name: stable over additions, removals and reorderings of other samples, unique in its source.
         label: index into the source's classes, or -1 for unlabelled.
-        load: decodes the image to (H, W, C) uint8; safe to call from any thread.
+        load: returns its array, decoded, of an image (H, W, C) uint8; safe to call from any thread.
         file: what it is read from: while this file stays the same, so does the sample. None where there is
             no telling.
 
@@ -167,7 +166,7 @@ class Sample:
 
     name: str
     label: int
-    load: Callable[[], NDArray[np.uint8]]
+    load: Callable[[], NDArray[Any]]
     file: str | None = None
 
 
@@ -203,20 +202,16 @@ class Source:
 
     Args:
         classes: class names in label order.
-        channels: 1 or 3, of every decoded image.
         train, test: the samples in the source's own order.
         validation: the samples that choose epochs; None where they are to be drawn from `train`.
-        decoder: what turns their files into pixels, with its version; none for arrays.
-        root: where each sample is an image file, the folder that its name is relative to.
+        decoder: what turns their files into arrays, with its version; none for arrays.
         left_out: what the source holds beside these samples.
 
     """
 
     classes: tuple[str, ...]
-    channels: int
     train: Sequence[Sample]
     test: Sequence[Sample]
     decoder: str = NO_DECODER
-    root: Path | None = None
     validation: Sequence[Sample] | None = None
     left_out: LeftOut = field(default_factory=LeftOut)

@@ -31,7 +31,7 @@ from pipeline.store.layout import GATHERED, RECORDS, Layout, ShardId
 from pipeline.store.wire import RecordForm
 
 WITNESSES_A_SHARD = 64
-# Pixels of each image whose values are kept, to tell how far off a rendering is.
+# Of each rendered sample so many values are kept (of an image, pixels), to tell how far off it is.
 PLACES = 4
 _RECORD_FILE = re.compile(r"\w+\.v\d+\.b\d+\.json")
 
@@ -184,38 +184,42 @@ class Witness:
     """What W samples of a shard looked like to the teacher.
 
     A reader renders the same samples again: other bytes mean that a decoder, a resize kernel or a device
-    does something else here than it did there, and that cached logits no longer belong to the pixels.
+    does something else here than it did there, and that cached logits no longer belong to the samples.
 
     Args:
-        crcs: CRC-32 of each sample's pixels (S, S, channels) uint8.
-        pixels: (W, n) uint8, a few of these pixels, spread over the image.
+        crcs: CRC-32 of each rendered sample's bytes; of an image, its pixels (S, S, channels).
+        values: (W, n), a few of its values, spread over it; of an image, pixels with all their channels.
     """
 
     crcs: tuple[int, ...]
-    pixels: NDArray[np.uint8]
+    values: NDArray[Any]
 
     @classmethod
-    def of(cls, images: NDArray[np.uint8]) -> Witness:
-        """Look at rendered samples (W, S, S, channels) uint8."""
-        flat = images.reshape(len(images), -1, images.shape[3])
+    def of(cls, rendered: NDArray[Any]) -> Witness:
+        """Look at rendered samples (W, ...) of integers; the last of several axes is kept whole."""
+        count, unit = len(rendered), rendered.shape[-1] if rendered.ndim > 2 else 1
+        flat = rendered.reshape(count, -1, unit)
         places = (2 * np.arange(PLACES) + 1) * flat.shape[1] // (2 * PLACES)
-        crcs = tuple(zlib.crc32(np.ascontiguousarray(image).data) for image in images)
-        return cls(crcs, flat[:, places].reshape(len(images), -1))
+        crcs = tuple(zlib.crc32(np.ascontiguousarray(sample).data) for sample in rendered)
+        return cls(crcs, flat[:, places].reshape(count, -1))
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
-        return int(self.pixels.shape[1]) // PLACES
+        """Values of each place that is kept; of images, their channels."""
+        return int(self.values.shape[1]) // PLACES
 
     def __getitem__(self, rows: NDArray[Any]) -> Witness:
-        return Witness(tuple(np.array(self.crcs, np.int64)[rows].tolist()), self.pixels[rows])
+        return Witness(tuple(np.array(self.crcs, np.int64)[rows].tolist()), self.values[rows])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the witness as plain values: base64 of 32-bit words, low bytes first, and of pixels."""
+        """Return the witness as plain values: base64 of 32-bit words and of values, low bytes first."""
         words = np.array(self.crcs, "<u4").tobytes()
+        little = self.values.astype(self.values.dtype.newbyteorder("<"))
+        kind = {} if self.values.dtype == np.uint8 else {"dtype": self.values.dtype.name}
         return {
             "crcs": base64.b64encode(words).decode(),
-            "pixels": base64.b64encode(self.pixels.tobytes()).decode(),
+            "pixels": base64.b64encode(little.tobytes()).decode(),
+            **kind,
         }
 
     @classmethod
@@ -223,15 +227,16 @@ class Witness:
         """Return the witness that `to_dict` described.
 
         Raises:
-            ValueError: it is of no samples, or not of a few pixels of each.
+            ValueError: it is of no samples, or not of a few values of each.
         """
-        crcs, pixels = (
+        dtype = np.dtype(value.get("dtype", "uint8")).newbyteorder("<")
+        crcs, values = (
             np.frombuffer(base64.b64decode(value[name]), kind)
-            for name, kind in (("crcs", "<u4"), ("pixels", np.uint8))
+            for name, kind in (("crcs", "<u4"), ("pixels", dtype))
         )
-        if not len(crcs) or not len(pixels) or len(pixels) % (PLACES * len(crcs)):
-            raise ValueError(f"a witness has {len(pixels)} pixels for {len(crcs)} samples")
-        return cls(tuple(crcs.tolist()), pixels.reshape(len(crcs), -1))
+        if not len(crcs) or not len(values) or len(values) % (PLACES * len(crcs)):
+            raise ValueError(f"a witness has {len(values)} values for {len(crcs)} samples")
+        return cls(tuple(crcs.tolist()), values.reshape(len(crcs), -1))
 
 
 def witness_rows(count: int) -> NDArray[np.int64]:

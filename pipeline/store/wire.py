@@ -142,6 +142,7 @@ class WitnessForm(_Form):
 
     crcs: Annotated[str, Field(max_length=_MOST_WITNESS_CHARACTERS)]
     pixels: Annotated[str, Field(max_length=_MOST_WITNESS_CHARACTERS)]
+    dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64"] = "uint8"
 
 
 class RecordForm(_Form):

@@ -21,7 +21,7 @@ from pipeline.evaluation.context import EVALUATION_BATCH, Bench
 from pipeline.evaluation.metrics import Metrics, evaluate
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
-from pipeline.modalities.modality import Views
+from pipeline.modalities.preprocessing import Views
 from pipeline.modalities.table import mixed_blocks
 from pipeline.models.checkpoint import ModelCard, state_digest
 from pipeline.samples.packed import Split

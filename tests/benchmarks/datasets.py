@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.hashing import content_digest, sample_key
+from pipeline.modalities.images.form import image_form
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.packed import PackedSplit
 from pipeline.samples.samples import Names, Source
@@ -38,8 +39,8 @@ def in_memory(pixels: NDArray[np.uint8], labels: NDArray[np.int64], name: str = 
     count, height, width, channels = pixels.shape
     names = [f"{name}/{row}" for row in range(count)]
     return PackedSplit(
-        pixels=pixels.ravel(),
-        channels=channels,
+        values=pixels.ravel(),
+        form=image_form(channels),
         offsets=np.arange(count) * (height * width * channels),
         shapes=np.tile(np.array([[height, width]], np.int32), (count, 1)),
         labels=labels,

@@ -22,13 +22,14 @@ from pipeline.core.progress import track
 from pipeline.evaluation.context import Bench
 from pipeline.loading.feed import consecutive
 from pipeline.modalities.images.augmentations import RandomResizedCrop
+from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
-from pipeline.samples.samples import UNLABELLED, Sample, Source
+from pipeline.samples.samples import UNLABELLED, Sample
 from tests.benchmarks.datasets import prepared
 
 CLASSES = 1000
@@ -70,7 +71,7 @@ def prepared_photographs(
         return np.asarray(center_crop(image, [min(image.size)]) if square else image)
 
     samples = [Sample(file.name, UNLABELLED, partial(load, file)) for file in sorted(photographs.iterdir())]
-    source = Source(classes=tuple(map(str, range(CLASSES))), channels=3, train=samples, test=[])
+    source = ImageSource(classes=tuple(map(str, range(CLASSES))), channels=3, train=samples, test=[])
     return prepared(source, folder, origin="photographs")
 
 

@@ -39,7 +39,7 @@ from typing import Any
 
 import torch
 
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from tests.benchmarks.contest import Record, contest
 from tests.benchmarks.datasets import first_images, prepared
 from tests.benchmarks.environment import environment
@@ -190,7 +190,7 @@ def jobs(arguments: argparse.Namespace, folder: Path) -> dict[str, Job]:
     common: dict[str, Any] = {"device": torch.device(arguments.device), "workers": arguments.workers}
     if arguments.cifar:
         count = 4096 if arguments.quick else CIFAR_IMAGES
-        source = open_source(f"npz:{arguments.cifar}", SourceOptions(root=folder))
+        source = open_source(f"npz:{arguments.cifar}", ImageOptions(root=folder))
         prepared(first_images(source, count), folder / "cifar", origin="cifar10")
         found["pad-crop"] = Job(folder=folder / "cifar", count=count, **PAD_CROP, **common)
     if arguments.photographs:

@@ -59,7 +59,7 @@ class Job:
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of the pixels scaled to 0..1, a channel each."""
         data = _data(self.folder)
-        return data.mean, data.std
+        return data.statistics["mean"], data.statistics["std"]
 
     @property
     def rows_on_disk(self) -> int:
@@ -68,7 +68,7 @@ class Job:
 
     def touch(self) -> None:
         """Bring the images into memory."""
-        int(self.images.pixels[::1024].max())
+        int(self.images.values[::1024].max())
 
 
 @functools.cache

@@ -53,12 +53,12 @@ VIEW_COUNT = 4
 SAMPLES = 3840
 STUDENTS = {
     "shufflenet": Start(
-        model="shufflenet_v2_x0_5", weights=None, image_size=None, channels=None, stem_stride=2, options={}
+        model="shufflenet_v2_x0_5", weights=None, size=None, channels=None, stem_stride=2, options={}
     ),
     "mobilenet": Start(
         model="mobilenet_v2",
         weights=None,
-        image_size=None,
+        size=None,
         channels=None,
         stem_stride=2,
         options={"width_mult": 0.35},

@@ -29,7 +29,7 @@ from pipeline.loading.targets import Targets
 from pipeline.losses import ScheduledLoss, make_loss
 from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture
@@ -83,7 +83,7 @@ class Rig:
     def of(cls, npz: Path, folder: Path, *, epochs: int, loss: ScheduledLoss) -> Rig:
         """Prepare the data and train the teacher, unless an earlier run has left them in `folder`."""
         if not (folder / "data" / "dataset.json").exists():
-            source = open_source(f"npz:{npz}", SourceOptions(root=folder))
+            source = open_source(f"npz:{npz}", ImageOptions(root=folder))
             prepared(source, folder / "data", origin="cifar10")
         whole = PreparedData.open(folder / "data")
         teacher = _teacher(Bench(data=whole, device=CPU, workers=1), folder / "teacher.pt")
@@ -214,7 +214,7 @@ def _teacher(bench: Bench, path: Path) -> Teacher:
     data = bench.data
     card = ModelCard(
         architecture=Architecture(name="plain_net", num_classes=10),
-        preprocessing=Preprocessing(size=32, mean=data.mean, std=data.std),
+        preprocessing=Preprocessing(size=32, **data.statistics),
         classes=data.classes,
     )
     if not path.exists():

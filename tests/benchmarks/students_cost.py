@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 from pipeline.evaluation.context import Bench
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
 from stages.runtime import keep_freed_memory
@@ -187,7 +187,7 @@ def main() -> None:
     origin = f"npz:{arguments.cifar}" if arguments.cifar else "fashion-mnist-10k"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = open_source(origin, SourceOptions(root=folder))
+        source = open_source(origin, ImageOptions(root=folder))
         data = prepared(first_images(source, arguments.images), folder / "data", origin=origin)
         bench = Bench(data=data, device=device, workers=arguments.workers)
         rig, parts = make_rig(bench, arguments.student, settings, folder, names)

@@ -26,7 +26,7 @@ def _untrained(model: str, stem_stride: int, **options: float) -> Start:
     return Start(
         model=model,
         weights=None,
-        image_size=None,
+        size=None,
         channels=None,
         stem_stride=stem_stride,
         options=options,

@@ -33,9 +33,9 @@ def bench(tiny_data: PreparedData) -> Bench:
 @pytest.fixture(scope="session")
 def teacher(tiny_data: PreparedData) -> Teacher:
     torch.manual_seed(0)
-    channels, classes = tiny_data.channels, tiny_data.classes
+    channels, classes = tiny_data.train.form.unit[-1], tiny_data.classes
     architecture = Architecture(name="wrn_16_2", num_classes=len(classes), channels=channels, stem_stride=1)
-    preprocessing = Preprocessing(size=12, mean=tiny_data.mean, std=tiny_data.std)
+    preprocessing = Preprocessing(size=12, **tiny_data.statistics)
     card = ModelCard(architecture=architecture, preprocessing=preprocessing, classes=classes)
     return Teacher(name="t", network=build(architecture).eval(), card=card, precision="fp32")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.modalities.images import options
 from pipeline.samples.description import DECISIVE
 from stages.data_params import DataParams
 from tests.stages.conftest import make_images, run
@@ -93,8 +94,8 @@ def test_what_decides_no_content_is_not_compared(project, edit, told):
 
 def test_what_is_compared_is_what_dvc_prepares_again_for():
     stages = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
-    assert {f"data.{key}" for key in DECISIVE} == set(stages["prepare"]["params"])
-    assert set(DataParams().decisive()) == set(DECISIVE)
+    assert {f"data.{key}" for key in (*DECISIVE, *options.DECISIVE)} == set(stages["prepare"]["params"])
+    assert {*DECISIVE, *options.DECISIVE} < set(DataParams().asked())
 
 
 def test_a_bit_that_flipped_in_pixels_is_named_by_whatever_reads_them(project, refused):

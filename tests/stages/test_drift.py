@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.images.rendering import cpu
 from pipeline.modalities.images.sources import arrays
-from pipeline.samples.samples import Source
 from tests.stages.conftest import run
 
 STORE = "data/logits/main.zarr"
@@ -113,7 +113,8 @@ def test_another_decoder_is_refused_with_what_it_changes(capsys, monkeypatch):
         return right(noisy, *arguments)
 
     monkeypatch.setattr(arrays, "_array_samples", decoded_otherwise)
-    monkeypatch.setattr(Source, "__init__", partialmethod(Source.__init__, decoder="torchvision 9.9"))
+    other = partialmethod(ImageSource.__init__, decoder="torchvision 9.9")
+    monkeypatch.setattr(ImageSource, "__init__", other)
     assert run("prepare") == 0
     assert run(*STUDENT) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]

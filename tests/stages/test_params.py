@@ -112,7 +112,7 @@ def test_values_arrive_where_they_are_used(load):
 
 def test_a_dumps_spec_is_its_views_without_their_number(load):
     expected = ViewSpec(seed=1, random_resized_crop=RandomResizedCrop(scale=(0.25, 1.0)))
-    spec = load().dump("main").views.spec()
+    spec = load().dump("main").views.spec
     assert spec == expected
     assert spec.digest() == expected.digest()
 
@@ -178,7 +178,7 @@ def test_set_overrides_values_of_any_depth_and_type(load):
         )
     )
     assert params.data.validation == 0.25
-    assert (params.dump("main").views.count, params.dump("main").views.flip) == (2, "random")
+    assert (params.dump("main").views.count, params.dump("main").views.spec.flip) == (2, "random")
     assert params.sweep.students == ("other",)
     assert params.student("small").training.learning_rate == 0.5
     assert params.recipe("kd").settings["temperature"] == 2.5
@@ -198,7 +198,7 @@ def test_the_last_of_two_overrides_holds(load):
 def test_set_may_define_what_the_file_has_not(load):
     params = load(overrides=("students.new.model=resnet18", "data.root=elsewhere"))
     assert params.student("new").model == "resnet18"
-    assert params.data.root == "elsewhere"
+    assert params.data.options.root == "elsewhere"
 
 
 def test_set_may_hold_an_equals_sign_in_its_value(load):

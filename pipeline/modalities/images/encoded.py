@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, counted
 from pipeline.core.hashing import bytes_glance, encoded_digest
 from pipeline.modalities.images.decoding import decode, read_file, shrink
-from pipeline.samples.index import Form, find_root, read_index
+from pipeline.modalities.images.form import ImageForm, find_root
+from pipeline.samples.index import read_index
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
@@ -32,12 +33,11 @@ class EncodedSplit(Split):
 
     Args:
         root: folder that the samples' names are relative to.
-        short_side: largest shorter side in pixels; larger images are shrunk to it.
 
     """
 
+    form: ImageForm
     root: Path
-    short_side: int | None = None
 
     decodes_at_use: ClassVar[bool] = True
 
@@ -49,7 +49,7 @@ class EncodedSplit(Split):
         """
         path, content = self.root / self.names[row], self._content(row)
         height, width = self.shapes[row].tolist()
-        image = shrink(decode(content, self.channels, path), self.short_side)
+        image = shrink(decode(content, self.form.channels, path), self.form.short_side)
         if image.shape[:2] != (height, width):
             raise DataError(
                 f"{path}: decodes to {image.shape[0]}x{image.shape[1]} pixels; expected {height}x{width} "
@@ -60,7 +60,7 @@ class EncodedSplit(Split):
     def content(self, row: int) -> int:
         """Return a digest of one file's bytes, whatever its label."""
         content = read_file(self.root / self.names[row])
-        return encoded_digest(content, (*self.shapes[row].tolist(), self.channels), UNLABELLED)
+        return encoded_digest(content, (*self.shapes[row].tolist(), self.form.channels), UNLABELLED)
 
     def faults(self, rows: NDArray[np.int64]) -> list[str]:
         """Return a line for each of some files (n,) that is missing or not the one that was prepared."""
@@ -82,7 +82,7 @@ class EncodedSplit(Split):
             )
         content = read_file(path)
         height, width = self.shapes[row].tolist()
-        digest = encoded_digest(content, (height, width, self.channels), int(self.labels[row]))
+        digest = encoded_digest(content, (height, width, self.form.channels), int(self.labels[row]))
         if digest != self.digests[row]:
             raise DataError(
                 f"{path}: {counted(len(content), 'byte')}, not those that were prepared; expected the "
@@ -91,19 +91,17 @@ class EncodedSplit(Split):
         return content
 
 
-def open_encoded(folder: Path, split: str, form: Form) -> EncodedSplit:
+def open_encoded(folder: Path, split: str, form: ImageForm) -> EncodedSplit:
     """Open a split of encoded images; their files are looked at when they are asked for.
 
     Raises:
         DataError: a file of the index is missing or damaged.
     """
-    columns, names = read_index(folder, split, EncodedSplit.columns)
+    columns, names = read_index(folder, split, form, EncodedSplit.columns)
     return EncodedSplit(
         root=find_root(form.root or "", folder),
-        short_side=form.short_side,
-        channels=form.channels,
+        form=form,
         names=names,
-        decoder=form.decoder,
         **columns,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -17,40 +16,22 @@ from pipeline.core.progress import note
 from pipeline.modalities.images.damage import (
     DAMAGED_LIST,
     Ear,
-    OnDamage,
     count_remarks,
     refuse_damaged,
     remark_on,
     tell_remarks,
 )
-from pipeline.modalities.images.decoding import MAX_PIXELS, ImageFile, shrink, shrunk_shape
+from pipeline.modalities.images.decoding import ImageFile, shrink, shrunk_shape
 from pipeline.modalities.images.encoded import Moments, open_encoded
-from pipeline.samples.index import Form, Keep, relative_root
-from pipeline.samples.intake import ROW, Entry, Identity, Remarks
+from pipeline.modalities.images.form import ImageForm, ImageSource, image_form, relative_root
+from pipeline.modalities.images.options import ImageOptions
+from pipeline.samples.intake import Entry, Identity, Remarks, row_dtype
 from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.reading import Seat
-from pipeline.samples.samples import Sample, Source
+from pipeline.samples.samples import Sample
 
 # Of a file that stays encoded, its end tells whether it may be another one's copy.
 _GLANCE_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageOptions:
-    """How images are to be kept.
-
-    Args:
-        keep: pixels, packed, or encoded: files stay where they are and are decoded at use.
-        short_side: largest shorter side in pixels; larger images are shrunk to it. None leaves all alone.
-        max_pixels: of an image file; the source refuses larger ones.
-        damaged: warn, images that are partly wrong are read and told; refuse, they are not, and of files
-            that stay encoded all are decoded to find them.
-    """
-
-    keep: Keep = "pixels"
-    short_side: int | None = None
-    max_pixels: int = MAX_PIXELS
-    damaged: OnDamage = "warn"
 
 
 class ImageIntake:
@@ -67,16 +48,16 @@ class ImageIntake:
 
     files = (DAMAGED_LIST,)
 
-    def __init__(self, source: Source, folder: Path, options: ImageOptions) -> None:
+    def __init__(self, source: ImageSource, folder: Path, options: ImageOptions) -> None:
         self._options, self._ear = options, Ear()
         root = None
         if options.keep == "encoded":
             if source.root is None:
                 raise ValueError("samples are no files, and cannot stay encoded")
             root = relative_root(source.root, folder)
-        self.form = Form(
-            channels=source.channels,
-            decoder=source.decoder,
+        self.form: ImageForm = image_form(
+            source.channels,
+            source.decoder,
             keep=options.keep,
             short_side=options.short_side,
             root=root,
@@ -103,6 +84,13 @@ class ImageIntake:
         """Return what decides the content of drafts beside form and samples."""
         reading = {"thorough": self._thorough, "max_pixels": self._options.max_pixels}
         return {"torch": torch.__version__, **reading}
+
+    def goes_on(self, found: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
+        """Whether drafts of one plan are right for another: images in a bound are in a larger one, too."""
+        bound = found.get("max_pixels")
+        if not isinstance(bound, int) or bound > plan["max_pixels"]:
+            return False
+        return {**found, "max_pixels": plan["max_pixels"]} == plan
 
     def nothing(self) -> Moments:
         """Return the moments of no image."""
@@ -165,15 +153,16 @@ class ImageIntake:
 
     def open_split(self, folder: Path, name: str) -> Split:
         """Open a split that was just written."""
-        opener = open_packed if self.form.packs else open_encoded
-        return opener(folder, name, self.form)
+        if self.form.packs:
+            return open_packed(folder, name, self.form)
+        return open_encoded(folder, name, self.form)
 
     def _decoded(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
         pixels, remarks = self._pixels(sample, seat)
         moments = Moments.of(pixels)
         digest = content_digest(pixels, sample.label)
-        row = (*identity, *pixels.shape[:2], digest, moments.glance(), remarks)
-        return Entry(np.array(row, ROW), pixels, moments)
+        row = (*identity, pixels.shape[:2], digest, moments.glance(), remarks)
+        return Entry(np.array(row, row_dtype(self.form)), pixels, moments)
 
     def _pixels(self, sample: Sample, seat: Seat) -> tuple[NDArray[np.uint8], int]:
         """Decode an image, and shrink it as the form says: (H, W, C) uint8, and the remarks on it."""
@@ -198,4 +187,5 @@ class ImageIntake:
         shape = shrunk_shape(*file.shape(content), form.short_side)
         digest = encoded_digest(content, (*shape, form.channels), sample.label)
         glance = bytes_glance(content[-_GLANCE_BYTES:])
-        return Entry(np.array((*identity, *shape, digest, glance, remarks), ROW), None, None)
+        row = (*identity, shape, digest, glance, remarks)
+        return Entry(np.array(row, row_dtype(form)), None, None)

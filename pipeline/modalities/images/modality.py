@@ -9,22 +9,42 @@ from typing import Any
 
 from pipeline.core.errors import DataError
 from pipeline.modalities.images.encoded import open_encoded
+from pipeline.modalities.images.form import ImageForm, ImagesDescribed, ImageSource
+from pipeline.modalities.images.intake import ImageIntake
 from pipeline.modalities.images.models.cifar import Literature
 from pipeline.modalities.images.models.timm import Timm
 from pipeline.modalities.images.models.torchvision import Torchvision
+from pipeline.modalities.images.options import ImageOptions
 from pipeline.modalities.images.preprocessing import GivenPreprocessing, Preprocessing
+from pipeline.modalities.images.sources import open_source
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.samples.index import Form
+from pipeline.samples.description import IMAGES as IMAGES_NAME
 from pipeline.samples.packed import Split, open_packed
 
 
 class Images:
     """Pixels (H, W, C) uint8, 1 or 3 channels."""
 
-    name = "images"
+    name = IMAGES_NAME
     families = (Literature(), Torchvision(), Timm())
+    options_type = ImageOptions
+    views_type = ViewSpec
+    preprocessing_type = GivenPreprocessing
 
-    def open_split(self, folder: Path, name: str, form: Form) -> Split:
+    def open_source(self, source: str, options: ImageOptions) -> ImageSource:
+        """Find a dataset of images; see `sources`."""
+        return open_source(source, options)
+
+    def intake(self, source: ImageSource, folder: Path, options: ImageOptions) -> ImageIntake:
+        """Return what reads images."""
+        return ImageIntake(source, folder, options)
+
+    def described(self, plain: Mapping[str, Any]) -> tuple[ImageForm, dict[str, Any]]:
+        """Return the form of the images, and mean and deviation of those that are trained on."""
+        described = ImagesDescribed.parse(plain)
+        return described.form, described.statistics
+
+    def open_split(self, folder: Path, name: str, form: ImageForm) -> Split:
         """Open one split, kept as pixels or as files."""
         return open_packed(folder, name, form) if form.packs else open_encoded(folder, name, form)
 
@@ -36,15 +56,11 @@ class Images:
         """Return the preprocessing that plain values describe."""
         return Preprocessing.parse(plain)
 
-    def given_preprocessing(self, plain: Mapping[str, Any]) -> GivenPreprocessing:
-        """Return what a user says of a preprocessing."""
-        return GivenPreprocessing(**plain)
-
     def fresh_preprocessing(
         self, samples: Split, known: Mapping[str, Any], *, size: int | None, channels: int | None
     ) -> Preprocessing:
         """Return how a model without weights wants images: normalised by their own mean and deviation."""
-        channels = channels or samples.channels
+        channels = channels or samples.form.unit[-1]
         return Preprocessing(
             size=size or _common_side(samples),
             mean=_as_channels(known["mean"], channels),

@@ -11,8 +11,9 @@ from pipeline.core.errors import DataError
 from pipeline.core.hashing import content_digest, sample_key
 from pipeline.core.progress import note
 from pipeline.modalities.images.decoding import DECODER, SUFFIXES, load_image
+from pipeline.modalities.images.form import image_form
 from pipeline.modalities.images.sources.folder import Tree, image_tree
-from pipeline.samples.packed import PackedSplit, Split, pixel_offsets
+from pipeline.samples.packed import PackedSplit, Split, offsets_of
 from pipeline.samples.samples import UNLABELLED, LeftOut, Names
 
 
@@ -44,16 +45,16 @@ def open_pictures(folder: Path, channels: int, count: int) -> PackedSplit:
     names = [found[row] for row in _spread(len(found), count).tolist()]
     images = [load_image(folder / name, channels) for name in names]
     shapes = np.array([image.shape[:2] for image in images], np.int32)
+    form = image_form(channels, DECODER)
     return PackedSplit(
-        pixels=np.concatenate([image.ravel() for image in images]),
-        channels=channels,
-        offsets=pixel_offsets(shapes, channels)[:-1],
+        values=np.concatenate([image.ravel() for image in images]),
+        form=form,
+        offsets=offsets_of(shapes, form)[:-1],
         shapes=shapes,
         labels=np.full(len(images), UNLABELLED),
         keys=np.array([sample_key(name) for name in names], np.uint64),
         digests=np.array([content_digest(image, UNLABELLED) for image in images], np.uint64),
         names=Names.of(names),
-        decoder=DECODER,
     )
 
 

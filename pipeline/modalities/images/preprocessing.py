@@ -255,14 +255,17 @@ class GivenPreprocessing:
             if not holds:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}")
 
+    def said(self) -> dict[str, Any]:
+        """Return what is said, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     def over(self, known: Preprocessing) -> Preprocessing:
         """Return a preprocessing with what is said here in place of its own.
 
         Raises:
             ModelError: means and deviations of different numbers of channels.
         """
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        changed = replace(known, **given)
+        changed = replace(known, **self.said())
         if len(changed.mean) != len(changed.std):
             raise ModelError(
                 f"preprocessing has {len(changed.mean)} means and {len(changed.std)} deviations; expected "

@@ -66,7 +66,7 @@ class Trainer:
         data = self.bench.data
         return ModelCard(
             architecture=Architecture(name="plain_net", num_classes=CLASSES),
-            preprocessing=Preprocessing(size=data.train.shapes[0, 0].item(), mean=data.mean, std=data.std),
+            preprocessing=Preprocessing(size=data.train.shapes[0, 0].item(), **data.statistics),
             classes=data.classes,
         )
 

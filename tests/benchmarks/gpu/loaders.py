@@ -93,7 +93,7 @@ def run(setting: Setting, findings: Findings) -> None:
 
 def alone(data: PreparedData, device: torch.device, rounds: int, findings: Findings) -> None:
     """Measure whole epochs of the resident loader, by batch size, and their time behind the first batch."""
-    eyes = Preprocessing(size=32, mean=data.mean, std=data.std)
+    eyes = Preprocessing(size=32, **data.statistics)
     feed = Feed(data.train, VIEWS, eyes, device=device, on_device=True)
     found: dict[str, Any] = {}
     for batch_size in BATCHES_ALONE:
@@ -131,7 +131,7 @@ def _now(device: torch.device) -> float:
 def staged(setting: Setting, findings: Findings) -> None:
     """Measure photographs' size: rendered by threads, beside a MobileNetV2 of 224 pixels."""
     size = setting.pick(224, 32)
-    start = Start(model="mobilenet_v2", weights=None, image_size=size)
+    start = Start(model="mobilenet_v2", weights=None, size=size)
     job = Job(start=start, batch_size=256, views=CROPS)
     data = made_up(setting.pick(6144, 8), setting.pick(256, 40), classes=10)
     with tempfile.TemporaryDirectory() as folder:

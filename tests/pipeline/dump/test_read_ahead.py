@@ -20,7 +20,7 @@ from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.augmentations import Mixup, RandomResizedCrop
 from pipeline.modalities.images.encoded import EncodedSplit
 from pipeline.modalities.images.preprocessing import Preprocessing
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture, build
@@ -41,7 +41,7 @@ def folders(tmp_path_factory, prepare_quietly) -> dict[str, Path]:
             for row in range(count):
                 pixels = generator.integers(0, 256, (*generator.integers(9, 20, 2), 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(root / "photos" / split / name / f"{row:02}.jpg")
-    source = open_source(f"folder:{root / 'photos'}", SourceOptions(root=root))
+    source = open_source(f"folder:{root / 'photos'}", ImageOptions(root=root))
     return {keep: prepare_quietly(source, root / keep, keep=keep) for keep in ("pixels", "encoded")}
 
 
@@ -56,7 +56,7 @@ def tutor(folders) -> Teacher:
     architecture = Architecture(name="wrn_16_2", num_classes=3, channels=3, stem_stride=1)
     card = ModelCard(
         architecture=architecture,
-        preprocessing=Preprocessing(size=12, mean=data.mean, std=data.std),
+        preprocessing=Preprocessing(size=12, **data.statistics),
         classes=data.classes,
     )
     return Teacher(name="t", network=build(architecture).eval(), card=card, precision="fp32")

@@ -65,7 +65,7 @@ def dump(data, teacher, make_spec, tmp_path_factory) -> Callable[..., LogitStore
 
 
 def _card(teacher: Teacher, data: PreparedData):
-    eyes = replace(teacher.card.preprocessing, size=8, mean=data.mean, std=data.std)
+    eyes = replace(teacher.card.preprocessing, size=8, **data.statistics)
     return replace(teacher.card, preprocessing=eyes)
 
 

@@ -164,14 +164,14 @@ class _Sums(nn.Module):
 
 @pytest.fixture
 def feed(tiny_data) -> Feed:
-    eyes = Preprocessing(size=8, mean=tiny_data.mean, std=tiny_data.std)
+    eyes = Preprocessing(size=8, **tiny_data.statistics)
     return Feed(tiny_data.test, None, eyes, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 1000])
 def test_logits_are_of_every_image_in_order_for_any_batch_size(feed, tiny_data, batch_size):
     pixels = torch.from_numpy(tiny_data.test.uniform[0] / 255).float()
-    expected = ((pixels - tiny_data.mean[0]) / tiny_data.std[0]).sum((1, 2, 3))
+    expected = ((pixels - tiny_data.statistics["mean"][0]) / tiny_data.statistics["std"][0]).sum((1, 2, 3))
     found = predict(_Sums(), feed, batch_size=batch_size)
     torch.testing.assert_close(found, torch.stack([expected, -expected], 1), rtol=1e-4, atol=1e-3)
 

@@ -150,7 +150,8 @@ def test_a_dump_does_not_go_on_with_other_pixels(bench, teacher, make_spec, tmp_
 def test_images_of_another_decoder_are_refused_by_its_name(store, bench):
     changed = bench.data.train.digests.copy()
     changed[7] ^= np.uint64(1)
-    images = replace(bench.data.train, digests=changed, decoder="torchvision 9.9")
+    form = replace(bench.data.train.form, decoder="torchvision 9.9")
+    images = replace(bench.data.train, digests=changed, form=form)
     with pytest.raises(
         MismatchError, match=r"other content there, decoded by none, here by torchvision 9\.9"
     ):

@@ -13,7 +13,7 @@ from torchvision.io import write_png
 
 from pipeline.core.errors import DataError
 from pipeline.modalities import prepared
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.modalities.prepared import PreparedData, audit_data, require_sample, sampled_rows
 
 IMAGE_BYTES = 64
@@ -135,7 +135,7 @@ def test_files_that_stay_are_compared_too(tmp_path, prepare_quietly, random_imag
             for index in range(count):
                 pixels = torch.from_numpy(random_image(9, 8, 3, index)).permute(2, 0, 1)
                 write_png(pixels, str(root / split / label / f"{index}.png"))
-    source = open_source(f"folder:{root}", SourceOptions(root=tmp_path))
+    source = open_source(f"folder:{root}", ImageOptions(root=tmp_path))
     folder = prepare_quietly(source, tmp_path / "prepared", keep="encoded", validation=0)
     assert audit(folder).checked == 1 + 2 * 3 + 16
     flip(root / "train/a/3.png", -20)

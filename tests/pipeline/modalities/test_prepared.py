@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
+from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.prepared import PreparedData
-from pipeline.samples.samples import Sample, Source
+from pipeline.samples.samples import Sample
 
 
 @pytest.fixture
@@ -21,12 +22,12 @@ def copy(tiny_folder, tmp_path):
 
 def test_prepared_data_opens_with_what_was_prepared(tiny_data):
     assert tiny_data.classes == ("bar-0", "bar-1", "bar-2")
-    assert tiny_data.channels == 1
+    assert tiny_data.train.form.unit == (1,)
     assert len(tiny_data.train) + len(tiny_data.validation) == 90
     assert len(tiny_data.test) == 30
     pixels = tiny_data.train.uniform[0] / 255
-    np.testing.assert_allclose(tiny_data.mean, [pixels.mean()], atol=1e-6)
-    np.testing.assert_allclose(tiny_data.std, [pixels.std()], atol=1e-6)
+    np.testing.assert_allclose(tiny_data.statistics["mean"], [pixels.mean()], atol=1e-6)
+    np.testing.assert_allclose(tiny_data.statistics["std"], [pixels.std()], atol=1e-6)
 
 
 def test_prepared_pixels_cannot_be_written_to(tiny_data):
@@ -113,7 +114,7 @@ def test_the_index_of_another_preparation_is_refused(copy, tmp_path, make_source
     source = make_source()
     reversed_names = [Sample(sample.name + "x", sample.label, sample.load) for sample in source.train]
     other = prepare_quietly(
-        Source(classes=source.classes, channels=1, train=reversed_names, test=source.test),
+        ImageSource(classes=source.classes, channels=1, train=reversed_names, test=source.test),
         tmp_path / "other",
         validation=0,
     )

@@ -36,7 +36,7 @@ def _from(checkpoint: Path, **said) -> Start:
 
 def test_a_fresh_network_has_the_datas_size_channels_classes_and_moments(tiny_data):
     network, card = initial_network(tiny_data, Start(model="resnet20", weights=None), 0)
-    assert card.preprocessing == Preprocessing(size=8, mean=tiny_data.mean, std=tiny_data.std)
+    assert card.preprocessing == Preprocessing(size=8, **tiny_data.statistics)
     assert (card.classes, card.architecture.channels) == (tiny_data.classes, 1)
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
 
@@ -50,7 +50,7 @@ def test_fresh_weights_are_those_of_the_seed(tiny_data):
 
 def test_what_the_user_says_stands_over_the_data_and_the_image_size(tiny_data):
     said = GivenPreprocessing(size=12, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic")
-    start = Start(model="resnet18", weights=None, image_size=10, preprocessing=said)
+    start = Start(model="resnet18", weights=None, size=10, preprocessing=said)
     network, card = initial_network(tiny_data, start, 0)
     assert card.preprocessing == said.alone("")
     assert network.conv1.in_channels == 3
@@ -102,11 +102,9 @@ def test_weights_of_as_many_classes_keep_their_last_layer(tiny_data, tmp_path):
 
 
 def test_the_image_size_stands_over_the_weights_and_what_is_said_over_both(tiny_data, checkpoint):
-    assert initial_network(tiny_data, _from(checkpoint, image_size=24), 0)[1].preprocessing.size == 24
+    assert initial_network(tiny_data, _from(checkpoint, size=24), 0)[1].preprocessing.size == 24
     said = GivenPreprocessing(size=20, interpolation="bilinear")
-    eyes = initial_network(tiny_data, _from(checkpoint, image_size=24, preprocessing=said), 0)[
-        1
-    ].preprocessing
+    eyes = initial_network(tiny_data, _from(checkpoint, size=24, preprocessing=said), 0)[1].preprocessing
     assert eyes == replace(EYES, size=20, interpolation="bilinear")
 
 

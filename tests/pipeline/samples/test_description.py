@@ -11,11 +11,16 @@ import pytest
 
 from pipeline.core.errors import DataError, MismatchError
 from pipeline.core.hashing import spec_digest
+from pipeline.modalities.images import options
 from pipeline.modalities.prepared import PreparedData
-from pipeline.samples.description import DECISIVE, read_description, require_as_asked
+from pipeline.samples.description import DECISIVE, Description, read_description, require_as_asked
 
 ASKED = {"source": "npz:a.npz", "root": "data/raw", "channels": 3, "short_side": None}
 ASKED |= {"keep": "pixels", "validation": 0.2, "seed": 0}
+
+
+def compare(folder: Path, description: Description, asked: dict[str, object]) -> None:
+    require_as_asked(folder, description, asked, options.ImageOptions())
 
 
 @pytest.fixture
@@ -94,10 +99,10 @@ def test_a_description_of_an_older_version_opens_without_what_it_does_not_say(co
     rewrite(copy, description_digest="remove", files="remove", made_with="remove")
     assert len(PreparedData.open(copy).test) == 30
     description = read_description(copy)
-    assert description.asked() == {"source": "test", "keep": "pixels", "short_side": None}
-    require_as_asked(copy, description, {**ASKED, "source": "test", "validation": 0.9, "channels": 1})
+    assert options.ImageOptions().known(description) == {"keep": "pixels", "short_side": None}
+    compare(copy, description, {**ASKED, "source": "test", "validation": 0.9, "channels": 1})
     with pytest.raises(MismatchError, match=r"is of test, params.yaml asks for npz:a\.npz"):
-        require_as_asked(copy, description, ASKED)
+        compare(copy, description, ASKED)
 
 
 @pytest.fixture
@@ -113,14 +118,17 @@ def made(copy):
 
 
 def test_data_that_is_as_asked_passes(copy, made):
-    assert set(ASKED) == set(DECISIVE)
-    require_as_asked(copy, made(), ASKED)
+    assert set(ASKED) == {*DECISIVE, *options.DECISIVE}
+    compare(copy, made(), ASKED)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": "npz:b.npz"}, "is of npz:a.npz, params.yaml asks for npz:b.npz; run: pipeline prepare"),
+        (
+            {"source": "npz:b.npz"},
+            "is of npz:a.npz, params.yaml asks for npz:b.npz; run: pipeline prepare",
+        ),
         ({"source": "folder:a.npz"}, "is of npz:a.npz, params.yaml asks for folder:a.npz"),
         ({"validation": 0.5}, "validation 0.2, params.yaml asks for npz:a.npz with validation 0.5"),
         ({"seed": 1, "keep": "encoded"}, "with keep pixels, seed 0, params.yaml asks for"),
@@ -130,9 +138,9 @@ def test_data_that_is_as_asked_passes(copy, made):
     ],
 )
 def test_data_that_is_not_as_asked_is_refused_by_both_values(copy, made, changes, message):
-    asked = {name: {**ASKED, **changes}[name] for name in DECISIVE}
+    asked = {name: {**ASKED, **changes}[name] for name in ASKED}
     with pytest.raises(MismatchError) as caught:
-        require_as_asked(copy, made(), asked)
+        compare(copy, made(), asked)
     told = str(caught.value)
     assert message in told
     assert told.endswith("run: pipeline prepare")
@@ -147,33 +155,33 @@ def test_one_source_spelled_otherwise_is_the_same(copy, made, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     was = made(source="folder:photos")
     for path in ("photos/", "./photos", "photos/../photos", str(tmp_path / "photos"), "link", "photos//"):
-        require_as_asked(copy, was, {**ASKED, "source": f"folder:{path}"})
+        compare(copy, was, {**ASKED, "source": f"folder:{path}"})
     absolute = made(source=f"npz:{tmp_path}/photos/a.npz")
-    require_as_asked(copy, absolute, {**ASKED, "source": f"npz:{os.path.relpath('link/a.npz')}"})
+    compare(copy, absolute, {**ASKED, "source": f"npz:{os.path.relpath('link/a.npz')}"})
     with pytest.raises(MismatchError, match="asks for folder:elsewhere"):
-        require_as_asked(copy, was, {**ASKED, "source": "folder:elsewhere"})
+        compare(copy, was, {**ASKED, "source": "folder:elsewhere"})
 
 
 def test_a_project_that_was_moved_keeps_its_data(copy, made, tmp_path, monkeypatch):
     was = made(source="npz:here/a.npz")
     (tmp_path / "moved").mkdir()
     monkeypatch.chdir(tmp_path / "moved")
-    require_as_asked(copy, was, {**ASKED, "source": "npz:here/a.npz"})
+    compare(copy, was, {**ASKED, "source": "npz:here/a.npz"})
 
 
 def test_a_root_decides_for_downloads_alone(copy, made):
-    require_as_asked(copy, made(), {**ASKED, "root": "elsewhere"})
+    compare(copy, made(), {**ASKED, "root": "elsewhere"})
     was = made(source="torchvision:CIFAR10")
-    require_as_asked(copy, was, {**ASKED, "source": "torchvision:CIFAR10", "root": "./data/raw/"})
+    compare(copy, was, {**ASKED, "source": "torchvision:CIFAR10", "root": "./data/raw/"})
     with pytest.raises(MismatchError, match=r"with root data/raw, params\.yaml asks for"):
-        require_as_asked(copy, was, {**ASKED, "source": "torchvision:CIFAR10", "root": "elsewhere"})
+        compare(copy, was, {**ASKED, "source": "torchvision:CIFAR10", "root": "elsewhere"})
 
 
 def test_the_seed_decides_only_where_something_validates(copy, made):
     was = made(validation=0.0)
-    require_as_asked(copy, was, {**ASKED, "validation": 0, "seed": 5})
+    compare(copy, was, {**ASKED, "validation": 0, "seed": 5})
     with pytest.raises(MismatchError, match="seed 0"):
-        require_as_asked(copy, made(), {**ASKED, "seed": 5})
+        compare(copy, made(), {**ASKED, "seed": 5})
 
 
 @pytest.mark.parametrize(
@@ -206,9 +214,9 @@ def test_data_that_was_made_less_strictly_is_refused_if_it_may_differ(
     rewrite(copy, made_with=made_with, source=made_with["source"], remarks=remarks)
     asked = {"source": made_with["source"], **asked}
     if not words:
-        require_as_asked(copy, read_description(copy), asked)
+        compare(copy, read_description(copy), asked)
         return
     with pytest.raises(MismatchError) as caught:
-        require_as_asked(copy, read_description(copy), asked)
+        compare(copy, read_description(copy), asked)
     assert words in str(caught.value)
     assert str(caught.value).endswith("; run: pipeline prepare, or with DVC: dvc repro -f -s prepare")

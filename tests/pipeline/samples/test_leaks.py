@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.samples.leaks import read_leaks
 
 
@@ -33,7 +33,7 @@ def prepared(photos, tmp_path, prepare_quietly):
     """Return a function (keep) that prepares the photos, to the leaks in dataset.json."""
 
     def run(keep="pixels"):
-        source = open_source(f"folder:{photos}", SourceOptions(root=photos))
+        source = open_source(f"folder:{photos}", ImageOptions(root=photos))
         folder = prepare_quietly(source, tmp_path / "prepared", validation=0, keep=keep)
         return json.loads((folder / "dataset.json").read_text())["leaks"]
 

@@ -7,8 +7,9 @@ import pytest
 
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import content_digest, sample_key
+from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.prepared import PreparedData
-from pipeline.samples.samples import Sample, Source
+from pipeline.samples.samples import Sample
 
 SIZES = [(5, 7), (1, 1), (20, 3), (8, 8)]
 
@@ -26,7 +27,7 @@ def pack(tmp_path, prepare_quietly):
         ]
         channels = images[0].shape[2]
         classes = tuple(map(str, range(1 + max(2, *labels))))
-        source = Source(classes=classes, channels=channels, train=samples, test=samples[:1])
+        source = ImageSource(classes=classes, channels=channels, train=samples, test=samples[:1])
         return PreparedData.open(prepare_quietly(source, tmp_path / folder, validation=0)).train
 
     return run
@@ -48,12 +49,12 @@ def test_images_of_one_size_are_one_array_without_a_copy(pack, random_image):
     packed = pack(images)
     pixels, places = packed.uniform
     assert np.array_equal(pixels[places], np.stack(images))
-    assert np.shares_memory(pixels, packed.pixels)
+    assert np.shares_memory(pixels, packed.values)
 
 
 def test_an_image_is_a_view_of_the_file(pack, random_image):
     packed = pack([random_image(6, 4)])
-    assert np.shares_memory(packed.array(0), packed.pixels)
+    assert np.shares_memory(packed.array(0), packed.values)
 
 
 def test_a_slice_that_is_not_contiguous_is_packed_in_reading_order(pack, random_image):

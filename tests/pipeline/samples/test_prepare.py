@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
+from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.description import SPLITS
-from pipeline.samples.samples import Sample, Source
+from pipeline.samples.samples import Sample
 from tests.patience import HANGING_SECONDS
 from tests.pipeline.preparing import asking, prepare
 
@@ -48,7 +49,7 @@ def test_decoding_out_of_order_keeps_the_order_of_samples(tmp_path, prepare_quie
         return np.full((2, 2, 1), value, np.uint8)
 
     samples = [Sample(f"train/{n}", n % 2, lambda n=n: image(n)) for n in range(6)]
-    source = Source(classes=("a", "b"), channels=1, train=samples, test=samples)
+    source = ImageSource(classes=("a", "b"), channels=1, train=samples, test=samples)
     folder = prepare_quietly(source, tmp_path / "x", validation=0, workers=4)
     assert PreparedData.open(folder).train.uniform[0][:, 0, 0, 0].tolist() == list(range(6))
 
@@ -100,10 +101,12 @@ def test_the_seed_of_the_split_changes_the_digest(tmp_path, make_source, prepare
 def test_moments_are_of_training_images_alone(tmp_path, make_source, prepare_quietly):
     source = make_source()
     white = Sample("test/white", 0, lambda: np.full((8, 8, 1), 255, np.uint8))
-    brighter = Source(classes=source.classes, channels=1, train=source.train, test=[*source.test, white])
+    brighter = ImageSource(
+        classes=source.classes, channels=1, train=source.train, test=[*source.test, white]
+    )
     plain = PreparedData.open(prepare_quietly(source, tmp_path / "a"))
     changed = PreparedData.open(prepare_quietly(brighter, tmp_path / "b"))
-    assert (plain.mean, plain.std) == (changed.mean, changed.std)
+    assert plain.statistics == changed.statistics
 
 
 def test_without_validation_the_split_is_empty(tmp_path, make_source, prepare_quietly):
@@ -121,7 +124,7 @@ def test_a_failure_leaves_no_dataset_that_looks_complete(tmp_path, make_source, 
     bad = [*source.train[:40], Sample("train/broken", 0, broken), *source.train[40:]]
     with pytest.raises(DataError, match=r"broken.jpg"):
         prepare_quietly(
-            Source(classes=source.classes, channels=1, train=bad, test=source.test),
+            ImageSource(classes=source.classes, channels=1, train=bad, test=source.test),
             folder,
             workers=workers,
         )
@@ -145,7 +148,7 @@ def test_few_images_are_decoded_ahead(tmp_path, make_source, prepare_quietly):
             lead.append(len(decoded) - written)
             yield sample
 
-    source = Source(classes=("a", "b"), channels=1, train=samples, test=samples[:1])
+    source = ImageSource(classes=("a", "b"), channels=1, train=samples, test=samples[:1])
     folder, state = tmp_path / "prepared", tmp_path / "state"
     prepare(source, folder, asking(origin=""), state=state, workers=2, progress=progress)
     assert max(lead[:400]) <= 2 * 8 + 1

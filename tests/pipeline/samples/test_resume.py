@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.core.errors import DataError
 from pipeline.modalities.images import decoding
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.draft import Draft
 from tests.pipeline.preparing import asking, prepare
@@ -70,7 +70,7 @@ class Stop:
 
 def run(photos: Path, folder: Path, progress=None, **asked) -> Path:
     """Prepare photos into FOLDER/prepared with its state in FOLDER/state."""
-    source = open_source(f"folder:{photos}", SourceOptions(root=photos))
+    source = open_source(f"folder:{photos}", ImageOptions(root=photos))
     wanted = asking(**{"origin": "photos", "validation": 0.2, **asked})
     prepared = folder / "prepared"
     prepare(source, prepared, wanted, state=folder / "state", workers=2, progress=progress or Stop())
@@ -122,7 +122,7 @@ def test_an_interruption_between_a_samples_pixels_and_its_record_loses_that_samp
 
     def torn(self, entry, add=Draft.add):
         if len(self) == 9:
-            self._pixels_file.write(entry.array.tobytes()[:100])
+            self._arrays_file.write(entry.array.tobytes()[:100])
             self._rows_file.write(entry.row.tobytes())
             raise Torn
         add(self, entry)
@@ -156,7 +156,7 @@ def test_what_was_written_since_the_last_checkpoint_is_made_again(
 def test_a_draft_that_lost_its_end_is_begun_anew(photos, tmp_path, uninterrupted):
     with pytest.raises(KeyboardInterrupt):
         run(photos, tmp_path, Stop(10))
-    os.truncate(tmp_path / "state/train.pixels", 100)
+    os.truncate(tmp_path / "state/train.arrays", 100)
     assert content(run(photos, tmp_path)) == uninterrupted
 
 
@@ -281,7 +281,7 @@ def test_arrays_are_resumed_while_their_file_stays_the_same(tmp_path, capsys):
     np.savez(tmp_path / "x.npz", **arrays, **labels)
 
     def prepared(folder, progress):
-        source = open_source(f"npz:{tmp_path / 'x.npz'}", SourceOptions(root=tmp_path))
+        source = open_source(f"npz:{tmp_path / 'x.npz'}", ImageOptions(root=tmp_path))
         state, asked = folder / "state", asking(origin="x")
         prepare(source, folder / "prepared", asked, state=state, workers=1, progress=progress)
         return content(folder / "prepared")

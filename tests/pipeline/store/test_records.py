@@ -32,7 +32,7 @@ def test_a_witness_is_the_crc_of_each_samples_bytes():
 @pytest.mark.parametrize("size", [1, 8, 224])
 def test_kept_pixels_are_pixels_of_the_image(size, channels):
     images = _images(2, size, channels)
-    kept = Witness.of(images).pixels.reshape(2, -1, channels)
+    kept = Witness.of(images).values.reshape(2, -1, channels)
     for image, pixels in zip(images, kept, strict=True):
         there = {tuple(pixel) for pixel in image.reshape(-1, channels).tolist()}
         assert {tuple(pixel) for pixel in pixels.tolist()} <= there
@@ -50,14 +50,14 @@ def test_the_plain_form_is_json_and_comes_back():
     witness = Witness.of(_images(5))
     again = Witness.from_dict(json.loads(json.dumps(witness.to_dict())))
     assert again.crcs == witness.crcs
-    assert np.array_equal(again.pixels, witness.pixels)
+    assert np.array_equal(again.values, witness.values)
 
 
 def test_some_of_a_witness_are_these_samples():
     images = _images(6)
     some, alone = Witness.of(images)[np.array([4, 1])], Witness.of(images[[4, 1]])
     assert some.crcs == alone.crcs
-    assert np.array_equal(some.pixels, alone.pixels)
+    assert np.array_equal(some.values, alone.values)
 
 
 def test_versions_name_what_decodes_and_renders():

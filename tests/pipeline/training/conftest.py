@@ -27,7 +27,7 @@ VIEWS = ViewSpec(seed=1, pad_crop=PadCrop(padding=1), flip="random")
 @pytest.fixture
 def run(tiny_data, tmp_path):
     """Train on the tiny dataset; keyword arguments change what `fit` is given."""
-    eyes = Preprocessing(size=8, mean=tiny_data.mean, std=tiny_data.std)
+    eyes = Preprocessing(size=8, **tiny_data.statistics)
 
     def validate(network: nn.Module) -> Metrics:
         feed = Feed(tiny_data.validation, None, eyes, device=CPU)

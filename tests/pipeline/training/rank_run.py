@@ -61,7 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def dump(folder: Path) -> LogitStore:
     """Return the features of a teacher that knows nothing."""
     data, path = PreparedData.open(folder), folder / "features.zarr"
-    eyes = Preprocessing(size=8, mean=data.mean, std=data.std)
+    eyes = Preprocessing(size=8, **data.statistics)
     architecture = Architecture(name="wrn_16_2", num_classes=3, channels=1, stem_stride=1)
     torch.manual_seed(1)
     card = ModelCard(architecture=architecture, preprocessing=eyes, classes=data.classes)
@@ -89,7 +89,7 @@ def result(folder: Path, ranks: Ranks, name: str, **changed: Any) -> dict[str, A
     """Train a variant and return losses, validation figures and weights."""
     variant = VARIANTS[name] | changed
     data = PreparedData.open(folder)
-    eyes = Preprocessing(size=8, mean=data.mean, std=data.std)
+    eyes = Preprocessing(size=8, **data.statistics)
     card = ModelCard(
         architecture=Architecture(name="test", num_classes=3), preprocessing=eyes, classes=data.classes
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError
-from pipeline.modalities.families import Pretrained, Source, call_builder, unknown_weights
+from pipeline.modalities.families import Family, Pretrained, call_builder, unknown_weights
 from pipeline.modalities.images.models.torchvision import fit_channels
 
 # (architecture, weights) -> the file in ../builtin, with its card beside it.
@@ -188,7 +188,7 @@ NETS: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 
-class Literature(Source):
+class Literature(Family):
     """The table above; these nets have one stem and take images of any side."""
 
     described = ", ".join(NETS)

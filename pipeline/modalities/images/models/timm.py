@@ -15,8 +15,8 @@ from pipeline.core.errors import ModelError, did_you_mean
 from pipeline.core.progress import note
 from pipeline.modalities.families import (
     OWN_WEIGHTS,
+    Family,
     Pretrained,
-    Source,
     call_builder,
     require_no_weights,
     require_own_stem,
@@ -30,7 +30,7 @@ _CONFIGURATIONS = ("pretrained_cfg", "pretrained_cfg_overlay")
 _PLACES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
 
 
-class Timm(Source):
+class Timm(Family):
     """The models of the package timm."""
 
     own_options = True

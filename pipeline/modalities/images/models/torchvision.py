@@ -14,8 +14,8 @@ from pipeline.core.errors import ModelError
 from pipeline.modalities.families import (
     IMAGENET_STEM_STRIDE,
     OWN_WEIGHTS,
+    Family,
     Pretrained,
-    Source,
     call_builder,
     require_own_stem,
     unknown_weights,
@@ -118,7 +118,7 @@ STEMS: Mapping[str, Callable[[Any, int], None]] = {
 }
 
 
-class Torchvision(Source):
+class Torchvision(Family):
     """The classifiers of `torchvision.models`."""
 
     described = "a torchvision classifier"

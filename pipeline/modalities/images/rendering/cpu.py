@@ -113,7 +113,7 @@ def crop_and_resize(
     source = images.uniform
     if source is not None and are_shifts(source, parameters.boxes, size):
         return shift(source, rows, parameters.boxes, parameters.flips, size)
-    out = torch.empty((len(rows), size, size, images.channels), dtype=torch.uint8)
+    out = torch.empty((len(rows), size, size, images.form.unit[-1]), dtype=torch.uint8)
     for target, row, box in zip(out.numpy(), rows.tolist(), parameters.boxes.tolist(), strict=True):
         try:
             crop = cut(images.array(row), *box)

@@ -145,7 +145,7 @@ class DeviceRenderer:
     ) -> None:
         self._images, self.device, self._interpolation = images, device, interpolation
         tallest, widest = images.shapes.max(0).tolist()
-        self._shape = tallest, widest, images.channels
+        self._shape = tallest, widest, images.form.unit[-1]
         self._size = self._exact(size)
         self._resident: tuple[Tensor, Tensor] | None = None
         if images.uniform is not None:

@@ -83,7 +83,7 @@ class ImageViews:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of a rendered image: (S, S, channels)."""
-        return self._seen.size, self._seen.size, self._images.channels
+        return self._seen.size, self._seen.size, self._images.form.unit[-1]
 
     @property
     def on_device(self) -> bool:

@@ -1,6 +1,6 @@
 """Where a dataset comes from: the table of sources behind `data.source`.
 
-A source is a function of the text after its name and a `SourceOptions`; adding one is one file and one
+A source is a function of the text after its name and a `ImageOptions`; adding one is one file and one
 line in `SOURCES`. Nothing is decoded here: samples know how to load themselves.
 """
 
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean
+from pipeline.modalities.images.form import ImageSource
+from pipeline.modalities.images.options import ImageOptions
 from pipeline.modalities.images.sources.arrays import open_builtin, open_npz
 from pipeline.modalities.images.sources.folder import open_folder
-from pipeline.modalities.images.sources.options import SourceOptions
 from pipeline.modalities.images.sources.torchvision import open_torchvision
-from pipeline.samples.samples import Source
 
-__all__ = ["SOURCES", "SourceOptions", "open_source"]
+__all__ = ["SOURCES", "ImageOptions", "open_source"]
 
-SOURCES: Mapping[str, Callable[[str, SourceOptions], Source]] = {
+SOURCES: Mapping[str, Callable[[str, ImageOptions], ImageSource]] = {
     "fashion-mnist-10k": open_builtin,
     "npz": open_npz,
     "folder": open_folder,
@@ -25,7 +25,7 @@ SOURCES: Mapping[str, Callable[[str, SourceOptions], Source]] = {
 }
 
 
-def open_source(name: str, options: SourceOptions) -> Source:
+def open_source(name: str, options: ImageOptions) -> ImageSource:
     """Find a dataset by the value of `data.source`.
 
     Raises:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ConfigError, DataError, bounded, brief
 from pipeline.core.hashing import named_arrays_digest
-from pipeline.modalities.images.sources.options import SourceOptions
+from pipeline.modalities.images.form import ImageSource
+from pipeline.modalities.images.options import ImageOptions
 from pipeline.samples.labels import numbered_classes, require_class_names, require_known_labels
-from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples, Source
+from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
 from pipeline.samples.splits import VALIDATION
 
 # The built-in dataset: a fixed subset of Fashion-MNIST that travels in the package.
@@ -104,7 +105,7 @@ def _read_idx(raw: Path, name: str) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
-def open_builtin(detail: str, options: SourceOptions) -> Source:
+def open_builtin(detail: str, options: ImageOptions) -> ImageSource:
     """Open the built-in subset of Fashion-MNIST."""
     if detail:
         raise ConfigError(f"data.source is 'fashion-mnist-10k:{detail}'; expected no text after it")
@@ -113,10 +114,10 @@ def open_builtin(detail: str, options: SourceOptions) -> Source:
         arrays["train_images"], arrays["train_labels"], "train", file, arrays["train_positions"]
     )
     test = _array_samples(arrays["test_images"], arrays["test_labels"], "test", file)
-    return Source(classes=CLASSES, channels=1, train=train, test=test)
+    return ImageSource(classes=CLASSES, channels=1, train=train, test=test)
 
 
-def open_npz(detail: str, options: SourceOptions) -> Source:
+def open_npz(detail: str, options: ImageOptions) -> ImageSource:
     """Open the arrays of an .npz file: {train,test}_{images,labels}; val_... and classes may be there."""
     path = Path(detail)
     arrays, unused = _read_npz(path)
@@ -138,7 +139,7 @@ def open_npz(detail: str, options: SourceOptions) -> Source:
         classes, labels = numbered_classes(path, labels)
     require_known_labels(path, classes, labels)
     samples = {s: _array_samples(images[s], labels[s], s, str(path)) for s in splits}
-    return Source(
+    return ImageSource(
         classes=classes,
         channels=_channels(images["train"]),
         train=samples["train"],

@@ -12,9 +12,10 @@ import numpy as np
 
 from pipeline.core.errors import DataError, did_you_mean, printable
 from pipeline.modalities.images.decoding import DECODER, SUFFIXES, ImageFile
-from pipeline.modalities.images.sources.options import SourceOptions
+from pipeline.modalities.images.form import ImageSource
+from pipeline.modalities.images.options import ImageOptions
 from pipeline.samples.labels import normal, require_class_names
-from pipeline.samples.samples import UNLABELLED, LeftOut, Names, Sample, Samples, Source
+from pipeline.samples.samples import UNLABELLED, LeftOut, Names, Sample, Samples
 from pipeline.samples.splits import TRAIN, SplitNames, find_splits
 
 # The files below a folder: image files by their suffix, at any depth, and the count of all others.
@@ -164,7 +165,7 @@ class _Folder:
         return cls(folders, LeftOut(loose=loose, suffixes=suffixes, hidden=hidden))
 
 
-def open_folder(detail: str, options: SourceOptions) -> Source:
+def open_folder(detail: str, options: ImageOptions) -> ImageSource:
     """Open PATH/train/CLASS/* and PATH/test/CLASS/*, and PATH/val/CLASS/* to validate on.
 
     Without a test folder, val is tested on. Images in PATH/train/unlabelled, at any depth, have no label,
@@ -188,7 +189,7 @@ def open_folder(detail: str, options: SourceOptions) -> Source:
         name: _file_samples(root, name, classes, split, options)
         for name, split in {TRAIN: train, **others}.items()
     }
-    return Source(
+    return ImageSource(
         classes=classes,
         channels=options.channels,
         train=samples[TRAIN],
@@ -261,7 +262,7 @@ def _require_classes(root: Path, split: str, names: Mapping[str, Names], classes
 
 
 def _file_samples(
-    root: Path, split: str, classes: Sequence[str], found: _Split, options: SourceOptions
+    root: Path, split: str, classes: Sequence[str], found: _Split, options: ImageOptions
 ) -> Samples:
     names = Names.parse(b"".join(files.to_bytes() for files in found.files.values()))
     if not names:

@@ -21,10 +21,11 @@ from torchvision import datasets
 
 from pipeline.core.errors import ConfigError, DataError, brief, did_you_mean
 from pipeline.modalities.images.decoding import DECODER, ImageFile
+from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.images.formats import image_pixels, orientation_of, upright
-from pipeline.modalities.images.sources.options import SourceOptions
+from pipeline.modalities.images.options import ImageOptions
 from pipeline.samples.labels import require_class_names, require_known_labels
-from pipeline.samples.samples import LeftOut, Sample, Samples, Source
+from pipeline.samples.samples import LeftOut, Sample, Samples
 
 # What datasets call a split that is trained on, validated on and tested on, best first.
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -69,14 +70,15 @@ class _Part:
         return cls(name, opened, dataset, _labels(dataset), _files(dataset))
 
 
-def open_torchvision(detail: str, options: SourceOptions) -> Source:
+def open_torchvision(detail: str, options: ImageOptions) -> ImageSource:
     """Open a class of torchvision.datasets by its name, downloading it if need be.
 
     A validation split of its own is used as one.
     """
     factory = _factory(detail)
-    train, test = (_part(factory, options.root, role) for role in ("train", "test"))
-    validation, unused = _validation(factory, options.root, taken=test.opened)
+    root = Path(options.root)
+    train, test = (_part(factory, root, role) for role in ("train", "test"))
+    validation, unused = _validation(factory, root, taken=test.opened)
     parts = {part.name: part for part in (train, validation, test) if part is not None}
     further = (_FURTHER[detail],) if detail in _FURTHER else ()
     where = f"torchvision dataset {detail}"
@@ -84,13 +86,13 @@ def open_torchvision(detail: str, options: SourceOptions) -> Source:
         channels = 3 if train.files or np.asarray(train.dataset[0][0]).ndim == 3 else 1
     # Code of a dataset may raise anything on files that are not as it expects.
     except Exception as error:
-        raise _unusable(factory, options.root, error) from None
+        raise _unusable(factory, root, error) from None
     names = getattr(train.dataset, "classes", None)
     classes = tuple(map(str, names if names is not None else range(1 + int(train.labels.max()))))
     require_class_names(where, classes)
     require_known_labels(where, classes, {name: part.labels for name, part in parts.items()})
     samples = {name: _samples(part, channels, options) for name, part in parts.items()}
-    return Source(
+    return ImageSource(
         classes=classes,
         channels=channels,
         train=samples[train.name],
@@ -206,7 +208,7 @@ def _list(dataset: Any, name: str) -> Sequence[Any]:
     return listed if hasattr(listed, "__len__") and len(listed) == len(dataset) else ()
 
 
-def _samples(part: _Part, channels: int, options: SourceOptions) -> Samples:
+def _samples(part: _Part, channels: int, options: ImageOptions) -> Samples:
     labels, files = part.labels, part.files
 
     def make(row: int) -> Sample:

@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.core.errors import DataError
 from pipeline.modalities.images.damage import Ear
 from pipeline.modalities.images.decoding import decode
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from tests.pipeline.preparing import asking, prepare
 from tests.pipeline.samples.test_resume import Stop
 
@@ -52,7 +52,7 @@ def prepared(photos, tmp_path):
 
     def run(progress=None, **asked):
         return prepare(
-            open_source(f"folder:{photos}", SourceOptions(root=photos)),
+            open_source(f"folder:{photos}", ImageOptions(root=photos)),
             tmp_path / "prepared",
             asking(**{"origin": "photos", **asked}),
             state=tmp_path / "state",
@@ -166,7 +166,7 @@ def test_two_preparations_at_once_in_one_process_tell_each_of_its_own_files(phot
             copy.write_bytes(path.read_bytes())
 
     def remarks(root: Path) -> object:
-        source, state = open_source(f"folder:{root}", SourceOptions(root=root)), root.with_suffix(".state")
+        source, state = open_source(f"folder:{root}", ImageOptions(root=root)), root.with_suffix(".state")
         options = {"state": state, "workers": 2, "progress": Stop()}
         return prepare(source, root.with_suffix(".made"), asking(origin="x"), **options)["remarks"]
 

@@ -17,7 +17,7 @@ from pipeline.loading.feed import Feed
 from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.encoded import EncodedSplit
 from pipeline.modalities.images.preprocessing import Preprocessing
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.prepared import PreparedData
 from tests.pipeline.preparing import asking, prepare
@@ -50,7 +50,7 @@ def prepared(photos, tmp_path):
     """Return a function (keep, short_side, channels, progress) that prepares and opens the photos."""
 
     def run(keep: str, short_side: int | None = None, channels: int = 3, progress=None) -> PreparedData:
-        source = open_source(f"folder:{photos}", SourceOptions(root=photos, channels=channels))
+        source = open_source(f"folder:{photos}", ImageOptions(root=photos, channels=channels))
         asked = asking(origin="photos", validation=0.2, keep=keep, short_side=short_side)
         folder = tmp_path / keep
         options = {"state": tmp_path / f"{keep}.state", "workers": 2, "progress": progress or Stop()}
@@ -68,13 +68,13 @@ def test_encoded_images_are_the_packed_ones(prepared, tmp_path, channels, short_
         pixels, files = getattr(packed, name), getattr(encoded, name)
         assert isinstance(files, EncodedSplit)
         assert (len(files), files.size_bytes, files.uniform) == (len(pixels), pixels.size_bytes, None)
-        assert files.channels == channels
+        assert files.form.channels == channels
         assert list(files.names) == list(pixels.names)
         for column in ("shapes", "labels", "keys"):
             assert np.array_equal(getattr(files, column), getattr(pixels, column)), column
         for row in range(len(pixels)):
             assert np.array_equal(files.array(row), pixels.array(row)), files.names[row]
-    assert (encoded.mean, encoded.std) == (packed.mean, packed.std)
+    assert encoded.statistics == packed.statistics
     assert not list((tmp_path / "encoded").glob("*.pixels"))
     assert json.loads((tmp_path / "encoded/dataset.json").read_text())["keep"] == "encoded"
 
@@ -123,7 +123,7 @@ def test_an_interrupted_scan_goes_on_to_the_same_bytes(prepared, tmp_path):
 def own_copy(photos, tmp_path, prepared):
     """Photos that a test may change, prepared as encoded images."""
     root = shutil.copytree(photos, tmp_path / "own")
-    source = open_source(f"folder:{root}", SourceOptions(root=root))
+    source = open_source(f"folder:{root}", ImageOptions(root=root))
     asked = asking(origin="own", keep="encoded")
     state = tmp_path / "own.state"
     prepare(source, tmp_path / "prepared", asked, state=state, workers=1, progress=Stop())
@@ -177,7 +177,7 @@ def test_files_that_are_damaged_behind_their_headers_are_found_where_they_are_me
     for name in names:
         content = (root / name).read_bytes()
         (root / name).write_bytes(content[:-200])
-    source = open_source(f"folder:{root}", SourceOptions(root=root))
+    source = open_source(f"folder:{root}", ImageOptions(root=root))
     asked, state = asking(origin="own", keep="encoded"), tmp_path / "state"
     with pytest.raises(DataError, match=rf"{len(names)} of 40 images are not readable"):
         prepare(source, tmp_path / "again", asked, state=state, workers=1, progress=Stop())
@@ -189,7 +189,7 @@ def test_an_empty_file_is_named(own_copy, tmp_path):
     (root / train.names[0]).write_bytes(b"")
     asked, source = (
         asking(origin="own", keep="encoded"),
-        open_source(f"folder:{root}", SourceOptions(root=root)),
+        open_source(f"folder:{root}", ImageOptions(root=root)),
     )
     with pytest.raises(
         DataError, match=rf"{train.names[0]}: not a readable image \(0 bytes: an empty file"
@@ -203,8 +203,8 @@ def test_mean_and_deviation_are_estimated_from_a_spread_sample(prepared, monkeyp
     train = encoded.train
     chosen = np.linspace(0, len(train) - 1, 5).astype(int)
     pixels = np.concatenate([train.array(row).reshape(-1, 3) for row in chosen]) / 255
-    np.testing.assert_allclose(encoded.mean, pixels.mean(0), atol=1e-6)
-    np.testing.assert_allclose(encoded.std, pixels.std(0), atol=1e-6)
+    np.testing.assert_allclose(encoded.statistics["mean"], pixels.mean(0), atol=1e-6)
+    np.testing.assert_allclose(encoded.statistics["std"], pixels.std(0), atol=1e-6)
     told = capsys.readouterr().err
     assert f"estimated from 5 of {len(train)} training images" in told
     assert "damage is looked for in 13 of 40 images, the others are decoded at use" in told
@@ -214,7 +214,7 @@ def test_a_project_may_move_with_its_images(photos, tmp_path, monkeypatch):
     before = tmp_path / "before"
     shutil.copytree(photos, before / "photos")
     monkeypatch.chdir(before)
-    source = open_source("folder:photos", SourceOptions(root=Path("data/raw")))
+    source = open_source("folder:photos", ImageOptions(root=Path("data/raw")))
     asked, folder = asking(origin="folder:photos", keep="encoded"), Path("data/prepared")
     prepare(source, folder, asked, state=Path("runs/.state/prepare"), workers=1, progress=Stop())
     train = PreparedData.open(folder).train

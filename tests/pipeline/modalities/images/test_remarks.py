@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from tests.pipeline.preparing import asking, prepare
 from tests.pipeline.samples.test_resume import Stop
 
@@ -34,7 +34,7 @@ def x_rays(tmp_path) -> Path:
 def test_pictures_of_12_bits_in_files_of_16_are_told(x_rays, tmp_path, capsys, kind):
     source = {"folder": f"folder:{x_rays}/country211", "torchvision": "torchvision:Country211"}[kind]
     description = prepare(
-        open_source(source, SourceOptions(root=x_rays)),
+        open_source(source, ImageOptions(root=x_rays)),
         tmp_path / "prepared",
         asking(origin=source),
         state=tmp_path / "state",

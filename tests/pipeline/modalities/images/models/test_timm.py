@@ -43,7 +43,7 @@ def _images(size: int, channels: int = 3) -> torch.Tensor:
     ("name", "size"), [("test_resnet", 32), ("test_vit", 64), ("test_efficientnet", 48)]
 )
 def test_a_fresh_network_fits_classes_channels_and_size(tiny_data, name, size):
-    start = Start(model=f"timm:{name}", weights=None, image_size=size)
+    start = Start(model=f"timm:{name}", weights=None, size=size)
     network, card = initial_network(tiny_data, start, 0)
     network.train()(_images(size, 1)).square().sum().backward()
     assert all(p.grad is not None for p in network.parameters())

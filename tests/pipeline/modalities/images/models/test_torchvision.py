@@ -40,7 +40,7 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_network_of_each_family_fits_the_data_and_learns(tiny_data, name):
     size = FAMILIES[name]
-    network, card = initial_network(tiny_data, Start(model=name, weights=None, image_size=size), 0)
+    network, card = initial_network(tiny_data, Start(model=name, weights=None, size=size), 0)
     assert (card.preprocessing.size, card.preprocessing.channels) == (size, 1)
     assert card.classes == tiny_data.classes
     images = torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
@@ -76,13 +76,13 @@ def test_inceptions_auxiliary_head_has_no_room_in_smaller_images(tiny_data, size
         rf"inception_v3 sees images of {size} pixels; expected at least 299, or 75 .*aux_logits: false"
     )
     with pytest.raises(ModelError, match=message):
-        initial_network(tiny_data, Start(model="inception_v3", weights=None, image_size=size), 0)
+        initial_network(tiny_data, Start(model="inception_v3", weights=None, size=size), 0)
 
 
 @pytest.mark.parametrize("size", [74, 75])
 def test_inception_without_its_auxiliary_head_has_room_in_75_pixels(tiny_data, size):
     options = {"aux_logits": False, "init_weights": False}
-    start = Start(model="inception_v3", weights=None, image_size=size, options=options)
+    start = Start(model="inception_v3", weights=None, size=size, options=options)
     if size == 75:
         initial_network(tiny_data, start, 0)
         return
@@ -96,11 +96,11 @@ def test_inception_without_its_auxiliary_head_has_room_in_75_pixels(tiny_data, s
 def test_images_too_small_for_a_network_are_refused_with_what_it_needs(tiny_data):
     message = r"squeezenet1_1 cannot take images of 12x12 pixels and 1 channels .*at least 17 pixels"
     with pytest.raises(ModelError, match=message):
-        initial_network(tiny_data, Start(model="squeezenet1_1", weights=None, image_size=12), 0)
+        initial_network(tiny_data, Start(model="squeezenet1_1", weights=None, size=12), 0)
 
 
 def test_a_transformer_is_built_for_the_size_of_its_images(tiny_data):
-    network, card = initial_network(tiny_data, Start(model="vit_b_32", weights=None, image_size=96), 0)
+    network, card = initial_network(tiny_data, Start(model="vit_b_32", weights=None, size=96), 0)
     assert network.encoder.pos_embedding.shape == (1, 1 + 9, 768)
     assert card.architecture.options == {"image_size": 96}
 
@@ -108,7 +108,7 @@ def test_a_transformer_is_built_for_the_size_of_its_images(tiny_data):
 def test_a_transformer_whose_patches_do_not_fit_is_refused(tiny_data):
     message = r"vit_b_32 with options {'image_size': 40}: .*indivisible by patch size.*correct the options"
     with pytest.raises(ModelError, match=message):
-        initial_network(tiny_data, Start(model="vit_b_32", weights=None, image_size=40), 0)
+        initial_network(tiny_data, Start(model="vit_b_32", weights=None, size=40), 0)
 
 
 def test_a_transformers_positions_are_interpolated_for_another_size():
@@ -132,7 +132,7 @@ def test_a_transformers_positions_are_interpolated_for_another_size():
 
 @pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small", "swin_t"])
 def test_a_checkpoint_of_a_fresh_network_gives_the_same_logits(tiny_data, tmp_path, name):
-    network, card = initial_network(tiny_data, Start(model=name, weights=None, image_size=32), 0)
+    network, card = initial_network(tiny_data, Start(model=name, weights=None, size=32), 0)
     save_checkpoint(tmp_path / "x.pt", network.state_dict(), card)
     loaded, _ = load_checkpoint(tmp_path / "x.pt")
     images = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))

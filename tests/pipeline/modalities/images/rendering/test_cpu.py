@@ -145,14 +145,14 @@ def test_rows_may_repeat_and_skip(random_image, pack_images):
 
 def test_rendering_leaves_the_source_as_it_is(random_image, pack_images):
     packed = pack_images([random_image(8, 8)])
-    before = packed.pixels.copy()
+    before = packed.values.copy()
     for size in (8, 12):
         out = render(packed, np.array([0]), _parameters([(-1, 0, 8, 8)], [True]), size=size)
         out.zero_()
     for size in (8, 12):
         out = render(packed, np.array([0]), _parameters([(0, 0, 8, 8)]), size=size)
         out.zero_()
-    assert np.array_equal(packed.pixels, before)
+    assert np.array_equal(packed.values, before)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def _every_warning():
 @pytest.mark.parametrize("size", [8, 12], ids=["gathered", "resized"])
 def test_whole_images_of_a_read_only_file_are_rendered_without_a_warning(random_image, pack_images, size):
     packed = pack_images([random_image(8, 8)])
-    packed.pixels.flags.writeable = False
+    packed.values.flags.writeable = False
     render(packed, np.array([0]), _parameters([(0, 0, 8, 8)]), size=size)
 
 

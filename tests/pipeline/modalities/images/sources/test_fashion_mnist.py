@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.modalities.images.sources import arrays as source_arrays
 from pipeline.modalities.images.sources.arrays import CLASSES, load_subset, select_subset
 
@@ -21,7 +21,7 @@ def arrays():
 
 @pytest.fixture(scope="module")
 def source():
-    return open_source("fashion-mnist-10k", SourceOptions(root=Path("unused")))
+    return open_source("fashion-mnist-10k", ImageOptions(root=Path("unused")))
 
 
 def _write_idx(path: Path, array: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import DataError
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.samples.labels import require_class_names
 
 CLASSES = ("cat", "dog")
@@ -31,7 +31,7 @@ def root(tmp_path):
 
 
 def _open(root):
-    return open_source(f"folder:{root}", SourceOptions(root=root))
+    return open_source(f"folder:{root}", ImageOptions(root=root))
 
 
 def _names(samples) -> list[str]:
@@ -187,7 +187,7 @@ def open_npz(tmp_path):
         arrays = {"train_images": images[:6], "train_labels": np.array([0, 1, 2] * 2)}
         arrays |= {"test_images": images[6:9], "test_labels": np.array([2, 1, 0])}
         np.savez(tmp_path / "x.npz", **{**arrays, **changed})
-        return open_source(f"npz:{tmp_path / 'x.npz'}", SourceOptions(root=tmp_path))
+        return open_source(f"npz:{tmp_path / 'x.npz'}", ImageOptions(root=tmp_path))
 
     return run
 
@@ -254,7 +254,7 @@ def test_classes_that_only_unlabelled_images_may_show_are_told(open_npz, capsys)
 def test_a_single_array_is_refused_in_plain_words(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(DataError, match=r"a single array, as of an \.npy"):
-        open_source(f"npz:{tmp_path / 'x.npy'}", SourceOptions(root=tmp_path))
+        open_source(f"npz:{tmp_path / 'x.npy'}", ImageOptions(root=tmp_path))
 
 
 def test_a_header_that_claims_more_than_memory_is_refused(tmp_path, open_npz):
@@ -269,4 +269,4 @@ def test_a_header_that_claims_more_than_memory_is_refused(tmp_path, open_npz):
         for name in old.namelist():
             new.writestr(name, header.getvalue() if name == "train_images.npy" else old.read(name))
     with pytest.raises(DataError, match=r"y.npz: not a readable .npz"):
-        open_source(f"npz:{tmp_path / 'y.npz'}", SourceOptions(root=tmp_path))
+        open_source(f"npz:{tmp_path / 'y.npz'}", ImageOptions(root=tmp_path))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.core.errors import ConfigError, DataError
 from pipeline.modalities.images.decoding import DECODER, SUFFIXES
-from pipeline.modalities.images.sources import SourceOptions, open_source
+from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.modalities.images.sources.arrays import load_subset
 from pipeline.modalities.prepared import PreparedData
 
@@ -25,17 +25,17 @@ CLASSES = ("cat", "dog")
 def test_an_unknown_source_is_refused_with_what_is_expected(tmp_path, name):
     expected = r"expected fashion-mnist-10k, npz:PATH, folder:PATH or torchvision:NAME"
     with pytest.raises(ConfigError, match=expected):
-        open_source(name, SourceOptions(root=tmp_path))
+        open_source(name, ImageOptions(root=tmp_path))
 
 
 def test_a_mistyped_source_gets_a_suggestion(tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean 'torchvision'\?"):
-        open_source("torchvison:CIFAR10", SourceOptions(root=tmp_path))
+        open_source("torchvison:CIFAR10", ImageOptions(root=tmp_path))
 
 
 def test_the_builtin_source_takes_no_text(tmp_path):
     with pytest.raises(ConfigError, match="expected no text after it"):
-        open_source("fashion-mnist-10k:train", SourceOptions(root=tmp_path))
+        open_source("fashion-mnist-10k:train", ImageOptions(root=tmp_path))
 
 
 # Arrays
@@ -58,7 +58,7 @@ def open_npz(tmp_path):
 
     def run(**changed):
         np.savez(tmp_path / "x.npz", **_arrays(**changed))
-        return open_source(f"npz:{tmp_path / 'x.npz'}", SourceOptions(root=tmp_path))
+        return open_source(f"npz:{tmp_path / 'x.npz'}", ImageOptions(root=tmp_path))
 
     return run
 
@@ -107,7 +107,7 @@ def test_npz_labels_may_be_any_integers(open_npz, dtype):
 
 def test_npz_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none.npz: no such file"):
-        open_source(f"npz:{tmp_path / 'none.npz'}", SourceOptions(root=tmp_path))
+        open_source(f"npz:{tmp_path / 'none.npz'}", ImageOptions(root=tmp_path))
 
 
 def test_npz_with_other_keys_lists_what_it_has_and_what_to_add(open_npz):
@@ -200,14 +200,14 @@ def test_npz_images_with_channels_ahead_are_told_how_to_convert_them(open_npz):
 def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"x.npz: not a readable .npz"):
-        open_source(f"npz:{tmp_path / 'x.npz'}", SourceOptions(root=tmp_path))
+        open_source(f"npz:{tmp_path / 'x.npz'}", ImageOptions(root=tmp_path))
 
 
 def test_a_single_array_under_the_name_of_an_npz_is_refused(tmp_path):
     with (tmp_path / "x.npz").open("wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(DataError, match=r"x.npz: not a readable .npz"):
-        open_source(f"npz:{tmp_path / 'x.npz'}", SourceOptions(root=tmp_path))
+        open_source(f"npz:{tmp_path / 'x.npz'}", ImageOptions(root=tmp_path))
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
@@ -220,7 +220,7 @@ def test_an_npz_with_damaged_bytes_is_refused(tmp_path, share):
     content[start : start + 40] = bytes(byte ^ 0xFF for byte in content[start : start + 40])
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"x.npz: not a readable .npz"):
-        open_source(f"npz:{path}", SourceOptions(root=tmp_path))
+        open_source(f"npz:{path}", ImageOptions(root=tmp_path))
 
 
 # Folders
@@ -245,7 +245,7 @@ def folder(tmp_path):
 
 
 def _open(folder, channels=3):
-    return open_source(f"folder:{folder}", SourceOptions(root=folder, channels=channels))
+    return open_source(f"folder:{folder}", ImageOptions(root=folder, channels=channels))
 
 
 def _loaded(folder, name, channels=3):
@@ -500,7 +500,7 @@ def _write_idx(path, array):
 
 def test_a_torchvision_dataset_is_read_from_its_own_files(raw_fashion_mnist):
     root, images = raw_fashion_mnist
-    source = open_source("torchvision:FashionMNIST", SourceOptions(root=root))
+    source = open_source("torchvision:FashionMNIST", ImageOptions(root=root))
     assert source.channels == 1
     assert len(source.classes) == 10
     assert [sample.label for sample in source.train] == [row % 10 for row in range(20)]
@@ -511,8 +511,8 @@ def test_a_torchvision_dataset_is_read_from_its_own_files(raw_fashion_mnist):
 def test_a_sample_has_the_same_name_and_classes_in_the_builtin_subset(raw_fashion_mnist):
     """So that logits of the subset are found again when the whole dataset is used."""
     root, _ = raw_fashion_mnist
-    whole = open_source("torchvision:FashionMNIST", SourceOptions(root=root))
-    subset = open_source("fashion-mnist-10k", SourceOptions(root=root))
+    whole = open_source("torchvision:FashionMNIST", ImageOptions(root=root))
+    subset = open_source("fashion-mnist-10k", ImageOptions(root=root))
     position = int(load_subset()["train_positions"][0])
     assert subset.train[0].name == whole.train[position].name
     assert subset.classes == whole.classes
@@ -520,18 +520,18 @@ def test_a_sample_has_the_same_name_and_classes_in_the_builtin_subset(raw_fashio
 
 def test_an_unknown_torchvision_dataset_gets_a_suggestion(tmp_path):
     with pytest.raises(ConfigError, match=r"'FashionMNST'.*did you mean 'FashionMNIST'\?"):
-        open_source("torchvision:FashionMNST", SourceOptions(root=tmp_path))
+        open_source("torchvision:FashionMNST", ImageOptions(root=tmp_path))
 
 
 @pytest.mark.parametrize("name", ["", "utils", "os", "VisionDatasetX"])
 def test_what_is_no_dataset_of_torchvision_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match=r"expected a class of torchvision.datasets"):
-        open_source(f"torchvision:{name}", SourceOptions(root=tmp_path))
+        open_source(f"torchvision:{name}", ImageOptions(root=tmp_path))
 
 
 def test_a_name_in_other_letters_gets_a_suggestion(tmp_path):
     with pytest.raises(ConfigError, match=r"'Cifar10'.*did you mean 'CIFAR10'\?"):
-        open_source("torchvision:Cifar10", SourceOptions(root=tmp_path))
+        open_source("torchvision:Cifar10", ImageOptions(root=tmp_path))
 
 
 @pytest.fixture
@@ -550,7 +550,7 @@ def country211(tmp_path):
 
 
 def test_a_validation_split_of_torchvision_is_used(country211):
-    source = open_source("torchvision:Country211", SourceOptions(root=country211))
+    source = open_source("torchvision:Country211", ImageOptions(root=country211))
     assert [sample.name for sample in source.validation] == [f"valid/{row}" for row in range(4)]
     assert (len(source.train), len(source.test)) == (6, 2)
     assert not source.left_out.unused
@@ -558,14 +558,14 @@ def test_a_validation_split_of_torchvision_is_used(country211):
 
 def test_a_validation_split_that_cannot_be_opened_is_told(country211):
     shutil.rmtree(country211 / "country211/valid")
-    source = open_source("torchvision:Country211", SourceOptions(root=country211))
+    source = open_source("torchvision:Country211", ImageOptions(root=country211))
     assert source.validation is None
     assert "not looked at: the split valid (" in str(source.left_out)
 
 
 def test_torchvision_and_folders_turn_a_file_alike(country211):
-    by_torchvision = open_source("torchvision:Country211", SourceOptions(root=country211))
-    folder = open_source(f"folder:{country211 / 'country211'}", SourceOptions(root=country211))
+    by_torchvision = open_source("torchvision:Country211", ImageOptions(root=country211))
+    folder = open_source(f"folder:{country211 / 'country211'}", ImageOptions(root=country211))
     for one, other in zip(by_torchvision.train, folder.train, strict=True):
         assert one.load().shape == other.load().shape == (32, 20, 3)
         assert np.abs(one.load().astype(int) - other.load()).max() <= 4
@@ -573,7 +573,7 @@ def test_torchvision_and_folders_turn_a_file_alike(country211):
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
 def test_a_damaged_file_of_torchvision_is_named(country211, content):
-    source = open_source("torchvision:Country211", SourceOptions(root=country211))
+    source = open_source("torchvision:Country211", ImageOptions(root=country211))
     (country211 / "country211/train/AD/1.jpg").write_bytes(content)
     with pytest.raises(DataError, match=r"train/AD/1.jpg: not a readable image \(") as info:
         source.train[1].load()
@@ -584,7 +584,7 @@ def test_files_of_torchvision_are_those_of_a_folder(country211):
     """Bounded, remarked on and resumed alike, whatever the dataset's own loader does."""
     deep = country211 / "country211/train/AD/0.jpg"
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(deep, format="png")
-    options = SourceOptions(root=country211, max_pixels=100)
+    options = ImageOptions(root=country211, max_pixels=100)
     source = open_source("torchvision:Country211", options)
     assert (source.decoder, source.channels) == (DECODER, 3)
     assert source.train[0].file == str(deep)
@@ -594,9 +594,7 @@ def test_files_of_torchvision_are_those_of_a_folder(country211):
 
 
 def test_images_that_a_dataset_decodes_itself_are_bounded_too(raw_fashion_mnist):
-    source = open_source(
-        "torchvision:FashionMNIST", SourceOptions(root=raw_fashion_mnist[0], max_pixels=99)
-    )
+    source = open_source("torchvision:FashionMNIST", ImageOptions(root=raw_fashion_mnist[0], max_pixels=99))
     assert source.decoder.startswith("pillow")
     with pytest.raises(DataError, match="image train/0 has 28x28 pixels; expected at most 99"):
         source.train[0].load()
@@ -616,7 +614,7 @@ def test_further_splits_of_torchvision_are_told(tmp_path, monkeypatch):
             return self.images[row], self.labels[row]
 
     monkeypatch.setattr("torchvision.datasets.SVHN", SVHN)
-    source = open_source("torchvision:SVHN", SourceOptions(root=tmp_path))
+    source = open_source("torchvision:SVHN", ImageOptions(root=tmp_path))
     assert str(source.left_out) == "not looked at: the split extra"
     assert [sample.label for sample in source.train] == [0, 1]
 
@@ -625,7 +623,7 @@ def test_further_splits_of_torchvision_are_told(tmp_path, monkeypatch):
 def test_a_dataset_without_train_and_test_is_told_from_missing_files(tmp_path, name, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", lambda *a, **k: 1 / 0)
     with pytest.raises(DataError, match=rf"{name}( in|: no train and test split with one class an image)"):
-        open_source(f"torchvision:{name}", SourceOptions(root=tmp_path))
+        open_source(f"torchvision:{name}", ImageOptions(root=tmp_path))
 
 
 @pytest.mark.parametrize("name", ["ImageFolder", "FakeData", "Country211"])
@@ -633,4 +631,4 @@ def test_a_torchvision_dataset_that_cannot_be_opened_says_why(tmp_path, name):
     if name == "Country211":  # it has train, valid and test: no network is asked
         (tmp_path / "country211").mkdir()
     with pytest.raises(DataError, match=rf"torchvision dataset {name}( in|: no train and test split)"):
-        open_source(f"torchvision:{name}", SourceOptions(root=tmp_path))
+        open_source(f"torchvision:{name}", ImageOptions(root=tmp_path))

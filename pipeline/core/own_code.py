@@ -1,0 +1,163 @@
+"""Code of the user, as `package.module:NAME`: found, imported, called; the working folder is importable.
+
+Each table that a user may add to (models, losses, sources, …) says by a `Kind` which things it expects and
+which error a failure is. Whose names may come here is the rule of `core/trust.py`: finding code imports it,
+and so runs it. The standard library makes no such things: its callables are never given back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import ConfigError, PipelineError, did_you_mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """The things that a table expects of the user's code.
+
+    Args:
+        noun: of one of them, which is also its key in params.yaml, e.g. "model".
+        returns: the result of its callable, e.g. "a network".
+        plural: several of these, e.g. "networks".
+        error: a failure is raised as this.
+    """
+
+    noun: str
+    returns: str
+    plural: str
+    error: type[PipelineError] = ConfigError
+
+
+def is_own(name: str) -> bool:
+    """Whether a name has the form `package.module:NAME`; whether a prefix is the table's, the table knows.
+
+    >>> is_own("mine.nets:network"), is_own("folder:photos/2024"), is_own("resnet18")
+    (True, False, False)
+    """
+    module, _, attribute = name.partition(":")
+    return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def find_callable(name: str, kind: Kind) -> Callable[..., object]:
+    """Import a module of the user's and return a callable of it.
+
+    Args:
+        name: `package.module:NAME`.
+        kind: the things that its callable makes.
+
+    Raises:
+        PipelineError: the kind's; there is no such module or name, it is the standard library's or no
+            callable, or the module's code raises.
+    """
+    found = _find(name, kind, f"a callable that returns {kind.returns}")
+    if not callable(found):
+        raise kind.error(
+            f"{kind.noun} {name} is no callable ({type(found).__name__}); expected one that returns "
+            f"{kind.returns}"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def find_object(name: str, kind: Kind) -> Any:
+    """Import a module of the user's and return an object of it, which need not be callable.
+
+    Args:
+        name: `package.module:NAME`.
+        kind: the things that the object is one of; `returns` describes it.
+
+    Raises:
+        PipelineError: the kind's; there is no such module or name, it is the standard library's, or the
+            module's code raises.
+    """
+    return _find(name, kind, kind.returns)
+
+
+def parameters_of(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a callable by name; none where it does not say them, as some in C."""
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def call(name: str, kind: Kind, function: Callable[..., object], arguments: Mapping[str, Any]) -> object:
+    """Call the user's code; the stdout of a command is for programs, so prints go to stderr.
+
+    Args:
+        name: `package.module:NAME`, for errors.
+        kind: the things that it makes.
+        function: from `find_callable`.
+        arguments: by keyword.
+
+    Raises:
+        PipelineError: the kind's; the code raises.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            return function(**arguments)
+    except Exception as error:
+        raise failed(name, kind, error) from error
+
+
+def failed(name: str, kind: Kind, error: Exception) -> PipelineError:
+    """Return the one line for an exception of the user's code; raise it `from` that one."""
+    reason = " ".join(str(error).split())
+    return kind.error(
+        f"{kind.noun} {name}: the code raises {type(error).__name__}: {reason}; mend it "
+        "(--debug shows where)"
+    )
+
+
+def _find(name: str, kind: Kind, expected: str) -> Any:
+    module_name, _, attribute = name.partition(":")
+    _require_foreign(name, kind, module_name)
+    module = _import(name, kind, module_name)
+    try:
+        found = getattr(module, attribute)
+    except AttributeError:
+        hint = did_you_mean(attribute, [known for known in dir(module) if not known.startswith("_")])
+        raise kind.error(
+            f"{kind.noun} {name}: {module_name} has no {attribute!r}; expected {expected}{hint}"
+        ) from None
+    if inspect.isroutine(found) or inspect.isclass(found):
+        # A module may have names that it imported itself, e.g. `from subprocess import run`.
+        _require_foreign(name, kind, getattr(found, "__module__", None) or "")
+    return found
+
+
+def _require_foreign(name: str, kind: Kind, module_name: str) -> None:
+    """Refuse a module of the standard library, unless the working folder has one of that name."""
+    outermost = module_name.partition(".")[0]
+    if outermost in sys.stdlib_module_names and PathFinder.find_spec(outermost, [str(Path.cwd())]) is None:
+        raise kind.error(
+            f"{kind.noun} {name}: {outermost} is the standard library's, which makes no {kind.plural}; "
+            f"expected code of your own or of an installed package; correct {kind.noun!r}"
+        )
+
+
+def _import(name: str, kind: Kind, module_name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # First, as `python -m` has it: the console script knows its own folder only.
+        sys.path.insert(0, here)
+    try:
+        with redirect_stdout(sys.stderr):
+            return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise failed(name, kind, error) from error
+        raise kind.error(
+            f"{kind.noun} {name}: no module {error.name!r} in {here} or among the installed packages; "
+            "expected package.module:callable; run in the project's folder, or install the package"
+        ) from None
+    except Exception as error:
+        raise failed(name, kind, error) from error

@@ -1,0 +1,108 @@
+"""What `data` in params.yaml may say of images, beside what it says of samples of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.core.errors import ConfigError
+from pipeline.modalities.images.damage import OnDamage
+from pipeline.modalities.images.decoding import MAX_PIXELS
+from pipeline.modalities.images.form import Keep
+from pipeline.samples.description import Description, same_place
+
+# What decides the content of prepared data, and what refuses images: data that was made less strictly may
+# hold some of them.
+DECISIVE = ("root", "channels", "short_side", "keep")
+REFUSING = ("max_pixels", "damaged")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions:
+    """How images are found, kept and seen.
+
+    Args:
+        root: folder for torchvision's downloads.
+        image_size: input side of models trained here, in pixels; None takes the images' own.
+        channels: 1 or 3, how image files are decoded; arrays keep their own.
+        short_side: largest shorter side in pixels, larger images are shrunk to it; None leaves all alone.
+        keep: pixels, decoded once and packed, or encoded: files stay and are decoded at use.
+        max_pixels: image files of more are refused before they are decoded, at least 1.
+        damaged: warn, JPEG files with corrupt data are read and named, or refuse.
+    """
+
+    root: str = "data/raw"
+    image_size: int | None = None
+    channels: Literal[1, 3] = 3
+    short_side: int | None = None
+    keep: Keep = "pixels"
+    max_pixels: int = MAX_PIXELS
+    damaged: OnDamage = "warn"
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and not 8 <= self.image_size <= 1024:
+            raise ConfigError(f"image_size is {self.image_size}; expected 8 to 1024 pixels")
+        if self.max_pixels < 1:
+            raise ConfigError(f"max_pixels is {self.max_pixels}; expected at least 1")
+        if self.short_side is not None and not 16 <= self.short_side <= 4096:
+            raise ConfigError(f"short_side is {self.short_side}; expected 16 to 4096 pixels, or null")
+
+    @property
+    def size(self) -> int | None:
+        """Extent of the input of models that are trained here."""
+        return self.image_size
+
+    def require_source(self, source: str) -> None:
+        """Refuse a source that images cannot be kept of in this way.
+
+        Raises:
+            ConfigError: samples that are no files are to stay encoded.
+        """
+        if self.keep == "encoded" and not source.startswith("folder:"):
+            raise ConfigError(
+                f"keep is encoded and source {source!r}; expected folder:PATH, whose files can stay where "
+                "they are; set keep to pixels"
+            )
+
+    def for_models(self) -> dict[str, Any]:
+        """Return what decides networks, and no prepared data."""
+        return {"image_size": self.image_size}
+
+    def asked(self) -> dict[str, Any]:
+        """Return what prepared data is compared with: what decides its content, or refuses some of it."""
+        return {name: getattr(self, name) for name in (*DECISIVE, *REFUSING)}
+
+    @property
+    def refusing(self) -> tuple[str, ...]:
+        """Names of the values that do no more than refuse images."""
+        return REFUSING
+
+    def known(self, description: Description) -> dict[str, Any]:
+        """Return what is known of what was asked for when data was made.
+
+        Older versions wrote down the form alone. The channels of arrays are their own.
+        """
+        known = {name: description.own[name] for name in ("keep", "short_side")}
+        if description.source.startswith("folder:"):
+            known["channels"] = description.own["channels"]
+        known |= description.made_with
+        if description.remarks.get("damaged"):
+            known["damaged"] = "warn"
+        elif known["keep"] == "pixels" and "damaged" in description.made_with:
+            # All were decoded, and none is damaged: as good as refused.
+            known["damaged"] = "none"
+        return known
+
+    def differs(self, name: str, was: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+        """Whether one of these values asks for other data than there is."""
+        there, here, source = was[name], asked[name], str(was["source"])
+        if name == "root":
+            # Only torchvision's downloads are in it.
+            return source.startswith("torchvision:") and not same_place(str(there), str(here))
+        # Images of files are bounded; those that were within the bound are within a larger one, too.
+        if name == "max_pixels":
+            return bool(here < there) and source.startswith(("folder:", "torchvision:"))
+        if name == "damaged":
+            return bool(here == "refuse" and there == "warn")
+        return bool(there != here)
