@@ -14,9 +14,9 @@ from pipeline.core.trust import Trust
 from pipeline.export.deployment import Deployment
 from pipeline.export.formats import FORMATS, measure_parity
 from pipeline.loading.feed import Feed
-from pipeline.modalities.images.pictures import open_pictures, spread_images
 from pipeline.modalities.prepared import PreparedData
-from pipeline.models.checkpoint import load_checkpoint
+from pipeline.modalities.table import find_modality
+from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.samples.packed import Split
 from stages import layout
 from stages.failures import say
@@ -81,7 +81,7 @@ def command(
     _require_other_file(out, checkpoint)
     network, card = load_checkpoint(checkpoint, trust=trust)
     eyes = card.preprocessing
-    images = _images(folder, eyes.channels, samples)
+    images = _samples(folder, card, samples)
     deployment = Deployment(network=network, card=card, normalises=with_normalise)
     content = FORMATS[form].encode(deployment)
     feed = Feed(images, None, eyes, device=torch.device("cpu"))
@@ -100,17 +100,17 @@ def _require_other_file(out: Path, checkpoint: Path) -> None:
         )
 
 
-def _images(folder: Path | None, channels: int, count: int) -> Split:
+def _samples(folder: Path | None, card: ModelCard, count: int) -> Split:
     if folder is not None:
-        return open_pictures(folder, channels, count)
+        return find_modality(card.modality).open_files(folder, card.preprocessing, count)
     try:
-        images = PreparedData.open(layout.PREPARED).test
+        held_out = PreparedData.open(layout.PREPARED).test
     except DataError as error:
         raise DataError(f"{error}; or compare on a folder of images: --images FOLDER") from None
-    if not len(images):
+    if not len(held_out):
         raise DataError(
             f"{layout.PREPARED}: no test images; expected some to compare on; use --images FOLDER"
         )
-    chosen = spread_images(images, count)
+    chosen = held_out.spread(count)
     chosen.require_unchanged(np.arange(len(chosen)))
     return chosen

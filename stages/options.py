@@ -137,6 +137,10 @@ def trusts_code(command: Command) -> Command:
             raise click.BadParameter(
                 f"{bad!r}; expected module or module:callable", param_hint="--trust-code"
             )
+        if named:
+            from pipeline.modalities.table import trust_modalities
+
+            trust_modalities(named)
         trust = Trust(code=frozenset(named), remedy="add --trust-code {name}")
         return command(trust=trust, **arguments)
 

@@ -185,9 +185,8 @@ class _Reader:
         if not isinstance(spec, dict) or not isinstance(shared, dict):
             return spec
         own = {key: value for key, value in spec.items() if key in _MODEL_KEYS}
-        if "preprocessing" in own:
-            kind = self._modality.preprocessing_type
-            own["preprocessing"] = self._own(kind, own["preprocessing"], f"{place}.preprocessing")
+        kind, given = self._modality.preprocessing_type, own.get("preprocessing", {})
+        own["preprocessing"] = self._own(kind, given, f"{place}.preprocessing")
         trained = {key: value for key, value in spec.items() if key not in _MODEL_KEYS}
         return {**own, "training": self._training({**shared, **trained}, place)}
 

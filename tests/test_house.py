@@ -79,15 +79,13 @@ def test_imports_go_down_from_floor_to_floor():
 
 
 def test_images_are_known_to_the_table_of_modalities_alone():
-    """The commands still name images in params.yaml's form."""
     known = {
         module
         for module, others in GRAPH.items()
         if not module.startswith("pipeline.modalities.images")
         and any(other.startswith("pipeline.modalities.images") for other in others)
     }
-    commands = {f"stages.{name}" for name in ("data_params", "export", "params", "params_file", "prepare")}
-    assert known <= {"pipeline.modalities.table", *commands}
+    assert known == {"pipeline.modalities.table"}
 
 
 def test_the_test_for_circles_finds_one():

@@ -1,4 +1,4 @@
-"""Names of arrays that many rooms hand to each other."""
+"""Positions of samples, which many rooms hand to each other."""
 
 from __future__ import annotations
 
@@ -7,3 +7,8 @@ from numpy.typing import NDArray
 
 # Positions of samples in a split, or of rows in a store: (n,) int64.
 Rows = NDArray[np.int64]
+
+
+def spread(available: int, count: int) -> Rows:
+    """Return at most `count` of so many positions, evenly spread over them, in order."""
+    return np.linspace(0, available - 1, min(available, count)).round().astype(np.int64)

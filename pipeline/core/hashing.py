@@ -26,16 +26,16 @@ def sample_key(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
-def content_digest(image_HWC: NDArray[np.uint8], label: int) -> int:
-    """Return a 64-bit digest of one image's shape and pixels and its label (-1: unlabelled)."""
-    return encoded_digest(image_HWC, image_HWC.shape, label)
+def content_digest(array: NDArray[Any], label: int) -> int:
+    """Return a 64-bit digest of one sample's shape and values and its label (-1: unlabelled)."""
+    return encoded_digest(array, array.shape, label)
 
 
-def encoded_digest(content: NDArray[np.uint8], shape_HWC: tuple[int, ...], label: int) -> int:
-    """Return a 64-bit digest of the bytes that an image is kept as, of its shape and its label."""
+def encoded_digest(content: NDArray[Any], shape: tuple[int, ...], label: int) -> int:
+    """Return a 64-bit digest of what a sample is kept as, of its whole shape and its label."""
     state = hashlib.blake2b(digest_size=8)
-    state.update(np.array([*shape_HWC, label], "<i8").tobytes())
-    state.update(np.ascontiguousarray(content).data)
+    state.update(np.array([*shape, label], "<i8").tobytes())
+    state.update(np.ascontiguousarray(content, content.dtype.newbyteorder("<")).data)
     return int.from_bytes(state.digest(), "little")
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.codecs.base import relative
-from pipeline.core.errors import StoreError
+from pipeline.core.errors import ConfigError, StoreError
+from pipeline.core.progress import note
 from pipeline.evaluation.context import Bench
 from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
@@ -95,14 +96,22 @@ def _contradictions(location: Location, manifest: Manifest) -> list[str]:
         if not root.says_the_same_as(manifest.header):
             problems.append(f"{ZARR_JSON} describes another store than {MANIFEST}")
         store = LogitStore(location, manifest)
-        views_of(store)
-        preprocessing_of(store)
+        _require_described(store)
         index = {name: section.index for name, section in store.sections.items()}
     except StoreError as error:
         return [str(error)]
     if dataset_digest(index) != manifest.header.fingerprint.dataset:
         problems.append("keys and digests of the samples are not those of the dataset's fingerprint")
     return problems
+
+
+def _require_described(store: LogitStore) -> None:
+    """Refuse a header that describes no views or no preprocessing, where its modality is at hand."""
+    try:
+        views_of(store)
+        preprocessing_of(store)
+    except ConfigError as error:
+        note(f"{store.location}: what is said of views and preprocessing is not checked: {error}")
 
 
 def _undecodable(location: Location, manifest: Manifest) -> list[str]:

@@ -7,8 +7,9 @@ these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.core.arrays import Rows
-from pipeline.core.hashing import Described
+from pipeline.core.hashing import Described, spec_digest
 from pipeline.samples.packed import Split
 from pipeline.views.pairing import Pairing, Singles
 
@@ -165,3 +166,79 @@ class Resident(Protocol):
 
     def batches(self, view: int, batches: Sequence[Rows]) -> Iterator[Tensor]:
         """Yield each batch of rows (B,), rendered: (B, *shape)."""
+
+
+class UsualViews:
+    """What views of most modalities have in common: a spec derives from this, and gives `canonical`."""
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the spec as plain values, with the version of the rendering's meaning."""
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of the canonical form."""
+        return spec_digest(self.canonical())
+
+    def described(self) -> Described:
+        """Return the canonical form with its digest."""
+        return Described(self.digest(), self.canonical())
+
+
+class UsualPreprocessing:
+    """What preprocessing of most modalities has in common: a frozen dataclass derives from this.
+
+    It gives `size`, `channels`, `normalise`, `example` and `renderer`.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    def with_size(self, size: int) -> Self:
+        """Return the same for another extent of the model's input."""
+        return replace(self, size=size)  # type: ignore[type-var]
+
+    def normalise(self, rendered: Tensor) -> Tensor:
+        """Map rendered samples (B, ...) to a model's input (B, ...), on their own device."""
+        raise NotImplementedError
+
+    def seen(self, rendered: Tensor) -> Tensor:
+        """Return rendered samples (B, ...) as they are."""
+        return rendered
+
+    def with_normalisation(self, network: nn.Module) -> nn.Module:
+        """Return a network that takes rendered samples, and normalises them itself."""
+        return _Normalising(network, self.normalise)
+
+    def deployed(self, *, normalises: bool) -> dict[str, Any]:
+        """Return what the user of an exported network must know: "input" and "preprocessing"."""
+        return {"input": {"normalised": not normalises}, "preprocessing": self.to_dict()}
+
+    def notes(self) -> dict[str, str]:
+        """Return no rules."""
+        return {}
+
+
+class UsualRenderer:
+    """What renderers of most modalities have in common: they render on the CPU, and mix nothing."""
+
+    on_device = False
+
+    def shares(self, view: int, rows: Rows) -> NDArray[np.float64] | None:
+        """Return None: nothing is mixed."""
+        return None
+
+    def resident(self) -> Resident | None:
+        """Return None: samples stay where they are."""
+        return None
+
+
+class _Normalising(nn.Module):
+    def __init__(self, network: nn.Module, normalise: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self._normalise = network, normalise
+
+    def forward(self, rendered: Tensor) -> Tensor:
+        """Return what the network gives for rendered samples (B, ...)."""
+        logits: Tensor = self.network(self._normalise(rendered))
+        return logits

@@ -7,7 +7,6 @@ dark page. The same input gives the same bytes.
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import math
@@ -21,8 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from PIL import Image
 
+from pipeline.modalities.picture import Picture
 from pipeline.report.results import Curve
 from pipeline.samples.samples import UNLABELLED
 
@@ -154,13 +153,12 @@ class SoftLabel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleView:
-    """One view of an example: the picture as a data URI, its side in pixels, the teacher's top classes.
+    """One view of an example: its picture, the teacher's top classes.
 
     `mixed` says of which classes the picture is, and how much of each, where it is mixed.
     """
 
-    picture: str
-    side: int
+    picture: Picture
     labels: tuple[SoftLabel, ...]
     mixed: str | None
 
@@ -177,7 +175,7 @@ def make_examples(
     labels_M: NDArray[np.int64],
     *,
     classes: Sequence[str],
-    pixels: Sequence[NDArray[np.uint8]],
+    pictures: Sequence[Sequence[Picture]],
     logits: Sequence[NDArray[np.float32]],
     mixtures: Sequence[Mixed | None],
 ) -> list[Example]:
@@ -186,7 +184,7 @@ def make_examples(
     Args:
         labels_M: indices into the classes, or -1.
         classes: C names.
-        pixels: a view each, (M, S, S, channels) as they were rendered for the teacher, grey or RGB.
+        pictures: a view each, M of them, as they were rendered for the teacher.
         logits: a view each, (M, C), the teacher's from the store.
         mixtures: a view each, the labels (M,) of the images that are mixed in, and the samples' own shares
             (M,); None where nothing is mixed.
@@ -196,12 +194,11 @@ def make_examples(
             label=None if label == UNLABELLED else classes[label],
             views=tuple(
                 ExampleView(
-                    picture=png_uri(seen[place]),
-                    side=len(seen[place]),
+                    picture=seen[place],
                     labels=_soft_labels(said[place], classes, _shown(label, mixture, place)),
                     mixed=_described(label, mixture, place, classes),
                 )
-                for seen, said, mixture in zip(pixels, logits, mixtures, strict=True)
+                for seen, said, mixture in zip(pictures, logits, mixtures, strict=True)
             ),
         )
         for place, label in enumerate(labels_M.tolist())
@@ -231,14 +228,6 @@ def _soft_labels(
         SoftLabel(name=classes[c], share=float(share[c]), softened=float(softened[c]), correct=c in shown)
         for c in np.argsort(-share, kind="stable")[:TOP_LABELS].tolist()
     )
-
-
-def png_uri(pixels_HWC: NDArray[np.uint8]) -> str:
-    """Return a grey or RGB image as a lossless data URI."""
-    buffer = io.BytesIO()
-    image = pixels_HWC[..., 0] if pixels_HWC.shape[2] == 1 else pixels_HWC
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def spread_rows(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -14,9 +14,10 @@ from pipeline.core.progress import note
 from pipeline.evaluation.assessment import ClassFigures, Confusion
 from pipeline.evaluation.label_errors import LabelError, LabelErrors, find_label_errors
 from pipeline.loading.feed import Feed
+from pipeline.modalities.picture import Picture
 from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
-from pipeline.report.figures import Example, Mixed, make_examples, png_uri, spread_rows
+from pipeline.report.figures import Example, Mixed, make_examples, spread_rows
 from pipeline.report.results import Group, Report, StudentResults
 from pipeline.samples.packed import Split
 from pipeline.store.soft_labels import SoftLabels
@@ -127,13 +128,11 @@ class Suspect:
 
     Args:
         found: what is known of it.
-        picture: un-augmented, as a data URI.
-        side: of the picture in pixels.
+        picture: un-augmented.
     """
 
     found: LabelError
-    picture: str
-    side: int
+    picture: Picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,8 +175,8 @@ def make_exhibit(name: str, store: SoftLabels, data: PreparedData) -> Exhibit:
 def _suspect(error: LabelError, store: SoftLabels, data: PreparedData) -> Suspect:
     images: Split = getattr(data, error.split)
     feed = Feed(images, None, preprocessing_of(store), device=torch.device("cpu"))
-    (pixels,) = feed.pixels(0, np.array([error.row])).numpy()
-    return Suspect(found=error, picture=png_uri(pixels), side=len(pixels))
+    (rendered,) = feed.pixels(0, np.array([error.row])).numpy()
+    return Suspect(found=error, picture=data.modality.picture(rendered))
 
 
 def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example, ...]:
@@ -192,7 +191,7 @@ def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example
     examples = make_examples(
         data.train.labels[rows],
         classes=data.classes,
-        pixels=[feed.pixels(view, rows).numpy() for view in views],
+        pictures=[list(map(data.modality.picture, feed.pixels(view, rows).numpy())) for view in views],
         logits=[store.view(view)[places].numpy() for view in views],
         mixtures=[_mixture(feed, view, rows) for view in views],
     )

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
+from pydantic import Field
 
 from pipeline.core.errors import DataError
 from pipeline.core.files import write_bytes
@@ -152,6 +153,16 @@ class Form:
         """Size of one value."""
         return np.dtype(self.dtype).itemsize
 
+    @classmethod
+    def parse(cls, plain: Mapping[str, Any]) -> Form:
+        """Return the form that is among the values of a dataset.json.
+
+        Raises:
+            pydantic.ValidationError: types or ranges of other values.
+        """
+        found = _FormDescribed.model_validate(plain)
+        return Form(dtype=found.dtype, axes=found.axes, unit=found.unit, decoder=found.decoder)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the form as plain values, as dataset.json has them."""
         return {
@@ -162,12 +173,10 @@ class Form:
         }
 
 
-def relative_root(root: Path, folder: Path) -> str:
-    """Return the root of files as a prepared dataset in `folder` names it: the project may be moved."""
-    return str(root) if root.is_absolute() else os.path.relpath(root, folder)
+class _FormDescribed(pydantic.BaseModel):
+    """A form as dataset.json, which may come from anybody, has it."""
 
-
-def find_root(root: str, folder: Path) -> Path:
-    """Return the folder that `relative_root` named, absolute: a program may change its own folder."""
-    # Not resolved: folders on the way may be links.
-    return Path(os.path.abspath(folder / root))
+    dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64"]
+    axes: Annotated[int, Field(ge=1, le=4)]
+    unit: Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 20)], ...], Field(max_length=4)] = ()
+    decoder: Annotated[str, Field(max_length=200)] = NO_DECODER

@@ -10,10 +10,12 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
+from pipeline.core.hashing import bytes_glance, content_digest
 from pipeline.samples.index import Form
-from pipeline.samples.packed import Split
+from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.reading import Seat
-from pipeline.samples.samples import Sample
+from pipeline.samples.samples import Sample, Source
 
 # What makes a sample the same one in a later run; a file of -1 bytes is none.
 IDENTITY = [("key", "<u8"), ("label", "<i8"), ("file_bytes", "<i8"), ("modified_ns", "<i8")]
@@ -149,3 +151,112 @@ class Intake(Protocol):
 
     def open_split(self, folder: Path, name: str) -> Split:
         """Open a split that was just written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArraySource(Source):
+    """A dataset of arrays as it is found.
+
+    Args:
+        form: of the samples.
+    """
+
+    form: Form
+
+
+class ArrayIntake:
+    """Takes samples that their source gives as arrays: nothing is decoded, and nothing is odd.
+
+    Args:
+        form: of the samples.
+    """
+
+    step = "read"
+    files = ()
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return
+
+    def plan(self) -> dict[str, Any]:
+        """Return nothing: form and samples decide all."""
+        return {}
+
+    def goes_on(self, found: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
+        """Whether the plans are equal."""
+        return found == plan
+
+    def nothing(self) -> NoStatistics:
+        """Return the statistics of no sample."""
+        return NoStatistics()
+
+    def restored(self, plain: Any) -> NoStatistics:
+        """Return the statistics of some."""
+        return NoStatistics()
+
+    def statistics(self, array: NDArray[Any]) -> NoStatistics:
+        """Return the statistics of one."""
+        return NoStatistics()
+
+    def read(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
+        """Return a sample's array with its digests.
+
+        Raises:
+            DataError: it is not of the form's dtype and axes, or is empty.
+        """
+        array = np.asarray(sample.load())
+        own, form = array.shape[: self.form.axes], self.form
+        if array.dtype != form.dtype or array.shape != form.shape(own) or len(own) < form.axes:
+            raise DataError(
+                f"{sample.name}: {array.dtype} of shape {array.shape}; expected {form.dtype} of shape "
+                f"{('any',) * form.axes + form.unit}; correct the source"
+            )
+        if not 1 <= min(own) <= max(own) <= form.longest:
+            raise DataError(f"{sample.name}: of shape {array.shape}; expected lengths of 1 or more")
+        seat.take(array.size)
+        glance = bytes_glance(np.frombuffer(array.tobytes(), np.uint8))
+        row = (*identity, own, content_digest(array, sample.label), glance, 0)
+        return Entry(np.array(row, row_dtype(form)), array, NoStatistics())
+
+    def measure(self, sample: Sample, seat: Seat) -> tuple[NoStatistics, int]:
+        """Return no statistics and no remark; all samples are packed."""
+        return NoStatistics(), 0
+
+    def tell_measured(self, counts: Mapping[str, tuple[int, int]]) -> None:
+        """Say nothing."""
+
+    def require_sound(self, remarks: Remarks, count: int, state: Path) -> None:
+        """Refuse nothing."""
+
+    def tell(self, remarks: Remarks, folder: Path) -> None:
+        """Say nothing."""
+
+    def count(self, remarks: Remarks) -> dict[str, int]:
+        """Return that there are no remarks."""
+        return {}
+
+    def describe(self, statistics: Any) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def open_split(self, folder: Path, name: str) -> Split:
+        """Open a split that was just written."""
+        return open_packed(folder, name, self.form)
+
+
+class NoStatistics:
+    """Statistics of samples of which none are kept."""
+
+    def __add__(self, other: Self) -> Self:
+        return self
+
+    def __sub__(self, other: Self) -> Self:
+        return self
+
+    def to_plain(self) -> None:
+        """Return nothing."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.arrays import Rows
+from pipeline.core.arrays import Rows, spread
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import array_digest, content_digest
 from pipeline.samples.index import Form, missing, read_index
@@ -98,6 +98,10 @@ class Split(ABC):
         """Return some of the samples, in the given order."""
         chosen = {column: getattr(self, column)[rows] for column in self.columns}
         return replace(self, **chosen, names=self.names.subset(rows))
+
+    def spread(self, count: int) -> Split:
+        """Return at most `count` samples, evenly spread over the split, in its order."""
+        return self.subset(spread(len(self), count))
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of keys and contents, in order."""

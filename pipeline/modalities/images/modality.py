@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.modalities.images.encoded import open_encoded
@@ -15,14 +21,17 @@ from pipeline.modalities.images.models.cifar import Literature
 from pipeline.modalities.images.models.timm import Timm
 from pipeline.modalities.images.models.torchvision import Torchvision
 from pipeline.modalities.images.options import ImageOptions
+from pipeline.modalities.images.pictures import open_pictures
 from pipeline.modalities.images.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.modalities.images.sources import open_source
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.modality import Modality
+from pipeline.modalities.picture import Picture
 from pipeline.samples.description import IMAGES as IMAGES_NAME
 from pipeline.samples.packed import Split, open_packed
 
 
-class Images:
+class Images(Modality):
     """Pixels (H, W, C) uint8, 1 or 3 channels."""
 
     name = IMAGES_NAME
@@ -47,6 +56,18 @@ class Images:
     def open_split(self, folder: Path, name: str, form: ImageForm) -> Split:
         """Open one split, kept as pixels or as files."""
         return open_packed(folder, name, form) if form.packs else open_encoded(folder, name, form)
+
+    def open_files(self, folder: Path, preprocessing: Preprocessing, count: int) -> Split:
+        """Decode some image files, evenly spread over a folder's, in the colours that a model sees."""
+        return open_pictures(folder, preprocessing.channels, count)
+
+    def picture(self, rendered: NDArray[np.integer[Any]]) -> Picture:
+        """Return an image (S, S, C) uint8, grey or RGB, as it is, without loss."""
+        buffer = io.BytesIO()
+        image = rendered[..., 0] if rendered.shape[2] == 1 else rendered
+        PIL.Image.fromarray(np.ascontiguousarray(image)).save(buffer, "png")
+        uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return Picture(uri, len(rendered))
 
     def views(self, plain: Mapping[str, Any]) -> ViewSpec:
         """Return the views that a canonical form describes."""

@@ -10,6 +10,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.modalities.images.damage import OnDamage
 from pipeline.modalities.images.decoding import MAX_PIXELS
 from pipeline.modalities.images.form import Keep
+from pipeline.modalities.modality import DataOptions
 from pipeline.samples.description import Description, same_place
 
 # What decides the content of prepared data, and what refuses images: data that was made less strictly may
@@ -19,7 +20,7 @@ REFUSING = ("max_pixels", "damaged")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageOptions:
+class ImageOptions(DataOptions):
     """How images are found, kept and seen.
 
     Args:

@@ -1,25 +1,20 @@
-"""Some images to look at: spread over a split, or the files of any folder, without labels."""
+"""Some images to look at: the files of any folder, without labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pipeline.core.arrays import spread
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import content_digest, sample_key
 from pipeline.core.progress import note
 from pipeline.modalities.images.decoding import DECODER, SUFFIXES, load_image
 from pipeline.modalities.images.form import image_form
 from pipeline.modalities.images.sources.folder import Tree, image_tree
-from pipeline.samples.packed import PackedSplit, Split, offsets_of
+from pipeline.samples.packed import PackedSplit, offsets_of
 from pipeline.samples.samples import UNLABELLED, LeftOut, Names
-
-
-def spread_images(images: Split, count: int) -> Split:
-    """Return at most `count` images of a split, evenly spread over it, in its order."""
-    return images.subset(_spread(len(images), count))
 
 
 def open_pictures(folder: Path, channels: int, count: int) -> PackedSplit:
@@ -42,7 +37,7 @@ def open_pictures(folder: Path, channels: int, count: int) -> PackedSplit:
         )
     if others:
         note(f"{folder}: left out: {others}")
-    names = [found[row] for row in _spread(len(found), count).tolist()]
+    names = [found[row] for row in spread(len(found), count).tolist()]
     images = [load_image(folder / name, channels) for name in names]
     shapes = np.array([image.shape[:2] for image in images], np.int32)
     form = image_form(channels, DECODER)
@@ -56,7 +51,3 @@ def open_pictures(folder: Path, channels: int, count: int) -> PackedSplit:
         digests=np.array([content_digest(image, UNLABELLED) for image in images], np.uint64),
         names=Names.of(names),
     )
-
-
-def _spread(available: int, count: int) -> NDArray[np.int64]:
-    return np.linspace(0, available - 1, min(available, count)).round().astype(np.int64)

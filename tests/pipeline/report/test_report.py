@@ -12,7 +12,8 @@ from PIL import Image
 from pipeline.core.errors import DataError
 from pipeline.evaluation.assessment import ClassFigures, Confusion
 from pipeline.evaluation.label_errors import LabelError, LabelErrors
-from pipeline.report.figures import Example, Series, curves_svg, make_examples, png_uri, spread_rows
+from pipeline.modalities.images.modality import IMAGES
+from pipeline.report.figures import Example, Series, curves_svg, make_examples, spread_rows
 from pipeline.report.page import metric, points, render_page, scientific, size
 from pipeline.report.results import Estimate, Group, Report, compare, dump_figures
 from pipeline.report.runs import (
@@ -351,7 +352,7 @@ def test_a_curve_of_one_epoch_can_be_seen():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_are_pixel_for_pixel(channels):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 9, channels), np.uint8)
-    content = base64.b64decode(png_uri(pixels).removeprefix("data:image/png;base64,"))
+    content = base64.b64decode(IMAGES.picture(pixels).uri.removeprefix("data:image/png;base64,"))
     decoded = np.asarray(Image.open(io.BytesIO(content))).reshape(pixels.shape)
     assert (decoded == pixels).all()
 
@@ -374,7 +375,7 @@ def make_two_examples() -> list[Example]:
     return make_examples(
         np.array([1, -1]),
         classes=("cat", "<dog>", "bird", "fish"),
-        pixels=[np.zeros((2, 8, 8, 1), np.uint8)] * 3,
+        pictures=[[IMAGES.picture(np.zeros((8, 8, 1), np.uint8))] * 2] * 3,
         logits=[np.array([[0.0, 4.0, 2.0, -8.0], [1.0, 0.0, 0.0, 0.0]], np.float32)] * 3,
         mixtures=[None, None, (np.array([2, 3]), np.array([0.6, 1.0]))],
     )
@@ -450,10 +451,10 @@ def test_the_page_shows_labels_that_the_teacher_contradicts():
         predicted="<dog>",
         probability=0.98,
     )
-    picture = png_uri(np.zeros((8, 8, 1), np.uint8))
+    picture = IMAGES.picture(np.zeros((8, 8, 1), np.uint8))
     exhibit = Exhibit(
         label_errors=LabelErrors(checked=1000, doubted=7, worst=(error,)),
-        suspects=(Suspect(found=error, picture=picture, side=8),),
+        suspects=(Suspect(found=error, picture=picture),),
     )
     page = render_page(make_report(*make_runs([0.9], [0.9])), {"main": exhibit}, test_images=1)
     assert "7 of 1,000 labelled images" in page

@@ -6,14 +6,14 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import DataError
-from pipeline.modalities.images.pictures import open_pictures, spread_images
+from pipeline.modalities.images.pictures import open_pictures
 
 
 def test_images_are_spread_over_the_split(tiny_data):
-    some = spread_images(tiny_data.test, 4)
+    some = tiny_data.test.spread(4)
     assert list(some.names) == [tiny_data.test.names[row] for row in (0, 10, 19, 29)]
     assert (some.array(3) == tiny_data.test.array(29)).all()
-    assert len(spread_images(tiny_data.test, 1000)) == len(tiny_data.test)
+    assert len(tiny_data.test.spread(1000)) == len(tiny_data.test)
 
 
 def test_a_folders_files_are_decoded_whatever_their_folder_and_size(tmp_path, random_image, capsys):
