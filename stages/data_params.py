@@ -26,7 +26,8 @@ class DataParams:
     """The dataset.
 
     Args:
-        source: where it comes from; of images fashion-mnist-10k, npz:PATH, folder:PATH or torchvision:NAME.
+        source: where it comes from; of images fashion-mnist-10k, npz:PATH, folder:PATH,
+            torchvision:NAME, or module:callable of your own.
         modality: of its samples: images, or module:NAME of one's own.
         task: what a teacher says of them: classes.
         watch: file or folder whose change makes DVC import the data again.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.core.errors import DataError
 from pipeline.core.hashing import bytes_glance, content_digest, encoded_digest
 from pipeline.core.progress import note
 from pipeline.modalities.images.damage import (
@@ -168,7 +169,13 @@ class ImageIntake:
         """Decode an image, and shrink it as the form says: (H, W, C) uint8, and the remarks on it."""
         file = sample.load
         if not isinstance(file, ImageFile):
-            return shrink(file(), self.form.short_side), 0
+            array = file()
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != self.form.channels:
+                raise DataError(
+                    f"{sample.name}: {array.dtype} of shape {array.shape}; expected uint8 (height, width, "
+                    f"{self.form.channels}); correct its source"
+                )
+            return shrink(array, self.form.short_side), 0
         content = file.read()
         seat.take(file.pixels(content))
         pixels, damaged = self._ear.listen(partial(file.decode, content))

@@ -1,7 +1,8 @@
 """Where a dataset comes from: the table of sources behind `data.source`.
 
-A source is a function of the text after its name and a `ImageOptions`; adding one is one file and one
-line in `SOURCES`. Nothing is decoded here: samples know how to load themselves.
+A source is a function of the text after its name and an `ImageOptions`; adding one is one file and one
+line in `SOURCES`. A user's own is `module:callable`: a function without arguments, or of `options`, that
+returns an `ImageSource`. Nothing is decoded here: samples know how to load themselves.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean
+from pipeline.core.own_code import Kind, call, find_callable, is_own, parameters_of
 from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.images.options import ImageOptions
 from pipeline.modalities.images.sources.arrays import open_builtin, open_npz
@@ -17,6 +19,7 @@ from pipeline.modalities.images.sources.torchvision import open_torchvision
 
 __all__ = ["SOURCES", "ImageOptions", "open_source"]
 
+_OWN = Kind(noun="source", returns="a dataset of images", plural="datasets")
 SOURCES: Mapping[str, Callable[[str, ImageOptions], ImageSource]] = {
     "fashion-mnist-10k": open_builtin,
     "npz": open_npz,
@@ -34,13 +37,16 @@ def open_source(name: str, options: ImageOptions) -> ImageSource:
 
     """
     kind, _, detail = name.partition(":")
-    if kind not in SOURCES:
-        hint = did_you_mean(kind, SOURCES)
+    hint = did_you_mean(kind, SOURCES)
+    if kind in SOURCES:
+        source = SOURCES[kind](detail, options)
+    elif is_own(name) and not hint:
+        source = _own(name, options)
+    else:
         raise ConfigError(
-            f"data.source is {name!r}; expected fashion-mnist-10k, npz:PATH, folder:PATH or "
-            f"torchvision:NAME{hint}"
+            f"data.source is {name!r}; expected fashion-mnist-10k, npz:PATH, folder:PATH, torchvision:NAME "
+            f"or module:callable of your own{hint}"
         )
-    source = SOURCES[kind](detail, options)
     for split, samples in (("training", source.train), ("test", source.test)):
         if not samples:
             raise DataError(f"{name}: no {split} images; expected at least one")
@@ -49,3 +55,20 @@ def open_source(name: str, options: ImageOptions) -> ImageSource:
             f"{name}: {counted(len(source.classes), 'class')}; expected at least two classes to tell apart"
         )
     return source
+
+
+def _own(name: str, options: ImageOptions) -> ImageSource:
+    """Call the user's code for a dataset.
+
+    Raises:
+        ConfigError: it cannot be imported, raises, or returns something else.
+    """
+    function = find_callable(name, _OWN)
+    given = {"options": options} if "options" in parameters_of(function) else {}
+    found = call(name, _OWN, function, given)
+    if not isinstance(found, ImageSource):
+        raise ConfigError(
+            f"source {name} returns a {type(found).__name__}; expected a "
+            "pipeline.modalities.images.form.ImageSource; correct it"
+        )
+    return found

@@ -23,7 +23,7 @@ CLASSES = ("cat", "dog")
 
 @pytest.mark.parametrize("name", ["fashon-mnist-10k", "fashion-mnist-10", "npzz:x", "foldr:x", ""])
 def test_an_unknown_source_is_refused_with_what_is_expected(tmp_path, name):
-    expected = r"expected fashion-mnist-10k, npz:PATH, folder:PATH or torchvision:NAME"
+    expected = r"expected fashion-mnist-10k, npz:PATH, folder:PATH, torchvision:NAME or module:callable"
     with pytest.raises(ConfigError, match=expected):
         open_source(name, ImageOptions(root=tmp_path))
 
@@ -36,6 +36,56 @@ def test_a_mistyped_source_gets_a_suggestion(tmp_path):
 def test_the_builtin_source_takes_no_text(tmp_path):
     with pytest.raises(ConfigError, match="expected no text after it"):
         open_source("fashion-mnist-10k:train", ImageOptions(root=tmp_path))
+
+
+# One's own
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """Return a function that writes a module of one's own and opens its `photos` as a source."""
+
+    def open_own(code: str, name: str):
+        (tmp_path / f"{name}.py").write_text(HEAD + code)
+        monkeypatch.chdir(tmp_path)
+        return open_source(f"{name}:photos", ImageOptions(channels=1))
+
+    return open_own
+
+
+HEAD = """
+import numpy as np
+from pipeline.modalities.images.form import ImageSource
+from pipeline.samples.samples import Sample
+
+def samples(split, value=np.uint8):
+    return [Sample(f"{split}/{n}", n % 2, lambda n=n: np.full((8, 8, 1), n, value)) for n in range(6)]
+"""
+
+
+def test_a_source_may_be_ones_own_code(own, prepare_quietly, tmp_path):
+    source = own(
+        "def photos(options):\n"
+        "    return ImageSource(classes=('a', 'b'), channels=options.channels,\n"
+        "                       train=samples('train'), test=samples('test'))\n",
+        "albums",
+    )
+    data = PreparedData.open(prepare_quietly(source, tmp_path / "prepared", validation=0))
+    assert data.train.array(5).max() == 5
+    assert tuple(data.train.names)[:2] == ("train/0", "train/1")
+
+
+def test_a_source_of_ones_own_that_gives_something_else_is_refused(own, prepare_quietly, tmp_path):
+    with pytest.raises(ConfigError, match="source notes:photos returns a int; expected a pipeline"):
+        own("def photos():\n    return 3\n", "notes")
+    source = own(
+        "def photos():\n"
+        "    return ImageSource(classes=('a', 'b'), channels=1,\n"
+        "                       train=samples('train', np.float32), test=samples('test'))\n",
+        "films",
+    )
+    with pytest.raises(DataError, match=r"6 of 12 images are not readable: train/0"):
+        prepare_quietly(source, tmp_path / "prepared", validation=0)
 
 
 # Arrays
