@@ -58,10 +58,14 @@ class Projects:
         assert status == 0, said
 
 
-def content(folder: Path) -> dict[str, Any]:
-    """Return each file of a folder but locks: its digest, or its values without measured speeds."""
+def content(folder: Path, beginnings: tuple[str, ...] = ("",)) -> dict[str, Any]:
+    """Return each file of a folder but locks: its digest, or its values without measured speeds.
+
+    Only files whose relative name has one of the beginnings are read: others may be damaged.
+    """
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".lock")
-    return {str(file.relative_to(folder)): _file_content(file) for file in files}
+    names = {str(file.relative_to(folder)): file for file in files}
+    return {name: _file_content(file) for name, file in names.items() if name.startswith(beginnings)}
 
 
 def differing(folder: Path, expected: Path) -> list[str]:

@@ -104,7 +104,7 @@ def result_of(forks: Forks, folder: Path, reader: Reader) -> dict[str, Any] | st
         return reader.tells
     if not reader.makes:
         return {"": unmeasured(said)}
-    return {name: value for name, value in content(folder).items() if name.startswith(reader.makes)}
+    return content(folder, reader.makes)
 
 
 def unmeasured(said: str) -> list[str]:
