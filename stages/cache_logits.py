@@ -14,6 +14,7 @@ from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_ensemble_or_nothing, require_store_or_nothing
 from pipeline.store.reader import LogitStore
+from pipeline.tasks.task import Task
 from stages import layout
 from stages.artifacts import asked_teacher, require_as_asked, tell_other_data
 from stages.dvc import naming_experiments
@@ -56,7 +57,7 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
     with naming_experiments():
         manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
     if manifest is not None:
-        _say(dump, manifest)
+        _say(dump, manifest, bench.task)
 
 
 def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> None:
@@ -68,29 +69,27 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
     require_ensemble_or_nothing(path)
     spec = params.ensembles[name]
     members = {dump: layout.store(dump).name for dump in spec.of}
-    data = machine.bench(params.data).data
+    bench = machine.bench(params.data)
     for dump, member in members.items():
         require_as_asked(params, dump, LogitStore.open(path.parent / member), machine.device)
     with gate(path, WAIT_SECONDS):
         sweep_temporaries(path)
-        ensemble = write_ensemble(path, list(members.values()), spec.blend(), data)
+        ensemble = write_ensemble(path, list(members.values()), spec.blend(), bench)
     top1 = "unknown" if ensemble.teacher_top1 is None else f"{ensemble.teacher_top1:.4f}"
     click.echo(
-        f"{name}: {', '.join(spec.of)}, {counted(ensemble.n_views, 'view')}; top-1 on test {top1} from the "
-        "cache"
+        f"{name}: {', '.join(spec.of)}, {counted(ensemble.n_views, 'view')}; {bench.task.accuracy} on test "
+        f"{top1} from the cache"
     )
 
 
-def _say(dump: str, manifest: Manifest) -> None:
-    figures = manifest.fidelity().summary()
+def _say(dump: str, manifest: Manifest, task: Task) -> None:
     for name, cached in manifest.teacher_top1["cached"].items():
         direct = manifest.teacher_top1["direct"][name]
         if cached is not None and direct is not None:
-            click.echo(f"{dump}: teacher top-1 on {name} {direct:.4f} direct, {cached:.4f} from the cache")
+            figures = f"{direct:.4f} direct, {cached:.4f} from the cache"
+            click.echo(f"{dump}: teacher {task.accuracy} on {name} {figures}")
     views = manifest.layout.sections["train"].n_views
     click.echo(
         f"{dump}: {counted(views, 'view')}, {manifest.size_bytes:,} bytes, {manifest.layout.codec}: "
-        f"KL(teacher || cached) {figures['kl_t1_mean']:.1e} at T = 1 (99th percentile "
-        f"{figures['kl_t1_p99']:.1e}), {figures['kl_t4_mean']:.1e} at T = 4 "
-        f"({manifest.fidelity().kl_t4_p99:.1e}), top-1 agreement {figures['top1_agreement']:.4f}"
+        f"{task.describe(manifest.fidelity())}"
     )

@@ -18,6 +18,7 @@ from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import find_modality
 from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.samples.packed import Split
+from pipeline.tasks.table import find_task
 from stages import layout
 from stages.failures import say
 from stages.options import debuggable, trusts_code
@@ -85,7 +86,7 @@ def command(
     deployment = Deployment(network=network, card=card, normalises=with_normalise)
     content = FORMATS[form].encode(deployment)
     feed = Feed(images, None, eyes, device=torch.device("cpu"))
-    parity = measure_parity(deployment, FORMATS[form].load(content), feed)
+    parity = measure_parity(deployment, FORMATS[form].load(content), feed, find_task())
     parity.require(threshold)
     write_bytes(out, content)
     say(f"{out}: {len(content):,} bytes, {form} of {card.architecture.name}, {len(card.classes)} classes")

@@ -12,6 +12,7 @@ from pipeline.core.errors import counted
 from pipeline.places.location import hidden_place
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.summary import Inspection, inspect
+from pipeline.tasks.table import find_task
 from stages.failures import say
 from stages.options import debuggable
 
@@ -41,35 +42,37 @@ def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary, indent=1))
         return
-    top1 = ensemble.teacher_top1
     lines = {
         "ensemble": f"{hidden_place(place)}: the mean of {blend.average} of {', '.join(ensemble.names)}",
         "weights": ", ".join(f"{weight:g}" for weight in blend.weights),
         "samples": _size(summary),
-        "top-1": "unknown" if top1 is None else f"{top1:.4f} on the test images, from the cache",
+        find_task().accuracy: _quality(ensemble.teacher_top1),
     }
     for name, text in lines.items():
         say(f"{name:15} {text}")
 
 
 def _lines(store: str, found: Inspection) -> dict[str, str]:
-    summary, teacher = found.summary, found.header.teacher
+    summary, teacher, task = found.summary, found.header.teacher, find_task()
     shards, per_view = summary["shards"], summary["bytes_per_sample_view"]
     complete = "complete" if summary["complete"] else "NOT complete; go on with: pipeline cache-logits"
-    top1 = summary["teacher_top1"]
     views = {key: value for key, value in found.header.views.items() if value is not None}
     return {
         "store": f"{hidden_place(store)}, schema {summary['schema']}, {complete}",
         "samples": _samples(found),
         "teacher": f"{teacher['name']} ({teacher['architecture']['name']}, {teacher['precision']})",
-        "teacher's top-1": "unknown" if top1 is None else f"{top1:.4f} on the test images, from the cache",
+        f"teacher's {task.accuracy}": _quality(summary["teacher_top1"]),
         "views": json.dumps(views),
         "codec": _codec(found, per_view),
         "size": f"{summary['bytes']:,} bytes in {shards['done']} of {shards['total']} shards",
-        **(_fidelity(found) if per_view is not None else {}),
+        **({"fidelity": task.describe(found.fidelity)} if per_view is not None else {}),
         **({"growing": str(found.growing)} if found.growing else {}),
         **{f"{part} digest": digest for part, digest in summary["fingerprint"].items()},
     }
+
+
+def _quality(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.4f} on the test images, from the cache"
 
 
 def _samples(found: Inspection) -> str:
@@ -87,12 +90,3 @@ def _codec(found: Inspection, per_view: float | None) -> str:
     codec, spec = found.summary["codec"], found.header.codec_spec
     chosen = codec if spec.budget is None else f"{codec}, asked for as {spec}"
     return chosen if per_view is None else f"{chosen}, {per_view:.1f} bytes a sample and view"
-
-
-def _fidelity(found: Inspection) -> dict[str, str]:
-    figures = found.summary["fidelity"]
-    return {
-        "KL at T = 1": f"mean {figures['kl_t1_mean']:.2e}, 99th percentile {figures['kl_t1_p99']:.2e}",
-        "KL at T = 4": f"mean {figures['kl_t4_mean']:.2e}, 99th percentile {found.fidelity.kl_t4_p99:.2e}",
-        "agreement": f"{figures['top1_agreement']:.5f} of the first classes survive the codec",
-    }

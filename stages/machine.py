@@ -10,6 +10,7 @@ from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.evaluation.context import Bench
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.description import read_description, require_as_asked
+from pipeline.tasks.table import find_task
 from stages import layout
 from stages.data_params import DataParams
 
@@ -53,6 +54,7 @@ class Machine:
         """
         return Bench(
             data=PreparedData.open(layout.PREPARED) if asked is None else open_prepared(asked),
+            task=find_task(),
             device=self.device,
             workers=self.workers,
             on_device=self.on_device,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.core.errors import TrainingError
 from pipeline.core.files import write_bytes, write_json
 from pipeline.models.checkpoint import ModelCard, save_checkpoint
 from pipeline.store.lock import gate
+from pipeline.tasks.task import Figures
 from pipeline.training.state import EpochRecord, TrainingResult
 from stages import layout
 
@@ -65,17 +66,22 @@ class Outputs:
         save_checkpoint(self.checkpoint, result.best, card)
         save_checkpoint(self._last, result.last, card)
 
-    def write_run(self, metrics: dict[str, Any], history: list[EpochRecord]) -> None:
+    def write_run(self, metrics: dict[str, Any], history: list[EpochRecord], validation: Figures) -> None:
         """Write the run's metrics.json and history.csv; the metrics come last.
+
+        Args:
+            metrics: of the run.
+            history: a record an epoch; none of a model that was not trained.
+            validation: of the model in the end; tells the columns.
 
         Raises:
             TrainingError: a figure is not finite.
         """
         require_numbers(self.name, metrics)
         text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(field.name for field in fields(EpochRecord))
-        table.writerows(map(astuple, history))
+        table = csv.DictWriter(text, EpochRecord.columns(validation.followed), lineterminator="\n")
+        table.writeheader()
+        table.writerows(record.to_dict() for record in history)
         write_bytes(self._history, text.getvalue().encode())
         write_json(self._metrics, metrics)
 
@@ -94,6 +100,12 @@ class Outputs:
     @property
     def _metrics(self) -> Path:
         return layout.RUNS / self.name / "metrics.json"
+
+
+def main_figure(followed: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the main figure of the validation split, as metrics.json names it."""
+    name, value = next(iter(followed.items()))
+    return {f"validation_{name}": value}
 
 
 def require_numbers(name: str, metrics: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import click
 
 from pipeline.core.errors import ConfigError
 from pipeline.dump.forecast import Forecast, forecast
+from pipeline.tasks.task import Task
 from stages import layout
 from stages.artifacts import asked_teacher
 from stages.machine import Machine
@@ -49,17 +50,17 @@ def command(
     if as_json:
         click.echo(json.dumps(expected.to_dict(), indent=1))
         return
-    for name, text in _lines(expected).items():
+    for name, text in _lines(expected, bench.task).items():
         click.echo(f"{name:10} {text}")
 
 
-def _lines(expected: Forecast) -> dict[str, str]:
+def _lines(expected: Forecast, task: Task) -> dict[str, str]:
     hours, minutes = divmod(round(expected.seconds_estimate / 60), 60)
     kept = f"{expected.image_bytes:,} bytes, packed" if expected.image_bytes else "the files as they are"
     return {
         "images": f"{expected.samples:,} of all splits, {kept}",
         "codec": f"{expected.codec}, {expected.bytes_per_sample_view:.1f} bytes a sample and view",
-        "KL": f"{expected.kl_t1_mean:.1e} at T = 1, {expected.kl_t4_mean:.1e} at T = 4, on the pilot",
+        "fidelity": f"{task.describe(expected.fidelity)}, on the pilot",
         "size": f"{expected.bytes_total:,} bytes in {expected.files:,} files",
         "teacher": f"{expected.teacher_forwards:,} forward passes still to do",
         "time": f"{hours} h {minutes} min on this device" if hours or minutes else "less than a minute",

@@ -28,7 +28,7 @@ from stages import layout
 from stages.artifacts import open_dump
 from stages.machine import Machine
 from stages.options import reads_params, reads_store, runs_on_device
-from stages.outputs import Outputs
+from stages.outputs import Outputs, main_figure
 from stages.params import ModelParams, Params, RecipeParams
 from stages.ranks import training_ranks
 
@@ -147,7 +147,7 @@ class _Run:
             "seed": self.seed,
             "dump": self.dump,
             **found.to_dict(),
-            "validation_top1": result.history[result.best_epoch - 1].validation_top1,
+            **main_figure(result.history[result.best_epoch - 1].validation),
             "parameters": count_parameters(network, card.architecture),
             **result.speed,
             "best_epoch": result.best_epoch,
@@ -157,10 +157,9 @@ class _Run:
         }
         outputs = self.outputs
         outputs.write_checkpoints(result, card)
-        outputs.write_run(metrics, result.history)
+        outputs.write_run(metrics, result.history, found.validation)
         outputs.finish()
-        top1 = found.test.top1
-        click.echo(f"{self.name}: test top-1 {top1:.4f}" if top1 is not None else self.name)
+        click.echo(f"{self.name}: test {found.test.headline}" if found.test.headline else self.name)
 
 
 def _lesson(params: Params, data: PreparedData, *, taught: bool) -> Lesson:

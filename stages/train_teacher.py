@@ -27,11 +27,9 @@ from stages import layout
 from stages.artifacts import making
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
-from stages.outputs import Outputs
+from stages.outputs import Outputs, main_figure
 from stages.params import ModelParams, Params
 from stages.ranks import training_ranks
-
-_OF_A_TEACHER = ("agreement", "kl_to_teacher")
 
 
 @click.command()
@@ -109,17 +107,17 @@ def _write(
             found = assess(bench, network, card.preprocessing)
         outputs.write_checkpoints(result, card)
     # It has no teacher to be compared with.
-    own = {figure: value for figure, value in found.to_dict().items() if figure not in _OF_A_TEACHER}
+    compared = bench.task.against_teacher
+    own = {figure: value for figure, value in found.to_dict().items() if figure not in compared}
     metrics = {
         "teacher": name,
         **own,
-        "validation_top1": found.validation.top1,
+        **main_figure(found.validation.followed),
         "parameters": count_parameters(network, card.architecture),
         "epochs": 0 if result is None else len(result.history),
         "skipped_steps": 0 if result is None else result.skipped_steps,
         **told,
     }
-    outputs.write_run(metrics, [] if result is None else result.history)
+    outputs.write_run(metrics, [] if result is None else result.history, found.validation)
     outputs.finish()
-    top1 = found.test.top1
-    click.echo(f"{name}: test top-1 {top1:.4f}" if top1 is not None else name)
+    click.echo(f"{name}: test {found.test.headline}" if found.test.headline else name)

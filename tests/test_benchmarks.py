@@ -19,6 +19,7 @@ from pipeline.losses import LOSSES
 from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.samples import Sample
+from pipeline.tasks.table import find_task
 from pipeline.training.settings import TrainingSettings
 from stages.params_file import load_params
 from tests.benchmarks import hidden_labels, loading, loss_table, resources, students_cost, v2_loaders
@@ -183,7 +184,7 @@ def test_a_whole_job_costs_what_its_parts_cost():
 
 
 def test_students_cost_runs(colours, tmp_path):
-    bench = Bench(data=PreparedData.open(colours), device=CPU, workers=1)
+    bench = Bench(data=PreparedData.open(colours), task=find_task(), device=CPU, workers=1)
     settings = TrainingSettings(epochs=1, batch_size=4, learning_rate=0.05)
     teachers = tuple(TEACHERS)[:2]
     rig, parts = students_cost.make_rig(bench, "mobilenet", settings, tmp_path, teachers)

@@ -1,7 +1,8 @@
 """Codecs: a teacher's output to the arrays of a store and back, on whatever device it is on.
 
-A codec is a pair of functions and the arrays that it declares. Logits matter up to a constant a row,
-so every codec keeps them relative to the row's maximum: decoded rows have the maximum 0. Adding one is
+A codec is a pair of functions and the arrays that it declares. Which part of an output it must keep, the
+task's rule says when it encodes; decoding needs no rule. Logits of a softmax matter up to a constant a row,
+so they are kept relative to the row's maximum: decoded rows have the maximum 0. Adding a codec is
 one function and one line in `_PLAIN`; in `_NUMBERED`, where its name ends in a number as in `topk-50`;
 in `_FITTED`, where it is made from arrays that the store keeps once.
 """
@@ -17,6 +18,7 @@ from torch import Tensor
 from pipeline.codecs.base import ArraySpec, Codec, TeacherOutput
 from pipeline.codecs.dense import affine, fp16
 from pipeline.codecs.features import STATE, features, require_state
+from pipeline.codecs.rule import Rule
 from pipeline.codecs.topk import topk
 from pipeline.core.errors import ConfigError, did_you_mean, quoted
 from pipeline.core.hashing import named_arrays_digest
@@ -26,6 +28,7 @@ __all__ = [
     "STATE_SHAPES",
     "ArraySpec",
     "Codec",
+    "Rule",
     "TeacherOutput",
     "codec_fingerprint",
     "find_codec",

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from pipeline.codecs.rule import Rule
 from pipeline.core.errors import ModelError
 
 Arrays = dict[str, Tensor]
@@ -115,7 +116,7 @@ class Codec:
         name: in `params.yaml` and in the store.
         version: raised when the same output would give other arrays; part of the fingerprint.
         arrays: those that a store of this codec has a row a sample of.
-        encode: a batch of B rows to arrays of B rows, on the batch's device.
+        encode: a batch of B rows, and the rule of their task, to arrays of B rows, on the batch's device.
         decode: arrays of B rows to (B, C) float32 logits whose row maximum is 0.
         state: arrays that a store keeps once, from which `find_codec` makes this codec again.
         kept: number of classes whose logits are kept; None for all.
@@ -126,7 +127,7 @@ class Codec:
     name: str
     version: int
     arrays: Mapping[str, ArraySpec]
-    encode: Callable[[TeacherOutput], Arrays]
+    encode: Callable[[TeacherOutput, Rule], Arrays]
     decode: Callable[[Mapping[str, Tensor]], Tensor]
     state: Mapping[str, Tensor] = field(default_factory=dict)
     kept: int | None = None
@@ -140,5 +141,5 @@ class Codec:
 
 
 def relative(logits_BC: Tensor) -> Tensor:
-    """Shift each row so that its maximum is 0: logits matter up to a constant a row."""
+    """Shift each row so that its maximum is 0: logits of a softmax matter up to a constant a row."""
     return logits_BC - logits_BC.amax(1, keepdim=True)

@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.codecs.base import Arrays, ArraySpec, Codec, TeacherOutput, relative
+from pipeline.codecs.base import Arrays, ArraySpec, Codec, TeacherOutput
+from pipeline.codecs.rule import Rule
 
-# `fp16`: the logit minus its row's maximum, as a half-precision number.
+# `fp16`: what the rule keeps, as half-precision numbers; of a softmax the logit minus its row's maximum.
 #
 # Bytes before compression: 2 C a sample. Error: half a unit in the last of 11 bits, smallest where it
-# matters: the likely classes are near 0. Values below -65504 become -65504.
+# matters: the likely classes are near 0. Values beyond -65504 and 65504 become these.
 
 
-_LOWEST = torch.finfo(torch.float16).min
+_LARGEST = torch.finfo(torch.float16).max
 
 
 def fp16(n_classes: int) -> Codec:
@@ -39,8 +40,8 @@ def fp16(n_classes: int) -> Codec:
     )
 
 
-def _encode(output: TeacherOutput) -> Arrays:
-    return {"logits": relative(output.logits).clamp(min=_LOWEST).to(torch.float16)}
+def _encode(output: TeacherOutput, rule: Rule) -> Arrays:
+    return {"logits": rule.kept(output.logits).clamp(-_LARGEST, _LARGEST).to(torch.float16)}
 
 
 def _decode(arrays: Mapping[str, Tensor]) -> Tensor:
@@ -114,8 +115,8 @@ def affine(bits: int, n_classes: int) -> Codec:
     top = 2**bits - 1
     paired = bits == 4
 
-    def encode(output: TeacherOutput) -> Arrays:
-        codes, scale = to_grid(relative(output.logits), top)
+    def encode(output: TeacherOutput, rule: Rule) -> Arrays:
+        codes, scale = to_grid(rule.kept(output.logits), top)
         return {"codes": pack(codes, 16) if paired else codes, "scale": scale}
 
     def decode(arrays: Mapping[str, Tensor]) -> Tensor:

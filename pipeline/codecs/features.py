@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.codecs.base import Arrays, ArraySpec, Codec, FeatureDecoder, TeacherOutput, relative
+from pipeline.codecs.rule import Rule
 from pipeline.core.errors import quoted
 
 # Choosing the digits of a row of features so that the softmax made of them is near the teacher's.
@@ -195,7 +196,7 @@ def features(state: Mapping[str, Tensor]) -> Codec:
     shaping_on = cache(lambda device: Shaping.of(on_device(device), toll))
     width = int(state["byte"].max()) + 1
 
-    def encode(output: TeacherOutput) -> Arrays:
+    def encode(output: TeacherOutput, _: Rule) -> Arrays:
         device = output.logits.device
         chunks = range(0, len(output.logits), _ROWS_AT_ONCE)
         digits = [shaping_on(device).digits(output[row : row + _ROWS_AT_ONCE]) for row in chunks]

@@ -1,8 +1,9 @@
-"""What a codec costs: the divergence between a teacher's logits and what the store gives back.
+"""What a codec costs: the divergences between a teacher's outputs and what the store gives back.
 
-Every block of a dump is decoded again and compared; blocks add up, so that shards written by different
-runs or processes give one figure. The 99th percentile comes from a histogram with sixteen bins an
-octave, and is the upper edge of its bin: at most 4.5 % above the exact one.
+Which divergences these are, a task's rule says. Every block of a dump is decoded again and compared; blocks
+add up, so that shards written by different runs or processes give one figure. The 99th percentile comes
+from a histogram with sixteen bins an octave, and is the upper edge of its bin: at most 4.5 % above the
+exact one.
 """
 
 from __future__ import annotations
@@ -14,16 +15,53 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
+
+from pipeline.codecs.rule import Measures, Rule, histogram_key, sort_keys
 
 _BINS_AN_OCTAVE = 16
-_LOWEST_KL = 2.0**-60
-_TEMPERATURES = (1.0, 4.0)
+_LOWEST = 2.0**-60
 # Beyond it 2 to the power of a bin's edge is no float64.
 _HIGHEST_BIN = 1023 * _BINS_AN_OCTAVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """One divergence over samples.
+
+    Args:
+        total: its sum.
+        histogram: bin -> samples.
+    """
+
+    total: float = 0.0
+    histogram: Mapping[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values_B: NDArray[np.float64]) -> Divergence:
+        """Add up rows."""
+        # fsum, so that no order of rows nor size of batches shows in a sum.
+        return cls(total=math.fsum(values_B), histogram=_histogram(values_B))
+
+    @classmethod
+    def sum(cls, parts: Iterable[Divergence]) -> Divergence:
+        """Add blocks up, in the given order."""
+        parts = list(parts)
+        counts: Counter[int] = Counter()
+        for part in parts:
+            counts.update(part.histogram)
+        return cls(total=math.fsum(part.total for part in parts), histogram=dict(sorted(counts.items())))
+
+    @property
+    def p99(self) -> float:
+        """The 99th percentile over samples; 0 without any."""
+        seen, samples = 0, sum(self.histogram.values())
+        for bin_, count in self.histogram.items():
+            seen += count
+            if seen >= 0.99 * samples:
+                return float(2.0 ** ((bin_ + 1) / _BINS_AN_OCTAVE))
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,143 +70,122 @@ class Fidelity:
 
     Args:
         samples: how many.
-        kl_t1, kl_t4: sums of KL(teacher || decoded) at temperatures 1 and 4, in nats.
-        same_top1: samples whose first class survived.
-        histogram_t1, histogram_t4: bin of KL -> samples.
+        divergences: by their names.
+        agreement: the name of the answer that may survive.
+        same: samples whose answer survived.
     """
 
-    samples: int = 0
-    kl_t1: float = 0.0
-    kl_t4: float = 0.0
-    same_top1: int = 0
-    histogram_t1: Mapping[int, int] = field(default_factory=dict)
-    histogram_t4: Mapping[int, int] = field(default_factory=dict)
+    samples: int
+    divergences: Mapping[str, Divergence]
+    agreement: str
+    same: int
 
     @classmethod
-    def measure(cls, logits_BC: Tensor, decoded_BC: Tensor) -> Fidelity:
-        """Compare a block's logits with what decoding gives."""
-        kl, same = divergences(logits_BC, decoded_BC), same_top1(logits_BC, decoded_BC)
-        return cls.of(kl.cpu().numpy(), same.cpu().numpy())
+    def measure(cls, rule: Rule, outputs_BC: Tensor, decoded_BC: Tensor) -> Fidelity:
+        """Compare a block's outputs with what decoding gives, and wait for their device."""
+        divergences, same = rule.diverge(outputs_BC, decoded_BC), rule.agree(outputs_BC, decoded_BC)
+        return cls.of(rule.measures, divergences.cpu().numpy(), same.cpu().numpy())
 
     @classmethod
-    def of(cls, kl_B2: NDArray[np.float64], same_top1_B: NDArray[np.bool_]) -> Fidelity:
-        """Add up rows: `divergences` and `same_top1` of them, on the host."""
-        kl_t1, kl_t4 = kl_B2.T
-        # fsum, so that no order of rows nor size of batches shows in a sum.
+    def of(
+        cls, measures: Measures, divergences_BK: NDArray[np.float64], same_B: NDArray[np.bool_]
+    ) -> Fidelity:
+        """Add up rows, measured by a rule of these measures, on the host."""
+        columns = zip(measures.divergences, divergences_BK.T, strict=True)
         return cls(
-            samples=len(kl_B2),
-            kl_t1=math.fsum(kl_t1),
-            kl_t4=math.fsum(kl_t4),
-            same_top1=int(same_top1_B.sum()),
-            histogram_t1=_histogram(kl_t1),
-            histogram_t4=_histogram(kl_t4),
+            samples=len(divergences_BK),
+            divergences={name: Divergence.of(column) for name, column in columns},
+            agreement=measures.agreement,
+            same=int(same_B.sum()),
         )
 
     @classmethod
-    def total(cls, parts: Iterable[Fidelity]) -> Fidelity:
-        """Add blocks up, in the given order."""
+    def total(cls, measures: Measures, parts: Iterable[Fidelity]) -> Fidelity:
+        """Add blocks of the same measures up, in the given order."""
         parts = list(parts)
         return cls(
             samples=sum(part.samples for part in parts),
-            kl_t1=math.fsum(part.kl_t1 for part in parts),
-            kl_t4=math.fsum(part.kl_t4 for part in parts),
-            same_top1=sum(part.same_top1 for part in parts),
-            histogram_t1=_sum(part.histogram_t1 for part in parts),
-            histogram_t4=_sum(part.histogram_t4 for part in parts),
+            divergences={
+                name: Divergence.sum(part.divergences[name] for part in parts)
+                for name in measures.divergences
+            },
+            agreement=measures.agreement,
+            same=sum(part.same for part in parts),
         )
+
+    @property
+    def measures(self) -> Measures:
+        """The names of its figures."""
+        return Measures(divergences=tuple(self.divergences), agreement=self.agreement)
+
+    def mean(self, divergence: str) -> float:
+        """Return the mean of a divergence; 0 without samples."""
+        return self.divergences[divergence].total / max(1, self.samples)
+
+    @property
+    def agreed(self) -> float:
+        """The share of samples whose answer survived; 0 without samples."""
+        return self.same / max(1, self.samples)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each divergence, by the keys of `summary`."""
+        return {f"{name}_mean": self.mean(name) for name in self.divergences}
 
     def summary(self) -> dict[str, float]:
         """Return the figures that `pipeline inspect --json` prints."""
-        count = max(1, self.samples)
+        first, *others = self.divergences
         return {
-            "kl_t1_mean": self.kl_t1 / count,
-            "kl_t1_p99": _percentile(self.histogram_t1, 0.99),
-            "kl_t4_mean": self.kl_t4 / count,
-            "top1_agreement": self.same_top1 / count,
+            f"{first}_mean": self.mean(first),
+            f"{first}_p99": self.divergences[first].p99,
+            **{f"{name}_mean": self.mean(name) for name in others},
+            f"{self.agreement}_agreement": self.agreed,
         }
 
     @property
-    def kl_t4_p99(self) -> float:
-        """The 99th percentile of KL at temperature 4, in nats."""
-        return _percentile(self.histogram_t4, 0.99)
+    def worst(self) -> float:
+        """The largest mean of a divergence."""
+        return max(part.total for part in self.divergences.values()) / self.samples
 
-    @property
-    def worst_kl(self) -> float:
-        """The larger of the mean KLs at both temperatures, in nats."""
-        return max(self.kl_t1, self.kl_t4) / self.samples
-
-    def within(self, max_kl: float) -> bool:
-        """Whether the mean KL at both temperatures is at most this."""
-        return max(self.kl_t1, self.kl_t4) <= max_kl * self.samples
+    def within(self, budget: float) -> bool:
+        """Whether the mean of each divergence is at most this."""
+        return all(part.total <= budget * self.samples for part in self.divergences.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sums as plain values."""
         return {
             "samples": self.samples,
-            "kl_t1": self.kl_t1,
-            "kl_t4": self.kl_t4,
-            "same_top1": self.same_top1,
-            "histogram_t1": {str(bin_): count for bin_, count in self.histogram_t1.items()},
-            "histogram_t4": {str(bin_): count for bin_, count in self.histogram_t4.items()},
+            **{name: part.total for name, part in self.divergences.items()},
+            self.measures.same: self.same,
+            **{
+                histogram_key(name): {str(bin_): count for bin_, count in part.histogram.items()}
+                for name, part in self.divergences.items()
+            },
         }
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Fidelity:
-        """Return the sums that `to_dict` described.
+        """Return the sums that `to_dict` described; they may be of any measures.
 
         Raises:
             ValueError: they do not go together.
         """
-        histograms = {
-            key: {int(bin_): count for bin_, count in value[key].items()}
-            for key in ("histogram_t1", "histogram_t4")
-        }
-        total = cls(**{**value, **histograms})
-        if total.same_top1 > total.samples:
-            raise ValueError(f"{total.same_top1} first classes of {total.samples} samples survived")
-        for histogram in (total.histogram_t1, total.histogram_t4):
-            if (
-                sum(histogram.values()) != total.samples
-                or max(map(abs, histogram), default=0) > _HIGHEST_BIN
-            ):
-                raise ValueError(f"a histogram is not of its {total.samples} samples")
-        return total
+        sorted_ = sort_keys(value)
+        samples, totals, histograms = (sorted_[k] for k in ("samples", "divergences", "histograms"))
+        ((agreement, same),) = sorted_["agreement"].items()
+        if sorted(map(histogram_key, totals)) != sorted(histograms):
+            raise ValueError(f"histograms are not of {', '.join(totals)}")
+        if same > samples:
+            raise ValueError(f"{same} answers of {samples} samples survived")
+        divergences = {}
+        for name, total in totals.items():
+            counts = {int(bin_): count for bin_, count in histograms[histogram_key(name)].items()}
+            if sum(counts.values()) != samples or max(map(abs, counts), default=0) > _HIGHEST_BIN:
+                raise ValueError(f"a histogram is not of its {samples} samples")
+            divergences[name] = Divergence(total=total, histogram=counts)
+        return cls(samples=samples, divergences=divergences, agreement=agreement, same=same)
 
 
-def divergences(logits_BC: Tensor, decoded_BC: Tensor) -> Tensor:
-    """Return KL(teacher || decoded) in nats (B, 2) float64 at temperatures 1 and 4, on the rows' device."""
-    teacher, decoded = logits_BC.double(), decoded_BC.double()
-    return torch.stack([_divergence(teacher / t, decoded / t) for t in _TEMPERATURES], 1)
-
-
-def same_top1(logits_BC: Tensor, decoded_BC: Tensor) -> Tensor:
-    """Return whether each row's first class survived (B,), on the rows' device."""
-    return logits_BC.argmax(1) == decoded_BC.argmax(1)
-
-
-def _histogram(kl_B: NDArray[np.float64]) -> dict[int, int]:
-    bins = np.floor(np.log2(np.maximum(kl_B, _LOWEST_KL)) * _BINS_AN_OCTAVE).astype(np.int64)
+def _histogram(values_B: NDArray[np.float64]) -> dict[int, int]:
+    bins = np.floor(np.log2(np.maximum(values_B, _LOWEST)) * _BINS_AN_OCTAVE).astype(np.int64)
     values, counts = np.unique(bins, return_counts=True)
     return dict(zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def _sum(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:
-    counts: Counter[int] = Counter()
-    for histogram in histograms:
-        counts.update(histogram)
-    return dict(sorted(counts.items()))
-
-
-def _percentile(histogram: Mapping[int, int], share: float) -> float:
-    seen, samples = 0, sum(histogram.values())
-    for bin_, count in histogram.items():
-        seen += count
-        if seen >= share * samples:
-            return float(2.0 ** ((bin_ + 1) / _BINS_AN_OCTAVE))
-    return 0.0
-
-
-def _divergence(teacher: Tensor, decoded: Tensor) -> Tensor:
-    log_teacher, log_decoded = F.log_softmax(teacher, 1), F.log_softmax(decoded, 1)
-    # Rounding can leave a sum of -1e-17, which is no divergence.
-    return F.kl_div(log_decoded, log_teacher, log_target=True, reduction="none").sum(1).clamp(min=0)

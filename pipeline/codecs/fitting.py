@@ -19,6 +19,7 @@ from pipeline.codecs.base import Codec, TeacherOutput
 from pipeline.codecs.dense import codes_per_byte
 from pipeline.codecs.features import Shaping, features
 from pipeline.codecs.fidelity import Fidelity
+from pipeline.codecs.rule import Rule
 
 # Alphabets that fill a byte well, and how many of their digits are wider ones at the ends. A feature that
 # the pilot never moves has two digits: only one that the last layer does not use has none.
@@ -36,13 +37,14 @@ _AIM, _NEAR_ENOUGH = 0.88, 0.05
 _LEAST_KL = 1e-12
 
 
-def fit_features(pilot: TeacherOutput, head: nn.Linear, max_kl: float) -> Codec:
+def fit_features(pilot: TeacherOutput, head: nn.Linear, max_kl: float, rule: Rule) -> Codec:
     """Return the coarsest `features` codec that keeps a budget on the pilot.
 
     Args:
         pilot: logits and features of some samples.
         head: the teacher's last layer.
-        max_kl: largest mean KL(teacher || decoded) at temperatures 1 and 4, in nats.
+        max_kl: the budget: the largest mean of each of the rule's divergences.
+        rule: of the task.
     """
     some = pilot[:: -(-len(pilot.logits) // _PILOT_ROWS)]
     enough = len(some.logits) >= _ROWS_TO_SPLIT
@@ -52,7 +54,7 @@ def fit_features(pilot: TeacherOutput, head: nn.Linear, max_kl: float) -> Codec:
     fineness = _FIRST_TRIAL
     for _ in range(_TRIALS):
         codec = features(fit_state(seen, head, fineness))
-        kl = _worst_kl(codec, unseen)
+        kl = _worst(codec, unseen, rule)
         trials.append((kl, codec))
         known[math.log(fineness)] = math.log(max(kl, _LEAST_KL))
         if abs(kl / max_kl - _AIM) < _NEAR_ENOUGH:
@@ -135,8 +137,8 @@ def _places(levels: Tensor) -> tuple[Tensor, Tensor]:
     return byte, place
 
 
-def _worst_kl(codec: Codec, pilot: TeacherOutput) -> float:
-    return Fidelity.measure(pilot.logits, codec.decode(codec.encode(pilot))).worst_kl
+def _worst(codec: Codec, pilot: TeacherOutput, rule: Rule) -> float:
+    return Fidelity.measure(rule, pilot.logits, codec.decode(codec.encode(pilot, rule))).worst
 
 
 def _next_trial(known: dict[float, float], target: float) -> float:

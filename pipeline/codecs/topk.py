@@ -18,8 +18,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.codecs.base import Arrays, ArraySpec, Codec, TeacherOutput, relative
+from pipeline.codecs.base import Arrays, ArraySpec, Codec, TeacherOutput
 from pipeline.codecs.dense import from_grid, to_grid
+from pipeline.codecs.rule import Rule
 from pipeline.core.errors import ConfigError
 
 _TOP = 255
@@ -38,8 +39,8 @@ def topk(kept: int, n_classes: int) -> Codec:
         )
     planes = max(1, math.ceil(math.log2(n_classes) / 8))
 
-    def encode(output: TeacherOutput) -> Arrays:
-        logits = relative(output.logits)
+    def encode(output: TeacherOutput, rule: Rule) -> Arrays:
+        logits = rule.kept(output.logits)
         index = logits.topk(kept, 1).indices.sort(1).values
         codes, scale = to_grid(logits.gather(1, index), _TOP)
         gaps = torch.diff(index, dim=1, prepend=torch.full_like(index[:, :1], -1)) - 1

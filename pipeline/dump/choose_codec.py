@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from pipeline.codecs import Codec, TeacherOutput, find_codec
+from pipeline.codecs import Codec, Rule, TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
 from pipeline.codecs.spec import AUTO, FEATURES, CodecSpec
@@ -25,6 +25,7 @@ from pipeline.evaluation.context import Bench
 from pipeline.models.teacher import Teacher
 from pipeline.store.frame import compressor, create_array
 from pipeline.store.layout import CHUNK_ROWS, ZARR_JSON, Layout, Section
+from pipeline.tasks.task import Task
 
 _MOST_ROWS, _FEWEST_ROWS = 2048, 256
 _SHARE = 64
@@ -60,20 +61,16 @@ class Candidate:
         """Return the size of a store of this many samples times views."""
         return self.state_bytes + math.ceil(self.bytes_per_row * rows)
 
-    def describe(self) -> str:
+    def describe(self, task: Task) -> str:
         """Return size and cost in one line."""
-        figures = self.fidelity.summary()
-        return (
-            f"{self.codec.name}: {self.bytes_per_row:.1f} bytes, mean KL {figures['kl_t1_mean']:.1e} at "
-            f"T = 1, {figures['kl_t4_mean']:.1e} at T = 4"
-        )
+        return f"{self.codec.name}: {self.bytes_per_row:.1f} bytes, {task.describe(self.fidelity)}"
 
 
-def measure(codec: Codec, pilot: Pilot) -> Candidate:
-    """Encode, compress and decode the pilot with a codec."""
+def measure(codec: Codec, pilot: Pilot, rule: Rule) -> Candidate:
+    """Encode, compress and decode the pilot with a codec, and measure by a rule."""
     start = time.perf_counter()
-    encoded = codec.encode(pilot.output)
-    fidelity = Fidelity.measure(pilot.output.logits, codec.decode(encoded))
+    encoded = codec.encode(pilot.output, rule)
+    fidelity = Fidelity.measure(rule, pilot.output.logits, codec.decode(encoded))
     seconds = time.perf_counter() - start
     state = _state_files(codec.state)
     return Candidate(
@@ -86,12 +83,15 @@ def measure(codec: Codec, pilot: Pilot) -> Candidate:
     )
 
 
-def choose_codec(spec: CodecSpec, pilot: Pilot, head: nn.Linear | None, rows: int) -> Candidate:
+def choose_codec(
+    spec: CodecSpec, pilot: Pilot, task: Task, *, head: nn.Linear | None, rows: int
+) -> Candidate:
     """Return the codec that a spec asks for, measured.
 
     Args:
         spec: a codec by name, or auto.
         pilot: what the teacher says of a few samples.
+        task: what that means.
         head: the teacher's last linear layer, if it has one.
         rows: samples times views of the dump, over which a codec's state is spread.
 
@@ -99,44 +99,44 @@ def choose_codec(spec: CodecSpec, pilot: Pilot, head: nn.Linear | None, rows: in
         ConfigError: no codec keeps the budget.
         ModelError: the codec needs features and the teacher has none.
     """
-    candidates = list(_candidates(spec, pilot, head))
+    candidates = list(_candidates(spec, pilot, task, head))
     budget = math.inf if spec.budget is None else spec.budget
     fitting = [c for c in candidates if c.fidelity.within(budget)]
     for candidate in candidates:
         kept = "" if candidate in fitting else f": refused{_tail_mass(candidate.codec, pilot)}"
-        note(f"pilot: {candidate.describe()}{kept}")
+        note(f"pilot: {candidate.describe(task)}{kept}")
     if not fitting:
-        closest = min(candidates, key=lambda c: max(c.fidelity.kl_t1, c.fidelity.kl_t4))
+        closest = min(candidates, key=lambda c: c.fidelity.worst)
         raise ConfigError(
-            f"codec {spec}: over its budget on the pilot: {closest.describe()}"
-            f"{_tail_mass(closest.codec, pilot)}; expected at most {budget:g} at both; raise max_kl, or "
+            f"codec {spec}: over its budget on the pilot: {closest.describe(task)}"
+            f"{_tail_mass(closest.codec, pilot)}; expected at most {budget:g} on average; raise max_kl, or "
             "choose another codec"
         )
     return min(fitting, key=lambda c: c.total_bytes(rows))
 
 
-def _candidates(spec: CodecSpec, pilot: Pilot, head: nn.Linear | None) -> Iterator[Candidate]:
+def _candidates(spec: CodecSpec, pilot: Pilot, rule: Rule, head: nn.Linear | None) -> Iterator[Candidate]:
     n_classes = pilot.output.logits.shape[1]
     if spec.name not in (AUTO, FEATURES):
-        yield measure(find_codec(spec.name, n_classes), pilot)
+        yield measure(find_codec(spec.name, n_classes), pilot, rule)
         return
     if spec.name == AUTO:
         for name in (*_DENSE, *(f"topk-{k}" for k in _KEPT if 2 * k < n_classes)):
-            yield measure(find_codec(name, n_classes), pilot)
+            yield measure(find_codec(name, n_classes), pilot, rule)
     if spec.name == FEATURES:
         pilot.output.require_features()
     if head is not None and pilot.output.features is not None and spec.budget is not None:
-        yield _fitted(pilot, head, spec.budget)
+        yield _fitted(pilot, head, spec.budget, rule)
 
 
-def _fitted(pilot: Pilot, head: nn.Linear, budget: float) -> Candidate:
+def _fitted(pilot: Pilot, head: nn.Linear, budget: float, rule: Rule) -> Candidate:
     """Return `features` fitted to some rows of the pilot, more finely where the whole says that it must."""
     aim = budget
     for _ in range(_FITS):
-        candidate = measure(fit_features(pilot.output, head, aim), pilot)
+        candidate = measure(fit_features(pilot.output, head, aim, rule), pilot, rule)
         if candidate.fidelity.within(budget):
             break
-        aim *= _CLOSER * budget / candidate.fidelity.worst_kl
+        aim *= _CLOSER * budget / candidate.fidelity.worst
     return candidate
 
 

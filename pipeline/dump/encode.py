@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,45 +18,88 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.codecs import ArraySpec, Codec, TeacherOutput
-from pipeline.codecs.fidelity import Fidelity, divergences, same_top1
+from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.arrays import Rows
 from pipeline.core.device import to_device
 from pipeline.store.layout import ShardId
 from pipeline.store.records import Witness, witness_rows
+from pipeline.tasks.task import Task
 
-# By field and name, so that a codec may call its arrays what it likes: on the device, and on the host.
-Tensors = dict[tuple[str, str], Tensor]
-Received = Mapping[tuple[str, str], NDArray[Any]]
-# What is known of each row beside its arrays.
-ROW_STATISTICS: Mapping[str, ArraySpec] = {
-    "finite": ArraySpec("bool", ()),
-    "top1": ArraySpec("int64", ()),
-    "same_top1": ArraySpec("bool", ()),
-    "kl": ArraySpec("float64", (2,)),
-}
 _SLOTS = 2
+T = TypeVar("T")
+U = TypeVar("U")
 
 
-def examine(output: TeacherOutput, codec: Codec) -> Tensors:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFigures(Generic[T]):
+    """What is known of B rows beside their arrays: tensors on the device, arrays on the host.
+
+    Args:
+        finite: (B,) bool, whether all that the teacher says is.
+        answers: (B, ...) as the task gives them, to be compared with labels.
+        same: (B,) bool, whether the codec keeps the answer.
+        divergences: (B, K) float64, of what the codec keeps.
+    """
+
+    finite: T
+    answers: T
+    same: T
+    divergences: T
+
+    def map(self, work: Callable[[str, T], U]) -> RowFigures[U]:
+        """Return what some work makes of each field, given its name."""
+        return RowFigures(
+            finite=work("finite", self.finite),
+            answers=work("answers", self.answers),
+            same=work("same", self.same),
+            divergences=work("divergences", self.divergences),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined(Generic[T]):
+    """A batch of B rows on its way to the host.
+
+    Args:
+        arrays: the codec's, B rows each; it may call them what it likes.
+        rows: what else is known of these.
+        checked: (w, ...) those of the rendered samples whose checksums are kept.
+    """
+
+    arrays: Mapping[str, T]
+    rows: RowFigures[T]
+    checked: T
+
+    def map(self, work: Callable[[tuple[str, str], T], U]) -> Examined[U]:
+        """Return what some work makes of each tensor, given a name that no other has."""
+        return Examined(
+            arrays={name: work(("arrays", name), values) for name, values in self.arrays.items()},
+            rows=self.rows.map(lambda name, values: work(("rows", name), values)),
+            checked=work(("checked", ""), self.checked),
+        )
+
+
+Received = Examined[NDArray[Any]]
+
+
+def examine(output: TeacherOutput, codec: Codec, task: Task, checked: Tensor) -> Examined[Tensor]:
     """Encode a batch of B rows and measure what that costs, on its device and without waiting for it.
 
-    Returns:
-        ("arrays", name): the codec's, B rows each.
-        ("statistics", name): of `ROW_STATISTICS`: whether each row is finite, its first class, whether the
-        codec keeps that, and KL(teacher || decoded) in nats (B, 2) at temperatures 1 and 4.
+    Args:
+        output: of the teacher.
+        codec: of the store.
+        task: what the output means.
+        checked: (w, ...) rendered samples to go along.
     """
-    encoded = codec.encode(output)
+    encoded = codec.encode(output, task)
     decoded = codec.decode(encoded)
-    statistics = {
-        "finite": output.are_finite(),
-        "top1": output.logits.argmax(1),
-        "same_top1": same_top1(output.logits, decoded),
-        "kl": divergences(output.logits, decoded),
-    }
-    return {
-        **{("arrays", name): values for name, values in encoded.items()},
-        **{("statistics", name): values for name, values in statistics.items()},
-    }
+    rows = RowFigures(
+        finite=output.are_finite(),
+        answers=task.answers(output.logits),
+        same=task.agree(output.logits, decoded),
+        divergences=task.diverge(output.logits, decoded),
+    )
+    return Examined(arrays=encoded, rows=rows, checked=checked)
 
 
 class ShardBuffer:
@@ -65,14 +109,20 @@ class ShardBuffer:
         shard: which.
         arrays: the codec's.
         order: (n,) which of the shard's rows comes first, second and so on.
+        task: what the teacher's outputs mean.
         device: where batches are.
     """
 
     def __init__(
-        self, shard: ShardId, arrays: Mapping[str, ArraySpec], order: Rows, device: torch.device
+        self, shard: ShardId, arrays: Mapping[str, ArraySpec], order: Rows, task: Task, device: torch.device
     ) -> None:
-        self.shard, self._order, self._count = shard, order, 0
-        self.arrays, self._statistics = _columns(arrays, len(order)), _columns(ROW_STATISTICS, len(order))
+        self.shard, self._order, self._task, self._count = shard, order, task, 0
+        self.arrays = {
+            name: np.empty((len(order), *spec.shape), spec.dtype) for name, spec in arrays.items()
+        }
+        self._same = np.empty(len(order), np.bool_)
+        self._divergences = np.empty((len(order), len(task.measures.divergences)), np.float64)
+        self._answers: list[NDArray[Any]] = []
         self._checked = _Checked(np.argsort(order)[witness_rows(len(order))], device)
         # The first row to come that is not finite, and the first that is, but not when it is decoded.
         self.bad: int | None = None
@@ -84,17 +134,17 @@ class ShardBuffer:
 
     def add(self, batch: Received) -> None:
         """Take in a batch."""
-        finite = batch["statistics", "finite"]
-        rows = self._order[self._count : self._count + len(finite)]
+        found = batch.rows
+        rows = self._order[self._count : self._count + len(found.finite)]
         for name, column in self.arrays.items():
-            column[rows] = batch["arrays", name]
-        for name, column in self._statistics.items():
-            column[rows] = batch["statistics", name]
-        self._checked.keep(batch["pixels", ""])
+            column[rows] = batch.arrays[name]
+        self._same[rows], self._divergences[rows] = found.same, found.divergences
+        self._answers.append(found.answers.copy())
+        self._checked.keep(batch.checked)
         self._count += len(rows)
-        if self.bad is None and not finite.all():
-            self.bad = int(rows[finite.argmin()])
-        kept = np.isfinite(batch["statistics", "kl"]).all(1)
+        if self.bad is None and not found.finite.all():
+            self.bad = int(rows[found.finite.argmin()])
+        kept = np.isfinite(found.divergences).all(1)
         if self.lost is None and not kept.all():
             self.lost = int(rows[kept.argmin()])
 
@@ -110,11 +160,11 @@ class ShardBuffer:
 
     def fidelity(self) -> Fidelity:
         """Return what the codec cost."""
-        return Fidelity.of(self._statistics["kl"], self._statistics["same_top1"])
+        return Fidelity.of(self._task.measures, self._divergences, self._same)
 
-    def correct(self, labels: NDArray[np.int64]) -> int:
-        """Return how many rows have their label (n,) as their first class."""
-        return int((self._statistics["top1"] == labels).sum())
+    def tally(self, labels: NDArray[np.int64]) -> tuple[int, int]:
+        """Return how many of the rows' labels (n,) are known, and how many of these the teacher names."""
+        return self._task.tally(np.concatenate(self._answers)[np.argsort(self._order)], labels)
 
     def witness(self) -> Witness:
         """Return what some of the rows looked like."""
@@ -126,17 +176,18 @@ class ShardBuffers:
 
     Args:
         codec: of the store.
+        task: what the teacher's outputs mean.
         device: where batches are.
     """
 
-    def __init__(self, codec: Codec, device: torch.device) -> None:
-        self._codec, self._device = codec, device
+    def __init__(self, codec: Codec, task: Task, device: torch.device) -> None:
+        self._codec, self._task, self._device = codec, task, device
         self._downloader = Downloader(device)
         self._begun: deque[ShardBuffer] = deque()
 
     def begin(self, shard: ShardId, order: Rows) -> None:
         """Expect the batches of a shard, whose rows (n,) come in this order."""
-        self._begun.append(ShardBuffer(shard, self._codec.arrays, order, self._device))
+        self._begun.append(ShardBuffer(shard, self._codec.arrays, order, self._task, self._device))
 
     def put(self, output: TeacherOutput, pixels: Tensor) -> ShardBuffer | None:
         """Take a batch of the shard that was begun last.
@@ -148,9 +199,8 @@ class ShardBuffers:
         Returns:
             A shard that is whole now, or has a row that cannot be kept.
         """
-        examined = examine(output, self._codec)
-        examined["pixels", ""] = self._begun[-1].pick(pixels)
-        return self._take(self._downloader.send(examined))
+        checked = self._begun[-1].pick(pixels)
+        return self._take(self._downloader.send(examine(output, self._codec, self._task, checked)))
 
     def finish(self) -> ShardBuffer | None:
         """Return the last shard, when its last batch has arrived."""
@@ -164,10 +214,6 @@ class ShardBuffers:
         if first.is_whole:
             self._begun.popleft()
         return first if first.is_whole or first.is_refused else None
-
-
-def _columns(specs: Mapping[str, ArraySpec], count: int) -> dict[str, NDArray[Any]]:
-    return {name: np.empty((count, *spec.shape), spec.dtype) for name, spec in specs.items()}
 
 
 class _Checked:
@@ -219,7 +265,7 @@ class Downloader:
         self._slots = itertools.cycle([_Slot(on_gpu=on_gpu) for _ in range(_SLOTS)])
         self._on_the_way: deque[_Slot] = deque()
 
-    def send(self, batch: Tensors) -> Received | None:
+    def send(self, batch: Examined[Tensor]) -> Received | None:
         """Begin to copy a batch; return the one before, which lasts until the next call.
 
         Args:
@@ -239,38 +285,39 @@ class _Slot:
     """Room for one batch; it grows to the largest that it has held."""
 
     def __init__(self, *, on_gpu: bool) -> None:
-        self._there: Tensors = {}
-        self._host: Tensors = {}
+        self._batch: Examined[Tensor] | None = None
+        self._arriving: Examined[Tensor] | None = None
+        self._host: dict[tuple[str, str], Tensor] = {}
         self._ready, self._arrived = (_event() if on_gpu else None for _ in range(2))
 
-    def send(self, batch: Tensors, stream: torch.cuda.Stream | None) -> None:
+    def send(self, batch: Examined[Tensor], stream: torch.cuda.Stream | None) -> None:
         """Begin to copy a batch as soon as the device has made it."""
         # Kept until they have arrived, so that nothing else gets their memory.
-        self._there = {name: values.contiguous() for name, values in batch.items()}
+        self._batch = self._arriving = batch.map(lambda _, values: values.contiguous())
         if stream is None or self._ready is None or self._arrived is None:
             return
         self._ready.record(torch.cuda.current_stream(stream.device))
         with torch.cuda.stream(stream):
             stream.wait_event(self._ready)
-            for name, values in self._there.items():
-                self._room(name, values).copy_(values, non_blocking=True)
+            self._arriving = self._batch.map(self._copy)
             self._arrived.record(stream)
 
-    def _room(self, name: tuple[str, str], values: Tensor) -> Tensor:
+    def _copy(self, name: tuple[str, str], values: Tensor) -> Tensor:
+        """Begin to copy a tensor into its room."""
         room = self._host.get(name)
         if room is None or len(room) < len(values):
             room = self._host[name] = torch.empty_like(values, device="cpu", pin_memory=True)
-        return room[: len(values)]
+        return room[: len(values)].copy_(values, non_blocking=True)
 
     def read(self) -> Received:
         """Wait until the batch has arrived, and return it."""
-        if self._arrived is None:
-            there, self._there = self._there, {}
-            return {name: values.numpy() for name, values in there.items()}
-        self._arrived.synchronize()
-        counts = {name: len(values) for name, values in self._there.items()}
-        self._there = {}
-        return {name: self._host[name][:count].numpy() for name, count in counts.items()}
+        if self._arriving is None:
+            raise RuntimeError("nothing was sent")
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        received = self._arriving.map(lambda _, values: values.numpy())
+        self._batch = self._arriving = None
+        return received
 
 
 def _event() -> torch.cuda.Event:

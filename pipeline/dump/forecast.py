@@ -6,12 +6,13 @@ import json
 import math
 import resource
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.hashing import canonical_json
 from pipeline.dump.choose_codec import Candidate, choose_codec, measure, run_pilot
 from pipeline.dump.plan import new_layout, plan_dump
@@ -45,7 +46,7 @@ class Forecast:
         seconds_estimate: for these on this machine, at the pilot's speed; it compiles nothing.
         memory_bytes: resident at most while the pilot ran, two shards, images that are held decoded, and
             what is known of samples that the pilot did not have.
-        kl_t1_mean, kl_t4_mean: what the codec cost on the pilot, in nats.
+        fidelity: what the codec cost on the pilot.
     """
 
     samples: int
@@ -57,12 +58,12 @@ class Forecast:
     teacher_forwards: int
     seconds_estimate: float
     memory_bytes: int
-    kl_t1_mean: float
-    kl_t4_mean: float
+    fidelity: Fidelity
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as plain values."""
-        return asdict(self)
+        """Return the figures as plain values, with the mean of each divergence."""
+        names = (field.name for field in fields(self) if field.name != "fidelity")
+        return {**{name: getattr(self, name) for name in names}, **self.fidelity.means()}
 
 
 def forecast(
@@ -89,12 +90,13 @@ def forecast(
     pilot = run_pilot(bench, teacher, spec, counts["train"])
     if samples is None:
         plan = plan_dump(bench, teacher, spec, path, pilot=pilot)
-        layout, forwards, candidate = plan.header.layout, plan.forwards, measure(plan.codec, pilot)
+        layout, forwards = plan.header.layout, plan.forwards
+        candidate = measure(plan.codec, pilot, bench.task)
     else:
-        candidate = choose_codec(spec.codec, pilot, teacher.head, counts["train"] * spec.view_count)
+        rows = counts["train"] * spec.view_count
+        candidate = choose_codec(spec.codec, pilot, bench.task, head=teacher.head, rows=rows)
         layout = new_layout(bench.data, spec, candidate.codec, counts)
         forwards = sum(map(layout.n_rows, layout.shards()))
-    figures = candidate.fidelity.summary()
     return Forecast(
         samples=sum(counts.values()),
         image_bytes=_image_bytes(bench.data, counts),
@@ -107,8 +109,7 @@ def forecast(
         memory_bytes=_memory(layout, candidate)
         + held_bytes(bench.data.train, layout.shard_rows)
         + _MEMORY_PER_SAMPLE * (sum(counts.values()) - sum(counts_of(bench.data).values())),
-        kl_t1_mean=figures["kl_t1_mean"],
-        kl_t4_mean=figures["kl_t4_mean"],
+        fidelity=candidate.fidelity,
     )
 
 

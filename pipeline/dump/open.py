@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,8 +21,6 @@ from pipeline.modalities.preprocessing import Views
 from pipeline.modalities.table import read_views
 from pipeline.models.teacher import Teacher
 from pipeline.places.location import Location
-from pipeline.samples.packed import Split
-from pipeline.samples.samples import UNLABELLED
 from pipeline.store.frame import build_frame
 from pipeline.store.growth import (
     growth_folder,
@@ -46,6 +43,7 @@ from pipeline.store.place import (
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import ShardRecord
 from pipeline.store.writer import StoreWriter
+from pipeline.tasks.task import Task, quality
 
 
 def clean_up(path: Path) -> None:
@@ -171,13 +169,13 @@ def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor])
 # Completing a store: when nothing is missing any more, the manifest says so.
 
 
-def complete(path: Path, header: Header, splits: dict[str, Split], *, completes: bool) -> Manifest | None:
+def complete(path: Path, header: Header, bench: Bench, *, completes: bool) -> Manifest | None:
     """Complete a store that lacks nothing; its held-out logits, read back, tell the teacher's accuracy.
 
     Args:
         path: the store's folder.
         header: what it is to hold.
-        splits: the data.
+        bench: the data and its task.
         completes: whether to do so; say how much is done otherwise.
 
     Returns:
@@ -193,28 +191,25 @@ def complete(path: Path, header: Header, splits: dict[str, Split], *, completes:
         note(f"{path}: {done} of {total} shards are done{rest}")
         return None
     writer.tidy()
+    splits = splits_of(bench.data)
     held_out = [name for name in splits if name != "train"]
     store = LogitStore(location, writer.manifest(dict.fromkeys(held_out)))
     cached: dict[str, float | None] = {}
     for name in held_out:
-        labels, section = torch.from_numpy(splits[name].labels), store.sections[name]
-        known = labels != UNLABELLED
-        logits = section.logits(0, section.rows_of(splits[name]))
-        hits = logits.argmax(1)[known] == labels[known]
-        cached[name] = float(hits.double().mean()) if len(hits) else None
+        section = store.sections[name]
+        outputs = section.logits(0, section.rows_of(splits[name]))
+        cached[name] = quality(bench.task, outputs, splits[name].labels)
     manifest = writer.manifest(cached)
     writer.complete_with(manifest)
-    _warn_of_cost(path, manifest)
+    _warn_of_cost(path, manifest, bench.task)
     return manifest
 
 
-def _warn_of_cost(path: Path, manifest: Manifest) -> None:
+def _warn_of_cost(path: Path, manifest: Manifest, task: Task) -> None:
     """Say so if the codec cost more than the pilot promised."""
     budget, fidelity = manifest.header.codec_spec.budget, manifest.fidelity()
     if budget is not None and not fidelity.within(budget):
-        figures = fidelity.summary()
         note(
-            f"{path}: over its budget: mean KL {figures['kl_t1_mean']:.2e} at T = 1, "
-            f"{figures['kl_t4_mean']:.2e} at T = 4, asked for {budget:g}; the pilot was too small or too "
-            "unlike the rest; for less, make a dump with a lower max_kl"
+            f"{path}: over its budget: {task.describe(fidelity)}; asked for {budget:g}; the pilot was too "
+            "small or too unlike the rest; for less, make a dump with a lower max_kl"
         )

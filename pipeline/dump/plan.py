@@ -199,7 +199,7 @@ def choose(bench: Bench, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None =
         return find_codec(spec.codec.name, len(bench.data.classes))
     rows = len(bench.data.train) * spec.view_count
     pilot = run_pilot(bench, teacher, spec) if pilot is None else pilot
-    chosen = choose_codec(spec.codec, pilot, teacher.head, rows)
+    chosen = choose_codec(spec.codec, pilot, bench.task, head=teacher.head, rows=rows)
     note(f"codec {spec.codec}: takes {chosen.codec.name}")
     return chosen.codec
 

@@ -35,7 +35,6 @@ from pipeline.evaluation.context import Bench
 from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import CompiledTeacher, Teacher
 from pipeline.places.location import Location
-from pipeline.samples.samples import UNLABELLED
 from pipeline.store.growth import is_complete, tell_pending
 from pipeline.store.layout import ShardId
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, WHOLE, Slice, gate, writing
@@ -106,7 +105,7 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
                 raise
         dump.make(part.of([shard for shard in shards if shard.section == "train"]))
     with gate(path, PREPARATION_SECONDS):
-        manifest = complete(path, planned.header, splits_of(planned.bench.data), completes=completes)
+        manifest = complete(path, planned.header, planned.bench, completes=completes)
     if manifest is None and completes and part == WHOLE:
         raise StoreError(f"{path}: shards are missing that were made; expected them; run the command again")
     dump.report_speed()
@@ -120,7 +119,7 @@ class _Dump:
 
     def __init__(self, plan: DumpPlan) -> None:
         self._teacher, self._spec, self._codec = plan.teacher, plan.spec, plan.codec
-        self._device = plan.bench.device
+        self._device, self._task = plan.bench.device, plan.bench.task
         self.writer = StoreWriter(plan.path, plan.header)
         self._splits = splits_of(plan.bench.data)
         self._places = places(self.writer.layout, plan.index, self._splits)
@@ -156,7 +155,8 @@ class _Dump:
 
     def _make_section(self, shards: list[ShardId], progress: Iterator[int], thread: _ShardThread) -> None:
         """Make shards of one section; rendering runs ahead of the teacher, from shard to shard."""
-        feed, buffers = self._feeds[shards[0].section], ShardBuffers(self._codec, self._device)
+        feed = self._feeds[shards[0].section]
+        buffers = ShardBuffers(self._codec, self._task, self._device)
         rendered = feed.rendered((shard.view, rows) for shard in shards for rows in self._batches(shard))
         for shard in shards:
             rows = self._rows(shard)
@@ -210,13 +210,13 @@ class _Dump:
         return CompiledTeacher(self._teacher, self._spec.batch_size, self._device).output
 
     def _write(self, buffer: ShardBuffer, rows: Rows) -> None:
-        labels = self._splits[buffer.shard.section].labels[rows]
+        labelled, correct = buffer.tally(self._splits[buffer.shard.section].labels[rows])
         self.writer.write(
             buffer.shard,
             buffer.arrays,
             fidelity=buffer.fidelity(),
-            labelled=int((labels != UNLABELLED).sum()),
-            correct=buffer.correct(labels),
+            labelled=labelled,
+            correct=correct,
             witness=buffer.witness(),
         )
 
@@ -241,25 +241,21 @@ class _Dump:
             note(f"{self.writer.store}: {speed}")
 
     def require_good_teacher(self) -> None:
-        """Refuse a teacher that is hardly better than always naming the largest class.
+        """Refuse a teacher whose task finds it hardly better than no teacher at all.
 
         Raises:
             ModelError: saying how good it was to be.
         """
         held_out = [name for name in self._splits if name != "train"]
-        accuracy = direct_top1(self.writer.done(), *held_out)
-        if accuracy is None or self._spec.allow_poor_teacher:
+        quality = direct_top1(self.writer.done(), *held_out)
+        if quality is None or self._spec.allow_poor_teacher:
             return
         labels = np.concatenate([self._splits[name].labels for name in held_out])
-        counts = np.bincount(labels[labels != UNLABELLED])
-        share = float(counts.max() / counts.sum())
-        expected = least_top1(share)
-        if accuracy < expected:
+        weakness = self._task.weakness(quality, labels, " and ".join(held_out))
+        if weakness is not None:
             raise ModelError(
-                f"teacher {self._teacher.name} has top-1 {accuracy:.3f} on {' and '.join(held_out)}; the "
-                f"largest class has {share:.3f}, so at least {expected:.3f} was expected: wrong labels, "
-                "wrong preprocessing or too little training look like this; mend it, or set the dump's "
-                "allow_poor_teacher: true"
+                f"teacher {self._teacher.name} has {weakness}: wrong labels, wrong preprocessing or too "
+                "little training look like this; mend it, or set the dump's allow_poor_teacher: true"
             )
 
 
@@ -286,19 +282,3 @@ class _ShardThread:
     def _wait(self) -> None:
         if self._writing is not None:
             self._writing.result()
-
-
-def least_top1(share: float) -> float:
-    """Return the top-1 from which a teacher knows more than the largest class.
-
-    That is share + kappa (1 - share): kappa is the part of the errors of always naming the largest class
-    that the teacher avoids, Cohen's kappa with that class for chance. It grows with the share, from the
-    share itself where classes are many, and an honest teacher may err often, to 0.2, the end of what Landis
-    and Koch ("The Measurement of Observer Agreement for Categorical Data", 1977) call slight. E.g. 0.002 of
-    a thousand equal classes, 0.16 of ten, 0.43 of three, 0.58 of two, and 0.92 where one class has 0.9.
-
-    Args:
-        share: of the largest class, in (0, 1].
-    """
-    kappa = share / (1 + 4 * share)
-    return share + kappa * (1 - share)

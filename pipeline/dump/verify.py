@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
-from pipeline.codecs.base import relative
+from pipeline.codecs import Rule
 from pipeline.core.errors import ConfigError, StoreError
 from pipeline.core.progress import note
 from pipeline.evaluation.context import Bench
@@ -30,8 +29,8 @@ from pipeline.store.layout import MANIFEST, ZARR_JSON
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
 
-# A mean divergence beyond this, or ten times what the codec costs, is not rounding; nor is a single one
-# beyond ten times this, or twenty times the codec's 99th percentile.
+# A mean divergence, of classes in nats, beyond this, or ten times what the codec costs, is not rounding;
+# nor is a single one beyond ten times this, or twenty times the codec's 99th percentile.
 REPLAY_KL = 1e-3
 _BATCH = 256
 
@@ -45,8 +44,9 @@ class Audit:
         checked: files read.
         bad: a line for each thing that is wrong.
         replayed: (view, sample) pairs that the teacher saw again.
-        replay_max_abs_diff: largest difference of a logit, both rows shifted to the maximum 0.
-        replay_kl_mean: mean KL(teacher || stored) at temperature 1, in nats.
+        replay_max_abs_diff: largest difference of an output, of what a codec must keep of it.
+        replay_kl_mean: mean of the task's first divergence; of classes KL(teacher || stored) at
+            temperature 1, in nats.
         drift: how images look here, where the teacher saw some again.
         files: the names of files that are bad.
     """
@@ -158,12 +158,12 @@ def replay(store: LogitStore, bench: Bench, teacher: Teacher, count: int, seed: 
         return Audit(ok=False, checked=0, bad=[str(drift)], drift=drift)
     pairs = np.random.default_rng(seed).integers((0, 0), (store.n_views, len(images)), (count, 2))
     images.require_unchanged(np.unique(pairs[:, 1]))
-    differences, divergences = zip(*_compared(store, feed, teacher, pairs), strict=True)
-    kl = torch.cat(divergences)
-    mean, worst = float(kl.mean()), float(kl.max())
-    cost = store.manifest.fidelity().summary()
-    mean_limit = max(REPLAY_KL, 10 * cost["kl_t1_mean"])
-    worst_limit = max(10 * REPLAY_KL, 20 * cost["kl_t1_p99"])
+    differences, divergences = zip(*_compared(store, feed, teacher, pairs, bench.task), strict=True)
+    found = torch.cat(divergences)
+    mean, worst = float(found.mean()), float(found.max())
+    cost, first = store.manifest.fidelity(), bench.task.measures.divergences[0]
+    mean_limit = max(REPLAY_KL, 10 * cost.mean(first))
+    worst_limit = max(10 * REPLAY_KL, 20 * cost.divergences[first].p99)
     bad = []
     if mean > mean_limit:
         bad.append(f"replayed logits differ: mean KL {mean:.2e}, expected at most {mean_limit:.0e}")
@@ -181,20 +181,17 @@ def replay(store: LogitStore, bench: Bench, teacher: Teacher, count: int, seed: 
 
 
 def _compared(
-    store: LogitStore, feed: Feed, teacher: Teacher, pairs: NDArray[np.int64]
+    store: LogitStore, feed: Feed, teacher: Teacher, pairs: NDArray[np.int64], rule: Rule
 ) -> Iterator[tuple[float, Tensor]]:
-    """Yield for each view of pairs (P, 2) the largest difference of a logit, and KL(teacher || stored)."""
+    """Yield for each view of pairs (P, 2) the largest difference of an output, and the first divergence."""
     stored_rows = store.rows_of(feed.images)
     for view in np.unique(pairs[:, 0]).tolist():
         rows = pairs[pairs[:, 0] == view, 1]
-        fresh = _relative_logits(teacher, feed, view, rows)
+        fresh = rule.kept(_outputs(teacher, feed, view, rows))
         stored = store.sections["train"].logits(view, stored_rows[rows])
-        log_fresh, log_stored = (F.log_softmax(x.double(), 1) for x in (fresh, stored))
-        kl = F.kl_div(log_stored, log_fresh, log_target=True, reduction="none").sum(1)
-        yield float((fresh - stored).abs().max()), kl
+        yield float((fresh - stored).abs().max()), rule.diverge(fresh, stored)[:, 0]
 
 
-def _relative_logits(teacher: Teacher, feed: Feed, view: int, rows: NDArray[np.int64]) -> Tensor:
+def _outputs(teacher: Teacher, feed: Feed, view: int, rows: NDArray[np.int64]) -> Tensor:
     batches = [rows[batch] for batch in consecutive(len(rows), _BATCH)]
-    logits = torch.cat([teacher.logits(images).cpu() for images in feed.batches(view, batches)])
-    return relative(logits)
+    return torch.cat([teacher.logits(images).cpu() for images in feed.batches(view, batches)])

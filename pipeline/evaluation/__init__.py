@@ -1,1 +1,1 @@
-"""What is said of a model: figures, calibration, classes, cost, label errors."""
+"""What is said of a model: its task's figures, cost, label errors."""

@@ -1,10 +1,10 @@
-"""What metrics.json says of a finished model: figures, classes, confusions and cost."""
+"""What metrics.json says of a finished model: the figures of its task, and its cost."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -15,14 +15,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.evaluation.context import Bench
-from pipeline.evaluation.metrics import Calibration, Metrics, calibrate, compare
 from pipeline.modalities.preprocessing import Preprocessing
-from pipeline.samples.samples import UNLABELLED
+from pipeline.tasks.task import Figures
 
-# Class by class: how many of each are found, and which are taken for which.
-
-
-CONFUSIONS = 10
 _WARM_UP = 3
 _FEWEST, _MOST = 5, 100
 _ENOUGH_SECONDS = 1.0
@@ -34,31 +29,20 @@ class Assessment:
 
     Args:
         test, validation: on the un-augmented images of each split; empty splits have none.
-        calibration: None without labelled validation images.
-        classes: each class of the test images; none where no image is labelled.
-        confusions: the most frequent of the test images.
+        mended: figures of the test images, with outputs that were mended on the validation images.
+        details: tables of the test images, by name.
         cost: of an image.
     """
 
-    test: Metrics
-    validation: Metrics
-    calibration: Calibration | None
-    classes: tuple[ClassFigures, ...]
-    confusions: tuple[Confusion, ...]
+    test: Figures
+    validation: Figures
+    mended: dict[str, float | None]
+    details: dict[str, list[dict[str, Any]]]
     cost: Cost
 
     def to_dict(self) -> dict[str, Any]:
         """Return the test images' figures and the cost as plain values."""
-        fitted = self.calibration
-        return {
-            **self.test.to_dict(),
-            "temperature": fitted and fitted.temperature,
-            "nll_calibrated": fitted and fitted.nll,
-            "ece_calibrated": fitted and fitted.ece,
-            **asdict(self.cost),
-            "classes": [asdict(figures) for figures in self.classes],
-            "confusions": [asdict(confusion) for confusion in self.confusions],
-        }
+        return {**self.test.to_dict(), **self.mended, **asdict(self.cost), **self.details}
 
 
 def assess(
@@ -67,7 +51,7 @@ def assess(
     preprocessing: Preprocessing,
     teacher_logits: Tensor | None = None,
 ) -> Assessment:
-    """Judge a network on the test images, with its temperature fitted on the validation images.
+    """Judge a network on the test images, and mend its outputs on the validation images.
 
     Args:
         bench: the data and the device, on which the network is.
@@ -75,111 +59,16 @@ def assess(
         preprocessing: how it wants its images.
         teacher_logits: (N, C) of the test images, in the split's order, for agreement and KL.
     """
-    data = bench.data
+    data, task = bench.data, bench.task
     test = bench.predict(network, preprocessing, data.test)
     validation = bench.predict(network, preprocessing, data.validation)
-    labelled = bool((data.test.labels != UNLABELLED).any())
     return Assessment(
-        test=compare(*test, teacher_logits),
-        validation=compare(*validation),
-        calibration=calibrate(validation, test),
-        classes=class_figures(*test, data.classes) if labelled else (),
-        confusions=most_confused(*test, data.classes) if labelled else (),
+        test=task.compare(*test, teacher_logits),
+        validation=task.compare(*validation),
+        mended=task.calibrate(validation, test),
+        details=task.details(*test, data.classes),
         cost=measure_cost(network, preprocessing),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassFigures:
-    """One class of the labelled images.
-
-    Args:
-        name: of the class.
-        support: images with this label.
-        recall: share of these that are given this class; None without any.
-        precision: share of the images given this class that have its label; None without any.
-    """
-
-    name: str
-    support: int
-    recall: float | None
-    precision: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confusion:
-    """Images of one class that are taken for another.
-
-    Args:
-        label, predicted: names of the two.
-        count: images.
-        share: of the label's images.
-    """
-
-    label: str
-    predicted: str
-    count: int
-    share: float
-
-
-def class_figures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> tuple[ClassFigures, ...]:
-    """Return the figures of every class, in order.
-
-    Args:
-        logits: (N, C).
-        labels: (N,), -1 for unlabelled ones, which do not count.
-        classes: C names.
-    """
-    predicted, labels = _known(logits, labels)
-    hits = _counts(labels[predicted == labels], len(classes))
-    labelled, given = _counts(labels, len(classes)), _counts(predicted, len(classes))
-    return tuple(
-        ClassFigures(name=name, support=n, recall=_share(right, n), precision=_share(right, named))
-        for name, right, n, named in zip(classes, hits, labelled, given, strict=True)
-    )
-
-
-def most_confused(
-    logits: Tensor, labels: Tensor, classes: Sequence[str], count: int = CONFUSIONS
-) -> tuple[Confusion, ...]:
-    """Return the most frequent pairs of a label and another class that is given; of equals the first ones.
-
-    Args:
-        logits: (N, C).
-        labels: (N,), -1 for unlabelled ones, which do not count.
-        classes: C names.
-        count: pairs at most.
-    """
-    predicted, labels = _known(logits, labels)
-    supports = _counts(labels, len(classes))
-    wrong = predicted != labels
-    # By the pairs that occur: all that could are a table of C times C.
-    pairs, counts = torch.unique(labels[wrong] * len(classes) + predicted[wrong], return_counts=True)
-    order = torch.argsort(counts, descending=True, stable=True)[:count]
-    found = zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
-    return tuple(
-        Confusion(
-            label=classes[pair // len(classes)],
-            predicted=classes[pair % len(classes)],
-            count=n,
-            share=n / supports[pair // len(classes)],
-        )
-        for pair, n in found
-    )
-
-
-def _known(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    known = labels != UNLABELLED
-    return logits[known].argmax(1), labels[known]
-
-
-def _counts(values: Tensor, n_classes: int) -> list[int]:
-    counts: list[int] = torch.bincount(values, minlength=n_classes).tolist()
-    return counts
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
 
 
 # What a model costs whoever runs it: multiply-accumulates of an image, and time on one CPU thread.

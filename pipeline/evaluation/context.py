@@ -1,4 +1,7 @@
-"""Where models meet the data: a prepared dataset, a device, and the threads that feed it."""
+"""Where models meet the data: a prepared dataset and its task, a device, and the threads that feed it.
+
+Owns how a network is run over every sample of an un-augmented split; figures are the task's.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.core.device import naming_memory
 from pipeline.core.distributed import SINGLE, Ranks
-from pipeline.core.failures import require_finite_logits
-from pipeline.evaluation.metrics import Metrics, compare, predict
-from pipeline.loading.feed import Feed
+from pipeline.core.failures import naming_failure, require_finite_logits
+from pipeline.loading.feed import Feed, consecutive
 from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.preprocessing import Preprocessing, Views
 from pipeline.samples.description import SPLITS
 from pipeline.samples.packed import Split
+from pipeline.tasks.task import Figures, Task
 
 EVALUATION_BATCH = 500
+_LESS_MEMORY = "evaluate smaller images, or on another device: --device"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,7 @@ class Bench:
 
     Args:
         data: the prepared dataset.
+        task: what models say of its samples.
         device: where everything runs.
         workers: rendering threads.
         on_device: render on the device instead of the CPU, the same pixels; None where it suits.
@@ -35,6 +41,7 @@ class Bench:
     """
 
     data: PreparedData
+    task: Task
     device: torch.device
     workers: int
     on_device: bool | None = None
@@ -71,9 +78,9 @@ class Bench:
         preprocessing: Preprocessing,
         images: Split,
         teacher_logits: Tensor | None = None,
-    ) -> Metrics:
+    ) -> Figures:
         """Evaluate a network on a split's un-augmented images; an empty split has no figures."""
-        return compare(*self.predict(network, preprocessing, images), teacher_logits)
+        return self.task.compare(*self.predict(network, preprocessing, images), teacher_logits)
 
     def predict(
         self, network: nn.Module, preprocessing: Preprocessing, images: Split
@@ -93,3 +100,62 @@ class Bench:
 
     def _split_of(self, images: Split) -> str:
         return next((name for name in SPLITS if getattr(self.data, name) is images), "held-out")
+
+
+def evaluate(
+    network: nn.Module,
+    feed: Feed,
+    task: Task,
+    *,
+    batch_size: int,
+    teacher_logits: Tensor | None = None,
+    ranks: Ranks = SINGLE,
+    split: str = "held-out",
+) -> Figures:
+    """Evaluate a network on every image of an un-augmented feed.
+
+    Args:
+        network: maps the feed's batches to logits; its mode is restored afterwards.
+        feed: one split without views.
+        task: what its outputs mean.
+        batch_size: images a forward pass.
+        teacher_logits: (N, C), in the split's order, for agreement and KL.
+        ranks: which processes share the work; each gets the figures.
+        split: of the images, for messages.
+
+    Raises:
+        NotFiniteError: logits are not finite.
+
+    """
+    logits = predict(network, feed, batch_size=batch_size, ranks=ranks)
+    require_finite_logits(logits, split)
+    labels = torch.from_numpy(feed.images.labels).to(logits.device)
+    return task.compare(logits, labels, teacher_logits)
+
+
+def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = SINGLE) -> Tensor:
+    """Return a network's float32 logits (N, C) on every image of a feed, on the feed's device.
+
+    Raises:
+        ModelError: the network fails.
+        DeviceError: there is not enough memory.
+    """
+    was_training, count = network.training, len(feed.images)
+    network.eval()
+    # Every process has some, or does all that few.
+    ranks = ranks if count >= ranks.count else SINGLE
+    batches = consecutive(count, min(batch_size, count // ranks.count))
+    own = batches[ranks.share(len(batches))]
+    with torch.inference_mode():
+        with naming_memory(feed.device, f"a forward pass of {batch_size} images", _LESS_MEMORY):
+            logits = torch.cat([_logits(network, images) for images in feed.batches(0, own)])
+        whole = ranks.assemble(logits, slice(int(own[0][0]), int(own[-1][-1]) + 1), count)
+    network.train(was_training)
+    return whole
+
+
+def _logits(network: nn.Module, images: Tensor) -> Tensor:
+    with naming_failure(f"a forward pass of {len(images)} images"):
+        # Some models drop the dimension of a batch of one.
+        logits: Tensor = network(images).float().reshape(len(images), -1)
+    return logits

@@ -26,6 +26,7 @@ from torch.export import ExportedProgram
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.export.deployment import Deployment
 from pipeline.loading.feed import Feed
+from pipeline.tasks.task import Task
 
 INPUT, OUTPUT = "images", "logits"
 
@@ -181,14 +182,16 @@ class Parity:
         batch_sizes: in which they were fed.
         max_abs_diff: largest difference of a logit.
         largest_logit: of the network, in magnitude.
-        top1_agreement: share of images with the same first class.
+        agreement: share of images with the same answer.
+        accuracy: what the task calls that.
     """
 
     images: int
     batch_sizes: tuple[int, ...]
     max_abs_diff: float
     largest_logit: float
-    top1_agreement: float
+    agreement: float
+    accuracy: str
 
     @property
     def relative(self) -> float:
@@ -218,17 +221,18 @@ class Parity:
         return (
             f"{self.images} images in batches of {sizes}: logits differ by at most "
             f"{self.max_abs_diff:.2g}, {self.relative:.1g} of the largest ({self.largest_logit:.3g}); "
-            f"top-1 agreement {self.top1_agreement:.4f}"
+            f"{self.accuracy} agreement {self.agreement:.4f}"
         )
 
 
-def measure_parity(deployment: Deployment, run: Run, feed: Feed) -> Parity:
+def measure_parity(deployment: Deployment, run: Run, feed: Feed, task: Task) -> Parity:
     """Compare on every image of a feed.
 
     Args:
         deployment: with the network as it is.
         run: the file's bytes, loaded.
         feed: un-augmented images, at least one, with the network's eyes, on the CPU.
+        task: of the network.
     """
     batches = _batches(len(feed.images))
     ours, theirs = [], []
@@ -241,7 +245,8 @@ def measure_parity(deployment: Deployment, run: Run, feed: Feed) -> Parity:
         batch_sizes=tuple(sorted({len(rows) for rows in batches})),
         max_abs_diff=float((network - exported).abs().max()),
         largest_logit=float(network.abs().max()),
-        top1_agreement=float((network.argmax(1) == exported.argmax(1)).double().mean()),
+        agreement=float(task.agree(network, exported).double().mean()),
+        accuracy=task.accuracy,
     )
 
 

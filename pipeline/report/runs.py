@@ -14,8 +14,7 @@ from typing import Any
 
 from pipeline.core.errors import DataError
 from pipeline.core.files import read_json
-from pipeline.evaluation.assessment import ClassFigures, Confusion
-from pipeline.evaluation.metrics import FIRST
+from pipeline.tasks.class_figures import FIRST, ClassFigures, Confusion
 
 # Told on the page, and too long for the results.
 DETAILS = ("classes", "confusions", "history", "made_with", "dataset")

@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.progress import note
-from pipeline.evaluation.assessment import ClassFigures, Confusion
 from pipeline.evaluation.label_errors import LabelError, LabelErrors, find_label_errors
 from pipeline.loading.feed import Feed
 from pipeline.modalities.picture import Picture
@@ -21,6 +20,7 @@ from pipeline.report.figures import Example, Mixed, make_examples, spread_rows
 from pipeline.report.results import Group, Report, StudentResults
 from pipeline.samples.packed import Split
 from pipeline.store.soft_labels import SoftLabels
+from pipeline.tasks.class_figures import ClassFigures, Confusion
 
 SHOWN_CLASSES = 20
 EXAMPLES = 6

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codecs import ArraySpec
+from pipeline.codecs.rule import SOFTMAX, Measures
 from pipeline.core.errors import quoted
 from pipeline.core.forms import require_form
 from pipeline.store.wire import LayoutForm
@@ -133,6 +134,11 @@ class Layout:
     def chunk_rows(self) -> int:
         """Rows of an inner chunk."""
         return min(CHUNK_ROWS, self.shard_rows)
+
+    @property
+    def measures(self) -> Measures:
+        """What its records measure the codec by: a layout says nothing else so far than a softmax."""
+        return SOFTMAX
 
     @property
     def n_shards(self) -> int:

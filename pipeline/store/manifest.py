@@ -59,7 +59,8 @@ class Manifest:
 
     def fidelity(self) -> Fidelity:
         """Return the codec's cost over the training views."""
-        return Fidelity.total(r.fidelity for s, r in self.shards.items() if s.section == "train")
+        training = (r.fidelity for s, r in self.shards.items() if s.section == "train")
+        return Fidelity.total(self.layout.measures, training)
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of everything that it says."""

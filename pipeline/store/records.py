@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codecs.fidelity import Fidelity
+from pipeline.codecs.rule import sort_keys
 from pipeline.core.errors import quoted
 from pipeline.core.files import parse_object, write_bytes, written_beside
 from pipeline.core.forms import require_form
@@ -28,7 +29,7 @@ from pipeline.places.local import read_inside
 from pipeline.places.location import JSON_BYTES
 from pipeline.store.arrays import logits_array
 from pipeline.store.layout import GATHERED, RECORDS, Layout, ShardId
-from pipeline.store.wire import RecordForm
+from pipeline.store.wire import FidelityForm, RecordForm
 
 WITNESSES_A_SHARD = 64
 # Of each rendered sample so many values are kept (of an image, pixels), to tell how far off it is.
@@ -79,6 +80,7 @@ class ShardRecord:
             ValueError: a value is out of its range, or does not go with the others.
         """
         require_form(RecordForm, value)
+        require_form(FidelityForm, sort_keys(value["fidelity"]), "fidelity")
         files = {array: (size, digest) for array, (size, digest) in value["files"].items()}
         fidelity = Fidelity.from_dict(value["fidelity"])
         witness = Witness.from_dict(value["witness"])
@@ -101,6 +103,10 @@ class ShardRecord:
             raise ValueError(f"{shard} has {self.rows} rows, the layout {layout.n_rows(shard)}")
         if set(self.files) != set(layout.arrays):
             raise ValueError(f"{shard} has files of {quoted(sorted(self.files))}, the layout other arrays")
+        if not self.fidelity.measures.are_those_of(layout.measures):
+            raise ValueError(
+                f"{shard} has other measures than the layout: {quoted(self.fidelity.measures)}"
+            )
         section = layout.sections[shard.section]
         for array, (size, _) in self.files.items():
             most_bytes = logits_array(layout, section, array).most_file_bytes

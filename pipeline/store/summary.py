@@ -60,7 +60,9 @@ def inspect(place: Place) -> Inspection:
     header = Header.read(location)
     shards = Records(Path(place)).read(header.layout)
     summary = summarise(header, shards, complete=False, teacher_top1=None)
-    return Inspection(summary=summary, header=header, fidelity=_training_fidelity(shards), labelled=None)
+    return Inspection(
+        summary=summary, header=header, fidelity=_training_fidelity(header, shards), labelled=None
+    )
 
 
 def _growth_of(place: Place) -> Pending | None:
@@ -94,7 +96,7 @@ def summarise(
     layout = header.layout
     train = [record for shard, record in shards.items() if shard.section == "train"]
     train_rows = sum(record.rows for record in train)
-    section, fidelity = layout.sections["train"], _training_fidelity(shards)
+    section, fidelity = layout.sections["train"], _training_fidelity(header, shards)
     return {
         "schema": SCHEMA,
         "complete": complete,
@@ -116,5 +118,6 @@ def _labelled(shards: Mapping[ShardId, ShardRecord]) -> int:
     return sum(r.labelled for shard, r in shards.items() if shard.section == "train" and shard.view == 0)
 
 
-def _training_fidelity(shards: Mapping[ShardId, ShardRecord]) -> Fidelity:
-    return Fidelity.total(record.fidelity for shard, record in shards.items() if shard.section == "train")
+def _training_fidelity(header: Header, shards: Mapping[ShardId, ShardRecord]) -> Fidelity:
+    training = (record.fidelity for shard, record in shards.items() if shard.section == "train")
+    return Fidelity.total(header.layout.measures, training)

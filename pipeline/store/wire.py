@@ -20,6 +20,7 @@ MOST_VIEWS = 1 << 20
 # A block's keys are decompressed at once, and the default is at most 2^24 rows.
 MOST_SHARD_ROWS = 1 << 25
 _MOST_WITNESS_CHARACTERS = 1 << 13
+_MOST_DIVERGENCES = 8
 _MOST_CHUNK_BYTES = 1 << 40
 
 Size = Annotated[int, Field(ge=1, le=_MOST_CHUNK_BYTES)]
@@ -29,7 +30,9 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ArrayName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 MemberName = Annotated[str, Field(pattern=rf"^{PATTERN}\.zarr$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-Nats = Annotated[float, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+FigureName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Histogram = dict[Annotated[str, Field(pattern=r"^-?[0-9]{1,5}$")], Count]
 Extent = Annotated[tuple[Count, Count], Field(strict=False)]
 FileEntry = Annotated[tuple[Size, Digest], Field(strict=False)]
 BySplit = dict[Literal["train", "validation", "test"], Share | None]
@@ -127,14 +130,12 @@ class HeaderForm(OpenForm):
 
 
 class FidelityForm(_Form):
-    """What a codec cost."""
+    """What a codec cost, its keys sorted by `codecs.rule.sort_keys`; which measures, the layout says."""
 
     samples: Count
-    kl_t1: Nats
-    kl_t4: Nats
-    same_top1: Count
-    histogram_t1: dict[Annotated[str, Field(pattern=r"^-?[0-9]{1,5}$")], Count]
-    histogram_t4: dict[Annotated[str, Field(pattern=r"^-?[0-9]{1,5}$")], Count]
+    divergences: Annotated[dict[FigureName, Amount], Field(min_length=1, max_length=_MOST_DIVERGENCES)]
+    agreement: Annotated[dict[FigureName, Count], Field(min_length=1, max_length=1)]
+    histograms: Annotated[dict[FigureName, Histogram], Field(min_length=1, max_length=_MOST_DIVERGENCES)]
 
 
 class WitnessForm(_Form):
@@ -150,7 +151,7 @@ class RecordForm(_Form):
 
     rows: Annotated[int, Field(ge=1, le=MOST_SHARD_ROWS)]
     files: dict[ArrayName, FileEntry]
-    fidelity: FidelityForm
+    fidelity: dict[str, Any]
     labelled: Count
     correct: Count
     witness: WitnessForm

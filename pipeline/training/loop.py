@@ -21,18 +21,18 @@ from pipeline.core.device import naming_memory
 from pipeline.core.distributed import SINGLE, Ranks, distributed
 from pipeline.core.errors import TrainingError
 from pipeline.core.progress import note, track
-from pipeline.evaluation.metrics import Metrics
 from pipeline.loading.loader import Batch, Loader
 from pipeline.losses import Features, ScheduledLoss
 from pipeline.models.auxiliary import weighted_logits
 from pipeline.models.heads import WithFeatures, feature_dim, head_of
 from pipeline.models.teacher import compiled
+from pipeline.tasks.task import Figures
 from pipeline.training.failures import naming_epoch, naming_step, require_learning
 from pipeline.training.optimizer import learning_rate
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import EpochRecord, RunState, TrainingResult, describe
 
-Evaluate = Callable[[nn.Module], Metrics]
+Evaluate = Callable[[nn.Module], Figures]
 _STATE_VERSION = 4
 _SEEDS = 1 << 63
 _LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render elsewhere: --render cpu"
@@ -65,7 +65,7 @@ def fit(
     spec: RunSpec,
     *,
     device: torch.device,
-    evaluate: Evaluate | None,
+    evaluate: Evaluate,
     projection: nn.Module | None = None,
     ranks: Ranks = SINGLE,
 ) -> TrainingResult:
@@ -76,7 +76,7 @@ def fit(
         loader: the training split, for the run's settings and these ranks.
         spec: what makes the run.
         device: where everything is.
-        evaluate: figures on the validation split, or None without one.
+        evaluate: figures on the validation split, unknown ones without a split.
         projection: of a loss of features, on the device; its weights are changed, too.
         ranks: this process among those that train the network together; the first one writes.
 
@@ -98,11 +98,11 @@ def fit(
                 run.save(state_path, identity)
             start = time.perf_counter()
             with naming_epoch(run.epoch + 1, run.judged, settings):
-                figures = evaluate(judged) if evaluate else Metrics()
+                figures = evaluate(judged)
             record = training.record(figures, time.perf_counter() - start)
             run.require_finite()
             run.finish_epoch(record, figures)
-            note(describe(record, settings.epochs))
+            note(describe(record, figures, settings.epochs))
             if run.epoch == settings.epochs:
                 require_learning(run.skipped, steps)
             if ranks.is_first:
@@ -177,7 +177,7 @@ class _Training:
         # Which waited for the device: its time counts.
         current.seconds += time.perf_counter() - mark
 
-    def record(self, figures: Metrics, evaluation_seconds: float) -> EpochRecord:
+    def record(self, figures: Figures, evaluation_seconds: float) -> EpochRecord:
         """Return the record of an epoch whose steps are done."""
         current, steps = self._run.current, self._loader.steps_per_epoch
         return EpochRecord(
@@ -185,8 +185,7 @@ class _Training:
             view=self._loader.view(self._run.epoch),
             loss=float(current.loss) / steps,
             learning_rate=self._rate,
-            validation_top1=figures.top1,
-            validation_nll=figures.nll,
+            validation=figures.followed,
             seconds=current.seconds,
             data_seconds=current.data_seconds,
             evaluation_seconds=evaluation_seconds,

@@ -17,8 +17,7 @@ from pipeline.core.distributed import synchronise_norms
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import array_digest
 from pipeline.core.progress import note
-from pipeline.evaluation.context import EVALUATION_BATCH, Bench
-from pipeline.evaluation.metrics import Metrics, evaluate
+from pipeline.evaluation.context import EVALUATION_BATCH, Bench, evaluate
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.modalities.preprocessing import Views
@@ -28,6 +27,7 @@ from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.reader import read_checked
 from pipeline.store.soft_labels import SoftLabels
+from pipeline.tasks.task import Figures
 from pipeline.training.loop import RunSpec, fit, make_projection
 from pipeline.training.state import TrainingResult
 
@@ -169,9 +169,16 @@ def train(
     projection = make_projection(loss, network, loader.teacher_dim, seed=spec.seed)
     held_out = bench.feed(data.validation, None, eyes)
 
-    def validate(trained: nn.Module) -> Metrics:
+    def validate(trained: nn.Module) -> Figures:
+        if not len(data.validation):
+            return bench.evaluate(trained, eyes, data.validation)
         return evaluate(
-            trained, held_out, batch_size=EVALUATION_BATCH, ranks=bench.ranks, split="validation"
+            trained,
+            held_out,
+            bench.task,
+            batch_size=EVALUATION_BATCH,
+            ranks=bench.ranks,
+            split="validation",
         )
 
     identity = {
@@ -188,7 +195,7 @@ def train(
         loader,
         replace(spec, identity=identity),
         device=bench.device,
-        evaluate=validate if len(data.validation) else None,
+        evaluate=validate,
         projection=None if projection is None else projection.to(bench.device),
         ranks=bench.ranks,
     )

@@ -8,9 +8,10 @@ that goes on sees those that it would have seen.
 from __future__ import annotations
 
 import json
+import math
 import pickle
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ from pipeline.core.errors import TrainingError, is_out_of_memory
 from pipeline.core.files import write_tensors
 from pipeline.core.hashing import difference
 from pipeline.core.progress import note
-from pipeline.evaluation.metrics import Metrics
 from pipeline.models.states import StateDict
+from pipeline.tasks.task import Figures
 from pipeline.training.failures import require_finite_state
 from pipeline.training.optimizer import LossScale, WeightAverage, freeze, make_optimizer
 from pipeline.training.settings import TrainingSettings
+
+_VALIDATION = "validation_"
 
 # What a run leaves behind: a record an epoch, and weights.
 
@@ -40,7 +43,7 @@ class EpochRecord:
         view: which view was shown.
         loss: mean over the epoch's steps.
         learning_rate: of the last step.
-        validation_top1, validation_nll: None without a validation split.
+        validation: figures of the validation split that the task follows; None without one.
         seconds: of the epoch's training, without evaluation.
         data_seconds: of these, in which the loop waited for a batch.
         evaluation_seconds: of validation, after it.
@@ -53,13 +56,34 @@ class EpochRecord:
     view: int
     loss: float
     learning_rate: float
-    validation_top1: float | None
-    validation_nll: float | None
+    validation: Mapping[str, float | None]
     seconds: float
     data_seconds: float
     evaluation_seconds: float
     images_per_second: float
     skipped_steps: int = 0
+
+    @classmethod
+    def columns(cls, followed: Iterable[str]) -> list[str]:
+        """Return the columns of history.csv; a figure of the validation split is validation_NAME."""
+        names = [field.name for field in fields(cls)]
+        place = names.index("validation")
+        return [*names[:place], *(f"{_VALIDATION}{name}" for name in followed), *names[place + 1 :]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the line by its columns."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        figures = values.pop("validation").items()
+        values |= {f"{_VALIDATION}{name}": figure for name, figure in figures}
+        return {name: values[name] for name in self.columns(self.validation)}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> EpochRecord:
+        """Return the record that `to_dict` described."""
+        figures = {name: figure for name, figure in value.items() if name.startswith(_VALIDATION)}
+        rest = {name: other for name, other in value.items() if name not in figures}
+        validation = {name.removeprefix(_VALIDATION): figure for name, figure in figures.items()}
+        return cls(**rest, validation=validation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +93,7 @@ class TrainingResult:
     Args:
         history: a record an epoch.
         last, best: weights (of the average, where there is one) after the last epoch, and after the
-            epoch with the highest validation top-1; the last one's where nothing was validated.
+            epoch with the best score on validation; the last one's where nothing was validated.
         best_epoch: counted from 1.
 
     """
@@ -101,11 +125,11 @@ class TrainingResult:
         return float(sum(getattr(record, what) for record in self.history))
 
 
-def describe(record: EpochRecord, epochs: int) -> str:
+def describe(record: EpochRecord, validation: Figures, epochs: int) -> str:
     """Return a record as a line of progress."""
     figures = [f"loss {record.loss:.4f}"]
-    if record.validation_top1 is not None:
-        figures.append(f"validation top-1 {record.validation_top1:.4f} nll {record.validation_nll:.4f}")
+    if words := str(validation):
+        figures.append(f"validation {words}")
     if record.skipped_steps:
         figures.append(f"steps skipped by fp16's loss scale: {record.skipped_steps:,}")
     waited = record.data_seconds / record.seconds
@@ -170,7 +194,7 @@ class RunState:
         self.epoch, self.current = 0, EpochState.new(device)
         self.history: list[EpochRecord] = []
         self.best: StateDict = {}
-        self.best_epoch, self._best_score = 0, (-1.0, 0.0)
+        self.best_epoch, self._best_score = 0, (-math.inf, 0.0)
 
     @property
     def judged(self) -> nn.Module:
@@ -197,20 +221,17 @@ class RunState:
         for network in filter(None, (self.network, self.projection)):
             require_finite_state(self.epoch + 1, network, self.settings)
 
-    def finish_epoch(self, record: EpochRecord, figures: Metrics) -> None:
-        """Take in an epoch's record, and the weights if they are the best so far."""
+    def finish_epoch(self, record: EpochRecord, figures: Figures) -> None:
+        """Take in an epoch's record, and the weights if they are the best so far.
+
+        Without figures every epoch is better than the one before.
+        """
         self.history.append(record)
         self.epoch, self.current = self.epoch + 1, EpochState.new(self.device)
-        score = self._score(figures)
+        score = figures.score or (float(self.epoch), 0.0)
         if score > self._best_score:
             self._best_score, self.best_epoch = score, self.epoch
             self.best = _copy(self.judged.state_dict())
-
-    def _score(self, figures: Metrics) -> tuple[float, float]:
-        """Top-1, then likelihood; without validation every epoch beats the one before."""
-        if figures.top1 is None or figures.nll is None:
-            return float(self.epoch), 0.0
-        return figures.top1, -figures.nll
 
     def result(self) -> TrainingResult:
         """Return what a finished run leaves behind."""
@@ -227,7 +248,7 @@ class RunState:
             "identity": json.dumps(identity, sort_keys=True),
             "epoch": self.epoch,
             "current": {name: getattr(self.current, name) for name in EpochState.__slots__},
-            "history": [asdict(record) for record in self.history],
+            "history": [record.to_dict() for record in self.history],
             "network": self.network.state_dict(),
             "projection": self.projection.state_dict() if self.projection else None,
             "optimizer": self.optimizer.state_dict(),
@@ -281,7 +302,7 @@ class RunState:
         current = content["current"]
         on_device = {name: current[name].to(self.device) for name in ("loss", "bad_step")}
         self.current = EpochState(**{**current, **on_device})
-        self.history = [EpochRecord(**record) for record in content["history"]]
+        self.history = [EpochRecord.from_dict(record) for record in content["history"]]
         self.best, self._best_score = content["best"], tuple(content["best_score"])
         self.network.load_state_dict(content["network"])
         if self.projection:

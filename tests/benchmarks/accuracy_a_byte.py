@@ -28,12 +28,13 @@ from torch import Tensor
 from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
 from pipeline.dump.choose_codec import Pilot, measure
-from pipeline.evaluation.metrics import compare
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.losses import make_loss
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.prepared import PreparedData
+from pipeline.tasks.class_figures import compare
+from pipeline.tasks.classes import CLASSES as TASK
 from pipeline.training.loop import RunSpec, fit
 from pipeline.training.settings import TrainingSettings
 from stages.runtime import keep_freed_memory
@@ -56,12 +57,12 @@ def labels(
 ) -> Iterator[tuple[str, float, list[Tensor]]]:
     """Yield name, bytes a view and what students read of each view, for every codec and format."""
     known: list[tuple[str, Codec]] = [(name, find_codec(name, len(head.weight))) for name in CODECS]
-    known += [(f"features ({budget:g})", fit_features(pilot, head, budget)) for budget in BUDGETS]
+    known += [(f"features ({budget:g})", fit_features(pilot, head, budget, TASK)) for budget in BUDGETS]
     together = shuffled(rows_of(views, slice(None)))
     yield "online", 0.0, [view.logits for view in views]
     for name, codec in known:
-        size = measure(codec, Pilot(together, 1.0)).bytes_per_row
-        yield name, size, [codec.decode(codec.encode(view)) for view in views]
+        size = measure(codec, Pilot(together, 1.0), TASK).bytes_per_row
+        yield name, size, [codec.decode(codec.encode(view, TASK)) for view in views]
     for name in OTHERS:
         stored = [FORMATS[name](view.logits) for view in views]
         yield f"{name} (theirs)", stored[0].bytes_per_sample, [part.logits_BC for part in stored]

@@ -41,6 +41,7 @@ from pipeline.store.layout import Layout, Section
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import Witness, versions, witness_rows
 from pipeline.store.writer import StoreWriter
+from pipeline.tasks.classes import CLASSES as TASK
 from tests.benchmarks.environment import environment
 
 CLASSES, SAMPLES, BATCH, ROUNDS = 600, 65_536, 256, 7
@@ -79,7 +80,14 @@ def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
         codes = generator.integers(0, 256 if random else 1, (rows, CLASSES), np.uint8)
         arrays = {"codes": codes, "scale": np.ones(rows, np.float16)}
         witness = Witness.of(np.zeros((len(witness_rows(rows)), 8, 8, 3), np.uint8))
-        writer.write(shard, arrays, fidelity=Fidelity(), labelled=0, correct=0, witness=witness)
+        writer.write(
+            shard,
+            arrays,
+            fidelity=Fidelity.total(TASK.measures, []),
+            labelled=0,
+            correct=0,
+            witness=witness,
+        )
     writer.tidy()
     writer.complete_with(writer.manifest({}))
     return LogitStore.open(path)
@@ -177,7 +185,7 @@ def decoding(device: torch.device) -> dict[str, float]:
     whole = seconds_of(step, device)
     shares = {}
     for name, codec in codecs.items():
-        arrays = {array: values.to(device) for array, values in codec.encode(output).items()}
+        arrays = {array: values.to(device) for array, values in codec.encode(output, TASK).items()}
         shares[name] = round(seconds_of(partial(codec.decode, arrays), device) / whole, 5)
     return shares
 

@@ -24,7 +24,7 @@ import torch
 
 from pipeline.codecs import Codec
 from pipeline.codecs.spec import CodecSpec
-from pipeline.dump import encode, run
+from pipeline.dump import run
 from pipeline.dump.plan import DumpPlan, plan_dump
 from pipeline.dump.spec import DumpSpec
 from pipeline.evaluation.context import Bench
@@ -33,6 +33,8 @@ from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.store.writer import StoreWriter
+from pipeline.tasks.classes import Classes
+from pipeline.tasks.table import find_task
 from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.imagenet_teacher import CLASSES, VIEWS, prepared_photographs
@@ -81,8 +83,8 @@ def timed(spent: Counter[str], device: torch.device) -> Iterator[None]:
 
     with (
         patch.object(run, "plan_dump", plan_watched),
-        patch.object(encode, "divergences", watch("compare", encode.divergences)),
-        patch.object(encode, "same_top1", watch("compare", encode.same_top1)),
+        patch.object(Classes, "diverge", watch("compare", Classes.diverge)),
+        patch.object(Classes, "agree", watch("compare", Classes.agree)),
         patch.object(StoreWriter, "write", watch("write", StoreWriter.write)),
         patch.object(Teacher, "output", watch("forward", Teacher.output)),
     ):
@@ -121,7 +123,7 @@ def main() -> None:
         keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         data = prepared_photographs(arguments.photographs, Path(folder))
-        bench, teacher = Bench(data=data, device=device, workers=2), resnet50(device)
+        bench, teacher = Bench(data=data, task=find_task(), device=device, workers=2), resnet50(device)
         result = {
             "environment": environment(),
             "codecs": {codec: shares(bench, teacher, codec) for codec in CODECS},

@@ -27,6 +27,7 @@ from pipeline.loading.targets import Targets
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
+from pipeline.tasks.table import find_task
 from stages import layout
 from stages.artifacts import load_teacher
 from stages.runtime import keep_freed_memory
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     keep_freed_memory()
-    bench = Bench(data=PreparedData.open(layout.PREPARED), device=_CPU, workers=2)
+    bench = Bench(data=PreparedData.open(layout.PREPARED), task=find_task(), device=_CPU, workers=2)
     teacher = load_teacher(options.teacher, "fp32", _CPU)
     with tempfile.TemporaryDirectory() as folder:
         rows = [measure(bench, teacher, max_kl, Path(folder)) for max_kl in options.max_kl]

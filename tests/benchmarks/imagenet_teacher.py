@@ -30,6 +30,7 @@ from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.samples.samples import UNLABELLED, Sample
+from pipeline.tasks.table import find_task
 from tests.benchmarks.datasets import prepared
 
 CLASSES = 1000
@@ -77,7 +78,7 @@ def prepared_photographs(
 
 def outputs(data: PreparedData, teacher: Teacher, n_views: int) -> list[TeacherOutput]:
     """Return what the teacher says of every photograph, view by view."""
-    bench = Bench(data=data, device=torch.device("cpu"), workers=1)
+    bench = Bench(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
     feed = bench.feed(data.train, VIEWS, teacher.card.preprocessing)
     batches = consecutive(len(data.train), 50)
     return [

@@ -28,6 +28,7 @@ from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import views_of
 from pipeline.models.pretrained import initial_network
 from pipeline.store.reader import LogitStore
+from pipeline.tasks.table import find_task
 from pipeline.training.loop import Objective, make_projection
 from pipeline.training.optimizer import make_optimizer
 from stages import layout
@@ -89,7 +90,10 @@ def main() -> None:
     whole, device = PreparedData.open(options.folder / layout.PREPARED), torch.device("cpu")
     data = replace(whole, train=whole.train.subset(np.arange(_IMAGES)))
     store = LogitStore.open(options.folder / layout.store("main"))
-    bench, spec = Bench(data=data, device=device, workers=1), load_params(PARAMS).student(options.student)
+    bench, spec = (
+        Bench(data=data, task=find_task(), device=device, workers=1),
+        load_params(PARAMS).student(options.student),
+    )
     epochs = {name: Epochs(bench, store, spec, name) for name in LOSSES}
     for epoch in epochs.values():
         epoch()

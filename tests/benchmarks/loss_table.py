@@ -24,6 +24,7 @@ import torch
 from pipeline.evaluation.context import Bench
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import load_checkpoint
+from pipeline.tasks.table import find_task
 from stages import layout
 from stages.params import Params
 from stages.params_file import load_params
@@ -83,7 +84,7 @@ class Sweep:
             return float(json.loads(known.read_text()))
         network, card = load_checkpoint(self.folder / layout.STUDENTS / f"{name}.last.pt")
         data = PreparedData.open(self.folder / layout.PREPARED)
-        bench = Bench(data=data, device=torch.device("cpu"), workers=1)
+        bench = Bench(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
         top1 = bench.evaluate(network.eval(), card.preprocessing, data.test).top1
         assert top1 is not None
         known.write_text(json.dumps(top1))

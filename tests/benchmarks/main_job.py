@@ -39,6 +39,7 @@ from pipeline.modalities.prepared import PreparedData
 from pipeline.models.pretrained import Start
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
+from pipeline.tasks.table import find_task
 from pipeline.training.settings import TrainingSettings
 from stages import layout
 from stages.artifacts import load_teacher
@@ -142,7 +143,7 @@ def main() -> None:
         validation=whole.validation.subset(np.arange(512)),
         test=whole.test.subset(np.arange(512)),
     )
-    bench = Bench(data=data, device=device, workers=2)
+    bench = Bench(data=data, task=find_task(), device=device, workers=2)
     teacher = load_teacher("wrn_16_2", "fp32", device)
     results: dict[str, Any] = {
         "environment": environment(),

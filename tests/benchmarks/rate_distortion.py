@@ -27,6 +27,7 @@ from pipeline.codecs import Codec, TeacherOutput, find_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
 from pipeline.dump.choose_codec import Candidate, Pilot, measure
+from pipeline.tasks.classes import CLASSES as TASK
 from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
 from tests.benchmarks.formats import FORMATS
@@ -88,26 +89,26 @@ def codecs(pilot: TeacherOutput, head: nn.Linear) -> Iterator[tuple[str, Codec]]
     for name in PLAIN:
         yield name, find_codec(name, pilot.logits.shape[1])
     for budget in BUDGETS:
-        yield f"features ({budget:g})", fit_features(pilot, head, budget)
+        yield f"features ({budget:g})", fit_features(pilot, head, budget, TASK)
 
 
 def figures(fidelity: Fidelity) -> Row:
     """Return a fidelity's figures, rounded to what was measured."""
-    values = {**fidelity.summary(), "kl_t4_p99": fidelity.kl_t4_p99}
+    values = {**fidelity.summary(), "kl_t4_p99": fidelity.divergences["kl_t4"].p99}
     return {name: float(f"{value:.4g}") for name, value in values.items()}
 
 
 def measure_codec(name: str, codec: Codec, output: TeacherOutput) -> Row:
     """Return bytes, cost and speed of one of our codecs."""
-    found: Candidate = measure(codec, Pilot(output, 1.0))
-    encoded = codec.encode(output)
+    found: Candidate = measure(codec, Pilot(output, 1.0), TASK)
+    encoded = codec.encode(output, TASK)
     rows = len(output.logits)
     return {
         "name": name,
         "ours": True,
         "bytes": round(found.bytes_per_row, 1),
         **figures(found.fidelity),
-        "encode_rows_per_second": round(rows / seconds_of(lambda: codec.encode(output))),
+        "encode_rows_per_second": round(rows / seconds_of(lambda: codec.encode(output, TASK))),
         "decode_rows_per_second": round(rows / seconds_of(lambda: codec.decode(encoded))),
     }
 
@@ -127,7 +128,7 @@ def measure_formats(output: TeacherOutput) -> list[Row]:
     rows = []
     for name, store in FORMATS.items():
         stored = store(output.logits)
-        cost = figures(Fidelity.measure(output.logits, stored.logits_BC))
+        cost = figures(Fidelity.measure(TASK, output.logits, stored.logits_BC))
         rows.append(
             {
                 "name": name,
@@ -156,9 +157,12 @@ def many_classes_rows(pilot: TeacherOutput, test: TeacherOutput, head: nn.Linear
     """Return what our codec and TinyViT's format make of 21,841 classes, over half the rows."""
     wide = many_classes(head)
     seen, unseen = of_head(pilot, wide), of_head(test[: len(test.logits) // 2], wide)
-    rows = [measure_codec(f"features ({b:g})", fit_features(seen, wide, b), unseen) for b in (1e-3, 2.4e-2)]
+    rows = [
+        measure_codec(f"features ({b:g})", fit_features(seen, wide, b, TASK), unseen)
+        for b in (1e-3, 2.4e-2)
+    ]
     stored = FORMATS["tinyvit-100"](unseen.logits)
-    cost = figures(Fidelity.measure(unseen.logits, stored.logits_BC))
+    cost = figures(Fidelity.measure(TASK, unseen.logits, stored.logits_BC))
     return [*rows, {"name": "tinyvit-100", "ours": False, "bytes": stored.bytes_per_sample, **cost}]
 
 

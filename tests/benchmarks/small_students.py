@@ -36,6 +36,7 @@ from pipeline.models.architecture import Architecture
 from pipeline.models.checkpoint import ModelCard, load_state, read_tensors
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
+from pipeline.tasks.table import find_task
 from pipeline.training.loop import RunSpec, fit
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
@@ -86,10 +87,12 @@ class Rig:
             source = open_source(f"npz:{npz}", ImageOptions(root=folder))
             prepared(source, folder / "data", origin="cifar10")
         whole = PreparedData.open(folder / "data")
-        teacher = _teacher(Bench(data=whole, device=CPU, workers=1), folder / "teacher.pt")
+        teacher = _teacher(
+            Bench(data=whole, task=find_task(), device=CPU, workers=1), folder / "teacher.pt"
+        )
         some = replace(whole, train=whole.train.subset(np.arange(STUDENT_IMAGES)))
         return cls(
-            bench=Bench(data=some, device=CPU, workers=1),
+            bench=Bench(data=some, task=find_task(), device=CPU, workers=1),
             teacher=teacher,
             folder=folder,
             settings=TrainingSettings(epochs=epochs, batch_size=128, learning_rate=0.1),

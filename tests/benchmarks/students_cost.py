@@ -33,6 +33,7 @@ import torch
 from pipeline.evaluation.context import Bench
 from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.store.reader import LogitStore
+from pipeline.tasks.table import find_task
 from pipeline.training.settings import TrainingSettings
 from stages.runtime import keep_freed_memory
 from tests.benchmarks.datasets import first_images, prepared
@@ -189,7 +190,7 @@ def main() -> None:
         folder = Path(name)
         source = open_source(origin, ImageOptions(root=folder))
         data = prepared(first_images(source, arguments.images), folder / "data", origin=origin)
-        bench = Bench(data=data, device=device, workers=arguments.workers)
+        bench = Bench(data=data, task=find_task(), device=device, workers=arguments.workers)
         rig, parts = make_rig(bench, arguments.student, settings, folder, names)
         sizes = {"students": arguments.students, "epochs": arguments.epochs, "views": arguments.views}
         result = {

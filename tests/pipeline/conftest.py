@@ -21,13 +21,14 @@ from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.heads import head_of
 from pipeline.models.teacher import Teacher
+from pipeline.tasks.table import find_task
 
 VIEWS = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), flip="random")
 
 
 @pytest.fixture(scope="session")
 def bench(tiny_data: PreparedData) -> Bench:
-    return Bench(data=tiny_data, device=torch.device("cpu"), workers=2)
+    return Bench(data=tiny_data, task=find_task(), device=torch.device("cpu"), workers=2)
 
 
 @pytest.fixture(scope="session")

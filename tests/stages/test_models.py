@@ -14,9 +14,10 @@ import torch
 import yaml
 
 from pipeline.core.trust import Trust
-from pipeline.evaluation.metrics import Metrics, evaluate
+from pipeline.evaluation.context import evaluate
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import load_checkpoint, read_tensors, save_checkpoint
+from pipeline.tasks.task import Figures
 from tests.stages.conftest import make_images, run
 
 STORE = Path("data/logits/main.zarr")
@@ -204,7 +205,7 @@ def test_a_run_that_began_with_other_weights_is_not_gone_on_with(project, edit, 
     edit({"students": {"pupil": {"model": "wrn_16_2", "weights": str(TUTOR)}}})
     judged = iter(range(1, 100))
 
-    def interrupted(*arguments: Any, **settings: Any) -> Metrics:
+    def interrupted(*arguments: Any, **settings: Any) -> Figures:
         if next(judged) == 2:
             raise KeyboardInterrupt
         return evaluate(*arguments, **settings)

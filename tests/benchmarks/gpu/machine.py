@@ -8,6 +8,7 @@ import torch
 
 from pipeline.evaluation.context import Bench
 from pipeline.modalities.prepared import PreparedData
+from pipeline.tasks.table import find_task
 from pipeline.training.settings import Precision
 from tests.benchmarks.gpu.findings import Setting
 
@@ -15,7 +16,7 @@ from tests.benchmarks.gpu.findings import Setting
 def bench_of(setting: Setting, data: PreparedData) -> Bench:
     """Return a bench on the device, with rendering threads on all processors but two."""
     workers = max(1, (os.cpu_count() or 1) - 2)
-    return Bench(data=data, device=torch.device(setting.device), workers=workers)
+    return Bench(data=data, task=find_task(), device=torch.device(setting.device), workers=workers)
 
 
 def precision_of(setting: Setting) -> Precision:

@@ -14,6 +14,7 @@ from pipeline.loading.feed import Feed
 from pipeline.modalities.images.operations import FACTOR, Op, operand, rand_augment_space, wide_space
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.rendering.pixel_ops import KERNELS
+from pipeline.tasks.classes import CLASSES as TASK
 from tests.benchmarks.datasets import patterned
 from tests.benchmarks.gpu.findings import Findings, Setting
 from tests.pipeline.modalities.images.examples import SPECS
@@ -58,7 +59,7 @@ def codecs_differ(classes: int, rows: int, device: torch.device) -> Iterator[tup
     features = output.require_features().to(device)
     there = TeacherOutput(output.logits.to(device), features)
     for codec in _codecs(classes, output, head):
-        here, found = codec.encode(output), codec.encode(there)
+        here, found = codec.encode(output, TASK), codec.encode(there, TASK)
         yield codec.name, sum(differing(found[name], values) for name, values in here.items())
 
 
@@ -69,7 +70,7 @@ def _codecs(classes: int, output: TeacherOutput, head: nn.Linear) -> Iterator[Co
         elif name != "features":
             yield find_codec(name, classes)
     pilot = TeacherOutput(output.logits[:2048], output.require_features()[:2048])
-    yield fit_features(pilot, head, 1e-2)
+    yield fit_features(pilot, head, 1e-2, TASK)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from pipeline.codecs.features import Shaping
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features, fit_state
 from pipeline.core.errors import ModelError
+from pipeline.tasks.classes import CLASSES as TASK
 
 CLASSES, WIDTH, ROWS = 50, 96, 600
 
@@ -48,9 +49,9 @@ def unseen(head) -> TeacherOutput:
 
 @pytest.mark.parametrize("max_kl", [1e-4, 1e-3, 2e-2])
 def test_the_budget_is_kept_and_used(head, pilot, unseen, max_kl):
-    codec = fit_features(pilot, head, max_kl)
+    codec = fit_features(pilot, head, max_kl, TASK)
     for rows, slack in ((pilot, 1.0), (unseen, 1.2)):
-        figures = Fidelity.measure(rows.logits, codec.decode(codec.encode(rows))).summary()
+        figures = Fidelity.measure(TASK, rows.logits, codec.decode(codec.encode(rows, TASK))).summary()
         worst = max(figures["kl_t1_mean"], figures["kl_t4_mean"])
         assert 0.6 * max_kl < worst < slack * max_kl
 
@@ -62,30 +63,30 @@ def test_shaping_beats_rounding(head, pilot):
 
     def kl(digits: torch.Tensor) -> float:
         logits = table.T.gather(0, digits) @ weight.T + bias
-        return Fidelity.measure(pilot.logits, logits).summary()["kl_t1_mean"]
+        return Fidelity.measure(TASK, pilot.logits, logits).summary()["kl_t1_mean"]
 
     assert kl(shaping.digits(pilot)) < 0.5 * kl(shaping.nearest(pilot.features.double()))
 
 
 def test_rows_do_not_depend_on_their_batch(head, pilot):
-    codec = fit_features(pilot, head, 1e-3)
-    whole = codec.encode(pilot)["codes"]
+    codec = fit_features(pilot, head, 1e-3, TASK)
+    whole = codec.encode(pilot, TASK)["codes"]
     for rows in (slice(0, 1), slice(100, 117), slice(300, 600)):
-        assert torch.equal(codec.encode(pilot[rows])["codes"], whole[rows])
+        assert torch.equal(codec.encode(pilot[rows], TASK)["codes"], whole[rows])
 
 
 def test_a_state_makes_the_same_codec_again(head, pilot):
-    codec = fit_features(pilot, head, 1e-3)
+    codec = fit_features(pilot, head, 1e-3, TASK)
     again = find_codec("features", CLASSES, {name: values.clone() for name, values in codec.state.items()})
     assert codec_fingerprint(again) == codec_fingerprint(codec)
     assert again.arrays == codec.arrays
-    assert torch.equal(again.encode(pilot)["codes"], codec.encode(pilot)["codes"])
+    assert torch.equal(again.encode(pilot, TASK)["codes"], codec.encode(pilot, TASK)["codes"])
 
 
 def test_numpy_alone_can_decode_it(head, pilot):
     """The formula of the module's docstring."""
-    codec = fit_features(pilot, head, 1e-3)
-    codes = codec.encode(pilot)["codes"].numpy()
+    codec = fit_features(pilot, head, 1e-3, TASK)
+    codes = codec.encode(pilot, TASK)["codes"].numpy()
     state = {name: values.numpy() for name, values in codec.state.items()}
     digits = codes[:, state["byte"]] // state["place"] % state["levels"]
     features = state["table"][np.arange(WIDTH), digits]
@@ -98,9 +99,9 @@ def test_bytes_do_not_depend_on_the_number_of_classes(head, pilot):
     wide = nn.Linear(WIDTH, 20 * CLASSES)
     wide.weight.data = torch.randn(20 * CLASSES, WIDTH, generator=torch.Generator().manual_seed(5)) * 0.4
     seen = output(wide, pilot.features)
-    narrow, codec = fit_features(pilot, head, 1e-3), fit_features(seen, wide, 1e-3)
+    narrow, codec = fit_features(pilot, head, 1e-3, TASK), fit_features(seen, wide, 1e-3, TASK)
     assert codec.bytes == pytest.approx(narrow.bytes, rel=0.35)
-    assert codec.decode(codec.encode(seen)).shape == (ROWS, 20 * CLASSES)
+    assert codec.decode(codec.encode(seen, TASK)).shape == (ROWS, 20 * CLASSES)
 
 
 def test_features_of_every_kind(head):
@@ -113,11 +114,11 @@ def test_features_of_every_kind(head):
     layer.weight.data[:, 7] = 0
     layer.weight.data[:, 8] = 3.0  # the same for all classes
     seen = output(layer, features)
-    codec = fit_features(seen, layer, 1e-3)
+    codec = fit_features(seen, layer, 1e-3, TASK)
     assert int(codec.state["levels"][7]) == int(codec.state["levels"][8]) == 1
-    assert Fidelity.measure(seen.logits, codec.decode(codec.encode(seen))).within(1e-3)
+    assert Fidelity.measure(TASK, seen.logits, codec.decode(codec.encode(seen, TASK))).within(1e-3)
     far = output(layer, 3 * features)
-    decoded = codec.decode(codec.encode(far))
+    decoded = codec.decode(codec.encode(far, TASK))
     assert decoded.isfinite().all()
     assert (decoded.argmax(1) == far.logits.argmax(1)).float().mean() > 0.6
 
@@ -126,27 +127,27 @@ def test_a_head_without_bias_and_of_two_classes(pilot):
     layer = nn.Linear(WIDTH, 2, bias=False)
     layer.weight.data = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(4))
     seen = output(layer, pilot.features)
-    codec = fit_features(seen, layer, 1e-3)
-    assert Fidelity.measure(seen.logits, codec.decode(codec.encode(seen))).within(1e-3)
+    codec = fit_features(seen, layer, 1e-3, TASK)
+    assert Fidelity.measure(TASK, seen.logits, codec.decode(codec.encode(seen, TASK))).within(1e-3)
 
 
 def test_a_teacher_without_features_is_refused(head, pilot):
     with pytest.raises(ModelError, match=r"do not come straight from a linear layer.*codec: auto"):
-        fit_features(TeacherOutput(pilot.logits), head, 1e-3)
+        fit_features(TeacherOutput(pilot.logits), head, 1e-3, TASK)
 
 
 def test_no_features_no_codes(head, pilot):
-    codec = fit_features(pilot, head, 1e-3)
+    codec = fit_features(pilot, head, 1e-3, TASK)
     with pytest.raises(ModelError, match="linear layer"):
-        codec.encode(TeacherOutput(pilot.logits))
+        codec.encode(TeacherOutput(pilot.logits), TASK)
 
 
 @pytest.mark.cuda
 def test_a_gpu_gives_the_same_bytes(head, pilot):
-    codec = fit_features(pilot, head, 1e-3)
+    codec = fit_features(pilot, head, 1e-3, TASK)
     there = TeacherOutput(pilot.logits.cuda(), pilot.require_features().cuda())
-    codes = codec.encode(there)["codes"]
-    assert torch.equal(codes.cpu(), codec.encode(pilot)["codes"])
+    codes = codec.encode(there, TASK)["codes"]
+    assert torch.equal(codes.cpu(), codec.encode(pilot, TASK)["codes"])
     assert torch.allclose(
-        codec.decode({"codes": codes}).cpu(), codec.decode(codec.encode(pilot)), atol=1e-3
+        codec.decode({"codes": codes}).cpu(), codec.decode(codec.encode(pilot, TASK)), atol=1e-3
     )

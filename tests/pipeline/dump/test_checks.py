@@ -21,6 +21,7 @@ from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.packed import PackedSplit
 from pipeline.store.layout import ShardId
 from pipeline.store.reader import LogitStore
+from pipeline.tasks.table import find_task
 
 IMAGE_BYTES = 64
 
@@ -32,7 +33,7 @@ def copy(tiny_folder, tmp_path) -> Path:
 
 
 def opened(folder: Path) -> Bench:
-    return Bench(data=PreparedData.open(folder), device=torch.device("cpu"), workers=2)
+    return Bench(data=PreparedData.open(folder), task=find_task(), device=torch.device("cpu"), workers=2)
 
 
 def flip(folder: Path, split: str, row: int) -> None:

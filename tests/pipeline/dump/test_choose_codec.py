@@ -14,6 +14,7 @@ from pipeline.dump.choose_codec import Pilot, choose_codec, measure, pilot_rows,
 from pipeline.dump.run import cache_logits
 from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
+from pipeline.tasks.classes import CLASSES as TASK
 from tests.pipeline.dump.test_growth import content
 
 CLASSES = 60
@@ -26,7 +27,7 @@ def pilot() -> Pilot:
 
 
 def choose(pilot: Pilot, name: str = "auto", max_kl: float | None = None, head=None, rows: int = 10**6):
-    return choose_codec(CodecSpec(name=name, max_kl=max_kl), pilot, head, rows)
+    return choose_codec(CodecSpec(name=name, max_kl=max_kl), pilot, TASK, head=head, rows=rows)
 
 
 @pytest.mark.parametrize("max_kl", [1e-7, 1e-4, 1e-3, 1e-1])
@@ -34,7 +35,7 @@ def test_auto_takes_the_smallest_that_keeps_the_budget(pilot, max_kl):
     chosen = choose(pilot, max_kl=max_kl)
     assert chosen.fidelity.within(max_kl)
     for name in ("fp16", "affine8", "affine6", "affine4", "topk-5", "topk-20"):
-        other = measure(find_codec(name, CLASSES), pilot)
+        other = measure(find_codec(name, CLASSES), pilot, TASK)
         assert not other.fidelity.within(max_kl) or other.bytes_per_row >= chosen.bytes_per_row
 
 
@@ -84,7 +85,7 @@ def test_features_keep_the_budget_also_on_rows_that_they_were_not_fitted_to():
     with torch.no_grad():
         head.weight.copy_(0.3 * torch.randn(10, 64, generator=generator))
         output = Pilot(TeacherOutput(head(features), features), 1.0)
-    once = measure(fit_features(output.output, head, 1e-3), output)
+    once = measure(fit_features(output.output, head, 1e-3, TASK), output, TASK)
     assert not once.fidelity.within(1e-3)
     assert choose(output, "features", head=head).fidelity.within(1e-3)
 

@@ -16,7 +16,6 @@ from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, Locked
 from pipeline.dump.open import complete, open_store
 from pipeline.dump.plan import plan_dump
 from pipeline.dump.run import cache_logits
-from pipeline.dump.spec import splits_of
 from pipeline.dump.verify import replay, verify
 from pipeline.store.lock import Slice, gate, writing
 from pipeline.store.reader import LogitStore
@@ -176,7 +175,7 @@ def test_the_writer_that_made_the_store_may_find_it_completed_by_another(bench, 
     plan = plan_dump(bench, teacher, spec, path)
     open_store(plan)
     cache_logits(bench, teacher, spec, path)
-    assert complete(path, plan.header, splits_of(bench.data), completes=True) is not None
+    assert complete(path, plan.header, bench, completes=True) is not None
     assert not (path / "growth").exists()
 
 

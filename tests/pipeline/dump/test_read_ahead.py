@@ -27,6 +27,7 @@ from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import CHUNK_ROWS, ShardId
+from pipeline.tasks.table import find_task
 
 MIXED = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), mixup=Mixup())
 
@@ -46,7 +47,9 @@ def folders(tmp_path_factory, prepare_quietly) -> dict[str, Path]:
 
 
 def _bench(folder: Path, workers: int = 2) -> Bench:
-    return Bench(data=PreparedData.open(folder), device=torch.device("cpu"), workers=workers)
+    return Bench(
+        data=PreparedData.open(folder), task=find_task(), device=torch.device("cpu"), workers=workers
+    )
 
 
 @pytest.fixture(scope="module")

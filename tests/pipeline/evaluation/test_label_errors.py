@@ -19,6 +19,7 @@ from pipeline.models.teacher import Teacher
 from pipeline.report.tables import make_exhibit
 from pipeline.samples.samples import Source
 from pipeline.store.reader import LogitStore
+from pipeline.tasks.table import find_task
 
 # Names of the source's samples that get the next class instead of their own.
 FLIPPED = {"train/4", "train/37", "train/81", "test/11"}
@@ -56,7 +57,7 @@ def dump(data, teacher, make_spec, tmp_path_factory) -> Callable[..., LogitStore
     def make(sharpness: float = 8.0, **changes) -> LogitStore:
         path: Path = tmp_path_factory.mktemp("dump") / "main.zarr"
         knowing = replace(teacher, network=_Bars(3, sharpness).eval(), card=_card(teacher, data))
-        bench = Bench(data=data, device=torch.device("cpu"), workers=1)
+        bench = Bench(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
         views = replace(make_spec().views, random_resized_crop=None, flip="random", **changes)
         cache_logits(bench, knowing, make_spec(views=views), path)
         return LogitStore.open(path)

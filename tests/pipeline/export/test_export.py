@@ -25,6 +25,7 @@ from pipeline.loading.feed import Feed
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
+from pipeline.tasks.classes import CLASSES as TASK
 
 CLASSES = ("cat", "dog", "größer", "bird", "fish", "hat")
 NETS = {
@@ -230,9 +231,9 @@ def test_parity_of_the_network_with_itself_is_exact(feed):
     def run(images: Tensor) -> Tensor:
         return deployment.network(images)
 
-    parity = measure_parity(deployment, run, feed)
+    parity = measure_parity(deployment, run, feed, TASK)
     assert (parity.images, parity.batch_sizes) == (30, (1, 3, 26))
-    assert (parity.max_abs_diff, parity.relative, parity.top1_agreement) == (0, 0, 1)
+    assert (parity.max_abs_diff, parity.relative, parity.agreement) == (0, 0, 1)
     parity.require(0)
 
 
@@ -248,10 +249,10 @@ def test_parity_finds_one_wrong_logit_of_one_image(feed):
         seen.append(len(images))
         return logits
 
-    parity = measure_parity(deployment, run, feed)
+    parity = measure_parity(deployment, run, feed, TASK)
     assert seen == [1, 3, 26]
     assert parity.max_abs_diff == pytest.approx(100, rel=1e-5)
-    assert parity.top1_agreement == pytest.approx(29 / 30)
+    assert parity.agreement == pytest.approx(29 / 30)
     with pytest.raises(ModelError, match=r"computes something else.*at most 0\.01"):
         parity.require(0.01)
 
@@ -262,7 +263,8 @@ def parity_of(max_abs_diff: float, largest_logit: float) -> Parity:
         batch_sizes=(1,),
         max_abs_diff=max_abs_diff,
         largest_logit=largest_logit,
-        top1_agreement=1.0,
+        agreement=1.0,
+        accuracy="top-1",
     )
 
 

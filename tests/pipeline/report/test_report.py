@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import DataError
-from pipeline.evaluation.assessment import ClassFigures, Confusion
 from pipeline.evaluation.label_errors import LabelError, LabelErrors
 from pipeline.modalities.images.modality import IMAGES
 from pipeline.report.figures import Example, Series, curves_svg, make_examples, spread_rows
@@ -27,6 +26,7 @@ from pipeline.report.runs import (
     read_teacher,
 )
 from pipeline.report.tables import Exhibit, Suspect, class_table
+from pipeline.tasks.class_figures import ClassFigures, Confusion
 
 SUMMARY = {
     "schema": 1,

@@ -60,7 +60,7 @@ def folder(made, tmp_path) -> Path:
 
 def _write(folder: Path, bench, average: str = "probabilities", names=("one.zarr", "two.zarr")) -> Ensemble:
     blend = Blend(average=average, weights=WEIGHTS)
-    return write_ensemble(folder / "both.zarr", names, blend, bench.data)
+    return write_ensemble(folder / "both.zarr", names, blend, bench)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -149,7 +149,7 @@ def test_an_edited_manifest_is_noticed(folder, bench):
 
 def test_a_store_of_logits_is_not_overwritten(folder, bench):
     with pytest.raises(StoreError, match="holds a store of logits"):
-        write_ensemble(folder / "two.zarr", ["one.zarr", "two.zarr"], Blend(weights=WEIGHTS), bench.data)
+        write_ensemble(folder / "two.zarr", ["one.zarr", "two.zarr"], Blend(weights=WEIGHTS), bench)
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -2.0), (1.0, float("inf"))])

@@ -478,7 +478,7 @@ def test_any_value_of_an_ensemble_ends_in_one_line(folder, bench, key):
 
 
 def forged_ensemble(folder: Path, bench) -> dict:
-    write_ensemble(folder / "both.zarr", ["main.zarr", "few.zarr"], Blend(weights=(1, 1)), bench.data)
+    write_ensemble(folder / "both.zarr", ["main.zarr", "few.zarr"], Blend(weights=(1, 1)), bench)
     return json.loads((folder / "both.zarr" / "manifest.json").read_text())
 
 

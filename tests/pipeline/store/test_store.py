@@ -22,6 +22,7 @@ from pipeline.store.layout import Layout, Section, ShardId, default_shard_rows
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import Witness, versions, witness_rows
 from pipeline.store.writer import StoreWriter
+from pipeline.tasks.classes import CLASSES as TASK
 
 CLASSES, VIEWS = 5, 3
 CODEC = find_codec("affine8", CLASSES)
@@ -80,11 +81,11 @@ def missing(writer: StoreWriter) -> list[ShardId]:
 def write(writer: StoreWriter, shards: list[ShardId]) -> None:
     for shard in shards:
         logits = logits_of(shard, writer.layout.n_rows(shard))
-        encoded = CODEC.encode(TeacherOutput(logits))
+        encoded = CODEC.encode(TeacherOutput(logits), TASK)
         writer.write(
             shard,
             {name: values.numpy() for name, values in encoded.items()},
-            fidelity=Fidelity.measure(logits, CODEC.decode(encoded)),
+            fidelity=Fidelity.measure(TASK, logits, CODEC.decode(encoded)),
             labelled=len(logits),
             correct=0,
             witness=witness_of(writer.layout.n_rows(shard)),
@@ -127,7 +128,7 @@ def test_views_come_back_as_they_were_encoded(path, splits):
     store = LogitStore.open(path)
     for view in range(VIEWS):
         parts = [logits_of(ShardId("train", view, b), n) for b, n in ((0, 8), (1, 8), (2, 7))]
-        expected = CODEC.decode(CODEC.encode(TeacherOutput(torch.cat(parts))))
+        expected = CODEC.decode(CODEC.encode(TeacherOutput(torch.cat(parts)), TASK))
         assert torch.equal(store.view(view), expected)
 
 
@@ -266,5 +267,12 @@ def test_a_shard_of_zeros_is_a_shard(tmp_path, splits):
     shard = missing(writer)[0]
     count = writer.layout.n_rows(shard)
     arrays = {"codes": np.zeros((count, CLASSES), np.uint8), "scale": np.zeros(count, np.float16)}
-    writer.write(shard, arrays, fidelity=Fidelity(), labelled=0, correct=0, witness=witness_of(8))
+    writer.write(
+        shard,
+        arrays,
+        fidelity=Fidelity.total(TASK.measures, []),
+        labelled=0,
+        correct=0,
+        witness=witness_of(8),
+    )
     assert shard not in missing(writer)

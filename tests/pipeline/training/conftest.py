@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.evaluation.metrics import Metrics, evaluate
+from pipeline.evaluation.context import evaluate
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.losses import ScheduledLoss, scratch
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.tasks.classes import CLASSES
+from pipeline.tasks.task import Figures
 from pipeline.training.loop import RunSpec, fit
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
@@ -29,9 +31,9 @@ def run(tiny_data, tmp_path):
     """Train on the tiny dataset; keyword arguments change what `fit` is given."""
     eyes = Preprocessing(size=8, **tiny_data.statistics)
 
-    def validate(network: nn.Module) -> Metrics:
+    def validate(network: nn.Module) -> Figures:
         feed = Feed(tiny_data.validation, None, eyes, device=CPU)
-        return evaluate(network, feed, batch_size=64)
+        return evaluate(network, feed, CLASSES, batch_size=64)
 
     def train(settings: TrainingSettings | None = None, **changed: Any) -> TrainingResult:
         seed, settings = changed.get("seed", 3), settings or make_settings()

@@ -26,6 +26,7 @@ from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
+from pipeline.tasks.table import find_task
 from pipeline.training.loop import RunSpec
 from pipeline.training.optimizer import LossScale
 from pipeline.training.run import train
@@ -71,7 +72,10 @@ def dump(folder: Path) -> LogitStore:
     )
     if not path.exists():
         cache_logits(
-            Bench(data=data, device=torch.device("cpu"), workers=1, ranks=SINGLE), teacher, spec, path
+            Bench(data=data, task=find_task(), device=torch.device("cpu"), workers=1, ranks=SINGLE),
+            teacher,
+            spec,
+            path,
         )
     return LogitStore.open(path)
 
@@ -95,7 +99,7 @@ def result(folder: Path, ranks: Ranks, name: str, **changed: Any) -> dict[str, A
     )
     settings = {"epochs": 3, "learning_rate": 0.05, "warmup_epochs": 1, **variant["settings"]}
     done = train(
-        Bench(data=data, device=torch.device("cpu"), workers=1, ranks=ranks),
+        Bench(data=data, task=find_task(), device=torch.device("cpu"), workers=1, ranks=ranks),
         network(),
         card,
         RunSpec(
@@ -108,7 +112,7 @@ def result(folder: Path, ranks: Ranks, name: str, **changed: Any) -> dict[str, A
         views=variant.get("views", PLAIN),
         store=dump(folder) if variant.get("features") else None,
     )
-    figures = [(record.loss, record.validation_top1, record.validation_nll) for record in done.history]
+    figures = [(record.loss, *record.validation.values()) for record in done.history]
     return {"figures": figures, "last": done.last}
 
 

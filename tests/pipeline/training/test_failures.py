@@ -10,8 +10,8 @@ from torch import nn
 
 from pipeline.core.errors import ConfigError, ModelError, TrainingError
 from pipeline.core.failures import require_finite_logits
-from pipeline.evaluation.metrics import Metrics
 from pipeline.loading.loader import Loader
+from pipeline.tasks.class_figures import Metrics
 from tests.pipeline.training.runs import BATCH, make_network, make_settings
 
 
@@ -81,7 +81,7 @@ class _Overflowing(nn.Module):
 
 @pytest.mark.parametrize("validates", [True, False])
 def test_weights_that_are_not_finite_are_never_saved(run, tmp_path, validates):
-    changed = {} if validates else {"evaluate": None}
+    changed = {} if validates else {"evaluate": lambda _: Metrics()}
     # The network's logits stay finite: it does not use its norm.
     with pytest.raises(
         TrainingError, match=r"in epoch 2: norm.running_mean, norm.running_var of the network became"

@@ -14,9 +14,9 @@ from torch import nn
 from torchvision.models.inception import InceptionOutputs
 
 from pipeline.core.errors import DeviceError, TrainingError
-from pipeline.evaluation.metrics import Metrics
 from pipeline.loading.loader import Loader
 from pipeline.losses import Schedule, ScheduledLoss, scratch
+from pipeline.tasks.class_figures import Metrics
 from pipeline.training.optimizer import WeightAverage
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
@@ -70,7 +70,7 @@ def test_training_learns(run):
     result = run(_settings(epochs=8))
     losses = [record.loss for record in result.history]
     assert losses[-1] < 0.5 * losses[0]
-    assert result.history[-1].validation_top1 > 0.9
+    assert result.history[-1].validation["top1"] > 0.9
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_training_learns(run):
 def test_every_way_to_optimise_learns(run, changed):
     result = run(_settings(epochs=8, **changed))
     assert result.history[-1].loss < 0.7 * result.history[0].loss
-    assert result.history[-1].validation_top1 > 0.7
+    assert result.history[-1].validation["top1"] > 0.7
     assert all(tensor.dtype != torch.bfloat16 for tensor in result.last.values())
 
 
@@ -363,7 +363,7 @@ def test_the_epoch_with_the_best_validation_is_kept(run):
     assert result.best_epoch == 2
     assert all(torch.equal(result.best[name], states[1][name]) for name in result.best)
     assert all(torch.equal(result.last[name], states[3][name]) for name in result.last)
-    assert [record.validation_top1 for record in result.history] == [0.5, 0.9, 0.7, 0.8]
+    assert [record.validation["top1"] for record in result.history] == [0.5, 0.9, 0.7, 0.8]
 
 
 @pytest.mark.parametrize(
@@ -399,11 +399,10 @@ def test_the_best_epoch_survives_an_interruption(run):
 
 
 def test_without_validation_the_last_epoch_is_kept(run):
-    result = run(evaluate=None)
+    result = run(evaluate=lambda _: Metrics())
     assert result.best_epoch == 4
     assert all(torch.equal(result.best[name], result.last[name]) for name in result.last)
-    assert all(record.validation_top1 is None for record in result.history)
-    assert all(record.validation_nll is None for record in result.history)
+    assert all(record.validation == {"top1": None, "nll": None} for record in result.history)
 
 
 def test_the_average_is_what_is_judged_and_kept(run):
@@ -515,7 +514,7 @@ def test_auxiliary_logits_are_in_the_loss_by_their_weight(run):
     main, auxiliary = seen[::2], seen[1::2]
     expected = sum(a + 0.4 * b for a, b in zip(main, auxiliary, strict=True)) / run.steps
     assert result.history[0].loss == pytest.approx(expected, rel=1e-5)
-    assert result.history[0].validation_top1 is not None
+    assert result.history[0].validation["top1"] is not None
     assert not torch.equal(result.last["auxiliary.weight"], _TwoHeads().auxiliary.weight)
 
 

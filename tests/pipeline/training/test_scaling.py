@@ -101,7 +101,7 @@ def test_skipped_steps_are_counted_and_told(run, capsys):
 def test_a_run_that_begins_with_skipped_steps_learns(run):
     result = run(make_settings(precision="fp16", epochs=8), loss=_overflowing({0, 1}))
     assert result.history[-1].loss < 0.7 * result.history[0].loss
-    assert result.history[-1].validation_top1 > 0.7
+    assert result.history[-1].validation["top1"] > 0.7
 
 
 def test_in_other_precisions_no_step_is_skipped(run):

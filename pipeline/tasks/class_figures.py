@@ -1,28 +1,25 @@
-"""How good a classifier is: against the labels, against its teacher, and how well calibrated.
+"""Figures of a classifier: against the labels, against its teacher, how well calibrated, class by class.
 
-All figures are of un-augmented images. Accuracies and agreement are fractions between 0 and 1;
+All figures are of un-augmented samples. Accuracies and agreement are fractions between 0 and 1;
 unlabelled samples count for the teacher's figures only.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.core.device import naming_memory
-from pipeline.core.distributed import SINGLE, Ranks
-from pipeline.core.failures import naming_failure, require_finite_logits
-from pipeline.loading.feed import Feed, consecutive
 from pipeline.samples.samples import UNLABELLED
 
 _ECE_BINS = 15
 # Top-5 says something of more classes than these.
 FIRST = 5
-_LESS_MEMORY = "evaluate smaller images, or on another device: --device"
+CONFUSIONS = 10
 # Logits that separate the labels have no best temperature but 0, always wrong ones none but infinity.
 _HIGHEST_TEMPERATURE = 100.0
 _TOLERANCE = 1e-9
@@ -54,62 +51,23 @@ class Metrics:
         """Return the figures as plain values."""
         return asdict(self)
 
+    @property
+    def followed(self) -> Mapping[str, float | None]:
+        """Those of the labels that say how training goes."""
+        return {"top1": self.top1, "nll": self.nll}
 
-def evaluate(
-    network: nn.Module,
-    feed: Feed,
-    *,
-    batch_size: int,
-    teacher_logits: Tensor | None = None,
-    ranks: Ranks = SINGLE,
-    split: str = "held-out",
-) -> Metrics:
-    """Evaluate a network on every image of an un-augmented feed.
+    @property
+    def headline(self) -> str:
+        """Top-1 in words, or nothing."""
+        return "" if self.top1 is None else f"top-1 {self.top1:.4f}"
 
-    Args:
-        network: maps the feed's batches to logits; its mode is restored afterwards.
-        feed: one split without views.
-        batch_size: images a forward pass.
-        teacher_logits: (N, C), in the split's order, for agreement and KL.
-        ranks: which processes share the work; each gets the figures.
-        split: of the images, for messages.
+    def __str__(self) -> str:
+        return "" if self.nll is None else f"{self.headline} nll {self.nll:.4f}"
 
-    Raises:
-        NotFiniteError: logits are not finite.
-
-    """
-    logits = predict(network, feed, batch_size=batch_size, ranks=ranks)
-    require_finite_logits(logits, split)
-    labels = torch.from_numpy(feed.images.labels).to(logits.device)
-    return compare(logits, labels, teacher_logits)
-
-
-def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = SINGLE) -> Tensor:
-    """Return a network's float32 logits (N, C) on every image of a feed, on the feed's device.
-
-    Raises:
-        ModelError: the network fails.
-        DeviceError: there is not enough memory.
-    """
-    was_training, count = network.training, len(feed.images)
-    network.eval()
-    # Every process has some, or does all that few.
-    ranks = ranks if count >= ranks.count else SINGLE
-    batches = consecutive(count, min(batch_size, count // ranks.count))
-    own = batches[ranks.share(len(batches))]
-    with torch.inference_mode():
-        with naming_memory(feed.device, f"a forward pass of {batch_size} images", _LESS_MEMORY):
-            logits = torch.cat([_logits(network, images) for images in feed.batches(0, own)])
-        whole = ranks.assemble(logits, slice(int(own[0][0]), int(own[-1][-1]) + 1), count)
-    network.train(was_training)
-    return whole
-
-
-def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    with naming_failure(f"a forward pass of {len(images)} images"):
-        # Some models drop the dimension of a batch of one.
-        logits: Tensor = network(images).float().reshape(len(images), -1)
-    return logits
+    @property
+    def score(self) -> tuple[float, float] | None:
+        """Top-1, then likelihood."""
+        return None if self.top1 is None or self.nll is None else (self.top1, -self.nll)
 
 
 def compare(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> Metrics:
@@ -218,3 +176,99 @@ def _derivatives(scores: Tensor, right: Tensor, inverse: float) -> tuple[float, 
     mean = (probabilities * scores).sum(1)
     variance = (probabilities * (scores - mean[:, None]).square()).sum(1)
     return float((mean - right).mean()), float(variance.mean())
+
+
+# Class by class: how many of each are found, and which are taken for which.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassFigures:
+    """One class of the labelled images.
+
+    Args:
+        name: of the class.
+        support: images with this label.
+        recall: share of these that are given this class; None without any.
+        precision: share of the images given this class that have its label; None without any.
+    """
+
+    name: str
+    support: int
+    recall: float | None
+    precision: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confusion:
+    """Images of one class that are taken for another.
+
+    Args:
+        label, predicted: names of the two.
+        count: images.
+        share: of the label's images.
+    """
+
+    label: str
+    predicted: str
+    count: int
+    share: float
+
+
+def class_figures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> tuple[ClassFigures, ...]:
+    """Return the figures of every class, in order.
+
+    Args:
+        logits: (N, C).
+        labels: (N,), -1 for unlabelled ones, which do not count.
+        classes: C names.
+    """
+    predicted, labels = _known(logits, labels)
+    hits = _counts(labels[predicted == labels], len(classes))
+    labelled, given = _counts(labels, len(classes)), _counts(predicted, len(classes))
+    return tuple(
+        ClassFigures(name=name, support=n, recall=_share(right, n), precision=_share(right, named))
+        for name, right, n, named in zip(classes, hits, labelled, given, strict=True)
+    )
+
+
+def most_confused(
+    logits: Tensor, labels: Tensor, classes: Sequence[str], count: int = CONFUSIONS
+) -> tuple[Confusion, ...]:
+    """Return the most frequent pairs of a label and another class that is given; of equals the first ones.
+
+    Args:
+        logits: (N, C).
+        labels: (N,), -1 for unlabelled ones, which do not count.
+        classes: C names.
+        count: pairs at most.
+    """
+    predicted, labels = _known(logits, labels)
+    supports = _counts(labels, len(classes))
+    wrong = predicted != labels
+    # By the pairs that occur: all that could are a table of C times C.
+    pairs, counts = torch.unique(labels[wrong] * len(classes) + predicted[wrong], return_counts=True)
+    order = torch.argsort(counts, descending=True, stable=True)[:count]
+    found = zip(pairs[order].tolist(), counts[order].tolist(), strict=True)
+    return tuple(
+        Confusion(
+            label=classes[pair // len(classes)],
+            predicted=classes[pair % len(classes)],
+            count=n,
+            share=n / supports[pair // len(classes)],
+        )
+        for pair, n in found
+    )
+
+
+def _known(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    known = labels != UNLABELLED
+    return logits[known].argmax(1), labels[known]
+
+
+def _counts(values: Tensor, n_classes: int) -> list[int]:
+    counts: list[int] = torch.bincount(values, minlength=n_classes).tolist()
+    return counts
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

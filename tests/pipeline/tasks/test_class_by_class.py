@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.evaluation.assessment import ClassFigures, Confusion, class_figures, most_confused
+from pipeline.tasks.class_figures import ClassFigures, Confusion, class_figures, most_confused
 
 NAMES = ("cat", "dog", "bird", "fish")
 # label -> what is said: three cats (one a dog), two dogs (both cats), two birds, no fish; one unlabelled.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.evaluation.metrics import calibrate, compare, fit_temperature
+from pipeline.tasks.class_figures import calibrate, compare, fit_temperature
 
 COUNT, CLASSES = 20_000, 5
 

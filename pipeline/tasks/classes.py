@@ -1,0 +1,142 @@
+"""Classes: a model says of each sample how likely each of C classes is, as one softmax of its outputs.
+
+Owns the rule that codecs are handed, the gate for poor teachers, and what figures are called; the figures
+themselves are in `class_figures.py`. Labels are (N,) int64, an index of a class or -1 for none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.codecs.base import relative
+from pipeline.codecs.fidelity import Fidelity
+from pipeline.codecs.rule import SOFTMAX
+from pipeline.samples.samples import UNLABELLED
+from pipeline.tasks.class_figures import Metrics, calibrate, class_figures, compare, most_confused
+from pipeline.tasks.task import Column
+
+_TEMPERATURES = (1.0, 4.0)
+
+
+class Classes:
+    """The task of one softmax over the classes; `find_task` has it."""
+
+    name = "classes"
+    # KL(teacher || decoded) in nats at temperatures 1 and 4, and whether the first class survived.
+    measures = SOFTMAX
+    accuracy = "top-1"
+    columns = (
+        Column(name="top1", title="top-1", form="share"),
+        Column(name="top5", title="top-5", form="share", is_optional=True),
+        Column(name="nll", title="NLL", form="nats"),
+        Column(name="ece", title="ECE", form="share"),
+        Column(name="agreement", title="agreement with teacher", form="share"),
+        Column(name="kl_to_teacher", title="KL to teacher", form="nats"),
+    )
+    mended = (
+        Column(name="temperature", title="T", form="number"),
+        Column(name="nll_calibrated", title="NLL at T", form="nats"),
+        Column(name="ece_calibrated", title="ECE at T", form="share"),
+    )
+    against_teacher = ("agreement", "kl_to_teacher")
+
+    def kept(self, outputs_BC: Tensor) -> Tensor:
+        """Return logits (B, C) float32 whose row maximum is 0: a softmax is blind to a constant a row."""
+        return relative(outputs_BC)
+
+    def diverge(self, outputs_BC: Tensor, decoded_BC: Tensor) -> Tensor:
+        """Return KL(teacher || decoded) in nats: (B, 2) float64, at temperatures 1 and 4."""
+        teacher, decoded = outputs_BC.double(), decoded_BC.double()
+        return torch.stack([_divergence(teacher / t, decoded / t) for t in _TEMPERATURES], 1)
+
+    def agree(self, outputs_BC: Tensor, decoded_BC: Tensor) -> Tensor:
+        """Return whether each row's first class is the same (B,) bool."""
+        return outputs_BC.argmax(1) == decoded_BC.argmax(1)
+
+    def answers(self, outputs_BC: Tensor) -> Tensor:
+        """Return the first class of each row (B,) int64."""
+        return outputs_BC.argmax(1)
+
+    def tally(self, answers: NDArray[Any], labels_N: NDArray[np.int64]) -> tuple[int, int]:
+        """Return how many of N samples are labelled, and of how many the label is the first class (N,)."""
+        return int((labels_N != UNLABELLED).sum()), int((answers == labels_N).sum())
+
+    def weakness(self, quality: float, labels_N: NDArray[np.int64], where: str) -> str | None:
+        """Say how a top-1 falls short of `least_top1`, or None: see `Task.weakness`."""
+        counts = np.bincount(labels_N[labels_N != UNLABELLED])
+        share = float(counts.max() / counts.sum())
+        expected = least_top1(share)
+        if quality >= expected:
+            return None
+        limits = f"the largest class has {share:.3f}, so at least {expected:.3f} was expected"
+        return f"top-1 {quality:.3f} on {where}; {limits}"
+
+    def compare(self, outputs_NC: Tensor, labels_N: Tensor, teacher_NC: Tensor | None = None) -> Metrics:
+        """Return top-1, top-5, NLL and ECE, and agreement and KL with a teacher's logits (N, C)."""
+        return compare(outputs_NC, labels_N, teacher_NC)
+
+    def calibrate(
+        self, validation: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
+    ) -> dict[str, float | None]:
+        """Return the temperature fitted to validation logits, and NLL and ECE of the test logits at it."""
+        fitted = calibrate(validation, test)
+        if fitted is None:
+            return dict.fromkeys(column.name for column in self.mended)
+        return {
+            "temperature": fitted.temperature,
+            "nll_calibrated": fitted.nll,
+            "ece_calibrated": fitted.ece,
+        }
+
+    def details(
+        self, outputs_NC: Tensor, labels_N: Tensor, classes: Sequence[str]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Return figures class by class, and the most frequent confusions; nothing without labels."""
+        if not bool((labels_N != UNLABELLED).any()):
+            return {"classes": [], "confusions": []}
+        return {
+            "classes": [asdict(figures) for figures in class_figures(outputs_NC, labels_N, classes)],
+            "confusions": [asdict(confusion) for confusion in most_confused(outputs_NC, labels_N, classes)],
+        }
+
+    def describe(self, fidelity: Fidelity) -> str:
+        """Say what a codec costs, in a line."""
+        (t1, t4) = (fidelity.divergences[name] for name in self.measures.divergences)
+        at_t1, at_t4 = (fidelity.mean(name) for name in self.measures.divergences)
+        return (
+            f"KL(teacher || cached) {at_t1:.1e} at T = 1 (99th percentile {t1.p99:.1e}), {at_t4:.1e} at "
+            f"T = 4 ({t4.p99:.1e}), top-1 agreement {fidelity.agreed:.4f}"
+        )
+
+
+CLASSES = Classes()
+
+
+def least_top1(share: float) -> float:
+    """Return the top-1 from which a teacher knows more than the largest class.
+
+    That is share + kappa (1 - share): kappa is the part of the errors of always naming the largest class
+    that the teacher avoids, Cohen's kappa with that class for chance. It grows with the share, from the
+    share itself where classes are many, and an honest teacher may err often, to 0.2, the end of what Landis
+    and Koch ("The Measurement of Observer Agreement for Categorical Data", 1977) call slight. E.g. 0.002 of
+    a thousand equal classes, 0.16 of ten, 0.43 of three, 0.58 of two, and 0.92 where one class has 0.9.
+
+    Args:
+        share: of the largest class, in (0, 1].
+    """
+    kappa = share / (1 + 4 * share)
+    return share + kappa * (1 - share)
+
+
+def _divergence(teacher: Tensor, decoded: Tensor) -> Tensor:
+    log_teacher, log_decoded = F.log_softmax(teacher, 1), F.log_softmax(decoded, 1)
+    # Rounding can leave a sum of -1e-17, which is no divergence.
+    return F.kl_div(log_decoded, log_teacher, log_target=True, reduction="none").sum(1).clamp(min=0)
