@@ -20,6 +20,8 @@ from pipeline.report.tables import make_exhibit
 from pipeline.samples.leaks import read_leaks
 from pipeline.store.ensemble import open_logits
 from pipeline.store.soft_labels import SoftLabels
+from pipeline.tasks.table import find_task
+from pipeline.tasks.task import Task
 from stages import layout
 from stages.artifacts import dumps_in, require_as_asked, require_described_teacher, tell_other_data
 from stages.machine import open_prepared
@@ -41,13 +43,13 @@ def command(params: Params) -> None:
     """
     require_alone()
     bound_threads()
-    data = open_prepared(params.data)
+    data, task = open_prepared(params.data), find_task()
     require_sample(data, seed=params.data.seed, workers=default_workers())
     # Students have been checked, or were told to put up with it.
     stores = {name: open_logits(layout.store(name), allow_drift=True) for name in params.sweep.dumps}
     for name, store in stores.items():
         _require_teachers(params, name, store)
-    report = _collect(params, stores, data.digest())
+    report = _collect(params, stores, data.digest(), task)
     exhibits = {name: make_exhibit(name, store, data) for name, store in stores.items()}
     page = render_page(report, exhibits, test_images=len(data.test), leaks=read_leaks(layout.PREPARED))
     results = report.to_dict()
@@ -58,10 +60,11 @@ def command(params: Params) -> None:
     write_bytes(layout.REPORTS / "results.csv", report.to_csv().encode())
     write_bytes(layout.REPORTS / "index.html", page.encode())
     for group in report.groups:
-        click.echo(f"{group.student} {group.name}: top-1 {group.top1 or 'unknown, no labels'}")
+        figure = f"{task.columns[0].title} {group.main or 'unknown, no labels'}"
+        click.echo(f"{group.student} {group.name}: {figure}")
 
 
-def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str) -> Report:
+def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str, task: Task) -> Report:
     sweep = params.sweep
     plans = planned_runs(
         students=sweep.students,
@@ -76,7 +79,7 @@ def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str) -> Rep
         )
     note(f"reading {counted(len(plans), 'run')}")
     names = [layout.run_name(p.dump, p.student, p.recipe, p.seed) for p in plans]
-    runs = [read_run(layout.RUNS / name, plan) for name, plan in zip(names, plans, strict=True)]
+    runs = [read_run(layout.RUNS / name, plan, task) for name, plan in zip(names, plans, strict=True)]
     for name, plan, run in zip(names, plans, runs, strict=True):
         _tell_other_parameters(params, name, plan, run)
         if run.dataset not in (None, dataset):
@@ -89,7 +92,7 @@ def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str) -> Rep
     }
     for name in teachers:
         tell_other_data(name, dataset)
-    return Report.of(runs, teachers, dumps)
+    return Report.of(runs, teachers, dumps, task)
 
 
 def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run) -> None:

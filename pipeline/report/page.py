@@ -7,10 +7,10 @@ Nothing is loaded from elsewhere, and nothing names a clock, a host or a path.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -81,24 +81,31 @@ def scientific(value: float | None) -> str:
     return Markup("{} × 10<sup>{}</sup>").format(mantissa, power)
 
 
+def capital(text: str) -> str:
+    """Begin a heading with a capital letter."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def tied(text: str) -> str:
     """Keep a short phrase on one line."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
+Written = Callable[[float | None], str]
+# How a task's figures are written, by the form of their columns.
+FORMS: Mapping[str, Written] = {
+    "share": percent,
+    "nats": partial(number, digits=3),
+    "number": partial(number, digits=2),
+    "small": scientific,
+}
 # Heading, column of the results, how it is written.
-COST_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("Top-5, %", "top5", percent),
-    ("NLL, nats", "nll", partial(number, digits=3)),
-    ("ECE, %", "ece", percent),
-    ("T", "temperature", partial(number, digits=2)),
-    ("NLL at T", "nll_calibrated", partial(number, digits=3)),
-    ("ECE at T, %", "ece_calibrated", percent),
+COST_COLUMNS: tuple[tuple[str, str, Written], ...] = (
     ("Parameters", "parameters", number),
     ("MACs", "macs", metric),
     ("CPU, ms", "cpu_latency_ms", partial(number, digits=2)),
-    ("Images/s", "images_per_second", number),
 )
+SPEED_COLUMN: tuple[str, str, Written] = ("Images/s", "images_per_second", number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,13 +151,17 @@ def render_page(
         lstrip_blocks=True,
     )
     environment.filters |= {
-        write.__name__: write for write in (percent, points, number, size, scientific, metric)
+        write.__name__: write for write in (percent, points, number, size, scientific, metric, capital)
     }
     environment.globals |= {
         "class_table": class_table,
         "compare": compare,
         "columns": columns,
-        "cost_columns": cost_columns(report),
+        "main": report.task.columns[0],
+        "compared": [c for c in report.task.columns if c.name in report.task.against_teacher],
+        "student_columns": (*own_columns(report, _of_students(report)), SPEED_COLUMN),
+        "teacher_columns": own_columns(report, report.teachers.values()),
+        "forms": FORMS,
         "strip": strip,
         "verdict_sentence": verdict_sentence,
     }
@@ -244,19 +255,36 @@ def columns(student: StudentResults) -> list[tuple[str, Group]]:
     return [(f"vs {reference.recipe}", reference), ("vs best baseline", best)]
 
 
-def cost_columns(report: Report) -> tuple[tuple[str, str, Callable[[float], str]], ...]:
-    """Return the columns of confidence and cost; of top-5 where there are enough classes for one."""
-    has_top5 = any(run.top5 is not None for group in report.groups for run in group.runs)
-    return tuple(column for column in COST_COLUMNS if column[1] != "top5" or has_top5)
+def own_columns(
+    report: Report, models: Iterable[Mapping[str, Any]]
+) -> tuple[tuple[str, str, Written], ...]:
+    """Return the columns of models' own figures and cost, beside the main one.
+
+    Args:
+        report: whose task says which there are.
+        models: their figures; an optional column is left out where none of them has it.
+    """
+    task, models = report.task, list(models)
+    figures = [
+        column
+        for column in (*task.columns[1:], *task.mended)
+        if column.name not in task.against_teacher
+        and (not column.is_optional or any(model.get(column.name) is not None for model in models))
+    ]
+    return (*((column.heading, column.name, FORMS[column.form]) for column in figures), *COST_COLUMNS)
+
+
+def _of_students(report: Report) -> list[dict[str, Any]]:
+    return [run.row() for group in report.groups for run in group.runs]
 
 
 def strip(student: StudentResults) -> Strip | None:
-    """Return the scale of a student's top-1; None where there are no several seeds to be seen."""
-    estimates = [group.top1 for group in student.groups]
+    """Return the scale of a student's main figure; None where there are no several seeds to be seen."""
+    estimates = [group.main for group in student.groups]
     errors = [
         estimate.error for estimate in estimates if estimate is not None and estimate.error is not None
     ]
-    values = [run.top1 for group in student.groups for run in group.runs if run.top1 is not None]
+    values = [run.main for group in student.groups for run in group.runs if run.main is not None]
     if not errors or min(values) == max(values):
         return None
     # Room for the dots, and for a bar that is longer than its seeds are apart.
@@ -265,9 +293,9 @@ def strip(student: StudentResults) -> Strip | None:
 
 
 def panels(report: Report, student: StudentResults, series: Mapping[str, Series]) -> list[Panel]:
-    """Draw a student's training: validation top-1 where there is any, and the loss."""
-    kinds: tuple[tuple[Literal["validation_top1", "loss"], str, float], ...] = (
-        ("validation_top1", "Validation top-1, %", 100.0),
+    """Draw a student's training: validation where there is any, and the loss."""
+    kinds: tuple[tuple[Literal["validation", "loss"], str, float], ...] = (
+        ("validation", f"Validation {report.task.columns[0].title}, %", 100.0),
         ("loss", "Training loss", 1.0),
     )
     drawn = []

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.report.runs import DETAILS, RESULT_COLUMNS, Run
+from pipeline.report.runs import DETAILS, Run, result_columns
+from pipeline.tasks.task import Task
 
 REFERENCE = "scratch"
 ERRORS_TO_BEAT = 2
@@ -69,16 +70,19 @@ class Group:
         return self.recipe if self.dump is None else f"{self.recipe} ({self.dump})"
 
     @property
-    def top1(self) -> Estimate | None:
-        """Top-1 accuracy on the test images."""
-        return self.estimate("top1")
+    def main(self) -> Estimate | None:
+        """The main figure on the test images."""
+        return self._mean([run.main for run in self.runs])
 
     def estimate(self, column: str) -> Estimate | None:
         """Return the mean over seeds of a column, or None where a seed has no value."""
-        values = [getattr(run, column) for run in self.runs]
-        return None if None in values else Estimate.of(values)
+        return self._mean([run.row()[column] for run in self.runs])
 
-    def curve(self, column: Literal["loss", "validation_top1"]) -> Curve:
+    def _mean(self, values: Sequence[float | None]) -> Estimate | None:
+        known = [value for value in values if value is not None]
+        return Estimate.of(known) if len(known) == len(values) else None
+
+    def curve(self, column: Literal["loss", "validation"]) -> Curve:
         """Return (epoch, mean over seeds) for each epoch that every seed has a value of."""
         seeds = [
             {e.epoch: value for e in run.history if (value := getattr(e, column)) is not None}
@@ -90,7 +94,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How far a group's top-1 is above a baseline's.
+    """How far a group's main figure is above a baseline's.
 
     Args:
         baseline: what it is compared with.
@@ -112,13 +116,13 @@ class Comparison:
 
 
 def compare(group: Group, baseline: Group) -> Comparison | None:
-    """Compare the top-1 of two groups; None where the test images are unlabelled."""
-    ours, theirs = group.top1, baseline.top1
+    """Compare the main figure of two groups; None where the test images are unlabelled."""
+    ours, theirs = group.main, baseline.main
     if ours is None or theirs is None:
         return None
-    of_seed = {run.seed: run.top1 for run in baseline.runs}
+    of_seed = {run.seed: run.main for run in baseline.runs}
     if of_seed.keys() == {run.seed for run in group.runs}:
-        pairs = [(run.top1, of_seed[run.seed]) for run in group.runs]
+        pairs = [(run.main, of_seed[run.seed]) for run in group.runs]
         gains = [a - b for a, b in pairs if a is not None and b is not None]
         return Comparison(baseline=baseline, difference=Estimate.of(gains), paired=True)
     known = ours.error is not None and theirs.error is not None
@@ -146,7 +150,7 @@ class Verdict:
     def outcome(self) -> Outcome:
         """Better: above every baseline by two standard errors. Worse: below one by as much."""
         signs = {comparison.sign for comparison in self.comparisons}
-        if self.group.top1 is None:
+        if self.group.main is None:
             return "unlabelled"
         if not signs:
             return "no_baseline"
@@ -176,8 +180,8 @@ class StudentResults:
 
     @property
     def best_baseline(self) -> Group | None:
-        """The baseline of the highest mean top-1; the first of equals."""
-        known = [(group.top1.mean, group) for group in self.baselines if group.top1 is not None]
+        """The baseline of the highest mean of the main figure; the first of equals."""
+        known = [(group.main.mean, group) for group in self.baselines if group.main is not None]
         return max(known, key=lambda pair: pair[0])[1] if known else None
 
     @property
@@ -203,11 +207,13 @@ class Report:
         students: in the order of the sweep.
         teachers: name -> what `read_teacher` gives.
         dumps: name -> what `dump_figures` gives.
+        task: what all of them learn.
     """
 
     students: tuple[StudentResults, ...]
     teachers: Mapping[str, Mapping[str, Any]]
     dumps: Mapping[str, Mapping[str, Any]]
+    task: Task
 
     @classmethod
     def of(
@@ -215,6 +221,7 @@ class Report:
         runs: Sequence[Run],
         teachers: Mapping[str, Mapping[str, Any]],
         dumps: Mapping[str, Mapping[str, Any]],
+        task: Task,
     ) -> Report:
         """Group runs by student, recipe and dump, in the order in which they come."""
         groups: dict[tuple[str, str, str | None], list[Run]] = {}
@@ -228,7 +235,7 @@ class Report:
             StudentResults(name=name, groups=tuple(group for group in made if group.student == name))
             for name in dict.fromkeys(run.student for run in runs)
         )
-        return cls(students=students, teachers=teachers, dumps=dumps)
+        return cls(students=students, teachers=teachers, dumps=dumps, task=task)
 
     @property
     def groups(self) -> Iterator[Group]:
@@ -262,7 +269,7 @@ class Report:
     def to_csv(self) -> str:
         """Return the content of results.csv; a missing figure is an empty field."""
         text = io.StringIO()
-        table = csv.DictWriter(text, RESULT_COLUMNS, lineterminator="\n")
+        table = csv.DictWriter(text, result_columns(self.task), lineterminator="\n")
         table.writeheader()
         table.writerows(self.rows())
         return text.getvalue()

@@ -8,13 +8,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError
 from pipeline.core.files import read_json
 from pipeline.tasks.class_figures import FIRST, ClassFigures, Confusion
+from pipeline.tasks.task import Task
 
 # Told on the page, and too long for the results.
 DETAILS = ("classes", "confusions", "history", "made_with", "dataset")
@@ -63,11 +64,11 @@ def planned_runs(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """A line of a run's history; `validation_top1` is None without a validation split."""
+    """A line of a run's history; `validation`, the task's main figure, is None without such a split."""
 
     epoch: int
     loss: float
-    validation_top1: float | None
+    validation: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +76,10 @@ class Run:
     """One finished run: figures of its best epoch on the test images, and its history.
 
     Args:
-        top1, top5, nll, ece: None where no test image is labelled; top5 also of five classes or fewer.
-        agreement, kl_to_teacher: None without a teacher.
+        figures: those of the task's columns, the main one first; None where one is unknown, e.g. without
+            labels or a teacher.
         images_per_second: trained, on the machine that trained it.
-        temperature, nll_calibrated, ece_calibrated: None without labelled validation images, too.
+        mended: those of the columns that the task mends on the validation images.
         macs, cpu_latency_ms: of one image. What has a default, a run of an older version lacks.
         classes, confusions: of the test images.
         made_with: parameters that decided it, as JSON; None for a run of an older version.
@@ -89,18 +90,11 @@ class Run:
     recipe: str
     seed: int
     dump: str | None
-    top1: float | None
-    top5: float | None
-    nll: float | None
-    ece: float | None
-    agreement: float | None
-    kl_to_teacher: float | None
+    figures: Mapping[str, float | None]
     parameters: int
     images_per_second: float
     best_epoch: int
-    temperature: float | None = None
-    nll_calibrated: float | None = None
-    ece_calibrated: float | None = None
+    mended: Mapping[str, float | None]
     macs: int | None = None
     cpu_latency_ms: float | None = None
     classes: tuple[ClassFigures, ...] = ()
@@ -109,25 +103,48 @@ class Run:
     made_with: str | None = None
     dataset: str | None = None
 
+    @property
+    def main(self) -> float | None:
+        """The figure that students are compared by."""
+        return next(iter(self.figures.values()))
+
     def row(self) -> dict[str, Any]:
-        """Return the run's row of the results, in the order of `RESULT_COLUMNS`."""
-        return {name: getattr(self, name) for name in RESULT_COLUMNS}
+        """Return the run's row of the results, in the order of `result_columns`."""
+        return {
+            **{name: getattr(self, name) for name in _NAMED},
+            **self.figures,
+            **{name: getattr(self, name) for name in _TRAINED},
+            **self.mended,
+            **{name: getattr(self, name) for name in _COST},
+        }
 
 
-_RESULTS = [field for field in fields(Run) if field.name not in DETAILS]
-RESULT_COLUMNS = tuple(field.name for field in _RESULTS)
-_NEEDED = tuple(field.name for field in _RESULTS if field.default is MISSING)
+_NAMED = ("student", "recipe", "seed", "dump")
+_TRAINED = ("parameters", "images_per_second", "best_epoch")
+_COST = ("macs", "cpu_latency_ms")
 
 
-def read_run(folder: Path, planned: PlannedRun) -> Run:
+def result_columns(task: Task) -> tuple[str, ...]:
+    """Return the columns of the results for runs of a task."""
+    figures, mended = ((column.name for column in columns) for columns in (task.columns, task.mended))
+    return (*_NAMED, *figures, *_TRAINED, *mended, *_COST)
+
+
+def read_run(folder: Path, planned: PlannedRun, task: Task) -> Run:
     """Read a run's metrics.json and history.csv.
+
+    Args:
+        folder: of the run.
+        planned: which run it is.
+        task: what its figures are.
 
     Raises:
         DataError: the run is missing, unfinished, or another one than was planned.
     """
     path = folder / "metrics.json"
     metrics = read_metrics(path, planned.command)
-    for name in _NEEDED:
+    figures, mended = ([column.name for column in columns] for columns in (task.columns, task.mended))
+    for name in (*_NAMED, *figures, *_TRAINED):
         if name not in metrics:
             raise DataError(
                 f"{path}: has no {name}; expected the metrics of a student; run: {planned.command}"
@@ -139,12 +156,14 @@ def read_run(folder: Path, planned: PlannedRun) -> Run:
                 f"{path}: {name} is {metrics[name]!r}, expected {expected!r}; run: {planned.command}"
             )
     classes, confusions = read_classes(metrics, path, planned.command)
-    values: dict[str, Any] = {name: metrics.get(name) for name in RESULT_COLUMNS}
+    own: dict[str, Any] = {name: metrics.get(name) for name in (*_NAMED, *_TRAINED, *_COST)}
     return Run(
-        **values,
+        **own,
+        figures={name: metrics[name] for name in figures},
+        mended={name: metrics.get(name) for name in mended},
         classes=classes,
         confusions=confusions,
-        history=_read_history(folder / "history.csv", planned.command),
+        history=_read_history(folder / "history.csv", f"validation_{figures[0]}", planned.command),
         made_with=metrics.get("made_with"),
         dataset=metrics.get("dataset"),
     )
@@ -200,14 +219,14 @@ def read_classes(
         raise DataError(f"{path}: not figures of classes ({error}); run: {command}") from None
 
 
-def _read_history(path: Path, command: str) -> tuple[Epoch, ...]:
+def _read_history(path: Path, main: str, command: str) -> tuple[Epoch, ...]:
     try:
         lines = list(csv.DictReader(io.StringIO(path.read_text())))
         return tuple(
             Epoch(
                 epoch=int(line["epoch"]),
                 loss=float(line["loss"]),
-                validation_top1=float(line["validation_top1"]) if line["validation_top1"] else None,
+                validation=float(line[main]) if line[main] else None,
             )
             for line in lines
         )
@@ -215,7 +234,7 @@ def _read_history(path: Path, command: str) -> tuple[Epoch, ...]:
         raise _missing(path, command) from None
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(
-            f"{path}: not a history ({error}); expected epoch, loss and validation_top1; run: {command}"
+            f"{path}: not a history ({error}); expected epoch, loss and {main}; run: {command}"
         ) from None
 
 

@@ -47,6 +47,12 @@ class Classes:
         Column(name="ece_calibrated", title="ECE at T", form="share"),
     )
     against_teacher = ("agreement", "kl_to_teacher")
+    costs = (
+        Column(name="kl_t1_mean", title="KL at T = 1, mean", form="small"),
+        Column(name="kl_t1_p99", title="KL at T = 1, 99th percentile", form="small"),
+        Column(name="kl_t4_mean", title="KL at T = 4, mean", form="small"),
+        Column(name="top1_agreement", title="top-1 kept by the codec", form="share"),
+    )
 
     def kept(self, outputs_BC: Tensor) -> Tensor:
         """Return logits (B, C) float32 whose row maximum is 0: a softmax is blind to a constant a row."""

@@ -51,19 +51,20 @@ class Column:
     Args:
         name: in metrics.json and results.json.
         title: in words.
-        form: how it is written: a share as per cent, nats with three digits, a number with two.
+        form: how it is written: a share as per cent, nats with three digits, a number with two, a small
+            one as a power of ten.
         is_optional: left out where no model has it.
     """
 
     name: str
     title: str
-    form: Literal["share", "nats", "number"]
+    form: Literal["share", "nats", "number", "small"]
     is_optional: bool = False
 
     @property
     def heading(self) -> str:
         """The title as a heading, with its unit."""
-        unit = {"share": ", %", "nats": ", nats", "number": ""}[self.form]
+        unit = {"share": ", %", "nats": ", nats"}.get(self.form, "")
         return f"{self.title[:1].upper()}{self.title[1:]}{unit}"
 
 
@@ -124,7 +125,10 @@ class Task(Rule, Protocol):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """What the report shows of a model, in the order of results.json; the first is the main figure."""
+        """What the report shows of a model, in the order of results.json.
+
+        The first is the main figure, a share, of which more is better: students are compared by it.
+        """
 
     @property
     def mended(self) -> tuple[Column, ...]:
@@ -133,6 +137,10 @@ class Task(Rule, Protocol):
     @property
     def against_teacher(self) -> tuple[str, ...]:
         """Names of the columns that compare a student with its teacher."""
+
+    @property
+    def costs(self) -> tuple[Column, ...]:
+        """What the report shows of `Fidelity.summary`."""
 
     def describe(self, fidelity: Fidelity) -> str:
         """Say what a codec costs, in a line."""

@@ -17,17 +17,19 @@ from pipeline.report.page import metric, points, render_page, scientific, size
 from pipeline.report.results import Estimate, Group, Report, compare, dump_figures
 from pipeline.report.runs import (
     DETAILS,
-    RESULT_COLUMNS,
     Epoch,
     PlannedRun,
     Run,
     planned_runs,
     read_run,
     read_teacher,
+    result_columns,
 )
 from pipeline.report.tables import Exhibit, Suspect, class_table
 from pipeline.tasks.class_figures import ClassFigures, Confusion
+from pipeline.tasks.classes import CLASSES
 
+COLUMNS = result_columns(CLASSES)
 SUMMARY = {
     "schema": 1,
     "complete": True,
@@ -56,21 +58,21 @@ def make_run(recipe, seed, top1, *, student="small", dump=None):
         recipe=recipe,
         seed=seed,
         dump=dump,
-        top1=top1,
-        top5=0.99,
-        nll=0.3,
-        ece=0.02,
-        agreement=0.95 if taught else None,
-        kl_to_teacher=0.08 if taught else None,
+        figures={
+            "top1": top1,
+            "top5": 0.99,
+            "nll": 0.3,
+            "ece": 0.02,
+            "agreement": 0.95 if taught else None,
+            "kl_to_teacher": 0.08 if taught else None,
+        },
         parameters=1000,
         images_per_second=500.5,
         best_epoch=2,
-        temperature=1.25,
-        nll_calibrated=0.28,
-        ece_calibrated=0.005,
+        mended={"temperature": 1.25, "nll_calibrated": 0.28, "ece_calibrated": 0.005},
         macs=40_476_448,
         cpu_latency_ms=1.5,
-        history=tuple(Epoch(epoch=e, loss=1 / e + seed, validation_top1=0.5 + e / 100) for e in (1, 2)),
+        history=tuple(Epoch(epoch=e, loss=1 / e + seed, validation=0.5 + e / 100) for e in (1, 2)),
     )
 
 
@@ -80,7 +82,7 @@ def make_runs(scratch, kd, **options):
 
 
 def make_report(*runs):
-    return Report.of(runs, TEACHERS, DUMPS)
+    return Report.of(runs, TEACHERS, DUMPS, CLASSES)
 
 
 def verdict_of(*runs):
@@ -121,11 +123,11 @@ def test_a_sweep_is_every_combination_once_baselines_first():
 
 def test_a_run_is_read_whole(tmp_path):
     metrics = write_run(tmp_path)
-    run = read_run(tmp_path, PLANNED)
-    assert run.row() == {name: metrics[name] for name in RESULT_COLUMNS}
+    run = read_run(tmp_path, PLANNED, CLASSES)
+    assert run.row() == {name: metrics[name] for name in COLUMNS}
     assert run.history == (
-        Epoch(epoch=1, loss=0.7, validation_top1=0.8),
-        Epoch(epoch=2, loss=0.5, validation_top1=None),
+        Epoch(epoch=1, loss=0.7, validation=0.8),
+        Epoch(epoch=2, loss=0.5, validation=None),
     )
 
 
@@ -134,7 +136,7 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path, name):
     write_run(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(DataError) as error:
-        read_run(tmp_path, PLANNED)
+        read_run(tmp_path, PLANNED, CLASSES)
     assert str(tmp_path / name) in str(error.value)
     assert "pipeline train-student small kd 0 --dump main" in str(error.value)
 
@@ -153,13 +155,13 @@ def test_a_broken_file_is_refused(tmp_path, name, text, complaint):
     write_run(tmp_path)
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=complaint):
-        read_run(tmp_path, PLANNED)
+        read_run(tmp_path, PLANNED, CLASSES)
 
 
 def test_metrics_of_another_run_are_refused(tmp_path):
     write_run(tmp_path, seed=7)
     with pytest.raises(DataError, match="seed is 7, expected 0"):
-        read_run(tmp_path, PLANNED)
+        read_run(tmp_path, PLANNED, CLASSES)
 
 
 def test_a_run_of_an_older_version_lacks_what_came_later(tmp_path):
@@ -167,14 +169,14 @@ def test_a_run_of_an_older_version_lacks_what_came_later(tmp_path):
     for name in ("temperature", "macs", "nll_calibrated", "ece_calibrated", "cpu_latency_ms"):
         del metrics[name]
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    run = read_run(tmp_path, PLANNED)
-    assert (run.temperature, run.macs, run.classes, run.top1) == (None, None, (), 0.9)
+    run = read_run(tmp_path, PLANNED, CLASSES)
+    assert (set(run.mended.values()), run.macs, run.classes, run.main) == ({None}, None, (), 0.9)
 
 
 def test_classes_that_are_none_are_refused(tmp_path):
     write_run(tmp_path, classes=[{"name": "cat"}])
     with pytest.raises(DataError, match=r"not figures of classes.*train-student small kd 0"):
-        read_run(tmp_path, PLANNED)
+        read_run(tmp_path, PLANNED, CLASSES)
 
 
 def test_a_teachers_classes_are_read_and_stay_out_of_the_results(tmp_path):
@@ -183,7 +185,7 @@ def test_a_teachers_classes_are_read_and_stay_out_of_the_results(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(written | {"confusions": [asdict(confusions[0])]}))
     teacher = read_teacher(tmp_path, "big")
     assert (teacher["classes"], teacher["confusions"]) == (classes, confusions)
-    report = Report.of(make_runs([0.9], []), {"big": teacher}, DUMPS)
+    report = Report.of(make_runs([0.9], []), {"big": teacher}, DUMPS, CLASSES)
     assert report.to_dict()["teachers"] == {"big": {"top1": 0.9}}
 
 
@@ -207,7 +209,7 @@ def make_class_report():
     classes, confusions = figures_of(0.9, 0.95)
     teacher = TEACHERS["big"] | {"classes": classes, "confusions": confusions}
     runs = [with_classes(scratch, 0.5, 0.75), with_classes(other, 0.25, 1.0), with_classes(kd, 0.5, 1.0)]
-    return Report.of(runs, {"big": teacher}, DUMPS)
+    return Report.of(runs, {"big": teacher}, DUMPS, CLASSES)
 
 
 def test_classes_are_means_over_seeds_beside_the_teachers():
@@ -230,7 +232,7 @@ def test_of_many_classes_the_hardest_are_shown():
 def test_groups_without_classes_have_no_column():
     report = make_report(*make_runs([0.88], [0.9]))
     assert class_table(report, report.students[0]) is None
-    known = Report.of([with_classes(r, 1, 1) for r in make_runs([0.88], [])], TEACHERS, DUMPS)
+    known = Report.of([with_classes(r, 1, 1) for r in make_runs([0.88], [])], TEACHERS, DUMPS, CLASSES)
     assert [c.name for c in class_table(known, known.students[0]).columns] == ["scratch"]
 
 
@@ -293,14 +295,14 @@ def test_exactly_two_standard_errors_are_not_more_than_two():
 def test_results_have_the_agreed_form():
     report = make_report(*make_runs([0.88, 0.89], [0.90, 0.91]))
     results = json.loads(json.dumps(report.to_dict()))
-    assert [tuple(row) for row in results["students"]] == [RESULT_COLUMNS] * 4
+    assert [tuple(row) for row in results["students"]] == [COLUMNS] * 4
     assert [(row["recipe"], row["seed"]) for row in results["students"]] == [
         ("scratch", 0),
         ("scratch", 1),
         ("kd", 0),
         ("kd", 1),
     ]
-    assert " ".join(RESULT_COLUMNS) == (
+    assert " ".join(COLUMNS) == (
         "student recipe seed dump top1 top5 nll ece agreement kl_to_teacher parameters images_per_second "
         "best_epoch temperature nll_calibrated ece_calibrated macs cpu_latency_ms"
     )
@@ -316,7 +318,7 @@ def test_results_have_the_agreed_form():
 
 def test_a_curve_has_the_epochs_that_every_seed_has():
     runs = make_runs([0.88, 0.89], [])
-    longer = Epoch(epoch=3, loss=0.1, validation_top1=None)
+    longer = Epoch(epoch=3, loss=0.1, validation=None)
     group = Group(
         student="s",
         recipe="scratch",
@@ -328,13 +330,12 @@ def test_a_curve_has_the_epochs_that_every_seed_has():
 
 
 def _with(run, epoch):
-    values = {name: getattr(run, name) for name in RESULT_COLUMNS}
-    return Run(**values, history=(*run.history, epoch))
+    return replace(run, history=(*run.history, epoch))
 
 
 def test_curves_follow_the_page_and_are_the_same_bytes_again():
     (group,) = make_report(*make_runs([0.88, 0.89], [])).groups
-    curves = [(Series(0), group.curve("loss")), (Series(9), group.curve("validation_top1"))]
+    curves = [(Series(0), group.curve("loss")), (Series(9), group.curve("validation"))]
     svg = curves_svg(curves, label='a "quoted" <name>')
     assert svg == curves_svg(curves, label='a "quoted" <name>')
     assert not re.search("#[0-9a-f]{6}|<script|<style|<g id|http|font-family", svg)
@@ -482,7 +483,7 @@ def test_the_page_is_honest(scratch, kd, words):
 
 
 def test_a_page_without_a_teacher():
-    report = Report.of(make_runs([0.9, 0.8], []), {}, {})
+    report = Report.of(make_runs([0.9, 0.8], []), {}, {}, CLASSES)
     page = render_page(report, {}, test_images=1)
     assert "small, without a teacher" in page
     assert "cache" not in page
@@ -490,7 +491,7 @@ def test_a_page_without_a_teacher():
 
 def test_recipes_of_several_dumps_are_told_apart():
     runs = [make_run("kd", 0, 0.9, dump=dump) for dump in ("main", "wide")]
-    report = Report.of(runs, TEACHERS, {**DUMPS, "wide": DUMPS["main"]})
+    report = Report.of(runs, TEACHERS, {**DUMPS, "wide": DUMPS["main"]}, CLASSES)
     assert report.labels == ("kd (main)", "kd (wide)")
     assert make_report(runs[0]).labels == ("kd",)
 
@@ -506,9 +507,9 @@ def test_numbers():
 
 
 def test_a_page_of_five_classes_or_fewer_shows_no_top5():
-    runs = [replace(run, top5=None) for run in make_runs([0.9], [0.9])]
+    runs = [replace(run, figures={**run.figures, "top5": None}) for run in make_runs([0.9], [0.9])]
     teachers = {"big": TEACHERS["big"] | {"top5": None}}
-    assert "Top-5" not in render_page(Report.of(runs, teachers, DUMPS), {}, test_images=1)
+    assert "Top-5" not in render_page(Report.of(runs, teachers, DUMPS, CLASSES), {}, test_images=1)
     assert "Top-5" in render_page(make_report(*make_runs([0.9], [0.9])), {}, test_images=1)
 
 
@@ -517,7 +518,7 @@ def test_top5_of_few_classes_that_an_older_version_wrote_is_left_out(tmp_path):
     for count, expected in ((2, None), (5, None), (6, 1.0)):
         classes = [asdict(figures_of(0.5, 0.5)[0][0]) for _ in range(count)]
         write_run(tmp_path, top5=1.0, classes=classes)
-        assert read_run(tmp_path, planned).top5 == expected
+        assert read_run(tmp_path, planned, CLASSES).figures["top5"] == expected
         assert read_teacher(tmp_path, "big")["top5"] == expected
 
 
