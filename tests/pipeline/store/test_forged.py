@@ -211,6 +211,17 @@ def test_a_name_that_is_none_of_the_layouts_is_refused(store, bench, teacher, tm
     assert verify(store).ok
 
 
+def test_figures_that_are_none_of_the_layouts_measures_are_refused(store):
+    def rename(manifest):
+        for record in manifest["shards"].values():
+            told = record["fidelity"]
+            told["cosine"], told["histogram_cosine"] = told.pop("kl_t4"), told.pop("histogram_t4")
+
+    forge(store, rename)
+    with pytest.raises(CorruptStoreError, match=r"other measures than the layout.*cosine"):
+        LogitStore.open(store)
+
+
 def test_an_arrays_name_is_no_path(store, bench, tmp_path):
     victim = tmp_path / "victim"
     victim.mkdir()
