@@ -115,11 +115,8 @@ def require_features(codec: Decoder) -> FeatureDecoder:
     return codec.features
 
 
-# Hard labels of images as they are seen: a class, or where views mix a distribution over the classes.
-
-
 class Labels:
-    """The labels of a feed's images, on its device.
+    """Hard labels of a feed's images as they are seen, on its device: a class, or where views mix shares.
 
     Args:
         feed: the images, with views.
@@ -186,12 +183,6 @@ def class_shares(labels: Tensor, n_classes: int, shares: Tensor | None = None) -
     return empty.scatter_(1, labels.clamp(min=0)[:, None], weights[:, None])
 
 
-# The teacher's penultimate features beside its logits, for losses that compare them.
-#
-# Stores of the `features` codec keep them, quantised; they are read from the same bytes as the logits.
-# What a step is given is a pure function of (seed, epoch, samples), like the step itself.
-
-
 @dataclass(frozen=True, slots=True)
 class TeacherFeatures:
     """What the teacher made of a batch before its last layer, and what to compare it with.
@@ -214,7 +205,10 @@ class TeacherFeatures:
 
 
 class FeatureSource:
-    """The teacher's features of a split, an epoch at a time.
+    """The teacher's features of a split, an epoch at a time, for losses that compare them.
+
+    Stores of the `features` codec keep them, quantised: they come from the same bytes as the logits. What a
+    step is given is a pure function of (seed, epoch, samples), like the step itself.
 
     Args:
         targets: of the split.

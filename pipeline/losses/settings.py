@@ -49,9 +49,6 @@ def settings_of(function: Callable[..., object]) -> dict[str, Range]:
     return {name: kind.__metadata__[0] for name, kind in hints.items() if get_origin(kind) is Annotated}
 
 
-# In what precision losses compute: single, whatever the network computed in; double where T is high.
-
-
 def in_single_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Let a function of tensors, the student's first, compute in float32 outside autocast.
 
@@ -77,9 +74,6 @@ def _as(dtype: torch.dtype, value: Any) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-# What a loss of features asks of those who train by it, beside logits.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureNeeds:
     """Needs of a loss that compares penultimate features; those of student and teacher it always gets.
@@ -96,12 +90,9 @@ class FeatureNeeds:
     centres: bool = False
 
 
-# Settings that change while a student is trained: temperatures that fall, weights that warm up.
-
-
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A number that goes from one value to another, linearly, and stays there.
+    """A number that goes from one value to another while a student is trained, linearly, and stays there.
 
     Args:
         start: at epoch 0.

@@ -31,14 +31,12 @@ from pipeline.store.soft_labels import SoftLabels
 from pipeline.training.loop import RunSpec, fit, make_projection
 from pipeline.training.state import TrainingResult
 
-# What a network is shown of a split in training, and with which labels.
-#
-# Who has a teacher's logits learns from every image; who has labels alone is shown the labelled ones.
-
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Lesson:
-    """Images of a split, their labels, and how long an epoch is.
+    """What a network is shown of a split in training, and with which labels.
+
+    Who has a teacher's logits learns from every image; who has labels alone is shown the labelled ones.
 
     Args:
         images: N of the split.

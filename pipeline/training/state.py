@@ -28,8 +28,6 @@ from pipeline.training.failures import require_finite_state
 from pipeline.training.optimizer import LossScale, WeightAverage, freeze, make_optimizer
 from pipeline.training.settings import TrainingSettings
 
-# What a run leaves behind: a record an epoch, and weights.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
