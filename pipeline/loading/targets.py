@@ -17,7 +17,7 @@ from pipeline.codecs.base import Codec, Decoder, FeatureDecoder
 from pipeline.core.arrays import Rows
 from pipeline.core.device import Courier, to_device
 from pipeline.core.errors import ConfigError
-from pipeline.loading.drift import require_same_pixels
+from pipeline.loading.drift import require_no_drift
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.losses import FeatureNeeds, Features
 from pipeline.samples.samples import UNLABELLED
@@ -65,7 +65,7 @@ class Targets:
     """
 
     def __init__(self, store: SoftLabels, feed: Feed) -> None:
-        require_same_pixels(store, feed)
+        require_no_drift(store, feed)
         self._store, self._courier = store, Courier(feed.device)
         self._rows = torch.from_numpy(store.rows_of(feed.images))
         self.n_views = store.n_views

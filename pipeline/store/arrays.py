@@ -286,7 +286,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def read_index(store: object, layout: Layout, section: Section, fetch: Fetch) -> list[NDArray[Any]]:
+def read_section(store: object, layout: Layout, section: Section, fetch: Fetch) -> list[NDArray[Any]]:
     """Return keys and digests (N,) uint64 of a section's samples.
 
     Args:

@@ -17,8 +17,7 @@ from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import NO_DECODER
-from pipeline.store.arrays import RESTORE
-from pipeline.store.arrays import read_index as read_section
+from pipeline.store.arrays import RESTORE, read_section
 from pipeline.store.header import Header
 from pipeline.store.layout import Layout, Section
 

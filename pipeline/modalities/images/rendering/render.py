@@ -47,13 +47,13 @@ def render(
     return pixels if parameters.erasure is None else erase(pixels, parameters.erasure)
 
 
-class Renderer(Protocol):
+class PixelRenderer(Protocol):
     """Renders one split's images in one size."""
 
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
         """Return the pixels (B, S, S, channels) uint8 of these rows (B,), not yet mixed."""
 
-    def of_size(self, size: int, interpolation: Interpolation) -> Renderer:
+    def of_size(self, size: int, interpolation: Interpolation) -> PixelRenderer:
         """Return what renders the same images in another size, resized by another filter."""
 
 
@@ -85,7 +85,7 @@ def make_renderer(
     *,
     on_device: bool | None,
     interpolation: Interpolation = "bilinear",
-) -> Renderer:
+) -> PixelRenderer:
     """Return what renders a split.
 
     Args:
