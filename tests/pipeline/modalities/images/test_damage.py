@@ -19,7 +19,7 @@ from pipeline.modalities.images.damage import Ear
 from pipeline.modalities.images.decoding import decode
 from pipeline.modalities.images.sources import ImageOptions, open_source
 from tests.pipeline.preparing import asking, prepare
-from tests.pipeline.samples.test_resume import Stop
+from tests.pipeline.samples.test_draft import Stop
 
 BAD = ("cat/1.jpg", "dog/4.jpg")
 
