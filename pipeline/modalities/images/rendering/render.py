@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.core.arrays import Rows
 from pipeline.core.progress import note
 from pipeline.modalities.images.draw import ViewParameters
+from pipeline.modalities.images.own_code import carry_out_own
 from pipeline.modalities.images.rendering import cpu, resample
 from pipeline.modalities.images.rendering.device import DeviceRenderer
 from pipeline.modalities.images.rendering.pixel_ops import carry_out, erase
@@ -44,6 +45,8 @@ def render(
     """
     pixels = cpu.crop_and_resize(images, rows, parameters, size, interpolation)
     pixels = carry_out(pixels, parameters.steps)
+    if parameters.own is not None:
+        pixels = carry_out_own(pixels, parameters.own)
     return pixels if parameters.erasure is None else erase(pixels, parameters.erasure)
 
 
