@@ -9,7 +9,7 @@ import click
 from pipeline.core.errors import ConfigError, counted
 from pipeline.dump.average import write_ensemble
 from pipeline.dump.run import cache_logits
-from pipeline.store.growth import sweep_temporaries
+from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_ensemble_or_nothing, require_store_or_nothing

@@ -103,7 +103,8 @@ def _tails(params: Params, *, needs_teacher: bool) -> dict[str, list[str]]:
     tails: dict[str, list[str]] = {}
     for student in params.students:
         for recipe, spec in params.recipes.items():
-            if spec.needs_teacher == needs_teacher:
+            # Whether one's own loss needs a teacher is known when its code runs, which is later.
+            if spec.is_own or spec.needs_teacher == needs_teacher:
                 words = f"student {student!r}, recipe {recipe!r}"
                 tails.setdefault(f"{student}-{recipe}".lower(), []).append(words)
     return tails

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pipeline.codecs.blend import Blend
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import ConfigError, bounded, did_you_mean, quoted
+from pipeline.core.own_code import is_own
 from pipeline.core.text import require_name
 from pipeline.dump.spec import DumpSpec
-from pipeline.losses import LOSSES, make_loss
+from pipeline.losses import LOSSES, find_loss, make_loss
 from pipeline.modalities.preprocessing import GivenPreprocessing, Views
 from pipeline.modalities.table import find_modality
 from pipeline.models.class_map import read_class_map
@@ -225,18 +226,32 @@ class EnsembleParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeParams:
-    """A loss with its settings."""
+    """A loss with its settings.
+
+    Args:
+        loss: a name of the table, or package.module:NAME of one's own, which runs when a student is trained
+            by it, not when params.yaml is read.
+        settings: the recipe's other keys.
+    """
 
     loss: str
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        make_loss(self.loss, self.settings)
+        if not self.is_own:
+            make_loss(self.loss, self.settings)
+        for name, value in self.settings.items():
+            _require_json(name, value)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the loss is the user's own code."""
+        return self.loss not in LOSSES and is_own(self.loss)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether students of this recipe need a dump."""
-        return LOSSES[self.loss].needs_teacher
+        """Whether students of this recipe need a dump; imports a loss of one's own."""
+        return find_loss(self.loss).needs_teacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

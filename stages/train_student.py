@@ -13,6 +13,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.hashing import canonical_json
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import Bench
+from pipeline.loading.lesson import Lesson
 from pipeline.losses import make_loss, require_features, require_targets
 from pipeline.modalities.prepared import PreparedData, require_sample
 from pipeline.modalities.table import views_of
@@ -22,7 +23,7 @@ from pipeline.models.pretrained import initial_network
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.training.failures import naming_epoch
 from pipeline.training.loop import RunSpec
-from pipeline.training.run import Lesson, train
+from pipeline.training.run import train
 from pipeline.training.state import TrainingResult
 from stages import layout
 from stages.artifacts import open_dump

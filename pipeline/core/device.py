@@ -53,9 +53,6 @@ class Courier:
         return there
 
 
-# A device's memory: what is said when it is not enough.
-
-
 @contextmanager
 def naming_memory(device: torch.device, what: str, remedy: str) -> Iterator[None]:
     """Let a device that runs out of memory say in one line how much there was, and what to do.

@@ -94,14 +94,11 @@ class _Total(torch.autograd.Function):
         return total
 
 
-# A network that several processes train together, each on its rows of every step.
-#
-# Gradients are averaged by torch's `DistributedDataParallel` while they are computed; batch norms see the
-# statistics of all rows, not of one process's.
-
-
 def distributed(network: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """Return a network as it is to be called in training; it shares its weights.
+    """Return a network as several processes call it in training, each on its rows; it shares its weights.
+
+    Gradients are averaged by torch's `DistributedDataParallel` while they are computed; batch norms see the
+    statistics of all rows, not of one process's: see `synchronise_norms`.
 
     Args:
         network: with synchronised batch norms, on the device.

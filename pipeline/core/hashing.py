@@ -1,6 +1,7 @@
 """Digests: what makes two contents, two specifications or two sets of weights the same.
 
-Owns the hash functions and the canonical form of a specification; leaves to others what goes in.
+Owns the hash functions, the canonical form of a specification, and the words for what differs between two;
+leaves to others what goes in.
 """
 
 from __future__ import annotations
@@ -96,11 +97,8 @@ def file_digest(path: Path) -> str:
     return state.hexdigest()
 
 
-# In what two nested mappings of plain values differ, in words.
-
-
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Say in what one that was saved differs from one that is asked for; "" where they are the same.
+    """Say in what nested values that were saved differ from those that are asked for; "" where they do not.
 
     Args:
         there: as JSON gave it back.

@@ -10,14 +10,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import ConfigError, PipelineError, did_you_mean
+from pipeline.core.errors import ConfigError, PipelineError, did_you_mean, is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,23 +89,30 @@ def parameters_of(function: Callable[..., object]) -> Mapping[str, inspect.Param
         return {}
 
 
-def call(name: str, kind: Kind, function: Callable[..., object], arguments: Mapping[str, Any]) -> object:
-    """Call the user's code; the stdout of a command is for programs, so prints go to stderr.
+@contextmanager
+def running(name: str, kind: Kind) -> Iterator[None]:
+    """Run the user's code inside; the stdout of a command is for programs, so prints go to stderr.
 
     Args:
         name: `package.module:NAME`, for errors.
         kind: the things that it makes.
-        function: from `find_callable`.
-        arguments: by keyword.
 
     Raises:
-        PipelineError: the kind's; the code raises.
+        PipelineError: the kind's; the code raises, and not for want of memory, which is not its fault.
     """
     try:
         with redirect_stdout(sys.stderr):
-            return function(**arguments)
+            yield
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise failed(name, kind, error) from error
+
+
+def call(name: str, kind: Kind, function: Callable[..., object], arguments: Mapping[str, Any]) -> object:
+    """Return what the user's code gives for arguments by keyword; see `running`."""
+    with running(name, kind):
+        return function(**arguments)
 
 
 def failed(name: str, kind: Kind, error: Exception) -> PipelineError:

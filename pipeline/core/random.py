@@ -48,6 +48,7 @@ class Lane(IntEnum):
     MIXING = 16 << 8
     GROUPS = 17 << 8
     LABELS = 18 << 8
+    OWN = 19 << 8
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> Words:

@@ -81,14 +81,11 @@ def read_yaml(path: Path) -> Any:
         raise ValueError(f"no text in UTF-8: {error.reason} at byte {error.start}") from None
 
 
-# Names that a user gives to teachers, dumps, students, recipes and ensembles: the one rule for them.
-#
-# A name becomes part of file names, of run names, of DVC's keys and of shell words, e.g. the store
-# `data/logits/NAME.zarr`. So a name holds nothing that a file system, DVC or a shell would interpret.
-
-
 def require_name(kind: str, name: str) -> str:
-    """Return a name that keeps the rule.
+    """Return a name of a teacher, dump, student, recipe or ensemble that keeps the rule for them.
+
+    A name becomes part of file names, of run names, of DVC's keys and of shell words, e.g. the store
+    `data/logits/NAME.zarr`. So a name holds nothing that a file system, DVC or a shell would interpret.
 
     Args:
         kind: of the named thing, for the message, e.g. "dump".

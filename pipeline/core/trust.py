@@ -66,7 +66,7 @@ class Trust:
         given = self.models[name]
         for option, value in options.items():
             as_given = option in given and given[option] == value
-            if not as_given and not _is_plain(value):
+            if not as_given and not is_plain(value):
                 raise ModelError(
                     f"{card}: gives {name} the option {quoted(option)}: {quoted(value)}, which the user "
                     "did not; expected numbers, words, or what params.yaml says; train the model again, or "
@@ -94,7 +94,7 @@ def require_plain_options(name: str, options: Mapping[str, Any], card: str) -> N
     for option, value in options.items():
         if option in WEIGHT_OPTIONS:
             problem = "weights are the checkpoint's own"
-        elif option in _UNUSED_OPTIONS or _is_plain(value):
+        elif option in _UNUSED_OPTIONS or is_plain(value):
             continue
         else:
             problem = "expected numbers and words"
@@ -103,13 +103,11 @@ def require_plain_options(name: str, options: Mapping[str, Any], card: str) -> N
         )
 
 
-def _is_plain(value: object, depth: int = 0) -> bool:
+def is_plain(value: object, depth: int = 0) -> bool:
     """Whether a value is a number, a word or a truth, or a short list or table of these."""
     if isinstance(value, str):
         return _WORD.fullmatch(value) is not None
     if isinstance(value, list | tuple | dict):
         inner = [*value, *value.values()] if isinstance(value, dict) else value
-        return (
-            depth < 3 and len(inner) <= _MOST_VALUES and all(_is_plain(item, depth + 1) for item in inner)
-        )
+        return depth < 3 and len(inner) <= _MOST_VALUES and all(is_plain(item, depth + 1) for item in inner)
     return value is None or (isinstance(value, bool | int | float) and abs(value) < _LARGEST)

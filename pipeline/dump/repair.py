@@ -28,7 +28,6 @@ from pipeline.places.local import remove_inside, require_own_folders
 from pipeline.places.location import Location
 from pipeline.store.faults import STRAY, Fault, metadata_faults, shard_faults, strays
 from pipeline.store.frame import build_frame, frame_files, read_state
-from pipeline.store.growth import is_passing, is_shard_file
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, Index, SampleIndex, dataset_digest, read_index
 from pipeline.store.layout import (
@@ -40,6 +39,7 @@ from pipeline.store.layout import (
     Layout,
     ShardId,
 )
+from pipeline.store.leftovers import is_passing, is_shard_file
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, gate, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, clean

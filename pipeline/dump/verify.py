@@ -22,10 +22,10 @@ from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
 from pipeline.models.teacher import Teacher
 from pipeline.places.location import Location
 from pipeline.store.faults import metadata_faults, shard_faults, strays
-from pipeline.store.growth import is_passing
 from pipeline.store.header import Header
 from pipeline.store.index import dataset_digest
 from pipeline.store.layout import MANIFEST, ZARR_JSON
+from pipeline.store.leftovers import is_passing
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
 

@@ -166,7 +166,7 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
     )
 
 
-def require_same_pixels(store: SoftLabels, feed: Feed) -> None:
+def require_no_drift(store: SoftLabels, feed: Feed) -> None:
     """Render the witnesses of a store, or of each that an ensemble is of, with a student's images.
 
     A store that was opened with `allow_drift` gets a line that says how far off its images are.
@@ -179,10 +179,10 @@ def require_same_pixels(store: SoftLabels, feed: Feed) -> None:
         MismatchError: the teacher saw other images, or they are decoded or rendered otherwise here.
     """
     for member in store.members:
-        _require_same_pixels(member, feed)
+        _require_no_drift(member, feed)
 
 
-def _require_same_pixels(store: LogitStore, feed: Feed) -> None:
+def _require_no_drift(store: LogitStore, feed: Feed) -> None:
     images, made_with = feed.images, store.manifest.header.versions
     if images.decoder == made_with["decoder"]:
         # Content that differs is not the decoder's doing.

@@ -19,6 +19,7 @@ from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import ConfigError
 from pipeline.core.random import Lane, permutation
 from pipeline.loading.feed import Feed
+from pipeline.loading.lesson import Lesson
 from pipeline.loading.targets import FeatureSource, Labels, Targets, TeacherFeatures
 from pipeline.losses import FeatureNeeds
 from pipeline.views.pairing import require_whole_groups
@@ -48,6 +49,64 @@ class Batch:
     teacher_features: TeacherFeatures | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Division:
+    """How the images of a step are divided.
+
+    Args:
+        parts: in how many batches they come, one after the other.
+        ranks: this process among those that share each batch.
+    """
+
+    parts: int = 1
+    ranks: Ranks = SINGLE
+
+    def require_enough(self, count: int, unit: int) -> None:
+        """Refuse a split of too few images.
+
+        Args:
+            count: images of the split.
+            unit: images that stay together.
+
+        Raises:
+            ConfigError: some part of a step, in some process, would have none.
+        """
+        if count < self._least(unit):
+            raise ConfigError(
+                f"there are {count} images to train on, and a step in {self.parts} parts is shared by "
+                f"{self.ranks.count} processes, {unit} images that stay together each; expected at least "
+                f"{self._least(unit)}; add images or labels, or lower accumulate or the number of processes"
+            )
+
+    def cuts(self, batch_size: int, unit: int) -> list[tuple[slice, slice]]:
+        """Return which rows of a step each part is of, and which of a part's rows are this process's.
+
+        The parts do not depend on the number of processes.
+
+        Args:
+            batch_size: images of a step.
+            unit: images that stay together.
+
+        Raises:
+            ConfigError: some part, in some process, would have none.
+        """
+        cuts = [Ranks(part, self.parts).share(batch_size, unit) for part in range(self.parts)]
+        sizes = [part.stop - part.start for part in cuts]
+        if min(sizes) < self.ranks.count * unit:
+            raise ConfigError(
+                f"a step of {batch_size} images in {self.parts} parts is shared by {self.ranks.count} "
+                f"processes; expected at least {self._least(unit)} images; raise batch_size, or lower "
+                "accumulate or the number of processes"
+            )
+        return [(part, self.ranks.share(size, unit)) for part, size in zip(cuts, sizes, strict=True)]
+
+    def _least(self, unit: int) -> int:
+        return self.parts * self.ranks.count * unit
+
+
+WHOLE = Division()
+
+
 class Loader:
     """Epochs of batches over one split.
 
@@ -62,11 +121,10 @@ class Loader:
         batch_size: images a step; a multiple of the group where views mix.
         seed: of the order, 64-bit unsigned.
         n_classes: C, needed where views mix.
-        parts: in how many batches a step comes.
-        ranks: which processes share each of them.
-        labels: (N,) int64 that are told, -1 for none; None for the images' own.
-        length: images an epoch; None for one lap.
+        lesson: of the feed's images, with the labels that are told and how long an epoch is; None for the
+            images' own labels and one lap.
         features: what a loss needs of the teacher's features; None for none.
+        division: how a step is divided; whole, in this process alone, unless one says otherwise.
 
     Raises:
         ConfigError: views mix, and the batch is not of whole groups or `n_classes` is missing; a step has
@@ -81,31 +139,22 @@ class Loader:
         batch_size: int,
         seed: int,
         n_classes: int | None = None,
-        parts: int = 1,
-        ranks: Ranks = SINGLE,
-        labels: Rows | None = None,
-        length: int | None = None,
+        lesson: Lesson | None = None,
         features: FeatureNeeds | None = None,
+        division: Division = WHOLE,
     ) -> None:
         require_whole_groups(batch_size, mixes=feed.mixes)
         self._feed, self._targets, self._seed = feed, targets, seed
-        self._labels = Labels(feed, n_classes, labels)
+        self._labels = Labels(feed, n_classes, None if lesson is None else lesson.labels)
         self._features = _feature_source(targets, self._labels, n_classes, features)
         count = len(feed.images)
         self.batch_size = min(batch_size, count)
         self._steps_per_lap = count // self.batch_size
-        length = length or count
+        length = count if lesson is None else lesson.length
         self.steps_per_epoch = length // min(batch_size, length)
-        self.parts = parts
-        unit = feed.pairing.group
-        if count < parts * ranks.count * unit:
-            raise ConfigError(
-                f"there are {count} images to train on, and a step in {parts} parts is shared by "
-                f"{ranks.count} processes, {unit} images that stay together each; expected at least "
-                f"{parts * ranks.count * unit}; add images or labels, or lower accumulate or the number of "
-                "processes"
-            )
-        self._cuts = _cuts(self.batch_size, parts, ranks, unit)
+        self.parts = division.parts
+        division.require_enough(count, feed.pairing.group)
+        self._cuts = division.cuts(self.batch_size, feed.pairing.group)
 
     @property
     def smallest_part(self) -> int:
@@ -182,25 +231,6 @@ class Loader:
 
     def _permutation(self, lap: int, keys: NDArray[np.uint64]) -> Rows:
         return permutation(seed=self._seed, epoch=lap, keys=keys, lane=Lane.ORDER)
-
-
-def _cuts(batch_size: int, parts: int, ranks: Ranks, unit: int) -> list[tuple[slice, slice]]:
-    """Return which rows of a step each part is of, and which of a part's rows are this process's.
-
-    The parts do not depend on the number of processes.
-
-    Raises:
-        ConfigError: there are not enough images for all.
-    """
-    cuts = [Ranks(part, parts).share(batch_size, unit) for part in range(parts)]
-    sizes = [part.stop - part.start for part in cuts]
-    if min(sizes) < ranks.count * unit:
-        raise ConfigError(
-            f"a step of {batch_size} images in {parts} parts is shared by {ranks.count} processes; "
-            f"expected at least {parts * ranks.count * unit} images; raise batch_size, or lower accumulate "
-            "or the number of processes"
-        )
-    return [(part, ranks.share(size, unit)) for part, size in zip(cuts, sizes, strict=True)]
 
 
 def _feature_source(

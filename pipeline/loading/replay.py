@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from pipeline.codecs import find_codec
 from pipeline.codecs.blend import BlendedDecoder
 from pipeline.core.arrays import Rows
-from pipeline.loading.drift import require_same_pixels
+from pipeline.loading.drift import require_no_drift
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import EncodedView, Labels
 from pipeline.modalities.prepared import PreparedData
@@ -66,7 +66,7 @@ class ReplayDataset(Dataset[Item]):
         self._blocks = mixed_blocks(opened, images)
         self._n_classes, self.n_views = opened.n_classes, opened.n_views
         self._look()
-        require_same_pixels(opened, self._feed)
+        require_no_drift(opened, self._feed)
         self._rows = torch.from_numpy(opened.rows_of(images))
         self._codecs = [(m.codec.name, m.n_classes, dict(m.codec.state)) for m in opened.members]
         self._blend = opened.blend

@@ -17,7 +17,7 @@ from pipeline.codecs.base import Codec, Decoder, FeatureDecoder
 from pipeline.core.arrays import Rows
 from pipeline.core.device import Courier, to_device
 from pipeline.core.errors import ConfigError
-from pipeline.loading.drift import require_same_pixels
+from pipeline.loading.drift import require_no_drift
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.losses import FeatureNeeds, Features
 from pipeline.samples.samples import UNLABELLED
@@ -65,7 +65,7 @@ class Targets:
     """
 
     def __init__(self, store: SoftLabels, feed: Feed) -> None:
-        require_same_pixels(store, feed)
+        require_no_drift(store, feed)
         self._store, self._courier = store, Courier(feed.device)
         self._rows = torch.from_numpy(store.rows_of(feed.images))
         self.n_views = store.n_views
@@ -115,11 +115,8 @@ def require_features(codec: Decoder) -> FeatureDecoder:
     return codec.features
 
 
-# Hard labels of images as they are seen: a class, or where views mix a distribution over the classes.
-
-
 class Labels:
-    """The labels of a feed's images, on its device.
+    """Hard labels of a feed's images as they are seen, on its device: a class, or where views mix shares.
 
     Args:
         feed: the images, with views.
@@ -186,12 +183,6 @@ def class_shares(labels: Tensor, n_classes: int, shares: Tensor | None = None) -
     return empty.scatter_(1, labels.clamp(min=0)[:, None], weights[:, None])
 
 
-# The teacher's penultimate features beside its logits, for losses that compare them.
-#
-# Stores of the `features` codec keep them, quantised; they are read from the same bytes as the logits.
-# What a step is given is a pure function of (seed, epoch, samples), like the step itself.
-
-
 @dataclass(frozen=True, slots=True)
 class TeacherFeatures:
     """What the teacher made of a batch before its last layer, and what to compare it with.
@@ -214,7 +205,10 @@ class TeacherFeatures:
 
 
 class FeatureSource:
-    """The teacher's features of a split, an epoch at a time.
+    """The teacher's features of a split, an epoch at a time, for losses that compare them.
+
+    Stores of the `features` codec keep them, quantised: they come from the same bytes as the logits. What a
+    step is given is a pure function of (seed, epoch, samples), like the step itself.
 
     Args:
         targets: of the split.

@@ -6,15 +6,15 @@ sums over classes unless it says otherwise, and takes the mean over the batch. L
 int64, -1 for unlabelled: such a sample has no hard-label term; or, where views mix images, shares of the
 classes (B, C) float32, what is missing to 1 being unlabelled. A constant that is added to a row of the
 teacher's logits changes no loss: codecs keep them up to one. A new loss is one function and one line in
-`LOSSES`.
+`LOSSES`, or code of the user's own that a recipe names: see `own_code.py`.
 """
 
 from __future__ import annotations
 
 from pipeline.losses.features import Features, centre, crd, rkd
 from pipeline.losses.logits import dist, hard, kd, kd_ls, label_smoothing, mse, scratch, soft_ce, wttm
-from pipeline.losses.settings import FeatureNeeds, LossFunction, Schedule, ScheduledLoss
-from pipeline.losses.table import LOSSES, Loss, make_loss, require_features, require_targets
+from pipeline.losses.settings import FeatureNeeds, Loss, LossFunction, Schedule, ScheduledLoss
+from pipeline.losses.table import LOSSES, find_loss, make_loss, require_features, require_targets
 from pipeline.losses.target_classes import dkd, nkd, wsld
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "crd",
     "dist",
     "dkd",
+    "find_loss",
     "hard",
     "kd",
     "kd_ls",

@@ -1,7 +1,8 @@
 """Losses of penultimate features, each added to `kd` of the logits.
 
 Each takes a `Features` as its fourth argument, with student's and teacher's features already projected,
-as below. D is the number of features: Ds of the student, Dt of the teacher, E of an embedding of both.
+by the maps below where a loss needs one: these are trained with the student, and then thrown
+away. D is the number of features: Ds of the student, Dt of the teacher, E of an embedding of both.
 """
 
 from __future__ import annotations
@@ -255,9 +256,6 @@ def _cosines(features: Tensor) -> Tensor:
     scale = torch.where(are_two, torch.where(are_two, apart, 1).rsqrt(), 0)
     along = (squares[:, None] - inner)[:, :, None] - inner[:, None] + inner
     return (along * scale[:, :, None] * scale[:, None]).to(features.dtype)
-
-
-# Learned maps of features that some losses need; trained with the student, and then thrown away.
 
 
 class ContrastProjection(nn.Module):

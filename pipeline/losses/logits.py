@@ -1,6 +1,8 @@
 """Losses of logits: of labels, of the teacher's whole distribution, and of relations between samples.
 
-s and t are the softmax of student and teacher, s_T and t_T those of logits divided by T.
+Those of the labels alone are the baselines, and the hard-label term of all others. For those of relations
+not each probability matters, but how they go together over classes and samples. s and t are the softmax of
+student and teacher, s_T and t_T those of logits divided by T.
 """
 
 from __future__ import annotations
@@ -16,9 +18,6 @@ from pipeline.samples.samples import UNLABELLED
 _SMALL = 1e-7
 # Keeps constant rows and columns from a division by zero; the value of the authors.
 _LEAST_NORM = 1e-8
-
-
-# Losses of the labels alone: the baselines, and the hard-label term of all others.
 
 
 @in_single_precision
@@ -263,9 +262,6 @@ def _softened_divergence(student: Tensor, teacher: Tensor, temperature: float) -
 
 def _standardised(logits: Tensor) -> Tensor:
     return (logits - logits.mean(1, keepdim=True)) / (logits.std(1, keepdim=True) + _SMALL)
-
-
-# Losses of relations: not each probability matters, but how they go together over classes and samples.
 
 
 @in_single_precision

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, ParamSpec, get_origin, get_type_hints
@@ -12,7 +12,7 @@ from typing import Annotated, Any, ParamSpec, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, did_you_mean
 
 P = ParamSpec("P")
 # Softened distributions are ever more alike, and T^2 lifts what their difference loses: in float32 a loss
@@ -49,9 +49,6 @@ def settings_of(function: Callable[..., object]) -> dict[str, Range]:
     return {name: kind.__metadata__[0] for name, kind in hints.items() if get_origin(kind) is Annotated}
 
 
-# In what precision losses compute: single, whatever the network computed in; double where T is high.
-
-
 def in_single_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     """Let a function of tensors, the student's first, compute in float32 outside autocast.
 
@@ -77,9 +74,6 @@ def _as(dtype: torch.dtype, value: Any) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-# What a loss of features asks of those who train by it, beside logits.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureNeeds:
     """Needs of a loss that compares penultimate features; those of student and teacher it always gets.
@@ -96,12 +90,9 @@ class FeatureNeeds:
     centres: bool = False
 
 
-# Settings that change while a student is trained: temperatures that fall, weights that warm up.
-
-
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A number that goes from one value to another, linearly, and stays there.
+    """A number that goes from one value to another while a student is trained, linearly, and stays there.
 
     Args:
         start: at epoch 0.
@@ -136,12 +127,12 @@ class Schedule:
         Args:
             value: a number, {from: A, to: B, epochs: E} or {warmup: B, epochs: E}, with E more than 0.
         """
-        value = _number(value)
+        value = as_number(value)
         if _is_number(value):
             return cls(value, value, 0)
         if not isinstance(value, Mapping):
             return None
-        value = {key: _number(part) for key, part in value.items()}
+        value = {key: as_number(part) for key, part in value.items()}
         if not all(map(_is_number, value.values())):
             return None
         if set(value) not in (_LINEAR, _WARMUP) or value["epochs"] <= 0:
@@ -155,8 +146,8 @@ class Schedule:
         return self.start + (self.end - self.start) * epoch / self.epochs
 
 
-def _number(value: Any) -> Any:
-    """Return what YAML takes for text, such as 3e-3, as the number that it is."""
+def as_number(value: Any) -> Any:
+    """Return what YAML takes for text, such as 3e-3, as the number that it is; the rest unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -167,6 +158,63 @@ def _number(value: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def require_settings(name: str, settings: Mapping[str, Any], accepted: Sequence[str]) -> None:
+    """Refuse a setting that a loss does not have.
+
+    Raises:
+        ConfigError: naming the loss, and the settings that it has.
+    """
+    for key in settings:
+        if key not in accepted:
+            raise ConfigError(
+                f"loss {name} has the setting {key!r}; expected {', '.join(accepted) or 'none'}"
+                f"{did_you_mean(key, accepted)}"
+            )
+
+
+def number_or_schedule(name: str, key: str, value: Any, allowed: Range) -> Schedule:
+    """Return a setting of a loss over the epochs.
+
+    Args:
+        name: of the loss, for errors.
+        key: of the setting.
+        value: as params.yaml has it: see `Schedule.parse`.
+        allowed: the numbers that it may be.
+
+    Raises:
+        ConfigError: it is neither, or out of its range.
+    """
+    schedule = Schedule.parse(value)
+    if schedule is None or not (allowed.holds(schedule.start) and allowed.holds(schedule.end)):
+        raise ConfigError(
+            f"loss {name}: {key} is {value!r}; expected a number {allowed.expected}, or a schedule of "
+            "such: {from: A, to: B, epochs: E}, or {warmup: B, epochs: E} which begins at 0, E more than 0"
+        )
+    return schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A line of the table of losses.
+
+    Args:
+        function: (student (B, C), labels, teacher (B, C) or None, **settings) to a scalar; settings are
+            keyword-only, and their annotations say what they may be.
+        needs_teacher: whether it is a distillation loss; the others are baselines.
+        one_target: whether each sample must have one class, so that views may not mix.
+        schedules: settings that change over the epochs unless one says otherwise.
+        features: what it needs of penultimate features, where it compares them: its function then takes a
+            fourth argument, `Features`, projected.
+
+    """
+
+    function: Callable[..., Tensor]
+    needs_teacher: bool
+    one_target: bool = False
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    features: FeatureNeeds | None = None
 
 
 @dataclass(frozen=True, slots=True)

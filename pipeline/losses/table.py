@@ -1,42 +1,30 @@
-"""The losses by name, and from a name with settings to a loss. A new one is a function and a line here."""
+"""The losses by name, and from a name with settings to a loss. A new one is a function and a line here.
+
+A recipe may also name a loss of the user's own, `loss: package.module:NAME`: see `own_code.py`. Only what
+params.yaml says of a recipe comes here; nothing that a run, a card or a store says of its loss does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from pipeline.codecs.spec import FEATURES
 from pipeline.core.errors import ConfigError, did_you_mean
+from pipeline.core.own_code import is_own
 from pipeline.losses.features import CentreProjection, ContrastProjection, centre, crd, rkd
 from pipeline.losses.logits import dist, hard, kd, kd_ls, label_smoothing, mse, scratch, soft_ce, wttm
-from pipeline.losses.settings import FeatureNeeds, Range, Schedule, ScheduledLoss, settings_of
+from pipeline.losses.own_code import fill_own, own_loss
+from pipeline.losses.settings import (
+    FeatureNeeds,
+    Loss,
+    Schedule,
+    ScheduledLoss,
+    number_or_schedule,
+    require_settings,
+    settings_of,
+)
 from pipeline.losses.target_classes import dkd, nkd, wsld
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """A line of the table.
-
-    Args:
-        function: (student (B, C), labels, teacher (B, C) or None, **settings) to a scalar; settings are
-            keyword-only, and their annotations say what they may be.
-        needs_teacher: whether it is a distillation loss; the others are baselines.
-        one_target: whether each sample must have one class, so that views may not mix.
-        schedules: settings that change over the epochs unless one says otherwise.
-        features: what it needs of penultimate features, where it compares them: its function then takes a
-            fourth argument, `Features`, projected.
-
-    """
-
-    function: Callable[..., Tensor]
-    needs_teacher: bool
-    one_target: bool = False
-    schedules: Mapping[str, Schedule] = field(default_factory=dict)
-    features: FeatureNeeds | None = None
-
 
 LOSSES: Mapping[str, Loss] = {
     "scratch": Loss(scratch, needs_teacher=False),
@@ -73,7 +61,7 @@ def require_targets(name: str, where: str, *, mixes: bool) -> None:
     Raises:
         ConfigError: saying what to change.
     """
-    if LOSSES[name].one_target and mixes:
+    if find_loss(name).one_target and mixes:
         mixable = [other for other, loss in LOSSES.items() if loss.needs_teacher and not loss.one_target]
         raise ConfigError(
             f"loss {name} needs one class a sample, and the views of {where} mix images (mixup, cutmix); "
@@ -92,7 +80,7 @@ def require_features(name: str, codecs: Sequence[str], where: str) -> None:
     Raises:
         ConfigError: saying what to change.
     """
-    if LOSSES[name].features is None:
+    if find_loss(name).features is None:
         return
     found = f"averages {len(codecs)} dumps" if len(codecs) > 1 else f"has codec {codecs[0]}"
     if list(codecs) != [FEATURES]:
@@ -104,41 +92,41 @@ def require_features(name: str, codecs: Sequence[str], where: str) -> None:
         )
 
 
+def find_loss(name: str) -> Loss:
+    """Return a line of the table, or a loss of the user's own, whose code is imported.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name in LOSSES:
+        return LOSSES[name]
+    if is_own(name):
+        return own_loss(name)
+    raise ConfigError(
+        f"loss is {name!r}; expected one of {', '.join(LOSSES)}, or package.module:NAME of your own"
+        f"{did_you_mean(name, LOSSES)}"
+    )
+
+
 def make_loss(name: str, settings: Mapping[str, Any]) -> ScheduledLoss:
-    """Return a loss of the table with its settings filled in.
+    """Return a loss of the table, or of the user's own, with its settings filled in.
 
     Args:
         name: of the loss.
-        settings: a number each, or a schedule as params.yaml has it: see `Schedule.parse`.
+        settings: a number each, or a schedule as params.yaml has it: see `Schedule.parse`; a loss of one's
+            own may take other plain values.
 
     Raises:
         ConfigError: unknown loss, unknown setting, or a value out of its range.
 
     """
-    if name not in LOSSES:
-        hint = did_you_mean(name, LOSSES)
-        raise ConfigError(f"loss is {name!r}; expected one of {', '.join(LOSSES)}{hint}")
-    return fill(name, LOSSES[name], settings)
+    loss = find_loss(name)
+    return fill(name, loss, settings) if name in LOSSES else fill_own(name, loss, settings)
 
 
 def fill(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
     """Return a line of the table with its settings filled in; `name` is for the messages."""
     accepted = settings_of(loss.function)
-    for key in settings:
-        if key not in accepted:
-            raise ConfigError(
-                f"loss {name} has the setting {key!r}; expected {', '.join(accepted) or 'none'}"
-                f"{did_you_mean(key, accepted)}"
-            )
-    given = {key: _schedule(name, key, value, accepted[key]) for key, value in settings.items()}
+    require_settings(name, settings, list(accepted))
+    given = {key: number_or_schedule(name, key, value, accepted[key]) for key, value in settings.items()}
     return ScheduledLoss(loss.function, {**loss.schedules, **given}, loss.features)
-
-
-def _schedule(name: str, key: str, value: Any, allowed: Range) -> Schedule:
-    schedule = Schedule.parse(value)
-    if schedule is None or not (allowed.holds(schedule.start) and allowed.holds(schedule.end)):
-        raise ConfigError(
-            f"loss {name}: {key} is {value!r}; expected a number {allowed.expected}, or a schedule of "
-            "such: {from: A, to: B, epochs: E}, or {warmup: B, epochs: E} which begins at 0, E more than 0"
-        )
-    return schedule

@@ -2,7 +2,8 @@
 
 `NAME.pt` is a state dict that `torch.load(weights_only=True)` reads; `NAME.json` says how to build the
 network, how it wants its images, and which classes it knows. No pickle of code is ever written or read.
-Owns both together: the card alone is `card.py`'s, files of tensors are `tensor_files.py`'s.
+State dicts without a card, trained elsewhere and saved by other programs, are read with what the user
+says. Owns both together: the card alone is `card.py`'s, files of tensors are `tensor_files.py`'s.
 """
 
 from __future__ import annotations
@@ -226,9 +227,6 @@ def _require_undamaged(content: object, file: CardFile, path: Path) -> None:
 def _say(origin: Path | str, told: Iterable[str]) -> None:
     if line := "; ".join(told):
         note(f"{origin}: {line}")
-
-
-# State dicts without a card: weights that were trained elsewhere and saved by other programs.
 
 
 def load_foreign(

@@ -22,9 +22,6 @@ ClassMap = Mapping[str, str | int]
 _RELATIVE_DIFFERENCE = 1e-3
 
 
-# Whether a network takes the images that it will be given, tried on two of them.
-
-
 def count_logits(network: nn.Module, name: str, eyes: Preprocessing) -> int:
     """Return how many logits a network, on the CPU, gives for an image.
 

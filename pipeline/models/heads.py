@@ -119,9 +119,6 @@ def _like(head: Head, num_classes: int) -> Head:
     )
 
 
-# A network with what its last layer is given: the penultimate features.
-
-
 def feature_dim(head: Head) -> int:
     """Return how many features a last layer is given."""
     return head.in_features if isinstance(head, nn.Linear) else head.in_channels

@@ -154,9 +154,6 @@ def save_half(checkpoint: Path, out: Path) -> str:
     return state_digest(load_checkpoint(out)[0])
 
 
-# What a run begins with: a network that fits the data, with fresh or pretrained weights, and its card.
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """What a run begins with.

@@ -120,9 +120,6 @@ def require_same_classes(name: str, card: ModelCard, data: PreparedData) -> None
         )
 
 
-# Networks as kernels that torch.compile makes of them: of one that is trained, and of a teacher.
-
-
 def compiled(network: nn.Module) -> nn.Module:
     """Return a network whose calls are compiled, from the first one on; it shares its weights."""
     return cast(nn.Module, torch.compile(network))

@@ -2,7 +2,8 @@
 
 Writing is local only; reading needs whole files by name, which every place can give. A local folder is
 fixed when the location is made, whatever the working folder is later. No file is read that has more bytes
-than its reader expects at most, and none outside the store.
+than its reader expects at most, and none outside the store. Passwords, tokens and keys of an address are
+kept out of whatever is said of it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,6 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.core.errors import StoreError, brief
 from pipeline.places.local import NoFileError, exists_inside, read_inside, too_large
-
-# Passwords, tokens and keys of an address: kept out of whatever is said of it.
-
 
 _HIDDEN = "***"
 # Between the addresses of file systems in each other, as fsspec writes them.

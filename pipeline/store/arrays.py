@@ -2,6 +2,10 @@
 
 zarr believes the metadata of an array: its shape, its codecs, the sizes of its chunks. Here metadata and
 chunks are compared with the layout first, so that no forged file decides what is run or allocated.
+
+Arrays beside the shards are kept whole: which samples the rows are, and what the codec keeps once. They
+are read alike from a complete store, whose manifest has a digest of each file, and from an unfinished one,
+where the header's digests prove them together.
 """
 
 from __future__ import annotations
@@ -33,9 +37,6 @@ from pipeline.store.wire import (
     require_frame,
     require_shard,
 )
-
-# What zarr says of a damaged array or group, as one error.
-
 
 RESTORE = "restore it (dvc checkout --force), or mend it with: pipeline verify --repair"
 
@@ -285,13 +286,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-# Arrays that are kept whole beside the shards: which samples the rows are, and what the codec keeps once.
-#
-# They are read alike from a complete store, whose manifest has a digest of each file, and from one that
-# is not finished, where the header's digests prove them together.
-
-
-def read_index(store: object, layout: Layout, section: Section, fetch: Fetch) -> list[NDArray[Any]]:
+def read_section(store: object, layout: Layout, section: Section, fetch: Fetch) -> list[NDArray[Any]]:
     """Return keys and digests (N,) uint64 of a section's samples.
 
     Args:

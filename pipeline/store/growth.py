@@ -14,8 +14,7 @@ were made for more views than are published stay here, for the next growth.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,94 +23,18 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.core.errors import CorruptStoreError, StoreError
-from pipeline.core.files import sync_folder, write_bytes, written_beside
+from pipeline.core.files import sync_folder, write_bytes
 from pipeline.core.hashing import bytes_digest
 from pipeline.core.progress import note
-from pipeline.places.local import remove_inside
 from pipeline.places.location import Location
 from pipeline.store.faults import files_in
 from pipeline.store.frame import build_frame, frame_files, read_state
 from pipeline.store.header import Header
 from pipeline.store.index import Index, read_index
-from pipeline.store.layout import GATHERED, GROWTH, MANIFEST, RECORDS, ZARR_JSON, Layout, ShardId
+from pipeline.store.layout import GATHERED, GROWTH, MANIFEST, ZARR_JSON, Layout, ShardId
+from pipeline.store.leftovers import remove_empty_folders
 from pipeline.store.manifest import Manifest
 from pipeline.store.records import Records, ShardRecord
-
-# Files of a store that killed writers left, by their names; whatever else is there is somebody else's.
-#
-# Only such files are ever removed. Others are named, and stay where they are.
-
-
-_WRITTEN = re.compile(r"zarr\.json|manifest\.json|records\.jsonl|\w+\.v\d+\.b\d+\.json|\d+")
-# As zarr names what it writes beside a file.
-_PARTIAL = re.compile(r"(zarr|\d+)\.[0-9a-f]+\.partial")
-_SHARD_FILE = re.compile(r"(train|validation|test)/\w+/c(/\d+)+")
-_NAMED_AT_MOST = 5
-
-
-def is_passing(name: str) -> bool:
-    """Whether a file belongs to work that is under way or was killed, and no finished file of a store."""
-    return name.startswith((f"{RECORDS}/", f"{GROWTH}/")) or _is_temporary(name)
-
-
-def is_shard_file(name: str) -> bool:
-    """Whether a file is called as one of some shard."""
-    return _SHARD_FILE.fullmatch(name) is not None
-
-
-def sweep_temporaries(path: Path) -> None:
-    """Remove what killed writers left of single files of a store; to be called when none is at work."""
-    _remove_files(path, [name for name in files_in(path) if _is_temporary(name)])
-
-
-def sweep(path: Path, known: Collection[str]) -> None:
-    """Remove what writers left in a store's folder, and name what is there besides.
-
-    Args:
-        path: the folder.
-        known: the names of the files that stay.
-    """
-    others = sorted(files_in(path) - set(known))
-    others = [name for name in others if not name.startswith((f"{RECORDS}/", f"{GROWTH}/"))]
-    left = [name for name in others if _is_temporary(name) or is_shard_file(name)]
-    _remove_files(path, left)
-    if foreign := [name for name in others if name not in left]:
-        note(f"{path}: {named(foreign)} not the store's; left alone")
-
-
-def named(names: Collection[str]) -> str:
-    """Return some names and how many more there are, with the verb.
-
-    >>> named(["NOTES.md"])
-    'NOTES.md is'
-    >>> named(["a", "b", "c", "d", "e", "f", "g"])
-    'a, b, c, d, e and 2 more files are'
-    """
-    shown, rest = list(names)[:_NAMED_AT_MOST], len(names) - _NAMED_AT_MOST
-    more = f" and {rest} more file{'s' if rest > 1 else ''}" if rest > 0 else ""
-    return f"{', '.join(shown)}{more} {'is' if len(names) == 1 else 'are'}"
-
-
-def remove_empty_folders(path: Path) -> None:
-    """Remove folders in which no file is, and the folder itself if nothing is in it."""
-    folders = sorted((folder for folder in path.rglob("*") if _is_folder(folder)), reverse=True)
-    for folder in (*folders, path):
-        if not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
-def _is_temporary(name: str) -> bool:
-    last = name.rpartition("/")[2]
-    return bool(_PARTIAL.fullmatch(last) or _WRITTEN.fullmatch(written_beside(last) or ""))
-
-
-def _remove_files(path: Path, names: list[str]) -> None:
-    for name in names:
-        remove_inside(path, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

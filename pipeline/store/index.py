@@ -17,8 +17,7 @@ from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import NO_DECODER
-from pipeline.store.arrays import RESTORE
-from pipeline.store.arrays import read_index as read_section
+from pipeline.store.arrays import RESTORE, read_section
 from pipeline.store.header import Header
 from pipeline.store.layout import Layout, Section
 
@@ -125,12 +124,6 @@ def _refuse(problem: NDArray[np.bool_], images: Split, origin: str, what: str) -
         )
 
 
-# Going on with a store that is there: whether it is of the same making, and what is to be added.
-#
-# Views and samples can be added; what is there keeps its place. Anything else that differs is refused by
-# name, with the ways out.
-
-
 Index = dict[str, SampleIndex]
 
 
@@ -160,6 +153,9 @@ def dataset_digest(index: Mapping[str, SampleIndex]) -> str:
 
 def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Header, Index]:
     """Return header and index of a store with what is wanted added to what is there.
+
+    Views and samples can be added; what is there keeps its place. Anything else that differs is refused by
+    name, with the ways out.
 
     Raises:
         MismatchError: it is of another teacher, dataset, views or codec, or of more views.

@@ -21,9 +21,6 @@ from filelock import FileLock, Timeout
 
 from pipeline.core.errors import LockedError, StoreError, brief, quoted
 
-# A slice of the work: which shards one of several writers makes.
-
-
 T = TypeVar("T")
 _NAME = re.compile(r"([0-9]{1,6})-of-([0-9]{1,6})")
 WAIT_SECONDS = 20.0
@@ -35,7 +32,7 @@ _GATE = "gate"
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One of `count` equal parts, by its index from 0."""
+    """Which shards one of several writers makes: one of `count` equal parts, by its index from 0."""
 
     index: int
     count: int

@@ -12,15 +12,15 @@ from pipeline.store.arrays import RESTORE
 from pipeline.store.ensemble import is_ensemble
 from pipeline.store.faults import files_in
 from pipeline.store.frame import frame_files
-from pipeline.store.growth import (
+from pipeline.store.growth import settle
+from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON
+from pipeline.store.leftovers import (
     is_passing,
     is_shard_file,
     named,
     remove_empty_folders,
-    settle,
     sweep_temporaries,
 )
-from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON
 from pipeline.store.records import Records
 
 # What a new file system has in its root.

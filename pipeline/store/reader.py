@@ -19,7 +19,7 @@ from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.hashing import Described, difference
 from pipeline.places.location import Location, Place
 from pipeline.samples.packed import Split
-from pipeline.store.arrays import METADATA_BYTES, RESTORE, logits_array, read_index, read_state, reading
+from pipeline.store.arrays import METADATA_BYTES, RESTORE, logits_array, read_section, read_state, reading
 from pipeline.store.faults import look_up
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import GATHERED, ZARR_JSON, ShardId
@@ -57,7 +57,7 @@ class SectionReader:
         """The samples (N), read when they are first needed."""
         section = self._layout.sections[self._name]
         fetch = partial(self._manifest.find_metadata, self._location)
-        keys, digests = read_index(self._location, self._layout, section, fetch)
+        keys, digests = read_section(self._location, self._layout, section, fetch)
         return SampleIndex(keys, digests, self._manifest.header.versions["decoder"])
 
     def keep_metadata(self) -> None:

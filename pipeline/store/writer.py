@@ -22,9 +22,10 @@ from pipeline.core.hashing import file_digest
 from pipeline.places.location import Location
 from pipeline.store.arrays import logits_array, reading
 from pipeline.store.frame import frame_files
-from pipeline.store.growth import growth_folder, set_aside, settle, sweep, without
+from pipeline.store.growth import growth_folder, set_aside, settle, without
 from pipeline.store.header import Header
 from pipeline.store.layout import GATHERED, MANIFEST, ShardId
+from pipeline.store.leftovers import sweep
 from pipeline.store.manifest import Manifest
 from pipeline.store.records import Records, ShardRecord, Witness, written_by
 

@@ -258,12 +258,6 @@ def _as_called(network: nn.Module, settings: TrainingSettings) -> nn.Module:
     return compiled(network) if settings.compile else network
 
 
-# What a step makes small: a loss of what a network gives, and with a loss of features of what lies
-# before.
-#
-# The one place where training treats losses of features otherwise than losses of logits.
-
-
 def make_projection(
     loss: ScheduledLoss, network: nn.Module, teacher_dim: int | None, *, seed: int
 ) -> nn.Module | None:
@@ -287,7 +281,9 @@ def make_projection(
 
 
 class Objective:
-    """The loss of a batch.
+    """The loss of a batch: of a network's logits, and of what lies before them where it compares features.
+
+    The one place where training treats losses of features otherwise than losses of logits.
 
     Args:
         loss: of logits and labels, and maybe features.

@@ -16,12 +16,6 @@ from pipeline.core.errors import TrainingError
 from pipeline.models.heads import head_of
 from pipeline.training.settings import TrainingSettings
 
-# The layers of a network in order, from images to logits: for rates that differ with depth.
-#
-# A layer is what the literature calls a block: a child of a stack (`nn.Sequential`, `ModuleList`,
-# `ModuleDict`), or else of the network itself. timm's models say themselves what theirs are.
-
-
 _STACKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # A module with more of the network's parameters than this is no layer but holds the layers.
 _MOST = 0.5
@@ -122,16 +116,14 @@ class WeightAverage:
             mine.copy_(theirs)
 
 
-# Half precision: the loss is scaled so that small gradients keep digits, and some steps do not count.
-#
-# Where scaled gradients overflow, torch's scaler skips the step and halves the scale. A skipped step
-# leaves nothing behind: weights, the optimiser's state and the buffers of all networks, such as the
-# statistics of batch norms, are those from before it. The optimiser must not be a fused one: in torch
-# 2.11 a first step that is skipped leaves its momentum as uninitialised memory, which the next step uses.
-
-
 class LossScale:
     """Steps of an optimiser under a loss scale; in other precisions plain steps, which all count.
+
+    In half precision the loss is scaled so that small gradients keep digits. Where scaled gradients
+    overflow, torch's scaler skips the step and halves the scale. A skipped step leaves nothing behind:
+    weights, the optimiser's state and the buffers of all networks, e.g. the statistics of batch norms, are
+    those from before it. The optimiser must not be a fused one: in torch 2.11 a first step that is skipped
+    leaves its momentum as uninitialised memory, which the next step uses.
 
     Args:
         optimizer: not fused where `enabled`.
@@ -223,7 +215,11 @@ def _make_scaler(device: torch.device, ranks: Ranks, *, enabled: bool) -> torch.
 
 
 def depths(network: nn.Module) -> dict[str, int]:
-    """Return for each parameter by name how many layers come after its own; 0 is the last layer."""
+    """Return for each parameter by name how many layers come after its own; 0 is the last layer.
+
+    A layer is what the literature calls a block: a child of a stack (`nn.Sequential`, `ModuleList`,
+    `ModuleDict`), or else of the network itself. timm's models say themselves what theirs are.
+    """
     matcher: Any = getattr(network, "group_matcher", None)
     layers = _timms(network, matcher) if callable(matcher) else _layers(network)
     last = max(layers.values())

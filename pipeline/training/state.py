@@ -31,8 +31,6 @@ from pipeline.training.settings import TrainingSettings
 
 _VALIDATION = "validation_"
 
-# What a run leaves behind: a record an epoch, and weights.
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:

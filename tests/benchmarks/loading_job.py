@@ -81,7 +81,7 @@ def _images(folder: Path, count: int) -> PackedSplit:
     whole = _data(folder).train
     # Mapped for writing, though nobody writes: torch takes no array that is read-only.
     pixels = np.memmap(folder / "train.pixels", np.uint8, "c").view(np.ndarray)
-    images = replace(whole, pixels=pixels).subset(np.arange(count) % len(whole))
+    images = replace(whole, values=pixels).subset(np.arange(count) % len(whole))
     keys = np.array([sample_key(f"{row}") for row in range(count)], np.uint64)
     return replace(images, keys=keys)
 

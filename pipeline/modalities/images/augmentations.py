@@ -1,17 +1,25 @@
 """The augmentations that a view may be made of, each with its ranges: one frozen class an operation.
 
 Names and defaults are torchvision's where it has the operation. Owns the ranges of each by itself; what may
-not stand together is `spec.py`'s.
+not stand together is `spec.py`'s. One more is a class here, a line in `spec.py` and its draws; or a
+function of the user's own package, which a view's `own` names: see `own_code.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, quoted
+from pipeline.core.own_code import is_own
+from pipeline.core.trust import is_plain
 
 Bounds = tuple[float, float]
+# `module:NAME` of the user's own augmentations that were named in this process, by params.yaml or in
+# Python, to the settings that they were given.
+_NAMED: dict[str, list[Mapping[str, Any]]] = {}
 
 
 def require(condition: bool, name: str, found: object, expected: str) -> None:
@@ -29,28 +37,28 @@ class Augmentation:
 
     name: ClassVar[str]
 
-    def _require(self, field: str, condition: bool, expected: str) -> None:
-        value = getattr(self, field)
+    def _require(self, setting: str, condition: bool, expected: str) -> None:
+        value = getattr(self, setting)
         found = list(value) if isinstance(value, tuple) else value
-        require(condition, f"{self.name}.{field}", found, expected)
+        require(condition, f"{self.name}.{setting}", found, expected)
 
     def _normalise(self) -> None:
         """Make 1 and 1.0 the same: equal specs have equal digests."""
-        for field in fields(self):  # type: ignore[arg-type]
-            value: Any = getattr(self, field.name)
+        for one in fields(self):  # type: ignore[arg-type]
+            value: Any = getattr(self, one.name)
             if isinstance(value, tuple):
-                object.__setattr__(self, field.name, tuple(float(v) for v in value))
-            elif field.type == "float":
-                object.__setattr__(self, field.name, float(value))
+                object.__setattr__(self, one.name, tuple(float(v) for v in value))
+            elif one.type == "float":
+                object.__setattr__(self, one.name, float(value))
 
-    def _require_bounds(self, field: str, low: float, high: float) -> None:
+    def _require_bounds(self, setting: str, low: float, high: float) -> None:
         """Check [low, high] inside limits; a `low` of 0 is itself no value."""
-        first, second = getattr(self, field)
+        first, second = getattr(self, setting)
         expected = f"[low, high] with {low:g} < low <= high <= {high:g}"
-        self._require(field, low < first <= second <= high, expected)
+        self._require(setting, low < first <= second <= high, expected)
 
-    def _require_share(self, field: str = "probability") -> None:
-        self._require(field, 0 < getattr(self, field) <= 1, "more than 0 and at most 1")
+    def _require_share(self, setting: str = "probability") -> None:
+        self._require(setting, 0 < getattr(self, setting) <= 1, "more than 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +185,8 @@ class ColorJitter(Augmentation):
     probability: float = 1.0
 
     def __post_init__(self) -> None:
-        for field in ("brightness", "contrast", "saturation"):
-            self._require(field, 0 <= getattr(self, field) <= 8, "0 to 8")
+        for factor in ("brightness", "contrast", "saturation"):
+            self._require(factor, 0 <= getattr(self, factor) <= 8, "0 to 8")
         self._require("hue", 0 <= self.hue <= 0.5, "0 to 0.5")
         self._require_share()
         self._normalise()
@@ -273,6 +281,80 @@ class Equalize(Sometimes):
     """Flatten each channel's histogram."""
 
     name: ClassVar[str] = "equalize"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnAugmentation(Sometimes):
+    """Code of the user's own, a function of an image's pixels: see `own_code.py`.
+
+    Making one names its code, which may then run in this process; `described` makes one that does not.
+
+    Args:
+        code: `package.module:NAME`.
+        version: the function's, part of what makes two views the same; at least 0.
+        settings: keyword arguments, as plain values.
+        probability: share of the samples, in (0, 1].
+
+    """
+
+    name: ClassVar[str] = "own"
+    code: str
+    version: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check()
+        given = _NAMED.setdefault(self.code, [])
+        if self.settings not in given:
+            given.append(self.settings)
+
+    @property
+    def may_run(self) -> bool:
+        """Whether the user named the code; with these settings, unless they are numbers and words."""
+        given = _NAMED.get(self.code, [])
+        return self.settings in given or (bool(given) and is_plain(self.settings))
+
+    @classmethod
+    def described(cls, plain: Mapping[str, Any]) -> OwnAugmentation:
+        """Return what a header describes. That alone names no code.
+
+        Raises:
+            ConfigError: values of other kinds or ranges.
+        """
+        kinds = {"code": str, "version": int, "settings": dict, "probability": float}
+        for setting, kind in kinds.items():
+            value = plain.get(setting)
+            require(
+                type(value) is kind, f"own.{setting}", quoted(value), f"a value of kind {kind.__name__}"
+            )
+        made = object.__new__(cls)
+        for setting in kinds:
+            object.__setattr__(made, setting, plain[setting])
+        made._check()
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take along to other processes, e.g. workers, whether the code was named."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return _own_again, (values, self.may_run)
+
+    def _check(self) -> None:
+        require(is_own(self.code), "own.code", quoted(self.code), "package.module:NAME of your own")
+        self._require("version", self.version >= 0, "at least 0")
+        require(_is_json(self.settings), "own.settings", quoted(self.settings), "plain, finite values")
+        Sometimes.__post_init__(self)
+
+
+def _own_again(values: Mapping[str, Any], named: bool) -> OwnAugmentation:
+    return OwnAugmentation(**values) if named else OwnAugmentation.described(values)
+
+
+def _is_json(value: object) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

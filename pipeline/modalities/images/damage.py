@@ -162,9 +162,6 @@ def _is_of_decoders(line: bytes) -> bool:
 _LINE = _Line()
 
 
-# Remarks on images that were read nevertheless.
-
-
 def count_remarks(remarks: Remarks) -> dict[str, int]:
     """Return how many images each remark is made of, without those of none."""
     counts = {"damaged": len(remarks.files(DAMAGED)), "narrow_range": len(remarks.files(NARROW))}

@@ -2,7 +2,7 @@
 
 JPEG, PNG, still WebP and GIF go through torchvision, all others through Pillow; the bytes decide, not the
 suffix. Of an animation the first picture counts. Alpha is dropped, and every format is turned as its EXIF
-says.
+says. Large images are shrunk here, once and for all.
 """
 
 from __future__ import annotations
@@ -223,9 +223,6 @@ def _unreadable(path: Path, reason: str) -> str:
         f"{path}: not a readable image ({reason}); expected JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG "
         "2000 or AVIF; replace or remove the file"
     )
-
-
-# Shrinking large images, once and for all.
 
 
 def shrunk_shape(height: int, width: int, short_side: int | None) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.random import Draws
+from pipeline.core.random import Draws, Lane, Words, chance
+from pipeline.modalities.images.augmentations import OwnAugmentation
 from pipeline.modalities.images.geometry import centre_boxes, crop_boxes, erased_boxes, flips
 from pipeline.modalities.images.mixing import Mixture, draw_mixture
 from pipeline.modalities.images.operations import Step, draw_steps
@@ -36,6 +37,24 @@ class Erasure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnStep:
+    """What code of the user's own is given for N samples.
+
+    Args:
+        augmentation: the code and its settings.
+        happens: (N,) bool, whose pixels it is given.
+        words: (N, 4) uint64, random integers below 2^32.
+    """
+
+    augmentation: OwnAugmentation
+    happens: NDArray[np.bool_]
+    words: Words
+
+    def __getitem__(self, rows: NDArray[Any]) -> OwnStep:
+        return OwnStep(augmentation=self.augmentation, happens=self.happens[rows], words=self.words[rows])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ViewParameters:
     """One view of N samples.
 
@@ -45,7 +64,8 @@ class ViewParameters:
         flips: (N,) bool, mirrored left to right after the crop.
         side: height and width of all boxes in pixels, if they are squares of one size and known to be.
         steps: operations on the resized pixels, in their order.
-        erasure: what is painted over after them, or None.
+        own: what code of the user's own does after them, or None.
+        erasure: what is painted over then, or None.
         mixture: how samples are mixed with their partners in the end, or None.
 
     """
@@ -54,6 +74,7 @@ class ViewParameters:
     flips: NDArray[np.bool_]
     side: int | None = None
     steps: tuple[Step, ...] = ()
+    own: OwnStep | None = None
     erasure: Erasure | None = None
     mixture: Mixture | None = None
 
@@ -63,6 +84,7 @@ class ViewParameters:
             flips=self.flips[rows],
             side=self.side,
             steps=tuple(step[rows] for step in self.steps),
+            own=None if self.own is None else self.own[rows],
             erasure=None if self.erasure is None else self.erasure[rows],
             mixture=None if self.mixture is None else self.mixture[rows],
         )
@@ -87,11 +109,18 @@ def view_parameters(
         flips=flips(spec, draws),
         side=_side(boxes),
         steps=draw_steps(spec, draws),
+        own=None if spec.own is None else _own_step(spec.own, draws),
         erasure=None
         if erasing is None
         else Erasure(boxes=erased_boxes(erasing, draws).astype(np.int32), value=erasing.value),
         mixture=draw_mixture(spec, draws),
     )
+
+
+def _own_step(augmentation: OwnAugmentation, draws: Draws) -> OwnStep:
+    happens = chance(draws.words(Lane.OWN)[0], augmentation.probability)
+    words = np.ascontiguousarray(draws.words(Lane.OWN + 1).T)
+    return OwnStep(augmentation=augmentation, happens=happens, words=words)
 
 
 def centre_parameters(shapes: NDArray[np.int32], crop_fraction: float) -> ViewParameters:

@@ -23,14 +23,6 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-# How large an image will be, by its header alone.
-#
-# `header_shape` tells the shape of what is decoded, where the header leaves no doubt of it: JPEG and PNG,
-# upright. `stored_shape` tells how much a decoder would unpack, read as leniently as decoders do: JPEG,
-# PNG, GIF, WebP. Pillow reads more, but finds EXIF where the decoder does not look for it, and warns of
-# every odd one.
-
-
 JPEG, PNG, RIFF, WEBP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WEBP"
 GIF = b"GIF87a", b"GIF89a"
 # JPEG (ITU-T T.81, table B.1): SOF0 to SOF15 but for DHT, JPG and DAC; then the scan, where headers end.
@@ -68,7 +60,10 @@ HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))
 
 
 def header_shape(content: bytes) -> Shape | None:
-    """Return height and width in pixels, or None where only decoding can tell."""
+    """Return height and width in pixels of what is decoded, or None where only decoding can tell.
+
+    Where the header leaves no doubt of it: JPEG and PNG, upright.
+    """
     try:
         if content.startswith(JPEG):
             return _jpeg_shape(content)
@@ -78,7 +73,11 @@ def header_shape(content: bytes) -> Shape | None:
 
 
 def stored_shape(content: bytes) -> Shape | None:
-    """Return height and width as stored, not turned, or None for other formats and broken headers."""
+    """Return height and width as stored, not turned, or None for other formats and broken headers.
+
+    Tells how much a decoder would unpack, read as leniently as decoders do: JPEG, PNG, GIF, WebP. Pillow
+    reads more, but finds EXIF where the decoder does not look for it, and warns of every odd one.
+    """
     try:
         if content.startswith(JPEG):
             return _stored_jpeg(content)
@@ -156,11 +155,6 @@ def _stored_webp(content: bytes) -> Shape | None:
     return None
 
 
-# The first picture of an animation, so that its others are never decoded.
-#
-# A GIF is cut behind its first picture. Of an animated WebP it is only told that it is one.
-
-
 @dataclass(frozen=True, slots=True)
 class FirstPicture:
     """The beginning of a GIF.
@@ -175,7 +169,7 @@ class FirstPicture:
 
 
 def first_picture(content: bytes) -> FirstPicture:
-    """Cut a GIF behind its first picture (GIF89a, sections 17 to 27).
+    """Cut a GIF behind its first picture (GIF89a, sections 17 to 27), so that no other is ever decoded.
 
     Raises:
         ValueError: it ends too early, or is damaged between its pictures.
@@ -228,14 +222,12 @@ def _behind_blocks(content: bytes, place: int) -> int:
     return place + 1
 
 
-# Turning an image upright: the one rule for all formats and sources.
-#
-# EXIF's orientation (tag 0x0112, CIPA DC-008) counts, wherever a format keeps its EXIF; XMP does not. An
-# orientation that cannot be read is none.
-
-
 def orientation_of(exif: bytes) -> int:
-    """Return the orientation, 1 to 8, that an EXIF block states; 1 where it states none."""
+    """Return the orientation, 1 to 8, that an EXIF block states; 1 where it states none.
+
+    The one rule for all formats and sources: EXIF's orientation (tag 0x0112, CIPA DC-008) counts, wherever
+    a format keeps its EXIF; XMP does not. An orientation that cannot be read is none.
+    """
     block = exif.removeprefix(_PREFIX)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
     if order is None:

@@ -2,6 +2,10 @@
 
 Boxes are integers, decided by integer arithmetic and by +, *, / and sqrt of IEEE doubles alone: exp and log
 differ in the last bit between machines, these do not.
+
+An affine map says which source point each pixel of an image shows. It is six integers in units of 2^-24:
+the 2x2 matrix from an output point to its source point, both measured from the image's centre, and the
+shift in sides of the image. The same map serves any resolution.
 """
 
 from __future__ import annotations
@@ -140,18 +144,12 @@ def _log_uniform(bounds: Bounds, words: random.Words) -> NDArray[np.float64]:
     return result
 
 
-# Affine maps in integers: which source point each pixel of an image shows.
-#
-# A map is six integers in units of 2^-24: the 2x2 matrix from an output point to its source point, both
-# measured from the image's centre, and the shift in sides of the image. The same map serves any
-# resolution.
-#
-# Sine comes from a table of integers, since the last bit of the function differs between machines; no
-# entry is nearer to a rounding boundary than a hundred times that difference (a test looks).
-
-
 def sine(angles: NDArray[Any]) -> Reals:
-    """Return the sine of angles in sixteenths of a degree, the same on any machine."""
+    """Return the sine of angles in sixteenths of a degree, the same on any machine.
+
+    From a table of integers, since the last bit of the function differs between machines; no entry is
+    nearer to a rounding boundary than a hundred times that difference (a test looks).
+    """
     around = np.mod(angles, 4 * _QUARTER)
     half, rest = np.divmod(around, 2 * _QUARTER)
     values = SINES[np.where(rest > _QUARTER, 2 * _QUARTER - rest, rest)]

@@ -125,15 +125,9 @@ def _sheared(tangents: NDArray[np.float64], *, horizontal: bool) -> Operands:
     return geometry.encode(rows)
 
 
-# The steps of a view: which operation is done to which sample, one after the other, and how strongly.
-#
-# A step holds one operation a sample, or none. A spec's steps are drawn here and carried out by
-# `rendering/`.
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation on each of N samples.
+    """One operation, or none, on each of N samples; a view has some, one after the other.
 
     Args:
         ops: (N,) uint8, of `Op`.

@@ -21,6 +21,7 @@ from pipeline.modalities.images.augmentations import (
     Equalize,
     Grayscale,
     Mixup,
+    OwnAugmentation,
     PadCrop,
     Posterize,
     RandAugment,
@@ -66,6 +67,7 @@ class ViewSpec:
         random_affine: rotation, translation, scale, shear.
         color_jitter: brightness, contrast, saturation, hue.
         grayscale, posterize, solarize, sharpness, autocontrast, equalize: of some of the samples.
+        own: code of one's own, on the CPU.
         random_erasing: a box painted over.
         mixup, cutmix: another image of the view mixed in; together their probabilities are at most 1.
 
@@ -85,6 +87,7 @@ class ViewSpec:
     sharpness: Sharpness | None = None
     autocontrast: Autocontrast | None = None
     equalize: Equalize | None = None
+    own: OwnAugmentation | None = None
     random_erasing: RandomErasing | None = None
     mixup: Mixup | None = None
     cutmix: Cutmix | None = None
@@ -150,16 +153,18 @@ def _unknown_settings(value: Mapping[str, Any]) -> set[str]:
     """Return the settings of operations that this program does not know, as OPERATION.SETTING."""
     return {
         f"{name}.{setting}"
-        for name, kind in AUGMENTATIONS.items()
-        for setting in set(value.get(name) or {}) - {field.name for field in fields(kind)}  # type: ignore[arg-type]
+        for name, kind in {**AUGMENTATIONS, OwnAugmentation.name: OwnAugmentation}.items()
+        for setting in set(value.get(name) or {}) - {field.name for field in fields(kind)}
     }
 
 
 def _augmentation(name: str, value: Any) -> Any:
     """Return a field of a spec from its plain value."""
-    if name not in AUGMENTATIONS or value is None:
+    if value is None or name not in (*AUGMENTATIONS, OwnAugmentation.name):
         return value
     require(isinstance(value, Mapping), name, quoted(value), "its settings")
+    if name == OwnAugmentation.name:
+        return OwnAugmentation.described(value)
     kind = AUGMENTATIONS[name]
     plain = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
     kinds = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import torch
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import ConfigError
 from pipeline.loading.feed import Feed
-from pipeline.loading.loader import Loader
+from pipeline.loading.loader import Division, Loader
 from pipeline.modalities.images.preprocessing import Preprocessing
 from tests.patience import finish
 from tests.pipeline.training import rank_run
@@ -84,10 +84,12 @@ def test_parts_of_a_step_do_not_depend_on_the_processes(tiny_data):
         tiny_data.train, rank_run.PLAIN, Preprocessing(size=8, mean=(0.5,), std=(0.5,)),
         device=torch.device("cpu"),
     )  # fmt: skip
-    whole = list(Loader(feed, None, batch_size=12, seed=1, parts=2).epoch(0))
+    whole = list(Loader(feed, None, batch_size=12, seed=1, division=Division(parts=2)).epoch(0))
     assert [len(batch.rows) for batch in whole] == [6] * len(whole)
     for index in range(3):
-        own = Loader(feed, None, batch_size=12, seed=1, parts=2, ranks=Ranks(index, 3)).epoch(0)
+        own = Loader(
+            feed, None, batch_size=12, seed=1, division=Division(parts=2, ranks=Ranks(index, 3))
+        ).epoch(0)
         for batch, part in zip(whole, own, strict=True):
             assert np.array_equal(batch.rows, part.rows)
             assert torch.equal(batch.labels, part.labels)
@@ -102,4 +104,6 @@ def test_a_step_with_too_few_images_is_refused(tiny_data):
     with pytest.raises(
         ConfigError, match=r"16 images in 2 parts is shared by 4 processes; expected at least 32"
     ):
-        Loader(feed, None, batch_size=16, seed=1, n_classes=3, parts=2, ranks=Ranks(0, 4))
+        Loader(
+            feed, None, batch_size=16, seed=1, n_classes=3, division=Division(parts=2, ranks=Ranks(0, 4))
+        )

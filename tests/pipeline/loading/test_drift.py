@@ -12,7 +12,7 @@ import torch
 from pipeline.core.errors import MismatchError
 from pipeline.dump.run import cache_logits
 from pipeline.dump.verify import replay
-from pipeline.loading.drift import measure_drift, require_same_pixels, store_sightings
+from pipeline.loading.drift import measure_drift, require_no_drift, store_sightings
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.loading.replay import ReplayDataset
@@ -74,7 +74,7 @@ def test_held_out_images_have_witnesses_too(store, bench, teacher):
 def test_other_pixels_are_refused_with_the_sample_the_versions_and_the_difference(store, bench, teacher):
     feed = _feed(store, bench, teacher)
     with pytest.raises(MismatchError) as refusal:
-        require_same_pixels(store, feed)
+        require_no_drift(store, feed)
     text = str(refusal.value)
     assert re.search(r"204 of 204 witnesses look otherwise .* first 'train/\d+' in view 0", text)
     assert "levels of 255" in text
@@ -125,7 +125,7 @@ def test_a_reader_that_is_told_to_goes_on_and_says_how_far_off_it_is(store, benc
 def test_other_eyes_of_the_student_make_no_difference(store, bench, teacher):
     eyes = Preprocessing(size=20, mean=(0.5,), std=(0.5,))
     feed = bench.feed(bench.data.train, views_of(store), eyes, mixed_blocks(store, bench.data.train))
-    require_same_pixels(store, feed)
+    require_no_drift(store, feed)
 
 
 def test_a_subset_is_checked_by_its_own_witnesses(bench, teacher, make_spec, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from pipeline.core.errors import ConfigError
 from pipeline.dump.run import cache_logits
 from pipeline.loading.feed import Feed
-from pipeline.loading.loader import Batch, Loader
+from pipeline.loading.loader import Batch, Division, Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import FeatureNeeds
 from pipeline.modalities.images.augmentations import Cutmix, PadCrop
@@ -138,14 +138,14 @@ def _same(a: Batch, b: Batch) -> bool:
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_resumed_epoch_has_what_an_uninterrupted_one_has(loader, parts):
-    whole = list(loader(parts=parts).epoch(1))
-    rest = list(loader(parts=parts).epoch(1, first_step=2))
+    whole = list(loader(division=Division(parts=parts)).epoch(1))
+    rest = list(loader(division=Division(parts=parts)).epoch(1, first_step=2))
     assert len(rest) == len(whole) - 2 * parts
     assert all(_same(a, b) for a, b in zip(whole[2 * parts :], rest, strict=True))
 
 
 def test_parts_of_a_step_look_beyond_themselves(loader):
-    epochs = loader(parts=2)
+    epochs = loader(division=Division(parts=2))
     for batch in epochs.epoch(0):
         assert len(batch.rows) == 8
         assert len(batch.teacher_features.negatives) == 20

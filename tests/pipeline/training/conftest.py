@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.evaluation.context import evaluate
 from pipeline.loading.feed import Feed
-from pipeline.loading.loader import Loader
+from pipeline.loading.loader import Division, Loader
 from pipeline.losses import ScheduledLoss, scratch
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
@@ -40,7 +40,9 @@ def run(tiny_data, tmp_path):
         feed = Feed(tiny_data.train, VIEWS, eyes, device=CPU)
         given = {
             "network": make_network(),
-            "loader": Loader(feed, None, batch_size=BATCH, seed=seed, parts=settings.accumulate),
+            "loader": Loader(
+                feed, None, batch_size=BATCH, seed=seed, division=Division(parts=settings.accumulate)
+            ),
             "loss": scratch,
             "settings": settings,
             "device": CPU,

@@ -20,9 +20,6 @@ BUILTIN: Mapping[tuple[str, str], str] = {
 }
 
 
-# Residual networks for small images, as the distillation literature uses them.
-
-
 class _ResidualBlock(nn.Module):
     """Post-activation residual block: 3x3 convolution, BN, ReLU, 3x3 convolution, BN."""
 
@@ -96,9 +93,6 @@ def cifar_resnet(depth: int, *, wide: bool = False) -> Callable[[int], CifarResN
         return CifarResNet(depth=depth, channels=channels, num_classes=num_classes)
 
     return build
-
-
-# Wide residual networks for small images, as the distillation literature uses them.
 
 
 class _Block(nn.Module):

@@ -1,4 +1,7 @@
-"""Every torchvision classifier by its own name, with torchvision's weights."""
+"""Every torchvision classifier by its own name, with torchvision's weights.
+
+First layers are fitted to the data: the number of channels, and how far they shrink the image.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,6 @@ _AS_TRAINED = {
     "inception_v3": {"transform_input": True, "aux_logits": False},
     "googlenet": {"transform_input": True, "aux_logits": False},
 }
-
-
-# First layers fitted to the data: the number of channels, and how far they shrink the image.
 
 
 def fit_channels(network: nn.Module, channels: int) -> None:

@@ -19,13 +19,6 @@ from pipeline.modalities.images.draw import ViewParameters
 from pipeline.modalities.images.rendering.resample import KERNELS, Interpolation
 from pipeline.samples.packed import Split, Uniform
 
-# Boxes of the result's size from small images of one size: a batch at once, on the CPU.
-#
-# Pad-and-crop, and whole images. For a small image a turn of Python's loop costs more than its pixels do,
-# and holds all other threads up. So lines are picked for the whole batch, in the order of (mirrored,
-# left): then samples with the same columns lie together, and those that are mirrored at the end.
-
-
 # Larger ones are copied box by box: the lines' other columns would cost more than the loop.
 _SMALL_BYTES = 16 << 10
 Image = NDArray[np.uint8]  # (H, W, C)
@@ -48,6 +41,10 @@ def shift(
     size: int,
 ) -> Tensor:
     """Return boxes of some samples, black where they reach outside: (B, size, size, C) uint8.
+
+    Pad-and-crop, and whole images. For a small image a turn of Python's loop costs more than its pixels
+    do, and holds all other threads up. So lines are picked for the whole batch, in the order of (mirrored,
+    left): then samples with the same columns lie together, and those that are mirrored at the end.
 
     Args:
         source: images of one size, and where each sample is among them.

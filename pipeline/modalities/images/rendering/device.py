@@ -166,6 +166,8 @@ class DeviceRenderer:
 
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
         """Return the pixels (B, S, S, channels) uint8 of these rows (B,), not yet mixed."""
+        if parameters.own is not None:
+            raise ValueError("code of one's own runs on the CPU")
         there = DeviceParameters.of(parameters, self.device)
         if self.is_resident:
             return self.render_resident(to_device(rows, self.device), there)

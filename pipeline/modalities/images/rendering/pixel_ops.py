@@ -1,7 +1,9 @@
 """Operations on rendered pixels: tables, colour, filters, painted and mixed regions, and a view's steps.
 
 Tables are made from an image's statistics where the operation needs some, in integers; applying one is a
-lookup. Images are (n, S, S, C) uint8, levels (n,) int32; a table is (n, 1 or C, 256).
+lookup. Images are (n, S, S, C) uint8, levels (n,) int32; a table is (n, 1 or C, 256). All is in integers.
+Images of one channel have no colour, and operations on it leave them as they are. Boxes are in parts of the
+side.
 """
 
 from __future__ import annotations
@@ -19,11 +21,6 @@ from pipeline.modalities.images.geometry import UNIT
 from pipeline.modalities.images.mixing import WHOLE, Mixture
 from pipeline.modalities.images.operations import FACTOR, Op, Step
 from pipeline.modalities.images.rendering.warp import warp
-
-# Operations across the channels of a pixel: grey, saturation, hue. All in integers.
-#
-# Images are (n, S, S, C) uint8, levels (n,) int32. Images of one channel have no colour and stay.
-
 
 # 0.2989, 0.587 and 0.114, torchvision's weights, in 2^-23 and rounded up. A weighted sum is a multiple of
 # 1/10000 and what is added to it is less, so rounding down gives the whole part of the decimal fraction.
@@ -165,9 +162,6 @@ def _histograms(images: Tensor) -> Tensor:
     return zeros.scatter_add_(2, values, ones.expand_as(values))
 
 
-# Operations on a pixel's neighbourhood: sharpness, in integers.
-
-
 def sharpness(images: Tensor, levels: Tensor) -> Tensor:
     """Blend with a smoothed image (3x3, centre 5, sum 13); the border stays.
 
@@ -187,9 +181,6 @@ def sharpness(images: Tensor, levels: Tensor) -> Tensor:
     result = images.clone()
     result[:, 1:-1, 1:-1] = ((inner * factors + smooth * (FACTOR - factors)) >> 10).clamp(0, 255).byte()
     return result
-
-
-# Boxes on a model's own pixels: painting over, and mixing with a partner. Given in parts of the side.
 
 
 def erase(pixels: Tensor, erasure: Erasure) -> Tensor:
@@ -233,9 +224,6 @@ def _inside(boxes: Tensor, pixels: Tensor) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :])[..., None]
 
 
-# Carrying out a view's steps on the CPU: each operation on the samples that have it, in place.
-
-
 def _by_table(op: Op) -> Kernel:
     return lambda images, operands: look_up(images, TABLES[op](images, operands[:, 0]))
 
@@ -254,7 +242,7 @@ KERNELS: Mapping[Op, Kernel] = {
 
 
 def carry_out(pixels: Tensor, steps: Sequence[Step]) -> Tensor:
-    """Carry out steps in place, on the samples that have them.
+    """Carry out steps on the CPU, in place: each operation on the samples that have it.
 
     Args:
         pixels: (B, S, S, C) uint8 on the CPU.

@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.core.arrays import Rows
 from pipeline.core.progress import note
 from pipeline.modalities.images.draw import ViewParameters
+from pipeline.modalities.images.own_code import carry_out_own
 from pipeline.modalities.images.rendering import cpu, resample
 from pipeline.modalities.images.rendering.device import DeviceRenderer
 from pipeline.modalities.images.rendering.pixel_ops import carry_out, erase
@@ -44,16 +45,18 @@ def render(
     """
     pixels = cpu.crop_and_resize(images, rows, parameters, size, interpolation)
     pixels = carry_out(pixels, parameters.steps)
+    if parameters.own is not None:
+        pixels = carry_out_own(pixels, parameters.own)
     return pixels if parameters.erasure is None else erase(pixels, parameters.erasure)
 
 
-class Renderer(Protocol):
+class PixelRenderer(Protocol):
     """Renders one split's images in one size."""
 
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
         """Return the pixels (B, S, S, channels) uint8 of these rows (B,), not yet mixed."""
 
-    def of_size(self, size: int, interpolation: Interpolation) -> Renderer:
+    def of_size(self, size: int, interpolation: Interpolation) -> PixelRenderer:
         """Return what renders the same images in another size, resized by another filter."""
 
 
@@ -85,7 +88,7 @@ def make_renderer(
     *,
     on_device: bool | None,
     interpolation: Interpolation = "bilinear",
-) -> Renderer:
+) -> PixelRenderer:
     """Return what renders a split.
 
     Args:

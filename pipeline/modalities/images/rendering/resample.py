@@ -18,9 +18,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-# The filters by which crops are resized, as torch's antialiased kernels define them.
-
-
 Interpolation = Literal["bilinear", "bicubic"]
 
 # How far a filter reaches from its centre, in pixels of the smaller of source and result.

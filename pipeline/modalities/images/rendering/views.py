@@ -13,8 +13,10 @@ from torch import Tensor
 from pipeline.core.arrays import Rows
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.random import Draws
+from pipeline.modalities.images.augmentations import OwnAugmentation
 from pipeline.modalities.images.draw import ViewParameters, centre_parameters, view_parameters
 from pipeline.modalities.images.mixing import draw_mixture
+from pipeline.modalities.images.own_code import require_own
 from pipeline.modalities.images.rendering.device import DeviceRenderer
 from pipeline.modalities.images.rendering.pixel_ops import mix
 from pipeline.modalities.images.rendering.render import make_renderer
@@ -76,6 +78,9 @@ class ImageViews:
         _require_channels(seen)
         _require_room(images, spec)
         self._images, self._spec, self._pairing, self._seen = images, spec, pairing, seen
+        if spec is not None and spec.own is not None:
+            _require_cpu(spec.own, on_device=on_device)
+            on_device = False
         self._renderer = make_renderer(
             images, seen.size, device, on_device=on_device, interpolation=seen.interpolation
         )
@@ -138,6 +143,16 @@ def _require_channels(seen: Seen) -> None:
             f"the model takes images of {seen.channels} channels; expected 1 (grey) or 3 (colour); choose "
             "another model"
         )
+
+
+def _require_cpu(augmentation: OwnAugmentation, *, on_device: bool | None) -> None:
+    """Refuse code of one's own that cannot run, before threads begin to render."""
+    if on_device:
+        raise ConfigError(
+            f"the views run code of one's own, {augmentation.code}, which renders on the CPU; expected "
+            "--render cpu; set it"
+        )
+    require_own(augmentation)
 
 
 def _require_room(images: Split, spec: ViewSpec | None) -> None:

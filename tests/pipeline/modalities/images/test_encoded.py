@@ -21,7 +21,7 @@ from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.prepared import PreparedData
 from tests.pipeline.preparing import asking, prepare
-from tests.pipeline.samples.test_resume import Stop
+from tests.pipeline.samples.test_draft import Stop
 
 VIEWS = ViewSpec(seed=4, random_resized_crop=RandomResizedCrop(), flip="random")
 CPU = torch.device("cpu")

@@ -12,12 +12,12 @@ import torch
 from pipeline.core.distributed import SINGLE
 from pipeline.core.errors import DataError
 from pipeline.loading.feed import Feed
+from pipeline.loading.lesson import Lesson
 from pipeline.loading.loader import Loader
 from pipeline.modalities.images.augmentations import Cutmix
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.prepared import PreparedData
-from pipeline.training.run import Lesson
 from tests.pipeline.training import rank_run
 
 CPU = torch.device("cpu")
@@ -35,15 +35,7 @@ def few(tiny_data) -> np.ndarray:
 
 def _loader(lesson: Lesson, batch_size: int = 16, spec: ViewSpec = FLIPS) -> Loader:
     feed = Feed(lesson.images, spec, EYES, device=CPU)
-    return Loader(
-        feed,
-        None,
-        batch_size=batch_size,
-        seed=2,
-        n_classes=3,
-        labels=lesson.labels,
-        length=lesson.length,
-    )
+    return Loader(feed, None, batch_size=batch_size, seed=2, n_classes=3, lesson=lesson)
 
 
 def test_a_lesson_of_all_tells_hidden_labels_as_none(tiny_data, few):

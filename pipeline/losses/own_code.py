@@ -1,0 +1,189 @@
+"""Losses of the user's own code, as `package.module:NAME` of a recipe: a function, or a class.
+
+A function is one like those of the table: (student (B, C), labels, teacher (B, C) or None, **settings) to a
+scalar. A class is called with the settings, and its instance with the three tensors. Attributes of either
+say what it needs:
+
+    needs_teacher = True    False for a baseline, which is given None for the teacher
+    one_target = False      True where labels must be one class each (B,), so that views may not mix
+    features = None         a `FeatureNeeds`; it is then given `Features` as a fourth argument
+
+Settings are the recipe's other keys. Numbers of a function may have schedules; those of a class stay. A
+loss computes in float32 outside autocast, as the table's do. It keeps nothing from step to step: a run that
+is resumed would not find it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from inspect import Parameter
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.own_code import Kind, call, find_callable, parameters_of, running
+from pipeline.losses.settings import (
+    FeatureNeeds,
+    Loss,
+    Range,
+    Schedule,
+    ScheduledLoss,
+    as_number,
+    in_single_precision,
+    number_or_schedule,
+    require_settings,
+    settings_of,
+)
+
+_BY_PLACE, _BY_EITHER = Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD
+_BY_NAME, _ANY = Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD
+LOSS = Kind(noun="loss", returns="the loss of a batch", plural="losses")
+T = TypeVar("T")
+
+
+def own_loss(name: str) -> Loss:
+    """Import a loss of the user's own.
+
+    Args:
+        name: `package.module:NAME`.
+
+    Raises:
+        ConfigError: it cannot be imported, or an attribute is of another type.
+    """
+    code = find_callable(name, LOSS)
+    return Loss(
+        code,  # type: ignore[arg-type]  # what it returns is looked at each time
+        needs_teacher=_said(name, code, "needs_teacher", bool, True),
+        one_target=_said(name, code, "one_target", bool, False),
+        features=_said(name, code, "features", FeatureNeeds, None),
+    )
+
+
+def fill_own(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
+    """Return a loss of the user's own with its settings filled in.
+
+    Args:
+        name: `package.module:NAME`.
+        loss: from `own_loss`.
+        settings: as params.yaml has them.
+
+    Raises:
+        ConfigError: it lacks a setting, or has one that it does not take; its class makes no loss.
+    """
+    code, inputs = loss.function, 3 if loss.features is None else 4
+    if inspect.isclass(code):
+        _require_settings(name, parameters_of(code), settings)
+        made = call(name, LOSS, code, {key: as_number(value) for key, value in settings.items()})
+        return ScheduledLoss(_Checked(name, _stateless(name, made)), {}, loss.features)
+    _require_settings(name, parameters_of(code), settings, inputs)
+    scheduled = _schedules(name, code, settings)
+    plain = {key: value for key, value in settings.items() if key not in scheduled}
+    return ScheduledLoss(_Checked(name, partial(code, **plain)), scheduled, loss.features)
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A loss of the user's own, whose failures are told in one line.
+
+    Args:
+        name: `package.module:NAME`.
+        function: (student, labels, teacher, [features], **settings) to anything.
+    """
+
+    name: str
+    function: Callable[..., object]
+
+    def __call__(self, *inputs: Any, **settings: Any) -> Tensor:
+        return in_single_precision(partial(self._of, settings))(*inputs)
+
+    def _of(self, settings: Mapping[str, Any], student: Tensor, *others: Any) -> Tensor:
+        with running(self.name, LOSS):
+            value = self.function(student, *others, **settings)
+        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+            raise ConfigError(
+                f"loss {self.name} returns {_described(value)}; expected a scalar tensor of floats, the "
+                "mean over the batch; mend it"
+            )
+        if torch.is_grad_enabled() and student.requires_grad and not value.requires_grad:
+            raise ConfigError(
+                f"loss {self.name} returns a number without a gradient; expected a function of the "
+                "student's logits, which are not detached; mend it"
+            )
+        return value
+
+
+def _said(name: str, code: object, attribute: str, kind: type[T], default: T | None) -> Any:
+    """Return what a loss says of itself."""
+    value = getattr(code, attribute, default)
+    if value is not default and not isinstance(value, kind):
+        raise ConfigError(
+            f"loss {name}: its {attribute} is a {type(value).__name__}; expected a {kind.__name__}; mend it"
+        )
+    return value
+
+
+def _require_settings(
+    name: str, parameters: Mapping[str, Parameter], settings: Mapping[str, Any], inputs: int = 0
+) -> None:
+    """Refuse settings that the code does not take, and the want of those that it needs.
+
+    Args:
+        name: of the loss.
+        parameters: of the code.
+        settings: that it would be given.
+        inputs: how many of its parameters are no settings.
+    """
+    by_place = [key for key, one in parameters.items() if one.kind in (_BY_PLACE, _BY_EITHER)]
+    taken = {
+        key: one
+        for key, one in parameters.items()
+        if one.kind is _BY_NAME or (one.kind is _BY_EITHER and key in by_place[inputs:])
+    }
+    if parameters and not any(one.kind is _ANY for one in parameters.values()):
+        require_settings(name, settings, list(taken))
+    for key, one in taken.items():
+        if one.default is one.empty and key not in settings:
+            raise ConfigError(f"loss {name} lacks the setting {key!r}, which has no default; add it")
+
+
+def _schedules(name: str, code: Callable[..., object], settings: Mapping[str, Any]) -> dict[str, Schedule]:
+    """Return the settings that are numbers, over the epochs; those that are annotated in their ranges."""
+    ranges, scheduled = _ranges(code), {}
+    for key, value in settings.items():
+        if key in ranges:
+            scheduled[key] = number_or_schedule(name, key, value, ranges[key])
+        elif schedule := Schedule.parse(value):
+            scheduled[key] = schedule
+    return scheduled
+
+
+def _ranges(code: Callable[..., object]) -> dict[str, Range]:
+    try:
+        return settings_of(code)
+    except Exception:  # annotations of the user's that cannot be evaluated say no ranges
+        return {}
+
+
+def _stateless(name: str, made: object) -> Callable[..., object]:
+    if not callable(made):
+        raise ConfigError(
+            f"loss {name} makes a {type(made).__name__}, which is no callable; expected one of (student, "
+            "labels, teacher); add __call__"
+        )
+    if isinstance(made, nn.Module) and any(True for _ in made.parameters()):
+        raise ConfigError(
+            f"loss {name} has weights of its own, which nothing trains; expected none; make them in "
+            "`features`, as FeatureNeeds(projection=...)"
+        )
+    return made
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and type {value.dtype}"
+    return f"a {type(value).__name__}"

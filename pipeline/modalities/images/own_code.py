@@ -1,0 +1,94 @@
+"""An augmentation of the user's own code: `package.module:NAME`, a function of an image's rendered pixels.
+
+    def fog(pixels, words, *, density):  # (S, S, C) uint8, and four integers below 2^32 drawn for the view
+        ...                              # returns the same shape, uint8
+    fog.version = 1                      # to be raised where the same call would give other pixels
+
+It must be exact: the same bytes for the same arguments, on any machine, in any thread. It runs on the CPU.
+The store's checksums notice where it does not keep to that. Code runs where the user named it, in
+params.yaml or by making an `OwnAugmentation` in Python; a store's header that names it runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.core.errors import ConfigError, is_out_of_memory, quoted
+from pipeline.core.own_code import Kind, failed, find_callable
+from pipeline.modalities.images.augmentations import OwnAugmentation
+from pipeline.modalities.images.draw import OwnStep
+
+_KIND = Kind(noun="augmentation", returns="the pixels of an image", plural="augmentations")
+
+
+def require_own(augmentation: OwnAugmentation) -> Callable[..., object]:
+    """Return the code of an augmentation, of the version that the views were drawn for.
+
+    Raises:
+        ConfigError: nobody but a file names it, it cannot be imported, or it is of another version.
+    """
+    code = augmentation.code
+    if not augmentation.may_run:
+        raise ConfigError(
+            f"augmentation {quoted(code)} is code of one's own, which a store alone does not run; if this "
+            "code is yours: name it as own.code of the dump's views in params.yaml; in Python: make an "
+            "OwnAugmentation of it"
+        )
+    function = _found(code)
+    version = getattr(function, "version", None)
+    if version != augmentation.version:
+        raise ConfigError(
+            f"augmentation {code} is of version {quoted(version)}, and the views are of version "
+            f"{augmentation.version}; expected the same; bring the code of that version, or set "
+            "own.version and use a new dump name"
+        )
+    return function
+
+
+def carry_out_own(pixels: Tensor, step: OwnStep) -> Tensor:
+    """Carry out a view's own step in place, image by image.
+
+    Args:
+        pixels: (B, S, S, C) uint8 on the CPU.
+        step: of these samples.
+
+    Raises:
+        ConfigError: the code may not run, raises, or returns other than such pixels.
+    """
+    function = require_own(step.augmentation)
+    for row in np.flatnonzero(step.happens).tolist():
+        words = tuple(step.words[row].tolist())
+        pixels[row] = torch.from_numpy(
+            _called(function, pixels[row].numpy().copy(), words, step.augmentation)
+        )
+    return pixels
+
+
+@cache
+def _found(code: str) -> Callable[..., object]:
+    return find_callable(code, _KIND)
+
+
+def _called(
+    function: Callable[..., object], image: NDArray[np.uint8], words: tuple[int, ...], said: OwnAugmentation
+) -> NDArray[np.uint8]:
+    shape, settings = image.shape, dict(said.settings)
+    # Threads render: stdout, which is one for all of them, is left as it is.
+    try:
+        made = function(image, words, **settings)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise failed(said.code, _KIND, error) from error
+    if isinstance(made, np.ndarray) and made.dtype == np.uint8 and made.shape == shape:
+        return np.ascontiguousarray(made)
+    found = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else f"a {type(made).__name__}"
+    raise ConfigError(
+        f"augmentation {said.code} returns {found}; expected pixels as it was given, uint8 {shape}; mend it"
+    )
