@@ -16,6 +16,7 @@ from pipeline.modalities.table import DEFAULT, find_modality
 from pipeline.samples.description import CLASSES, DECISIVE
 from pipeline.samples.labels import keep_labels
 from pipeline.samples.prepare import Preparation
+from pipeline.tasks.table import find_task
 from stages.own_types import AsItIs
 
 Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 32)]
@@ -51,8 +52,7 @@ class DataParams:
     )
 
     def __post_init__(self) -> None:
-        if self.task != CLASSES:
-            raise ConfigError(f"task is {self.task!r}; expected {CLASSES}")
+        find_task(self.task)
         if not 0 <= self.validation < 1:
             raise ConfigError(f"validation is {self.validation}; expected at least 0 and below 1")
         if self.labels_per_class is not None and self.labels_per_class < 1:

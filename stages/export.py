@@ -86,7 +86,7 @@ def command(
     deployment = Deployment(network=network, card=card, normalises=with_normalise)
     content = FORMATS[form].encode(deployment)
     feed = Feed(images, None, eyes, device=torch.device("cpu"))
-    parity = measure_parity(deployment, FORMATS[form].load(content), feed, find_task())
+    parity = measure_parity(deployment, FORMATS[form].load(content), feed, find_task(card.task))
     parity.require(threshold)
     write_bytes(out, content)
     say(f"{out}: {len(content):,} bytes, {form} of {card.architecture.name}, {len(card.classes)} classes")

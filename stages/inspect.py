@@ -12,7 +12,7 @@ from pipeline.core.errors import counted
 from pipeline.places.location import hidden_place
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.summary import Inspection, inspect
-from pipeline.tasks.table import find_task
+from pipeline.tasks.table import task_of
 from stages.failures import say
 from stages.options import debuggable
 
@@ -46,14 +46,14 @@ def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
         "ensemble": f"{hidden_place(place)}: the mean of {blend.average} of {', '.join(ensemble.names)}",
         "weights": ", ".join(f"{weight:g}" for weight in blend.weights),
         "samples": _size(summary),
-        find_task().accuracy: _quality(ensemble.teacher_top1),
+        task_of(ensemble.teacher).accuracy: _quality(ensemble.teacher_top1),
     }
     for name, text in lines.items():
         say(f"{name:15} {text}")
 
 
 def _lines(store: str, found: Inspection) -> dict[str, str]:
-    summary, teacher, task = found.summary, found.header.teacher, find_task()
+    summary, teacher, task = found.summary, found.header.teacher, task_of(found.header.teacher)
     shards, per_view = summary["shards"], summary["bytes_per_sample_view"]
     complete = "complete" if summary["complete"] else "NOT complete; go on with: pipeline cache-logits"
     views = {key: value for key, value in found.header.views.items() if value is not None}

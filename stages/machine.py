@@ -52,9 +52,10 @@ class Machine:
             DataError: it was not prepared.
             MismatchError: it was made with other parameters.
         """
+        data = PreparedData.open(layout.PREPARED) if asked is None else open_prepared(asked)
         return Bench(
-            data=PreparedData.open(layout.PREPARED) if asked is None else open_prepared(asked),
-            task=find_task(),
+            data=data,
+            task=find_task(data.task),
             device=self.device,
             workers=self.workers,
             on_device=self.on_device,

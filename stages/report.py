@@ -43,7 +43,7 @@ def command(params: Params) -> None:
     """
     require_alone()
     bound_threads()
-    data, task = open_prepared(params.data), find_task()
+    data, task = open_prepared(params.data), find_task(params.data.task)
     require_sample(data, seed=params.data.seed, workers=default_workers())
     # Students have been checked, or were told to put up with it.
     stores = {name: open_logits(layout.store(name), allow_drift=True) for name in params.sweep.dumps}

@@ -23,6 +23,7 @@ from pipeline.modalities.modality import Modality
 from pipeline.modalities.table import find_modality
 from pipeline.samples.description import (
     AGAIN,
+    CLASSES,
     DESCRIPTION,
     SPLITS,
     Description,
@@ -51,6 +52,7 @@ class PreparedData:
             pixels scaled to 0..1.
         train, validation, test: the splits; validation may be empty.
         modality: of the samples.
+        task: name of it: what a teacher is to say of them.
 
     """
 
@@ -60,6 +62,7 @@ class PreparedData:
     validation: Split
     test: Split
     modality: Modality = field(default_factory=find_modality)
+    task: str = CLASSES
 
     @classmethod
     def open(cls, folder: Path) -> PreparedData:
@@ -78,6 +81,7 @@ class PreparedData:
             classes=description.classes,
             statistics=statistics,
             modality=modality,
+            task=description.task,
             **splits,
         )
 

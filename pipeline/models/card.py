@@ -21,6 +21,7 @@ from pipeline.core.forms import first_problem
 from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.modalities.table import DEFAULT, find_modality, modality_of
 from pipeline.models.architecture import Architecture
+from pipeline.samples.description import CLASSES
 
 _MOST_CLASSES = 1_000_000
 _MOST_BYTES = 1 << 28
@@ -37,6 +38,7 @@ class ModelCard:
         preprocessing: how it wants its samples.
         classes: names of its logits, in order.
         modality: of its samples.
+        task: what its outputs mean.
 
     """
 
@@ -44,11 +46,13 @@ class ModelCard:
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     modality: str = DEFAULT
+    task: str = CLASSES
 
     def to_dict(self) -> dict[str, Any]:
         """Return the card as plain values: what decides a teacher's logits beside its weights."""
         return {
             **({} if self.modality == DEFAULT else {"modality": self.modality}),
+            **({} if self.task == CLASSES else {"task": self.task}),
             "architecture": self.architecture.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "classes": list(self.classes),
@@ -62,6 +66,7 @@ class ModelCard:
             preprocessing=find_modality(modality_of(value)).preprocessing(value["preprocessing"]),
             classes=tuple(value["classes"]),
             modality=modality_of(value),
+            task=str(value.get("task", CLASSES)),
         )
 
 
@@ -113,6 +118,7 @@ class _File(_Part):
     preprocessing: dict[str, Any]
     classes: Annotated[tuple[_Text, ...], Field(min_length=1, max_length=_MOST_CLASSES)]
     modality: _Text = DEFAULT
+    task: _Text = CLASSES
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @pydantic.model_validator(mode="after")

@@ -295,6 +295,7 @@ def _new_card(data: PreparedData, start: Start) -> ModelCard:
         preprocessing=eyes,
         classes=data.classes,
         modality=data.modality.name,
+        task=data.task,
     )
 
 
