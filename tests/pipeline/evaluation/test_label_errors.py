@@ -136,7 +136,7 @@ def test_an_exhibit_shows_the_picture_of_each(store, data, found):
     exhibit = make_exhibit("main", store, data)
     assert exhibit.label_errors == found
     assert [suspect.found for suspect in exhibit.suspects] == list(found.worst)
-    assert all(suspect.picture.startswith("data:image/png") for suspect in exhibit.suspects)
+    assert all(suspect.picture.uri.startswith("data:image/png") for suspect in exhibit.suspects)
     assert len({suspect.picture for suspect in exhibit.suspects}) == len(FLIPPED)
     assert len(exhibit.examples) == 6
 
