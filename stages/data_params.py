@@ -16,7 +16,7 @@ from pipeline.modalities.table import DEFAULT, find_modality
 from pipeline.samples.description import CLASSES, DECISIVE
 from pipeline.samples.labels import keep_labels
 from pipeline.samples.prepare import Preparation
-from pipeline.tasks.table import find_task
+from pipeline.tasks.table import TASKS
 from stages.own_types import AsItIs
 
 Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 32)]
@@ -52,7 +52,7 @@ class DataParams:
     )
 
     def __post_init__(self) -> None:
-        find_task(self.task)
+        TASKS.use(self.task)
         if not 0 <= self.validation < 1:
             raise ConfigError(f"validation is {self.validation}; expected at least 0 and below 1")
         if self.labels_per_class is not None and self.labels_per_class < 1:

@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
-from pipeline.core.errors import counted
+from pipeline.codecs.fidelity import Fidelity
+from pipeline.core.errors import ConfigError, counted
 from pipeline.places.location import hidden_place
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.summary import Inspection, inspect
 from pipeline.tasks.table import task_of
+from pipeline.tasks.task import Task
 from stages.failures import say
 from stages.options import debuggable
 
@@ -46,14 +48,14 @@ def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
         "ensemble": f"{hidden_place(place)}: the mean of {blend.average} of {', '.join(ensemble.names)}",
         "weights": ", ".join(f"{weight:g}" for weight in blend.weights),
         "samples": _size(summary),
-        task_of(ensemble.teacher).accuracy: _quality(ensemble.teacher_top1),
+        _accuracy(_task(ensemble.teacher)): _quality(ensemble.teacher_top1),
     }
     for name, text in lines.items():
         say(f"{name:15} {text}")
 
 
 def _lines(store: str, found: Inspection) -> dict[str, str]:
-    summary, teacher, task = found.summary, found.header.teacher, task_of(found.header.teacher)
+    summary, teacher, task = found.summary, found.header.teacher, _task(found.header.teacher)
     shards, per_view = summary["shards"], summary["bytes_per_sample_view"]
     complete = "complete" if summary["complete"] else "NOT complete; go on with: pipeline cache-logits"
     views = {key: value for key, value in found.header.views.items() if value is not None}
@@ -61,14 +63,32 @@ def _lines(store: str, found: Inspection) -> dict[str, str]:
         "store": f"{hidden_place(store)}, schema {summary['schema']}, {complete}",
         "samples": _samples(found),
         "teacher": f"{teacher['name']} ({teacher['architecture']['name']}, {teacher['precision']})",
-        f"teacher's {task.accuracy}": _quality(summary["teacher_top1"]),
+        f"teacher's {_accuracy(task)}": _quality(summary["teacher_top1"]),
         "views": json.dumps(views),
         "codec": _codec(found, per_view),
         "size": f"{summary['bytes']:,} bytes in {shards['done']} of {shards['total']} shards",
-        **({"fidelity": task.describe(found.fidelity)} if per_view is not None else {}),
+        **({"fidelity": _cost(task, found.fidelity)} if per_view is not None else {}),
         **({"growing": str(found.growing)} if found.growing else {}),
         **{f"{part} digest": digest for part, digest in summary["fingerprint"].items()},
     }
+
+
+def _task(teacher: Mapping[str, Any]) -> Task | None:
+    """Return a teacher's task; None for code of one's own, which is not needed to look at a store."""
+    try:
+        return task_of(teacher)
+    except ConfigError:
+        return None
+
+
+def _accuracy(task: Task | None) -> str:
+    return "correct" if task is None else task.accuracy
+
+
+def _cost(task: Task | None, fidelity: Fidelity) -> str:
+    if task is not None:
+        return task.describe(fidelity)
+    return ", ".join(f"{name} {value:.3g}" for name, value in fidelity.summary().items())
 
 
 def _quality(share: float | None) -> str:

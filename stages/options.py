@@ -138,9 +138,11 @@ def trusts_code(command: Command) -> Command:
                 f"{bad!r}; expected module or module:callable", param_hint="--trust-code"
             )
         if named:
-            from pipeline.modalities.table import trust_modalities
+            from pipeline.modalities.table import MODALITIES
+            from pipeline.tasks.table import TASKS
 
-            trust_modalities(named)
+            MODALITIES.trust(named)
+            TASKS.trust(named)
         trust = Trust(code=frozenset(named), remedy="add --trust-code {name}")
         return command(trust=trust, **arguments)
 

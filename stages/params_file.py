@@ -13,7 +13,7 @@ from pipeline.core.errors import ConfigError, did_you_mean, quoted, shortened
 from pipeline.core.text import parse_yaml, read_yaml
 from pipeline.losses import require_features, require_targets
 from pipeline.modalities.modality import Modality
-from pipeline.modalities.table import DEFAULT, use_modality
+from pipeline.modalities.table import DEFAULT, MODALITIES
 from pipeline.views.pairing import require_whole_groups
 from stages import layout
 from stages.data_params import DataParams
@@ -62,7 +62,7 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
         _override(tree, override)
     try:
         require_names(tree)
-        params = _Reader(use_modality(_modality_of(tree))).read(tree)
+        params = _Reader(MODALITIES.use(_modality_of(tree))).read(tree)
         require_runs_apart(params)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

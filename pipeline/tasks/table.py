@@ -1,34 +1,27 @@
-"""The tasks by name. A new one is a file and a line here."""
+"""The tasks by name. A new one is a file and a line here, or `module:NAME` of the user's own code."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.core.errors import ConfigError, did_you_mean, quoted
+from pipeline.core.open_table import OpenTable
+from pipeline.core.own_code import Kind
 from pipeline.tasks.classes import CLASSES
 from pipeline.tasks.task import Task
 
-TASKS: Mapping[str, Task] = {CLASSES.name: CLASSES}
+TASKS: OpenTable[Task] = OpenTable(Kind(noun="task", returns="a task", plural="tasks"), [CLASSES], Task)
+
+
+def find_task(name: str = CLASSES.name) -> Task:
+    """Return a task by its name; see `OpenTable.find`."""
+    return TASKS.find(name)
 
 
 def task_of(plain: Mapping[str, Any]) -> Task:
     """Return the task of a model, from its card or a teacher's in a store's header, as plain values.
 
     Raises:
-        ConfigError: there is none of its name.
+        ConfigError: there is none of its name, or nobody named its code.
     """
     return find_task(str(plain.get("task", CLASSES.name)))
-
-
-def find_task(name: str = CLASSES.name) -> Task:
-    """Return a task by its name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in TASKS:
-        raise ConfigError(
-            f"task is {quoted(name)}; expected one of {', '.join(TASKS)}{did_you_mean(name, TASKS)}"
-        )
-    return TASKS[name]

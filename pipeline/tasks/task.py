@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,7 @@ class Column:
         return f"{self.title[:1].upper()}{self.title[1:]}{unit}"
 
 
+@runtime_checkable
 class Task(Rule, Protocol):
     """What outputs mean. It is also the rule that codecs and fidelity are handed."""
 

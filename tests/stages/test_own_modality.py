@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import yaml
 
 from pipeline import LogitStore
 from pipeline.core.errors import ConfigError
-from pipeline.modalities import table
 from pipeline.modalities.prepared import PreparedData
+from pipeline.modalities.table import MODALITIES
+from pipeline.tasks.table import TASKS
 from tests.stages.conftest import run
 
 PARAMS = {
@@ -28,14 +30,14 @@ PARAMS = {
 
 
 @pytest.fixture
-def waves(tmp_path, monkeypatch) -> Path:
+def waves(tmp_path, monkeypatch) -> Iterator[Path]:
     """A project of waveforms, whose modality is a module in its folder."""
     shutil.copy(Path(__file__).with_name("waves.py"), tmp_path)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(table, "_NAMED", {})
-    monkeypatch.setattr(table, "_TRUSTED", set())
-    return tmp_path
+    yield tmp_path
+    MODALITIES.forget()
+    TASKS.forget()
 
 
 def test_every_command_takes_a_modality_that_params_yaml_names(waves, capsys):
@@ -69,11 +71,11 @@ def test_every_command_takes_a_modality_that_params_yaml_names(waves, capsys):
     assert run("inspect", "data/logits/main.zarr") == 0
 
 
-def test_a_file_alone_runs_no_modality(waves, monkeypatch, capsys):
+def test_a_file_alone_runs_no_modality(waves, capsys):
     assert run("prepare") == 0
     assert run("train-teacher", "tutor") == 0
     assert run("cache-logits", "main") == 0
-    monkeypatch.setattr(table, "_NAMED", {})
+    MODALITIES.forget()
     with pytest.raises(ConfigError, match="'waves:WAVES' is code of one's own"):
         PreparedData.open(Path("data/prepared"))
     capsys.readouterr()
@@ -105,3 +107,32 @@ def test_a_file_alone_runs_no_modality(waves, monkeypatch, capsys):
 def test_what_params_yaml_says_of_it_is_checked_by_its_classes(waves, capsys, value, message):
     assert run("prepare", "--set", value) == 1
     assert message in capsys.readouterr().err
+
+
+GRADES = """
+from pipeline.tasks.classes import Classes
+
+class Grades(Classes):
+    name = "grades:GRADES"
+    accuracy = "passed"
+
+GRADES = Grades()
+"""
+
+
+def test_a_task_may_be_ones_own_too(waves, capsys):
+    (waves / "grades.py").write_text(GRADES)
+    (waves / "params.yaml").write_text(
+        yaml.safe_dump({**PARAMS, "data": {**PARAMS["data"], "task": "grades:GRADES"}})
+    )
+    for command in ("prepare", "train-teacher tutor", "cache-logits main"):
+        assert run(*command.split()) == 0
+    assert json.loads(Path("data/prepared/dataset.json").read_text())["task"] == "grades:GRADES"
+    capsys.readouterr()
+    assert run("inspect", "data/logits/main.zarr") == 0
+    assert "teacher's passed 1.0000" in capsys.readouterr().out
+    TASKS.forget()
+    assert run("inspect", "data/logits/main.zarr") == 0
+    assert "teacher's correct 1.0000" in capsys.readouterr().out
+    assert run("prepare", "--set", "data.task=grading") == 1
+    assert "task 'grading' is unknown; expected classes, or module:NAME" in capsys.readouterr().err
