@@ -6,9 +6,23 @@ The names here are what other programs import; each is loaded when it is first u
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.user import name_user
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from pipeline import losses
+    from pipeline.loading.feed import Feed
+    from pipeline.loading.loader import Loader
+    from pipeline.loading.replay import ReplayDataset
+    from pipeline.loading.targets import Targets
+    from pipeline.modalities.images.draw import view_parameters
+    from pipeline.modalities.images.rendering.render import render
+    from pipeline.modalities.images.spec import ViewSpec
+    from pipeline.modalities.prepared import PreparedData
+    from pipeline.store.reader import LogitStore
+
+    __version__: str
 
 # Before torch is imported, by whatever module of this package.
 name_user()
@@ -26,10 +40,23 @@ _HOMES = {
     "losses": "pipeline",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "Feed",
+    "Loader",
+    "LogitStore",
+    "PreparedData",
+    "ReplayDataset",
+    "Targets",
+    "ViewSpec",
+    "losses",
+    "render",
+    "view_parameters",
+]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("pipeline.core.package").program_version()
     if name not in _HOMES:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
     if name == "losses":

@@ -54,8 +54,23 @@ class _LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
+def _print_version(context: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        from pipeline.core.package import program_version
+
+        click.echo(f"{context.info_name}, version {program_version()}")
+        context.exit()
+
+
 @click.command(cls=_LazyGroup, no_args_is_help=False)
-@click.version_option(package_name="softlabel-pipeline")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 def cli(debug: bool) -> None:
     """Distil image classifiers offline: run a teacher once, train many students from its logits.

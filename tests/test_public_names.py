@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pipeline
 from stages.cli import COMMANDS, cli
 from tests import patience
 
+PACKAGE = Path(pipeline.__file__)
 NAMES = [
     *("Feed", "Loader", "LogitStore", "PreparedData", "ReplayDataset", "Targets", "ViewSpec"),
     *("losses", "render", "view_parameters"),
@@ -67,6 +69,18 @@ def test_public_names_are_these():
     assert dir(pipeline) == NAMES
     for name in NAMES:
         assert getattr(pipeline, name).__doc__
+
+
+def test_type_checkers_are_told_of_the_same_homes():
+    """What follows from it is checked with mypy in test_wheel.py."""
+    (block,) = (node for node in ast.parse(PACKAGE.read_text()).body if isinstance(node, ast.If))
+    told = {
+        name.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert told == pipeline._HOMES
 
 
 def test_importing_the_package_imports_no_torch():

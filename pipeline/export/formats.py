@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.package import extra_command
 from pipeline.export.deployment import Deployment
 from pipeline.loading.feed import Feed
 from pipeline.tasks.task import Task
@@ -146,7 +147,7 @@ def _require_onnx() -> None:
     if missing:
         raise ConfigError(
             f"--format onnx, and {', '.join(missing)} not installed; expected {', '.join(_ONNX_NEEDS)}; "
-            "run: pip install 'softlabel-pipeline[export]', or use --format pt2"
+            f"run: {extra_command('export')}, or use --format pt2"
         )
 
 

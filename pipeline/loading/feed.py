@@ -40,6 +40,17 @@ class Feed:
     Raises:
         ModelError: a model that these samples are nothing for.
         ConfigError: views that these samples cannot have.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np, torch
+        >>> from pipeline import Feed, PreparedData, ViewSpec
+        >>> from pipeline.modalities.images.preprocessing import Preprocessing
+        >>> data = PreparedData.open(Path("data/prepared"))
+        >>> preprocessing = Preprocessing(size=8, **data.statistics)
+        >>> feed = Feed(data.train, ViewSpec(flip="random"), preprocessing, device=torch.device("cpu"))
+        >>> [images.shape for images in feed.batches(view=0, batches=[np.arange(4), np.arange(4, 6)])]
+        [torch.Size([4, 1, 8, 8]), torch.Size([2, 1, 8, 8])]
     """
 
     def __init__(

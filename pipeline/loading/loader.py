@@ -129,6 +129,22 @@ class Loader:
     Raises:
         ConfigError: views mix, and the batch is not of whole groups or `n_classes` is missing; a step has
             fewer images than parts and processes; or there are no features of the teacher.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from pipeline import Feed, Loader, LogitStore, PreparedData, Targets
+        >>> from pipeline.modalities.table import preprocessing_of, views_of
+        >>> store = LogitStore.open("data/logits/main.zarr")
+        >>> images, device = PreparedData.open(Path("data/prepared")).train, torch.device("cpu")
+        >>> feed = Feed(images, views_of(store), preprocessing_of(store), device=device)
+        >>> loader = Loader(feed, Targets(store, feed), batch_size=16, seed=0)
+        >>> for batch in loader.epoch(0):
+        ...     print(tuple(batch.images.shape), tuple(batch.teacher_logits.shape))
+        (16, 1, 12, 12) (16, 3)
+        (16, 1, 12, 12) (16, 3)
+        (16, 1, 12, 12) (16, 3)
+        (16, 1, 12, 12) (16, 3)
     """
 
     def __init__(

@@ -46,6 +46,14 @@ class ReplayDataset(Dataset[Item]):
 
     Raises:
         MismatchError: images are missing, have other content, or are rendered otherwise here.
+
+    Example:
+        >>> from pipeline import ReplayDataset
+        >>> dataset = ReplayDataset("data/logits/main.zarr", "data/prepared")
+        >>> dataset.set_view(1)
+        >>> image, label, teacher_logits = dataset[0]
+        >>> image.shape, label, teacher_logits.shape
+        (torch.Size([1, 12, 12]), 0, torch.Size([3]))
     """
 
     def __init__(

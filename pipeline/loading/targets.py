@@ -62,6 +62,17 @@ class Targets:
     Raises:
         MismatchError: the store lacks a sample, or images do not look as the teacher saw them.
 
+    Example:
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from pipeline import Feed, LogitStore, PreparedData, Targets
+        >>> from pipeline.modalities.table import preprocessing_of, views_of
+        >>> store = LogitStore.open("data/logits/main.zarr")
+        >>> images, device = PreparedData.open(Path("data/prepared")).train, torch.device("cpu")
+        >>> feed = Feed(images, views_of(store), preprocessing_of(store), device=device)
+        >>> targets = Targets(store, feed)
+        >>> targets.load(view=0).logits(torch.arange(4)).shape
+        torch.Size([4, 3])
     """
 
     def __init__(self, store: SoftLabels, feed: Feed) -> None:

@@ -7,6 +7,17 @@ int64, -1 for unlabelled: such a sample has no hard-label term; or, where views 
 classes (B, C) float32, what is missing to 1 being unlabelled. A constant that is added to a row of the
 teacher's logits changes no loss: codecs keep them up to one. A new loss is one function and one line in
 `LOSSES`, or code of the user's own that a recipe names: see `own_code.py`.
+
+Example:
+    >>> import torch
+    >>> from pipeline import losses
+    >>> student, labels = torch.zeros(2, 3), torch.tensor([0, 1])
+    >>> teacher = torch.tensor([[0.0, -8.0, -8.0], [-8.0, 0.0, -8.0]])
+    >>> loss = losses.kd(student, labels, teacher, temperature=4, ce_weight=0.1, kd_weight=0.9)
+    >>> f"{loss:.3f}"
+    '6.346'
+    >>> list(losses.LOSSES)[:4]
+    ['scratch', 'label_smoothing', 'kd', 'soft_ce']
 """
 
 from __future__ import annotations

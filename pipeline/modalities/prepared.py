@@ -54,6 +54,16 @@ class PreparedData:
         modality: of the samples.
         task: name of it: what a teacher is to say of them.
 
+    Example:
+        >>> from pathlib import Path
+        >>> from pipeline import PreparedData
+        >>> data = PreparedData.open(Path("data/prepared"))
+        >>> data.classes
+        ('bar-0', 'bar-1', 'bar-2')
+        >>> len(data.train), len(data.validation), len(data.test)
+        (68, 22, 30)
+        >>> data.train.array(0).shape
+        (8, 8, 1)
     """
 
     classes: tuple[str, ...]

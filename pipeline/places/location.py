@@ -20,6 +20,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.core.errors import StoreError, brief
+from pipeline.core.package import extra_command
 from pipeline.places.local import NoFileError, exists_inside, read_inside, too_large
 
 _HIDDEN = "***"
@@ -197,7 +198,7 @@ class Location:
         except ImportError as error:
             raise StoreError(
                 f"{self}: {self._reason(error)}; expected a file system for this kind of address; for S3 "
-                "run: pip install 'softlabel-pipeline[s3]'"
+                f"run: {extra_command('s3')}"
             ) from None
         except ValueError as error:
             raise StoreError(

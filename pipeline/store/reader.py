@@ -145,8 +145,13 @@ class LogitStore:
         manifest: read from there.
         allow_drift: go on with images that are decoded or rendered otherwise than the teacher saw them.
 
-    >>> store = LogitStore.open("data/logits/main.zarr")  # doctest: +SKIP
-    >>> store.view(0)  # doctest: +SKIP
+    Example:
+        >>> from pipeline import LogitStore
+        >>> store = LogitStore.open("data/logits/main.zarr")
+        >>> store.n_views, store.n_samples, store.n_classes
+        (3, 68, 3)
+        >>> store.view(0).shape
+        torch.Size([68, 3])
     """
 
     def __init__(self, location: Location, manifest: Manifest, *, allow_drift: bool = False) -> None:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipeline.core.errors import quoted
 from pipeline.core.files import parse_object, write_bytes, written_beside
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import canonical_json, spec_digest
+from pipeline.core.package import NAME, installed_version, program_version
 from pipeline.places.local import read_inside
 from pipeline.places.location import JSON_BYTES
 from pipeline.store.arrays import logits_array
@@ -257,12 +258,4 @@ def versions(decoder: str) -> dict[str, str]:
 
 def written_by() -> dict[str, str]:
     """Return the versions of this program and of what writes its bytes."""
-    names = "softlabel-pipeline", "zarr", "numcodecs"
-    return {name: _version(name) for name in names}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"
+    return {NAME: program_version(), **{name: installed_version(name) for name in ("zarr", "numcodecs")}}

@@ -267,7 +267,7 @@ def test_code_that_returns_no_network(project, fails):
 
 def test_timm_that_is_not_installed(project, fails, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    fails({"model": "timm:resnet18"}, "pip install 'softlabel-pipeline[timm]'")
+    fails({"model": "timm:resnet18"}, f"pip install -e '{Path(__file__).parents[2]}[timm]'")
 
 
 def test_inception_of_small_images(project, fails):

@@ -101,6 +101,21 @@ def view_parameters(
         keys: (N,) sample keys.
         shapes: (N, 2) heights and widths of the source images in pixels.
 
+    Returns:
+        The same values for the same (seed, view, key), whichever other samples are asked for.
+
+    Example:
+        >>> import numpy as np
+        >>> from pipeline import ViewSpec, view_parameters
+        >>> from pipeline.modalities.images.augmentations import PadCrop
+        >>> keys = np.array([11, 22, 33], np.uint64)
+        >>> shapes = np.array([[28, 28]] * 3, np.int32)
+        >>> spec = ViewSpec(seed=1, pad_crop=PadCrop(padding=2), flip="random")
+        >>> drawn = view_parameters(spec, view=0, keys=keys, shapes=shapes)
+        >>> drawn.boxes.tolist()
+        [[0, 0, 28, 28], [-2, 1, 28, 28], [-2, -2, 28, 28]]
+        >>> drawn.flips.tolist()
+        [False, False, True]
     """
     draws = Draws(spec.seed, view, keys)
     boxes, erasing = crop_boxes(spec, draws, shapes).astype(np.int32), spec.random_erasing

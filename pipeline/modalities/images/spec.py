@@ -71,6 +71,14 @@ class ViewSpec:
         random_erasing: a box painted over.
         mixup, cutmix: another image of the view mixed in; together their probabilities are at most 1.
 
+    Example:
+        >>> from pipeline import ViewSpec
+        >>> from pipeline.modalities.images.augmentations import PadCrop
+        >>> spec = ViewSpec(seed=1, pad_crop=PadCrop(padding=2), flip="random")
+        >>> spec.canonical()["pad_crop"]
+        {'padding': 2}
+        >>> ViewSpec.from_canonical(spec.canonical()) == spec
+        True
     """
 
     seed: int = 0

@@ -170,7 +170,7 @@ def test_a_file_has_the_same_bytes_again_and_names_no_place(form):
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(ConfigError, match=r"onnxscript not installed.*softlabel-pipeline\[export\]"):
+    with pytest.raises(ConfigError, match=r"onnxscript not installed.*pip install -e '.*\[export\]', or"):
         FORMATS["onnx"].encode(deployment_of("wrn_16_2"))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from pipeline.core.errors import ModelError, did_you_mean
+from pipeline.core.package import extra_command
 from pipeline.core.progress import note
 from pipeline.modalities.families import (
     OWN_WEIGHTS,
@@ -126,8 +127,8 @@ def _timm(name: str) -> Any:
         return importlib.import_module("timm")
     except ModuleNotFoundError:
         raise ModelError(
-            f"model {name} is timm's, which is not installed; expected the extra timm; run: pip install "
-            "'softlabel-pipeline[timm]'"
+            f"model {name} is timm's, which is not installed; expected the extra timm; run: "
+            f"{extra_command('timm')}"
         ) from None
 
 

@@ -42,6 +42,15 @@ def render(
     Returns:
         (B, size, size, channels) uint8 on the CPU.
 
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from pipeline import PreparedData, ViewSpec, render, view_parameters
+        >>> images, rows = PreparedData.open(Path("data/prepared")).train, np.arange(4)
+        >>> spec = ViewSpec(seed=1, flip="random")
+        >>> drawn = view_parameters(spec, view=0, keys=images.keys[rows], shapes=images.shapes[rows])
+        >>> render(images, rows, drawn, size=16).shape
+        torch.Size([4, 16, 16, 1])
     """
     pixels = cpu.crop_and_resize(images, rows, parameters, size, interpolation)
     pixels = carry_out(pixels, parameters.steps)

@@ -78,9 +78,7 @@ def test_an_unknown_tag_lists_those_there_are():
 
 def test_without_timm_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(
-        ModelError, match=r"not installed; .*pip install 'softlabel-pipeline\[timm\]'"
-    ) as caught:
+    with pytest.raises(ModelError, match=r"not installed; .*pip install -e '.*\[timm\]'") as caught:
         build(Architecture(name="timm:test_resnet", num_classes=3))
     assert "\n" not in str(caught.value)
 
