@@ -26,7 +26,7 @@ from pipeline.core.hashing import canonical_json, difference
 from pipeline.core.progress import note
 from pipeline.core.trust import NOTHING, Trust
 from pipeline.dump.verify import replay
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.models.teacher import Teacher
@@ -36,7 +36,7 @@ from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.training.settings import Precision
-from stages import layout
+from stages import paths
 from stages.params import Params
 
 # A change of these makes another network, however it is trained.
@@ -60,7 +60,7 @@ def load_teacher(
         ConfigError: a name that could lead elsewhere.
         ModelError: no checkpoint, a damaged one, or one of code that the user did not name.
     """
-    network, card = load_checkpoint(layout.teacher_checkpoint(name), trust=trust)
+    network, card = load_checkpoint(paths.teacher_checkpoint(name), trust=trust)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Teacher(name=name, network=network, card=card, precision=precision)
 
@@ -73,7 +73,7 @@ def asked_teacher(params: Params, name: str, precision: Precision, device: torch
         MismatchError: it is of another network than params.yaml asks for.
     """
     teacher = load_teacher(name, precision, device, trust=_trust_in(params, name))
-    path, again = layout.teacher_checkpoint(name), f"run: pipeline train-teacher {name}"
+    path, again = paths.teacher_checkpoint(name), f"run: pipeline train-teacher {name}"
     was, now = _recorded_making(name), _plain(params.makes_teacher(name))
     differing = card_difference(params, name, teacher.card)
     if was and not differing:
@@ -135,7 +135,7 @@ def tell_other_data(name: str, dataset: str) -> None:
     metrics = _metrics(name)
     if metrics.get("epochs") and metrics.get("dataset") not in (None, dataset):
         note(
-            f"teacher {name}: trained on other data than {layout.PREPARED} holds now; if it is to know it: "
+            f"teacher {name}: trained on other data than {paths.PREPARED} holds now; if it is to know it: "
             f"pipeline train-teacher {name}"
         )
 
@@ -151,7 +151,7 @@ def _recorded_making(name: str) -> dict[str, Any]:
 
 def _metrics(name: str) -> dict[str, Any]:
     """Return what a teacher's training wrote of it; nothing where that is not here, or damaged."""
-    path = layout.RUNS / f"teacher-{name}" / "metrics.json"
+    path = paths.RUNS / f"teacher-{name}" / "metrics.json"
     if not path.exists():
         return {}
     try:
@@ -182,23 +182,23 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_dump(
-    params: Params, name: str, bench: Bench, *, allow_drift: bool
+    params: Params, name: str, context: RunContext, *, allow_drift: bool
 ) -> tuple[SoftLabels, dict[str, Any] | None]:
     """Return a dump or an ensemble of some, and, of each dump, what drift costs where it is allowed.
 
     Raises:
         MismatchError: it is of another spec or teacher.
     """
-    path = layout.store(name)
+    path = paths.store(name)
     if name not in params.ensembles:
         store = LogitStore.open(path, allow_drift=allow_drift)
-        teacher = require_as_asked(params, name, store, bench.device)
-        return store, _measure_drift(store, teacher, bench) if allow_drift else None
+        teacher = require_as_asked(params, name, store, context.device)
+        return store, _measure_drift(store, teacher, context) if allow_drift else None
     ensemble = Ensemble.open(path, allow_drift=allow_drift)
     drift = {}
     for dump, member in dumps_in(params, name, ensemble):
-        teacher = require_as_asked(params, dump, member, bench.device)
-        drift[dump] = _measure_drift(member, teacher, bench) if allow_drift else None
+        teacher = require_as_asked(params, dump, member, context.device)
+        drift[dump] = _measure_drift(member, teacher, context) if allow_drift else None
     return ensemble, drift if allow_drift else None
 
 
@@ -223,7 +223,7 @@ def dumps_in(params: Params, name: str, opened: SoftLabels) -> list[tuple[str, L
 
 def _require_members(params: Params, name: str, ensemble: SoftLabels) -> None:
     spec = params.ensembles[name]
-    expected = tuple(layout.store(dump).name for dump in spec.of), spec.blend()
+    expected = tuple(paths.store(dump).name for dump in spec.of), spec.blend()
     names = ensemble.names if isinstance(ensemble, Ensemble) else ()
     if (names, ensemble.blend) != expected:
         raise MismatchError(
@@ -243,7 +243,7 @@ def require_as_asked(params: Params, dump: str, store: LogitStore, device: torch
     store.require(views=spec.views.spec.described(), view_count=spec.views.count, codec=spec.codec_spec())
     require_described_teacher(params, dump, store)
     # A machine that only trains students may not have the teacher.
-    if not layout.teacher_checkpoint(spec.teacher).exists():
+    if not paths.teacher_checkpoint(spec.teacher).exists():
         return None
     teacher = asked_teacher(params, spec.teacher, spec.precision, device)
     store.require_teacher(teacher.described())
@@ -280,7 +280,7 @@ def require_described_teacher(params: Params, dump: str, store: LogitStore) -> N
     precision = header.teacher.get("precision")
     if precision != spec.precision:
         differing = f"dumps.{dump}.precision was {bounded(precision)}, is {spec.precision}"
-    checkpoint = layout.teacher_checkpoint(spec.teacher)
+    checkpoint = paths.teacher_checkpoint(spec.teacher)
     if not differing and (there == spec.teacher or checkpoint.exists()):
         return
     made_by = f"{quoted(there)} ({bounded(card.architecture.name)})"
@@ -305,12 +305,14 @@ def _described(store: LogitStore) -> tuple[str, ModelCard]:
         ) from None
 
 
-def _measure_drift(store: LogitStore, teacher: Teacher | None, bench: Bench) -> dict[str, Any] | None:
+def _measure_drift(
+    store: LogitStore, teacher: Teacher | None, context: RunContext
+) -> dict[str, Any] | None:
     """Say what images that may look otherwise here cost, where the teacher can look again."""
     if teacher is None:
         note(f"{store.location}: what drift costs in KL cannot be told without the teacher")
         return None
-    audit = replay(store, bench, teacher, REPLAYED)
+    audit = replay(store, context, teacher, REPLAYED)
     note(
         f"{store.location}: teacher again on {REPLAYED} random pairs: mean KL(teacher || cached) "
         f"{audit.replay_kl_mean:.2e}"

@@ -15,7 +15,7 @@ from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_ensemble_or_nothing, require_store_or_nothing
 from pipeline.store.reader import LogitStore
 from pipeline.tasks.task import Task
-from stages import layout
+from stages import paths
 from stages.artifacts import asked_teacher, require_as_asked, tell_other_data
 from stages.dvc import naming_experiments
 from stages.machine import Machine
@@ -45,19 +45,19 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
 
     DUMP may also be one of `ensembles`: then dumps that are there are averaged, and no teacher runs.
     """
-    path = behind_links(out or layout.store(dump))
+    path = behind_links(out or paths.store(dump))
     if dump in params.ensembles:
         _average(params, dump, path, part, machine)
         return
     require_store_or_nothing(path)
     spec, mine = params.dump(dump), rank_slice(part or WHOLE)
-    bench = machine.bench(params.data)
+    context = machine.context(params.data)
     teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
-    tell_other_data(spec.teacher, bench.data.digest())
+    tell_other_data(spec.teacher, context.data.digest())
     with naming_experiments():
-        manifest = cache_logits(bench, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
+        manifest = cache_logits(context, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
     if manifest is not None:
-        _say(dump, manifest, bench.task)
+        _say(dump, manifest, context.task)
 
 
 def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> None:
@@ -68,17 +68,17 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
         return
     require_ensemble_or_nothing(path)
     spec = params.ensembles[name]
-    members = {dump: layout.store(dump).name for dump in spec.of}
-    bench = machine.bench(params.data)
+    members = {dump: paths.store(dump).name for dump in spec.of}
+    context = machine.context(params.data)
     for dump, member in members.items():
         require_as_asked(params, dump, LogitStore.open(path.parent / member), machine.device)
     with gate(path, WAIT_SECONDS):
         sweep_temporaries(path)
-        ensemble = write_ensemble(path, list(members.values()), spec.blend(), bench)
+        ensemble = write_ensemble(path, list(members.values()), spec.blend(), context)
     top1 = "unknown" if ensemble.teacher_top1 is None else f"{ensemble.teacher_top1:.4f}"
     click.echo(
-        f"{name}: {', '.join(spec.of)}, {counted(ensemble.n_views, 'view')}; {bench.task.accuracy} on test "
-        f"{top1} from the cache"
+        f"{name}: {', '.join(spec.of)}, {counted(ensemble.n_views, 'view')}; {context.task.accuracy} on "
+        f"test {top1} from the cache"
     )
 
 

@@ -66,7 +66,7 @@ class DataParams:
         """The modality, which reading params.yaml has found."""
         return find_modality(self.modality)
 
-    def told_labels(self, data: PreparedData) -> NDArray[np.int64]:
+    def student_labels(self, data: PreparedData) -> NDArray[np.int64]:
         """Return the labels (N,) of the training split that students are given, -1 for none."""
         if self.labels_per_class is None:
             return data.train.labels

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from pipeline.core.errors import ConfigError, MismatchError
 from pipeline.core.progress import note
-from stages import layout
+from stages import paths
 
 # The folders in which the outputs are that dvc.yaml names.
 _OUTPUTS = {
-    "prepare": [layout.PREPARED.parent],
-    "train-teacher": [layout.TEACHERS, layout.RUNS],
-    "cache-logits": [layout.LOGITS],
-    "train-student": [layout.STUDENTS, layout.RUNS],
-    "report": [layout.REPORTS],
+    "prepare": [paths.PREPARED.parent],
+    "train-teacher": [paths.TEACHERS, paths.RUNS],
+    "cache-logits": [paths.LOGITS],
+    "train-student": [paths.STUDENTS, paths.RUNS],
+    "report": [paths.REPORTS],
 }
 _WAIT_SECONDS = 60.0
 

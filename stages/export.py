@@ -19,7 +19,7 @@ from pipeline.modalities.table import find_modality
 from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.samples.packed import Split
 from pipeline.tasks.table import find_task
-from stages import layout
+from stages import paths
 from stages.failures import say
 from stages.options import debuggable, trusts_code
 from stages.ranks import require_alone
@@ -81,11 +81,11 @@ def command(
     bound_threads()
     _require_other_file(out, checkpoint)
     network, card = load_checkpoint(checkpoint, trust=trust)
-    eyes = card.preprocessing
+    preprocessing = card.preprocessing
     images = _samples(folder, card, samples)
     deployment = Deployment(network=network, card=card, normalises=with_normalise)
     content = FORMATS[form].encode(deployment)
-    feed = Feed(images, None, eyes, device=torch.device("cpu"))
+    feed = Feed(images, None, preprocessing, device=torch.device("cpu"))
     parity = measure_parity(deployment, FORMATS[form].load(content), feed, find_task(card.task))
     parity.require(threshold)
     write_bytes(out, content)
@@ -105,12 +105,12 @@ def _samples(folder: Path | None, card: ModelCard, count: int) -> Split:
     if folder is not None:
         return find_modality(card.modality).open_files(folder, card.preprocessing, count)
     try:
-        held_out = PreparedData.open(layout.PREPARED).test
+        held_out = PreparedData.open(paths.PREPARED).test
     except DataError as error:
         raise DataError(f"{error}; or compare on a folder of images: --images FOLDER") from None
     if not len(held_out):
         raise DataError(
-            f"{layout.PREPARED}: no test images; expected some to compare on; use --images FOLDER"
+            f"{paths.PREPARED}: no test images; expected some to compare on; use --images FOLDER"
         )
     chosen = held_out.spread(count)
     chosen.require_unchanged(np.arange(len(chosen)))

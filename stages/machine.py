@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.core.distributed import SINGLE, Ranks
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.description import read_description, require_as_asked
 from pipeline.tasks.table import find_task
-from stages import layout
+from stages import paths
 from stages.data_params import DataParams
 
 
@@ -22,9 +22,9 @@ def open_prepared(asked: DataParams) -> PreparedData:
         DataError: it was not prepared.
         MismatchError: it was made with other parameters.
     """
-    described = read_description(layout.PREPARED)
-    require_as_asked(layout.PREPARED, described, asked.asked(), asked.options)
-    return PreparedData.open(layout.PREPARED)
+    described = read_description(paths.PREPARED)
+    require_as_asked(paths.PREPARED, described, asked.asked(), asked.options)
+    return PreparedData.open(paths.PREPARED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Machine:
     workers: int
     on_device: bool | None
 
-    def bench(self, asked: DataParams | None, ranks: Ranks = SINGLE) -> Bench:
+    def context(self, asked: DataParams | None, ranks: Ranks = SINGLE) -> RunContext:
         """Open the prepared data here.
 
         Args:
@@ -52,8 +52,8 @@ class Machine:
             DataError: it was not prepared.
             MismatchError: it was made with other parameters.
         """
-        data = PreparedData.open(layout.PREPARED) if asked is None else open_prepared(asked)
-        return Bench(
+        data = PreparedData.open(paths.PREPARED) if asked is None else open_prepared(asked)
+        return RunContext(
             data=data,
             task=find_task(data.task),
             device=self.device,

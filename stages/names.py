@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.core.errors import ConfigError, quoted
 from pipeline.core.text import require_name
-from stages import layout
+from stages import paths
 from stages.params import Params
 
 KINDS = {
@@ -87,7 +87,7 @@ def require_runs_apart(params: Params) -> None:
             if cut or len(pairs) > 1:
                 _require_one(_called(heads, f"{head}-{tail}"), f"{head}-{tail}-SEED")
     for teacher in params.teachers:
-        folder = layout.teacher_run(teacher).lower()
+        folder = paths.teacher_run(teacher).lower()
         without_seed, _, seed = folder.rpartition("-")
         if seed.isdecimal() and seed == str(int(seed)):
             _require_one([f"teacher {teacher!r}", *_called(heads, without_seed)], folder)
@@ -96,7 +96,7 @@ def require_runs_apart(params: Params) -> None:
 def _heads(params: Params) -> _Heads:
     dumps = [name.lower() for name in (*params.dumps, *params.ensembles)]
     baselines = _tails(params, needs_teacher=False)
-    return {**dict.fromkeys(dumps, _tails(params, needs_teacher=True)), layout.BASELINE: baselines}
+    return {**dict.fromkeys(dumps, _tails(params, needs_teacher=True)), paths.BASELINE: baselines}
 
 
 def _tails(params: Params, *, needs_teacher: bool) -> dict[str, list[str]]:
@@ -117,7 +117,7 @@ def _hyphens(name: str) -> list[int]:
 def _called(heads: _Heads, name: str) -> list[str]:
     """Return, in words, the students' runs whose name without seed is this one."""
     return [
-        tail if name[:hyphen] == layout.BASELINE else f"dump {name[:hyphen]!r}, {tail}"
+        tail if name[:hyphen] == paths.BASELINE else f"dump {name[:hyphen]!r}, {tail}"
         for hyphen in _hyphens(name)
         for tail in heads.get(name[:hyphen], {}).get(name[hyphen + 1 :], ())
     ]

@@ -18,7 +18,7 @@ from pipeline.models.checkpoint import ModelCard, save_checkpoint
 from pipeline.store.lock import gate
 from pipeline.tasks.task import Figures
 from pipeline.training.state import EpochRecord, TrainingResult
-from stages import layout
+from stages import paths
 
 # For one that was just ended and still holds its run. Not the 20 s of stores and prepared data, which are
 # held for moments or shared: a run is held for hours, so one that is started twice is refused at once.
@@ -40,7 +40,7 @@ class Outputs:
     @property
     def state_path(self) -> Path:
         """Where the state is while the run is unfinished."""
-        return layout.STATE / f"{self.name}.pt"
+        return paths.STATE / f"{self.name}.pt"
 
     @contextmanager
     def held(self, ranks: Ranks) -> Iterator[None]:
@@ -58,7 +58,7 @@ class Outputs:
         if not ranks.is_first:
             yield
             return
-        with gate(layout.STATE / self.name, WAIT_SECONDS):
+        with gate(paths.STATE / self.name, WAIT_SECONDS):
             yield
 
     def write_checkpoints(self, result: TrainingResult, card: ModelCard) -> None:
@@ -95,11 +95,11 @@ class Outputs:
 
     @property
     def _history(self) -> Path:
-        return layout.RUNS / self.name / "history.csv"
+        return paths.RUNS / self.name / "history.csv"
 
     @property
     def _metrics(self) -> Path:
-        return layout.RUNS / self.name / "metrics.json"
+        return paths.RUNS / self.name / "metrics.json"
 
 
 def main_figure(followed: Mapping[str, float | None]) -> dict[str, float | None]:

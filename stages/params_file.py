@@ -15,7 +15,7 @@ from pipeline.losses import require_features, require_targets
 from pipeline.modalities.modality import Modality
 from pipeline.modalities.table import DEFAULT, MODALITIES
 from pipeline.views.pairing import require_whole_groups
-from stages import layout
+from stages import paths
 from stages.data_params import DataParams
 from stages.names import KINDS, require_names, require_runs_apart
 from stages.own_types import checked, nested
@@ -278,7 +278,7 @@ def _check_references(params: Params, path: Path) -> None:
             f"{path}: {taken} is a dump and an ensemble; expected a name for each; rename one"
         )
     for name in (*params.dumps, *params.ensembles):
-        if name.lower() == layout.BASELINE:
+        if name.lower() == paths.BASELINE:
             raise ConfigError(f"{path}: a dump is called {name}, as the runs without one are; rename it")
     sweep = params.sweep
     for key, names, known in (

@@ -10,7 +10,7 @@ import click
 from pipeline.core.errors import ConfigError
 from pipeline.dump.forecast import Forecast, forecast
 from pipeline.tasks.task import Task
-from stages import layout
+from stages import paths
 from stages.artifacts import asked_teacher
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device, writes_store
@@ -44,13 +44,13 @@ def command(
             f"{', '.join(params.ensembles[dump].of)}"
         )
     spec = params.dump(dump)
-    bench = machine.bench(params.data)
+    context = machine.context(params.data)
     teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
-    expected = forecast(bench, teacher, spec.dump_spec(), out or layout.store(dump), samples)
+    expected = forecast(context, teacher, spec.dump_spec(), out or paths.store(dump), samples)
     if as_json:
         click.echo(json.dumps(expected.to_dict(), indent=1))
         return
-    for name, text in _lines(expected, bench.task).items():
+    for name, text in _lines(expected, context.task).items():
         click.echo(f"{name:10} {text}")
 
 

@@ -13,7 +13,7 @@ from pipeline.core.progress import note, track
 from pipeline.samples.description import SPLITS
 from pipeline.samples.prepare import prepare
 from pipeline.samples.samples import Sample
-from stages import layout
+from stages import paths
 from stages.failures import say
 from stages.options import reads_params
 from stages.params import Params
@@ -43,13 +43,13 @@ def command(params: Params, workers: int | None) -> None:
     if Path(path).exists() and path and Path(data.watch) != Path(path):
         note(f"data.watch is {data.watch!r}: DVC will not see changes in {path}; set data.watch to it")
     source = data.kind.open_source(data.source, data.options)
-    intake = data.kind.intake(source, layout.PREPARED, data.options)
+    intake = data.kind.intake(source, paths.PREPARED, data.options)
     description = prepare(
         source,
-        layout.PREPARED,
+        paths.PREPARED,
         data.preparation(),
         intake,
-        state=layout.STATE / "prepare",
+        state=paths.STATE / "prepare",
         workers=workers or default_workers(),
         progress=partial(_progress, intake.form.noun),
     )

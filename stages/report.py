@@ -16,13 +16,13 @@ from pipeline.modalities.prepared import require_sample
 from pipeline.report.page import render_page
 from pipeline.report.results import Report, dump_figures
 from pipeline.report.runs import PlannedRun, Run, planned_runs, read_run, read_teacher
-from pipeline.report.tables import make_exhibit
+from pipeline.report.tables import make_gallery
 from pipeline.samples.leaks import read_leaks
 from pipeline.store.ensemble import open_logits
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.tasks.table import find_task
 from pipeline.tasks.task import Task
-from stages import layout
+from stages import paths
 from stages.artifacts import dumps_in, require_as_asked, require_described_teacher, tell_other_data
 from stages.machine import open_prepared
 from stages.options import reads_params
@@ -46,19 +46,19 @@ def command(params: Params) -> None:
     data, task = open_prepared(params.data), find_task(params.data.task)
     require_sample(data, seed=params.data.seed, workers=default_workers())
     # Students have been checked, or were told to put up with it.
-    stores = {name: open_logits(layout.store(name), allow_drift=True) for name in params.sweep.dumps}
+    stores = {name: open_logits(paths.store(name), allow_drift=True) for name in params.sweep.dumps}
     for name, store in stores.items():
         _require_teachers(params, name, store)
     report = _collect(params, stores, data.digest(), task)
-    exhibits = {name: make_exhibit(name, store, data) for name, store in stores.items()}
-    page = render_page(report, exhibits, test_images=len(data.test), leaks=read_leaks(layout.PREPARED))
+    galleries = {name: make_gallery(name, store, data) for name, store in stores.items()}
+    page = render_page(report, galleries, test_images=len(data.test), leaks=read_leaks(paths.PREPARED))
     results = report.to_dict()
-    for name, exhibit in exhibits.items():
-        found = exhibit.label_errors
+    for name, gallery in galleries.items():
+        found = gallery.label_errors
         results["dumps"][name]["label_errors"] = None if found is None else asdict(found)
-    write_json(layout.REPORTS / "results.json", results)
-    write_bytes(layout.REPORTS / "results.csv", report.to_csv().encode())
-    write_bytes(layout.REPORTS / "index.html", page.encode())
+    write_json(paths.REPORTS / "results.json", results)
+    write_bytes(paths.REPORTS / "results.csv", report.to_csv().encode())
+    write_bytes(paths.REPORTS / "index.html", page.encode())
     for group in report.groups:
         figure = f"{task.columns[0].title} {group.main or 'unknown, no labels'}"
         click.echo(f"{group.student} {group.name}: {figure}")
@@ -78,15 +78,15 @@ def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str, task: 
             "sweep names no run; expected students, seeds, and recipes or baselines; add them"
         )
     note(f"reading {counted(len(plans), 'run')}")
-    names = [layout.run_name(p.dump, p.student, p.recipe, p.seed) for p in plans]
-    runs = [read_run(layout.RUNS / name, plan, task) for name, plan in zip(names, plans, strict=True)]
+    names = [paths.run_name(p.dump, p.student, p.recipe, p.seed) for p in plans]
+    runs = [read_run(paths.RUNS / name, plan, task) for name, plan in zip(names, plans, strict=True)]
     for name, plan, run in zip(names, plans, runs, strict=True):
         _tell_other_parameters(params, name, plan, run)
         if run.dataset not in (None, dataset):
-            note(f"{name}: trained on other data than {layout.PREPARED} holds now; run: {plan.command}")
+            note(f"{name}: trained on other data than {paths.PREPARED} holds now; run: {plan.command}")
     dumps = {name: dump_figures(store.summary(), store.teacher_names) for name, store in stores.items()}
     teachers = {
-        name: read_teacher(layout.RUNS / layout.teacher_run(name), name)
+        name: read_teacher(paths.RUNS / paths.teacher_run(name), name)
         for name in dict.fromkeys(name for store in stores.values() for name in store.teacher_names)
         if NAME.fullmatch(name)
     }

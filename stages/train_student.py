@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pipeline.core.errors import ConfigError
 from pipeline.core.hashing import canonical_json
 from pipeline.evaluation.assessment import assess
-from pipeline.evaluation.context import Bench
-from pipeline.loading.lesson import Lesson
+from pipeline.evaluation.context import RunContext
+from pipeline.loading.training_set import TrainingSet
 from pipeline.losses import make_loss, require_features, require_targets
 from pipeline.modalities.prepared import PreparedData, require_sample
 from pipeline.modalities.table import views_of
@@ -25,7 +25,7 @@ from pipeline.training.failures import naming_epoch
 from pipeline.training.loop import RunSpec
 from pipeline.training.run import train
 from pipeline.training.state import TrainingResult
-from stages import layout
+from stages import paths
 from stages.artifacts import open_dump
 from stages.machine import Machine
 from stages.options import reads_params, reads_store, runs_on_device
@@ -63,25 +63,27 @@ def command(
     with ExitStack() as held:
         with training_ranks(machine.device) as ranks:
             held.enter_context(run.outputs.held(ranks))
-            bench = machine.bench(params.data, ranks)
-            require_sample(bench.data, seed=seed, workers=machine.workers)
+            context = machine.context(params.data, ranks)
+            require_sample(context.data, seed=seed, workers=machine.workers)
             store, drift = None, None
             if dump is not None:
-                store, drift = open_dump(params, dump, bench, allow_drift=allow_drift)
-            lesson = _lesson(params, bench.data, taught=store is not None)
-            network, card = initial_network(bench.data, spec.start(params.data.options.size), seed)
-            result = run.train(bench, network, card, spec=spec, recipe=loss, store=store, lesson=lesson)
+                store, drift = open_dump(params, dump, context, allow_drift=allow_drift)
+            training_set = _lesson(params, context.data, taught=store is not None)
+            network, card = initial_network(context.data, spec.start(params.data.options.size), seed)
+            result = run.train(
+                context, network, card, spec=spec, recipe=loss, store=store, training_set=training_set
+            )
         if ranks.is_first:
-            logits = None if store is None else store.held_out("test", bench.data.test)
+            logits = None if store is None else store.held_out("test", context.data.test)
             made_with = canonical_json(params.makes(student, recipe))
             told = {
-                "labelled_images": lesson.labelled,
+                "labelled_images": training_set.labelled,
                 "drift": drift,
                 "made_with": made_with,
-                "dataset": bench.data.digest(),
+                "dataset": context.data.digest(),
             }
             with naming_epoch(result.best_epoch, network, spec.training):
-                run.write(bench, network, card, result, teacher_logits=logits, told=told)
+                run.write(context, network, card, result, teacher_logits=logits, told=told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,26 +97,26 @@ class _Run:
 
     @property
     def name(self) -> str:
-        return layout.run_name(self.dump, self.student, self.recipe, self.seed)
+        return paths.run_name(self.dump, self.student, self.recipe, self.seed)
 
     @property
     def outputs(self) -> Outputs:
-        return Outputs(name=self.name, checkpoint=layout.STUDENTS / f"{self.name}.pt")
+        return Outputs(name=self.name, checkpoint=paths.STUDENTS / f"{self.name}.pt")
 
     def train(
         self,
-        bench: Bench,
+        context: RunContext,
         network: nn.Module,
         card: ModelCard,
         *,
         spec: ModelParams,
         recipe: RecipeParams,
         store: SoftLabels | None,
-        lesson: Lesson,
+        training_set: TrainingSet,
     ) -> TrainingResult:
         """Train the student on what it is to learn from."""
         return train(
-            bench,
+            context,
             network,
             card,
             RunSpec(
@@ -126,12 +128,12 @@ class _Run:
             ),
             views=spec.training.views if store is None else views_of(store),
             store=store,
-            lesson=lesson,
+            training_set=training_set,
         )
 
     def write(
         self,
-        bench: Bench,
+        context: RunContext,
         network: nn.Module,
         card: ModelCard,
         result: TrainingResult,
@@ -141,7 +143,7 @@ class _Run:
     ) -> None:
         """Write checkpoints, figures of the best epoch on the test images and what is told, and history."""
         load_state(network, result.best, self.name)
-        found = assess(bench, network, card.preprocessing, teacher_logits)
+        found = assess(context, network, card.preprocessing, teacher_logits)
         metrics: dict[str, Any] = {
             "student": self.student,
             "recipe": self.recipe,
@@ -163,12 +165,12 @@ class _Run:
         click.echo(f"{self.name}: test {found.test.headline}" if found.test.headline else self.name)
 
 
-def _lesson(params: Params, data: PreparedData, *, taught: bool) -> Lesson:
+def _lesson(params: Params, data: PreparedData, *, taught: bool) -> TrainingSet:
     """Return what a student is shown; with or without a teacher in as many steps an epoch."""
-    labels = params.data.told_labels(data)
+    labels = params.data.student_labels(data)
     if taught:
-        return Lesson.of_all(data.train, labels)
-    return Lesson.of_labelled(data.train, labels, length=len(data.train))
+        return TrainingSet.of_all(data.train, labels)
+    return TrainingSet.of_labelled(data.train, labels, length=len(data.train))
 
 
 def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:

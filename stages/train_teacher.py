@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.evaluation.assessment import assess
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.losses import make_loss
 from pipeline.modalities.prepared import require_sample
 from pipeline.models.auxiliary import count_parameters
@@ -23,7 +23,7 @@ from pipeline.training.loop import RunSpec
 from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
-from stages import layout
+from stages import paths
 from stages.artifacts import making
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
@@ -43,36 +43,38 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     figures on the un-augmented test images. Under torchrun the ranks train it together.
     """
     spec = params.teacher(teacher)
-    outputs = Outputs(name=layout.teacher_run(teacher), checkpoint=layout.teacher_checkpoint(teacher))
+    outputs = Outputs(name=paths.teacher_run(teacher), checkpoint=paths.teacher_checkpoint(teacher))
     result: TrainingResult | None = None
     with ExitStack() as held:
         with training_ranks(machine.device) as ranks:
             held.enter_context(outputs.held(ranks))
-            bench = machine.bench(params.data, ranks)
-            require_sample(bench.data, seed=spec.seed, workers=machine.workers)
+            context = machine.context(params.data, ranks)
+            require_sample(context.data, seed=spec.seed, workers=machine.workers)
             if spec.weights is not None and not spec.fine_tune:
-                network, card = _resolve(bench, teacher, spec)
+                network, card = _resolve(context, teacher, spec)
             else:
-                network, card = initial_network(bench.data, spec.start(params.data.options.size), spec.seed)
-                result = _train(bench, network, card, spec, outputs.state_path)
+                network, card = initial_network(
+                    context.data, spec.start(params.data.options.size), spec.seed
+                )
+                result = _train(context, network, card, spec, outputs.state_path)
         if ranks.is_first:
-            settings, told = spec.training.settings(), making(params, teacher, bench.data)
-            _write(bench, teacher, network, card, result, settings=settings, outputs=outputs, told=told)
+            settings, told = spec.training.settings(), making(params, teacher, context.data)
+            _write(context, teacher, network, card, result, settings=settings, outputs=outputs, told=told)
 
 
-def _resolve(bench: Bench, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:
+def _resolve(context: RunContext, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:
     """Return a pretrained network as it is, on the device."""
-    network, card = pretrained_network(bench.data, spec.start(None))
-    require_same_classes(name, card, bench.data)
-    network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network, card = pretrained_network(context.data, spec.start(None))
+    require_same_classes(name, card, context.data)
+    network.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network, card
 
 
 def _train(
-    bench: Bench, network: nn.Module, card: ModelCard, spec: ModelParams, state_path: Path
+    context: RunContext, network: nn.Module, card: ModelCard, spec: ModelParams, state_path: Path
 ) -> TrainingResult:
     return train(
-        bench,
+        context,
         network,
         card,
         RunSpec(
@@ -87,7 +89,7 @@ def _train(
 
 
 def _write(
-    bench: Bench,
+    context: RunContext,
     name: str,
     network: nn.Module,
     card: ModelCard,
@@ -99,15 +101,15 @@ def _write(
 ) -> None:
     """Write figures on the test images, with what decided them, and the checkpoint, if they are sound."""
     if result is None:
-        found = assess(bench, network, card.preprocessing)
+        found = assess(context, network, card.preprocessing)
         save_checkpoint(outputs.checkpoint, network.state_dict(), card)
     else:
         load_state(network, result.best, name)
         with naming_epoch(result.best_epoch, network, settings):
-            found = assess(bench, network, card.preprocessing)
+            found = assess(context, network, card.preprocessing)
         outputs.write_checkpoints(result, card)
     # It has no teacher to be compared with.
-    compared = bench.task.against_teacher
+    compared = context.task.against_teacher
     own = {figure: value for figure, value in found.to_dict().items() if figure not in compared}
     metrics = {
         "teacher": name,

@@ -16,13 +16,13 @@ from pipeline.core.progress import note, track
 from pipeline.core.trust import Trust
 from pipeline.dump.repair import read_header, repair
 from pipeline.dump.verify import Audit, replay, verify
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import audit_data
 from pipeline.models.teacher import Teacher
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.growth import tell_pending
 from pipeline.store.reader import LogitStore
-from stages import layout
+from stages import paths
 from stages.artifacts import load_teacher
 from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
 from stages.failures import say
@@ -94,11 +94,11 @@ def _audit_prepared(machine: Machine, *, as_json: bool) -> Audit:
     def progress(batches: Sequence[NDArray[np.int64]], step: str) -> Iterator[NDArray[np.int64]]:
         return track(batches, step, total=len(batches), unit="batch")
 
-    found = audit_data(layout.PREPARED, workers=machine.workers, progress=progress)
+    found = audit_data(paths.PREPARED, workers=machine.workers, progress=progress)
     if not as_json:
         _tell(found.bad)
         click.echo(
-            f"{layout.PREPARED}: {counted(found.checked, 'file')} checked, "
+            f"{paths.PREPARED}: {counted(found.checked, 'file')} checked, "
             f"{counted(found.images, 'image')} compared with their digests, {len(found.bad)} bad"
         )
     return Audit(ok=not found.bad, checked=found.checked, bad=found.bad)
@@ -145,20 +145,20 @@ class _CheckedStore:
                 raise
             return Audit(ok=False, checked=0, bad=[str(error)])
         if audit.ok and pairs:
-            bench, teacher = self._bench_and_teacher()
+            context, teacher = self._bench_and_teacher()
             opened = LogitStore.open(self.store, allow_drift=self.allow_drift)
-            audit = replace(replay(opened, bench, teacher, pairs), checked=audit.checked)
+            audit = replace(replay(opened, context, teacher, pairs), checked=audit.checked)
         if not as_json:
             tell_damaged_cache(self.store, audit.files)
             tell_pending(self.store)
             self._tell(audit)
         return audit
 
-    def _bench_and_teacher(self) -> tuple[Bench, Teacher]:
+    def _bench_and_teacher(self) -> tuple[RunContext, Teacher]:
         made_by = read_header(self.store).teacher
         name, precision = made_by["name"], made_by["precision"]
         teacher = load_teacher(name, precision, self.machine.device, trust=self.trust)
-        return self.machine.bench(None), teacher
+        return self.machine.context(None), teacher
 
     def _tell(self, audit: Audit) -> None:
         _tell(audit.bad)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.losses import LOSSES
 from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.prepared import PreparedData
@@ -184,10 +184,10 @@ def test_a_whole_job_costs_what_its_parts_cost():
 
 
 def test_students_cost_runs(colours, tmp_path):
-    bench = Bench(data=PreparedData.open(colours), task=find_task(), device=CPU, workers=1)
+    context = RunContext(data=PreparedData.open(colours), task=find_task(), device=CPU, workers=1)
     settings = TrainingSettings(epochs=1, batch_size=4, learning_rate=0.05)
     teachers = tuple(TEACHERS)[:2]
-    rig, parts = students_cost.make_rig(bench, "mobilenet", settings, tmp_path, teachers)
+    rig, parts = students_cost.make_rig(context, "mobilenet", settings, tmp_path, teachers)
     assert rig.teacher.name == parts.teacher
     assert parts.teacher in teachers
     assert parts.teacher_flops > parts.student_flops > 1e5

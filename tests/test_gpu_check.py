@@ -334,10 +334,10 @@ def test_a_resident_step_sees_what_the_loader_gives(findings, tmp_path):
     from tests.benchmarks.student_epochs import make_loader
 
     rig = loaders.RESIDENT.rig(SMALL, made_up(12, 32, classes=10), str(tmp_path))
-    rig = replace(rig, bench=replace(rig.bench, on_device=True))
+    rig = replace(rig, context=replace(rig.context, on_device=True))
     store = LogitStore.open(rig.dump("one", 1))
     step = ResidentStep(rig, store)
-    expected = next(make_loader(rig.bench, step.student, rig.views, store).epoch(0))
+    expected = next(make_loader(rig.context, step.student, rig.views, store).epoch(0))
     found = step.on(torch.from_numpy(expected.rows)).batch()
     for name in ("images", "labels", "teacher_logits"):
         assert torch.equal(getattr(found, name), getattr(expected, name))

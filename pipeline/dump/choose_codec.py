@@ -21,7 +21,7 @@ from pipeline.codecs.spec import AUTO, FEATURES, CodecSpec
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.progress import note
 from pipeline.dump.spec import DumpSpec
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.models.teacher import Teacher
 from pipeline.store.frame import compressor, create_array
 from pipeline.store.layout import CHUNK_ROWS, ZARR_JSON, Layout, Section
@@ -209,11 +209,11 @@ def pilot_rows(n_samples: int, n_views: int, foretold: int | None = None) -> tup
     return min(n_samples, wanted), min(n_views, -(-wanted // n_samples))
 
 
-def run_pilot(bench: Bench, teacher: Teacher, spec: DumpSpec, foretold: int | None = None) -> Pilot:
+def run_pilot(context: RunContext, teacher: Teacher, spec: DumpSpec, foretold: int | None = None) -> Pilot:
     """Run the teacher over samples spread evenly over the training split.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         teacher: whose logits.
         spec: what to dump.
         foretold: training samples of the dump; None for those that are there.
@@ -222,10 +222,10 @@ def run_pilot(bench: Bench, teacher: Teacher, spec: DumpSpec, foretold: int | No
         DataError: an image is not the one that was prepared.
         ModelError: logits are not finite.
     """
-    images = bench.data.train
+    images = context.data.train
     count, n_views = pilot_rows(len(images), spec.view_count, foretold)
     size = min(spec.batch_size, -(-count // _BATCHES_AT_LEAST))
-    feed = bench.feed(images, spec.views, teacher.card.preprocessing)
+    feed = context.feed(images, spec.views, teacher.card.preprocessing)
     batches = [
         (view, rows[start : start + size])
         for view in range(n_views)

@@ -18,7 +18,7 @@ from pipeline.dump.choose_codec import Candidate, choose_codec, measure, run_pil
 from pipeline.dump.plan import new_layout, plan_dump
 from pipeline.dump.read_ahead import held_bytes
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.samples.index import Form
@@ -67,12 +67,12 @@ class Forecast:
 
 
 def forecast(
-    bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path, samples: int | None = None
+    context: RunContext, teacher: Teacher, spec: DumpSpec, path: Path, samples: int | None = None
 ) -> Forecast:
     """Run the pilot and say what a dump, or what is left of it, will cost.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         teacher: whose logits.
         spec: what to dump.
         path: where the store is, or will be; nothing is written.
@@ -84,31 +84,31 @@ def forecast(
         MismatchError: there is a store made from something else.
         ConfigError: no codec keeps the budget.
     """
-    require_same_classes(teacher.name, teacher.card, bench.data)
+    require_same_classes(teacher.name, teacher.card, context.data)
     require_store_or_nothing(path)
-    counts = counts_of(bench.data, samples)
-    pilot = run_pilot(bench, teacher, spec, counts["train"])
+    counts = counts_of(context.data, samples)
+    pilot = run_pilot(context, teacher, spec, counts["train"])
     if samples is None:
-        plan = plan_dump(bench, teacher, spec, path, pilot=pilot)
+        plan = plan_dump(context, teacher, spec, path, pilot=pilot)
         layout, forwards = plan.header.layout, plan.forwards
-        candidate = measure(plan.codec, pilot, bench.task)
+        candidate = measure(plan.codec, pilot, context.task)
     else:
         rows = counts["train"] * spec.view_count
-        candidate = choose_codec(spec.codec, pilot, bench.task, head=teacher.head, rows=rows)
-        layout = new_layout(bench.data, spec, candidate.codec, counts)
+        candidate = choose_codec(spec.codec, pilot, context.task, head=teacher.head, rows=rows)
+        layout = new_layout(context.data, spec, candidate.codec, counts)
         forwards = sum(map(layout.n_rows, layout.shards()))
     return Forecast(
         samples=sum(counts.values()),
-        image_bytes=_image_bytes(bench.data, counts),
+        image_bytes=_image_bytes(context.data, counts),
         codec=candidate.codec.name,
-        bytes_total=_bytes(layout, candidate, bench.data.train.form),
+        bytes_total=_bytes(layout, candidate, context.data.train.form),
         bytes_per_sample_view=candidate.bytes_per_row,
         files=_files(layout, candidate),
         teacher_forwards=forwards,
         seconds_estimate=forwards * (1 / pilot.images_per_second + candidate.seconds_per_row),
         memory_bytes=_memory(layout, candidate)
-        + held_bytes(bench.data.train, layout.shard_rows)
-        + _MEMORY_PER_SAMPLE * (sum(counts.values()) - sum(counts_of(bench.data).values())),
+        + held_bytes(context.data.train, layout.shard_rows)
+        + _MEMORY_PER_SAMPLE * (sum(counts.values()) - sum(counts_of(context.data).values())),
         fidelity=candidate.fidelity,
     )
 

@@ -14,7 +14,7 @@ from pipeline.core.files import sync_folder
 from pipeline.core.progress import note
 from pipeline.dump.plan import DumpPlan, places, require_samples
 from pipeline.dump.spec import splits_of
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.drift import measure_drift, sightings
 from pipeline.loading.feed import Feed
 from pipeline.modalities.preprocessing import Views
@@ -67,10 +67,10 @@ def open_store(plan: DumpPlan) -> None:
     if plan.is_new:
         _create(plan)
     elif not is_complete(path, plan.header):
-        rows = places(plan.header.layout, plan.index, splits_of(plan.bench.data))
+        rows = places(plan.header.layout, plan.index, splits_of(plan.context.data))
         require_samples(path, plan.header.layout, rows, plan.missing)
         there = {shard: plan.done[shard] for shard in plan.header.layout.shards() if shard in plan.done}
-        require_same_pixels(plan.bench, plan.teacher, path, plan.header, rows, there)
+        require_same_pixels(plan.context, plan.teacher, path, plan.header, rows, there)
         _grow(path, plan.header, plan.index, plan.codec.state)
 
 
@@ -83,27 +83,33 @@ def blocks_of(layout: Layout, rows: NDArray[np.int64], count: int) -> NDArray[np
 
 
 def make_feeds(
-    bench: Bench, teacher: Teacher, views: Views, layout: Layout, rows: Mapping[str, NDArray[np.int64]]
+    context: RunContext,
+    teacher: Teacher,
+    views: Views,
+    layout: Layout,
+    rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Feed]:
     """Return the images of each split as the teacher sees them.
 
     Args:
-        bench: the data and the device.
-        teacher: whose eyes.
+        context: the data and the device.
+        teacher: whose preprocessing.
         views: of the training images.
         layout: of the store, inside whose blocks images are mixed.
         rows: its `places`.
     """
-    splits, eyes = splits_of(bench.data), teacher.card.preprocessing
+    splits, preprocessing = splits_of(context.data), teacher.card.preprocessing
     blocks = blocks_of(layout, rows["train"], len(splits["train"]))
     return {
-        name: bench.feed(images, views, eyes, blocks) if name == "train" else bench.feed(images, None, eyes)
+        name: context.feed(images, views, preprocessing, blocks)
+        if name == "train"
+        else context.feed(images, None, preprocessing)
         for name, images in splits.items()
     }
 
 
 def require_same_pixels(
-    bench: Bench,
+    context: RunContext,
     teacher: Teacher,
     path: Path,
     header: Header,
@@ -113,7 +119,7 @@ def require_same_pixels(
     """Refuse to go on with a store whose finished shards show other pixels than are rendered here.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         teacher: the store's.
         path: the store's folder, before anything in it is touched.
         header: what it is to hold.
@@ -126,7 +132,7 @@ def require_same_pixels(
     if not done:
         return
     views, layout = read_views(header.views, header.teacher, path), header.layout
-    for name, feed in make_feeds(bench, teacher, views, layout, rows).items():
+    for name, feed in make_feeds(context, teacher, views, layout, rows).items():
         mixes = name == "train" and views.mixes
         seen = sightings(layout, done, rows[name], name, mixes=mixes) if name in rows else []
         measure_drift(feed, seen).require_none(str(path), header.versions, feed.images.decoder)
@@ -169,13 +175,13 @@ def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor])
 # Completing a store: when nothing is missing any more, the manifest says so.
 
 
-def complete(path: Path, header: Header, bench: Bench, *, completes: bool) -> Manifest | None:
+def complete(path: Path, header: Header, context: RunContext, *, completes: bool) -> Manifest | None:
     """Complete a store that lacks nothing; its held-out logits, read back, tell the teacher's accuracy.
 
     Args:
         path: the store's folder.
         header: what it is to hold.
-        bench: the data and its task.
+        context: the data and its task.
         completes: whether to do so; say how much is done otherwise.
 
     Returns:
@@ -191,17 +197,17 @@ def complete(path: Path, header: Header, bench: Bench, *, completes: bool) -> Ma
         note(f"{path}: {done} of {total} shards are done{rest}")
         return None
     writer.tidy()
-    splits = splits_of(bench.data)
+    splits = splits_of(context.data)
     held_out = [name for name in splits if name != "train"]
     store = LogitStore(location, writer.manifest(dict.fromkeys(held_out)))
     cached: dict[str, float | None] = {}
     for name in held_out:
         section = store.sections[name]
         outputs = section.logits(0, section.rows_of(splits[name]))
-        cached[name] = quality(bench.task, outputs, splits[name].labels)
+        cached[name] = quality(context.task, outputs, splits[name].labels)
     manifest = writer.manifest(cached)
     writer.complete_with(manifest)
-    _warn_of_cost(path, manifest, bench.task)
+    _warn_of_cost(path, manifest, context.task)
     return manifest
 
 

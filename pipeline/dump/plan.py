@@ -19,7 +19,7 @@ from pipeline.core.progress import note
 from pipeline.dump.choose_codec import Pilot, choose_codec, run_pilot
 from pipeline.dump.read_ahead import fitting_shard_rows
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher, require_same_classes
 from pipeline.places.location import Location
@@ -40,7 +40,7 @@ class DumpPlan:
     """What a dump will make.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         teacher: whose logits.
         spec: what to dump.
         path: the store's folder.
@@ -51,7 +51,7 @@ class DumpPlan:
         is_new: whether there is no store yet.
     """
 
-    bench: Bench
+    context: RunContext
     teacher: Teacher
     spec: DumpSpec
     path: Path
@@ -73,12 +73,12 @@ class DumpPlan:
 
 
 def plan_dump(
-    bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path, *, pilot: Pilot | None = None
+    context: RunContext, teacher: Teacher, spec: DumpSpec, path: Path, *, pilot: Pilot | None = None
 ) -> DumpPlan:
     """Plan a new store, or what is added to one that is there.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         teacher: whose logits.
         spec: what to dump.
         path: the store's folder.
@@ -91,16 +91,16 @@ def plan_dump(
         StoreError: the folder holds something that is no store.
         ConfigError: no codec keeps the budget.
     """
-    require_same_classes(teacher.name, teacher.card, bench.data)
+    require_same_classes(teacher.name, teacher.card, context.data)
     path = behind_links(path)
     require_store_or_nothing(path)
     is_new = not (path / ZARR_JSON).exists()
     if is_new:
-        header, index, codec = _new(bench, teacher, spec, pilot)
+        header, index, codec = _new(context, teacher, spec, pilot)
     else:
-        header, index, codec = _extended(bench, teacher, spec, path)
+        header, index, codec = _extended(context, teacher, spec, path)
     return DumpPlan(
-        bench=bench,
+        context=context,
         teacher=teacher,
         spec=spec,
         path=path,
@@ -116,18 +116,18 @@ def renewed(plan: DumpPlan) -> DumpPlan:
     """Return a plan of the store as it is now; one of a store that is still to be made is kept."""
     if plan.is_new and not (plan.path / ZARR_JSON).exists():
         return plan
-    return plan_dump(plan.bench, plan.teacher, plan.spec, plan.path)
+    return plan_dump(plan.context, plan.teacher, plan.spec, plan.path)
 
 
 def _new(
-    bench: Bench, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None
+    context: RunContext, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None
 ) -> tuple[Header, Index, Codec]:
     """Return header, samples and codec of a new store."""
-    codec = choose(bench, teacher, spec, pilot)
-    index = {name: SampleIndex.of(images) for name, images in splits_of(bench.data).items()}
+    codec = choose(context, teacher, spec, pilot)
+    index = {name: SampleIndex.of(images) for name, images in splits_of(context.data).items()}
     described, views = teacher.described(), spec.views.described()
     header = Header(
-        layout=new_layout(bench.data, spec, codec, counts_of(bench.data)),
+        layout=new_layout(context.data, spec, codec, counts_of(context.data)),
         fingerprint=Fingerprint(
             dataset=dataset_digest(index),
             teacher=described.digest,
@@ -138,12 +138,14 @@ def _new(
         views=dict(views.plain),
         codec_spec=spec.codec,
         batch_size=spec.batch_size,
-        versions=versions(bench.data.train.decoder),
+        versions=versions(context.data.train.decoder),
     )
     return header, index, codec
 
 
-def _extended(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tuple[Header, Index, Codec]:
+def _extended(
+    context: RunContext, teacher: Teacher, spec: DumpSpec, path: Path
+) -> tuple[Header, Index, Codec]:
     """Return header, samples and codec of a store that is there with what a spec adds to it.
 
     What its growth has begun is part of that, unless the store already holds all that is wanted.
@@ -152,7 +154,7 @@ def _extended(bench: Bench, teacher: Teacher, spec: DumpSpec, path: Path) -> tup
         MismatchError: it is made from something else.
         CorruptStoreError: it is damaged.
     """
-    frame, wanted = frame_folder(path), _wanted(bench, teacher, spec)
+    frame, wanted = frame_folder(path), _wanted(context, teacher, spec)
     found = Header.read(Location(frame))
     codec = found.codec(read_state(frame, found.layout), str(path))
     known = read_index(frame, found)
@@ -183,23 +185,23 @@ def _as_begun(path: Path, found: Header, known: Index, wanted: Wanted) -> tuple[
     return adopt(folder, begun.with_views(wanted.view_count), index, wanted)
 
 
-def _wanted(bench: Bench, teacher: Teacher, spec: DumpSpec) -> Wanted:
+def _wanted(context: RunContext, teacher: Teacher, spec: DumpSpec) -> Wanted:
     return Wanted(
         teacher=teacher.described(),
         views=spec.views.described(),
         view_count=spec.view_count,
         codec=spec.codec,
-        splits=splits_of(bench.data),
+        splits=splits_of(context.data),
     )
 
 
-def choose(bench: Bench, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None = None) -> Codec:
+def choose(context: RunContext, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None = None) -> Codec:
     """Return the codec of a new store: by name, or by what a pilot says."""
     if not spec.codec.needs_pilot:
-        return find_codec(spec.codec.name, len(bench.data.classes))
-    rows = len(bench.data.train) * spec.view_count
-    pilot = run_pilot(bench, teacher, spec) if pilot is None else pilot
-    chosen = choose_codec(spec.codec, pilot, bench.task, head=teacher.head, rows=rows)
+        return find_codec(spec.codec.name, len(context.data.classes))
+    rows = len(context.data.train) * spec.view_count
+    pilot = run_pilot(context, teacher, spec) if pilot is None else pilot
+    chosen = choose_codec(spec.codec, pilot, context.task, head=teacher.head, rows=rows)
     note(f"codec {spec.codec}: takes {chosen.codec.name}")
     return chosen.codec
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.core.arrays import Rows
 from pipeline.core.progress import note
 from pipeline.dump.spec import splits_of
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.samples.packed import Split
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 
@@ -87,22 +87,22 @@ class DecodedBlocks:
     """Decodes what is dumped.
 
     Args:
-        bench: the data and the number of threads.
+        context: the data and the number of threads.
         batch_size: images that are rendered at once.
     """
 
-    def __init__(self, bench: Bench, batch_size: int) -> None:
+    def __init__(self, context: RunContext, batch_size: int) -> None:
         # Rendering is ahead by a batch a thread, and some more; see `prefetch.py`.
-        self._rendered_ahead = (bench.workers + 2) * batch_size
+        self._rendered_ahead = (context.workers + 2) * batch_size
         self._held = {
             name: HeldImages.of(images)
-            for name, images in splits_of(bench.data).items()
+            for name, images in splits_of(context.data).items()
             if images.decodes_at_use
         }
         splits: dict[str, Any] = {**self._held}
-        self.bench = replace(bench, data=replace(bench.data, **splits))
+        self.context = replace(context, data=replace(context.data, **splits))
         self._blocks: dict[tuple[str, int], _Block] = {}
-        self._pool = ThreadPoolExecutor(bench.workers, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(context.workers, thread_name_prefix="decode")
 
     @contextmanager
     def expecting(self, shards: Mapping[ShardId, Rows]) -> Iterator[None]:

@@ -21,7 +21,7 @@ from pipeline.dump.open import require_same_pixels
 from pipeline.dump.plan import choose, places, require_samples
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec, splits_of
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
 from pipeline.places.local import remove_inside, require_own_folders
@@ -81,7 +81,11 @@ def read_header(path: Path) -> Header:
 
 
 def repair(
-    path: Path, bench: Bench, teacher: Teacher, *, about_to_mend: Callable[[list[Path]], None] = _ignore
+    path: Path,
+    context: RunContext,
+    teacher: Teacher,
+    *,
+    about_to_mend: Callable[[list[Path]], None] = _ignore,
 ) -> list[str]:
     """Make again what is bad in a store, finished or not, and finish it.
 
@@ -90,7 +94,7 @@ def repair(
 
     Args:
         path: the store's folder.
-        bench: the data that it was made from, and the device.
+        context: the data that it was made from, and the device.
         teacher: the one that made it.
         about_to_mend: called with the files that are bad, before any of them is touched.
 
@@ -113,20 +117,20 @@ def repair(
         spec = DumpSpec.of(header, path)
         if not found.faults and (path / MANIFEST).exists():
             return []
-        index, lost = _index(path, header, bench.data)
-        bench = replace(bench, data=_known(bench.data, index))
+        index, lost = _index(path, header, context.data)
+        context = replace(context, data=_known(context.data, index))
         bad = {fault.shard for fault in found.faults if fault.shard}
         to_make = bad | (set(layout.shards()) - set(found.records))
-        rows = places(layout, index, splits_of(bench.data))
+        rows = places(layout, index, splits_of(context.data))
         require_samples(path, layout, rows, to_make)
         good = {shard: record for shard, record in found.records.items() if shard not in bad}
-        require_same_pixels(bench, teacher, path, header, rows, good)
-        state, also_lost = _state(path, header, bench, teacher)
+        require_same_pixels(context, teacher, path, header, rows, good)
+        state, also_lost = _state(path, header, context, teacher)
         faults = [*found.faults, *lost, *also_lost]
         about_to_mend([path / fault.name for fault in faults])
         _mend(path, replace(found, faults=faults), index, state)
     note(f"{path}: {counted(len(faults), 'file')} to be made again, removed or moved away")
-    cache_logits(bench, teacher, spec, path)
+    cache_logits(context, teacher, spec, path)
     return [_done_about(path, fault) for fault in faults]
 
 
@@ -222,12 +226,12 @@ def _known(data: PreparedData, index: Index) -> PreparedData:
 
 
 def _state(
-    path: Path, header: Header, bench: Bench, teacher: Teacher
+    path: Path, header: Header, context: RunContext, teacher: Teacher
 ) -> tuple[Mapping[str, Tensor], list[Fault]]:
     """Return what the codec keeps once, from the store or, with what is lost, from the pilot."""
     with suppress(CorruptStoreError):
         return header.codec(read_state(path, header.layout), str(path)).state, []
-    codec = choose(bench, teacher, DumpSpec.of(header, path))
+    codec = choose(context, teacher, DumpSpec.of(header, path))
     if codec_fingerprint(codec) != header.fingerprint.codec:
         raise StoreError(
             f"{path}: what its codec keeps once is lost, and the pilot does not give the same again; "

@@ -1,6 +1,6 @@
 """The dump: shard by shard, one view of one block of rows, until nothing is missing.
 
-    plan = plan_dump(bench, teacher, spec, path)     # plan.py: values; nothing is written
+    plan = plan_dump(context, teacher, spec, path)     # plan.py: values; nothing is written
     manifest = run_dump(plan)                        # open -> loop -> finish
 
 Batches are fixed inside a shard, so its bytes do not depend on where a run was interrupted or on how
@@ -31,7 +31,7 @@ from pipeline.dump.plan import DumpPlan, places, plan_dump, renewed
 from pipeline.dump.read_ahead import DecodedBlocks, PixelChecks
 from pipeline.dump.spec import DumpSpec, splits_of
 from pipeline.dump.speed import Stopwatch
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import CompiledTeacher, Teacher
 from pipeline.places.location import Location
@@ -46,7 +46,7 @@ _LESS_MEMORY = "lower batch_size of the dump, use precision: bf16, or render els
 
 
 def cache_logits(
-    bench: Bench,
+    context: RunContext,
     teacher: Teacher,
     spec: DumpSpec,
     path: Path,
@@ -59,7 +59,7 @@ def cache_logits(
     See `plan_dump` and `run_dump` for arguments and errors.
     """
     return _run(
-        behind_links(path), lambda: plan_dump(bench, teacher, spec, path), part, completes=completes
+        behind_links(path), lambda: plan_dump(context, teacher, spec, path), part, completes=completes
     )
 
 
@@ -105,7 +105,7 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
                 raise
         dump.make(part.of([shard for shard in shards if shard.section == "train"]))
     with gate(path, PREPARATION_SECONDS):
-        manifest = complete(path, planned.header, planned.bench, completes=completes)
+        manifest = complete(path, planned.header, planned.context, completes=completes)
     if manifest is None and completes and part == WHOLE:
         raise StoreError(f"{path}: shards are missing that were made; expected them; run the command again")
     dump.report_speed()
@@ -119,15 +119,15 @@ class _Dump:
 
     def __init__(self, plan: DumpPlan) -> None:
         self._teacher, self._spec, self._codec = plan.teacher, plan.spec, plan.codec
-        self._device, self._task = plan.bench.device, plan.bench.task
+        self._device, self._task = plan.context.device, plan.context.task
         self.writer = StoreWriter(plan.path, plan.header)
-        self._splits = splits_of(plan.bench.data)
+        self._splits = splits_of(plan.context.data)
         self._places = places(self.writer.layout, plan.index, self._splits)
-        self._decoded = DecodedBlocks(plan.bench, plan.spec.batch_size)
-        self._checks = PixelChecks(self._splits, plan.bench.workers)
+        self._decoded = DecodedBlocks(plan.context, plan.spec.batch_size)
+        self._checks = PixelChecks(self._splits, plan.context.workers)
         self._stopwatch = Stopwatch(plan.spec.batch_size)
         self._feeds = make_feeds(
-            self._decoded.bench, plan.teacher, plan.spec.views, self.writer.layout, self._places
+            self._decoded.context, plan.teacher, plan.spec.views, self.writer.layout, self._places
         )
 
     def make(self, shards: Sequence[ShardId]) -> None:

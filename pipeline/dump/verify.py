@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.codecs import Rule
 from pipeline.core.errors import ConfigError, StoreError
 from pipeline.core.progress import note
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
@@ -133,7 +133,7 @@ def _undecodable(location: Location, manifest: Manifest) -> list[str]:
     return problems
 
 
-def replay(store: LogitStore, bench: Bench, teacher: Teacher, count: int, seed: int = 0) -> Audit:
+def replay(store: LogitStore, context: RunContext, teacher: Teacher, count: int, seed: int = 0) -> Audit:
     """Run the teacher again on random (view, sample) pairs and compare with what is stored.
 
     First the witnesses are rendered again. In a store that was opened with `allow_drift` they may differ;
@@ -141,7 +141,7 @@ def replay(store: LogitStore, bench: Bench, teacher: Teacher, count: int, seed: 
 
     Args:
         store: one that `verify` found good.
-        bench: the data that it was made from, or some of it, and the device.
+        context: the data that it was made from, or some of it, and the device.
         teacher: the one that made it.
         count: pairs.
         seed: of their choice.
@@ -151,17 +151,17 @@ def replay(store: LogitStore, bench: Bench, teacher: Teacher, count: int, seed: 
         MismatchError: other data, or another teacher.
     """
     store.require_teacher(teacher.described())
-    images = bench.data.train
-    feed = bench.feed(images, views_of(store), teacher.card.preprocessing, mixed_blocks(store, images))
+    images = context.data.train
+    feed = context.feed(images, views_of(store), teacher.card.preprocessing, mixed_blocks(store, images))
     drift = measure_drift(feed, store_sightings(store, "train", images))
     if drift.differing and not store.allow_drift:
         return Audit(ok=False, checked=0, bad=[str(drift)], drift=drift)
     pairs = np.random.default_rng(seed).integers((0, 0), (store.n_views, len(images)), (count, 2))
     images.require_unchanged(np.unique(pairs[:, 1]))
-    differences, divergences = zip(*_compared(store, feed, teacher, pairs, bench.task), strict=True)
+    differences, divergences = zip(*_compared(store, feed, teacher, pairs, context.task), strict=True)
     found = torch.cat(divergences)
     mean, worst = float(found.mean()), float(found.max())
-    cost, first = store.manifest.fidelity(), bench.task.measures.divergences[0]
+    cost, first = store.manifest.fidelity(), context.task.measures.divergences[0]
     mean_limit = max(REPLAY_KL, 10 * cost.mean(first))
     worst_limit = max(10 * REPLAY_KL, 20 * cost.divergences[first].p99)
     bad = []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.tasks.task import Figures
 
@@ -46,7 +46,7 @@ class Assessment:
 
 
 def assess(
-    bench: Bench,
+    context: RunContext,
     network: nn.Module,
     preprocessing: Preprocessing,
     teacher_logits: Tensor | None = None,
@@ -54,14 +54,14 @@ def assess(
     """Judge a network on the test images, and mend its outputs on the validation images.
 
     Args:
-        bench: the data and the device, on which the network is.
+        context: the data and the device, on which the network is.
         network: maps images to logits; its mode is restored.
         preprocessing: how it wants its images.
         teacher_logits: (N, C) of the test images, in the split's order, for agreement and KL.
     """
-    data, task = bench.data, bench.task
-    test = bench.predict(network, preprocessing, data.test)
-    validation = bench.predict(network, preprocessing, data.validation)
+    data, task = context.data, context.task
+    test = context.predict(network, preprocessing, data.test)
+    validation = context.predict(network, preprocessing, data.validation)
     return Assessment(
         test=task.compare(*test, teacher_logits),
         validation=task.compare(*validation),

@@ -27,7 +27,7 @@ _LESS_MEMORY = "evaluate smaller images, or on another device: --device"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
+class RunContext:
     """Where models of a run meet the data.
 
     Args:
@@ -59,7 +59,7 @@ class Bench:
         Args:
             images: the split.
             spec: which views there are; None for the un-augmented image.
-            preprocessing: the model's eyes.
+            preprocessing: its preprocessing.
             blocks: (N,) where views mix, which block of the store each image lies in.
         """
         return Feed(

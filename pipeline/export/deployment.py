@@ -36,8 +36,12 @@ class Deployment:
 
     def inputs(self, pixels: Tensor) -> Tensor:
         """Return what is fed for pixels (B, S, S, c) uint8 of the model's size, whatever their channels."""
-        eyes = self.card.preprocessing
-        return eyes.seen(pixels).contiguous() if self.normalises else eyes.normalise(pixels).contiguous()
+        preprocessing = self.card.preprocessing
+        return (
+            preprocessing.seen(pixels).contiguous()
+            if self.normalises
+            else preprocessing.normalise(pixels).contiguous()
+        )
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
@@ -51,9 +55,9 @@ class Deployment:
         Raises:
             ModelError: the network decides by values what it computes.
         """
-        eyes = self.card.preprocessing
-        network = eyes.with_normalisation(self.network) if self.normalises else self.network
-        example = self.inputs(eyes.example(_TRACED_BATCH))
+        preprocessing = self.card.preprocessing
+        network = preprocessing.with_normalisation(self.network) if self.normalises else self.network
+        example = self.inputs(preprocessing.example(_TRACED_BATCH))
         batch = {0: Dim("batch", min=1)}
         try:
             program = torch.export.export(network.eval(), (example,), dynamic_shapes=(batch,))

@@ -232,7 +232,7 @@ def measure_parity(deployment: Deployment, run: Run, feed: Feed, task: Task) -> 
     Args:
         deployment: with the network as it is.
         run: the file's bytes, loaded.
-        feed: un-augmented images, at least one, with the network's eyes, on the CPU.
+        feed: un-augmented images, at least one, with the network's preprocessing, on the CPU.
         task: of the network.
     """
     batches = _batches(len(feed.images))

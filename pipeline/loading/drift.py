@@ -132,7 +132,7 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
     """Render witnesses again and compare.
 
     Args:
-        feed: their images, with the store's views and the teacher's eyes.
+        feed: their images, with the store's views and the teacher's preprocessing.
         seen: what they looked like.
 
     Raises:
@@ -187,8 +187,8 @@ def _require_no_drift(store: LogitStore, feed: Feed) -> None:
     if images.decoder == made_with["decoder"]:
         # Content that differs is not the decoder's doing.
         store.rows_of(images)
-    eyes = feed.seen_by(preprocessing_of(store))
-    drift = measure_drift(eyes, store_sightings(store, "train", images))
+    preprocessing = feed.seen_by(preprocessing_of(store))
+    drift = measure_drift(preprocessing, store_sightings(store, "train", images))
     if not store.allow_drift:
         way_out = ", or measure what it costs with --allow-drift"
         drift.require_none(str(store.location), made_with, images.decoder, way_out)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.arrays import Rows
-from pipeline.loading.prefetch import Ring
+from pipeline.loading.prefetch import PrefetchQueue
 from pipeline.modalities.preprocessing import Preprocessing, Renderer, Views
 from pipeline.samples.packed import Split
 from pipeline.views.pairing import pair_up
@@ -77,9 +77,9 @@ class Feed:
         """Choose the path from a renderer to batches."""
         self._renderer = renderer
         self._resident = renderer.resident()
-        self._ring: Ring | None = None
+        self._queue: PrefetchQueue | None = None
         if not renderer.on_device:
-            self._ring = Ring(
+            self._queue = PrefetchQueue(
                 lambda *asked: self.pixels(*asked),
                 renderer.shape,
                 self.device,
@@ -91,7 +91,7 @@ class Feed:
     def path(self) -> str:
         """Which way batches come, for people."""
         count = len(self.images)
-        if self._ring is None:
+        if self._queue is None:
             size = self.images.size_bytes
             where = "resident" if self._resident is not None else "copied batch by batch"
             return f"{count:,} images, {size / 1e6:,.0f} MB, {where} on {self.device}, rendered there"
@@ -150,9 +150,9 @@ class Feed:
 
         They last until the next ones are asked for.
         """
-        if self._ring is None:
+        if self._queue is None:
             return itertools.starmap(self.pixels, requests)
-        return self._ring.stream(requests)
+        return self._queue.stream(requests)
 
 
 def consecutive(count: int, batch_size: int) -> list[Rows]:

@@ -19,8 +19,8 @@ from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import ConfigError
 from pipeline.core.random import Lane, permutation
 from pipeline.loading.feed import Feed
-from pipeline.loading.lesson import Lesson
 from pipeline.loading.targets import FeatureSource, Labels, Targets, TeacherFeatures
+from pipeline.loading.training_set import TrainingSet
 from pipeline.losses import FeatureNeeds
 from pipeline.views.pairing import require_whole_groups
 
@@ -121,8 +121,8 @@ class Loader:
         batch_size: images a step; a multiple of the group where views mix.
         seed: of the order, 64-bit unsigned.
         n_classes: C, needed where views mix.
-        lesson: of the feed's images, with the labels that are told and how long an epoch is; None for the
-            images' own labels and one lap.
+        training_set: of the feed's images, with the labels that students are given and the length of an
+            epoch; None for the images' own labels and one lap.
         features: what a loss needs of the teacher's features; None for none.
         division: how a step is divided; whole, in this process alone, unless one says otherwise.
 
@@ -155,18 +155,18 @@ class Loader:
         batch_size: int,
         seed: int,
         n_classes: int | None = None,
-        lesson: Lesson | None = None,
+        training_set: TrainingSet | None = None,
         features: FeatureNeeds | None = None,
         division: Division = WHOLE,
     ) -> None:
         require_whole_groups(batch_size, mixes=feed.mixes)
         self._feed, self._targets, self._seed = feed, targets, seed
-        self._labels = Labels(feed, n_classes, None if lesson is None else lesson.labels)
+        self._labels = Labels(feed, n_classes, None if training_set is None else training_set.labels)
         self._features = _feature_source(targets, self._labels, n_classes, features)
         count = len(feed.images)
         self.batch_size = min(batch_size, count)
         self._steps_per_lap = count // self.batch_size
-        length = count if lesson is None else lesson.length
+        length = count if training_set is None else training_set.length
         self.steps_per_epoch = length // min(batch_size, length)
         self.parts = division.parts
         division.require_enough(count, feed.pairing.group)

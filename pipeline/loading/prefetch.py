@@ -101,7 +101,7 @@ class _Slot:
         wait(self._filling)
 
 
-class Ring:
+class PrefetchQueue:
     """Slots that threads fill in turn.
 
     Args:

@@ -69,7 +69,7 @@ class ReplayDataset(Dataset[Item]):
             opened = open_logits(opened, allow_drift=allow_drift)
         self._store: SoftLabels | None = opened
         self._place, self._data, self._spec = opened.location.place, data, views_of(opened)
-        self._eyes = preprocessing or preprocessing_of(opened)
+        self._preprocessing = preprocessing or preprocessing_of(opened)
         images = self._prepared().train
         self._blocks = mixed_blocks(opened, images)
         self._n_classes, self.n_views = opened.n_classes, opened.n_views
@@ -130,7 +130,7 @@ class ReplayDataset(Dataset[Item]):
     def _look(self) -> None:
         """Open the images, and see them as the store's views."""
         images, device = self._prepared().train, torch.device("cpu")
-        self._feed = Feed(images, self._spec, self._eyes, device=device, blocks=self._blocks)
+        self._feed = Feed(images, self._spec, self._preprocessing, device=device, blocks=self._blocks)
         self._hard = Labels(self._feed, self._n_classes)
 
     def __getstate__(self) -> dict[str, Any]:

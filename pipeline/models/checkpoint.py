@@ -232,7 +232,7 @@ def _say(origin: Path | str, told: Iterable[str]) -> None:
 def load_foreign(
     path: Path,
     name: str,
-    eyes: Preprocessing,
+    preprocessing: Preprocessing,
     *,
     stem_stride: int | None,
     options: Mapping[str, Any],
@@ -242,7 +242,7 @@ def load_foreign(
     Args:
         path: of the tensors.
         name: of the model.
-        eyes: how it wants its images.
+        preprocessing: how it wants its images.
         stem_stride: of the network; None for its source's own.
         options: keyword arguments of the network's builder.
 
@@ -255,9 +255,9 @@ def load_foreign(
         Architecture(
             name=name,
             num_classes=_SOME_CLASSES,
-            channels=eyes.channels,
+            channels=preprocessing.channels,
             stem_stride=stem_stride or source.stem_stride(name, _IMAGENET_SIZE),
-            options={**source.size_options(name, eyes.size), **options},
+            options={**source.size_options(name, preprocessing.size), **options},
         )
     )
     network = build(architecture)
@@ -265,7 +265,7 @@ def load_foreign(
     num_classes = head_classes(head_of(network)[1])
     card = ModelCard(
         architecture=replace(architecture, num_classes=num_classes),
-        preprocessing=eyes,
+        preprocessing=preprocessing,
         classes=tuple(map(str, range(num_classes))),
     )
     return network.eval(), card

@@ -22,18 +22,18 @@ ClassMap = Mapping[str, str | int]
 _RELATIVE_DIFFERENCE = 1e-3
 
 
-def count_logits(network: nn.Module, name: str, eyes: Preprocessing) -> int:
+def count_logits(network: nn.Module, name: str, preprocessing: Preprocessing) -> int:
     """Return how many logits a network, on the CPU, gives for an image.
 
     Args:
         network: its mode is restored afterwards.
         name: of the model.
-        eyes: the images that it will be given.
+        preprocessing: the images that it will be given.
 
     Raises:
         ModelError: it cannot take them, or what it gives are no logits (B, C).
     """
-    outputs = try_out(network, name, eyes.normalise(eyes.example(2)))
+    outputs = try_out(network, name, preprocessing.normalise(preprocessing.example(2)))
     if outputs.ndim != 2 or len(outputs) != 2:
         raise ModelError(
             f"model {name} gives {tuple(outputs.shape)} for two images; expected logits (2, C); choose "
@@ -191,9 +191,9 @@ def _narrowed(network: nn.Module, card: ModelCard, chosen: tuple[int, ...]) -> n
     """Return a network with some rows of its last layer, or None where these do not make its logits."""
     if find_head(network) is None or isinstance(network, SelectedLogits):
         return None
-    eyes, name = card.preprocessing, card.architecture.name
+    preprocessing, name = card.preprocessing, card.architecture.name
     noise = torch.Generator().manual_seed(0)
-    images = eyes.normalise(eyes.example(2, noise))
+    images = preprocessing.normalise(preprocessing.example(2, noise))
     expected = try_out(network, name, images)[:, list(chosen)]
     narrow = deepcopy(network)
     select_classes(narrow, chosen)

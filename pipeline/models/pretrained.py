@@ -114,22 +114,24 @@ def _from_file(
     if path.with_suffix(".json").exists():
         _require_own_form(str(path), stem_stride, options)
         return load_checkpoint(path, expected=name, trust=Trust(models={name: options}))
-    eyes = given.alone(f"{path} has no card {path.stem}.json beside it, and")
-    network, card = load_foreign(path, name, eyes, stem_stride=stem_stride, options=options)
+    preprocessing = given.alone(f"{path} has no card {path.stem}.json beside it, and")
+    network, card = load_foreign(path, name, preprocessing, stem_stride=stem_stride, options=options)
     return network, replace(card, modality=modality)
 
 
 def _complete(found: Pretrained, given: GivenPreprocessing, modality: str) -> tuple[nn.Module, ModelCard]:
     """Return a source's network with a card, and the user's word for what the source does not say."""
-    eyes, classes = found.preprocessing, found.classes
-    if eyes is None:
-        eyes = given.alone(f"model {found.name}")
+    preprocessing, classes = found.preprocessing, found.classes
+    if preprocessing is None:
+        preprocessing = given.alone(f"model {found.name}")
     if classes is None:
-        classes = tuple(map(str, range(count_logits(found.network, found.name, eyes))))
+        classes = tuple(map(str, range(count_logits(found.network, found.name, preprocessing))))
     architecture = Architecture(
-        name=found.name, num_classes=len(classes), channels=eyes.channels, options=found.options
+        name=found.name, num_classes=len(classes), channels=preprocessing.channels, options=found.options
     )
-    card = ModelCard(architecture=architecture, preprocessing=eyes, classes=classes, modality=modality)
+    card = ModelCard(
+        architecture=architecture, preprocessing=preprocessing, classes=classes, modality=modality
+    )
     return found.network, card
 
 
@@ -224,10 +226,10 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
         modality=data.modality,
     )
     require_finite_weights(network, f"model {start.model}, weights {start.weights}")
-    eyes = card.preprocessing
+    preprocessing = card.preprocessing
     if start.size is not None:
-        eyes = eyes.with_size(start.size)
-    card = _seen_by(network, card, start.given(data.modality).over(eyes))
+        preprocessing = preprocessing.with_size(start.size)
+    card = _seen_by(network, card, start.given(data.modality).over(preprocessing))
     found = count_logits(network, start.model, card.preprocessing)
     if found != len(card.classes):
         raise ModelError(
@@ -239,14 +241,14 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
     return network, card
 
 
-def _seen_by(network: nn.Module, card: ModelCard, eyes: Preprocessing) -> ModelCard:
+def _seen_by(network: nn.Module, card: ModelCard, preprocessing: Preprocessing) -> ModelCard:
     """Return the card of a network that sees its images otherwise; it is fitted to their size."""
     architecture, source = card.architecture, source_of(card.architecture.name)
-    if eyes.size != card.preprocessing.size:
-        source.resize(network, eyes.size)
-        options = {**architecture.options, **source.size_options(architecture.name, eyes.size)}
+    if preprocessing.size != card.preprocessing.size:
+        source.resize(network, preprocessing.size)
+        options = {**architecture.options, **source.size_options(architecture.name, preprocessing.size)}
         architecture = replace(architecture, options=options)
-    return replace(card, architecture=architecture, preprocessing=eyes)
+    return replace(card, architecture=architecture, preprocessing=preprocessing)
 
 
 def _with_logits(
@@ -281,18 +283,18 @@ def _new_card(data: PreparedData, start: Start) -> ModelCard:
         size=given.size or start.size or source.image_size(start.model),
         channels=start.channels,
     )
-    eyes, size = given.over(own), own.size
+    preprocessing, size = given.over(own), own.size
     architecture = Architecture(
         name=start.model,
         num_classes=len(data.classes),
-        channels=eyes.channels,
+        channels=preprocessing.channels,
         stem_stride=start.stem_stride or source.stem_stride(start.model, size),
         options={**source.size_options(start.model, size), **start.options},
     )
     require_room(architecture, size)
     return ModelCard(
         architecture=architecture,
-        preprocessing=eyes,
+        preprocessing=preprocessing,
         classes=data.classes,
         modality=data.modality.name,
         task=data.task,

@@ -182,8 +182,8 @@ class CompiledTeacher:
         return full
 
 
-def _noise(eyes: Preprocessing) -> Tensor:
-    return eyes.normalise(eyes.example(1, torch.Generator().manual_seed(0)))
+def _noise(preprocessing: Preprocessing) -> Tensor:
+    return preprocessing.normalise(preprocessing.example(1, torch.Generator().manual_seed(0)))
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ from pipeline.report.results import (
     Verdict,
     compare,
 )
-from pipeline.report.tables import Exhibit, class_table
+from pipeline.report.tables import DumpGallery, class_table
 
 # Numbers as people read them: per cent, points, sizes, powers of ten.
 
@@ -133,7 +133,7 @@ class Strip:
 
 
 def render_page(
-    report: Report, exhibits: Mapping[str, Exhibit], *, test_images: int, leaks: str = ""
+    report: Report, galleries: Mapping[str, DumpGallery], *, test_images: int, leaks: str = ""
 ) -> str:
     """Return the page's HTML.
 
@@ -168,7 +168,7 @@ def render_page(
     series = {name: Series(index) for index, name in enumerate(report.labels)}
     return environment.get_template("page.html.j2").render(
         report=report,
-        exhibits=exhibits,
+        galleries=galleries,
         series=series,
         panels={student.name: panels(report, student, series) for student in report.students},
         headline=headline(report),

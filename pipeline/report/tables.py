@@ -123,7 +123,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Suspect:
+class SuspectLabel:
     """A sample whose label its teacher contradicts.
 
     Args:
@@ -136,7 +136,7 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exhibit:
+class DumpGallery:
     """What is shown of a dump.
 
     Args:
@@ -147,10 +147,10 @@ class Exhibit:
 
     examples: tuple[Example, ...] = ()
     label_errors: LabelErrors | None = None
-    suspects: tuple[Suspect, ...] = ()
+    suspects: tuple[SuspectLabel, ...] = ()
 
 
-def make_exhibit(name: str, store: SoftLabels, data: PreparedData) -> Exhibit:
+def make_gallery(name: str, store: SoftLabels, data: PreparedData) -> DumpGallery:
     """Look at a dump's images and logits, a view of logits in memory at a time.
 
     Args:
@@ -162,21 +162,21 @@ def make_exhibit(name: str, store: SoftLabels, data: PreparedData) -> Exhibit:
         note(
             f"{name}: no examples and no label errors, since its logits are not here; dvc pull brings them"
         )
-        return Exhibit()
+        return DumpGallery()
     note(f"looking at examples and labels of {name}")
     errors = find_label_errors(store, data, SUSPECTS)
-    return Exhibit(
+    return DumpGallery(
         examples=_examples(name, store, data),
         label_errors=errors,
         suspects=tuple(_suspect(error, store, data) for error in errors.worst),
     )
 
 
-def _suspect(error: LabelError, store: SoftLabels, data: PreparedData) -> Suspect:
+def _suspect(error: LabelError, store: SoftLabels, data: PreparedData) -> SuspectLabel:
     images: Split = getattr(data, error.split)
     feed = Feed(images, None, preprocessing_of(store), device=torch.device("cpu"))
     (rendered,) = feed.pixels(0, np.array([error.row])).numpy()
-    return Suspect(found=error, picture=data.modality.picture(rendered))
+    return SuspectLabel(found=error, picture=data.modality.picture(rendered))
 
 
 def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example, ...]:

@@ -186,7 +186,7 @@ class Draft:
         return Entry(row, array, None if array is None else self._intake.statistics(array))
 
 
-class Spare:
+class ReusableSamples:
     """Samples of an earlier run that are in another place now.
 
     Args:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import sample_key
 from pipeline.core.progress import note
-from pipeline.samples.draft import Draft, Spare
+from pipeline.samples.draft import Draft, ReusableSamples
 from pipeline.samples.intake import IDENTITY, Bits, Entry, Intake
 from pipeline.samples.reading import Seat, in_order
 from pipeline.samples.samples import Sample
@@ -28,7 +28,7 @@ _NO_FILE = -1, -1
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class Workshop:
+class DraftBuilder:
     """Where drafts are made, by how many threads, and who is told.
 
     Args:
@@ -52,7 +52,7 @@ class Workshop:
             self._go_on(draft, spare, name, samples)
             rest = samples[len(draft) :]
             watched = self.progress(rest, f"{self.intake.step} {name}")
-            read = partial(self._read, Spare(spare))
+            read = partial(self._read, ReusableSamples(spare))
             for entry in drafts.enter_context(closing(in_order(read, rest, self.workers, watched))):
                 if not isinstance(entry, DataError):
                     draft.add(entry)
@@ -100,7 +100,7 @@ class Workshop:
             known = f"{kept:,} of {len(samples):,} {name} {self.intake.form.noun}s"
             note(f"resuming: {known} are there{moved_too}")
 
-    def _read(self, spare: Spare, sample: Sample, seat: Seat) -> Entry | DataError:
+    def _read(self, spare: ReusableSamples, sample: Sample, seat: Seat) -> Entry | DataError:
         """Return what a draft keeps of a sample, from a spare draft if it is there.
 
         A sample that is not readable is returned as the error that says so: there may be more of them.

@@ -18,7 +18,7 @@ from pipeline.core.files import write_atomic, written_beside
 from pipeline.core.progress import note
 from pipeline.samples.description import DESCRIPTION, SCHEMA, SPLITS, write_description
 from pipeline.samples.draft import Draft, require_none, unfinished
-from pipeline.samples.drafting import Progress, Workshop
+from pipeline.samples.drafting import DraftBuilder, Progress
 from pipeline.samples.index import write_index
 from pipeline.samples.intake import Intake, Remarks
 from pipeline.samples.labels import tell_unseen
@@ -98,14 +98,14 @@ def prepare(
     splits = _divide(source, asked, intake.form.noun)
     with unfinished(state, asked.plan(intake), intake), intake:
         _sweep(folder, intake)
-        shop = Workshop(intake=intake, state=state, workers=workers, progress=progress)
-        statistics, remarks = _read(shop, splits)
+        builder = DraftBuilder(intake=intake, state=state, workers=workers, progress=progress)
+        statistics, remarks = _read(builder, splits)
         intake.require_sound(remarks, sum(map(len, splits.values())), state)
         opened, glances = {}, {}
         for name, samples in splits.items():
             with Draft(state, name, intake) as draft:
                 glances[name] = draft.rows()["glance"]
-                opened[name] = deliver(draft, samples, folder, name, intake)
+                opened[name] = publish_split(draft, samples, folder, name, intake)
         intake.tell(remarks, folder)
         left_out, leaks = source.left_out.to_dict(), find_leaks(opened, glances).to_dict()
         _tell(source, leaks, opened, intake.form.noun)
@@ -142,28 +142,28 @@ def _sweep(folder: Path, intake: Intake) -> None:
             path.unlink(missing_ok=True)
 
 
-def _read(shop: Workshop, splits: Splits) -> tuple[Any, Remarks]:
+def _read(builder: DraftBuilder, splits: Splits) -> tuple[Any, Remarks]:
     """Make the drafts of all splits; return the statistics of the training samples, and what is odd.
 
     Raises:
         DataError: samples that are not readable.
     """
-    unreadable = [line for name, samples in splits.items() for line in shop.make_draft(name, samples)]
+    unreadable = [line for name, samples in splits.items() for line in builder.make_draft(name, samples)]
     # Of files that stay, some are decoded.
-    packs = shop.intake.form.packs
-    measured = {} if packs else {name: shop.measure(name, splits[name], MEASURED) for name in splits}
+    packs = builder.intake.form.packs
+    measured = {} if packs else {name: builder.measure(name, splits[name], MEASURED) for name in splits}
     unreadable += [line for some in measured.values() for line in some.unreadable]
     count = sum(map(len, splits.values()))
-    fault = f"of {count:,} {shop.intake.form.noun}s are not readable"
-    require_none(list(dict.fromkeys(unreadable)), fault, shop.state)
-    bits = {name: shop.rows(name)["remarks"] for name in splits}
+    fault = f"of {count:,} {builder.intake.form.noun}s are not readable"
+    require_none(list(dict.fromkeys(unreadable)), fault, builder.state)
+    bits = {name: builder.rows(name)["remarks"] for name in splits}
     if packs:
-        statistics = shop.statistics("train")
+        statistics = builder.statistics("train")
     else:
         statistics = measured["train"].statistics
         bits = {name: bits[name] | some.remarks for name, some in measured.items()}
         counts = {name: (min(MEASURED, len(samples)), len(samples)) for name, samples in splits.items()}
-        shop.intake.tell_measured(counts)
+        builder.intake.tell_measured(counts)
     return statistics, Remarks({name: (samples, bits[name]) for name, samples in splits.items()})
 
 
@@ -181,7 +181,9 @@ def _tell(source: Source, leaks: Mapping[str, Any], opened: Mapping[str, Split],
 # A finished draft becomes a split of a prepared dataset.
 
 
-def deliver(draft: Draft, samples: Sequence[Sample], folder: Path, split: str, intake: Intake) -> Split:
+def publish_split(
+    draft: Draft, samples: Sequence[Sample], folder: Path, split: str, intake: Intake
+) -> Split:
     """Put a split into the folder of a prepared dataset, and open it.
 
     The draft stays: until all splits are delivered, the folder may be removed, as DVC does before it runs a

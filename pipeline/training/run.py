@@ -12,10 +12,10 @@ from torch import nn
 
 from pipeline.core.distributed import synchronise_norms
 from pipeline.core.progress import note
-from pipeline.evaluation.context import EVALUATION_BATCH, Bench, evaluate
-from pipeline.loading.lesson import Lesson
+from pipeline.evaluation.context import EVALUATION_BATCH, RunContext, evaluate
 from pipeline.loading.loader import Division, Loader
 from pipeline.loading.targets import Targets
+from pipeline.loading.training_set import TrainingSet
 from pipeline.modalities.preprocessing import Views
 from pipeline.modalities.table import mixed_blocks
 from pipeline.models.checkpoint import ModelCard, state_digest
@@ -28,25 +28,25 @@ from pipeline.training.state import TrainingResult
 
 
 def train(
-    bench: Bench,
+    context: RunContext,
     network: nn.Module,
     card: ModelCard,
     spec: RunSpec,
     *,
     views: Views,
     store: SoftLabels | None,
-    lesson: Lesson | None = None,
+    training_set: TrainingSet | None = None,
 ) -> TrainingResult:
     """Fit a network to the training split.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         network: moved to the device and trained.
         card: of the network.
-        spec: what makes the run, beside weights, card, views and lesson.
+        spec: what makes the run, beside weights, card, views and training set.
         views: what it is shown; those of the store where there is one.
         store: with the teacher's logits of these views, or several teachers'; or None.
-        lesson: what is shown of the training split; None for all of it where there is a store, else for its
+        training_set: the images that are shown; None for the whole training split with a store, else for its
             labelled images, once an epoch.
 
     Raises:
@@ -56,18 +56,22 @@ def train(
         ConfigError: the loss compares features, and the store keeps none.
         TrainingError: the loss, weights or logits are not finite, or no step counted.
     """
-    data, eyes, begins_with = bench.data, card.preprocessing, state_digest(network)
+    data, preprocessing, begins_with = context.data, card.preprocessing, state_digest(network)
     loss, settings = spec.loss, spec.settings
-    if lesson is None:
-        lesson = Lesson.of_labelled(data.train) if store is None else Lesson.of_all(data.train)
-    images = lesson.images
-    network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    synchronise_norms(network, bench.ranks, bench.device)
-    feed = bench.feed(images, views, eyes, None if store is None else mixed_blocks(store, images))
+    if training_set is None:
+        training_set = (
+            TrainingSet.of_labelled(data.train) if store is None else TrainingSet.of_all(data.train)
+        )
+    images = training_set.images
+    network.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    synchronise_norms(network, context.ranks, context.device)
+    feed = context.feed(
+        images, views, preprocessing, None if store is None else mixed_blocks(store, images)
+    )
     targets = None if store is None else Targets(store, feed)
     if store is not None:
         _require_test(store, data.test)
-    note("; ".join([f"training on {feed.path}", *lesson.remarks()]))
+    note("; ".join([f"training on {feed.path}", *training_set.remarks()]))
     if loss.epochs > settings.epochs:
         note(
             f"settings of the loss change for {loss.epochs:g} epochs and training ends after "
@@ -79,22 +83,22 @@ def train(
         batch_size=settings.batch_size,
         seed=spec.seed,
         n_classes=len(data.classes),
-        lesson=lesson,
+        training_set=training_set,
         features=loss.features,
-        division=Division(parts=settings.accumulate, ranks=bench.ranks),
+        division=Division(parts=settings.accumulate, ranks=context.ranks),
     )
     projection = make_projection(loss, network, loader.teacher_dim, seed=spec.seed)
-    held_out = bench.feed(data.validation, None, eyes)
+    held_out = context.feed(data.validation, None, preprocessing)
 
     def validate(trained: nn.Module) -> Figures:
         if not len(data.validation):
-            return bench.evaluate(trained, eyes, data.validation)
+            return context.evaluate(trained, preprocessing, data.validation)
         return evaluate(
             trained,
             held_out,
-            bench.task,
+            context.task,
             batch_size=EVALUATION_BATCH,
-            ranks=bench.ranks,
+            ranks=context.ranks,
             split="validation",
         )
 
@@ -105,16 +109,16 @@ def train(
         "views": views.canonical(),
         "settings": settings.to_dict(),
         "seed": spec.seed,
-        "lesson": lesson.identity(),
+        "lesson": training_set.identity(),
     }
     return fit(
         network,
         loader,
         replace(spec, identity=identity),
-        device=bench.device,
+        device=context.device,
         evaluate=validate,
-        projection=None if projection is None else projection.to(bench.device),
-        ranks=bench.ranks,
+        projection=None if projection is None else projection.to(context.device),
+        ranks=context.ranks,
     )
 
 

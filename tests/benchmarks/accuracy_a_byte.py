@@ -152,8 +152,8 @@ def main() -> None:
     pilot = shuffled(rows_of(trained, slice(0, None, 2)))[:PILOT_ROWS]
     with tempfile.TemporaryDirectory() as folder:
         data: PreparedData = prepared_photographs(arguments.photographs, Path(folder))
-        eyes = Preprocessing(size=64, **data.statistics)
-        feed = RememberingFeed(data.train, VIEWS, eyes, device=CPU)
+        preprocessing = Preprocessing(size=64, **data.statistics)
+        feed = RememberingFeed(data.train, VIEWS, preprocessing, device=CPU)
         rows: dict[str, dict[str, Any]] = {}
         for seed in range(arguments.seeds):
             for name, size, targets in labels(trained, pilot, head):

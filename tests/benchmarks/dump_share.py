@@ -27,7 +27,7 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.dump import run
 from pipeline.dump.plan import DumpPlan, plan_dump
 from pipeline.dump.spec import DumpSpec
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
@@ -47,10 +47,12 @@ def resnet50(device: torch.device, precision: Literal["fp32", "bf16"] = "fp32") 
     torch.manual_seed(0)
     architecture = Architecture(name="resnet50", num_classes=CLASSES)
     network = build(architecture).eval().to(device, memory_format=torch.channels_last)
-    eyes = Preprocessing(
+    preprocessing = Preprocessing(
         size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_fraction=0.875
     )
-    card = ModelCard(architecture=architecture, preprocessing=eyes, classes=tuple(map(str, range(CLASSES))))
+    card = ModelCard(
+        architecture=architecture, preprocessing=preprocessing, classes=tuple(map(str, range(CLASSES)))
+    )
     return Teacher(name="resnet50", network=network, card=card, precision=precision)
 
 
@@ -91,17 +93,17 @@ def timed(spent: Counter[str], device: torch.device) -> Iterator[None]:
         yield
 
 
-def shares(bench: Bench, teacher: Teacher, codec: str) -> dict[str, float]:
+def shares(context: RunContext, teacher: Teacher, codec: str) -> dict[str, float]:
     """Dump once and return seconds of each part, and the parts' share of the whole without the pilot."""
     spent: Counter[str] = Counter()
     settings = {"batch_size": 200, "allow_poor_teacher": True}
     spec = DumpSpec(views=VIEWS, view_count=1, codec=CodecSpec(name=codec), **settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "main.zarr"
-        run.open_store(plan_dump(bench, teacher, spec, path))
+        run.open_store(plan_dump(context, teacher, spec, path))
         start = time.perf_counter()
-        with timed(spent, bench.device):
-            run.cache_logits(bench, teacher, spec, path)
+        with timed(spent, context.device):
+            run.cache_logits(context, teacher, spec, path)
         seconds = time.perf_counter() - start
     on_device = spent["encode"] + spent["compare"]
     return {
@@ -123,10 +125,13 @@ def main() -> None:
         keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         data = prepared_photographs(arguments.photographs, Path(folder))
-        bench, teacher = Bench(data=data, task=find_task(), device=device, workers=2), resnet50(device)
+        context, teacher = (
+            RunContext(data=data, task=find_task(), device=device, workers=2),
+            resnet50(device),
+        )
         result = {
             "environment": environment(),
-            "codecs": {codec: shares(bench, teacher, codec) for codec in CODECS},
+            "codecs": {codec: shares(context, teacher, codec) for codec in CODECS},
         }
     text = json.dumps(result, indent=1)
     print(text)

@@ -21,14 +21,14 @@ from torch import Tensor
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.tasks.table import find_task
-from stages import layout
+from stages import paths
 from stages.artifacts import load_teacher
 from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
@@ -38,13 +38,13 @@ _IMAGES = 1024
 _CPU = torch.device("cpu")
 
 
-def measure(bench: Bench, teacher: Teacher, max_kl: float, folder: Path) -> dict[str, float]:
+def measure(context: RunContext, teacher: Teacher, max_kl: float, folder: Path) -> dict[str, float]:
     """Return bytes a sample and view, and how far cached features are from the teacher's."""
     path = folder / f"{max_kl:g}.zarr"
     spec = DumpSpec(views=VIEWS, view_count=1, codec=CodecSpec(name="features", max_kl=max_kl))
-    cache_logits(bench, teacher, spec, path)
+    cache_logits(context, teacher, spec, path)
     store = LogitStore.open(path)
-    feed = Feed(bench.data.train, VIEWS, teacher.card.preprocessing, device=_CPU, workers=bench.workers)
+    feed = Feed(context.data.train, VIEWS, teacher.card.preprocessing, device=_CPU, workers=context.workers)
     rows = np.arange(_IMAGES)
     exact = teacher.output(next(feed.batches(0, [rows]))).require_features()
     cached = Targets(store, feed).load(0).features(torch.from_numpy(rows))
@@ -69,10 +69,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     keep_freed_memory()
-    bench = Bench(data=PreparedData.open(layout.PREPARED), task=find_task(), device=_CPU, workers=2)
+    context = RunContext(data=PreparedData.open(paths.PREPARED), task=find_task(), device=_CPU, workers=2)
     teacher = load_teacher(options.teacher, "fp32", _CPU)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(bench, teacher, max_kl, Path(folder)) for max_kl in options.max_kl]
+        rows = [measure(context, teacher, max_kl, Path(folder)) for max_kl in options.max_kl]
     text = json.dumps({**environment(), "teacher": options.teacher, "rows": rows}, indent=2)
     print(text)
     if options.out:

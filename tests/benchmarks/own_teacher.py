@@ -49,12 +49,12 @@ def main() -> None:
     given = parser.parse_args()
     every = tuple(ImageNetInfo("imagenet-1k").label_names())
     own = {file.name.split("_")[0]: file for file in sorted(given.photographs.resolve().iterdir())}
-    eyes = {**EYES, "interpolation": given.interpolation}
-    found: dict[str, Any] = {"photographs": len(own), "preprocessing": eyes}
+    preprocessing = {**EYES, "interpolation": given.interpolation}
+    found: dict[str, Any] = {"photographs": len(own), "preprocessing": preprocessing}
     with tempfile.TemporaryDirectory() as folder:
         whole, narrow = Path(folder) / "whole", Path(folder) / "narrow"
-        found["of 1,000 classes"] = top1(whole, own, every, {"preprocessing": eyes})
-        mapped = {"preprocessing": eyes, "class_map": {name: every.index(name) for name in own}}
+        found["of 1,000 classes"] = top1(whole, own, every, {"preprocessing": preprocessing})
+        mapped = {"preprocessing": preprocessing, "class_map": {name: every.index(name) for name in own}}
         found[f"of {len(own)} classes"] = top1(narrow, own, tuple(own), mapped)
     print(json.dumps({**found, "environment": environment()}, indent=1))
 

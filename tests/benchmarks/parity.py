@@ -58,7 +58,7 @@ STEPS = 50
 def exact_statement(rig: Rig, codec: str, epochs: int) -> dict[str, Any]:
     """Compare targets and losses of 50 steps, cached and online, on the same views."""
     store = rig.dump(codec, epochs)
-    feed = rig.bench.feed(rig.bench.data.train, VIEWS, rig.teacher.card.preprocessing)
+    feed = rig.context.feed(rig.context.data.train, VIEWS, rig.teacher.card.preprocessing)
     cached = Loader(feed, Targets(store, feed), batch_size=128, seed=0)
     online = OnlineLoader(Loader(feed, None, batch_size=128, seed=0), rig.teacher)
     (targets, losses), (online_targets, online_losses) = (
@@ -115,8 +115,8 @@ def main() -> None:
     rig = Rig.of(arguments.npz, arguments.folder, epochs=epochs, loss=make_loss("kd", {}))
     results = begun(arguments.out) or {
         "environment": environment(),
-        "teacher_top1": rig.bench.evaluate(
-            rig.teacher.network, rig.teacher.card.preprocessing, rig.bench.data.test
+        "teacher_top1": rig.context.evaluate(
+            rig.teacher.network, rig.teacher.card.preprocessing, rig.context.data.test
         ).top1,
         "epochs": epochs,
         "exact": {codec: exact_statement(rig, codec, epochs) for codec in ("fp16", CODEC)},
@@ -145,7 +145,7 @@ def begun(path: Path) -> dict[str, Any] | None:
 
 def make_arms(rig: Rig, epochs: int) -> dict[str, Callable[[int], float]]:
     """Return what trains a student of each arm, from its seed to its top-1."""
-    shared = RememberingFeed(rig.bench.data.train, VIEWS, rig.teacher.card.preprocessing, device=CPU)
+    shared = RememberingFeed(rig.context.data.train, VIEWS, rig.teacher.card.preprocessing, device=CPU)
     store = rig.dump(CODEC, epochs)
     counts = [epochs, *(-(-epochs // part) for part in (2, 4, 8)), 1]
     targets: dict[str, Any] = {
@@ -163,7 +163,7 @@ def make_arms(rig: Rig, epochs: int) -> dict[str, Callable[[int], float]]:
 def _online(rig: Rig, seed: int) -> float:
     """Train a student with the teacher in the loop, on views that nobody else sees."""
     own = ViewSpec(seed=1000 + seed, random_resized_crop=VIEWS.random_resized_crop, flip=VIEWS.flip)
-    feed = Feed(rig.bench.data.train, own, rig.teacher.card.preprocessing, device=CPU)
+    feed = Feed(rig.context.data.train, own, rig.teacher.card.preprocessing, device=CPU)
     loader = Loader(feed, None, batch_size=rig.settings.batch_size, seed=seed)
     return rig.fit(OnlineLoader(loader, rig.teacher), seed)
 

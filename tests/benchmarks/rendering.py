@@ -55,8 +55,8 @@ def packed(count: int, side: int) -> PackedSplit:
 
 def rendered(images: PackedSplit, spec: ViewSpec, size: int, batch: int, **options: Any) -> Work:
     """Return what renders a view of all images, a new view each time."""
-    eyes = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
-    feed = Feed(images, spec, eyes, **options)
+    preprocessing = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    feed = Feed(images, spec, preprocessing, **options)
     views = itertools.count()
 
     def work() -> None:

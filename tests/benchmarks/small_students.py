@@ -22,7 +22,7 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.core.arrays import Rows
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
@@ -67,14 +67,14 @@ class Rig:
     """Data, teacher and how students are trained.
 
     Args:
-        bench: of the students' images.
+        context: of the students' images.
         teacher: trained.
         folder: where dumps and states go.
         settings: of the students.
         loss: of the students.
     """
 
-    bench: Bench
+    context: RunContext
     teacher: Teacher
     folder: Path
     settings: TrainingSettings
@@ -88,11 +88,11 @@ class Rig:
             prepared(source, folder / "data", origin="cifar10")
         whole = PreparedData.open(folder / "data")
         teacher = _teacher(
-            Bench(data=whole, task=find_task(), device=CPU, workers=1), folder / "teacher.pt"
+            RunContext(data=whole, task=find_task(), device=CPU, workers=1), folder / "teacher.pt"
         )
         some = replace(whole, train=whole.train.subset(np.arange(STUDENT_IMAGES)))
         return cls(
-            bench=Bench(data=some, task=find_task(), device=CPU, workers=1),
+            context=RunContext(data=some, task=find_task(), device=CPU, workers=1),
             teacher=teacher,
             folder=folder,
             settings=TrainingSettings(epochs=epochs, batch_size=128, learning_rate=0.1),
@@ -103,12 +103,12 @@ class Rig:
         """Cache the teacher's logits, unless an earlier run has."""
         path = self.folder / f"{codec}.zarr"
         spec = DumpSpec(views=VIEWS, view_count=view_count, codec=CodecSpec(name=codec, **settings))
-        cache_logits(self.bench, self.teacher, spec, path)
+        cache_logits(self.context, self.teacher, spec, path)
         return LogitStore.open(path)
 
     def clean_logits(self) -> Tensor:
         """Return the teacher's logits (N, C) of the un-augmented images."""
-        feed = self.bench.feed(self.bench.data.train, None, self.teacher.card.preprocessing)
+        feed = self.context.feed(self.context.data.train, None, self.teacher.card.preprocessing)
         rows = np.arange(len(feed.images)).reshape(-1, 500)
         return torch.cat([self.teacher.logits(images) for images in feed.batches(0, rows)])
 
@@ -137,8 +137,8 @@ class Rig:
             device=CPU,
             evaluate=None,
         )
-        eyes = self.teacher.card.preprocessing
-        top1 = self.bench.evaluate(student, eyes, self.bench.data.test).top1
+        preprocessing = self.teacher.card.preprocessing
+        top1 = self.context.evaluate(student, preprocessing, self.context.data.test).top1
         assert top1 is not None
         return top1
 
@@ -212,9 +212,9 @@ class GivenTargets:
         """Nothing is to be read."""
 
 
-def _teacher(bench: Bench, path: Path) -> Teacher:
+def _teacher(context: RunContext, path: Path) -> Teacher:
     net = network(32, 64, 128, 256, stride=1)
-    data = bench.data
+    data = context.data
     card = ModelCard(
         architecture=Architecture(name="plain_net", num_classes=10),
         preprocessing=Preprocessing(size=32, **data.statistics),
@@ -223,7 +223,7 @@ def _teacher(bench: Bench, path: Path) -> Teacher:
     if not path.exists():
         torch.manual_seed(0)
         result = train(
-            bench,
+            context,
             net,
             card,
             RunSpec(

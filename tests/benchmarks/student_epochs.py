@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
@@ -28,16 +28,18 @@ class Student:
     """A student with its optimiser, for timing steps.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         start: what it begins with.
         settings: of its optimisation; no schedule, warm-up or average.
         seed: of its first weights.
     """
 
-    def __init__(self, bench: Bench, start: Start, settings: TrainingSettings, seed: int = 0) -> None:
-        self.network, self.card = initial_network(bench.data, start, seed)
-        self.network.to(bench.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.settings, self._device = settings, bench.device
+    def __init__(
+        self, context: RunContext, start: Start, settings: TrainingSettings, seed: int = 0
+    ) -> None:
+        self.network, self.card = initial_network(context.data, start, seed)
+        self.network.to(context.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.settings, self._device = settings, context.device
         self._optimizer = make_optimizer(self.network, settings)
 
     def step(self, batch: Batch, loss: Callable[..., Tensor] = KD) -> None:
@@ -51,9 +53,11 @@ class Student:
         self._optimizer.step()
 
 
-def make_loader(bench: Bench, student: Student, views: ViewSpec, store: LogitStore | None = None) -> Loader:
+def make_loader(
+    context: RunContext, student: Student, views: ViewSpec, store: LogitStore | None = None
+) -> Loader:
     """Return a loader of the training images for a student, with cached logits where there is a store."""
-    feed = bench.feed(bench.data.train, views, student.card.preprocessing)
+    feed = context.feed(context.data.train, views, student.card.preprocessing)
     targets = None if store is None else Targets(store, feed)
     return Loader(feed, targets, batch_size=student.settings.batch_size, seed=0)
 
@@ -70,7 +74,7 @@ class StudentEpochs:
     """Epochs over the training images; each call shows the next view.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         student: who learns.
         teacher: whose logits.
         store: with the teacher's logits of its views.
@@ -78,11 +82,11 @@ class StudentEpochs:
     """
 
     def __init__(
-        self, bench: Bench, student: Student, teacher: Teacher, store: LogitStore, views: ViewSpec
+        self, context: RunContext, student: Student, teacher: Teacher, store: LogitStore, views: ViewSpec
     ) -> None:
         self._student, self._epochs = student, itertools.count()
-        self._cached = make_loader(bench, student, views, store)
-        self._plain = make_loader(bench, student, views)
+        self._cached = make_loader(context, student, views, store)
+        self._plain = make_loader(context, student, views)
         self._online = OnlineLoader(self._plain, teacher)
         self.batch = next(self._cached.epoch(0))
 

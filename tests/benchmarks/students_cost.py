@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.images.sources import ImageOptions, open_source
 from pipeline.store.reader import LogitStore
 from pipeline.tasks.table import find_task
@@ -46,27 +46,27 @@ from tests.benchmarks.whole_job import VIEWS, Rig, whole_costs, whole_job
 
 
 def paths(device: torch.device) -> dict[str, bool | None]:
-    """Return the ways of a feed that a device has, and what a bench is to be told for each."""
+    """Return the ways of a feed that a device has, and what a context is to be told for each."""
     return {"staged": False, "resident": None if device.type == "cuda" else True}
 
 
 def loader_shares(rig: Rig, store: LogitStore, rounds: int) -> dict[str, dict[str, float]]:
     """Return a student's images a second with the loader over those without, by path."""
-    ways = paths(rig.bench.device).items()
+    ways = paths(rig.context.device).items()
     return {path: loader_share(rig, store, rounds, on_device) for path, on_device in ways}
 
 
 def loader_share(rig: Rig, store: LogitStore, rounds: int, on_device: bool | None) -> dict[str, float]:
     """Return the same by one path of the feed."""
-    bench = replace(rig.bench, on_device=on_device)
-    epochs = StudentEpochs(bench, rig.student(), rig.teacher, store, rig.views)
-    return ratio(rounds, bench.device, epochs.one_batch, epochs.cached)
+    context = replace(rig.context, on_device=on_device)
+    epochs = StudentEpochs(context, rig.student(), rig.teacher, store, rig.views)
+    return ratio(rounds, context.device, epochs.one_batch, epochs.cached)
 
 
 def epoch_ratios(rig: Rig, store: LogitStore, rounds: int) -> dict[str, dict[str, float]]:
     """Compare epochs from cached logits with others."""
-    epochs = StudentEpochs(rig.bench, rig.student(), rig.teacher, store, rig.views)
-    device = rig.bench.device
+    epochs = StudentEpochs(rig.context, rig.student(), rig.teacher, store, rig.views)
+    device = rig.context.device
     return {
         "cached_seconds_over_cross_entropy": ratio(rounds, device, epochs.cached, epochs.cross_entropy),
         "cached_seconds_over_online": ratio(rounds, device, epochs.cached, epochs.online),
@@ -132,22 +132,25 @@ def measure(
 
 
 def make_rig(
-    bench: Bench, name: str, settings: TrainingSettings, folder: Path, teachers: tuple[str, ...]
+    context: RunContext, name: str, settings: TrainingSettings, folder: Path, teachers: tuple[str, ...]
 ) -> tuple[Rig, Costs]:
     """Choose a teacher for a student; return both, and what they cost.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         name: of the student, one of `STUDENTS`.
         settings: of its optimisation.
         folder: for dumps.
         teachers: names to choose from.
     """
     start = STUDENTS[name]
-    student, learner = untrained(bench, name, start, settings.precision), Student(bench, start, settings)
-    batch = next(make_loader(bench, learner, VIEWS).epoch(0))
-    teacher = choose_teacher(bench, student, batch.images, teachers)
-    rig = Rig(bench=bench, teacher=teacher, start=start, settings=settings, folder=folder)
+    student, learner = (
+        untrained(context, name, start, settings.precision),
+        Student(context, start, settings),
+    )
+    batch = next(make_loader(context, learner, VIEWS).epoch(0))
+    teacher = choose_teacher(context, student, batch.images, teachers)
+    rig = Rig(context=context, teacher=teacher, start=start, settings=settings, folder=folder)
     return rig, measured(teacher, student, learner, batch)
 
 
@@ -190,8 +193,8 @@ def main() -> None:
         folder = Path(name)
         source = open_source(origin, ImageOptions(root=folder))
         data = prepared(first_images(source, arguments.images), folder / "data", origin=origin)
-        bench = Bench(data=data, task=find_task(), device=device, workers=arguments.workers)
-        rig, parts = make_rig(bench, arguments.student, settings, folder, names)
+        context = RunContext(data=data, task=find_task(), device=device, workers=arguments.workers)
+        rig, parts = make_rig(context, arguments.student, settings, folder, names)
         sizes = {"students": arguments.students, "epochs": arguments.epochs, "views": arguments.views}
         result = {
             "environment": environment(),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.loader import Batch
 from pipeline.models.pretrained import Start, initial_network
 from pipeline.models.teacher import Teacher
@@ -75,10 +75,10 @@ class Costs:
         return cached / (students * epochs * (self.teacher_forward + self.student_step))
 
 
-def untrained(bench: Bench, name: str, start: Start, precision: Precision) -> Teacher:
+def untrained(context: RunContext, name: str, start: Start, precision: Precision) -> Teacher:
     """Return a network that has learnt nothing as a teacher."""
-    network, card = initial_network(bench.data, start, 0)
-    network.to(bench.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network, card = initial_network(context.data, start, 0)
+    network.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Teacher(name=name, network=network.eval(), card=card, precision=precision)
 
 
@@ -95,12 +95,12 @@ def flops(teacher: Teacher, images: Tensor) -> int:
 
 
 def choose_teacher(
-    bench: Bench, student: Teacher, images: Tensor, names: tuple[str, ...] = tuple(TEACHERS)
+    context: RunContext, student: Teacher, images: Tensor, names: tuple[str, ...] = tuple(TEACHERS)
 ) -> Teacher:
     """Return the teacher whose forward pass takes nearest to ten times the student's.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         student: whose forward pass.
         images: a batch on the device.
         names: of `TEACHERS`, to choose from.
@@ -109,7 +109,7 @@ def choose_teacher(
 
     def candidates() -> Iterator[tuple[float, Teacher]]:
         for name in names:
-            teacher = untrained(bench, name, TEACHERS[name], student.precision)
+            teacher = untrained(context, name, TEACHERS[name], student.precision)
             times = forward_seconds(teacher, images) / wanted
             yield abs(math.log(times)), teacher
             if times > 2:

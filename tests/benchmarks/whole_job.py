@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.loader import Loader
 from pipeline.modalities.images.augmentations import PadCrop
 from pipeline.modalities.images.spec import ViewSpec
@@ -32,7 +32,7 @@ class Rig:
     """Who learns from whom, and how.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         teacher: untrained.
         start: what students begin with.
         settings: of their optimisation.
@@ -40,7 +40,7 @@ class Rig:
         views: what is seen.
     """
 
-    bench: Bench
+    context: RunContext
     teacher: Teacher
     start: Start
     settings: TrainingSettings
@@ -52,12 +52,12 @@ class Rig:
         path = self.folder / f"{name}.zarr"
         codec = CodecSpec(name="affine8")
         spec = DumpSpec(views=self.views, view_count=views, codec=codec, allow_poor_teacher=True)
-        cache_logits(self.bench, self.teacher, spec, path)
+        cache_logits(self.context, self.teacher, spec, path)
         return path
 
     def student(self, seed: int = 0) -> Student:
         """Return a new student."""
-        return Student(self.bench, self.start, self.settings, seed)
+        return Student(self.context, self.start, self.settings, seed)
 
 
 def train(rig: Rig, seed: int, epochs: int, load: Callable[[Student], Loader | OnlineLoader]) -> None:
@@ -70,14 +70,14 @@ def train(rig: Rig, seed: int, epochs: int, load: Callable[[Student], Loader | O
 
 def whole_job(rig: Rig, *, students: int, epochs: int, views: int) -> dict[str, list[float]]:
     """Return the seconds of a dump, and of each student by cache and online."""
-    device, bench = rig.bench.device, rig.bench
+    device, context = rig.context.device, rig.context
     path = rig.folder / "whole.zarr"
 
     def cached(student: Student) -> Loader:
-        return make_loader(bench, student, rig.views, LogitStore.open(path))
+        return make_loader(context, student, rig.views, LogitStore.open(path))
 
     def online(student: Student) -> OnlineLoader:
-        return OnlineLoader(make_loader(bench, student, rig.views), rig.teacher)
+        return OnlineLoader(make_loader(context, student, rig.views), rig.teacher)
 
     found: dict[str, list[float]] = {
         "dump": [seconds(lambda: rig.dump("whole", views), device)],

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.codecs.spec import CodecSpec
 from pipeline.dump.spec import DumpSpec
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.images.augmentations import RandomResizedCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
@@ -27,8 +27,8 @@ VIEWS = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), flip="random")
 
 
 @pytest.fixture(scope="session")
-def bench(tiny_data: PreparedData) -> Bench:
-    return Bench(data=tiny_data, task=find_task(), device=torch.device("cpu"), workers=2)
+def context(tiny_data: PreparedData) -> RunContext:
+    return RunContext(data=tiny_data, task=find_task(), device=torch.device("cpu"), workers=2)
 
 
 @pytest.fixture(scope="session")

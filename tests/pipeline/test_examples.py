@@ -23,11 +23,11 @@ MODULES = [
 
 
 @pytest.fixture(scope="session")
-def project(tiny_folder, bench, teacher, make_spec, tmp_path_factory) -> Path:
+def project(tiny_folder, context, teacher, make_spec, tmp_path_factory) -> Path:
     """A folder with prepared data and a dump of it, where commands leave them."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copytree(tiny_folder, folder / "data/prepared")
-    cache_logits(bench, teacher, make_spec("affine8"), folder / "data/logits/main.zarr")
+    cache_logits(context, teacher, make_spec("affine8"), folder / "data/logits/main.zarr")
     return folder
 
 

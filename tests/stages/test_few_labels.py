@@ -13,11 +13,11 @@ from torchvision.io import write_png
 from pipeline.core.errors import PipelineError
 from pipeline.modalities.prepared import PreparedData
 from pipeline.training import loop
-from stages import layout
+from stages import paths
 from tests.stages.conftest import CLASSES, make_images, run
 from tests.stages.test_interruption import content
 
-STORE = layout.store("main")
+STORE = paths.store("main")
 FEW = ("--set", "data.labels_per_class=3")
 KD = ("train-student", "pupil", "kd", 0, "--dump", "main")
 SCRATCH = ("train-student", "pupil", "scratch", 0)
@@ -40,12 +40,12 @@ def labels_seen(monkeypatch) -> dict[int, int]:
 
 
 def metrics(name: str) -> dict:
-    return json.loads((layout.RUNS / name / "metrics.json").read_text())
+    return json.loads((paths.RUNS / name / "metrics.json").read_text())
 
 
 def test_a_students_hidden_labels_are_none_and_the_dump_serves_all(project, labels_seen):
     assert run("cache-logits", "main") == 0
-    before, train = content(STORE), PreparedData.open(layout.PREPARED).train
+    before, train = content(STORE), PreparedData.open(paths.PREPARED).train
     assert len(train) == 77
     assert run(*KD, *FEW, "--set", "students.pupil.batch_size=11") == 0
     del labels_seen["steps"]
@@ -81,9 +81,9 @@ def test_a_run_of_another_number_of_labels_is_not_gone_on_with(project, monkeypa
     assert run(*SCRATCH, *FEW) == 1
     monkeypatch.undo()
     monkeypatch.chdir(project)
-    saved = (layout.STATE / "baseline-pupil-scratch-0.pt").read_bytes()
+    saved = (paths.STATE / "baseline-pupil-scratch-0.pt").read_bytes()
     for labels, said in ((2, "starting anew: lesson.images was"), (3, "resuming after epoch 1 of 2")):
-        (layout.STATE / "baseline-pupil-scratch-0.pt").write_bytes(saved)
+        (paths.STATE / "baseline-pupil-scratch-0.pt").write_bytes(saved)
         capsys.readouterr()
         assert run(*SCRATCH, "--set", f"data.labels_per_class={labels}") == 0
         assert said in capsys.readouterr().err
@@ -92,7 +92,7 @@ def test_a_run_of_another_number_of_labels_is_not_gone_on_with(project, monkeypa
 @pytest.mark.parametrize("command", [SCRATCH, KD], ids=["baseline", "student"])
 def test_more_labels_than_the_smallest_class_has(project, capsys, command):
     assert run("cache-logits", "main") == 0
-    counts = np.bincount(PreparedData.open(layout.PREPARED).train.labels)
+    counts = np.bincount(PreparedData.open(paths.PREPARED).train.labels)
     smallest = f"class '{counts.argmin()}' has {counts.min()} labelled images to train on"
     assert run(*command, "--set", "data.labels_per_class=1000") == 1
     assert smallest in capsys.readouterr().err.splitlines()[-1]
@@ -117,7 +117,7 @@ def photos(project, edit) -> Path:
 def test_unlabelled_images_go_from_a_folder_to_students(photos, capsys, labels_seen, edit, keep):
     edit({"data": {"keep": keep}})
     assert run("prepare") == 0
-    data, out = PreparedData.open(layout.PREPARED), capsys.readouterr().out
+    data, out = PreparedData.open(paths.PREPARED), capsys.readouterr().out
     assert f"{CLASSES} classes, train {len(data.train)} (40 unlabelled), validation" in out
     assert (data.train.labels == -1).sum() == 40
     assert (data.validation.labels >= 0).all()
@@ -151,7 +151,7 @@ def test_unlabelled_images_go_from_a_folder_to_students(photos, capsys, labels_s
         assert metrics(name)["labelled_images"] == labelled
 
     assert run("report") == 0
-    found = json.loads((layout.REPORTS / "results.json").read_text())["dumps"]["main"]["label_errors"]
+    found = json.loads((paths.REPORTS / "results.json").read_text())["dumps"]["main"]["label_errors"]
     assert found["checked"] == labelled + len(data.validation) + len(data.test)
 
 

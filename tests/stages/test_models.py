@@ -45,7 +45,7 @@ def metrics(name: str) -> dict[str, Any]:
     return json.loads(Path(f"runs/{name}/metrics.json").read_text())
 
 
-def eyes() -> dict[str, Any]:
+def preprocessing() -> dict[str, Any]:
     """The tutor's preprocessing, as one would write it into params.yaml."""
     return json.loads(TUTOR.with_suffix(".json").read_text())["preprocessing"]
 
@@ -67,7 +67,7 @@ def three_classes() -> None:
 
 def test_a_teacher_of_ones_own_code_is_dumped_and_decides_the_fingerprint(project, edit, capsys):
     Path("own.py").write_text(OWN)
-    mine = {"model": "own:teacher", "weights": "pretrained", "preprocessing": eyes()}
+    mine = {"model": "own:teacher", "weights": "pretrained", "preprocessing": preprocessing()}
     edit({"teachers": {"mine": mine}, "dumps": {"main": {"teacher": "mine", "codec": "features"}}})
     assert run("train-teacher", "mine") == 0
     assert metrics("teacher-mine")["top1"] == metrics("teacher-tutor")["top1"]
@@ -107,7 +107,13 @@ def test_a_student_of_ones_own_code_is_trained(project, edit):
 def test_a_state_dict_alone_is_a_teacher(project, edit):
     state = {f"module.{name}": tensor for name, tensor in read_tensors(TUTOR).items()}
     torch.save({"epoch": 9, "state_dict": state}, "elsewhere.pth")
-    edit({"teachers": {"raw": {"model": "wrn_16_2", "weights": "elsewhere.pth", "preprocessing": eyes()}}})
+    edit(
+        {
+            "teachers": {
+                "raw": {"model": "wrn_16_2", "weights": "elsewhere.pth", "preprocessing": preprocessing()}
+            }
+        }
+    )
     assert run("train-teacher", "raw") == 0
     assert metrics("teacher-raw")["top1"] == metrics("teacher-tutor")["top1"]
 
@@ -312,6 +318,6 @@ def test_a_pickle_with_code(project, fails):
             return Path.touch, (Path("executed"),)
 
     torch.save({"state_dict": {}, "args": Danger()}, "bad.pth")
-    spec = {"model": "wrn_16_2", "weights": "bad.pth", "preprocessing": eyes()}
+    spec = {"model": "wrn_16_2", "weights": "bad.pth", "preprocessing": preprocessing()}
     fails(spec, "bad.pth: not a checkpoint of tensors alone")
     assert not Path("executed").exists()

@@ -15,7 +15,7 @@ from torchvision.models.shufflenetv2 import ShuffleNetV2
 
 from pipeline.modalities.images.models.cifar import WideResNet
 from pipeline.models.checkpoint import load_checkpoint
-from stages.layout import teacher_checkpoint
+from stages.paths import teacher_checkpoint
 from tests.stages.conftest import VIEWS, run
 
 Pixels = dict[tuple[int, int], Tensor]

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.hashing import spec_digest
-from stages import layout
+from stages import paths
 from tests.stages.conftest import run
 
 STORE = Path("data/logits/main.zarr")
@@ -59,7 +59,7 @@ def _plant(path: Path, mark: Path) -> None:
 )
 def test_a_teachers_name_that_leads_elsewhere_is_refused(name):
     with pytest.raises(ConfigError, match="cannot be looked up"):
-        layout.teacher_checkpoint(name)
+        paths.teacher_checkpoint(name)
 
 
 def test_a_store_whose_teacher_is_a_path_runs_nothing(dumped, capsys):

@@ -73,8 +73,8 @@ class GivenScale:
 class Shifted(UsualRenderer):
     dtype = torch.int16
 
-    def __init__(self, samples, views, eyes):
-        self._samples, self._views, self.shape = samples, views, (eyes.size,)
+    def __init__(self, samples, views, preprocessing):
+        self._samples, self._views, self.shape = samples, views, (preprocessing.size,)
 
     def render(self, view, rows):
         shifts = np.zeros(len(rows), np.int64)

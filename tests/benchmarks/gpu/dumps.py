@@ -20,7 +20,7 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.dump import encode
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.models.teacher import CompiledTeacher, Teacher
 from tests.benchmarks.datasets import made_up
 from tests.benchmarks.dump_share import resnet50
@@ -39,22 +39,22 @@ def run(setting: Setting, findings: Findings) -> None:
     batch_size = setting.pick(256, 2)
     few, many = setting.pick(4, 1), setting.pick(20, 2)
     data = made_up(setting.pick(2048, 4), setting.pick(256, 232), classes=CLASSES)
-    bench = bench_of(setting, data)
-    teacher = resnet50(bench.device, "bf16" if precision_of(setting) == "bf16" else "fp32")
-    with compiled_once(teacher, batch_size, bench.device, compiles=not setting.small) as forward:
-        bare = bare_passes(bench, teacher, forward, batch_size=batch_size, batches=setting.pick(48, 2))
+    context = bench_of(setting, data)
+    teacher = resnet50(context.device, "bf16" if precision_of(setting) == "bf16" else "fp32")
+    with compiled_once(teacher, batch_size, context.device, compiles=not setting.small) as forward:
+        bare = bare_passes(context, teacher, forward, batch_size=batch_size, batches=setting.pick(48, 2))
         with tempfile.TemporaryDirectory() as folder:
             actions: dict[str, Callable[[], object]] = {"bare": bare}
             for path, on_device in PATHS.items():
                 for views in (few, many):
                     spec = dump_spec(views, batch_size, compiles=not setting.small)
-                    there = replace(bench, on_device=on_device)
+                    there = replace(context, on_device=on_device)
                     actions[f"{path}, {views}"] = dumps(there, teacher, spec, Path(folder))
             bare()
             actions[f"as it suits, {few}"]()
             times: dict[str, list[float]] = {name: [] for name in actions}
             for _ in range(setting.pick(3, 1)):
-                for name, took in alternated(1, bench.device, actions).items():
+                for name, took in alternated(1, context.device, actions).items():
                     times[name] += took
                 passes = {"bare": batch_size * setting.pick(48, 2), "few": few, "many": many}
                 tell(findings, times, passes | {"images": len(data.train)})
@@ -90,10 +90,10 @@ def compiled_once(
 
 
 def bare_passes(
-    bench: Bench, teacher: Teacher, forward: Forward, *, batch_size: int, batches: int
+    context: RunContext, teacher: Teacher, forward: Forward, *, batch_size: int, batches: int
 ) -> Callable[[], None]:
     """Return what runs a teacher over one batch that lies on the device, again and again."""
-    feed = bench.feed(bench.data.train, CROPS, teacher.card.preprocessing)
+    feed = context.feed(context.data.train, CROPS, teacher.card.preprocessing)
     images = next(feed.batches(0, [np.arange(batch_size)])).clone(memory_format=torch.channels_last)
 
     def passes() -> None:
@@ -115,8 +115,8 @@ def dump_spec(views: int, batch_size: int, *, compiles: bool) -> DumpSpec:
     )
 
 
-def dumps(bench: Bench, teacher: Teacher, spec: DumpSpec, folder: Path) -> Callable[[], object]:
+def dumps(context: RunContext, teacher: Teacher, spec: DumpSpec, folder: Path) -> Callable[[], object]:
     """Return what makes a new dump at each call."""
     names = itertools.count()
-    path = f"{'staged' if bench.on_device is False else 'suits'}-{spec.view_count}"
-    return lambda: partial(cache_logits, bench, teacher, spec)(folder / f"{path}-{next(names)}.zarr")
+    path = f"{'staged' if context.on_device is False else 'suits'}-{spec.view_count}"
+    return lambda: partial(cache_logits, context, teacher, spec)(folder / f"{path}-{next(names)}.zarr")

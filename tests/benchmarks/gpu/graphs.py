@@ -50,21 +50,23 @@ class ResidentStep:
     """
 
     def __init__(self, rig: Rig, store: LogitStore) -> None:
-        bench, images = rig.bench, rig.bench.data.train
+        context, images = rig.context, rig.context.data.train
         self.student = rig.student()
-        self._eyes = self.student.card.preprocessing
+        self._preprocessing = self.student.card.preprocessing
         drawn = view_parameters(rig.views, view=0, keys=images.keys, shapes=images.shapes)
-        self._parameters = DeviceParameters.of(drawn, bench.device)
-        self._renderer = DeviceRenderer(images, self._eyes.size, bench.device, self._eyes.interpolation)
-        self._labels = torch.from_numpy(images.labels).to(bench.device)
-        self._logits = Targets(store, bench.feed(images, rig.views, self._eyes)).load(0)
-        self.rows = torch.zeros(rig.settings.batch_size, dtype=torch.int64, device=bench.device)
+        self._parameters = DeviceParameters.of(drawn, context.device)
+        self._renderer = DeviceRenderer(
+            images, self._preprocessing.size, context.device, self._preprocessing.interpolation
+        )
+        self._labels = torch.from_numpy(images.labels).to(context.device)
+        self._logits = Targets(store, context.feed(images, rig.views, self._preprocessing)).load(0)
+        self.rows = torch.zeros(rig.settings.batch_size, dtype=torch.int64, device=context.device)
 
     def batch(self) -> Batch:
         """Return what the rows show."""
         pixels = self._renderer.render_resident(self.rows, self._parameters[self.rows])
         return Batch(
-            self._eyes.normalise(pixels),
+            self._preprocessing.normalise(pixels),
             self._labels.index_select(0, self.rows),
             self._logits.logits(self.rows),
             np.zeros(0, np.int64),  # the host knows no rows
@@ -89,7 +91,7 @@ def capture_and_compare(rig: Rig, store: LogitStore, *, rounds: int) -> GraphRes
         store: of one view.
         rounds: of the times.
     """
-    if rig.bench.device.type != "cuda":
+    if rig.context.device.type != "cuda":
         return GraphResult(reason="CUDA graphs need a CUDA device")
     orders = _orders(rig)
     plain, captured = (ResidentStep(rig, store).on(orders[0]) for _ in range(2))
@@ -162,10 +164,10 @@ def capture(step: Callable[[], None], student: Student) -> Callable[[], None]:
 
 def _orders(rig: Rig) -> list[Tensor]:
     """Return rows of some batches, on the device."""
-    count, size = len(rig.bench.data.train), rig.settings.batch_size
+    count, size = len(rig.context.data.train), rig.settings.batch_size
     generator = np.random.default_rng(0)
     return [
-        torch.from_numpy(generator.permutation(count)[:size]).to(rig.bench.device) for _ in range(STEPS)
+        torch.from_numpy(generator.permutation(count)[:size]).to(rig.context.device) for _ in range(STEPS)
     ]
 
 

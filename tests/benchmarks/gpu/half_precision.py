@@ -18,7 +18,7 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import PipelineError
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.losses import make_loss
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture
@@ -49,13 +49,13 @@ class Trainer:
     """Trains a small network as each arm does.
 
     Args:
-        bench: the data and the device.
+        context: the data and the device.
         folder: for states and the dump.
         epochs: of each run.
         batch_size: images a step.
     """
 
-    bench: Bench
+    context: RunContext
     folder: Path
     epochs: int
     batch_size: int
@@ -63,7 +63,7 @@ class Trainer:
     @property
     def card(self) -> ModelCard:
         """The network's card."""
-        data = self.bench.data
+        data = self.context.data
         return ModelCard(
             architecture=Architecture(name="plain_net", num_classes=CLASSES),
             preprocessing=Preprocessing(size=data.train.shapes[0, 0].item(), **data.statistics),
@@ -79,14 +79,14 @@ class Trainer:
         """Return its logits."""
         path = self.folder / "main.zarr"
         spec = DumpSpec(views=VIEWS, view_count=2, codec=CodecSpec(name="fp16"), allow_poor_teacher=True)
-        cache_logits(self.bench, teacher, spec, path)
+        cache_logits(self.context, teacher, spec, path)
         return LogitStore.open(path)
 
     def arm(self, store: LogitStore, precision: str, first_scale: float | None = None) -> dict[str, float]:
         """Train a student from a store; return its losses, top-1, and how many steps were skipped."""
         with watched_scaler(first_scale) as skipped:
             net, losses = self._trained("kd", store, precision)
-        top1 = self.bench.evaluate(net, self.card.preprocessing, self.bench.data.test).top1
+        top1 = self.context.evaluate(net, self.card.preprocessing, self.context.data.test).top1
         return {
             "first_loss": losses[0],
             "final_loss": losses[-1],
@@ -105,7 +105,7 @@ class Trainer:
             precision=precision,  # type: ignore[arg-type]
         )
         result = train(
-            self.bench,
+            self.context,
             net,
             self.card,
             RunSpec(
@@ -149,12 +149,12 @@ def run(setting: Setting, findings: Findings) -> None:
     """Train each arm from the same dump and compare them with fp32."""
     side = setting.pick(32, 8)
     data = made_up(setting.pick(16_384, 160), side, classes=CLASSES, test=setting.pick(4096, 40))
-    bench = bench_of(setting, data)
+    context = bench_of(setting, data)
     arms: dict[str, dict[str, float]] = {}
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            bench=bench,
+            context=context,
             folder=Path(folder),
             epochs=setting.pick(6, 10),
             batch_size=setting.pick(128, 16),

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.modalities.images.augmentations import RandomResizedCrop
@@ -56,12 +56,12 @@ class Job:
 
     def rig(self, setting: Setting, data: PreparedData, folder: str) -> Rig:
         """Return what trains it; its teacher is as large as itself, and says little."""
-        bench, precision = bench_of(setting, data), precision_of(setting)
+        context, precision = bench_of(setting, data), precision_of(setting)
         size = setting.pick(self.batch_size, 4)
         rate = TrainingSettings(epochs=1, batch_size=size, learning_rate=0.02, precision=precision)
-        teacher = untrained(bench, "teacher", self.start, precision)
+        teacher = untrained(context, "teacher", self.start, precision)
         return Rig(
-            bench=bench,
+            context=context,
             teacher=teacher,
             start=self.start,
             settings=rate,
@@ -93,8 +93,8 @@ def run(setting: Setting, findings: Findings) -> None:
 
 def alone(data: PreparedData, device: torch.device, rounds: int, findings: Findings) -> None:
     """Measure whole epochs of the resident loader, by batch size, and their time behind the first batch."""
-    eyes = Preprocessing(size=32, **data.statistics)
-    feed = Feed(data.train, VIEWS, eyes, device=device, on_device=True)
+    preprocessing = Preprocessing(size=32, **data.statistics)
+    feed = Feed(data.train, VIEWS, preprocessing, device=device, on_device=True)
     found: dict[str, Any] = {}
     for batch_size in BATCHES_ALONE:
         loader, epochs = Loader(feed, None, batch_size=batch_size, seed=0), itertools.count()
@@ -136,7 +136,7 @@ def staged(setting: Setting, findings: Findings) -> None:
     data = made_up(setting.pick(6144, 8), setting.pick(256, 40), classes=10)
     with tempfile.TemporaryDirectory() as folder:
         rig = job.rig(setting, data, folder)
-        rig = replace(rig, bench=replace(rig.bench, on_device=False))
+        rig = replace(rig, context=replace(rig.context, on_device=False))
         store = LogitStore.open(rig.dump("photographs", 2))
         findings.ratio("staged_step", loader_share(rig, store, setting.pick(4, 1), False))
 
@@ -151,17 +151,17 @@ def waits(rig: Rig, store: LogitStore, findings: Findings) -> None:
     """
     found = {}
     for path, on_device in (("resident", True), ("staged", False)):
-        epoch = _epoch_of(rig, replace(rig.bench, on_device=on_device), store)
+        epoch = _epoch_of(rig, replace(rig.context, on_device=on_device), store)
         epoch(0)  # what is set up once may wait
-        found[path] = _waits(partial(epoch, 1), rig.bench.device)
+        found[path] = _waits(partial(epoch, 1), rig.context.device)
     waiting = [f"{path}: {reason}" for path, reason in found.items() if reason]
-    if rig.bench.device.type == "cuda":
+    if rig.context.device.type == "cuda":
         findings.row("waits", len(waiting), "; ".join(waiting) or f"none of {len(found)}")
 
 
-def _epoch_of(rig: Rig, bench: Bench, store: LogitStore) -> Callable[[int], None]:
-    student = Student(bench, rig.start, rig.settings)
-    loader = make_loader(bench, student, rig.views, store)
+def _epoch_of(rig: Rig, context: RunContext, store: LogitStore) -> Callable[[int], None]:
+    student = Student(context, rig.start, rig.settings)
+    loader = make_loader(context, student, rig.views, store)
 
     def epoch(number: int) -> None:
         for batch in loader.epoch(number):

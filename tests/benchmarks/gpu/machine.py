@@ -6,17 +6,17 @@ import os
 
 import torch
 
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.tasks.table import find_task
 from pipeline.training.settings import Precision
 from tests.benchmarks.gpu.findings import Setting
 
 
-def bench_of(setting: Setting, data: PreparedData) -> Bench:
-    """Return a bench on the device, with rendering threads on all processors but two."""
+def bench_of(setting: Setting, data: PreparedData) -> RunContext:
+    """Return a context on the device, with rendering threads on all processors but two."""
     workers = max(1, (os.cpu_count() or 1) - 2)
-    return Bench(data=data, task=find_task(), device=torch.device(setting.device), workers=workers)
+    return RunContext(data=data, task=find_task(), device=torch.device(setting.device), workers=workers)
 
 
 def precision_of(setting: Setting) -> Precision:

@@ -112,10 +112,10 @@ def views_differ(
     """Yield each spec and geometry, and how many values of its pixels differ, mixing included."""
     for side, size, count in geometries:
         images, rows = patterned(count, side, classes=3), np.arange(count)
-        eyes = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.2,) * 3)
+        preprocessing = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.2,) * 3)
         for name, spec in SPECS.items():
             here, there = (
-                Feed(images, spec, eyes, device=where, on_device=on_device).pixels(1, rows)
+                Feed(images, spec, preprocessing, device=where, on_device=on_device).pixels(1, rows)
                 for where, on_device in ((torch.device("cpu"), False), (device, True))
             )
             yield f"{name}, {side} to {size} pixels", differing(there, here)

@@ -16,7 +16,7 @@ from pipeline.dump.read_ahead import PixelChecks
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import splits_of
 from pipeline.dump.verify import replay
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.packed import PackedSplit
 from pipeline.store.layout import ShardId
@@ -32,8 +32,10 @@ def copy(tiny_folder, tmp_path) -> Path:
     return shutil.copytree(tiny_folder, tmp_path / "prepared")
 
 
-def opened(folder: Path) -> Bench:
-    return Bench(data=PreparedData.open(folder), task=find_task(), device=torch.device("cpu"), workers=2)
+def opened(folder: Path) -> RunContext:
+    return RunContext(
+        data=PreparedData.open(folder), task=find_task(), device=torch.device("cpu"), workers=2
+    )
 
 
 def flip(folder: Path, split: str, row: int) -> None:
@@ -94,7 +96,7 @@ def test_the_teacher_does_not_look_again_at_pixels_that_changed(copy, tmp_path, 
         replay(store, opened(copy), teacher, 4)
 
 
-def test_each_image_is_compared_once_for_all_its_views(bench, tmp_path, teacher, make_spec, monkeypatch):
+def test_each_image_is_compared_once_for_all_its_views(context, tmp_path, teacher, make_spec, monkeypatch):
     looked_at: list[tuple[str, int]] = []
     faults = PackedSplit.faults
 
@@ -103,8 +105,8 @@ def test_each_image_is_compared_once_for_all_its_views(bench, tmp_path, teacher,
         return faults(images, rows)
 
     monkeypatch.setattr(PackedSplit, "faults", spy)
-    cache_logits(bench, teacher, make_spec(view_count=5), tmp_path / "main.zarr")
-    count = sum(len(images) for images in splits_of(bench.data).values())
+    cache_logits(context, teacher, make_spec(view_count=5), tmp_path / "main.zarr")
+    count = sum(len(images) for images in splits_of(context.data).values())
     assert len(looked_at) == len(set(looked_at)) == count
 
 

@@ -115,23 +115,25 @@ def test_the_pilot_of_a_sample_is_as_large_as_that_of_the_whole():
     assert pilot_rows(400, 2, 1_281_167) == (400, 2)
 
 
-def test_the_pilot_says_the_same_each_time(bench, teacher, make_spec):
-    first, second = (run_pilot(bench, teacher, make_spec()) for _ in range(2))
+def test_the_pilot_says_the_same_each_time(context, teacher, make_spec):
+    first, second = (run_pilot(context, teacher, make_spec()) for _ in range(2))
     assert torch.equal(first.output.logits, second.output.logits)
     assert torch.equal(first.output.features, second.output.features)
     assert first.images_per_second > 0
 
 
 @pytest.mark.parametrize("codec", ["auto", "features"])
-def test_the_choice_is_kept_over_resumes_and_ranks(bench, teacher, make_spec, tmp_path, codec, monkeypatch):
+def test_the_choice_is_kept_over_resumes_and_ranks(
+    context, teacher, make_spec, tmp_path, codec, monkeypatch
+):
     spec = make_spec(codec, 1e-3)
     whole = tmp_path / "whole.zarr"
-    cache_logits(bench, teacher, spec, whole)
+    cache_logits(context, teacher, spec, whole)
     sliced = tmp_path / "sliced.zarr"
-    cache_logits(bench, teacher, spec, sliced, part=Slice(0, 2), completes=False)
+    cache_logits(context, teacher, spec, sliced, part=Slice(0, 2), completes=False)
     monkeypatch.setattr("pipeline.dump.plan.run_pilot", None)  # chosen once
-    cache_logits(bench, teacher, spec, sliced, part=Slice(1, 2), completes=False)
-    cache_logits(bench, teacher, spec, sliced)
+    cache_logits(context, teacher, spec, sliced, part=Slice(1, 2), completes=False)
+    cache_logits(context, teacher, spec, sliced)
     assert content(sliced) == content(whole)
     store = LogitStore.open(sliced)
     assert store.manifest.fidelity().samples == 3 * store.n_samples
@@ -139,12 +141,12 @@ def test_the_choice_is_kept_over_resumes_and_ranks(bench, teacher, make_spec, tm
 
 
 def test_a_store_made_by_auto_can_be_named_and_its_budget_cannot_change(
-    bench, teacher, make_spec, tmp_path
+    context, teacher, make_spec, tmp_path
 ):
     path = tmp_path / "main.zarr"
-    cache_logits(bench, teacher, make_spec("auto", 1e-3), path)
+    cache_logits(context, teacher, make_spec("auto", 1e-3), path)
     chosen = LogitStore.open(path).codec.name
-    cache_logits(bench, teacher, make_spec(chosen), path)
+    cache_logits(context, teacher, make_spec(chosen), path)
     for other in (make_spec("auto", 1e-4), make_spec("fp16")):
         with pytest.raises(MismatchError, match="another codec"):
-            cache_logits(bench, teacher, other, path)
+            cache_logits(context, teacher, other, path)

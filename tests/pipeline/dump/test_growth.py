@@ -35,8 +35,8 @@ def shards(path) -> dict[str, int]:
     }
 
 
-def with_train(bench, rows):
-    return replace(bench, data=replace(bench.data, train=bench.data.train.subset(np.asarray(rows))))
+def with_train(context, rows):
+    return replace(context, data=replace(context.data, train=context.data.train.subset(np.asarray(rows))))
 
 
 @pytest.fixture
@@ -44,98 +44,100 @@ def path(tmp_path):
     return tmp_path / "main.zarr"
 
 
-def test_more_views_leave_finished_shards_alone(bench, teacher, make_spec, path):
-    cache_logits(bench, teacher, make_spec(view_count=2), path)
+def test_more_views_leave_finished_shards_alone(context, teacher, make_spec, path):
+    cache_logits(context, teacher, make_spec(view_count=2), path)
     before = shards(path)
-    cache_logits(bench, teacher, make_spec(view_count=3), path)
+    cache_logits(context, teacher, make_spec(view_count=3), path)
     assert LogitStore.open(path).n_views == 3
     after = shards(path)
     assert before.items() < after.items()
     grown = content(path)
     fresh = path.with_name("fresh.zarr")
-    cache_logits(bench, teacher, make_spec(view_count=3), fresh)
+    cache_logits(context, teacher, make_spec(view_count=3), fresh)
     assert content(fresh) == grown
 
 
-def test_new_samples_are_appended_and_old_ones_keep_their_files(bench, teacher, make_spec, path):
-    count = len(bench.data.train)
-    cache_logits(with_train(bench, range(count - 20)), teacher, make_spec(), path)
+def test_new_samples_are_appended_and_old_ones_keep_their_files(context, teacher, make_spec, path):
+    count = len(context.data.train)
+    cache_logits(with_train(context, range(count - 20)), teacher, make_spec(), path)
     before = shards(path)
-    cache_logits(bench, teacher, make_spec(), path)
+    cache_logits(context, teacher, make_spec(), path)
     assert before.items() < shards(path).items()
     store = LogitStore.open(path)
     assert store.n_samples == count
     assert verify(path).ok
     fresh_path = path.with_name("fresh.zarr")
-    cache_logits(bench, teacher, make_spec(), fresh_path)
+    cache_logits(context, teacher, make_spec(), fresh_path)
     fresh = LogitStore.open(fresh_path)
-    rows, fresh_rows = (torch.from_numpy(s.rows_of(bench.data.train)) for s in (store, fresh))
+    rows, fresh_rows = (torch.from_numpy(s.rows_of(context.data.train)) for s in (store, fresh))
     for view in range(3):
         assert torch.allclose(store.view(view)[rows], fresh.view(view)[fresh_rows], atol=1e-3)
-    assert replay(LogitStore.open(path), bench, teacher, 40).ok
+    assert replay(LogitStore.open(path), context, teacher, 40).ok
 
 
-def test_data_that_grows_twice_in_another_order(bench, teacher, make_spec, path):
-    count = len(bench.data.train)
+def test_data_that_grows_twice_in_another_order(context, teacher, make_spec, path):
+    count = len(context.data.train)
     order = np.random.default_rng(0).permutation(count)
     for size in (20, 37, count):
-        cache_logits(with_train(bench, order[:size]), teacher, make_spec(), path)
+        cache_logits(with_train(context, order[:size]), teacher, make_spec(), path)
     store = LogitStore.open(path)
-    assert store.keys.tolist() == bench.data.train.keys[order].tolist()
+    assert store.keys.tolist() == context.data.train.keys[order].tolist()
     assert len(store.manifest.layout.sections["train"].extents) == 3
     assert store.view(0).shape == (count, 3)
-    assert replay(LogitStore.open(path), bench, teacher, 60).ok
+    assert replay(LogitStore.open(path), context, teacher, 60).ok
 
 
-def test_new_held_out_samples_are_appended_too(bench, teacher, make_spec, path):
-    test = bench.data.test
-    small = replace(bench, data=replace(bench.data, test=test.subset(np.arange(10))))
+def test_new_held_out_samples_are_appended_too(context, teacher, make_spec, path):
+    test = context.data.test
+    small = replace(context, data=replace(context.data, test=test.subset(np.arange(10))))
     cache_logits(small, teacher, make_spec(), path)
-    cache_logits(bench, teacher, make_spec(), path)
+    cache_logits(context, teacher, make_spec(), path)
     logits = LogitStore.open(path).held_out("test", test)
     assert logits is not None
     assert logits.shape == (len(test), 3)
 
 
-def test_a_complete_store_of_more_than_the_data_is_left_alone(bench, teacher, make_spec, path, monkeypatch):
-    cache_logits(bench, teacher, make_spec(), path)
+def test_a_complete_store_of_more_than_the_data_is_left_alone(
+    context, teacher, make_spec, path, monkeypatch
+):
+    cache_logits(context, teacher, make_spec(), path)
     before = content(path)
     monkeypatch.setattr("pipeline.models.teacher.Teacher.output", None)
-    fewer = with_train(bench, [3, 1, 40])
+    fewer = with_train(context, [3, 1, 40])
     cache_logits(fewer, teacher, make_spec(), path)
     assert content(path) == before
     assert LogitStore.open(path).rows_of(fewer.data.train).tolist() == [3, 1, 40]
 
 
-def test_views_of_samples_that_are_gone_cannot_be_added(bench, teacher, make_spec, path):
-    cache_logits(bench, teacher, make_spec(view_count=1), path)
+def test_views_of_samples_that_are_gone_cannot_be_added(context, teacher, make_spec, path):
+    cache_logits(context, teacher, make_spec(view_count=1), path)
     before = content(path)
     with pytest.raises(MismatchError, match=r"no longer in the data.*restore"):
-        cache_logits(with_train(bench, range(30)), teacher, make_spec(view_count=2), path)
+        cache_logits(with_train(context, range(30)), teacher, make_spec(view_count=2), path)
     assert content(path) == before
-    cache_logits(bench, teacher, make_spec(view_count=2), path)
+    cache_logits(context, teacher, make_spec(view_count=2), path)
     assert verify(path).ok
 
 
-def test_a_dataset_without_a_common_sample_is_refused(bench, teacher, make_spec, path):
-    cache_logits(with_train(bench, range(30)), teacher, make_spec(), path)
+def test_a_dataset_without_a_common_sample_is_refused(context, teacher, make_spec, path):
+    cache_logits(with_train(context, range(30)), teacher, make_spec(), path)
     before = content(path)
     with pytest.raises(MismatchError, match=r"none of the 30 training samples is in it, .train/\d+. being"):
-        cache_logits(with_train(bench, range(30, 60)), teacher, make_spec(), path)
+        cache_logits(with_train(context, range(30, 60)), teacher, make_spec(), path)
     assert content(path) == before
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_slices_make_the_bytes_of_one_writer(bench, teacher, make_spec, path, count):
-    cache_logits(bench, teacher, make_spec(), path)
+def test_slices_make_the_bytes_of_one_writer(context, teacher, make_spec, path, count):
+    cache_logits(context, teacher, make_spec(), path)
     whole = content(path)
     sliced = path.with_name("sliced.zarr")
     for index in reversed(range(count)):
         part = Slice(index, count)
-        assert cache_logits(bench, teacher, make_spec(), sliced, part=part, completes=False) is None
+        assert cache_logits(context, teacher, make_spec(), sliced, part=part, completes=False) is None
         with pytest.raises(IncompleteStoreError):
             LogitStore.open(sliced)
-    assert cache_logits(bench, teacher, make_spec(), sliced) is not None
+    assert cache_logits(context, teacher, make_spec(), sliced) is not None
     assert content(sliced) == whole
 
 
@@ -146,49 +148,51 @@ def test_slices_are_disjoint_and_cover():
         assert list(itertools.chain(*parts)) == items
 
 
-def test_writers_of_overlapping_slices_exclude_each_other(bench, teacher, make_spec, path, monkeypatch):
+def test_writers_of_overlapping_slices_exclude_each_other(context, teacher, make_spec, path, monkeypatch):
     monkeypatch.setattr("pipeline.dump.run.WAIT_SECONDS", 0.3)
     with writing(path, Slice(1, 3), 0):
         with pytest.raises(LockedError, match=r"process \d+ on .* \(slice 1-of-3\)"):
-            cache_logits(bench, teacher, make_spec(), path)
+            cache_logits(context, teacher, make_spec(), path)
         with pytest.raises(LockedError, match="slice 1-of-3"):
-            cache_logits(bench, teacher, make_spec(), path, part=Slice(1, 2), completes=False)
-        cache_logits(bench, teacher, make_spec(), path, part=Slice(0, 3), completes=False)
-    assert cache_logits(bench, teacher, make_spec(), path) is not None
+            cache_logits(context, teacher, make_spec(), path, part=Slice(1, 2), completes=False)
+        cache_logits(context, teacher, make_spec(), path, part=Slice(0, 3), completes=False)
+    assert cache_logits(context, teacher, make_spec(), path) is not None
 
 
-def test_a_store_does_not_grow_while_others_write_it(bench, teacher, make_spec, path):
-    cache_logits(bench, teacher, make_spec(view_count=1), path)
+def test_a_store_does_not_grow_while_others_write_it(context, teacher, make_spec, path):
+    cache_logits(context, teacher, make_spec(view_count=1), path)
     with writing(path, Slice(0, 4), 0), pytest.raises(LockedError, match="is to grow"):
-        cache_logits(bench, teacher, make_spec(view_count=2), path)
+        cache_logits(context, teacher, make_spec(view_count=2), path)
 
 
-def test_a_newcomer_says_who_is_at_the_gate(path, bench, teacher, make_spec, monkeypatch):
+def test_a_newcomer_says_who_is_at_the_gate(path, context, teacher, make_spec, monkeypatch):
     monkeypatch.setattr("pipeline.dump.run.WAIT_SECONDS", 0.3)
     with gate(path, 0), pytest.raises(LockedError, match=r"process \d+ on"):
-        cache_logits(bench, teacher, make_spec(), path)
+        cache_logits(context, teacher, make_spec(), path)
 
 
-def test_the_writer_that_made_the_store_may_find_it_completed_by_another(bench, teacher, make_spec, path):
+def test_the_writer_that_made_the_store_may_find_it_completed_by_another(context, teacher, make_spec, path):
     """It has its header from memory, not from a file."""
     spec = make_spec(view_count=1)
-    plan = plan_dump(bench, teacher, spec, path)
+    plan = plan_dump(context, teacher, spec, path)
     open_store(plan)
-    cache_logits(bench, teacher, spec, path)
-    assert complete(path, plan.header, bench, completes=True) is not None
+    cache_logits(context, teacher, spec, path)
+    assert complete(path, plan.header, context, completes=True) is not None
     assert not (path / "growth").exists()
 
 
-def test_a_run_killed_while_it_creates_the_store_leaves_none(bench, teacher, make_spec, path, monkeypatch):
+def test_a_run_killed_while_it_creates_the_store_leaves_none(
+    context, teacher, make_spec, path, monkeypatch
+):
     def killed(*arguments, **options):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.store.header.Header.write", killed)
         with pytest.raises(KeyboardInterrupt):
-            cache_logits(bench, teacher, make_spec(), path)
+            cache_logits(context, teacher, make_spec(), path)
     assert not path.exists()
-    cache_logits(bench, teacher, make_spec(), path)
+    cache_logits(context, teacher, make_spec(), path)
     assert verify(path).ok
 
 
@@ -202,9 +206,9 @@ def test_a_run_killed_while_it_creates_the_store_leaves_none(bench, teacher, mak
 )
 @pytest.mark.parametrize("goes_on", ["grown", "as before"])
 def test_a_run_killed_while_a_store_grows(
-    bench, teacher, make_spec, path, monkeypatch, step, calls, goes_on
+    context, teacher, make_spec, path, monkeypatch, step, calls, goes_on
 ):
-    small = with_train(bench, range(30))
+    small = with_train(context, range(30))
     cache_logits(small, teacher, make_spec(view_count=2), path)
     module, _, name = step.rpartition(".")
     owner = pydoc.locate(module)
@@ -219,51 +223,51 @@ def test_a_run_killed_while_a_store_grows(
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, killed)
         with pytest.raises(KeyboardInterrupt):
-            cache_logits(bench, teacher, make_spec(view_count=3), path)
+            cache_logits(context, teacher, make_spec(view_count=3), path)
     if goes_on == "as before":
         cache_logits(small, teacher, make_spec(view_count=2), path)
         assert verify(path).ok
         assert zarr.open_array(path / "train/logits", mode="r").shape == (2, 30, 3)
-    cache_logits(bench, teacher, make_spec(view_count=3), path)
+    cache_logits(context, teacher, make_spec(view_count=3), path)
     assert verify(path).ok
     assert LogitStore.open(path).n_views == 3
-    assert replay(LogitStore.open(path), bench, teacher, 30).ok
+    assert replay(LogitStore.open(path), context, teacher, 30).ok
 
 
 @pytest.mark.parametrize("name", ["train/keys/c/0", "train/digests/c/0"])
-def test_lost_keys_are_no_new_samples(bench, teacher, make_spec, path, name):
-    cache_logits(bench, teacher, make_spec(), path)
+def test_lost_keys_are_no_new_samples(context, teacher, make_spec, path, name):
+    cache_logits(context, teacher, make_spec(), path)
     (path / name).unlink()
     before = content(path)
     with pytest.raises(CorruptStoreError, match=r"keys or digests.*--repair"):
-        cache_logits(bench, teacher, make_spec(), path)
+        cache_logits(context, teacher, make_spec(), path)
     assert content(path) == before
 
 
-def test_growing_needs_no_records_of_a_complete_store(bench, teacher, make_spec, path):
-    cache_logits(bench, teacher, make_spec(view_count=1), path)
+def test_growing_needs_no_records_of_a_complete_store(context, teacher, make_spec, path):
+    cache_logits(context, teacher, make_spec(view_count=1), path)
     before = shards(path)
     (path / "records.jsonl").unlink()
-    cache_logits(bench, teacher, make_spec(view_count=2), path)
+    cache_logits(context, teacher, make_spec(view_count=2), path)
     assert before.items() < shards(path).items()
     assert verify(path).ok
 
 
-def test_leftovers_are_no_part_of_a_finished_store(bench, teacher, make_spec, path):
-    cache_logits(bench, teacher, make_spec(), path)
+def test_leftovers_are_no_part_of_a_finished_store(context, teacher, make_spec, path):
+    cache_logits(context, teacher, make_spec(), path)
     whole = content(path)
     (path / "manifest.json").unlink()
     for name in (".manifest.json.k3x_90ab", "train/logits/zarr.0123.partial", "train/keys/c/0.9f.partial"):
         (path / name).write_text("half")
-    cache_logits(bench, teacher, make_spec(), path)
+    cache_logits(context, teacher, make_spec(), path)
     assert content(path) == whole
 
 
-def test_records_that_outlived_completion_are_swept(bench, teacher, make_spec, path, monkeypatch):
+def test_records_that_outlived_completion_are_swept(context, teacher, make_spec, path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.store.records.Records.clear", lambda self: None)
-        cache_logits(bench, teacher, make_spec(), path)
+        cache_logits(context, teacher, make_spec(), path)
     assert (path / "records").exists()
     assert verify(path).ok
-    cache_logits(bench, teacher, make_spec(), path)
+    cache_logits(context, teacher, make_spec(), path)
     assert not (path / "records").exists()

@@ -16,7 +16,7 @@ from pipeline.core.errors import DataError
 from pipeline.dump import read_ahead
 from pipeline.dump.read_ahead import DecodedBlocks, fitting_shard_rows, held_bytes
 from pipeline.dump.run import cache_logits
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.modalities.images.augmentations import Mixup, RandomResizedCrop
 from pipeline.modalities.images.encoded import EncodedSplit
 from pipeline.modalities.images.preprocessing import Preprocessing
@@ -46,8 +46,8 @@ def folders(tmp_path_factory, prepare_quietly) -> dict[str, Path]:
     return {keep: prepare_quietly(source, root / keep, keep=keep) for keep in ("pixels", "encoded")}
 
 
-def _bench(folder: Path, workers: int = 2) -> Bench:
-    return Bench(
+def _bench(folder: Path, workers: int = 2) -> RunContext:
+    return RunContext(
         data=PreparedData.open(folder), task=find_task(), device=torch.device("cpu"), workers=workers
     )
 
@@ -104,11 +104,11 @@ def test_each_image_is_decoded_once_and_shards_are_those_of_packed_images(
 
 
 def test_what_is_missing_of_a_block_is_made_of_one_decoding(folders, tutor, make_spec, tmp_path, decoded):
-    bench, store = _bench(folders["encoded"]), tmp_path / "x.zarr"
-    cache_logits(bench, tutor, make_spec(view_count=1), store)
+    context, store = _bench(folders["encoded"]), tmp_path / "x.zarr"
+    cache_logits(context, tutor, make_spec(view_count=1), store)
     decoded.clear()
-    cache_logits(bench, tutor, make_spec(view_count=4), store)
-    train = set(bench.data.train.names)
+    cache_logits(context, tutor, make_spec(view_count=4), store)
+    train = set(context.data.train.names)
     # Witnesses of the finished view are looked at before: all rows of such small shards.
     assert {name: count for name, count in decoded.items() if name in train} == dict.fromkeys(train, 2)
 
@@ -116,11 +116,11 @@ def test_what_is_missing_of_a_block_is_made_of_one_decoding(folders, tutor, make
 def test_a_block_that_does_not_fit_is_held_in_part_and_it_is_said(
     folders, tutor, make_spec, tmp_path, decoded, monkeypatch, capsys
 ):
-    bench, spec = _bench(folders["encoded"]), make_spec(shard_rows=4096)
-    sizes = bench.data.train.shapes.astype(np.int64).prod(1) * 3
+    context, spec = _bench(folders["encoded"]), make_spec(shard_rows=4096)
+    sizes = context.data.train.shapes.astype(np.int64).prod(1) * 3
     monkeypatch.setattr(read_ahead, "BLOCK_BYTES", int(sizes[:20].sum()))
-    cache_logits(bench, tutor, spec, tmp_path / "x.zarr")
-    train = list(bench.data.train.names)
+    cache_logits(context, tutor, spec, tmp_path / "x.zarr")
+    train = list(context.data.train.names)
     assert [decoded[name] for name in train] == [1] * 20 + [3] * (len(train) - 20)
     assert "are decoded once, the others for every view; a lower data.short_side" in capsys.readouterr().err
     cache_logits(_bench(folders["pixels"]), tutor, spec, tmp_path / "pixels.zarr")
@@ -128,17 +128,17 @@ def test_a_block_that_does_not_fit_is_held_in_part_and_it_is_said(
 
 
 def test_at_most_one_block_is_decoded_ahead(folders, decoded):
-    bench = _bench(folders["encoded"])
-    held = DecodedBlocks(bench, batch_size=1)
+    context = _bench(folders["encoded"])
+    held = DecodedBlocks(context, batch_size=1)
     rows = {block: np.arange(10 * block, 10 * block + 10) for block in range(5)}
     shards = {ShardId("train", view, block): rows[block] for block in range(5) for view in range(2)}
     with held.expecting(shards):
-        images = held.bench.data.train
+        images = held.context.data.train
         for block in range(5):
             for view in range(2):
                 held.start(ShardId("train", view, block))
                 assert set(images.held) == set(range(10 * block, min(50, 10 * block + 20)))
-                assert np.array_equal(images.array(10 * block), bench.data.train.array(10 * block))
+                assert np.array_equal(images.array(10 * block), context.data.train.array(10 * block))
                 held.end(ShardId("train", view, block))
         assert not images.held
 
@@ -148,7 +148,7 @@ def test_what_waits_to_be_decoded_is_dropped_when_a_dump_stops(folders, decoded,
     monkeypatch.setattr(EncodedSplit, "array", lambda self, row: go_on.wait(600))
     held = DecodedBlocks(_bench(folders["encoded"], workers=1), batch_size=8)
     shards = {ShardId("train", view, 0): np.arange(40) for view in range(2)}
-    waiting = held.bench.data.train.held
+    waiting = held.context.data.train.held
     with held.expecting(shards):
         held.start(ShardId("train", 0, 0))
         futures = list(waiting.values())
@@ -158,8 +158,8 @@ def test_what_waits_to_be_decoded_is_dropped_when_a_dump_stops(folders, decoded,
 
 
 def test_a_file_that_is_lost_on_the_way_is_named(folders, tutor, make_spec, tmp_path, monkeypatch):
-    bench = _bench(folders["encoded"])
-    lost = bench.data.train.names[7]
+    context = _bench(folders["encoded"])
+    lost = context.data.train.names[7]
 
     def array(self, row, read=EncodedSplit.array):
         if self.names[row] == lost:
@@ -168,7 +168,7 @@ def test_a_file_that_is_lost_on_the_way_is_named(folders, tutor, make_spec, tmp_
 
     monkeypatch.setattr(EncodedSplit, "array", array)
     with pytest.raises(DataError, match=f"{lost}: gone"):
-        cache_logits(bench, tutor, make_spec(), tmp_path / "x.zarr")
+        cache_logits(context, tutor, make_spec(), tmp_path / "x.zarr")
 
 
 def test_shards_of_a_new_store_are_of_images_that_fit(folders, monkeypatch):

@@ -41,24 +41,24 @@ def device(request) -> torch.device:
     return torch.device(request.param)
 
 
-def _on(device, bench, teacher):
+def _on(device, context, teacher):
     network = copy.deepcopy(teacher.network).to(device)
-    return replace(bench, device=device), replace(teacher, network=network)
+    return replace(context, device=device), replace(teacher, network=network)
 
 
 @pytest.mark.parametrize("batch_size", [4, 8, 12, 16, 40])
 @pytest.mark.parametrize(("codec", "views"), [("affine8", VIEWS), ("topk-2", MIXED), ("features", VIEWS)])
 def test_a_dump_holds_what_a_plain_one_would(
-    bench, teacher, make_spec, tmp_path, device, batch_size, codec, views
+    context, teacher, make_spec, tmp_path, device, batch_size, codec, views
 ):
-    bench, teacher = _on(device, bench, teacher)
+    context, teacher = _on(device, context, teacher)
     spec = make_spec(codec, views=views, batch_size=batch_size, view_count=2)
-    cache_logits(bench, teacher, spec, tmp_path / "main.zarr")
+    cache_logits(context, teacher, spec, tmp_path / "main.zarr")
     store = LogitStore.open(tmp_path / "main.zarr")
-    images = bench.data.train
+    images = context.data.train
     rows = np.arange(len(images))
     blocks = blocks_of(store.manifest.layout, rows, len(images))
-    feed = bench.feed(images, views, teacher.card.preprocessing, blocks)
+    feed = context.feed(images, views, teacher.card.preprocessing, blocks)
     for shard, record in store.manifest.shards.items():
         if shard.section != "train":
             continue
@@ -69,8 +69,8 @@ def test_a_dump_holds_what_a_plain_one_would(
             chosen = mine[order[start : start + batch_size]]
             batch = feed.pixels(shard.view, chosen)
             output = teacher.output(teacher.card.preprocessing.normalise(batch))
-            encoded = store.codec.encode(output, bench.task)
-            fidelities.append(Fidelity.measure(bench.task, output.logits, store.codec.decode(encoded)))
+            encoded = store.codec.encode(output, context.task)
+            fidelities.append(Fidelity.measure(context.task, output.logits, store.codec.decode(encoded)))
             parts.append({name: values.cpu().numpy() for name, values in encoded.items()})
             predicted.append(output.logits.argmax(1).cpu().numpy())
             pixels.append(batch.cpu().numpy())
@@ -78,7 +78,7 @@ def test_a_dump_holds_what_a_plain_one_would(
         for name in store.codec.arrays:
             stored = zarr.open_array(f"{store.location}/train/{name}", mode="r")[shard.view][mine]
             np.testing.assert_array_equal(stored, np.concatenate([part[name] for part in parts])[back])
-        measured, expected = record.fidelity, Fidelity.total(bench.task.measures, fidelities)
+        measured, expected = record.fidelity, Fidelity.total(context.task.measures, fidelities)
         assert measured.same == expected.same
         for name, divergence in expected.divergences.items():
             assert measured.divergences[name].histogram == divergence.histogram
@@ -104,17 +104,17 @@ def _spoil(monkeypatch, after: int, value: float, *, in_features: bool = False) 
     monkeypatch.setattr(Teacher, "output", output)
 
 
-def _held_out(bench) -> int:
-    return len(bench.data.validation) + len(bench.data.test)
+def _held_out(context) -> int:
+    return len(context.data.validation) + len(context.data.test)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 # The first image, in the middle of a later batch, the last of a shard, and of all.
 @pytest.mark.parametrize(("after", "batch_size"), [(0, 5), (23, 5), (29, 5), (47, 8), (200, 16), (203, 3)])
 def test_the_very_sample_is_named_and_nothing_of_its_shard_is_written(
-    bench, teacher, make_spec, tmp_path, monkeypatch, value, after, batch_size
+    context, teacher, make_spec, tmp_path, monkeypatch, value, after, batch_size
 ):
-    path, names, spec = tmp_path / "main.zarr", bench.data.train.names, make_spec(batch_size=batch_size)
+    path, names, spec = tmp_path / "main.zarr", context.data.train.names, make_spec(batch_size=batch_size)
     coming = [
         (ShardId("train", view, start // SHARD_ROWS), row)
         for start in range(0, len(names), SHARD_ROWS)
@@ -122,11 +122,11 @@ def test_the_very_sample_is_named_and_nothing_of_its_shard_is_written(
         for row in range(start, min(start + SHARD_ROWS, len(names)))
     ]
     bad, row = coming[after]
-    _spoil(monkeypatch, _held_out(bench) + after, value)
+    _spoil(monkeypatch, _held_out(context) + after, value)
     with pytest.raises(
         ModelError, match=rf"not finite for sample '{names[row]}' in view {bad.view} of train"
     ):
-        cache_logits(bench, teacher, spec, path)
+        cache_logits(context, teacher, spec, path)
     done = {shard for shard in Records(path).read() if shard.section == "train"}
     assert done == {shard for shard, _ in coming[:after]} - {bad}
     written = {
@@ -135,60 +135,62 @@ def test_the_very_sample_is_named_and_nothing_of_its_shard_is_written(
     assert written == {(str(shard.view), str(shard.block)) for shard in done}
     # The run goes on when the teacher is well again.
     monkeypatch.undo()
-    cache_logits(bench, teacher, spec, path)
+    cache_logits(context, teacher, spec, path)
     LogitStore.open(path)
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_no_codec_stumbles_over_what_is_not_finite(bench, teacher, make_spec, tmp_path, monkeypatch, codec):
-    path, names = tmp_path / "main.zarr", bench.data.train.names
-    cache_logits(bench, teacher, make_spec(codec, view_count=1), path)
+def test_no_codec_stumbles_over_what_is_not_finite(
+    context, teacher, make_spec, tmp_path, monkeypatch, codec
+):
+    path, names = tmp_path / "main.zarr", context.data.train.names
+    cache_logits(context, teacher, make_spec(codec, view_count=1), path)
     _spoil(monkeypatch, 20, float("nan"))
     with pytest.raises(ModelError, match=rf"not finite for sample '{names[20]}' in view 1 of train"):
-        cache_logits(bench, teacher, make_spec(codec, view_count=2), path)
+        cache_logits(context, teacher, make_spec(codec, view_count=2), path)
     assert LogitStore.open(path).n_views == 1
 
 
 def test_a_logit_beyond_a_codecs_numbers_is_refused_with_its_sample(
-    bench, teacher, make_spec, tmp_path, monkeypatch
+    context, teacher, make_spec, tmp_path, monkeypatch
 ):
-    path, names = tmp_path / "main.zarr", bench.data.train.names
-    cache_logits(bench, teacher, make_spec("affine8", view_count=1), path)
+    path, names = tmp_path / "main.zarr", context.data.train.names
+    cache_logits(context, teacher, make_spec("affine8", view_count=1), path)
     _spoil(monkeypatch, 20, 1e30)
     with pytest.raises(ModelError, match=rf"too large for the codec, for sample '{names[20]}' in view 1"):
-        cache_logits(bench, teacher, make_spec("affine8", view_count=2), path)
+        cache_logits(context, teacher, make_spec("affine8", view_count=2), path)
     assert LogitStore.open(path).n_views == 1
     # Half precision ends where softmax is 0 anyway.
-    _spoil(monkeypatch, _held_out(bench) + 20, 1e30)
-    cache_logits(bench, teacher, make_spec("fp16", view_count=1), tmp_path / "half.zarr")
+    _spoil(monkeypatch, _held_out(context) + 20, 1e30)
+    cache_logits(context, teacher, make_spec("fp16", view_count=1), tmp_path / "half.zarr")
 
 
-def test_features_that_are_not_finite_are_refused_too(bench, teacher, make_spec, tmp_path, monkeypatch):
-    _spoil(monkeypatch, _held_out(bench) + 13, float("inf"), in_features=True)
-    with pytest.raises(ModelError, match=rf"sample '{bench.data.train.names[13]}'"):
-        cache_logits(bench, teacher, make_spec("fp16"), tmp_path / "main.zarr")
+def test_features_that_are_not_finite_are_refused_too(context, teacher, make_spec, tmp_path, monkeypatch):
+    _spoil(monkeypatch, _held_out(context) + 13, float("inf"), in_features=True)
+    with pytest.raises(ModelError, match=rf"sample '{context.data.train.names[13]}'"):
+        cache_logits(context, teacher, make_spec("fp16"), tmp_path / "main.zarr")
 
 
-def _codec(name: str, bench, teacher, make_spec):
+def _codec(name: str, context, teacher, make_spec):
     if name != "features":
-        return find_codec(name, len(bench.data.classes))
-    pilot = run_pilot(bench, teacher, make_spec())
-    return fit_features(pilot.output, teacher.head, 1e-2, bench.task)
+        return find_codec(name, len(context.data.classes))
+    pilot = run_pilot(context, teacher, make_spec())
+    return fit_features(pilot.output, teacher.head, 1e-2, context.task)
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_nothing_of_a_batch_waits_for_the_device(bench, teacher, make_spec, name):
+def test_nothing_of_a_batch_waits_for_the_device(context, teacher, make_spec, name):
     """On tensors without values, which refuse to be read, as if they lay on a CUDA device."""
-    codec = _codec(name, bench, teacher, make_spec)
-    eyes = replace(teacher.card.preprocessing, mean=(0.123,))
+    codec = _codec(name, context, teacher, make_spec)
+    preprocessing = replace(teacher.card.preprocessing, mean=(0.123,))
     with FakeTensorMode(allow_non_fake_inputs=True):
         pixels = torch.zeros(8, 12, 12, 1, dtype=torch.uint8, device="cuda")
-        logits = torch.zeros(8, len(bench.data.classes), device="cuda")
+        logits = torch.zeros(8, len(context.data.classes), device="cuda")
         features = torch.zeros(8, teacher.head.in_features, device="cuda")
 
         def work() -> Examined[torch.Tensor]:
-            assert eyes.normalise(pixels).device.type == "cuda"
-            return examine(TeacherOutput(logits, features), codec, bench.task, pixels[:2])
+            assert preprocessing.normalise(pixels).device.type == "cuda"
+            return examine(TeacherOutput(logits, features), codec, context.task, pixels[:2])
 
         work()  # what is sent once may wait
         with NoWaiting():
@@ -203,15 +205,15 @@ def test_nothing_of_a_batch_waits_for_the_device(bench, teacher, make_spec, name
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("on_device", [True, False], ids=["resident", "staged"])
 @pytest.mark.parametrize("name", CODECS)
-def test_the_steady_state_waits_for_no_cuda_device(bench, teacher, make_spec, name, on_device):
-    bench, teacher = _on(torch.device("cuda"), replace(bench, on_device=on_device), teacher)
-    spec, images = make_spec(name), bench.data.train
-    codec = _codec(name, bench, teacher, make_spec)
-    feed = bench.feed(images, spec.views, teacher.card.preprocessing)
+def test_the_steady_state_waits_for_no_cuda_device(context, teacher, make_spec, name, on_device):
+    context, teacher = _on(torch.device("cuda"), replace(context, on_device=on_device), teacher)
+    spec, images = make_spec(name), context.data.train
+    codec = _codec(name, context, teacher, make_spec)
+    feed = context.feed(images, spec.views, teacher.card.preprocessing)
     rows = [np.arange(start, start + 8) for start in range(0, 64, 8)]
 
     def dump() -> list[int | None]:
-        buffers = ShardBuffers(codec, bench.task, bench.device)
+        buffers = ShardBuffers(codec, context.task, context.device)
         buffers.begin(ShardId("train", 0, 0), np.arange(64))
         for pixels in feed.rendered((0, some) for some in rows):
             buffers.put(teacher.output(feed.preprocessing.normalise(pixels)), pixels)
@@ -236,9 +238,9 @@ class _Echo(nn.Module):
         return self.network(images)
 
 
-def test_the_teacher_is_given_channels_last(bench, teacher, make_spec, tmp_path):
+def test_the_teacher_is_given_channels_last(context, teacher, make_spec, tmp_path):
     echo = _Echo(teacher.network)
-    cache_logits(bench, replace(teacher, network=echo.eval()), make_spec(), tmp_path / "main.zarr")
+    cache_logits(context, replace(teacher, network=echo.eval()), make_spec(), tmp_path / "main.zarr")
     assert all(echo.channels_last)
     assert len(echo.channels_last) > 10
 
@@ -254,27 +256,27 @@ def _traced_only(monkeypatch):
 @pytest.mark.usefixtures("_traced_only")
 @pytest.mark.parametrize("codec", ["affine8", "features"])
 def test_a_dump_of_a_compiled_teacher_may_go_on_without_compiling(
-    bench, teacher, make_spec, tmp_path, monkeypatch, codec
+    context, teacher, make_spec, tmp_path, monkeypatch, codec
 ):
     path = tmp_path / "main.zarr"
     spec = make_spec(codec, compile=True, batch_size=12)
-    cache_logits(bench, teacher, spec, path, part=Slice(0, 2), completes=False)
+    cache_logits(context, teacher, spec, path, part=Slice(0, 2), completes=False)
     begun = len(Records(path).read())
     with monkeypatch.context() as patch:
         patch.setattr(torch, "compile", None)
-        cache_logits(bench, teacher, replace(spec, compile=False), path)
+        cache_logits(context, teacher, replace(spec, compile=False), path)
     store = LogitStore.open(path)
     assert 2 < begun < len(store.manifest.shards)
     assert verify(path).ok
-    assert replay(store, bench, teacher, 60).ok
+    assert replay(store, context, teacher, 60).ok
     plain = tmp_path / "plain.zarr"
-    cache_logits(bench, teacher, replace(spec, compile=False), plain)
+    cache_logits(context, teacher, replace(spec, compile=False), plain)
     assert LogitStore.open(plain).manifest.header == store.manifest.header
 
 
 @pytest.mark.usefixtures("_traced_only")
-def test_a_teacher_is_compiled_only_if_a_shard_is_missing(bench, teacher, make_spec, tmp_path, capsys):
+def test_a_teacher_is_compiled_only_if_a_shard_is_missing(context, teacher, make_spec, tmp_path, capsys):
     spec = make_spec(compile=True)
     for times in (1, 0):
-        cache_logits(bench, teacher, spec, tmp_path / "main.zarr")
+        cache_logits(context, teacher, spec, tmp_path / "main.zarr")
         assert capsys.readouterr().err.count("compiled in") == times

@@ -97,10 +97,10 @@ def test_speeds_are_said_in_one_line():
     )
 
 
-def test_a_dump_says_how_fast_it_was(bench, teacher, make_spec, tmp_path, capsys):
+def test_a_dump_says_how_fast_it_was(context, teacher, make_spec, tmp_path, capsys):
     path = tmp_path / "main.zarr"
-    cache_logits(bench, teacher, make_spec(batch_size=2), path)
-    count = 3 * len(bench.data.train) + len(bench.data.validation) + len(bench.data.test)
+    cache_logits(context, teacher, make_spec(batch_size=2), path)
+    count = 3 * len(context.data.train) + len(context.data.validation) + len(context.data.test)
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith(f"{path}: {count} images in ")
     assert "; the teacher alone " in last
@@ -108,5 +108,5 @@ def test_a_dump_says_how_fast_it_was(bench, teacher, make_spec, tmp_path, capsys
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     assert not any(b"utilisation" in content or b"images/s" in content for content in before.values())
     # Nothing is made, and nothing said of it.
-    cache_logits(bench, teacher, make_spec(batch_size=2), path)
+    cache_logits(context, teacher, make_spec(batch_size=2), path)
     assert "images/s" not in capsys.readouterr().err

@@ -15,7 +15,7 @@ from pipeline.tasks.class_figures import compare, fit_temperature
 
 
 @pytest.fixture(scope="module")
-def network(teacher, bench):
+def network(teacher, context):
     """The small teacher, whose logits say something, and too loudly."""
     network = teacher.network
     with torch.no_grad():
@@ -25,15 +25,15 @@ def network(teacher, bench):
         network.head.weight.div_(20)
 
 
-def test_an_assessment_is_of_the_test_images_and_calibrated_on_validation(bench, teacher, network):
-    eyes, data = teacher.card.preprocessing, bench.data
+def test_an_assessment_is_of_the_test_images_and_calibrated_on_validation(context, teacher, network):
+    preprocessing, data = teacher.card.preprocessing, context.data
     logits, validation = (
-        predict(network, bench.feed(split, None, eyes), batch_size=9)
+        predict(network, context.feed(split, None, preprocessing), batch_size=9)
         for split in (data.test, data.validation)
     )
     labels = torch.from_numpy(data.test.labels)
     teacher_logits = logits.roll(1, 0)
-    found = assess(bench, network, eyes, teacher_logits)
+    found = assess(context, network, preprocessing, teacher_logits)
     figures = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     for name, value in compare(logits, labels, teacher_logits).to_dict().items():
         assert figures[name] == pytest.approx(value, abs=1e-6)
@@ -48,19 +48,19 @@ def test_an_assessment_is_of_the_test_images_and_calibrated_on_validation(bench,
     assert found.validation.top1 == compare(validation, torch.from_numpy(data.validation.labels)).top1
 
 
-def test_without_validation_there_is_no_temperature(bench, teacher):
-    nothing = bench.data.validation.subset(np.zeros(0, np.int64))
-    bench = replace(bench, data=replace(bench.data, validation=nothing))
-    found = assess(bench, teacher.network, teacher.card.preprocessing)
+def test_without_validation_there_is_no_temperature(context, teacher):
+    nothing = context.data.validation.subset(np.zeros(0, np.int64))
+    context = replace(context, data=replace(context.data, validation=nothing))
+    found = assess(context, teacher.network, teacher.card.preprocessing)
     assert found.validation.top1 is None
     figures = found.to_dict()
     assert (figures["temperature"], figures["nll_calibrated"], figures["ece_calibrated"]) == (None,) * 3
     assert figures["top1"] is not None
 
 
-def test_unlabelled_test_images_have_no_classes(bench, teacher):
-    unlabelled = replace(bench.data.test, labels=np.full(30, -1))
-    bench = replace(bench, data=replace(bench.data, test=unlabelled))
-    figures = assess(bench, teacher.network, teacher.card.preprocessing).to_dict()
+def test_unlabelled_test_images_have_no_classes(context, teacher):
+    unlabelled = replace(context.data.test, labels=np.full(30, -1))
+    context = replace(context, data=replace(context.data, test=unlabelled))
+    figures = assess(context, teacher.network, teacher.card.preprocessing).to_dict()
     assert (figures["classes"], figures["confusions"], figures["top1"]) == ([], [], None)
     assert figures["temperature"] is not None

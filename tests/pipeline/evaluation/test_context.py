@@ -30,8 +30,8 @@ class _Sums(nn.Module):
 
 @pytest.fixture
 def feed(tiny_data) -> Feed:
-    eyes = Preprocessing(size=8, **tiny_data.statistics)
-    return Feed(tiny_data.test, None, eyes, device=torch.device("cpu"))
+    preprocessing = Preprocessing(size=8, **tiny_data.statistics)
+    return Feed(tiny_data.test, None, preprocessing, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 1000])

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from pipeline.dump.run import cache_logits
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.evaluation.label_errors import LabelErrors, find_label_errors
 from pipeline.modalities.images.augmentations import Mixup
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
-from pipeline.report.tables import make_exhibit
+from pipeline.report.tables import make_gallery
 from pipeline.samples.samples import Source
 from pipeline.store.reader import LogitStore
 from pipeline.tasks.table import find_task
@@ -57,17 +57,17 @@ def dump(data, teacher, make_spec, tmp_path_factory) -> Callable[..., LogitStore
     def make(sharpness: float = 8.0, **changes) -> LogitStore:
         path: Path = tmp_path_factory.mktemp("dump") / "main.zarr"
         knowing = replace(teacher, network=_Bars(3, sharpness).eval(), card=_card(teacher, data))
-        bench = Bench(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
+        context = RunContext(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
         views = replace(make_spec().views, random_resized_crop=None, flip="random", **changes)
-        cache_logits(bench, knowing, make_spec(views=views), path)
+        cache_logits(context, knowing, make_spec(views=views), path)
         return LogitStore.open(path)
 
     return make
 
 
 def _card(teacher: Teacher, data: PreparedData):
-    eyes = replace(teacher.card.preprocessing, size=8, **data.statistics)
-    return replace(teacher.card, preprocessing=eyes)
+    preprocessing = replace(teacher.card.preprocessing, size=8, **data.statistics)
+    return replace(teacher.card, preprocessing=preprocessing)
 
 
 @pytest.fixture(scope="module")
@@ -133,18 +133,18 @@ def test_images_of_mixed_views_are_passed_over(dump, data):
 
 
 def test_an_exhibit_shows_the_picture_of_each(store, data, found):
-    exhibit = make_exhibit("main", store, data)
-    assert exhibit.label_errors == found
-    assert [suspect.found for suspect in exhibit.suspects] == list(found.worst)
-    assert all(suspect.picture.uri.startswith("data:image/png") for suspect in exhibit.suspects)
-    assert len({suspect.picture for suspect in exhibit.suspects}) == len(FLIPPED)
-    assert len(exhibit.examples) == 6
+    gallery = make_gallery("main", store, data)
+    assert gallery.label_errors == found
+    assert [suspect.found for suspect in gallery.suspects] == list(found.worst)
+    assert all(suspect.picture.uri.startswith("data:image/png") for suspect in gallery.suspects)
+    assert len({suspect.picture for suspect in gallery.suspects}) == len(FLIPPED)
+    assert len(gallery.examples) == 6
 
 
 def test_a_store_without_its_shards_has_no_exhibit(dump, data, capsys):
     store = dump()
     file = next(iter(store.manifest.shard_files()))
     (Path(str(store.location)) / file).unlink()
-    exhibit = make_exhibit("main", store, data)
-    assert (exhibit.examples, exhibit.label_errors) == ((), None)
+    gallery = make_gallery("main", store, data)
+    assert (gallery.examples, gallery.label_errors) == ((), None)
     assert "its logits are not here" in capsys.readouterr().err

@@ -63,9 +63,11 @@ def _transformer() -> Deployment:
 
 def _deploy(network: nn.Module, architecture: Architecture, size: int, *, normalises: bool) -> Deployment:
     channels = architecture.channels
-    eyes = Preprocessing(size=size, mean=(0.4, 0.5, 0.6)[:channels], std=(0.2, 0.25, 0.3)[:channels])
-    _settle(network, eyes.normalise(pixels_of(64, eyes, seed=9)))
-    card = ModelCard(architecture=architecture, preprocessing=eyes, classes=CLASSES)
+    preprocessing = Preprocessing(
+        size=size, mean=(0.4, 0.5, 0.6)[:channels], std=(0.2, 0.25, 0.3)[:channels]
+    )
+    _settle(network, preprocessing.normalise(pixels_of(64, preprocessing, seed=9)))
+    card = ModelCard(architecture=architecture, preprocessing=preprocessing, classes=CLASSES)
     return Deployment(network=network.eval(), card=card, normalises=normalises)
 
 
@@ -78,9 +80,9 @@ def _settle(network: nn.Module, images: Tensor) -> None:
         network.train()(images)
 
 
-def pixels_of(count: int, eyes: Preprocessing, seed: int = 0) -> Tensor:
+def pixels_of(count: int, preprocessing: Preprocessing, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    shape = count, eyes.size, eyes.size, eyes.channels
+    shape = count, preprocessing.size, preprocessing.size, preprocessing.channels
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
@@ -102,9 +104,9 @@ RUNTIMES: dict[str, Callable[[bytes, Tensor], Tensor]] = {"onnx": run_onnx, "pt2
 @pytest.mark.parametrize("name", [*NETS, "transformer"])
 def test_a_file_computes_the_networks_logits_in_any_batch(name, form):
     deployment, content = deployment_of(name), encoded(name, form)
-    eyes = deployment.card.preprocessing
+    preprocessing = deployment.card.preprocessing
     for count in (1, 2, 5):
-        inputs = eyes.normalise(pixels_of(count, eyes, seed=count)).contiguous()
+        inputs = preprocessing.normalise(pixels_of(count, preprocessing, seed=count)).contiguous()
         with torch.no_grad():
             expected = deployment.network(inputs)
         assert expected.std() > 1e-3
@@ -117,9 +119,9 @@ def test_a_file_computes_the_networks_logits_in_any_batch(name, form):
 def test_normalisation_can_go_along(name, form):
     deployment = deployment_of(name, normalises=True)
     content = FORMATS[form].encode(deployment)
-    eyes = deployment.card.preprocessing
-    pixels = pixels_of(3, eyes)
-    mean, std = torch.tensor(eyes.mean), torch.tensor(eyes.std)
+    preprocessing = deployment.card.preprocessing
+    pixels = pixels_of(3, preprocessing)
+    mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
     with torch.no_grad():
         expected = deployment.network(((pixels / 255 - mean) / std).permute(0, 3, 1, 2))
     found = RUNTIMES[form](content, pixels)
@@ -152,9 +154,14 @@ def _check_description(texts: dict[str, str]) -> None:
         "colour": "grey",
         "normalised": True,
     }
-    eyes = found["preprocessing"]
-    assert (eyes["size"], eyes["mean"], eyes["std"], eyes["crop_fraction"]) == (28, [0.4], [0.2], 1.0)
-    assert (eyes["interpolation"], eyes["antialias"]) == ("bilinear", True)
+    preprocessing = found["preprocessing"]
+    assert (
+        preprocessing["size"],
+        preprocessing["mean"],
+        preprocessing["std"],
+        preprocessing["crop_fraction"],
+    ) == (28, [0.4], [0.2], 1.0)
+    assert (preprocessing["interpolation"], preprocessing["antialias"]) == ("bilinear", True)
     assert found["classes"] == list(CLASSES)
     assert found["architecture"]["name"] == "wrn_16_2"
 
@@ -220,8 +227,8 @@ def test_an_operation_that_onnx_does_not_have_is_named():
 
 @pytest.fixture
 def feed(tiny_data) -> Feed:
-    eyes = deployment_of("wrn_16_2").card.preprocessing
-    return Feed(tiny_data.test, None, eyes, device=torch.device("cpu"))
+    preprocessing = deployment_of("wrn_16_2").card.preprocessing
+    return Feed(tiny_data.test, None, preprocessing, device=torch.device("cpu"))
 
 
 def test_parity_of_the_network_with_itself_is_exact(feed):
@@ -280,12 +287,12 @@ def test_differences_count_as_shares_of_the_largest_logit():
 @pytest.mark.parametrize("normalises", [True, False])
 def test_images_of_other_channels_are_fed_as_the_network_sees_them(name, channels, normalises):
     deployment = deployment_of(name, normalises=normalises)
-    eyes = deployment.card.preprocessing
-    pixels = torch.arange(eyes.size**2 * channels * 2).to(torch.uint8)
-    pixels = pixels.reshape(2, eyes.size, eyes.size, channels)
+    preprocessing = deployment.card.preprocessing
+    pixels = torch.arange(preprocessing.size**2 * channels * 2).to(torch.uint8)
+    pixels = pixels.reshape(2, preprocessing.size, preprocessing.size, channels)
     inputs = deployment.inputs(pixels)
     assert inputs.is_contiguous()
     if normalises:
-        assert inputs.shape == (2, eyes.size, eyes.size, eyes.channels)
-        inputs = eyes.normalise(inputs)
-    assert torch.equal(inputs, eyes.normalise(pixels))
+        assert inputs.shape == (2, preprocessing.size, preprocessing.size, preprocessing.channels)
+        inputs = preprocessing.normalise(inputs)
+    assert torch.equal(inputs, preprocessing.normalise(pixels))

@@ -29,10 +29,10 @@ MIXED = ViewSpec(seed=3, random_resized_crop=RandomResizedCrop(), flip="random",
 
 
 @pytest.fixture(scope="module", params=["plain", "mixed"])
-def store(request, bench, teacher, make_spec, tmp_path_factory) -> LogitStore:
+def store(request, context, teacher, make_spec, tmp_path_factory) -> LogitStore:
     path = tmp_path_factory.mktemp("drift") / "main.zarr"
     spec = make_spec() if request.param == "plain" else make_spec(views=MIXED)
-    cache_logits(bench, teacher, spec, path)
+    cache_logits(context, teacher, spec, path)
     return LogitStore.open(path)
 
 
@@ -49,30 +49,30 @@ def _brighter(monkeypatch):
     monkeypatch.setattr(cpu, "crop_and_resize", wrong)
 
 
-def _feed(store: LogitStore, bench, teacher, images=None) -> Feed:
-    images = bench.data.train if images is None else images
+def _feed(store: LogitStore, context, teacher, images=None) -> Feed:
+    images = context.data.train if images is None else images
     blocks = mixed_blocks(store, images)
-    return bench.feed(images, views_of(store), teacher.card.preprocessing, blocks)
+    return context.feed(images, views_of(store), teacher.card.preprocessing, blocks)
 
 
-def test_the_witnesses_are_what_the_teacher_saw(store, bench, teacher):
-    feed = _feed(store, bench, teacher)
-    seen = store_sightings(store, "train", bench.data.train)
+def test_the_witnesses_are_what_the_teacher_saw(store, context, teacher):
+    feed = _feed(store, context, teacher)
+    seen = store_sightings(store, "train", context.data.train)
     drift = measure_drift(feed, seen)
     # 68 training images in shards of 16 rows, three views.
     assert drift.checked == 3 * 68 == sum(len(sighting.rows) for sighting in seen)
     assert (drift.differing, drift.first) == (0, None)
 
 
-def test_held_out_images_have_witnesses_too(store, bench, teacher):
-    feed = bench.feed(bench.data.test, None, teacher.card.preprocessing)
-    drift = measure_drift(feed, store_sightings(store, "test", bench.data.test))
-    assert (drift.checked, drift.differing) == (len(bench.data.test), 0)
+def test_held_out_images_have_witnesses_too(store, context, teacher):
+    feed = context.feed(context.data.test, None, teacher.card.preprocessing)
+    drift = measure_drift(feed, store_sightings(store, "test", context.data.test))
+    assert (drift.checked, drift.differing) == (len(context.data.test), 0)
 
 
 @pytest.mark.usefixtures("_brighter")
-def test_other_pixels_are_refused_with_the_sample_the_versions_and_the_difference(store, bench, teacher):
-    feed = _feed(store, bench, teacher)
+def test_other_pixels_are_refused_with_the_sample_the_versions_and_the_difference(store, context, teacher):
+    feed = _feed(store, context, teacher)
     with pytest.raises(MismatchError) as refusal:
         require_no_drift(store, feed)
     text = str(refusal.value)
@@ -82,8 +82,8 @@ def test_other_pixels_are_refused_with_the_sample_the_versions_and_the_differenc
     assert "--allow-drift" in text
 
 
-def test_the_measured_difference_is_that_of_the_kept_pixels(store, bench, teacher, monkeypatch):
-    feed = _feed(store, bench, teacher)
+def test_the_measured_difference_is_that_of_the_kept_pixels(store, context, teacher, monkeypatch):
+    feed = _feed(store, context, teacher)
     right = Feed.rendered
 
     def brighter(self, requests):
@@ -91,30 +91,30 @@ def test_the_measured_difference_is_that_of_the_kept_pixels(store, bench, teache
             yield torch.where(pixels < 253, pixels + 3, pixels - 3)
 
     monkeypatch.setattr(Feed, "rendered", brighter)
-    drift = measure_drift(feed, store_sightings(store, "train", bench.data.train))
+    drift = measure_drift(feed, store_sightings(store, "train", context.data.train))
     assert drift.differing == drift.checked
     assert (drift.mean_levels, drift.largest_levels) == (3.0, 3)
 
 
 @pytest.mark.usefixtures("_brighter")
-def test_every_reader_refuses(store, bench, teacher):
+def test_every_reader_refuses(store, context, teacher):
     with pytest.raises(MismatchError, match="witnesses look otherwise"):
-        Targets(store, _feed(store, bench, teacher))
+        Targets(store, _feed(store, context, teacher))
     with pytest.raises(MismatchError, match="witnesses look otherwise"):
-        ReplayDataset(store, bench.data)
-    audit = replay(store, bench, teacher, 4)
+        ReplayDataset(store, context.data)
+    audit = replay(store, context, teacher, 4)
     assert not audit.ok
     assert "witnesses look otherwise" in audit.bad[0]
 
 
 @pytest.mark.usefixtures("_brighter")
-def test_a_reader_that_is_told_to_goes_on_and_says_how_far_off_it_is(store, bench, teacher, capsys):
+def test_a_reader_that_is_told_to_goes_on_and_says_how_far_off_it_is(store, context, teacher, capsys):
     allowed = LogitStore(store.location, store.manifest, allow_drift=True)
-    feed = _feed(allowed, bench, teacher)
+    feed = _feed(allowed, context, teacher)
     loader = Loader(feed, Targets(allowed, feed), batch_size=8, seed=0, n_classes=3)
     assert len(list(loader.epoch(0))) == loader.steps_per_epoch
     assert "204 of 204 witnesses look otherwise" in capsys.readouterr().err
-    audit = replay(allowed, bench, teacher, 8)
+    audit = replay(allowed, context, teacher, 8)
     assert audit.ok
     assert audit.replay_kl_mean is not None
     assert audit.drift is not None
@@ -122,39 +122,41 @@ def test_a_reader_that_is_told_to_goes_on_and_says_how_far_off_it_is(store, benc
     assert "drift" not in audit.to_dict()
 
 
-def test_other_eyes_of_the_student_make_no_difference(store, bench, teacher):
-    eyes = Preprocessing(size=20, mean=(0.5,), std=(0.5,))
-    feed = bench.feed(bench.data.train, views_of(store), eyes, mixed_blocks(store, bench.data.train))
+def test_other_eyes_of_the_student_make_no_difference(store, context, teacher):
+    preprocessing = Preprocessing(size=20, mean=(0.5,), std=(0.5,))
+    feed = context.feed(
+        context.data.train, views_of(store), preprocessing, mixed_blocks(store, context.data.train)
+    )
     require_no_drift(store, feed)
 
 
-def test_a_subset_is_checked_by_its_own_witnesses(bench, teacher, make_spec, tmp_path):
+def test_a_subset_is_checked_by_its_own_witnesses(context, teacher, make_spec, tmp_path):
     path = tmp_path / "main.zarr"
-    cache_logits(bench, teacher, make_spec(), path)
-    images = bench.data.train.subset(np.arange(len(bench.data.train))[5::3])
+    cache_logits(context, teacher, make_spec(), path)
+    images = context.data.train.subset(np.arange(len(context.data.train))[5::3])
     store = LogitStore.open(path)
-    drift = measure_drift(_feed(store, bench, teacher, images), store_sightings(store, "train", images))
+    drift = measure_drift(_feed(store, context, teacher, images), store_sightings(store, "train", images))
     assert drift.checked == 3 * len(images)
     assert drift.differing == 0
 
 
-def test_a_dump_does_not_go_on_with_other_pixels(bench, teacher, make_spec, tmp_path, request):
+def test_a_dump_does_not_go_on_with_other_pixels(context, teacher, make_spec, tmp_path, request):
     path = tmp_path / "main.zarr"
-    cache_logits(bench, teacher, make_spec(), path, part=Slice(0, 3), completes=False)
+    cache_logits(context, teacher, make_spec(), path, part=Slice(0, 3), completes=False)
     request.getfixturevalue("_brighter")
     with pytest.raises(MismatchError, match="witnesses look otherwise"):
-        cache_logits(bench, teacher, make_spec(), path)
+        cache_logits(context, teacher, make_spec(), path)
     assert not (path / "manifest.json").exists()
 
 
-def test_images_of_another_decoder_are_refused_by_its_name(store, bench):
-    changed = bench.data.train.digests.copy()
+def test_images_of_another_decoder_are_refused_by_its_name(store, context):
+    changed = context.data.train.digests.copy()
     changed[7] ^= np.uint64(1)
-    form = replace(bench.data.train.form, decoder="torchvision 9.9")
-    images = replace(bench.data.train, digests=changed, form=form)
+    form = replace(context.data.train.form, decoder="torchvision 9.9")
+    images = replace(context.data.train, digests=changed, form=form)
     with pytest.raises(
         MismatchError, match=r"other content there, decoded by none, here by torchvision 9\.9"
     ):
         store.rows_of(images)
     allowed = LogitStore(store.location, store.manifest, allow_drift=True)
-    assert np.array_equal(allowed.rows_of(images), store.rows_of(bench.data.train))
+    assert np.array_equal(allowed.rows_of(images), store.rows_of(context.data.train))

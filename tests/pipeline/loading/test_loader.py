@@ -25,15 +25,15 @@ COUNT = 3
 
 
 @pytest.fixture(scope="module")
-def store(bench, teacher, make_spec, tmp_path_factory) -> LogitStore:
+def store(context, teacher, make_spec, tmp_path_factory) -> LogitStore:
     path = tmp_path_factory.mktemp("logits") / "main.zarr"
-    cache_logits(bench, teacher, make_spec(), path)
+    cache_logits(context, teacher, make_spec(), path)
     return LogitStore.open(path)
 
 
 @pytest.fixture(scope="module")
-def feed(bench, teacher) -> Feed:
-    return bench.feed(bench.data.train, VIEWS, teacher.card.preprocessing)
+def feed(context, teacher) -> Feed:
+    return context.feed(context.data.train, VIEWS, teacher.card.preprocessing)
 
 
 def relative(logits: torch.Tensor) -> torch.Tensor:
@@ -49,9 +49,9 @@ def test_stored_logits_are_the_teachers_of_that_view(store, feed, teacher):
 
 
 @pytest.mark.parametrize("codec", ["fp16", "affine8", "affine6", "affine4", "topk-2"])
-def test_every_codec_declares_what_it_cost(bench, teacher, make_spec, feed, tmp_path, codec):
+def test_every_codec_declares_what_it_cost(context, teacher, make_spec, feed, tmp_path, codec):
     path = tmp_path / "main.zarr"
-    manifest = cache_logits(bench, teacher, make_spec(codec=codec), path)
+    manifest = cache_logits(context, teacher, make_spec(codec=codec), path)
     store = LogitStore.open(path)
     rows = torch.from_numpy(store.rows_of(feed.images))
     divergences = []
@@ -93,7 +93,7 @@ def test_a_subset_of_the_dumped_samples_may_train(store, feed, teacher):
         assert torch.allclose(batch.teacher_logits, relative(teacher.logits(batch.images)), atol=2e-3)
 
 
-def test_a_feed_gives_the_same_batches_whatever_its_workers(feed, bench, teacher):
+def test_a_feed_gives_the_same_batches_whatever_its_workers(feed, context, teacher):
     rows = consecutive(len(feed.images), 7)
     one = Feed(feed.images, VIEWS, teacher.card.preprocessing, device=CPU, workers=1)
     four = Feed(feed.images, VIEWS, teacher.card.preprocessing, device=CPU, workers=4)
@@ -110,19 +110,19 @@ def test_a_feed_raises_what_a_worker_raised(feed, monkeypatch):
         list(feed.batches(0, consecutive(10, 5)))
 
 
-def test_agreement_needs_no_teacher(store, bench, teacher):
-    logits = store.held_out("test", bench.data.test)
-    metrics = bench.evaluate(teacher.network, teacher.card.preprocessing, bench.data.test, logits)
+def test_agreement_needs_no_teacher(store, context, teacher):
+    logits = store.held_out("test", context.data.test)
+    metrics = context.evaluate(teacher.network, teacher.card.preprocessing, context.data.test, logits)
     assert metrics.agreement == 1.0
     assert metrics.kl_to_teacher == pytest.approx(0, abs=1e-5)
 
 
-def test_a_good_store_verifies_and_replays(store, bench, teacher):
+def test_a_good_store_verifies_and_replays(store, context, teacher):
     audit = verify(Path(str(store.location)))
     assert audit.ok
     assert audit.bad == []
     assert audit.checked == sum(1 for f in Path(str(store.location)).rglob("*") if f.is_file())
-    replayed = replay(store, bench, teacher, 20)
+    replayed = replay(store, context, teacher, 20)
     assert replayed.ok
     assert replayed.replayed == 20
     assert replayed.replay_max_abs_diff < 5e-3
@@ -132,16 +132,16 @@ def test_a_good_store_verifies_and_replays(store, bench, teacher):
     ]
 
 
-def test_replay_finds_logits_of_other_views(bench, teacher, make_spec, tmp_path, monkeypatch):
+def test_replay_finds_logits_of_other_views(context, teacher, make_spec, tmp_path, monkeypatch):
     """A store whose bytes are as written, but were written from the wrong pixels."""
     path = tmp_path / "main.zarr"
     with monkeypatch.context() as patched:
         right = Feed.pixels
         patched.setattr(Feed, "pixels", lambda self, view, rows: right(self, view + 1, rows))
         # A fresh network barely looks at its input: make small differences count.
-        cache_logits(bench, sharpened(teacher), make_spec(), path)
+        cache_logits(context, sharpened(teacher), make_spec(), path)
     assert verify(path).ok
-    audit = replay(LogitStore.open(path), bench, sharpened(teacher), 30)
+    audit = replay(LogitStore.open(path), context, sharpened(teacher), 30)
     assert not audit.ok
     assert audit.bad
 
@@ -153,13 +153,13 @@ def sharpened(teacher: Teacher) -> Teacher:
     return replace(teacher, network=network)
 
 
-def test_replay_refuses_another_teacher(store, bench, teacher):
+def test_replay_refuses_another_teacher(store, context, teacher):
     with pytest.raises(MismatchError, match="made by another teacher"):
-        replay(store, bench, sharpened(teacher), 4)
+        replay(store, context, sharpened(teacher), 4)
 
 
-def test_verify_names_a_file_that_does_not_belong(bench, teacher, make_spec, tmp_path):
+def test_verify_names_a_file_that_does_not_belong(context, teacher, make_spec, tmp_path):
     path = tmp_path / "main.zarr"
-    cache_logits(bench, teacher, make_spec(), path)
+    cache_logits(context, teacher, make_spec(), path)
     (path / "train" / "stray").write_text("x")
     assert verify(path).bad == ["train/stray does not belong to the store"]

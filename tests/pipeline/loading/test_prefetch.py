@@ -12,7 +12,7 @@ import torch
 
 from pipeline.core.errors import DataError
 from pipeline.loading.feed import Feed
-from pipeline.loading.prefetch import Ring
+from pipeline.loading.prefetch import PrefetchQueue
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from tests.patience import HANGING_SECONDS
@@ -39,7 +39,7 @@ def _requests(*sizes: int) -> list[tuple[int, np.ndarray]]:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("shape", [SHAPE, LARGE], ids=["small", "large"])
 def test_batches_of_any_size_come_in_order(workers, shape):
-    ring = Ring(lambda view, rows: _render(view, rows, shape), shape, CPU, workers=workers)
+    ring = PrefetchQueue(lambda view, rows: _render(view, rows, shape), shape, CPU, workers=workers)
     requests = _requests(5, 1, 9, 3, 9, 2, 7)
     for (view, rows), pixels in zip(requests, ring.stream(requests), strict=True):
         assert torch.equal(pixels, _render(view, rows, shape))
@@ -52,12 +52,12 @@ def test_a_large_batch_is_rendered_by_all_threads_together():
         together.wait()
         return _render(view, rows, LARGE)
 
-    (pixels,) = Ring(render, LARGE, CPU, workers=4).stream(_requests(12))
+    (pixels,) = PrefetchQueue(render, LARGE, CPU, workers=4).stream(_requests(12))
     assert len(pixels) == 12
 
 
 def test_slots_are_used_again():
-    ring = Ring(_render, SHAPE, CPU, workers=2)
+    ring = PrefetchQueue(_render, SHAPE, CPU, workers=2)
     places = {pixels.data_ptr() for pixels in ring.stream(_requests(*[6] * 40))}
     for _ in range(3):
         places |= {pixels.data_ptr() for pixels in ring.stream(_requests(*[6] * 40))}
@@ -65,7 +65,7 @@ def test_slots_are_used_again():
 
 
 def test_a_stream_that_is_left_early_leaves_the_ring_as_it_was():
-    ring = Ring(_render, SHAPE, CPU, workers=2)
+    ring = PrefetchQueue(_render, SHAPE, CPU, workers=2)
     for _ in range(5):
         assert len(list(islice(ring.stream(_requests(*[4] * 30)), 3))) == 3
     requests = _requests(4, 4, 4)
@@ -74,7 +74,7 @@ def test_a_stream_that_is_left_early_leaves_the_ring_as_it_was():
 
 
 def test_two_streams_at_once_do_not_disturb_each_other():
-    ring = Ring(_render, SHAPE, CPU, workers=2)
+    ring = PrefetchQueue(_render, SHAPE, CPU, workers=2)
     first, second = _requests(*[5] * 9), _requests(*[3] * 9)[::-1]
     for one, other, (a, b) in zip(
         ring.stream(first), ring.stream(second), zip(first, second, strict=True), strict=True
@@ -90,7 +90,7 @@ def test_what_a_thread_raised_is_raised_in_its_turn_and_the_ring_goes_on(bad):
             raise DataError("this one")
         return _render(view, rows)
 
-    ring = Ring(render, SHAPE, CPU, workers=2)
+    ring = PrefetchQueue(render, SHAPE, CPU, workers=2)
     stream = ring.stream(_requests(*[4] * 8))
     for _ in range(bad):
         next(stream)
@@ -100,7 +100,7 @@ def test_what_a_thread_raised_is_raised_in_its_turn_and_the_ring_goes_on(bad):
 
 
 def test_slots_filled_while_evaluating_serve_training():
-    ring = Ring(_render, SHAPE, CPU, workers=1)
+    ring = PrefetchQueue(_render, SHAPE, CPU, workers=1)
     with torch.inference_mode():
         list(ring.stream(_requests(4, 4)))
     for pixels in ring.stream(_requests(4, 4)):
@@ -114,7 +114,7 @@ def test_a_sample_that_cannot_be_rendered_is_named(random_image, pack_images):
     shapes = images.shapes.copy()
     shapes[4] = 9, 90
     broken = replace(images, shapes=shapes)
-    eyes = Preprocessing(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
-    feed = Feed(broken, ViewSpec(), eyes, device=CPU)
+    preprocessing = Preprocessing(size=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+    feed = Feed(broken, ViewSpec(), preprocessing, device=CPU)
     with pytest.raises(DataError, match="sample 'photo-4'"):
         list(feed.batches(0, [np.arange(3), np.arange(3, 6)]))

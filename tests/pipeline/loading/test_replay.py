@@ -25,9 +25,9 @@ MIXED = ViewSpec(seed=3, flip="random", mixup=Mixup(probability=0.5), cutmix=Cut
 
 
 @pytest.fixture(scope="module")
-def store(bench, teacher, make_spec, tmp_path_factory) -> LogitStore:
+def store(context, teacher, make_spec, tmp_path_factory) -> LogitStore:
     path = tmp_path_factory.mktemp("replay") / "main.zarr"
-    cache_logits(bench, teacher, make_spec(), path)
+    cache_logits(context, teacher, make_spec(), path)
     return LogitStore.open(path)
 
 
@@ -77,8 +77,8 @@ def test_workers_that_do_not_fork_see_the_same(dataset, teacher, start):
     )
 
 
-def test_the_view_is_shown_as_the_loader_shows_it(dataset, store, bench, teacher):
-    feed = bench.feed(bench.data.train, views_of(store), teacher.card.preprocessing)
+def test_the_view_is_shown_as_the_loader_shows_it(dataset, store, context, teacher):
+    feed = context.feed(context.data.train, views_of(store), teacher.card.preprocessing)
     loader = Loader(feed, Targets(store, feed), batch_size=10, seed=0)
     dataset.set_view(1)
     for batch in loader.epoch(1):
@@ -88,10 +88,10 @@ def test_the_view_is_shown_as_the_loader_shows_it(dataset, store, bench, teacher
             assert torch.equal(mine[2], logits)
 
 
-def test_labels_of_mixed_images_are_shares(bench, teacher, make_spec, tmp_path):
-    cache_logits(bench, teacher, make_spec(views=MIXED), tmp_path / "mixed.zarr")
+def test_labels_of_mixed_images_are_shares(context, teacher, make_spec, tmp_path):
+    cache_logits(context, teacher, make_spec(views=MIXED), tmp_path / "mixed.zarr")
     store = LogitStore.open(tmp_path / "mixed.zarr")
-    dataset = ReplayDataset(store, bench.data)
+    dataset = ReplayDataset(store, context.data)
     images, labels, logits = (
         torch.stack(column) for column in zip(*(dataset[row] for row in range(len(dataset))), strict=True)
     )
@@ -99,19 +99,19 @@ def test_labels_of_mixed_images_are_shares(bench, teacher, make_spec, tmp_path):
     assert labels.shape == (len(dataset), 3)
     assert torch.allclose(labels.sum(1), torch.ones(len(dataset)))
     assert ((labels > 0).sum(1) == 2).any()
-    feed = bench.feed(
-        bench.data.train, MIXED, teacher.card.preprocessing, mixed_blocks(store, bench.data.train)
+    feed = context.feed(
+        context.data.train, MIXED, teacher.card.preprocessing, mixed_blocks(store, context.data.train)
     )
     loader = Loader(feed, Targets(store, feed), batch_size=8, seed=0, n_classes=3)
     for batch in loader.epoch(0):
         assert torch.equal(labels[torch.from_numpy(batch.rows)], batch.labels)
 
 
-def test_a_student_may_have_other_eyes(store, bench, teacher):
-    eyes = Preprocessing(size=20, mean=(0.5,) * 3, std=(0.5,) * 3)
-    image, _, logits = ReplayDataset(store, bench.data, eyes)[3]
+def test_a_student_may_have_other_eyes(store, context, teacher):
+    preprocessing = Preprocessing(size=20, mean=(0.5,) * 3, std=(0.5,) * 3)
+    image, _, logits = ReplayDataset(store, context.data, preprocessing)[3]
     assert image.shape == (3, 20, 20)
-    assert torch.equal(logits, ReplayDataset(store, bench.data)[3][2])
+    assert torch.equal(logits, ReplayDataset(store, context.data)[3][2])
 
 
 def test_a_view_that_there_is_not_is_refused(dataset):

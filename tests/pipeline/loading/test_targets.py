@@ -24,7 +24,7 @@ EVERYTHING = FeatureNeeds(negatives=20, centres=True)
 
 
 @pytest.fixture(scope="module")
-def stores(bench, decided_teacher, make_spec, tmp_path_factory) -> dict[str, LogitStore]:
+def stores(context, decided_teacher, make_spec, tmp_path_factory) -> dict[str, LogitStore]:
     folder, made = tmp_path_factory.mktemp("features"), {}
     for name, views, codec in (
         ("plain", PLAIN, "features"),
@@ -33,19 +33,19 @@ def stores(bench, decided_teacher, make_spec, tmp_path_factory) -> dict[str, Log
     ):
         # A coarse one keeps of features what matters to the logits alone.
         spec = make_spec(views=views, codec=codec, max_kl=1e-5)
-        cache_logits(bench, decided_teacher, spec, folder / f"{name}.zarr")
+        cache_logits(context, decided_teacher, spec, folder / f"{name}.zarr")
         made[name] = LogitStore.open(folder / f"{name}.zarr")
     return made
 
 
 @pytest.fixture
-def loader(stores, bench, decided_teacher):
+def loader(stores, context, decided_teacher):
     """Return a loader over a store's views; keyword arguments change it."""
 
     def make(name: str = "plain", needs: FeatureNeeds | None = EVERYTHING, **changed) -> Loader:
-        store, images = stores[name], bench.data.train
-        eyes = decided_teacher.card.preprocessing
-        feed = Feed(images, views_of(store), eyes, device=CPU, blocks=mixed_blocks(store, images))
+        store, images = stores[name], context.data.train
+        preprocessing = decided_teacher.card.preprocessing
+        feed = Feed(images, views_of(store), preprocessing, device=CPU, blocks=mixed_blocks(store, images))
         settings = {"batch_size": 16, "seed": 4, "n_classes": 3, "features": needs, **changed}
         return Loader(feed, Targets(store, feed), **settings)
 
@@ -83,7 +83,7 @@ def _rows_of(negatives: torch.Tensor, known: dict[int, torch.Tensor]) -> list[in
     return [rows[int((features - negative).square().sum(1).argmin())] for negative in negatives]
 
 
-def test_negatives_are_of_the_samples_that_come_next(loader, bench):
+def test_negatives_are_of_the_samples_that_come_next(loader, context):
     epochs = loader()
     known = _by_row(epochs, 1)
     order = list(known)
@@ -92,7 +92,7 @@ def test_negatives_are_of_the_samples_that_come_next(loader, bench):
         given = batch.teacher_features
         assert torch.equal(given.negatives, torch.stack([known[row] for row in following]))
         assert not set(following) & set(batch.rows.tolist())
-        assert given.negative_labels.tolist() == bench.data.train.labels[following].tolist()
+        assert given.negative_labels.tolist() == context.data.train.labels[following].tolist()
 
 
 def test_an_epoch_gives_no_more_negatives_than_it_has_others(loader):
@@ -111,20 +111,20 @@ def test_negatives_of_mixed_views_have_no_labels(loader):
     assert batch.teacher_features.negative_labels is None
 
 
-def test_centres_are_the_means_of_the_classes_in_the_first_view(loader, bench):
+def test_centres_are_the_means_of_the_classes_in_the_first_view(loader, context):
     # Every image: an epoch leaves some out.
-    epochs = loader(batch_size=len(bench.data.train))
-    known, labels = _by_row(epochs, 0), bench.data.train.labels
+    epochs = loader(batch_size=len(context.data.train))
+    known, labels = _by_row(epochs, 0), context.data.train.labels
     expected = [torch.stack([known[row] for row in known if labels[row] == c]).mean(0) for c in range(3)]
     for epoch in (0, 2):
         centres = next(epochs.epoch(epoch)).teacher_features.centres
         torch.testing.assert_close(centres, torch.stack(expected))
 
 
-def test_centres_of_mixed_views_weigh_samples_by_their_shares(loader, bench):
-    epochs = loader("mixed", batch_size=len(bench.data.train) // 4 * 4)
+def test_centres_of_mixed_views_weigh_samples_by_their_shares(loader, context):
+    epochs = loader("mixed", batch_size=len(context.data.train) // 4 * 4)
     (batch,) = epochs.epoch(0)
-    assert len(batch.rows) == len(bench.data.train)  # the means are of all
+    assert len(batch.rows) == len(context.data.train)  # the means are of all
     shares = batch.labels
     expected = shares.T @ batch.teacher_features.own / shares.sum(0)[:, None]
     torch.testing.assert_close(batch.teacher_features.centres, expected)
@@ -164,8 +164,8 @@ def test_a_store_without_features_is_refused(loader):
         loader("logits")
 
 
-def test_a_loader_without_a_store_is_refused(bench, decided_teacher):
-    feed = Feed(bench.data.train, PLAIN, decided_teacher.card.preprocessing, device=CPU)
+def test_a_loader_without_a_store_is_refused(context, decided_teacher):
+    feed = Feed(context.data.train, PLAIN, decided_teacher.card.preprocessing, device=CPU)
     with pytest.raises(ConfigError, match=r"compares features, and there is no store; expected"):
         Loader(feed, None, batch_size=16, seed=1, features=FeatureNeeds())
 

@@ -50,8 +50,8 @@ def test_a_network_has_auxiliary_logits_in_training_alone(googlenet):
 
 
 def test_checkpoints_leave_auxiliary_heads_out(googlenet, tmp_path):
-    eyes = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.2,) * 3)
-    card = ModelCard(architecture=GOOGLENET, preprocessing=eyes, classes=("a", "b", "c"))
+    preprocessing = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.2,) * 3)
+    card = ModelCard(architecture=GOOGLENET, preprocessing=preprocessing, classes=("a", "b", "c"))
     save_checkpoint(tmp_path / "x.pt", googlenet.state_dict(), card)
     assert not [name for name in read_tensors(tmp_path / "x.pt") if name.startswith("aux")]
     loaded, loaded_card = load_checkpoint(tmp_path / "x.pt")

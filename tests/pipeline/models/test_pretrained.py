@@ -111,8 +111,10 @@ def test_weights_of_as_many_classes_keep_their_last_layer(tiny_data, tmp_path):
 def test_the_image_size_stands_over_the_weights_and_what_is_said_over_both(tiny_data, checkpoint):
     assert initial_network(tiny_data, _from(checkpoint, size=24), 0)[1].preprocessing.size == 24
     said = GivenPreprocessing(size=20, interpolation="bilinear")
-    eyes = initial_network(tiny_data, _from(checkpoint, size=24, preprocessing=said), 0)[1].preprocessing
-    assert eyes == replace(EYES, size=20, interpolation="bilinear")
+    preprocessing = initial_network(tiny_data, _from(checkpoint, size=24, preprocessing=said), 0)[
+        1
+    ].preprocessing
+    assert preprocessing == replace(EYES, size=20, interpolation="bilinear")
 
 
 def test_a_class_map_chooses_classes_also_to_be_fine_tuned(tiny_data, checkpoint):
@@ -212,11 +214,11 @@ def test_built_in_weights_belong_to_models_that_can_be_built():
     [("resnet18", 224, 224 / 256), ("mobilenet_v3_small", 224, 224 / 256), ("vit_b_16", 224, 224 / 256)],
 )  # fmt: skip
 def test_the_preprocessing_of_torchvision_weights_is_torchvisions_evaluation(name, size, fraction):
-    eyes = preprocessing_of(torchvision.models.get_model_weights(name)["IMAGENET1K_V1"])
-    assert eyes.size == size
-    assert eyes.crop_fraction == pytest.approx(fraction)
-    assert eyes.mean == (0.485, 0.456, 0.406)
-    assert eyes.std == (0.229, 0.224, 0.225)
+    preprocessing = preprocessing_of(torchvision.models.get_model_weights(name)["IMAGENET1K_V1"])
+    assert preprocessing.size == size
+    assert preprocessing.crop_fraction == pytest.approx(fraction)
+    assert preprocessing.mean == (0.485, 0.456, 0.406)
+    assert preprocessing.std == (0.229, 0.224, 0.225)
 
 
 # torchvision's, from its cache in place of its server
@@ -284,8 +286,8 @@ def test_weights_of_torchvision_come_without_auxiliary_heads(cached, tmp_path, n
 
 
 def test_efficientnets_are_evaluated_with_bicubic_crops():
-    eyes = preprocessing_of(torchvision.models.get_model_weights("efficientnet_b0").DEFAULT)
-    assert eyes.interpolation == "bicubic"
+    preprocessing = preprocessing_of(torchvision.models.get_model_weights("efficientnet_b0").DEFAULT)
+    assert preprocessing.interpolation == "bicubic"
 
 
 def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, monkeypatch):

@@ -31,9 +31,11 @@ def state() -> dict[str, torch.Tensor]:
 def load(tmp_path) -> Callable[..., Any]:
     """Return a function from a file's content to the network and card that it is loaded as."""
 
-    def run(content: object, name: str = NAME, eyes: GivenPreprocessing = EYES, **form: Any) -> Any:
+    def run(
+        content: object, name: str = NAME, preprocessing: GivenPreprocessing = EYES, **form: Any
+    ) -> Any:
         torch.save(content, tmp_path / "x.pth")
-        return load_pretrained(name, str(tmp_path / "x.pth"), preprocessing=eyes, **form)
+        return load_pretrained(name, str(tmp_path / "x.pth"), preprocessing=preprocessing, **form)
 
     return run
 
@@ -60,7 +62,7 @@ def test_safetensors_are_read_as_well(state, tmp_path):
 def test_without_a_card_the_preprocessing_is_asked_for(load, state):
     message = r"x.pth has no card x.json beside it, and does not say how .*lacks mean, std; add it"
     with pytest.raises(ModelError, match=message):
-        load(state, eyes=GivenPreprocessing(size=32))
+        load(state, preprocessing=GivenPreprocessing(size=32))
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "network", "net"])
@@ -274,9 +276,9 @@ def test_a_name_of_weights_stands_over_a_file_of_that_name(state, tmp_path, monk
 def test_the_form_of_a_network_may_be_said(load):
     options = {"width_mult": 0.5}
     architecture = Architecture(name="mobilenet_v2", num_classes=4, stem_stride=2, options=options)
-    eyes = GivenPreprocessing(size=32, mean=(0.5,), std=(0.2,))
+    preprocessing = GivenPreprocessing(size=32, mean=(0.5,), std=(0.2,))
     state = build(Architecture(**{**architecture.to_dict(), "channels": 1})).state_dict()
-    _, card = load(state, "mobilenet_v2", eyes, stem_stride=2, options=options)
+    _, card = load(state, "mobilenet_v2", preprocessing, stem_stride=2, options=options)
     assert card.architecture == Architecture(**{**architecture.to_dict(), "channels": 1})
 
 

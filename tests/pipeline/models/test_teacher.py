@@ -112,8 +112,8 @@ def make(teacher):
     """Return a function from a network of three classes, and a precision, to a teacher."""
 
     def make(network: nn.Module, precision: str = "fp32") -> Teacher:
-        eyes = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.2,) * 3)
-        card = replace(teacher.card, preprocessing=eyes)
+        preprocessing = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.2,) * 3)
+        card = replace(teacher.card, preprocessing=preprocessing)
         return replace(teacher, network=network.eval(), card=card, precision=precision)
 
     return make

@@ -25,7 +25,7 @@ from pipeline.report.runs import (
     read_teacher,
     result_columns,
 )
-from pipeline.report.tables import Exhibit, Suspect, class_table
+from pipeline.report.tables import DumpGallery, SuspectLabel, class_table
 from pipeline.tasks.class_figures import ClassFigures, Confusion
 from pipeline.tasks.classes import CLASSES
 
@@ -401,8 +401,8 @@ def test_soft_labels_are_the_teachers_likeliest_classes():
 
 
 def page_of(*runs, report=None):
-    exhibit = Exhibit(examples=tuple(make_two_examples()))
-    return render_page(report or make_report(*runs), {"main": exhibit}, test_images=10_000)
+    gallery = DumpGallery(examples=tuple(make_two_examples()))
+    return render_page(report or make_report(*runs), {"main": gallery}, test_images=10_000)
 
 
 def test_the_page_stands_alone_and_is_the_same_bytes_again():
@@ -453,11 +453,11 @@ def test_the_page_shows_labels_that_the_teacher_contradicts():
         probability=0.98,
     )
     picture = IMAGES.picture(np.zeros((8, 8, 1), np.uint8))
-    exhibit = Exhibit(
+    gallery = DumpGallery(
         label_errors=LabelErrors(checked=1000, doubted=7, worst=(error,)),
-        suspects=(Suspect(found=error, picture=picture),),
+        suspects=(SuspectLabel(found=error, picture=picture),),
     )
-    page = render_page(make_report(*make_runs([0.9], [0.9])), {"main": exhibit}, test_images=1)
+    page = render_page(make_report(*make_runs([0.9], [0.9])), {"main": gallery}, test_images=1)
     assert "7 of 1,000 labelled images" in page
     assert "cat 0.10 % &lt;dog&gt; 98.00 % test/&lt;3&gt;" in text_of(page)
     assert page.count("<img") == 1

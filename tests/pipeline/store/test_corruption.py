@@ -20,9 +20,9 @@ SHORT, LONG = 40, 500
 
 
 @pytest.fixture(scope="module", params=["affine8", "features"])
-def path(bench, teacher, make_spec, tmp_path_factory, request) -> Path:
+def path(context, teacher, make_spec, tmp_path_factory, request) -> Path:
     folder = tmp_path_factory.mktemp("logits") / "main.zarr"
-    cache_logits(bench, teacher, make_spec(request.param, view_count=2), folder)
+    cache_logits(context, teacher, make_spec(request.param, view_count=2), folder)
     return folder
 
 
@@ -52,7 +52,7 @@ def damage(path: Path, generator: np.random.Generator) -> tuple[str, dict[Path, 
     return str(kind), before
 
 
-def everything(path: Path, bench) -> dict[str, torch.Tensor]:
+def everything(path: Path, context) -> dict[str, torch.Tensor]:
     """Read all that a store serves; what it refuses is missing."""
     served = {}
     try:
@@ -62,9 +62,9 @@ def everything(path: Path, bench) -> dict[str, torch.Tensor]:
     for view in range(store.n_views):
         for name, read in (
             (f"view {view}", lambda view=view: store.view(view)),
-            ("rows", lambda: torch.from_numpy(store.rows_of(bench.data.train))),
-            ("test", lambda: store.held_out("test", bench.data.test)),
-            ("validation", lambda: store.held_out("validation", bench.data.validation)),
+            ("rows", lambda: torch.from_numpy(store.rows_of(context.data.train))),
+            ("test", lambda: store.held_out("test", context.data.test)),
+            ("validation", lambda: store.held_out("validation", context.data.validation)),
         ):
             try:
                 served[name] = read()
@@ -77,9 +77,9 @@ def everything(path: Path, bench) -> dict[str, torch.Tensor]:
     ("count", "seed"),
     [(SHORT, 0), pytest.param(LONG, 1, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])],
 )
-def test_random_damage_is_refused_and_found(path, bench, tmp_path, count, seed):
+def test_random_damage_is_refused_and_found(path, context, tmp_path, count, seed):
     generator = np.random.default_rng(seed)
-    expected = everything(path, bench)
+    expected = everything(path, context)
     assert len(expected) == 5
     copy = tmp_path / "main.zarr"
     shutil.copytree(path, copy)
@@ -87,7 +87,7 @@ def test_random_damage_is_refused_and_found(path, bench, tmp_path, count, seed):
     for trial in range(count):
         kind, before = damage(copy, generator)
         kinds[kind] = kinds.get(kind, 0) + 1
-        served = everything(copy, bench)
+        served = everything(copy, context)
         where = f"trial {trial}: {kind} of {[str(file.relative_to(copy)) for file in before]}"
         assert len(served) < len(expected), where
         for name, values in served.items():
@@ -97,5 +97,5 @@ def test_random_damage_is_refused_and_found(path, bench, tmp_path, count, seed):
         for file, content in before.items():
             file.write_bytes(content)
     assert verify(copy).ok
-    assert len(everything(copy, bench)) == len(expected)
+    assert len(everything(copy, context)) == len(expected)
     print(f"{count} faults (seed {seed}), each refused and found: {dict(sorted(kinds.items()))}")

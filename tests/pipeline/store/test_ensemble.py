@@ -45,11 +45,11 @@ def other_teacher(teacher) -> Teacher:
 
 
 @pytest.fixture(scope="module")
-def made(bench, teacher, other_teacher, make_spec, tmp_path_factory) -> Path:
+def made(context, teacher, other_teacher, make_spec, tmp_path_factory) -> Path:
     """A folder with two dumps of the same views, of unlike codecs and shards."""
     folder = tmp_path_factory.mktemp("ensemble")
-    cache_logits(bench, teacher, make_spec(), folder / "one.zarr")
-    cache_logits(bench, other_teacher, make_spec(codec="affine8", shard_rows=24), folder / "two.zarr")
+    cache_logits(context, teacher, make_spec(), folder / "one.zarr")
+    cache_logits(context, other_teacher, make_spec(codec="affine8", shard_rows=24), folder / "two.zarr")
     return folder
 
 
@@ -58,9 +58,11 @@ def folder(made, tmp_path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "logits"))
 
 
-def _write(folder: Path, bench, average: str = "probabilities", names=("one.zarr", "two.zarr")) -> Ensemble:
+def _write(
+    folder: Path, context, average: str = "probabilities", names=("one.zarr", "two.zarr")
+) -> Ensemble:
     blend = Blend(average=average, weights=WEIGHTS)
-    return write_ensemble(folder / "both.zarr", names, blend, bench)
+    return write_ensemble(folder / "both.zarr", names, blend, context)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -69,8 +71,8 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
-def test_soft_labels_are_the_weighted_mean(folder, bench, average):
-    _write(folder, bench, average)
+def test_soft_labels_are_the_weighted_mean(folder, context, average):
+    _write(folder, context, average)
     stores = [LogitStore.open(folder / name) for name in ("one.zarr", "two.zarr")]
     a, b = (store.view(1).double().numpy() for store in stores)
     ensemble = open_logits(folder / "both.zarr")
@@ -83,9 +85,9 @@ def test_soft_labels_are_the_weighted_mean(folder, bench, average):
     np.testing.assert_allclose(seen, expected, atol=1e-6)
 
 
-def test_a_loader_gives_the_mean_of_both(folder, bench):
-    ensemble = _write(folder, bench)
-    images = bench.data.train
+def test_a_loader_gives_the_mean_of_both(folder, context):
+    ensemble = _write(folder, context)
+    images = context.data.train
     feed = Feed(images, views_of(ensemble), preprocessing_of(ensemble), device=torch.device("cpu"))
     loader = Loader(feed, Targets(ensemble, feed), batch_size=16, seed=3)
     rows = ensemble.rows_of(images)
@@ -102,44 +104,44 @@ def test_extreme_logits_stay_numbers():
         assert (blended.amax(1) == 0).all()
 
 
-def test_held_out_logits_and_their_accuracy_are_of_the_mean(folder, bench):
-    ensemble = _write(folder, bench)
-    logits = ensemble.held_out("test", bench.data.test)
+def test_held_out_logits_and_their_accuracy_are_of_the_mean(folder, context):
+    ensemble = _write(folder, context)
+    logits = ensemble.held_out("test", context.data.test)
     assert logits is not None
-    hits = logits.argmax(1).numpy() == bench.data.test.labels
+    hits = logits.argmax(1).numpy() == context.data.test.labels
     assert Ensemble.open(folder / "both.zarr").teacher_top1 == pytest.approx(hits.mean())
 
 
-def test_other_views_are_refused(folder, bench, teacher, make_spec):
+def test_other_views_are_refused(folder, context, teacher, make_spec):
     views = ViewSpec(seed=10, pad_crop=PadCrop(padding=1))
-    cache_logits(bench, teacher, make_spec(views=views), folder / "three.zarr")
+    cache_logits(context, teacher, make_spec(views=views), folder / "three.zarr")
     with pytest.raises(MismatchError, match=r"one\.zarr and .*three\.zarr have different views"):
-        _write(folder, bench, names=("one.zarr", "three.zarr"))
+        _write(folder, context, names=("one.zarr", "three.zarr"))
     assert not (folder / "both.zarr").exists()
 
 
-def test_images_mixed_in_other_blocks_are_refused(folder, bench, teacher, other_teacher, make_spec):
+def test_images_mixed_in_other_blocks_are_refused(folder, context, teacher, other_teacher, make_spec):
     views = ViewSpec(seed=10, cutmix=Cutmix())
-    cache_logits(bench, teacher, make_spec(views=views), folder / "three.zarr")
-    cache_logits(bench, other_teacher, make_spec(views=views, shard_rows=24), folder / "four.zarr")
+    cache_logits(context, teacher, make_spec(views=views), folder / "three.zarr")
+    cache_logits(context, other_teacher, make_spec(views=views, shard_rows=24), folder / "four.zarr")
     with pytest.raises(MismatchError, match="different samples that are mixed with each other"):
-        _write(folder, bench, names=("three.zarr", "four.zarr"))
+        _write(folder, context, names=("three.zarr", "four.zarr"))
 
 
-def test_a_member_that_was_made_anew_is_noticed(folder, bench, other_teacher, make_spec):
-    _write(folder, bench)
+def test_a_member_that_was_made_anew_is_noticed(folder, context, other_teacher, make_spec):
+    _write(folder, context)
     shutil.rmtree(folder / "one.zarr")
     with pytest.raises(IncompleteStoreError):
         Ensemble.open(folder / "both.zarr")
-    cache_logits(bench, other_teacher, make_spec(), folder / "one.zarr")
+    cache_logits(context, other_teacher, make_spec(), folder / "one.zarr")
     with pytest.raises(MismatchError, match=r"refers to another one\.zarr .* pipeline cache-logits both"):
         Ensemble.open(folder / "both.zarr")
-    _write(folder, bench)
+    _write(folder, context)
     assert Ensemble.open(folder / "both.zarr").n_views == 3
 
 
-def test_an_edited_manifest_is_noticed(folder, bench):
-    _write(folder, bench)
+def test_an_edited_manifest_is_noticed(folder, context):
+    _write(folder, context)
     manifest = folder / "both.zarr" / "manifest.json"
     content = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**content, "weights": [1.0, 1.0]}))
@@ -147,9 +149,9 @@ def test_an_edited_manifest_is_noticed(folder, bench):
         open_logits(folder / "both.zarr")
 
 
-def test_a_store_of_logits_is_not_overwritten(folder, bench):
+def test_a_store_of_logits_is_not_overwritten(folder, context):
     with pytest.raises(StoreError, match="holds a store of logits"):
-        write_ensemble(folder / "two.zarr", ["one.zarr", "two.zarr"], Blend(weights=WEIGHTS), bench)
+        write_ensemble(folder / "two.zarr", ["one.zarr", "two.zarr"], Blend(weights=WEIGHTS), context)
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -2.0), (1.0, float("inf"))])
@@ -164,10 +166,10 @@ def test_weights_without_a_finite_sum_are_refused():
         Blend(weights=(1e308, 1e308))
 
 
-def test_other_loops_read_it_too(folder, bench):
-    ensemble = _write(folder, bench)
-    dataset = pickle.loads(pickle.dumps(ReplayDataset(folder / "both.zarr", bench.data)))
+def test_other_loops_read_it_too(folder, context):
+    ensemble = _write(folder, context)
+    dataset = pickle.loads(pickle.dumps(ReplayDataset(folder / "both.zarr", context.data)))
     dataset.set_view(2)
     _, label, logits = dataset[7]
-    assert label == bench.data.train.labels[7]
-    torch.testing.assert_close(logits, ensemble.view(2)[ensemble.rows_of(bench.data.train)[7]])
+    assert label == context.data.train.labels[7]
+    torch.testing.assert_close(logits, ensemble.view(2)[ensemble.rows_of(context.data.train)[7]])

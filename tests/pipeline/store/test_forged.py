@@ -43,10 +43,10 @@ SHORT = 80
 
 
 @pytest.fixture(scope="module")
-def made(bench, teacher, make_spec, tmp_path_factory) -> Path:
+def made(context, teacher, make_spec, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("logits")
-    cache_logits(bench, teacher, make_spec("affine8", view_count=2), folder / "main.zarr")
-    cache_logits(bench, teacher, make_spec("topk-1", view_count=1, shard_rows=40), folder / "few.zarr")
+    cache_logits(context, teacher, make_spec("affine8", view_count=2), folder / "main.zarr")
+    cache_logits(context, teacher, make_spec("topk-1", view_count=1, shard_rows=40), folder / "few.zarr")
     return folder
 
 
@@ -60,27 +60,27 @@ def store(folder) -> Path:
     return folder / "main.zarr"
 
 
-def targets(store: Path, bench) -> None:
+def targets(store: Path, context) -> None:
     opened = open_logits(store)
-    feed = Feed(bench.data.train, views_of(opened), preprocessing_of(opened), device=torch.device("cpu"))
+    feed = Feed(context.data.train, views_of(opened), preprocessing_of(opened), device=torch.device("cpu"))
     Targets(opened, feed).load(0)
 
 
-def uses(store: Path, bench) -> dict[str, Callable[[], object]]:
+def uses(store: Path, context) -> dict[str, Callable[[], object]]:
     return {
         "inspect": lambda: json.dumps(inspect(store).summary),
         "verify": lambda: verify(store),
         "view": lambda: open_logits(store).view(0),
-        "held out": lambda: open_logits(store).held_out("test", bench.data.test),
+        "held out": lambda: open_logits(store).held_out("test", context.data.test),
         "report": lambda: dump_figures(open_logits(store).summary(), open_logits(store).teacher_names),
-        "targets": lambda: targets(store, bench),
+        "targets": lambda: targets(store, context),
     }
 
 
-def require_one_line_each(store: Path, bench, where: str) -> int:
+def require_one_line_each(store: Path, context, where: str) -> int:
     """Use a store in every way; return how many refused it. Anything but a line of the project's fails."""
     refused = 0
-    for name, use in uses(store, bench).items():
+    for name, use in uses(store, context).items():
         try:
             use()
         except PipelineError as error:
@@ -98,7 +98,7 @@ def require_one_line_each(store: Path, bench, where: str) -> int:
     "count", [SHORT, pytest.param(None, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 @pytest.mark.parametrize("complete", [True, False])
-def test_any_value_of_a_manifest_or_header_ends_in_one_line(store, bench, count, complete):
+def test_any_value_of_a_manifest_or_header_ends_in_one_line(store, context, count, complete):
     manifest = json.loads((store / "manifest.json").read_text())
     before = {name: (store / name).read_bytes() for name in ("manifest.json", "zarr.json")}
     trials = [(place, value) for place in places(manifest) if place for value in VALUES]
@@ -109,7 +109,7 @@ def test_any_value_of_a_manifest_or_header_ends_in_one_line(store, bench, count,
         forge(store, lambda content, place=place, value=value: put(content, place, value))
         if not complete:
             (store / "manifest.json").unlink()
-        refused += bool(require_one_line_each(store, bench, f"{place} = {str(value)[:40]}"))
+        refused += bool(require_one_line_each(store, context, f"{place} = {str(value)[:40]}"))
         for name, content in before.items():
             (store / name).write_bytes(content)
     kind = "complete" if complete else "unfinished"
@@ -119,7 +119,7 @@ def test_any_value_of_a_manifest_or_header_ends_in_one_line(store, bench, count,
 
 
 @pytest.mark.parametrize("name", ["train/codes/zarr.json", "train/keys/zarr.json", "train/zarr.json"])
-def test_any_value_of_an_arrays_metadata_ends_in_one_line(store, bench, name):
+def test_any_value_of_an_arrays_metadata_ends_in_one_line(store, context, name):
     metadata, before = json.loads((store / name).read_text()), (store / "manifest.json").read_bytes()
     trials = [(place, value) for place in places(metadata) if place for value in VALUES]
     order = np.random.default_rng(6).permutation(len(trials))[:6]
@@ -127,7 +127,7 @@ def test_any_value_of_an_arrays_metadata_ends_in_one_line(store, bench, name):
         changed = json.loads(json.dumps(metadata))
         put(changed, place, value)
         forge_file(store, name, json.dumps(changed).encode())
-        require_one_line_each(store, bench, f"{name}: {place} = {str(value)[:40]}")
+        require_one_line_each(store, context, f"{name}: {place} = {str(value)[:40]}")
         (store / "manifest.json").write_bytes(before)
 
 
@@ -143,18 +143,18 @@ def test_an_array_of_another_form_than_the_layouts_is_not_decoded(store):
     "text", ["[" * 100_000, "{", "null", "[]", '{"schema": NaN}', '{"schema": 3}', "\x00\xff"]
 )
 @pytest.mark.parametrize("name", ["manifest.json", "zarr.json"])
-def test_what_is_no_json_of_a_store_ends_in_one_line(store, bench, name, text):
+def test_what_is_no_json_of_a_store_ends_in_one_line(store, context, name, text):
     if name == "zarr.json":
         (store / "manifest.json").unlink()
     (store / name).write_text(text)
-    assert require_one_line_each(store, bench, text[:20]) == 6
+    assert require_one_line_each(store, context, text[:20]) == 6
 
 
 @pytest.mark.parametrize("section", ["train", "validation", "test"])
 @pytest.mark.parametrize("extents", [[], [[0, 0]], [[0, 10**13]], [[16, 56]], [[0, -1]], [[0, 8], [8, 8]]])
-def test_a_store_without_rows_or_of_impossible_ones_is_bad(store, bench, section, extents):
+def test_a_store_without_rows_or_of_impossible_ones_is_bad(store, context, section, extents):
     forge(store, lambda m: m["layout"]["sections"][section].update(extents=extents))
-    assert require_one_line_each(store, bench, str(extents)) == 6
+    assert require_one_line_each(store, context, str(extents)) == 6
     (store / "manifest.json").unlink()
     with pytest.raises(StoreError):
         inspect(store)
@@ -196,7 +196,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("name", "there"), [*((name, True) for name in NAMES), (NAMES[0], False)])
-def test_a_name_that_is_none_of_the_layouts_is_refused(store, bench, teacher, tmp_path, name, there):
+def test_a_name_that_is_none_of_the_layouts_is_refused(store, context, teacher, tmp_path, name, there):
     victim = tmp_path / "victim.txt"
     victim.write_text("mine")
     name = name.format(victim=victim)
@@ -206,7 +206,7 @@ def test_a_name_that_is_none_of_the_layouts_is_refused(store, bench, teacher, tm
         (store / "records.jsonl").write_text("")
     with pytest.raises(StoreError, match="which is no file of this layout" if there else "not complete"):
         verify(store)
-    repair(store, bench, teacher)
+    repair(store, context, teacher)
     assert victim.read_text() == "mine"
     assert verify(store).ok
 
@@ -222,7 +222,7 @@ def test_figures_that_are_none_of_the_layouts_measures_are_refused(store):
         LogitStore.open(store)
 
 
-def test_an_arrays_name_is_no_path(store, bench, tmp_path):
+def test_an_arrays_name_is_no_path(store, context, tmp_path):
     victim = tmp_path / "victim"
     victim.mkdir()
 
@@ -231,7 +231,7 @@ def test_an_arrays_name_is_no_path(store, bench, tmp_path):
         arrays["../../../victim"] = arrays.pop("codes")
 
     forge(store, lead_out)
-    assert require_one_line_each(store, bench, "array") == 6
+    assert require_one_line_each(store, context, "array") == 6
     with pytest.raises(CorruptStoreError, match="should match pattern"):
         verify(store)
 
@@ -249,7 +249,7 @@ def test_records_of_other_shards_count_as_none(store, shard):
     assert inspect(store).summary["shards"]["done"] == len(expected)
 
 
-def test_a_linked_folder_is_neither_read_nor_mended_nor_emptied(store, bench, teacher, tmp_path):
+def test_a_linked_folder_is_neither_read_nor_mended_nor_emptied(store, context, teacher, tmp_path):
     outside = tmp_path / "outside"
     shutil.move(store / "train" / "codes", outside)
     (outside / "mine.txt").write_text("mine")
@@ -261,15 +261,15 @@ def test_a_linked_folder_is_neither_read_nor_mended_nor_emptied(store, bench, te
     assert any("is a link to a folder" in problem for problem in audit.bad)
     before = sorted(outside.rglob("*"))
     with pytest.raises(CorruptStoreError, match="is a link to a folder"):
-        repair(store, bench, teacher)
+        repair(store, context, teacher)
     (store / "manifest.json").unlink()
     with pytest.raises(CorruptStoreError, match="is a link to a folder"):
-        repair(store, bench, teacher)
+        repair(store, context, teacher)
     assert sorted(outside.rglob("*")) == before
 
 
 @pytest.mark.parametrize("linked", ["growth", "records", "validation"])
-def test_no_writer_follows_a_linked_folder(store, bench, teacher, make_spec, tmp_path, linked):
+def test_no_writer_follows_a_linked_folder(store, context, teacher, make_spec, tmp_path, linked):
     outside = tmp_path / "outside"
     shutil.copytree(store / "train", outside / "train")
     (outside / "empty").mkdir()
@@ -280,24 +280,24 @@ def test_no_writer_follows_a_linked_folder(store, bench, teacher, make_spec, tmp
     before = {file: file.read_bytes() if file.is_file() else None for file in outside.rglob("*")}
     for view_count in (2, 3):
         with pytest.raises(CorruptStoreError, match="is a link to a folder"):
-            cache_logits(bench, teacher, make_spec("affine8", view_count=view_count), store)
+            cache_logits(context, teacher, make_spec("affine8", view_count=view_count), store)
     with pytest.raises(CorruptStoreError, match="is a link to a folder"):
-        repair(store, bench, teacher)
+        repair(store, context, teacher)
     assert {file: file.read_bytes() if file.is_file() else None for file in outside.rglob("*")} == before
 
 
 @pytest.mark.parametrize("name", [".manifest.json.partial", "train/codes/zarr.json", "train/extra"])
-def test_a_fifo_in_an_unfinished_store_is_refused_at_once(store, bench, teacher, make_spec, name):
+def test_a_fifo_in_an_unfinished_store_is_refused_at_once(store, context, teacher, make_spec, name):
     (store / "manifest.json").unlink()
     (store / name).unlink(missing_ok=True)
     os.mkfifo(store / name)
     with pytest.raises(CorruptStoreError, match=f"{name} is a FIFO, expected a file; remove it"):
-        cache_logits(bench, teacher, make_spec("affine8", view_count=2), store)
+        cache_logits(context, teacher, make_spec("affine8", view_count=2), store)
     with pytest.raises(CorruptStoreError, match="is a FIFO"):
-        repair(store, bench, teacher)
+        repair(store, context, teacher)
 
 
-def test_an_unfinished_stores_arrays_are_those_of_its_layout(store, bench, teacher, make_spec):
+def test_an_unfinished_stores_arrays_are_those_of_its_layout(store, context, teacher, make_spec):
     (store / "manifest.json").unlink()
     (store / "train/codes/c/1/0/0").unlink()
     file = store / "train/codes/zarr.json"
@@ -306,10 +306,10 @@ def test_an_unfinished_stores_arrays_are_those_of_its_layout(store, bench, teach
     metadata["codecs"][0]["configuration"]["codecs"] = [{"name": "bytes"}, other]
     file.write_text(json.dumps(metadata))
     with pytest.raises(CorruptStoreError, match="another codecs than the store's layout"):
-        cache_logits(bench, teacher, make_spec("affine8", view_count=2), store)
+        cache_logits(context, teacher, make_spec("affine8", view_count=2), store)
 
 
-def test_linked_files_are_read_and_mending_them_leaves_what_they_lead_to(store, bench, teacher, tmp_path):
+def test_linked_files_are_read_and_mending_them_leaves_what_they_lead_to(store, context, teacher, tmp_path):
     """As DVC lays a store out with `cache.type symlink`."""
     expected, cache = LogitStore.open(store).view(0), tmp_path / "cache"
     cache.mkdir()
@@ -321,7 +321,7 @@ def test_linked_files_are_read_and_mending_them_leaves_what_they_lead_to(store, 
     shard = store / "train/codes/c/0/0/0"
     damaged = shard.resolve()
     damaged.write_bytes(b"damaged")
-    repair(store, bench, teacher)
+    repair(store, context, teacher)
     assert damaged.read_bytes() == b"damaged"
     assert not shard.is_symlink()
     assert torch.equal(LogitStore.open(store).view(0), expected)
@@ -354,10 +354,10 @@ def make_hole(path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["manifest.json", "zarr.json", "train/keys/c/0", "train/codes/zarr.json", "train/codes/c/0/0/0"]
 )
-def test_what_is_no_file_is_refused_without_being_read(store, bench, name, make):
+def test_what_is_no_file_is_refused_without_being_read(store, context, name, make):
     (store / name).unlink()
     make(store / name)
-    assert require_one_line_each(store, bench, name) >= 1
+    assert require_one_line_each(store, context, name) >= 1
     with pytest.raises(StoreError):
         open_logits(store).view(0)
     if name != "manifest.json":
@@ -443,7 +443,7 @@ def test_a_bomb_among_the_keys_is_not_unpacked(store, unpacked, column):
     assert max(unpacked) == 524_288
 
 
-def test_an_index_beyond_the_classes_ends_in_one_line(folder, bench):
+def test_an_index_beyond_the_classes_ends_in_one_line(folder, context):
     """Of `topk`: on a GPU it would end the process."""
     store = folder / "few.zarr"
     opened = LogitStore.open(store)
@@ -463,41 +463,41 @@ def test_an_index_beyond_the_classes_ends_in_one_line(folder, bench):
     "member",
     ["../main.zarr", "/etc", "a/b.zarr", ".zarr", "main", "main.zarr\n", "x" * 65 + ".zarr", "é.zarr"],
 )
-def test_members_are_folders_beside_an_ensemble(folder, bench, member):
-    manifest = forged_ensemble(folder, bench)
+def test_members_are_folders_beside_an_ensemble(folder, context, member):
+    manifest = forged_ensemble(folder, context)
     manifest["members"][member] = manifest["members"].pop("few.zarr")
     (folder / "both.zarr" / "manifest.json").write_text(seal(manifest))
     with pytest.raises(CorruptStoreError, match="should match pattern"):
         open_logits(folder / "both.zarr")
 
 
-def test_an_ensemble_is_no_member_of_one(folder, bench):
-    manifest = forged_ensemble(folder, bench)
+def test_an_ensemble_is_no_member_of_one(folder, context):
+    manifest = forged_ensemble(folder, context)
     manifest["members"]["both.zarr"] = manifest["members"].pop("few.zarr")
     (folder / "both.zarr" / "manifest.json").write_text(seal(manifest))
-    assert require_one_line_each(folder / "both.zarr", bench, "itself") == 6
+    assert require_one_line_each(folder / "both.zarr", context, "itself") == 6
     with pytest.raises(StoreError, match=r"both\.zarr: is an ensemble, which has no logits of its own"):
         open_logits(folder / "both.zarr")
 
 
 @pytest.mark.parametrize("key", ["schema", "members", "average", "weights", "teacher_top1"])
-def test_any_value_of_an_ensemble_ends_in_one_line(folder, bench, key):
-    manifest = forged_ensemble(folder, bench)
+def test_any_value_of_an_ensemble_ends_in_one_line(folder, context, key):
+    manifest = forged_ensemble(folder, context)
     for value in VALUES:
         (folder / "both.zarr" / "manifest.json").write_text(seal({**manifest, key: value}))
-        require_one_line_each(folder / "both.zarr", bench, f"{key} = {str(value)[:40]}")
+        require_one_line_each(folder / "both.zarr", context, f"{key} = {str(value)[:40]}")
 
 
-def forged_ensemble(folder: Path, bench) -> dict:
-    write_ensemble(folder / "both.zarr", ["main.zarr", "few.zarr"], Blend(weights=(1, 1)), bench)
+def forged_ensemble(folder: Path, context) -> dict:
+    write_ensemble(folder / "both.zarr", ["main.zarr", "few.zarr"], Blend(weights=(1, 1)), context)
     return json.loads((folder / "both.zarr" / "manifest.json").read_text())
 
 
-def test_a_teacher_of_an_old_name_is_still_read(store, bench):
+def test_a_teacher_of_an_old_name_is_still_read(store, context):
     forge(store, lambda manifest: manifest["teacher"].update(name="v1.0 (final)"))
     assert LogitStore.open(store).teacher_names == ("v1.0 (final)",)
     assert verify(store).ok
-    targets(store, bench)
+    targets(store, context)
 
 
 @pytest.mark.parametrize(

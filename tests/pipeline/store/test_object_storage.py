@@ -19,9 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
-def local(bench, teacher, make_spec, tmp_path_factory):
+def local(context, teacher, make_spec, tmp_path_factory):
     path = tmp_path_factory.mktemp("logits") / "main.zarr"
-    cache_logits(bench, teacher, make_spec("affine8"), path)
+    cache_logits(context, teacher, make_spec("affine8"), path)
     return path
 
 
@@ -39,12 +39,12 @@ def bucket(s3_server, local, request):
     return client, name
 
 
-def test_a_url_reads_like_a_folder(s3_server, local, bucket, bench):
+def test_a_url_reads_like_a_folder(s3_server, local, bucket, context):
     remote = LogitStore.open(f"s3://{bucket[1]}/main.zarr", endpoint_url=s3_server)
     here = LogitStore.open(local)
     for view in range(here.n_views):
         assert torch.equal(remote.view(view), here.view(view))
-    assert remote.rows_of(bench.data.train).tolist() == here.rows_of(bench.data.train).tolist()
+    assert remote.rows_of(context.data.train).tolist() == here.rows_of(context.data.train).tolist()
     assert remote.summary() == here.summary()
 
 

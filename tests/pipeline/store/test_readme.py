@@ -24,11 +24,11 @@ def snippet(store: Path) -> str:
 
 
 @pytest.mark.parametrize("codec", ["affine8", "features"])
-def test_zarr_alone_reads_a_store_that_grew(bench, teacher, make_spec, tmp_path, codec):
+def test_zarr_alone_reads_a_store_that_grew(context, teacher, make_spec, tmp_path, codec):
     path = tmp_path / "main.zarr"
-    train = bench.data.train
-    small = replace(bench, data=replace(bench.data, train=train.subset(np.arange(30))))
-    for data in (small, bench):
+    train = context.data.train
+    small = replace(context, data=replace(context.data, train=train.subset(np.arange(30))))
+    for data in (small, context):
         cache_logits(data, teacher, make_spec(codec), path)
     names: dict[str, np.ndarray] = {}
     exec(snippet(path), names)

@@ -29,15 +29,15 @@ VIEWS = ViewSpec(seed=1, pad_crop=PadCrop(padding=1), flip="random")
 @pytest.fixture
 def run(tiny_data, tmp_path):
     """Train on the tiny dataset; keyword arguments change what `fit` is given."""
-    eyes = Preprocessing(size=8, **tiny_data.statistics)
+    preprocessing = Preprocessing(size=8, **tiny_data.statistics)
 
     def validate(network: nn.Module) -> Figures:
-        feed = Feed(tiny_data.validation, None, eyes, device=CPU)
+        feed = Feed(tiny_data.validation, None, preprocessing, device=CPU)
         return evaluate(network, feed, CLASSES, batch_size=64)
 
     def train(settings: TrainingSettings | None = None, **changed: Any) -> TrainingResult:
         seed, settings = changed.get("seed", 3), settings or make_settings()
-        feed = Feed(tiny_data.train, VIEWS, eyes, device=CPU)
+        feed = Feed(tiny_data.train, VIEWS, preprocessing, device=CPU)
         given = {
             "network": make_network(),
             "loader": Loader(
@@ -59,5 +59,5 @@ def run(tiny_data, tmp_path):
         return fit(given.pop("network"), given.pop("loader"), spec, **given)
 
     train.steps = len(tiny_data.train) // BATCH
-    train.feed = lambda images: Feed(images, VIEWS, eyes, device=CPU)
+    train.feed = lambda images: Feed(images, VIEWS, preprocessing, device=CPU)
     return train

@@ -16,7 +16,7 @@ from pipeline.codecs.spec import CodecSpec
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.dump.run import cache_logits
 from pipeline.dump.spec import DumpSpec
-from pipeline.evaluation.context import Bench
+from pipeline.evaluation.context import RunContext
 from pipeline.losses import ScheduledLoss, make_loss
 from pipeline.modalities.images.augmentations import Cutmix, PadCrop
 from pipeline.modalities.images.preprocessing import Preprocessing
@@ -62,17 +62,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def dump(folder: Path) -> LogitStore:
     """Return the features of a teacher that knows nothing."""
     data, path = PreparedData.open(folder), folder / "features.zarr"
-    eyes = Preprocessing(size=8, **data.statistics)
+    preprocessing = Preprocessing(size=8, **data.statistics)
     architecture = Architecture(name="wrn_16_2", num_classes=3, channels=1, stem_stride=1)
     torch.manual_seed(1)
-    card = ModelCard(architecture=architecture, preprocessing=eyes, classes=data.classes)
+    card = ModelCard(architecture=architecture, preprocessing=preprocessing, classes=data.classes)
     teacher = Teacher(name="t", network=build(architecture).eval(), card=card, precision="fp32")
     spec = DumpSpec(
         views=PLAIN, view_count=2, codec=CodecSpec(name="features"), batch_size=8, allow_poor_teacher=True
     )
     if not path.exists():
         cache_logits(
-            Bench(data=data, task=find_task(), device=torch.device("cpu"), workers=1, ranks=SINGLE),
+            RunContext(data=data, task=find_task(), device=torch.device("cpu"), workers=1, ranks=SINGLE),
             teacher,
             spec,
             path,
@@ -93,13 +93,15 @@ def result(folder: Path, ranks: Ranks, name: str, **changed: Any) -> dict[str, A
     """Train a variant and return losses, validation figures and weights."""
     variant = VARIANTS[name] | changed
     data = PreparedData.open(folder)
-    eyes = Preprocessing(size=8, **data.statistics)
+    preprocessing = Preprocessing(size=8, **data.statistics)
     card = ModelCard(
-        architecture=Architecture(name="test", num_classes=3), preprocessing=eyes, classes=data.classes
+        architecture=Architecture(name="test", num_classes=3),
+        preprocessing=preprocessing,
+        classes=data.classes,
     )
     settings = {"epochs": 3, "learning_rate": 0.05, "warmup_epochs": 1, **variant["settings"]}
     done = train(
-        Bench(data=data, task=find_task(), device=torch.device("cpu"), workers=1, ranks=ranks),
+        RunContext(data=data, task=find_task(), device=torch.device("cpu"), workers=1, ranks=ranks),
         network(),
         card,
         RunSpec(

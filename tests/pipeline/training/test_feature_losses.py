@@ -31,16 +31,18 @@ ALONE: dict[str, dict[str, float]] = {
 
 
 @pytest.fixture(scope="module")
-def stores(bench, decided_teacher, make_spec, tmp_path_factory) -> dict[str, LogitStore]:
+def stores(context, decided_teacher, make_spec, tmp_path_factory) -> dict[str, LogitStore]:
     folder, made = tmp_path_factory.mktemp("training"), {}
     for codec in ("features", "fp16"):
-        cache_logits(bench, decided_teacher, make_spec(codec=codec, max_kl=1e-5), folder / f"{codec}.zarr")
+        cache_logits(
+            context, decided_teacher, make_spec(codec=codec, max_kl=1e-5), folder / f"{codec}.zarr"
+        )
         made[codec] = LogitStore.open(folder / f"{codec}.zarr")
     return made
 
 
 @pytest.fixture
-def run(stores, bench, decided_teacher, tmp_path):
+def run(stores, context, decided_teacher, tmp_path):
     """Train a small student by a loss; keyword arguments change it."""
 
     def start(name: str, codec: str = "features", **changed: Any) -> TrainingResult:
@@ -54,7 +56,7 @@ def run(stores, bench, decided_teacher, tmp_path):
         )
         torch.manual_seed(0)
         return train(
-            bench,
+            context,
             changed.pop("network", build)(architecture),
             card,
             RunSpec(

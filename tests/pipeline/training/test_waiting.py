@@ -43,16 +43,16 @@ SETTINGS = TrainingSettings(epochs=2, batch_size=16, clip_norm=1.0)
 
 
 @pytest.fixture(scope="module", params=["affine8", "fp16", "features"])
-def store(request, bench, teacher, make_spec, tmp_path_factory) -> LogitStore:
+def store(request, context, teacher, make_spec, tmp_path_factory) -> LogitStore:
     path = tmp_path_factory.mktemp("waiting") / "main.zarr"
-    cache_logits(bench, teacher, make_spec(views=VIEWS, codec=request.param), path)
+    cache_logits(context, teacher, make_spec(views=VIEWS, codec=request.param), path)
     return LogitStore.open(path)
 
 
 def _training(store: LogitStore, images, device: torch.device) -> tuple[_Training, Iterator[Batch]]:
-    eyes = Preprocessing(size=12, mean=(0.3,), std=(0.2,))
+    preprocessing = Preprocessing(size=12, mean=(0.3,), std=(0.2,))
     blocks = mixed_blocks(store, images)
-    feed = Feed(images, VIEWS, eyes, device=device, blocks=blocks, on_device=True)
+    feed = Feed(images, VIEWS, preprocessing, device=device, blocks=blocks, on_device=True)
     loader = Loader(feed, Targets(store, feed), batch_size=16, seed=4, n_classes=3)
     with device:
         network = nn.Sequential(
@@ -64,8 +64,8 @@ def _training(store: LogitStore, images, device: torch.device) -> tuple[_Trainin
 
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
-def test_a_resident_step_never_waits_for_a_cuda_device(store, bench):
-    training, batches = _training(store, bench.data.train, CUDA)
+def test_a_resident_step_never_waits_for_a_cuda_device(store, context):
+    training, batches = _training(store, context.data.train, CUDA)
     training._step(batches)  # what is set up once may wait
     with no_waiting_on_cuda():
         training._step(batches)
@@ -110,9 +110,9 @@ def fake(monkeypatch) -> Iterator[FakeTensorMode]:
     _lines.cache_clear()
 
 
-def test_a_resident_batch_and_its_loss_never_wait_for_the_device(store, bench, fake):
+def test_a_resident_batch_and_its_loss_never_wait_for_the_device(store, context, fake):
     with fake:
-        training, batches = _training(store, bench.data.train, CUDA)
+        training, batches = _training(store, context.data.train, CUDA)
         next(batches)
         with NoWaiting():
             batch = next(batches)
@@ -121,10 +121,10 @@ def test_a_resident_batch_and_its_loss_never_wait_for_the_device(store, bench, f
     assert loss.device.type == "cuda"
 
 
-def test_a_whole_step_looks_at_no_value(store, bench, fake):
+def test_a_whole_step_looks_at_no_value(store, context, fake):
     """On the CPU, where fake tensors have gradients."""
     with fake:
-        training, batches = _training(store, bench.data.train, torch.device("cpu"))
+        training, batches = _training(store, context.data.train, torch.device("cpu"))
         training._step(batches)
         training._step(batches)
         with pytest.raises(Exception, match="_local_scalar_dense"):

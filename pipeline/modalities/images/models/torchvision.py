@@ -215,12 +215,12 @@ class Torchvision(Family):
             ) from None
         if name == "inception_v3":
             network.aux_logits, network.AuxLogits = False, None
-        eyes = preprocessing_of(entry)
+        preprocessing = preprocessing_of(entry)
         return Pretrained(
             network=network.eval(),
             name=name,
-            options={**self.size_options(name, eyes.size), **_AS_TRAINED.get(name, {})},
-            preprocessing=eyes,
+            options={**self.size_options(name, preprocessing.size), **_AS_TRAINED.get(name, {})},
+            preprocessing=preprocessing,
             classes=tuple(entry.meta["categories"]),
         )
 

@@ -81,9 +81,9 @@ def test_encoded_images_are_the_packed_ones(prepared, tmp_path, channels, short_
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_view_has_the_same_pixels(prepared, workers):
-    eyes = Preprocessing(size=24, mean=(0.5,) * 3, std=(0.5,) * 3)
+    preprocessing = Preprocessing(size=24, mean=(0.5,) * 3, std=(0.5,) * 3)
     packed, encoded = (
-        Feed(prepared(keep, 20).train, VIEWS, eyes, device=CPU, workers=workers)
+        Feed(prepared(keep, 20).train, VIEWS, preprocessing, device=CPU, workers=workers)
         for keep in ("pixels", "encoded")
     )
     rows = np.random.default_rng(0).permutation(len(packed.images))
@@ -155,8 +155,8 @@ def test_a_file_that_changed_is_named_with_what_to_do(own_copy, change):
 def test_a_failure_on_a_rendering_thread_names_the_file(own_copy):
     root, train = own_copy
     (root / train.names[3]).write_bytes(b"")
-    eyes = Preprocessing(size=24, mean=(0.5,) * 3, std=(0.5,) * 3)
-    feed = Feed(train, VIEWS, eyes, device=CPU, workers=2)
+    preprocessing = Preprocessing(size=24, mean=(0.5,) * 3, std=(0.5,) * 3)
+    feed = Feed(train, VIEWS, preprocessing, device=CPU, workers=2)
     with pytest.raises(DataError, match=f"{train.names[3]}: 0 bytes"):
         list(feed.rendered([(0, np.arange(8))]))
 

@@ -94,15 +94,15 @@ def test_an_interpolation_that_is_not_rendered_is_refused():
 
 
 @pytest.mark.parametrize("on_device", [False, True], ids=["staged", "resident"])
-@pytest.mark.parametrize("eyes", [IMAGENET, CUBIC], ids=["bilinear", "bicubic"])
-def test_a_feed_resizes_as_the_model_wants(random_image, pack_images, eyes, on_device):
+@pytest.mark.parametrize("preprocessing", [IMAGENET, CUBIC], ids=["bilinear", "bicubic"])
+def test_a_feed_resizes_as_the_model_wants(random_image, pack_images, preprocessing, on_device):
     images = [random_image(30, 40, 3, seed) for seed in range(3)]
     packed = pack_images(images)
     feed = Feed(packed, None, IMAGENET, device=torch.device("cpu"), on_device=on_device)
-    pixels = feed.seen_by(eyes).pixels(0, np.arange(3))
-    whole = Feed(packed, None, eyes, device=torch.device("cpu"), on_device=on_device)
+    pixels = feed.seen_by(preprocessing).pixels(0, np.arange(3))
+    whole = Feed(packed, None, preprocessing, device=torch.device("cpu"), on_device=on_device)
     assert torch.equal(whole.pixels(0, np.arange(3)), pixels)
-    mode = v2.InterpolationMode(eyes.interpolation)
+    mode = v2.InterpolationMode(preprocessing.interpolation)
     for image, found in zip(images, pixels, strict=True):
         cropped = torch.from_numpy(image).permute(2, 0, 1)
         theirs = v2.functional.resized_crop(cropped, 2, 7, 26, 26, [8, 8], mode, antialias=True)

@@ -144,9 +144,9 @@ def test_a_feed_that_renders_on_the_device_gives_the_bytes_of_one_that_does_not(
 ):
     packed, rows = images(3, uniform), np.array([3, 17, 4, 0, 23, 9])
     blocks = np.arange(24) // 10
-    eyes = Preprocessing(size=24, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    preprocessing = Preprocessing(size=24, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     here, there = (
-        Feed(packed, SPECS[name], eyes, device=device, blocks=blocks, on_device=on_device)
+        Feed(packed, SPECS[name], preprocessing, device=device, blocks=blocks, on_device=on_device)
         for on_device in (False, True)
     )
     for view in range(3):

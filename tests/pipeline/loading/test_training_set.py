@@ -12,8 +12,8 @@ import torch
 from pipeline.core.distributed import SINGLE
 from pipeline.core.errors import DataError
 from pipeline.loading.feed import Feed
-from pipeline.loading.lesson import Lesson
 from pipeline.loading.loader import Loader
+from pipeline.loading.training_set import TrainingSet
 from pipeline.modalities.images.augmentations import Cutmix
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
@@ -33,20 +33,20 @@ def few(tiny_data) -> np.ndarray:
     return labels
 
 
-def _loader(lesson: Lesson, batch_size: int = 16, spec: ViewSpec = FLIPS) -> Loader:
-    feed = Feed(lesson.images, spec, EYES, device=CPU)
-    return Loader(feed, None, batch_size=batch_size, seed=2, n_classes=3, lesson=lesson)
+def _loader(training_set: TrainingSet, batch_size: int = 16, spec: ViewSpec = FLIPS) -> Loader:
+    feed = Feed(training_set.images, spec, EYES, device=CPU)
+    return Loader(feed, None, batch_size=batch_size, seed=2, n_classes=3, training_set=training_set)
 
 
 def test_a_lesson_of_all_tells_hidden_labels_as_none(tiny_data, few):
-    lesson = Lesson.of_all(tiny_data.train, few)
-    assert lesson.labelled == 20
-    for batch in _loader(lesson).epoch(0):
+    training_set = TrainingSet.of_all(tiny_data.train, few)
+    assert training_set.labelled == 20
+    for batch in _loader(training_set).epoch(0):
         assert batch.labels.tolist() == few[batch.rows].tolist()
 
 
 def test_a_mixed_image_has_no_share_of_a_hidden_label(tiny_data, few):
-    loader = _loader(Lesson.of_all(tiny_data.train, few), spec=ViewSpec(seed=1, cutmix=Cutmix()))
+    loader = _loader(TrainingSet.of_all(tiny_data.train, few), spec=ViewSpec(seed=1, cutmix=Cutmix()))
     sums = torch.cat([batch.labels.sum(1) for batch in loader.epoch(0)])
     rows = np.concatenate([batch.rows for batch in loader.epoch(0)])
     assert (sums[few[rows] == -1] < 1).all()
@@ -54,9 +54,9 @@ def test_a_mixed_image_has_no_share_of_a_hidden_label(tiny_data, few):
 
 
 def test_a_lesson_of_labelled_images_shows_no_others(tiny_data, few):
-    lesson = Lesson.of_labelled(tiny_data.train, few)
-    batches = list(_loader(lesson).epoch(0))
-    assert len(lesson.images) == lesson.length == 20
+    training_set = TrainingSet.of_labelled(tiny_data.train, few)
+    batches = list(_loader(training_set).epoch(0))
+    assert len(training_set.images) == training_set.length == 20
     assert torch.cat([batch.labels for batch in batches]).min() >= 0
     assert [len(batch.rows) for batch in batches] == [16]
 
@@ -64,13 +64,13 @@ def test_a_lesson_of_labelled_images_shows_no_others(tiny_data, few):
 def test_images_without_labels_alone_are_refused(tiny_data):
     nothing = np.full(len(tiny_data.train), -1)
     with pytest.raises(DataError, match=r"none of \d+ training images is labelled"):
-        Lesson.of_labelled(tiny_data.train, nothing)
+        TrainingSet.of_labelled(tiny_data.train, nothing)
 
 
 @pytest.mark.parametrize("batch_size", [5, 16, 64])
 def test_a_longer_epoch_has_the_steps_of_so_many_images(tiny_data, few, batch_size):
-    whole, count = _loader(Lesson.of_all(tiny_data.train), batch_size), len(tiny_data.train)
-    loader = _loader(Lesson.of_labelled(tiny_data.train, few, length=count), batch_size)
+    whole, count = _loader(TrainingSet.of_all(tiny_data.train), batch_size), len(tiny_data.train)
+    loader = _loader(TrainingSet.of_labelled(tiny_data.train, few, length=count), batch_size)
     assert loader.steps_per_epoch == whole.steps_per_epoch
     for epoch in range(2):
         assert len(list(loader.epoch(epoch))) == whole.steps_per_epoch
@@ -78,7 +78,7 @@ def test_a_longer_epoch_has_the_steps_of_so_many_images(tiny_data, few, batch_si
 
 def test_passes_show_each_image_as_often_and_each_time_in_another_view(tiny_data, few):
     count = len(tiny_data.train)
-    loader = _loader(Lesson.of_labelled(tiny_data.train, few, length=count), batch_size=10)
+    loader = _loader(TrainingSet.of_labelled(tiny_data.train, few, length=count), batch_size=10)
     batches = [batch for epoch in range(4) for batch in loader.epoch(epoch)]
     shown = Counter(np.concatenate([batch.rows for batch in batches[: 2 * (len(batches) // 2)]]).tolist())
     assert set(shown.values()) == {len(batches) // 2}
@@ -96,7 +96,9 @@ def test_passes_show_each_image_as_often_and_each_time_in_another_view(tiny_data
 
 
 def test_a_long_epoch_goes_on_from_any_step(tiny_data, few):
-    loader = _loader(Lesson.of_labelled(tiny_data.train, few, length=len(tiny_data.train)), batch_size=8)
+    loader = _loader(
+        TrainingSet.of_labelled(tiny_data.train, few, length=len(tiny_data.train)), batch_size=8
+    )
     whole = list(loader.epoch(1))
     for step in range(loader.steps_per_epoch):
         rest = list(loader.epoch(1, first_step=step))
@@ -110,15 +112,15 @@ def test_what_is_shown_is_part_of_a_lessons_identity(tiny_data, few):
     images, others = tiny_data.train, few.copy()
     others[[0, 20]] = -1, tiny_data.train.labels[20]
     lessons = [
-        Lesson.of_all(images),
-        Lesson.of_all(images, few),
-        Lesson.of_all(images, others),
-        Lesson.of_labelled(images, few),
-        Lesson.of_labelled(images, few, length=len(images)),
+        TrainingSet.of_all(images),
+        TrainingSet.of_all(images, few),
+        TrainingSet.of_all(images, others),
+        TrainingSet.of_labelled(images, few),
+        TrainingSet.of_labelled(images, few, length=len(images)),
     ]
-    identities = [str(lesson.identity()) for lesson in lessons]
+    identities = [str(training_set.identity()) for training_set in lessons]
     assert len(set(identities)) == len(lessons)
-    assert Lesson.of_all(images, few.copy()).identity() == lessons[1].identity()
+    assert TrainingSet.of_all(images, few.copy()).identity() == lessons[1].identity()
 
 
 def test_without_a_store_training_shows_labelled_images_alone(

@@ -18,7 +18,7 @@ from pipeline.samples.samples import UNLABELLED
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Lesson:
+class TrainingSet:
     """Images of a split, the labels that are told of them, and how long an epoch is.
 
     Who has a teacher's logits learns from every image; who has labels alone is shown the labelled ones.
@@ -34,8 +34,8 @@ class Lesson:
     length: int
 
     @classmethod
-    def of_all(cls, images: Split, labels: NDArray[np.int64] | None = None) -> Lesson:
-        """Return a lesson of all images.
+    def of_all(cls, images: Split, labels: NDArray[np.int64] | None = None) -> TrainingSet:
+        """Return a training set of all images.
 
         Args:
             images: the split.
@@ -47,8 +47,8 @@ class Lesson:
     @classmethod
     def of_labelled(
         cls, images: Split, labels: NDArray[np.int64] | None = None, *, length: int | None = None
-    ) -> Lesson:
-        """Return a lesson of the labelled images alone.
+    ) -> TrainingSet:
+        """Return a training set of the labelled images alone.
 
         Args:
             images: the split.
