@@ -46,7 +46,7 @@ def train(
         spec: what makes the run, beside weights, card, views and training set.
         views: what it is shown; those of the store where there is one.
         store: with the teacher's logits of these views, or several teachers'; or None.
-        training_set: the images that are shown; None for the whole training split with a store, else for its
+        training_set: the images that are shown; None for all of the training split with a store, else its
             labelled images, once an epoch.
 
     Raises:
