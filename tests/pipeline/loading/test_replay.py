@@ -20,7 +20,7 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.table import mixed_blocks, views_of
 from pipeline.store.reader import LogitStore
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "pipeline/loading/README.md"
 MIXED = ViewSpec(seed=3, flip="random", mixup=Mixup(probability=0.5), cutmix=Cutmix(probability=0.5))
 
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline.dump.run import cache_logits
 from pipeline.store.reader import LogitStore
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "pipeline/store/README.md"
 
 
 def snippet(store: Path) -> str:
