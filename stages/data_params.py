@@ -30,7 +30,7 @@ class DataParams:
         source: origin of the samples; for images `fashion-mnist-10k`, `npz:PATH`, `folder:PATH`,
             `torchvision:NAME`, or your own `module:callable`.
         modality: kind of samples: `images`, or your own `module:NAME`.
-        task: meaning of the teacher's output: `classes`, one softmax.
+        task: meaning of the teacher's output: `classes` (one softmax), or your own `module:NAME`.
         watch: file or folder; DVC imports the data again when it changes.
         validation: share of the training samples held out to choose the epoch, in [0, 1); unused if the
             source brings a validation split. With 0 the last epoch is kept.
