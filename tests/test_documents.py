@@ -69,6 +69,12 @@ def test_lines_of_prose_have_at_most_100_characters(name):
     assert long == {}
 
 
+def test_pictures_are_small():
+    pictures = {target: ROOT / target for target in links(FRONT) if target.endswith((".png", ".svg"))}
+    assert pictures
+    assert all(path.stat().st_size < 200_000 for path in pictures.values())
+
+
 def test_the_parameter_reference_is_up_to_date():
     told = parameter_reference.reference_of(parameter_reference.DOCUMENT.read_text())
     assert told == parameter_reference.reference(), f"run: {parameter_reference.COMMAND}"
