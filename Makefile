@@ -1,5 +1,5 @@
 # make repro    set up the base and run the main job: teacher, dump, students, report
-# make results  the wide sweep behind the README's table, on the same dump
+# make results  the wide sweep of tests/benchmarks/README.md, on the same dump
 # make test     set up the development extras too and pass the tests
 # make lint     ruff and mypy
 # make lowest   the lowest versions that pyproject.toml allows run a small job, in an environment of their own

@@ -27,16 +27,16 @@ class DataParams:
     """The dataset.
 
     Args:
-        source: where it comes from; of images fashion-mnist-10k, npz:PATH, folder:PATH,
-            torchvision:NAME, or module:callable of your own.
-        modality: of its samples: images, or module:NAME of one's own.
-        task: what a teacher says of them: classes.
-        watch: file or folder whose change makes DVC import the data again.
-        validation: share of the training samples that chooses epochs, at least 0 and below 1; not used
-            where the source has a validation split.
-        labels_per_class: how many labels of each class students are given, at least 1; None for all.
-        seed: of the validation split, and of which labels are given.
-        options: what the modality has beside these, written among them.
+        source: origin of the samples; for images `fashion-mnist-10k`, `npz:PATH`, `folder:PATH`,
+            `torchvision:NAME`, or your own `module:callable`.
+        modality: kind of samples: `images`, or your own `module:NAME`.
+        task: meaning of the teacher's output: `classes` (one softmax), or your own `module:NAME`.
+        watch: file or folder; DVC imports the data again when it changes.
+        validation: share of the training samples held out to choose the epoch, in [0, 1); unused if the
+            source brings a validation split. With 0 the last epoch is kept.
+        labels_per_class: labels of each class that students may see, at least 1; None for all.
+        seed: random seed of the validation split and of the choice of visible labels.
+        options: options of the modality, written beside these keys.
 
     """
 

@@ -31,7 +31,12 @@ _DEEPEST = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingParams(TrainingSettings):
-    """Optimisation, and the views that are trained on where there is no dump."""
+    """Optimisation settings, and the training views of runs without a dump.
+
+    Args:
+        views: augmentation of baselines and of teachers that are trained here; see the views below.
+
+    """
 
     views: Annotated[Views, AsItIs()] = field(default_factory=lambda: find_modality().views_type())
 
@@ -50,19 +55,20 @@ class ModelParams:
     """A teacher or a student.
 
     Args:
-        model: name of the architecture: the literature's, torchvision's, timm:NAME, or module:callable.
-        weights: where to start from: a built-in, torchvision's or timm's name, `pretrained` for what the
-            model comes with (one's own code too), or a checkpoint's path.
-        fine_tune: train a teacher from `weights` on; without it they are used as they are. Students are
-            always trained.
-        channels: 1 or 3 that the network sees; None takes the samples' own.
-        stem_stride: of images 1, 2 or 4; None suits it to their size.
-        options: keyword arguments of the architecture's builder.
-        preprocessing: how the model wants its samples, where this is not the weights' or the data's way.
-        class_map: from the data's classes to names or numbers of the weights', or the path of a YAML or
-            JSON file with these; None where they are the same.
-        seed: of a teacher's training.
-        training: the shared defaults with this model's own values over them.
+        model: architecture, e.g. `resnet18` (torchvision), `wrn_16_2` (CIFAR nets), `timm:NAME`, or your
+            own `module:callable`.
+        weights: initial weights: a name of torchvision, timm or the built-in teacher, e.g. `IMAGENET1K_V2`;
+            `pretrained` for a model that brings its weights; or the path of a checkpoint.
+        fine_tune: train a teacher further from `weights`; if false, the weights are used unchanged.
+            Students are always trained.
+        channels: input channels of the network, 1 or 3; None takes those of the data.
+        stem_stride: downsampling of the first layers, 1, 2 or 4; None chooses by the size of the images.
+        options: keyword arguments of the architecture's builder, e.g. `{width_mult: 0.35}`.
+        preprocessing: overrides for input size and normalisation; see the preprocessing below.
+        class_map: class of the weights for each class of the data, e.g. `{tabby: 281}`, or the path of a
+            YAML or JSON file; None if both have the same classes.
+        seed: random seed of a teacher's training.
+        training: the shared `training` values, overridden by those of this model.
 
     """
 
@@ -116,8 +122,8 @@ class DumpViews:
     """The views of a dump.
 
     Args:
-        count: how many of them.
-        spec: which; written beside their number.
+        count: number of views V, 1 to 100,000; epoch e of a student shows view e mod V.
+        spec: the augmentation; its keys are written beside `count`.
     """
 
     count: int
@@ -135,20 +141,20 @@ class DumpViews:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpParams:
-    """A store of cached logits.
+    """A dump: one teacher, its views, and the codec of the stored logits.
 
     Args:
-        teacher: whose logits.
-        views: which views of each training sample, and how many.
-        codec: how logits are kept: fp16, affine8, affine6, affine4, topk-K, features, or auto for the
-            smallest of them that keeps the budget.
-        max_kl: the budget: mean KL(teacher || cached) in nats that the codec may cost at temperatures 1
-            and 4, measured before the dump; None is 1e-3 for auto and features, no limit for others.
-        precision: of the teacher's forward pass: "fp32", or "bf16" autocast.
-        batch_size: samples a forward pass.
-        shard_rows: samples a shard; None suits it to the dataset.
-        allow_poor_teacher: accept a teacher that knows little more than the largest class.
-        compile: let torch.compile make kernels of the teacher's network, which takes a while and pays in
+        teacher: name of an entry of `teachers`.
+        views: number and augmentation of the views of each training sample; see the views below.
+        codec: storage format of the logits: fp16, affine8, affine6, affine4, topk-K (e.g. topk-50),
+            features, or auto, which takes the smallest one within `max_kl`.
+        max_kl: error budget in nats: mean KL(teacher || stored) at temperatures 1 and 4, measured on a
+            pilot before the dump; None means 1e-3 for auto and features, no limit for the others.
+        precision: precision of the teacher's forward pass: fp32, or bf16 autocast.
+        batch_size: samples per forward pass.
+        shard_rows: samples per shard; None chooses by the size of the dataset.
+        allow_poor_teacher: accept a teacher that is hardly better than always naming the largest class.
+        compile: compile the teacher's network with torch.compile; takes about a minute and pays off in
             long dumps.
 
     """
@@ -200,9 +206,9 @@ class EnsembleParams:
     """Several dumps of the same views, read as one.
 
     Args:
-        of: names of dumps, two or more.
-        average: "probabilities" at temperature 1, or "logits".
-        weights: a dump, each more than 0; None for equal ones.
+        of: names of two or more dumps of the same views.
+        average: average of the probabilities (at temperature 1) or of the logits.
+        weights: one weight per dump, each more than 0; None for equal weights.
 
     """
 
@@ -229,9 +235,9 @@ class RecipeParams:
     """A loss with its settings.
 
     Args:
-        loss: a name of the table, or package.module:NAME of one's own, which runs when a student is trained
-            by it, not when params.yaml is read.
-        settings: the recipe's other keys.
+        loss: a loss of the table below, or your own `package.module:NAME`; own code runs when a student is
+            trained with it, not when params.yaml is read.
+        settings: settings of the loss; every other key of the recipe.
     """
 
     loss: str
@@ -256,7 +262,16 @@ class RecipeParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepParams:
-    """Which runs make up the main job: dumps x students x recipes x seeds, and the baselines."""
+    """The runs of the main job: dumps x students x recipes x seeds, and students x baselines x seeds.
+
+    Args:
+        dumps: names of dumps or ensembles.
+        students: names of students.
+        recipes: names of recipes with a distillation loss.
+        baselines: names of recipes that need no dump.
+        seeds: random seeds; one run for each.
+
+    """
 
     dumps: tuple[str, ...] = ()
     students: tuple[str, ...] = ()

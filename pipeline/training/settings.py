@@ -20,23 +20,25 @@ class TrainingSettings:
 
     Args:
         epochs: passes over the training split, at least 1.
-        batch_size: images a step, at least 2.
-        accumulate: parts in which a batch goes through the network, one after the other, to save memory.
-        optimizer: "sgd" (Nesterov momentum) or "adamw".
-        learning_rate: the peak, after warm-up.
-        schedule: "cosine" descends to zero; "step" multiplies by `step_factor` at each of `milestones`.
-        milestones: ascending epochs, counted from 0, at whose beginning the rate steps down.
-        step_factor: more than 0 and below 1.
-        momentum: of SGD, in [0, 1).
-        weight_decay: of matrices and filters; biases and norms have none.
-        warmup_epochs: linear ascent from zero, may be a fraction of an epoch.
-        clip_norm: largest norm of all gradients together; 0 for none.
-        precision: of forward and backward: "fp32", or "bf16" or "fp16" autocast.
-        compile: let torch.compile make kernels of the network, for training and evaluation.
-        ema_decay: per step, of an average of the weights that is used instead of them; 0 for none.
-        freeze: train the last layer alone; all others stay as they are, statistics of their norms too.
-        layer_decay: each layer's rate is that of the layer after it times this; in (0, 1].
-        head_rate_factor: by which the last layer's rate is multiplied.
+        batch_size: samples per step, at least 2; ranks share it.
+        accumulate: number of parts in which a batch passes through the network, to save memory.
+        optimizer: sgd (with Nesterov momentum) or adamw.
+        learning_rate: peak learning rate, reached after warm-up; more than 0.
+        schedule: cosine (down to zero), or step (times `step_factor` at each of `milestones`).
+        milestones: epochs of the steps, ascending, counted from 0; for schedule step only.
+        step_factor: factor of each step, more than 0 and below 1.
+        momentum: momentum of SGD, in [0, 1).
+        weight_decay: decay of matrices and filters, at least 0; biases and norms have none.
+        warmup_epochs: epochs of linear warm-up from zero; may be a fraction.
+        clip_norm: largest norm of all gradients together; 0 for no clipping.
+        precision: precision of forward and backward pass: fp32, or bf16 or fp16 autocast.
+        compile: compile the network with torch.compile, for training and evaluation.
+        ema_decay: decay per step of a running average of the weights, in [0, 1); the average is evaluated
+            and saved. 0 for none.
+        freeze: train the last layer only; all other layers keep their weights and norm statistics.
+        layer_decay: ratio of the learning rates of neighbouring layers, in (0, 1]; earlier layers learn
+            more slowly.
+        head_rate_factor: factor on the learning rate of the last layer, more than 0.
 
     """
 

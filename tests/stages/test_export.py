@@ -22,14 +22,11 @@ from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard, load_checkpoint, save_checkpoint
+from tests.documents import ROOT, block_with
 from tests.stages.conftest import run
 
-ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "pipeline/export/README.md"
 TEACHER = Path("models/teachers/tutor.pt")
-
-
-def _blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "pipeline/export/README.md").read_text(), re.S)
 
 
 def test_onnx_runs_on_the_test_images_with_the_networks_logits(project, capsys):
@@ -159,7 +156,7 @@ def _photograph(bright: str, orientation: int) -> Path:
 
 @pytest.mark.parametrize("orientation", STORED)
 def test_the_readmes_deployment_sees_photographs_upright_as_training_does(sides, orientation):
-    (code,) = (block for block in _blocks() if "import onnxruntime" in block)
+    code = block_with(DOCUMENT, "import onnxruntime")
     export = ["export", sides, "--format", "onnx", "--out", "student.onnx"]
     assert run(*export, "--trust-code", "sides:Sides") == 0
     network, card = load_checkpoint(sides, trust=Trust(code=frozenset({"sides"})))
@@ -167,7 +164,7 @@ def test_the_readmes_deployment_sees_photographs_upright_as_training_does(sides,
         path = _photograph(bright, orientation)
         names: dict[str, object] = {}
         exec(code.replace("photo.jpg", str(path)), names)
-        assert names["given"]["orientation"] == "exif"
+        assert names["eyes"]["orientation"] == "exif"
         assert names["name"] == bright
         seen = torch.from_numpy(load_image(path, 3)[:, 4:44].copy())[None].permute(0, 3, 1, 2)
         small = torch.nn.functional.interpolate(seen, (16, 16), mode="bilinear", antialias=True)
@@ -219,7 +216,7 @@ def test_formats_are_these_two(project, capsys):
 
 def test_the_readmes_deployment_names_the_networks_class(project):
     """Its lines resize by Pillow, which is near torch's kernel, and normalise by hand."""
-    (code,) = (block for block in _blocks() if "import onnxruntime" in block)
+    code = block_with(DOCUMENT, "import onnxruntime")
     assert "pipeline" not in code
     assert run("export", TEACHER, "--format", "onnx", "--out", "student.onnx") == 0
     network, card = load_checkpoint(TEACHER)

@@ -66,7 +66,7 @@ class PadCrop(Augmentation):
     """Shift the centred square by up to `padding` source pixels each way; outside is black.
 
     Args:
-        padding: pixels of the source image, 1 to 64.
+        padding: largest shift in pixels of the source image, 1 to 64.
 
     """
 
@@ -102,8 +102,8 @@ class RandAugment(Augmentation):
     """`num_ops` random operations, one after the other, all of one magnitude.
 
     Args:
-        num_ops: how many, 1 to 8.
-        magnitude: bin of 31, 0 to 30; 30 is the strongest.
+        num_ops: number of operations, 1 to 8.
+        magnitude: strength, 0 to 30 (strongest).
 
     Source: Cubuk et al., arXiv 1909.13719; torchvision's 14 operations and their ranges.
     """
@@ -122,7 +122,7 @@ class TrivialAugment(Augmentation):
     """One random operation of random magnitude, from the wide space.
 
     Args:
-        num_magnitude_bins: how finely magnitudes are drawn, 2 to 256.
+        num_magnitude_bins: number of magnitudes to draw from, 2 to 256.
 
     Source: Müller and Hutter, arXiv 2103.10158; torchvision's TrivialAugmentWide.
     """
@@ -139,9 +139,9 @@ class RandomAffine(Augmentation):
     """Rotation, translation, scaling and shear about the centre, bilinear; outside is black.
 
     Args:
-        degrees: rotations up to this either way, 0 to 180.
-        translate: largest shift as a share of width and of height, each 0 to 1.
-        scale: smallest and largest factor, 0.1 to 10.
+        degrees: largest rotation either way in degrees, 0 to 180.
+        translate: largest shift as a share of the width and of the height, each 0 to 1.
+        scale: smallest and largest scale factor, 0.1 to 10.
         shear: largest shear of x and of y in degrees, each 0 to 60.
         probability: share of the samples, in (0, 1].
 
@@ -171,8 +171,8 @@ class ColorJitter(Augmentation):
     """Brightness, contrast, saturation and hue, in random order.
 
     Args:
-        brightness, contrast, saturation: a factor is drawn from max(0, 1 - x) to 1 + x, 0 <= x <= 8.
-        hue: a shift is drawn from -hue to hue turns of the colour circle, 0 to 0.5.
+        brightness, contrast, saturation: x of a factor drawn from max(0, 1 - x) to 1 + x, 0 to 8.
+        hue: largest shift either way in turns of the colour circle, 0 to 0.5.
         probability: share of the samples, in (0, 1].
 
     """
@@ -196,7 +196,7 @@ class ColorJitter(Augmentation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sometimes(Augmentation):
-    """What is done to some of the samples.
+    """An operation on a share of the samples.
 
     Args:
         probability: share of the samples, in (0, 1].
@@ -212,7 +212,7 @@ class Sometimes(Augmentation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grayscale(Sometimes):
-    """Take the colour away."""
+    """Remove the colour."""
 
     name: ClassVar[str] = "grayscale"
     probability: float = 0.1
@@ -223,7 +223,7 @@ class Posterize(Sometimes):
     """Keep the highest bits of each pixel.
 
     Args:
-        bits: how many, 0 to 8.
+        bits: number of bits kept, 0 to 8.
 
     """
 
@@ -237,10 +237,10 @@ class Posterize(Sometimes):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solarize(Sometimes):
-    """Invert pixels from a threshold on.
+    """Invert pixels at or above a threshold.
 
     Args:
-        threshold: 0 to 255.
+        threshold: grey level, 0 to 255.
 
     """
 
@@ -257,7 +257,7 @@ class Sharpness(Sometimes):
     """Blur or sharpen.
 
     Args:
-        factor: 0 blurs, 1 leaves as it is, 2 sharpens; 0 to 9.
+        factor: 0 blurs, 1 changes nothing, 2 sharpens; 0 to 9.
 
     """
 
@@ -285,14 +285,14 @@ class Equalize(Sometimes):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnAugmentation(Sometimes):
-    """Code of the user's own, a function of an image's pixels: see `own_code.py`.
+    """Apply the user's own function of an image's pixels: see `own_code.py`.
 
     Making one names its code, which may then run in this process; `described` makes one that does not.
 
     Args:
-        code: `package.module:NAME`.
-        version: the function's, part of what makes two views the same; at least 0.
-        settings: keyword arguments, as plain values.
+        code: the function, `package.module:NAME`.
+        version: version of the function, at least 0; views of different versions are different views.
+        settings: keyword arguments of the function, as plain values.
         probability: share of the samples, in (0, 1].
 
     """
@@ -359,7 +359,7 @@ def _is_json(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomErasing(Augmentation):
-    """Paint a random box over.
+    """Paint over a random box.
 
     Args:
         probability: share of the samples, in (0, 1].
@@ -389,7 +389,7 @@ class _Mix(Sometimes):
     """What Mixup and CutMix share.
 
     Args:
-        alpha: lambda is drawn from Beta(alpha, alpha); 0.05 to 8.
+        alpha: parameter of Beta(alpha, alpha), from which lambda is drawn, 0.05 to 8.
 
     """
 

@@ -21,16 +21,18 @@ REFUSING = ("max_pixels", "damaged")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOptions(DataOptions):
-    """How images are found, kept and seen.
+    """Decoding, storage and input size of images.
 
     Args:
-        root: folder for torchvision's downloads.
-        image_size: input side of models trained here, in pixels; None takes the images' own.
-        channels: 1 or 3, how image files are decoded; arrays keep their own.
-        short_side: largest shorter side in pixels, larger images are shrunk to it; None leaves all alone.
-        keep: pixels, decoded once and packed, or encoded: files stay and are decoded at use.
-        max_pixels: image files of more are refused before they are decoded, at least 1.
-        damaged: warn, JPEG files with corrupt data are read and named, or refuse.
+        root: folder for downloads by torchvision.
+        image_size: side in pixels of the square input of models trained here, 8 to 1024; None takes that
+            of the images.
+        channels: channels of decoded image files, 1 (grey) or 3 (colour); arrays keep their own number.
+        short_side: largest shorter side in pixels, 16 to 4096; larger images are shrunk to it. None keeps
+            all sizes.
+        keep: pixels (decode once and pack), or encoded (leave the files in place and decode on use).
+        max_pixels: image files with more pixels are refused before decoding, at least 1.
+        damaged: JPEG files with corrupt data: warn (read and list them) or refuse.
     """
 
     root: str = "data/raw"

@@ -220,13 +220,13 @@ def _lines(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenPreprocessing:
-    """What a user says of a model's preprocessing; None leaves a value as it is.
+    """Overrides of a model's preprocessing; None keeps the value of the weights or of the data.
 
     Args:
         size: height and width of the input in pixels, 8 to 1024.
-        mean, std: per channel, 1 or 3 of them, for pixels scaled to 0..1.
-        crop_fraction: share of the short side that the un-augmented centre crop shows, in (0, 1].
-        interpolation: by which crops are resized.
+        mean, std: one value per channel (1 or 3), for pixels scaled to 0..1.
+        crop_fraction: share of the short side inside the un-augmented centre crop, in (0, 1].
+        interpolation: resize filter, bilinear or bicubic.
     """
 
     size: int | None = None

@@ -57,19 +57,20 @@ class ViewSpec:
     Operations are applied in the order in which they stand here, each where it is not None.
 
     Args:
-        seed: 64-bit unsigned.
-        pad_crop: shifts for small images; not together with `random_resized_crop`.
-        random_resized_crop: boxes of random area and aspect.
-        flip: horizontal flip: "none", "random" (one half), or "alternating" (a random half of the
-            samples in even views, the other half in odd ones).
-        rand_augment: random operations of one magnitude; not together with `trivial_augment`.
-        trivial_augment: one random operation of random magnitude.
-        random_affine: rotation, translation, scale, shear.
-        color_jitter: brightness, contrast, saturation, hue.
-        grayscale, posterize, solarize, sharpness, autocontrast, equalize: of some of the samples.
-        own: code of one's own, on the CPU.
-        random_erasing: a box painted over.
-        mixup, cutmix: another image of the view mixed in; together their probabilities are at most 1.
+        seed: random seed of all draws, 64-bit unsigned.
+        pad_crop: random shifts for small images; excludes `random_resized_crop`.
+        random_resized_crop: crops of random area and aspect ratio; excludes `pad_crop`.
+        flip: horizontal flip: none, random (half of the samples), or alternating (a random half in even
+            views, the other half in odd views).
+        rand_augment: several random operations of one magnitude; excludes `trivial_augment`.
+        trivial_augment: one random operation of random magnitude; excludes `rand_augment`.
+        random_affine: rotation, translation, scale and shear.
+        color_jitter: brightness, contrast, saturation and hue.
+        grayscale, posterize, solarize, sharpness, autocontrast, equalize: one operation on a share of the
+            samples.
+        own: your own function of the pixels, run on the CPU.
+        random_erasing: a painted box.
+        mixup, cutmix: mixing with another image of the view; both probabilities sum to at most 1.
 
     Example:
         >>> from pipeline import ViewSpec

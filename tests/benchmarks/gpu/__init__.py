@@ -22,5 +22,5 @@ one, with Python 3.12 and torch already there:
     PYTHONPATH=site python -m tests.benchmarks.gpu --out FOLDER
 
 `python -m tests.benchmarks.gpu.kept FOLDER` keeps the results in tests/benchmarks/results/gpu/CARD/ and
-prints the README's table of them.
+prints the table of them in tests/benchmarks/README.md.
 """

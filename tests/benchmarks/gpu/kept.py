@@ -1,9 +1,9 @@
-"""Results that are kept, by card, and the README's table of them.
+"""Results that are kept, by card, and the table of them in tests/benchmarks/README.md.
 
     python -m tests.benchmarks.gpu.kept [FOLDER]
 
 Copies the results of a check into tests/benchmarks/results/gpu/CARD/, a card's newer ones in place of older
-ones, step by step, and prints the table, which stands in the README between the two comments `MARKS`.
+ones, step by step, and prints the table, which stands there between the two comments `MARKS`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.benchmarks.gpu.steps import AIMS
 from tests.benchmarks.gpu.table import Result, read_results
 
 KEPT = Path(__file__).parents[1] / "results" / "gpu"
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[1] / "README.md"
 MARKS = ("<!-- GPU results -->", "<!-- end of GPU results -->")
 NOT_RUN = "not run"
 

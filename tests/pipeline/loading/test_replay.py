@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -19,8 +16,9 @@ from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.table import mixed_blocks, views_of
 from pipeline.store.reader import LogitStore
+from tests.documents import ROOT, block_with
 
-README = Path(__file__).parents[3] / "pipeline/loading/README.md"
+DOCUMENT = ROOT / "pipeline/loading/README.md"
 MIXED = ViewSpec(seed=3, flip="random", mixup=Mixup(probability=0.5), cutmix=Cutmix(probability=0.5))
 
 
@@ -123,8 +121,7 @@ def test_a_view_that_there_is_not_is_refused(dataset):
 @pytest.mark.parametrize("name", ["timm", "lightning"])
 def test_the_readmes_loop_trains(name, store, tiny_folder, tmp_path, monkeypatch):
     pytest.importorskip(name)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    (code,) = (block for block in blocks if block.startswith(f"import {name}"))
+    code = block_with(DOCUMENT, f"import {name}")
     for written, here in (
         ("data/logits/main.zarr", str(store.location)),
         ("data/prepared", str(tiny_folder)),

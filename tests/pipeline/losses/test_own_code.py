@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import torch
 
 from pipeline.core.errors import ConfigError
 from pipeline.losses import Features, Schedule, find_loss, kd, make_loss, require_features, require_targets
+from tests.documents import ROOT, block_with
 from tests.pipeline.losses import batches
 from tests.pipeline.losses.batches import LABELS
 
 STUDENT, TEACHER = batches.STUDENT.float(), batches.TEACHER.float()
-README = (Path(__file__).parents[3] / "pipeline/losses/README.md").read_text()
 CODE = '''
 from __future__ import annotations
 
@@ -103,7 +102,7 @@ def code(tmp_path, monkeypatch):
     Path("mine.py").write_text(CODE)
     importlib.invalidate_caches()
     yield
-    for name in {"mine", "reverse"} & set(sys.modules):
+    for name in {"mine", "readme_loss"} & set(sys.modules):
         del sys.modules[name]
 
 
@@ -160,13 +159,13 @@ def test_it_computes_in_single_precision_outside_autocast():
 
 def test_the_readmes_new_loss_is_one_of_the_users_own_too():
     """With the ranges of its settings."""
-    (function,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "def reverse_kl" in b)
-    Path("reverse.py").write_text(function)
+    function = block_with(ROOT / "pipeline/losses/README.md", "def reverse_kl")
+    Path("readme_loss.py").write_text(function)
     expected = kd(TEACHER, LABELS, STUDENT, temperature=2, ce_weight=0, kd_weight=1)
-    loss = make_loss("reverse:reverse_kl", {"temperature": 2})
+    loss = make_loss("readme_loss:reverse_kl", {"temperature": 2})
     assert torch.allclose(loss(STUDENT, LABELS, TEACHER), expected)
     with pytest.raises(ConfigError, match="temperature is 0; expected a number more than 0"):
-        make_loss("reverse:reverse_kl", {"temperature": 0})
+        make_loss("readme_loss:reverse_kl", {"temperature": 0})
 
 
 @pytest.mark.parametrize(

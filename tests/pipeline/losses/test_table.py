@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,10 @@ from pipeline.core.errors import ConfigError
 from pipeline.losses import LOSSES, Loss, kd, make_loss, require_features, require_targets
 from pipeline.losses.settings import settings_of
 from pipeline.losses.table import fill
+from tests.documents import ROOT, block_with
 from tests.pipeline.losses.batches import LABELS, OF_FEATURES, STUDENT, TEACHER, defaults
 
-README = (Path(__file__).parents[3] / "pipeline/losses/README.md").read_text()
+DOCUMENT = ROOT / "pipeline/losses/README.md"
 SETTINGS = [(name, key) for name, loss in LOSSES.items() for key in settings_of(loss.function)]
 
 
@@ -44,17 +44,17 @@ def test_every_loss_is_a_public_name_that_says_its_source(name):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_readme_tells_of_every_loss_and_its_defaults(name):
-    formula, settings = re.findall(rf"^\| `{name}` \| (.*) \|$", README, re.M)
-    assert formula
+    section = DOCUMENT.read_text()
+    (told,) = re.findall(rf"^\| `{name}` \|.*$", section, re.M)
     if name in OF_FEATURES:
-        settings += "".join(re.findall(r"^\| all three \| (.*) \|$", README, re.M))
+        told += "".join(re.findall(r"^\| loss \|.* beside (.*) \| source \|$", section, re.M))
     for key, default in defaults(name).items():
-        assert f"`{key}` {default:g}" in settings
+        assert f"`{key}` {default:g}" in told
 
 
 def test_the_readmes_new_loss_is_a_function_and_a_line(monkeypatch):
-    (function,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.S) if "def reverse_kl" in b)
-    ((key, value),) = re.findall(r'^\+    "(reverse_kl)": (.*),$', README, re.M)
+    function = block_with(DOCUMENT, "def reverse_kl")
+    ((key, value),) = re.findall(r'^\+    "(reverse_kl)": (.*),$', DOCUMENT.read_text(), re.M)
     names: dict[str, object] = {"Loss": Loss}
     exec(function, names)
     monkeypatch.setitem(LOSSES, key, eval(value, names))

@@ -1,8 +1,7 @@
-"""The README's way to read a store with zarr and numpy alone, run as it stands there."""
+"""The way of pipeline/store/README.md to read a store with zarr and numpy alone, run as it stands there."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +10,14 @@ import pytest
 
 from pipeline.dump.run import cache_logits
 from pipeline.store.reader import LogitStore
+from tests.documents import ROOT, block_with
 
-README = Path(__file__).parents[3] / "pipeline/store/README.md"
+DOCUMENT = ROOT / "pipeline/store/README.md"
 
 
 def snippet(store: Path) -> str:
-    """Return the README's code for a store of this path."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    (code,) = (block for block in blocks if "import numpy as np, zarr" in block)
+    """Return the document's code for a store of this path."""
+    code = block_with(DOCUMENT, "zarr.open_group")
     assert "pipeline" not in code
     return code.replace("data/logits/main.zarr", str(store))
 

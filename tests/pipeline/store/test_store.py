@@ -133,7 +133,7 @@ def test_views_come_back_as_they_were_encoded(path, splits):
 
 
 def test_zarr_alone_can_read_it(path):
-    """The format as the README explains it, without this library."""
+    """The format as pipeline/store/README.md explains it, without this library."""
     codes = zarr.open_array(path / "train/codes", mode="r")[1].astype(np.float32)
     scale = zarr.open_array(path / "train/scale", mode="r")[1].astype(np.float32)
     logits = (codes - 255) * scale[:, None]
