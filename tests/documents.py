@@ -29,7 +29,7 @@ READMES = {
     if path.name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 }
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-_SETUP = re.compile(r"<!-- test: (.*?) -->\n*\Z", re.S)
+_SETUP = re.compile(r"<!-- test: ((?:(?!-->).)*?) -->\n*\Z", re.S)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#{1,6} (.*)$", re.M)
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import yaml
 from PIL import Image
 
 from pipeline.modalities.images import augmentations, own_code
+from pipeline.modalities.table import MODALITIES
+from pipeline.tasks.table import TASKS
 from stages.cli import cli
 from stages.params_file import load_params
 from tests import parameter_reference
@@ -158,14 +161,22 @@ def small_job(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def working_folder(small_job, tmp_path, monkeypatch) -> Path:
+def working_folder(small_job, tmp_path, monkeypatch) -> Iterator[Path]:
     """A copy of the small job, where the code of a document runs."""
     folder = tmp_path / "project"
     shutil.copytree(small_job, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    return folder
+    known = set(sys.modules)
+    yield folder
+    # The modules that the document wrote, and what they added to the project's tables.
+    for name, module in list(sys.modules.items()):
+        if name not in known and str(getattr(module, "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
+    MODALITIES.forget()
+    TASKS.forget()
+    augmentations._NAMED.clear()
+    own_code._found.cache_clear()
 
 
 def _written(block: Block) -> None:
@@ -185,7 +196,7 @@ def test_the_python_of_a_document_runs(name, working_folder):
         exec(block.setup, names)
         # Errors name the document and its line.
         padded = "\n" * (block.line - 1) + block.code
-        exec(compile(padded, str(READMES[name]), "exec"), names)
+        exec(compile(padded, str(READMES[name]), "exec", dont_inherit=True), names)
 
 
 def test_ones_own_code_goes_through_the_commands(working_folder, monkeypatch):

@@ -82,9 +82,9 @@ def test_every_preset_is_ready_to_run(name, tmp_path):
 def test_imagenet_is_the_recipe_that_it_says(written):
     params = load_params(written)
     dump = params.dump("main")
-    assert (params.data.image_size, dump.views.count, dump.codec) == (224, 50, "auto")
+    assert (params.data.options.size, dump.views.count, dump.codec) == (224, 50, "auto")
     assert dump.views.mixes
-    assert dump.views.mixup.probability + dump.views.cutmix.probability == 1
+    assert dump.views.spec.mixup.probability + dump.views.spec.cutmix.probability == 1
     assert {params.student(name).model for name in params.sweep.students} == {"mobilenet_v2", "resnet18"}
     for student in params.students.values():
         assert student.training.epochs % dump.views.count == 0  # every view is seen equally often
