@@ -23,6 +23,7 @@ from stages.failures import explain, one_line
 from stages.runtime import die_with_parent
 
 COMMANDS = {
+    "init": "Begin a project with the photographs of a folder.",
     "preset": "Give the parameter file of a well-known job.",
     "prepare": "Import and pack the dataset, fix the splits.",
     "train-teacher": "Train or fine-tune a teacher, or evaluate pretrained weights.",

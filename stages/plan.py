@@ -9,6 +9,7 @@ import click
 
 from pipeline.core.errors import ConfigError
 from pipeline.dump.forecast import Forecast, forecast
+from pipeline.dump.preflight import duration, size
 from pipeline.tasks.task import Task
 from stages import paths
 from stages.artifacts import asked_teacher
@@ -36,7 +37,8 @@ def command(
 ) -> None:
     """Run the teacher of DUMP over a few images and say what the dump, or the rest of it, will cost.
 
-    Bytes are measured with the compressor of the store, time with this machine. Nothing is written.
+    Bytes are measured with the compressor of the store, time with this machine. Both are compared with the
+    free disk and memory. Nothing is written.
     """
     if dump in params.ensembles:
         raise ConfigError(
@@ -55,7 +57,10 @@ def command(
 
 
 def _lines(expected: Forecast, task: Task) -> dict[str, str]:
-    hours, minutes = divmod(round(expected.seconds_estimate / 60), 60)
+    needed, free = expected.disk_needed_bytes, expected.disk_free_bytes
+    room = "enough" if needed <= free else f"{size(needed - free)} too little: the dump will be refused"
+    memory, there = expected.memory_bytes, expected.memory_free_bytes
+    short = "; the system may end the dump" if there is not None and memory > there else ""
     kept = f"{expected.image_bytes:,} bytes, packed" if expected.image_bytes else "the files as they are"
     return {
         "images": f"{expected.samples:,} of all splits, {kept}",
@@ -63,6 +68,7 @@ def _lines(expected: Forecast, task: Task) -> dict[str, str]:
         "fidelity": f"{task.describe(expected.fidelity)}, on the pilot",
         "size": f"{expected.bytes_total:,} bytes in {expected.files:,} files",
         "teacher": f"{expected.teacher_forwards:,} forward passes still to do",
-        "time": f"{hours} h {minutes} min on this device" if hours or minutes else "less than a minute",
-        "memory": f"{expected.memory_bytes / 2**30:.1f} GiB",
+        "time": f"{duration(expected.seconds_estimate)} on this device",
+        "disk": f"{size(needed)} still to write, {size(free)} free, {room}",
+        "memory": f"{size(memory)}{'' if there is None else f' of {size(there)} that can be had'}{short}",
     }

@@ -7,9 +7,9 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.core.limits import cgroups
 from stages.dvc import is_stage
 from stages.ranks import under_torchrun
 
@@ -74,7 +74,7 @@ def usable_processors(root: Path = Path("/")) -> int:
     Args:
         root: of the file system whose `proc` and `sys` tell of cgroups.
     """
-    quotas = [math.ceil(quota) for folder in _cgroups(root) if (quota := _quota(folder)) is not None]
+    quotas = [math.ceil(quota) for folder in cgroups("cpu", root) if (quota := _quota(folder)) is not None]
     return max(1, min([_allowed(), *quotas]))
 
 
@@ -89,25 +89,6 @@ def _allowed() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _cgroups(root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's cgroups, of both versions, and of those around them.
-
-    A container may see its own alone, as the root, though its name is that on the host.
-    """
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        # "0::/user.slice" in version 2, "4:cpu,cpuacct:/docker/ab12" in version 1.
-        _, controllers, group = line.split(":", 2)
-        mount = root / "sys/fs/cgroup" / controllers
-        if not controllers or "cpu" in controllers.split(","):
-            inner = mount / group.lstrip("/")
-            yield inner
-            yield from (folder for folder in inner.parents if folder.is_relative_to(mount))
 
 
 def _quota(cgroup: Path) -> float | None:

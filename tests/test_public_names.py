@@ -20,6 +20,7 @@ NAMES = [
     *("losses", "render", "view_parameters"),
 ]
 OPTIONS = {
+    "init": {"FOLDER"},
     "preset": {"NAME", "--out"},
     "prepare": {"--params", "--set", "--workers"},
     "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render"},

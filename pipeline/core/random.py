@@ -49,6 +49,7 @@ class Lane(IntEnum):
     GROUPS = 17 << 8
     LABELS = 18 << 8
     OWN = 19 << 8
+    TEST = 20 << 8
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> Words:

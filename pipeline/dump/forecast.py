@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,9 +13,10 @@ import numpy as np
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.hashing import canonical_json
+from pipeline.core.limits import free_disk_bytes, free_memory_bytes
 from pipeline.dump.choose_codec import Candidate, choose_codec, measure, run_pilot
 from pipeline.dump.plan import new_layout, plan_dump
-from pipeline.dump.read_ahead import held_bytes
+from pipeline.dump.preflight import memory_bytes, written_bytes
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
@@ -46,6 +46,9 @@ class Forecast:
         seconds_estimate: for these on this machine, at the pilot's speed; it compiles nothing.
         memory_bytes: resident at most while the pilot ran, two shards, images that are held decoded, and
             what is known of samples that the pilot did not have.
+        disk_needed_bytes: of `bytes_total`, what is not written yet.
+        disk_free_bytes: where the store is or will be.
+        memory_free_bytes: what this process may have in all; None where the system does not tell.
         fidelity: what the codec cost on the pilot.
     """
 
@@ -58,6 +61,9 @@ class Forecast:
     teacher_forwards: int
     seconds_estimate: float
     memory_bytes: int
+    disk_needed_bytes: int
+    disk_free_bytes: int
+    memory_free_bytes: int | None
     fidelity: Fidelity
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,24 +97,27 @@ def forecast(
     if samples is None:
         plan = plan_dump(context, teacher, spec, path, pilot=pilot)
         layout, forwards = plan.header.layout, plan.forwards
-        candidate = measure(plan.codec, pilot, context.task)
+        candidate, written = measure(plan.codec, pilot, context.task), written_bytes(layout, plan.done)
     else:
         rows = counts["train"] * spec.view_count
         candidate = choose_codec(spec.codec, pilot, context.task, head=teacher.head, rows=rows)
         layout = new_layout(context.data, spec, candidate.codec, counts)
-        forwards = sum(map(layout.n_rows, layout.shards()))
+        forwards, written = sum(map(layout.n_rows, layout.shards())), 0
+    total = _bytes(layout, candidate, context.data.train.form)
     return Forecast(
         samples=sum(counts.values()),
         image_bytes=_image_bytes(context.data, counts),
         codec=candidate.codec.name,
-        bytes_total=_bytes(layout, candidate, context.data.train.form),
+        bytes_total=total,
         bytes_per_sample_view=candidate.bytes_per_row,
         files=_files(layout, candidate),
         teacher_forwards=forwards,
         seconds_estimate=forwards * (1 / pilot.images_per_second + candidate.seconds_per_row),
-        memory_bytes=_memory(layout, candidate)
-        + held_bytes(context.data.train, layout.shard_rows)
+        memory_bytes=memory_bytes(layout, candidate.codec, context.data.train)
         + _MEMORY_PER_SAMPLE * (sum(counts.values()) - sum(counts_of(context.data).values())),
+        disk_needed_bytes=max(0, total - written) if forwards else 0,
+        disk_free_bytes=free_disk_bytes(path),
+        memory_free_bytes=free_memory_bytes(),
         fidelity=candidate.fidelity,
     )
 
@@ -146,9 +155,3 @@ def _record_bytes(rows: int, layout: Layout, candidate: Candidate, form: Form) -
 def _files(layout: Layout, candidate: Candidate) -> int:
     shards = layout.n_shards * len(layout.arrays)
     return shards + len(layout.frame_files()) + candidate.state_files + len((MANIFEST, GATHERED))
-
-
-def _memory(layout: Layout, candidate: Candidate) -> int:
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    shards = 2 * layout.shard_rows * candidate.codec.bytes
-    return resident + shards

@@ -17,6 +17,7 @@ from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.progress import note
 from pipeline.dump.choose_codec import Pilot, choose_codec, run_pilot
+from pipeline.dump.preflight import Rates
 from pipeline.dump.read_ahead import fitting_shard_rows
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import RunContext
@@ -48,6 +49,7 @@ class DumpPlan:
         index: its samples, by section.
         codec: of the store.
         done: records of the shards that are there.
+        rates: what a row takes, by the pilot or by the shards that are there.
         is_new: whether there is no store yet.
     """
 
@@ -59,6 +61,7 @@ class DumpPlan:
     index: Index
     codec: Codec
     done: Mapping[ShardId, ShardRecord]
+    rates: Rates
     is_new: bool
 
     @property
@@ -95,10 +98,13 @@ def plan_dump(
     path = behind_links(path)
     require_store_or_nothing(path)
     is_new = not (path / ZARR_JSON).exists()
+    done: Mapping[ShardId, ShardRecord] = {}
     if is_new:
-        header, index, codec = _new(context, teacher, spec, pilot)
+        header, index, codec, rates = _new(context, teacher, spec, pilot)
     else:
         header, index, codec = _extended(context, teacher, spec, path)
+        done = finished_shards(path)
+        rates = Rates.of_shards(done.values(), codec)
     return DumpPlan(
         context=context,
         teacher=teacher,
@@ -107,7 +113,8 @@ def plan_dump(
         header=header,
         index=index,
         codec=codec,
-        done={} if is_new else finished_shards(path),
+        done=done,
+        rates=rates,
         is_new=is_new,
     )
 
@@ -121,9 +128,9 @@ def renewed(plan: DumpPlan) -> DumpPlan:
 
 def _new(
     context: RunContext, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None
-) -> tuple[Header, Index, Codec]:
-    """Return header, samples and codec of a new store."""
-    codec = choose(context, teacher, spec, pilot)
+) -> tuple[Header, Index, Codec, Rates]:
+    """Return header, samples and codec of a new store, and what the pilot measured, if one ran."""
+    codec, rates = choose(context, teacher, spec, pilot)
     index = {name: SampleIndex.of(images) for name, images in splits_of(context.data).items()}
     described, views = teacher.described(), spec.views.described()
     header = Header(
@@ -140,7 +147,7 @@ def _new(
         batch_size=spec.batch_size,
         versions=versions(context.data.train.decoder),
     )
-    return header, index, codec
+    return header, index, codec, rates
 
 
 def _extended(
@@ -195,15 +202,20 @@ def _wanted(context: RunContext, teacher: Teacher, spec: DumpSpec) -> Wanted:
     )
 
 
-def choose(context: RunContext, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None = None) -> Codec:
-    """Return the codec of a new store: by name, or by what a pilot says."""
+def choose(
+    context: RunContext, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None = None
+) -> tuple[Codec, Rates]:
+    """Return the codec of a new store, by name or by what a pilot says, and what that measured."""
     if not spec.codec.needs_pilot:
-        return find_codec(spec.codec.name, len(context.data.classes))
+        return find_codec(spec.codec.name, len(context.data.classes)), Rates()
     rows = len(context.data.train) * spec.view_count
     pilot = run_pilot(context, teacher, spec) if pilot is None else pilot
     chosen = choose_codec(spec.codec, pilot, context.task, head=teacher.head, rows=rows)
     note(f"codec {spec.codec}: takes {chosen.codec.name}")
-    return chosen.codec
+    return chosen.codec, Rates(
+        bytes_per_row=chosen.bytes_per_row,
+        seconds_per_row=1 / pilot.images_per_second + chosen.seconds_per_row,
+    )
 
 
 def new_layout(data: PreparedData, spec: DumpSpec, codec: Codec, counts: Mapping[str, int]) -> Layout:

@@ -13,6 +13,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -28,6 +29,7 @@ from pipeline.core.progress import note, track
 from pipeline.dump.encode import ShardBuffer, ShardBuffers
 from pipeline.dump.open import clean_up, complete, discard_without_views, make_feeds, open_store
 from pipeline.dump.plan import DumpPlan, places, plan_dump, renewed
+from pipeline.dump.preflight import Need, Rates, memory_bytes, require_room
 from pipeline.dump.read_ahead import DecodedBlocks, PixelChecks
 from pipeline.dump.spec import DumpSpec, splits_of
 from pipeline.dump.speed import Stopwatch
@@ -88,6 +90,7 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
         with gate(path, wait):
             clean_up(path)
             planned = plan()
+            require_room(path, _need(planned, part, planned.missing, planned.rates))
             open_store(planned)
             if is_complete(path, planned.header):
                 note(f"{path}: complete, nothing to do")
@@ -103,6 +106,9 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
                 # A wrong teacher must not stand in the way of the right one.
                 discard_without_views(path, dump.writer)
                 raise
+            if planned.rates.bytes_per_row is None:
+                # The codec needed no pilot: what was made of the held-out splits tells as much.
+                require_room(path, _need(planned, part, dump.writer.missing(shards), dump.rates()))
         dump.make(part.of([shard for shard in shards if shard.section == "train"]))
     with gate(path, PREPARATION_SECONDS):
         manifest = complete(path, planned.header, planned.context, completes=completes)
@@ -112,6 +118,19 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
     if manifest is not None:
         tell_pending(path)
     return manifest
+
+
+def _need(plan: DumpPlan, part: Slice, missing: Sequence[ShardId], rates: Rates) -> Need:
+    """Return what missing shards need: of the disk all of them, of time those of this process's part."""
+    layout = plan.header.layout
+    train = [shard for shard in layout.shards() if shard.section == "train"]
+    others = set(train).difference(part.of(train))
+    return Need.of(
+        rows=sum(map(layout.n_rows, missing)),
+        own_rows=sum(layout.n_rows(shard) for shard in missing if shard not in others),
+        rates=rates,
+        memory_bytes=memory_bytes(layout, plan.codec, plan.context.data.train),
+    )
 
 
 class _Dump:
@@ -233,6 +252,11 @@ class _Dump:
                     f"teacher {self._teacher.name} gives logits {what} for sample {sample!r} in view "
                     f"{shard.view} of {shard.section}; expected {expected}"
                 )
+
+    def rates(self) -> Rates:
+        """Return what a row of the shards took that were made so far."""
+        made = Rates.of_shards(self.writer.done().values(), self._codec)
+        return replace(made, seconds_per_row=self._stopwatch.seconds_per_image)
 
     def report_speed(self) -> None:
         """Say how fast shards were made, if any were."""

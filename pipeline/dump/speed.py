@@ -73,6 +73,11 @@ class Stopwatch:
         if self._resident is None and len(images) == self._batch_size:
             self._resident = images
 
+    @property
+    def seconds_per_image(self) -> float | None:
+        """What was achieved so far; None before anything was."""
+        return self._seconds / self._images if self._images else None
+
     def speed(self) -> Speed | None:
         """Return what was achieved so far; None before anything was."""
         if not self._images:

@@ -44,6 +44,23 @@ class Pretrained:
     classes: tuple[str, ...] | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """Pretrained weights that need no download.
+
+    Args:
+        model: name of the architecture.
+        weights: their name.
+        top1: accuracy on ImageNet's validation images, a fraction.
+        forward_flops: floating-point operations of one forward pass per image, at the weights' own size.
+    """
+
+    model: str
+    weights: str
+    top1: float
+    forward_flops: float
+
+
 class Family(ABC):
     """Where models of some names come from. What most models have in common is said here.
 
@@ -87,6 +104,10 @@ class Family(ABC):
 
     def weight_names(self, name: str) -> Sequence[str]:
         """Return names of a model's weights, beside the one for its own."""
+        return ()
+
+    def installed(self) -> Sequence[Installed]:
+        """Return the pretrained classifiers of photographs that are on this machine."""
         return ()
 
     def image_size(self, name: str) -> int | None:

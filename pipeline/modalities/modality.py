@@ -23,7 +23,7 @@ from pipeline.samples.description import Description
 from pipeline.samples.index import Form
 from pipeline.samples.intake import ArrayIntake, Intake
 from pipeline.samples.packed import Split, open_packed
-from pipeline.samples.samples import Source
+from pipeline.samples.samples import Sample, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +170,16 @@ class Modality(ABC):
             DataError: there is none, or one cannot be read.
         """
         raise ConfigError(f"{folder}: samples of modality {self.name} are not read from single files")
+
+    def extents(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
+        """Return the extents (n, axes) of some samples by the headers of their files.
+
+        E.g. height and width. Nothing is decoded; a row is 0 where no header tells.
+
+        Raises:
+            ConfigError: samples of this modality have no headers.
+        """
+        raise ConfigError(f"samples of modality {self.name} are not measured by their headers")
 
     def picture(self, rendered: NDArray[np.integer[Any]]) -> Picture:
         """Return what the report shows of a rendered sample; here, a curve of its values."""

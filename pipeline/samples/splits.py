@@ -1,4 +1,4 @@
-"""Splits: which samples choose epochs instead of weights, and which folders hold which split."""
+"""Splits: which samples are tested on or choose epochs, and which folders hold which split."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pipeline.core.random import Lane, draw
 from pipeline.samples.samples import UNLABELLED, Sample, Samples
 
 TRAIN, TEST = "train", "test"
+TEST_SHARE = 0.2  # of each class of a source without a test split; fixed, as is the seed
 VALIDATION = ("val", "valid", "validation")
 _MEANT = {
     **dict.fromkeys(("training",), TRAIN),
@@ -46,7 +47,7 @@ def split_validation(
         return samples, []
     keys = np.fromiter((sample_key(sample.name) for sample in samples), np.uint64, len(samples))
     words = draw(seed=seed, view=0, keys=keys, lane=Lane.VALIDATION)[0]
-    chosen = words < np.uint64(int(fraction * (1 << 32)))
+    chosen = words < _bound(fraction)
     labels = np.fromiter((sample.label for sample in samples), np.int64, len(samples))
     chosen &= labels != UNLABELLED
     spared = _spare_last(chosen, labels, words)
@@ -63,6 +64,41 @@ def split_validation(
             "epoch)"
         )
     return train, validation
+
+
+def draw_test(names: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Draw the test split of a source that has none: a fifth of each class, by the hash of each name.
+
+    The draw has no parameter, so each run of each command makes the same split. Adding or removing files
+    moves no other, but for the one file that a small class is given or left:
+
+    * a class without a drawn sample gives the one with the lowest hash, if it has two samples or more;
+    * a class that is drawn as a whole keeps the one with the highest hash to train on;
+    * unlabelled samples always train.
+
+    Args:
+        names: N names.
+        labels: (N,), -1 for unlabelled.
+
+    Returns:
+        (N,) whether a sample is tested on.
+
+    >>> draw_test([f"cat/{n}.jpg" for n in range(8)], np.zeros(8, np.int64)).sum()
+    np.int64(1)
+    """
+    keys = np.fromiter((sample_key(name) for name in names), np.uint64, len(names))
+    words = draw(seed=0, view=0, keys=keys, lane=Lane.TEST)[0]
+    chosen: NDArray[np.bool_] = (words < _bound(TEST_SHARE)) & (labels != UNLABELLED)
+    for label in np.setdiff1d(labels[labels != UNLABELLED], labels[chosen]):
+        rows = np.flatnonzero(labels == label)
+        chosen[rows[words[rows].argmin()]] = True
+    _spare_last(chosen, labels, words)
+    return chosen
+
+
+def _bound(fraction: float) -> np.uint64:
+    """Return the number below which a 32-bit word is with this probability."""
+    return np.uint64(int(fraction * (1 << 32)))
 
 
 def _spare_last(chosen: NDArray[np.bool_], labels: NDArray[np.int64], words: NDArray[Any]) -> list[int]:

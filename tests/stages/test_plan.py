@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.dump import forecast, preflight
 from pipeline.places.location import Location
 from pipeline.store.manifest import Manifest
 from tests.stages.conftest import CLASSES, SIZE, VIEWS, make_images, run
 
 STORE = Path("data/logits/main.zarr")
 KEYS = {"bytes_total", "bytes_per_sample_view", "files", "teacher_forwards", "seconds_estimate"}
+ROOM = {"disk_needed_bytes", "disk_free_bytes", "memory_bytes", "memory_free_bytes"}
 
 
 def plan(capsys, *arguments) -> dict:
@@ -27,7 +29,8 @@ def plan(capsys, *arguments) -> dict:
 def test_the_dump_is_as_foretold(project, capsys, codec):
     chosen = ("--set", f"dumps.main.codec={codec}")
     expected = plan(capsys, *chosen)
-    assert expected.keys() >= KEYS
+    assert expected.keys() >= KEYS | ROOM
+    assert expected["disk_needed_bytes"] == expected["bytes_total"]
     assert not STORE.exists()
     assert run("cache-logits", "main", *chosen) == 0
     files = [file for file in STORE.rglob("*") if file.is_file()]
@@ -63,7 +66,9 @@ def test_what_is_done_needs_no_forward_passes(project, capsys):
     done = plan(capsys)
     assert done["teacher_forwards"] == 0
     assert done["seconds_estimate"] == 0
+    assert done["disk_needed_bytes"] == 0
     more = plan(capsys, "--set", f"dumps.main.views.count={VIEWS + 2}")
+    assert 0 < more["disk_needed_bytes"] < more["bytes_total"]
     assert more["teacher_forwards"] == 2 * Manifest.read(Location(STORE)).layout.sections["train"].n_samples
 
 
@@ -102,3 +107,38 @@ def test_a_plan_is_for_people_too(project, capsys):
     printed = capsys.readouterr().out
     assert "affine8" in printed
     assert "forward passes" in printed
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk with 100 bytes."""
+    for module in (forecast, preflight):
+        monkeypatch.setattr(module, "free_disk_bytes", lambda path: 100)
+
+
+def test_a_plan_tells_that_the_disk_is_too_small(project, full, capsys):
+    assert run("plan", "main") == 0
+    assert "100 bytes free, " in (printed := capsys.readouterr().out)
+    assert "too little: the dump will be refused" in printed
+
+
+def test_a_dump_that_the_disk_cannot_hold_writes_nothing(project, full, capsys):
+    assert run("cache-logits", "main", "--set", "dumps.main.codec=auto") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("pipeline: ")
+    assert "and its disk has 100 bytes free; expected room for all of it" in error
+    assert not STORE.exists()
+
+
+def test_a_codec_without_a_pilot_is_measured_on_the_held_out_splits(project, full, monkeypatch, capsys):
+    """Which are made first; when there is room, nothing of them is made again."""
+    assert run("cache-logits", "main") == 1
+    assert "and its disk has 100 bytes free" in capsys.readouterr().err
+    made = {file for file in STORE.rglob("*") if "train" not in file.parts and file.is_file()}
+    times = {file: file.stat().st_mtime_ns for file in made if "/c/" in str(file)}
+    assert times
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    assert run("cache-logits", "main") == 0
+    assert {file: file.stat().st_mtime_ns for file in times} == times
+    assert "231 forward passes to do, 1.4 kB of " in capsys.readouterr().err

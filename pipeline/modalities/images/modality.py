@@ -14,6 +14,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
+from pipeline.modalities.images.decoding import header_size
 from pipeline.modalities.images.encoded import open_encoded
 from pipeline.modalities.images.form import ImageForm, ImagesDescribed, ImageSource
 from pipeline.modalities.images.intake import ImageIntake
@@ -29,6 +30,7 @@ from pipeline.modalities.modality import Modality
 from pipeline.modalities.picture import Picture
 from pipeline.samples.description import IMAGES as IMAGES_NAME
 from pipeline.samples.packed import Split, open_packed
+from pipeline.samples.samples import Sample
 
 
 class Images(Modality):
@@ -60,6 +62,11 @@ class Images(Modality):
     def open_files(self, folder: Path, preprocessing: Preprocessing, count: int) -> Split:
         """Decode some image files, evenly spread over a folder's, in the colours that a model sees."""
         return open_pictures(folder, preprocessing.channels, count)
+
+    def extents(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
+        """Return height and width (n, 2) as some files store them, 0 where no header tells."""
+        sizes = [header_size(Path(sample.file)) if sample.file else None for sample in samples]
+        return np.array([size or (0, 0) for size in sizes], np.int64).reshape(-1, 2)
 
     def picture(self, rendered: NDArray[np.integer[Any]]) -> Picture:
         """Return an image (S, S, C) uint8, grey or RGB, as it is, without loss."""

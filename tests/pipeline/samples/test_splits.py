@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
 from pipeline.samples.samples import Sample
-from pipeline.samples.splits import split_validation
+from pipeline.samples.splits import draw_test, split_validation
 
 # Of 80 samples at a fifth and seed 0, before any sample was ever spared.
 HELD = [4, 7, 14, 15, 16, 17, 18, 19, 24, 26, 35, 36, 38, 40, 42, 44, 48, 54, 57, 61, 71, 73]
@@ -96,3 +97,47 @@ def test_classes_that_keep_training_samples_are_split_as_ever(capsys):
 def test_unlabelled_data_alone_cannot_validate():
     with pytest.raises(DataError, match="0 validates on nothing"):
         split_validation(_samples(range(50), label=-1), fraction=0.5, seed=0)
+
+
+# The test split of a source that has none.
+
+
+def _tested(names: list[str]) -> set[str]:
+    """Return who is tested on, of names that begin with their class."""
+    classes = sorted({name.partition("/")[0] for name in names} - {"unlabelled"})
+    known = {name: label for label, name in enumerate(classes)}
+    labels = np.array([known.get(name.partition("/")[0], -1) for name in names], np.int64)
+    return {name for name, drawn in zip(names, draw_test(names, labels), strict=True) if drawn}
+
+
+def _class(name: str, count: int) -> list[str]:
+    return [f"{name}/{number}.jpg" for number in range(count)]
+
+
+def test_a_fifth_of_each_class_is_tested_on():
+    names = _class("cat", 2000) + _class("dog", 1000)
+    tested = _tested(names)
+    for name, count in (("cat", 2000), ("dog", 1000)):
+        drawn = sum(one.startswith(name) for one in tested)
+        assert abs(drawn - 0.2 * count) < 4 * (0.16 * count) ** 0.5
+
+
+def test_files_that_come_or_go_move_no_other_into_or_out_of_the_test():
+    names = _class("cat", 300) + _class("dog", 300)
+    before, others = _tested(names), names[10:]
+    after = _tested([*others, "cat/new.jpg", "bird/0.jpg", "bird/1.jpg"])
+    assert after & set(others) == before & set(others)
+    assert _tested(names[::-1]) == before
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_small_class_is_tested_on_one_at_least_and_keeps_one(count):
+    for number in range(40):
+        drawn = _tested(_class(f"class-{number}", count) + _class("cat", 50))
+        of_it = [name for name in drawn if name.startswith("class")]
+        assert 1 <= len(of_it) < count
+
+
+def test_a_single_image_and_unlabelled_ones_train():
+    drawn = _tested(["only/0.jpg", *_class("cat", 50), *_class("unlabelled", 100)])
+    assert {name.partition("/")[0] for name in drawn} == {"cat"}

@@ -6,9 +6,11 @@ First layers are fitted to the data: the number of channels, and how far they sh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import torch
 import torchvision
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
@@ -18,6 +20,7 @@ from pipeline.modalities.families import (
     IMAGENET_STEM_STRIDE,
     OWN_WEIGHTS,
     Family,
+    Installed,
     Pretrained,
     call_builder,
     require_own_stem,
@@ -135,6 +138,23 @@ class Torchvision(Family):
         """Return torchvision's names of a classifier's weights, with and without their class."""
         entries = torchvision.models.get_model_weights(name)
         return [*entries.__members__, *(f"{entries.__name__}.{member}" for member in entries.__members__)]
+
+    def installed(self) -> Sequence[Installed]:
+        """Return the networks whose weights lie in torch's hub folder, and that take images of any side."""
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+        return [
+            Installed(
+                model=name,
+                weights=entry.name,
+                top1=entry.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100,
+                forward_flops=2e9 * entry.meta["_ops"],  # it counts multiply-adds, in billions
+            )
+            for name in (self.names() if there else ())
+            if self.image_size(name) is None and not self.size_options(name, 0)
+            for entry in torchvision.models.get_model_weights(name)
+            if entry.url.rpartition("/")[2] in there and entry.meta["categories"]
+        ]
 
     def image_size(self, name: str) -> int | None:
         """Return 299 for Inception, and None for all others."""

@@ -1,4 +1,8 @@
-"""Datasets that are class folders of image files, ImageNet's layout; one folder may be of no class."""
+"""Datasets that are class folders of image files; one folder may be of no class.
+
+Two layouts: ImageNet's, PATH/train/CLASS/* beside PATH/test/CLASS/* or PATH/val/CLASS/*; and class folders
+alone, PATH/CLASS/*, of which a fixed fifth of each class is tested on (`samples/splits.draw_test`).
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.core.errors import DataError, did_you_mean, printable
+from pipeline.core.errors import DataError, counted, did_you_mean, printable
+from pipeline.core.progress import note
 from pipeline.modalities.images.decoding import DECODER, SUFFIXES, ImageFile
 from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.images.options import ImageOptions
 from pipeline.samples.labels import normal, require_class_names
 from pipeline.samples.samples import UNLABELLED, LeftOut, Names, Sample, Samples
-from pipeline.samples.splits import TRAIN, SplitNames, find_splits
+from pipeline.samples.splits import (
+    TEST,
+    TEST_SHARE,
+    TRAIN,
+    VALIDATION,
+    SplitNames,
+    draw_test,
+    find_splits,
+)
 
 # The files below a folder: image files by their suffix, at any depth, and the count of all others.
 #
@@ -170,19 +184,22 @@ def open_folder(detail: str, options: ImageOptions) -> ImageSource:
 
     Without a test folder, val is tested on. Images in PATH/train/unlabelled, at any depth, have no label,
     and the folder is no class. Where all training images are there, class folders are empty.
+
+    Without any of these folders, those of PATH are the classes: PATH/CLASS/*, and PATH/unlabelled. A fifth
+    of each class is then the test split, see `draw_test`.
     """
     root = Path(detail)
     if not root.is_dir():
         raise DataError(
-            f"{root}: no such folder; expected PATH/train/CLASS/* and PATH/test/CLASS/*; correct "
-            "data.source"
+            f"{root}: no such folder; expected PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*; "
+            "correct data.source"
         )
     names, left_out = _splits(root)
+    if names is None:
+        return _open_classes(root, options)
     held = [name for name in (names.validation, names.test) if name is not None]
     train, others = _read_split(root, TRAIN), {name: _read_split(root, name) for name in held}
-    classes = tuple(name for name in train.files if name not in _UNLABELLED_FOLDERS)
-    require_class_names(root / TRAIN, classes)
-    _require_images(root, train, classes)
+    classes = _classes(root / TRAIN, train)
     for name, split in others.items():
         _require_classes(root, name, split.files, classes)
     samples = {
@@ -201,15 +218,44 @@ def open_folder(detail: str, options: ImageOptions) -> ImageSource:
     )
 
 
-def _splits(root: Path) -> tuple[SplitNames, LeftOut]:
-    """Tell which folder of the root is which split, and what else is there."""
-    found = _Folder.of(root, f"{root.name or root}/")
+def _open_classes(root: Path, options: ImageOptions) -> ImageSource:
+    """Open PATH/CLASS/*, whose test split is drawn; names are as those of any file, relative to PATH."""
+    found = _read_split(root, "")
+    classes = _classes(root, found)
+    everything = _file_samples(root, "", classes, found, options)
+    names, labels = _listed(found, classes)
+    tested = draw_test(names, labels)
+    note(
+        f"{root}: no test folder; {counted(int(tested.sum()), 'image')}, about {TEST_SHARE:.0%} of each "
+        "class, are the test split: by the hashes of their names, so the same ones each time"
+    )
+    train, test = (Samples(everything.__getitem__, np.flatnonzero(part)) for part in (~tested, tested))
+    return ImageSource(
+        classes=classes,
+        channels=options.channels,
+        train=train,
+        test=test,
+        decoder=DECODER,
+        root=root,
+        left_out=found.total,
+    )
+
+
+def _splits(root: Path) -> tuple[SplitNames | None, LeftOut]:
+    """Tell which folder of the root is which split, and what else is there; None where all are classes."""
+    found = _Folder.of(root, _name_of(root))
     folders = found.folders
     names = find_splits(root, folders)
     if names is None:
+        if folders and {TRAIN, TEST, *VALIDATION}.isdisjoint(folders):
+            return None, LeftOut()
+        advice = f", or name {root / TRAIN}, whose test split is drawn" if TRAIN in folders else ""
+        loose = found.left_out.loose.total()
+        images = f" and {counted(loose, 'image')} in none" if loose else ""
         raise DataError(
-            f"{root}: has the folders {sorted(folders)[:5]}; expected train/CLASS/* and test/CLASS/* (or "
-            "val/CLASS/*); move the classes into train/ and some images of each into test/"
+            f"{root}: has the folders {sorted(folders)[:5]}{images}; expected train/CLASS/* and "
+            "test/CLASS/* (or val/CLASS/*), or class folders alone; move the classes into train/ and some "
+            f"images of each into test/{advice}"
         )
     unused = sorted(f"{name}/" for name in folders if name not in (TRAIN, names.test, names.validation))
     # Texts that lie beside the splits are no images that are missed.
@@ -218,9 +264,12 @@ def _splits(root: Path) -> tuple[SplitNames, LeftOut]:
 
 
 def _read_split(root: Path, split: str) -> _Split:
-    """Find each class's image files; classes and files are sorted."""
-    found = _Folder.of(root / split, f"{split}/")
-    trees = {folder: image_tree(root, f"{split}/{folder}") for folder in sorted(found.folders)}
+    """Find each class's image files; classes and files are sorted. A split "" is the root itself."""
+    found = _Folder.of(root / split, f"{split}/" if split else _name_of(root))
+    trees = {
+        folder: image_tree(root, f"{split}/{folder}" if split else folder)
+        for folder in sorted(found.folders)
+    }
     return _Split(
         {folder: Names.of(tree.images) for folder, tree in trees.items()},
         {folder: tree.left_out for folder, tree in trees.items()},
@@ -228,13 +277,29 @@ def _read_split(root: Path, split: str) -> _Split:
     )
 
 
-def _require_images(root: Path, train: _Split, classes: Sequence[str]) -> None:
+def _name_of(root: Path) -> str:
+    return f"{root.name or root}/"
+
+
+def _classes(where: Path, train: _Split) -> tuple[str, ...]:
+    """Return the names of the classes that a folder holds.
+
+    Raises:
+        DataError: they do not tell classes apart, or one has no images and others have.
+    """
+    classes = tuple(name for name in train.files if name not in _UNLABELLED_FOLDERS)
+    require_class_names(where, classes)
+    _require_images(where, train, classes)
+    return classes
+
+
+def _require_images(where: Path, train: _Split, classes: Sequence[str]) -> None:
     """Refuse a class without images, unless all training images are unlabelled."""
     empty = next((name for name in classes if not len(train.files[name])), None)
     if empty is not None and any(len(train.files[name]) for name in classes):
         there = str(train.left_out[empty])
         raise DataError(
-            f"{root / TRAIN / empty}: a class without images{there and f', left out: {there}'}; expected "
+            f"{where / empty}: a class without images{there and f', left out: {there}'}; expected "
             "at least one; add some, or remove the folder"
         )
 
@@ -264,18 +329,13 @@ def _require_classes(root: Path, split: str, names: Mapping[str, Names], classes
 def _file_samples(
     root: Path, split: str, classes: Sequence[str], found: _Split, options: ImageOptions
 ) -> Samples:
-    names = Names.parse(b"".join(files.to_bytes() for files in found.files.values()))
+    names, labels = _listed(found, classes)
     if not names:
-        there = str(found.total)
+        there, expected = str(found.total), f"{split}/CLASS" if split else "CLASS"
         raise DataError(
             f"{root / split}: no image files in class folders{there and f', left out: {there}'}; expected "
-            f"{split}/CLASS/*{{{','.join(SUFFIXES)}}}"
+            f"{expected}/*{{{','.join(SUFFIXES)}}}"
         )
-    places = {name: label for label, name in enumerate(classes)}
-    labels = np.repeat(
-        [places.get(name, UNLABELLED) for name in found.files],
-        [len(files) for files in found.files.values()],
-    )
 
     def make(row: int) -> Sample:
         path = root / names[row]
@@ -283,3 +343,12 @@ def _file_samples(
         return Sample(names[row], int(labels[row]), load, str(path))
 
     return Samples(make, np.arange(len(names)))
+
+
+def _listed(found: _Split, classes: Sequence[str]) -> tuple[Names, NDArray[np.int64]]:
+    """Return the names and labels (N,) of a split's files, folder by folder."""
+    places = {name: label for label, name in enumerate(classes)}
+    labels = [places.get(name, UNLABELLED) for name in found.files]
+    counts = [len(files) for files in found.files.values()]
+    names = Names.parse(b"".join(files.to_bytes() for files in found.files.values()))
+    return names, np.repeat(np.array(labels, np.int64), counts)

@@ -12,7 +12,14 @@ from torchvision.transforms import v2
 
 from pipeline.core.errors import DataError
 from pipeline.modalities.images import decoding
-from pipeline.modalities.images.decoding import decode, image_shape, read_file, shrink, shrunk_shape
+from pipeline.modalities.images.decoding import (
+    decode,
+    header_size,
+    image_shape,
+    read_file,
+    shrink,
+    shrunk_shape,
+)
 
 
 @pytest.fixture
@@ -167,3 +174,26 @@ def test_a_smaller_image_is_left_alone(random_image):
     image = random_image(20, 90)
     assert shrink(image, 32) is image
     assert shrink(image, None) is image
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif", "ppm"])
+def test_the_size_is_told_without_decoding(tmp_path, picture, fails_to_decode, suffix):
+    picture.save(path := tmp_path / f"x.{suffix}")
+    assert header_size(path) == (20, 32)
+
+
+def test_the_size_is_told_by_the_first_bytes_of_a_large_file(tmp_path, picture):
+    picture.save(path := tmp_path / "x.jpg")
+    content = path.read_bytes()
+    path.write_bytes(content + bytes(1 << 20))
+    assert header_size(path) == (20, 32)
+    exif = b"".join(b"\xff\xe1\xff\xff" + bytes(65_533) for _ in range(8))  # 512 KiB before the frame
+    path.write_bytes(content[:2] + exif + content[2:])
+    assert header_size(path) == (20, 32)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff"])
+def test_no_size_is_told_of_what_has_no_header(tmp_path, content):
+    (tmp_path / "x.jpg").write_bytes(content)
+    assert header_size(tmp_path / "x.jpg") is None
+    assert header_size(tmp_path / "none.jpg") is None

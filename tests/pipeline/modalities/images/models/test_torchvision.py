@@ -138,3 +138,16 @@ def test_a_checkpoint_of_a_fresh_network_gives_the_same_logits(tiny_data, tmp_pa
     images = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.equal(loaded(images), network.eval()(images))
+
+
+def test_weights_that_lie_in_the_hub_folder_need_no_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    source = source_of("resnet18")
+    assert source.installed() == []
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("resnet18-f37072fd.pth", "vit_b_16-c867db91.pth", "vgg16_features-amdegroot-88682ab5.pth"):
+        (tmp_path / "checkpoints" / name).touch()
+    (found,) = source.installed()
+    assert (found.model, found.weights) == ("resnet18", "IMAGENET1K_V1")
+    assert found.top1 == pytest.approx(0.69758)
+    assert found.forward_flops == pytest.approx(3.6e9, rel=0.02)

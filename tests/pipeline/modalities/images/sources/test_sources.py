@@ -458,6 +458,58 @@ def test_a_folder_without_a_split_says_what_it_has(folder, split):
         _open(folder)
 
 
+@pytest.fixture
+def classes_alone(folder, tmp_path):
+    """Class folders without splits: {cat,dog}/*.png, twelve of each."""
+    root = tmp_path / "alone"
+    for name in CLASSES:
+        (root / name / "deep").mkdir(parents=True)
+        file = next((folder / "train" / name).glob("*.png"))
+        for number in range(12):
+            shutil.copy(file, root / name / ("deep" if number % 2 else ".") / f"{number}.png")
+    return root
+
+
+def test_class_folders_alone_are_a_dataset_with_a_drawn_test(classes_alone, capsys):
+    source = _open(classes_alone)
+    assert source.classes == CLASSES
+    assert source.validation is None
+    names = [{sample.name for sample in split} for split in (source.train, source.test)]
+    assert names[0] | names[1] == {
+        str(path.relative_to(classes_alone)) for path in classes_alone.rglob("*.png")
+    }
+    assert not names[0] & names[1]
+    for sample in (*source.train, *source.test):
+        assert source.classes[sample.label] == sample.name.partition("/")[0]
+        assert sample.file == str(classes_alone / sample.name)
+    told = capsys.readouterr().err
+    assert f"no test folder; {len(source.test)} images, about 20% of each class, are the test split" in told
+    assert [sample.name for sample in _open(classes_alone).test] == [s.name for s in source.test]
+
+
+def test_of_class_folders_alone_one_may_be_unlabelled_and_files_loose(classes_alone):
+    (classes_alone / "unlabelled").mkdir()
+    shutil.copy(classes_alone / "cat/0.png", classes_alone / "unlabelled/0.png")
+    shutil.copy(classes_alone / "cat/0.png", classes_alone / "0.png")
+    source = _open(classes_alone)
+    assert source.classes == CLASSES
+    assert [s.label for s in source.train if s.name.startswith("unlabelled")] == [-1]
+    assert str(source.left_out) == "1 loose in alone/"
+
+
+def test_an_empty_folder_among_class_folders_is_refused(classes_alone):
+    (classes_alone / "emu").mkdir()
+    with pytest.raises(DataError, match=r"alone/emu: a class without images; expected at least one"):
+        _open(classes_alone)
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_class_folders_beside_a_split_are_no_dataset(classes_alone, name):
+    shutil.copytree(classes_alone / "cat", classes_alone / name / "cat")
+    with pytest.raises(DataError, match=r"has the folders \['cat', 'dog', '\w+'\]; expected train/CLASS"):
+        _open(classes_alone)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_split_without_images_is_refused(folder, split):
     for path in (folder / split).rglob("*.png"):

@@ -1,0 +1,243 @@
+"""Parameters that fit a folder of photographs: from counts and sizes to the text of `params.yaml`.
+
+Owns each choice and its reason. `init.py` looks at the folder and writes files; what the keys mean is in
+`params.py` and `data_params.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from pipeline.modalities.families import Installed
+from pipeline.models.architecture import source_of
+
+# Sides of a model's input, in pixels: what networks with five halvings divide well, up to ImageNet's.
+_SIDES = (224, 192, 160, 128, 96, 64, 48, 32)
+_LARGEST_SIDE, _SMALLEST_SIDE = _SIDES[0], 8
+# Packed pixels of more are not written: the files stay encoded.
+_MOST_PACKED_BYTES = 16 << 30
+_FEW, _SOME, _MANY = 1_000, 10_000, 50_000
+# Of one forward pass per image of 224 pixels: ResNet-50 on a CPU, whatever is common on a GPU.
+_MOST_FLOPS = {"cpu": 9e9, "cuda": 4e10}
+# A fifth of fewer images chooses an epoch by chance, and is missed in training.
+_CHOOSING = 250
+# Fewer held-out images have a standard error of 4 points and more.
+_TELLING = 150
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What was found in a folder of photographs.
+
+    Args:
+        folder: as params.yaml names it.
+        classes: C, how many.
+        train, validation, test: images of each split; validation is None where it is drawn from train.
+        sizes: (n, 2) height and width in pixels of some images, evenly spread; n may be 0.
+    """
+
+    folder: str
+    classes: int
+    train: int
+    validation: int | None
+    test: int
+    sizes: NDArray[np.int64]
+
+    @property
+    def short_sides(self) -> NDArray[np.int64]:
+        """Shorter sides (n,) in pixels; one of 224 where no header tells any."""
+        return self.sizes.min(1) if len(self.sizes) else np.array([_LARGEST_SIDE])
+
+    @property
+    def sides(self) -> str:
+        """The shorter sides in words."""
+        low, middle, high = (int(q) for q in np.quantile(self.short_sides, [0, 0.5, 1]))
+        return f"{middle}" if low == high else f"{low} to {high}, half of them up to {middle}"
+
+    def packed_bytes(self, short_side: int | None) -> int:
+        """Return the size of all images as pixels of three channels, shrunk to a shorter side."""
+        sizes = self.sizes if len(self.sizes) else np.array([[_LARGEST_SIDE, _LARGEST_SIDE]])
+        factors = np.minimum(1, (short_side or np.inf) / sizes.min(1))
+        pixels = float((sizes.prod(1) * factors**2).mean())
+        return int(3 * pixels * (self.train + (self.validation or 0) + self.test))
+
+    def __str__(self) -> str:
+        """One line: classes, images of each split, sizes."""
+        validation = "" if self.validation is None else f", validation {self.validation:,}"
+        return (
+            f"{self.classes} classes; train {self.train:,}{validation}, test {self.test:,} images; shorter "
+            f"sides {self.sides} pixels"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long is trained: `epochs` is a multiple of `views`, so that each view is seen equally often.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: images a step: many steps an epoch for few images, large batches for many.
+        views: V, of the dump.
+    """
+
+    epochs: int
+    batch_size: int
+    views: int
+
+
+def schedule(count: int) -> Schedule:
+    """Return how long to train on so many images; fewer images need more passes."""
+    if count < _FEW:
+        return Schedule(epochs=64, batch_size=16 if count < 400 else 32, views=16)
+    if count < _SOME:
+        return Schedule(epochs=48, batch_size=64, views=12)
+    if count < _MANY:
+        return Schedule(epochs=40, batch_size=128, views=10)
+    return Schedule(epochs=60, batch_size=256, views=20)
+
+
+def image_size(survey: Survey, *, pretrained: bool) -> int:
+    """Return the side of the models' input: the images' median short side, bounded by what is affordable.
+
+    Few images cannot teach a network from scratch what larger ones would show, and a CPU pays by the
+    square. A pretrained teacher knows it already.
+    """
+    count, middle = survey.train, int(np.median(survey.short_sides))
+    if pretrained:
+        most = 128 if count < _SOME else _LARGEST_SIDE
+    else:
+        most = 64 if count < _FEW else 96 if count < _SOME else 128 if count < _MANY else _LARGEST_SIDE
+    below = [side for side in _SIDES if side <= min(most, middle)]
+    return below[0] if below else max(_SMALLEST_SIDE, middle)
+
+
+def find_teacher(installed: Sequence[Installed], device: str) -> Installed | None:
+    """Return the most accurate of some pretrained networks that a device can run in reasonable time."""
+    affordable = [one for one in installed if one.forward_flops <= _MOST_FLOPS[device]]
+    return max(affordable, key=lambda one: one.top1, default=None)
+
+
+def fresh_teacher(count: int, side: int) -> str:
+    """Return the model of a teacher without weights, as large as the data deserves."""
+    if side <= 48:  # the literature's nets for small images, of 0.7, 2.2 and 7.4 million parameters
+        return "wrn_16_2" if count < _FEW else "wrn_40_2" if count < _MANY else "resnet32x4"
+    return "resnet18" if count < _MANY else "resnet50"
+
+
+def fresh_student(count: int) -> str:
+    """Return the model of a student: 0.35, 1.3 or 2.2 million parameters without its last layer."""
+    if count < _SOME:
+        return "shufflenet_v2_x0_5"
+    return "shufflenet_v2_x1_0" if count < _MANY else "mobilenet_v2"
+
+
+def fit(survey: Survey, installed: Sequence[Installed], device: str) -> dict[str, Any]:
+    """Choose what the template of `params.yaml` needs.
+
+    Args:
+        survey: of the photographs.
+        installed: pretrained networks that are on this machine.
+        device: cpu, or cuda where one is.
+    """
+    count, plan = survey.train, schedule(survey.train)
+    known = find_teacher(installed, device)
+    side = image_size(survey, pretrained=known is not None)
+    room = 256 if side == _LARGEST_SIDE else 2 * side
+    short_side = room if np.quantile(survey.short_sides, 0.95) > room else None
+    packed = survey.packed_bytes(short_side)
+    share = _validation(count)
+    held_out = survey.test + (round(share * count) if survey.validation is None else survey.validation)
+    return {
+        "summary": str(survey),
+        "source": quoted_yaml(f"folder:{survey.folder}"),
+        "watch": quoted_yaml(survey.folder),
+        "image_size": side,
+        "short_side": short_side,
+        "keep": "pixels" if packed <= _MOST_PACKED_BYTES else "encoded",
+        "packed": f"{packed / 1e9:,.1f} GB" if packed >= 1e8 else f"{packed / 1e6:,.1f} MB",
+        "has_validation": survey.validation is not None,
+        "validation": share,
+        "few": count < _FEW,
+        "device": "a CPU" if device == "cpu" else "a GPU",
+        "precision": "fp32" if device == "cpu" else "bf16",
+        "epochs": plan.epochs,
+        "batch_size": plan.batch_size,
+        "learning_rate": _rate(0.1, plan.batch_size),
+        "warmup_epochs": max(1, plan.epochs // 16),
+        "crop": _crop(survey, side),
+        "teacher": _fresh(fresh_teacher(count, side), side)
+        if known is None
+        else _tuned(known, count, plan),
+        "student": _fresh(fresh_student(count), side),
+        "dump_batch_size": 64 if device == "cpu" else 256,
+        "held_out": held_out if held_out < _TELLING else None,
+        "view_count": plan.views,
+        "passes": plan.epochs // plan.views,
+    }
+
+
+def _validation(count: int) -> float:
+    """Return the share of the training images that chooses the epoch: 50 images or more, or none at all."""
+    if count < _CHOOSING:
+        return 0.0
+    return 0.2 if count < _FEW else 0.1 if count < _MANY else 0.02
+
+
+def _rate(rate: float, batch_size: int) -> float:
+    return round(rate * math.sqrt(batch_size / 128), 3)
+
+
+def _crop(survey: Survey, side: int) -> str:
+    """Return the views' crop: shifts for small images of one size, boxes for all others."""
+    if len(survey.sizes) and (survey.sizes == side).all():
+        return f"pad_crop: {{padding: {max(1, side // 8)}}}"
+    smallest = 0.35 if survey.train < _SOME else 0.25 if survey.train < _MANY else 0.08
+    return f"random_resized_crop: {{scale: [{smallest}, 1.0]}}"
+
+
+def _fresh(model: str, side: int) -> dict[str, Any]:
+    stem = source_of(model).stem_stride(model, side)
+    has_one = source_of(model).stem_stride(model, 1) != source_of(model).stem_stride(model, _LARGEST_SIDE)
+    return {"model": model, "weights": None, "stem_stride": stem if has_one else None}
+
+
+def _tuned(known: Installed, count: int, plan: Schedule) -> dict[str, Any]:
+    frozen = count < _FEW
+    return {
+        "model": known.model,
+        "weights": known.weights,
+        "freeze": frozen,
+        "epochs": 32 if frozen else 16,
+        "learning_rate": _rate(0.01, plan.batch_size),
+    }
+
+
+def quoted_yaml(text: str) -> str:
+    r"""Return a text as YAML in double quotes, whatever is in it.
+
+    >>> print(quoted_yaml('a "b": c'))
+    "a \"b\": c"
+    """
+    written: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 20)
+    return written.strip()
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the text of a template of this package."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("stages", "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (YAML, no page)
+    )
+    return environment.get_template(template).render(**values)
