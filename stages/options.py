@@ -143,6 +143,8 @@ def trusts_code(command: Command) -> Command:
 
             MODALITIES.trust(named)
             TASKS.trust(named)
+            for modality in MODALITIES:
+                modality.trust(named)
         trust = Trust(code=frozenset(named), remedy="add --trust-code {name}")
         return command(trust=trust, **arguments)
 

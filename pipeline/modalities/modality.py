@@ -7,7 +7,7 @@ evaluation and report see samples through `Modality` and the protocols of `prepr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -161,6 +161,10 @@ class Modality(ABC):
             DataError: a file is missing or damaged.
         """
         return open_packed(folder, name, form)
+
+    def trust(self, code: Iterable[str]) -> None:
+        """Let files name code that this modality runs: modules, or `module:NAME`, that the user trusts."""
+        del code  # Most modalities run none.
 
     def open_files(self, folder: Path, preprocessing: Any, count: int) -> Split:
         """Read at most `count` samples of the files in a folder, to try a model of a preprocessing on.

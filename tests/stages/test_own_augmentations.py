@@ -45,6 +45,7 @@ def fogged(project, monkeypatch):
 
 def _forget(monkeypatch) -> None:
     monkeypatch.setattr(augmentations, "_NAMED", {})
+    monkeypatch.setattr(augmentations, "_TRUSTED", set())
     own_code._found.cache_clear()
     sys.modules.pop("mine", None)
 
@@ -76,3 +77,8 @@ def test_a_store_whose_code_params_do_not_name_runs_nothing(fogged, monkeypatch,
     assert "'mine:fog' is code of one's own, which a store alone does not run" in capsys.readouterr().err
     assert run("train-student", "pupil", "kd", 0, "--dump", "main") == 1
     assert "mine" not in sys.modules
+
+
+def test_a_new_process_replays_a_store_whose_code_is_trusted(fogged, monkeypatch, capsys):
+    _forget(monkeypatch)
+    assert run("verify", STORE, "--replay", 8, "--trust-code", "mine") == 0

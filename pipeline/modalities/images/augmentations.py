@@ -8,7 +8,7 @@ function of the user's own package, which a view's `own` names: see `own_code.py
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -20,6 +20,13 @@ Bounds = tuple[float, float]
 # `module:NAME` of the user's own augmentations that were named in this process, by params.yaml or in
 # Python, to the settings that they were given.
 _NAMED: dict[str, list[Mapping[str, Any]]] = {}
+# `module` or `module:NAME` that the user trusts with any settings.
+_TRUSTED: set[str] = set()
+
+
+def trust_augmentations(code: Iterable[str]) -> None:
+    """Let headers name augmentations of these modules, or `module:NAME`, with any settings."""
+    _TRUSTED.update(code)
 
 
 def require(condition: bool, name: str, found: object, expected: str) -> None:
@@ -311,7 +318,9 @@ class OwnAugmentation(Sometimes):
 
     @property
     def may_run(self) -> bool:
-        """Whether the user named the code; with these settings, unless they are numbers and words."""
+        """Whether the user trusts the code, or named it: with these settings, or numbers and words."""
+        if not _TRUSTED.isdisjoint({self.code, self.code.partition(":")[0]}):
+            return True
         given = _NAMED.get(self.code, [])
         return self.settings in given or (bool(given) and is_plain(self.settings))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
+from pipeline.modalities.images.augmentations import trust_augmentations
 from pipeline.modalities.images.decoding import header_size
 from pipeline.modalities.images.encoded import open_encoded
 from pipeline.modalities.images.form import ImageForm, ImagesDescribed, ImageSource
@@ -58,6 +59,10 @@ class Images(Modality):
     def open_split(self, folder: Path, name: str, form: ImageForm) -> Split:
         """Open one split, kept as pixels or as files."""
         return open_packed(folder, name, form) if form.packs else open_encoded(folder, name, form)
+
+    def trust(self, code: Iterable[str]) -> None:
+        """Let headers name augmentations of this code."""
+        trust_augmentations(code)
 
     def open_files(self, folder: Path, preprocessing: Preprocessing, count: int) -> Split:
         """Decode some image files, evenly spread over a folder's, in the colours that a model sees."""

@@ -37,8 +37,8 @@ def require_own(augmentation: OwnAugmentation) -> Callable[..., object]:
     if not augmentation.may_run:
         raise ConfigError(
             f"augmentation {quoted(code)} is code of one's own, which a store alone does not run; if this "
-            "code is yours: name it as own.code of the dump's views in params.yaml; in Python: make an "
-            "OwnAugmentation of it"
+            "code is yours: name it as own.code of the dump's views in params.yaml, or add --trust-code "
+            f"{quoted(code)[1:-1]}"
         )
     function = _found(code)
     version = getattr(function, "version", None)

@@ -22,8 +22,11 @@ from pipeline.dump.open import blocks_of
 from pipeline.dump.run import cache_logits
 from pipeline.dump.verify import replay, verify
 from pipeline.modalities.images.augmentations import Mixup
+from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
+from pipeline.samples.samples import Sample
 from pipeline.store.layout import ShardId
 from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
@@ -280,3 +283,16 @@ def test_a_teacher_is_compiled_only_if_a_shard_is_missing(context, teacher, make
     for times in (1, 0):
         cache_logits(context, teacher, spec, tmp_path / "main.zarr")
         assert capsys.readouterr().err.count("compiled in") == times
+
+
+def test_a_store_of_many_equal_images_is_sound(context, teacher, make_spec, tmp_path, prepare_quietly):
+    """Their digests are equal, and compress to less than four bytes a sample; keys do not."""
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    train = [Sample(f"train/{n}", n % 3, lambda: image) for n in range(400)]
+    test = [Sample(f"test/{n}", n % 3, lambda: image) for n in range(40)]
+    source = ImageSource(classes=context.data.classes, channels=1, train=train, test=test)
+    data = PreparedData.open(prepare_quietly(source, tmp_path / "prepared"))
+    path = tmp_path / "main.zarr"
+    cache_logits(replace(context, data=data), teacher, make_spec(allow_poor_teacher=True), path)
+    assert LogitStore.open(path).n_samples == len(data.train)
+    assert verify(path).bad == []
