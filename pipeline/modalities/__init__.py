@@ -1,1 +1,1 @@
-"""Kinds of samples: each knows its sources, its views, how they are rendered and what a model is given."""
+"""Modalities: kinds of samples, each with its sources, views, rendering and preprocessing."""

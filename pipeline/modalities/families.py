@@ -1,7 +1,7 @@
-"""What a source of models is: it knows some names, and builds the networks they stand for.
+"""Define a source of models: a set of names, and a builder of their networks.
 
-Each owns its names, how their networks are fitted to the data, and their weights. A modality has sources of
-its own; `models/architecture.py` has the table of all.
+A family owns its names, the fit of its networks to the data, and their weights. Each modality lists its
+families; `models/architecture.py` has the table of all.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pipeline.core.trust import WEIGHT_OPTIONS
 from pipeline.modalities.preprocessing import Preprocessing
 
 IMAGENET_STEM_STRIDE = 4
-# In place of weights' name: those that a model comes with.
+# Stands for the default pretrained weights of a model, in place of a weights name.
 OWN_WEIGHTS = "pretrained"
-# Usual ones; a file is read by its content, whatever its name ends in.
+# Usual suffixes; a file is recognised by its content, whatever its suffix.
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".pth.tar", ".ckpt", ".bin", ".safetensors")
 
 
@@ -30,11 +30,11 @@ class Pretrained:
     """A network with its weights, in eval mode.
 
     Args:
-        network: as it came.
-        name: of its architecture.
-        options: keyword arguments that build it again.
-        preprocessing: how it wants its images; None if it does not say.
-        classes: names of its logits, in order; None if it does not say.
+        network: the network, as its library built it.
+        name: name of the architecture.
+        options: keyword arguments that rebuild the network.
+        preprocessing: the preprocessing of these weights; None if unknown.
+        classes: names of the logits, in order; None if unknown.
     """
 
     network: nn.Module
@@ -50,9 +50,9 @@ class Installed:
 
     Args:
         model: name of the architecture.
-        weights: their name.
-        top1: accuracy on ImageNet's validation images, a fraction.
-        forward_flops: floating-point operations of one forward pass per image, at the weights' own size.
+        weights: name of the weights.
+        top1: accuracy on ImageNet's validation images, 0..1.
+        forward_flops: floating-point operations of one forward pass per image, at the weights' input size.
     """
 
     model: str
@@ -62,11 +62,11 @@ class Installed:
 
 
 class Family(ABC):
-    """Where models of some names come from. What most models have in common is said here.
+    """A source of models, with defaults for the behaviour that most models share.
 
     Attributes:
-        own_options: whether pretrained networks, too, are built with the user's options.
-        described: its names, for people.
+        own_options: whether pretrained networks are also built with the user's options.
+        described: description of its names, for messages.
     """
 
     own_options = False
@@ -74,7 +74,7 @@ class Family(ABC):
 
     @abstractmethod
     def knows(self, name: str) -> bool:
-        """Whether a name is one of this source's."""
+        """Whether this source has a model of this name."""
 
     @abstractmethod
     def build(
@@ -83,61 +83,61 @@ class Family(ABC):
         """Build a network with fresh weights.
 
         Raises:
-            ModelError: unknown name, an option the builder does not take, or a stem that cannot be fitted.
+            ModelError: unknown name, an option that the builder rejects, or a stem that cannot be fitted.
         """
 
     @abstractmethod
     def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
-        """Return a network with weights of this source.
+        """Return a network with pretrained weights.
 
         Raises:
-            ModelError: there are no such weights, or they cannot be had.
+            ModelError: the weights do not exist or cannot be loaded.
         """
 
     def packaged(self, name: str, weights: str) -> tuple[Traversable, str] | None:
-        """Return the folder in this package and the file in it that has weights of a name."""
+        """Return the folder in this package and the name of a weights file in it, or None."""
         return None
 
     def names(self) -> list[str]:
-        """Return names that can be listed, for suggestions."""
+        """Return the names that can be listed, for suggestions."""
         return []
 
     def weight_names(self, name: str) -> Sequence[str]:
-        """Return names of a model's weights, beside the one for its own."""
+        """Return the names of a model's weights, besides `OWN_WEIGHTS`."""
         return ()
 
     def installed(self) -> Sequence[Installed]:
-        """Return the pretrained classifiers of photographs that are on this machine."""
+        """Return the pretrained classifiers of photographs that are installed on this machine."""
         return ()
 
     def image_size(self, name: str) -> int | None:
-        """Return the side in pixels that a model insists on; None takes the images' own."""
+        """Return the only input side in pixels that a model accepts; None accepts any."""
         return None
 
     def smallest_size(self, name: str) -> int | None:
-        """Return the side in pixels below which a model has nothing left to look at, where known."""
+        """Return the smallest input side in pixels that survives a model's strides; None if unknown."""
         return None
 
     def stem_stride(self, name: str, image_size: int) -> int:
-        """Return how far the first layers shall shrink images of this side in pixels."""
+        """Return the total stride of the first layers for images of this side in pixels."""
         return IMAGENET_STEM_STRIDE
 
     def size_options(self, name: str, image_size: int) -> dict[str, Any]:
-        """Return the options by which a builder is told the side of its images, where it must know it."""
+        """Return the builder's options for images of this side in pixels, if it needs any."""
         return {}
 
     def resize(self, network: nn.Module, image_size: int) -> None:
-        """Fit a network to images of another side in pixels, where its weights depend on it."""
+        """Fit a network to images of a different side in pixels, if its weights depend on the side."""
         return
 
 
 def call_builder(
     name: str, builder: Callable[..., nn.Module], options: Mapping[str, Any], **arguments: Any
 ) -> nn.Module:
-    """Call a library's builder with arguments and the user's options.
+    """Call a library's builder with fixed arguments and the user's options.
 
     Raises:
-        ModelError: it does not take these options.
+        ModelError: the builder rejects these options.
     """
     require_no_weights(name, options)
     try:
@@ -151,12 +151,12 @@ def call_builder(
 
 
 def require_own_stem(name: str, stride: int, fitted: Collection[str] = ()) -> None:
-    """Refuse another stem for a model whose first layers cannot be fitted to small samples.
+    """Refuse a changed stem for a model whose first layers cannot be fitted to small samples.
 
     Args:
-        name: of the model.
-        stride: that is asked for.
-        fitted: names of models of its source that can.
+        name: name of the model.
+        stride: requested stride.
+        fitted: models of the same source with a stem that can be fitted.
     """
     if stride != IMAGENET_STEM_STRIDE:
         only = f"only {', '.join(fitted)} have" if fitted else "models of your own code do not have"
@@ -167,10 +167,10 @@ def require_own_stem(name: str, stride: int, fitted: Collection[str] = ()) -> No
 
 
 def require_no_weights(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options of a library's builder that name weights.
+    """Refuse builder options that select weights, e.g. `pretrained`.
 
     Raises:
-        ModelError: there is one.
+        ModelError: the options select weights.
     """
     given = next((option for option in WEIGHT_OPTIONS if option in options), None)
     if given is not None:
@@ -181,7 +181,7 @@ def require_no_weights(name: str, options: Mapping[str, Any]) -> None:
 
 
 def unknown_weights(name: str, weights: str, known: Sequence[str]) -> ModelError:
-    """Return the error of weights that a model does not have."""
+    """Return the error for unknown weights of a model."""
     named = ", ".join(known) or "a checkpoint (no weights have a name)"
     return ModelError(
         f"weights {weights!r} of {name} are unknown; expected {named}, or the path of a checkpoint "

@@ -1,7 +1,8 @@
-"""What the rest of the library knows of a kind of samples.
+"""Define a modality, a kind of samples, as seen by the rest of the library.
 
-A sample is an array of one dtype with a shape of its own. Feeds, targets, loader, teacher, dump, training,
-evaluation and report see samples through `Modality` and the protocols of `preprocessing.py` alone.
+A sample is an array; a modality's samples share a dtype, and each may have a different shape. Feeds,
+targets, loader, teacher, dump, training, evaluation and report use only `Modality` and the protocols of
+`preprocessing.py`.
 """
 
 from __future__ import annotations
@@ -28,46 +29,46 @@ from pipeline.samples.samples import Sample, Source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataOptions:
-    """What `data` in params.yaml says of samples of one modality, beside what it says of any samples.
+    """The keys of `data` in params.yaml that belong to one modality.
 
-    A modality derives a frozen dataclass with fields of its own; its names are the keys of `data`.
+    A modality derives a frozen dataclass and adds fields. A field's name is its key, e.g. `short_side`.
     """
 
     @property
     def size(self) -> int | None:
-        """Extent of the input of models that are trained here; None takes the samples' own."""
+        """Extent of the input of models trained here; None uses the samples' extent."""
         return None
 
     @property
     def refusing(self) -> Collection[str]:
-        """Names of the values that do no more than refuse samples."""
+        """Names of the options that only refuse samples."""
         return ()
 
     def require_source(self, source: str) -> None:
-        """Refuse a value of `data.source` that these options do not go with.
+        """Refuse a value of `data.source` that contradicts these options.
 
         Raises:
-            ConfigError: saying why.
+            ConfigError: the two contradict; the message says why.
         """
 
     def for_models(self) -> dict[str, Any]:
-        """Return, by name, the values that decide networks, and no prepared data."""
+        """Return the options that shape networks and leave prepared data unchanged, by name."""
         return {}
 
     def asked(self) -> dict[str, Any]:
-        """Return, by name, the values that decide the content of prepared data, or refuse some of it."""
+        """Return the options that change the prepared data or refuse parts of it, by name."""
         return {name: value for name, value in asdict(self).items() if name not in self.for_models()}
 
     def known(self, description: Description) -> dict[str, Any]:
-        """Return what is known of these values when data was made."""
+        """Return the options recorded in a prepared dataset, by name."""
         return {}
 
     def differs(self, name: str, was: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-        """Whether one of these values asks for other data than there is.
+        """Whether an option asks for different data than the prepared data.
 
         Args:
-            name: of the value.
-            was, asked: all values of `data`, as the data was made and as it is asked for.
+            name: name of the option.
+            was, asked: all values of `data`, at the time of preparation and now.
         """
         return bool(was[name] != asked[name])
 
@@ -76,11 +77,11 @@ class Modality(ABC):
     """A kind of samples.
 
     Attributes:
-        name: by which params.yaml and files name it: one of the table, or `module:NAME` of one's own.
-        families: sources of models for its samples.
-        options_type: the class of its part of `data` in params.yaml.
-        views_type: the dataclass of what params.yaml says of views.
-        preprocessing_type: the dataclass of what params.yaml says of a model's preprocessing, a
+        name: name in params.yaml and in files, e.g. images; `module:NAME` for user code.
+        families: sources of models for these samples.
+        options_type: dataclass of this modality's keys of `data` in params.yaml.
+        views_type: dataclass of `views` in params.yaml.
+        preprocessing_type: dataclass of a model's `preprocessing` in params.yaml, a
             `GivenPreprocessing`.
     """
 
@@ -96,61 +97,61 @@ class Modality(ABC):
 
         Args:
             source: the value of `data.source`.
-            options: of `options_type`.
+            options: an `options_type`.
 
         Raises:
-            ConfigError: it names nothing that this modality knows.
-            DataError: the dataset is missing, empty, or not of the expected form.
+            ConfigError: the modality does not know this source.
+            DataError: the dataset is missing, empty or malformed.
         """
 
     @abstractmethod
     def views(self, plain: Mapping[str, Any]) -> Views:
-        """Return the views that a canonical form describes.
+        """Return the views described by a canonical form.
 
         Raises:
-            MismatchError: another version of this program described them.
-            ValueError: they are no views.
+            MismatchError: written by an incompatible version of this program.
+            ValueError: not a description of views.
         """
 
     @abstractmethod
     def preprocessing(self, plain: Mapping[str, Any]) -> Preprocessing:
-        """Return the preprocessing that `Preprocessing.to_dict` described.
+        """Return the preprocessing described by `Preprocessing.to_dict`.
 
         Raises:
-            ValueError: these are no such values.
+            ValueError: not such a description.
         """
 
     @abstractmethod
     def fresh_preprocessing(
         self, samples: Split, known: Mapping[str, Any], *, size: int | None, channels: int | None
     ) -> Preprocessing:
-        """Return how a model without weights wants the samples of a dataset.
+        """Return the preprocessing of a model without weights, fitted to a dataset.
 
         Args:
             samples: the training split.
-            known: what dataset.json says of its statistics.
-            size: extent of the model's input; None takes the samples' own.
-            channels: of the model's input; None takes the samples' own.
+            known: the statistics in dataset.json.
+            size: extent of the model's input; None uses the samples' extent.
+            channels: channels of the model's input; None uses the samples' channels.
 
         Raises:
-            DataError: samples have no one size, and none is given.
+            DataError: `size` is None and the samples differ in size.
         """
 
     def intake(self, source: Any, folder: Path, options: Any) -> Intake:
-        """Return what reads samples when a dataset is prepared; here, those of an `ArraySource`.
+        """Return the reader of samples for `pipeline prepare`; here, the reader of an `ArraySource`.
 
         Args:
-            source: from `open_source`.
-            folder: of the prepared dataset.
-            options: of `options_type`.
+            source: result of `open_source`.
+            folder: folder of the prepared dataset.
+            options: an `options_type`.
         """
         return ArrayIntake(source.form)
 
     def described(self, plain: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Return what the content of a dataset.json says: the samples' form, and their statistics.
+        """Return the samples' form and statistics from the content of a dataset.json.
 
         Raises:
-            ValueError: values of other types or ranges.
+            ValueError: a value has a wrong type or range.
         """
         return Form.parse(plain), {}
 
@@ -167,18 +168,18 @@ class Modality(ABC):
         del code  # Most modalities run none.
 
     def open_files(self, folder: Path, preprocessing: Any, count: int) -> Split:
-        """Read at most `count` samples of the files in a folder, to try a model of a preprocessing on.
+        """Read at most `count` samples from the files in a folder, as a trial input for a model.
 
         Raises:
-            ConfigError: samples of this modality are no files.
-            DataError: there is none, or one cannot be read.
+            ConfigError: samples of this modality are not files.
+            DataError: the folder has no such file, or one cannot be read.
         """
         raise ConfigError(f"{folder}: samples of modality {self.name} are not read from single files")
 
     def extents(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
-        """Return the extents (n, axes) of some samples by the headers of their files.
+        """Return the extents (n, axes) of some samples from their file headers, e.g. height and width.
 
-        E.g. height and width. Nothing is decoded; a row is 0 where no header tells.
+        Nothing is decoded. A row is 0 if the header has no extents.
 
         Raises:
             ConfigError: samples of this modality have no headers.
@@ -186,5 +187,5 @@ class Modality(ABC):
         raise ConfigError(f"samples of modality {self.name} are not measured by their headers")
 
     def picture(self, rendered: NDArray[np.integer[Any]]) -> Picture:
-        """Return what the report shows of a rendered sample; here, a curve of its values."""
+        """Return the report's picture of a rendered sample; here, a curve of its values."""
         return plotted(rendered)

@@ -1,4 +1,4 @@
-"""What the report shows of a rendered sample."""
+"""Pictures of rendered samples for the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Picture:
 
     Args:
         uri: a data URI.
-        side: in pixels of its own; a small picture is shown larger, pixel by pixel.
+        side: side in pixels; the report magnifies a small picture pixel by pixel.
     """
 
     uri: str
@@ -26,7 +26,7 @@ class Picture:
 
 
 def plotted(values: NDArray[np.integer[Any]]) -> Picture:
-    """Return a curve of the values of an array of any shape, in its order, as an SVG picture."""
+    """Plot the values of an array of any shape, in memory order, as an SVG picture."""
     flat = values.ravel().astype(np.float64)
     low, span = flat.min(initial=0.0), np.ptp(flat) if len(flat) else 0.0
     across = np.linspace(_MARGIN, _SIDE - _MARGIN, len(flat))

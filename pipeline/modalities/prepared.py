@@ -1,8 +1,8 @@
-"""A prepared dataset on disk: opened, a sample of it compared at a start, all of it on demand.
+"""A prepared dataset on disk: open it, spot-check it before training, audit all of it on demand.
 
-dataset.json   classes, form of the samples, their statistics, counts, digest; written last
+dataset.json   classes, sample form, statistics, counts, digest; written last
 SPLIT.npz, SPLIT.names         the index of train, validation and test
-SPLIT.pixels, SPLIT.values     their arrays, unless their files stay where they are
+SPLIT.pixels, SPLIT.values     their arrays, unless the split reads the original files
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipeline.samples.description import (
 from pipeline.samples.index import Form, missing
 from pipeline.samples.packed import Split
 
-# Of each split at a start: all of it up to so many bytes; of a larger one as many bytes, at random.
+# A start checks a whole split up to this size; of a larger split, a random sample of this size.
 SAMPLED_BYTES, SAMPLED_IMAGES = 64 << 20, 256
 _AT_ONCE = 256
 _TOLD = 20
@@ -48,11 +48,11 @@ class PreparedData:
 
     Args:
         classes: C class names; a label is an index into them.
-        statistics: what its modality says of the training split; of images mean and std, per channel, of
-            pixels scaled to 0..1.
+        statistics: statistics of the training split, defined by the modality, e.g. mean and std of
+            images, per channel, of pixels scaled to 0..1.
         train, validation, test: the splits; validation may be empty.
-        modality: of the samples.
-        task: name of it: what a teacher is to say of them.
+        modality: the kind of samples.
+        task: name of the task, the meaning of a teacher's outputs, e.g. classes.
 
     Example:
         >>> from pathlib import Path
@@ -76,11 +76,11 @@ class PreparedData:
 
     @classmethod
     def open(cls, folder: Path) -> PreparedData:
-        """Open what `pipeline prepare` wrote.
+        """Open the output of `pipeline prepare`.
 
         Raises:
-            DataError: there is no complete prepared dataset in `folder`.
-            ConfigError: its modality is unknown, or code that nobody named.
+            DataError: `folder` holds no complete prepared dataset.
+            ConfigError: the modality is unknown, or is user code that was not named.
 
         """
         description = read_description(folder)
@@ -96,16 +96,16 @@ class PreparedData:
         )
 
     def digest(self) -> str:
-        """Return the SHA-256 (hex) of the keys and contents of all splits, as dataset.json has it."""
+        """Return the SHA-256 (hex) of the keys and contents of all splits, as stored in dataset.json."""
         return splits_digest({name: getattr(self, name) for name in SPLITS})
 
 
 def described_by(folder: Path, description: Description) -> tuple[Modality, Form, Mapping[str, Any]]:
-    """Return the modality of a prepared dataset, the form of its samples, and their statistics.
+    """Return the modality, sample form and statistics of a prepared dataset.
 
     Raises:
-        ConfigError: the modality is unknown, or code that nobody named.
-        DataError: dataset.json says nothing that it understands.
+        ConfigError: the modality is unknown, or is user code that was not named.
+        DataError: the modality rejects the values in dataset.json.
     """
     modality = find_modality(description.modality)
     try:
@@ -118,10 +118,10 @@ def described_by(folder: Path, description: Description) -> tuple[Modality, Form
 def open_described(
     folder: Path, name: str, description: Description, modality: Modality, form: Form
 ) -> Split:
-    """Open one split, whose index was written with a description.
+    """Open one split after checking its index files against dataset.json.
 
     Raises:
-        DataError: a file is missing, damaged, or differs from the one that was written.
+        DataError: a file is missing, damaged, or differs from the prepared one.
     """
     for file in (f"{name}.npz", f"{name}.names"):
         _require_file(folder / file, description.files.get(file))
@@ -130,7 +130,7 @@ def open_described(
 
 def _require_file(path: Path, expected: str | None) -> None:
     if expected is None:
-        return  # Data of an older version: its digest covers keys and contents alone.
+        return  # Data of an older version: its digest covers only keys and contents.
     try:
         found = file_digest(path)
     except FileNotFoundError:
@@ -142,17 +142,17 @@ def _require_file(path: Path, expected: str | None) -> None:
         )
 
 
-# Whether prepared data is still what was prepared: a sample before training, everything on demand.
+# Checks that prepared data is unchanged: a sample before training, everything on demand.
 
 
 @dataclass(frozen=True, slots=True)
 class DataAudit:
-    """What was found in a prepared dataset.
+    """The result of checking a prepared dataset.
 
     Args:
-        checked: files read; images that stay encoded are files, too.
-        images: compared with their digests.
-        bad: a line for each thing that is wrong.
+        checked: number of files read, encoded images included.
+        images: number of samples compared with their digests.
+        bad: one line per fault.
     """
 
     checked: int
@@ -161,15 +161,15 @@ class DataAudit:
 
 
 def require_sample(data: PreparedData, *, seed: int, workers: int) -> None:
-    """Compare some images of each split with their digests, which takes a fraction of a second.
+    """Compare some samples of each split with their digests; takes a fraction of a second.
 
     Args:
-        data: whose images; those that are kept encoded are compared whenever they are read.
-        seed: of the choice.
-        workers: threads.
+        data: the prepared dataset; encoded images are also checked at each read.
+        seed: random seed of the choice.
+        workers: number of threads.
 
     Raises:
-        DataError: one is not what was prepared.
+        DataError: a sample has changed since `pipeline prepare`.
     """
     for name in SPLITS:
         images: Split = getattr(data, name)
@@ -180,7 +180,7 @@ def require_sample(data: PreparedData, *, seed: int, workers: int) -> None:
 
 
 def sampled_rows(images: Split, seed: int) -> Rows:
-    """Return which images of a split (n,) a start looks at: all, or a random sample of a large split."""
+    """Return the rows of a split (n,) to check at a start: all, or a random sample of a large split."""
     total, count = images.size_bytes, len(images)
     fitting = count if total <= SAMPLED_BYTES else max(SAMPLED_IMAGES, SAMPLED_BYTES * count // total)
     if fitting >= count:
@@ -189,12 +189,12 @@ def sampled_rows(images: Split, seed: int) -> Rows:
 
 
 def audit_data(folder: Path, *, workers: int, progress: Progress) -> DataAudit:
-    """Read every file of a prepared dataset, and compare every image and name with its digest.
+    """Read every file of a prepared dataset and compare every sample and name with its digest.
 
     Args:
-        folder: of the prepared dataset.
-        workers: threads.
-        progress: wraps batches of images (n,), and is told what is done with them.
+        folder: the prepared dataset.
+        workers: number of threads.
+        progress: wraps the batches of rows (n,); called with the text of the progress bar.
     """
     try:
         description = read_description(folder)

@@ -1,8 +1,8 @@
-"""From samples to a model's input: views, their rendering, and a model's preprocessing.
+"""From samples to a model's input: views, rendering and preprocessing.
 
-A view is integers that turn a sample into another array of integers: rendering is exact. Preprocessing
-turns that into a model's input; everything with floating point happens there. Each modality has its own of
-these.
+A view turns a sample into an array of integers, so rendering is exact. Preprocessing turns the rendered
+sample into a model's input and holds all floating-point arithmetic. Each modality implements these
+protocols.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from pipeline.views.pairing import Pairing, Singles
 
 
 class Views(Protocol):
-    """Which views of a sample exist: the augmentation as data."""
+    """The views of a sample: the augmentation as data."""
 
     @property
     def seed(self) -> int:
-        """64-bit unsigned: of all that is drawn."""
+        """Random seed of all draws, 64-bit unsigned."""
 
     @property
     def mixes(self) -> bool:
-        """Whether samples of a view are mixed with each other."""
+        """Whether the samples of a view are mixed with each other."""
 
     def canonical(self) -> dict[str, Any]:
-        """Return the spec as plain values, with the version of the rendering's meaning."""
+        """Return the spec as plain values, with the version of the rendering's semantics."""
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the canonical form."""
@@ -44,41 +44,41 @@ class Views(Protocol):
 
 
 class Preprocessing(Protocol):
-    """From rendered samples to a model's input. It travels with the weights."""
+    """From rendered samples to a model's input. It is stored with the weights."""
 
     @property
     def size(self) -> int:
-        """Extent of the model's input along each axis: of an image, its side in pixels."""
+        """Extent of the model's input along each axis, e.g. the side of an image in pixels."""
 
     @property
     def channels(self) -> int:
-        """Of the model's input."""
+        """Channels of the model's input."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything that decides the input as plain values."""
+        """Return all settings as plain values."""
 
     def with_size(self, size: int) -> Preprocessing:
-        """Return the same for another extent of the model's input."""
+        """Return the same preprocessing for a different input extent."""
 
     def seen(self, rendered: Tensor) -> Tensor:
-        """Map rendered samples (B, ...) to the integers that a model's own normalisation takes."""
+        """Map rendered samples (B, ...) to integers, as the network of `with_normalisation` takes them."""
 
     def normalise(self, rendered: Tensor) -> Tensor:
-        """Map rendered samples (B, ...) to a model's input (B, ...), on their own device."""
+        """Map rendered samples (B, ...) to a model's input (B, ...), on the device of the samples."""
 
     def with_normalisation(self, network: nn.Module) -> nn.Module:
-        """Return a network that takes samples as `seen` returns them, and normalises them itself."""
+        """Return a network that takes the output of `seen` and normalises it internally."""
 
     def deployed(self, *, normalises: bool) -> dict[str, Any]:
-        """Return what the user of an exported network must know: "input" and "preprocessing"."""
+        """Return the facts that users of an exported network need: "input" and "preprocessing"."""
 
     def notes(self) -> dict[str, str]:
-        """Return rules that hold for every model of this modality, for its card."""
+        """Return rules common to all models of this modality, for the model card."""
 
     def example(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return rendered samples (count, ...) on the CPU, for what needs any input at all.
+        """Return artificial rendered samples (count, ...) on the CPU, e.g. to trace a network.
 
-        Zeros, or noise where a generator is given.
+        Zeros, or noise if a generator is given.
         """
 
     def renderer(
@@ -90,89 +90,89 @@ class Preprocessing(Protocol):
         device: torch.device,
         on_device: bool | None,
     ) -> Renderer:
-        """Return what renders a split for a model of this preprocessing.
+        """Return a renderer of a split for a model with this preprocessing.
 
         Args:
             samples: the split.
             views: a spec of this modality; None for the un-augmented sample.
-            pairing: who is mixed with whom.
-            device: where batches are wanted.
-            on_device: render there, the same bytes; None where it suits.
+            pairing: mixing partners.
+            device: device of the rendered batches.
+            on_device: render on that device, same bytes; None chooses.
 
         Raises:
-            ConfigError: views that these samples cannot have.
-            ModelError: a model that these samples are nothing for.
+            ConfigError: these samples cannot have such views.
+            ModelError: the model cannot take these samples.
         """
 
 
 class GivenPreprocessing(Protocol):
-    """What a user says of a model's preprocessing in params.yaml."""
+    """A model's preprocessing settings from params.yaml."""
 
     @property
     def size(self) -> int | None:
-        """Extent of the model's input, where it is said."""
+        """Extent of the model's input, or None."""
 
     def said(self) -> dict[str, Any]:
-        """Return what is said, as plain values, by names of attributes of a `Preprocessing`."""
+        """Return the given settings as plain values, by attribute name of `Preprocessing`."""
 
     def over(self, known: Any) -> Preprocessing:
-        """Return a preprocessing with what is said here in place of its own.
+        """Return a known preprocessing with the given settings replaced.
 
         Raises:
-            ModelError: the two do not go together.
+            ModelError: the two are incompatible.
         """
 
     def alone(self, origin: str) -> Preprocessing:
-        """Return the preprocessing of a model that says nothing itself.
+        """Return the preprocessing of a model without a known one.
 
         Raises:
-            ModelError: something that it needs is not said.
+            ModelError: a required setting is missing.
         """
 
 
 class Renderer(Protocol):
-    """The views of one split for one model: the same bytes whatever the batch, thread or device."""
+    """Renders one split for one model: the same bytes for any batch, thread or device."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a rendered sample."""
+        """Shape of a rendered sample."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of a rendered sample: integers."""
+        """Integer dtype of a rendered sample."""
 
     @property
     def on_device(self) -> bool:
-        """Whether it renders where batches are wanted; otherwise on the CPU, from any thread."""
+        """Whether rendering runs on the device of the batches; else on the CPU, from any thread."""
 
     def render(self, view: int, rows: Rows) -> Tensor:
-        """Return these rows (B,) of one view, mixed: (B, *shape)."""
+        """Return the rows (B,) of one view, mixed: (B, *shape)."""
 
     def shares(self, view: int, rows: Rows) -> NDArray[np.float64] | None:
-        """Return how much of each row (B,) is in its own rendering; None where nothing is mixed."""
+        """Return each row's share (B,) in its own mixture, or None without mixing."""
 
     def for_model(self, preprocessing: Any) -> Renderer:
-        """Return what renders the same views for another model of this modality."""
+        """Return a renderer of the same views for a different model of this modality."""
 
     def resident(self) -> Resident | None:
-        """Return the faster path, where all samples lie on the device."""
+        """Return the faster path if all samples are on the device, else None."""
 
 
 class Resident(Protocol):
-    """Views of samples that all lie on the device."""
+    """Renders views of samples that are all on the device."""
 
     def prefetch(self, view: int) -> None:
-        """Prepare for a view that will be asked for soon."""
+        """Prepare the parameters of a view that is needed soon."""
 
     def batches(self, view: int, batches: Sequence[Rows]) -> Iterator[Tensor]:
-        """Yield each batch of rows (B,), rendered: (B, *shape)."""
+        """Yield the rendered samples (B, *shape) of each batch of rows (B,)."""
 
 
 class UsualViews:
-    """What views of most modalities have in common: a spec derives from this, and gives `canonical`."""
+    """Base class of view specs with the usual behaviour; a subclass gives `canonical`."""
 
     def canonical(self) -> dict[str, Any]:
-        """Return the spec as plain values, with the version of the rendering's meaning."""
+        """Return the spec as plain values, with the version of the rendering's semantics."""
         raise NotImplementedError
 
     def digest(self) -> str:
@@ -185,9 +185,9 @@ class UsualViews:
 
 
 class UsualPreprocessing:
-    """What preprocessing of most modalities has in common: a frozen dataclass derives from this.
+    """Base class of preprocessing with the usual behaviour, for frozen dataclasses.
 
-    It gives `size`, `channels`, `normalise`, `example` and `renderer`.
+    A subclass gives `size`, `channels`, `normalise`, `example` and `renderer`.
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -195,23 +195,23 @@ class UsualPreprocessing:
         return asdict(self)  # type: ignore[call-overload,no-any-return]
 
     def with_size(self, size: int) -> Self:
-        """Return the same for another extent of the model's input."""
+        """Return the same preprocessing for a different input extent."""
         return replace(self, size=size)  # type: ignore[type-var]
 
     def normalise(self, rendered: Tensor) -> Tensor:
-        """Map rendered samples (B, ...) to a model's input (B, ...), on their own device."""
+        """Map rendered samples (B, ...) to a model's input (B, ...), on the device of the samples."""
         raise NotImplementedError
 
     def seen(self, rendered: Tensor) -> Tensor:
-        """Return rendered samples (B, ...) as they are."""
+        """Return rendered samples (B, ...) unchanged."""
         return rendered
 
     def with_normalisation(self, network: nn.Module) -> nn.Module:
-        """Return a network that takes rendered samples, and normalises them itself."""
+        """Return a network that takes rendered samples and normalises them internally."""
         return _Normalising(network, self.normalise)
 
     def deployed(self, *, normalises: bool) -> dict[str, Any]:
-        """Return what the user of an exported network must know: "input" and "preprocessing"."""
+        """Return the facts that users of an exported network need: "input" and "preprocessing"."""
         return {"input": {"normalised": not normalises}, "preprocessing": self.to_dict()}
 
     def notes(self) -> dict[str, str]:
@@ -220,7 +220,7 @@ class UsualPreprocessing:
 
 
 class UsualRenderer:
-    """What renderers of most modalities have in common: they render on the CPU, and mix nothing."""
+    """Base class of renderers that run on the CPU and mix nothing."""
 
     on_device = False
 
@@ -229,7 +229,7 @@ class UsualRenderer:
         return None
 
     def resident(self) -> Resident | None:
-        """Return None: samples stay where they are."""
+        """Return None: samples stay on the CPU."""
         return None
 
 
@@ -239,6 +239,6 @@ class _Normalising(nn.Module):
         self.network, self._normalise = network, normalise
 
     def forward(self, rendered: Tensor) -> Tensor:
-        """Return what the network gives for rendered samples (B, ...)."""
+        """Return the network's output for rendered samples (B, ...)."""
         logits: Tensor = self.network(self._normalise(rendered))
         return logits

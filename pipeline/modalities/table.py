@@ -1,4 +1,4 @@
-"""The table of modalities, those of one's own that were named, and what a store says in one of them."""
+"""The table of modalities, user code included, and readers of stored descriptions."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def find_modality(name: str = DEFAULT) -> Modality:
 
 
 def families() -> tuple[Family, ...]:
-    """Return the sources of models of all modalities, those with a prefix to their names first."""
+    """Return the model families of all modalities, families with a name prefix first."""
     return tuple(family for modality in MODALITIES for family in modality.families)
 
 
 def modality_of(plain: Mapping[str, Any]) -> str:
-    """Return the name of the modality in a model's card, or a teacher's in a header, as plain values."""
+    """Return the modality's name from a model's card, or from the teacher in a store's header."""
     return str(plain.get("modality", DEFAULT))
 
 
 def read_views(plain: Mapping[str, Any], teacher: Mapping[str, Any], origin: object) -> Views:
-    """Return the views that a store's header describes.
+    """Return the views described in a store's header.
 
     Args:
-        plain: the canonical form.
-        teacher: as the header describes it.
-        origin: the store, for errors.
+        plain: canonical form of the views.
+        teacher: description of the teacher in the header.
+        origin: the store, for error messages.
 
     Raises:
-        ConfigError: the modality is code that nobody named.
-        MismatchError: another version of this program described them.
-        CorruptStoreError: they are no views.
+        ConfigError: the modality is user code that was not named.
+        MismatchError: written by an incompatible version of this program.
+        CorruptStoreError: not a description of views.
     """
     known = find_modality(modality_of(teacher))
     try:
@@ -63,25 +63,25 @@ def read_views(plain: Mapping[str, Any], teacher: Mapping[str, Any], origin: obj
 
 
 def views_of(labels: SoftLabels) -> Views:
-    """Return which views a store's teacher saw; see `read_views`."""
+    """Return the views of a store; see `read_views`."""
     return read_views(labels.views, labels.teacher, labels.location)
 
 
 def mixed_blocks(labels: SoftLabels, images: Split) -> NDArray[np.int64] | None:
-    """Return, where views mix, the block of each sample (N,) inside which it was mixed; else None.
+    """Return the block (N,) in which each sample was mixed, or None for views without mixing.
 
     Raises:
-        MismatchError: samples that others are mixed with are not among these.
+        MismatchError: mixing partners are missing from these samples.
     """
     return labels.blocks_of(images) if views_of(labels).mixes else None
 
 
 def preprocessing_of(labels: SoftLabels) -> Preprocessing:
-    """Return how a store's teacher, or the first of several, wants its samples.
+    """Return the preprocessing of a store's teacher, or of the first of several.
 
     Raises:
-        ConfigError: the modality is code that nobody named.
-        CorruptStoreError: its header describes no preprocessing.
+        ConfigError: the modality is user code that was not named.
+        CorruptStoreError: the header describes no preprocessing.
     """
     known = find_modality(modality_of(labels.teacher))
     try:
