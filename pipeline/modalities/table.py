@@ -31,7 +31,7 @@ def find_modality(name: str = DEFAULT) -> Modality:
 
 
 def families() -> tuple[Family, ...]:
-    """Return the model families of all modalities, families with a name prefix first."""
+    """Return the model families of all modalities, in the order of the table."""
     return tuple(family for modality in MODALITIES for family in modality.families)
 
 

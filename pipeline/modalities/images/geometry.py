@@ -1,11 +1,11 @@
-"""Where a view looks: crop boxes and flips drawn from a spec, and affine maps in integers.
+"""Crop boxes, flips and affine maps: the geometry of a view, in integers.
 
-Boxes are integers, decided by integer arithmetic and by +, *, / and sqrt of IEEE doubles alone: exp and log
-differ in the last bit between machines, these do not.
+Boxes use only integer arithmetic and +, *, / and sqrt of IEEE doubles. These agree between machines; exp
+and log differ in the last bit.
 
-An affine map says which source point each pixel of an image shows. It is six integers in units of 2^-24:
-the 2x2 matrix from an output point to its source point, both measured from the image's centre, and the
-shift in sides of the image. The same map serves any resolution.
+An affine map gives the source point of each output pixel. It has six integers in units of 2^-24: a 2x2
+matrix and a shift. Points are measured from the image's centre, the shift in sides of the image, so a map
+serves any resolution. E.g. a shift to the right by a quarter of the side is (2^24, 0, 0, 2^24, -2^22, 0).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.modalities.images.spec import ViewSpec
 
 Ints = NDArray[np.int64]
 
-# Boxes on a model's own image are in these parts of its side, whatever its resolution.
+# Units per side for boxes on the model's image: independent of its resolution.
 UNIT = 1 << 16
 
 _ATTEMPTS = 10
@@ -31,6 +31,7 @@ _RATIO_BITS = 16
 _WORD = float(1 << 32)
 UNIT_BITS = 24
 DEGREE = 16  # angles are in sixteenths of a degree
+# E.g. SINES[480], the sine of 30 degrees, is 2^29.
 _TABLE_UNIT = 1 << 30
 _QUARTER = 90 * DEGREE
 SINES: Ints = np.array(
@@ -43,13 +44,14 @@ def crop_boxes(spec: ViewSpec, draws: Draws, shapes: NDArray[np.int32]) -> Ints:
     """Return the crop of each sample: (N, 4) top, left, height, width in source pixels.
 
     Args:
-        spec: what may be drawn.
-        draws: of the samples.
+        spec: the operations and their ranges.
+        draws: random draws of the N samples.
         shapes: (N, 2) heights and widths of the source images.
     """
     heights, widths = shapes[:, 0].astype(np.int64), shapes[:, 1].astype(np.int64)
     if spec.random_resized_crop is not None:
         crop = spec.random_resized_crop
+        # Some ratios fit no image, e.g. a wide crop of a tall image: these rows get a fixed box.
         boxes, found = _random_boxes(draws, Lane.CROP, (heights, widths), crop.scale, crop.ratio)
         boxes[~found] = _fallback_boxes(crop.ratio, heights[~found], widths[~found])
         return boxes
@@ -60,16 +62,16 @@ def crop_boxes(spec: ViewSpec, draws: Draws, shapes: NDArray[np.int32]) -> Ints:
 
 
 def centre_boxes(heights: Ints, widths: Ints, fraction: float) -> Ints:
-    """Return the centred squares (N, 4) of a share of the short side."""
+    """Return centred squares (N, 4) whose side is a fraction of the short side."""
     side = np.maximum(1, rounded(np.minimum(heights, widths) * fraction))
     return np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
 
 
 def erased_boxes(erasing: RandomErasing, draws: Draws) -> Ints:
-    """Return what is painted over of each sample: (N, 4) in units of the side; empty for nothing."""
+    """Return the erased box of each sample: (N, 4) in units of the side; all 0 for none."""
     sides = np.full(len(draws), UNIT)
     low, high = erasing.ratio
-    # Given as height / width; a box is drawn by width / height.
+    # The setting is height / width; `_random_boxes` takes width / height.
     ratio = 1 / high, 1 / low
     boxes, found = _random_boxes(draws, Lane.RANDOM_ERASING + 1, (sides, sides), erasing.scale, ratio)
     chosen = random.chance(draws.words(Lane.RANDOM_ERASING)[0], erasing.probability)
@@ -78,9 +80,10 @@ def erased_boxes(erasing: RandomErasing, draws: Draws) -> Ints:
 
 
 def flips(spec: ViewSpec, draws: Draws) -> NDArray[np.bool_]:
-    """Return which samples (N,) are mirrored."""
+    """Return whether each sample (N,) is mirrored."""
     if spec.flip == "none":
         return np.zeros(len(draws), np.bool_)
+    # alternating: view 0's random bit for all views, inverted in odd views.
     drawn = draws if spec.flip == "random" else Draws(draws.seed, 0, draws.keys)
     parity = draws.view & 1 if spec.flip == "alternating" else 0
     mirrored: NDArray[np.bool_] = (drawn.words(Lane.FLIP)[0] >> np.uint64(31)) != parity
@@ -88,7 +91,7 @@ def flips(spec: ViewSpec, draws: Draws) -> NDArray[np.bool_]:
 
 
 def rounded(values: NDArray[np.floating[Any]]) -> Ints:
-    """Return the nearest integers; halves go up."""
+    """Round to the nearest integer, halves upwards."""
     result: Ints = np.floor(values + 0.5).astype(np.int64)
     return result
 
@@ -101,15 +104,18 @@ def _shifts(crop: PadCrop, draws: Draws) -> Ints:
 def _random_boxes(
     draws: Draws, lane: int, sides: tuple[Ints, Ints], scale: Bounds, ratio: Bounds
 ) -> tuple[Ints, NDArray[np.bool_]]:
-    """Return boxes (N, 4) of random area and width / height, and for which samples (N,) one was found."""
+    """Return random boxes (N, 4), and whether a box was found for each sample (N,)."""
     heights, widths = sides
     boxes = np.zeros((len(draws), 4), np.int64)
     found = np.zeros(len(draws), np.bool_)
     low, high = scale
+    # Rejection sampling for all rows at once. Attempt k reads lane + k of a row's own key, so a row's box
+    # is the same in any batch.
     for attempt in range(_ATTEMPTS):
         rows = np.flatnonzero(~found)
         if not len(rows):
             break
+        # (4, n): area, aspect ratio, top, left.
         words = Draws(draws.seed, draws.view, draws.keys[rows]).words(lane + attempt)
         tall, wide = heights[rows], widths[rows]
         area = (tall * wide) * (low + (high - low) * (words[0] / _WORD))
@@ -125,7 +131,7 @@ def _random_boxes(
 
 
 def _fallback_boxes(ratio: Bounds, heights: Ints, widths: Ints) -> Ints:
-    """The centred box of the nearest allowed aspect ratio, for images where no attempt fits."""
+    """Return centred boxes of the nearest allowed aspect ratio, for rows without a random box."""
     low, high = ratio
     box_h = np.clip(rounded(widths / low), 1, heights)
     box_w = np.clip(rounded(heights * high), 1, widths)
@@ -133,10 +139,12 @@ def _fallback_boxes(ratio: Bounds, heights: Ints, widths: Ints) -> Ints:
 
 
 def _log_uniform(bounds: Bounds, words: random.Words) -> NDArray[np.float64]:
-    """Low * (high / low)^u for u on a grid of 2^-16, by repeated square roots instead of exp."""
+    """Return low * (high / low)^u for u on a grid of 2^-16, with square roots instead of exp."""
     low, high = bounds
     result = np.full(words.shape, low)
     factor = np.float64(high / low)
+    # Bit k of u, from the top, multiplies by (high / low)^(2^-k).
+    # E.g. bounds (0.5, 2): u = 0.1 binary takes the first root, 2, which gives 0.5 * 2 = 1.
     for bit in range(_RATIO_BITS):
         factor = np.sqrt(factor)
         chosen = (words >> np.uint64(31 - bit)) & np.uint64(1)
@@ -147,9 +155,10 @@ def _log_uniform(bounds: Bounds, words: random.Words) -> NDArray[np.float64]:
 def sine(angles: NDArray[Any]) -> Reals:
     """Return the sine of angles in sixteenths of a degree, the same on any machine.
 
-    From a table of integers, since the last bit of the function differs between machines; no entry is
-    nearer to a rounding boundary than a hundred times that difference (a test looks).
+    The table is in integers because `sin` differs in the last bit between machines. No entry is closer to a
+    rounding boundary than a hundred times that difference (tested).
     """
+    # A quarter circle suffices: mirror at 90 degrees, change the sign above 180.
     around = np.mod(angles, 4 * _QUARTER)
     half, rest = np.divmod(around, 2 * _QUARTER)
     values = SINES[np.where(rest > _QUARTER, 2 * _QUARTER - rest, rest)]
@@ -174,22 +183,24 @@ def matrix(
 
     Args:
         angle: (N,) clockwise, in sixteenths of a degree.
-        shift_x, shift_y: (N,) to the right and down, in sides.
+        shift_x, shift_y: (N,) to the right and down, as a share of the side.
         scale: (N,) factor.
         shear_x, shear_y: (N,) in sixteenths of a degree.
 
-    Torchvision's `affine`: rotation times scale times shear of y times shear of x, inverted.
+    Source: torchvision's `affine`, the inverse of rotation * scale * shear of y * shear of x.
     """
+    # (a b; c d) is the forward matrix at scale 1, of determinant 1. Its inverse is (d -b; -c a).
     tan_x = sine(np.asarray(shear_x)) / cosine(np.asarray(shear_x))
     cos_y = cosine(np.asarray(shear_y))
     a, c = cosine(angle - shear_y) / cos_y, sine(angle - shear_y) / cos_y
     b, d = -(a * tan_x + sine(angle)), cosine(angle) - c * tan_x
     rows = np.stack([d / scale, -b / scale, -c / scale, a / scale], axis=-1)
+    # The source point of an output point p is inverse * (p - shift).
     back_x = -(rows[..., 0] * shift_x + rows[..., 1] * shift_y)
     back_y = -(rows[..., 2] * shift_x + rows[..., 3] * shift_y)
     return encode(np.concatenate([rows, back_x[..., None], back_y[..., None]], axis=-1))
 
 
 def encode(values: Reals) -> NDArray[np.int32]:
-    """Return maps (..., 6) in integers."""
+    """Round maps (..., 6) to units of 2^-24."""
     return rounded(values * (1 << UNIT_BITS)).astype(np.int32)

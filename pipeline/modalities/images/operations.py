@@ -1,7 +1,7 @@
-"""Operations on a model's pixels: names, units of strength, spaces, and the steps that a view draws.
+"""Operations on rendered pixels: names, units of strength, search spaces, and the steps of a view.
 
-A strength is up to six integers: factors in 1024ths, thresholds and bits as they are, an affine map in all
-six.
+A strength is up to six integers: a factor in 1024ths, a threshold, a number of bits, or the six of an
+affine map.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Operands = NDArray[np.int32]
 
 
 class Op(IntEnum):
-    """What is done to a sample in one step, and what its first operand is."""
+    """The operation of one step; the comments give its first operand."""
 
     NOTHING = 0
     BRIGHTNESS = 1  # factor
@@ -36,7 +36,7 @@ class Op(IntEnum):
     SATURATION = 3  # factor; 0 is grey
     HUE = 4  # shift
     SHARPNESS = 5  # factor
-    POSTERIZE = 6  # bits that are kept
+    POSTERIZE = 6  # number of bits kept
     SOLARIZE = 7  # threshold
     AUTOCONTRAST = 8
     EQUALIZE = 9
@@ -45,7 +45,7 @@ class Op(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Operations of which one is drawn, each at every magnitude and with both signs.
+    """A set of operations to draw from, each at every magnitude and with both signs.
 
     Args:
         ops: (K,) uint8.
@@ -57,7 +57,7 @@ class Space:
 
 
 def operand(value: NDArray[np.int64] | int, count: int) -> Operands:
-    """Return operands (N, 6) of one number a sample."""
+    """Return operands (N, 6) with one number per sample, in the first column."""
     result = np.zeros((count, OPERANDS), np.int32)
     result[:, 0] = value
     return result
@@ -71,14 +71,15 @@ def rand_augment_space() -> Space:
 
 @cache
 def wide_space(magnitudes: int) -> Space:
-    """Return TrivialAugment's wide space; shifts are a seventh of the side, 32 pixels of 224."""
+    """Return TrivialAugment's wide space; the largest shift is 1/7 of the side, e.g. 32 of 224 pixels."""
     return _space(magnitudes, shear=0.99, shift=1 / 7, degrees=135, factor=0.99, lost_bits=6)
 
 
 def _space(
     magnitudes: int, *, shear: float, shift: float, degrees: int, factor: float, lost_bits: int
 ) -> Space:
-    """Tabulate the fourteen operations; magnitude m of M is m / (M - 1) of the range."""
+    """Tabulate the fourteen operations; magnitude m of M is the share m / (M - 1) of the range."""
+    # All arrays below are (M, 2): magnitudes, then the sign, + and -.
     part = np.arange(magnitudes) / (magnitudes - 1)
     signs = np.array([1, -1])
     signed = part[:, None] * signs
@@ -87,7 +88,7 @@ def _space(
     factors = np.floor((1 + signed * factor) * FACTOR + 0.5).astype(np.int64)
     bits = 8 - np.rint(part * lost_bits).astype(np.int64)[:, None] * np.abs(signs)
     last = magnitudes - 1
-    # Upwards, and in integers: a float's last bit would move some of them by one.
+    # Rounded upwards in integers: the last bit of a float would move some thresholds by one.
     thresholds = -((np.arange(magnitudes) - last) * 255 // last)[:, None] * np.abs(signs)
     table = [
         (Op.NOTHING, _first(none)),
@@ -95,7 +96,7 @@ def _space(
         (Op.AFFINE, _sheared(signed * shear, horizontal=False)),
         (Op.AFFINE, geometry.matrix(none.astype(np.int64), signed * shift, none)),
         (Op.AFFINE, geometry.matrix(none.astype(np.int64), none, signed * shift)),
-        # Torchvision's `rotate` turns the other way round than its `affine`.
+        # Torchvision's `rotate` and `affine` turn in opposite directions.
         (Op.AFFINE, geometry.matrix(-degrees_drawn, none, none)),
         (Op.BRIGHTNESS, _first(factors)),
         (Op.SATURATION, _first(factors)),
@@ -116,10 +117,10 @@ def _first(values: NDArray[np.float64] | NDArray[np.int64]) -> Operands:
 
 
 def _sheared(tangents: NDArray[np.float64], *, horizontal: bool) -> Operands:
-    """Shear about the top left corner, as AutoAugment's operations do; the tangent is the magnitude."""
+    """Shear about the top left corner, as in AutoAugment; the tangent is the magnitude."""
     rows = np.zeros((*tangents.shape, OPERANDS))
     rows[..., 0] = rows[..., 3] = 1
-    # From the corner instead of the centre: half a side of the other axis is added.
+    # Maps are centred: a corner shear adds half a side of the other axis.
     rows[..., 1 if horizontal else 2] = tangents
     rows[..., 4 if horizontal else 5] = tangents / 2
     return geometry.encode(rows)
@@ -127,12 +128,12 @@ def _sheared(tangents: NDArray[np.float64], *, horizontal: bool) -> Operands:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation, or none, on each of N samples; a view has some, one after the other.
+    """One operation, or none, for each of N samples; a view has a sequence of steps.
 
     Args:
         ops: (N,) uint8, of `Op`.
-        operands: (N, 6) int32, its strength.
-        possible: the operations that a step of this spec may hold, whatever was drawn.
+        operands: (N, 6) int32, the strengths.
+        possible: operations that this spec can put into the step, drawn or not. A device runs them all.
     """
 
     ops: NDArray[np.uint8]
@@ -144,7 +145,7 @@ class Step:
 
 
 def draw_steps(spec: ViewSpec, draws: Draws) -> tuple[Step, ...]:
-    """Draw the steps of one view, in the order in which they are carried out."""
+    """Draw the steps of one view, in execution order."""
     steps: list[Step] = []
     for name, drawn in _DRAWN.items():
         augmentation = getattr(spec, name)
@@ -166,6 +167,7 @@ def _trivial_augment(augmentation: TrivialAugment, draws: Draws) -> Iterable[Ste
 
 
 def _of_space(space: Space, words: random.Words, magnitudes: NDArray[np.int64] | np.int64) -> Step:
+    # words (4, N): operation, sign, magnitude where it is random.
     chosen = random.between(words[0], 0, len(space.ops) - 1)
     negative = random.between(words[1], 0, 1)
     possible = tuple(sorted({Op(int(op)) for op in space.ops} - {Op.NOTHING}))
@@ -198,13 +200,16 @@ def _in_sides(shares: tuple[float, float]) -> list[int]:
 
 
 def _color_jitter(augmentation: ColorJitter, draws: Draws) -> Iterable[Step]:
-    """As many steps as there are strengths, each sample with an order of its own."""
+    """Yield one step per strength that is set; each sample has a random order of them."""
     ranges = _jitter_ranges(augmentation)
     choice, levels = draws.words(Lane.COLOR_JITTER), draws.words(Lane.COLOR_JITTER + 1)
-    # Each strength has a word of its own, whichever others there are.
+    # Each strength has a fixed word, so adding one leaves the draws of the others alone.
     drawn = np.stack(
         [random.between(levels[_JITTER.index(op)], low, high) for op, (low, high) in ranges.items()], axis=1
     )
+    # (K!, K), then one row per sample: order (N, K).
+    # E.g. brightness and hue: orders (0, 1) and (1, 0). With order [[1, 0], [0, 1]], step 0 shifts the hue
+    # of sample 0 and changes the brightness of sample 1.
     orders = np.array(list(itertools.permutations(range(len(ranges)))))
     order = orders[random.between(choice[1], 0, len(orders) - 1)]
     happens = random.chance(choice[0], augmentation.probability)
@@ -216,7 +221,7 @@ def _color_jitter(augmentation: ColorJitter, draws: Draws) -> Iterable[Step]:
 
 
 def _jitter_ranges(augmentation: ColorJitter) -> dict[Op, tuple[int, int]]:
-    """Return the smallest and largest level of those that are set."""
+    """Return the lowest and highest level of each strength that is set."""
     ranges = {}
     for op, name in zip(_JITTER, ("brightness", "contrast", "saturation"), strict=False):
         value = getattr(augmentation, name)
@@ -234,7 +239,7 @@ _JITTER = (Op.BRIGHTNESS, Op.CONTRAST, Op.SATURATION, Op.HUE)
 def _now_and_then(
     lane: Lane, op: Op, level: Callable[[Any], int]
 ) -> Callable[[Any, Draws], Iterable[Step]]:
-    """Return what draws an operation of one strength for some of the samples."""
+    """Return a function that draws one operation of fixed strength for a share of the samples."""
 
     def drawn(augmentation: Any, draws: Draws) -> Iterable[Step]:
         happens = random.chance(draws.words(lane)[0], augmentation.probability)

@@ -1,1 +1,1 @@
-"""Pixels of a view: two ways to crop, one arithmetic of integers for everything after."""
+"""Pixels of a view: cropping on the CPU or a device, then integer operations shared by both."""

@@ -1,8 +1,8 @@
 """Crop, resize and flip on the CPU: uint8 in, uint8 out, the same for any batch or thread count.
 
-Small images of one size, of which boxes of the result's size are wanted, are copied a batch at once.
-Else each sample goes alone: a box of the result's size is copied, any other goes through torch's
-uint8 antialiased kernel, the one that `torchvision.transforms.v2` uses, on its channels-last slice.
+Small images of one size, with boxes of the result's size, are copied as a whole batch. Otherwise each
+sample is rendered alone. A box of the result's size is copied; any other is resized by torch's uint8
+antialiased kernel on a channels-last slice, as in `torchvision.transforms.v2`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pipeline.modalities.images.draw import ViewParameters
 from pipeline.modalities.images.rendering.resample import KERNELS, Interpolation
 from pipeline.samples.packed import Split, Uniform
 
-# Larger ones are copied box by box: the lines' other columns would cost more than the loop.
+# Larger images are copied box by box: copying the unused columns of a line would cost more than the loop.
 _SMALL_BYTES = 16 << 10
 Image = NDArray[np.uint8]  # (H, W, C)
 
 
 def are_shifts(source: Uniform, boxes: NDArray[np.int32], size: int) -> bool:
-    """Whether `shift` can, and should, make these boxes (B, 4) of top, left, height and width."""
+    """Whether `shift` can cut these boxes (B, 4), top, left, height, width, and is faster."""
     if not len(boxes):
         return False
     _, height, width, channels = source[0].shape
@@ -40,48 +40,55 @@ def shift(
     flips: NDArray[np.bool_],
     size: int,
 ) -> Tensor:
-    """Return boxes of some samples, black where they reach outside: (B, size, size, C) uint8.
+    """Cut boxes from small images of one size, black outside: (B, size, size, C) uint8.
 
-    Pad-and-crop, and whole images. For a small image a turn of Python's loop costs more than its pixels
-    do, and holds all other threads up. So lines are picked for the whole batch, in the order of (mirrored,
-    left): then samples with the same columns lie together, and those that are mirrored at the end.
+    Serves pad-and-crop and whole images. Per small image, a Python loop costs more than the pixels and
+    blocks all other threads, so lines are gathered for the whole batch. Sorting by (flip, left) makes
+    samples with equal columns adjacent and puts flipped samples last.
 
     Args:
-        source: images of one size, and where each sample is among them.
+        source: images of one size, and the index of each sample among them.
         rows: (B,) samples.
         boxes: (B, 4) int32 top, left, size, size in source pixels.
-        flips: (B,) whether it is mirrored left to right.
-        size: of the result in pixels.
+        flips: (B,) whether each sample is mirrored left to right.
+        size: side of the result in pixels.
     """
     pixels, places = source
+    # The last key of lexsort sorts first.
     order = np.lexsort((boxes[:, 1], flips))
     lines = _lines(pixels, places[rows[order]], boxes[order, 0], size)
+    # (B, size, size, C) from lines (B, size, W, C), in sorted order.
     cut = torch.from_numpy(_columns(lines, boxes[order, 1], size))
     straight = len(flips) - int(np.count_nonzero(flips))
     if straight < len(flips):
-        # As one tall image: torch has a fast kernel for (H, W, C), and none for a batch of them.
+        # As one tall image: torch has a fast kernel to flip (H, W, C), but none for a batch.
         tall = cut[straight:].view(-1, *cut.shape[2:])
         tall.copy_(tall.flip(1))
+    # argsort of a permutation is its inverse: back to the order of `rows`.
     return cut.index_select(0, torch.from_numpy(np.argsort(order)))
 
 
 def _lines(
     pixels: NDArray[np.uint8], places: NDArray[np.int64], tops: NDArray[np.int32], size: int
 ) -> NDArray[np.uint8]:
-    """Return whole lines from each top on (B, size, W, C), black where there are none."""
+    """Return `size` whole lines per sample, from its top on: (B, size, W, C), black outside."""
     _, height, width, channels = pixels.shape
     wanted = tops[:, None] + np.arange(size)
     inside = np.clip(wanted, 0, height - 1)
+    # Line y of image n is row n * H + y of all lines (images * H, W, C).
     lines = pixels.reshape(-1, width, channels)
     picked: NDArray[np.uint8] = lines.take(places[:, None] * height + inside, axis=0, mode="clip")
+    # Lines outside were clamped to the nearest line; overwrite them with black.
     picked[wanted != inside] = 0
     return picked
 
 
 def _columns(lines: NDArray[np.uint8], lefts: NDArray[np.int32], size: int) -> NDArray[np.uint8]:
-    """Return columns from each left on (B, size, size, C), black where there are none."""
+    """Return `size` columns per sample, from its left on: (B, size, size, C), black outside."""
     count, _, width, channels = lines.shape
     out = np.zeros((count, size, size, channels), np.uint8)
+    # One copy per run of equal lefts, e.g. lefts [-1, -1, 2, 2, 2] need the slices 0:2 and 2:5.
+    # Padding 4 gives at most 9 lefts, twice for the flips: 18 copies for a batch of any size.
     changes = (np.flatnonzero(np.diff(lefts)) + 1).tolist()
     for start, stop in pairwise([0, *changes, count]):
         left = int(lefts[start])
@@ -98,14 +105,14 @@ def crop_and_resize(
     size: int,
     interpolation: Interpolation = "bilinear",
 ) -> Tensor:
-    """Return the crops of some samples: (B, size, size, channels) uint8.
+    """Crop and resize some samples: (B, size, size, channels) uint8.
 
     Args:
-        images: where the source pixels are.
+        images: the split with the source pixels.
         rows: (B,) positions in `images`.
-        parameters: of these rows, in this order.
+        parameters: parameters of these rows, in this order.
         size: height and width of the result in pixels.
-        interpolation: of crops that have another size.
+        interpolation: filter of crops that are resized.
     """
     source = images.uniform
     if source is not None and are_shifts(source, parameters.boxes, size):
@@ -123,14 +130,14 @@ def crop_and_resize(
                 f"sample {images.names[row]!r}: box {box} cannot be rendered ({error}); expected a part of "
                 "the image; run: pipeline prepare"
             ) from error
-    # One by one: torch has a fast kernel for (H, W, C), and none for a batch of them.
+    # One by one: torch has a fast kernel to flip (H, W, C), but none for a batch.
     for place in np.flatnonzero(parameters.flips).tolist():
         out[place].copy_(out[place].flip(1))
     return out
 
 
 def cut(image: Image, top: int, left: int, height: int, width: int) -> Image:
-    """Return a box of an image, black where it reaches outside."""
+    """Return a box of an image, black outside; a view if the box lies inside."""
     rows, columns = image.shape[:2]
     if top >= 0 and left >= 0 and top + height <= rows and left + width <= columns:
         return image[top : top + height, left : left + width]
@@ -144,7 +151,7 @@ def cut(image: Image, top: int, left: int, height: int, width: int) -> Image:
 
 def _resize(image: Image, target: Image, interpolation: Interpolation) -> None:
     """Resize (h, w, C) into (S, S, C): antialiased, by torch's fixed-point kernel."""
-    # A copy: the slice is of a read-only map, and the kernel would make one of it.
+    # A copy: the slice may be of a read-only map, and the kernel would copy it anyway.
     source, out = (torch.from_numpy(a).permute(2, 0, 1)[None] for a in (image.copy(), target))
-    # As `interpolate` does, but straight to where the result is wanted, which halves the time.
+    # As in `interpolate`, but written straight into the result, which halves the time.
     KERNELS[interpolation].out(source, target.shape[:2], False, out=out)

@@ -1,7 +1,7 @@
-"""Rendering on any device: a view's parameters as tensors there, and pixels without waiting for it.
+"""Rendering on any device: parameters as tensors on the device, pixels without synchronisation.
 
-Shapes depend on the split, the size and the spec alone, and nothing is read back: what a CUDA graph asks
-for, though to capture a step in one has not been tried.
+Shapes depend only on the split, the size and the spec, and nothing is read back. A CUDA graph needs
+exactly this, but capturing a step has not been tried.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pipeline.modalities.images.rendering.pixel_ops import KERNELS, paint
 from pipeline.modalities.images.rendering.resample import Interpolation
 from pipeline.samples.packed import Split
 
+# Images are sent in parts of this size: a whole copy could exceed the host's memory.
 _SENT_BYTES = 64 << 20
 
 
@@ -36,7 +37,7 @@ class DeviceStep:
     Args:
         ops: (N,) uint8.
         operands: (N, 6) int32.
-        possible: the operations that it may hold.
+        possible: operations that the step may hold; known without reading `ops` back.
     """
 
     ops: Tensor
@@ -56,7 +57,7 @@ class DeviceStep:
 
 @dataclass(frozen=True, slots=True)
 class DeviceMixture:
-    """How N samples are mixed; see `pipeline.modalities.images.mixing.Mixture`.
+    """Mixing of N samples; see `pipeline.modalities.images.mixing.Mixture`.
 
     Args:
         levels: (N,) int32.
@@ -82,11 +83,11 @@ class DeviceParameters:
     Args:
         boxes: (N, 4) int64.
         flips: (N,) bool.
-        side: height and width of all boxes, where they are squares of one size.
-        steps: operations in their order.
-        erased: (N, 4) int32 boxes that are painted over, or None.
-        paint: grey level of the paint.
-        mixture: how samples are mixed in the end, or None.
+        side: common side of all boxes in pixels, or None if they differ.
+        steps: operations in execution order.
+        erased: (N, 4) int32 erased boxes, or None.
+        paint: grey level of erased boxes.
+        mixture: mixing of the samples, the last operation, or None.
     """
 
     boxes: Tensor
@@ -100,6 +101,7 @@ class DeviceParameters:
     @classmethod
     def of(cls, parameters: ViewParameters, device: torch.device) -> DeviceParameters:
         """Copy a view's parameters to a device."""
+        # int64: the boxes are added to index tensors.
         erasure, mixture = parameters.erasure, parameters.mixture
         return cls(
             boxes=to_device(parameters.boxes.astype(np.int64), device),
@@ -124,16 +126,16 @@ class DeviceParameters:
 
 
 class DeviceRenderer:
-    """Renders batches on a device. Images of one size lie there; others are copied for each batch.
+    """Renders batches on a device. Images of one size stay there; others are copied for each batch.
 
     Args:
         images: the split.
         size: height and width of the result in pixels.
-        device: where pixels come out.
-        interpolation: by which crops are resized.
+        device: device of the pixels.
+        interpolation: filter of the resize.
 
     Raises:
-        ConfigError: images so much larger than the result that sums would not be exact.
+        ConfigError: images too large for this result: float32 sums would be inexact.
     """
 
     def __init__(
@@ -148,17 +150,18 @@ class DeviceRenderer:
         self._shape = tallest, widest, images.form.unit[-1]
         self._size = self._exact(size)
         self._resident: tuple[Tensor, Tensor] | None = None
+        # Resident: all pixels (n, H, W, C) and the index of each row among them (N,).
         if images.uniform is not None:
             pixels, places = images.uniform
             self._resident = _sent(pixels, device), torch.from_numpy(places).to(device)
 
     @property
     def is_resident(self) -> bool:
-        """Whether all images lie on the device."""
+        """Whether all images are on the device."""
         return self._resident is not None
 
     def of_size(self, size: int, interpolation: Interpolation) -> DeviceRenderer:
-        """Return what renders the same images, which lie on the device once, otherwise resized."""
+        """Return a renderer of the same images at a different size; resident images are shared."""
         other = copy(self)
         other._interpolation = interpolation
         other._size = self._exact(size)
@@ -174,13 +177,15 @@ class DeviceRenderer:
         return self._rendered(self._copied(rows), there)
 
     def render_resident(self, rows: Tensor, parameters: DeviceParameters) -> Tensor:
-        """Do the same where rows (B,) int64, images and parameters of these rows lie on the device."""
+        """Render rows (B,) int64 when rows, images and parameters of these rows are on the device."""
         if self._resident is None:
             raise ValueError("the images do not lie on the device")
         whole, places = self._resident
+        # (B,) rows to (B,) indices to (B, H, W, C) pixels: two gathers, no copy from the host.
         return self._rendered(whole.index_select(0, places.index_select(0, rows)), parameters)
 
     def _rendered(self, sources: Tensor, parameters: DeviceParameters) -> Tensor:
+        # Boxes of the result's size need one gather instead of the matrix products of a resize.
         fits = parameters.side == self._size or not len(sources)
         where = sources, parameters.boxes, parameters.flips, self._size
         pixels = resample.cut(*where) if fits else resample.crop_and_resize(*where, self._interpolation)
@@ -188,7 +193,8 @@ class DeviceRenderer:
         return pixels if parameters.erased is None else paint(pixels, parameters.erased, parameters.paint)
 
     def _copied(self, rows: Rows) -> Tensor:
-        """Return whole images (B, H, W, C), smaller ones with black below and to the right."""
+        """Return whole images (B, H, W, C), smaller images padded with black below and to the right."""
+        # H and W are the largest in the split, so every batch has the same shape.
         sources = np.zeros((len(rows), *self._shape), np.uint8)
         for source, row in zip(sources, rows.tolist(), strict=True):
             image = self._images.array(row)
@@ -206,23 +212,26 @@ class DeviceRenderer:
 
 
 def carry_out(pixels: Tensor, steps: Sequence[DeviceStep]) -> Tensor:
-    """Carry out steps, each operation on all samples, with the others' results left out.
+    """Run steps: each possible operation on all samples, keeping the samples that drew it.
 
     Args:
         pixels: (B, S, S, C) uint8.
-        steps: of these samples.
+        steps: steps of these samples.
     """
     for step in steps:
+        # Selecting samples would read a count back and wait. The cost is one pass per possible operation:
+        # RandAugment runs nine kernels on the whole batch in each step.
         before = pixels
         for op in step.possible:
             chosen = step.ops == op
+            # Operands of other operations become 0: e.g. a factor of 1024 is no number of bits.
             done = KERNELS[op](before, step.operands * chosen[:, None])
             pixels = torch.where(chosen.view(-1, 1, 1, 1), done, pixels)
     return pixels
 
 
 def _sent(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Copy images to a device piece by piece: they may be larger than the host's memory."""
+    """Copy images to a device in parts: they may exceed the host's memory."""
     there = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
     at_once = max(1, _SENT_BYTES // max(1, pixels[0].nbytes))
     for start in range(0, len(pixels), at_once):
@@ -232,6 +241,7 @@ def _sent(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 def _largest_source(size: int, interpolation: Interpolation) -> int:
+    # In whole multiples of the size: the limit for bilinear, a safe bound for bicubic.
     side = size
     while resample.is_exact(side + size, size, interpolation):
         side += size

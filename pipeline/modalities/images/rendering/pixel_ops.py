@@ -1,9 +1,9 @@
-"""Operations on rendered pixels: tables, colour, filters, painted and mixed regions, and a view's steps.
+"""Operations on rendered pixels: tables, colour, filters, erased and mixed regions, and a view's steps.
 
-Tables are made from an image's statistics where the operation needs some, in integers; applying one is a
-lookup. Images are (n, S, S, C) uint8, levels (n,) int32; a table is (n, 1 or C, 256). All is in integers.
-Images of one channel have no colour, and operations on it leave them as they are. Boxes are in parts of the
-side.
+Images are (n, S, S, C) uint8, levels (n,) int32, factors in 1024ths; all arithmetic is in integers, so
+`>> 10` divides by a factor's unit. A table operation computes a table (n, 1 or C, 256), from the image's
+statistics if needed, and looks pixels up. Colour operations leave images of one channel unchanged. Boxes
+are in units of the side.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from pipeline.modalities.images.mixing import WHOLE, Mixture
 from pipeline.modalities.images.operations import FACTOR, Op, Step
 from pipeline.modalities.images.rendering.warp import warp
 
-# 0.2989, 0.587 and 0.114, torchvision's weights, in 2^-23 and rounded up. A weighted sum is a multiple of
-# 1/10000 and what is added to it is less, so rounding down gives the whole part of the decimal fraction.
+# torchvision's weights 0.2989, 0.587 and 0.114 in 2^-23, rounded up. A weighted sum is a multiple of
+# 1/10000 and the excess is smaller, so rounding down gives the integer part of the decimal sum.
 _RED, _GREEN, _BLUE = 2507355, 4924113, 956302
 _WEIGHT_BITS = 23
 
-# Where red, green and blue stand on the colour circle, in sixths.
+# Positions of red, green and blue on the colour circle, in sixths.
 _PLACES = (5, 3, 1)
 _MEAN_UNIT = 16  # a mean is in 16ths of a level
 Places = NDArray[np.int64]
 Kernel = Callable[[Tensor, Tensor], Tensor]  # (n, S, S, C) uint8 and operands (n, 6) to (n, S, S, C)
-# What is worked on at a time on the CPU, so that it stays in the cache.
+# Number of values per call on the CPU: a chunk of this size stays in the cache.
 _PIXELS_AT_ONCE = 1 << 16
 
 
@@ -45,7 +45,7 @@ def grey(images: Tensor) -> Tensor:
 
 
 def saturation(images: Tensor, levels: Tensor) -> Tensor:
-    """Blend with the grey image."""
+    """Blend with the grey image; factor 0 is grey."""
     if images.shape[3] == 1:
         return images
     factors = levels.view(-1, 1, 1, 1)
@@ -54,20 +54,21 @@ def saturation(images: Tensor, levels: Tensor) -> Tensor:
 
 
 def hue(images: Tensor, levels: Tensor) -> Tensor:
-    """Turn the colour circle, by exact fractions: a pixel's hue is a fraction of its range of channels."""
+    """Turn the colour circle, in exact fractions: a pixel's hue is a fraction of its channel range."""
     if images.shape[3] == 1:
         return images
     wide = images.int()
     red, green, blue = wide.unbind(3)
     high, low = wide.amax(3), wide.amin(3)
     span = high - low
-    # In sixths of the circle times span.
+    # Hue in sixths of the circle, times span: integers, no division. E.g. pure red: span 255, angle 0.
     angle = torch.where(
         high == red,
         green - blue,
         torch.where(high == green, blue - red + 2 * span, red - green + 4 * span),
     )
     sixth = FACTOR * span
+    # E.g. a third of the circle, level 341 of 1024, turns (255, 0, 0) into (0, 255, 0).
     turned = angle * FACTOR + 6 * levels.view(-1, 1, 1) * span
     channels = []
     for start in _PLACES:
@@ -79,9 +80,10 @@ def hue(images: Tensor, levels: Tensor) -> Tensor:
 
 
 def look_up(images: Tensor, tables: Tensor) -> Tensor:
-    """Return the images with each pixel's value replaced by its table's."""
+    """Replace each pixel's value by its table entry."""
     count, kinds = tables.shape[:2]
     places = images.int()
+    # One gather from all tables laid end to end: table k starts at 256 * k.
     if count * kinds > 1:
         offsets = torch.arange(count * kinds, dtype=torch.int32, device=images.device) * 256
         places += offsets.view(count, 1, 1, kinds)
@@ -94,12 +96,13 @@ def brightness(images: Tensor, levels: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor, levels: Tensor) -> Tensor:
-    """Blend with the mean of the grey image."""
+    """Blend with the mean of the grey image, in 16ths of a level."""
     greys = grey(images)
     count = greys.shape[1] * greys.shape[2]
     means = (greys.sum((1, 2), dtype=torch.int64) * _MEAN_UNIT // count).int().view(-1, 1, 1)
     factors = levels.view(-1, 1, 1)
     blended = _values(images) * factors * _MEAN_UNIT + means * (FACTOR - factors)
+    # 10 bits of the factor and 4 of the mean.
     return _to_uint8(blended >> 14)
 
 
@@ -110,13 +113,13 @@ def posterize(images: Tensor, levels: Tensor) -> Tensor:
 
 
 def solarize(images: Tensor, levels: Tensor) -> Tensor:
-    """Invert from a threshold on."""
+    """Invert values at or above a threshold."""
     values = _values(images)
     return _to_uint8(torch.where(values >= levels.view(-1, 1, 1), 255 - values, values))
 
 
 def autocontrast(images: Tensor, levels: Tensor) -> Tensor:
-    """Stretch each channel to 0..255; a channel of one value stays."""
+    """Stretch each channel to 0..255; a constant channel is unchanged."""
     low, high = (extreme.int()[..., None] for extreme in (images.amin((1, 2)), images.amax((1, 2))))
     values = _values(images)
     stretched = (values - low) * 255 // (high - low).clamp(min=1)
@@ -124,11 +127,11 @@ def autocontrast(images: Tensor, levels: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, levels: Tensor) -> Tensor:
-    """Flatten each channel's histogram, as PIL does; a channel of too few pixels stays."""
+    """Flatten each channel's histogram, as PIL does; a channel with too few pixels is unchanged."""
     histograms = _histograms(images)
     below = histograms.cumsum(2, dtype=torch.int32)
     count = images.shape[1] * images.shape[2]
-    # Pixels below the brightest value that occurs.
+    # Pixels below the brightest value in the image.
     rest = torch.where(below < count, below, 0).amax(2, keepdim=True)
     step = rest // 255
     equalized = (below - histograms + step // 2) // step.clamp(min=1)
@@ -154,16 +157,17 @@ def _to_uint8(values: Tensor) -> Tensor:
 
 
 def _histograms(images: Tensor) -> Tensor:
-    """Count each value of each channel: (n, C, 256) int32."""
+    """Count the values of each channel: (n, C, 256) int32."""
     count, channels = images.shape[0], images.shape[3]
     values = images.flatten(1, 2).transpose(1, 2).long()
     zeros = torch.zeros((count, channels, 256), dtype=torch.int32, device=images.device)
+    # A single 1, expanded without memory. bincount takes no batch and waits for a GPU.
     ones = torch.ones((1, 1, 1), dtype=torch.int32, device=images.device)
     return zeros.scatter_add_(2, values, ones.expand_as(values))
 
 
 def sharpness(images: Tensor, levels: Tensor) -> Tensor:
-    """Blend with a smoothed image (3x3, centre 5, sum 13); the border stays.
+    """Blend with a smoothed image (3x3, centre 5, sum 13); the one-pixel border is unchanged.
 
     Args:
         images: (n, S, S, C) uint8.
@@ -172,10 +176,11 @@ def sharpness(images: Tensor, levels: Tensor) -> Tensor:
     if min(images.shape[1:3]) <= 2:
         return images
     wide = images.int()
+    # Separable sum of the 3x3 neighbourhood; 4 more of the centre make its weight 5.
     rows = wide[:, :-2] + wide[:, 1:-1] + wide[:, 2:]
     sums = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     inner = wide[:, 1:-1, 1:-1]
-    # The nearest integer; a 13th never lies half-way.
+    # The nearest integer; a multiple of 1/13 never lies half-way.
     smooth = (sums + 4 * inner + 6) // 13
     factors = levels.view(-1, 1, 1, 1)
     result = images.clone()
@@ -184,41 +189,44 @@ def sharpness(images: Tensor, levels: Tensor) -> Tensor:
 
 
 def erase(pixels: Tensor, erasure: Erasure) -> Tensor:
-    """Return pixels (B, S, S, C) uint8 on the CPU with their boxes painted over."""
+    """Return pixels (B, S, S, C) uint8 on the CPU with their boxes erased."""
     return paint(pixels, torch.from_numpy(erasure.boxes), erasure.value)
 
 
 def paint(pixels: Tensor, boxes: Tensor, value: int) -> Tensor:
-    """Return pixels (B, S, S, C) uint8 with boxes (B, 4), on the same device, in a grey level."""
+    """Fill boxes (B, 4) of pixels (B, S, S, C) uint8, on the same device, with a grey level."""
     return pixels.masked_fill(_inside(boxes, pixels), value)
 
 
 def mix(pixels: Tensor, own: Places, partners: Places, mixture: Mixture) -> Tensor:
-    """Return samples (B, S, S, C) uint8 mixed with their partners.
+    """Mix samples with their partners: (B, S, S, C) uint8.
 
     Args:
-        pixels: (n, S, S, C) uint8, samples and partners, not mixed.
-        own, partners: (B,) where they are in `pixels`.
-        mixture: of the B samples.
+        pixels: (n, S, S, C) uint8, samples and partners, unmixed.
+        own, partners: (B,) positions in `pixels`.
+        mixture: mixture of the B samples.
     """
     given = (own, partners, mixture.levels, mixture.boxes)
     return blend(pixels, *(to_device(values, pixels.device) for values in given))
 
 
 def blend(pixels: Tensor, own: Tensor, partners: Tensor, levels: Tensor, boxes: Tensor) -> Tensor:
-    """Do the same with places (B,), levels (B,) and boxes (B, 4) that lie where the pixels do."""
+    """Mix as `mix` does, with positions (B,), levels (B,) and boxes (B, 4) on the device of the pixels."""
     mine, theirs = (pixels.index_select(0, places) for places in (own, partners))
+    # E.g. a group of four: own [0 1 2 3], partners [1 2 3 0]. Each sample is mixed with the next one.
+    # With rows 0 and 1 alone: own [0 1], partners [1 2], and sample 2 of `pixels` is a partner only.
     levels = levels.view(-1, 1, 1, 1)
     blended = (mine.int() * levels + theirs.int() * (WHOLE - levels) + WHOLE // 2) >> 8
     return torch.where(_inside(boxes, mine), blended.to(torch.uint8), mine)
 
 
 def _inside(boxes: Tensor, pixels: Tensor) -> Tensor:
-    """Return which pixels lie in each sample's box: (B, S, S, 1) bool; edges at the nearest pixel."""
+    """Return whether each pixel is in its sample's box: (B, S, S, 1) bool; edges at the nearest pixel."""
     size = pixels.shape[1]
     boxes = boxes.long()
     starts, ends = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     first, last = ((edges * size + UNIT // 2) // UNIT for edges in (starts, ends))
+    # (B, S) per axis, then an outer product: no (B, S, S) coordinates are built.
     steps = torch.arange(size, device=pixels.device)
     rows, columns = ((steps >= first[:, axis, None]) & (steps < last[:, axis, None]) for axis in (0, 1))
     return (rows[:, :, None] & columns[:, None, :])[..., None]
@@ -242,16 +250,17 @@ KERNELS: Mapping[Op, Kernel] = {
 
 
 def carry_out(pixels: Tensor, steps: Sequence[Step]) -> Tensor:
-    """Carry out steps on the CPU, in place: each operation on the samples that have it.
+    """Run steps on the CPU, in place: each operation only on the samples that drew it.
 
     Args:
         pixels: (B, S, S, C) uint8 on the CPU.
-        steps: of these samples.
+        steps: steps of these samples.
     """
     at_once = max(1, _PIXELS_AT_ONCE // pixels[0].numel()) if len(pixels) else 1
     for step in steps:
         operands = torch.from_numpy(step.operands)
         for op in np.unique(step.ops[step.ops != Op.NOTHING]).tolist():
+            # Rows (n,) with this operation, in chunks that stay in the cache.
             chosen = torch.from_numpy(np.flatnonzero(step.ops == op))
             for rows in torch.split(chosen, at_once):
                 _carry_out_one(KERNELS[Op(op)], pixels, operands, rows)

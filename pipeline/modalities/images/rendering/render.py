@@ -1,7 +1,7 @@
-"""Rendering: packed images and a view's parameters to pixels, on the CPU or on any device, the same bytes.
+"""Rendering: packed images and a view's parameters to pixels, the same bytes on the CPU and any device.
 
-uint8 in, uint8 out. What a sample's pixels are depends on its source, its parameters and the size alone,
-never on its batch, on threads or on the device. Mixing needs two samples: it comes after (`pixel_ops.mix`).
+uint8 in, uint8 out. A sample's pixels depend only on its source, its parameters and the size, never on the
+batch, threads or device. Mixing needs two samples and comes later (`pixel_ops.mix`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def render(
     """Render one view of some samples on the CPU, not yet mixed.
 
     Args:
-        images: where the source pixels are.
+        images: the split with the source pixels.
         rows: (B,) positions in `images`.
-        parameters: of these rows, in this order.
+        parameters: parameters of these rows, in this order.
         size: height and width of the result in pixels.
-        interpolation: of crops that have another size.
+        interpolation: filter of crops that are resized.
 
     Returns:
         (B, size, size, channels) uint8 on the CPU.
@@ -60,13 +60,13 @@ def render(
 
 
 class PixelRenderer(Protocol):
-    """Renders one split's images in one size."""
+    """Renders one split's images at one size."""
 
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
         """Return the pixels (B, S, S, channels) uint8 of these rows (B,), not yet mixed."""
 
     def of_size(self, size: int, interpolation: Interpolation) -> PixelRenderer:
-        """Return what renders the same images in another size, resized by another filter."""
+        """Return a renderer of the same images at a different size and with this filter."""
 
 
 class CpuRenderer:
@@ -75,7 +75,7 @@ class CpuRenderer:
     Args:
         images: the split.
         size: height and width of the result in pixels.
-        interpolation: by which crops are resized.
+        interpolation: filter of the resize.
     """
 
     def __init__(self, images: Split, size: int, interpolation: Interpolation = "bilinear") -> None:
@@ -86,7 +86,7 @@ class CpuRenderer:
         return render(self._images, rows, parameters, size=self._size, interpolation=self._interpolation)
 
     def of_size(self, size: int, interpolation: Interpolation) -> CpuRenderer:
-        """Return what renders the same images in another size, resized by another filter."""
+        """Return a renderer of the same images at a different size and with this filter."""
         return CpuRenderer(self._images, size, interpolation)
 
 
@@ -98,17 +98,17 @@ def make_renderer(
     on_device: bool | None,
     interpolation: Interpolation = "bilinear",
 ) -> PixelRenderer:
-    """Return what renders a split.
+    """Choose the renderer of a split.
 
     Args:
         images: the split.
         size: height and width of the result in pixels.
-        device: where pixels are wanted.
-        on_device: render there; None suits it: there if it is a GPU and images are of one size.
-        interpolation: by which crops are resized.
+        device: device of the batches.
+        on_device: render on it; None does so on a GPU if the images have one size and fit.
+        interpolation: filter of the resize.
 
     Raises:
-        ConfigError: asked for there, and images are so large that sums would not be exact.
+        ConfigError: on_device is True, but images are so large that float32 sums would be inexact.
     """
     if not len(images):
         return CpuRenderer(images, size, interpolation)
@@ -123,7 +123,7 @@ def make_renderer(
 
 
 def _has_room(images: Split, device: torch.device) -> bool:
-    """Whether images take at most half of what is free on a GPU; if not, it is said."""
+    """Whether images take at most half of a GPU's free memory; prints a note if not."""
     needed, free = images.size_bytes, torch.cuda.mem_get_info(device)[0]
     if needed > free // 2:
         note(

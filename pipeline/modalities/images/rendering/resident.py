@@ -1,7 +1,7 @@
-"""The resident path: images and a whole view's parameters lie on the device; a step gathers and renders.
+"""The resident path: images and a whole view's parameters are on the device; a step gathers and renders.
 
-Nothing is copied and nothing waits inside an epoch: its order is sent ahead of it, and the next view's
-parameters are drawn and sent meanwhile, in a thread.
+Inside an epoch nothing is copied or awaited. The order of rows is sent before the epoch, and a thread
+draws and sends the next view's parameters meanwhile.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class ResidentViews:
     """Renders batches of whole views.
 
     Args:
-        renderer: with all images on the device.
-        draw: from a view to its parameters of all N samples.
-        pairing: who is mixed with whom.
+        renderer: renderer with all images on the device.
+        draw: function from a view to the parameters of all N samples.
+        pairing: mixing partners.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class ResidentViews:
         self._pending: dict[int, Future[DeviceParameters]] = {}
 
     def prefetch(self, view: int) -> None:
-        """Begin to draw a view's parameters."""
+        """Start to draw a view's parameters in the thread."""
         if view not in self._pending:
             self._pending[view] = self._pool.submit(self._load, view)
 
     def batches(self, view: int, batches: Sequence[Rows]) -> Iterator[Tensor]:
         """Yield the pixels (B, S, S, channels) uint8 of each batch of rows."""
         self.prefetch(view)
-        # What is not shown now, nor was asked for last, is forgotten.
+        # Keep this view and the last one asked for; parameters of other views are freed.
         kept = {view, list(self._pending)[-1]}
         self._pending = {some: loading for some, loading in self._pending.items() if some in kept}
         parameters = self._pending[view].result()
@@ -54,10 +54,13 @@ class ResidentViews:
             for rows in self._sent(batches):
                 yield self._renderer.render_resident(rows, parameters[rows])
             return
+        # With mixing, a batch of B rows is rendered together with its missing partners: n >= B samples.
+        # The first B of them are the batch itself, so `own` is 0..B-1.
         partners = [self._pairing.partners(view, rows) for rows in batches]
         needed, places = zip(*map(_with_partners, batches, partners), strict=True)
         own = torch.arange(max(map(len, batches)), device=self._renderer.device)
         for rows, theirs, batch in zip(self._sent(needed), self._sent(places), batches, strict=True):
+            # plain (n, S, S, C) -> mixed (B, S, S, C)
             plain = self._renderer.render_resident(rows, parameters[rows])
             yield self._mixed(plain, own[: len(batch)], theirs, parameters[rows[: len(batch)]])
 
@@ -69,7 +72,7 @@ class ResidentViews:
         return DeviceParameters.of(self._draw(view), self._renderer.device)
 
     def _sent(self, parts: Sequence[Rows]) -> Iterator[Tensor]:
-        """Send arrays of rows to the device at once, and yield each there."""
+        """Send arrays of rows in one transfer, and yield the part of each on the device."""
         if parts:
             whole = to_device(np.concatenate(parts), self._renderer.device)
             ends = np.cumsum([0, *map(len, parts)]).tolist()
@@ -78,7 +81,9 @@ class ResidentViews:
 
 
 def _with_partners(rows: Rows, partners: Rows) -> tuple[Rows, Rows]:
-    """Return rows with the partners that are not among them behind, and each partner's place there."""
+    """Return rows (n,) with the missing partners appended, and each partner's position (B,) in them."""
+    # E.g. rows [7 3 9], partners [3 5 5]: 3 is at position 1 of the batch; 5 is missing and appended once.
+    # Returned: [7 3 9 5] and [1 3 3]. Whole groups of four (`views/pairing.py`) bring all partners along.
     order = np.argsort(rows)
     place = np.minimum(np.searchsorted(rows, partners, sorter=order), len(rows) - 1)
     places = order[place]
