@@ -1,8 +1,8 @@
-"""The augmentations that a view may be made of, each with its ranges: one frozen class an operation.
+"""The augmentations of a view, each with its ranges: one frozen class per operation.
 
-Names and defaults are torchvision's where it has the operation. Owns the ranges of each by itself; what may
-not stand together is `spec.py`'s. One more is a class here, a line in `spec.py` and its draws; or a
-function of the user's own package, which a view's `own` names: see `own_code.py`.
+Names and defaults follow torchvision. This module owns the range of each setting; `spec.py` owns
+combinations. To add one, write a class here, a line in `spec.py` and its draws. Or name a function of your
+package as the view's `own`: see `own_code.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pipeline.core.own_code import is_own
 from pipeline.core.trust import is_plain
 
 Bounds = tuple[float, float]
-# `module:NAME` of the user's own augmentations that were named in this process, by params.yaml or in
-# Python, to the settings that they were given.
+# User augmentations named in this process, by params.yaml or in Python: `module:NAME` to their settings.
 _NAMED: dict[str, list[Mapping[str, Any]]] = {}
 # `module` or `module:NAME` that the user trusts with any settings.
 _TRUSTED: set[str] = set()
@@ -40,7 +39,7 @@ def require(condition: bool, name: str, found: object, expected: str) -> None:
 
 
 class Augmentation:
-    """What all operations share: a name, and numbers whose equal values have one form."""
+    """Base class of operations: a name, checks, and one form for equal numbers."""
 
     name: ClassVar[str]
 
@@ -50,7 +49,7 @@ class Augmentation:
         require(condition, f"{self.name}.{setting}", found, expected)
 
     def _normalise(self) -> None:
-        """Make 1 and 1.0 the same: equal specs have equal digests."""
+        """Convert numbers to float: 1 and 1.0 must give equal digests."""
         for one in fields(self):  # type: ignore[arg-type]
             value: Any = getattr(self, one.name)
             if isinstance(value, tuple):
@@ -59,7 +58,7 @@ class Augmentation:
                 object.__setattr__(self, one.name, float(value))
 
     def _require_bounds(self, setting: str, low: float, high: float) -> None:
-        """Check [low, high] inside limits; a `low` of 0 is itself no value."""
+        """Check low < first <= second <= high."""
         first, second = getattr(self, setting)
         expected = f"[low, high] with {low:g} < low <= high <= {high:g}"
         self._require(setting, low < first <= second <= high, expected)
@@ -326,10 +325,10 @@ class OwnAugmentation(Sometimes):
 
     @classmethod
     def described(cls, plain: Mapping[str, Any]) -> OwnAugmentation:
-        """Return what a header describes. That alone names no code.
+        """Return the augmentation described in a header, without naming its code.
 
         Raises:
-            ConfigError: values of other kinds or ranges.
+            ConfigError: a value has a wrong type or range.
         """
         kinds = {"code": str, "version": int, "settings": dict, "probability": float}
         for setting, kind in kinds.items():
@@ -344,7 +343,7 @@ class OwnAugmentation(Sometimes):
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Take along to other processes, e.g. workers, whether the code was named."""
+        """Pickle whether the code was named, e.g. for worker processes."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         return _own_again, (values, self.may_run)
 
@@ -395,7 +394,7 @@ class RandomErasing(Augmentation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Mix(Sometimes):
-    """What Mixup and CutMix share.
+    """Base class of Mixup and CutMix.
 
     Args:
         alpha: parameter of Beta(alpha, alpha), from which lambda is drawn, 0.05 to 8.

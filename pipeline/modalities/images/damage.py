@@ -1,9 +1,9 @@
-"""Damaged files: hearing what libjpeg says of them, to name the file, and remarks on odd images.
+"""Damaged files: record libjpeg's warnings to name the file, and remark on odd images.
 
-A JPEG whose scan is damaged decodes, in part to other pixels. All that libjpeg does is to write a line to
-the process's stderr, which names no file; torchvision passes nothing on. An `Ear` gives file descriptor 2
-another end while images are decoded. A decoding after which something was written is done once more, alone,
-so that a line has one author. An image that is not damaged costs two calls of the system.
+A JPEG with a damaged scan decodes, partly to wrong pixels. libjpeg only writes a line to the process's
+stderr, without the file's name, and torchvision passes nothing on. While an `Ear` is open, file descriptor
+2 leads to a temporary file. If a decoding wrote a line, the image is decoded again alone, so the line
+belongs to one file. An undamaged image costs two system calls.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from pipeline.samples.intake import Remarks
 
 T = TypeVar("T")
 _STDERR = 2
-# Of libjpeg's warnings (jerror.h) those of damaged data; others are of odd but whole files.
+# libjpeg's warnings (jerror.h) about damaged data; its other warnings concern odd but whole files.
 _DAMAGED = (b"Corrupt JPEG data", b"Premature end of JPEG file", b"Inconsistent progression sequence")
-# A profile that cannot be read, and bytes between the image and its end, change no pixel.
+# A bad profile, or extra bytes between the image and its end, change no pixel.
 _WHOLE = re.compile(rb"Corrupt JPEG data: (bad ICC marker|\d+ extraneous bytes before marker 0xd9)")
 DAMAGED, NARROW = 1, 2
-# Where a quarter of 16 bits is not reached, nothing is brighter than this in 8.
+# The largest 8-bit level of a 16-bit image that uses less than a quarter of its range.
 _NARROW_LEVELS = 64
 DAMAGED_LIST = "damaged.txt"
 OnDamage = Literal["warn", "refuse"]
 
 
 class Ear:
-    """Hears libjpeg in a `with` block; lines of other C code are passed on when no ear is open any more.
+    """Records libjpeg's warnings in a `with` block; passes other lines on when the last ear closes.
 
-    Several may be open at once: they share the process's one stderr. Where there is none, nothing is heard.
+    Several ears may be open: they share the process's stderr. Without a stderr, nothing is recorded.
     """
 
     def __enter__(self) -> Self:
@@ -60,7 +60,7 @@ class Ear:
 
 
 class _Line:
-    """File descriptor 2 of this process, which is led elsewhere as long as someone listens."""
+    """File descriptor 2 of this process, redirected while at least one ear is open."""
 
     def __init__(self) -> None:
         self._listeners, self._changing = 0, Lock()
@@ -101,7 +101,7 @@ class _Line:
             return result, any(map(_is_damage, self._lines(before)))
 
     def _keep_python_on(self, voice: int) -> None:
-        """Let Python's own stderr, progress for one, stay where it was."""
+        """Keep Python's own stderr, e.g. progress bars, out of the redirection."""
         with suppress(AttributeError, OSError, ValueError):
             if sys.stderr.fileno() == _STDERR:
                 sys.stderr.flush()
@@ -125,7 +125,7 @@ class _Line:
 
 
 class _Gate:
-    """Lets many decode at once, or one alone."""
+    """Admits many decodings at once, or a single one alone."""
 
     def __init__(self) -> None:
         self._changed, self._inside = Condition(), 0
@@ -153,7 +153,7 @@ def _is_damage(line: bytes) -> bool:
 
 
 def _is_of_decoders(line: bytes) -> bool:
-    """Whether a line is libjpeg's, or libpng's: of odd profiles, or beside an error that names the file."""
+    """Whether a line is from libjpeg or libpng: about odd profiles, or next to an error with the name."""
     return line.startswith(
         (*_DAMAGED, b"libpng ", b"Invalid SOS parameters", b"Unknown Adobe color", b"Warning: unknown JF")
     )
@@ -163,16 +163,16 @@ _LINE = _Line()
 
 
 def count_remarks(remarks: Remarks) -> dict[str, int]:
-    """Return how many images each remark is made of, without those of none."""
+    """Return the number of images per remark, without zeros."""
     counts = {"damaged": len(remarks.files(DAMAGED)), "narrow_range": len(remarks.files(NARROW))}
     return {name: count for name, count in counts.items() if count}
 
 
 def remark_on(content: NDArray[np.uint8], pixels: NDArray[np.uint8], *, damaged: bool) -> int:
-    """Return the remarks on a file that was decoded.
+    """Return the remarks on a decoded file.
 
     Args:
-        content: its bytes.
+        content: bytes of the file.
         pixels: (H, W, C), decoded.
         damaged: whether the decoder reported damage.
     """
@@ -181,7 +181,7 @@ def remark_on(content: NDArray[np.uint8], pixels: NDArray[np.uint8], *, damaged:
 
 
 def tell_remarks(remarks: Remarks, folder: Path) -> None:
-    """Tell remarks on stderr, a line each; list damaged files in the folder of the prepared dataset."""
+    """Print remarks on stderr, one line each; list damaged files in the prepared dataset's folder."""
     narrow, damaged, path = remarks.files(NARROW), remarks.files(DAMAGED), folder / DAMAGED_LIST
     if narrow:
         use, are = ("uses", "is") if len(narrow) == 1 else ("use", "are")
@@ -204,12 +204,12 @@ def refuse_damaged(remarks: Remarks, count: int, state: Path) -> None:
     """Refuse to finish with damaged files.
 
     Args:
-        remarks: on the images.
-        count: of all images.
-        state: folder of the unfinished preparation, where the list goes.
+        remarks: remarks on the images.
+        count: number of all images.
+        state: folder of the unfinished preparation, for the list.
 
     Raises:
-        DataError: naming the first of them.
+        DataError: some files are damaged; the message names the first.
     """
     lines = [
         f"{file}: a damaged image (its JPEG data is corrupt); expected a whole one, as data.damaged is "

@@ -1,8 +1,8 @@
-"""Image files to pixels, and how large they will be, without decoding them.
+"""Decode image files to pixels, and find their shape without decoding.
 
-JPEG, PNG, still WebP and GIF go through torchvision, all others through Pillow; the bytes decide, not the
-suffix. Of an animation the first picture counts. Alpha is dropped, and every format is turned as its EXIF
-says. Large images are shrunk here, once and for all.
+torchvision decodes JPEG, PNG, still WebP and GIF; Pillow decodes the rest. The bytes decide, not the
+suffix. Only the first picture of an animation is used. Alpha is dropped, and every format is oriented
+according to EXIF. `shrink` reduces large images once, at preparation.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ from pipeline.modalities.images.formats import (
 )
 
 DECODER = f"torchvision {version('torchvision')}"
-# By groups: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF.
+# In groups: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF.
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
     *((".avif",) if HAS_AVIF else ()),
 )
-# Pillow's own bound: twice a quarter of a gigabyte of colour.
+# Pillow's own limit: twice a quarter of a gigabyte of RGB.
 MAX_PIXELS = 178_956_970
 
 Bytes = NDArray[np.uint8]  # (n,)
 Image_HWC = NDArray[np.uint8]
 _HEAD_BYTES = 64
-# In which nearly every file tells its size: EXIF with a preview takes up to 64 KiB, colour profiles more.
+# Enough for nearly every header: EXIF with a preview takes up to 64 KiB, colour profiles more.
 _HEADER_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image file, to be read, bounded and decoded one after the other, or by one call.
+    """An image file; call it, or read, check and decode it step by step.
 
     Args:
-        path: of the file.
-        channels: 1 (grey) or 3 (colour), how it is decoded.
-        max_pixels: larger images are refused before they are decoded.
+        path: path of the file.
+        channels: channels of the decoded image, 1 (grey) or 3 (colour).
+        max_pixels: larger images are refused before decoding.
     """
 
     path: Path
@@ -83,12 +83,12 @@ class ImageFile:
         """Return the file's bytes.
 
         Raises:
-            DataError: it is not there, or cannot be read.
+            DataError: the file is missing or cannot be read.
         """
         return read_file(self.path)
 
     def pixels(self, content: Bytes) -> int:
-        """Return how many pixels are to be decoded, by the header; 0 where it cannot be read.
+        """Return the number of pixels to decode, from the header; 0 if the header cannot be read.
 
         Raises:
             DataError: more than `max_pixels`.
@@ -106,7 +106,7 @@ class ImageFile:
         return decode(content, self.channels, self.path)
 
     def shape(self, content: Bytes) -> tuple[int, int]:
-        """Return height and width of what `decode` makes of the file's bytes."""
+        """Return height and width of the result of `decode`."""
         self.pixels(content)
         return image_shape(content, self.channels, self.path)
 
@@ -115,7 +115,7 @@ def read_file(path: Path) -> Bytes:
     """Return a file's bytes.
 
     Raises:
-        DataError: it is not there, or cannot be read.
+        DataError: the file is missing or cannot be read.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would never end
@@ -134,21 +134,21 @@ def load_image(path: Path, channels: int) -> Image_HWC:
 
 
 def decode(content: Bytes, channels: int, path: Path) -> Image_HWC:
-    """Return the pixels (H, W, C) of a file's bytes, turned as their EXIF says.
+    """Decode a file's bytes to pixels (H, W, C), oriented according to EXIF.
 
     Args:
-        content: of the file.
+        content: bytes of the file.
         channels: 1 (grey) or 3 (colour).
-        path: its name, for errors.
+        path: name of the file, for errors.
 
     Raises:
-        DataError: it is no image.
+        DataError: the bytes are not an image.
     """
     try:
         if _is_torchvisions(content):
             return _by_torchvision(content, channels)
         return decode_by_pillow(content.tobytes(), channels)
-    # Decoders are given any bytes, and raise errors of any kind.
+    # Decoders get arbitrary bytes and raise errors of any type.
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -156,10 +156,10 @@ def decode(content: Bytes, channels: int, path: Path) -> Image_HWC:
 
 
 def image_shape(content: Bytes, channels: int, path: Path) -> tuple[int, int]:
-    """Return height and width of what `decode` makes of these bytes, from the header where that tells.
+    """Return height and width of the result of `decode`, from the header if possible.
 
     Raises:
-        DataError: it is no image. One that is damaged behind its header is not found out.
+        DataError: the bytes are not an image. Damage behind the header stays undetected.
     """
     shape = header_shape(content.tobytes())
     if shape is None:
@@ -169,7 +169,7 @@ def image_shape(content: Bytes, channels: int, path: Path) -> tuple[int, int]:
 
 
 def stored_size(content: Bytes) -> tuple[int, int] | None:
-    """Return height and width that a decoder would have to unpack; None where no header tells."""
+    """Return height and width that a decoder would unpack, or None without a readable header."""
     head = content[:_HEAD_BYTES].tobytes()
     try:
         if head.startswith(GIF):
@@ -178,15 +178,15 @@ def stored_size(content: Bytes) -> tuple[int, int] | None:
         if _is_torchvisions(content):
             return stored_shape(content.tobytes() if head.startswith(JPEG) else head)
         return None if opener_of(head) is None else opened_shape(content.tobytes())
-    # What cannot be opened cannot be decoded either, and is refused then.
+    # A file that cannot be opened cannot be decoded either; decoding refuses it.
     except Exception:
         return None
 
 
 def header_size(path: Path) -> tuple[int, int] | None:
-    """Return height and width as a file stores them, by its first bytes alone where these tell.
+    """Return height and width as stored in a file, from its first bytes if possible.
 
-    None where no header tells, or the file cannot be read.
+    None if no header has them, or the file cannot be read.
     """
     for most in (_HEADER_BYTES, -1):
         try:
@@ -201,7 +201,7 @@ def header_size(path: Path) -> tuple[int, int] | None:
 
 
 def is_deep(content: Bytes) -> bool:
-    """Whether a file that was decoded has 16 bits per sample."""
+    """Whether a decodable file has 16 bits per sample."""
     head = content[:_HEAD_BYTES].tobytes()
     if head.startswith(PNG):
         return is_deep_png(head)
@@ -221,7 +221,7 @@ def _by_torchvision(content: Bytes, channels: int) -> Image_HWC:
     whole = channels == 3 or head.startswith((*GIF, b"RIFF"))
     mode = ImageReadMode.RGB if whole else ImageReadMode.GRAY
     image = torchvision_decode(torch.from_numpy(content), mode, apply_exif_orientation=True)
-    image = image[0] if image.ndim == 4 else image  # the one picture that is left of an animation
+    image = image[0] if image.ndim == 4 else image  # the remaining picture of an animation
     image = functional.to_dtype(image, torch.uint8, scale=True)  # a PNG may have 16 bits
     if len(image) > channels:
         image = functional.rgb_to_grayscale(image)
@@ -230,9 +230,9 @@ def _by_torchvision(content: Bytes, channels: int) -> Image_HWC:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of a decoder's error, where that tells a user anything."""
+    """Return the first line of a decoder's error, or a plain text if that line is useless."""
     text = brief(error)
-    if text.startswith(("Internal error", "Unsupported image file")):  # torchvision's, of any damage
+    if text.startswith(("Internal error", "Unsupported image file")):  # torchvision's texts for any damage
         return "damaged or cut off"
     return text or type(error).__name__
 
@@ -245,22 +245,22 @@ def _unreadable(path: Path, reason: str) -> str:
 
 
 def shrunk_shape(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Return the shape whose shorter side is at most `short_side` pixels; None leaves every image alone.
+    """Return the shape with a shorter side of at most `short_side` pixels; None keeps every shape.
 
-    The longer side keeps the aspect, rounded to the nearest pixel.
+    The longer side keeps the aspect ratio, rounded to the nearest pixel.
     """
     shorter = min(height, width)
     if short_side is None or shorter <= short_side:
         return height, width
-    # Rounded in integers: half a pixel goes up.
+    # Rounded in integers: half a pixel is rounded up.
     rounded = [(2 * side * short_side + shorter) // (2 * shorter) for side in (height, width)]
     return rounded[0], rounded[1]
 
 
 def shrink(image_HWC: NDArray[np.uint8], short_side: int | None) -> NDArray[np.uint8]:
-    """Return an image whose shorter side is at most `short_side` pixels; a smaller one as it is.
+    """Shrink an image to a shorter side of at most `short_side` pixels; a smaller one is unchanged.
 
-    By torch's uint8 antialiased bilinear kernel, which `torchvision.transforms.v2` uses too.
+    Uses torch's uint8 antialiased bilinear kernel, as `torchvision.transforms.v2` does.
     """
     height, width, _ = image_HWC.shape
     shape = shrunk_shape(height, width, short_side)

@@ -1,7 +1,7 @@
-"""What one view does to each sample: all that is drawn from a `ViewSpec`, as integers.
+"""Draw a view: everything that a `ViewSpec` leaves to chance, as integers per sample.
 
-Boxes of crops are in source pixels and boxes on the model's own image in parts of its side, so models of
-different resolutions can look at the same view.
+Crop boxes are in source pixels. Boxes on the model's image are in units of its side, so models of
+different resolutions share a view.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pipeline.modalities.images.spec import ViewSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erasure:
-    """Boxes that are painted over.
+    """Erased boxes.
 
     Args:
-        boxes: (N, 4) int32, top, left, height, width in units of the side; empty where nothing is.
-        value: grey level of the paint.
+        boxes: (N, 4) int32, top, left, height, width in units of the side; all 0 for none.
+        value: grey level of the boxes.
     """
 
     boxes: NDArray[np.int32]
@@ -38,12 +38,12 @@ class Erasure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnStep:
-    """What code of the user's own is given for N samples.
+    """Calls of the user's augmentation for N samples.
 
     Args:
         augmentation: the code and its settings.
-        happens: (N,) bool, whose pixels it is given.
-        words: (N, 4) uint64, random integers below 2^32.
+        happens: (N,) bool, whether it runs on a sample.
+        words: (N, 4) uint64, its random integers below 2^32.
     """
 
     augmentation: OwnAugmentation
@@ -59,14 +59,13 @@ class ViewParameters:
     """One view of N samples.
 
     Args:
-        boxes: (N, 4) int32, top, left, height, width in source pixels; may reach outside the image,
-            where everything is black.
+        boxes: (N, 4) int32, top, left, height, width in source pixels; pixels outside the image are black.
         flips: (N,) bool, mirrored left to right after the crop.
-        side: height and width of all boxes in pixels, if they are squares of one size and known to be.
-        steps: operations on the resized pixels, in their order.
-        own: what code of the user's own does after them, or None.
-        erasure: what is painted over then, or None.
-        mixture: how samples are mixed with their partners in the end, or None.
+        side: side of all boxes in pixels if they are known to be squares of one size, else None.
+        steps: operations on the resized pixels, in execution order.
+        own: calls of user code after the steps, or None.
+        erasure: erased boxes after that, or None.
+        mixture: mixing with partners at the end, or None.
 
     """
 
@@ -96,13 +95,13 @@ def view_parameters(
     """Draw one view of N samples.
 
     Args:
-        spec: what may be drawn.
+        spec: the operations and their ranges.
         view: index of the view, 0 <= view < 2**32.
         keys: (N,) sample keys.
         shapes: (N, 2) heights and widths of the source images in pixels.
 
     Returns:
-        The same values for the same (seed, view, key), whichever other samples are asked for.
+        The same values for the same (seed, view, key), for any selection of samples.
 
     Example:
         >>> import numpy as np
@@ -147,6 +146,6 @@ def centre_parameters(shapes: NDArray[np.int32], crop_fraction: float) -> ViewPa
 
 
 def _side(boxes: NDArray[np.integer[Any]]) -> int | None:
-    """Return the common side of boxes (N, 4) that are squares of one size."""
+    """Return the common side of boxes (N, 4) if they are squares of one size, else None."""
     one_size = len(boxes) > 0 and bool((boxes[:, 2:] == boxes[0, 2]).all())
     return int(boxes[0, 2]) if one_size else None

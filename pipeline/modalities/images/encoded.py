@@ -1,7 +1,7 @@
-"""Encoded images, whose files stay where they are and are decoded at use; and the moments of pixels.
+"""Encoded images, whose files stay in place and are decoded on use; and the moments of pixels.
 
-Of each file the shape that it decodes to and a digest of its bytes are known, so that an image is the one
-that was prepared, or it is refused.
+The index holds each file's decoded shape and a digest of its bytes. A file that has changed since
+preparation is refused.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
 _LEVELS = 256
-# Of a constant channel, so that it can be divided by.
+# Smallest deviation, so that a constant channel can be divided by it.
 _LEAST_STD = 1e-3
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EncodedSplit(Split):
-    """Images that are decoded at use.
+    """Images decoded on use.
 
     Args:
         root: folder that the samples' names are relative to.
@@ -45,7 +45,7 @@ class EncodedSplit(Split):
         """Read, decode and shrink one image (H, W, C) uint8.
 
         Raises:
-            DataError: its file is missing, or is not the one that was prepared.
+            DataError: the file is missing or has changed since preparation.
         """
         path, content = self.root / self.names[row], self._content(row)
         height, width = self.shapes[row].tolist()
@@ -58,12 +58,12 @@ class EncodedSplit(Split):
         return image
 
     def content(self, row: int) -> int:
-        """Return a digest of one file's bytes, whatever its label."""
+        """Return a digest of one file's bytes, independent of its label."""
         content = read_file(self.root / self.names[row])
         return encoded_digest(content, (*self.shapes[row].tolist(), self.form.channels), UNLABELLED)
 
     def faults(self, rows: NDArray[np.int64]) -> list[str]:
-        """Return a line for each of some files (n,) that is missing or not the one that was prepared."""
+        """Return a line for each of these files (n,) that is missing or changed since preparation."""
         lines = []
         for row in rows.tolist():
             try:
@@ -73,7 +73,7 @@ class EncodedSplit(Split):
         return lines
 
     def _content(self, row: int) -> NDArray[np.uint8]:
-        """Read the file that was prepared."""
+        """Read a file and require its prepared content."""
         path = self.root / self.names[row]
         if not path.exists():
             raise DataError(
@@ -92,10 +92,10 @@ class EncodedSplit(Split):
 
 
 def open_encoded(folder: Path, split: str, form: ImageForm) -> EncodedSplit:
-    """Open a split of encoded images; their files are looked at when they are asked for.
+    """Open a split of encoded images; image files are read only on use.
 
     Raises:
-        DataError: a file of the index is missing or damaged.
+        DataError: an index file is missing or damaged.
     """
     columns, names = read_index(folder, split, form, EncodedSplit.columns)
     return EncodedSplit(
@@ -111,7 +111,7 @@ def open_encoded(folder: Path, split: str, form: ImageForm) -> EncodedSplit:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Moments:
-    """How often each level occurs in some images, channel by channel; they can be added and taken away.
+    """Histogram of the levels of some images, per channel; histograms can be added and subtracted.
 
     Args:
         counts: (C, 256) int64.
@@ -121,18 +121,18 @@ class Moments:
 
     @classmethod
     def none(cls, channels: int) -> Moments:
-        """Return the counts of no image."""
+        """Return the counts of zero images."""
         return cls(np.zeros((channels, _LEVELS), np.int64))
 
     @classmethod
     def of(cls, image_HWC: NDArray[np.uint8]) -> Moments:
         """Count the levels of one image."""
-        # torch's bincount runs beside other threads, numpy's does not. A copy: images may be read-only.
+        # torch's bincount releases the GIL, numpy's does not. A copy: images may be read-only.
         channels = (torch.from_numpy(image_HWC[..., c].flatten()) for c in range(image_HWC.shape[2]))
         return cls(np.stack([torch.bincount(c, minlength=_LEVELS).numpy() for c in channels]))
 
     def glance(self) -> int:
-        """Return a 64-bit digest of the counts; equal images have equal ones, others hardly ever."""
+        """Return a 64-bit digest of the counts; different images hardly ever share one."""
         return bytes_glance(self.counts.view(np.uint8))
 
     def __add__(self, other: Moments) -> Moments:
@@ -147,7 +147,7 @@ class Moments:
         return counts
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
-        """Return both of pixels scaled to 0..1, rounded to six digits."""
+        """Return mean and deviation of pixels scaled to 0..1, rounded to six digits."""
         values = np.arange(_LEVELS) / (_LEVELS - 1)
         total = self.counts.sum(1)
         mean = self.counts @ values / total

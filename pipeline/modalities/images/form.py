@@ -1,4 +1,4 @@
-"""Images as they are found, as they are kept, and as dataset.json describes them."""
+"""Images as found in a source, as kept in prepared data, and as described in dataset.json."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _Moment = Annotated[float, pydantic.Field(ge=0, le=1, allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSource(Source):
-    """A dataset of images as it is found.
+    """A dataset of images, as found.
 
     Args:
-        channels: 1 or 3, of every decoded image.
-        root: where each sample is an image file, the folder that its name is relative to.
+        channels: channels of every decoded image, 1 or 3.
+        root: folder that names are relative to, if every sample is an image file; else None.
     """
 
     channels: int
@@ -33,13 +33,13 @@ class ImageSource(Source):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageForm(Form):
-    """How images (H, W, C) uint8 are kept; made by `image_form`.
+    """How prepared images (H, W, C) uint8 are kept; made by `image_form`.
 
     Args:
-        keep: pixels, packed once, or encoded, files that are decoded at use.
-        short_side: largest shorter side in pixels; larger images are shrunk to it. None leaves all alone.
-        root: of files, the folder that names are relative to; where it is relative itself, to the folder
-            of the prepared dataset. None for pixels.
+        keep: pixels, packed once, or encoded, files that are decoded on use.
+        short_side: largest shorter side in pixels; larger images are shrunk to it. None keeps all sizes.
+        root: folder that the files' names are relative to; a relative root is relative to the folder of
+            the prepared dataset. None for pixels.
     """
 
     keep: Keep = "pixels"
@@ -52,16 +52,16 @@ class ImageForm(Form):
 
     @property
     def channels(self) -> int:
-        """1 or 3."""
+        """Number of channels, 1 or 3."""
         return self.unit[0]
 
     @property
     def packs(self) -> bool:
-        """Whether images are packed as pixels; otherwise their files stay."""
+        """Whether images are packed as pixels; if not, their files stay in place."""
         return self.keep == "pixels"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form as plain values, as dataset.json has them."""
+        """Return the form as plain values, for dataset.json."""
         kept = {"keep": self.keep, "short_side": self.short_side, "root": self.root}
         return {"channels": self.channels, "decoder": self.decoder, **kept}
 
@@ -74,7 +74,7 @@ def image_form(
     short_side: int | None = None,
     root: str | None = None,
 ) -> ImageForm:
-    """Return the form of images of so many channels; see `ImageForm`."""
+    """Return the form of images with this number of channels; see `ImageForm`."""
     return ImageForm(
         dtype="uint8",
         axes=2,
@@ -88,10 +88,10 @@ def image_form(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagesDescribed:
-    """What dataset.json says of images.
+    """The part of dataset.json about images.
 
     Args:
-        channels, decoder, keep, short_side, root: their form.
+        channels, decoder, keep, short_side, root: form of the images.
         mean, std: per channel, of the training split's pixels scaled to 0..1.
     """
 
@@ -115,10 +115,10 @@ class ImagesDescribed:
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> ImagesDescribed:
-        """Return what the content of a dataset.json says of images.
+        """Parse the content of a dataset.json.
 
         Raises:
-            pydantic.ValidationError: types, ranges or relations of other values.
+            pydantic.ValidationError: a value has a wrong type or range, or contradicts another.
         """
         described: ImagesDescribed = _DESCRIBED.validate_json(canonical_json(plain), strict=True)
         return described
@@ -131,7 +131,7 @@ class ImagesDescribed:
 
     @property
     def statistics(self) -> dict[str, Any]:
-        """Mean and deviation."""
+        """Mean and standard deviation."""
         return {"mean": self.mean, "std": self.std}
 
 
@@ -139,11 +139,11 @@ _DESCRIBED = pydantic.TypeAdapter(ImagesDescribed)
 
 
 def relative_root(root: Path, folder: Path) -> str:
-    """Return the root of files as a prepared dataset in `folder` names it: the project may be moved."""
+    """Return a root relative to a prepared dataset in `folder`, unless it is absolute: projects move."""
     return str(root) if root.is_absolute() else os.path.relpath(root, folder)
 
 
 def find_root(root: str, folder: Path) -> Path:
-    """Return the folder that `relative_root` named, absolute: a program may change its own folder."""
-    # Not resolved: folders on the way may be links.
+    """Return the absolute folder of a relative root; a program may change its working folder."""
+    # Not resolved: folders on the path may be links.
     return Path(os.path.abspath(folder / root))

@@ -1,7 +1,7 @@
-"""What Pillow decodes instead of torchvision, and what headers tell: shapes, animations, orientation.
+"""Formats decoded by Pillow, and facts from headers: shapes, animations, orientation.
 
-Only the listed formats are opened, by the signature of the bytes: Pillow knows others, some of which run
-programs. Images have 8 or 16 bits per sample; of 16 the upper 8 are kept, as of a PNG.
+The signature of the bytes selects one of the listed formats; Pillow knows more, and some run programs.
+Images have 8 or 16 bits per sample. Of 16 bits the upper 8 are kept, as for a PNG.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 JPEG, PNG, RIFF, WEBP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"WEBP"
 GIF = b"GIF87a", b"GIF89a"
-# JPEG (ITU-T T.81, table B.1): SOF0 to SOF15 but for DHT, JPG and DAC; then the scan, where headers end.
+# JPEG (ITU-T T.81, table B.1): SOF0 to SOF15 without DHT, JPG and DAC; then the scan, where headers end.
 _FRAMES = {*range(0xFFC0, 0xFFD0)} - {0xFFC4, 0xFFC8, 0xFFCC}
 _SCAN, _END = 0xFFDA, 0xFFD9
 _WITH_LENGTH = {*_FRAMES, 0xFFC4, 0xFFC8, 0xFFCC, *range(0xFFDB, 0xFFF0), 0xFFFE}
-# TEM and RST0 to RST7 stand alone; libjpeg passes over bytes that are no marker, and over filling 0xFF.
+# TEM and RST0 to RST7 have no length. Like libjpeg, skip other bytes before a marker, and fill bytes 0xFF.
 _ALONE = {0xFF01, *range(0xFFD0, 0xFFD9)}
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
-# An EXIF entry that turns by a quarter: tag 0x0112, type and count, 5 to 8; in either order of bytes.
+# An EXIF entry for a quarter turn: tag 0x0112, type and count, 5 to 8; in either byte order.
 _TURNED = re.compile(rb"\x12\x01.{6}[\x05-\x08]\x00|\x01\x12.{6}\x00[\x05-\x08]", re.DOTALL)
-_DEEP = 16  # bits a sample of a PNG
+_DEEP = 16  # bits per sample of a PNG
 
 Shape = tuple[int, int]
 _HEADER_BYTES = 13
@@ -53,30 +53,30 @@ _SIGNATURES: tuple[tuple[bytes, Callable[..., ImageFile]], ...] = (
 )
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_LARGEST = 0xFFFF  # of 16 bits
+_LARGEST = 0xFFFF  # largest value of 16 bits
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF 6.0, and a value
-# Pillow before 11.2 does not know the word, and warns of it.
+# Pillow before 11.2 does not know this feature and warns about it.
 HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))
 
 
 def header_shape(content: bytes) -> Shape | None:
-    """Return height and width in pixels of what is decoded, or None where only decoding can tell.
+    """Return height and width in pixels after decoding, or None if only decoding can tell.
 
-    Where the header leaves no doubt of it: JPEG and PNG, upright.
+    Given for upright JPEG and PNG with an unambiguous header.
     """
     try:
         if content.startswith(JPEG):
             return _jpeg_shape(content)
         return _png_shape(content) if content.startswith(PNG) else None
-    except struct.error:  # it ends in the middle of the header
+    except struct.error:  # the header is cut off
         return None
 
 
 def stored_shape(content: bytes) -> Shape | None:
-    """Return height and width as stored, not turned, or None for other formats and broken headers.
+    """Return height and width as stored, not rotated, or None for other formats and broken headers.
 
-    Tells how much a decoder would unpack, read as leniently as decoders do: JPEG, PNG, GIF, WebP. Pillow
-    reads more, but finds EXIF where the decoder does not look for it, and warns of every odd one.
+    This is the size that a decoder would unpack. JPEG, PNG, GIF and WebP are read as leniently as decoders
+    do. Pillow reads more, but finds EXIF in places that the decoder ignores, and warns about odd blocks.
     """
     try:
         if content.startswith(JPEG):
@@ -98,7 +98,7 @@ def is_webp(content: bytes) -> bool:
 
 
 def is_deep_png(content: bytes) -> bool:
-    """Whether a file is a PNG of 16 bits a sample."""
+    """Whether a file is a PNG with 16 bits per sample."""
     return content.startswith(PNG) and content[24:25] == bytes([_DEEP])
 
 
@@ -157,11 +157,11 @@ def _stored_webp(content: bytes) -> Shape | None:
 
 @dataclass(frozen=True, slots=True)
 class FirstPicture:
-    """The beginning of a GIF.
+    """The start of a GIF.
 
     Args:
-        content: the file with its first picture alone.
-        shape: height and width of that picture, which may be more than the screen's.
+        content: the file, cut behind its first picture.
+        shape: height and width of that picture, possibly larger than the screen's.
     """
 
     content: bytes
@@ -169,10 +169,10 @@ class FirstPicture:
 
 
 def first_picture(content: bytes) -> FirstPicture:
-    """Cut a GIF behind its first picture (GIF89a, sections 17 to 27), so that no other is ever decoded.
+    """Cut a GIF behind its first picture (GIF89a, sections 17 to 27), so that no other is decoded.
 
     Raises:
-        ValueError: it ends too early, or is damaged between its pictures.
+        ValueError: the file is cut off, or is damaged between its pictures.
     """
     place = _HEADER_BYTES + _table_bytes(content, 10)
     while content[place : place + 1] == _EXTENSION:
@@ -184,7 +184,7 @@ def first_picture(content: bytes) -> FirstPicture:
 
 
 def _is_whole(content: bytes, place: int) -> bool:
-    """Whether pictures follow each other from a place on to the trailer."""
+    """Whether a sequence of pictures runs from an offset to the trailer."""
     while (kind := content[place : place + 1]) != _TRAILER:
         if kind == _EXTENSION:
             place = _behind_blocks(content, place + 2)
@@ -196,7 +196,7 @@ def _is_whole(content: bytes, place: int) -> bool:
 
 
 def is_animated_webp(content: bytes) -> bool:
-    """Whether a file is a WebP of several pictures."""
+    """Whether a file is a WebP with several pictures."""
     return (
         is_webp(content)
         and content[12:16] == b"VP8X"
@@ -210,23 +210,23 @@ def _behind_picture(content: bytes, place: int) -> int:
 
 
 def _table_bytes(content: bytes, place: int) -> int:
-    """Return the size of the colour table that the packed flags at a place announce."""
+    """Return the size of the colour table, from the packed flags at an offset."""
     flags = content[place] if place < len(content) else 0
     return 3 * 2 ** ((flags & 0x07) + 1) if flags & 0x80 else 0
 
 
 def _behind_blocks(content: bytes, place: int) -> int:
-    """Return where a chain of sub-blocks, each with its length before it, is over."""
+    """Return the end of a chain of sub-blocks, each preceded by its length."""
     while place < len(content) and content[place]:
         place += 1 + content[place]
     return place + 1
 
 
 def orientation_of(exif: bytes) -> int:
-    """Return the orientation, 1 to 8, that an EXIF block states; 1 where it states none.
+    """Return the orientation in an EXIF block, 1 to 8; 1 if there is none.
 
-    The one rule for all formats and sources: EXIF's orientation (tag 0x0112, CIPA DC-008) counts, wherever
-    a format keeps its EXIF; XMP does not. An orientation that cannot be read is none.
+    One rule for all formats and sources: EXIF's orientation (tag 0x0112, CIPA DC-008) counts, in any place
+    that a format keeps EXIF; XMP does not count. An unreadable orientation counts as none.
     """
     block = exif.removeprefix(_PREFIX)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
@@ -240,13 +240,13 @@ def orientation_of(exif: bytes) -> int:
             tag, kind, _, value = struct.unpack_from(f"{order}HHIH", block, place)
             if (tag, kind) == (_ORIENTATION, _SHORT):
                 return value if 1 <= value <= 8 else UPRIGHT
-    except struct.error:  # it is cut
+    except struct.error:  # the block is cut off
         pass
     return UPRIGHT
 
 
 def webp_exif(content: bytes) -> bytes:
-    """Return the EXIF block of a WebP file, empty where there is none."""
+    """Return the EXIF block of a WebP file, or empty bytes."""
     place, end = 12, len(content)
     while is_webp(content) and place + 8 <= end:
         kind, length = struct.unpack_from("<4sI", content, place)
@@ -257,9 +257,9 @@ def webp_exif(content: bytes) -> bytes:
 
 
 def upright(image_HWC: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn and mirror an image (H, W, C) as an orientation asks, to a contiguous array."""
+    """Rotate and mirror an image (H, W, C) by its orientation, to a contiguous array."""
     image = np.swapaxes(image_HWC, 0, 1) if orientation >= 5 else image_HWC
-    # After a transposition: 6 and 7 are mirrored left to right, 7 and 8 upside down.
+    # After a transposition, 6 and 7 are mirrored left to right, 7 and 8 upside down.
     if orientation in (2, 3, 6, 7):
         image = image[:, ::-1]
     if orientation in (3, 4, 7, 8):
@@ -268,7 +268,7 @@ def upright(image_HWC: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def opener_of(content: bytes) -> Callable[..., ImageFile] | None:
-    """Return what opens these bytes, or None where they are of no format of this module."""
+    """Return Pillow's opener of these bytes, or None for a format outside this module."""
     if content[4:8] == b"ftyp":
         return _avif_opener() if _is_avif(content) else None
     if is_animated_webp(content):
@@ -277,12 +277,12 @@ def opener_of(content: bytes) -> Callable[..., ImageFile] | None:
 
 
 def opened_shape(content: bytes) -> Shape:
-    """Return height and width as these bytes store them, without decoding them.
+    """Return height and width as stored, without decoding.
 
     Raises:
-        ValueError: of no format of this module. Pillow raises other errors for damaged headers.
+        ValueError: a format outside this module. Pillow raises other errors for damaged headers.
     """
-    shape = stored_shape(content)  # Pillow takes room for a WebP when it opens it
+    shape = stored_shape(content)  # because Pillow allocates a whole WebP on opening
     if shape is not None:
         return shape
     width, height = _opened(content).size
@@ -290,27 +290,27 @@ def opened_shape(content: bytes) -> Shape:
 
 
 def opened_deep(content: bytes) -> bool:
-    """Whether these bytes have more than 8 bits per sample, by their header."""
+    """Whether these bytes have more than 8 bits per sample, according to the header."""
     image = _opened(content)
-    if isinstance(image, TiffImageFile):  # Pillow opens colour of 16 bits as 8
+    if isinstance(image, TiffImageFile):  # Pillow opens 16-bit colour as 8-bit
         return bool(max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) > 8)
     return image.mode.startswith("I")
 
 
 def decode_by_pillow(content: bytes, channels: int) -> NDArray[np.uint8]:
-    """Return the pixels (H, W, C) of these bytes, of the first picture, turned as EXIF says.
+    """Return the pixels (H, W, C) of the first picture, oriented according to EXIF.
 
     Raises:
-        ValueError: of no format of this module, or of samples that are no 8 or 16 bits. Pillow raises other
+        ValueError: a format outside this module, or samples of neither 8 nor 16 bits. Pillow raises other
             errors for damaged bytes.
     """
     image = _opened(content)
     image.load()
-    if isinstance(image, TiffImageFile):  # Pillow turns it
+    if isinstance(image, TiffImageFile):  # Pillow has oriented it
         if image.mode == "I":
             raise ValueError("samples of 32 bits, expected 8 or 16")
         pixels = image_pixels(image, channels)
-        # Of 16 bits Pillow leaves white that is stored as 0 as it is, of 8 it does not.
+        # Pillow inverts white-is-zero for 8 bits, but not for 16.
         inverted = image.mode.startswith("I") and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         return ~pixels if inverted else pixels
     exif = webp_exif(content) or image.info.get("exif", b"")
@@ -318,10 +318,10 @@ def decode_by_pillow(content: bytes, channels: int) -> NDArray[np.uint8]:
 
 
 def image_pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
-    """Return the pixels (H, W, C) of an image of Pillow, as they are stored.
+    """Return the pixels (H, W, C) of a Pillow image, as stored.
 
     Raises:
-        ValueError: samples that are no 8 or 16 bits.
+        ValueError: samples of neither 8 nor 16 bits.
     """
     if image.mode.startswith(("I", "F")):
         grey = _eight_bits(np.asarray(image), image.mode)
@@ -331,7 +331,7 @@ def image_pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
 
 
 def reason_against(content: bytes) -> str:
-    """Say why bytes of no known signature are no image."""
+    """Explain why bytes without a known signature are not an image."""
     if not content:
         return "an empty file"
     if _is_avif(content):
@@ -347,7 +347,7 @@ def _opened(content: bytes) -> ImageFile:
     opener = opener_of(content)
     if opener is None:
         raise ValueError(reason_against(content))
-    # Not by Image.open, which bounds pixels by a global of Pillow's; ours are bounded by `data.max_pixels`.
+    # Not Image.open: it limits pixels by a global variable; here `data.max_pixels` does.
     return opener(io.BytesIO(content))
 
 
@@ -360,7 +360,7 @@ def _avif_opener() -> Callable[..., ImageFile] | None:
 
 
 def _is_avif(content: bytes) -> bool:
-    """Whether the brands of an ISO base media file name AVIF."""
+    """Whether the brands of an ISO base media file include AVIF."""
     if content[4:8] != b"ftyp":
         return False
     length = int.from_bytes(content[:4], "big")

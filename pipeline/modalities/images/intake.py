@@ -1,4 +1,4 @@
-"""Images when a dataset is prepared: decoded and packed, or only looked at where their files stay."""
+"""Reading images in `pipeline prepare`: decode and pack them, or scan files that stay in place."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.reading import Seat
 from pipeline.samples.samples import Sample
 
-# Of a file that stays encoded, its end tells whether it may be another one's copy.
+# The end of an encoded file shows whether it may be a copy of another one.
 _GLANCE_BYTES = 4096
 
 
 class ImageIntake:
-    """Reads images; an `Ear` hears what the decoder says of damaged files meanwhile.
+    """Reads images; an `Ear` records the decoder's warnings about damaged files.
 
     Args:
-        source: of the images.
-        folder: of the prepared dataset.
-        options: how they are to be kept.
+        source: source of the images.
+        folder: folder of the prepared dataset.
+        options: storage options.
 
     Raises:
-        ValueError: samples are no files, and are to stay encoded.
+        ValueError: samples are not files, but are to stay encoded.
     """
 
     files = (DAMAGED_LIST,)
@@ -73,32 +73,32 @@ class ImageIntake:
 
     @property
     def step(self) -> str:
-        """What reading does, for people."""
+        """Description of the reading step, for the progress bar."""
         return "decode" if self.form.packs else "scan"
 
     @property
     def _thorough(self) -> bool:
-        """Whether files that stay encoded are decoded nevertheless, to find those that are damaged."""
+        """Whether encoded files are decoded as well, to find damaged ones."""
         return not self.form.packs and self._options.damaged == "refuse"
 
     def plan(self) -> dict[str, Any]:
-        """Return what decides the content of drafts beside form and samples."""
+        """Return the options that change drafts, besides form and samples."""
         reading = {"thorough": self._thorough, "max_pixels": self._options.max_pixels}
         return {"torch": torch.__version__, **reading}
 
     def goes_on(self, found: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
-        """Whether drafts of one plan are right for another: images in a bound are in a larger one, too."""
+        """Whether drafts of one plan serve another; a larger pixel bound admits all images of a smaller."""
         bound = found.get("max_pixels")
         if not isinstance(bound, int) or bound > plan["max_pixels"]:
             return False
         return {**found, "max_pixels": plan["max_pixels"]} == plan
 
     def nothing(self) -> Moments:
-        """Return the moments of no image."""
+        """Return the moments of zero images."""
         return Moments.none(self.form.channels)
 
     def restored(self, plain: Any) -> Moments:
-        """Return the moments that `to_plain` described."""
+        """Return the moments described by `to_plain`."""
         return Moments(np.array(plain, np.int64))
 
     def statistics(self, array: NDArray[Any]) -> Moments:
@@ -106,24 +106,24 @@ class ImageIntake:
         return Moments.of(array)
 
     def read(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
-        """Decode an image, or look at its file where that stays.
+        """Decode an image, or scan a file that stays in place.
 
         Raises:
-            DataError: it is not readable.
+            DataError: the file cannot be read.
         """
         return (self._decoded if self.form.packs else self._scanned)(sample, seat, identity)
 
     def measure(self, sample: Sample, seat: Seat) -> tuple[Moments, int]:
-        """Decode an image whose file stays; return its moments, and the remarks on it.
+        """Decode a file that stays in place; return its moments and remarks.
 
         Raises:
-            DataError: it is not readable.
+            DataError: the file cannot be read.
         """
         pixels, remarks = self._pixels(sample, seat)
         return Moments.of(pixels), remarks
 
     def tell_measured(self, counts: Mapping[str, tuple[int, int]]) -> None:
-        """Say of how many files that stay something is known that only decoding tells."""
+        """Report the number of files in place that were decoded for statistics and damage."""
         some, every = counts["train"]
         if some < every:
             note(f"mean and deviation are estimated from {some:,} of {every:,} training images")
@@ -135,16 +135,16 @@ class ImageIntake:
             )
 
     def require_sound(self, remarks: Remarks, count: int, state: Path) -> None:
-        """Refuse to finish with damaged files, where that was asked for; see `Intake.require_sound`."""
+        """Refuse to finish with damaged files if `damaged` is refuse; see `Intake.require_sound`."""
         if self._options.damaged == "refuse":
             refuse_damaged(remarks, count, state)
 
     def tell(self, remarks: Remarks, folder: Path) -> None:
-        """Tell remarks on stderr, a line each; list damaged files in the folder of the prepared dataset."""
+        """Print remarks on stderr, one line each; list damaged files in the prepared dataset's folder."""
         tell_remarks(remarks, folder)
 
     def count(self, remarks: Remarks) -> dict[str, int]:
-        """Return how many images each remark is made of, without those of none."""
+        """Return the number of images per remark, without zeros."""
         return count_remarks(remarks)
 
     def describe(self, statistics: Moments) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class ImageIntake:
         return {"mean": mean, "std": std}
 
     def open_split(self, folder: Path, name: str) -> Split:
-        """Open a split that was just written."""
+        """Open a split just written."""
         if self.form.packs:
             return open_packed(folder, name, self.form)
         return open_encoded(folder, name, self.form)
@@ -166,7 +166,7 @@ class ImageIntake:
         return Entry(np.array(row, row_dtype(self.form)), pixels, moments)
 
     def _pixels(self, sample: Sample, seat: Seat) -> tuple[NDArray[np.uint8], int]:
-        """Decode an image, and shrink it as the form says: (H, W, C) uint8, and the remarks on it."""
+        """Decode and shrink an image according to the form; return (H, W, C) uint8 and remarks."""
         file = sample.load
         if not isinstance(file, ImageFile):
             array = file()
@@ -182,7 +182,7 @@ class ImageIntake:
         return shrink(pixels, self.form.short_side), remark_on(content, pixels, damaged=damaged)
 
     def _scanned(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
-        """Look at a file without decoding it, unless its header does not tell its shape."""
+        """Scan a file without decoding it, unless its header lacks the shape."""
         file, form, remarks = sample.load, self.form, 0
         if not isinstance(file, ImageFile):
             raise TypeError(f"{sample.name} is no file, and cannot stay encoded")

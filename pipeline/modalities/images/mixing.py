@@ -52,7 +52,7 @@ def draw_mixture(spec: ViewSpec, draws: Draws) -> Mixture | None:
     """Draw the mixing of the samples of a view, or None for a spec without mixing."""
     if not spec.mixes:
         return None
-    # (4, N): who is mixed, lambda, the box's centre down and across.
+    # (4, N): whether a sample is mixed, lambda, the box's centre down and across.
     words = draws.words(Lane.MIXING)
     # Unmixed unless chosen below: level 256 in an empty box.
     levels = np.full(len(draws), WHOLE, np.int64)

@@ -1,4 +1,4 @@
-"""Images as a modality: where the rest of the library finds what is theirs."""
+"""The modality `images`: connects its sources, views, rendering and model families to the library."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class Images(Modality):
         return open_source(source, options)
 
     def intake(self, source: ImageSource, folder: Path, options: ImageOptions) -> ImageIntake:
-        """Return what reads images."""
+        """Return the reader of images for `pipeline prepare`."""
         return ImageIntake(source, folder, options)
 
     def described(self, plain: Mapping[str, Any]) -> tuple[ImageForm, dict[str, Any]]:
-        """Return the form of the images, and mean and deviation of those that are trained on."""
+        """Return the images' form, and mean and standard deviation of the training split."""
         described = ImagesDescribed.parse(plain)
         return described.form, described.statistics
 
     def open_split(self, folder: Path, name: str, form: ImageForm) -> Split:
-        """Open one split, kept as pixels or as files."""
+        """Open one split, packed as pixels or kept as files."""
         return open_packed(folder, name, form) if form.packs else open_encoded(folder, name, form)
 
     def trust(self, code: Iterable[str]) -> None:
@@ -65,16 +65,16 @@ class Images(Modality):
         trust_augmentations(code)
 
     def open_files(self, folder: Path, preprocessing: Preprocessing, count: int) -> Split:
-        """Decode some image files, evenly spread over a folder's, in the colours that a model sees."""
+        """Decode some image files, evenly spread over a folder, in the model's number of channels."""
         return open_pictures(folder, preprocessing.channels, count)
 
     def extents(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
-        """Return height and width (n, 2) as some files store them, 0 where no header tells."""
+        """Return stored heights and widths (n, 2); 0 if a header has none."""
         sizes = [header_size(Path(sample.file)) if sample.file else None for sample in samples]
         return np.array([size or (0, 0) for size in sizes], np.int64).reshape(-1, 2)
 
     def picture(self, rendered: NDArray[np.integer[Any]]) -> Picture:
-        """Return an image (S, S, C) uint8, grey or RGB, as it is, without loss."""
+        """Return an image (S, S, C) uint8, grey or RGB, as a lossless picture."""
         buffer = io.BytesIO()
         image = rendered[..., 0] if rendered.shape[2] == 1 else rendered
         PIL.Image.fromarray(np.ascontiguousarray(image)).save(buffer, "png")
@@ -82,17 +82,17 @@ class Images(Modality):
         return Picture(uri, len(rendered))
 
     def views(self, plain: Mapping[str, Any]) -> ViewSpec:
-        """Return the views that a canonical form describes."""
+        """Return the views described by a canonical form."""
         return ViewSpec.from_canonical(plain)
 
     def preprocessing(self, plain: Mapping[str, Any]) -> Preprocessing:
-        """Return the preprocessing that plain values describe."""
+        """Return the preprocessing described by plain values."""
         return Preprocessing.parse(plain)
 
     def fresh_preprocessing(
         self, samples: Split, known: Mapping[str, Any], *, size: int | None, channels: int | None
     ) -> Preprocessing:
-        """Return how a model without weights wants images: normalised by their own mean and deviation."""
+        """Return the preprocessing of a model without weights: the dataset's mean and deviation."""
         channels = channels or samples.form.unit[-1]
         return Preprocessing(
             size=size or _common_side(samples),
@@ -102,7 +102,7 @@ class Images(Modality):
 
 
 def _as_channels(moments: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return moments of the images as those of what a network of one or three channels sees of them."""
+    """Return per-channel moments as seen by a network with one or three input channels."""
     if len(moments) == channels:
         return tuple(moments)
     return (statistics.mean(moments),) * channels

@@ -167,7 +167,7 @@ def _trivial_augment(augmentation: TrivialAugment, draws: Draws) -> Iterable[Ste
 
 
 def _of_space(space: Space, words: random.Words, magnitudes: NDArray[np.int64] | np.int64) -> Step:
-    # words (4, N): operation, sign, magnitude where it is random.
+    # words (4, N): operation, sign and, for TrivialAugment, magnitude.
     chosen = random.between(words[0], 0, len(space.ops) - 1)
     negative = random.between(words[1], 0, 1)
     possible = tuple(sorted({Op(int(op)) for op in space.ops} - {Op.NOTHING}))

@@ -1,4 +1,4 @@
-"""What `data` in params.yaml may say of images, beside what it says of samples of any kind."""
+"""The keys of `data` in params.yaml that belong to images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pipeline.modalities.images.form import Keep
 from pipeline.modalities.modality import DataOptions
 from pipeline.samples.description import Description, same_place
 
-# What decides the content of prepared data, and what refuses images: data that was made less strictly may
-# hold some of them.
+# Options that change the content of prepared data. The rest refuse images, so data prepared less strictly
+# may hold some that they would refuse.
 DECISIVE = ("root", "channels", "short_side", "keep")
 REFUSING = ("max_pixels", "damaged")
 
@@ -53,14 +53,14 @@ class ImageOptions(DataOptions):
 
     @property
     def size(self) -> int | None:
-        """Extent of the input of models that are trained here."""
+        """Extent of the input of models trained here."""
         return self.image_size
 
     def require_source(self, source: str) -> None:
-        """Refuse a source that images cannot be kept of in this way.
+        """Refuse a source that cannot be kept in the given way.
 
         Raises:
-            ConfigError: samples that are no files are to stay encoded.
+            ConfigError: samples are not files, but are to stay encoded.
         """
         if self.keep == "encoded" and not source.startswith("folder:"):
             raise ConfigError(
@@ -69,22 +69,22 @@ class ImageOptions(DataOptions):
             )
 
     def for_models(self) -> dict[str, Any]:
-        """Return what decides networks, and no prepared data."""
+        """Return the options that shape networks and leave prepared data unchanged."""
         return {"image_size": self.image_size}
 
     def asked(self) -> dict[str, Any]:
-        """Return what prepared data is compared with: what decides its content, or refuses some of it."""
+        """Return the options to compare with prepared data: they change or refuse parts of its content."""
         return {name: getattr(self, name) for name in (*DECISIVE, *REFUSING)}
 
     @property
     def refusing(self) -> tuple[str, ...]:
-        """Names of the values that do no more than refuse images."""
+        """Names of the options that only refuse images."""
         return REFUSING
 
     def known(self, description: Description) -> dict[str, Any]:
-        """Return what is known of what was asked for when data was made.
+        """Return the options recorded in a prepared dataset.
 
-        Older versions wrote down the form alone. The channels of arrays are their own.
+        Older versions recorded only the form. Arrays keep their own number of channels.
         """
         known = {name: description.own[name] for name in ("keep", "short_side")}
         if description.source.startswith("folder:"):
@@ -93,17 +93,17 @@ class ImageOptions(DataOptions):
         if description.remarks.get("damaged"):
             known["damaged"] = "warn"
         elif known["keep"] == "pixels" and "damaged" in description.made_with:
-            # All were decoded, and none is damaged: as good as refused.
+            # All images were decoded and none is damaged, so `refuse` would accept them.
             known["damaged"] = "none"
         return known
 
     def differs(self, name: str, was: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-        """Whether one of these values asks for other data than there is."""
+        """Whether an option asks for different data than the prepared data."""
         there, here, source = was[name], asked[name], str(was["source"])
         if name == "root":
-            # Only torchvision's downloads are in it.
+            # Only torchvision's downloads depend on the root.
             return source.startswith("torchvision:") and not same_place(str(there), str(here))
-        # Images of files are bounded; those that were within the bound are within a larger one, too.
+        # Only image files have a bound. Images within a bound are within a larger one, too.
         if name == "max_pixels":
             return bool(here < there) and source.startswith(("folder:", "torchvision:"))
         if name == "damaged":

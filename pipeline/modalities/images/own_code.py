@@ -1,12 +1,12 @@
-"""An augmentation of the user's own code: `package.module:NAME`, a function of an image's rendered pixels.
+"""User-defined augmentations: `package.module:NAME`, a function of an image's rendered pixels.
 
-    def fog(pixels, words, *, density):  # (S, S, C) uint8, and four integers below 2^32 drawn for the view
+    def fog(pixels, words, *, density):  # (S, S, C) uint8, and four random integers below 2^32
         ...                              # returns the same shape, uint8
-    fog.version = 1                      # to be raised where the same call would give other pixels
+    fog.version = 1                      # raise it when the same call gives different pixels
 
-It must be exact: the same bytes for the same arguments, on any machine, in any thread. It runs on the CPU.
-The store's checksums notice where it does not keep to that. Code runs where the user named it, in
-params.yaml or by making an `OwnAugmentation` in Python; a store's header that names it runs nothing.
+The function must be exact: the same bytes for the same arguments, on any machine and thread. It runs on
+the CPU. The store's checksums detect a violation. Code runs only if the user names it: in params.yaml,
+with an `OwnAugmentation` in Python, or by `--trust-code`. A store's header alone runs nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _KIND = Kind(noun="augmentation", returns="the pixels of an image", plural="augm
 
 
 def require_own(augmentation: OwnAugmentation) -> Callable[..., object]:
-    """Return the code of an augmentation, of the version that the views were drawn for.
+    """Return an augmentation's function, in the version that the views were drawn for.
 
     Raises:
-        ConfigError: nobody but a file names it, it cannot be imported, or it is of another version.
+        ConfigError: only a file names the code, it cannot be imported, or its version differs.
     """
     code = augmentation.code
     if not augmentation.may_run:
@@ -52,14 +52,14 @@ def require_own(augmentation: OwnAugmentation) -> Callable[..., object]:
 
 
 def carry_out_own(pixels: Tensor, step: OwnStep) -> Tensor:
-    """Carry out a view's own step in place, image by image.
+    """Run a view's user code in place, image by image.
 
     Args:
         pixels: (B, S, S, C) uint8 on the CPU.
-        step: of these samples.
+        step: calls for these samples.
 
     Raises:
-        ConfigError: the code may not run, raises, or returns other than such pixels.
+        ConfigError: the code may not run, raises, or returns a different shape or dtype.
     """
     function = require_own(step.augmentation)
     for row in np.flatnonzero(step.happens).tolist():
@@ -79,7 +79,7 @@ def _called(
     function: Callable[..., object], image: NDArray[np.uint8], words: tuple[int, ...], said: OwnAugmentation
 ) -> NDArray[np.uint8]:
     shape, settings = image.shape, dict(said.settings)
-    # Threads render: stdout, which is one for all of them, is left as it is.
+    # stdout is left alone: threads render, and all of them share it.
     try:
         made = function(image, words, **settings)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Some images to look at: the files of any folder, without labels."""
+"""A few unlabelled images from the files of any folder, to show or to try a model on."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.samples.samples import UNLABELLED, LeftOut, Names
 
 
 def open_pictures(folder: Path, channels: int, count: int) -> PackedSplit:
-    """Decode at most `count` of a folder's image files into memory, evenly spread over them by name.
+    """Decode at most `count` image files of a folder into memory, evenly spread by name.
 
     Args:
-        folder: image files in it and in folders of it.
-        channels: 1 or 3, how they are decoded.
+        folder: folder of image files, searched at any depth.
+        channels: channels of the decoded images, 1 or 3.
         count: at least 1.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a model wants its images: size, channels, normalisation. It travels with the weights."""
+"""Preprocessing of images: size, channels and normalisation, stored with a model's weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.samples.packed import Split
 from pipeline.views.pairing import Pairing, Singles
 
-# The one rule for all images that a model sees here, trained or deployed: turned as their EXIF says.
+# One rule for every image a model sees, in training and deployment: oriented according to EXIF.
 ORIENTATION: Literal["exif"] = "exif"
 _MOST_PIXELS = 4096
 _Channel = Annotated[float, Field(allow_inf_nan=False)]
@@ -35,10 +35,10 @@ class Preprocessing:
         size: height and width of the input in pixels.
         mean, std: per channel of the model's input, for pixels scaled to 0..1.
         crop_fraction: share of the short side that the un-augmented centre crop shows, in (0, 1].
-        interpolation: by which crops are resized, with antialiasing.
+        interpolation: filter of the resize, with antialiasing.
 
     Raises:
-        ModelError: an interpolation that is not rendered here.
+        ModelError: an unknown interpolation.
 
     """
 
@@ -61,7 +61,7 @@ class Preprocessing:
         return len(self.mean)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values; bilinear interpolation goes without saying."""
+        """Return the fields as plain values, without the default interpolation, bilinear."""
         plain = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
         if self.interpolation == "bilinear":
             del plain["interpolation"]
@@ -69,29 +69,29 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
-        """Return the preprocessing that `to_dict` described."""
+        """Return the preprocessing described by `to_dict`."""
         return cls(**{**value, "mean": tuple(value["mean"]), "std": tuple(value["std"])})
 
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> Preprocessing:
-        """Return the preprocessing that values of anybody's describe.
+        """Parse a preprocessing from untrusted values.
 
         Raises:
-            ValueError: naming the first value that is out of range.
+            ValueError: a value is out of range; the message names the first.
         """
         require_form(_Form, value, "preprocessing")
-        # Of the very numbers that are written, 1 or 1.0: they are in a teacher's digest.
+        # Built from the original numbers, 1 or 1.0: they are part of a teacher's digest.
         return cls.from_dict(value)
 
     def with_size(self, size: int) -> Preprocessing:
-        """Return the same for images of another side."""
+        """Return the same preprocessing for images of a different side."""
         return replace(self, size=size)
 
     def seen(self, pixels: Tensor) -> Tensor:
         """Map (B, S, S, c) uint8 to the colours that the model sees: (B, S, S, channels) uint8.
 
-        Grey images are repeated for a model of three channels; of colour images a model of one sees the
-        luma.
+        Grey images are repeated for a model of three channels. A model of one channel sees the luma of
+        colour images.
         """
         fewer = pixels.shape[3] > self.channels
         seen = grey(pixels)[..., None].to(torch.uint8) if fewer else pixels
@@ -100,7 +100,7 @@ class Preprocessing:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Map (B, S, S, c) uint8 to (B, channels, S, S) float32, channels-last in memory.
 
-        In the colours of `seen`; on the images' own device.
+        Applied after `seen`; runs on the device of the images.
         """
         batch, height, width, _ = pixels.shape
         lines = self.seen(pixels).reshape(batch, height, width * self.channels)
@@ -110,21 +110,21 @@ class Preprocessing:
         return values.view(batch, height, width, self.channels).permute(0, 3, 1, 2)
 
     def example(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return images (count, size, size, channels) uint8 on the CPU: black, or noise of a generator."""
+        """Return images (count, size, size, channels) uint8 on the CPU: black, or a generator's noise."""
         shape = count, self.size, self.size, self.channels
         if generator is None:
             return torch.zeros(shape, dtype=torch.uint8)
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
 
     def with_normalisation(self, network: nn.Module) -> nn.Module:
-        """Return a network that takes images as `seen` returns them, and normalises them itself."""
+        """Return a network that takes the output of `seen` and normalises it internally."""
         return Normalised(network, self.mean, self.std)
 
     def deployed(self, *, normalises: bool) -> dict[str, Any]:
-        """Return what the user of an exported network must know, as plain values.
+        """Return the facts that users of an exported network need, as plain values.
 
         Args:
-            normalises: the network takes images as `seen` returns them; otherwise as `normalise` does.
+            normalises: whether the network takes the output of `seen`; if not, that of `normalise`.
         """
         return {
             "input": {
@@ -144,7 +144,7 @@ class Preprocessing:
         }
 
     def notes(self) -> dict[str, str]:
-        """Return the rules that hold for every model here, for its card."""
+        """Return rules common to all models of images, for the model card."""
         return {"orientation": ORIENTATION}
 
     def renderer(
@@ -156,7 +156,7 @@ class Preprocessing:
         device: torch.device,
         on_device: bool | None,
     ) -> ImageViews:
-        """Return what renders a split for a model of this preprocessing; see `modality.Preprocessing`."""
+        """Return a renderer of a split for this preprocessing; see `modality.Preprocessing`."""
         return ImageViews(samples, views, pairing, self, device=device, on_device=on_device)
 
 
@@ -164,7 +164,7 @@ class Normalised(nn.Module):
     """A network with its normalisation in front: (B, S, S, channels) uint8 to logits (B, C).
 
     Args:
-        network: takes normalised images.
+        network: network that takes normalised images.
         mean, std: per channel, of pixels scaled to 0..1.
     """
 
@@ -209,8 +209,8 @@ def _lines(
 ) -> tuple[Tensor, Tensor]:
     """Return scale and shift (width * channels,) of a line of pixels 0..255.
 
-    Whole lines, since broadcasting three numbers over the innermost dimension costs a CPU six times as
-    much. Made once, as making it waits for a device.
+    Whole lines: broadcasting three numbers over the innermost dimension takes a CPU six times as long.
+    Cached, because copying them waits for a device.
     """
     with torch.inference_mode(False):
         scale = torch.tensor([1 / (255 * s) for s in std]).repeat(width)
@@ -256,14 +256,14 @@ class GivenPreprocessing:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}")
 
     def said(self) -> dict[str, Any]:
-        """Return what is said, by name."""
+        """Return the given settings, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def over(self, known: Preprocessing) -> Preprocessing:
-        """Return a preprocessing with what is said here in place of its own.
+        """Return a known preprocessing with the given settings replaced.
 
         Raises:
-            ModelError: means and deviations of different numbers of channels.
+            ModelError: mean and std have different numbers of channels.
         """
         changed = replace(known, **self.said())
         if len(changed.mean) != len(changed.std):
@@ -274,7 +274,7 @@ class GivenPreprocessing:
         return changed
 
     def alone(self, origin: str) -> Preprocessing:
-        """Return the preprocessing of a model that says nothing itself.
+        """Return the preprocessing of a model without a known one.
 
         Raises:
             ModelError: size, mean or std is missing.

@@ -1,6 +1,6 @@
-"""Which views of an image exist: the augmentation as data, with a canonical form and a digest.
+"""The views of an image: the augmentation as data, with a canonical form and a digest.
 
-Owns what stands together and what contradicts; `augmentations.py` owns each operation's ranges,
+Owns the combinations and contradictions of operations. `augmentations.py` owns the ranges of each,
 `draw.py` draws from a spec, `rendering/` makes pixels.
 """
 
@@ -34,7 +34,7 @@ from pipeline.modalities.images.augmentations import (
     require,
 )
 
-# Raised by hand when the same spec would render other pixels; part of every store's fingerprint.
+# Raise it when a spec would render different pixels; part of every store's fingerprint.
 SEMANTICS = 1
 
 AUGMENTATIONS: Mapping[str, type[Augmentation]] = {
@@ -45,8 +45,8 @@ AUGMENTATIONS: Mapping[str, type[Augmentation]] = {
     )
 }
 _FLIPS = ("none", "random", "alternating")
-# In the canonical form of every spec; the others only where they are set, so that a new operation leaves
-# the digests of specs without it as they are.
+# Always in the canonical form. Other fields are added only if set, so a new operation leaves the digests
+# of specs without it unchanged.
 _ALWAYS = ("seed", "pad_crop", "random_resized_crop", "flip")
 
 
@@ -125,17 +125,17 @@ class ViewSpec:
         return self.mixup is not None or self.cutmix is not None
 
     def canonical(self) -> dict[str, Any]:
-        """Return the spec as plain values, with the version of the rendering's meaning."""
+        """Return the spec as plain values, with the version of the rendering's semantics."""
         values = asdict(self)
         kept = {name: v for name, v in values.items() if name in _ALWAYS or v is not None}
         return {"semantics": SEMANTICS, **kept}
 
     @classmethod
     def from_canonical(cls, value: Mapping[str, Any]) -> ViewSpec:
-        """Return the spec that `canonical` described.
+        """Return the spec described by `canonical`.
 
         Raises:
-            MismatchError: another version of this program described it.
+            MismatchError: written by an incompatible version of this program.
         """
         given = set(value) - {"semantics"}
         unknown = sorted(given - {field.name for field in fields(cls)} | _unknown_settings(value))
@@ -159,7 +159,7 @@ class ViewSpec:
 
 
 def _unknown_settings(value: Mapping[str, Any]) -> set[str]:
-    """Return the settings of operations that this program does not know, as OPERATION.SETTING."""
+    """Return settings unknown to this program, as OPERATION.SETTING."""
     return {
         f"{name}.{setting}"
         for name, kind in {**AUGMENTATIONS, OwnAugmentation.name: OwnAugmentation}.items()
@@ -168,7 +168,7 @@ def _unknown_settings(value: Mapping[str, Any]) -> set[str]:
 
 
 def _augmentation(name: str, value: Any) -> Any:
-    """Return a field of a spec from its plain value."""
+    """Return a spec's field from its plain value."""
     if value is None or name not in (*AUGMENTATIONS, OwnAugmentation.name):
         return value
     require(isinstance(value, Mapping), name, quoted(value), "its settings")
@@ -183,7 +183,7 @@ def _augmentation(name: str, value: Any) -> Any:
 
 
 def _is_of(kind: str, value: Any) -> bool:
-    """Whether a plain value can stand for a field of an augmentation."""
+    """Whether a plain value fits a field of an augmentation."""
     if kind == "Bounds":
         return isinstance(value, tuple) and len(value) == 2 and all(_is_of("float", v) for v in value)
     if kind == "float":

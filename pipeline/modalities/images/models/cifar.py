@@ -1,4 +1,4 @@
-"""The literature's nets for small images, by the names that its papers give them."""
+"""Networks for small images from the literature, under the names of their papers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core.errors import ModelError
 from pipeline.modalities.families import Family, Pretrained, call_builder, unknown_weights
 from pipeline.modalities.images.models.torchvision import fit_channels
 
-# (architecture, weights) -> the file in ../builtin, with its card beside it.
+# (architecture, weights) -> a file in ../builtin, with its card beside it.
 BUILTIN: Mapping[tuple[str, str], str] = {
     ("wrn_16_2", "FASHION_MNIST_V1"): "wrn_16_2-fashion_mnist_v1.safetensors",
 }
@@ -183,7 +183,7 @@ NETS: Mapping[str, Callable[..., nn.Module]] = {
 
 
 class Literature(Family):
-    """The table above; these nets have one stem and take images of any side."""
+    """The networks of the table above; they have one stem and take images of any side."""
 
     described = ", ".join(NETS)
 
@@ -196,16 +196,16 @@ class Literature(Family):
         return list(NETS)
 
     def stem_stride(self, name: str, image_size: int) -> int:
-        """Return 1: these nets are for small images."""
+        """Return 1: these networks are for small images."""
         return 1
 
     def build(
         self, name: str, *, num_classes: int, channels: int, stem_stride: int, options: Mapping[str, Any]
     ) -> nn.Module:
-        """Build a net with fresh weights.
+        """Build a network with fresh weights.
 
         Raises:
-            ModelError: an option or a stem, of which these nets have none.
+            ModelError: an option or a stem stride is given; these networks have neither.
         """
         if stem_stride != 1:
             raise ModelError(f"model {name} has stem_stride {stem_stride}; expected 1: it has no other")
@@ -214,10 +214,10 @@ class Literature(Family):
         return network
 
     def packaged(self, name: str, weights: str) -> tuple[Traversable, str] | None:
-        """Return the folder in this package, and the file in it, with weights of a name."""
+        """Return the folder in this package and the name of a weights file in it, or None."""
         file = BUILTIN.get((name, weights))
         return None if file is None else (files("pipeline.modalities.images") / "builtin", file)
 
     def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
-        """Refuse: the weights that these nets have are checkpoints, of `BUILTIN` or by path."""
+        """Refuse: weights of these networks are checkpoints, from `BUILTIN` or by path."""
         raise unknown_weights(name, weights, [known for model, known in BUILTIN if model == name])

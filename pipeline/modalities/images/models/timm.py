@@ -1,6 +1,6 @@
 """Every timm model as `timm:NAME` or `timm:NAME.TAG`, with timm's weights and their preprocessing.
 
-timm is an extra: nothing here imports it before such a name is used.
+timm is an optional dependency; it is imported on the first use of such a name.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ class Timm(Family):
         return name.startswith(_PREFIX)
 
     def weight_names(self, name: str) -> Sequence[str]:
-        """Return the tags that timm has weights of a model under."""
+        """Return the tags of timm's weights of a model."""
         timm, model = _known(name)
         return _tags(timm, model.partition(".")[0])
 
     def smallest_size(self, name: str) -> int | None:
-        """Return the side in pixels that timm says a model needs at least, where it does."""
+        """Return timm's minimum side in pixels, or None."""
         smallest = _settings(name).min_input_size
         return None if smallest is None else int(smallest[1])
 
     def size_options(self, name: str, image_size: int) -> dict[str, Any]:
-        """Return the option of networks whose parameters depend on the images' side."""
+        """Return the size option of networks whose parameters depend on the images' side."""
         settings = _settings(name)
         fixed = settings.fixed_input_size and settings.input_size[1] != image_size
         return {"img_size": image_size} if fixed else {}
 
     def resize(self, network: nn.Module, image_size: int) -> None:
-        """Let a network of a fixed size fit itself to another."""
+        """Let a network of fixed size adapt to a different side."""
         resize: Any = getattr(network, "set_input_size", None)
         if callable(resize):
             resize(img_size=image_size)
@@ -70,7 +70,7 @@ class Timm(Family):
         """Build a network with fresh weights.
 
         Raises:
-            ModelError: timm is not there, does not know the name, or its builder does not take an option.
+            ModelError: timm is missing or does not know the name, or its builder rejects an option.
         """
         require_own_stem(name, stem_stride, STEMS)
         timm, model = _known(name)
@@ -78,15 +78,15 @@ class Timm(Family):
         return call_builder(name, timm.create_model, _without_places(options), **given)
 
     def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
-        """Return a network with weights that timm has, downloaded if need be.
+        """Return a network with timm's weights, downloaded if needed.
 
         Args:
-            name: of the model.
-            weights: `pretrained` for those of the name's tag or timm's default, or another tag.
+            name: name of the model.
+            weights: `pretrained` for the tag in the name or timm's default, or a different tag.
             options: keyword arguments of timm's builder.
 
         Raises:
-            ModelError: timm is not there, or there are no such weights, or they cannot be had.
+            ModelError: timm is missing, or the weights do not exist or cannot be loaded.
         """
         timm, model = _known(name)
         require_no_weights(name, options)
@@ -98,7 +98,7 @@ class Timm(Family):
         tagged = _tagged(timm, name, model, weights)
         try:
             network = timm.create_model(tagged, pretrained=True, **options).eval()
-        except Exception as error:  # whatever the client of timm's hub raises
+        except Exception as error:  # the client of timm's hub raises errors of any type
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
                 f"weights {weights} of {name} could not be had: {reason}; try again where the hub can be "
@@ -114,7 +114,7 @@ class Timm(Family):
 
 
 def _without_places(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options without files and addresses of weights, which fresh networks have no use for."""
+    """Return options without file names and addresses of weights, which fresh networks do not need."""
     kept = {name: value for name, value in options.items() if name != "cache_dir"}
     for name in _CONFIGURATIONS:
         if isinstance(kept.get(name), Mapping):
@@ -133,7 +133,7 @@ def _timm(name: str) -> Any:
 
 
 def _known(name: str) -> tuple[Any, str]:
-    """Return timm, and a model's name there."""
+    """Return the module timm, and a model's name in it."""
     timm, model = _timm(name), name.removeprefix(_PREFIX)
     base, _, tag = model.partition(".")
     if not timm.is_model(base):
@@ -157,7 +157,7 @@ def _tagged(timm: Any, name: str, model: str, weights: str) -> str:
 
 
 def _settings(name: str) -> Any:
-    """Return what timm says of a model: sizes and normalisation of its weights."""
+    """Return timm's settings of a model: sizes and normalisation of its weights."""
     timm, model = _known(name)
     return timm.get_pretrained_cfg(model)
 
@@ -182,7 +182,7 @@ def _preprocessing(name: str, settings: Mapping[str, Any]) -> Preprocessing:
 
 
 def _classes(network: Any) -> tuple[str, ...] | None:
-    """Return the names of ImageNet's classes, WordNet's, where the network has these."""
+    """Return the WordNet names of ImageNet's classes if the network has these classes, else None."""
     data = importlib.import_module("timm.data")
     subset = data.infer_imagenet_subset(network)
     names = () if subset is None else tuple(data.ImageNetInfo(subset).label_names())

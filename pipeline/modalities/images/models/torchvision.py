@@ -1,6 +1,6 @@
 """Every torchvision classifier by its own name, with torchvision's weights.
 
-First layers are fitted to the data: the number of channels, and how far they shrink the image.
+First layers are fitted to the data: its number of channels, and the stride of the stem.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from pipeline.modalities.families import (
 )
 from pipeline.modalities.images.preprocessing import Preprocessing
 
-# Said for them: the default of these two builders is to warn.
+# Set explicitly: by default, these two builders warn.
 _INITIALISED = {"inception_v3": {"init_weights": True}, "googlenet": {"init_weights": True}}
-# What torchvision's weights of these two were trained with; their auxiliary heads are left out.
+# The training options of torchvision's weights of these two; their auxiliary heads are left out.
 _AS_TRAINED = {
     "inception_v3": {"transform_input": True, "aux_logits": False},
     "googlenet": {"transform_input": True, "aux_logits": False},
@@ -38,7 +38,7 @@ _AS_TRAINED = {
 
 
 def fit_channels(network: nn.Module, channels: int) -> None:
-    """Replace the first convolution, of three channels, by one for another number of them."""
+    """Replace the first convolution, of three channels, by one of a different number."""
     if channels == 3:
         return
     name, first = next(
@@ -57,9 +57,9 @@ def fit_channels(network: nn.Module, channels: int) -> None:
 
 
 def suited_stride(name: str, image_size: int) -> int:
-    """Return the stem stride that suits images of this side: 1 up to 48 pixels, 2 up to 96, else 4.
+    """Return the stem stride for images of this side: 1 up to 48 pixels, 2 up to 96, else 4.
 
-    Architectures without a stem for small images keep their own, 4.
+    Architectures without a stem for small images keep their stride of 4.
     """
     if _family(name) is None:
         return IMAGENET_STEM_STRIDE
@@ -67,10 +67,10 @@ def suited_stride(name: str, image_size: int) -> int:
 
 
 def fit_stem(network: nn.Module, name: str, stride: int) -> None:
-    """Let the stem of a torchvision network shrink images by another factor.
+    """Change the stride of a torchvision network's stem.
 
     Raises:
-        ModelError: it has no stem for small images.
+        ModelError: the architecture has no stem for small images.
     """
     family = _family(name)
     if family is None:
@@ -135,12 +135,12 @@ class Torchvision(Family):
         return list(torchvision.models.list_models(torchvision.models))
 
     def weight_names(self, name: str) -> Sequence[str]:
-        """Return torchvision's names of a classifier's weights, with and without their class."""
+        """Return torchvision's weight names of a classifier, with and without their class."""
         entries = torchvision.models.get_model_weights(name)
         return [*entries.__members__, *(f"{entries.__name__}.{member}" for member in entries.__members__)]
 
     def installed(self) -> Sequence[Installed]:
-        """Return the networks whose weights lie in torch's hub folder, and that take images of any side."""
+        """Return networks with weights in torch's hub folder that take images of any side."""
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
         return [
@@ -148,7 +148,7 @@ class Torchvision(Family):
                 model=name,
                 weights=entry.name,
                 top1=entry.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100,
-                forward_flops=2e9 * entry.meta["_ops"],  # it counts multiply-adds, in billions
+                forward_flops=2e9 * entry.meta["_ops"],  # the entry counts multiply-adds, in billions
             )
             for name in (self.names() if there else ())
             if self.image_size(name) is None and not self.size_options(name, 0)
@@ -161,18 +161,18 @@ class Torchvision(Family):
         return 299 if name == "inception_v3" else None
 
     def smallest_size(self, name: str) -> int | None:
-        """Return what torchvision says a model needs at least; None where the size is an option."""
+        """Return torchvision's minimum side in pixels; None if the size is an option of the builder."""
         if self.size_options(name, 0):
             return None
         entry = next(iter(torchvision.models.get_model_weights(name)))
         return int(entry.meta["min_size"][0])
 
     def stem_stride(self, name: str, image_size: int) -> int:
-        """Return the stem stride that suits images of this side."""
+        """Return the stem stride for images of this side."""
         return suited_stride(name, image_size)
 
     def size_options(self, name: str, image_size: int) -> dict[str, Any]:
-        """Return the option of networks whose parameters depend on the images' side."""
+        """Return the size option of networks whose parameters depend on the images' side."""
         if name.startswith("vit_"):
             return {"image_size": image_size}
         if name.startswith("maxvit_"):
@@ -183,7 +183,7 @@ class Torchvision(Family):
         """Interpolate the position embeddings of a vision transformer.
 
         Raises:
-            ModelError: the side is no multiple of its patches.
+            ModelError: the side is not a multiple of the patch size.
         """
         if not isinstance(network, VisionTransformer):
             return
@@ -203,7 +203,7 @@ class Torchvision(Family):
         """Build a network with fresh weights.
 
         Raises:
-            ModelError: an option the builder does not take, or a stem that cannot be fitted.
+            ModelError: an option that the builder rejects, or a stem that cannot be fitted.
         """
         builder = torchvision.models.get_model_builder(name)
         options = {**_INITIALISED.get(name, {}), **options}
@@ -213,16 +213,16 @@ class Torchvision(Family):
         return network
 
     def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
-        """Return a network with weights that torchvision has, downloaded if need be.
+        """Return a network with torchvision's weights, downloaded if needed.
 
         Args:
-            name: of the model.
+            name: name of the model.
             weights: a name such as IMAGENET1K_V2 or DEFAULT, with or without its class
                 (ResNet50_Weights.IMAGENET1K_V2), or `pretrained` for the default.
-            options: none; these weights have their own form.
+            options: must be empty; these weights fix the architecture.
 
         Raises:
-            ModelError: there are no such weights, or they cannot be had.
+            ModelError: the weights do not exist or cannot be loaded.
         """
         entry = _entry(name, weights)
         try:
@@ -246,7 +246,7 @@ class Torchvision(Family):
 
 
 def preprocessing_of(entry: Any) -> Preprocessing:
-    """Return how weights of torchvision want their images, by torchvision's own evaluation."""
+    """Return the preprocessing of torchvision's weights, from torchvision's evaluation transforms."""
     transforms = entry.transforms()
     size, resized = transforms.crop_size[0], transforms.resize_size[0]
     return Preprocessing(
@@ -259,7 +259,7 @@ def preprocessing_of(entry: Any) -> Preprocessing:
 
 
 def _entry(name: str, weights: str) -> Any:
-    """Return torchvision's entry of weights by their name."""
+    """Return torchvision's entry of named weights."""
     entries = torchvision.models.get_model_weights(name)
     family, _, member = weights.rpartition(".")
     chosen = "DEFAULT" if weights == OWN_WEIGHTS else member

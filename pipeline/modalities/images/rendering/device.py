@@ -83,7 +83,7 @@ class DeviceParameters:
     Args:
         boxes: (N, 4) int64.
         flips: (N,) bool.
-        side: common side of all boxes in pixels, or None if they differ.
+        side: side of all boxes in pixels if they are known to be squares of one size, else None.
         steps: operations in execution order.
         erased: (N, 4) int32 erased boxes, or None.
         paint: grey level of erased boxes.

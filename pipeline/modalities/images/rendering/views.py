@@ -1,4 +1,4 @@
-"""The views of one split of images as one model sees them: drawn, rendered in its size, mixed."""
+"""The views of one split of images for one model: drawn, rendered at the model's size, mixed."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from pipeline.views.pairing import Pairing, Singles
 
 
 class Seen(Protocol):
-    """What a model's preprocessing says of the images that it sees."""
+    """The part of a model's preprocessing that decides rendering."""
 
     @property
     def size(self) -> int:
-        """Height and width in pixels, S."""
+        """Height and width S in pixels."""
 
     @property
     def channels(self) -> int:
-        """Of the model's input."""
+        """Channels of the model's input."""
 
     @property
     def interpolation(self) -> Interpolation:
-        """By which crops are resized."""
+        """Filter of the resize."""
 
     @property
     def crop_fraction(self) -> float:
-        """Share of the short side that the un-augmented crop shows."""
+        """Side of the un-augmented centre crop, as a share of the short side."""
 
 
 class ImageViews:
@@ -52,15 +52,15 @@ class ImageViews:
 
     Args:
         images: the split.
-        spec: which views there are; None for the un-augmented centre crop.
-        pairing: who is mixed with whom.
-        seen: how the model wants its images.
-        device: where batches are wanted.
-        on_device: render there, the same pixels; None where it suits.
+        spec: the views; None for the un-augmented centre crop.
+        pairing: mixing partners.
+        seen: the model's preprocessing.
+        device: device of the batches.
+        on_device: render on it, same pixels; None chooses.
 
     Raises:
-        ModelError: the model takes neither one channel nor three.
-        ConfigError: views that these images cannot have.
+        ModelError: the model's input has neither 1 nor 3 channels.
+        ConfigError: these images cannot have such views.
     """
 
     dtype = torch.uint8
@@ -87,16 +87,16 @@ class ImageViews:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a rendered image: (S, S, channels)."""
+        """Shape of a rendered image: (S, S, channels)."""
         return self._seen.size, self._seen.size, self._images.form.unit[-1]
 
     @property
     def on_device(self) -> bool:
-        """Whether it renders where batches are wanted."""
+        """Whether rendering runs on the device of the batches."""
         return isinstance(self._renderer, DeviceRenderer)
 
     def for_model(self, seen: Seen) -> ImageViews:
-        """Return what renders the same views for another model."""
+        """Return a renderer of the same views for a different model."""
         _require_channels(seen)
         other = copy(self)
         other._seen = seen
@@ -104,14 +104,14 @@ class ImageViews:
         return other
 
     def parameters(self, view: int, rows: Rows) -> ViewParameters:
-        """Return what one view does to these rows (B,)."""
+        """Return the parameters of these rows (B,) in one view."""
         shapes = self._images.shapes[rows]
         if self._spec is None:
             return centre_parameters(shapes, self._seen.crop_fraction)
         return view_parameters(self._spec, view=view, keys=self._images.keys[rows], shapes=shapes)
 
     def render(self, view: int, rows: Rows) -> Tensor:
-        """Render these rows (B,) of one view: (B, S, S, channels) uint8 where rendering is done."""
+        """Render rows (B,) of one view: (B, S, S, channels) uint8 on the rendering device."""
         if not self._pairing.mixes:
             return self._renderer.render(rows, self.parameters(view, rows))
         both = np.concatenate([rows, self._pairing.partners(view, rows)])
@@ -123,14 +123,14 @@ class ImageViews:
         return plain if mixture is None else mix(plain, own, partners, mixture)
 
     def shares(self, view: int, rows: Rows) -> NDArray[np.float64] | None:
-        """Return how much of each row (B,) is in its own image; None where nothing is mixed."""
+        """Return each row's share (B,) in its own mixture, or None without mixing."""
         if self._spec is None:
             return None
         mixture = draw_mixture(self._spec, Draws(self._spec.seed, view, self._images.keys[rows]))
         return None if mixture is None else mixture.shares
 
     def resident(self) -> ResidentViews | None:
-        """Return the faster path, where all images lie on the device."""
+        """Return the faster path if all images are on the device, else None."""
         if not isinstance(self._renderer, DeviceRenderer) or not self._renderer.is_resident:
             return None
         every = np.arange(len(self._images))
@@ -146,7 +146,7 @@ def _require_channels(seen: Seen) -> None:
 
 
 def _require_cpu(augmentation: OwnAugmentation, *, on_device: bool | None) -> None:
-    """Refuse code of one's own that cannot run, before threads begin to render."""
+    """Refuse user code that cannot run, before threads start to render."""
     if on_device:
         raise ConfigError(
             f"the views run code of one's own, {augmentation.code}, which renders on the CPU; expected "
@@ -156,7 +156,7 @@ def _require_cpu(augmentation: OwnAugmentation, *, on_device: bool | None) -> No
 
 
 def _require_room(images: Split, spec: ViewSpec | None) -> None:
-    """Refuse shifts that can leave nothing of an image."""
+    """Refuse a padding that could shift an image out of its crop."""
     if spec is None or spec.pad_crop is None or not len(images):
         return
     sides, padding = images.shapes.min(1), spec.pad_crop.padding

@@ -1,8 +1,8 @@
-"""Where a dataset comes from: the table of sources behind `data.source`.
+"""The table of image sources, selected by `data.source`.
 
-A source is a function of the text after its name and an `ImageOptions`; adding one is one file and one
-line in `SOURCES`. A user's own is `module:callable`: a function without arguments, or of `options`, that
-returns an `ImageSource`. Nothing is decoded here: samples know how to load themselves.
+A source is a function of the text behind the name's colon and an `ImageOptions`. To add one, write one
+file and one line in `SOURCES`. User code is `module:callable`: a function without arguments, or of
+`options`, that returns an `ImageSource`. Nothing is decoded here: each sample loads itself on demand.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def open_source(name: str, options: ImageOptions) -> ImageSource:
     """Find a dataset by the value of `data.source`.
 
     Raises:
-        ConfigError: the name is none of the table's.
-        DataError: the dataset is missing, empty, or not of the expected form.
+        ConfigError: the table has no such name.
+        DataError: the dataset is missing, empty or malformed.
 
     """
     kind, _, detail = name.partition(":")
@@ -58,10 +58,10 @@ def open_source(name: str, options: ImageOptions) -> ImageSource:
 
 
 def _own(name: str, options: ImageOptions) -> ImageSource:
-    """Call the user's code for a dataset.
+    """Call user code that returns a dataset.
 
     Raises:
-        ConfigError: it cannot be imported, raises, or returns something else.
+        ConfigError: the code cannot be imported, raises, or returns something else.
     """
     function = find_callable(name, _OWN)
     given = {"options": options} if "options" in parameters_of(function) else {}

@@ -1,4 +1,4 @@
-"""Datasets that are arrays: the built-in one, and a user's .npz."""
+"""Datasets stored as arrays: the built-in one, and the user's .npz files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from pipeline.samples.labels import numbered_classes, require_class_names, requi
 from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
 from pipeline.samples.splits import VALIDATION
 
-# The built-in dataset: a fixed subset of Fashion-MNIST that travels in the package.
+# The built-in dataset: a fixed subset of Fashion-MNIST, shipped in the package.
 #
-# The training part is the first 1,000 images of each of the ten classes in the original order, the test
-# part is the whole original test set. Sample names carry the original positions, so a sample has the
-# same key here and in the complete dataset. `python -m tests.benchmarks.built_in_data RAW OUT` rebuilds the
+# The training part is the first 1,000 images of each of the ten classes in the original order. The test
+# part is the whole original test set. Sample names carry the original positions, so a sample has the same
+# key here and in the complete dataset. `python -m tests.benchmarks.built_in_data RAW OUT` rebuilds the
 # file from the four original idx files; `fashion_mnist_10k.md` records licence and digests.
 
 
@@ -49,7 +49,7 @@ _PER_CLASS = 1000
 _PARTS = ("images", "labels")
 _REQUIRED = tuple(f"{split}_{part}" for split in ("train", "test") for part in _PARTS)
 _CLASSES = "classes"
-# What numpy, zipfile and zlib raise for damaged, encrypted and absurd files.
+# Errors of numpy, zipfile and zlib for damaged, encrypted and absurd files.
 _DAMAGE = (
     *(OSError, EOFError, TypeError, ValueError, KeyError, IndexError, RuntimeError, MemoryError),
     *(OverflowError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error),
@@ -58,7 +58,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def packaged() -> Traversable:
-    """Return the file that the subset is in."""
+    """Return the file of the subset."""
     return files("pipeline.modalities.images") / "builtin" / "fashion_mnist_10k.npz"
 
 
@@ -118,7 +118,7 @@ def open_builtin(detail: str, options: ImageOptions) -> ImageSource:
 
 
 def open_npz(detail: str, options: ImageOptions) -> ImageSource:
-    """Open the arrays of an .npz file: {train,test}_{images,labels}; val_... and classes may be there."""
+    """Open an .npz file with {train,test}_{images,labels}; val_... and classes are optional."""
     path = Path(detail)
     arrays, unused = _read_npz(path)
     splits = list(dict.fromkeys(name.rpartition("_")[0] for name in arrays if name != _CLASSES))
@@ -150,7 +150,7 @@ def open_npz(detail: str, options: ImageOptions) -> ImageSource:
 
 
 def _read_npz(path: Path) -> tuple[Arrays, list[str]]:
-    """Return the arrays of a file that count, and the names of the others."""
+    """Return the arrays that are used, and the names of the others."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected an .npz; correct data.source")
     try:
@@ -181,13 +181,13 @@ def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:
 
 def _reason(error: BaseException) -> str:
     text = brief(error) or type(error).__name__
-    if "context manager" in text:  # np.load gives an array where it finds one
+    if "context manager" in text:  # np.load returned an array instead of an archive
         return "a single array, as of an .npy, expected several by name"
     return text
 
 
 def _wanted(path: Path, names: Iterable[str]) -> list[str]:
-    """Return the names of the arrays that count, of those of an archive."""
+    """Return the names of an archive's arrays that are used."""
     names = list(names)
     missing = [key for key in _REQUIRED if key not in names]
     if missing:
@@ -210,7 +210,7 @@ def _wanted(path: Path, names: Iterable[str]) -> list[str]:
 
 
 def _labels(labels: NDArray[Any]) -> NDArray[Any]:
-    """Return a column of labels (N, 1), as MedMNIST has it, as (N,)."""
+    """Return labels (N,) from (N,) or from a column (N, 1), e.g. MedMNIST's."""
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
@@ -237,7 +237,7 @@ def _check_arrays(path: Path, split: str, images: NDArray[Any], labels: NDArray[
 
 
 def _require_labelled(path: Path, validation: str | None, labels: Arrays) -> None:
-    """Refuse a validation split with unlabelled images: they choose nothing."""
+    """Refuse a validation split with unlabelled images: it could not select an epoch."""
     if validation is not None and (labels[validation] == UNLABELLED).any():
         row = int((labels[validation] == UNLABELLED).argmax())
         raise DataError(
@@ -247,10 +247,10 @@ def _require_labelled(path: Path, validation: str | None, labels: Arrays) -> Non
 
 
 def _class_names(path: Path, names: NDArray[Any]) -> tuple[str, ...]:
-    """Return the texts of an array of class names.
+    """Return the class names from an array.
 
     Raises:
-        DataError: they are no texts, or none that tell classes apart.
+        DataError: the values are not texts, or two classes have the same name.
     """
     if names.ndim != 1 or names.dtype.kind not in "USiu":
         raise DataError(

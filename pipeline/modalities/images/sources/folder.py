@@ -1,7 +1,7 @@
-"""Datasets that are class folders of image files; one folder may be of no class.
+"""Datasets of image files in class folders; one folder may hold unlabelled images.
 
-Two layouts: ImageNet's, PATH/train/CLASS/* beside PATH/test/CLASS/* or PATH/val/CLASS/*; and class folders
-alone, PATH/CLASS/*, of which a fixed fifth of each class is tested on (`samples/splits.draw_test`).
+Two layouts. ImageNet's: PATH/train/CLASS/*, with PATH/test/CLASS/* or PATH/val/CLASS/*. Or class folders
+alone, PATH/CLASS/*: a fixed fifth of each class is the test split (`samples/splits.draw_test`).
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ from pipeline.samples.splits import (
     find_splits,
 )
 
-# The files below a folder: image files by their suffix, at any depth, and the count of all others.
+# The files below a folder: image files, recognised by suffix, at any depth, and counts of all others.
 #
-# Linked folders are followed, as torchvision's ImageFolder does, but not back to a folder that they are
-# in.
+# Linked folders are followed, as in torchvision's ImageFolder, unless the link leads back to a parent
+# folder.
 
 
 _SYSTEMS_OWN = ("thumbs.db", "desktop.ini", "__macosx")
 _LONGEST_SUFFIX = 12
 
 Identity = tuple[int, int]  # device and inode of a folder
-# What is in it has no label; both ways to spell it.
+# Both spellings of the folder for unlabelled images.
 _UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What is below a folder.
+    """The files below a folder.
 
     Args:
         images: names of image files, relative to the root, sorted folder by folder.
-        left_out: the others.
+        left_out: counts of all other files.
     """
 
     images: list[str]
@@ -61,7 +61,7 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class _Visited:
-    """A folder on the way: its name relative to the root, and the folders that it is in, and itself."""
+    """A folder to visit: its name relative to the root, and the identities of it and its parents."""
 
     name: str
     above: frozenset[Identity]
@@ -71,8 +71,8 @@ def image_tree(root: Path, folder: str) -> Tree:
     """Find the image files below a folder.
 
     Args:
-        root: that names are relative to.
-        folder: relative to the root.
+        root: root of the returned names.
+        folder: the folder, relative to the root.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -101,10 +101,10 @@ def image_tree(root: Path, folder: str) -> Tree:
 
 
 def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield what is in a folder.
+    """Yield the entries of a folder.
 
     Raises:
-        DataError: it cannot be listed.
+        DataError: the folder cannot be listed.
     """
     try:
         with os.scandir(folder) as found:
@@ -117,23 +117,23 @@ def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is a system's, not a user's."""
+    """Whether a file or folder belongs to the operating system, e.g. .DS_Store or Thumbs.db."""
     return name.startswith(".") or name.lower() in _SYSTEMS_OWN
 
 
 def is_image(name: str) -> bool:
-    """Whether a file counts as an image, by its suffix alone."""
+    """Whether a file counts as an image; only the suffix decides."""
     return suffix_of(name) in SUFFIXES
 
 
 def suffix_of(name: str) -> str:
-    """Return a file's suffix in small letters, or "no suffix"; nothing that is longer than a suffix."""
+    """Return a file's suffix in lower case, or "no suffix" if there is none or it is too long."""
     suffix = os.path.splitext(name)[1].lower()
     return suffix if 1 < len(suffix) <= _LONGEST_SUFFIX and suffix.isprintable() else "no suffix"
 
 
 def _above(root: Path, folder: str) -> frozenset[Identity]:
-    """Return the identities of the folders that a folder is in, from the root on."""
+    """Return the identities of a folder's parents, from the root on."""
     parts = Path(folder).parts
     return frozenset(_identity(root.joinpath(*parts[:count])) for count in range(len(parts)))
 
@@ -145,7 +145,7 @@ def _identity(place: Path | os.DirEntry[str]) -> Identity:
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """The image files of a split: folder -> names relative to the root, and what else is there."""
+    """The image files of a split by class folder, relative to the root, and counts of other files."""
 
     files: Mapping[str, Names]
     left_out: Mapping[str, LeftOut]
@@ -158,14 +158,14 @@ class _Split:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """What lies in a folder itself: its folders, and files that are in no class."""
+    """The direct content of a folder: its folders, and files outside any class."""
 
     folders: list[str]
     left_out: LeftOut
 
     @classmethod
     def of(cls, path: Path, name: str) -> _Folder:
-        """Look into a folder, which is called so where files lie loose in it."""
+        """List a folder; `name` stands for it in the counts of loose images."""
         folders, loose, suffixes, hidden = [], Counter[str](), Counter[str](), 0
         for entry in entries(path):
             if is_hidden(entry.name):
@@ -180,13 +180,13 @@ class _Folder:
 
 
 def open_folder(detail: str, options: ImageOptions) -> ImageSource:
-    """Open PATH/train/CLASS/* and PATH/test/CLASS/*, and PATH/val/CLASS/* to validate on.
+    """Open PATH/train/CLASS/* and PATH/test/CLASS/*, and PATH/val/CLASS/* for validation.
 
-    Without a test folder, val is tested on. Images in PATH/train/unlabelled, at any depth, have no label,
-    and the folder is no class. Where all training images are there, class folders are empty.
+    Without a test folder, val is the test split. Images in PATH/train/unlabelled, at any depth, have no
+    label, and the folder is not a class. If all training images are unlabelled, class folders are empty.
 
-    Without any of these folders, those of PATH are the classes: PATH/CLASS/*, and PATH/unlabelled. A fifth
-    of each class is then the test split, see `draw_test`.
+    Without any of these folders, the folders of PATH are the classes: PATH/CLASS/*, and PATH/unlabelled.
+    Then a fifth of each class is the test split, see `draw_test`.
     """
     root = Path(detail)
     if not root.is_dir():
@@ -219,7 +219,7 @@ def open_folder(detail: str, options: ImageOptions) -> ImageSource:
 
 
 def _open_classes(root: Path, options: ImageOptions) -> ImageSource:
-    """Open PATH/CLASS/*, whose test split is drawn; names are as those of any file, relative to PATH."""
+    """Open PATH/CLASS/* and draw its test split; sample names are file names relative to PATH."""
     found = _read_split(root, "")
     classes = _classes(root, found)
     everything = _file_samples(root, "", classes, found, options)
@@ -242,7 +242,7 @@ def _open_classes(root: Path, options: ImageOptions) -> ImageSource:
 
 
 def _splits(root: Path) -> tuple[SplitNames | None, LeftOut]:
-    """Tell which folder of the root is which split, and what else is there; None where all are classes."""
+    """Return the folder of each split, or None if all folders are classes, and counts of other entries."""
     found = _Folder.of(root, _name_of(root))
     folders = found.folders
     names = find_splits(root, folders)
@@ -258,13 +258,13 @@ def _splits(root: Path) -> tuple[SplitNames | None, LeftOut]:
             f"images of each into test/{advice}"
         )
     unused = sorted(f"{name}/" for name in folders if name not in (TRAIN, names.test, names.validation))
-    # Texts that lie beside the splits are no images that are missed.
+    # Other files beside the splits, e.g. a README, are not missed images.
     beside = replace(found.left_out, suffixes=Counter())
     return names, beside + LeftOut(unused=tuple(map(printable, unused)))
 
 
 def _read_split(root: Path, split: str) -> _Split:
-    """Find each class's image files; classes and files are sorted. A split "" is the root itself."""
+    """Find each class's image files, sorted by class and name. The split "" is the root itself."""
     found = _Folder.of(root / split, f"{split}/" if split else _name_of(root))
     trees = {
         folder: image_tree(root, f"{split}/{folder}" if split else folder)
@@ -282,10 +282,10 @@ def _name_of(root: Path) -> str:
 
 
 def _classes(where: Path, train: _Split) -> tuple[str, ...]:
-    """Return the names of the classes that a folder holds.
+    """Return the class names in a folder.
 
     Raises:
-        DataError: they do not tell classes apart, or one has no images and others have.
+        DataError: two class names collide, or only some classes have images.
     """
     classes = tuple(name for name in train.files if name not in _UNLABELLED_FOLDERS)
     require_class_names(where, classes)
@@ -305,7 +305,7 @@ def _require_images(where: Path, train: _Split, classes: Sequence[str]) -> None:
 
 
 def _require_classes(root: Path, split: str, names: Mapping[str, Names], classes: Sequence[str]) -> None:
-    """Refuse held-out images that no class of the training images is for."""
+    """Refuse held-out images of a class that the training images lack."""
     alike = {normal(name): name for name in classes}
     for name in names:
         if name in _UNLABELLED_FOLDERS:

@@ -1,7 +1,7 @@
-"""Datasets that torchvision knows, by its own download rules.
+"""Datasets from torchvision, downloaded by torchvision.
 
-Where a dataset lists image files, they are read as those of a folder: turned, bounded, and told of when
-they are damaged. Others give their pixels themselves.
+If a dataset lists image files, they are read like the files of a folder: oriented, bounded, and reported
+when damaged. Other datasets return pixels themselves.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from pipeline.modalities.images.options import ImageOptions
 from pipeline.samples.labels import require_class_names, require_known_labels
 from pipeline.samples.samples import LeftOut, Sample, Samples
 
-# What datasets call a split that is trained on, validated on and tested on, best first.
+# The datasets' names of each split, best first.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "trainval"),
     "validation": ("val", "valid"),
     "test": ("test", "val"),
 }
-# Splits that are neither trained nor tested on here.
+# Splits used neither for training nor for tests.
 _FURTHER: Mapping[str, str] = {
     "STL10": "the split unlabeled",
     "SVHN": "the split extra",
     "QMNIST": "the splits test10k, test50k and nist",
 }
-# What datasets call their lists: of files, alone or with a label each, and of labels.
+# The datasets' attributes that list files, alone or with a label each, and labels.
 _FILES = "samples", "_samples", "_image_files", "_images"
 _LABELS = "targets", "labels", "_labels"
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A split as torchvision opened it.
+    """A split, opened by torchvision.
 
     Args:
-        name: begins the names of its samples.
-        opened: what torchvision calls it.
-        dataset: torchvision's.
+        name: prefix of the names of its samples.
+        opened: torchvision's name of the split.
+        dataset: torchvision's dataset.
         labels: (N,).
-        files: of image files (N); None where samples are none, or there is no telling.
+        files: paths of image files (N); None if samples are not files or the dataset does not list them.
     """
 
     name: str
@@ -64,16 +64,16 @@ class _Part:
 
     @classmethod
     def of(cls, name: str, opened: str, dataset: Any) -> _Part:
-        """Return a split with the labels and files that its dataset lists."""
+        """Return a split with the labels and files listed by its dataset."""
         if not len(dataset):
             raise RuntimeError("no images")
         return cls(name, opened, dataset, _labels(dataset), _files(dataset))
 
 
 def open_torchvision(detail: str, options: ImageOptions) -> ImageSource:
-    """Open a class of torchvision.datasets by its name, downloading it if need be.
+    """Open a class of torchvision.datasets by its name, downloading it if needed.
 
-    A validation split of its own is used as one.
+    The dataset's validation split, if it has one, becomes the validation split.
     """
     factory = _factory(detail)
     root = Path(options.root)
@@ -84,7 +84,7 @@ def open_torchvision(detail: str, options: ImageOptions) -> ImageSource:
     where = f"torchvision dataset {detail}"
     try:
         channels = 3 if train.files or np.asarray(train.dataset[0][0]).ndim == 3 else 1
-    # Code of a dataset may raise anything on files that are not as it expects.
+    # A dataset's code may raise anything on unexpected files.
     except Exception as error:
         raise _unusable(factory, root, error) from None
     names = getattr(train.dataset, "classes", None)
@@ -114,11 +114,11 @@ def _factory(name: str) -> Any:
 
 
 def _part(factory: Any, root: Path, role: str) -> _Part:
-    """Open a split and its labels by the first of its names that the dataset knows.
+    """Open a split and its labels by the first matching name.
 
     Raises:
-        DataError: the dataset has no such split, its files are missing or unusable, or a sample has several
-            labels.
+        DataError: the dataset has no such split, its files are missing or unusable, or a sample has
+            several labels.
     """
     accepted = inspect.signature(factory).parameters
     if not {"train", "split"} & set(accepted):
@@ -138,7 +138,7 @@ def _part(factory: Any, root: Path, role: str) -> _Part:
 
 
 def _opened(factory: Any, root: Path, role: str, name: str) -> Any:
-    """Open one split of a torchvision dataset: some say train=True, others split="train"."""
+    """Open one split; some datasets take train=True, others split="train"."""
     accepted = inspect.signature(factory).parameters
     download = {"download": True} if "download" in accepted else {}
     which: Mapping[str, Any] = {"train": role == "train"} if "train" in accepted else {"split": name}
@@ -146,7 +146,7 @@ def _opened(factory: Any, root: Path, role: str, name: str) -> Any:
 
 
 def _validation(factory: Any, root: Path, *, taken: str) -> tuple[_Part | None, tuple[str, ...]]:
-    """Open the validation split, if there is one that is not tested on; else say why it is not used."""
+    """Open the validation split unless it serves as the test split; return notes if it is unused."""
     if "split" not in inspect.signature(factory).parameters:
         return None, ()
     for name in _NAMES["validation"]:
@@ -182,7 +182,7 @@ def _first_line(error: Exception | None) -> str:
 
 
 def _labels(dataset: Any) -> NDArray[np.int64]:
-    """Return every sample's label; where the dataset lists them, without decoding an image."""
+    """Return every sample's label; images are decoded only if the dataset has no list of labels."""
     for name in (*_LABELS, *_FILES):
         listed = _list(dataset, name)
         if name in _FILES:
@@ -194,7 +194,7 @@ def _labels(dataset: Any) -> NDArray[np.int64]:
 
 
 def _files(dataset: Any) -> tuple[str, ...] | None:
-    """Return the image file of every sample, where the dataset lists them."""
+    """Return the image file of every sample, or None if the dataset lists no files."""
     for name in _FILES:
         files = [entry[0] if isinstance(entry, tuple) else entry for entry in _list(dataset, name)]
         if files and all(isinstance(file, str | PathLike) for file in files):
@@ -203,7 +203,7 @@ def _files(dataset: Any) -> tuple[str, ...] | None:
 
 
 def _list(dataset: Any, name: str) -> Sequence[Any]:
-    """Return an attribute of a dataset that has something of each sample; else nothing."""
+    """Return a dataset's attribute if it has one entry per sample, else an empty sequence."""
     listed = getattr(dataset, name, ())
     return listed if hasattr(listed, "__len__") and len(listed) == len(dataset) else ()
 
@@ -222,12 +222,12 @@ def _samples(part: _Part, channels: int, options: ImageOptions) -> Samples:
 
 
 def _load(dataset: Any, row: int, channels: int, name: str, max_pixels: int) -> NDArray[np.uint8]:
-    """Return the pixels of an image that the dataset decodes, turned as its EXIF says."""
+    """Return the pixels of an image decoded by the dataset, oriented according to EXIF."""
     where = f"torchvision dataset {type(dataset).__name__}: image {name}"
     try:
         image = dataset[row][0]
         pixels = upright(image_pixels(image, channels), orientation_of(image.info.get("exif", b"")))
-    # Pillow and the dataset's code raise errors of any kind on damaged files.
+    # Pillow and the dataset's code raise errors of any type on damaged files.
     except Exception as error:
         raise DataError(
             f"{where} is not readable ({_first_line(error)}); expected an image; remove its file and let "
