@@ -120,7 +120,7 @@ class Feed:
         return None if shares is None else (self.pairing.partners(view, rows), shares)
 
     def arrange(self, view: int, rows: Rows) -> Rows:
-        """Return positions in `rows` (B,) with groups side by side, so that no partner is rendered twice."""
+        """Return positions in `rows` (B,), groups side by side, so that no partner is rendered twice."""
         return self.pairing.arrange(view, rows)
 
     def spread(self, view: int, count: int) -> Rows:

@@ -1,7 +1,7 @@
 """Training batches: images and, with a store, the teacher's logits of exactly the same views.
 
 Zips a `Feed` and a `Targets`, ahead of need. The batches of an epoch and their order are a pure function of
-(seed, epoch, samples), so a resumed run sees the same batches as an uninterrupted one.
+(seed, epoch, samples). So a resumed run sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations

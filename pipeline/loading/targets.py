@@ -256,7 +256,7 @@ class FeatureSource:
             view: the epoch's view.
             order: (M,) int64 rows in the epoch's order, on the device.
         """
-        # Always from view 0, so that a resumed run gets the same centres. It loads view 0 once more for this.
+        # Always from view 0, so that a resumed run gets the same centres. That run loads view 0 too.
         if self._needs.centres and self._centres is None:
             self._centres = self._class_means(self._targets.load(0))
         labels = None if self._labels.are_mixed else self._labels.own

@@ -68,8 +68,8 @@ def load_checkpoint(
         trust: code that the user named; a card that names different code is refused before any import.
 
     Raises:
-        ModelError: a file is missing, damaged or not a checkpoint, the tensors do not fit the card's
-            network, or the card names code that the user did not name.
+        ModelError: a file is missing, damaged or not a checkpoint; the tensors do not fit the card's
+            network; or the card names code that the user did not name.
 
     """
     card_path = path.with_suffix(".json")
