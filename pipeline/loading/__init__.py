@@ -1,1 +1,1 @@
-"""Loading: images and teacher's outputs to a model, ahead of need."""
+"""Loading: deliver samples and teacher outputs to a model, ahead of need."""

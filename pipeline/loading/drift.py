@@ -1,6 +1,6 @@
-"""Drift: whether images are decoded and rendered here as the teacher saw them, and by how much not.
+"""Drift: detect and measure differences between rendering here and rendering for the teacher.
 
-Compares the witnesses of a store's shards with the same samples rendered here.
+Renders some samples of each shard again and compares them with the shard's stored checksums and pixels.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from pipeline.store.soft_labels import SoftLabels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """How images look here, against what the teacher saw.
+    """The difference between images rendered here and for the teacher.
 
     Args:
-        checked: witnesses that were rendered again.
-        differing: those with other pixels.
-        first: the first of them, by sample and view; None without one.
-        mean_levels, largest_levels: difference of the differing ones' kept pixels, in levels of 255.
+        checked: number of samples rendered again.
+        differing: number of samples with different pixels.
+        first: name and view of the first differing sample, or None.
+        mean_levels, largest_levels: difference of the differing samples' stored pixels, in levels of 255.
     """
 
     checked: int
@@ -52,16 +52,16 @@ class Drift:
     def require_none(
         self, origin: str, made_with: Mapping[str, str], decoder: str, way_out: str = ""
     ) -> None:
-        """Refuse to go on with other pixels.
+        """Refuse different pixels.
 
         Args:
             origin: the store.
-            made_with: versions of the decoder, torch and torchvision there.
-            decoder: of the images here.
-            way_out: another one than those versions or a new dump.
+            made_with: versions of decoder, torch and torchvision that rendered for the store.
+            decoder: the images' decoder here.
+            way_out: an additional remedy for the message, beside those versions and a new dump.
 
         Raises:
-            MismatchError: saying by how much, and which versions rendered there and here.
+            MismatchError: pixels differ; the message has the difference and both sets of versions.
         """
         if self.differing:
             there, here = (
@@ -76,12 +76,12 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """The witnesses of one shard that are among a feed's images.
+    """The stored checksums of one shard for samples present in a feed.
 
     Args:
-        view: of the shard.
-        rows: (W,) which of the feed's images they are.
-        witness: what they looked like.
+        view: view of the shard.
+        rows: (W,) rows of these samples in the feed.
+        witness: stored checksums and pixels.
     """
 
     view: int
@@ -97,14 +97,14 @@ def sightings(
     *,
     mixes: bool,
 ) -> list[Sighting]:
-    """Return what the finished shards of a section bear witness of.
+    """Return the stored checksums of a section's finished shards.
 
     Args:
-        layout: the store's.
-        records: of finished shards.
-        places: (R,) which image each row of the section is, or `ABSENT`.
-        section: whose shards.
-        mixes: images of a shard are mixed with each other: none can be seen again where one has left.
+        layout: the store's layout.
+        records: records of finished shards.
+        places: (R,) image of each row of the section, or `ABSENT`.
+        section: name of the section.
+        mixes: whether views mix images; then a shard with one absent image cannot be rendered again.
     """
     found = []
     for shard, record in records.items():
@@ -120,7 +120,7 @@ def sightings(
 
 
 def store_sightings(store: LogitStore, section: str, images: Split) -> list[Sighting]:
-    """Return what a store bears witness of that is among a split's images."""
+    """Return a store's checksums of samples present in a split."""
     layout, index = store.manifest.layout, store.sections[section].index
     places = np.full(layout.sections[section].n_rows, ABSENT)
     places[layout.sections[section].rows()] = SampleIndex.of(images).find(index.keys)
@@ -129,15 +129,15 @@ def store_sightings(store: LogitStore, section: str, images: Split) -> list[Sigh
 
 
 def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
-    """Render witnesses again and compare.
+    """Render samples again and compare them with stored checksums.
 
     Args:
-        feed: their images, with the store's views and the teacher's preprocessing.
-        seen: what they looked like.
+        feed: the images, with the store's views and the teacher's preprocessing.
+        seen: the stored checksums.
 
     Raises:
-        MismatchError: they had another number of channels.
-        DataError: an image is not the one that was prepared, which is no drift.
+        MismatchError: the number of channels or the dtype differs.
+        DataError: an image changed since it was prepared, which is not drift.
     """
     if seen:
         feed.images.require_unchanged(np.unique(np.concatenate([s.rows for s in seen])))
@@ -167,16 +167,16 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
 
 
 def require_no_drift(store: SoftLabels, feed: Feed) -> None:
-    """Render the witnesses of a store, or of each that an ensemble is of, with a student's images.
+    """Refuse a store, or an ensemble's member, whose training images render differently here.
 
-    A store that was opened with `allow_drift` gets a line that says how far off its images are.
+    If the store was opened with `allow_drift`, note the difference instead.
 
     Args:
-        store: whose training views.
-        feed: of the student.
+        store: the store or ensemble.
+        feed: the student's feed.
 
     Raises:
-        MismatchError: the teacher saw other images, or they are decoded or rendered otherwise here.
+        MismatchError: the teacher saw different images, or they decode or render differently here.
     """
     for member in store.members:
         _require_no_drift(member, feed)
@@ -185,7 +185,7 @@ def require_no_drift(store: SoftLabels, feed: Feed) -> None:
 def _require_no_drift(store: LogitStore, feed: Feed) -> None:
     images, made_with = feed.images, store.manifest.header.versions
     if images.decoder == made_with["decoder"]:
-        # Content that differs is not the decoder's doing.
+        # With the same decoder, different content is a different image: refuse it by name, before drift.
         store.rows_of(images)
     preprocessing = feed.seen_by(preprocessing_of(store))
     drift = measure_drift(preprocessing, store_sightings(store, "train", images))

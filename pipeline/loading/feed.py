@@ -1,10 +1,10 @@
-"""Samples to a model: the one way they reach it, in dump, training and evaluation.
+"""Deliver samples to a model: the single path for dump, training and evaluation.
 
-A feed shows one split to one model. Views are drawn from a spec; without one, samples are un-augmented.
-Batches come by one of three paths, whichever the modality's renderer offers: from a device that holds all
-samples, rendered on the device, or rendered ahead of need by threads (`prefetch.py`). A row depends on
-(spec, view, sample, preprocessing) alone, and where views mix on who is in the sample's block; never on
-batch, order, threads, path or device.
+A feed shows one split to one model. Views are drawn from a spec; without a spec, samples are un-augmented.
+The modality's renderer offers one of three paths: all samples resident on the device, rendering on the
+device, or threads that render ahead (`prefetch.py`). A row depends only on (spec, view, sample,
+preprocessing) and, for mixed views, on the samples of its block. It never depends on batch, order, threads,
+path or device.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Feed:
 
     Args:
         images: the split.
-        spec: which views there are; None for the un-augmented samples.
-        preprocessing: the model's.
-        device: where batches go.
-        workers: rendering threads.
-        blocks: (N,) where views mix, which block each sample lies in; None for blocks in the split's order.
-        on_device: render on the device instead of the CPU, the same bytes; None where it suits.
+        spec: the views; None for un-augmented samples.
+        preprocessing: the model's preprocessing.
+        device: target device of batches.
+        workers: number of rendering threads.
+        blocks: (N,) block of each sample, for mixed views; None for blocks in the split's order.
+        on_device: render on the device instead of the CPU, with the same bytes; None chooses.
 
     Raises:
-        ModelError: a model that these samples are nothing for.
-        ConfigError: views that these samples cannot have.
+        ModelError: the model does not fit these samples.
+        ConfigError: the views do not fit these samples.
 
     Example:
         >>> from pathlib import Path
@@ -74,7 +74,7 @@ class Feed:
         self._use(preprocessing.renderer(images, spec, self.pairing, device=device, on_device=on_device))
 
     def _use(self, renderer: Renderer) -> None:
-        """Choose the path from a renderer to batches."""
+        """Choose the path by renderer."""
         self._renderer = renderer
         self._resident = renderer.resident()
         self._queue: PrefetchQueue | None = None
@@ -89,7 +89,7 @@ class Feed:
 
     @property
     def path(self) -> str:
-        """Which way batches come, for people."""
+        """Description of the path, for progress output."""
         count = len(self.images)
         if self._queue is None:
             size = self.images.size_bytes
@@ -104,51 +104,51 @@ class Feed:
         return self.pairing.mixes
 
     def seen_by(self, preprocessing: Preprocessing) -> Feed:
-        """Return a feed of the same samples and views for a model of another preprocessing."""
+        """Return a feed of the same samples and views for a model with different preprocessing."""
         other = copy(self)
         other.preprocessing = preprocessing
         other._use(self._renderer.for_model(preprocessing))
         return other
 
     def pixels(self, view: int, rows: Rows) -> Tensor:
-        """Render these rows (B,) of one view: (B, S, S, channels) uint8 where rendering is done."""
+        """Render rows (B,) of one view to (B, S, S, channels) uint8, on the rendering device."""
         return self._renderer.render(view, rows)
 
     def shares(self, view: int, rows: Rows) -> tuple[Rows, NDArray[np.float64]] | None:
-        """Return where views mix the partner of each row (B,), and how much of each row is its own."""
+        """Return (partners (B,), own shares (B,)) for mixed views, else None."""
         shares = self._renderer.shares(view, rows)
         return None if shares is None else (self.pairing.partners(view, rows), shares)
 
     def arrange(self, view: int, rows: Rows) -> Rows:
-        """Return positions in `rows` (B,) such that no sample is rendered twice for its partner's sake."""
+        """Return positions in `rows` (B,), groups side by side, so that no partner is rendered twice."""
         return self.pairing.arrange(view, rows)
 
     def spread(self, view: int, count: int) -> Rows:
-        """Return about so many rows, spread evenly over the split; where views mix, whole groups."""
+        """Return about `count` rows, spread evenly over the split; for mixed views whole groups."""
         return self.pairing.spread(view, count)
 
     def prefetch(self, view: int) -> None:
-        """Prepare for a view that will be asked for soon."""
+        """Prepare a view that is needed soon."""
         if self._resident is not None:
             self._resident.prefetch(view)
 
     def batches(self, view: int, batches: Sequence[Rows]) -> Iterator[Tensor]:
         """Yield each batch of rows as a model's input on the device, in order.
 
-        Images come as (B, channels, S, S) float32.
+        Images are (B, channels, S, S) float32.
         """
         if self._resident is None:
             return self.stream((view, rows) for rows in batches)
         return map(self.preprocessing.normalise, self._resident.batches(view, batches))
 
     def stream(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
-        """Yield a batch, as `batches` does, for each (view, rows); views may change on the way."""
+        """Yield a batch per (view, rows), like `batches`; the view may change between batches."""
         return map(self.preprocessing.normalise, self.rendered(requests))
 
     def rendered(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
-        """Yield for each (view, rows) the rendered samples (B, *shape) on the device.
+        """Yield the rendered samples (B, *shape) per (view, rows), on the device.
 
-        They last until the next ones are asked for.
+        Each tensor is valid until the next is requested.
         """
         if self._queue is None:
             return itertools.starmap(self.pixels, requests)
@@ -156,5 +156,5 @@ class Feed:
 
 
 def consecutive(count: int, batch_size: int) -> list[Rows]:
-    """Cut 0..count-1 into batches in order; the last may be smaller."""
+    """Return 0..count-1 as consecutive batches; the last may be smaller."""
     return [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]

@@ -1,7 +1,7 @@
-"""Training batches: images and, where there is a store, the teacher's logits of the very same views.
+"""Training batches: images and, with a store, the teacher's logits of exactly the same views.
 
-Zips a `Feed` and a `Targets`, ahead of need. What an epoch holds, and in which order, is a pure
-function of (seed, epoch, samples), so a resumed run sees what an uninterrupted one would have seen.
+Zips a `Feed` and a `Targets`, ahead of need. The batches of an epoch and their order are a pure function of
+(seed, epoch, samples). So a resumed run sees the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,17 +27,16 @@ from pipeline.views.pairing import require_whole_groups
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A step's samples, or a part of them, on the device.
+    """The samples of a step, or of one part of a step, on the device.
 
     Args:
-        images: (b, channels, S, S) float32, normalised, channels-last in memory: all B of them, or where
-            several processes share a step this one's.
-        labels: (B,) int64, -1 for unlabelled; (B, C) float32, shares of the classes, where views mix.
+        images: (b, channels, S, S) float32, normalised, channels-last in memory; b = B, or this process's
+            rows if several processes share a step.
+        labels: (B,) int64, -1 for unlabelled; for mixed views (B, C) float32 class shares.
         teacher_logits: (B, C) float32 of these views, or None without a store.
         rows: (B,) positions in the split, on the CPU.
-        own: which b of them `images` are.
-        teacher_features: what the teacher made of these views before its last layer, where they are asked
-            for.
+        own: slice of the B rows that `images` holds.
+        teacher_features: the teacher's features of these views if the loss needs them, else None.
 
     """
 
@@ -51,25 +50,25 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Division:
-    """How the images of a step are divided.
+    """The division of a step into parts and processes.
 
     Args:
-        parts: in how many batches they come, one after the other.
-        ranks: this process among those that share each batch.
+        parts: number of consecutive batches per step (gradient accumulation).
+        ranks: this process among the processes that share each batch.
     """
 
     parts: int = 1
     ranks: Ranks = SINGLE
 
     def require_enough(self, count: int, unit: int) -> None:
-        """Refuse a split of too few images.
+        """Refuse a split with too few images.
 
         Args:
-            count: images of the split.
-            unit: images that stay together.
+            count: number of images in the split.
+            unit: number of images that stay together, e.g. 4 for mixed views.
 
         Raises:
-            ConfigError: some part of a step, in some process, would have none.
+            ConfigError: a part of a step would have no images in some process.
         """
         if count < self._least(unit):
             raise ConfigError(
@@ -79,17 +78,21 @@ class Division:
             )
 
     def cuts(self, batch_size: int, unit: int) -> list[tuple[slice, slice]]:
-        """Return which rows of a step each part is of, and which of a part's rows are this process's.
+        """Return for each part its slice of a step's rows, and this process's slice of the part's rows.
 
         The parts do not depend on the number of processes.
 
         Args:
-            batch_size: images of a step.
-            unit: images that stay together.
+            batch_size: number of images in a step.
+            unit: number of images that stay together.
 
         Raises:
-            ConfigError: some part, in some process, would have none.
+            ConfigError: a part would have no images in some process.
         """
+        # Example: batch_size 16, 2 parts, 2 processes, unit 4 (mixed views).
+        #   rows of the step   0..7 | 8..15    parts, the same for any number of processes
+        #   rows of a part     0..3 | 4..7     process 0 | process 1
+        # Process 1 gets [(0:8, 4:8), (8:16, 4:8)]: no group of four is split between processes.
         cuts = [Ranks(part, self.parts).share(batch_size, unit) for part in range(self.parts)]
         sizes = [part.stop - part.start for part in cuts]
         if min(sizes) < self.ranks.count * unit:
@@ -110,25 +113,25 @@ WHOLE = Division()
 class Loader:
     """Epochs of batches over one split.
 
-    Lap n over the split shows view n mod V of a store's V views, or view n where there is no store. The
-    last, smaller batch of a lap is left out, unless it is the only one. An epoch is a lap, or, where it is
-    told to be longer, the next so many steps of all laps one after the other. Where views mix, a lap
-    shuffles whole groups of images that are mixed with each other, so that each is rendered once.
+    Lap n over the split shows view n mod V of a store's V views, or view n without a store. The last,
+    smaller batch of a lap is dropped, unless it is the only one. An epoch is one lap, or a fixed number of
+    consecutive steps if `training_set.length` differs. For mixed views, a lap shuffles whole groups of
+    mixed images, so that each image is rendered once.
 
     Args:
         feed: the images, with views.
         targets: the teacher's logits of the same views, or None.
-        batch_size: images a step; a multiple of the group where views mix.
-        seed: of the order, 64-bit unsigned.
-        n_classes: C, needed where views mix.
-        training_set: of the feed's images, with the labels that students are given and the length of an
-            epoch; None for the images' own labels and one lap.
-        features: what a loss needs of the teacher's features; None for none.
-        division: how a step is divided; whole, in this process alone, unless one says otherwise.
+        batch_size: images per step; for mixed views a multiple of the group size 4.
+        seed: seed of the order, 64-bit unsigned.
+        n_classes: C, required for mixed views.
+        training_set: the feed's images with student labels and the length of an epoch; None for the
+            images' labels and one lap per epoch.
+        features: the loss's needs for teacher features; None for a loss without features.
+        division: the division of a step; by default one part in one process.
 
     Raises:
-        ConfigError: views mix, and the batch is not of whole groups or `n_classes` is missing; a step has
-            fewer images than parts and processes; or there are no features of the teacher.
+        ConfigError: a batch of mixed views splits groups, or `n_classes` is missing; a step has fewer
+            images than parts times processes; or the store has no teacher features.
 
     Example:
         >>> from pathlib import Path
@@ -165,6 +168,8 @@ class Loader:
         self._features = _feature_source(targets, self._labels, n_classes, features)
         count = len(feed.images)
         self.batch_size = min(batch_size, count)
+        # Example: 10 images, batch_size 4, length 20: 2 steps per lap (2 images dropped), 5 per epoch.
+        # Epoch 0 is lap 0, lap 1 and the first step of lap 2; epoch 1 begins with the second step of lap 2.
         self._steps_per_lap = count // self.batch_size
         length = count if training_set is None else training_set.length
         self.steps_per_epoch = length // min(batch_size, length)
@@ -174,23 +179,24 @@ class Loader:
 
     @property
     def smallest_part(self) -> int:
-        """Images of the smallest part of a step, all processes' together."""
+        """Number of images in the smallest part of a step, over all processes."""
         return min(int(part.stop - part.start) for part, _ in self._cuts)
 
     @property
     def teacher_dim(self) -> int | None:
-        """How many features of the teacher a sample has, where batches come with them."""
+        """Teacher features per sample (Dt), or None if batches have none."""
         return None if self._features is None else self._features.dim
 
     def view(self, epoch: int) -> int:
-        """Return which view an epoch shows, or begins with."""
+        """Return the first view of an epoch."""
         return self._view(epoch * self.steps_per_epoch // self._steps_per_lap)
 
     def _view(self, lap: int) -> int:
         return lap if self._targets is None else lap % self._targets.n_views
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch, from a step on; the next view's logits are read meanwhile."""
+        """Yield the batches of one epoch from a step on; the next view's logits load in the background."""
+        # Counted over the whole run, so that a resumed epoch finds its lap without stored state.
         step, end = epoch * self.steps_per_epoch + first_step, (epoch + 1) * self.steps_per_epoch
         while step < end:
             lap, first = divmod(step, self._steps_per_lap)
@@ -199,21 +205,26 @@ class Loader:
             step += last - first
 
     def _lap(self, lap: int, which: slice) -> Iterator[Batch]:
-        """Yield the batches of some steps of a lap."""
+        """Yield the batches of the given steps of a lap."""
         view, following, order = self._view(lap), self._view(lap + 1), self._order(lap)
+        # (steps, B) int64, copied once per lap: a copy per batch would add a transfer to every step.
         whole = to_device(order, self._feed.device)
         features = None if self._features is None else self._features.epoch(view, whole.flatten())
         logits = None
         if self._targets is not None:
             logits = self._targets.load(view)
+            # Read beside this lap's training; the cost is a second encoded view on the device.
             self._targets.prefetch(following)
+        # `steps` on the CPU is for rendering, `there` on the device for labels and logits.
         steps, there = order[which], whole[which]
         batches = [rows[part] for rows in steps for part, _ in self._cuts]
         for soon in (view, following):
             self._feed.prefetch(soon)
         own = [own for _ in steps for _, own in self._cuts]
+        # Only this process's rows (b,) are rendered; labels and logits are gathered for all rows.
         seen = self._feed.batches(view, [rows[mine] for rows, mine in zip(batches, own, strict=True)])
         on_device = (rows[part] for rows in there for part, _ in self._cuts)
+        # Position of the batch in the lap's flat order (M,), from which features take their negatives.
         first = which.start * self.batch_size
         for rows, rows_there, images, mine in zip(batches, on_device, seen, own, strict=True):
             yield Batch(
@@ -227,18 +238,24 @@ class Loader:
             first += len(rows)
 
     def _order(self, lap: int) -> Rows:
-        """Return a lap's rows (steps, B)."""
+        """Return the rows (steps, B) of a lap."""
         order = self._shuffled(lap)
         used = order[: self._steps_per_lap * self.batch_size]
         return used.reshape(self._steps_per_lap, self.batch_size)
 
     def _shuffled(self, lap: int) -> Rows:
-        """Return the samples of a lap.
+        """Return the rows of a lap (steps * B,), at least.
 
-        Whole groups come first, so that batches cut none. The odd ones behind them are never left out.
+        Whole groups come first, so that batches do not split them. Odd groups come last, always kept.
         """
+        # Example: mixed views, one block of 23 rows, B = 8, so 2 steps take 16 rows.
+        #   groups (4, 4): four whole groups; odd: one group of 7, i.e. the last four and the 3 left over
+        #   room = 16 - 7 = 9: groups 0 and 1, one row of group 2, then the 7 odd rows
+        # A row whose partner is in another batch costs one more rendering, but its pixels are the same.
+        # Without mixing, groups is (N, 1) and odd is empty: a plain shuffle.
         keys = self._feed.images.keys
         groups, odd = self._feed.pairing.groups(self._view(lap))
+        # Keyed by each group's first sample: the order follows the samples, not their rows in the split.
         shuffled = groups[self._permutation(lap, keys[groups[:, 0]])].ravel()
         first = np.array([group[0] for group in odd], np.int64)
         last = [odd[place] for place in self._permutation(lap, keys[first]).tolist()]

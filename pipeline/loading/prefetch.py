@@ -1,8 +1,8 @@
-"""The staged path: threads render into a ring of slots, which are sent to the device while it works.
+"""The staged path: threads render into reused slots, which are copied to the device while it works.
 
-A slot is a buffer on the host, pinned where the device is a GPU, and one on the device, with two events:
-the copy has arrived, and the device is done with it. Slots are used again and again; copies go through one
-stream that lives as long as the ring, and nothing is allocated on it. On a CPU a slot is its buffer alone.
+A slot is a host buffer, pinned for a GPU, and a device buffer, with two events: the copy has arrived, and
+the device has finished with it. Slots are reused. Copies go through one stream that lives as long as the
+queue, and nothing is allocated on that stream. On a CPU a slot is only its host buffer.
 """
 
 from __future__ import annotations
@@ -19,44 +19,50 @@ from torch import Tensor
 from pipeline.core.arrays import Rows
 from pipeline.core.device import long_lived_stream
 
-# Batches beyond those that threads are at, and below which size one thread renders a batch alone.
+# Batches ready beyond those being rendered; and bytes per thread, below which a batch is not split.
 _AHEAD = 1
 _BYTES_A_PART = 2 << 20
 
-Render = Callable[[int, Rows], Tensor]  # (view, rows (n,)) to pixels (n, S, S, C) uint8 on the CPU
+Render = Callable[[int, Rows], Tensor]  # (view, rows (n,)) -> pixels (n, S, S, C) uint8 on the CPU
 
 
 class _Slot:
-    """Room for one batch; it grows to the largest that it has held.
+    """Buffers for one batch; they grow to the largest batch so far.
 
     Args:
-        shape: of a rendered sample; of an image (S, S, C).
-        dtype: of its values.
-        device: where batches are wanted.
+        shape: shape of a rendered sample, e.g. (S, S, C) for images.
+        dtype: dtype of its values.
+        device: target device.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self._shape, self._dtype, self._device = shape, dtype, device
         self._on_gpu = device.type == "cuda"
         self._make_room(0)
+        # The life of a slot on a GPU; each event stops the next user of a buffer from overtaking.
+        #   fill  host waits for `_arrived`, then threads write the host buffer
+        #   send  the copy stream waits for `_done`, copies host to device, records `_arrived`
+        #   take  the model's stream waits for `_arrived`; the model reads the device buffer
+        #   give_back  the model's stream records `_done`; the next `fill` may follow at once
         self._arrived, self._done = (_event() if self._on_gpu else None for _ in range(2))
         self._count, self._sent = 0, False
         self._filling: list[Future[None]] = []
 
     def _make_room(self, count: int) -> None:
-        # Slots made while a model is evaluated also serve training.
+        # Slots created during evaluation also serve training, and autograd refuses inference tensors.
         with torch.inference_mode(False):
             self._host = torch.empty((count, *self._shape), dtype=self._dtype, pin_memory=self._on_gpu)
             self._there = torch.empty_like(self._host, device=self._device) if self._on_gpu else self._host
 
     def fill(self, pool: ThreadPoolExecutor, parts: int, render: Render, view: int, rows: Rows) -> None:
-        """Begin to render a batch, in parts."""
+        """Start to render a batch, in parts."""
         if self._arrived is not None:
-            # What was in it before has long been sent.
+            # The previous copy must have left the host buffer; usually it did long ago, so nobody waits.
             self._arrived.synchronize()
         if len(rows) > len(self._host):
             self._make_room(len(rows))
         self._count, self._sent = len(rows), False
+        # E.g. 10 rows in 3 parts: ends 0, 3, 6, 10.
         ends = sorted({len(rows) * part // parts for part in range(parts + 1)})
         self._filling = [
             pool.submit(self._render, render, view, rows, start, stop) for start, stop in pairwise(ends)
@@ -67,11 +73,11 @@ class _Slot:
 
     @property
     def is_full(self) -> bool:
-        """Whether all of it is rendered; what failed is told in its turn."""
+        """Whether the batch is rendered without an error; `send` raises errors in order."""
         return all(part.done() and part.exception() is None for part in self._filling)
 
     def send(self, stream: torch.cuda.Stream | None) -> None:
-        """Wait until it is rendered and begin to copy it, unless that has been done."""
+        """Wait for the rendering and start the copy, unless it was started."""
         if self._sent:
             return
         for part in self._filling:
@@ -84,32 +90,33 @@ class _Slot:
         self._sent = True
 
     def take(self) -> Tensor:
-        """Let the device wait for the copy, and return it."""
+        """Return the device buffer (n, *shape); the device, not the host, waits for the copy."""
         if self._arrived is not None:
             torch.cuda.current_stream(self._device).wait_event(self._arrived)
         return self._there[: self._count]
 
     def give_back(self) -> None:
-        """Say that all work on it has been given to the device."""
+        """Mark the slot as free once the device finishes the work queued so far."""
         if self._done is not None:
             self._done.record(torch.cuda.current_stream(self._device))
 
     def drop(self) -> None:
-        """Forget what is being rendered."""
+        """Cancel the rendering of this batch."""
         for part in self._filling:
             part.cancel()
+        # Parts that already run cannot be cancelled, and they still write into the buffer.
         wait(self._filling)
 
 
 class PrefetchQueue:
-    """Slots that threads fill in turn.
+    """Reused slots that threads fill ahead of the consumer.
 
     Args:
-        render: what renders.
-        shape: of a rendered sample; of an image (S, S, C).
-        device: where batches are wanted.
-        workers: rendering threads.
-        dtype: of a rendered sample's values.
+        render: function that renders rows of a view.
+        shape: shape of a rendered sample, e.g. (S, S, C) for images.
+        device: target device.
+        workers: number of rendering threads.
+        dtype: dtype of a rendered sample's values.
     """
 
     def __init__(
@@ -128,7 +135,7 @@ class PrefetchQueue:
         self._idle: list[_Slot] = []
 
     def stream(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
-        """Yield for each (view, rows) pixels (n, S, S, C) uint8; they last until the next are asked for."""
+        """Yield pixels (n, S, S, C) uint8 per (view, rows), each valid until the next is requested."""
         upcoming = iter(requests)
         filled: deque[_Slot] = deque()
         try:
@@ -140,16 +147,21 @@ class PrefetchQueue:
                     self._send_ahead(filled)
                     yield slot.take()
                 finally:
+                    # The consumer asks for the next batch: its work on this one is queued by now.
                     slot.give_back()
                     self._idle.append(slot)
                 self._fill(filled, upcoming)
         finally:
+            # The consumer stopped early, or rendering failed: keep the slots for the next call.
             for slot in filled:
                 slot.drop()
                 self._idle.append(slot)
 
     def _fill(self, filled: deque[_Slot], upcoming: Iterator[tuple[int, Rows]]) -> None:
-        """Begin to render as many batches as may be ahead."""
+        """Start to render batches, up to the limit."""
+        # Example: 8 threads, batches of 128.
+        #   32x32x3:   0.4 MB, 1 part: one thread per batch, up to 10 slots in use
+        #   224x224x3: 19 MB, 8 parts: all threads on one batch, up to 3 slots in use
         parts = 1
         while len(filled) <= _AHEAD + self._workers // parts:
             request = next(upcoming, None)
@@ -162,7 +174,7 @@ class PrefetchQueue:
             slot.fill(self._pool, parts, self._render, view, rows)
 
     def _parts(self, count: int) -> int:
-        """Return in how many parts a batch is rendered: a large one by all threads together."""
+        """Return the number of parts of a batch; large batches are rendered by all threads together."""
         size_bytes = count * math.prod(self._shape) * self._dtype.itemsize
         return max(1, min(self._workers, size_bytes // _BYTES_A_PART))
 

@@ -1,4 +1,4 @@
-"""A plain dataset for other people's training loops: (image, label, teacher logits) of one view."""
+"""A `torch` dataset for custom training loops: (image, label, teacher logits) of one view."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _LEFT_BEHIND = ("_store", "_feed", "_hard", "_labels")
 
 
 class ReplayDataset(Dataset[Item]):
-    """The training images as the teacher saw them in one view, with the teacher's logits.
+    """The training images of one view as the teacher saw them, with the teacher's logits.
 
-    Call `set_view(epoch % dataset.n_views)` before a `DataLoader` is iterated for the next epoch. Its
-    workers see the change, persistent ones too; a view's logits are in memory once, encoded. An image is
-    never given with the logits of another view; what workers have fetched ahead is of the view shown then.
+    Call `set_view(epoch % dataset.n_views)` before iterating a `DataLoader` for the next epoch. All workers
+    see the change, including persistent ones. Logits are held in memory once, encoded. Image and logits
+    always belong to the same view; items prefetched by workers keep the view of their time.
 
     Args:
         store: an open store, or its path.
-        data: the prepared dataset it was made from, or its folder. Workers that do not fork open the folder
-            again, and would be sent a copy of the whole dataset.
-        preprocessing: how the student wants its images; None for the teacher's way.
-        allow_drift: of the store's path: go on with images that look otherwise than the teacher saw them.
+        data: the prepared dataset of the store, or its folder. Pass the folder if workers do not fork: they
+            open it again, but a dataset object would be copied to each worker.
+        preprocessing: the student's preprocessing; None for the teacher's.
+        allow_drift: for a path: continue even if images render differently than for the teacher.
 
     Raises:
-        MismatchError: images are missing, have other content, or are rendered otherwise here.
+        MismatchError: images are missing, have different content, or render differently here.
 
     Example:
         >>> from pipeline import ReplayDataset
@@ -83,7 +83,7 @@ class ReplayDataset(Dataset[Item]):
         self._labels = EncodedView(opened.codec, arrays)
 
     def set_view(self, view: int) -> None:
-        """Show another view of every image, 0 <= view < n_views."""
+        """Change the view of all images, 0 <= view < n_views."""
         encoded = self._read(view)
         with self._view.changing_to(view):
             for name, values in encoded.items():
@@ -95,12 +95,12 @@ class ReplayDataset(Dataset[Item]):
     def __getitem__(self, row: int) -> Item:
         """Return image (channels, S, S) float32, label and logits (C,) float32.
 
-        The label is a class index, -1 for unlabelled; where views mix, the classes' shares (C,) float32.
+        The label is a class index, -1 for unlabelled, or for mixed views class shares (C,) float32.
         """
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[Item]:
-        """Return some items at once, as a `DataLoader` asks for them: much faster than one by one."""
+        """Return several items at once, for `DataLoader`; much faster than one by one."""
         wanted = np.asarray(rows)
         if len(wanted) and not -len(self) <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"samples {wanted.min()} to {wanted.max()} of {len(self)}")
@@ -109,7 +109,7 @@ class ReplayDataset(Dataset[Item]):
             generation, view = self._view.now()
             images = self._feed.preprocessing.normalise(self._feed.pixels(view, wanted))
             labels, logits = self._label(view, wanted), self._labels.logits(torch.from_numpy(wanted))
-            # An image of one view must never meet the logits of another.
+            # The view changed meanwhile: retry, since image and logits may belong to different views.
             if self._view.now()[0] == generation:
                 return list(zip(images, labels, logits, strict=True))
 
@@ -119,7 +119,7 @@ class ReplayDataset(Dataset[Item]):
 
     def _read(self, view: int) -> dict[str, Tensor]:
         if self._store is None:
-            # A copy, or in a process that was not forked.
+            # This object was unpickled, e.g. in a spawned worker. Drift was checked by the original.
             self._store = open_logits(self._place, allow_drift=True)
         encoded = self._store.encoded_view(view)
         return {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
@@ -128,13 +128,13 @@ class ReplayDataset(Dataset[Item]):
         return self._data if isinstance(self._data, PreparedData) else PreparedData.open(Path(self._data))
 
     def _look(self) -> None:
-        """Open the images, and see them as the store's views."""
+        """Open the images and create the feed with the store's views."""
         images, device = self._prepared().train, torch.device("cpu")
         self._feed = Feed(images, self._spec, self._preprocessing, device=device, blocks=self._blocks)
         self._hard = Labels(self._feed, self._n_classes)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave store and feed behind: a worker has the shared tensors, and opens the images."""
+        """Return the state without store and feed; a worker shares the tensors and reopens the images."""
         kept = {name: value for name, value in self.__dict__.items() if name not in _LEFT_BEHIND}
         return {**kept, "arrays": dict(self._labels.arrays)}
 
@@ -150,20 +150,20 @@ class ReplayDataset(Dataset[Item]):
 
 
 class _SharedView:
-    """Which view is shown, in memory that all processes see; a generation is odd while labels change."""
+    """The current view, in shared memory; the generation number is odd while labels change."""
 
     def __init__(self) -> None:
         self._numbers = _shared(torch.zeros(2, dtype=torch.int64))
 
     def now(self) -> tuple[int, int]:
-        """Return generation and view, when they are at rest."""
+        """Return generation and view; wait while labels change."""
         while (generation := int(self._numbers[0])) % 2:
             time.sleep(_MOMENT)
         return generation, int(self._numbers[1])
 
     @contextmanager
     def changing_to(self, view: int) -> Iterator[None]:
-        """Hold all readers back while labels change."""
+        """Block all readers while labels change."""
         self._numbers[0] += 1
         yield
         self._numbers[1] = view
@@ -171,6 +171,6 @@ class _SharedView:
 
 
 def _shared(values: Tensor) -> Tensor:
-    """Move a tensor to memory that worker processes see."""
+    """Move a tensor to memory shared with worker processes."""
     shared: Tensor = values.share_memory_()  # type: ignore[no-untyped-call]
     return shared

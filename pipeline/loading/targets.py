@@ -1,7 +1,7 @@
-"""Cached logits, features and labels to a loss: the one way they reach training.
+"""Deliver cached logits, features and labels to a loss.
 
-One view is read whole and copied, ahead of its epoch and beside training, and kept encoded on the device; a
-batch is a gather and a decode. Rows are found by sample key, never by position.
+A whole view is read and copied in the background before its epoch, and stays encoded on the device. A batch
+is a gather and a decode. Rows are found by sample key, never by position.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True)
 class EncodedView:
-    """One view's labels of a split's N samples, in the split's order.
+    """One view's encoded teacher outputs for a split's N samples, in the split's order.
 
     Args:
-        codec: the store's.
-        arrays: its arrays of N rows, on the device.
+        codec: the store's codec.
+        arrays: the codec's arrays of N rows, on the device.
     """
 
     codec: Decoder
     arrays: Mapping[str, Tensor]
 
     def gather(self, rows: Tensor) -> dict[str, Tensor]:
-        """Return the encoded rows (B,) int64 of a batch."""
-        # Copies whole rows: eight times as fast as indexing, which copies elements.
+        """Return the encoded arrays of a batch's rows (B,) int64."""
+        # index_select copies whole rows; indexing copies single elements and is eight times slower.
         return {name: array.index_select(0, rows) for name, array in self.arrays.items()}
 
     def logits(self, rows: Tensor) -> Tensor:
@@ -53,14 +53,14 @@ class EncodedView:
 
 
 class Targets:
-    """The teacher's logits of a split's samples, a view at a time.
+    """The teacher's logits of a split's samples, one view at a time.
 
     Args:
-        store: an open store, or an ensemble of some.
-        feed: the images that train, with the store's views; logits are decoded on its device.
+        store: an open store or ensemble.
+        feed: the training images, with the store's views; logits are decoded on its device.
 
     Raises:
-        MismatchError: the store lacks a sample, or images do not look as the teacher saw them.
+        MismatchError: the store lacks a sample, or images render differently than for the teacher.
 
     Example:
         >>> from pathlib import Path
@@ -85,37 +85,40 @@ class Targets:
         self._current: tuple[int, EncodedView] | None = None
 
     def require_features(self) -> int:
-        """Return how many features a sample has.
+        """Return the number of features per sample (Dt).
 
         Raises:
-            ConfigError: the store keeps none.
+            ConfigError: the store has no features.
         """
         return require_features(self._store.codec).dim
 
     def load(self, view: int) -> EncodedView:
-        """Return one view's labels, in the order of the split."""
+        """Return one view's encoded outputs, in the order of the split; wait if they are still loading."""
         if self._current is None or self._current[0] != view:
             self.prefetch(view)
             self._current = view, self._pending.pop(view).result()
         return self._current[1]
 
     def prefetch(self, view: int) -> None:
-        """Begin to read a view in the background."""
+        """Start to read a view in the background."""
+        # Cost: two encoded views at a time, the current one and the next.
         held = self._current is not None and self._current[0] == view
         if not held and view not in self._pending:
             self._pending[view] = self._pool.submit(self._read, view)
 
     def _read(self, view: int) -> EncodedView:
+        # Store order (rows of the store, ...) -> split order (N, ...), once per view and on the host. Each
+        # batch is then one gather on the device, and samples that the split lacks are never copied.
         encoded = self._store.encoded_view(view)
         arrays = {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
         return EncodedView(self._store.codec, self._courier.bring(arrays))
 
 
 def require_features(codec: Decoder) -> FeatureDecoder:
-    """Return what reads the teacher's features.
+    """Return the decoder of the teacher's features.
 
     Raises:
-        ConfigError: the codec keeps none.
+        ConfigError: the codec stores no features.
     """
     if codec.features is None:
         kept = f"codec {codec.name}" if isinstance(codec, Codec) else "several teachers"
@@ -127,15 +130,15 @@ def require_features(codec: Decoder) -> FeatureDecoder:
 
 
 class Labels:
-    """Hard labels of a feed's images as they are seen, on its device: a class, or where views mix shares.
+    """Hard labels of a feed's views, on its device: class indices, or class shares for mixed views.
 
     Args:
         feed: the images, with views.
-        n_classes: C, needed where views mix.
-        told: (N,) int64 instead of the images' own, -1 for none.
+        n_classes: C, required for mixed views.
+        told: (N,) int64, overrides the images' labels; -1 means unlabelled.
 
     Raises:
-        ConfigError: views mix and `n_classes` is missing.
+        ConfigError: views are mixed and `n_classes` is missing.
     """
 
     def __init__(self, feed: Feed, n_classes: int | None, told: Rows | None = None) -> None:
@@ -146,19 +149,19 @@ class Labels:
 
     @property
     def are_mixed(self) -> bool:
-        """Whether a label is a distribution."""
+        """Whether a label is a distribution over classes."""
         return self._feed.mixes
 
     def of(self, view: int, rows: Rows, on_device: Tensor | None = None) -> Tensor:
-        """Return what one view of these rows (B,) shows.
+        """Return the labels of one view of these rows.
 
         Args:
-            view: of which.
-            rows: positions in the split.
-            on_device: the same, where they are there already.
+            view: the view.
+            rows: (B,) positions in the split.
+            on_device: the same rows on the device, to save a copy.
 
         Returns:
-            (B,) int64, -1 for unlabelled; (B, C) float32, shares of the classes, where views mix.
+            (B,) int64, -1 for unlabelled; for mixed views (B, C) float32 class shares.
         """
         own = self.own[to_device(rows, self.own.device) if on_device is None else on_device]
         mixture = self._feed.shares(view, rows)
@@ -169,25 +172,30 @@ class Labels:
 
 
 def mixed_labels(own: Tensor, partners: Tensor, shares: Tensor, n_classes: int) -> Tensor:
-    """Return the labels of mixed images: (B, C) float32, the two classes with the shares of their images.
+    """Return labels (B, C) float32 of mixed images: each class gets the share of its image.
 
     Args:
-        own: (B,) int64 class indices, -1 for unlabelled, which leaves its share empty.
-        partners: (B,) of the images mixed in.
-        shares: (B,) float32, how much of each image is its own.
+        own: (B,) int64 class indices; -1 for unlabelled, whose share is dropped.
+        partners: (B,) int64 class indices of the images mixed in, or -1.
+        shares: (B,) float32, fraction of each image that is its own.
         n_classes: C.
     """
+    # Example, C = 3, share 0.75:
+    #   own 0, partner 2   -> [0.75, 0, 0.25]
+    #   own 0, partner -1  -> [0.75, 0, 0]     sums to less than 1: the rest is unlabelled
+    #   own 1, partner 1   -> [0, 1, 0]        two terms, so equal classes add up
     return class_shares(own, n_classes, shares) + class_shares(partners, n_classes, 1 - shares)
 
 
 def class_shares(labels: Tensor, n_classes: int, shares: Tensor | None = None) -> Tensor:
-    """Return labels (B,) int64 as shares of the classes (B, C) float32; -1 has none.
+    """Return labels (B,) int64 as class shares (B, C) float32; a row of -1 is all zeros.
 
     Args:
         labels: class indices, or -1.
         n_classes: C.
-        shares: (B,) float32, what each class has; None for 1.
+        shares: (B,) float32 share of each class; None for 1.
     """
+    # Label -1 is scattered to class 0 with weight 0: one kernel, without a branch on the device's values.
     known = (labels != UNLABELLED).float()
     weights = known if shares is None else known * shares
     empty = weights.new_zeros((len(labels), n_classes))
@@ -196,13 +204,13 @@ def class_shares(labels: Tensor, n_classes: int, shares: Tensor | None = None) -
 
 @dataclass(frozen=True, slots=True)
 class TeacherFeatures:
-    """What the teacher made of a batch before its last layer, and what to compare it with.
+    """The teacher's features of a batch, with negatives and class centres.
 
     Args:
-        own: (B, Dt) float32, of the batch's views.
-        negatives: (K, Dt) of the same view of other samples, or None.
-        negative_labels: (K,) int64 of those, or -1; None where views mix.
-        centres: (C, Dt) means of the classes, or None.
+        own: (B, Dt) float32 features of the batch's views.
+        negatives: (K, Dt) features of other samples in the same view, or None.
+        negative_labels: (K,) int64 labels of the negatives, or -1; None for mixed views.
+        centres: (C, Dt) mean features of the classes, or None.
     """
 
     own: Tensor
@@ -211,24 +219,24 @@ class TeacherFeatures:
     centres: Tensor | None = None
 
     def beside(self, student: Tensor) -> Features:
-        """Return them with the student's features (B, Ds) of the same views."""
+        """Combine with the student's features (B, Ds) of the same views."""
         return Features(student, self.own, self.negatives, self.negative_labels, self.centres)
 
 
 class FeatureSource:
-    """The teacher's features of a split, an epoch at a time, for losses that compare them.
+    """The teacher's features of a split, one epoch at a time, for feature losses.
 
-    Stores of the `features` codec keep them, quantised: they come from the same bytes as the logits. What a
-    step is given is a pure function of (seed, epoch, samples), like the step itself.
+    The codec `features` stores them quantised, and logits are decoded from the same bytes. The features of
+    a step are a pure function of (seed, epoch, samples), like the step itself.
 
     Args:
-        targets: of the split.
-        labels: of the same images.
-        n_classes: C, needed for centres.
-        needs: what is asked for.
+        targets: targets of the split.
+        labels: labels of the same images.
+        n_classes: C, required for centres.
+        needs: the loss's needs: number of negatives, centres.
 
     Raises:
-        ConfigError: the store keeps no features, or `n_classes` is missing.
+        ConfigError: the store has no features, or `n_classes` is missing.
     """
 
     def __init__(
@@ -245,9 +253,10 @@ class FeatureSource:
         """Return the features of an epoch.
 
         Args:
-            view: that it shows.
-            order: (M,) int64 rows in the order in which it shows them, on the device.
+            view: the epoch's view.
+            order: (M,) int64 rows in the epoch's order, on the device.
         """
+        # Always from view 0, so that a resumed run gets the same centres. That run loads view 0 too.
         if self._needs.centres and self._centres is None:
             self._centres = self._class_means(self._targets.load(0))
         labels = None if self._labels.are_mixed else self._labels.own
@@ -258,6 +267,8 @@ class FeatureSource:
     def _class_means(self, encoded: EncodedView) -> Tensor:
         """Return each class's mean features (C, Dt) in view 0; zeros for a class without labels."""
         device = self._labels.own.device
+        # Per chunk of b rows: (C, b) @ (b, Dt). Shares weigh mixed samples; -1 has zero weight.
+        # Chunks bound memory: all N float32 features at once would be several times the encoded view.
         sums = torch.zeros(self._n_classes, self.dim, device=device)
         counts = torch.zeros(self._n_classes, 1, device=device)
         for rows in consecutive(len(self._labels.own), _ROWS_AT_ONCE):
@@ -267,21 +278,22 @@ class FeatureSource:
                 shares = class_shares(shares, self._n_classes)
             sums += shares.T @ encoded.features(on_device)
             counts += shares.sum(0)[:, None]
+        # Division by 1, not 0, for a class without labels.
         return sums / torch.where(counts > 0, counts, 1)
 
 
 class EpochFeatures:
     """The teacher's features of an epoch's batches.
 
-    A batch's negatives are the samples that the epoch shows next, from the end on its first ones: as random
-    as the order, never the batch's own, and the same whichever step a run goes on from.
+    A batch's negatives are the next samples of the epoch, and at the end its first ones. They are as random
+    as the order, never overlap the batch, and do not depend on the step at which a run resumes.
 
     Args:
-        encoded: the view that is shown.
-        order: (M,) int64 rows in the order in which they are, on the device.
-        labels: (N,) int64 of all rows; None where views mix.
-        centres: (C, Dt), or None.
-        negatives: how many are wanted; fewer are given where an epoch has no more.
+        encoded: the epoch's view.
+        order: (M,) int64 rows in the epoch's order, on the device.
+        labels: (N,) int64 labels of all rows; None for mixed views.
+        centres: (C, Dt) mean features of the classes, or None.
+        negatives: number of negatives; fewer in an epoch with too few samples.
     """
 
     def __init__(
@@ -295,6 +307,9 @@ class EpochFeatures:
     ) -> None:
         self._encoded, self._labels, self._centres = encoded, labels, centres
         self._count, self._negatives = len(order), negatives
+        # The first rows are appended, so that a slice may run past the end. Example: M = 8, B = 2, K = 3:
+        #   order 0 1 2 3 4 5 6 7 | 0 1 2;  batch [6, 7], first = 6: negatives at 8:11, i.e. 0 1 2
+        # K is at most M - B, so that the slice never reaches the batch itself.
         self._order = torch.cat([order, order[:negatives]])
 
     def of(self, rows: Tensor, first: int) -> TeacherFeatures:
@@ -302,7 +317,7 @@ class EpochFeatures:
 
         Args:
             rows: (B,) int64, on the device.
-            first: where the batch begins in the epoch's order.
+            first: position of the batch in the epoch's order.
         """
         own = self._encoded.features(rows)
         count = min(self._negatives, self._count - len(rows))

@@ -1,6 +1,6 @@
-"""What a network is shown of a split in training: which images, with which labels, and for how long.
+"""The training set of a run: images of a split, student labels, and the length of an epoch.
 
-Which views of them, and in which order, is left to the feed and the loader.
+Views are left to the feed, the order to the loader.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pipeline.samples.samples import UNLABELLED
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class TrainingSet:
-    """Images of a split, the labels that are told of them, and how long an epoch is.
+    """Images of a split, student labels, and the length of an epoch.
 
-    Who has a teacher's logits learns from every image; who has labels alone is shown the labelled ones.
+    Distilled students train on every image, baselines only on labelled ones.
 
     Args:
-        images: N of the split.
-        labels: (N,) int64 as they are told, -1 for none.
-        length: images an epoch; more than N are several passes.
+        images: N images of the split.
+        labels: (N,) int64 student labels, -1 for unlabelled.
+        length: images per epoch; more than N means several passes.
     """
 
     images: Split
@@ -35,11 +35,11 @@ class TrainingSet:
 
     @classmethod
     def of_all(cls, images: Split, labels: NDArray[np.int64] | None = None) -> TrainingSet:
-        """Return a training set of all images.
+        """Return a training set with all images.
 
         Args:
             images: the split.
-            labels: (N,) as they are told; None for the images' own.
+            labels: (N,) student labels; None for the images' labels.
         """
         labels = images.labels if labels is None else labels
         return cls(images=images, labels=labels, length=len(images))
@@ -48,15 +48,15 @@ class TrainingSet:
     def of_labelled(
         cls, images: Split, labels: NDArray[np.int64] | None = None, *, length: int | None = None
     ) -> TrainingSet:
-        """Return a training set of the labelled images alone.
+        """Return a training set with the labelled images only.
 
         Args:
             images: the split.
-            labels: (N,) as they are told; None for the images' own.
-            length: images an epoch; None for one pass.
+            labels: (N,) student labels; None for the images' labels.
+            length: images per epoch; None for one pass.
 
         Raises:
-            DataError: there are none.
+            DataError: no image is labelled.
         """
         labels = images.labels if labels is None else labels
         rows = np.flatnonzero(labels != UNLABELLED)
@@ -69,11 +69,11 @@ class TrainingSet:
 
     @property
     def labelled(self) -> int:
-        """How many images are labelled."""
+        """Number of labelled images."""
         return int((self.labels != UNLABELLED).sum())
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides what is shown."""
+        """Return digests that identify the training set."""
         return {
             "images": self.images.digest(),
             "labelled": self.labelled,
@@ -82,7 +82,7 @@ class TrainingSet:
         }
 
     def remarks(self) -> list[str]:
-        """Say, for people, what is not as in most lessons: missing labels, and several passes."""
+        """Return remarks for the progress output: missing labels, several passes."""
         count, said = len(self.labels), []
         if self.labelled < count:
             said.append(f"{self.labelled:,} labelled")

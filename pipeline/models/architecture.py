@@ -1,7 +1,7 @@
-"""A name becomes a network: the literature's nets, every torchvision classifier, timm's, one's own code.
+"""Build networks by name: nets of the literature, torchvision and timm classifiers, the user's own code.
 
-Owns what a model is called and which source knows the name. Each source is a module of its own; weights and
-preprocessing are elsewhere.
+Owns model names and the choice of a family for each name. Every family has a separate module. Weights and
+preprocessing live in other modules.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Architecture:
     """Everything needed to build an untrained network.
 
     Args:
-        name: of the literature's nets, a torchvision classifier, `timm:NAME`, or `module:callable`.
+        name: a net of the literature, a torchvision classifier, `timm:NAME`, or `module:callable`.
         num_classes: C, the number of logits.
-        channels: of the input images.
-        stem_stride: 4 as its source has it, 2 or 1 for small images: how far the stem shrinks them.
-        options: keyword arguments for the network's builder, such as width_mult.
-        selected: which of the C logits are kept, in this order; none for all.
+        channels: number of input channels.
+        stem_stride: factor by which the stem shrinks images: 4 is the original, 2 or 1 suit small images.
+        options: keyword arguments of the network's builder, e.g. `{width_mult: 0.5}`.
+        selected: indices of the logits to keep, in this order; empty keeps all.
 
     """
 
@@ -41,21 +41,21 @@ class Architecture:
     selected: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values; a selection only where there is one, as it is seldom."""
+        """Return the fields as plain values, without `selected` if it is empty."""
         plain = {**asdict(self), "options": dict(self.options), "selected": list(self.selected)}
         return plain if self.selected else {k: v for k, v in plain.items() if k != "selected"}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Architecture:
-        """Return the architecture that `to_dict` described."""
+        """Return the architecture from the values of `to_dict`."""
         return cls(**{**value, "selected": tuple(value.get("selected", ()))})
 
 
 def source_of(name: str) -> Family:
-    """Return where models of a name come from: the first family that knows it.
+    """Return the first family that knows a model name.
 
     Raises:
-        ModelError: nowhere.
+        ModelError: no family knows the name.
     """
     every = (*families(), OwnCode())
     for family in every:
@@ -72,7 +72,7 @@ def build(architecture: Architecture) -> nn.Module:
     """Build a network with fresh weights.
 
     Raises:
-        ModelError: unknown name, an option the builder does not take, or a stem that cannot be fitted.
+        ModelError: the name or an option is unknown, or the stem does not allow this stride.
 
     """
     network = source_of(architecture.name).build(

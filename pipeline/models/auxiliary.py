@@ -1,8 +1,9 @@
-"""Auxiliary heads: classifiers half-way up a deep network that help it train, and do nothing else.
+"""Auxiliary heads: classifiers half-way up a deep network, used during training only.
 
-Inception v3 and GoogLeNet have them. In training the loss applies to the network's logits and, weighed, to
-those of each auxiliary head; in evaluation there are none. Checkpoints leave them out: nothing that comes
-after training uses them, and they are half of GoogLeNet's parameters. A checkpoint is trained on without.
+Inception v3 and GoogLeNet have them. The training loss is applied to the network's logits and, with a
+weight, to the logits of each auxiliary head. Evaluation skips the heads. Checkpoints drop them, because
+nothing uses them after training and they are half of GoogLeNet's parameters. Training that starts from a
+checkpoint runs without auxiliary heads.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pipeline.models.architecture import Architecture
 
 # Szegedy et al., "Going Deeper with Convolutions", arXiv 1409.4842, section 5.
 _GOOGLENET_WEIGHT = 0.3
-# Of the authors' own training of Inception v3 (TensorFlow's models/research/inception); the paper,
-# arXiv 1512.00567, gives none.
+# From the authors' training code for Inception v3 (TensorFlow's models/research/inception); the paper,
+# arXiv 1512.00567, gives no value.
 _INCEPTION_WEIGHT = 0.4
 _INCEPTION_SIZE = 299
 _MODULES: Mapping[str, tuple[str, ...]] = {
@@ -30,13 +31,13 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
 
 
 def weighted_logits(outputs: object) -> list[tuple[float, Tensor]]:
-    """Return all logits (B, C) that a network gave, each with the weight of its loss.
+    """Return (loss weight, logits (B, C)) for each head of a network.
 
     Args:
-        outputs: of a network in training or evaluation mode.
+        outputs: output of a network in training or evaluation mode.
 
     Raises:
-        ModelError: neither logits nor a tuple that is known.
+        ModelError: the output is neither a tensor nor a known tuple.
     """
     if isinstance(outputs, Tensor):
         return [(1.0, outputs)]
@@ -52,23 +53,25 @@ def weighted_logits(outputs: object) -> list[tuple[float, Tensor]]:
 
 
 def plain(architecture: Architecture) -> Architecture:
-    """Return how a network is built without its auxiliary heads."""
+    """Return the same architecture without auxiliary heads."""
     if architecture.name not in _MODULES:
         return architecture
     return replace(architecture, options={**architecture.options, "aux_logits": False})
 
 
 def without_auxiliary(state: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """Return a network's tensors without those of its auxiliary heads."""
+    """Return a network's tensors without its auxiliary heads."""
     heads = auxiliary_prefixes(architecture)
     return {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
 
 
 def require_room(architecture: Architecture, image_size: int) -> None:
-    """Refuse images in which Inception's auxiliary head finds nothing, though the others might.
+    """Refuse images that are too small for Inception's auxiliary head.
+
+    The main head alone would take smaller images.
 
     Raises:
-        ModelError: they are smaller than 299 pixels.
+        ModelError: the images are smaller than 299 pixels.
     """
     present = architecture.name == "inception_v3" and architecture.options.get("aux_logits", True)
     if present and image_size < _INCEPTION_SIZE:
@@ -79,11 +82,11 @@ def require_room(architecture: Architecture, image_size: int) -> None:
 
 
 def count_parameters(network: nn.Module, architecture: Architecture) -> int:
-    """Return how many parameters a network has, without its auxiliary heads."""
+    """Return the number of parameters of a network without its auxiliary heads."""
     heads = auxiliary_prefixes(architecture)
     return sum(p.numel() for name, p in network.named_parameters() if not name.startswith(heads))
 
 
 def auxiliary_prefixes(architecture: Architecture) -> tuple[str, ...]:
-    """Return with what names of auxiliary heads' tensors begin."""
+    """Return the name prefixes of auxiliary heads' tensors, e.g. `aux1.`."""
     return tuple(f"{module}." for module in _MODULES.get(architecture.name, ()))

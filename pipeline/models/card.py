@@ -1,7 +1,7 @@
-"""The card of a checkpoint: how its network is built, how it wants its samples, which classes it knows.
+"""The card of a checkpoint: architecture, preprocessing, classes.
 
-`NAME.json` beside `NAME.pt`. A card is data that may come from anybody: it is checked here, at the edge,
-field by field. Whether the code that a card may name is run is left to `core/trust.py`.
+The card is `NAME.json` beside `NAME.pt`. Cards are untrusted data, so every field is checked here, at the
+edge. A card may name code; `core/trust.py` decides whether to run it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _Text = Annotated[str, Field(max_length=1000)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What the tensors of a checkpoint are.
+    """Description of a checkpoint's network.
 
     Args:
         architecture: how to build the network.
-        preprocessing: how it wants its samples.
-        classes: names of its logits, in order.
-        modality: of its samples.
-        task: what its outputs mean.
+        preprocessing: preprocessing of its samples.
+        classes: class names of the logits, in order.
+        modality: modality of its samples, e.g. `images`.
+        task: task, i.e. the meaning of its outputs.
 
     """
 
@@ -49,7 +49,7 @@ class ModelCard:
     task: str = CLASSES
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the card as plain values: what decides a teacher's logits beside its weights."""
+        """Return the card as plain values; with the weights they determine a teacher's logits."""
         return {
             **({} if self.modality == DEFAULT else {"modality": self.modality}),
             **({} if self.task == CLASSES else {"task": self.task}),
@@ -60,7 +60,7 @@ class ModelCard:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ModelCard:
-        """Return the card that `to_dict` described."""
+        """Return the card from the values of `to_dict`."""
         return cls(
             architecture=Architecture.from_dict(value["architecture"]),
             preprocessing=find_modality(modality_of(value)).preprocessing(value["preprocessing"]),
@@ -72,18 +72,18 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFile:
-    """A card as it is on disk.
+    """A card as stored on disk.
 
     Args:
-        card: of the network.
-        weights_sha256: digest of the tensors that it was written with; None of older cards.
+        card: the network's card.
+        weights_sha256: digest of the tensors written with the card; older cards have None.
     """
 
     card: ModelCard
     weights_sha256: str | None = None
 
     def write(self, path: Path) -> None:
-        """Write the card as a file, atomically."""
+        """Write the card to a file, atomically."""
         plain = {**self.card.to_dict(), **self.card.preprocessing.notes()}
         digest = {} if self.weights_sha256 is None else {"weights_sha256": self.weights_sha256}
         write_json(path, {**plain, **digest})
@@ -93,7 +93,7 @@ class CardFile:
         """Read a card.
 
         Raises:
-            ModelError: no such file, or not a card.
+            ModelError: the file is missing or not a card.
         """
         return _parse(_content(path), path)
 
@@ -158,15 +158,15 @@ def _parse(content: bytes, path: Path) -> CardFile:
             f"{path}: not a model card ({problem}); expected the one that the checkpoint was "
             "written with; write it again, or move it away if it is of something else"
         ) from None
-    # Of the very numbers that are written, 1 or 1.0: they are in a teacher's digest.
+    # Built from the raw JSON, so that 1 and 1.0 stay different: both enter a teacher's digest.
     return CardFile(card=ModelCard.from_dict(json.loads(content)), weights_sha256=file.weights_sha256)
 
 
 def _require_notes(content: Mapping[str, Any], preprocessing: Preprocessing) -> None:
-    """Refuse a card of a model to which other rules apply.
+    """Refuse a card whose notes contradict the rules of its preprocessing.
 
     Raises:
-        ValueError: naming the rule.
+        ValueError: the message names the rule.
     """
     for name, rule in preprocessing.notes().items():
         if content.get(name, rule) != rule:

@@ -1,9 +1,9 @@
-"""A model on disk: tensors alone in one file, a card with everything else beside it.
+"""A model on disk: tensors in one file, everything else in a card beside it.
 
-`NAME.pt` is a state dict that `torch.load(weights_only=True)` reads; `NAME.json` says how to build the
-network, how it wants its images, and which classes it knows. No pickle of code is ever written or read.
-State dicts without a card, trained elsewhere and saved by other programs, are read with what the user
-says. Owns both together: the card alone is `card.py`'s, files of tensors are `tensor_files.py`'s.
+`NAME.pt` is a state dict for `torch.load(weights_only=True)`. `NAME.json`, the card, holds architecture,
+preprocessing and classes. Pickled code is never written or read. State dicts from other programs have no
+card; the user's parameters replace it. Owns the pair: `card.py` owns the card, `tensor_files.py` the tensor
+files.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ __all__ = [
     "state_digest",
     "tensors_digest",
 ]
-# Of a network before it is known how many logits the weights are of.
+# A placeholder until the weights tell the number of logits.
 _SOME_CLASSES = 2
 _IMAGENET_SIZE = 224
 
 
 def save_checkpoint(path: Path, state: StateDict, card: ModelCard) -> None:
-    """Write `path` (tensors) and its `.json` card, each atomically; auxiliary heads are left out."""
+    """Write tensors to `path` and the card beside it, each atomically, without auxiliary heads."""
     kept = without_auxiliary(state, card.architecture)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
     write_tensors(path, tensors)
@@ -60,16 +60,16 @@ def save_checkpoint(path: Path, state: StateDict, card: ModelCard) -> None:
 def load_checkpoint(
     path: Path, *, expected: str | None = None, trust: Trust = NOTHING
 ) -> tuple[nn.Module, ModelCard]:
-    """Build the network of a checkpoint and its card, with the checkpoint's weights, in eval mode.
+    """Load a checkpoint: return its network in eval mode, and its card.
 
     Args:
-        path: of the tensors; the card lies beside it.
-        expected: name of the model; a card of another one is refused before anything is built.
-        trust: the code that the user named; a card that names other code is refused before it is imported.
+        path: tensor file; the card is expected beside it.
+        expected: expected model name; a card with a different name is refused before anything is built.
+        trust: code that the user named; a card that names different code is refused before any import.
 
     Raises:
-        ModelError: a file is missing, damaged, not a checkpoint, not of the network that its card names, or
-            of code that the user did not name.
+        ModelError: a file is missing, damaged or not a checkpoint; the tensors do not fit the card's
+            network; or the card names code that the user did not name.
 
     """
     card_path = path.with_suffix(".json")
@@ -83,7 +83,7 @@ def load_checkpoint(
     content = read_content(path)
     _require_undamaged(content, file, path)
     network = build(card.architecture)
-    # One's own code may not take the number of classes.
+    # The user's own code may not accept a number of classes.
     load_found(network, content, path, any_classes=isinstance(source_of(name), OwnCode))
     return network.eval(), card
 
@@ -91,10 +91,10 @@ def load_checkpoint(
 def read_tensors(path: Path) -> StateDict:
     """Read the named tensors of a file without executing anything.
 
-    Of what training scripts save, the part under `state_dict`, `model` or the like.
+    If a training script saved more, the part under e.g. `state_dict` or `model` is returned.
 
     Raises:
-        ModelError: no such file, or no tensors with names in it.
+        ModelError: the file is missing or has no named tensors.
 
     """
     tensors = named_tensors(read_content(path))
@@ -114,17 +114,17 @@ def load_found(
     any_classes: bool = True,
     ignored: Collection[str] = (),
 ) -> None:
-    """Put a network's tensors, wherever they are in a file's content, into it; say which were taken.
+    """Find a network's tensors in a file's content, load them, and note the choice.
 
     Args:
-        network: its last layer is replaced where the weights have another number of classes.
-        content: of the file.
+        network: its last layer is replaced if the weights have a different number of classes.
+        content: content of the file.
         origin: the file, for errors.
         any_classes: whether the last layer may be replaced.
-        ignored: beginnings of names that are left out without a word.
+        ignored: prefixes of names to skip silently.
 
     Raises:
-        ModelError: the tensors are not there, do not fit, or are not all numbers.
+        ModelError: tensors are missing, do not fit, or have a wrong type.
     """
     state, told = find_state(content, _asked_for(network), origin)
     if any_classes:
@@ -136,9 +136,9 @@ def load_found(
 def load_state(
     network: nn.Module, state: StateDict, origin: Path | str, *, ignored: Collection[str] = ()
 ) -> None:
-    """Put tensors into a network of the same names and shapes, whatever their precision.
+    """Load tensors of the same names and shapes into a network, in any floating-point precision.
 
-    Prefixes that wrappers put before all names are taken off.
+    Prefixes added by wrappers are stripped, e.g. `module.`.
 
     Raises:
         ModelError: names or shapes differ; the message lists them.
@@ -165,7 +165,7 @@ def load_state(
 
 
 def _require_floats(state: StateDict, own: StateDict, origin: Path | str) -> None:
-    """Refuse integers, truths and complex numbers for weights: torch would convert them without a word."""
+    """Refuse integer, boolean and complex weights, which torch would convert silently."""
     for name, tensor in state.items():
         if own[name].is_floating_point() and not tensor.is_floating_point():
             raise ModelError(
@@ -175,7 +175,7 @@ def _require_floats(state: StateDict, own: StateDict, origin: Path | str) -> Non
 
 
 def state_digest(network: nn.Module) -> str:
-    """Return the SHA-256 (hex) of a network's tensors, whatever device they are on."""
+    """Return the SHA-256 (hex) of a network's tensors, on any device."""
     return tensors_digest(network.state_dict())
 
 
@@ -185,7 +185,7 @@ def tensors_digest(state: StateDict) -> str:
 
 
 def _array(tensor: Tensor) -> NDArray[np.generic]:
-    """Return a tensor as NumPy has it, or its bytes where NumPy has no such type."""
+    """Return a tensor as a NumPy array, or as bytes if NumPy lacks the dtype."""
     try:
         array: NDArray[np.generic] = tensor.numpy()
     except TypeError:  # bfloat16, float8
@@ -200,7 +200,7 @@ def _asked_for(network: nn.Module) -> Network:
 
 
 def _is_named(name: str, expected: str) -> bool:
-    """Whether a card's model is the expected one; timm's weights have a tag behind the name."""
+    """Whether a card's model is the expected one; timm may append a weights tag, `timm:NAME.TAG`."""
     return name == expected or (expected.startswith("timm:") and name.startswith(f"{expected}."))
 
 
@@ -212,7 +212,7 @@ def _require_trusted(architecture: Architecture, card: Path, trust: Trust) -> No
 
 
 def _require_undamaged(content: object, file: CardFile, path: Path) -> None:
-    """Refuse tensors that are not those which the card was written with, where it says which."""
+    """Refuse tensors that contradict the card's digest, if it has one."""
     if file.weights_sha256 is None:
         return
     tensors = named_tensors(content)
@@ -237,17 +237,17 @@ def load_foreign(
     stem_stride: int | None,
     options: Mapping[str, Any],
 ) -> tuple[nn.Module, ModelCard]:
-    """Build a network for a state dict and give it these weights, in eval mode; classes have no names.
+    """Load a state dict without a card: return a network in eval mode, and a card with numbered classes.
 
     Args:
-        path: of the tensors.
-        name: of the model.
-        preprocessing: how it wants its images.
-        stem_stride: of the network; None for its source's own.
+        path: tensor file.
+        name: model name.
+        preprocessing: preprocessing of its images.
+        stem_stride: stem stride; None for the family's default.
         options: keyword arguments of the network's builder.
 
     Raises:
-        ModelError: not tensors, or not of this network.
+        ModelError: the file holds no tensors, or they do not fit this network.
     """
     source = source_of(name)
     content = read_content(path)

@@ -1,4 +1,4 @@
-"""Classes of the data as classes of a teacher that knows others; and trying a network on two samples."""
+"""Map the data's classes to those of a teacher with different classes; probe a network with two samples."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pipeline.models.architecture import source_of
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.heads import SelectedLogits, find_head, select_classes
 
-# From names of the data's classes to names or places of the teacher's.
+# The data's class name -> the teacher's class name or index, e.g. {"cat": 281}.
 ClassMap = Mapping[str, str | int]
 _RELATIVE_DIFFERENCE = 1e-3
 
 
 def count_logits(network: nn.Module, name: str, preprocessing: Preprocessing) -> int:
-    """Return how many logits a network, on the CPU, gives for an image.
+    """Return the number of logits per image of a network on the CPU.
 
     Args:
         network: its mode is restored afterwards.
-        name: of the model.
-        preprocessing: the images that it will be given.
+        name: model name, for errors.
+        preprocessing: preprocessing of its images.
 
     Raises:
-        ModelError: it cannot take them, or what it gives are no logits (B, C).
+        ModelError: the network fails on such images, or its output is not logits (B, C).
     """
     outputs = try_out(network, name, preprocessing.normalise(preprocessing.example(2)))
     if outputs.ndim != 2 or len(outputs) != 2:
@@ -44,16 +44,16 @@ def count_logits(network: nn.Module, name: str, preprocessing: Preprocessing) ->
 
 @torch.inference_mode()
 def try_out(network: nn.Module, name: str, inputs: Tensor) -> Tensor:
-    """Return what a network gives in evaluation for a model's input, of images (B, channels, S, S).
+    """Return a network's output for one batch in evaluation mode, e.g. images (B, channels, S, S).
 
     Raises:
-        ModelError: it cannot take them, or gives no tensor.
+        ModelError: the network fails on the input, or returns no tensor.
     """
     was_training = network.training
     network.eval()
     try:
         outputs = network(inputs)
-    except Exception as error:  # whatever a network raises on images it cannot take
+    except Exception as error:  # a network may raise anything for unsuitable images
         smallest = source_of(name).smallest_size(name)
         small = smallest is not None and inputs.shape[-1] < smallest
         need = f"at least {smallest} pixels" if small else "a size that it takes"
@@ -82,7 +82,7 @@ def read_class_map(path: Path) -> ClassMap:
     """Read a class map from YAML or JSON.
 
     Raises:
-        ConfigError: no such file, or something else in it.
+        ConfigError: the file is missing or not a class map.
     """
     try:
         content = read_yaml(path)  # JSON is YAML
@@ -100,15 +100,15 @@ def read_class_map(path: Path) -> ClassMap:
 
 
 def chosen_classes(mapping: ClassMap, theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, ...]:
-    """Return which of the teacher's classes each of the data's is.
+    """Return the teacher's class index for each class of the data.
 
     Args:
-        mapping: from the data's class names.
+        mapping: the data's class names -> the teacher's names or indices.
         theirs: the teacher's class names, in the order of its logits.
         ours: the data's class names, in order.
 
     Raises:
-        ModelError: a class is left out, unknown, or one that two share.
+        ModelError: a class is missing or unknown, or two classes map to the same one.
     """
     missing = [name for name in ours if name not in mapping]
     unknown = next((name for name in mapping if name not in ours), None)
@@ -158,15 +158,15 @@ def _place(name: str, wanted: str | int, theirs: Sequence[str]) -> int:
 def with_classes(
     network: nn.Module, card: ModelCard, mapping: ClassMap, classes: tuple[str, ...]
 ) -> tuple[nn.Module, ModelCard]:
-    """Return a network of the data's classes alone, and its card.
+    """Return a network with the data's classes only, and its card.
 
-    Rows of its last layer are chosen where these make the logits, so that the mapped network is smaller and
-    its features still make them; otherwise logits are.
+    If the last layer produces the logits, its rows are selected: the network gets smaller, and its features
+    still yield the logits. Otherwise the logits are selected.
 
     Args:
         network: on the CPU, in eval mode.
-        card: of the network.
-        mapping: from the data's classes.
+        card: the network's card.
+        mapping: the data's class names -> the teacher's names or indices.
         classes: the data's class names, in order.
 
     Raises:
@@ -188,7 +188,7 @@ def with_classes(
 
 
 def _narrowed(network: nn.Module, card: ModelCard, chosen: tuple[int, ...]) -> nn.Module | None:
-    """Return a network with some rows of its last layer, or None where these do not make its logits."""
+    """Return a network with the chosen rows of its last layer, or None if they do not yield its logits."""
     if find_head(network) is None or isinstance(network, SelectedLogits):
         return None
     preprocessing, name = card.preprocessing, card.architecture.name

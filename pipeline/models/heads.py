@@ -1,4 +1,4 @@
-"""The last layer of a network: found, replaced, narrowed to some classes, and its input as features."""
+"""The last layer of a network: find it, replace it, select classes, and take its input as features."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Head = nn.Linear | nn.Conv2d
 
 
 def find_head(network: nn.Module) -> tuple[str, Head] | None:
-    """Return the name and the layer that gives a network's logits, if there is one.
+    """Return the name and the layer that produces a network's logits, or None.
 
-    It is the one that timm's `get_classifier` tells, or else the last linear layer, or without any the last
+    The first match counts: the layer from timm's `get_classifier`, the last linear layer, the last
     convolution.
     """
     told: Any = getattr(network, "get_classifier", None)
@@ -30,10 +30,10 @@ def find_head(network: nn.Module) -> tuple[str, Head] | None:
 
 
 def head_of(network: nn.Module) -> tuple[str, Head]:
-    """Return the name and the layer that gives a network's logits.
+    """Return the name and the layer that produces a network's logits.
 
     Raises:
-        ModelError: it has none.
+        ModelError: the network has no such layer.
     """
     found = find_head(network)
     if found is None:
@@ -44,18 +44,18 @@ def head_of(network: nn.Module) -> tuple[str, Head]:
 
 
 def head_classes(head: Head) -> int:
-    """Return how many logits a last layer gives."""
+    """Return the number of logits of a last layer."""
     return head.out_features if isinstance(head, nn.Linear) else head.out_channels
 
 
 def replace_head(network: nn.Module, num_classes: int) -> None:
-    """Put a fresh last layer, for another number of classes, into a network.
+    """Replace a network's last layer by a fresh one with `num_classes` logits.
 
     Raises:
-        ModelError: it has no last layer.
+        ModelError: the network has no last layer.
     """
     reset: Any = getattr(network, "reset_classifier", None)
-    if callable(reset):  # timm knows its own, also where it has none
+    if callable(reset):  # timm knows its last layer, even if the model was built without one
         reset(num_classes)
         return
     name, head = head_of(network)
@@ -63,7 +63,7 @@ def replace_head(network: nn.Module, num_classes: int) -> None:
 
 
 def match_head(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a network's last layer as many logits as it has in a state dict, where only this differs."""
+    """Resize a network's last layer to a state dict's number of logits, if only that number differs."""
     found = find_head(network)
     weight = None if found is None else state.get(f"{found[0]}.weight")
     if found is None or weight is None or weight.shape[1:] != found[1].weight.shape[1:]:
@@ -73,7 +73,7 @@ def match_head(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def select_classes(network: nn.Module, chosen: Sequence[int]) -> None:
-    """Keep some rows of a network's last layer, in this order."""
+    """Keep the chosen rows of a network's last layer, in this order."""
     name, head = head_of(network)
     narrow = _like(head, len(chosen))
     rows = torch.tensor(list(chosen))
@@ -85,11 +85,11 @@ def select_classes(network: nn.Module, chosen: Sequence[int]) -> None:
 
 
 class SelectedLogits(nn.Module):
-    """A network of which some logits are kept: for those that have something after their last layer.
+    """A network reduced to some of its logits, e.g. for networks with an operation after the last layer.
 
     Args:
-        network: the whole.
-        chosen: which of its logits, in this order.
+        network: the full network.
+        chosen: indices of the logits to keep, in this order.
     """
 
     def __init__(self, network: nn.Module, chosen: Sequence[int]) -> None:
@@ -105,7 +105,7 @@ class SelectedLogits(nn.Module):
 
 
 def _like(head: Head, num_classes: int) -> Head:
-    """Return a fresh layer of another number of logits."""
+    """Return a fresh layer of the same kind with `num_classes` logits."""
     biased = head.bias is not None
     if isinstance(head, nn.Linear):
         return nn.Linear(head.in_features, num_classes, biased)
@@ -120,39 +120,39 @@ def _like(head: Head, num_classes: int) -> Head:
 
 
 def feature_dim(head: Head) -> int:
-    """Return how many features a last layer is given."""
+    """Return D, the number of input features of a last layer."""
     return head.in_features if isinstance(head, nn.Linear) else head.in_channels
 
 
 class WithFeatures(nn.Module):
-    """Gives a network's features beside its logits; it is the network itself, not a copy.
+    """Return features beside a network's output; wraps the network itself, not a copy.
 
-    Features are what the last layer is given: in training those behind a dropout, where there is one.
+    Features are the input of the last layer. In training, a dropout before that layer has been applied.
 
     Args:
-        network: whose last layer is a linear one or a convolution.
+        network: a network whose last layer is linear or a convolution.
 
     Raises:
-        ModelError: it has no such layer.
+        ModelError: the network has no such layer.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         _, head = head_of(network)
         self.network = network
-        # Not in `forward`, where torch.compile could not follow it.
+        # Registered once: torch.compile cannot trace a registration inside `forward`.
         self._hook = head.register_forward_pre_hook(self._take)
         self._wanted = False
         self._given: list[Tensor] = []
 
     def close(self) -> None:
-        """Leave the network as it was."""
+        """Restore the network."""
         self._hook.remove()
 
     def forward(self, images: Tensor) -> tuple[Any, Tensor]:
-        """Map images (B, channels, S, S) float to what the network gives and features (B, D).
+        """Map images (B, channels, S, S) float to the network's output and features (B, D).
 
-        Features of a convolution are means over the places.
+        Features of a convolution are averaged over positions.
         """
         self._wanted = True
         outputs = self.network(images)
@@ -161,6 +161,6 @@ class WithFeatures(nn.Module):
         return outputs, features.mean((2, 3)) if features.ndim == 4 else features
 
     def _take(self, head: nn.Module, given: tuple[Tensor, ...]) -> None:
-        # The network is also called alone, to be evaluated.
+        # The hook also fires during evaluation, which calls the bare network and wants no features.
         if self._wanted:
             self._given.append(given[0])

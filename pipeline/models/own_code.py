@@ -1,9 +1,9 @@
-"""Models of the user's own code, as `package.module:callable`.
+"""Models from the user's own code, named `package.module:callable`.
 
-The callable is given `options` as keyword arguments, and `num_classes` if it takes it, and returns an
-`nn.Module` that maps images (B, channels, S, S) to logits (B, C). Naming it runs it: only names of
-params.yaml, and those of checkpoints that `core/trust.py` lets through, come here. Finding and calling code
-is left to `core/own_code.py`.
+The callable receives `options` as keyword arguments, plus `num_classes` if it accepts that argument. It
+returns an `nn.Module` that maps images (B, channels, S, S) to logits (B, C). Naming the callable runs it.
+Names come from params.yaml, or from a card that passed `core/trust.py`. `core/own_code.py` finds and calls
+the code.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ MODEL = Kind(noun="model", returns="a network", plural="networks", error=ModelEr
 
 
 class OwnCode(Family):
-    """Whatever can be imported."""
+    """Family of all importable callables."""
 
     own_options = True
 
     described = "module:callable of your own"
 
     def knows(self, name: str) -> bool:
-        """Whether a name is of the form `module:callable`."""
+        """Whether a name has the form `module:callable`."""
         return ":" in name
 
     def build(
         self, name: str, *, num_classes: int, channels: int, stem_stride: int, options: Mapping[str, Any]
     ) -> nn.Module:
-        """Call the user's code for a network; `num_classes` among the options stands over the data's.
+        """Build a network with the user's code; `num_classes` in the options overrides the data's.
 
         Raises:
-            ModelError: it cannot be imported, raises, or returns no module.
+            ModelError: the callable cannot be imported, raises, or returns no module.
         """
         require_own_stem(name, stem_stride)
         function = find_callable(name, MODEL)
@@ -45,22 +45,22 @@ class OwnCode(Family):
         return _network(name, function, {**given, **options})
 
     def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
-        """Call the user's code for a network that brings its weights; it is given the options alone.
+        """Build a network with the user's code, which loads the weights and receives the options only.
 
         Args:
-            name: of the callable.
-            weights: `pretrained`.
+            name: name of the callable.
+            weights: must be `pretrained`.
             options: keyword arguments.
 
         Raises:
-            ModelError: it cannot be imported, raises, or returns no module.
+            ModelError: the callable cannot be imported, raises, or returns no module.
         """
         if weights != OWN_WEIGHTS:
             raise unknown_weights(name, weights, [OWN_WEIGHTS])
         function = find_callable(name, MODEL)
         own = parameters_of(function).get("num_classes")
         if own is not None and own.default is not own.empty:
-            # Said, so that a fine-tuned copy with another last layer is built by the same call.
+            # Made explicit, so that the same call rebuilds a fine-tuned copy with a different last layer.
             options = {"num_classes": own.default, **options}
         network = _network(name, function, options).eval()
         return Pretrained(network=network, name=name, options=options, preprocessing=None, classes=None)

@@ -1,6 +1,6 @@
-"""What a run begins with: fresh or pretrained weights, by name or from a checkpoint, that fit the data.
+"""The initial network of a run: fresh or pretrained weights, fitted to the data.
 
-`python -m pipeline.models.pretrained CHECKPOINT.pt OUT.safetensors` makes a built-in file of a checkpoint.
+`python -m pipeline.models.pretrained CHECKPOINT.pt OUT.safetensors` converts a checkpoint to built-in form.
 """
 
 from __future__ import annotations
@@ -51,17 +51,16 @@ def load_pretrained(
     """Return a network with pretrained weights, in eval mode, and its card.
 
     Args:
-        name: of the architecture.
-        weights: a built-in name; one of the model's source, `pretrained` for its default; or the path of a
-            checkpoint.
-        stem_stride: of a state dict without a card; other weights have their own.
-        options: keyword arguments of the builder: of such a state dict, a timm model or one's own code.
-        preprocessing: of a state dict without a card or one's own code, which do not say theirs.
-        modality: of its samples; None for images.
+        name: name of the architecture.
+        weights: a built-in name, a name from the model's family (`pretrained` is its default), or the path
+            of a checkpoint.
+        stem_stride: stem stride for a state dict without a card; other weights define it themselves.
+        options: keyword arguments of the builder, for such a state dict, a timm model or the user's code.
+        preprocessing: required for a state dict without a card and for the user's code.
+        modality: modality of its samples; None for images.
 
     Raises:
-        ModelError: there are no such weights, they cannot be had, or they are of another architecture or
-            modality.
+        ModelError: the weights are unknown, unavailable, or for a different architecture or modality.
 
     """
     modality = modality or find_modality()
@@ -120,7 +119,7 @@ def _from_file(
 
 
 def _complete(found: Pretrained, given: GivenPreprocessing, modality: str) -> tuple[nn.Module, ModelCard]:
-    """Return a source's network with a card, and the user's word for what the source does not say."""
+    """Return a family's network and a card, completed from the user's preprocessing."""
     preprocessing, classes = found.preprocessing, found.classes
     if preprocessing is None:
         preprocessing = given.alone(f"model {found.name}")
@@ -136,7 +135,7 @@ def _complete(found: Pretrained, given: GivenPreprocessing, modality: str) -> tu
 
 
 def _require_own_form(weights: str, stem_stride: int | None, options: Mapping[str, Any]) -> None:
-    """Refuse to change the form of a network whose weights say it."""
+    """Refuse a stem stride or options for weights that define them."""
     given = "stem_stride" if stem_stride is not None else "options" if options else None
     if given is not None:
         raise ModelError(
@@ -147,7 +146,7 @@ def _require_own_form(weights: str, stem_stride: int | None, options: Mapping[st
 def save_half(checkpoint: Path, out: Path) -> str:
     """Write a checkpoint as half-precision safetensors with its card; return the network's digest.
 
-    Batch-norm counters, which evaluation does not use, keep their integers.
+    Batch-norm counters stay integers.
     """
     network, card = load_checkpoint(checkpoint)
     state = {n: t.half() if t.is_floating_point() else t for n, t in network.state_dict().items()}
@@ -158,18 +157,17 @@ def save_half(checkpoint: Path, out: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """What a run begins with.
+    """The starting point of a run: architecture, weights and preprocessing.
 
     Args:
         model: name of the architecture.
-        weights: pretrained weights by name or path; None for fresh ones.
-        size: extent of its input, of images a side in pixels; None takes the weights', or else the
-            samples' own.
-        channels: 1 or 3 that a network with fresh weights sees; None takes the images' own.
-        stem_stride: 1, 2 or 4; None suits it to the image size.
+        weights: pretrained weights by name or path; None for fresh weights.
+        size: extent of the input, e.g. pixels per side; None takes the weights' size, else the samples'.
+        channels: 1 or 3 input channels of a network with fresh weights; None takes the images' number.
+        stem_stride: 1, 2 or 4; None chooses by image size.
         options: keyword arguments of the architecture's builder.
-        preprocessing: what is said of how it wants its images; it stands over everything else.
-        class_map: which of the weights' classes the data's are; None for the same ones.
+        preprocessing: the user's preprocessing settings; they override all others.
+        class_map: the data's classes -> the weights' classes; None if both are the same.
     """
 
     model: str
@@ -182,20 +180,20 @@ class Start:
     class_map: ClassMap | None = None
 
     def given(self, modality: Modality) -> GivenPreprocessing:
-        """Return what is said of the preprocessing; nothing where it is None."""
+        """Return the user's preprocessing settings, empty if None."""
         given: GivenPreprocessing = self.preprocessing or modality.preprocessing_type()
         return given
 
 
 def initial_network(data: PreparedData, start: Start, seed: int) -> tuple[nn.Module, ModelCard]:
-    """Return a network that fits a dataset, to be trained, and its card.
+    """Return a network for training on a dataset, and its card.
 
-    Fresh weights are drawn from the seed. Pretrained weights of another number of classes get a fresh
-    last layer.
+    Fresh weights are drawn from the seed. If pretrained weights have a different number of classes, their
+    last layer is replaced by a fresh one.
 
     Raises:
-        ModelError: unknown model or weights, or a network that cannot be fitted.
-        DataError: the images differ in size and no `size` says what the network shall see.
+        ModelError: the model or the weights are unknown, or the network cannot be fitted to the data.
+        DataError: the images differ in size and `size` is not set.
     """
     torch.manual_seed(seed)
     if start.weights is None:
@@ -207,12 +205,13 @@ def initial_network(data: PreparedData, start: Start, seed: int) -> tuple[nn.Mod
 
 
 def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, ModelCard]:
-    """Return a network with its pretrained weights as they are, in eval mode, and its card.
+    """Return a network with unchanged pretrained weights, in eval mode, and its card.
 
-    Its classes are those of the weights, or the data's where a class map says which these are.
+    Its classes are those of the weights, or the data's classes if a class map is given.
 
     Raises:
-        ModelError: unknown model or weights, a class map that does not fit, or images it cannot take.
+        ModelError: the model or the weights are unknown, the class map does not fit, or the network fails
+            on the images.
         NotFiniteError: weights are NaN or infinite.
     """
     if start.weights is None:
@@ -242,7 +241,7 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
 
 
 def _seen_by(network: nn.Module, card: ModelCard, preprocessing: Preprocessing) -> ModelCard:
-    """Return the card of a network that sees its images otherwise; it is fitted to their size."""
+    """Return the card with a different preprocessing; the network is resized if the size differs."""
     architecture, source = card.architecture, source_of(card.architecture.name)
     if preprocessing.size != card.preprocessing.size:
         source.resize(network, preprocessing.size)
@@ -254,10 +253,10 @@ def _seen_by(network: nn.Module, card: ModelCard, preprocessing: Preprocessing) 
 def _with_logits(
     network: nn.Module, card: ModelCard, classes: tuple[str, ...]
 ) -> tuple[nn.Module, ModelCard]:
-    """Return a network with a logit for each class, its last layer a fresh one where they were others.
+    """Return a network with one logit per class, and its card; a last layer of another size is replaced.
 
     Raises:
-        ModelError: it cannot take its images, or has no last layer that makes its logits.
+        ModelError: the network fails on its images, or its logits do not come from a last layer.
     """
     name, wanted = card.architecture.name, len(classes)
     if count_logits(network, name, card.preprocessing) != wanted:

@@ -1,7 +1,7 @@
-"""State dicts as others save them: where in a file a network's tensors are, and what does not fit.
+"""State dicts from other programs: find a network's tensors in a file, and explain misfits.
 
-A file may hold several state dicts, a running average beside the raw weights, and wrappers' prefixes before
-all names. The network decides: its tensors are where names and shapes are its own.
+A file may hold several state dicts, a running average beside the raw weights, and names with wrappers'
+prefixes, e.g. `module.conv1.weight`. The network's names and shapes decide which part is taken.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pipeline.core.errors import ModelError, quoted
 StateDict = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Keys under which training scripts keep a state dict among other things; the first ones are taken first.
+# Keys under which training scripts save a state dict, in order of preference.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
-# Modules around a network: of DistributedDataParallel, torch.compile, Lightning, AveragedModel.
+# Prefixes of wrappers: DistributedDataParallel, torch.compile, Lightning, AveragedModel.
 _USUAL_PREFIX = re.compile(r"((module|_orig_mod|model|network|net)\.)*")
-# Put inside names, by torch.compile, FSDP and activation checkpointing of parts.
+# Inserted inside names if torch.compile, FSDP or activation checkpointing wraps a submodule.
 _INNER = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGE = re.compile(
     r"(?<![A-Za-z])(ema|swa|averaged?|avg_model|model_avg|polyak)(?![A-Za-z])|EMA|SWA|Ema(?![a-z])"
 )
-# Batch norms count batches since torch 0.4.1; torch, too, loads weights without.
+# Batch norms count batches since torch 0.4.1; torch itself loads older weights without the counter.
 _COUNTER = "num_batches_tracked"
-# Put into every module by thop, which counts operations.
+# Added to every module by thop, a profiler.
 _COUNTS = ("total_ops", "total_params")
 _LISTED = 4
 _DEEPEST = 8
@@ -39,18 +39,18 @@ _TRIED_PREFIXES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """The tensors that a network asks for.
+    """Names and shapes of a network's tensors.
 
     Args:
-        shapes: of all its tensors, by name.
-        head: name of its last layer, whose number of classes may differ; None without one.
+        shapes: shape of each tensor, by name.
+        head: name of its last layer, whose number of classes may differ; None if it has none.
     """
 
     shapes: Shapes
     head: str | None
 
     def fits(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor is one of its own, of any number of classes."""
+        """Whether a tensor fits by name and shape; the last layer may have any number of classes."""
         own = self.shapes.get(name)
         if own is None or self.head is None or name not in (f"{self.head}.weight", f"{self.head}.bias"):
             return own == shape
@@ -59,16 +59,16 @@ class Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """Tensors at one place of a file: under keys, and with a prefix before their names.
+    """A candidate: the tensors of one dictionary in a file whose names share a prefix.
 
     Args:
-        keys: from the file's outermost dictionary.
-        prefix: "" or a text that ends with a dot.
-        tensors: by name, without the prefix.
-        beside: names at this place that do not begin with the prefix.
-        whole: every tensor of the network is there, in its shape.
-        matched: how many of them are, by name.
-        average: a running average of the weights.
+        keys: path to the dictionary, from the file's outermost one.
+        prefix: "", or a text that ends with a dot, e.g. `module.`.
+        tensors: tensors by name, without the prefix.
+        beside: names in the same dictionary without the prefix.
+        whole: whether every tensor of the network is present, with its shape.
+        matched: number of the network's tensors that are present, by name.
+        average: whether this is a running average of the weights.
     """
 
     keys: tuple[str, ...]
@@ -81,7 +81,7 @@ class _Part:
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """What is taken first has the lowest; equal ones are equally good."""
+        """Sort key: the lowest wins, and equal keys are ambiguous."""
         keys = tuple(_WRAPPERS.index(k) if k in _WRAPPERS else len(_WRAPPERS) for k in self.keys)
         unusual = _USUAL_PREFIX.fullmatch(self.prefix) is None
         averaged = self.whole and self.average
@@ -100,18 +100,18 @@ def named_tensors(content: object) -> StateDict | None:
 
 
 def find_state(content: object, network: Network, origin: object) -> tuple[StateDict, tuple[str, ...]]:
-    """Return a network's tensors in a file's content, and what is to be told about the choice.
+    """Return a network's tensors in a file's content, and notes about the choice.
 
-    Prefixes of wrappers are taken off. Of raw weights and their running average the average is returned.
-    Where no place holds all of them, the place that holds most is returned.
+    Wrappers' prefixes are stripped. A running average is preferred to raw weights. If no candidate holds
+    all tensors, the candidate with the most is returned.
 
     Args:
-        content: of the file, as it was saved.
+        content: content of the file, as saved.
         network: the tensors to find.
         origin: the file, for errors.
 
     Raises:
-        ModelError: no named tensors, or several networks that fit equally well.
+        ModelError: the file has no named tensors, or several candidates fit equally well.
     """
     parts = [part for place in _places(content) for part in _parts(*place, network)]
     if not parts:
@@ -135,16 +135,16 @@ def find_state(content: object, network: Network, origin: object) -> tuple[State
 def complete(
     state: StateDict, network: Network, own: StateDict, ignored: Collection[str] = ()
 ) -> tuple[StateDict, tuple[str, ...]]:
-    """Return a state as a network takes it, and what is to be told.
+    """Return a state with small differences from a network resolved, and notes about them.
 
-    Counters of batches that are missing are the network's own. Tensors of modules that the network does not
-    have, such as a loss or a metric, are left out; those of its own modules stay, and do not fit.
+    Missing batch counters are taken from the network. Tensors of modules that the network lacks, e.g. a
+    loss or a metric, are skipped. Extra tensors of the network's own modules stay; `misfit` reports them.
 
     Args:
-        state: without prefix.
-        network: the tensors that it asks for.
-        own: its tensors as they are.
-        ignored: beginnings of names that are left out without a word.
+        state: tensors by name, without prefix.
+        network: the expected names and shapes.
+        own: the network's current tensors.
+        ignored: prefixes of names to skip silently.
     """
     state = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(ignored))}
     missing = [name for name in network.shapes if name not in state]
@@ -159,11 +159,11 @@ def complete(
 
 
 def misfit(own: Shapes, given: Shapes, head: str | None) -> str | None:
-    """Say how tensors do not fit a network, and what to do; None if they do.
+    """Describe how tensors differ from a network's, and the remedy; None if they fit.
 
     Args:
         own: the network's names and shapes.
-        given: those of the tensors.
+        given: names and shapes of the tensors.
         head: name of the network's last layer.
     """
     if own == given:
@@ -182,13 +182,13 @@ def misfit(own: Shapes, given: Shapes, head: str | None) -> str | None:
 
 
 def _places(content: object) -> Iterator[tuple[tuple[str, ...], StateDict, bool]]:
-    """Yield keys and named tensors of every dictionary that has some, and whether they are an average."""
+    """Yield (keys, named tensors, is_average) for every dictionary with tensors, breadth first."""
     seen: set[int] = set()
     queue: list[tuple[tuple[str, ...], object, bool]] = [((), content, False)]
     while queue:
         keys, value, average = queue.pop(0)
         if average and isinstance(value, list | tuple):
-            # As torch_ema has them: without names they fit nothing, and that is told.
+            # torch_ema saves a list: without names its tensors fit nothing, which a note reports.
             value = {str(place): inner for place, inner in enumerate(value)}
         if not isinstance(value, dict) or id(value) in seen or len(keys) > _DEEPEST:
             continue
@@ -198,13 +198,13 @@ def _places(content: object) -> Iterator[tuple[tuple[str, ...], StateDict, bool]
         if tensors:
             yield keys, tensors, average
         for key, inner in named.items():
-            # Lightning keeps its running average in place of the raw weights, which it moves aside.
+            # Lightning saves the running average under `state_dict` and moves the raw weights elsewhere.
             moved = key == "state_dict" and "averaging_state" in named
             queue.append(((*keys, key), inner, average or moved or bool(_AVERAGE.search(key))))
 
 
 def _parts(keys: tuple[str, ...], tensors: StateDict, average: bool, network: Network) -> Iterator[_Part]:
-    """Yield what there is at one place of a file, by the prefixes before the network's names."""
+    """Yield one candidate for each of the 8 most frequent prefixes before the network's names."""
     if not any(_INNER.search(name) for name in network.shapes):
         tensors = {_INNER.sub("", name): tensor for name, tensor in tensors.items()}
     ends: Counter[str] = Counter()
@@ -225,12 +225,12 @@ def _parts(keys: tuple[str, ...], tensors: StateDict, average: bool, network: Ne
 
 
 def _cuts(name: str) -> list[int]:
-    """Return where a name without its prefix may begin."""
+    """Return the possible lengths of a prefix, e.g. [0, 2, 4] for `a.b.c`."""
     return [0, *(match.end() for match in re.finditer(r"\.", name))]
 
 
 def _same(some: StateDict, others: StateDict, network: Network) -> bool:
-    """Whether two states are one, as of a module that has two names."""
+    """Whether two states are equal, e.g. a module registered under two names."""
     names = [name for name in network.shapes if name in some or name in others]
     return all(n in some and n in others and torch.equal(some[n], others[n]) for n in names)
 
@@ -256,7 +256,7 @@ def _told(chosen: _Part, rivals: list[_Part], parts: list[_Part]) -> tuple[str, 
 
 
 def _stem(name: str) -> str:
-    """Return a tensor's outermost module without its number: layer5 would be one of layer4's kind."""
+    """Return a tensor's outermost module without its number, e.g. `layer` for `layer4.0.weight`."""
     return name.partition(".")[0].rstrip("0123456789")
 
 

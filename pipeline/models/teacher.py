@@ -1,4 +1,4 @@
-"""A teacher: a network with everything that decides its logits, compiled where that is asked for."""
+"""A teacher: a network with everything that determines its logits, optionally compiled."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Teacher:
     """A teacher that is ready to run.
 
     Args:
-        name: what it is called.
+        name: its name, e.g. in params.yaml.
         network: in eval mode, on the device.
-        card: how it wants its images, and its classes.
-        precision: of its forward pass.
+        card: architecture, preprocessing and classes.
+        precision: precision of the forward pass.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Teacher:
     precision: Literal["fp32", "bf16"]
 
     def digest(self) -> str:
-        """Return a digest of everything that decides its logits."""
+        """Return a digest of everything that determines its logits."""
         card = self.card.to_dict()
         return spec_digest(
             {"weights": state_digest(self.network), "card": card, "precision": self.precision}
@@ -50,9 +50,9 @@ class Teacher:
 
     @torch.inference_mode()
     def output(self, images: Tensor) -> TeacherOutput:
-        """Map a batch (B, channels, S, S) to logits, and the features that they are made of.
+        """Map a batch (B, channels, S, S) to logits (B, C) and, if possible, features (B, D).
 
-        The last linear layer runs in float32 also under autocast: bfloat16 keeps 8 bits of a logit.
+        The last linear layer runs in float32 even under autocast: bfloat16 keeps only 8 bits per logit.
         """
         inputs: list[Tensor] = []
         outputs: list[Tensor] = []
@@ -71,12 +71,12 @@ class Teacher:
         finally:
             if hook is not None:
                 hook.remove()
-        # The very tensor that the layer gave: nothing came after it.
+        # Same memory as the layer's output: no operation follows the layer, so features explain the logits.
         straight = len(outputs) == 1 and outputs[0].ndim == 2 and logits.data_ptr() == outputs[0].data_ptr()
         return TeacherOutput(logits.float(), inputs[0] if straight else None)
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """Return the context in which its network runs."""
+        """Return the autocast context of its forward pass."""
         return torch.autocast(device.type, torch.bfloat16, self.precision == "bf16")
 
     def logits(self, images: Tensor) -> Tensor:
@@ -85,17 +85,17 @@ class Teacher:
 
     @property
     def head(self) -> nn.Linear | None:
-        """The last linear layer of as many outputs as there are classes, if there is one."""
+        """The last linear layer with one output per class, or None."""
         layers = [m for m in self.network.modules() if isinstance(m, nn.Linear)]
         fitting = [layer for layer in layers if layer.out_features == len(self.card.classes)]
         return fitting[-1] if fitting else None
 
 
 def require_same_classes(name: str, card: ModelCard, data: PreparedData) -> None:
-    """Refuse a teacher whose classes are not the data's; say so where they have other names.
+    """Refuse a teacher whose classes are not the data's; note differing names.
 
     Raises:
-        ModelError: their numbers differ, or names that both have come in another order.
+        ModelError: the numbers of classes differ, or shared names have a different order.
     """
     theirs, ours = len(card.classes), len(data.classes)
     if theirs != ours:
@@ -121,24 +121,24 @@ def require_same_classes(name: str, card: ModelCard, data: PreparedData) -> None
 
 
 def compiled(network: nn.Module) -> nn.Module:
-    """Return a network whose calls are compiled, from the first one on; it shares its weights."""
+    """Return a compiled network that shares its weights; the first call compiles."""
     return cast(nn.Module, torch.compile(network))
 
 
 class CompiledTeacher:
-    """A teacher whose network is compiled: what it says differs in the last bits, as between thread counts.
+    """A teacher with a compiled network; its logits differ in the last bits, as between thread counts.
 
-    The last layer is taken off and applied outside, in float32, so that there are features as without
-    compiling. Where something follows it, it stays inside, in float32 too, and there are no features.
-    Batches are filled up to one size: another one would be compiled anew.
+    The last layer is removed and applied outside in float32, so that features exist as without compiling.
+    If another operation follows the last layer, the layer stays inside, in float32, and features are None.
+    Batches are padded to one size, because each new size would be compiled again.
 
     Args:
-        teacher: on the device.
-        batch_size: the largest.
-        device: where the teacher is.
+        teacher: a teacher on the device.
+        batch_size: the largest batch.
+        device: the teacher's device.
 
     Raises:
-        ModelError: it cannot be compiled here.
+        ModelError: the network cannot be compiled here.
     """
 
     def __init__(self, teacher: Teacher, batch_size: int, device: torch.device) -> None:
@@ -146,7 +146,7 @@ class CompiledTeacher:
         start, images = time.perf_counter(), _noise(teacher.card.preprocessing).to(device)
         self._head, network = _without_head(teacher, images)
         self._network = compiled(network)
-        # Only here: it takes seconds.
+        # Imported here, because the import takes seconds.
         from torch._dynamo.exc import TorchDynamoException
 
         try:
@@ -162,7 +162,7 @@ class CompiledTeacher:
 
     @torch.inference_mode()
     def output(self, images: Tensor) -> TeacherOutput:
-        """Do what `Teacher.output` does, for at most `batch_size` images."""
+        """Return the same as `Teacher.output`, for at most `batch_size` images."""
         with self._teacher.autocast(images.device):
             out: Tensor = self._network(self._filled(images))[: len(images)].float()
         if self._head is None:
@@ -173,7 +173,7 @@ class CompiledTeacher:
         if len(images) == self._batch_size:
             return images
         shape = self._batch_size, *images.shape[1:]
-        # A tensor as whole batches are: one of inference mode would be compiled for anew.
+        # A normal tensor, like whole batches: an inference tensor would be compiled for again.
         with torch.inference_mode(False):
             layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
             full = torch.empty(shape, device=images.device, dtype=images.dtype, memory_format=layout)
@@ -188,9 +188,9 @@ def _noise(preprocessing: Preprocessing) -> Tensor:
 
 @torch.inference_mode()
 def _without_head(teacher: Teacher, images: Tensor) -> tuple[nn.Linear | None, nn.Module]:
-    """Return a teacher's last layer and the network without it; None and the whole where something follows.
+    """Return a teacher's last layer and the network without it, or None and the whole network.
 
-    Whether taking it off gives its input is tried on some images.
+    The removal is tried on sample images: it must yield exactly the layer's input.
     """
     head = teacher.head
     if head is None:
@@ -204,7 +204,7 @@ def _without_head(teacher: Teacher, images: Tensor) -> tuple[nn.Linear | None, n
 
 
 def _with_head(network: nn.Module, head: nn.Linear, other: nn.Module) -> nn.Module:
-    """Return a copy of a network, of the same weights, with something else for its head."""
+    """Return a copy of a network that shares its weights, with a different head."""
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     name = next(name for name, module in network.named_modules() if module is head)
     copied: nn.Module = copy.deepcopy(network, shared)
@@ -213,7 +213,7 @@ def _with_head(network: nn.Module, head: nn.Linear, other: nn.Module) -> nn.Modu
 
 
 class _NoHead(nn.Module):
-    """Stands for a linear layer, and lets its input through."""
+    """Replace a linear layer by the identity; attributes are kept for code that reads them."""
 
     def __init__(self, head: nn.Linear) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class _NoHead(nn.Module):
 
 
 class _Float32Head(_NoHead):
-    """The layer itself, in float32 also under autocast."""
+    """The linear layer itself, in float32 even under autocast."""
 
     def forward(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):

@@ -1,8 +1,8 @@
-"""Files of tensors, whatever their names end in: read by their content, and nothing in them is ever run.
+"""Tensor files: the format is detected from the content, not the suffix, and no code in a file runs.
 
-torch's restricted unpickler builds tensors and plain values. Training scripts put more beside them: their
-arguments, NumPy's numbers, paths. In place of these stands an object that keeps and does nothing, so that
-the list of allowed names below cannot run anything either. Other names are refused and told.
+torch's restricted unpickler builds tensors and plain values. Training scripts also save e.g. arguments,
+NumPy numbers and paths. An inert object replaces each of these, so that the allowed names below cannot run
+code either. Other names are refused and named in the error.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ROWS = ["collections.deque"]
 
 
 class _Inert:
-    """Stands for an object of a training script, without its content."""
+    """Replace an object of a training script, without its content."""
 
     def __new__(cls, *_: object, **__: object) -> _Inert:
         return super().__new__(cls)
@@ -46,14 +46,14 @@ class _Inert:
 
 
 class _Table:
-    """Makes plain dictionaries: of these the unpickler lets items be set."""
+    """Make a plain dictionary, because the unpickler sets items on it."""
 
     def __new__(cls, *_: object, **__: object) -> Any:
         return {}
 
 
 class _Row:
-    """Makes plain lists: to these the unpickler appends."""
+    """Make a plain list, because the unpickler appends to it."""
 
     def __new__(cls, *_: object, **__: object) -> Any:
         return []
@@ -85,13 +85,13 @@ _ALLOWED: list[Any] = [
 
 
 def read_content(path: Path) -> object:
-    """Return a file's content: tensors and plain values, nested as they were saved.
+    """Return a file's content: tensors and plain values, nested as saved.
 
     Args:
-        path: of safetensors or a torch file.
+        path: a safetensors or torch file.
 
     Raises:
-        ModelError: no such file, another kind of file, or one whose loading would run code.
+        ModelError: the file is missing, has an unknown format, or would run code.
     """
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "not a file"
@@ -106,7 +106,7 @@ def read_content(path: Path) -> object:
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}; expected a checkpoint") from None
     except (
-        # What torch's restricted unpickler raises depends on the first wrong byte.
+        # The first wrong byte decides which of these torch's restricted unpickler raises.
         *(pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, zipfile.BadZipFile),
         *(LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError),
     ) as error:
@@ -122,7 +122,7 @@ def _read_torch(path: Path) -> object:
 
 
 def _explained(path: Path, error: Exception) -> str:
-    """Return what is in the way of reading a file, and what to do."""
+    """Explain why a file cannot be read, and the remedy."""
     text = " ".join(str(error).split())
     refused = re.search(r"GLOBAL (\S+) (?:was not|whose)", text)
     if "TorchScript" in text:
@@ -161,7 +161,7 @@ def _holds_a_module(path: Path, name: str) -> bool:
 
 
 def _pickled(path: Path) -> bytes:
-    """Return a file's instructions, or the first of them."""
+    """Return a file's pickle instructions, or the first bytes of them."""
     if _head(path, 4) != _ZIP:
         return _head(path, _HEAD_BYTES)
     with zipfile.ZipFile(path) as archive:

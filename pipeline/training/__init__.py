@@ -1,1 +1,1 @@
-"""Training: settings, optimisation, the loop, and one whole run."""
+"""Training: settings, optimiser, loop, and a complete run."""

@@ -1,4 +1,4 @@
-"""What is said when training cannot go on, and what a user can change."""
+"""Errors that stop training, each with a cause and a setting to change."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pipeline.core.failures import naming_failure, not_finite
 from pipeline.loading.loader import Loader
 from pipeline.training.settings import TrainingSettings
 
-# How torch begins what it says of a norm in training that sees one value.
+# Start of torch's message for a norm that sees one value per channel in training.
 _ONE_VALUE = "Expected more than 1 value per channel"
 _SHOWN = 3
 
 
 @contextmanager
 def naming_step(loader: Loader) -> Iterator[None]:
-    """Let a step in which the network fails be told in one line.
+    """Turn a network's failure in a step into a one-line error.
 
     Args:
-        loader: of the batches.
+        loader: loader of the batches.
 
     Raises:
-        TrainingError: norms see one value a channel, with the arithmetic of the step.
-        ModelError: the network fails otherwise.
+        TrainingError: a norm sees one value per channel; the message has the arithmetic of the step.
+        ModelError: the network fails for another reason.
     """
     size = loader.batch_size
     step = f"step of {counted(size, 'image')} in {counted(loader.parts, 'part')}"
@@ -50,12 +50,12 @@ def naming_step(loader: Loader) -> Iterator[None]:
 
 @contextmanager
 def naming_epoch(epoch: int, network: nn.Module, settings: TrainingSettings) -> Iterator[None]:
-    """Let an evaluation whose logits are not finite name the epoch and what may have caused it.
+    """Add epoch and likely cause to the error of an evaluation with non-finite logits.
 
     Args:
-        epoch: after which the network is evaluated, counted from 1.
-        network: that is evaluated.
-        settings: of the run.
+        epoch: epoch before the evaluation, counted from 1.
+        network: evaluated network.
+        settings: settings of the run.
 
     Raises:
         TrainingError: logits are not finite.
@@ -75,12 +75,12 @@ def naming_epoch(epoch: int, network: nn.Module, settings: TrainingSettings) -> 
 
 
 def require_finite_state(epoch: int, network: nn.Module, settings: TrainingSettings) -> None:
-    """Refuse weights that no step makes good again, so that they are never saved.
+    """Refuse non-finite weights, from which no step recovers, so that they are never saved.
 
     Args:
-        epoch: under way or just done, counted from 1.
-        network: in training.
-        settings: of the run.
+        epoch: current or just finished epoch, counted from 1.
+        network: trained network.
+        settings: settings of the run.
 
     Raises:
         TrainingError: a weight, or a running statistic of a norm, is not finite.
@@ -94,7 +94,7 @@ def require_finite_state(epoch: int, network: nn.Module, settings: TrainingSetti
 
 
 def require_learning(skipped: int, steps: int) -> None:
-    """Refuse the result of a run in which no step counted.
+    """Refuse the result of a run if all steps were skipped.
 
     Raises:
         TrainingError: all steps were skipped.

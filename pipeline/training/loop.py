@@ -1,7 +1,8 @@
-"""One supervised loop, for teachers, students and fine-tuning, and the objective of its steps.
+"""The supervised loop for teachers, students and fine-tuning, and the objective of a step.
 
-Epochs of a `Loader`, a loss, an optimiser; after each epoch the validation split is evaluated and the best
-weights are kept. Everything needed to go on is saved after each epoch, and every few minutes inside one.
+Runs epochs of a `Loader` with a loss and an optimiser. After each epoch, the validation split is evaluated
+and the best weights are kept. The state for resuming is saved after each epoch, and every few minutes
+during an epoch.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ _LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or rend
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """What makes a run this run.
+    """The specification of a run.
 
     Args:
-        loss: of (logits, labels, teacher logits), and features if it says so.
-        settings: of the optimisation.
-        seed: of the order, of dropout and the like.
-        state_path: where the state of an unfinished run is kept; removed by the caller when done.
-        identity: what else does; a state of another run is not resumed.
-        save_seconds: how often the state is saved inside an epoch.
+        loss: loss of (logits, labels, teacher logits), and of features if it asks for them.
+        settings: settings of the optimisation.
+        seed: seed of the order, of dropout etc.
+        state_path: file for the state of an unfinished run; the caller removes it at the end.
+        identity: further values that identify the run; a state with a different identity is not resumed.
+        save_seconds: time between saved states during an epoch.
     """
 
     loss: ScheduledLoss
@@ -72,17 +73,17 @@ def fit(
     """Train a network.
 
     Args:
-        network: on the device; its weights are changed.
-        loader: the training split, for the run's settings and these ranks.
-        spec: what makes the run.
-        device: where everything is.
-        evaluate: figures on the validation split, unknown ones without a split.
-        projection: of a loss of features, on the device; its weights are changed, too.
+        network: network on the device; its weights are changed.
+        loader: loader of the training split, for the run's settings and these ranks.
+        spec: specification of the run.
+        device: device of network and batches.
+        evaluate: returns figures on the validation split, unknown ones if the split is empty.
+        projection: projection of a feature loss, on the device; its weights are changed, too.
         ranks: this process among those that train the network together; the first one writes.
 
     Raises:
-        TrainingError: the loss, weights or logits are not finite, no step counted, or processes do not go
-            on from the same state.
+        TrainingError: the loss, weights or logits are not finite, every step was skipped, or processes
+            resume from different states.
         ModelError: the network fails.
 
     """
@@ -92,6 +93,7 @@ def fit(
     _resume(run, state_path, identity, ranks)
     steps = settings.epochs * loader.steps_per_epoch
     with closing(_Training(run, loader, spec.loss, seed=spec.seed, ranks=ranks)) as training:
+        # If the trained network itself is evaluated, its compiled form is reused.
         judged = training.network if run.judged is training.inner else _as_called(run.judged, settings)
         while run.epoch < settings.epochs:
             for _ in training.epoch(spec.save_seconds):
@@ -113,9 +115,10 @@ def fit(
 
 
 def _resume(run: RunState, path: Path, identity: dict[str, Any], ranks: Ranks) -> None:
-    """Go on where a run was saved, all processes at the same place."""
+    """Resume a saved run, with all processes at the same step."""
+    # `agree` is a barrier here: the first process tidies the files before others read them.
     if not ranks.is_first:
-        ranks.agree()  # the first one puts the files in order
+        ranks.agree()
     run.resume(path, identity, keeps=ranks.is_first)
     if ranks.is_first:
         ranks.agree()
@@ -127,13 +130,13 @@ def _resume(run: RunState, path: Path, identity: dict[str, Any], ranks: Ranks) -
 
 
 class _Training:
-    """Steps of a run.
+    """The steps of a run.
 
     Args:
-        run: its state, which each step changes.
-        loader: the training split.
-        loss: of (logits, labels, teacher logits), and features if it says so.
-        seed: of dropout and the like.
+        run: state of the run, changed by each step.
+        loader: loader of the training split.
+        loss: loss of (logits, labels, teacher logits), and of features if it asks for them.
+        seed: seed of dropout etc.
         ranks: this process among those that share each step.
     """
 
@@ -142,16 +145,17 @@ class _Training:
     ) -> None:
         self._run, self._loader, self._seed, self._ranks = run, loader, seed, ranks
         self._objective = Objective(loss, run.projection, ranks)
+        # Layers, inside out: network, features, gradient exchange, torch.compile.
         self.inner = distributed(self._objective.called(run.network), ranks, run.device)
         self.network = _as_called(self.inner, run.settings)
         self._rate = 0.0
 
     def close(self) -> None:
-        """Leave the network as it was."""
+        """Restore the network."""
         self._objective.close()
 
     def epoch(self, save_seconds: float) -> Iterator[None]:
-        """Do what is left of the epoch; stop for a moment wherever its state may be saved."""
+        """Run the remaining steps of the epoch; yield whenever its state may be saved."""
         run, loader = self._run, self._loader
         current, size = run.current, loader.batch_size
         run.network.train(not run.settings.freeze)
@@ -167,18 +171,20 @@ class _Training:
             current.seconds += now - mark
             mark = now
             is_due = self._ranks.is_first and now - saved >= save_seconds
+            # At the last step, `fit` saves the state after evaluation instead.
             if is_due and current.step < loader.steps_per_epoch:
                 self._require_finite()
                 self._run.require_finite()
                 yield
                 saved = mark = time.perf_counter()
+        # Runs the loader to its end, so that its prefetch slots return to the queue.
         next(batches, None)
         self._require_finite()
-        # Which waited for the device: its time counts.
+        # `_require_finite` waited for the device: queued steps belong to the epoch's time.
         current.seconds += time.perf_counter() - mark
 
     def record(self, figures: Figures, evaluation_seconds: float) -> EpochRecord:
-        """Return the record of an epoch whose steps are done."""
+        """Return the record of a finished epoch."""
         current, steps = self._run.current, self._loader.steps_per_epoch
         return EpochRecord(
             epoch=self._run.epoch + 1,
@@ -196,11 +202,14 @@ class _Training:
     def _step(self, batches: Iterator[Batch]) -> None:
         run, current = self._run, self._run.current
         step = run.epoch * self._loader.steps_per_epoch + current.step
-        # A function of the step, so that a run that goes on draws what it would have drawn.
+        # A function of (seed, step, process), so that a resumed run draws the same dropout masks. Two
+        # primes keep the three apart: up to 8,191 processes, and 1,000,003 steps per seed.
         torch.manual_seed(((self._seed * 1_000_003 + step) * 8191 + self._ranks.index) % _SEEDS)
         self._set_learning_rate(step)
         run.optimizer.zero_grad(set_to_none=True)
         run.scale.begin()
+        # Gradients of all parts add up before the one optimiser step. Under `no_sync`, processes exchange
+        # them in the last part only: one exchange per step instead of one per part.
         for part in range(self._loader.parts):
             is_last = part == self._loader.parts - 1
             with nullcontext() if is_last else self._without_exchange():
@@ -221,21 +230,24 @@ class _Training:
         return batch
 
     def _without_exchange(self) -> AbstractContextManager[None]:
-        """Leave gradients where they are: those of the step's last part take them along."""
+        """Skip the gradient exchange of a part; the exchange of the last part covers all parts."""
         inner = self.inner
         return inner.no_sync() if isinstance(inner, DistributedDataParallel) else nullcontext()
 
     def _backward(self, batch: Batch, step: int) -> None:
-        """Add a batch's gradients and its share of the step's loss."""
+        """Add a batch's gradients, and its share of the step's loss."""
         run, current = self._run, self._run.current
         with torch.autocast(run.device.type, run.settings.autocast, run.settings.precision != "fp32"):
             outputs = self.network(batch.images)
+        # Losses are means over their part's rows. E.g. 128 rows in parts of 42, 43 and 43 get the weights
+        # 42/128, 43/128 and 43/128, so that the sum is the mean over the step.
         share = len(batch.rows) / self._loader.batch_size
         loss = self._objective.of(outputs, batch, step / self._loader.steps_per_epoch) * share
         run.scale.backward(loss)
-        # Kept on the device: looking at the value would wait for every step.
+        # Kept on the device: reading the value would make the host wait in every step.
         value = loss.detach()
         current.loss += value
+        # Remembers the first bad step without a branch on the host; `_require_finite` reads it later.
         bad = (current.bad_step < 0) & ~value.isfinite()
         current.bad_step = torch.where(bad, step, current.bad_step)
 
@@ -243,6 +255,7 @@ class _Training:
         run = self._run
         self._rate = learning_rate(run.settings, step, self._loader.steps_per_epoch)
         for group in run.optimizer.param_groups:
+            # `scale` is the layer's factor from `rate_scales`.
             group["lr"] = self._rate * group["scale"]
 
     def _require_finite(self) -> None:
@@ -261,13 +274,13 @@ def _as_called(network: nn.Module, settings: TrainingSettings) -> nn.Module:
 def make_projection(
     loss: ScheduledLoss, network: nn.Module, teacher_dim: int | None, *, seed: int
 ) -> nn.Module | None:
-    """Return what brings the features of student and teacher together, to be trained; None for nothing.
+    """Return a trainable projection between student and teacher features, or None if the loss needs none.
 
     Args:
-        loss: that may ask for it.
+        loss: the loss.
         network: the student.
-        teacher_dim: how many features the teacher has.
-        seed: of its weights.
+        teacher_dim: number of teacher features (Dt), or None.
+        seed: seed of the projection's weights.
 
     Raises:
         ModelError: the student has no last layer.
@@ -281,13 +294,13 @@ def make_projection(
 
 
 class Objective:
-    """The loss of a batch: of a network's logits, and of what lies before them where it compares features.
+    """The loss of a batch, of logits and optionally of features.
 
-    The one place where training treats losses of features otherwise than losses of logits.
+    Only this class distinguishes feature losses from logit losses.
 
     Args:
-        loss: of logits and labels, and maybe features.
-        projection: of features, or None.
+        loss: loss of logits and labels, and of features if it asks for them.
+        projection: projection of features, or None.
         ranks: this process among those that share each batch.
     """
 
@@ -296,32 +309,33 @@ class Objective:
         self._opened: WithFeatures | None = None
 
     def called(self, network: nn.Module) -> nn.Module:
-        """Return a network as it is to be called, so that it gives what `of` takes; until `close`."""
+        """Return the network, wrapped if the loss needs features, for outputs to `of`; until `close`."""
         if self._loss.features is None:
             return network
         self._opened = WithFeatures(network)
         return self._opened
 
     def close(self) -> None:
-        """Leave the network as it was."""
+        """Restore the network."""
         if self._opened is not None:
             self._opened.close()
 
     def of(self, outputs: Any, batch: Batch, epoch: float) -> Tensor:
-        """Return the loss () of a whole batch; gradients reach this process's rows of it.
+        """Return the loss () of a whole batch; gradients reach this process's rows only.
 
         Args:
-            outputs: of the network for this process's images.
-            batch: whose images they were.
-            epoch: that are done, with the fraction of the one under way.
+            outputs: the network's outputs for this process's images.
+            batch: the batch of these images.
+            epoch: number of epochs done, with a fraction, e.g. 2.5 half-way through the third.
         """
         outputs, features = (outputs, None) if self._loss.features is None else outputs
         loss, beside = self._loss.at(epoch), self._beside(features, batch)
         losses = []
         for weight, own in weighted_logits(outputs):
+            # (b, C) of this process -> (B, C) of all: some losses compare rows with each other.
             logits = self._whole(own, batch)
             losses.append(weight * loss(logits, batch.labels, batch.teacher_logits, *beside))
-            # Auxiliary heads learn as the network's own does, but its features only once.
+            # Features enter the first, main head's loss with gradients; auxiliary heads must not add more.
             beside = [_detached(features) for features in beside]
         return torch.stack(losses).sum()
 

@@ -17,17 +17,17 @@ from pipeline.models.heads import head_of
 from pipeline.training.settings import TrainingSettings
 
 _STACKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# A module with more of the network's parameters than this is no layer but holds the layers.
+# A module with a larger share of the network's parameters contains layers, and is not a layer itself.
 _MOST = 0.5
-# 30 halvings: gradients that overflow even here are not too large for half precision, they diverge.
+# 30 halvings of 2**16: gradients that overflow even here diverge, in any precision.
 _LEAST_SCALE = 2.0**-14
 
 
 def freeze(network: nn.Module) -> None:
-    """Let a network's last layer alone be trained; its mode is to be evaluation, as norms are frozen.
+    """Freeze all layers but the last; the caller keeps the network in eval mode, which freezes norms.
 
     Raises:
-        ModelError: it has no last layer.
+        ModelError: the network has no last layer.
     """
     head, _ = head_of(network)
     for name, parameter in network.named_parameters():
@@ -37,15 +37,16 @@ def freeze(network: nn.Module) -> None:
 def make_optimizer(
     network: nn.Module, settings: TrainingSettings, projection: nn.Module | None = None
 ) -> torch.optim.Optimizer:
-    """Return the optimiser of a network's parameters, but for frozen ones; only matrices and filters decay.
+    """Return the optimiser of a network's trainable parameters; only matrices and filters decay.
 
-    Each group has a `scale` by which the rate of a step is to be multiplied; that of a projection's is 1.
-    Under a loss scale no kernel is fused: see `LossScale`.
+    Each group has a `scale`, the factor on the step's learning rate; a projection's is 1. With a loss scale
+    no kernel is fused: see `LossScale`.
     """
     fused = None if settings.precision == "fp16" else True
     scales = rate_scales(network, settings)
     trained = [(scales[name], p) for name, p in network.named_parameters() if p.requires_grad]
     trained += [(1.0, p) for p in projection.parameters()] if projection else []
+    # One group per (scale, decays), e.g. 2 groups for a ResNet without layer decay: few kernels.
     members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for scale, parameter in trained:
         members.setdefault((scale, parameter.ndim > 1), []).append(parameter)
@@ -65,10 +66,10 @@ def make_optimizer(
 
 
 def rate_scales(network: nn.Module, settings: TrainingSettings) -> dict[str, float]:
-    """Return for each parameter by name what its rate is, in parts of the learning rate.
+    """Return each parameter's factor on the learning rate, by name.
 
-    With `layer_decay` d the last layer has 1, the one before it d, then d^2, and so on (Bao et al., "BEiT",
-    arXiv 2106.08254, and timm).
+    With `layer_decay` d, the layer before the last has d, then d^2 etc. (Bao et al., "BEiT", arXiv
+    2106.08254, and timm). The last layer has `head_rate_factor`.
     """
     decay, factor = settings.layer_decay, settings.head_rate_factor
     if decay == 1 and factor == 1:
@@ -77,13 +78,15 @@ def rate_scales(network: nn.Module, settings: TrainingSettings) -> dict[str, flo
 
 
 def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to zero or steps down.
+    """Return the learning rate of a step: linear warm-up, then a cosine to zero or steps down.
 
     Args:
-        settings: of the run.
-        step: counted from 0 over the run, those that a loss scale skips too: a schedule ends with the run.
-        steps_per_epoch: of the run.
+        settings: settings of the run.
+        step: step of the run, from 0. Skipped steps count, so that the schedule ends with the run.
+        steps_per_epoch: number of steps per epoch.
     """
+    # Example: 10 epochs of 100 steps, 1 warm-up epoch, cosine.
+    #   step 0 -> lr / 100, step 99 -> lr, step 549 -> lr / 2, step 999 -> 0
     warmup = settings.warmup_epochs * steps_per_epoch
     total = settings.epochs * steps_per_epoch
     if step + 1 <= warmup:
@@ -98,7 +101,7 @@ def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -
 class WeightAverage:
     """An exponential moving average of a network's weights; buffers are copied.
 
-    The decay ramps up, min(decay, (1 + step) / (10 + step)), so that the beginning is forgotten.
+    The decay ramps up, min(decay, (1 + step) / (10 + step)), so that initial weights are forgotten soon.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -107,30 +110,31 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after a step, counted from 0; skipped ones do not count."""
+        """Add the weights after a step, counted from 0 without skipped steps."""
+        # Share of the new weights: 0.9 at step 0, 0.09 at step 90, down to 1 - decay.
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         averaged: list[Tensor] = list(self.network.parameters())
         current: list[Tensor] = list(network.parameters())
+        # A few kernels for all parameters, instead of one per parameter.
         torch._foreach_lerp_(averaged, current, share)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
 
 
 class LossScale:
-    """Steps of an optimiser under a loss scale; in other precisions plain steps, which all count.
+    """Optimiser steps with a loss scale for fp16; plain steps in other precisions.
 
-    In half precision the loss is scaled so that small gradients keep digits. Where scaled gradients
-    overflow, torch's scaler skips the step and halves the scale. A skipped step leaves nothing behind:
-    weights, the optimiser's state and the buffers of all networks, e.g. the statistics of batch norms, are
-    those from before it. The optimiser must not be a fused one: in torch 2.11 a first step that is skipped
-    leaves its momentum as uninitialised memory, which the next step uses.
+    In fp16 the loss is scaled so that small gradients keep digits. If scaled gradients overflow, torch's
+    scaler skips the step and halves the scale. A skipped step changes nothing: weights, optimiser state and
+    buffers (e.g. batch-norm statistics) stay the same. The optimiser must not be fused: in torch 2.11, if
+    the first step is skipped, its momentum is uninitialised memory, which the next step uses.
 
     Args:
-        optimizer: not fused where `enabled`.
-        networks: whose buffers a skipped step must not change.
-        device: where everything is.
+        optimizer: the optimiser, not fused if `enabled`.
+        networks: networks with buffers that a skipped step must not change.
+        device: device of the networks.
         enabled: whether the precision is fp16.
-        ranks: this process among those that share each step; all skip the same ones.
+        ranks: this process among those that share each step; all skip the same steps.
     """
 
     def __init__(
@@ -149,7 +153,8 @@ class LossScale:
         optimizer.register_step_post_hook(self._note_step)
 
     def begin(self) -> None:
-        """Remember what a skipped step must not change; to be called before the forward pass."""
+        """Copy the buffers, so that a skipped step can restore them; call before the forward pass."""
+        # The forward pass updates norm statistics before an overflow is known. Only fp16 pays for the copy.
         if self._enabled:
             self._kept = [buffer.clone() for buffer in self._buffers()]
 
@@ -158,15 +163,15 @@ class LossScale:
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def clip(self, parameters: Iterable[nn.Parameter], norm: float) -> None:
-        """Bound the norm of all gradients together, as they are without the scale."""
+        """Clip the joint norm of all gradients, after removing the scale."""
         self._scaler.unscale_(self._optimizer)
         nn.utils.clip_grad_norm_(parameters, norm)
 
     def step(self) -> bool:
-        """Let the optimiser step unless a gradient overflowed; return whether the step counts.
+        """Step the optimiser unless a gradient overflowed; return whether the step counts.
 
         Raises:
-            TrainingError: gradients overflow at the least scale.
+            TrainingError: gradients overflow even at the smallest scale.
         """
         self._stepped = False
         self._scaler.step(self._optimizer)
@@ -177,18 +182,18 @@ class LossScale:
         return self._stepped
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+        """Return the scaler's state for a resumed run."""
         return self._scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what `state_dict` returned."""
+        """Restore the state from `state_dict`."""
         self._scaler.load_state_dict(state)
 
     def _buffers(self) -> list[Tensor]:
         return [buffer for network in self._networks for buffer in network.buffers()]
 
     def _note_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """Note that the optimiser was called: the scaler does not tell, and its scale may stay equal."""
+        """Record the optimiser's call: the scaler does not report it, and its scale may stay the same."""
         self._stepped = True
 
     @torch.no_grad()
@@ -208,18 +213,19 @@ class LossScale:
 def _make_scaler(device: torch.device, ranks: Ranks, *, enabled: bool) -> torch.amp.grad_scaler.GradScaler:
     if ranks.count == 1:
         return torch.amp.grad_scaler.GradScaler(device.type, enabled=enabled)
-    # Asks all processes, so that none steps where another one skips.
+    # Shares overflows between processes, so that either all step or all skip.
     from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
     return ShardedGradScaler(device.type)
 
 
 def depths(network: nn.Module) -> dict[str, int]:
-    """Return for each parameter by name how many layers come after its own; 0 is the last layer.
+    """Return each parameter's number of later layers, by name; 0 is the last layer.
 
-    A layer is what the literature calls a block: a child of a stack (`nn.Sequential`, `ModuleList`,
-    `ModuleDict`), or else of the network itself. timm's models say themselves what theirs are.
+    A layer is a block of the literature: a child of a stack (`nn.Sequential`, `ModuleList`, `ModuleDict`),
+    or of the network itself. timm's models define their own layers.
     """
+    # Example: ResNet-18. fc -> 0, layer4.1 -> 1, layer4.0 -> 2, ..., layer1.0 -> 8, conv1 and bn1 -> 9.
     matcher: Any = getattr(network, "group_matcher", None)
     layers = _timms(network, matcher) if callable(matcher) else _layers(network)
     last = max(layers.values())
@@ -232,10 +238,10 @@ def _timms(network: nn.Module, matcher: Any) -> dict[str, int]:
 
 
 def _layers(network: nn.Module) -> dict[str, int]:
-    """Return the layer of each parameter, counted from the images.
+    """Return the layer of each parameter, counted from the input.
 
-    Vectors alone, such as a norm, belong to the layer before; parameters that lie beside the layers, such
-    as a class token or position embeddings, to the first.
+    Modules with vectors only, e.g. a norm, belong to the layer before. Parameters outside all layers, e.g.
+    a class token or position embeddings, belong to the first.
     """
     total = sum(p.numel() for p in network.parameters())
     layers: dict[str, int] = dict.fromkeys((name for name, _ in network.named_parameters()), 0)
@@ -249,12 +255,13 @@ def _layers(network: nn.Module) -> dict[str, int]:
 
 
 def _opened(prefix: str, module: nn.Module, total: int) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers below a module that holds some, each with the prefix of its parameters' names."""
+    """Yield the layers inside a module, each with the prefix of its parameters' names."""
     for name, child in module.named_children():
         size = sum(p.numel() for p in child.parameters())
         if not size:
             continue
         inner = f"{prefix}{name}."
+        # A large module with blocks inside is a wrapper, e.g. `encoder`: look for layers in it.
         if type(child) in _STACKS or (size > _MOST * total and _holds_blocks(child)):
             yield from _opened(inner, child, total)
         else:
@@ -262,6 +269,6 @@ def _opened(prefix: str, module: nn.Module, total: int) -> Iterator[tuple[str, n
 
 
 def _holds_blocks(module: nn.Module) -> bool:
-    """Whether somewhere in a module is a stack of modules that are more than one operation each."""
+    """Whether a module contains a stack with at least two modules of several operations each."""
     stacks = (m for m in module.modules() if m is not module and type(m) in _STACKS)
     return any(sum(bool(list(child.children())) for child in stack.children()) > 1 for stack in stacks)

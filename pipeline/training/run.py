@@ -1,6 +1,6 @@
-"""One run on a prepared dataset: fit a network to its training split, choose the epoch on validation.
+"""A complete run on a prepared dataset: train on the training split, select the epoch on validation.
 
-Joins feeds, loader and loop; the same for a teacher, a student and a baseline.
+Joins feeds, loader and loop, for teachers, students and baselines alike.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ def train(
     """Fit a network to the training split.
 
     Args:
-        context: the data and the device.
-        network: moved to the device and trained.
-        card: of the network.
-        spec: what makes the run, beside weights, card, views and training set.
-        views: what it is shown; those of the store where there is one.
-        store: with the teacher's logits of these views, or several teachers'; or None.
-        training_set: the images that are shown; None for all of the training split with a store, else its
-            labelled images, once an epoch.
+        context: run context with data and device.
+        network: network to train; it is moved to the device.
+        card: the network's card.
+        spec: specification of the run; weights, card, views and training set are added to its identity.
+        views: training views; with a store, the store's views.
+        store: store or ensemble with teacher logits of these views, or None.
+        training_set: the images to train on; None for the whole training split with a store, else for its
+            labelled images once per epoch.
 
     Raises:
-        DataError: there is no store, and no label.
-        MismatchError: the store is of other images, or they look otherwise here.
-        CorruptStoreError: its logits of the test images, which are compared afterwards, are damaged.
-        ConfigError: the loss compares features, and the store keeps none.
-        TrainingError: the loss, weights or logits are not finite, or no step counted.
+        DataError: there is neither a store nor a label.
+        MismatchError: the store has different images, or they render differently here.
+        CorruptStoreError: the store's test logits, needed for agreement afterwards, are damaged.
+        ConfigError: the loss compares features, and the store has none.
+        TrainingError: the loss, weights or logits are not finite, or every step was skipped.
     """
     data, preprocessing, begins_with = context.data, card.preprocessing, state_digest(network)
     loss, settings = spec.loss, spec.settings
@@ -123,7 +123,7 @@ def train(
 
 
 def _require_test(store: SoftLabels, images: Split) -> None:
-    """Read what a student is compared with when it is trained, since hours later is late to refuse it."""
+    """Read the store's test logits before training, so that damage is not found hours later."""
     for member in store.members:
         section = member.sections.get("test")
         if section is None or not len(images):

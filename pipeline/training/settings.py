@@ -1,4 +1,4 @@
-"""How a network is trained, as data."""
+"""Training settings as data."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class TrainingSettings:
 
     @property
     def autocast(self) -> torch.dtype:
-        """The type in which forward and backward compute."""
+        """The dtype of forward and backward pass."""
         return _AUTOCAST[self.precision]
 
     def to_dict(self) -> dict[str, Any]:

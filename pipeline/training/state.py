@@ -1,8 +1,8 @@
-"""The state and history of a run: what passes from step to step, and to and from disk.
+"""The state and history of a run, in memory and on disk.
 
-Everything that decides the next step is here: weights, optimiser, average, and how many steps of which
-epoch are done. Batches are a pure function of (seed, epoch), and random numbers of (seed, step), so a run
-that goes on sees those that it would have seen.
+Holds everything that determines the next step: weights, optimiser, average, epoch and step. Batches are a
+pure function of (seed, epoch), random numbers of (seed, step). So a resumed run continues exactly like an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class EpochRecord:
     """A line of history.csv.
 
     Args:
-        epoch: counted from 1.
-        view: which view was shown.
+        epoch: epoch, counted from 1.
+        view: first view of the epoch.
         loss: mean over the epoch's steps.
-        learning_rate: of the last step.
-        validation: figures of the validation split that the task follows; None without one.
-        seconds: of the epoch's training, without evaluation.
-        data_seconds: of these, in which the loop waited for a batch.
-        evaluation_seconds: of validation, after it.
-        images_per_second: trained.
-        skipped_steps: of half precision, whose gradients overflowed: nothing was learnt in them.
+        learning_rate: learning rate of the last step.
+        validation: the task's figures on the validation split; None for an empty split.
+        seconds: training time, without evaluation.
+        data_seconds: part of `seconds` spent waiting for batches.
+        evaluation_seconds: time of the validation.
+        images_per_second: training speed.
+        skipped_steps: fp16 steps skipped because gradients overflowed.
 
     """
 
@@ -63,13 +63,13 @@ class EpochRecord:
 
     @classmethod
     def columns(cls, followed: Iterable[str]) -> list[str]:
-        """Return the columns of history.csv; a figure of the validation split is validation_NAME."""
+        """Return the columns of history.csv; validation figures are named validation_NAME."""
         names = [field.name for field in fields(cls)]
         place = names.index("validation")
         return [*names[:place], *(f"{_VALIDATION}{name}" for name in followed), *names[place + 1 :]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the line by its columns."""
+        """Return the record as column -> value."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         figures = values.pop("validation").items()
         values |= {f"{_VALIDATION}{name}": figure for name, figure in figures}
@@ -77,7 +77,7 @@ class EpochRecord:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> EpochRecord:
-        """Return the record that `to_dict` described."""
+        """Return the record from the values of `to_dict`."""
         figures = {name: figure for name, figure in value.items() if name.startswith(_VALIDATION)}
         rest = {name: other for name, other in value.items() if name not in figures}
         validation = {name.removeprefix(_VALIDATION): figure for name, figure in figures.items()}
@@ -86,13 +86,13 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """What a run leaves behind.
+    """The result of a run.
 
     Args:
-        history: a record an epoch.
-        last, best: weights (of the average, where there is one) after the last epoch, and after the
-            epoch with the best score on validation; the last one's where nothing was validated.
-        best_epoch: counted from 1.
+        history: one record per epoch.
+        last, best: weights after the last epoch, and after the epoch with the best validation score; both
+            are the average's if `ema_decay` is set. Without validation, `best` equals `last`.
+        best_epoch: epoch of `best`, counted from 1.
 
     """
 
@@ -103,12 +103,12 @@ class TrainingResult:
 
     @property
     def skipped_steps(self) -> int:
-        """Steps of half precision in which nothing was learnt."""
+        """Number of skipped fp16 steps."""
         return sum(record.skipped_steps for record in self.history)
 
     @property
     def speed(self) -> dict[str, float]:
-        """Images a second (median over epochs), seconds by what took them, and the share of waiting."""
+        """Images per second (median over epochs), seconds by activity, and the fraction spent waiting."""
         rates = sorted(record.images_per_second for record in self.history)
         seconds, waited = self._total("seconds"), self._total("data_seconds")
         return {
@@ -124,7 +124,7 @@ class TrainingResult:
 
 
 def describe(record: EpochRecord, validation: Figures, epochs: int) -> str:
-    """Return a record as a line of progress."""
+    """Return a record as one line of progress output."""
     figures = [f"loss {record.loss:.4f}"]
     if words := str(validation):
         figures.append(f"validation {words}")
@@ -137,14 +137,14 @@ def describe(record: EpochRecord, validation: Figures, epochs: int) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class EpochState:
-    """How far an epoch is.
+    """The progress of an epoch.
 
     Args:
-        step: steps that are done.
-        loss: () sum over these steps, on the device: looking at it would wait.
-        bad_step: () the first of all steps whose loss was not finite, or -1; on the device, too.
-        skipped: steps of half precision that did not count.
-        seconds, data_seconds: spent, and of these waiting for batches.
+        step: number of finished steps.
+        loss: () sum over these steps, on the device, because reading it would make the host wait.
+        bad_step: () first step of the run with a non-finite loss, or -1; on the device, too.
+        skipped: number of skipped fp16 steps.
+        seconds, data_seconds: time spent, and its part spent waiting for batches.
     """
 
     step: int
@@ -156,19 +156,19 @@ class EpochState:
 
     @classmethod
     def new(cls, device: torch.device) -> EpochState:
-        """Return the state of an epoch that begins."""
+        """Return the state of a new epoch."""
         none = torch.full((), -1, device=device)
         return cls(step=0, loss=torch.zeros((), device=device), bad_step=none)
 
 
 class RunState:
-    """A run on its way.
+    """A run in progress.
 
     Args:
-        network: on the device.
-        settings: of the optimisation.
-        device: where everything is.
-        projection: of features, trained beside the network and then thrown away; None for none.
+        network: network on the device.
+        settings: settings of the optimisation.
+        device: device of the network.
+        projection: projection of features, trained with the network and then discarded; or None.
         ranks: this process among those that train the network together.
     """
 
@@ -196,33 +196,33 @@ class RunState:
 
     @property
     def judged(self) -> nn.Module:
-        """The network that is evaluated and kept."""
+        """The network to evaluate and save: the average if there is one."""
         return self.average.network if self.average else self.network
 
     @property
     def skipped(self) -> int:
-        """Steps so far that did not count."""
+        """Number of skipped steps so far."""
         return sum(record.skipped_steps for record in self.history) + self.current.skipped
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield all that is trained, or could be if it were not frozen."""
+        """Yield all parameters of network and projection, including frozen ones."""
         yield from self.network.parameters()
         if self.projection:
             yield from self.projection.parameters()
 
     def require_finite(self) -> None:
-        """Refuse to go on with weights that are not finite, or to save them.
+        """Refuse non-finite weights, before they are saved or trained further.
 
         Raises:
-            TrainingError: naming them.
+            TrainingError: a weight is not finite; the message names it.
         """
         for network in filter(None, (self.network, self.projection)):
             require_finite_state(self.epoch + 1, network, self.settings)
 
     def finish_epoch(self, record: EpochRecord, figures: Figures) -> None:
-        """Take in an epoch's record, and the weights if they are the best so far.
+        """Add an epoch's record, and keep the weights if they are the best so far.
 
-        Without figures every epoch is better than the one before.
+        Without figures, each epoch counts as better than the last.
         """
         self.history.append(record)
         self.epoch, self.current = self.epoch + 1, EpochState.new(self.device)
@@ -232,7 +232,7 @@ class RunState:
             self.best = _copy(self.judged.state_dict())
 
     def result(self) -> TrainingResult:
-        """Return what a finished run leaves behind."""
+        """Return the result of a finished run."""
         return TrainingResult(
             history=self.history,
             last=_copy(self.judged.state_dict()),
@@ -241,7 +241,7 @@ class RunState:
         )
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Write everything that is needed to go on, durably and at once."""
+        """Write the state for resuming, durably and atomically."""
         content = {
             "identity": json.dumps(identity, sort_keys=True),
             "epoch": self.epoch,
@@ -259,7 +259,7 @@ class RunState:
         write_tensors(path, content)
 
     def _find(self, path: Path, identity: str, *, keeps: bool) -> dict[str, Any] | None:
-        """Return the state of a run; another one's is kept aside, and comes back when it is asked for."""
+        """Return a run's saved state; move a different run's state aside, from which it can return."""
         aside = path.with_name(f"{path.name}.other")
         if keeps:
             _finish_exchange(path, aside)
@@ -269,7 +269,7 @@ class RunState:
         other = _read(aside) if aside.exists() else None
         fits = other is not None and other["identity"] == identity
         if content is None:
-            # The other run was finished since.
+            # The other run finished meanwhile, and its state file was removed.
             if keeps and fits:
                 aside.replace(path)
             return other if fits else None
@@ -283,15 +283,15 @@ class RunState:
         return other if fits else None
 
     def resume(self, path: Path, identity: Mapping[str, Any], *, keeps: bool = True) -> None:
-        """Go on where a run of this identity was saved, if there is one; another one's is kept aside.
+        """Resume the saved run with this identity, if any; move a different run's state aside.
 
         Args:
-            path: of the state.
-            identity: of this run.
-            keeps: whether it is this process that keeps another run's state.
+            path: file of the state.
+            identity: identity of this run.
+            keeps: whether this process moves files; only one process may.
 
         Raises:
-            TrainingError: the file is not a state.
+            TrainingError: the file is not a run's state.
         """
         content = self._find(path, json.dumps(identity, sort_keys=True), keeps=keeps)
         if content is None:
@@ -319,7 +319,7 @@ def _exchange(first: Path, second: Path) -> None:
 
 
 def _finish_exchange(first: Path, second: Path) -> None:
-    """Do what is left of an exchange of two files, which may have been killed."""
+    """Finish an exchange of two files that may have been interrupted."""
     between = _between(first)
     if not between.exists():
         return
@@ -349,7 +349,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _difference(saved: str, identity: Mapping[str, Any]) -> str:
-    """Say in what the saved run, its identity as JSON, is another one."""
+    """Describe the difference between a saved identity (JSON) and this one."""
     try:
         return difference(json.loads(saved), identity)
     except ValueError:
