@@ -1,10 +1,11 @@
-"""Codecs: a teacher's output to the arrays of a store and back, on whatever device it is on.
+"""Codecs: convert a teacher's outputs to arrays of a store and back, on the device that holds them.
 
-A codec is a pair of functions and the arrays that it declares. Which part of an output it must keep, the
-task's rule says when it encodes; decoding needs no rule. Logits of a softmax matter up to a constant a row,
-so they are kept relative to the row's maximum: decoded rows have the maximum 0. Adding a codec is
-one function and one line in `_PLAIN`; in `_NUMBERED`, where its name ends in a number as in `topk-50`;
-in `_FITTED`, where it is made from arrays that the store keeps once.
+A codec is a pair of functions and the arrays that it declares. When it encodes, the task's rule says which
+part of an output to keep; decoding needs no rule. A softmax ignores a constant per row, so logits are kept
+relative to the row's maximum: decoded rows have the maximum 0.
+
+A new codec is one function and one line in a table: `_PLAIN`; `_NUMBERED` if the name ends in a number,
+e.g. `topk-50`; `_FITTED` if the codec is built from arrays that the store keeps once.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ __all__ = [
     "find_codec",
 ]
 
-# name -> from the number of classes to the codec
+# name -> function from the number of classes to the codec
 _PLAIN: Mapping[str, Callable[[int], Codec]] = {
     "fp16": fp16,
     "affine8": functools.partial(affine, 8),
     "affine6": functools.partial(affine, 6),
     "affine4": functools.partial(affine, 4),
 }
-# name -> from the number behind it and the number of classes to the codec
+# name -> function from the number in the name and the number of classes to the codec
 _NUMBERED: Mapping[str, Callable[[int, int], Codec]] = {"topk": topk}
-# name -> from what the store keeps once to the codec
+# name -> function from the arrays that the store keeps once to the codec
 _FITTED: Mapping[str, Callable[[Mapping[str, Tensor]], Codec]] = {"features": features}
 # name -> dtype and axes of each array that the store keeps once
 STATE_SHAPES: Mapping[str, Mapping[str, tuple[str, str]]] = {"features": STATE}
@@ -56,11 +57,11 @@ def find_codec(name: str, n_classes: int, state: Mapping[str, Tensor] | None = N
     Args:
         name: one of `CODECS`, with a number for K.
         n_classes: C.
-        state: what a store of a fitted codec keeps once.
+        state: the arrays that a store of a fitted codec keeps once.
 
     Raises:
-        ValueError: the state is none that fitting gives.
-        ConfigError: there is none of this name, or it cannot keep this many classes.
+        ValueError: the state cannot come from fitting.
+        ConfigError: no codec has this name, or the codec cannot keep this many classes.
     """
     if name in _PLAIN:
         return _PLAIN[name](n_classes)
@@ -76,7 +77,7 @@ def find_codec(name: str, n_classes: int, state: Mapping[str, Tensor] | None = N
 
 
 def codec_fingerprint(codec: Codec) -> str:
-    """Return what identifies a codec's arrays: name, version, and a digest of its state."""
+    """Return a codec's identity: its name, its version, and a digest of its state if it has one."""
     name = f"{codec.name}.{codec.version}"
     if not codec.state:
         return name

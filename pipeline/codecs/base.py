@@ -1,4 +1,4 @@
-"""What a codec is, and what it is given."""
+"""The types of a codec: a teacher's output, the arrays of a store, and the functions between them."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Arrays = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class TeacherOutput:
-    """What a teacher says of a batch.
+    """A teacher's output for a batch.
 
     Args:
         logits: (B, C) float32.
-        features: (B, D) float32, the input of its last linear layer; None where it has none.
+        features: (B, D) float32, the input of the teacher's last linear layer; None without such a layer.
     """
 
     logits: Tensor
     features: Tensor | None = None
 
     def are_finite(self) -> Tensor:
-        """Return whether all values of each row are (B,)."""
+        """Return (B,) bool: whether all values of a row are finite."""
         finite = self.logits.isfinite().all(1)
         return finite if self.features is None else finite & self.features.isfinite().all(1)
 
@@ -37,7 +37,7 @@ class TeacherOutput:
         """Return the features.
 
         Raises:
-            ModelError: the teacher gives none.
+            ModelError: the teacher gives no features.
         """
         if self.features is None:
             raise ModelError(
@@ -47,20 +47,20 @@ class TeacherOutput:
         return self.features
 
     def __getitem__(self, rows: slice) -> TeacherOutput:
-        """Return some rows."""
+        """Return a slice of the rows."""
         return TeacherOutput(self.logits[rows], None if self.features is None else self.features[rows])
 
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """One array of a codec.
+    """Dtype, shape and compression of one array of a codec.
 
     Args:
-        dtype: numpy's name of it.
-        shape: of one sample; () for a number a sample.
-        column_major: bytes of a chunk lie column by column, not sample by sample: columns that are
-            alike compress better side by side.
-        level: Zstandard's, 1 to 22.
+        dtype: a numpy name, e.g. uint8.
+        shape: of one sample; () for one number per sample.
+        column_major: a chunk's bytes are stored column by column, not sample by sample, because similar
+            columns compress better side by side.
+        level: Zstandard compression level, 1 to 22.
     """
 
     dtype: str
@@ -79,13 +79,13 @@ class ArraySpec:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ArraySpec:
-        """Return what `to_dict` described."""
+        """Return the spec that `to_dict` described."""
         return cls(**{**value, "shape": tuple(value["shape"])})
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureDecoder:
-    """How the teacher's penultimate features are read, where a codec keeps them.
+    """Decode the teacher's penultimate features from a codec that keeps them.
 
     Args:
         dim: D.
@@ -97,31 +97,31 @@ class FeatureDecoder:
 
 
 class Decoder(Protocol):
-    """What reads logits: a codec, or an average of what several decode."""
+    """Decode logits: a codec, or an average over several."""
 
     @property
     def features(self) -> FeatureDecoder | None:
-        """What reads features, or None where none are kept."""
+        """The features' decoder, or None if no features are kept."""
 
     @property
     def decode(self) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        """From arrays of B rows to (B, C) float32 logits whose row maximum is 0."""
+        """Function from arrays of B rows to (B, C) float32 logits; each row's maximum is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """A pair of functions between a teacher's output for C classes and arrays.
+    """Convert a teacher's output for C classes to arrays, and back to logits.
 
     Args:
-        name: in `params.yaml` and in the store.
-        version: raised when the same output would give other arrays; part of the fingerprint.
-        arrays: those that a store of this codec has a row a sample of.
-        encode: a batch of B rows, and the rule of their task, to arrays of B rows, on the batch's device.
-        decode: arrays of B rows to (B, C) float32 logits whose row maximum is 0.
-        state: arrays that a store keeps once, from which `find_codec` makes this codec again.
+        name: in `params.yaml` and in the store, e.g. affine8.
+        version: raised when the same output would give different arrays; part of the fingerprint.
+        arrays: the arrays with one row per sample in a store of this codec.
+        encode: a batch of B rows, and their task's rule, to arrays of B rows on the batch's device.
+        decode: arrays of B rows to (B, C) float32 logits; each row's maximum is 0.
+        state: the arrays that a store keeps once; `find_codec` rebuilds this codec from them.
         kept: number of classes whose logits are kept; None for all.
-        features: what reads the teacher's features; None where they are not kept.
-        is_valid: whether arrays of B rows can come from `encode`; None where any can.
+        features: decoder of the teacher's features; None if they are not kept.
+        is_valid: whether arrays of B rows can come from `encode`; None if any arrays can.
     """
 
     name: str
@@ -141,5 +141,5 @@ class Codec:
 
 
 def relative(logits_BC: Tensor) -> Tensor:
-    """Shift each row so that its maximum is 0: logits of a softmax matter up to a constant a row."""
+    """Shift each row to a maximum of 0; a softmax ignores a constant per row."""
     return logits_BC - logits_BC.amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Soft labels of several teachers become one."""
+"""Average the soft labels of several teachers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SEPARATOR = "/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blend:
-    """How the soft labels of several teachers become one.
+    """Average the logits of several teachers.
 
     Args:
-        average: "probabilities", at temperature 1: log of the weighted mean of the softmax; or "logits".
-        weights: of the teachers, each more than 0; they are scaled to a sum of 1.
+        average: "probabilities": log of the weighted mean softmax at temperature 1; or "logits".
+        weights: one per teacher, each more than 0; they are scaled to a sum of 1.
     """
 
     average: Literal["probabilities", "logits"] = "probabilities"
@@ -38,20 +38,21 @@ class Blend:
             raise ConfigError(f"weights are {list(self.weights)}; their sum is too large; scale them down")
 
     def blend(self, each: Sequence[Tensor]) -> Tensor:
-        """Return the logits (B, C) float32, row maximum 0, of the teachers' logits (B, C)."""
+        """Return averaged logits (B, C) float32, row maximum 0, from each teacher's logits (B, C)."""
         total = sum(self.weights)
         shares = [weight / total for weight in self.weights]
         if self.average == "logits":
             mean = sum(share * relative(logits) for share, logits in zip(shares, each, strict=True))
             return relative(torch.as_tensor(mean))
         logs = torch.stack([F.log_softmax(logits, dim=1) for logits in each])
+        # log sum_i share_i softmax_i, without leaving log space: small probabilities do not underflow.
         scale = logs.new_tensor(shares).log()[:, None, None]
         return relative(torch.logsumexp(logs + scale, dim=0))
 
 
 @dataclass(frozen=True, slots=True)
 class BlendedDecoder:
-    """Decodes arrays of several codecs, named "0/...", "1/...", to their average.
+    """Decode arrays of several codecs, named "0/...", "1/...", to their averaged logits.
 
     Args:
         codecs: in the order of the weights.
@@ -68,7 +69,7 @@ class BlendedDecoder:
 
     @property
     def decode(self) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        """From arrays of B rows to (B, C) float32 logits whose row maximum is 0."""
+        """Function from arrays of B rows to (B, C) float32 logits; each row's maximum is 0."""
         return self._decode
 
     def _decode(self, arrays: Mapping[str, Tensor]) -> Tensor:

@@ -1,11 +1,12 @@
-"""Codecs that keep every logit: `fp16`, and `affine8`, `affine6`, `affine4` on a grid of each row's own.
+"""Codecs that keep every logit: `fp16`, and `affine8`, `affine6`, `affine4` on one grid per row.
 
 With m the row's maximum, r its range and L levels, scale = fp16(r / (L - 1)) and code = round((logit - m)
-/ scale) + L - 1; decoded is (code - L + 1) * scale. The maximum has the highest code, so it needs no
-offset. Codes of 8 and 6 bits take a byte each, which Zstandard shrinks further; of 4 bits, two share one.
+/ scale) + L - 1; the decoded value is (code - L + 1) * scale. The maximum has the highest code, so it needs
+no offset. Codes of 8 and 6 bits take one byte each, which Zstandard shrinks further; two codes of 4 bits
+share a byte.
 
-Bytes before compression: C + 2 a sample, C / 2 + 2 for 4 bits. Error: at most scale / 2 a logit, and
-half the scale's rounding times the levels more at the minimum. Ranges up to 65504 (L - 1) are kept; one
+Bytes before compression: C + 2 per sample, C / 2 + 2 with 4 bits. Error: at most scale / 2 per logit, plus
+half the scale's rounding times the levels at the minimum. Ranges up to 65504 (L - 1) are kept; a range
 below 6e-8 (L - 1) becomes 0. Logits must be finite.
 """
 
@@ -20,17 +21,17 @@ from torch.nn import functional as F
 from pipeline.codecs.base import Arrays, ArraySpec, Codec, TeacherOutput
 from pipeline.codecs.rule import Rule
 
-# `fp16`: what the rule keeps, as half-precision numbers; of a softmax the logit minus its row's maximum.
+# `fp16`: the part that the rule keeps, in half precision; for a softmax the logit minus its row's maximum.
 #
-# Bytes before compression: 2 C a sample. Error: half a unit in the last of 11 bits, smallest where it
-# matters: the likely classes are near 0. Values beyond -65504 and 65504 become these.
+# Bytes before compression: 2 C per sample. Error: half a unit in the last of 11 bits. It is smallest for
+# the likely classes, which are near 0 and matter most. Values are clamped to -65504 ... 65504.
 
 
 _LARGEST = torch.finfo(torch.float16).max
 
 
 def fp16(n_classes: int) -> Codec:
-    """Return the codec."""
+    """Return the codec `fp16`."""
     return Codec(
         name="fp16",
         version=1,
@@ -48,7 +49,12 @@ def _decode(arrays: Mapping[str, Tensor]) -> Tensor:
     return arrays["logits"].float()
 
 
-# A row's uniform grid below its maximum: what `affine` and `topk` keep values on.
+# A uniform grid below each row's maximum; `affine` and `topk` store its codes.
+#
+# e.g. top 15 (16 levels), relative row [0, -3, -7.5]:
+#     scale = 7.5 / 15 = 0.5
+#     codes = [0, -6, -15] + 15 = [15, 9, 0]
+#     decoded = (codes - 15) * 0.5 = [0, -3, -7.5]
 
 
 def to_grid(relative: Tensor, top: int) -> tuple[Tensor, Tensor]:
@@ -56,14 +62,15 @@ def to_grid(relative: Tensor, top: int) -> tuple[Tensor, Tensor]:
 
     Args:
         relative: (B, n) float32, at most 0.
-        top: the highest code, which stands for 0.
+        top: the highest code, which means 0.
 
     Returns:
-        (B, n) uint8 codes and (B,) float16 scales, the distance of two levels.
+        (B, n) uint8 codes and (B,) float16 scales, the distance between two levels.
     """
     scale = (relative.amin(1) / -top).to(torch.float16)
-    # A scale of 0 (all values equal) must not divide; its codes are all the highest.
+    # If all values are equal, the scale is 0: avoid 0 / 0, and give every value the highest code.
     steps = relative / scale.float().clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+    # A scale rounded down by fp16 puts the minimum below code 0; hence the clamp.
     return (steps.round() + top).clamp(0, top).to(torch.uint8), scale
 
 
@@ -73,11 +80,15 @@ def from_grid(codes: Tensor, scale: Tensor, top: int) -> Tensor:
     return values
 
 
-# Several small codes in one byte: Zstandard spends at least a bit on each byte, whatever it holds.
+# Several small codes in one byte: Zstandard spends at least a bit on each byte, however few its values.
+#
+# e.g. 16 levels, codes [3, 5, 1]: two digits per byte, the first one lowest, padded with 0:
+#     [3, 5], [1, 0]  ->  3 + 16 * 5 = 83,  1 + 16 * 0 = 1
+# and back: 83 % 16 = 3, 83 // 16 = 5.
 
 
 def pack(codes: Tensor, levels: int) -> Tensor:
-    """Pack codes of few levels, as many in a byte as fit.
+    """Pack codes of few levels, as many per byte as fit.
 
     Args:
         codes: (B, n) uint8, each below `levels`.
@@ -85,10 +96,11 @@ def pack(codes: Tensor, levels: int) -> Tensor:
 
     Returns:
         (B, ceil(n / p)) uint8 for p = `codes_per_byte(levels)`; a byte holds p neighbours as digits in
-        base `levels`, the first lowest; what is missing at the end counts as 0.
+        base `levels`, the first lowest; missing codes at the end count as 0.
     """
     per_byte = codes_per_byte(levels)
     padded = F.pad(codes, (0, -codes.shape[1] % per_byte))
+    # (B, n / p, p) -> p tensors (B, n / p). uint8 cannot overflow below: levels**p <= 256.
     digits = padded.view(len(codes), -1, per_byte).unbind(2)
     byte = digits[-1]
     for digit in reversed(digits[:-1]):
@@ -97,8 +109,9 @@ def pack(codes: Tensor, levels: int) -> Tensor:
 
 
 def unpack(packed: Tensor, levels: int, count: int) -> Tensor:
-    """Return the first `count` codes (B, count) uint8 that `pack` put into bytes."""
+    """Return the first `count` codes (B, count) uint8 from bytes that `pack` filled."""
     digits, rest = [], packed
+    # With 256 levels a byte is one code, and uint8 has no divisor 256.
     for _ in range(codes_per_byte(levels)):
         digits.append(rest % levels if levels < 256 else rest)
         rest = rest // levels if levels < 256 else rest
@@ -106,12 +119,12 @@ def unpack(packed: Tensor, levels: int, count: int) -> Tensor:
 
 
 def codes_per_byte(levels: int) -> int:
-    """Return how many codes of `levels` levels one byte holds."""
+    """Return the number of codes of `levels` levels in one byte, e.g. 3 for 6 levels: 6**3 = 216."""
     return next(n for n in range(8, 0, -1) if levels**n <= 256)
 
 
 def affine(bits: int, n_classes: int) -> Codec:
-    """Return the codec of 8, 6 or 4 bits a logit."""
+    """Return the codec with 8, 6 or 4 bits per logit."""
     top = 2**bits - 1
     paired = bits == 4
 

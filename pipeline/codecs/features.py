@@ -1,18 +1,19 @@
-"""`features`: the teacher's penultimate activations, quantised for the softmax that is made of them.
+"""`features`: the teacher's penultimate activations, quantised for the softmax that they produce.
 
-The teacher's last layer maps features x (D) to logits W x + b (C). Kept are a digit v_j a feature and, once
-a store, W, b and a table of the values that each feature's digits stand for:
+The teacher's last layer maps features x (D) to logits W x + b (C). A sample keeps a digit v_j per feature.
+The store keeps W, b and a table with the values of each feature's digits once:
 
     byte, place -> v_j = codes[byte_j] // place_j mod levels_j
     x_j = table[j, v_j],    logits = W x + b
 
-Decoding is a matmul, and gives all classes at any temperature; bytes do not depend on how many there are.
-Two or more digits of few levels share a byte, and bytes lie column by column, so that Zstandard's codes
-fit them. At level 16 it takes a tenth less than at level 1 here, and 0.2 ms a row in the writer's threads.
+Decoding is a matmul, and gives all classes at any temperature; the bytes do not depend on the number of
+classes. Two or more digits of few levels share a byte. Bytes lie column by column, because Zstandard's
+codes then fit them better. Measured here, level 16 takes a tenth less than level 1, and 0.2 ms per row in
+the writer's threads.
 
-Digits are not the nearest ones but those that are best together, as below. How fine the tables are is
-found on the pilot, by a budget of divergence: see `fitting.py`. Bytes before compression: about D / 3 at a
-mean KL of 1e-3. Error: as budgeted on the pilot; each dump measures its own.
+The digits are not the nearest ones but the jointly best ones; the comment below explains the search.
+`fitting.py` chooses the tables' step size on the pilot, from a budget of divergence. Bytes before
+compression: about D / 3 at a mean KL of 1e-3. Error: as budgeted on the pilot; each dump measures its own.
 """
 
 from __future__ import annotations
@@ -30,30 +31,31 @@ from pipeline.codecs.base import Arrays, ArraySpec, Codec, FeatureDecoder, Teach
 from pipeline.codecs.rule import Rule
 from pipeline.core.errors import quoted
 
-# Choosing the digits of a row of features so that the softmax made of them is near the teacher's.
+# Choose the digits of a row of features so that their softmax is near the teacher's.
 #
-# With e the error of a row's features, w_k the row of the centred last layer that belongs to class k, p
-# the teacher's probabilities and T the classes that are likeliest, the search lowers
+# Let e be the error of a row's features, w_k the row of the centred last layer for class k, p the teacher's
+# probabilities and T the likeliest classes. The search lowers
 #
 #     J = 1/2 [sum_{k in T} p_k (w_k e)^2 - (sum_{k in T} p_k w_k e)^2] + 1/2 rho |W e|^2 / C
 #         + toll * sum_j |digit_j - middle_j|
 #
-# with rho = 1 - sum_{k in T} p_k + 1/2. To second order the bracket is KL(p || decoded) if all other
-# classes were one; the second term stands for these and for higher temperatures, where classes are nearly
-# alike; the toll keeps digits near the pilot's median, which compresses. Every feature is a variable, and
-# few directions matter: a thousand small errors are made to cancel in those, which rounding to the
-# nearest cannot.
+# with rho = 1 - sum_{k in T} p_k + 1/2. To second order the bracket is KL(p || decoded) with all other
+# classes merged into one. The second term stands for these classes and for higher temperatures, at which
+# classes are nearly alike. The toll keeps digits near the pilot's median, which compresses.
 #
-# It starts from the nearest digits. In each sweep, each of a few blocks of features takes the one step of
-# a digit up or down that lowers J most, if one does. Sums are in float64, so that devices agree, up to
-# steps that would lower J alike to the last bit.
+# Every feature is a variable, but few directions matter. In these directions a thousand small errors can
+# cancel; rounding each feature to the nearest value leaves them.
+#
+# The search starts from the nearest digits. In each sweep, each of a few blocks of features moves the one
+# digit up or down that lowers J most, if any does: at most _SWEEPS * _BLOCKS = 48 moves per row. Sums are
+# in float64, so that devices agree, except on moves that lower J equally to the last bit.
 
 
 _LIKELIEST = 24
 _HIGH_TEMPERATURE = 0.5
 _SWEEPS, _BLOCKS = 3, 16
 NAME = "features"
-# dtype and axes of what a store keeps once: C classes, D features, L digits.
+# dtype and axes of the arrays that a store keeps once: C classes, D features, L digits.
 STATE: Mapping[str, tuple[str, str]] = {
     "weight": ("float32", "CD"),
     "bias": ("float32", "C"),
@@ -61,21 +63,22 @@ STATE: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(("levels", "byte", "place", "middle"), ("int32", "D")),
     "toll": ("float64", ""),
 }
+# Bounds the search's memory: `_w_BKD` takes 256 * 24 * D * 8 bytes, 100 MB for D = 2048.
 _ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shaping:
-    """What the search needs of a fitted state, on one device.
+    """The inputs of the search from a fitted state, on one device.
 
     Args:
-        rows: (C, D) float64, the last layer with its classes' mean taken off.
-        gram: (D, D) float64, rows' rows / C.
-        table: (D, L) float64, value of each digit; +inf where there is none.
-        levels: (D,) digits that a feature has.
+        rows: (C, D) float64, the last layer minus the mean over its classes.
+        gram: (D, D) float64, rows^T rows / C.
+        table: (D, L) float64, value of each digit; +inf beyond a feature's last digit.
+        levels: (D,) number of digits of a feature.
         middle: (D,) the pilot's median digit.
-        toll: of a digit's distance from it.
-        up_down: (2,) int64, 1 and -1: the ways that a digit can go.
+        toll: cost per unit of distance from `middle`.
+        up_down: (2,) int64, 1 and -1: the two directions of a digit.
     """
 
     rows: Tensor
@@ -88,8 +91,9 @@ class Shaping:
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor], toll: float) -> Shaping:
-        """Prepare the search, on the device of a fitted state."""
+        """Prepare the search on the device of a fitted state."""
         weight = state["weight"].double()
+        # A constant over classes is invisible to a softmax, and so is the part of W that adds it.
         rows = weight - weight.mean(0)
         digit = torch.arange(state["table"].shape[1], device=weight.device)
         absent = digit >= state["levels"][:, None]
@@ -115,17 +119,17 @@ class Shaping:
 
     def nearest(self, features_BD: Tensor) -> Tensor:
         """Return the digits (B, D) int64 whose values are nearest."""
-        # Beyond the last digit the midpoint is infinite, which no feature exceeds.
+        # (D, L - 1). Beyond the last digit the midpoint is infinite, which no feature exceeds.
         midpoints = (self.table[:, 1:] + self.table[:, :-1]) / 2
         midpoints = midpoints.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return torch.searchsorted(midpoints, features_BD.T.contiguous()).T.contiguous()
 
 
 class _Search:
-    """Digits of a batch on their way down.
+    """The digits of a batch, lowered step by step.
 
-    For each feature and direction, up and down, it holds by how much the value would move and what the toll
-    would be less; a step changes them for one feature a row.
+    For each feature and direction, the search holds the change of the value and the toll that it saves.
+    A step updates these for one feature per row, instead of recomputing all D.
     """
 
     def __init__(self, shaping: Shaping, features_BD: Tensor, logits_BC: Tensor) -> None:
@@ -133,27 +137,30 @@ class _Search:
         kept = min(_LIKELIEST, logits_BC.shape[1])
         self._p_BK, likeliest = torch.softmax(logits_BC, 1).topk(kept, 1)
         self._rho_B1 = 1 - self._p_BK.sum(1, keepdim=True) + _HIGH_TEMPERATURE
-        # Whole rows at once: indexing would copy element by element.
+        # index_select copies whole rows; indexing would copy element by element.
         self._w_BKD = shaping.rows.index_select(0, likeliest.flatten()).view(*likeliest.shape, -1)
         self.digits = shaping.nearest(features_BD)
         error = shaping.table.T.gather(0, self.digits) - features_BD
-        # Of the likeliest logits, and of the gradient of the second term.
+        # W_T e (B, K), the error of the likeliest logits, and the gradient (B, D) of the second term.
         self._error_BK = torch.bmm(self._w_BKD, error[:, :, None])[:, :, 0]
         self._gradient_BD = self._rho_B1 * (error @ shaping.gram)
         self._half_curvature_BD = self._curvature() / 2
         every = torch.arange(features_BD.shape[1], device=features_BD.device).expand_as(self.digits)
+        # Both (2, B, D): the change of the value, and the saved toll.
         self._moves, self._saved = self._ways(self.digits, every)
 
     def _curvature(self) -> Tensor:
+        # (B, D), the diagonal of J's second derivative: a move m of one feature adds m^2 / 2 times it.
         p = self._p_BK[:, None]
         mean = torch.bmm(p, self._w_BKD)[:, 0]
         likely = torch.bmm(p, self._w_BKD * self._w_BKD)[:, 0] - mean * mean
         return likely + self._rho_B1 * self._s.gram.diagonal()
 
     def _ways(self, digits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return moves and saved tolls of some features' digits, (2, ...) each: up, down."""
+        """Return (2, ...) moves and saved tolls for some features' digits: first up, then down."""
         s = self._s
         then = digits + s.up_down.view(2, *(1 for _ in digits.shape))
+        # An impossible direction moves by 0 and saves -inf, so that it never wins.
         possible = (then >= 0) & (then < s.levels[features])
         then = torch.where(possible, then, digits)
         distance = (digits - s.middle[features]).abs() - (then - s.middle[features]).abs()
@@ -161,19 +168,22 @@ class _Search:
         return s.table[features, then] - s.table[features, digits], saved
 
     def step(self, block: slice) -> None:
-        """Take the best step of one digit among a block of features, in each row that has one."""
+        """Move the best digit among a block of b features, in each row that has an improving move."""
         p = self._p_BK
+        # Gradient of the bracket in the logits (B, K), then in the block's features (B, b).
         residual = p * (self._error_BK - (p * self._error_BK).sum(1, keepdim=True))
         likely = torch.bmm(residual[:, None], self._w_BKD[:, :, block])[:, 0]
         gradient = likely + self._gradient_BD[:, block]
         moves = self._moves[:, :, block]
         gains = self._saved[:, :, block] - (gradient + self._half_curvature_BD[:, block] * moves) * moves
+        # (2, B, b) -> (B, 2 b): columns 0 to b - 1 go up, columns b to 2 b - 1 go down.
         gain, choice = torch.cat(gains.unbind(), 1).max(1)
         down, feature = choice // gradient.shape[1], block.start + choice % gradient.shape[1]
         self._take(feature, down, gain > 0)
 
     def _take(self, feature_B: Tensor, down_B: Tensor, taken_B: Tensor) -> None:
         row = torch.arange(len(feature_B), device=feature_B.device)
+        # Rows without an improving move add 0: no branch, so the device need not be waited for.
         move = torch.where(taken_B, self._moves[down_B, row, feature_B], 0.0)[:, None]
         self.digits[row, feature_B] += torch.where(taken_B, 1 - 2 * down_B, 0)
         self._error_BK += move * self._w_BKD[row, :, feature_B]
@@ -187,11 +197,11 @@ def features(state: Mapping[str, Tensor]) -> Codec:
 
     Args:
         state: weight (C, D) and bias (C,) float32 of the last layer; table (D, L) float32, the values of
-            each feature's digits, ascending; levels, byte and place (D,) int32; and what `shaping` needs:
-            middle (D,) int32, toll () float64 in nats.
+            each feature's digits, ascending; levels, byte and place (D,) int32; and the inputs of
+            `Shaping`: middle (D,) int32, toll () float64 in nats.
     """
     on_device = cache(lambda device: {name: values.to(device) for name, values in state.items()})
-    # Read here: on a device it would have to be waited for.
+    # Read once, on the host: reading it on a device would wait for that device.
     toll = float(state["toll"])
     shaping_on = cache(lambda device: Shaping.of(on_device(device), toll))
     width = int(state["byte"].max()) + 1
@@ -222,14 +232,14 @@ def features(state: Mapping[str, Tensor]) -> Codec:
 
 
 def require_state(state: Mapping[str, Tensor], n_classes: int) -> None:
-    """Refuse a state that cannot come from fitting, e.g. of a store that somebody made up.
+    """Refuse a state that cannot come from fitting, e.g. from a forged store.
 
     Args:
-        state: what a store keeps once.
+        state: the arrays that a store keeps once.
         n_classes: C.
 
     Raises:
-        ValueError: an array is missing, of another shape, or has values that decoding cannot use.
+        ValueError: an array is missing, or its shape, dtype or values cannot come from fitting.
     """
     if set(state) != set(STATE):
         raise ValueError(f"it has {quoted(sorted(state))}, expected {', '.join(STATE)}")
@@ -257,7 +267,13 @@ def _within(values: Tensor, low: int, high: int) -> bool:
     return bool(((low <= values) & (values <= high)).all())
 
 
+# e.g. levels [16, 6, 16, 6, 256]: largest alphabets first, two of 16 levels or three of 6 per byte:
+#     byte = [1, 2, 1, 2, 0], place = [1, 1, 16, 6, 1]
+#     digits [3, 2, 5, 1, 200] -> codes [200, 3 + 16 * 5, 2 + 6 * 1] = [200, 83, 8]
+#     digit 2 back: codes[1] // 16 % 16 = 5
+# A feature with one level has digit 0 and place 1: it adds nothing to byte 0.
 def _pack(digits_BD: Tensor, state: Mapping[str, Tensor], width: int) -> Tensor:
+    # Addition never carries into a neighbour: the places of a byte are powers of its alphabet.
     codes = torch.zeros(len(digits_BD), width, dtype=torch.int32, device=digits_BD.device)
     return codes.index_add_(1, state["byte"], digits_BD.int() * state["place"]).to(torch.uint8)
 

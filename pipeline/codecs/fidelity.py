@@ -1,9 +1,8 @@
-"""What a codec costs: the divergences between a teacher's outputs and what the store gives back.
+"""The cost of a codec: divergences between a teacher's outputs and the decoded ones.
 
-Which divergences these are, a task's rule says. Every block of a dump is decoded again and compared; blocks
-add up, so that shards written by different runs or processes give one figure. The 99th percentile comes
-from a histogram with sixteen bins an octave, and is the upper edge of its bin: at most 4.5 % above the
-exact one.
+A task's rule defines the divergences. A dump decodes every block again and compares. Sums add up over
+blocks, so shards written by different runs or processes give one figure. The 99th percentile comes from a
+histogram with sixteen bins per octave. It is the upper edge of its bin: at most 4.5 % above the exact one.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from pipeline.codecs.rule import Measures, Rule, histogram_key, sort_keys
 
 _BINS_AN_OCTAVE = 16
 _LOWEST = 2.0**-60
-# Beyond it 2 to the power of a bin's edge is no float64.
+# Beyond this bin, 2 to the power of its edge is no float64.
 _HIGHEST_BIN = 1023 * _BINS_AN_OCTAVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
-    """One divergence over samples.
+    """A divergence over samples: its sum and its histogram.
 
     Args:
-        total: its sum.
-        histogram: bin -> samples.
+        total: the sum over samples.
+        histogram: bin -> number of samples.
     """
 
     total: float = 0.0
@@ -40,13 +39,13 @@ class Divergence:
 
     @classmethod
     def of(cls, values_B: NDArray[np.float64]) -> Divergence:
-        """Add up rows."""
-        # fsum, so that no order of rows nor size of batches shows in a sum.
+        """Add up the divergences of rows."""
+        # fsum is exact: the sum depends neither on the rows' order nor on the batch size.
         return cls(total=math.fsum(values_B), histogram=_histogram(values_B))
 
     @classmethod
     def sum(cls, parts: Iterable[Divergence]) -> Divergence:
-        """Add blocks up, in the given order."""
+        """Add up blocks, in the given order."""
         parts = list(parts)
         counts: Counter[int] = Counter()
         for part in parts:
@@ -55,7 +54,7 @@ class Divergence:
 
     @property
     def p99(self) -> float:
-        """The 99th percentile over samples; 0 without any."""
+        """The 99th percentile over samples; 0 without samples."""
         seen, samples = 0, sum(self.histogram.values())
         for bin_, count in self.histogram.items():
             seen += count
@@ -69,10 +68,10 @@ class Fidelity:
     """Sums over samples of one or more blocks.
 
     Args:
-        samples: how many.
-        divergences: by their names.
-        agreement: the name of the answer that may survive.
-        same: samples whose answer survived.
+        samples: number of samples.
+        divergences: by name.
+        agreement: name of the answer that is compared, e.g. top1.
+        same: number of samples with the same answer after decoding.
     """
 
     samples: int
@@ -82,7 +81,7 @@ class Fidelity:
 
     @classmethod
     def measure(cls, rule: Rule, outputs_BC: Tensor, decoded_BC: Tensor) -> Fidelity:
-        """Compare a block's outputs with what decoding gives, and wait for their device."""
+        """Compare a block's outputs with the decoded ones, and wait for their device."""
         divergences, same = rule.diverge(outputs_BC, decoded_BC), rule.agree(outputs_BC, decoded_BC)
         return cls.of(rule.measures, divergences.cpu().numpy(), same.cpu().numpy())
 
@@ -90,7 +89,7 @@ class Fidelity:
     def of(
         cls, measures: Measures, divergences_BK: NDArray[np.float64], same_B: NDArray[np.bool_]
     ) -> Fidelity:
-        """Add up rows, measured by a rule of these measures, on the host."""
+        """Add up rows on the host, measured by a rule of these measures."""
         columns = zip(measures.divergences, divergences_BK.T, strict=True)
         return cls(
             samples=len(divergences_BK),
@@ -101,7 +100,7 @@ class Fidelity:
 
     @classmethod
     def total(cls, measures: Measures, parts: Iterable[Fidelity]) -> Fidelity:
-        """Add blocks of the same measures up, in the given order."""
+        """Add up blocks of the same measures, in the given order."""
         parts = list(parts)
         return cls(
             samples=sum(part.samples for part in parts),
@@ -115,7 +114,7 @@ class Fidelity:
 
     @property
     def measures(self) -> Measures:
-        """The names of its figures."""
+        """The names of the figures."""
         return Measures(divergences=tuple(self.divergences), agreement=self.agreement)
 
     def mean(self, divergence: str) -> float:
@@ -124,11 +123,11 @@ class Fidelity:
 
     @property
     def agreed(self) -> float:
-        """The share of samples whose answer survived; 0 without samples."""
+        """The share of samples with the same answer after decoding; 0 without samples."""
         return self.same / max(1, self.samples)
 
     def means(self) -> dict[str, float]:
-        """Return the mean of each divergence, by the keys of `summary`."""
+        """Return the mean of each divergence, under the keys of `summary`."""
         return {f"{name}_mean": self.mean(name) for name in self.divergences}
 
     def summary(self) -> dict[str, float]:
@@ -143,11 +142,11 @@ class Fidelity:
 
     @property
     def worst(self) -> float:
-        """The largest mean of a divergence."""
+        """The largest mean over the divergences."""
         return max(part.total for part in self.divergences.values()) / self.samples
 
     def within(self, budget: float) -> bool:
-        """Whether the mean of each divergence is at most this."""
+        """Whether the mean of each divergence is at most `budget`."""
         return all(part.total <= budget * self.samples for part in self.divergences.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,10 +163,10 @@ class Fidelity:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Fidelity:
-        """Return the sums that `to_dict` described; they may be of any measures.
+        """Return the sums that `to_dict` described, of any measures.
 
         Raises:
-            ValueError: they do not go together.
+            ValueError: the sums contradict each other.
         """
         sorted_ = sort_keys(value)
         samples, totals, histograms = (sorted_[k] for k in ("samples", "divergences", "histograms"))

@@ -1,10 +1,10 @@
-"""Fitting `features` to a teacher: values of digits, how digits share bytes, how fine they are.
+"""Fit `features` to a teacher: values of digits, digits that share a byte, step sizes.
 
-A step of feature j is a sqrt(12 / D) / std(w_j), w_j its column of the last layer: a rounding error costs
-the same whichever feature makes it, and `a` is the root mean square error of a logit if all were rounded.
-A feature gets the smallest of a few alphabets that holds 99 % of the pilot; its outer digits are spaced
-three times wider, so that rows beyond are served too. `a` is found by search so that the divergence
-meets the budget on the rows of the pilot that were not fitted to.
+The step of feature j is a sqrt(12 / D) / std(w_j), with w_j its column of the last layer. A rounding error
+then costs the same in every feature, and `a` is the root mean square error of a logit if all were rounded.
+A feature gets the smallest alphabet that holds 99 % of the pilot. Outer digits are spaced three times
+wider, so that they serve rows outside. A search finds the `a` whose divergence meets the budget on the
+pilot rows that were not fitted to.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pipeline.codecs.features import Shaping, features
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.rule import Rule
 
-# Alphabets that fill a byte well, and how many of their digits are wider ones at the ends. A feature that
-# the pilot never moves has two digits: only one that the last layer does not use has none.
+# Alphabets that fill a byte well -> number of their digits that are spaced wider, at the ends. A feature
+# that the pilot never moves has two digits. A feature that the last layer does not use has one, digit 0.
 _WIDE_DIGITS = {2: 0, 3: 1, 4: 1, 6: 1, 16: 4, 256: 32}
 _WIDER = 3
 _OUTSIDE = 0.01
@@ -30,7 +30,7 @@ _FLOOR_SHARE = 0.02
 _UNUSED = 1e-9
 _TOLL = 0.06
 _PILOT_ROWS = 1024
-# Fewer rows are all fitted to and measured on.
+# With fewer rows, the same rows are fitted to and measured on.
 _ROWS_TO_SPLIT = 128
 _FIRST_TRIAL, _TRIALS = 0.2, 8
 _AIM, _NEAR_ENOUGH = 0.88, 0.05
@@ -38,7 +38,7 @@ _LEAST_KL = 1e-12
 
 
 def fit_features(pilot: TeacherOutput, head: nn.Linear, max_kl: float, rule: Rule) -> Codec:
-    """Return the coarsest `features` codec that keeps a budget on the pilot.
+    """Return the coarsest `features` codec that meets a budget on the pilot.
 
     Args:
         pilot: logits and features of some samples.
@@ -46,10 +46,12 @@ def fit_features(pilot: TeacherOutput, head: nn.Linear, max_kl: float, rule: Rul
         max_kl: the budget: the largest mean of each of the rule's divergences.
         rule: of the task.
     """
+    # Every s-th row, with s = ceil(n / 1024): at most 1024 rows from the whole pilot.
     some = pilot[:: -(-len(pilot.logits) // _PILOT_ROWS)]
     enough = len(some.logits) >= _ROWS_TO_SPLIT
     seen, unseen = (some[::2], some[1::2]) if enough else (some, some)
     trials: list[tuple[float, Codec]] = []
+    # log a -> log KL
     known: dict[float, float] = {}
     fineness = _FIRST_TRIAL
     for _ in range(_TRIALS):
@@ -70,7 +72,7 @@ def _divergence(trial: tuple[float, Codec]) -> float:
 
 
 def fit_state(pilot: TeacherOutput, head: nn.Linear, fineness: float) -> dict[str, Tensor]:
-    """Return the state of a `features` codec of one fineness.
+    """Return the state of a `features` codec with one step size.
 
     Args:
         pilot: logits and features (n, D) of some samples.
@@ -90,17 +92,17 @@ def fit_state(pilot: TeacherOutput, head: nn.Linear, fineness: float) -> dict[st
 
 
 def _square_step(fineness: float, width: int) -> float:
-    """Return the square of a step in units of its column: a uniform error has a twelfth of it."""
+    """Return the squared step in units of its column: a uniform error has a variance of a twelfth."""
     return 12 * fineness**2 / width
 
 
 def _tables(features_ND: Tensor, weight_CD: Tensor, fineness: float) -> tuple[Tensor, Tensor]:
-    """Return the values (D, L) of each feature's digits and how many it has (D,)."""
+    """Return the values (D, L) of each feature's digits and their number (D,)."""
     spread = weight_CD.std(0, correction=0)
     used = spread > _UNUSED * spread.max()
     step = math.sqrt(_square_step(fineness, len(spread))) / torch.where(used, spread, 1.0)
     lowest = features_ND.amin(0)
-    # Where a share of the samples lies at the minimum, as after a ReLU, nothing is below it.
+    # A share of the samples at the minimum is a floor, e.g. of a ReLU: no value lies below it.
     floored = (features_ND == lowest).double().mean(0) > _FLOOR_SHARE
     origin = torch.where(floored, lowest, features_ND.mean(0))
     rounded = ((features_ND - origin) / step).round()
@@ -109,6 +111,10 @@ def _tables(features_ND: Tensor, weight_CD: Tensor, fineness: float) -> tuple[Te
     digit = torch.arange(most, device=step.device)
     table = origin[:, None].repeat(1, most)
     levels = torch.ones_like(lowest, dtype=torch.long)
+    # Smallest alphabet first; a feature keeps the first one that fits. In units of its step, digits of 16
+    # levels with 4 wide ones are
+    #     median 0: -11, -8, -5, -4 ... 5, 6, 9, 12    (first -5, last 6, two wide ones on each side)
+    #     floor:    0, 1 ... 11, 14, 17, 20, 23        (first 0, last 11, all wide ones above)
     for count, wide in _WIDE_DIGITS.items():
         below = torch.where(floored, 0, wide // 2)
         width = count - below - torch.where(floored, wide, wide // 2)
@@ -126,7 +132,7 @@ def _tables(features_ND: Tensor, weight_CD: Tensor, fineness: float) -> tuple[Te
 
 
 def _places(levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the byte (D,) of each feature's digit and its place (D,) in it; alphabets lie together."""
+    """Return each digit's byte (D,) and its place (D,) in that byte; largest alphabets first."""
     byte, place, end = torch.zeros_like(levels), torch.ones_like(levels), 0
     for count in sorted(_WIDE_DIGITS, reverse=True):
         members = torch.nonzero(levels == count)[:, 0]
@@ -142,10 +148,11 @@ def _worst(codec: Codec, pilot: TeacherOutput, rule: Rule) -> float:
 
 
 def _next_trial(known: dict[float, float], target: float) -> float:
-    """Return the logarithm of the next `a`: divergence grows with about the square of `a`."""
+    """Return the logarithm of the next `a`: interpolate, or assume that divergence grows as `a` squared."""
     points = sorted(known.items())
     for (x0, y0), (x1, y1) in pairwise(points):
         if y0 <= target <= y1:
             return x0 + (x1 - x0) * (target - y0) / (y1 - y0)
+    # In logarithms, a square is a slope of 2.
     x, y = min(points, key=lambda point: abs(point[1] - target))
     return x + (target - y) / 2

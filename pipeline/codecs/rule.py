@@ -1,8 +1,8 @@
-"""What codecs, fidelity and records must know of a task: a small protocol, and its plain part.
+"""The part of a task that codecs, fidelity and records use: a small protocol and its plain values.
 
-A task (`pipeline/tasks/`) is handed to them as their rule; they import none. Codecs ask it which part of
-an output they must keep, a fidelity by how much and how often a decoded output differs. The names of these
-figures are plain values, so that a store can check its records without any task.
+A task (`pipeline/tasks/`) is passed to them as their rule; they import none. Codecs ask the rule which part
+of an output to keep. Fidelity asks how far, and how often, a decoded output differs. The figures' names
+are plain values, so a store can check its records without a task.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _HISTOGRAM, _SAME = "histogram_", "same_"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """The names of what a codec costs, as records and `pipeline inspect --json` have them.
+    """The names of a codec's costs, in records and in `pipeline inspect --json`.
 
     With `kl_t1` and `top1` a record has the keys kl_t1, histogram_t1 and same_top1, and a summary
     kl_t1_mean, kl_t1_p99 and top1_agreement.
 
     Args:
-        divergences: K names. A summary has the 99th percentile of the first one alone.
-        agreement: in which an output and its decoded form may be the same.
+        divergences: K names. A summary has the 99th percentile of the first one only.
+        agreement: name of the answer that an output and its decoded form may share.
     """
 
     divergences: tuple[str, ...]
@@ -33,26 +33,26 @@ class Measures:
 
     @property
     def same(self) -> str:
-        """The key of how many samples agree."""
+        """The key of the number of samples that agree."""
         return _SAME + self.agreement
 
     def are_those_of(self, other: Measures) -> bool:
-        """Whether both name the same figures, in whatever order."""
+        """Whether both name the same figures, in any order."""
         ours, theirs = sorted(self.divergences), sorted(other.divergences)
         return (ours, self.agreement) == (theirs, other.agreement)
 
 
-# Of a softmax: KL(teacher || decoded) in nats at temperatures 1 and 4, and the first class.
+# For a softmax: KL(teacher || decoded) in nats at temperatures 1 and 4, and the first class.
 SOFTMAX = Measures(divergences=("kl_t1", "kl_t4"), agreement="top1")
 
 
 def histogram_key(divergence: str) -> str:
-    """Return the key of a divergence's histogram: `histogram_t1` for `kl_t1`."""
+    """Return the key of a divergence's histogram, e.g. `histogram_t1` for `kl_t1`."""
     return _HISTOGRAM + divergence.removeprefix("kl_")
 
 
 def sort_keys(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a plain fidelity by their kind, none of them checked.
+    """Return the values of a plain fidelity by kind, unchecked.
 
     >>> sort_keys({"samples": 2, "kl_t1": 0.5, "same_top1": 1, "histogram_t1": {"-16": 2}})["agreement"]
     {'top1': 1}
@@ -69,10 +69,10 @@ def sort_keys(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Rule(Protocol):
-    """How a task's outputs may change on their way through a codec, and how that is measured.
+    """Define which changes of a task's outputs a codec may make, and measure them.
 
-    Every method takes tensors on one device and returns one there, without waiting for it. A budget
-    (`max_kl`) bounds the mean of each divergence.
+    Every method takes tensors on one device and returns a tensor on the same one, without waiting for it.
+    A budget (`max_kl`) bounds the mean of each divergence.
     """
 
     @property
@@ -80,10 +80,10 @@ class Rule(Protocol):
         """The names of the divergences, in the order of `diverge`, and of the agreement."""
 
     def kept(self, outputs_BC: Tensor) -> Tensor:
-        """Return outputs (B, C) float32 without the part that a codec may drop, e.g. a constant a row."""
+        """Return outputs (B, C) float32 without the part that a codec may drop, e.g. a constant per row."""
 
     def diverge(self, outputs_BC: Tensor, decoded_BC: Tensor) -> Tensor:
-        """Return how far decoded outputs are from a teacher's: (B, K) float64, at least 0."""
+        """Return the divergences (B, K) float64, at least 0, between a teacher's and decoded outputs."""
 
     def agree(self, outputs_BC: Tensor, decoded_BC: Tensor) -> Tensor:
-        """Return whether both give the same answer (B,) bool."""
+        """Return (B,) bool: whether both give the same answer."""

@@ -1,4 +1,4 @@
-"""What a dump asks of its codec: one by name, or the smallest within a budget."""
+"""The codec that a dump asks for: one by name, or the smallest within a budget."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pipeline.core.errors import ConfigError, did_you_mean, quoted
 AUTO = "auto"
 FEATURES = "features"
 _DEFAULT_BUDGET = 1e-3
-# Stands for the number of classes where it is not known yet.
+# Stands for the number of classes while it is unknown.
 _MANY_CLASSES = 1 << 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodecSpec:
-    """A codec by name and the divergence that it may cost.
+    """A codec by name and the divergence that it may cause.
 
     Args:
         name: a codec's, or auto for the smallest that keeps the budget.
@@ -50,11 +50,11 @@ class CodecSpec:
 
     @property
     def needs_pilot(self) -> bool:
-        """Whether the codec cannot be told before the teacher has seen some images."""
+        """Whether the codec is known only after the teacher has run on some images."""
         return self.budget is not None
 
     def accepts(self, made_for: CodecSpec, codec: str) -> bool:
-        """Whether a store of this codec, made for another spec, is what this one asks for."""
+        """Whether a store with codec `codec`, made for the spec `made_for`, satisfies this spec."""
         same_budget = self.budget == made_for.budget
         if self.name == AUTO:
             return made_for.name == AUTO and same_budget

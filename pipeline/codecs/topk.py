@@ -1,13 +1,14 @@
 """`topk`: the K likeliest classes, and one level for all others.
 
-Kept are the classes' indices, ascending, as gaps to the one before, their logits on the row's own grid
-of 256 levels below its maximum (as in `affine8`), and tail = fp16(log mean exp(logit - maximum)) of the
-classes that are left out. Decoding gives every left-out class that level, so that softmax is a
-distribution however the values were rounded, and its mass outside the K classes is the teacher's at T = 1.
+Four arrays are kept: the classes' indices, ascending, as gaps to the one before; their logits on a grid of
+256 levels below the row's maximum, as in `affine8`, in codes and scale; and tail = fp16(log mean
+exp(logit - maximum)) over the other classes. Decoding gives every other class the tail's level. Softmax is
+then a distribution however the values were rounded, and its mass outside the K classes is the teacher's at
+T = 1.
 
-A gap is a number of 1, 2 or 3 bytes by the number of classes, low bytes first; high ones are nearly always
-0 and cost nothing after Zstandard. Bytes before compression: 2 to 4 times K, + 4 a sample. Error: the
-shape of the tail is lost; at T > 1 its mass too. Of classes that tie for the last place any may be kept.
+A gap takes 1, 2 or 3 bytes, depending on the number of classes, low bytes first. High bytes are nearly
+always 0 and cost nothing after Zstandard. Bytes before compression: 2 to 4 times K, + 4 per sample. Error:
+the shape of the tail is lost; at T > 1 its mass too. If classes tie for the last place, any may be kept.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from pipeline.codecs.dense import from_grid, to_grid
 from pipeline.codecs.rule import Rule
 from pipeline.core.errors import ConfigError
 
+# e.g. classes 2, 3 and 300 of 1000: two planes, low bytes and high bytes, each (K,):
+#     gaps = [2, 3 - 2 - 1, 300 - 3 - 1] = [2, 0, 296]
+#     planes = [2, 0, 40], [0, 0, 1]    (296 = 40 + 256 * 1)
+# and back: (gaps + 1).cumsum() - 1 = [3, 4, 301] - 1 = [2, 3, 300].
 _TOP = 255
 
 
@@ -52,7 +57,7 @@ def topk(kept: int, n_classes: int) -> Codec:
         }
 
     def decode(arrays: Mapping[str, Tensor]) -> Tensor:
-        # Forged gaps must not index outside: on a GPU that ends the process.
+        # Forged gaps must not index out of range: on a GPU that would end the process.
         index = _indices(arrays["gaps"]).clamp(max=n_classes - 1)
         values = from_grid(arrays["codes"], arrays["scale"], _TOP)
         dense = arrays["tail"].float()[:, None].repeat(1, n_classes)
@@ -78,14 +83,14 @@ def topk(kept: int, n_classes: int) -> Codec:
 
 
 def _indices(gaps_BPK: Tensor) -> Tensor:
-    """Return the classes (B, K) int64, ascending, that gaps of P bytes stand for."""
+    """Return the classes (B, K) int64, ascending, from gaps of P bytes."""
     weights = 256 ** torch.arange(gaps_BPK.shape[1], device=gaps_BPK.device)
     gaps = (gaps_BPK.long() * weights[:, None]).sum(1)
     return (gaps + 1).cumsum(1) - 1
 
 
 def _tail(logits_BC: Tensor, kept_BK: Tensor) -> Tensor:
-    """Return log mean exp of the other classes; in float64, where devices agree to the last kept bit."""
+    """Return log mean exp of the other classes; in float64, so that devices agree to the last kept bit."""
     others = logits_BC.double().scatter(1, kept_BK, -math.inf)
     count = logits_BC.shape[1] - kept_BK.shape[1]
     level = torch.logsumexp(others, 1) - math.log(count)

@@ -1,12 +1,15 @@
 """Losses: one pure function each, and the table that names them.
 
 Shapes: B batch, C classes, D features. A loss takes the student's logits (B, C), the labels and the
-teacher's logits (B, C), computes in float32 outside autocast (in float64 where the student's logits are),
-sums over classes unless it says otherwise, and takes the mean over the batch. Labels are class indices (B,)
-int64, -1 for unlabelled: such a sample has no hard-label term; or, where views mix images, shares of the
-classes (B, C) float32, what is missing to 1 being unlabelled. A constant that is added to a row of the
-teacher's logits changes no loss: codecs keep them up to one. A new loss is one function and one line in
-`LOSSES`, or code of the user's own that a recipe names: see `own_code.py`.
+teacher's logits (B, C). It computes in float32 outside autocast, or in float64 if the student's logits are
+float64. It sums over classes unless it says otherwise, and takes the mean over the batch.
+
+Labels are class indices (B,) int64, -1 for unlabelled: such a sample has no hard-label term. If views mix
+images, labels are class shares (B, C) float32; the remainder to 1 is unlabelled. A constant added to a row
+of the teacher's logits changes no loss, because codecs keep logits only up to such a constant.
+
+A new loss is one function and one line in `LOSSES`, or a recipe names the user's own code: see
+`own_code.py`.
 
 Example:
     >>> import torch

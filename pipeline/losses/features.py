@@ -1,8 +1,8 @@
 """Losses of penultimate features, each added to `kd` of the logits.
 
-Each takes a `Features` as its fourth argument, with student's and teacher's features already projected,
-by the maps below where a loss needs one: these are trained with the student, and then thrown
-away. D is the number of features: Ds of the student, Dt of the teacher, E of an embedding of both.
+The fourth argument of each loss is a `Features`. If the loss needs a projection, the features are already
+projected by the modules below, which are trained with the student and then discarded. D is the number of
+features: Ds of the student, Dt of the teacher, E of a common embedding.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from pipeline.losses.settings import Temperature, Weight, in_single_precision
 from pipeline.losses.target_classes import named_classes
 from pipeline.samples.samples import UNLABELLED
 
-# Keeps a batch whose features are all the same from a division by zero.
+# Avoids a division by zero if all features of a batch are equal.
 _SMALL = 1e-12
-# Two samples are one where their squared distance is a smaller share than this of their squared lengths.
+# Two samples coincide if their squared distance is below this share of the sum of their squared lengths.
 _COINCIDENT = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the networks made of a batch before their last layers.
+    """The inputs of both networks' last layers for a batch.
 
     Args:
         student: (B, Ds), with gradients.
         teacher: (B, Dt) of the same views.
-        negatives: (K, Dt), the teacher's of views of other samples, as many as one likes; None for none.
-        negative_labels: (K,) int64 of those, or -1; None where they are not known.
-        centres: (C, Dt), the teacher's mean of each class; None where no loss asks for them.
+        negatives: (K, Dt), the teacher's features of other samples' views, any number; None for none.
+        negative_labels: (K,) int64 labels of the negatives, or -1; None if unknown.
+        centres: (C, Dt), the teacher's mean features per class; None if no loss needs them.
     """
 
     student: Tensor
@@ -58,21 +58,22 @@ def crd(
 ) -> Tensor:
     """`kd` + feature_weight (`contrast` of the student + `contrast` of the teacher): contrastive.
 
-    A student's embedding is told from the teacher's of other samples, those of the batch and the
-    negatives; a teacher's from the students' of the others of the batch. The authors draw both from a
-    memory of past embeddings; a cache has the teacher's of the current view, exact and without number.
+    The student's embedding of a sample is contrasted with the teacher's of other samples, from the batch
+    and the negatives. The teacher's is contrasted with the student's of other samples in the batch. The
+    authors draw both from a memory of past embeddings; a cache has the teacher's of the current view, exact
+    and in any number.
 
     Args:
         student: (B, C) logits.
         labels: (B,) int64 class indices, or -1; or (B, C) shares. Samples of one class are no negatives of
-            each other; where images are mixed, only a sample itself is none.
+            each other; if images are mixed, only the sample itself is no negative.
         teacher: (B, C) logits.
         features: embeddings of length 1: student and teacher (B, E), negatives (K, E) or None.
         feature_weight: of the contrasts, >= 0.
         contrast_temperature: of the similarities of embeddings, > 0.
         temperature, ce_weight, kd_weight: of `kd`.
 
-    Source: Tian, Krishnan and Isola, arXiv 1910.10699, and the authors' code, where the defaults are from.
+    Source: Tian, Krishnan and Isola, arXiv 1910.10699; the defaults are from the authors' code.
 
     """
     pairs = _negative_pairs(labels, features)
@@ -102,7 +103,7 @@ def rkd(
         student: (B, C) logits.
         labels: (B,) int64 class indices, or -1; or (B, C) shares.
         teacher: (B, C) logits.
-        features: student (B, Ds) and teacher (B, Dt), as they are; the widths may differ.
+        features: student (B, Ds) and teacher (B, Dt), unprojected; the widths may differ.
         distance_weight: >= 0.
         angle_weight: >= 0.
         temperature, ce_weight, kd_weight: of `kd`.
@@ -126,21 +127,21 @@ def centre(
     ce_weight: Weight = 1.0,
     kd_weight: Weight = 0.0,
 ) -> Tensor:
-    """`kd` + feature_weight `to_centres`: centre loss, with the teacher's class means for centres.
+    """`kd` + feature_weight `to_centres`: centre loss with the teacher's class means as centres.
 
     Args:
         student: (B, C) logits.
         labels: (B,) int64 class indices, or -1; or (B, C) shares of at most two classes.
         teacher: (B, C) logits.
         features: student (B, Dt), projected to the teacher's width, and centres (C, Dt).
-        feature_weight: >= 0; the size of the squared distance is that of the teacher's features.
+        feature_weight: >= 0; the squared distance has the scale of the teacher's features.
         temperature, ce_weight, kd_weight: of `kd`.
 
     Raises:
         ConfigError: there are no centres.
 
     Source: Wen et al., A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016,
-        equation 2 and the default; the teacher's class means for centres: Wang et al., arXiv 2305.17007.
+        equation 2 and the default; the teacher's class means as centres: Wang et al., arXiv 2305.17007.
 
     """
     if features.centres is None:
@@ -157,16 +158,17 @@ def contrast(anchors: Tensor, candidates: Tensor, negative: Tensor, *, temperatu
     """-log h(a_i, c_i) - sum over negatives j of log(1 - h(a_i, c_j)), mean over the B anchors.
 
     h(a, c) = e / (e + N m) with e = exp(a . c / temperature), N the anchor's number of negatives and m the
-    mean of e over all negatives, without a gradient. The paper has e / (e + N / M) for M samples; its
+    mean of e over all negatives, without a gradient. The paper has e / (e + N / M) for M samples. Its
     authors' code first divides e by its sum over all M, estimated as M times the mean in the first batch.
-    So M cancels; here each batch has its own m. An anchor without negatives has nothing to be told from: 0.
+    So M cancels; here each batch has its own m. An anchor without negatives adds 0.
 
     Args:
         anchors: (B, E).
-        candidates: (B + K, E), of the same samples first.
-        negative: (B, B + K) whether a candidate is one.
+        candidates: (B + K, E), the anchors' samples first.
+        negative: (B, B + K) bool, whether a candidate is a negative of the anchor.
         temperature: > 0.
     """
+    # (B, B + K); the diagonal of the first B columns has the positive pairs.
     scores = anchors @ candidates.T / temperature
     count = negative.sum(1).to(scores.dtype)
     with torch.no_grad():
@@ -181,7 +183,7 @@ def contrast(anchors: Tensor, candidates: Tensor, negative: Tensor, *, temperatu
 def distances(student: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss of the distances between samples, each network's divided by their mean.
 
-    Mean over all B^2 ordered pairs, equal ones too, as in the authors' code, whose weight it is made for.
+    Mean over all B^2 ordered pairs, including equal ones, as in the authors' code, whose weight assumes it.
 
     Args:
         student: (B, Ds).
@@ -194,8 +196,8 @@ def distances(student: Tensor, teacher: Tensor) -> Tensor:
 def angles(student: Tensor, teacher: Tensor) -> Tensor:
     """Huber loss of the cosines of the angles in all triangles of samples.
 
-    Mean over all B^3 ordered triples, degenerate ones too, as in the authors' code. Takes memory for a
-    few times B^3 numbers.
+    Mean over all B^3 ordered triples, including degenerate ones, as in the authors' code. Memory: a few
+    times B^3 numbers.
 
     Args:
         student: (B, Ds).
@@ -206,14 +208,14 @@ def angles(student: Tensor, teacher: Tensor) -> Tensor:
 
 @in_single_precision
 def to_centres(features: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
-    """Half the squared distance of each sample's features to the centre of its class.
+    """Half the squared distance of each sample's features to its class centre.
 
-    Sum over the features, mean over the batch; a sample without a label adds 0 and is counted.
+    Sum over the features, mean over the batch; an unlabelled sample adds 0 and counts in the mean.
 
     Args:
         features: (B, D).
-        labels: (B,) int64 class indices, or -1; or (B, C) shares of at most two classes, whose distances
-            count by share.
+        labels: (B,) int64 class indices, or -1; or (B, C) shares of at most two classes, which weigh the
+            distances.
         centres: (C, D).
     """
     each = [
@@ -223,7 +225,7 @@ def to_centres(features: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
 
 
 def _negative_pairs(labels: Tensor, features: Features) -> Tensor:
-    """Return which of the batch's samples and the negatives are others, of other classes (B, B + K)."""
+    """Return (B, B + K) bool: whether a candidate is a different sample of a different class."""
     extra = 0 if features.negatives is None else len(features.negatives)
     other = ~torch.eye(len(labels), len(labels) + extra, dtype=torch.bool, device=labels.device)
     if labels.is_floating_point():
@@ -235,17 +237,18 @@ def _negative_pairs(labels: Tensor, features: Features) -> Tensor:
 
 
 def _relative_distances(features: Tensor) -> Tensor:
-    # Without matrix products, which lose the small distances to rounding.
+    # Not by matrix products, which lose small distances to rounding.
     apart = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     pairs = max(1, len(features) * (len(features) - 1))
     return apart / (apart.sum() / pairs).clamp(min=_SMALL)
 
 
 def _cosines(features: Tensor) -> Tensor:
-    """Return the cosine of the angle at j between i and k, (B, B, B) of j, i, k; 0 where a side is none.
+    """Return the cosine of the angle at j between i and k, (B, B, B) of j, i, k; 0 if a side has length 0.
 
-    From inner products, in float64, as differences of large ones are small; the sides themselves would take
-    D times as long. Samples nearer than a millionth of their length are one.
+    Computed from inner products, because the side vectors would take D times as long. In float64, because
+    small results are differences of large products. Samples nearer than a millionth of their length are
+    taken as one.
     """
     centred = features.double() - features.detach().double().mean(0)
     inner = centred @ centred.T
@@ -254,17 +257,18 @@ def _cosines(features: Tensor) -> Tensor:
     apart = total - 2 * inner
     are_two = apart > _COINCIDENT * total
     scale = torch.where(are_two, torch.where(are_two, apart, 1).rsqrt(), 0)
+    # (x_i - x_j) . (x_k - x_j) = (|x_j|^2 - x_i x_j) - x_j x_k + x_i x_k, at [j, i, k].
     along = (squares[:, None] - inner)[:, :, None] - inner[:, None] + inner
     return (along * scale[:, :, None] * scale[:, None]).to(features.dtype)
 
 
 class ContrastProjection(nn.Module):
-    """Both networks' features to embeddings (B, E) of length 1: a linear layer each.
+    """Map both networks' features to embeddings (B, E) of length 1, by one linear layer each.
 
     Args:
         student_dim: Ds.
         teacher_dim: Dt.
-        embedding_dim: E; the default is that of arXiv 1910.10699.
+        embedding_dim: E; the default is from arXiv 1910.10699.
     """
 
     def __init__(self, student_dim: int, teacher_dim: int, embedding_dim: int = 128) -> None:
@@ -273,7 +277,7 @@ class ContrastProjection(nn.Module):
         self.teacher = nn.Linear(teacher_dim, embedding_dim)
 
     def forward(self, features: Features) -> Features:
-        """Return the features with student, teacher and negatives embedded."""
+        """Return the features with embeddings of student, teacher and negatives."""
         negatives = features.negatives
         return replace(
             features,
@@ -284,7 +288,7 @@ class ContrastProjection(nn.Module):
 
 
 class CentreProjection(nn.Module):
-    """The student's features to the teacher's width: a linear layer, or nothing where they are equal.
+    """Map the student's features to the teacher's width: a linear layer, or the identity if equal.
 
     Args:
         student_dim: Ds.
@@ -297,7 +301,7 @@ class CentreProjection(nn.Module):
         self.student = nn.Identity() if same else nn.Linear(student_dim, teacher_dim)
 
     def forward(self, features: Features) -> Features:
-        """Return the features with the student's (B, Dt)."""
+        """Return the features with the student's as (B, Dt)."""
         return replace(features, student=self.student(features.student))
 
 

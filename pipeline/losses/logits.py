@@ -1,8 +1,8 @@
-"""Losses of logits: of labels, of the teacher's whole distribution, and of relations between samples.
+"""Losses of logits: from labels, from the teacher's whole distribution, and from relations between samples.
 
-Those of the labels alone are the baselines, and the hard-label term of all others. For those of relations
-not each probability matters, but how they go together over classes and samples. s and t are the softmax of
-student and teacher, s_T and t_T those of logits divided by T.
+Losses of labels alone are the baselines, and the hard-label term of all others. Losses of relations compare
+not each probability, but the correlations over classes and samples. s and t are the softmax of student and
+teacher, s_T and t_T the softmax of logits divided by T.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from pipeline.losses.settings import Exponent, Smoothing, Temperature, Weight, in_single_precision
 from pipeline.samples.samples import UNLABELLED
 
-# Keeps rows of equal logits from a division by zero; the value of the authors of kd_ls.
+# Avoids a division by zero for rows of equal logits; the value of kd_ls's authors.
 _SMALL = 1e-7
-# Keeps constant rows and columns from a division by zero; the value of the authors.
+# Avoids a division by zero for constant rows and columns; the value of dist's authors.
 _LEAST_NORM = 1e-8
 
 
@@ -24,7 +24,7 @@ _LEAST_NORM = 1e-8
 def scratch(student: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
     """Cross-entropy with the labels, -log s_y: the baseline without a teacher.
 
-    Sum over the classes, mean over the batch; a sample without a label adds 0 and is counted.
+    Sum over the classes, mean over the batch; an unlabelled sample adds 0 and counts in the mean.
 
     Args:
         student: (B, C) logits.
@@ -41,7 +41,7 @@ def label_smoothing(
 ) -> Tensor:
     """Cross-entropy with (1 - smoothing) on the label and smoothing / C on every class.
 
-    Sum over the classes, mean over the batch; a sample without a label adds 0 and is counted.
+    Sum over the classes, mean over the batch; an unlabelled sample adds 0 and counts in the mean.
 
     Args:
         student: (B, C) logits.
@@ -56,12 +56,12 @@ def label_smoothing(
 
 
 def cross_entropy(student: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return each sample's cross-entropy (B,) with its label, 0 where it has none.
+    """Return each sample's cross-entropy (B,) with its label; 0 without a label.
 
     Args:
         student: (B, C) logits.
-        labels: (B,) int64 class indices, or -1; or (B, C) shares, what is missing to 1 being unlabelled.
-        smoothing: share that all classes have evenly.
+        labels: (B,) int64 class indices, or -1; or (B, C) shares, with the remainder to 1 unlabelled.
+        smoothing: share that is spread evenly over all classes.
     """
     if not labels.is_floating_point():
         return F.cross_entropy(
@@ -84,8 +84,8 @@ def kd(
 ) -> Tensor:
     """ce_weight CE(y) + kd_weight T^2 KL(t_T || s_T): knowledge distillation.
 
-    Sum over the classes, mean over the batch: torch's `batchmean`. T^2 keeps the size of the gradient.
-    The defaults are those of small images; for ImageNet T = 1 and 0.5 each are usual.
+    Sum over the classes, mean over the batch: torch's `batchmean`. T^2 keeps the gradient's size. The
+    defaults suit small images; for ImageNet, T = 1 and both weights 0.5 are usual.
 
     Args:
         student: (B, C) logits.
@@ -104,10 +104,10 @@ def kd(
 
 @in_single_precision
 def soft_ce(student: Tensor, labels: Tensor, teacher: Tensor, *, temperature: Temperature = 1.0) -> Tensor:
-    """-T^2 sum over c of t_T,c log s_T,c: the teacher's labels alone, as in function matching.
+    """-T^2 sum over c of t_T,c log s_T,c: only the teacher's labels, as in function matching.
 
-    Sum over the classes, mean over the batch. It is `kd` without hard labels but for the entropy of the
-    teacher, which has no gradient.
+    Sum over the classes, mean over the batch. It equals `kd` without hard labels, plus the teacher's
+    entropy, which has no gradient.
 
     Args:
         student: (B, C) logits.
@@ -115,7 +115,7 @@ def soft_ce(student: Tensor, labels: Tensor, teacher: Tensor, *, temperature: Te
         teacher: (B, C) logits.
         temperature: T > 0.
 
-    Source: Beyer et al., arXiv 2106.05237, who mix images aggressively.
+    Source: Beyer et al., arXiv 2106.05237, with aggressive mixing of images.
 
     """
     return soft_cross_entropy(student, teacher, temperature).mean()
@@ -137,7 +137,7 @@ def hard(
     Args:
         student: (B, C) logits.
         labels: (B,) int64 class indices, or -1; or (B, C) shares.
-        teacher: (B, C) logits; among equal ones the first class counts.
+        teacher: (B, C) logits; the first of equal classes counts.
         ce_weight: of the labels, >= 0.
         kd_weight: of the teacher's decisions, >= 0.
 
@@ -159,9 +159,10 @@ def mse(
 ) -> Tensor:
     """ce_weight CE(y) + kd_weight mean over c of (z_s,c - z_t,c)^2 of logits z centred in each row.
 
-    Mean over the classes, other than all else here, as in the authors' code, and over the batch. Rows are
-    centred since a cached logit is known up to a constant a row, which no softmax sees; with it, cached and
-    online labels give the same loss. It is twice the limit of T^2 KL(t_T || s_T) for T to infinity.
+    Mean over the classes, unlike the other losses here, as in the authors' code; mean over the batch. Rows
+    are centred because a cached logit is known only up to a constant per row, which a softmax ignores. With
+    centring, cached and online labels give the same loss. It is twice the limit of T^2 KL(t_T || s_T) for T
+    to infinity.
 
     Args:
         student: (B, C) logits.
@@ -170,7 +171,7 @@ def mse(
         ce_weight: of the hard labels, >= 0.
         kd_weight: of the difference of the logits, >= 0.
 
-    Source: Kim et al., arXiv 2105.08919, whose best students have no hard-label term.
+    Source: Kim et al., arXiv 2105.08919; their best students have no hard-label term.
 
     """
     apart = (student - teacher) - (student - teacher).mean(1, keepdim=True)
@@ -189,10 +190,10 @@ def kd_ls(
 ) -> Tensor:
     """`kd` of standardised logits: each row minus its mean, divided by its standard deviation.
 
-    Sum over the classes, mean over the batch. The hard-label term sees the logits as they are. The
-    deviation is the sample's (C - 1), with 1e-7 added, as in the authors' code. The scale of the logits is
-    free, and the nearer a student's are to equal ones, the steeper is the gradient: a last layer that
-    starts at zero gets some 10^7 times that of `kd`.
+    Sum over the classes, mean over the batch. The hard-label term uses the original logits. The deviation
+    is the sample's (C - 1), plus 1e-7, as in the authors' code. The scale of the logits is free; the nearer
+    a student's logits are to equal, the steeper the gradient. A last layer that starts at zero gets about
+    10^7 times the gradient of `kd`.
 
     Args:
         student: (B, C) logits.
@@ -221,9 +222,9 @@ def wttm(
 ) -> Tensor:
     """ce_weight CE(y) + kd_weight U KL(q || s), q = t^gamma / U, U = sum over c of t_c^gamma.
 
-    Weighted transformed teacher matching: the teacher's distribution is raised to a power, which is a
-    temperature of 1 / gamma, the student's is not, and samples of a smooth teacher count more. No T^2.
-    Sum over the classes, mean over the batch.
+    Weighted transformed teacher matching. The teacher's distribution is raised to a power, i.e. a
+    temperature of 1 / gamma; the student's is not. Samples with a smooth teacher count more. No T^2. Sum
+    over the classes, mean over the batch.
 
     Args:
         student: (B, C) logits.
@@ -233,8 +234,8 @@ def wttm(
         ce_weight: of the hard labels, >= 0.
         kd_weight: of the soft labels, beta in the paper, >= 0.
 
-    Source: Zheng and Yang, arXiv 2402.11148, section 4; its authors choose gamma 0.1 or 0.2 and beta for
-        each pair of models. The defaults are those of the example in their code.
+    Source: Zheng and Yang, arXiv 2402.11148, section 4. Its authors choose gamma 0.1 or 0.2, and beta, for
+        each pair of models. The defaults are from the example in their code.
 
     """
     powers = gamma * F.log_softmax(teacher, dim=1)
@@ -277,10 +278,10 @@ def dist(
 ) -> Tensor:
     """ce_weight CE(y) + T^2 [inter_weight (1 - mean r of rows) + intra_weight (1 - mean r of columns)].
 
-    r is Pearson's correlation of the student's probabilities s_T with the teacher's t_T: of a row, over the
-    classes of a sample; of a column, over the batch for a class. So the loss of a batch is not the mean of
-    its parts: `accumulate` changes it. The columns of a batch of one are constant: r = 0, no gradient. As
-    with `kd_ls`, students whose logits are nearly equal have steep gradients.
+    r is Pearson's correlation of the student's probabilities s_T with the teacher's t_T: of a row, over a
+    sample's classes; of a column, over the batch for one class. The loss of a batch is therefore not the
+    mean of its parts: `accumulate` changes it. In a batch of one, columns are constant: r = 0, no gradient.
+    As with `kd_ls`, students with nearly equal logits have steep gradients.
 
     Args:
         student: (B, C) logits.
@@ -289,7 +290,7 @@ def dist(
         temperature: T > 0; 1 for ImageNet.
         ce_weight: of the hard labels, >= 0.
         inter_weight: of the relations between classes, beta in the paper, >= 0.
-        intra_weight: of those within a class, gamma in the paper, >= 0.
+        intra_weight: of the relations within a class, gamma in the paper, >= 0.
 
     Source: Huang et al., arXiv 2205.10536, section 3; T^2 and 1e-8 as in the authors' code.
 
@@ -301,7 +302,7 @@ def dist(
 
 
 def _correlation(a: Tensor, b: Tensor, *, dim: int) -> Tensor:
-    """Return Pearson's correlations of two matrices along a dimension."""
+    """Return Pearson's correlations of two matrices along `dim`."""
     a, b = (values - values.mean(dim, keepdim=True) for values in (a, b))
     norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
     correlations: Tensor = (a * b).sum(dim) / (norms + _LEAST_NORM)

@@ -1,16 +1,16 @@
-"""Losses of the user's own code, as `package.module:NAME` of a recipe: a function, or a class.
+"""Losses from the user's own code: a recipe's `package.module:NAME`, a function or a class.
 
-A function is one like those of the table: (student (B, C), labels, teacher (B, C) or None, **settings) to a
+A function has the table's signature: (student (B, C), labels, teacher (B, C) or None, **settings) to a
 scalar. A class is called with the settings, and its instance with the three tensors. Attributes of either
-say what it needs:
+declare its needs:
 
-    needs_teacher = True    False for a baseline, which is given None for the teacher
-    one_target = False      True where labels must be one class each (B,), so that views may not mix
-    features = None         a `FeatureNeeds`; it is then given `Features` as a fourth argument
+    needs_teacher = True    False for a baseline, whose teacher argument is None
+    one_target = False      True if labels must be one class each (B,), so that views must not mix
+    features = None         a `FeatureNeeds`; the fourth argument is then `Features`
 
-Settings are the recipe's other keys. Numbers of a function may have schedules; those of a class stay. A
-loss computes in float32 outside autocast, as the table's do. It keeps nothing from step to step: a run that
-is resumed would not find it.
+Settings are the recipe's other keys. A function's numbers may have schedules; a class's stay constant. A
+loss computes in float32 outside autocast, like the table's. It keeps no state between steps, because a
+resumed run would lose it.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ T = TypeVar("T")
 
 
 def own_loss(name: str) -> Loss:
-    """Import a loss of the user's own.
+    """Import a loss from the user's own code.
 
     Args:
         name: `package.module:NAME`.
 
     Raises:
-        ConfigError: it cannot be imported, or an attribute is of another type.
+        ConfigError: the import fails, or an attribute has the wrong type.
     """
     code = find_callable(name, LOSS)
     return Loss(
@@ -65,7 +65,7 @@ def own_loss(name: str) -> Loss:
 
 
 def fill_own(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
-    """Return a loss of the user's own with its settings filled in.
+    """Fill in the settings of a loss from the user's own code.
 
     Args:
         name: `package.module:NAME`.
@@ -73,7 +73,7 @@ def fill_own(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLos
         settings: as params.yaml has them.
 
     Raises:
-        ConfigError: it lacks a setting, or has one that it does not take; its class makes no loss.
+        ConfigError: a setting is missing or unknown, or the class makes no loss.
     """
     code, inputs = loss.function, 3 if loss.features is None else 4
     if inspect.isclass(code):
@@ -88,7 +88,7 @@ def fill_own(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLos
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """A loss of the user's own, whose failures are told in one line.
+    """Call a loss of the user's own code, and report its failures in one line.
 
     Args:
         name: `package.module:NAME`.
@@ -118,7 +118,7 @@ class _Checked:
 
 
 def _said(name: str, code: object, attribute: str, kind: type[T], default: T | None) -> Any:
-    """Return what a loss says of itself."""
+    """Return an attribute in which a loss declares a need."""
     value = getattr(code, attribute, default)
     if value is not default and not isinstance(value, kind):
         raise ConfigError(
@@ -130,13 +130,13 @@ def _said(name: str, code: object, attribute: str, kind: type[T], default: T | N
 def _require_settings(
     name: str, parameters: Mapping[str, Parameter], settings: Mapping[str, Any], inputs: int = 0
 ) -> None:
-    """Refuse settings that the code does not take, and the want of those that it needs.
+    """Refuse settings that the code does not take, and missing ones without a default.
 
     Args:
         name: of the loss.
         parameters: of the code.
-        settings: that it would be given.
-        inputs: how many of its parameters are no settings.
+        settings: to pass to the code.
+        inputs: number of leading parameters that are no settings.
     """
     by_place = [key for key, one in parameters.items() if one.kind in (_BY_PLACE, _BY_EITHER)]
     taken = {
@@ -152,7 +152,7 @@ def _require_settings(
 
 
 def _schedules(name: str, code: Callable[..., object], settings: Mapping[str, Any]) -> dict[str, Schedule]:
-    """Return the settings that are numbers, over the epochs; those that are annotated in their ranges."""
+    """Return the numeric settings as schedules over the epochs; annotated ones must be in their ranges."""
     ranges, scheduled = _ranges(code), {}
     for key, value in settings.items():
         if key in ranges:
@@ -165,7 +165,7 @@ def _schedules(name: str, code: Callable[..., object], settings: Mapping[str, An
 def _ranges(code: Callable[..., object]) -> dict[str, Range]:
     try:
         return settings_of(code)
-    except Exception:  # annotations of the user's that cannot be evaluated say no ranges
+    except Exception:  # the user's annotations may not be evaluable: then there are no ranges
         return {}
 
 

@@ -1,4 +1,4 @@
-"""What a loss declares: kinds of settings, schedules, features that it needs, and its precision."""
+"""A loss's declarations: kinds of settings, schedules, feature needs, and precision."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from pipeline.core.errors import ConfigError, did_you_mean
 
 P = ParamSpec("P")
-# Softened distributions are ever more alike, and T^2 lifts what their difference loses: in float32 a loss
-# keeps four digits up to here, and one or none at T = 1000.
+# At a high temperature, distributions become alike, and T^2 magnifies the rounding of their difference. In
+# float32 a loss keeps four digits up to T = 20, and one or none at T = 1000.
 _HIGHEST_IN_SINGLE = 20.0
-# Of student's logits, labels and teacher's logits, and where it compares them, of features.
+# (student's logits, labels, teacher's logits) and, for losses that compare features, `Features`.
 LossFunction = Callable[..., Tensor]
 _LINEAR, _WARMUP = {"from", "to", "epochs"}, {"warmup", "epochs"}
 
@@ -29,14 +29,14 @@ class Range:
 
     Args:
         holds: whether a number lies in it.
-        expected: the same in words.
+        expected: the same in words, for messages.
     """
 
     holds: Callable[[float], bool]
     expected: str
 
 
-# Beyond these, softened distributions are equal, or one-hot, to all digits.
+# Beyond these temperatures, softened distributions are equal, or one-hot, to all digits.
 Temperature = Annotated[float, Range(lambda value: 1e-3 <= value <= 1e3, "more than 0, from 0.001 to 1000")]
 Weight = Annotated[float, Range(lambda value: 0 <= value < math.inf, "at least 0")]
 Smoothing = Annotated[float, Range(lambda value: 0 <= value < 1, "at least 0 and below 1")]
@@ -44,16 +44,16 @@ Exponent = Annotated[float, Range(lambda value: 0 < value <= 1, "more than 0 and
 
 
 def settings_of(function: Callable[..., object]) -> dict[str, Range]:
-    """Return the settings of a function with what they may be, in the order of its parameters."""
+    """Return the settings of a function with their ranges, in the order of its parameters."""
     hints = get_type_hints(function, include_extras=True)
     return {name: kind.__metadata__[0] for name, kind in hints.items() if get_origin(kind) is Annotated}
 
 
 def in_single_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Let a function of tensors, the student's first, compute in float32 outside autocast.
+    """Make a function of tensors, the student's first, compute in float32 outside autocast.
 
-    Where the student's are float64 everything is. At a `temperature` above 20 it computes in float64 and
-    gives what it would give in float32. Class indices stay what they are.
+    With a float64 student, everything is float64. At a `temperature` above 20, the function computes in
+    float64 and returns float32. Class indices keep their type.
     """
 
     @functools.wraps(loss)
@@ -76,13 +76,13 @@ def _as(dtype: torch.dtype, value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureNeeds:
-    """Needs of a loss that compares penultimate features; those of student and teacher it always gets.
+    """Declare the needs of a loss that compares penultimate features; it always gets the batch's features.
 
     Args:
-        projection: from Ds and Dt, the numbers of features, to a module that maps `Features` to `Features`
-            and is trained with the student; None for features as they are.
-        negatives: how many of the teacher's features of other samples of the view are wanted.
-        centres: whether the teacher's mean features of each class are.
+        projection: function from Ds and Dt, the numbers of features, to a module from `Features` to
+            `Features` that is trained with the student; None for no projection.
+        negatives: number of the teacher's features from other samples of the view.
+        centres: whether the loss needs the teacher's mean features per class.
     """
 
     projection: Callable[[int, int], nn.Module] | None = None
@@ -92,12 +92,12 @@ class FeatureNeeds:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A number that goes from one value to another while a student is trained, linearly, and stays there.
+    """A number that changes linearly from one value to another during training, and then stays constant.
 
     Args:
         start: at epoch 0.
         end: from `epochs` on.
-        epochs: how long it takes, may be a fraction; 0 for a number that does not change.
+        epochs: length of the change, maybe a fraction; 0 for a constant number.
 
     Raises:
         ConfigError: values that are not finite, or negative epochs.
@@ -117,12 +117,12 @@ class Schedule:
 
     @classmethod
     def warmup(cls, value: float, epochs: float) -> Schedule:
-        """Return what goes from 0 to a value."""
+        """Return a schedule from 0 to a value."""
         return cls(0.0, value, epochs)
 
     @classmethod
     def parse(cls, value: Any) -> Schedule | None:
-        """Return what params.yaml says, or None where that is no schedule.
+        """Return a schedule from its form in params.yaml, or None if the value has another form.
 
         Args:
             value: a number, {from: A, to: B, epochs: E} or {warmup: B, epochs: E}, with E more than 0.
@@ -140,14 +140,14 @@ class Schedule:
         return cls(value.get("from", 0.0), value["to" if "to" in value else "warmup"], value["epochs"])
 
     def at(self, epoch: float) -> float:
-        """Return the value at an epoch, counted from 0, which may be a fraction."""
+        """Return the value at an epoch, a number from 0 that may be a fraction."""
         if epoch >= self.epochs:
             return self.end
         return self.start + (self.end - self.start) * epoch / self.epochs
 
 
 def as_number(value: Any) -> Any:
-    """Return what YAML takes for text, such as 3e-3, as the number that it is; the rest unchanged."""
+    """Return a number that YAML reads as text, e.g. 3e-3, as a float; return other values unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -164,7 +164,7 @@ def require_settings(name: str, settings: Mapping[str, Any], accepted: Sequence[
     """Refuse a setting that a loss does not have.
 
     Raises:
-        ConfigError: naming the loss, and the settings that it has.
+        ConfigError: names the loss and its settings.
     """
     for key in settings:
         if key not in accepted:
@@ -175,16 +175,16 @@ def require_settings(name: str, settings: Mapping[str, Any], accepted: Sequence[
 
 
 def number_or_schedule(name: str, key: str, value: Any, allowed: Range) -> Schedule:
-    """Return a setting of a loss over the epochs.
+    """Return a setting of a loss as a schedule.
 
     Args:
         name: of the loss, for errors.
         key: of the setting.
-        value: as params.yaml has it: see `Schedule.parse`.
-        allowed: the numbers that it may be.
+        value: in its form in params.yaml: see `Schedule.parse`.
+        allowed: range of the number.
 
     Raises:
-        ConfigError: it is neither, or out of its range.
+        ConfigError: the value is neither number nor schedule, or out of range.
     """
     schedule = Schedule.parse(value)
     if schedule is None or not (allowed.holds(schedule.start) and allowed.holds(schedule.end)):
@@ -197,16 +197,16 @@ def number_or_schedule(name: str, key: str, value: Any, allowed: Range) -> Sched
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A line of the table of losses.
+    """A line in the table of losses.
 
     Args:
         function: (student (B, C), labels, teacher (B, C) or None, **settings) to a scalar; settings are
-            keyword-only, and their annotations say what they may be.
-        needs_teacher: whether it is a distillation loss; the others are baselines.
-        one_target: whether each sample must have one class, so that views may not mix.
-        schedules: settings that change over the epochs unless one says otherwise.
-        features: what it needs of penultimate features, where it compares them: its function then takes a
-            fourth argument, `Features`, projected.
+            keyword-only, and their annotations declare the ranges.
+        needs_teacher: True for a distillation loss, False for a baseline.
+        one_target: whether each sample must have one class, so that views must not mix.
+        schedules: schedules of settings that a recipe may override.
+        features: needs of a loss that compares penultimate features; its function takes projected
+            `Features` as a fourth argument.
 
     """
 
@@ -221,12 +221,12 @@ class Loss:
 class ScheduledLoss:
     """A loss whose settings have a schedule each.
 
-    A training loop calls what it is `at` each step.
+    In each step a training loop calls the loss `at` the current epoch.
 
     Args:
         function: (student, labels, teacher, **settings) to a scalar.
-        settings: over the epochs; what is missing is as the function has it.
-        features: what it needs of penultimate features, which are then its fourth argument; None for none.
+        settings: schedules by name; missing settings keep the function's defaults.
+        features: needs of penultimate features, the function's fourth argument; None for none.
     """
 
     function: Callable[..., Tensor]
@@ -235,13 +235,13 @@ class ScheduledLoss:
 
     @property
     def epochs(self) -> float:
-        """When the last of the schedules ends."""
+        """The epoch at which the last schedule ends."""
         return max((schedule.epochs for schedule in self.settings.values()), default=0.0)
 
     def at(self, epoch: float) -> LossFunction:
-        """Return the loss of a moment: epochs that are done, with the fraction of the one under way."""
+        """Return the loss at an epoch, including the fraction of the current one."""
         return partial(self.function, **{name: value.at(epoch) for name, value in self.settings.items()})
 
     def __call__(self, student: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
-        """Return the loss as it is when all schedules have ended."""
+        """Return the loss with its final settings, after all schedules."""
         return self.at(math.inf)(student, labels, teacher)

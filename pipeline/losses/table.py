@@ -1,7 +1,7 @@
-"""The losses by name, and from a name with settings to a loss. A new one is a function and a line here.
+"""The losses by name, and a loss from a name and settings. A new one is a function and a line here.
 
-A recipe may also name a loss of the user's own, `loss: package.module:NAME`: see `own_code.py`. Only what
-params.yaml says of a recipe comes here; nothing that a run, a card or a store says of its loss does.
+A recipe may also name the user's own code, `loss: package.module:NAME`: see `own_code.py`. Only recipes
+from params.yaml reach this module; names of losses in a run, a card or a store do not.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LOSSES: Mapping[str, Loss] = {
     "dist": Loss(dist, needs_teacher=True),
     "kd_ls": Loss(kd_ls, needs_teacher=True),
     "wttm": Loss(wttm, needs_teacher=True),
-    # The authors' 16,384 are of a memory, where drawing them costs nothing; these are decoded each step.
+    # The authors' 16,384 come from a memory, which makes them free; these are decoded in each step.
     "crd": Loss(
         crd, needs_teacher=True, features=FeatureNeeds(projection=ContrastProjection, negatives=4096)
     ),
@@ -51,15 +51,15 @@ LOSSES: Mapping[str, Loss] = {
 
 
 def require_targets(name: str, where: str, *, mixes: bool) -> None:
-    """Refuse a loss that needs one class a sample for views that mix images.
+    """Refuse a loss that needs one class per sample, if the views mix images.
 
     Args:
         name: of the loss.
-        where: whose views the student sees, for the message.
-        mixes: whether these mix samples with each other.
+        where: the owner of the student's views, for the message.
+        mixes: whether these views mix samples.
 
     Raises:
-        ConfigError: saying what to change.
+        ConfigError: says how to change it.
     """
     if find_loss(name).one_target and mixes:
         mixable = [other for other, loss in LOSSES.items() if loss.needs_teacher and not loss.one_target]
@@ -70,15 +70,15 @@ def require_targets(name: str, where: str, *, mixes: bool) -> None:
 
 
 def require_features(name: str, codecs: Sequence[str], where: str) -> None:
-    """Refuse a loss that compares features for a dump that keeps none.
+    """Refuse a loss that compares features, if the dump keeps none.
 
     Args:
         name: of the loss.
-        codecs: of the dump, or of the dumps that it averages.
-        where: which dump it is, for the message.
+        codecs: of the dump, or of the averaged dumps.
+        where: name of the dump, for the message.
 
     Raises:
-        ConfigError: saying what to change.
+        ConfigError: says how to change it.
     """
     if find_loss(name).features is None:
         return
@@ -93,10 +93,10 @@ def require_features(name: str, codecs: Sequence[str], where: str) -> None:
 
 
 def find_loss(name: str) -> Loss:
-    """Return a line of the table, or a loss of the user's own, whose code is imported.
+    """Return a loss from the table, or import one from the user's own code.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: no loss has this name.
     """
     if name in LOSSES:
         return LOSSES[name]
@@ -109,15 +109,15 @@ def find_loss(name: str) -> Loss:
 
 
 def make_loss(name: str, settings: Mapping[str, Any]) -> ScheduledLoss:
-    """Return a loss of the table, or of the user's own, with its settings filled in.
+    """Return a loss from the table, or from the user's own code, with its settings filled in.
 
     Args:
         name: of the loss.
-        settings: a number each, or a schedule as params.yaml has it: see `Schedule.parse`; a loss of one's
-            own may take other plain values.
+        settings: a number each, or a schedule in its form in params.yaml: see `Schedule.parse`; the user's
+            own losses may take other plain values.
 
     Raises:
-        ConfigError: unknown loss, unknown setting, or a value out of its range.
+        ConfigError: unknown loss, unknown setting, or a value out of range.
 
     """
     loss = find_loss(name)

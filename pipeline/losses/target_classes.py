@@ -1,8 +1,8 @@
-"""Losses that take the teacher's distribution apart at the class of the label.
+"""Losses that divide the teacher's distribution at the label's class.
 
-What is unlabelled has no class to take it apart at: there, the term that these losses divide or weigh stays
-whole, and the student learns as by `kd`. A label of mixed images names two classes: each counts by its
-share, as it does in their cross-entropy.
+An unlabelled sample has no class to divide at. Its divided or weighted term stays whole, and the student
+learns as with `kd`. A label of mixed images names two classes: each counts by its share, as in their
+cross-entropy.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pipeline.losses.logits import cross_entropy, kl_divergence, soft_cross_entr
 from pipeline.losses.settings import Temperature, Weight, in_single_precision
 from pipeline.samples.samples import UNLABELLED
 
-# Views mix two images.
+# Views mix at most two images.
 _NAMED_AT_MOST = 2
-# Keeps a teacher that is sure of the label from a division by zero; the value of the authors of wsld.
+# Avoids a division by zero if the teacher is certain of the label; the value of wsld's authors.
 _SMALL = 1e-7
 
 
@@ -39,12 +39,12 @@ def dkd(
 ) -> Tensor:
     """ce_weight CE(y) + kd_weight T^2 [alpha KL(b_t || b_s) + beta KL(t' || s')]: decoupled distillation.
 
-    b = (p_y, 1 - p_y) is the label's class against all others, t' and s' are the distributions over the
-    others, all at temperature T. Sum over the classes, mean over the batch. A sample without a label has
-    kd_weight alpha T^2 KL(t_T || s_T), which is what the bracket is for beta = alpha (1 - t_T,y).
+    b = (p_y, 1 - p_y) is the label's class against all others; t' and s' are the distributions over the
+    others; all at temperature T. Sum over the classes, mean over the batch. An unlabelled sample has
+    kd_weight alpha T^2 KL(t_T || s_T), the value of the bracket for beta = alpha (1 - t_T,y).
 
     The authors' warm-up, kd_weight from 0 to 1 in the first 20 epochs, is the default of the table, not of
-    this function. Theirs for ImageNet: beta 0.5, T 1, one epoch of warm-up.
+    this function. Their settings for ImageNet: beta 0.5, T 1, one epoch of warm-up.
 
     Args:
         student: (B, C) logits.
@@ -84,8 +84,8 @@ def nkd(
     """ce_weight CE(y) - kd_weight [t_y log s_y + gamma T^2 sum over c != y of t'_c log s'_c]: normalised.
 
     t and s are the softmax of teacher and student, t' and s' those of the other classes at temperature T.
-    Sum over the classes, mean over the batch. A sample without a label has what the bracket is made from:
-    kd_weight T^2 times the soft cross-entropy of all classes.
+    Sum over the classes, mean over the batch. For an unlabelled sample, the undivided term replaces the
+    bracket: kd_weight T^2 times the soft cross-entropy of all classes.
 
     Args:
         student: (B, C) logits.
@@ -123,21 +123,21 @@ def wsld(
 ) -> Tensor:
     """ce_weight CE(y) - kd_weight T^2 w sum over c of t_T,c log s_T,c: weighted soft labels.
 
-    w = 1 - exp(-CE_s / CE_t), of the sample's cross-entropies with its label at T = 1, is a weight without
-    a gradient: soft labels count less where the teacher errs more than the student. Sum over the classes,
-    mean over the batch. A sample without a label has w = 1.
+    w = 1 - exp(-CE_s / CE_t), from the sample's cross-entropies with its label at T = 1, is a weight
+    without a gradient: soft labels count less if the teacher errs more than the student. Sum over the
+    classes, mean over the batch. An unlabelled sample has w = 1.
 
     Args:
         student: (B, C) logits.
         labels: (B,) int64 class indices, or -1; one class each, no shares: the cross-entropy with a mixed
-            label says how mixed it is, not how well it is known.
+            label measures how mixed the label is, not how well it is known.
         teacher: (B, C) logits.
         temperature: T > 0.
         ce_weight: of the hard labels, >= 0.
         kd_weight: of the soft labels, alpha in the paper, >= 0.
 
     Raises:
-        ConfigError: labels are shares of classes.
+        ConfigError: labels are class shares.
 
     Source: Zhou et al., arXiv 2102.00650; T, alpha and 1e-7 beside CE_t from the authors' code.
 
@@ -155,7 +155,7 @@ def wsld(
 
 
 def named_classes(labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return the classes that labels name and their shares, (B,) int64 and (B,) each.
+    """Return the classes that labels name, and their shares: pairs of (B,) int64 and (B,).
 
     Args:
         labels: (B,) int64 class indices, or -1, whose share is 0; or (B, C) shares of at most two classes.
@@ -169,12 +169,12 @@ def named_classes(labels: Tensor) -> list[tuple[Tensor, Tensor]]:
 def _by_class(
     labels: Tensor, student: Tensor, divided: Callable[[Tensor], Tensor], whole: Tensor
 ) -> Tensor:
-    """Return each sample's loss (B,): of the classes that its label names, by share, and of the rest.
+    """Return each sample's loss (B,): `divided` per class that its label names, by share; else `whole`.
 
     Args:
         labels: (B,) int64 or (B, C) shares.
         student: (B, C) logits.
-        divided: from the target class (B, C), True at one class of each row, to losses (B,).
+        divided: function from the target class (B, C), True at one class per row, to losses (B,).
         whole: (B,) losses without a target class.
     """
     every_class = torch.arange(student.shape[1], device=student.device)
@@ -186,7 +186,7 @@ def _by_class(
 
 
 def _apart(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities of target or not (B, 2), and among the others (B, C), 0 at the target."""
+    """Return log-probabilities of the target or not (B, 2), and of the others (B, C), 0 at the target."""
     without = logits.masked_fill(target, -math.inf)
     sides = torch.stack([(logits * target).sum(1), without.logsumexp(1)], dim=1)
     return F.log_softmax(sides, dim=1), F.log_softmax(without, dim=1).masked_fill(target, 0.0)

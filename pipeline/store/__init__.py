@@ -1,1 +1,1 @@
-"""The store of cached logits: its form on disk, writing, reading, checking."""
+"""The store of cached logits: format on disk, writing, reading, verification."""

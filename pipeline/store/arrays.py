@@ -1,11 +1,11 @@
-"""A store's zarr arrays as its layout has them: what their metadata must say, and decoding what agrees.
+"""A store's zarr arrays: check metadata and chunks against the layout, then decode.
 
-zarr believes the metadata of an array: its shape, its codecs, the sizes of its chunks. Here metadata and
-chunks are compared with the layout first, so that no forged file decides what is run or allocated.
+zarr trusts an array's metadata: its shape, its codecs, its chunk sizes. This module compares metadata and
+chunks with the layout first, so that no forged file decides which code runs or how much is allocated.
 
-Arrays beside the shards are kept whole: which samples the rows are, and what the codec keeps once. They
-are read alike from a complete store, whose manifest has a digest of each file, and from an unfinished one,
-where the header's digests prove them together.
+Arrays beside the shards are read whole: the keys and digests of the samples, and the codec's state. One
+reader serves complete and unfinished stores. A complete store's manifest has a digest of each file; an
+unfinished store's header has digests of all of them together.
 """
 
 from __future__ import annotations
@@ -41,33 +41,33 @@ from pipeline.store.wire import (
 RESTORE = "restore it (dvc checkout --force), or mend it with: pipeline verify --repair"
 
 _LONGEST = 160
-# zarr has no common base for what reading damaged metadata or chunks raises.
+# zarr's errors on damaged metadata or chunks have no common base.
 _DAMAGE = (
     *(ValueError, RuntimeError, LookupError, TypeError, AttributeError, OverflowError),
     *(FileNotFoundError, NotADirectoryError, IsADirectoryError),
 )
 METADATA_BYTES = 1 << 20
 _MOST_WIDTH = 1 << 16  # features of a teacher
-# Kept levels say how a chunk was compressed, checksums how it is proven: neither decides what is decoded.
+# `level` only affects compression, and `checksum` only verification: neither changes the decoded bytes.
 _FREE_SETTINGS = {"level", "checksum"}
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 _KEYS = {"name": "default", "configuration": {"separator": "/"}}
 Shape = tuple[int, ...]
-# From a file's name and the largest size that is read to its bytes, or None where there is no such file.
+# (file name, largest size that is read) -> bytes, or None if the file is missing.
 Fetch = Callable[[str, int], bytes | None]
 _LEAST_KEY_BYTES = 4
 
 
 @contextmanager
 def reading(store: object, name: str) -> Iterator[None]:
-    """Turn whatever comes from reading a damaged array or group into one error.
+    """Turn every error from reading a damaged array or group into one.
 
     Args:
         store: for the message.
-        name: of the array or group in it.
+        name: of the array or group in the store.
 
     Raises:
-        CorruptStoreError: it cannot be read.
+        CorruptStoreError: the array or group cannot be read.
     """
     try:
         yield
@@ -80,7 +80,7 @@ def reading(store: object, name: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return in a few words of one line what an error of reading damaged or forged values says."""
+    """Return a few words, on one line, about an error from damaged or forged values."""
     if isinstance(error, KeyError):
         return f"lacks {quoted(error.args[0] if error.args else '')}"
     return brief(error, _LONGEST) or type(error).__name__
@@ -95,13 +95,13 @@ class _Grid(OpenForm):
 
 
 class _RowsForm(OpenForm):
-    """What the metadata of an index are believed: its length."""
+    """The trusted part of an index array's metadata: its length."""
 
     shape: Annotated[list[Annotated[int, Field(ge=1, le=MOST_ROWS)]], Field(min_length=1, max_length=1)]
 
 
 class _StateForm(OpenForm):
-    """What the metadata of a codec's state is believed: its shape and how it is cut."""
+    """The trusted part of a codec state's metadata: shape and chunks."""
 
     shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(max_length=2)]
     chunk_grid: _Grid
@@ -109,14 +109,14 @@ class _StateForm(OpenForm):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredArray:
-    """One array of a store.
+    """Shape, dtype, chunks and files of one array of a store.
 
     Args:
         name: its path in the store.
         shape, dtype: of the whole array.
-        chunk: shape of a chunk, which is compressed by itself.
-        shard: shape of a file of several chunks; None where each chunk is a file.
-        order: of the axes in a chunk's bytes; None for their own.
+        chunk: shape of a chunk, the unit of compression.
+        shard: shape of a file of several chunks; None if each chunk is a file.
+        order: axes in the order of a chunk's bytes; None for the array's order.
     """
 
     name: str
@@ -128,7 +128,7 @@ class StoredArray:
 
     @property
     def metadata_file(self) -> str:
-        """The name of its metadata in the store."""
+        """The name of the array's metadata file in the store."""
         return f"{self.name}/{ZARR_JSON}"
 
     @property
@@ -138,30 +138,32 @@ class StoredArray:
 
     @property
     def chunks_a_file(self) -> int:
-        """Number of chunks in a file."""
+        """Number of chunks per file, e.g. 16 for 65,536 rows in chunks of 4,096."""
         if self.shard is None:
             return 1
         return math.prod(whole // part for whole, part in zip(self.shard, self.chunk, strict=True))
 
     @property
     def most_file_bytes(self) -> int:
-        """The size that none of its files exceeds."""
+        """The upper bound of a file's size."""
         if self.shard is None:
             return most_frame_bytes(self.chunk_bytes)
         return most_shard_bytes(self.chunks_a_file, self.chunk_bytes)
 
     def files(self) -> Iterator[str]:
-        """Yield the names of its files, besides the metadata."""
+        """Yield the names of the array's files, without the metadata."""
+        # e.g. shape (2, 10000), shards (1, 4096): 2 x ceil(10000 / 4096) files,
+        #     ARRAY/c/0/0, c/0/1, c/0/2, c/1/0, c/1/1, c/1/2
         cut = self.shard or self.chunk
         counts = [-(-length // part) for length, part in zip(self.shape, cut, strict=True)]
         for place in product(*(range(count) for count in counts)):
             yield "/".join([self.name, "c", *(str(number) for number in place)])
 
     def require_metadata(self, content: bytes) -> None:
-        """Refuse metadata that say something else of the array.
+        """Refuse metadata that contradict the layout.
 
         Raises:
-            ValueError: naming what differs.
+            ValueError: names the key that differs.
         """
         found = parse_object(content)
         for key, expected in self._metadata().items():
@@ -169,10 +171,10 @@ class StoredArray:
                 raise ValueError(f"its metadata have another {key} than the store's layout")
 
     def require_content(self, content: bytes) -> None:
-        """Refuse a file whose chunks say that they unpack to other sizes than the array's.
+        """Refuse a file whose chunks claim other sizes than the array's.
 
         Raises:
-            ValueError: saying what differs.
+            ValueError: says what differs.
         """
         if self.shard is None:
             require_frame(content, self.chunk_bytes)
@@ -180,20 +182,21 @@ class StoredArray:
             require_shard(content, self.chunks_a_file, self.chunk_bytes)
 
     def decode(self, store: object, files: Mapping[str, bytes], selection: Any = ...) -> NDArray[Any]:
-        """Return a part of the array from its files, metadata among them, by their names.
+        """Return the array, or a part of it, from its files and metadata by name.
 
         Args:
             store: for errors.
-            files: whose digests were compared before, where there are any.
+            files: name -> bytes; their digests, if any, are already verified.
             selection: of rows, as zarr takes it.
 
         Raises:
-            CorruptStoreError: a file does not agree with the layout, or cannot be decoded.
+            CorruptStoreError: a file contradicts the layout, or cannot be decoded.
         """
         with reading(store, self.name):
             for name, content in files.items():
                 check = self.require_metadata if name == self.metadata_file else self.require_content
                 check(content)
+            # zarr decodes from memory, so it reads exactly the bytes that passed the checks above.
             memory = MemoryStore({name: Buffer.from_bytes(content) for name, content in files.items()})
             return np.asarray(zarr.open_array(memory, path=self.name, mode="r")[selection])
 
@@ -223,6 +226,8 @@ class StoredArray:
 def logits_array(layout: Layout, section: Section, array: str) -> StoredArray:
     """Return one of the codec's arrays of a section."""
     spec = layout.arrays[array]
+    # (view, row, *sample) -> (view, *sample, row): the rows of one column lie side by side.
+    # e.g. chunk (1, 4096, 512) is stored as (1, 512, 4096), with order (0, 2, 1).
     across = (0, *range(2, 2 + len(spec.shape)), 1)
     return StoredArray(
         name=f"{section.name}/{array}",
@@ -235,7 +240,7 @@ def logits_array(layout: Layout, section: Section, array: str) -> StoredArray:
 
 
 def index_array(layout: Layout, section: Section, column: str) -> StoredArray:
-    """Return the keys or the digests of a section."""
+    """Return the array of a section's keys, or of its digests."""
     return StoredArray(
         name=f"{section.name}/{column}",
         shape=(section.n_rows,),
@@ -245,10 +250,10 @@ def index_array(layout: Layout, section: Section, column: str) -> StoredArray:
 
 
 def rows_of(metadata: bytes) -> Shape:
-    """Return the shape of an array of numbers, as its metadata tell it.
+    """Return the shape of a one-dimensional array from its metadata.
 
     Raises:
-        ValueError: it has another form.
+        ValueError: the metadata have a different form.
     """
     found = parse_object(metadata)
     require_form(_RowsForm, found)
@@ -256,10 +261,10 @@ def rows_of(metadata: bytes) -> Shape:
 
 
 def state_array(layout: Layout, name: str, metadata: bytes) -> StoredArray:
-    """Return an array of the codec's state, which tells its width itself.
+    """Return an array of the codec's state; its width comes from its metadata, within bounds.
 
     Raises:
-        ValueError: the codec keeps no array of this name, or not of this shape.
+        ValueError: the codec keeps no array of this name, or its shape is not allowed.
     """
     found = parse_object(metadata)
     require_form(_StateForm, found)
@@ -274,10 +279,10 @@ def state_array(layout: Layout, name: str, metadata: bytes) -> StoredArray:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of an array's metadata in the form in which equal ones are equal."""
+    """Normalise a value of an array's metadata, so that equal settings compare equal."""
     if isinstance(value, dict):
         kept = {key: _plain(v) for key, v in value.items() if key not in _FREE_SETTINGS}
-        # zarr leaves out what is its default.
+        # zarr omits a configuration that equals its default.
         if kept.get("configuration") == {} or kept.get("configuration") == {"endian": "little"}:
             del kept["configuration"]
         return kept
@@ -287,16 +292,16 @@ def _plain(value: Any) -> Any:
 
 
 def read_section(store: object, layout: Layout, section: Section, fetch: Fetch) -> list[NDArray[Any]]:
-    """Return keys and digests (N,) uint64 of a section's samples.
+    """Return keys and digests, (N,) uint64 each, of a section's samples.
 
     Args:
         store: for errors.
         layout: of the store.
         section: of the layout.
-        fetch: reads its files.
+        fetch: reads the section's files.
 
     Raises:
-        CorruptStoreError: they are not of this layout.
+        CorruptStoreError: a file is missing, or the arrays contradict the layout.
     """
     rows = slice(0, section.n_rows)
     columns = []
@@ -306,18 +311,19 @@ def read_section(store: object, layout: Layout, section: Section, fetch: Fetch) 
         chunks = _fetch_all(store, array.files(), array.most_file_bytes, fetch)
         if column == "keys":
             _require_incompressible(store, array, section.n_samples, chunks)
-        # The array of a store that was about to grow is longer than its header says.
+        # A kill before a growth's new header leaves arrays longer than the old header says: read R rows.
         with reading(store, array.name):
             longer = max(array.shape, rows_of(metadata[array.metadata_file]))
         columns.append(replace(array, shape=longer).decode(store, {**metadata, **chunks}, rows))
+    # (R,) -> (N,): drop the unused rows between extents.
     return [values[section.rows()] for values in columns]
 
 
 def read_state(store: object, layout: Layout, fetch: Fetch) -> dict[str, NDArray[Any]]:
-    """Return what a store's codec keeps once, by name; nothing for most codecs.
+    """Return the arrays of a codec's state by name; most codecs have none.
 
     Raises:
-        CorruptStoreError: an array is missing, or not of this codec.
+        CorruptStoreError: an array is missing, or contradicts the codec.
     """
     state = {}
     for name in STATE_SHAPES.get(layout.codec, ()):
@@ -326,7 +332,7 @@ def read_state(store: object, layout: Layout, fetch: Fetch) -> dict[str, NDArray
         )
         with reading(store, f"{CODEC_GROUP}/{name}"):
             array = state_array(layout, name, *metadata.values())
-        # A chunk of zeros has no file; the codec's fingerprint tells if one was lost.
+        # zarr writes no file for a chunk of zeros; the codec's fingerprint reveals a lost one.
         found = {chunk: fetch(chunk, array.most_file_bytes) for chunk in array.files()}
         chunks = {chunk: content for chunk, content in found.items() if content is not None}
         state[name] = array.decode(store, {**metadata, **chunks})
@@ -336,10 +342,10 @@ def read_state(store: object, layout: Layout, fetch: Fetch) -> dict[str, NDArray
 def _fetch_all(
     store: object, names: Iterable[str], most_bytes: int, fetch: Fetch, what: str = "of its keys or digests"
 ) -> dict[str, bytes]:
-    """Return files that must be there, by name.
+    """Return required files by name.
 
     Raises:
-        CorruptStoreError: one is missing.
+        CorruptStoreError: a file is missing.
     """
     files = {}
     for name in names:
@@ -353,14 +359,14 @@ def _fetch_all(
 def _require_incompressible(
     store: object, array: StoredArray, samples: int, files: Mapping[str, bytes]
 ) -> None:
-    """Refuse keys that are said to be of more samples than their bytes can tell apart.
+    """Refuse keys that are too few bytes for the claimed number of samples.
 
-    Keys are hashes of different names, which do not compress: a sample takes nearly eight bytes. Whatever
-    is read of a store afterwards is allocated by its number of samples, so this bounds it by the keys'
-    bytes. Digests of equal samples are equal, and may take less.
+    Keys are hashes of different names, so they do not compress: a sample takes nearly eight bytes. Later
+    reads allocate memory by the number of samples; this check bounds that memory by the keys' bytes.
+    Digests of equal samples are equal, and may take less.
 
     Raises:
-        CorruptStoreError: there are fewer than four bytes a sample.
+        CorruptStoreError: there are fewer than four bytes per sample.
     """
     size = sum(map(len, files.values()))
     if size < _LEAST_KEY_BYTES * samples:

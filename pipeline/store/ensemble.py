@@ -1,8 +1,8 @@
-"""Several teachers as one: a store that holds no logits, but refers to others made on the same views.
+"""Ensemble of teachers: a store without logits that refers to several stores of the same views.
 
-    NAME.zarr/manifest.json    its members' names and digests, and how they are averaged
+    NAME.zarr/manifest.json    names and digests of the members, average and weights
 
-Members lie beside it. Whoever reads it gets rows of every member's arrays at once; decoding averages.
+Members lie beside it. A reader gets the rows of every member's arrays at once; decoding averages them.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _DECODED_AT_ONCE = 4096
 
 
 class Ensemble:
-    """Complete stores of the same views, read as one; what a student needs of a `LogitStore`, it has too.
+    """Read complete stores of the same views as one, with a `LogitStore`'s interface for training.
 
     Args:
-        location: where the ensemble is.
+        location: of the ensemble.
         members: open stores, by their names beside it.
-        blend: how they are averaged.
+        blend: the average.
         teacher_top1: of the average, on the test images.
 
     Raises:
@@ -62,12 +62,12 @@ class Ensemble:
         self._places = [self._rows_in(member) for member in self.members]
 
     def _rows_in(self, member: LogitStore) -> NDArray[np.int64]:
-        """Return where the first member's samples are in another."""
+        """Return the positions of the first member's samples in another member."""
         return member.sections["train"].index.find(self._first.keys)
 
     @property
     def n_views(self) -> int:
-        """V, the number of training views, those of the member that has fewest."""
+        """V, the number of training views: the smallest number of any member."""
         return min(member.n_views for member in self.members)
 
     @property
@@ -77,7 +77,7 @@ class Ensemble:
 
     @property
     def n_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return self._first.n_classes
 
     @property
@@ -92,11 +92,11 @@ class Ensemble:
 
     @property
     def teacher_names(self) -> tuple[str, ...]:
-        """Whose logits are averaged."""
+        """The names of all teachers."""
         return tuple(name for member in self.members for name in member.teacher_names)
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the soft labels."""
+        """Return everything that determines the soft labels."""
         members = [member.identity() for member in self.members]
         return {"members": members, "average": self.blend.average, "weights": list(self.blend.weights)}
 
@@ -107,19 +107,19 @@ class Ensemble:
         return self._first.rows_of(images)
 
     def blocks_of(self, images: Split) -> NDArray[np.int64]:
-        """Return the block of each sample (N,), inside which views mix it with others.
+        """Return the block of each sample (N,); views mix samples only within a block.
 
         Raises:
-            MismatchError: members have different blocks, or samples are not among these.
+            MismatchError: members have different blocks, or samples are missing from the split.
         """
         self.require_same_blocks()
         return self._first.blocks_of(images)
 
     def require_same_blocks(self) -> None:
-        """Refuse members whose views mix different samples with each other.
+        """Refuse members whose views mix different samples.
 
         Raises:
-            MismatchError: naming two of them.
+            MismatchError: names two such members.
         """
         for other in self.members[1:]:
             if _blocks_differ(self._first, other):
@@ -146,7 +146,7 @@ class Ensemble:
         return self.blend.blend(each) if len(each) == len(self.members) else None
 
     def summary(self) -> dict[str, Any]:
-        """Return figures with the keys of a store's; what only a codec has is None."""
+        """Return figures with a store's keys; figures of a codec are None."""
         each = [member.summary() for member in self.members]
         return {
             **each[0],
@@ -164,7 +164,7 @@ class Ensemble:
         }
 
     def write(self, path: Path, teacher_top1: float | None) -> None:
-        """Write the manifest, which makes a folder the ensemble; one that is there already is replaced.
+        """Write the manifest, which makes the folder an ensemble and replaces an existing one.
 
         Args:
             path: its folder.
@@ -197,9 +197,9 @@ class Ensemble:
             options: of the URL's file system.
 
         Raises:
-            CorruptStoreError: its manifest was changed.
-            MismatchError: a member was made anew since.
-            IncompleteStoreError: a member is not there, or not finished.
+            CorruptStoreError: the manifest changed since it was written.
+            MismatchError: a member was made again since.
+            IncompleteStoreError: a member is missing or unfinished.
         """
         location = Location(place, **options)
         content = _read_manifest(location)
@@ -217,16 +217,16 @@ class Ensemble:
 
 
 def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
-    """Return the ensemble of stores that lie beside a folder; nothing is written.
+    """Return the ensemble of stores beside a folder; nothing is written.
 
     Args:
         path: the ensemble's folder.
-        names: of the members, such as "main.zarr".
-        blend: how they are averaged.
+        names: of the members, e.g. "main.zarr".
+        blend: the average.
 
     Raises:
         MismatchError: views, samples or classes of the members differ.
-        StoreError: there is a store of logits.
+        StoreError: the folder has a store of logits.
     """
     if (path / ZARR_JSON).exists():
         raise StoreError(
@@ -238,23 +238,23 @@ def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
 
 
 def open_logits(place: Place, *, allow_drift: bool = False, **options: Any) -> SoftLabels:
-    """Open a store of logits, or an ensemble of some.
+    """Open a store of logits, or an ensemble.
 
     Raises:
-        StoreError: it is neither, or not finished, or was changed.
+        StoreError: the place has neither, or an unfinished or changed one.
     """
     kind = Ensemble if is_ensemble(place, **options) else LogitStore
     return kind.open(place, allow_drift=allow_drift, **options)
 
 
 def is_ensemble(place: Place, **options: Any) -> bool:
-    """Whether there is an ensemble, not a store with logits of its own."""
+    """Whether the place has an ensemble, not a store with its own logits."""
     location = Location(place, **options)
     if location.exists(ZARR_JSON) or not location.exists(MANIFEST):
         return False
     try:
         return "members" in parse_object(location.read(MANIFEST))
-    except (ValueError, CorruptStoreError):  # whoever opens it is told
+    except (ValueError, CorruptStoreError):  # opening it explains the error
         return False
 
 
@@ -265,10 +265,10 @@ def _beside(place: Place, name: str) -> Place:
 
 
 def _blend_of(content: Mapping[str, Any]) -> Blend:
-    """Return how a manifest says that members are averaged.
+    """Return the average that a manifest describes.
 
     Raises:
-        ValueError: it is none, or of another number of members.
+        ValueError: the average is unknown, or the number of weights is not the number of members.
     """
     if len(content["weights"]) != len(content["members"]):
         raise ValueError(f"{len(content['weights'])} weights of {len(content['members'])} members")
@@ -299,7 +299,7 @@ def _read_manifest(location: Location) -> dict[str, Any]:
 
 
 def _require_alike(location: Location, members: Sequence[LogitStore]) -> None:
-    """Refuse members that are not of the same views of the same samples."""
+    """Refuse members with different views, classes or samples."""
     first = members[0]
     for other in members[1:]:
         found = other.sections["train"].index.find(first.keys)

@@ -1,4 +1,4 @@
-"""Files of a store that are not what was written, or that nobody wrote."""
+"""Files of a store that changed since they were written, are missing, or do not belong to it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STRAY = "does not belong to the store"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A file and what is wrong with it.
+    """A file and its problem.
 
     Args:
-        name: the file's, in the store.
-        problem: as it goes on after the name.
-        shard: whose file it is; None for others.
+        name: of the file in the store.
+        problem: continues the sentence after the name, e.g. "is missing".
+        shard: the file's shard; None for other files.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Fault:
 
 
 def metadata_faults(location: Location, metadata: Mapping[str, str]) -> Iterator[Fault]:
-    """Read files that are no shards, by name and SHA-256, and yield those that are something else."""
+    """Read files that are no shards, by name and SHA-256, and yield the changed or missing ones."""
     for name, digest in metadata.items():
         if problem := _problem(location, name, digest):
             yield Fault(name, problem)
@@ -45,7 +45,7 @@ def metadata_faults(location: Location, metadata: Mapping[str, str]) -> Iterator
 def shard_faults(
     location: Location, layout: Layout, shards: Mapping[ShardId, ShardRecord]
 ) -> Iterator[Fault]:
-    """Read the files of shards and yield those that are not what their records say."""
+    """Read the files of shards, and yield those that contradict their records."""
     for shard in track(shards, "verify", total=len(shards), unit="shard"):
         for array, (size, digest) in shards[shard].files.items():
             name = str(layout.shard_file(shard, array))
@@ -54,32 +54,32 @@ def shard_faults(
 
 
 def strays(path: Path, known: set[str]) -> Iterator[Fault]:
-    """Yield files of a folder whose names are not known, and links to folders, which are not followed."""
+    """Yield files of a folder with unknown names, and links to folders, which are not followed."""
     for name in sorted(set(names_in(path)) - known):
         yield Fault(name, STRAY)
 
 
 def files_in(path: Path) -> set[str]:
-    """Return the names of all files in a folder, relative to it; a link to a file is one."""
+    """Return the names of all files in a folder, relative to it; a link to a file counts as one."""
     return {name for name in names_in(path) if (path / name).is_file()}
 
 
 def look_up(
     location: Location, name: str, digest: str, size: int | None = None, most_bytes: int = JSON_BYTES
 ) -> tuple[bytes | None, str | None]:
-    """Return the content of a file that a manifest lists, and what is wrong with it, if anything is.
+    """Return the content of a file that a manifest lists, and its problem or None.
 
-    A store that has just grown may have the file still in its growth, or have it moved meanwhile.
+    A store that has just grown may still have the file in its growth, or be moving it.
 
     Args:
         location: of the store.
-        name: of the file in it.
-        digest: SHA-256 (hex) of what was written.
-        size: bytes that were written; None where they are not known.
-        most_bytes: the largest file that is read where its size is not known.
+        name: of the file in the store.
+        digest: SHA-256 (hex) of the written bytes.
+        size: number of written bytes; None if unknown.
+        most_bytes: the largest file that is read if its size is unknown.
 
     Raises:
-        CorruptStoreError: there is something else than a file.
+        CorruptStoreError: the name belongs to something other than a file.
     """
     content, problem = _read(location, name, digest, size, most_bytes)
     if not problem:
@@ -99,7 +99,7 @@ def _read(
 
 
 def _problem(location: Location, name: str, digest: str, size: int | None = None) -> str | None:
-    """Say what is wrong with a file that a manifest lists, if anything is."""
+    """Return the problem of a file that a manifest lists, or None."""
     try:
         return look_up(location, name, digest, size)[1]
     except NoFileError as error:
@@ -107,12 +107,12 @@ def _problem(location: Location, name: str, digest: str, size: int | None = None
 
 
 def problem_of(content: bytes | None, digest: str, size: int | None = None) -> str | None:
-    """Say what is wrong with a file's content, if anything is.
+    """Return the problem of a file's content, or None.
 
     Args:
-        content: its bytes, or None where there is no such file.
-        digest: SHA-256 (hex) of what was written.
-        size: bytes that were written.
+        content: bytes of the file; None if it is missing.
+        digest: SHA-256 (hex) of the written bytes.
+        size: number of written bytes; None if unknown.
     """
     if content is None:
         return MISSING

@@ -1,4 +1,4 @@
-"""The frame of a store: groups, arrays without rows, indices and the codec's state, before any shard."""
+"""The frame of a store: groups, empty arrays, indices and the codec's state, before any shard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.store.header import Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, Layout, Section
 
-Node = Any  # what zarr.Group gives by name
+Node = Any  # an array or group, as zarr.Group returns it by name
 _WHOLE_ARRAY = r"(zarr\.json|c(/\d+)*)"
 _FRAME_FILE = re.compile(
     rf"zarr\.json|codec/(zarr\.json|\w+/{_WHOLE_ARRAY})"
@@ -33,7 +33,7 @@ _FRAME_FILE = re.compile(
 
 
 def compressor(level: int = 1) -> ZstdCodec:
-    """Return the compressor of a chunk; for most arrays level 1 is the smallest and fastest here."""
+    """Return the compressor of a chunk; level 1 was the smallest and fastest here for most arrays."""
     return ZstdCodec(level=level, checksum=True)
 
 
@@ -44,15 +44,15 @@ def build_frame(
     index: Mapping[str, SampleIndex],
     state: Mapping[str, Tensor],
 ) -> None:
-    """Make, or bring up to date, everything of a store that is no shard.
+    """Create or update everything in a store except shards.
 
-    The header comes last, when the rows that it speaks of are on the disk.
+    The header comes last, once the rows that it describes are on the disk.
 
     Args:
         path: the store's folder.
-        header: what the store is to hold.
-        index: the samples of each of its sections.
-        state: what the codec keeps once.
+        header: of the store.
+        index: the samples of each section.
+        state: the codec's state, which the store keeps once.
     """
     with reading(path, "a group or array"):
         if state:
@@ -69,7 +69,7 @@ def build_frame(
 
 
 def frame_files(path: Path) -> set[str]:
-    """Return the names of a store's files that are metadata, index or codec state."""
+    """Return the names of a store's metadata, index and codec state files."""
     return {name for name in files_in(path) if _FRAME_FILE.fullmatch(name)}
 
 
@@ -80,7 +80,7 @@ def _build_section(path: Path, layout: Layout, section: Section, samples: Sample
     for array in layout.arrays:
         shape = logits_array(layout, section, array).shape
         if array in group and _shrinks(group[array], shape):
-            # Resized by zarr, it would lose the shards outside of its new shape.
+            # Shrinking by zarr would delete the shards outside the new shape; new metadata keeps them.
             (path / section.name / array / ZARR_JSON).unlink()
         if array not in group:
             create_array(group, layout, section, array)
@@ -88,14 +88,14 @@ def _build_section(path: Path, layout: Layout, section: Section, samples: Sample
 
 
 def read_state(path: Path, layout: Layout | None = None) -> dict[str, Tensor]:
-    """Return what the codec of a store that is not finished keeps once.
+    """Return the codec's state from an unfinished store.
 
     Args:
         path: the store's folder.
-        layout: of its header; None to read it there.
+        layout: the header's; None to read the header.
 
     Raises:
-        CorruptStoreError: it cannot be read.
+        CorruptStoreError: the state cannot be read.
     """
     location = Location(path)
     cut = Header.read(location).layout if layout is None else layout
@@ -114,7 +114,7 @@ def create_array(group: zarr.Group, layout: Layout, section: Section, array: str
         shards=form.shard,
         filters=[TransposeCodec(order=form.order)] if form.order is not None else None,
         compressors=[compressor(layout.arrays[array].level)],
-        # A shard of zeros is a file like any other.
+        # zarr would omit a shard of zeros; every shard needs a file.
         config={"write_empty_chunks": True},
     )
 
@@ -136,7 +136,7 @@ def _put_state(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
 def _put_index(
     group: zarr.Group, name: str, layout: Layout, section: Section, samples: NDArray[np.uint64]
 ) -> None:
-    """Write keys or digests; those that are there already keep their place and their files."""
+    """Write keys or digests; existing ones keep their places and their files."""
     form = index_array(layout, section, name)
     values = np.zeros(form.shape, form.dtype)
     values[section.rows()] = samples

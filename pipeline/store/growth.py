@@ -1,14 +1,14 @@
-"""A growth: further views or samples of a complete store, beside it until they are all there.
+"""A growth: new views or samples of a complete store, kept beside it until all of them are written.
 
     NAME.zarr/growth/
-      zarr.json, {train,validation,test}/…, codec/…   the frame of the store as it is to become
-      {train,validation,test}/ARRAY/c/…               the shards that it lacks
-      records/                                        a line for each of them
-      records.jsonl                                   all lines, when none is missing any more
+      zarr.json, {train,validation,test}/…, codec/…   the frame of the store after the growth
+      {train,validation,test}/ARRAY/c/…               the missing shards
+      records/                                        one line per new shard
+      records.jsonl                                   all lines, once no shard is missing
 
-The complete store keeps every byte meanwhile. Replacing its manifest, at once, publishes the growth; then
-files settle in their places. Until then readers find them here: a file counts by its digest. Shards that
-were made for more views than are published stay here, for the next growth.
+Meanwhile the complete store keeps every byte. Replacing its manifest publishes the growth atomically; then
+the files move to their places. Until they have moved, readers find them here, because a file counts by its
+digest. Shards for more views than are published stay here for the next growth.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from pipeline.store.records import Records, ShardRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
-    """A growth that is not finished.
+    """An unfinished growth.
 
     Args:
-        folder: where it is.
-        n_views, n_samples: of the training split, when it is finished.
-        done, total: shards that it adds.
+        folder: of the growth.
+        n_views, n_samples: of the training split after the growth.
+        done, total: shards that the growth adds.
     """
 
     folder: Path
@@ -67,24 +67,24 @@ class Pending:
 
 
 def growth_folder(path: Path) -> Path:
-    """Return where a store's growth is."""
+    """Return the folder of a store's growth."""
     return path / GROWTH
 
 
 def frame_folder(path: Path) -> Path:
-    """Return where the frame of a store is: in its growth, from when that is published until it settles."""
+    """Return the folder of a store's frame: its growth, from publishing until the files have moved."""
     if not is_growing(path) or not (path / MANIFEST).exists():
         return path
     try:
         header = _header(path)
     except CorruptStoreError:
-        # One that is published was whole.
+        # A published growth has a whole header; this one is damaged, so it is not published.
         return path
     return growth_folder(path) if is_complete(path, header) else path
 
 
 def read_growth(path: Path) -> tuple[Header, Index]:
-    """Return what a store's growth is to become, and its samples.
+    """Return the header and the samples of a store's growth.
 
     Raises:
         CorruptStoreError: they cannot be read.
@@ -95,7 +95,7 @@ def read_growth(path: Path) -> tuple[Header, Index]:
 
 
 def is_complete(path: Path, header: Header) -> bool:
-    """Whether a store is complete, and holds just what a header says."""
+    """Whether a store is complete and its manifest's header equals this one."""
     return (path / MANIFEST).exists() and Manifest.read(Location(path)).header.says_the_same_as(header)
 
 
@@ -105,7 +105,7 @@ def is_growing(path: Path) -> bool:
 
 
 def pending(path: Path) -> Pending | None:
-    """Return a complete store's growth that is not finished, if there is one."""
+    """Return a complete store's unfinished growth, or None."""
     if not is_growing(path) or not (path / MANIFEST).exists():
         return None
     folder, manifest, header = growth_folder(path), Manifest.read(Location(path)), _header(path)
@@ -123,7 +123,7 @@ def pending(path: Path) -> Pending | None:
 
 
 def tell_pending(path: Path) -> None:
-    """Say so where a complete store has a growth that is not finished."""
+    """Print a note if a complete store has an unfinished growth."""
     try:
         growth = pending(path)
     except StoreError as error:
@@ -134,36 +134,38 @@ def tell_pending(path: Path) -> None:
 
 
 def prepare_growth(path: Path, header: Header, *, index: Index, state: Mapping[str, Tensor]) -> None:
-    """Make room for a growth of a complete store, or for more or less of one that was begun.
+    """Build the frame of a complete store's growth, or resize the frame of an unfinished one.
 
     Args:
         path: the store's folder; nothing outside its growth is touched.
-        header: what it is to become.
-        index: the samples of each of its sections.
-        state: what its codec keeps once.
+        header: of the store after the growth.
+        index: the samples of each section.
+        state: the codec's state, which the store keeps once.
     """
     folder = growth_folder(path)
     if not is_growing(path):
-        # Without their header nothing proves what records there are about.
+        # Without a header nothing proves to which store these records belong.
         Records(folder).clear()
+        # Copy all but the root's zarr.json: `build_frame` writes that last, and only then is it a growth.
         for name in sorted(frame_files(path) - {ZARR_JSON}):
             write_bytes(folder / name, (path / name).read_bytes())
     build_frame(folder, header, index=index, state=state)
 
 
 def settle(path: Path) -> None:
-    """Bring the files of a growth that is published to their places; to be called at the store's gate."""
+    """Move the files of a published growth to their places; call it at the store's gate."""
     folder = growth_folder(path)
     if not is_growing(path):
-        _remove(folder)  # what a kill left of one
+        _remove(folder)  # leftovers of a killed removal or copy
     if frame_folder(path) == path:
         return
+    # The manifest is already replaced, so each step below may be killed and is repeated at the next gate.
     manifest = Manifest.read(Location(path))
     there = files_in(folder)
     _move(folder, path, sorted(there & manifest.shard_files()))
     for name in sorted(there & set(manifest.metadata)):
         content = (folder / name).read_bytes()
-        # Another one is of the next growth, which was killed over being made of what is left of this one.
+        # A file with a different digest belongs to the next growth, begun from this one's files and killed.
         if bytes_digest(content) == manifest.metadata[name]:
             write_bytes(path / name, content)
     (folder / GATHERED).unlink(missing_ok=True)
@@ -175,18 +177,18 @@ def settle(path: Path) -> None:
 
 
 def without(records: Mapping[ShardId, ShardRecord], layout: Layout) -> dict[ShardId, ShardRecord]:
-    """Return the records of those shards that are none of a layout's."""
+    """Return the records of shards outside a layout."""
     own = set(layout.shards())
     return {shard: record for shard, record in records.items() if shard not in own}
 
 
 def set_aside(path: Path, header: Header, surplus: Mapping[ShardId, ShardRecord]) -> None:
-    """Let finished shards of views beyond those of an unfinished store wait for its growth.
+    """Move finished shards of extra views from an unfinished store to its growth.
 
     Args:
         path: the store's folder.
-        header: what it is to hold.
-        surplus: records of the shards.
+        header: of the store.
+        surplus: records of the shards with views beyond the header's.
     """
     if not surplus:
         return
@@ -194,6 +196,7 @@ def set_aside(path: Path, header: Header, surplus: Mapping[ShardId, ShardRecord]
     if not is_growing(path):
         index, state = read_index(path, header), read_state(path, header.layout)
         prepare_growth(path, _with_views_of(header, surplus), index=index, state=state)
+    # Files first, record second: the growth never has a record without its files.
     for shard, record in surplus.items():
         names = [str(header.layout.shard_file(shard, array)) for array in header.layout.arrays]
         _move(path, folder, [name for name in names if (path / name).exists()])
@@ -208,7 +211,7 @@ def _header(path: Path) -> Header:
 
 @contextmanager
 def _explaining(path: Path) -> Iterator[None]:
-    """Say of a growth that cannot be read how to get rid of it: the complete store needs none of it."""
+    """Explain how to remove an unreadable growth: the complete store does not need it."""
     try:
         yield
     except StoreError as error:
@@ -229,19 +232,21 @@ def _move(source: Path, target: Path, names: Iterable[str]) -> None:
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(source / name, target / name)
+        # (a/b/file) -> a/b, a, the folder itself: a rename lasts once every folder above it is synced.
         folders |= {target / parent for parent in Path(name).parents}
+    # Reverse order: children before parents.
     for folder in sorted(folders, reverse=True):
         sync_folder(folder)
 
 
 def _keep(folder: Path, published: Header, surplus: Iterable[ShardId]) -> None:
-    """Let shards of views beyond those that are published wait for the next growth."""
+    """Keep shards of views beyond the published ones for the next growth."""
     index, state = read_index(folder, published), read_state(folder, published.layout)
     build_frame(folder, _with_views_of(published, surplus), index=index, state=state)
 
 
 def _remove(folder: Path) -> None:
-    """Remove what is left of a growth that has settled; its header first, which says that it is one."""
+    """Remove the leftovers of a growth; the header first, because it marks the folder as a growth."""
     if not folder.is_dir():
         return
     (folder / ZARR_JSON).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""The header: what a store is to hold and what it is made from, in its root's attributes.
+"""The header: a store's planned content and its origin, in its root's attributes.
 
-It is there before the first shard, so that a run which goes on knows what the one before it meant.
+It is written before the first shard, so that a resumed run knows the plan of the run before it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _MOST_VIEW_CHARACTERS = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """Digests of everything that decides a store's content.
+    """Digests of everything that determines a store's content.
 
     Args:
         dataset: keys and contents of the samples of all splits.
         teacher: weights, preprocessing and precision.
         views: the view spec without the number of views.
-        codec: name and version, and a digest of what it keeps once.
+        codec: name and version, and a digest of the codec's state.
     """
 
     dataset: str
@@ -57,16 +57,16 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a store is to hold.
+    """A store's planned content and its origin.
 
     Args:
-        layout: how it is cut.
-        fingerprint: what it is made from.
+        layout: arrays, sections and shards.
+        fingerprint: digests of the origin.
         teacher: name, card and precision of the teacher.
         views: canonical form of the view spec.
-        codec_spec: what was asked of the codec; the layout says which it became.
-        batch_size: images a forward pass, on which a logit's last bits may depend.
-        versions: of the decoder, torch and torchvision that it was begun with.
+        codec_spec: the requested codec; the layout has the resulting one.
+        batch_size: images per forward pass, on which a logit's last bits may depend.
+        versions: of the decoder, torch and torchvision at the start.
     """
 
     layout: Layout
@@ -99,8 +99,8 @@ class Header:
             origin: the file, for errors.
 
         Raises:
-            StoreError: it is of another schema.
-            CorruptStoreError: it is no header.
+            StoreError: the schema is different.
+            CorruptStoreError: the value is no header.
         """
         schema = value.get("schema")
         if schema != SCHEMA:
@@ -127,10 +127,10 @@ class Header:
         return header
 
     def _require_consistent(self) -> None:
-        """Refuse a header that no dump has: teacher, views and layout go together.
+        """Refuse a header that no dump produces: teacher, views and layout contradict each other.
 
         Raises:
-            ValueError, ModelError: saying what does not.
+            ValueError, ModelError: says which part.
         """
         teacher = self.teacher
         if len(teacher["classes"]) != self.layout.n_classes:
@@ -145,12 +145,12 @@ class Header:
 
     @classmethod
     def read(cls, location: Location) -> Header:
-        """Read a store's header, finished or not.
+        """Read the header of a complete or unfinished store.
 
         Raises:
             IncompleteStoreError: there is no store.
-            StoreError: it is of another schema.
-            CorruptStoreError: it is no header.
+            StoreError: the schema is different.
+            CorruptStoreError: the file is no header.
         """
         content = location.find(ZARR_JSON, _MOST_BYTES)
         if content is None:
@@ -165,12 +165,12 @@ class Header:
         """Return the header in the content of a root's zarr.json.
 
         Args:
-            content: of the file.
+            content: bytes of the file.
             origin: the file, for errors.
 
         Raises:
-            StoreError: it is of another schema.
-            CorruptStoreError: it is no header.
+            StoreError: the schema is different.
+            CorruptStoreError: the content is no header.
         """
         try:
             value = dict(parse_object(content)["attributes"])
@@ -181,11 +181,11 @@ class Header:
         return cls.from_dict(value, origin)
 
     def says_the_same_as(self, other: Header) -> bool:
-        """Whether both say the same; one may have been read from a file, where tuples have become lists."""
+        """Whether both are equal as JSON: a header from a file has lists instead of tuples."""
         return canonical_json(self.to_dict()) == canonical_json(other.to_dict())
 
     def extends(self, other: Header) -> bool:
-        """Whether a store of this header may have grown, or be growing, from one of the other."""
+        """Whether a store with this header may have grown, or be growing, from the other's."""
         ours, theirs = self.layout, other.layout
         return (
             replace(self.fingerprint, dataset="") == replace(other.fingerprint, dataset="")
@@ -198,7 +198,7 @@ class Header:
         )
 
     def with_views(self, n_views: int) -> Header:
-        """Return a header of so many training views."""
+        """Return a header with `n_views` training views."""
         train = replace(self.layout.sections["train"], n_views=n_views)
         return replace(self, layout=self.layout.with_section(train))
 
@@ -206,12 +206,12 @@ class Header:
         """Return the store's codec.
 
         Args:
-            state: what the store keeps of it once.
+            state: the codec's state, which the store keeps once.
             origin: the store, for errors.
 
         Raises:
-            MismatchError: this program's codec of that name is another version.
-            CorruptStoreError: the state, or the layout's arrays, are not what was written.
+            MismatchError: this program has a different version of the codec.
+            CorruptStoreError: the state, or the layout's arrays, changed since they were written.
         """
         with reading(origin, "what its codec keeps once"):
             codec = find_codec(self.layout.codec, self.layout.n_classes, state)
@@ -229,15 +229,15 @@ class Header:
         raise CorruptStoreError(f"{origin}: what its codec keeps once is not what was written; {RESTORE}")
 
     def teacher_difference(self, teacher: Described) -> str:
-        """Say in what a teacher is described otherwise than the store's; a name makes no difference."""
+        """Say how a teacher's description differs from the store's, ignoring its name."""
         described = ({**some, "name": None} for some in (self.teacher, teacher.plain))
         return difference(*described)
 
     def require_teacher(self, teacher: Described, origin: str) -> None:
-        """Refuse a teacher that is not the one that made the store.
+        """Refuse a teacher other than the one that made the store.
 
         Raises:
-            MismatchError: naming what differs: weights, preprocessing, classes or precision.
+            MismatchError: names the difference: weights, preprocessing, classes or precision.
         """
         expected = self.fingerprint.teacher
         if teacher.digest != expected:

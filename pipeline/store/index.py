@@ -1,4 +1,4 @@
-"""Which samples the rows of a section are, found by key; and what a store that is there may add."""
+"""The samples of a section's rows, found by key; and additions to an existing store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SampleIndex:
     Args:
         keys: (N,) uint64.
         digests: (N,) uint64, of image and label.
-        decoder: what made the images from files.
+        decoder: the program that decoded the images from files.
     """
 
     keys: NDArray[np.uint64]
@@ -49,27 +49,30 @@ class SampleIndex:
 
     @cached_property
     def _order(self) -> NDArray[np.int64]:
+        # Sorted once: 8 bytes per sample, and each later lookup is a binary search.
         return np.argsort(self.keys)
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return the position of each key (n,), `ABSENT` where there is none."""
+        """Return the position of each key (n,) int64; `ABSENT` if the key is missing."""
         if not len(self):
             return np.full(len(keys), ABSENT, np.int64)
         place = np.searchsorted(self.keys, keys, sorter=self._order)
+        # A key above all others gets place N: clamp it; the comparison below then rejects it.
         rows = self._order[np.minimum(place, len(self) - 1)]
         return np.where(self.keys[rows] == keys, rows, ABSENT).astype(np.int64)
 
     def find_unchanged(self, images: Split, origin: str) -> NDArray[np.int64]:
-        """Return the position of each sample of a split, `ABSENT` where there is none.
+        """Return the position of each sample of a split; `ABSENT` if the sample is missing.
 
         Args:
             images: the split.
             origin: the store, for errors.
 
         Raises:
-            MismatchError: a sample has other content here.
+            MismatchError: a sample has different content here.
         """
         rows = self.find(images.keys)
+        # `ABSENT` is -1: a missing key compares with the last digest, and the first term masks the result.
         changed = (rows != ABSENT) & (self.digests[rows] != images.digests) if len(self) else rows != rows
         _refuse(changed, images, origin, f"has other content there{self._other_decoder(images)}")
         return rows
@@ -80,10 +83,10 @@ class SampleIndex:
         Args:
             images: the split.
             origin: the store, for errors.
-            changed: accept samples that have other content here.
+            changed: accept samples with different content here.
 
         Raises:
-            MismatchError: a sample is not here, or has other content here.
+            MismatchError: a sample is missing here, or has different content.
         """
         rows = self.find(images.keys)
         _refuse(rows == ABSENT, images, origin, "is not in the store")
@@ -94,14 +97,15 @@ class SampleIndex:
         return "" if same else f", decoded by {self.decoder}, here by {images.decoder}"
 
     def begins_with(self, other: SampleIndex) -> bool:
-        """Whether the first samples are just those of another index."""
+        """Whether the first samples are exactly the samples of another index."""
         count = len(other)
         return np.array_equal(self.keys[:count], other.keys) and np.array_equal(
             self.digests[:count], other.digests
         )
 
     def with_new(self, images: Split) -> SampleIndex:
-        """Return an index with a split's further samples behind those that are there."""
+        """Return an index with a split's new samples appended to the existing ones."""
+        # Appended, not sorted in: existing rows keep their places in finished shards.
         new = self.find(images.keys) == ABSENT
         return SampleIndex(
             np.concatenate([self.keys, images.keys[new]]),
@@ -129,14 +133,14 @@ Index = dict[str, SampleIndex]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a dump asks of its store.
+    """A dump's requirements of its store.
 
     Args:
-        teacher: whose logits.
-        views: which views.
+        teacher: the teacher of the logits.
+        views: the view spec.
         view_count: V.
-        codec: which codec.
-        splits: the samples that have some, by name.
+        codec: the codec spec.
+        splits: the splits with samples, by name.
     """
 
     teacher: Described
@@ -152,20 +156,22 @@ def dataset_digest(index: Mapping[str, SampleIndex]) -> str:
 
 
 def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Header, Index]:
-    """Return header and index of a store with what is wanted added to what is there.
+    """Return header and index of a store extended to what a dump wants.
 
-    Views and samples can be added; what is there keeps its place. Anything else that differs is refused by
+    Views and samples can be added; existing ones keep their places. Every other difference is refused by
     name, with the ways out.
 
     Raises:
-        MismatchError: it is of another teacher, dataset, views or codec, or of more views.
+        MismatchError: teacher, dataset, views or codec differ, or the store has more views.
     """
     ways_out = f"use a new dump name, or remove it with: rm -r {path}"
     _require_same_making(path, header, wanted, ways_out)
     layout, grown = header.layout, dict(index)
     for name, images in wanted.splits.items():
+        # A split that is new to the store begins with an empty index.
         known = index.get(name, SampleIndex(np.zeros(0, np.uint64), np.zeros(0, np.uint64)))
         rows = known.find_unchanged(images, str(path))
+        # No common training sample means a different dataset, not an addition.
         if name == "train" and (rows == ABSENT).all():
             raise MismatchError(
                 f"{path}: made from another dataset: none of the {len(images):,} training samples is in "
@@ -183,14 +189,14 @@ def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
 
 
 def read_index(path: Path, header: Header) -> Index:
-    """Return the samples of each section of a store that is not finished.
+    """Return the samples of each section of an unfinished store.
 
     Args:
         path: the store's folder.
-        header: what it is to hold.
+        header: of the store.
 
     Raises:
-        CorruptStoreError: keys or digests are not what was written.
+        CorruptStoreError: keys or digests changed since they were written.
     """
     require_own_folders(path)
     index, location = {}, Location(path)
@@ -229,10 +235,11 @@ def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: s
 
 
 def _extended(layout: Layout, name: str, *, added: int, n_views: int) -> Section:
-    """Return a section with room for further samples, from the next block on."""
+    """Return a section with room for `added` samples, starting at the next block."""
     section = layout.sections.get(name)
     if section is None:
         return Section(name=name, extents=((0, added),), n_views=n_views)
+    # Round up to a block, e.g. from 10,000 rows to row 12,288 with blocks of 4,096.
     first = -(-section.n_rows // layout.shard_rows) * layout.shard_rows
     extents = (*section.extents, (first, added)) if added else section.extents
     return Section(name=name, extents=extents, n_views=n_views)

@@ -1,23 +1,28 @@
-"""The store's form: which arrays there are, how they are cut, what each shard's file is called.
+"""The store's format: its arrays, their shards, and the name of every file.
 
     NAME.zarr/
       zarr.json                       root group; its attributes are the header
-      manifest.json                   written last: the store is complete when it is there
-      codec/ARRAY                     what the codec keeps once, if it does
+      manifest.json                   written last: a store with a manifest is complete
+      codec/ARRAY                     arrays of the codec's state, if it has one
       {train,validation,test}/
-        keys, digests   (R,) uint64   which samples the rows are
+        keys, digests   (R,) uint64   identify the rows' samples
         ARRAY       (V, R, ...)       the codec's arrays, view by view
-      records.jsonl                   a line a finished shard, as the manifest repeats it
-      records/                        only while unfinished: the lines of shards made since
+      records.jsonl                   one line per finished shard; the manifest repeats these
+      records/                        only while unfinished: one line per shard written since
       growth/                         only while a complete store grows; see growth.py
 
-A shard is one view of one block of rows, one file an array; its inner chunks are read alone or
-together. `train` holds V augmented views, the other two the un-augmented images as their one view.
-A split without samples has no section. Rows come in extents: the samples of the first dump, then those
-of each later addition, which begin at the next block, so that no finished shard is touched; rows
-between two extents hold nothing.
+A shard is one view of one block of rows, one file per array. Its inner chunks can be read one by one or
+together. `train` holds V augmented views; the other two hold the un-augmented images as their only view. A
+split without samples has no section.
 
-These names are all that a store can have: each is computed here, none is taken from a file of the store.
+Rows come in extents: the samples of the first dump, then the samples of each later addition. An extent
+begins at the next block, so that finished shards stay untouched; rows between extents are unused. E.g. with
+blocks of 4,096 rows, 10,000 samples and then 500 more:
+
+    extents (0, 10000), (12288, 500)    R = 12,788 rows, N = 10,500 samples
+    blocks  0: 0-4095    1: 4096-8191    2: 8192-9999    3: 12288-12787
+
+A store has no other names: this module computes each one, and takes none from a file of the store.
 """
 
 from __future__ import annotations
@@ -45,17 +50,18 @@ GROWTH = "growth"
 GATHERED = "records.jsonl"
 CODEC_GROUP = "codec"
 INDEX_ARRAYS = ("keys", "digests")
+# Rows that are compressed, and decompressed, together.
 CHUNK_ROWS = 4096
 _SHARD_BYTES = 64 << 20
 _BLOCKS_AT_LEAST = 8
-_INDEX_CHUNK_ROWS = 1 << 16
+_INDEX_CHUNK_ROWS = 1 << 16  # 512 KiB per file of keys or digests
 _SHARD_ID = re.compile(r"(train|validation|test)\.v([0-9]{5,7})\.b([0-9]{5,11})")
 _CODEC_FILE = re.compile(r"codec/(zarr\.json|[a-z]{1,16}/(zarr\.json|c(/[0-9]{1,9}){0,3}))")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ShardId:
-    """One view of one block of one section's rows."""
+    """One view of one block of a section's rows."""
 
     section: str
     view: int
@@ -69,10 +75,11 @@ class ShardId:
         """Return the shard that `str` named.
 
         Raises:
-            ValueError: it named none.
+            ValueError: the text names no shard.
         """
         match = _SHARD_ID.fullmatch(text)
         shard = None if match is None else cls(match[1], int(match[2]), int(match[3]))
+        # Only the canonical text: `train.v0000012.b00000` is view 12 too, but names no file.
         if shard is None or str(shard) != text:
             raise ValueError(f"{quoted(text)} is no shard")
         return shard
@@ -80,12 +87,12 @@ class ShardId:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A split's part of the store.
+    """The rows and views of one split.
 
     Args:
         name: train, validation or test.
         extents: (first row, samples) of each addition, ascending; each begins at a block.
-        n_views: V views of each sample.
+        n_views: V, views per sample.
     """
 
     name: str
@@ -94,7 +101,7 @@ class Section:
 
     @property
     def n_samples(self) -> int:
-        """Rows that hold a sample."""
+        """N, the number of rows with a sample."""
         return sum(count for _, count in self.extents)
 
     @property
@@ -104,24 +111,25 @@ class Section:
         return first + count
 
     def n_blocks(self, shard_rows: int) -> int:
-        """Return the number of its blocks."""
+        """Return the number of blocks."""
         return sum(-(-count // shard_rows) for _, count in self.extents)
 
     def rows(self) -> NDArray[np.int64]:
         """Return the row of each sample (N,)."""
+        # e.g. (N,) = 0 ... 9999, 12288 ... 12787 for the extents of this module's docstring.
         return np.concatenate([np.arange(first, first + count) for first, count in self.extents])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How a store is cut.
+    """The arrays, sections and shards of a store.
 
     Args:
         codec: its name.
-        arrays: those of the codec, in each section.
+        arrays: the codec's arrays, which each section has.
         n_classes: C.
-        shard_rows: rows of a block; a multiple of `chunk_rows`.
-        sections: of the splits that have samples, by name, in the order train, validation, test.
+        shard_rows: rows per block; a multiple of `chunk_rows`.
+        sections: by name, of the splits with samples, in the order train, validation, test.
     """
 
     codec: str
@@ -132,26 +140,26 @@ class Layout:
 
     @property
     def chunk_rows(self) -> int:
-        """Rows of an inner chunk."""
+        """Rows per inner chunk."""
         return min(CHUNK_ROWS, self.shard_rows)
 
     @property
     def measures(self) -> Measures:
-        """What its records measure the codec by: a layout says nothing else so far than a softmax."""
+        """The names of the codec's costs in the records; a layout supports only a softmax so far."""
         return SOFTMAX
 
     @property
     def n_shards(self) -> int:
-        """The number of shards, told without counting them one by one."""
+        """The number of shards, computed without enumerating them."""
         return sum(s.n_blocks(self.shard_rows) * s.n_views for s in self.sections.values())
 
     @property
     def index_chunk_rows(self) -> int:
-        """Rows of a file of keys, or of digests."""
+        """Rows per file of keys, or of digests."""
         return max(self.shard_rows, _INDEX_CHUNK_ROWS)
 
     def holds(self, shard: ShardId) -> bool:
-        """Whether a shard is one of this layout's."""
+        """Whether the layout has this shard."""
         section = self.sections.get(shard.section)
         if section is None:
             return False
@@ -167,6 +175,7 @@ class Layout:
 
     def rows(self, shard: ShardId) -> slice:
         """Return a shard's rows."""
+        # Every extent begins at a block, so a block's number gives its first row; only its end varies.
         start = shard.block * self.shard_rows
         end = next(
             first + n for first, n in reversed(self.sections[shard.section].extents) if first <= start
@@ -179,7 +188,7 @@ class Layout:
         return int(rows.stop - rows.start)
 
     def shards(self) -> Iterator[ShardId]:
-        """Yield every shard: held-out sections first, then block by block with all its views."""
+        """Yield every shard: held-out sections first, then all views of each training block in turn."""
         for name in reversed(list(self.sections)):
             for block in range(len(self.blocks(name))):
                 for view in range(self.sections[name].n_views):
@@ -187,6 +196,7 @@ class Layout:
 
     def shard_file(self, shard: ShardId, array: str) -> Path:
         """Return the path of a shard's file of one array, relative to the store."""
+        # zarr's key of a shard of shape (1, shard_rows, *sample): view, block, then 0 for each sample axis.
         chunk = [str(shard.view), str(shard.block), *("0" for _ in self.arrays[array].shape)]
         return Path(shard.section, array, "c", *chunk)
 
@@ -202,9 +212,9 @@ class Layout:
         return [f"{section}/{column}/c/{chunk}" for chunk in range(chunks)]
 
     def frame_files(self) -> set[str]:
-        """Return the names of the files that every store of this layout has besides its shards.
+        """Return the names of the files, besides shards, in every store of this layout.
 
-        Those of the codec's state, which only its arrays tell, are not among them: see `is_codec_file`.
+        Files of the codec's state are excluded, because they depend on its arrays: see `is_codec_file`.
         """
         names = {ZARR_JSON}
         for section in self.sections:
@@ -214,7 +224,7 @@ class Layout:
         return names
 
     def with_section(self, section: Section) -> Layout:
-        """Return a layout that has this section in the place of the one of its name."""
+        """Return a layout with this section instead of the one of the same name."""
         names = [name for name in ("train", "validation", "test") if name in {*self.sections, section.name}]
         both = {**self.sections, section.name: section}
         return replace(self, sections={name: both[name] for name in names})
@@ -237,7 +247,7 @@ class Layout:
         """Return the layout that `to_dict` described.
 
         Raises:
-            ValueError: a value is out of its range, or does not go with the others.
+            ValueError: a value is out of range, or contradicts another.
         """
         require_form(LayoutForm, value)
         sections = {
@@ -254,7 +264,7 @@ class Layout:
         return layout
 
     def _require_consistent(self) -> None:
-        """Refuse a layout that no dump has: the numbers of rows, blocks and views go together."""
+        """Refuse a layout that no dump produces, with contradicting numbers of rows, blocks or views."""
         if self.shard_rows % self.chunk_rows:
             raise ValueError(f"shard_rows is {self.shard_rows}, no multiple of {self.chunk_rows}")
         if "train" not in self.sections:
@@ -271,16 +281,19 @@ class Layout:
                         f"{section.name} has {count:,} rows from row {first:,} on, expected some from row "
                         f"{expected:,} on"
                     )
+                # Round up to the next block: where the next extent must begin.
                 expected = -(-(first + count) // self.shard_rows) * self.shard_rows
 
 
 def is_codec_file(name: str) -> bool:
-    """Whether a name is one that a file of a codec's state can have."""
+    """Whether a file of a codec's state can have this name."""
     return _CODEC_FILE.fullmatch(name) is not None
 
 
 def default_shard_rows(row_bytes: int, n_samples: int) -> int:
-    """Return rows for shards of about 64 MB, fewer for small data: a shard is the unit of lost work."""
+    """Return rows per shard: about 64 MB, less for small data, because a kill loses unfinished shards."""
+    # e.g. affine8 with 1,000 classes, 1,002 bytes per row: 16 chunks, so 65,536 rows, for ImageNet;
+    # 1 chunk, 4,096 rows, for 50,000 samples, so that a view still has several blocks.
     by_size = _SHARD_BYTES // (row_bytes * CHUNK_ROWS)
     by_count = n_samples // (_BLOCKS_AT_LEAST * CHUNK_ROWS)
     return CHUNK_ROWS * max(1, min(by_size, by_count))

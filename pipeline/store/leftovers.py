@@ -1,7 +1,7 @@
-"""Files of a store that killed writers left, known by their names, and taken away.
+"""Leftovers of killed writers in a store's folder, recognised by their names, and their removal.
 
-Only such files are ever removed. Whatever else is in a store's folder is somebody else's: it is named, and
-stays where it is.
+Only leftovers are ever removed. Any other file in a store's folder is somebody else's: it is reported and
+stays.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from pipeline.store.faults import files_in
 from pipeline.store.layout import GROWTH, RECORDS
 
 _WRITTEN = re.compile(r"zarr\.json|manifest\.json|records\.jsonl|\w+\.v\d+\.b\d+\.json|\d+")
-# As zarr names what it writes beside a file.
+# zarr's names of files that it is writing.
 _PARTIAL = re.compile(r"(zarr|\d+)\.[0-9a-f]+\.partial")
 _SHARD_FILE = re.compile(r"(train|validation|test)/\w+/c(/\d+)+")
 _NAMED_AT_MOST = 5
 
 
 def is_passing(name: str) -> bool:
-    """Whether a file belongs to work that is under way or was killed, and no finished file of a store."""
+    """Whether a file belongs to unfinished or killed work, not to the finished store."""
     return name.startswith((f"{RECORDS}/", f"{GROWTH}/")) or _is_temporary(name)
 
 
 def is_shard_file(name: str) -> bool:
-    """Whether a file is called as one of some shard."""
+    """Whether a file has the name of a shard's file."""
     return _SHARD_FILE.fullmatch(name) is not None
 
 
 def sweep_temporaries(path: Path) -> None:
-    """Remove what killed writers left of single files of a store; to be called when none is at work."""
+    """Remove half-written files of killed writers; call it while no writer is at work."""
     _remove_files(path, [name for name in files_in(path) if _is_temporary(name)])
 
 
 def sweep(path: Path, known: Collection[str]) -> None:
-    """Remove what writers left in a store's folder, and name what is there besides.
+    """Remove leftovers of writers from a store's folder, and report foreign files.
 
     Args:
         path: the folder.
@@ -54,7 +54,7 @@ def sweep(path: Path, known: Collection[str]) -> None:
 
 
 def named(names: Collection[str]) -> str:
-    """Return some names and how many more there are, with the verb.
+    """Return the first names and the number of further ones, with the verb.
 
     >>> named(["NOTES.md"])
     'NOTES.md is'
@@ -67,7 +67,7 @@ def named(names: Collection[str]) -> str:
 
 
 def remove_empty_folders(path: Path) -> None:
-    """Remove folders in which no file is, and the folder itself if nothing is in it."""
+    """Remove folders without files, and the folder itself if it is empty."""
     folders = sorted((folder for folder in path.rglob("*") if _is_folder(folder)), reverse=True)
     for folder in (*folders, path):
         if not any(folder.iterdir()):

@@ -1,7 +1,7 @@
-"""Slices of a store and their locks: one writer each, released by the kernel when it dies.
+"""Slices of a store and their locks: one writer per slice; the kernel releases a dead writer's lock.
 
-`gate` is held while the store's form is looked at or changed, a slice's lock while its shards are
-written. Slices that overlap, however they were cut, exclude each other.
+A process holds `gate` while it inspects or changes the store's form, and a slice's lock while it writes the
+slice's shards. Overlapping slices exclude each other, however they were cut.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.core.errors import LockedError, StoreError, brief, quoted
 T = TypeVar("T")
 _NAME = re.compile(r"([0-9]{1,6})-of-([0-9]{1,6})")
 WAIT_SECONDS = 20.0
-# Another rank may run the pilot and the held-out images while this one waits at the gate.
+# Another rank may run the pilot and the held-out images while this rank waits at the gate.
 PREPARATION_SECONDS = 3 * 3600.0
 _POLL_SECONDS = 0.2
 _GATE = "gate"
@@ -32,18 +32,18 @@ _GATE = "gate"
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Which shards one of several writers makes: one of `count` equal parts, by its index from 0."""
+    """The shards of one of several writers: one of `count` equal parts, by its index from 0."""
 
     index: int
     count: int
 
     def of(self, items: Sequence[T]) -> Sequence[T]:
-        """Return this part of a list: neighbours, so that a writer works whole blocks."""
+        """Return this part of a list: neighbours, so that a writer finishes whole blocks."""
         start, stop = (len(items) * k // self.count for k in (self.index, self.index + 1))
         return items[start:stop]
 
     def overlaps(self, other: Slice) -> bool:
-        """Whether both hold a part of the same list, however finely each is cut."""
+        """Whether both share a part of the same list, e.g. 0-of-2 and 1-of-4."""
         (a, b), (c, d) = self._ends(), other._ends()
         return a < d and c < b
 
@@ -58,7 +58,7 @@ class Slice:
         """Return the slice that `str` named.
 
         Raises:
-            ValueError: it named none.
+            ValueError: the text names no slice.
         """
         match = _NAME.fullmatch(text)
         if match is None or int(match[1]) >= int(match[2]):
@@ -71,14 +71,14 @@ WHOLE = Slice(0, 1)
 
 @contextmanager
 def gate(store: Path, wait_seconds: float) -> Iterator[None]:
-    """Be the only one to look at or change a store's form.
+    """Hold the store's gate: only one process at a time inspects or changes its form.
 
     Args:
-        store: the store's folder; locks and their holders' names are in a folder beside it.
-        wait_seconds: how long to wait for another holder.
+        store: the store's folder; a folder beside it has the locks and their holders' names.
+        wait_seconds: maximum wait for the present holder.
 
     Raises:
-        LockedError: another process holds it still.
+        LockedError: another process still holds the gate.
     """
     lock = FileLock(_folder(store) / f"{_GATE}.lock")
     try:
@@ -91,10 +91,10 @@ def gate(store: Path, wait_seconds: float) -> Iterator[None]:
 
 @contextmanager
 def writing(store: Path, part: Slice, wait_seconds: float) -> Iterator[None]:
-    """Hold a slice of a store for writing; to be entered at the gate.
+    """Lock a slice of a store for writing; enter it at the gate.
 
     Raises:
-        LockedError: another process holds a slice that overlaps it still.
+        LockedError: another process still holds an overlapping slice.
     """
     deadline = time.monotonic() + wait_seconds
     while held := writers(store, part):
@@ -108,13 +108,13 @@ def writing(store: Path, part: Slice, wait_seconds: float) -> Iterator[None]:
 
 
 def writers(store: Path, part: Slice = WHOLE) -> list[str]:
-    """Return the slices that are being written and overlap one; to be called at the gate."""
+    """Return the slices under way that overlap `part`; call it at the gate."""
     files = [file for file in _folder(store).glob("*-of-*.lock") if _overlaps(file.stem, part)]
     return [file.stem for file in sorted(files) if _is_held(file)]
 
 
 def _overlaps(name: str, part: Slice) -> bool:
-    """Whether a lock is of a slice that overlaps one; not whatever else has been put beside a store."""
+    """Whether a lock's name is a slice that overlaps `part`; other files beside a store are no locks."""
     with suppress(ValueError):
         return Slice.parse(name).overlaps(part)
     return False
@@ -132,7 +132,7 @@ def _is_held(file: Path) -> bool:
 
 @contextmanager
 def _named(store: Path, name: str, lock: FileLock) -> Iterator[None]:
-    """Say who holds a lock, and release it in the end."""
+    """Write the holder's name beside a lock, and release the lock at the end."""
     holder = _folder(store) / f"{name}.holder"
     try:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
@@ -148,7 +148,7 @@ def _folder(store: Path) -> Path:
     store = store.resolve()
     folder = store.with_name(f"{store.name}.locks")
     folder.mkdir(parents=True, exist_ok=True)
-    # Locks are emptied and holders written: through a link that would be somebody's file.
+    # Locks are emptied and holders written: a link would redirect that to somebody's file.
     for file in (folder, *folder.iterdir()):
         if file.is_symlink() or (file.exists() and not (file.is_file() or file == folder)):
             raise StoreError(f"{file}: is a link or no file; expected the store's locks there; remove it")

@@ -1,6 +1,6 @@
-"""The manifest: what a complete store holds, from whom, how faithful, and the digest of every file.
+"""The manifest: a complete store's content, origin and fidelity, and the digest of every file.
 
-It is written last and atomically, and carries no clock, host or path, so the same dump has the same
+It is written last and atomically. It carries no clock, host or path, so the same dump has the same
 manifest. Students depend on this one file.
 """
 
@@ -30,15 +30,15 @@ _SEAL = "digest"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything about a complete store.
+    """The header, the records and the digests of a complete store.
 
     Args:
-        header: what it holds and what it is made from.
+        header: its content and origin.
         shards: a record for every shard.
         metadata: SHA-256 (hex) of every other file, by its name in the store.
         teacher_top1: {"direct": ..., "cached": ...}, each {section: accuracy or None}.
-        written_by: versions of this program and of what wrote the bytes. Not in the digest, since the same
-            dump by another version is the same dump. Empty in stores of older versions.
+        written_by: versions of this program and of the libraries that wrote the bytes. Not in the digest:
+            the same dump by a different version is the same dump. Empty in stores of older versions.
     """
 
     header: Header
@@ -49,7 +49,7 @@ class Manifest:
 
     @property
     def layout(self) -> Layout:
-        """How the store is cut."""
+        """The store's arrays, sections and shards."""
         return self.header.layout
 
     @property
@@ -63,7 +63,7 @@ class Manifest:
         return Fidelity.total(self.layout.measures, training)
 
     def digest(self) -> str:
-        """Return the SHA-256 (hex) of everything that it says."""
+        """Return the SHA-256 (hex) of everything except `written_by`."""
         return str(self.to_dict()["digest"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,9 +88,9 @@ class Manifest:
         """Read a store's manifest.
 
         Raises:
-            IncompleteStoreError: there is none.
-            CorruptStoreError: it is not what was written.
-            StoreError: it is of another schema, or an ensemble's.
+            IncompleteStoreError: the manifest is missing.
+            CorruptStoreError: the manifest changed since it was written.
+            StoreError: the schema is different, or the manifest is an ensemble's.
         """
         origin = f"{location}/{MANIFEST}"
         try:
@@ -105,7 +105,7 @@ class Manifest:
                 f"{location}: is an ensemble, which has no logits of its own; expected a store of one "
                 "teacher's; use the stores that it averages"
             )
-        # First the schema: a newer program may also compute digests in another way.
+        # The schema first: a newer program may compute digests differently.
         header = Header.from_dict(content, origin)
         try:
             if spec_digest(content) == digest:
@@ -116,10 +116,10 @@ class Manifest:
 
     @classmethod
     def _of(cls, header: Header, content: dict[str, Any]) -> Manifest:
-        """Return the manifest of a header and of what else was read.
+        """Return the manifest from its header and the rest of its content.
 
         Raises:
-            ValueError: names or shards are not those of the layout, or values are out of range.
+            ValueError: names or shards contradict the layout, or values are out of range.
         """
         require_form(ManifestForm, content)
         layout, told = header.layout, content["shards"]
@@ -137,20 +137,20 @@ class Manifest:
         )
 
     def find_metadata(self, location: Location, name: str, most_bytes: int) -> bytes | None:
-        """Return a file that is no shard, checked, or None where the store was written without it."""
+        """Return the verified bytes of a file that is no shard, or None if it is not listed."""
         return self.read_metadata(location, name, most_bytes) if name in self.metadata else None
 
     def read_metadata(self, location: Location, name: str, most_bytes: int = JSON_BYTES) -> bytes:
-        """Return a file that is no shard, checked.
+        """Return the verified bytes of a file that is no shard.
 
         Args:
-            location: where the store is.
-            name: of the file in it.
+            location: of the store.
+            name: of the file in the store.
             most_bytes: the largest size that is read.
 
         Raises:
-            IncompleteStoreError: it is missing.
-            CorruptStoreError: it was changed.
+            IncompleteStoreError: the file is missing.
+            CorruptStoreError: the file changed since it was written.
         """
         content, problem = look_up(location, name, self.metadata[name], most_bytes=most_bytes)
         if problem == MISSING:
@@ -165,10 +165,10 @@ class Manifest:
 
 
 def _unsealed(written_by: Any) -> dict[str, str]:
-    """Return versions without the digest that is kept beside them.
+    """Return versions without the digest beside them, which proves them.
 
     Raises:
-        ValueError: they are not what was written.
+        ValueError: the versions changed since they were written.
     """
     require_form(WrittenByForm, {"versions": written_by})
     versions = {name: number for name, number in written_by.items() if name != _SEAL}
@@ -178,10 +178,10 @@ def _unsealed(written_by: Any) -> dict[str, str]:
 
 
 def _require_names(layout: Layout, names: Collection[str]) -> None:
-    """Refuse files that are not those of a layout: no name of a file is believed.
+    """Refuse files outside the layout: no name from a manifest is trusted.
 
     Raises:
-        ValueError: naming one that is missing or none of the store's.
+        ValueError: names a missing or a foreign file.
     """
     expected, fitted = layout.frame_files(), layout.codec in STATE_SHAPES
     if lacking := expected.difference(names):
@@ -192,7 +192,7 @@ def _require_names(layout: Layout, names: Collection[str]) -> None:
 
 
 def _no_manifest(location: Location) -> IncompleteStoreError:
-    Header.read(location)  # which says so if there is no store at all
+    Header.read(location)  # raises its own error if there is no store at all
     return IncompleteStoreError(
         f"{location}: not complete ({MANIFEST} is missing); expected a finished dump; go on with: pipeline "
         f"cache-logits {location.stem}"

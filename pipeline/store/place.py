@@ -1,4 +1,4 @@
-"""The place of a store: what a folder must be for one to be made in it, tidying it, and taking it away."""
+"""The place of a store: check that a folder may become a store, tidy it, remove it."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from pipeline.store.leftovers import (
 )
 from pipeline.store.records import Records
 
-# What a new file system has in its root.
+# A new file system's root has this folder.
 _OF_THE_DISK = "lost+found"
 
 
 def behind_links(path: Path) -> Path:
-    """Return where a store is whose folder is a link, also to a folder that is not there yet."""
+    """Return the folder behind a link, even if that folder does not exist yet."""
     return path.resolve() if path.is_symlink() else path
 
 
 def require_store_or_nothing(path: Path) -> None:
-    """Refuse a place where a store can neither be nor be made.
+    """Refuse a place that is no store and cannot become one.
 
     Raises:
-        CorruptStoreError: it has a manifest and no header.
-        StoreError: there is something else, or a store is around it.
+        CorruptStoreError: the place has a manifest but no header.
+        StoreError: the place holds something else, or lies inside a store.
     """
     _require_folder_of_its_own(path)
     if (path / ZARR_JSON).exists():
         return
     problem = _no_place(path)
-    # Another process may have made a store in between.
+    # Another process may have created a store in between.
     if problem and not (path / ZARR_JSON).exists():
         raise problem
 
 
 def require_ensemble_or_nothing(path: Path) -> None:
-    """Refuse a place where an ensemble can neither be nor be made.
+    """Refuse a place that is no ensemble and cannot become one.
 
     Raises:
-        StoreError: there is something else, or a store is around it.
+        StoreError: the place holds something else, or lies inside a store.
     """
     _require_folder_of_its_own(path)
     if (path / ZARR_JSON).exists():
@@ -69,43 +69,43 @@ def require_ensemble_or_nothing(path: Path) -> None:
 
 
 def partial_folder(path: Path) -> Path:
-    """Return where a store is made that then appears at once."""
+    """Return the folder for building a store that is then renamed at once."""
     return path.with_name(f".{path.name}.partial")
 
 
 def clean(path: Path, *, alone: bool) -> None:
-    """Finish what a killed writer had published, and remove what it left; to be called at the gate.
+    """Finish work that a killed writer had published, and remove its leftovers; call it at the gate.
 
     Args:
-        path: the store's folder, or where it is to be.
-        alone: whether no other process writes it.
+        path: the store's folder, which may not exist yet.
+        alone: whether no other process writes the store.
 
     Raises:
-        CorruptStoreError: something in it is neither a file nor a folder of its own.
+        CorruptStoreError: an entry is neither a file nor a folder of the store.
     """
     if path.is_dir():
         require_own_folders(path)
     shutil.rmtree(partial_folder(path), ignore_errors=True)
     if (path / MANIFEST).exists():
         settle(path)
-        # Left over when a run was killed between the manifest and their removal.
+        # A run killed between the manifest and this removal leaves them.
         Records(path).clear()
     if alone:
         sweep_temporaries(path)
 
 
 def clear_unfinished_frame(path: Path) -> None:
-    """Remove what a kill left of a store that was being made in a folder that was there."""
+    """Remove the frame that a killed run had begun in an existing folder."""
     for name in frame_files(path):
         (path / name).unlink()
 
 
 def discard(path: Path) -> None:
-    """Remove a store, but nothing that is not its own; its folder too, if it is not a disk's."""
+    """Remove a store's files and no others; remove its folder too, unless it is a disk's root."""
     files = files_in(path)
     own = {name for name in files if is_shard_file(name)} | (frame_files(path) - {ZARR_JSON})
     Records(path).clear()
-    # Its header last: until then it is a store.
+    # The header last: until then the folder counts as a store.
     for name in (*sorted(own), *sorted(files & {GATHERED, ZARR_JSON})):
         (path / name).unlink(missing_ok=True)
     with suppress(OSError):
@@ -126,7 +126,7 @@ def _require_folder_of_its_own(path: Path) -> None:
 
 
 def _no_place(path: Path) -> StoreError | None:
-    """Return why no store can be made in a folder that is none."""
+    """Return the reason why a folder without a store cannot become one, or None."""
     if is_ensemble(path):
         return StoreError(f"{path}: holds an ensemble; expected a store or nothing; choose another name")
     if (path / MANIFEST).exists():

@@ -1,4 +1,4 @@
-"""Reading a store: a view at a time, each checked against the manifest, rows found by sample key."""
+"""Reading a store: one view at a time, each verified against the manifest; rows found by sample key."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _DECODED_AT_ONCE = 4096
 
 
 class SectionReader:
-    """A split's part of a store.
+    """Read one split of a store.
 
     Args:
-        location: where the store is.
+        location: of the store.
         manifest: the store's.
         name: train, validation or test.
         codec: the store's.
-        allow_drift: find samples by their key though their content is another one here.
+        allow_drift: find samples by key even if their content is different here.
     """
 
     def __init__(
@@ -47,41 +47,41 @@ class SectionReader:
         self._location, self._manifest, self._name, self._codec = location, manifest, name, codec
         self._allow_drift = allow_drift
         self._layout = manifest.layout
-        # A view may have many shards, and a far place answers slowly.
+        # Cached: a view may have many shards, and a remote store answers slowly.
         self._metadata = cache(self._read_metadata)
         section = self._layout.sections[name]
         self.n_samples, self.n_views = section.n_samples, section.n_views
 
     @cached_property
     def index(self) -> SampleIndex:
-        """The samples (N), read when they are first needed."""
+        """The samples (N), read on first use."""
         section = self._layout.sections[self._name]
         fetch = partial(self._manifest.find_metadata, self._location)
         keys, digests = read_section(self._location, self._layout, section, fetch)
         return SampleIndex(keys, digests, self._manifest.header.versions["decoder"])
 
     def keep_metadata(self) -> None:
-        """Read how the arrays are cut: they become longer in a store that grows while it is open."""
+        """Read the arrays' metadata now: they change when a store grows while it is open."""
         for array in self._layout.arrays:
             self._metadata(f"{self._name}/{array}/{ZARR_JSON}")
 
     def rows_of(self, images: Split, *, changed: bool = False) -> NDArray[np.int64]:
-        """Return the position of each sample of a split among this section's, found by its key.
+        """Return the position of each sample of a split in this section, found by key.
 
         Args:
             images: the split.
-            changed: accept samples that have other content there.
+            changed: accept samples with different content in the store.
 
         Raises:
-            MismatchError: a sample is not in the store, or has other content there.
+            MismatchError: a sample is missing from the store, or has different content there.
         """
         return self.index.rows_of(images, str(self._location), changed=changed or self._allow_drift)
 
     def encoded(self, view: int) -> dict[str, NDArray[Any]]:
-        """Read one view whole: the codec's arrays, N rows each.
+        """Read one whole view: the codec's arrays, N rows each.
 
         Raises:
-            CorruptStoreError: bytes are not those that were written.
+            CorruptStoreError: bytes changed since they were written.
         """
         if not 0 <= view < self.n_views:
             raise IndexError(f"view {view} of {self._location}; it has {self.n_views} views, from 0")
@@ -90,6 +90,7 @@ class SectionReader:
                 name: np.empty((len(self.index), *spec.shape), spec.dtype)
                 for name, spec in self._layout.arrays.items()
             }
+        # Rows of a block land at their samples' positions: unused rows between extents are skipped.
         start = 0
         jobs: list[Callable[[], None]] = []
         for block in range(len(self._layout.blocks(self._name))):
@@ -122,7 +123,7 @@ class SectionReader:
         """Read one array of a shard's rows.
 
         Raises:
-            CorruptStoreError: bytes are not those that were written.
+            CorruptStoreError: bytes changed since they were written.
         """
         name = str(self._layout.shard_file(shard, array))
         content = read_checked(self._location, self._manifest, shard, array)
@@ -141,9 +142,9 @@ class LogitStore:
     """A complete store of cached logits, opened for reading.
 
     Args:
-        location: where it is.
+        location: of the store.
         manifest: read from there.
-        allow_drift: go on with images that are decoded or rendered otherwise than the teacher saw them.
+        allow_drift: accept images that are decoded or rendered differently from the teacher's.
 
     Example:
         >>> from pipeline import LogitStore
@@ -167,13 +168,13 @@ class LogitStore:
         """Open a store.
 
         Args:
-            place: a folder, a URL such as s3://bucket/main.zarr, or a zarr `Store`.
-            allow_drift: go on with images that are decoded or rendered otherwise than the teacher saw them.
-            options: of the URL's file system, such as endpoint_url.
+            place: a folder, a URL, e.g. s3://bucket/main.zarr, or a zarr `Store`.
+            allow_drift: accept images that are decoded or rendered differently from the teacher's.
+            options: of the URL's file system, e.g. endpoint_url.
 
         Raises:
-            IncompleteStoreError: it was not finished.
-            CorruptStoreError: its manifest or metadata was changed.
+            IncompleteStoreError: the store is unfinished.
+            CorruptStoreError: its manifest or metadata changed since they were written.
         """
         location = Location(place, **options)
         manifest = Manifest.read(location)
@@ -212,33 +213,33 @@ class LogitStore:
 
     @property
     def n_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return self.manifest.layout.n_classes
 
     @property
     def teacher_names(self) -> tuple[str, ...]:
-        """Whose logits these are."""
+        """The name of the teacher, as a tuple of one."""
         return (self.manifest.header.teacher["name"],)
 
     @property
     def members(self) -> tuple[LogitStore, ...]:
-        """The stores that logits come from: this one."""
+        """The stores of the logits: this one."""
         return (self,)
 
     @property
     def blend(self) -> Blend | None:
-        """How its members are averaged: it has but one."""
+        """None: a single store is not averaged."""
         return None
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the soft labels."""
+        """Return everything that determines the soft labels."""
         return {**self.manifest.header.fingerprint.to_dict(), "count": self.n_views}
 
     def require(self, *, views: Described, view_count: int, codec: CodecSpec) -> None:
-        """Refuse a store that is not of these views and this codec.
+        """Refuse a store with other views or another codec.
 
         Raises:
-            MismatchError: naming what differs.
+            MismatchError: names the difference.
         """
         header = self.manifest.header
         same_codec = codec.accepts(header.codec_spec, self.codec.name)
@@ -259,10 +260,10 @@ class LogitStore:
                 )
 
     def require_teacher(self, teacher: Described) -> None:
-        """Refuse a teacher that is not the one that made the store.
+        """Refuse a teacher other than the one that made the store.
 
         Raises:
-            MismatchError: other weights, preprocessing, classes or precision.
+            MismatchError: weights, preprocessing, classes or precision differ.
         """
         self.manifest.header.require_teacher(teacher, str(self.location))
 
@@ -271,10 +272,10 @@ class LogitStore:
         return self.sections["train"].rows_of(images)
 
     def blocks_of(self, images: Split) -> NDArray[np.int64]:
-        """Return the block of each sample (N,), inside which views mix it with others.
+        """Return the block of each sample (N,); views mix samples only within a block.
 
         Raises:
-            MismatchError: samples that others are mixed with are not among these.
+            MismatchError: samples of the store are missing from the split, so mixtures cannot be rendered.
         """
         lacking = self.n_samples - len(images)
         section = self.manifest.layout.sections["train"]
@@ -309,7 +310,7 @@ class LogitStore:
         return section.logits(0, section.rows_of(images))
 
     def summary(self) -> dict[str, Any]:
-        """Return what `pipeline inspect --json` prints."""
+        """Return the figures of `pipeline inspect --json`."""
         return summarise_manifest(self.manifest)
 
     def _codec(self) -> Codec:
@@ -320,10 +321,10 @@ class LogitStore:
 
 
 def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: str) -> bytes:
-    """Return a shard's file of one array.
+    """Return the verified bytes of a shard's file of one array.
 
     Raises:
-        CorruptStoreError: it is not the file that was written.
+        CorruptStoreError: the file changed since it was written.
     """
     name = str(manifest.layout.shard_file(shard, array))
     size, digest = manifest.shards[shard].files[array]

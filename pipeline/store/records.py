@@ -1,7 +1,7 @@
-"""Records: what is known of each finished shard, sealed by a digest of its own.
+"""Records: one per finished shard, each sealed by its own digest.
 
-While a store is written each is a file; when it is complete they are gathered in one, which the manifest
-repeats: either of the two tells what was done if the other is lost.
+While a store is written, each record is a file. When the store is complete, they are gathered in one file,
+and the manifest repeats them: if one of the two is lost, the other still names the finished shards.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from pipeline.store.layout import GATHERED, RECORDS, Layout, ShardId
 from pipeline.store.wire import FidelityForm, RecordForm
 
 WITNESSES_A_SHARD = 64
-# Of each rendered sample so many values are kept (of an image, pixels), to tell how far off it is.
+# Number of values kept of each rendered sample (of an image, pixels), which show how far off it is.
 PLACES = 4
 _RECORD_FILE = re.compile(r"\w+\.v\d+\.b\d+\.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardRecord:
-    """What is known of one finished shard.
+    """The facts about one finished shard.
 
     Args:
-        rows: samples in it.
+        rows: number of samples.
         files: array -> (bytes, SHA-256 in hex) of its file.
-        fidelity: what the codec cost here.
+        fidelity: cost of the codec in this shard.
         labelled, correct: labelled samples, and those whose label the teacher's own logits put first.
-        witness: what some of the samples looked like, those of `witness_rows`.
+        witness: of the rendered samples at `witness_rows`.
     """
 
     rows: int
@@ -78,7 +78,7 @@ class ShardRecord:
         """Return the record that `to_dict` described.
 
         Raises:
-            ValueError: a value is out of its range, or does not go with the others.
+            ValueError: a value is out of range, or contradicts another.
         """
         require_form(RecordForm, value)
         require_form(FidelityForm, sort_keys(value["fidelity"]), "fidelity")
@@ -93,10 +93,10 @@ class ShardRecord:
         return record
 
     def require_shard(self, shard: ShardId, layout: Layout) -> None:
-        """Refuse the record of a shard that is not the layout's, or that is cut differently there.
+        """Refuse the record of a shard that the layout lacks, or has with other rows or arrays.
 
         Raises:
-            ValueError: saying what differs.
+            ValueError: says what differs.
         """
         if not layout.holds(shard):
             raise ValueError(f"{shard} is no shard of the layout")
@@ -126,22 +126,22 @@ class Records:
         self._store, self._folder, self._gathered = store, store / RECORDS, store / GATHERED
 
     def read(self, layout: Layout | None = None) -> dict[ShardId, ShardRecord]:
-        """Return those that are there now; other processes may be adding some.
+        """Return the present records; other processes may be adding some.
 
-        One that is not what was written, or is not of the layout, counts as not there.
+        A record that changed since it was written, or contradicts the layout, counts as missing.
 
         Args:
-            layout: of the store; None for the records of any.
+            layout: of the store; None to accept every shard.
         """
         found = (_unseal(line, layout) for line in self._lines())
         return dict(sealed for sealed in found if sealed is not None)
 
     def write(self, shard: ShardId, record: ShardRecord) -> None:
-        """Write one, durably."""
+        """Write one record, durably."""
         write_bytes(self._file(shard), _seal(shard, record).encode())
 
     def gather(self, records: Mapping[ShardId, ShardRecord]) -> None:
-        """Write these into one file, durably and at once; `clear` removes the single ones."""
+        """Write records into one file, durably and at once; `clear` removes the single files."""
         lines = "".join(_seal(shard, record) for shard, record in records.items())
         write_bytes(self._gathered, lines.encode())
 
@@ -151,18 +151,18 @@ class Records:
             self._file(shard).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove the single files, and what is left of those that were being written."""
+        """Remove the single files, and leftovers of interrupted writes."""
         for file in self._folder.glob("*"):
             if _RECORD_FILE.fullmatch(written_beside(file.name) or file.name):
                 file.unlink()
-        with suppress(OSError):  # it is not there, or something else is in it
+        with suppress(OSError):  # the folder is missing, or holds something else
             self._folder.rmdir()
 
     def _file(self, shard: ShardId) -> Path:
         return self._folder / f"{shard}.json"
 
     def _lines(self) -> Iterator[bytes]:
-        """Yield records; a shard that was made anew has its own file, which comes last."""
+        """Yield records; the single file of a rewritten shard comes last, and so wins."""
         names = sorted(file.name for file in self._folder.glob("*.json") if file.is_file())
         for name in (GATHERED, *(f"{RECORDS}/{name}" for name in names)):
             yield from (read_inside(self._store, name, JSON_BYTES) or b"").splitlines()
@@ -188,14 +188,14 @@ def _unseal(line: bytes, layout: Layout | None) -> tuple[ShardId, ShardRecord] |
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """What W samples of a shard looked like to the teacher.
+    """Checksums of W rendered samples of a shard, and a few of their values.
 
-    A reader renders the same samples again: other bytes mean that a decoder, a resize kernel or a device
-    does something else here than it did there, and that cached logits no longer belong to the samples.
+    A reader renders the same samples again. Different bytes mean that a decoder, a resize kernel or a
+    device behaves differently here, and that cached logits no longer belong to the samples.
 
     Args:
         crcs: CRC-32 of each rendered sample's bytes; of an image, its pixels (S, S, channels).
-        values: (W, n), a few of its values, spread over it; of an image, pixels with all their channels.
+        values: (W, n), a few values per sample, spread over it; of an image, pixels with all channels.
     """
 
     crcs: tuple[int, ...]
@@ -203,16 +203,17 @@ class Witness:
 
     @classmethod
     def of(cls, rendered: NDArray[Any]) -> Witness:
-        """Look at rendered samples (W, ...) of integers; the last of several axes is kept whole."""
+        """Return the witness of rendered integer samples (W, ...); the last of several axes stays whole."""
         count, unit = len(rendered), rendered.shape[-1] if rendered.ndim > 2 else 1
         flat = rendered.reshape(count, -1, unit)
+        # The middles of PLACES equal parts, e.g. pixels 8, 24, 40 and 56 of 64: (W, pixels, unit).
         places = (2 * np.arange(PLACES) + 1) * flat.shape[1] // (2 * PLACES)
         crcs = tuple(zlib.crc32(np.ascontiguousarray(sample).data) for sample in rendered)
         return cls(crcs, flat[:, places].reshape(count, -1))
 
     @property
     def channels(self) -> int:
-        """Values of each place that is kept; of images, their channels."""
+        """Values per kept place; of images, their channels."""
         return int(self.values.shape[1]) // PLACES
 
     def __getitem__(self, rows: NDArray[Any]) -> Witness:
@@ -234,7 +235,7 @@ class Witness:
         """Return the witness that `to_dict` described.
 
         Raises:
-            ValueError: it is of no samples, or not of a few values of each.
+            ValueError: it has no samples, or not the same few values of each.
         """
         dtype = np.dtype(value.get("dtype", "uint8")).newbyteorder("<")
         crcs, values = (
@@ -247,15 +248,15 @@ class Witness:
 
 
 def witness_rows(count: int) -> NDArray[np.int64]:
-    """Return which of a shard's rows are witnesses, ascending and spread evenly."""
+    """Return the rows (W,) of a shard's witnesses, ascending and evenly spread."""
     return np.linspace(0, count - 1, min(count, WITNESSES_A_SHARD)).astype(np.int64)
 
 
 def versions(decoder: str) -> dict[str, str]:
-    """Return what decodes and renders here: part of every store's header."""
+    """Return the versions of the decoding and rendering libraries, for a store's header."""
     return {"decoder": decoder, **{name: version(name) for name in ("torch", "torchvision")}}
 
 
 def written_by() -> dict[str, str]:
-    """Return the versions of this program and of what writes its bytes."""
+    """Return the versions of this program and of the libraries that write its bytes."""
     return {NAME: program_version(), **{name: installed_version(name) for name in ("zarr", "numcodecs")}}

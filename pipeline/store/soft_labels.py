@@ -1,4 +1,4 @@
-"""Soft labels: what a store and an ensemble of stores both are to whoever trains from them."""
+"""Soft labels: the common interface of a store and an ensemble, for training."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from pipeline.store.reader import LogitStore
 
 
 class SoftLabels(Protocol):
-    """A teacher's outputs for V views of N training samples, and for the samples held out."""
+    """A teacher's outputs for V views of N training samples, and for the held-out samples."""
 
     @property
     def location(self) -> Location:
-        """Where they are."""
+        """The place of the store or ensemble."""
 
     @property
     def members(self) -> Sequence[LogitStore]:
-        """The stores that they come from."""
+        """The stores of the outputs."""
 
     @property
     def blend(self) -> Blend | None:
-        """How several members are averaged; None for a single one."""
+        """The average over several members; None for a single one."""
 
     @property
     def codec(self) -> Decoder:
-        """What decodes rows of `encoded_view`."""
+        """The decoder of rows of `encoded_view`."""
 
     @property
     def n_views(self) -> int:
@@ -45,7 +45,7 @@ class SoftLabels(Protocol):
 
     @property
     def n_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
 
     @property
     def views(self) -> Mapping[str, Any]:
@@ -57,16 +57,16 @@ class SoftLabels(Protocol):
 
     @property
     def teacher_names(self) -> tuple[str, ...]:
-        """Whose outputs these are."""
+        """The names of the teachers."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the soft labels."""
+        """Return everything that determines the soft labels."""
 
     def rows_of(self, images: Split) -> NDArray[np.int64]:
         """Return the training row of each sample of a split (N,)."""
 
     def blocks_of(self, images: Split) -> NDArray[np.int64]:
-        """Return the block of each sample of a split (N,), inside which views mix it with others."""
+        """Return the block of each sample of a split (N,); views mix samples only within a block."""
 
     def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:
         """Read one training view without decoding it."""

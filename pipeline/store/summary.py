@@ -1,4 +1,4 @@
-"""A store in figures, finished or not: what `pipeline inspect` tells."""
+"""The figures of a complete or unfinished store, for `pipeline inspect`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pipeline.store.records import Records, ShardRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """A store's figures, and what they are of.
+    """A store's figures, header and growth.
 
     Args:
-        summary: the figures, with the keys that other programs rely on.
-        header: what the store is to hold and what it is made from.
-        fidelity: what its codec costs, as far as it is finished.
-        labelled: training samples with a label; None where it is not finished.
-        growing: what a complete store is to become, where that is not finished.
+        summary: the figures, under keys that other programs rely on.
+        header: the planned content and the origin.
+        fidelity: cost of the codec over the finished shards.
+        labelled: training samples with a label; None for an unfinished store.
+        growing: the unfinished growth of a complete store, if any.
     """
 
     summary: dict[str, Any]
@@ -38,11 +38,11 @@ class Inspection:
 
 
 def inspect(place: Place) -> Inspection:
-    """Look at a store without reading its logits.
+    """Return a store's figures without reading its logits.
 
     Raises:
         IncompleteStoreError: there is no store.
-        CorruptStoreError: its manifest was changed.
+        CorruptStoreError: its manifest changed since it was written.
     """
     location = Location(place)
     if location.exists(MANIFEST) or not location.exists(ZARR_JSON):
@@ -66,7 +66,7 @@ def inspect(place: Place) -> Inspection:
 
 
 def _growth_of(place: Place) -> Pending | None:
-    """Return what a complete store is growing to; a damaged growth, which it does not need, is none."""
+    """Return a complete store's growth; a damaged growth, which the store does not need, counts as none."""
     with suppress(StoreError):
         return pending(Path(place)) if isinstance(place, (str, Path)) else None
     return None
@@ -88,10 +88,10 @@ def summarise(
     """Return a store's figures as plain values.
 
     Args:
-        header: what it is to hold.
-        shards: those that are done.
-        complete: whether it has its manifest.
-        teacher_top1: on the test images, from the cache.
+        header: of the store.
+        shards: the finished ones.
+        complete: whether the store has its manifest.
+        teacher_top1: on the test images, from the cached logits.
     """
     layout = header.layout
     train = [record for shard, record in shards.items() if shard.section == "train"]
@@ -114,7 +114,7 @@ def summarise(
 
 
 def _labelled(shards: Mapping[ShardId, ShardRecord]) -> int:
-    """Return how many training samples have a label; each is in every view."""
+    """Return the number of training samples with a label; view 0 has each sample once."""
     return sum(r.labelled for shard, r in shards.items() if shard.section == "train" and shard.view == 0)
 
 

@@ -1,7 +1,7 @@
-"""The forms of a store's JSON files and frames: types, ranges and sizes, before anything is made of them.
+"""The forms of a store's JSON files and frames: types, ranges and sizes, checked before use.
 
-A store may come from anybody. Owns what each value may be by itself; how values must fit together is
-checked by those who own them (`layout.py`, `header.py`, `records.py`, `manifest.py`).
+A store may come from anybody. This module checks each value alone. The owners of the values check that
+these are consistent: `layout.py`, `header.py`, `records.py`, `manifest.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.core.text import PATTERN
 MOST_CLASSES = 1 << 24
 MOST_ROWS = 1 << 36
 MOST_VIEWS = 1 << 20
-# A block's keys are decompressed at once, and the default is at most 2^24 rows.
+# The keys of a block are decompressed at once; the default block has at most 2^24 rows.
 MOST_SHARD_ROWS = 1 << 25
 _MOST_WITNESS_CHARACTERS = 1 << 13
 _MOST_DIVERGENCES = 8
@@ -40,27 +40,25 @@ _MAGIC = 0xFD2FB528
 _MOST_HEADER_BYTES = 18
 _CHECKSUM_BYTES = 4
 _RLE = 1
-_ENTRY_BYTES, _INDEX_CHECKSUM_BYTES = (
-    16,
-    4,
-)  # of a shard's index: offset and length of each chunk, a CRC-32C
+# In a shard's index: offset and length of each chunk, then a CRC-32C.
+_ENTRY_BYTES, _INDEX_CHECKSUM_BYTES = 16, 4
 _NO_CHUNK = np.uint64(2**64 - 1)
 
 
 class _Form(BaseModel):
-    """Values whose types are JSON's own: no text is taken for a number, no number for a truth."""
+    """Values with JSON's types: no text is accepted as a number, no number as a truth value."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class OpenForm(_Form):
-    """The same, with further keys that a later version may have added."""
+    """The same, with unknown keys ignored: a later version may have added them."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class ArrayForm(_Form):
-    """One array of a codec."""
+    """Dtype, shape and compression of one array of a codec."""
 
     dtype: Literal["uint8", "uint16", "int16", "int32", "float16", "float32"]
     shape: Annotated[list[Annotated[int, Field(ge=1, le=MOST_CLASSES)]], Field(max_length=3)]
@@ -76,7 +74,7 @@ class SectionForm(_Form):
 
 
 class LayoutForm(_Form):
-    """How a store is cut."""
+    """Arrays, sections and shards of a store."""
 
     codec: Text
     arrays: Annotated[dict[ArrayName, ArrayForm], Field(min_length=1, max_length=16)]
@@ -86,13 +84,13 @@ class LayoutForm(_Form):
 
 
 class ArchitectureForm(OpenForm):
-    """The name of a teacher's network; nothing is built of what a store says."""
+    """The name of a teacher's network; no network is built from a store."""
 
     name: Text
 
 
 class TeacherForm(OpenForm):
-    """Whose logits a store holds. A name may be any text, and is no path."""
+    """The teacher of a store's logits. Its name may be any text, and is no path."""
 
     name: Annotated[Text, Field(min_length=1)]
     precision: Literal["fp32", "bf16"]
@@ -102,7 +100,7 @@ class TeacherForm(OpenForm):
 
 
 class FingerprintForm(_Form):
-    """Digests of what decides a store's content."""
+    """Digests of everything that determines a store's content."""
 
     dataset: Text
     teacher: Text
@@ -111,14 +109,14 @@ class FingerprintForm(_Form):
 
 
 class CodecSpecForm(_Form):
-    """What was asked of a codec."""
+    """The requested codec."""
 
     name: Text
     max_kl: float | None = None
 
 
 class HeaderForm(OpenForm):
-    """What a store is to hold."""
+    """A store's planned content and its origin."""
 
     layout: LayoutForm
     fingerprint: FingerprintForm
@@ -130,7 +128,7 @@ class HeaderForm(OpenForm):
 
 
 class FidelityForm(_Form):
-    """What a codec cost, its keys sorted by `codecs.rule.sort_keys`; which measures, the layout says."""
+    """A codec's cost, with keys sorted by `codecs.rule.sort_keys`; the layout defines the measures."""
 
     samples: Count
     divergences: Annotated[dict[FigureName, Amount], Field(min_length=1, max_length=_MOST_DIVERGENCES)]
@@ -139,7 +137,7 @@ class FidelityForm(_Form):
 
 
 class WitnessForm(_Form):
-    """What some samples looked like, in base64."""
+    """Checksums and a few values of rendered samples, in base64."""
 
     crcs: Annotated[str, Field(max_length=_MOST_WITNESS_CHARACTERS)]
     pixels: Annotated[str, Field(max_length=_MOST_WITNESS_CHARACTERS)]
@@ -147,7 +145,7 @@ class WitnessForm(_Form):
 
 
 class RecordForm(_Form):
-    """What is known of one shard."""
+    """The record of one shard."""
 
     rows: Annotated[int, Field(ge=1, le=MOST_SHARD_ROWS)]
     files: dict[ArrayName, FileEntry]
@@ -165,7 +163,7 @@ class Top1Form(_Form):
 
 
 class ManifestForm(OpenForm):
-    """What a manifest says beyond the header; records are checked one by one."""
+    """A manifest's content besides the header; records are checked one by one."""
 
     shards: dict[str, Any]
     metadata: dict[str, Digest]
@@ -179,7 +177,7 @@ class WrittenByForm(_Form):
 
 
 class EnsembleForm(OpenForm):
-    """Members of an ensemble, folders beside it called as dumps are, and their manifests' digests."""
+    """Members of an ensemble, folders beside it with names of dumps, and their manifests' digests."""
 
     members: dict[MemberName, Digest]
     average: Literal["probabilities", "logits"]
@@ -188,38 +186,43 @@ class EnsembleForm(OpenForm):
 
 
 def require_plain(*texts: str) -> None:
-    """Refuse texts that a terminal would obey.
+    """Refuse texts with control characters, which a terminal would obey.
 
     Raises:
-        ValueError: one has control characters.
+        ValueError: a text has control characters.
     """
     for text in texts:
         if has_unseen(text):
             raise ValueError(f"{quoted(text)} has control characters")
 
 
-# Zstandard frames and zarr shards by their headers: how much they unpack to, told before it is allocated.
+# Unpacked sizes of Zstandard frames and zarr shards, read from their headers before any allocation.
 #
-# Both formats say themselves how large their content is. Here it is compared with the size that the
-# layout has for it; unpacking is zarr's. Sources: RFC 8878, sections 3.1.1 and 3.1.2; zarr's sharding
-# codec 1.0.
+# Both formats declare the size of their content. This code compares it with the layout's size; zarr
+# unpacks. Sources: RFC 8878, sections 3.1.1 and 3.1.2; zarr's sharding codec 1.0.
+#
+# e.g. the frame of b"hello", stored raw: magic 28 B5 2F FD (little-endian), then
+#     24          descriptor: 0x20 single segment (no window byte), 0x04 checksum, size in 1 byte
+#     05          content size
+#     29 00 00    block header 41 = 1 (last) + 2 * 0 (kind: raw) + 8 * 5 (bytes), then the 5 bytes
+#     4 bytes     checksum
 
 
 def most_frame_bytes(content_bytes: int) -> int:
-    """Return the size that no frame of so many bytes exceeds: what does not shrink is kept as it is."""
+    """Return an upper bound of a frame's size: incompressible content is stored raw, plus headers."""
     return content_bytes + (content_bytes >> 8) + 512
 
 
 def most_shard_bytes(n_chunks: int, chunk_bytes: int) -> int:
-    """Return the size that no shard of so many chunks exceeds."""
+    """Return an upper bound of the size of a shard of so many chunks."""
     return n_chunks * (most_frame_bytes(chunk_bytes) + _ENTRY_BYTES) + _INDEX_CHECKSUM_BYTES
 
 
 def require_frame(content: bytes | memoryview, content_bytes: int) -> None:
-    """Refuse all but one whole frame that says it unpacks to so many bytes.
+    """Refuse content that is not exactly one frame with a declared size of `content_bytes`.
 
     Raises:
-        ValueError: it is none, does not say so, says another size, or something follows it.
+        ValueError: it is no frame, declares no or a different size, or more bytes follow.
     """
     told, place, checksum = _frame_header(content)
     if told != content_bytes:
@@ -231,19 +234,20 @@ def require_frame(content: bytes | memoryview, content_bytes: int) -> None:
 
 
 def require_shard(content: bytes, n_chunks: int, chunk_bytes: int) -> None:
-    """Refuse a shard whose index or chunks say other sizes than its array has.
+    """Refuse a shard whose index or chunks declare other sizes than its array has.
 
     Args:
         content: the shard's file, with its index at the end.
-        n_chunks: of each shard.
-        chunk_bytes: of each chunk when it is unpacked.
+        n_chunks: number of chunks per shard.
+        chunk_bytes: size of each unpacked chunk.
 
     Raises:
-        ValueError: saying what differs.
+        ValueError: says what differs.
     """
     index_bytes = n_chunks * _ENTRY_BYTES + _INDEX_CHECKSUM_BYTES
     if len(content) < index_bytes:
         raise ValueError(f"a shard has {len(content):,} bytes, too few for its index of {index_bytes:,}")
+    # (n_chunks, 2) of offset and length; both are all ones for a missing chunk.
     entries = np.frombuffer(content, "<u8", 2 * n_chunks, len(content) - index_bytes).reshape(-1, 2)
     for offset, length in entries[(entries != _NO_CHUNK).any(1)].tolist():
         if offset + length > len(content) - index_bytes:
@@ -252,7 +256,7 @@ def require_shard(content: bytes, n_chunks: int, chunk_bytes: int) -> None:
 
 
 def _frame_header(content: bytes | memoryview) -> tuple[int | None, int, bool]:
-    """Return the size of a frame's content, where its blocks begin, and whether a checksum follows them."""
+    """Return a frame's declared content size, its first block's place, and whether it has a checksum."""
     head = bytes(content[:_MOST_HEADER_BYTES])
     if len(head) < 6 or int.from_bytes(head[:4], "little") != _MAGIC:
         raise ValueError("a chunk is no Zstandard frame")
@@ -260,12 +264,13 @@ def _frame_header(content: bytes | memoryview) -> tuple[int | None, int, bool]:
     single, checksum = bool(descriptor & 0x20), bool(descriptor & 0x04)
     place = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
     size = (int(single), 2, 4, 8)[descriptor >> 6]
+    # RFC 8878, 3.1.1.1.4: a size of two bytes is stored minus 256.
     told = int.from_bytes(head[place : place + size], "little") + (256 if size == 2 else 0)
     return (told if size else None), place + size, checksum
 
 
 def _end_of_blocks(content: bytes | memoryview, place: int) -> int:
-    """Return where the blocks end that begin at a place."""
+    """Return the end of the blocks that begin at `place`."""
     last = False
     while not last:
         header = bytes(content[place : place + 3])
@@ -273,5 +278,6 @@ def _end_of_blocks(content: bytes | memoryview, place: int) -> int:
             raise ValueError("a chunk ends inside its Zstandard frame")
         word = int.from_bytes(header, "little")
         last, kind, size = bool(word & 1), word >> 1 & 3, word >> 3
+        # A run-length block is one byte, whatever its unpacked size.
         place += 3 + (1 if kind == _RLE else size)
     return place

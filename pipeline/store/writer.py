@@ -1,8 +1,8 @@
-"""Writing a store: whole shards, each with a record, until the manifest makes it complete.
+"""Writing a store: whole shards, each with a record, until the manifest makes the store complete.
 
-What a complete store lacks of a larger one is written beside it; see growth.py. A shard counts as done when
-its record is there; what has no record is swept before it is made. Several writers may work at once, each
-on a slice of the shards.
+New views or samples of a complete store are written beside it; see growth.py. A shard counts as finished
+once its record exists; leftovers without a record are swept before the shard is written again. Several
+writers may work at once, each on a slice of the shards.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from pipeline.store.records import Records, ShardRecord, Witness, written_by
 
 
 class StoreWriter:
-    """A store with its frame that takes shards. Hold a lock on the slice that is written.
+    """Write shards into a store that has its frame. Hold a lock on the slice that is written.
 
     Args:
         store: the store's folder.
-        header: the one that is in it or, where it is complete with another one, in its growth.
+        header: the store's; if the store is complete with a different header, its growth's.
     """
 
     def __init__(self, store: Path, header: Header) -> None:
@@ -43,7 +43,7 @@ class StoreWriter:
         self._complete = Manifest.read(Location(store)).shards if (store / MANIFEST).exists() else {}
         self.path = path = growth_folder(store) if self._complete else store
         self._records = Records(path)
-        # A shard of zeros is a file like any other.
+        # zarr would omit a shard of zeros; every shard needs a file.
         with zarr.config.set({"array.write_empty_chunks": True}), reading(path, "an array"):
             self._require_arrays()
             self._arrays = {
@@ -53,14 +53,14 @@ class StoreWriter:
             }
 
     def _require_arrays(self) -> None:
-        """Refuse arrays that are cut or coded as the layout does not say: zarr would believe them."""
+        """Refuse arrays whose shards or codecs contradict the layout: zarr would trust them."""
         for section in self.layout.sections.values():
             for name in self.layout.arrays:
                 array = logits_array(self.layout, section, name)
                 array.require_metadata((self.path / array.metadata_file).read_bytes())
 
     def done(self) -> dict[ShardId, ShardRecord]:
-        """Return the records of the shards that are there now, by whomever they were made."""
+        """Return the records of the finished shards, from every writer."""
         found = {**self._complete, **self._records.read(self.layout)}
         return {
             shard: found[shard]
@@ -69,7 +69,7 @@ class StoreWriter:
         }
 
     def missing(self, shards: Iterable[ShardId]) -> list[ShardId]:
-        """Return those of some shards that are not done, without what is left of them."""
+        """Return the unfinished ones of some shards, and remove their leftovers."""
         done = self.done()
         missing = [shard for shard in shards if shard not in done]
         for shard in missing:
@@ -89,11 +89,11 @@ class StoreWriter:
         """Write one whole shard, durably, then its record.
 
         Args:
-            shard: one that is missing.
-            arrays: the codec's arrays of its rows.
-            fidelity: what encoding them cost.
-            labelled, correct: labelled samples, and those the teacher's own logits classify right.
-            witness: what those of `witness_rows` looked like.
+            shard: a missing one.
+            arrays: the codec's arrays, one row per row of the shard.
+            fidelity: the cost of encoding them.
+            labelled, correct: labelled samples, and those whose label the teacher's own logits put first.
+            witness: of the rendered samples at `witness_rows`.
         """
         rows = self.layout.rows(shard)
         files: dict[str, tuple[int, str]] = {}
@@ -116,7 +116,7 @@ class StoreWriter:
         self._records.write(shard, record)
 
     def tidy(self) -> None:
-        """Gather the records of a store that misses nothing, and remove what killed writers left."""
+        """Gather the records of a store without missing shards, and remove leftovers of killed writers."""
         done = self.done()
         if self.path == self.store:
             set_aside(self.store, self.header, without(self._records.read(), self.layout))
@@ -129,7 +129,7 @@ class StoreWriter:
         sweep(self.path, {*shards, *frame_files(self.path), GATHERED})
 
     def manifest(self, cached_top1: Mapping[str, float | None]) -> Manifest:
-        """Return the manifest of a store that misses nothing and is tidy.
+        """Return the manifest of a tidied store without missing shards.
 
         Args:
             cached_top1: the teacher's accuracy by section, read back from this store.
@@ -155,13 +155,13 @@ class StoreWriter:
         return replace(manifest, metadata=metadata)
 
     def complete_with(self, manifest: Manifest) -> None:
-        """Write the manifest, which completes the store, or makes its growth the store."""
+        """Write the manifest, which completes the store or publishes its growth."""
         manifest.write(self.store)
         settle(self.store)
         Records(self.store).clear()
 
     def _is_there(self, shard: ShardId, record: ShardRecord) -> bool:
-        """Whether a shard's files are in the growth or, as all others are, in the store."""
+        """Whether a shard's files exist, in the growth or in the store."""
         return all(
             any(
                 _has(folder / self.layout.shard_file(shard, array), size)
@@ -171,7 +171,7 @@ class StoreWriter:
         )
 
     def _sweep(self, shard: ShardId) -> None:
-        """Remove what is left of a shard: zarr reads a truncated one before it would overwrite it."""
+        """Remove a shard's leftovers: zarr would read a truncated file before overwriting it."""
         for array in self.layout.arrays:
             file = self.path / self.layout.shard_file(shard, array)
             for leftover in (file, *file.parent.glob(f"{file.name}.*.partial")):

@@ -1,1 +1,1 @@
-"""Tasks: what a teacher says, when two answers agree, and how good a model is."""
+"""Tasks: the meaning of a teacher's outputs, agreement of two answers, and the quality of a model."""

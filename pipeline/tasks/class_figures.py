@@ -1,7 +1,7 @@
-"""Figures of a classifier: against the labels, against its teacher, how well calibrated, class by class.
+"""Figures of a classifier: accuracy, agreement with its teacher, calibration, and figures per class.
 
-All figures are of un-augmented samples. Accuracies and agreement are fractions between 0 and 1;
-unlabelled samples count for the teacher's figures only.
+All figures are measured on un-augmented samples. Accuracies and agreement are fractions between 0 and 1.
+Unlabelled samples count only for the figures against the teacher.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from pipeline.samples.samples import UNLABELLED
 
 _ECE_BINS = 15
-# Top-5 says something of more classes than these.
+# With this many classes or fewer, top-5 is always 1.
 FIRST = 5
 CONFUSIONS = 10
-# Logits that separate the labels have no best temperature but 0, always wrong ones none but infinity.
+# If the logits separate the labels, the best temperature is 0; if they are always wrong, infinity.
 _HIGHEST_TEMPERATURE = 100.0
 _TOLERANCE = 1e-9
 _STEPS = 100
@@ -28,11 +28,11 @@ _STEPS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """Figures of one model on one split; None where they cannot be computed.
+    """Figures of one model on one split; None if a figure cannot be computed.
 
     Args:
-        top1, top5: share of samples whose label is the first, or among the first five, logits; of five
-            classes or fewer there is no top-5, which would be 1 whatever the model.
+        top1, top5: share of samples whose label is the first, or among the first five, logits. No top-5 for
+            five classes or fewer: any model would have 1.
         nll: mean negative log-likelihood of the label, in nats.
         ece: expected calibration error, 15 equal-width bins (Guo et al., arXiv 1706.04599).
         agreement: share of samples on which the model and its teacher have the same first class.
@@ -53,7 +53,7 @@ class Metrics:
 
     @property
     def followed(self) -> Mapping[str, float | None]:
-        """Those of the labels that say how training goes."""
+        """The figures against the labels that show the training's progress."""
         return {"top1": self.top1, "nll": self.nll}
 
     @property
@@ -71,7 +71,7 @@ class Metrics:
 
 
 def compare(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> Metrics:
-    """Compute the figures of finite logits (N, C) against labels (N,) and teacher logits (N, C)."""
+    """Compute the figures of finite logits (N, C) from labels (N,) and teacher logits (N, C)."""
     known = labels != UNLABELLED
     figures: dict[str, float | None] = {}
     if bool(known.any()):
@@ -104,23 +104,23 @@ def _calibration_error(logits: Tensor, labels: Tensor) -> float:
 
 
 def _mean(values: Tensor) -> float:
-    """Return the mean (N,) in double precision, in which no sum of finite values overflows."""
+    """Return the mean of values (N,) in double precision, so that no sum of finite values overflows."""
     return float(values.double().mean())
 
 
-# Temperature scaling: one number, fitted on validation images, that mends a model's confidence.
+# Temperature scaling: one number, fitted on validation images, that corrects a model's confidence.
 #
-# Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599. It divides the logits, so that
-# no first class changes.
+# Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599. The temperature divides the
+# logits, so the first class never changes.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """A model with its confidence mended.
+    """A fitted temperature and the figures that it gives.
 
     Args:
-        temperature: divides its logits, 0.01 to 100.
-        nll, ece: of the test images then; None where none of them is labelled.
+        temperature: divides the logits, 0.01 to 100.
+        nll, ece: of the test images at this temperature; None if no test image is labelled.
     """
 
     temperature: float
@@ -129,30 +129,30 @@ class Calibration:
 
 
 def calibrate(validation: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Calibration | None:
-    """Fit the temperature on one split and judge it on another.
+    """Fit the temperature on one split and measure it on another.
 
     Args:
         validation: logits (N, C) and labels (N,), -1 for unlabelled.
-        test: the same of other images.
+        test: logits and labels of other images.
 
     Returns:
-        None where no validation image is labelled.
+        None if no validation image is labelled.
     """
     logits, labels = validation
     known = labels != UNLABELLED
     if not bool(known.any()):
         return None
     temperature = fit_temperature(logits[known], labels[known])
-    # In float64: a low temperature may lift finite logits out of float32.
+    # In float64: a low temperature may lift finite logits beyond float32's range.
     scaled = compare(test[0].double() / temperature, test[1])
     return Calibration(temperature=temperature, nll=scaled.nll, ece=scaled.ece)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature at which the mean NLL of logits (N, C) for labels (N,) is lowest.
+    """Return the temperature with the lowest mean NLL of logits (N, C) for labels (N,).
 
-    NLL is convex in the inverse temperature: Newton's steps in float64, and where one leaves the bracket
-    that is known to hold the minimum, its geometric middle instead.
+    NLL is convex in the inverse temperature. The search takes Newton's steps in float64. If a step leaves
+    the bracket around the minimum, it takes the bracket's geometric middle instead.
     """
     scores = logits.double()
     right = scores.gather(1, labels[:, None])[:, 0]
@@ -178,18 +178,18 @@ def _derivatives(scores: Tensor, right: Tensor, inverse: float) -> tuple[float, 
     return float((mean - right).mean()), float(variance.mean())
 
 
-# Class by class: how many of each are found, and which are taken for which.
+# Figures per class: recall and precision, and the most frequent confusions.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassFigures:
-    """One class of the labelled images.
+    """Recall and precision of one class on the labelled images.
 
     Args:
         name: of the class.
-        support: images with this label.
-        recall: share of these that are given this class; None without any.
-        precision: share of the images given this class that have its label; None without any.
+        support: number of images with this label.
+        recall: share of these that the model assigns to this class; None if there are none.
+        precision: share of images assigned to this class that have its label; None if there are none.
     """
 
     name: str
@@ -200,12 +200,12 @@ class ClassFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """Images of one class that are taken for another.
+    """Images of one class that the model assigns to another class.
 
     Args:
-        label, predicted: names of the two.
-        count: images.
-        share: of the label's images.
+        label, predicted: names of the two classes.
+        count: number of images.
+        share: of the images with this label.
     """
 
     label: str
@@ -215,11 +215,11 @@ class Confusion:
 
 
 def class_figures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> tuple[ClassFigures, ...]:
-    """Return the figures of every class, in order.
+    """Return the figures of every class, in the order of the classes.
 
     Args:
         logits: (N, C).
-        labels: (N,), -1 for unlabelled ones, which do not count.
+        labels: (N,), -1 for unlabelled images, which do not count.
         classes: C names.
     """
     predicted, labels = _known(logits, labels)
@@ -234,18 +234,18 @@ def class_figures(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> tup
 def most_confused(
     logits: Tensor, labels: Tensor, classes: Sequence[str], count: int = CONFUSIONS
 ) -> tuple[Confusion, ...]:
-    """Return the most frequent pairs of a label and another class that is given; of equals the first ones.
+    """Return the most frequent pairs of a label and a different predicted class; ties in class order.
 
     Args:
         logits: (N, C).
-        labels: (N,), -1 for unlabelled ones, which do not count.
+        labels: (N,), -1 for unlabelled images, which do not count.
         classes: C names.
-        count: pairs at most.
+        count: maximum number of pairs.
     """
     predicted, labels = _known(logits, labels)
     supports = _counts(labels, len(classes))
     wrong = predicted != labels
-    # By the pairs that occur: all that could are a table of C times C.
+    # pair = label * C + predicted. Only pairs that occur are counted: a table of all has C x C cells.
     pairs, counts = torch.unique(labels[wrong] * len(classes) + predicted[wrong], return_counts=True)
     order = torch.argsort(counts, descending=True, stable=True)[:count]
     found = zip(pairs[order].tolist(), counts[order].tolist(), strict=True)

@@ -1,7 +1,7 @@
-"""Classes: a model says of each sample how likely each of C classes is, as one softmax of its outputs.
+"""Classes: a model gives each sample a probability for each of C classes, one softmax of its outputs.
 
-Owns the rule that codecs are handed, the gate for poor teachers, and what figures are called; the figures
-themselves are in `class_figures.py`. Labels are (N,) int64, an index of a class or -1 for none.
+This module owns the rule that codecs use, the check that rejects poor teachers, and the figures' names.
+`class_figures.py` computes the figures. Labels are (N,) int64: a class index, or -1 for unlabelled.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _TEMPERATURES = (1.0, 4.0)
 
 
 class Classes:
-    """The task of one softmax over the classes; `find_task` has it."""
+    """The task of one softmax over the classes, registered under the name `classes`."""
 
     name = "classes"
-    # KL(teacher || decoded) in nats at temperatures 1 and 4, and whether the first class survived.
+    # KL(teacher || decoded) in nats at temperatures 1 and 4, and the share of equal first classes.
     measures = SOFTMAX
     accuracy = "top-1"
     columns = (
@@ -55,7 +55,7 @@ class Classes:
     )
 
     def kept(self, outputs_BC: Tensor) -> Tensor:
-        """Return logits (B, C) float32 whose row maximum is 0: a softmax is blind to a constant a row."""
+        """Return logits (B, C) float32 with row maximum 0: a softmax ignores a constant per row."""
         return relative(outputs_BC)
 
     def diverge(self, outputs_BC: Tensor, decoded_BC: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Classes:
         return torch.stack([_divergence(teacher / t, decoded / t) for t in _TEMPERATURES], 1)
 
     def agree(self, outputs_BC: Tensor, decoded_BC: Tensor) -> Tensor:
-        """Return whether each row's first class is the same (B,) bool."""
+        """Return (B,) bool: whether each row's first class is the same."""
         return outputs_BC.argmax(1) == decoded_BC.argmax(1)
 
     def answers(self, outputs_BC: Tensor) -> Tensor:
@@ -72,11 +72,11 @@ class Classes:
         return outputs_BC.argmax(1)
 
     def tally(self, answers: NDArray[Any], labels_N: NDArray[np.int64]) -> tuple[int, int]:
-        """Return how many of N samples are labelled, and of how many the label is the first class (N,)."""
+        """Return the numbers of labelled samples and of samples whose label is the answer (N,)."""
         return int((labels_N != UNLABELLED).sum()), int((answers == labels_N).sum())
 
     def weakness(self, quality: float, labels_N: NDArray[np.int64], where: str) -> str | None:
-        """Say how a top-1 falls short of `least_top1`, or None: see `Task.weakness`."""
+        """Explain how a top-1 falls short of `least_top1`, or return None: see `Task.weakness`."""
         counts = np.bincount(labels_N[labels_N != UNLABELLED])
         share = float(counts.max() / counts.sum())
         expected = least_top1(share)
@@ -86,13 +86,13 @@ class Classes:
         return f"top-1 {quality:.3f} on {where}; {limits}"
 
     def compare(self, outputs_NC: Tensor, labels_N: Tensor, teacher_NC: Tensor | None = None) -> Metrics:
-        """Return top-1, top-5, NLL and ECE, and agreement and KL with a teacher's logits (N, C)."""
+        """Return top-1, top-5, NLL and ECE, and agreement with and KL to a teacher's logits (N, C)."""
         return compare(outputs_NC, labels_N, teacher_NC)
 
     def calibrate(
         self, validation: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
     ) -> dict[str, float | None]:
-        """Return the temperature fitted to validation logits, and NLL and ECE of the test logits at it."""
+        """Return the temperature fitted on validation logits, and the test logits' NLL and ECE at it."""
         fitted = calibrate(validation, test)
         if fitted is None:
             return dict.fromkeys(column.name for column in self.mended)
@@ -105,7 +105,7 @@ class Classes:
     def details(
         self, outputs_NC: Tensor, labels_N: Tensor, classes: Sequence[str]
     ) -> dict[str, list[dict[str, Any]]]:
-        """Return figures class by class, and the most frequent confusions; nothing without labels."""
+        """Return figures per class and the most frequent confusions; both empty without labels."""
         if not bool((labels_N != UNLABELLED).any()):
             return {"classes": [], "confusions": []}
         return {
@@ -114,7 +114,7 @@ class Classes:
         }
 
     def describe(self, fidelity: Fidelity) -> str:
-        """Say what a codec costs, in a line."""
+        """Describe a codec's cost in one line."""
         (t1, t4) = (fidelity.divergences[name] for name in self.measures.divergences)
         at_t1, at_t4 = (fidelity.mean(name) for name in self.measures.divergences)
         return (
@@ -127,13 +127,14 @@ CLASSES = Classes()
 
 
 def least_top1(share: float) -> float:
-    """Return the top-1 from which a teacher knows more than the largest class.
+    """Return the lowest top-1 at which a teacher knows more than the largest class.
 
-    That is share + kappa (1 - share): kappa is the part of the errors of always naming the largest class
-    that the teacher avoids, Cohen's kappa with that class for chance. It grows with the share, from the
-    share itself where classes are many, and an honest teacher may err often, to 0.2, the end of what Landis
-    and Koch ("The Measurement of Observer Agreement for Categorical Data", 1977) call slight. E.g. 0.002 of
-    a thousand equal classes, 0.16 of ten, 0.43 of three, 0.58 of two, and 0.92 where one class has 0.9.
+    It is share + kappa (1 - share). Always naming the largest class makes some errors; kappa is the part
+    that the teacher avoids: Cohen's kappa with that class as chance. Kappa grows with the share. With many
+    classes, it is about the share itself, because an honest teacher may err often. Its limit is 0.2, the
+    end of "slight" in Landis and Koch ("The Measurement of Observer Agreement for Categorical Data", 1977).
+    E.g. 0.002 for a thousand equal classes, 0.16 for ten, 0.43 for three, 0.58 for two, and 0.92 for a
+    largest class with a share of 0.9.
 
     Args:
         share: of the largest class, in (0, 1].
@@ -144,5 +145,5 @@ def least_top1(share: float) -> float:
 
 def _divergence(teacher: Tensor, decoded: Tensor) -> Tensor:
     log_teacher, log_decoded = F.log_softmax(teacher, 1), F.log_softmax(decoded, 1)
-    # Rounding can leave a sum of -1e-17, which is no divergence.
+    # Rounding can leave a sum such as -1e-17, but a divergence is at least 0.
     return F.kl_div(log_decoded, log_teacher, log_target=True, reduction="none").sum(1).clamp(min=0)

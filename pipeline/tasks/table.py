@@ -1,4 +1,4 @@
-"""The tasks by name. A new one is a file and a line here, or `module:NAME` of the user's own code."""
+"""The tasks by name. A new one is a file and a line here, or `module:NAME` in the user's package."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def find_task(name: str = CLASSES.name) -> Task:
 
 
 def task_of(plain: Mapping[str, Any]) -> Task:
-    """Return the task of a model, from its card or a teacher's in a store's header, as plain values.
+    """Return the task of a model, from the plain values of its card or of a store's header.
 
     Raises:
-        ConfigError: there is none of its name, or nobody named its code.
+        ConfigError: no task has this name, or the user neither named nor trusted the task's code.
     """
     return find_task(str(plain.get("task", CLASSES.name)))

@@ -1,11 +1,11 @@
-"""What the rest of the library knows of a task: the meaning of a model's outputs.
+"""The interface between a task, the meaning of a model's outputs, and the rest of the library.
 
-A task says what a codec may drop of an output and what that costs (`codecs/rule.py`), how good a teacher
-is against labels, which figures a model has and which of them chooses the best epoch, and what all these
-are called. Dump, training, evaluation, export and report see outputs through these protocols alone.
-A new task is one file with one class, and one line in `table.py`.
+A task defines the part of an output that a codec may drop, and the cost of a codec (`codecs/rule.py`). It
+rates teachers against labels. It defines a model's figures, the figure that chooses the best epoch, and all
+their names. Dump, training, evaluation, export and report see outputs only through these protocols. A new
+task is one file with one class, and one line in `table.py`.
 
-Shapes: B batch, N samples, C outputs of a model for each sample, K divergences.
+Shapes: B batch, N samples, C outputs of a model per sample, K divergences.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from pipeline.codecs.rule import Rule
 
 
 class Figures(Protocol):
-    """How good one model is on one split."""
+    """The figures of one model on one split."""
 
     def to_dict(self) -> dict[str, float | None]:
-        """Return all figures by their names in metrics.json; None where one cannot be computed."""
+        """Return all figures under their names in metrics.json; None if one cannot be computed."""
 
     @property
     def followed(self) -> Mapping[str, float | None]:
-        """Some of the figures, which history.csv has for each epoch, the main one first."""
+        """The figures that history.csv has per epoch, the main one first."""
 
     @property
     def headline(self) -> str:
-        """The main figure in words, e.g. "top-1 0.9321"; empty where it is unknown."""
+        """The main figure in words, e.g. "top-1 0.9321"; empty if it is unknown."""
 
     def __str__(self) -> str:
-        """The figures that are followed in words, e.g. "top-1 0.9321 nll 0.2113"; empty likewise."""
+        """The figures of `followed` in words, e.g. "top-1 0.9321 nll 0.2113"; empty if unknown."""
 
     @property
     def score(self) -> tuple[float, float] | None:
-        """What the best epoch has most of, the second number where the first are equal; None if unknown."""
+        """The best epoch has the highest pair; the second number breaks ties; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One figure of models, as the report shows it.
+    """One figure of a model in the report.
 
     Args:
         name: in metrics.json and results.json.
         title: in words.
-        form: how it is written: a share as per cent, nats with three digits, a number with two, a small
-            one as a power of ten.
-        is_optional: left out where no model has it.
+        form: its notation: a share in per cent, nats with three digits, a number with two, a small one as a
+            power of ten.
+        is_optional: omitted if no model has it.
     """
 
     name: str
@@ -70,70 +70,70 @@ class Column:
 
 @runtime_checkable
 class Task(Rule, Protocol):
-    """What outputs mean. It is also the rule that codecs and fidelity are handed."""
+    """The meaning of outputs, and the rule that codecs and fidelity use."""
 
     @property
     def name(self) -> str:
-        """In params.yaml, and in the table."""
+        """The task's name in params.yaml and in the table."""
 
-    # A teacher's quality, which each shard's record has as two counts.
+    # A teacher's quality, stored as two counts in each shard's record.
 
     def answers(self, outputs_BC: Tensor) -> Tensor:
-        """Return what is kept of each row until labels are compared: (B, ...), on the outputs' device."""
+        """Return the part of each row to keep until labels are compared: (B, ...), on the same device."""
 
     def tally(self, answers: NDArray[Any], labels_N: NDArray[np.int64]) -> tuple[int, int]:
-        """Return how many of N samples are labelled, and how many of these are answered correctly.
+        """Return the numbers of labelled samples and of correctly answered ones among N.
 
         Args:
-            answers: (N, ...) as `answers` gave them, on the host.
-            labels_N: -1 for none.
+            answers: (N, ...) from `answers`, on the host.
+            labels_N: -1 for unlabelled.
         """
 
     def weakness(self, quality: float, labels_N: NDArray[np.int64], where: str) -> str | None:
-        """Say how a teacher of this quality on labelled samples falls short, or None for a good one.
+        """Explain how a teacher of this quality falls short, or return None for a good one.
 
         Args:
-            quality: the share that it answers correctly.
-            labels_N: of the samples, some of them known.
-            where: the splits that they are of, in words.
+            quality: share of labelled samples that the teacher answers correctly.
+            labels_N: labels of the samples, not all -1.
+            where: the samples' splits, in words.
         """
 
     # Figures of a model on un-augmented samples.
 
     def compare(self, outputs_NC: Tensor, labels_N: Tensor, teacher_NC: Tensor | None = None) -> Figures:
-        """Return the figures of finite outputs against labels, -1 for none, and a teacher's outputs."""
+        """Return the figures of finite outputs from labels, -1 for unlabelled, and a teacher's outputs."""
 
     def calibrate(
         self, validation: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
     ) -> dict[str, float | None]:
-        """Return figures of test outputs that were mended by validation ones, for metrics.json.
+        """Return figures of test outputs after a correction fitted on validation outputs, for metrics.json.
 
         Args:
             validation: outputs (N, C) and labels (N,).
-            test: the same of other samples.
+            test: outputs and labels of other samples.
         """
 
     def details(
         self, outputs_NC: Tensor, labels_N: Tensor, classes: Sequence[str]
     ) -> dict[str, list[dict[str, Any]]]:
-        """Return tables for metrics.json that are too long for the results, e.g. class by class."""
+        """Return tables for metrics.json that are too long for the results, e.g. figures per class."""
 
-    # What figures are called.
+    # Names of figures.
 
     @property
     def accuracy(self) -> str:
-        """What the share of correct answers, or of those that agree, is called in printed lines."""
+        """The name of the share of correct, or of agreeing, answers in printed lines."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """What the report shows of a model, in the order of results.json.
+        """The report's columns for a model, in the order of results.json.
 
-        The first is the main figure, a share, of which more is better: students are compared by it.
+        The first is the main figure, a share; higher is better, and students are compared by it.
         """
 
     @property
     def mended(self) -> tuple[Column, ...]:
-        """The same of what `calibrate` gives."""
+        """The columns of `calibrate`'s figures."""
 
     @property
     def against_teacher(self) -> tuple[str, ...]:
@@ -141,13 +141,13 @@ class Task(Rule, Protocol):
 
     @property
     def costs(self) -> tuple[Column, ...]:
-        """What the report shows of `Fidelity.summary`."""
+        """The columns of `Fidelity.summary`."""
 
     def describe(self, fidelity: Fidelity) -> str:
-        """Say what a codec costs, in a line."""
+        """Describe a codec's cost in one line."""
 
 
 def quality(task: Task, outputs_NC: Tensor, labels_N: NDArray[np.int64]) -> float | None:
-    """Return the share of labelled samples that outputs answer correctly; None where none is labelled."""
+    """Return the share of labelled samples with correct outputs; None if no sample is labelled."""
     labelled, correct = task.tally(task.answers(outputs_NC).cpu().numpy(), labels_N)
     return correct / labelled if labelled else None
