@@ -1,1 +1,1 @@
-"""What knows nothing of samples, models or stores."""
+"""Helpers that are independent of samples, models and stores."""

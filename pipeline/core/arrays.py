@@ -1,4 +1,4 @@
-"""Positions of samples, which many rooms hand to each other."""
+"""Positions of samples, a type that many modules share."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ Rows = NDArray[np.int64]
 
 
 def spread(available: int, count: int) -> Rows:
-    """Return at most `count` of so many positions, evenly spread over them, in order."""
+    """Return up to `count` of the positions 0 to `available` - 1, evenly spaced, in order."""
     return np.linspace(0, available - 1, min(available, count)).round().astype(np.int64)

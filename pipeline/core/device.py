@@ -1,4 +1,4 @@
-"""Devices: arrays sent there without waiting, and one line where their memory is short."""
+"""Devices: copy arrays without blocking, and report a lack of memory in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core.errors import DeviceError, brief, is_out_of_memory
 
 
 def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
-    """Return a copy on a device; on the CPU the array itself."""
+    """Return a copy on a device; on the CPU, a tensor that shares the array's memory."""
     tensor = torch.from_numpy(values)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -22,17 +22,17 @@ def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def long_lived_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return a stream of a GPU, for copies beside its work."""
+    """Return a new CUDA stream, for copies that overlap with computation."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Courier:
-    """Copies large arrays to a device beside its work, from a thread that may wait for them.
+    """Copies large arrays to a device while it computes, from a thread that may block.
 
-    Copies go through one stream of their own, which lives as long as this; nothing is allocated on it.
+    All copies use one separate stream, which lives as long as this object. Nothing is allocated on it.
 
     Args:
-        device: where arrays are wanted.
+        device: the target.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,11 +40,11 @@ class Courier:
         self._stream = long_lived_stream(device) if device.type == "cuda" else None
 
     def bring(self, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return copies of host tensors on the device, when they are there; on a CPU these themselves."""
+        """Return copies of host tensors once they are on the device; on a CPU, the tensors themselves."""
         if self._stream is None:
             return {name: array.to(self._device) for name, array in arrays.items()}
         there = {name: torch.empty_like(array, device=self._device) for name, array in arrays.items()}
-        # What was in that memory before may still be read by work that was given to the device.
+        # The allocator reuses memory: kernels queued earlier may still read its previous content.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             for name, array in arrays.items():
@@ -55,15 +55,15 @@ class Courier:
 
 @contextmanager
 def naming_memory(device: torch.device, what: str, remedy: str) -> Iterator[None]:
-    """Let a device that runs out of memory say in one line how much there was, and what to do.
+    """Turn an out-of-memory error into one line with the memory figures and a remedy.
 
     Args:
-        device: where the work is done.
+        device: the device that does the work.
         what: the work, for the message.
-        remedy: what a user can change.
+        remedy: a change that the user can make, for the message.
 
     Raises:
-        DeviceError: there is not enough memory.
+        DeviceError: the device has too little memory.
     """
     try:
         yield

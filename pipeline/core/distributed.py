@@ -1,8 +1,8 @@
-"""Several processes that do one step together: which rows are whose, and how results come together.
+"""Several processes share one training step: how rows are divided and results are gathered.
 
-A step is of the same samples, in the same order, however many processes share it. Each computes its own
-rows, and what is made of all of them, such as a loss, is computed on all of them by everyone; so results do
-not depend on the number of processes beyond the rounding of sums.
+A step has the same samples in the same order for any number of processes. Each process computes a slice of
+the rows. Functions of all rows, e.g. a loss, are computed by every process on all gathered rows. So results
+are independent of the number of processes, up to the rounding of sums.
 """
 
 from __future__ import annotations
@@ -19,50 +19,56 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """One process among `count`, by its index from 0; more than one need a torch process group."""
+    """One process among `count`, by its index from 0; a count above 1 needs a torch process group."""
 
     index: int = 0
     count: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether it is this process that writes and tells."""
+        """Whether this process writes files and prints."""
         return self.index == 0
 
     def share(self, items: int, unit: int = 1) -> slice:
-        """Return which of so many items are this process's: neighbours, of nearly equal number.
+        """Return this process's slice of the items; slices are contiguous and nearly equal.
+
+        E.g. 10 items in units of 4 on 2 processes: slices 0:4 and 4:10.
 
         Args:
-            items: in all.
-            unit: how many neighbours must stay together.
+            items: total number.
+            unit: number of neighbours that stay together.
         """
+        # Divide units, not items: ceil(items / unit) of them, the last possibly short.
         units = -(-items // unit)
         start, stop = (min(items, units * k // self.count * unit) for k in (self.index, self.index + 1))
         return slice(start, stop)
 
     def assemble(self, own: Tensor, place: slice, count: int) -> Tensor:
-        """Return the rows of all processes (count, ...), of which these are this process's.
+        """Return the rows (count, ...) of all processes, given this process's rows.
 
-        Gradients reach `own` times the number of processes: torch's `DistributedDataParallel` takes the
-        mean of those of all, and what is wanted is the sum.
+        The gradient of `own` is multiplied by the number of processes. torch's `DistributedDataParallel`
+        averages gradients over processes, but the loss needs their sum.
 
         Args:
             own: (n, ...) this process's rows.
-            place: where they are.
-            count: of rows in all.
+            place: their positions among all rows.
+            count: total number of rows.
         """
         if self.count == 1:
             return own
+        # (count, ...): each rank fills its slice, so the sum over ranks is a gather of unequal slices.
+        # It costs up to twice the traffic of an all-gather, which needs equal slices.
         whole = own.new_zeros(count, *own.shape[1:])
         whole[place] = own.detach()
         dist.all_reduce(whole)
-        scaled = own.view_as(own)  # another tensor: a hook on one that is a leaf would stay
+        scaled = own.view_as(own)  # a new tensor: a hook on a leaf would outlive this step
         if scaled.requires_grad:
             scaled.register_hook(lambda gradient: gradient * self.count)  # type: ignore[no-untyped-call]
+        # Only this rank's rows carry a gradient; the others are constants here.
         return torch.cat([whole[: place.start], scaled, whole[place.stop :]])
 
     def total(self, own: Tensor) -> Tensor:
-        """Return the sum over all processes; gradients reach every process's tensor."""
+        """Return the sum over all processes; gradients flow back to the tensor of every process."""
         total: Tensor = _Total.apply(own)  # type: ignore[no-untyped-call]
         return total
 
@@ -79,7 +85,7 @@ SINGLE = Ranks()
 
 
 class _Total(torch.autograd.Function):
-    """A sum over processes, whose gradient is the sum of theirs."""
+    """Sum over processes; the gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(context: Any, own: Tensor) -> Tensor:
@@ -89,16 +95,17 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
+        # Every rank's loss depends on the total, so d(total)/d(own) collects all ranks' gradients.
         total = gradient.contiguous().clone()
         dist.all_reduce(total)
         return total
 
 
 def distributed(network: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """Return a network as several processes call it in training, each on its rows; it shares its weights.
+    """Wrap a network for training by several processes, each on its rows; weights are shared.
 
-    Gradients are averaged by torch's `DistributedDataParallel` while they are computed; batch norms see the
-    statistics of all rows, not of one process's: see `synchronise_norms`.
+    torch's `DistributedDataParallel` averages gradients during the backward pass. Batch norms use the
+    statistics of all rows, see `synchronise_norms`.
 
     Args:
         network: with synchronised batch norms, on the device.
@@ -110,13 +117,13 @@ def distributed(network: nn.Module, ranks: Ranks, device: torch.device) -> nn.Mo
     return DistributedDataParallel(
         network,
         device_ids=None if device.type == "cpu" else [device],
-        broadcast_buffers=False,  # they are the same everywhere
+        broadcast_buffers=False,  # equal on all ranks: every rank sees the moments of all rows
         gradient_as_bucket_view=True,
     )
 
 
 def synchronise_norms(network: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """Let batch norms see all rows of a step; the names of weights and buffers stay."""
+    """Let batch norms use the rows of all processes; the names of weights and buffers stay the same."""
     if ranks.count == 1:
         return network
     if device.type == "cuda":
@@ -130,10 +137,10 @@ def synchronise_norms(network: nn.Module, ranks: Ranks, device: torch.device) ->
 
 
 class SynchronisedBatchNorm(_BatchNorm):
-    """A batch norm over the rows of all processes, where torch's own, which is for GPUs, does not run.
+    """A batch norm over the rows of all processes, for CPUs; torch's `SyncBatchNorm` needs GPUs.
 
     Args:
-        norm: whose place it takes; weights and buffers are shared.
+        norm: the norm to replace; weights and buffers are shared.
         ranks: this process among all.
     """
 
@@ -146,18 +153,20 @@ class SynchronisedBatchNorm(_BatchNorm):
         self._ranks = ranks
 
     def _check_input_dim(self, images: Tensor) -> None:
-        """Take any number of dimensions (B, C, ...)."""
+        """Accept any number of dimensions (B, C, ...)."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise (B, C, ...), in training with the moments of all processes' rows."""
+        """Normalise (B, C, ...); in training, with the moments of all processes' rows."""
         if not self.training:
             return super().forward(images)
         values, own = images.float(), images.numel() // images.shape[1]
         over = [0, *range(2, images.ndim)]
+        # (C + 1,): C sums and the number of values, in one all-reduce; ranks may have different B.
         sums = self._ranks.total(torch.cat([values.sum(over), values.new_tensor([own])]))
         count = sums[-1].detach()
         mean = _as_channel(sums[:-1] / count, images)
         centred = values - mean
+        # A second all-reduce: E[x²] - E[x]² would save it but loses digits to cancellation.
         variance = self._ranks.total(centred.square().sum(over)) / count
         self._track(mean.detach().flatten(), variance.detach(), count)
         scale = (variance + self.eps).rsqrt()
@@ -168,15 +177,16 @@ class SynchronisedBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        """Take the moments of a step into the running ones, as torch does."""
+        """Update the running moments from the moments (C,) of a step, as torch does."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked += 1
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
+        # torch normalises with the biased variance and keeps the unbiased one.
         self.running_var.lerp_(variance * count / (count - 1), share)
 
 
 def _as_channel(values: Tensor, images: Tensor) -> Tensor:
-    """Return (C,) in a shape that broadcasts against (B, C, ...)."""
+    """Reshape (C,) to broadcast against (B, C, ...)."""
     return values.view(1, -1, *[1] * (images.ndim - 2))

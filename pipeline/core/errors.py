@@ -1,20 +1,20 @@
-"""Errors that a user can cause, as one family.
+"""One family of errors, for every problem that a user can cause.
 
     PipelineError
     ├── ConfigError      a parameter: unknown key, wrong type, out of range, contradictory
     ├── DataError        a dataset or one of its files
-    ├── ModelError       a model name, its weights, or what it computes
-    │   └── NotFiniteError         weights or logits that are no finite numbers
-    ├── TrainingError    a run that cannot go on
+    ├── ModelError       a model name, its weights, or its outputs
+    │   └── NotFiniteError         weights or logits that are NaN or infinite
+    ├── TrainingError    a run that cannot continue
     ├── DeviceError      a device that cannot hold the work
     └── StoreError       a store of cached logits
-        ├── IncompleteStoreError   not finished, or a part is missing
-        ├── CorruptStoreError      bytes are not the bytes that were written
-        ├── MismatchError          made from other content, teacher, views or codec
-        └── LockedError            another process is writing it, or a run's files
+        ├── IncompleteStoreError   unfinished, or a part is missing
+        ├── CorruptStoreError      bytes differ from the bytes that were written
+        ├── MismatchError          made from different content, teacher, views or codec
+        └── LockedError            another process is writing the store, or a run's files
 
-Every message is one line that says what was found, what was expected and what to do next. Values that come
-from a file or a user stand in it as `quoted` or `brief` give them, bounded and escaped.
+Every message is one line: the found value, the expected value, the next command. Values from a file or a
+user are bounded and escaped by `quoted` or `brief`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 _LONGEST = 200
-# Parts of messages by which torch and the libraries below it tell that memory is short.
+# Parts of the out-of-memory messages of torch and the libraries below it.
 _SHORT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc"),
     *("_ALLOC_FAILED", "Cannot allocate memory"),
 )
-# Control characters, direction marks and lone surrogates: a terminal obeys them, or cannot write them.
+# Control characters, direction marks and lone surrogates: a terminal obeys or cannot print them.
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 
 
@@ -51,15 +51,15 @@ class ModelError(PipelineError):
 
 
 class NotFiniteError(ModelError):
-    """A model's weights, or the logits that it gives, are NaN or infinite."""
+    """A model's weights or logits are NaN or infinite."""
 
 
 class TrainingError(PipelineError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class DeviceError(PipelineError):
-    """A device cannot hold the work that it is given."""
+    """A device has too little memory for the work."""
 
 
 class StoreError(PipelineError):
@@ -67,15 +67,15 @@ class StoreError(PipelineError):
 
 
 class IncompleteStoreError(StoreError):
-    """The store was not finished, or a part of it is missing."""
+    """The store is unfinished, or a part is missing."""
 
 
 class CorruptStoreError(StoreError):
-    """Bytes of the store are not those that were written."""
+    """Bytes of the store differ from the bytes that were written."""
 
 
 class MismatchError(StoreError):
-    """The store was made from other content, another teacher, other views or another codec."""
+    """The store was made from different content, or with a different teacher, views or codec."""
 
 
 class LockedError(StoreError):
@@ -83,8 +83,8 @@ class LockedError(StoreError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python, torch or the system says that memory is short, of a device or a host."""
-    # The class of devices goes by its name: this module imports no torch.
+    """Whether an error of Python, torch or the system means too little memory, on a device or the host."""
+    # torch's class is recognised by name: this module does not import torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
@@ -102,7 +102,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def quoted(value: object, longest: int = _LONGEST) -> str:
-    r"""Return a value of any size as a message quotes it: its repr, escaped, the middle left out.
+    r"""Return the repr of a value of any size for a message: escaped, shortened in the middle.
 
     >>> print(quoted("a\x1b[31m"))
     'a\x1b[31m'
@@ -128,7 +128,7 @@ def brief(value: object, longest: int = _LONGEST) -> str:
 
 
 def bounded(value: object, longest: int = _LONGEST) -> str:
-    r"""Return a value as text of one line, without quotes: escaped, the middle left out.
+    r"""Return a value as one line of text without quotes: escaped, shortened in the middle.
 
     >>> bounded("a\nb")
     'a\\nb'
@@ -137,7 +137,7 @@ def bounded(value: object, longest: int = _LONGEST) -> str:
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
-    """Return a text in at most so many characters, the middle left out.
+    """Shorten a text to at most `longest` characters by leaving out the middle.
 
     >>> shortened("a" * 1000, 12)
     'aaaaaa…aaaaa'
@@ -157,7 +157,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:
-    """Return the first of some names, escaped.
+    """Return the first `most` names, escaped, as one text.
 
     >>> first_of(["a", "b", "c", "d"])
     'a, b, c, …'
@@ -167,7 +167,7 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return a text with everything escaped that a terminal would obey, e.g. colours and line ends.
+    r"""Escape every character that a terminal would obey, e.g. colours and line ends.
 
     >>> printable("a\x1b[31m")
     'a\\x1b[31m'
@@ -176,7 +176,7 @@ def printable(text: str) -> str:
 
 
 def has_unseen(text: str) -> bool:
-    """Whether a text has characters that a terminal obeys instead of showing them."""
+    """Whether a text contains characters that a terminal obeys instead of printing."""
     return any(map(_is_unseen, text))
 
 

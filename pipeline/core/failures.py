@@ -1,4 +1,4 @@
-"""Networks that fail: errors of torch or of a model's code, and values that are not finite."""
+"""Failures of networks: errors raised by torch or a model's code, and values that are not finite."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ModelError, NotFiniteError, PipelineError, first_of, is_out_of_memory
 
-# What torch, and code on top of it, raises on inputs that it cannot take.
+# Errors that torch, and code on top of it, raises for unsuitable inputs.
 _KINDS = (
     *(RuntimeError, ValueError, TypeError, LookupError),
     *(AttributeError, AssertionError, ArithmeticError),
 )
-# Beyond it the difference of two float32 logits, and with it every loss, may be infinite.
+# Above this, the difference of two float32 logits, and so every loss, may be infinite.
 _LARGEST_LOGIT = torch.finfo(torch.float32).max / 4
 _LONGEST_REASON = 300
 
 
 @contextmanager
 def naming_failure(work: str) -> Iterator[None]:
-    """Let a network that fails say in one line at what it was; memory is told of by `naming_memory`.
+    """Turn a network's failure into one line; a lack of memory is left to `naming_memory`.
 
     Args:
         work: of the network, for the message.
 
     Raises:
-        ModelError: it failed; `--debug` shows where.
+        ModelError: the network failed; `--debug` shows the traceback.
     """
     try:
         yield
@@ -44,12 +44,12 @@ def naming_failure(work: str) -> Iterator[None]:
 
 
 def require_finite_logits(logits: Tensor, split: str) -> None:
-    """Refuse logits (N, C) of a split in which a row is not of numbers that a loss can take.
+    """Refuse logits (N, C) of a split if a row has a value that a loss cannot use.
 
     Raises:
         NotFiniteError: with the share of such rows.
     """
-    # A comparison with NaN is false.
+    # `<=` is false for NaN, `>` would be too: the negation catches NaN.
     bad = int((~(logits.abs() <= _LARGEST_LOGIT)).any(1).sum())
     if bad:
         raise NotFiniteError(
@@ -59,7 +59,7 @@ def require_finite_logits(logits: Tensor, split: str) -> None:
 
 
 def require_finite_weights(network: nn.Module, origin: object) -> None:
-    """Refuse a network with a parameter, or a running statistic of a norm, that is not finite.
+    """Refuse a network if a parameter, or a running statistic of a norm, is not finite.
 
     Args:
         network: on any device.
@@ -79,12 +79,12 @@ def require_finite_weights(network: nn.Module, origin: object) -> None:
 def not_finite(network: nn.Module) -> list[str]:
     """Return the names of parameters and running statistics that are not finite.
 
-    Other buffers may be infinite on purpose, such as the masks of attention.
+    Other buffers may be infinite on purpose, e.g. attention masks.
     """
     buffers = ((n, b) for n, b in network.named_buffers() if n.rpartition(".")[2].startswith("running_"))
     tensors = {**dict(network.named_parameters()), **dict(buffers)}
     if not tensors:
         return []
-    # One look at the device for all of them.
+    # One synchronisation with the device for all tensors.
     finite = torch.stack([tensor.detach().isfinite().all() for tensor in tensors.values()]).tolist()
     return [name for name, holds in zip(tensors, finite, strict=True) if not holds]

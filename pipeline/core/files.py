@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: write beside, sync, rename, sync the folder."""
+"""Write files that are complete or absent: write a temporary, sync, rename, sync the folder."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 _CREATED = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-# As `write_atomic` names what it writes beside a file; without locks, eight random characters stand for it.
+# Temporary files of `write_atomic`: `.NAME.partial`; without locks, eight random characters instead.
 _TEMPORARY = re.compile(r"\.(.+)\.(partial|[a-z0-9_]{8})")
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Create or replace `path` with what `write` puts into a binary file, durably and at once.
+    """Create or replace `path` durably and atomically; `write` is called with a binary file.
 
-    A reader sees the old file or the new one, never a part. The folder is created if need be. A killed
-    writer leaves `.NAME.partial` behind, which the next writer of the same file takes over.
+    A reader sees the old file or the new one, never a part. The folder is created if it is missing. A
+    killed writer leaves `.NAME.partial` behind, and the next writer of the same file reuses it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path):
@@ -41,12 +41,12 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 
 def _open_partial(path: Path) -> tuple[Path, IO[bytes]]:
-    """Open an empty file beside another that no other process writes, with the umask's modes."""
+    """Open an empty temporary file that no other process writes, with the umask's modes."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         return partial, _open_alone(partial)
     except OSError as error:
-        # No locks here, or what another user left.
+        # The file system has no locks, or another user left the file.
         if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EACCES, errno.EPERM):
             raise
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -54,13 +54,13 @@ def _open_partial(path: Path) -> tuple[Path, IO[bytes]]:
 
 
 def _open_alone(path: Path) -> IO[bytes]:
-    """Open a file, emptied, that no other process has open here; a killed writer may have left it."""
+    """Lock and empty a temporary file; a killed writer may have left it."""
     while True:
-        # A FIFO is refused at once.
+        # O_NONBLOCK: a FIFO fails at once instead of blocking.
         file = os.fdopen(os.open(path, _CREATED | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666), "wb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # While this process waited, the one before may have renamed the file that both opened.
+            # During the wait, the previous holder may have renamed the file that both opened.
             if _is_at(file, path):
                 file.truncate()
                 return file
@@ -71,7 +71,7 @@ def _open_alone(path: Path) -> IO[bytes]:
 
 
 def _is_at(file: IO[bytes], path: Path) -> bool:
-    """Whether a path leads to an open file."""
+    """Whether a path still names this open file."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def write_tensors(path: Path, value: Any) -> None:
     """Create or replace a torch file of tensors in plain containers, atomically.
 
     Raises:
-        OSError: as the disk said it; torch would tell of a full one as a RuntimeError about positions.
+        OSError: the original error; torch reports a full disk as a RuntimeError about positions.
     """
     from torch import save
 
@@ -99,10 +99,10 @@ def write_tensors(path: Path, value: Any) -> None:
 
 
 class _TellingFile:
-    """A file that remembers why it could not be written.
+    """A file that remembers the error of a failed write.
 
     Args:
-        file: that is written.
+        file: the wrapped binary file.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -122,7 +122,7 @@ class _TellingFile:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError that names no file, as that of a full disk, name this one."""
+    """Add this path to an OSError without a file name, e.g. for a full disk."""
     try:
         yield
     except OSError as error:
@@ -132,7 +132,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Create or replace a file with these bytes, atomically."""
+    """Create or replace a file atomically."""
     write_atomic(path, lambda file: file.write(content))
 
 
@@ -148,10 +148,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Parse a JSON file that holds an object.
 
     Raises:
-        ValueError: it is not JSON, nested too deeply, has a number that JSON has not, or is no object.
+        ValueError: not JSON, nested too deeply, not an object, or a number outside JSON, e.g. NaN.
     """
     try:
         value = json.loads(content, parse_constant=_refuse_constant)
@@ -163,7 +163,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
 
 def written_beside(name: str) -> str | None:
-    """Return the name of the file that a killed `write_atomic` left this temporary file of, or None.
+    """Return the target of a temporary file that a killed `write_atomic` left, or None.
 
     >>> written_beside(".manifest.json.partial")
     'manifest.json'

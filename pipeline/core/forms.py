@@ -1,4 +1,4 @@
-"""Plain values of files that may come from anybody: types and ranges, before anything is made of them."""
+"""Check types and ranges of plain values from untrusted files before they are used."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _PLAIN = ("missing", "json_invalid", "value_error")
 
 
 def require_form(form: type[BaseModel], value: Any, place: str = "") -> None:
-    """Refuse a value that has not the types and ranges of a form.
+    """Refuse a value whose types or ranges do not fit a form.
 
     Args:
-        form: what is expected.
-        value: what is there.
-        place: of the value in its file; "" for the whole.
+        form: the expected types and ranges.
+        value: as found in the file.
+        place: of the value in its file, e.g. "views.crop"; "" for the whole.
 
     Raises:
-        ValueError: naming the first place that breaks it, and what is there.
+        ValueError: naming the first wrong place and its value.
     """
     try:
         form.model_validate(value)
@@ -29,7 +29,7 @@ def require_form(form: type[BaseModel], value: Any, place: str = "") -> None:
 
 
 def first_problem(error: ValidationError, place: str = "") -> str:
-    """Return the first thing that is wrong in a few words: its place, what is there, what was expected."""
+    """Describe the first problem in a few words: its place, the found value, the expected one."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part)[:40] for part in ([place] if place else []) + list(problem["loc"]))
     message = " ".join(problem["msg"].split()).removeprefix("Value error, ")

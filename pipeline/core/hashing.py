@@ -1,7 +1,7 @@
-"""Digests: what makes two contents, two specifications or two sets of weights the same.
+"""Digests: decide whether contents, specifications or weights are equal.
 
-Owns the hash functions, the canonical form of a specification, and the words for what differs between two;
-leaves to others what goes in.
+Owns the hash functions, the canonical form of a specification, and the text for differences between two.
+Callers choose the input.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def content_digest(array: NDArray[Any], label: int) -> int:
 
 
 def encoded_digest(content: NDArray[Any], shape: tuple[int, ...], label: int) -> int:
-    """Return a 64-bit digest of what a sample is kept as, of its whole shape and its label."""
+    """Return a 64-bit digest of a sample's stored content, its full shape and its label."""
     state = hashlib.blake2b(digest_size=8)
     state.update(np.array([*shape, label], "<i8").tobytes())
     state.update(np.ascontiguousarray(content, content.dtype.newbyteorder("<")).data)
@@ -41,17 +41,17 @@ def encoded_digest(content: NDArray[Any], shape: tuple[int, ...], label: int) ->
 
 
 def bytes_glance(content: NDArray[np.uint8]) -> int:
-    """Return a 64-bit digest of bytes alone."""
+    """Return a 64-bit digest of bytes, without shape or label."""
     return int.from_bytes(hashlib.blake2b(content.tobytes(), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What something is, for people and for comparing it.
+    """A description for people, and a digest for comparison.
 
     Args:
-        digest: of everything that decides it.
-        plain: its description as plain values.
+        digest: of all values that decide equality.
+        plain: the description as plain values.
     """
 
     digest: str
@@ -59,7 +59,7 @@ class Described:
 
 
 def canonical_json(value: Any) -> str:
-    """Serialise plain values with sorted keys, no spaces and no NaN: equal values, equal text."""
+    """Serialise plain values with sorted keys, no spaces and no NaN: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -79,7 +79,7 @@ def array_digest(*arrays: NDArray[Any]) -> str:
 
 
 def named_arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return the SHA-256 (hex) of named arrays, whatever order the mapping has."""
+    """Return the SHA-256 (hex) of named arrays, independent of the mapping's order."""
     return spec_digest({name: array_digest(array) for name, array in arrays.items()})
 
 
@@ -98,11 +98,11 @@ def file_digest(path: Path) -> str:
 
 
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Say in what nested values that were saved differ from those that are asked for; "" where they do not.
+    """List the differences between saved and requested nested values; "" if they are equal.
 
     Args:
-        there: as JSON gave it back.
-        here: of values that JSON takes.
+        there: the saved values, as parsed from JSON.
+        here: the requested values, serialisable as JSON.
     """
     was, now = _flat(there), _flat(json.loads(json.dumps(here)))
     names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
@@ -114,7 +114,7 @@ def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Return nested values by their dotted names."""
+    """Flatten nested values to dotted names, e.g. {"a": {"b": 1}} to {"a.b": 1}."""
     if not isinstance(value, dict):
         return {name: value}
     parts = (_flat(inner, f"{name}.{key}" if name else key) for key, inner in value.items())

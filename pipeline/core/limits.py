@@ -1,4 +1,4 @@
-"""What a machine, or the container around this process, leaves to it: disk, memory, groups with limits."""
+"""Disk space, memory and cgroup limits that a machine or container leaves to this process."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-_UNLIMITED = 1 << 60  # cgroups of version 1 say 2^63 less a page
+_UNLIMITED = 1 << 60  # cgroup v1 writes 2^63 minus a page for "no limit"
 
 
 def free_disk_bytes(place: Path) -> int:
-    """Return how many bytes a folder can still take, which need not exist: those of its file system."""
+    """Return the free bytes of a folder's file system; the folder need not exist."""
     there = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
     return shutil.disk_usage(there).free
 
 
 def free_memory_bytes(root: Path = Path("/")) -> int | None:
-    """Return how much memory this process may have in all: what is free, and what it has already.
+    """Return the memory available to this process in total: free memory plus its current use.
 
-    None where the system does not tell, e.g. on macOS.
+    None if the system has no `/proc`, e.g. macOS.
 
     Args:
-        root: of the file system whose `proc` and `sys` tell of memory and cgroups.
+        root: folder with `proc` and `sys`; tests pass their own.
     """
     free = _available(root)
     if free is None:
@@ -31,13 +31,13 @@ def free_memory_bytes(root: Path = Path("/")) -> int | None:
 
 
 def cgroups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
-    """Yield the folders of this process's cgroups, of both versions, and of those around them.
+    """Yield the folders of this process's cgroups, of both versions, and of their parents.
 
-    A container may see its own alone, as the root, though its name is that on the host.
+    A container may see only its own cgroup, mounted as the root but named as on the host.
 
     Args:
-        controller: that limits what is asked for: cpu or memory.
-        root: of the file system whose `proc` and `sys` tell of cgroups.
+        controller: cpu or memory.
+        root: folder with `proc` and `sys`; tests pass their own.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -54,7 +54,7 @@ def cgroups(controller: str, root: Path = Path("/")) -> Iterator[Path]:
 
 
 def _left(cgroup: Path) -> int | None:
-    """Return how much memory a cgroup can still take, or None where it has no limit."""
+    """Return the memory left in a cgroup, in bytes, or None without a limit."""
     for limit, used, reclaimable in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -62,9 +62,9 @@ def _left(cgroup: Path) -> int | None:
         try:
             most, taken = (int((cgroup / name).read_text()) for name in (limit, used))
             counts = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # no such file; "max"
+        except (OSError, ValueError):  # the file is missing, or says "max"
             continue
-        # Files that were read count as used, and make room when it is needed.
+        # Cached file pages count as used, but the kernel reclaims them on demand.
         return None if most >= _UNLIMITED else most - taken + int(counts.get(reclaimable, 0))
     return None
 
@@ -80,7 +80,7 @@ def _available(root: Path) -> int | None:
 
 
 def _own(root: Path) -> int:
-    """Return how much memory this process has: resident, without files."""
+    """Return this process's resident memory in bytes, without file pages."""
     try:
         lines = (root / "proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A table of objects by name, which the user's own code may add to."""
+"""A table of objects by name, extensible by user code."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pipeline.core.own_code import Kind, find_object
 
 
 class Named(Protocol):
-    """An object that says by which name files find it."""
+    """An object that knows the name by which files refer to it."""
 
     @property
     def name(self) -> str:
-        """One of a table, or `module:NAME` of the user's own code."""
+        """A name of the table, or `module:NAME` of user code."""
 
 
 T = TypeVar("T", bound=Named)
 
 
 class OpenTable(Generic[T]):
-    """Objects of one kind by name: the library's, and those that the user named in this process.
+    """Objects of one kind by name: built-in ones, and user code named in this process.
 
-    Files name objects, too: prepared data, cards, stores. A file alone runs no code: `find` returns own
-    code only after the user named it (`use`), or trusted its module (`trust`).
+    Files name objects too: prepared data, cards, stores. A file alone runs no code. `find` returns user
+    code only after the user named it (`use`) or trusted its module (`trust`).
 
     Args:
         kind: of the objects; params.yaml names one as `data.NOUN`.
-        known: the library's own.
+        known: the built-in objects.
         base: class, or runtime-checkable protocol, of the objects.
     """
 
@@ -43,29 +43,29 @@ class OpenTable(Generic[T]):
         yield from self._known.values()
 
     def use(self, name: str) -> T:
-        """Return an object that the user names; own code is imported, and files may name it from now on.
+        """Return an object named by the user; import user code, which files may then name too.
 
         Raises:
-            PipelineError: the kind's; there is none of this name, or its code does not do.
+            PipelineError: the kind's; the name is unknown, or its code does not fit.
         """
         if ":" in name and name not in self._own:
             self._own[name] = self._import(name)
         return self.find(name)
 
     def trust(self, code: Iterable[str]) -> None:
-        """Let files name objects of these modules, or `module:NAME`: the user trusts their code."""
+        """Let files name user code: `module` for all its objects, or `module:NAME`."""
         self._trusted.update(code)
 
     def forget(self) -> None:
-        """Forget all code that the user named or trusted."""
+        """Forget all user code that was named or trusted."""
         self._own.clear()
         self._trusted.clear()
 
     def find(self, name: str) -> T:
-        """Return an object that a file names.
+        """Return an object named by a file.
 
         Raises:
-            PipelineError: the kind's; there is none of this name, or nobody named this code.
+            PipelineError: the kind's; the name is unknown, or the user did not name this code.
         """
         found = self._known.get(name) or self._own.get(name)
         if found is not None:

@@ -1,8 +1,8 @@
-"""Code of the user, as `package.module:NAME`: found, imported, called; the working folder is importable.
+"""Find, import and call user code, `package.module:NAME`; the working folder is importable.
 
-Each table that a user may add to (models, losses, sources, …) says by a `Kind` which things it expects and
-which error a failure is. Whose names may come here is the rule of `core/trust.py`: finding code imports it,
-and so runs it. The standard library makes no such things: its callables are never given back.
+Each extensible table (models, losses, sources, …) describes its objects and its error by a `Kind`. Finding
+code imports it and so runs it: `core/trust.py` decides which names may get here. Callables of the standard
+library are refused, since none of them makes such an object.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from pipeline.core.errors import ConfigError, PipelineError, did_you_mean, is_ou
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """The things that a table expects of the user's code.
+    """The kind of object that a table expects from user code.
 
     Args:
-        noun: of one of them, which is also its key in params.yaml, e.g. "model".
+        noun: of one object, also its key in params.yaml, e.g. "model".
         returns: the result of its callable, e.g. "a network".
-        plural: several of these, e.g. "networks".
-        error: a failure is raised as this.
+        plural: of the results, e.g. "networks".
+        error: class of the errors that are raised.
     """
 
     noun: str
@@ -38,7 +38,7 @@ class Kind:
 
 
 def is_own(name: str) -> bool:
-    """Whether a name has the form `package.module:NAME`; whether a prefix is the table's, the table knows.
+    """Whether a name has the form `package.module:NAME`; a table checks its own prefixes first.
 
     >>> is_own("mine.nets:network"), is_own("folder:photos/2024"), is_own("resnet18")
     (True, False, False)
@@ -48,14 +48,14 @@ def is_own(name: str) -> bool:
 
 
 def find_callable(name: str, kind: Kind) -> Callable[..., object]:
-    """Import a module of the user's and return a callable of it.
+    """Import a user's module and return one of its callables.
 
     Args:
         name: `package.module:NAME`.
-        kind: the things that its callable makes.
+        kind: of the callable's result.
 
     Raises:
-        PipelineError: the kind's; there is no such module or name, it is the standard library's or no
+        PipelineError: the kind's; the module or name is missing, belongs to the standard library or is not
             callable, or the module's code raises.
     """
     found = _find(name, kind, f"a callable that returns {kind.returns}")
@@ -68,21 +68,21 @@ def find_callable(name: str, kind: Kind) -> Callable[..., object]:
 
 
 def find_object(name: str, kind: Kind) -> Any:
-    """Import a module of the user's and return an object of it, which need not be callable.
+    """Import a user's module and return one of its objects, callable or not.
 
     Args:
         name: `package.module:NAME`.
-        kind: the things that the object is one of; `returns` describes it.
+        kind: of the object; `returns` describes it.
 
     Raises:
-        PipelineError: the kind's; there is no such module or name, it is the standard library's, or the
+        PipelineError: the kind's; the module or name is missing or belongs to the standard library, or the
             module's code raises.
     """
     return _find(name, kind, kind.returns)
 
 
 def parameters_of(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a callable by name; none where it does not say them, as some in C."""
+    """Return the parameters of a callable by name; none if unknown, e.g. for some written in C."""
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -91,14 +91,14 @@ def parameters_of(function: Callable[..., object]) -> Mapping[str, inspect.Param
 
 @contextmanager
 def running(name: str, kind: Kind) -> Iterator[None]:
-    """Run the user's code inside; the stdout of a command is for programs, so prints go to stderr.
+    """Run user code in a `with` block; its prints go to stderr, since stdout is for programs.
 
     Args:
         name: `package.module:NAME`, for errors.
-        kind: the things that it makes.
+        kind: of its result.
 
     Raises:
-        PipelineError: the kind's; the code raises, and not for want of memory, which is not its fault.
+        PipelineError: the kind's; the code raises. Out-of-memory errors pass unchanged.
     """
     try:
         with redirect_stdout(sys.stderr):
@@ -110,13 +110,13 @@ def running(name: str, kind: Kind) -> Iterator[None]:
 
 
 def call(name: str, kind: Kind, function: Callable[..., object], arguments: Mapping[str, Any]) -> object:
-    """Return what the user's code gives for arguments by keyword; see `running`."""
+    """Call user code with keyword arguments and return its result; see `running`."""
     with running(name, kind):
         return function(**arguments)
 
 
 def failed(name: str, kind: Kind, error: Exception) -> PipelineError:
-    """Return the one line for an exception of the user's code; raise it `from` that one."""
+    """Return a one-line error for an exception of user code; raise it `from` that exception."""
     reason = " ".join(str(error).split())
     return kind.error(
         f"{kind.noun} {name}: the code raises {type(error).__name__}: {reason}; mend it "
@@ -136,13 +136,13 @@ def _find(name: str, kind: Kind, expected: str) -> Any:
             f"{kind.noun} {name}: {module_name} has no {attribute!r}; expected {expected}{hint}"
         ) from None
     if inspect.isroutine(found) or inspect.isclass(found):
-        # A module may have names that it imported itself, e.g. `from subprocess import run`.
+        # A module exposes its imports too, e.g. `from subprocess import run`.
         _require_foreign(name, kind, getattr(found, "__module__", None) or "")
     return found
 
 
 def _require_foreign(name: str, kind: Kind, module_name: str) -> None:
-    """Refuse a module of the standard library, unless the working folder has one of that name."""
+    """Refuse a module of the standard library, unless the working folder has one of the same name."""
     outermost = module_name.partition(".")[0]
     if outermost in sys.stdlib_module_names and PathFinder.find_spec(outermost, [str(Path.cwd())]) is None:
         raise kind.error(
@@ -154,7 +154,7 @@ def _require_foreign(name: str, kind: Kind, module_name: str) -> None:
 def _import(name: str, kind: Kind, module_name: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
-        # First, as `python -m` has it: the console script knows its own folder only.
+        # First, as with `python -m`: a console script has only its own folder on sys.path.
         sys.path.insert(0, here)
     try:
         with redirect_stdout(sys.stderr):

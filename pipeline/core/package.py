@@ -1,7 +1,7 @@
 """The program as a package: its version, and the command that installs an extra.
 
-Owns the one reading of `version` in pyproject.toml: a checkout reads that file, whatever was installed
-beside it; an installed wheel reads its own metadata, which was made from the file.
+Owns the only reading of `version` in pyproject.toml. A checkout reads that file, even if another version is
+installed. An installed wheel reads its metadata, which was built from the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def program_version() -> str:
 
 
 def installed_version(name: str) -> str:
-    """Return the version of an installed package, or "unknown" for one that is not installed."""
+    """Return the version of a package, or "unknown" if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -37,10 +37,10 @@ def installed_version(name: str) -> str:
 
 
 def extra_command(extra: str) -> str:
-    """Return the command that installs an extra, e.g. "timm", to where this program runs from.
+    """Return the command that installs an extra, e.g. "timm", for the running program.
 
-    No registry has the program: a checkout is installed by its folder, and of a wheel that is installed pip
-    takes the list of its extras.
+    The program is in no registry. A checkout is installed by its folder; for an installed wheel, pip reads
+    the extras from its metadata.
     """
     where, editable = (_ROOT, "-e ") if _checkout() else (NAME, "")
     return f"pip install {editable}{shlex.quote(f'{where}[{extra}]')}"
@@ -48,8 +48,8 @@ def extra_command(extra: str) -> str:
 
 @cache
 def _checkout() -> Mapping[str, Any]:
-    """Return the project table of the checkout that this code lies in; empty for a wheel."""
-    # Beside an installed wheel lies site-packages, where a stranger's pyproject.toml may be.
+    """Return the project table of the checkout that contains this code; empty for a wheel."""
+    # For a wheel, _ROOT is site-packages, which may contain a foreign pyproject.toml.
     with suppress(OSError, ValueError, KeyError, TypeError):
         project: dict[str, Any] = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
         if project["name"] == NAME and project["version"]:

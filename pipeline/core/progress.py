@@ -1,4 +1,4 @@
-"""How far a long step is: a bar on a terminal, a plain line now and then in a log. On stderr."""
+"""Show the progress of a long step on stderr: a bar on a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 
 def track(items: Iterable[T], description: str, *, total: int, unit: str, per_item: int = 1) -> Iterator[T]:
-    """Yield the items and show how many are done, how fast, and how long it will take.
+    """Yield the items and show the number done, the rate and the remaining time.
 
     Args:
-        items: what to go through.
-        description: names the step.
-        total: number of units in all.
-        unit: what is counted, in the singular.
-        per_item: units an item; the last item may hold fewer.
+        items: to yield.
+        description: name of the step.
+        total: number of units.
+        unit: a noun in the singular, e.g. "image".
+        per_item: units per item; the last item may have fewer.
 
     """
     if sys.stderr.isatty():
@@ -32,7 +32,7 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str, per_it
 
 
 def note(text: str) -> None:
-    """Print one line of progress to stderr, above a bar if there is one."""
+    """Print one line to stderr, above any progress bar."""
     tqdm.write(printable(text), file=sys.stderr)
 
 

@@ -1,9 +1,9 @@
 """Counter-based random integers: every number is a pure function of its coordinates.
 
-A view's parameters must come out the same on any machine, in any order, for any subset of the
-samples, so there is no generator with a state: Philox4x32-10 maps a counter and a key to four
-32-bit words. The key is the seed; the counter is (sample key, view, lane), and every consumer draws
-from a lane of its own, so adding one consumer changes nobody else's numbers.
+A view's parameters must be the same on any machine, in any order, for any subset of the samples. So no
+generator has a state: Philox4x32-10 maps a counter and a key to four 32-bit words. The key is the seed; the
+counter is (sample key, view, lane). Every consumer draws from a separate lane, so a new consumer leaves all
+other numbers unchanged.
 
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (the Random123 library,
 whose known answers the tests check).
@@ -17,8 +17,11 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+# 32-bit words held in uint64: the product of two words then needs no second array for its high half.
+# The cost is twice the memory.
 Words = NDArray[np.uint64]
 
+# Constants of Philox4x32-10, from the paper.
 _ROUNDS = 10
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = 0x9E3779B9, 0xBB67AE85
@@ -28,7 +31,7 @@ _UNIT = 1 << 32
 
 
 class Lane(IntEnum):
-    """Who draws where: a consumer's first lane; it may use 256 of them. Numbers are never used again."""
+    """The first lane of each consumer, which may use 256; a retired number is never reused."""
 
     CROP = 1 << 8
     FLIP = 2 << 8
@@ -66,6 +69,8 @@ def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int])
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
+        # (N,) 64-bit products: the high halves are mixed with the key, the low halves are kept.
+        # A word below 2^32 times a constant below 2^32 cannot overflow uint64.
         p0, p1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
         c0, c2 = (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0), (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1)
         c1, c3 = p1 & _LOW, p0 & _LOW
@@ -74,18 +79,20 @@ def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int])
 
 
 def draw(*, seed: int, view: int, keys: Words, lane: int) -> Words:
-    """Return four random 32-bit words for each sample.
+    """Return four random 32-bit words per sample.
 
     Args:
         seed: 64-bit unsigned.
         view: index of the view or epoch, 0 <= view < 2**32.
         keys: (N,) uint64 sample keys.
-        lane: the consumer's own number, 0 <= lane < 2**32.
+        lane: the consumer's number, 0 <= lane < 2**32.
 
     Returns:
         (4, N) uint64 array of words below 2**32.
 
     """
+    # The 128-bit counter, low word first: sample key (two words), view, lane.
+    # E.g. key 0x0000000500000007 in view 3, lane CROP + 1: counter (7, 5, 3, 0x101).
     constant = np.zeros(keys.shape, np.uint64)
     counter = (keys & _LOW, keys >> _SHIFT, constant + np.uint64(view), constant + np.uint64(lane))
     return philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
@@ -99,6 +106,7 @@ def below(words: Words, limit: Words | int) -> Words:
         limit: exclusive upper bound, 1 <= limit <= 2**32; an integer or an array like `words`.
 
     """
+    # Fixed point, no modulo: a word is a fraction of 2^32. E.g. limit 6: 0x80000000 * 6 >> 32 = 3.
     result: Words = (words * np.asarray(limit, np.uint64)) >> _SHIFT
     return result
 
@@ -109,7 +117,8 @@ def between(words: Words, low: int, high: int) -> NDArray[np.int64]:
 
 
 def chance(words: Words, probability: float) -> NDArray[np.bool_]:
-    """Map 32-bit words to whether something of this probability, in [0, 1], happens."""
+    """Map 32-bit words to booleans that are true with a probability in [0, 1]."""
+    # An integer bound: a comparison in floating point could differ between machines.
     happens: NDArray[np.bool_] = words < np.uint64(round(probability * _UNIT))
     return happens
 
@@ -137,10 +146,11 @@ class Draws:
 
 
 def permutation(*, seed: int, epoch: int, keys: Words, lane: int) -> NDArray[np.int64]:
-    """Return the order of an epoch: positions sorted by each sample's own random 64-bit number.
+    """Return the order (N,) of an epoch: positions sorted by a random 64-bit number per sample.
 
-    The relative order of two samples depends on these two alone, so a subset keeps the order that it
-    has in the whole.
+    The relative order of two samples depends only on these two, so a subset keeps its order.
     """
+    # Two of the four words (N,) make the 64-bit number. The last key of `lexsort` is the primary one, and
+    # ties fall back to the sample key, which is unique: the order never depends on the input order.
     high, low, *_ = draw(seed=seed, view=epoch, keys=keys, lane=lane)
     return np.lexsort((keys, low, high)).astype(np.int64)

@@ -1,7 +1,7 @@
-"""Text that people write: YAML, read with a bound and every slip told in one line, and names.
+"""Text written by people: names, and YAML with a size limit and one-line errors.
 
-PyYAML's safe loader keeps the last of two equal keys without a word, and lets values such as `2024-13-45`
-end in errors of Python. Here both are refused with their lines. Merge keys (`<<`) are as PyYAML has them.
+PyYAML's safe loader silently keeps the last of two equal keys, and values such as `2024-13-45` raise plain
+Python errors. Here both are refused with their line numbers. Merge keys (`<<`) work as in PyYAML.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from pipeline.core.errors import ConfigError, quoted, shortened
 
-# The largest known parameter files, with a class map of thousands of classes, are a hundredth of it.
+# A hundred times the largest known parameter files, which map thousands of classes.
 LARGEST_BYTES = 8 << 20
 _SHOWN_CHARACTERS = 400
 _MERGE = "tag:yaml.org,2002:merge"
@@ -27,7 +27,7 @@ RULE = "1 to 64 of the characters A-Z a-z 0-9 _ -, the first one a letter or dig
 
 class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
-        """Compose a mapping, before merge keys add other mappings' keys to it, and look at its own."""
+        """Check a mapping's keys for duplicates before merge keys add those of other mappings."""
         node: MappingNode = super().compose_mapping_node(anchor)
         lines: dict[Any, int] = {}
         for key, _ in node.value:
@@ -51,10 +51,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML text; an empty one is None.
+    """Return the value of a YAML text; None for an empty text.
 
     Raises:
-        ValueError: it is not YAML, or a key stands twice; the message is one line.
+        ValueError: not YAML, or a duplicate key; the message is one line.
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
@@ -68,8 +68,8 @@ def read_yaml(path: Path) -> Any:
     """Return the value of a YAML file in UTF-8.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is too large, not text, not YAML, or a key stands twice; the message is one line.
+        OSError: the file cannot be read.
+        ValueError: too large, not text, not YAML, or a duplicate key; the message is one line.
     """
     with path.open("rb") as file:
         content = file.read(LARGEST_BYTES + 1)
@@ -82,13 +82,13 @@ def read_yaml(path: Path) -> Any:
 
 
 def require_name(kind: str, name: str) -> str:
-    """Return a name of a teacher, dump, student, recipe or ensemble that keeps the rule for them.
+    """Return the name of a teacher, dump, student, recipe or ensemble if it is valid.
 
-    A name becomes part of file names, of run names, of DVC's keys and of shell words, e.g. the store
-    `data/logits/NAME.zarr`. So a name holds nothing that a file system, DVC or a shell would interpret.
+    A name becomes part of file names, run names, DVC keys and shell words, e.g. the store
+    `data/logits/NAME.zarr`. So it has no character that a file system, DVC or a shell would interpret.
 
     Args:
-        kind: of the named thing, for the message, e.g. "dump".
+        kind: a noun for the message, e.g. "dump".
         name: as the user wrote it.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Whose code may run: code that the user named, in params.yaml or on the command line.
+"""Decide which code may run: only code that the user named, in params.yaml or on the command line.
 
-A card is data that may come from anybody. Alone it neither runs code nor chooses a file or an address that
-weights are read from. Owns that rule; finding and calling code is left to `models/own_code.py`.
+A card is untrusted data. Alone it neither runs code nor chooses a file or address to read weights from.
+Owns that rule; `models/own_code.py` finds and calls the code.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pipeline.core.errors import ModelError, quoted
 
 # Options of builders that name weights: a file, an address or a download.
 WEIGHT_OPTIONS = ("pretrained", "weights", "weights_backbone", "checkpoint_path")
-# Of timm's builder, which looks at them for `pretrained` alone; the timm family takes places out of them.
+# timm's builder reads these only with `pretrained`; the timm family removes paths from them.
 _UNUSED_OPTIONS = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "cache_dir")
-# No path, no address, no dotted name, e.g. "gelu".
+# A plain word, e.g. "gelu"; never a path, an address or a dotted name.
 _WORD = re.compile(r"[A-Za-z0-9_+-]{0,64}")
 _MOST_VALUES = 256
 _LARGEST = 1e18
@@ -28,9 +28,9 @@ class Trust:
     """The code that a user named.
 
     Args:
-        models: `module:callable` to the options that the user gives it; a card may add plain values.
+        models: `module:callable` to the options that the user passes; a card may add plain values.
         code: `module` or `module:callable` that may be called with any options of a card.
-        remedy: words for the rest, with {name} for the callable.
+        remedy: advice in the error for all other code, with {name} for the callable.
 
     >>> Trust(code=frozenset({"own"})).allows("own:net")
     True
@@ -45,15 +45,15 @@ class Trust:
         return name in self.models or self._unreserved(name)
 
     def require_code(self, name: str, options: Mapping[str, Any], card: str) -> None:
-        """Refuse to run code that only a card names.
+        """Refuse code that only a card names.
 
         Args:
             name: `module:callable` of the card.
-            options: of the card, which the callable would be given.
+            options: of the card, for the callable.
             card: the card's file, for errors.
 
         Raises:
-            ModelError: the user named other code, or gives it other options.
+            ModelError: the user named different code, or passes different options.
         """
         if not self.allows(name):
             remedy = self.remedy.format(name=name)
@@ -89,7 +89,7 @@ def require_plain_options(name: str, options: Mapping[str, Any], card: str) -> N
         card: the card's file, for errors.
 
     Raises:
-        ModelError: an option names weights, or is neither a number, a word nor some of these.
+        ModelError: an option names weights, or is not made of numbers and words.
     """
     for option, value in options.items():
         if option in WEIGHT_OPTIONS:
@@ -104,7 +104,7 @@ def require_plain_options(name: str, options: Mapping[str, Any], card: str) -> N
 
 
 def is_plain(value: object, depth: int = 0) -> bool:
-    """Whether a value is a number, a word or a truth, or a short list or table of these."""
+    """Whether a value is a number, a word, a boolean or None, or a short list or table of these."""
     if isinstance(value, str):
         return _WORD.fullmatch(value) is not None
     if isinstance(value, list | tuple | dict):

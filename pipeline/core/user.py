@@ -1,4 +1,4 @@
-"""The user's name, which torch asks for when it is imported."""
+"""The user's name, which torch looks up when it is imported."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 
 
 def name_user() -> None:
-    """Name a user whose number no list has, as under `docker run -u 1001`; others keep their names."""
+    """Set a name for a user id without an account, e.g. under `docker run -u 1001`."""
     try:
         getpass.getuser()
-    except (KeyError, OSError, ImportError):  # which one depends on Python's version
+    except (KeyError, OSError, ImportError):  # depends on the version of Python
         os.environ["LOGNAME"] = f"uid-{os.getuid()}"

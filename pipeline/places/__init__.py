@@ -1,1 +1,1 @@
-"""Where bytes lie: local folders and object stores."""
+"""Storage locations: local folders and object stores."""

@@ -1,8 +1,8 @@
-"""Files of a folder that somebody else may have made: read, listed and removed without leaving it.
+"""Read, list and remove files of an untrusted folder without leaving it.
 
-A store is data. A file may be a link, as into DVC's cache, since its bytes are compared with a digest; a
-folder inside a store is never one, so that nothing outside is listed, written or removed. What is no
-regular file (a FIFO, a device, a socket) is refused before it is opened: reading one may never end.
+A store is data. A file may be a link, e.g. into DVC's cache, since its bytes are compared with a digest. A
+folder inside a store must not be a link, so nothing outside is listed, written or removed. FIFOs, devices
+and sockets are refused before they are opened: reading one may block forever.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _KINDS = (
 
 
 class NoFileError(CorruptStoreError):
-    """Something of a store that is not the file it should be.
+    """A name in a store that is not a usable file.
 
     Args:
-        store: where it is.
-        name: of it, in the store.
-        problem: as it goes on after the name.
+        store: its location.
+        name: path of the file inside the store.
+        problem: the rest of the message, after the name.
     """
 
     def __init__(self, store: object, name: str, problem: str) -> None:
@@ -40,15 +40,15 @@ class NoFileError(CorruptStoreError):
 
 
 def read_inside(root: Path, name: str, most_bytes: int) -> bytes | None:
-    """Return a file's bytes, or None where there is no such file.
+    """Return a file's bytes, or None if it is missing.
 
     Args:
         root: the folder.
-        name: of the file in it, with / between the parts.
-        most_bytes: the largest size that is read.
+        name: path of the file inside the folder, with / between the parts.
+        most_bytes: the largest accepted size.
 
     Raises:
-        CorruptStoreError: it is no regular file, larger, or outside the folder.
+        CorruptStoreError: the file is not regular, too large, or outside the folder.
     """
     path = _inside(root, name)
     try:
@@ -61,7 +61,7 @@ def read_inside(root: Path, name: str, most_bytes: int) -> bytes | None:
                 raise NoFileError(root, name, "was replaced while it was opened")
             if found.st_size > most_bytes:
                 raise too_large(root, name, found.st_size, most_bytes)
-            # A file may still grow, and those of /proc have no size.
+            # The size is no proof: a file may grow, and files of /proc report 0.
             content = file.read(most_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -71,12 +71,12 @@ def read_inside(root: Path, name: str, most_bytes: int) -> bytes | None:
 
 
 def exists_inside(root: Path, name: str) -> bool:
-    """Whether there is anything of this name, were it a dangling link."""
+    """Whether the name exists, even as a dangling link."""
     return os.path.lexists(root / name)
 
 
 def remove_inside(root: Path, name: str) -> None:
-    """Remove a file of a folder, or a link itself, if it is there.
+    """Remove a file, or a link itself, if it exists.
 
     Raises:
         CorruptStoreError: the name leads out of the folder.
@@ -85,7 +85,7 @@ def remove_inside(root: Path, name: str) -> None:
 
 
 def names_in(root: Path) -> Iterator[str]:
-    """Yield the names of everything in a folder that is no folder itself; links are not followed."""
+    """Yield the names of all files and links in a folder, recursively; links are not followed."""
     for folder, folders, files in os.walk(root):
         here = Path(folder)
         linked = [name for name in folders if (here / name).is_symlink()]
@@ -94,12 +94,12 @@ def names_in(root: Path) -> Iterator[str]:
 
 
 def require_own_folders(root: Path) -> None:
-    """Refuse a folder in which another one is a link, or something is no file, as a FIFO or a device.
+    """Refuse a folder with a link to a folder, a FIFO, a device or a socket in it.
 
-    What is written or removed behind a link is outside; opening a FIFO may never end.
+    Writing or removing behind a link would happen outside; opening a FIFO may block forever.
 
     Raises:
-        CorruptStoreError: naming it.
+        CorruptStoreError: naming the first.
     """
     for name in names_in(root):
         path = root / name
@@ -110,15 +110,15 @@ def require_own_folders(root: Path) -> None:
 
 
 def too_large(store: object, name: str, size: int, most_bytes: int) -> NoFileError:
-    """Return the error of a file that has more bytes than its place in the store can have."""
+    """Return the error for a file that is larger than any valid file of its name."""
     return NoFileError(store, name, f"has {size} bytes, expected at most {most_bytes}")
 
 
 def _inside(root: Path, name: str) -> Path:
-    """Return the path of a name, whose folders are the root's own.
+    """Return the path of a name inside the root.
 
     Raises:
-        CorruptStoreError: it is absolute, has "..", or a folder in it is a link.
+        CorruptStoreError: the name is absolute, has "..", or one of its folders is a link.
     """
     parts = name.split("/")
     if not all(parts) or not {"..", "."}.isdisjoint(parts) or "\0" in name or "\\" in name:

@@ -1,9 +1,8 @@
-"""Where a store lives: a local folder, or object storage through zarr's own store classes.
+"""Locations of stores: a local folder, or object storage through zarr's store classes.
 
-Writing is local only; reading needs whole files by name, which every place can give. A local folder is
-fixed when the location is made, whatever the working folder is later. No file is read that has more bytes
-than its reader expects at most, and none outside the store. Passwords, tokens and keys of an address are
-kept out of whatever is said of it.
+Only local folders are written. Reading needs whole files by name, which every location supports. A relative
+folder is resolved once, so a later change of the working folder has no effect. Files outside the store, or
+larger than their reader allows, are refused. Messages never show passwords, tokens or keys of an address.
 """
 
 from __future__ import annotations
@@ -24,25 +23,25 @@ from pipeline.core.package import extra_command
 from pipeline.places.local import NoFileError, exists_inside, read_inside, too_large
 
 _HIDDEN = "***"
-# Between the addresses of file systems in each other, as fsspec writes them.
+# Separates nested file systems in fsspec's addresses, e.g. simplecache::s3://bucket/main.zarr.
 _LINK = "::"
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]"
-# A path of one has a single slash.
+# `Path("s3://bucket")` collapses the slashes to `s3:/bucket`, so one slash is enough.
 _ADDRESS = re.compile(rf"(?P<scheme>{_SCHEME}*://|{_SCHEME}+:/)(?P<rest>[^\s'\"<>]*)")
 _PLACE = re.compile(rf".*?://|{_SCHEME}+:/", re.DOTALL)
-# Where a library may have cut an address wrongly, with a part of a password as a port or a path.
+# A library may split an address here by mistake, and report a part of a password as a port or a path.
 _CUTS = re.compile("[/?#:@]")
 _SECRET_OPTION = re.compile(r"key|secret|token|pass|cred|auth|sas|conn|sign|user", re.IGNORECASE)
-# Shorter ones would blot out words.
+# Hiding shorter secrets would destroy ordinary words.
 _SHORTEST = 4
 T = TypeVar("T")
 Place = Path | str | Store
-JSON_BYTES = 1 << 29  # of a manifest of 100,000 shards, and more
+JSON_BYTES = 1 << 29  # enough for a manifest of more than 100,000 shards
 _LOCAL = ("file://", "local://")
 
 
 def hidden(text: str) -> str:
-    """Return a text whose addresses have neither user and password nor a query or fragment.
+    """Hide user, password, query and fragment of all addresses in a text.
 
     >>> hidden("see s3://key:secret@bucket/main.zarr?token=1")
     'see s3://***@bucket/main.zarr?***'
@@ -51,7 +50,7 @@ def hidden(text: str) -> str:
 
 
 def hidden_place(place: str) -> str:
-    """Return a place, whole an address or a folder, without secrets; any character may be in a password.
+    """Hide the secrets of one address; a password may contain any character, even spaces.
 
     >>> hidden_place("ftp://me:it's secret@host/main.zarr")
     'ftp://***@host/main.zarr'
@@ -60,14 +59,14 @@ def hidden_place(place: str) -> str:
 
 
 def without(text: str, secrets: frozenset[str]) -> str:
-    """Return a text without these secrets, and without those of the addresses in it."""
+    """Hide these secrets in a text, and the secrets of its addresses."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
     return hidden(text)
 
 
 def secrets_of(address: str, options: Mapping[str, Any]) -> frozenset[str]:
-    """Return what must not be repeated of an address and of its file system's options."""
+    """Return the secrets of an address and of its file system's options."""
     found = [*_secret_values(options)]
     for link in address.split(_LINK):
         user, place = _split(link.partition("://")[2])
@@ -82,7 +81,7 @@ def _hidden_link(link: str) -> str:
 
 
 def _without_secrets(rest: str) -> str:
-    """Return what follows a scheme without user, password, query and fragment."""
+    """Hide user, password, query and fragment in the part after the scheme."""
     user, place = _split(rest)
     mark = re.search("[?#]", place)
     if mark is not None:
@@ -91,12 +90,12 @@ def _without_secrets(rest: str) -> str:
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """Return user and password, if they are given, and what follows them."""
+    """Split an address without scheme into (user and password or "", the rest)."""
     host = rest.partition("/")[0]
     if "@" in host:
         user, _, host = host.rpartition("@")
         return user, rest[len(user) + 1 :]
-    # A password with a slash in it: a colon that no port follows.
+    # A colon without a port means a password with a slash, e.g. me:a/b@host.
     if "@" in rest and re.search(r":(?!\d*$)", host):
         user, _, place = rest.rpartition("@")
         return user, place
@@ -113,11 +112,11 @@ def _secret_values(options: Mapping[str, Any], named: bool = False) -> Iterator[
 
 
 class Location:
-    """Files of a store, by their names in it.
+    """The files of a store, by name.
 
     Args:
-        place: a folder, a URL such as s3://bucket/main.zarr, or a zarr `Store`.
-        options: of the URL's file system, such as endpoint_url, as fsspec takes them.
+        place: a folder, a URL, e.g. s3://bucket/main.zarr, or a zarr `Store`.
+        options: fsspec options of the URL's file system, e.g. endpoint_url.
     """
 
     def __init__(self, place: Place, **options: Any) -> None:
@@ -129,19 +128,19 @@ class Location:
 
     @property
     def stem(self) -> str:
-        """The store's name without its ending: a dump is called so."""
+        """The store's name without its suffix, which is the name of the dump."""
         return Path(self._name).stem
 
     def find(self, name: str, most_bytes: int = JSON_BYTES) -> bytes | None:
-        """Return a file's bytes, or None where there is no such file.
+        """Return a file's bytes, or None if it is missing.
 
         Args:
-            name: of the file in the store.
-            most_bytes: the largest size that is read.
+            name: path of the file inside the store.
+            most_bytes: the largest accepted size.
 
         Raises:
-            CorruptStoreError: it is larger, no regular file, or outside the store.
-            StoreError: the place cannot be reached.
+            CorruptStoreError: the file is too large, not regular, or outside the store.
+            StoreError: the location cannot be reached.
         """
         if isinstance(self._source, Path):
             return self._read(self._source, name, most_bytes)
@@ -155,9 +154,9 @@ class Location:
         """Return a file's bytes.
 
         Raises:
-            FileNotFoundError: there is none.
-            CorruptStoreError: it is no regular file, or too large.
-            StoreError: the place cannot be reached.
+            FileNotFoundError: the file is missing.
+            CorruptStoreError: the file is not regular, or too large.
+            StoreError: the location cannot be reached.
         """
         content = self.find(name)
         if content is None:
@@ -165,7 +164,7 @@ class Location:
         return content
 
     def exists(self, name: str) -> bool:
-        """Whether there is a file of this name."""
+        """Whether a file of this name exists."""
         if isinstance(self._source, Path):
             return exists_inside(self._source, name)
         return self._ask(self._source.exists(name), False)
@@ -174,23 +173,23 @@ class Location:
         try:
             return read_inside(folder, name, most_bytes)
         except NoFileError as error:
-            # As the user gave the place.
+            # Show the location as the user wrote it, not the absolute folder.
             raise NoFileError(self, error.name, error.problem) from None
         except OSError as error:
             raise self._unreadable(error) from None
 
     def _ask(self, request: Coroutine[Any, Any, T], absent: T) -> T:
-        """Wait for an answer; `absent` is the one where there is nothing of that name."""
+        """Wait for an answer; return `absent` if the name does not exist."""
         try:
             return sync(request)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return absent
-        # What a far place raises has no common base: botocore's and ftplib's errors are no OSError.
+        # Remote errors have no common base class: botocore's and ftplib's are not OSErrors.
         except Exception as error:
             raise self._unreadable(error) from None
 
     def _reached(self, place: Place, options: dict[str, Any]) -> Store:
-        """Return the store of a place that is no local folder."""
+        """Return the zarr store of a location that is not a local folder."""
         if isinstance(place, Store):
             return place
         try:
@@ -225,7 +224,7 @@ def _is_address(place: Place) -> bool:
 
 
 def _folder(place: Place) -> Path | None:
-    """Return the local folder that a place is, or None."""
+    """Return the folder of a local place, or None."""
     if isinstance(place, LocalStore):
         return place.root
     if isinstance(place, Store):

@@ -1,1 +1,1 @@
-"""What views of all modalities share: who is mixed with whom."""
+"""Views, the part shared by all modalities: which samples are mixed."""

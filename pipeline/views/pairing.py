@@ -1,11 +1,16 @@
-"""Mixing without the batch: which two samples of a view are mixed, and the order that follows from it.
+"""Choose mixing partners independently of the batch, and the order of samples that follows.
 
-Inside each block of samples (a store's shard) the view's own permutation is cut into groups of four, and a
-sample's partner is the next one round in its group, so a batch of whole groups holds every partner that it
-needs, whatever its size, order or device. A new permutation for every view makes partners as good as drawn
-freely.
+Inside each block of samples (a store's shard), a permutation per view is cut into groups of four. The
+partner of a sample is the next one in its group, cyclically. So a batch of whole groups contains every
+partner, for any batch size, order or device. A new permutation per view makes partners as good as random.
 
-`Singles` answers the same questions where views mix nothing, so nobody else has to ask whether they do.
+`Singles` has the same interface for views without mixing, so callers need no case distinction.
+
+Worked example, a block of 9 rows:
+
+    permutation of the view    7 2 0 5 | 8 1 3 6 4      two groups; the remainder joins the last
+    partners, left group       7→2  2→0  0→5  5→7
+    partners, right group      8→1  1→3  3→6  6→4  4→8
 """
 
 from __future__ import annotations
@@ -24,11 +29,11 @@ from pipeline.core.random import Lane
 Ints = NDArray[np.int64]
 
 GROUP = 4
-BLOCK_ROWS = 4096  # of a split that no store has cut
+BLOCK_ROWS = 4096  # block size of a split without a store
 
 
 class Singles:
-    """The samples of views that mix nothing: each is a group of its own.
+    """The samples of views without mixing: every sample is a group by itself.
 
     Args:
         count: N.
@@ -41,29 +46,29 @@ class Singles:
         self._count = count
 
     def arrange(self, view: int, rows: Ints) -> Ints:
-        """Return the positions of these rows (n,) in their own order."""
+        """Return the positions 0 to n - 1 of these rows (n,): their order stays."""
         return np.arange(len(rows))
 
     def partners(self, view: int, rows: Ints) -> Ints:
-        """Return these rows (n,): each is its own partner."""
+        """Return these rows (n,): every row is its own partner."""
         return rows
 
     def groups(self, view: int) -> tuple[Ints, list[Ints]]:
-        """Return the rows (N, 1), and no odd ones."""
+        """Return the groups (N, 1), and no odd groups."""
         return np.arange(self._count)[:, None], []
 
     def spread(self, view: int, count: int) -> Ints:
-        """Return so many rows, spread evenly over the split."""
+        """Return `count` rows, spread evenly over the split."""
         return np.linspace(0, self._count - 1, count).astype(np.int64)
 
 
 class Pairing:
-    """Who is mixed with whom in each view of a split.
+    """The mixing partners of each view of a split.
 
     Args:
         seed: of the spec.
         keys: (N,) uint64 sample keys.
-        blocks: (N,) which block each sample lies in; None for blocks in the order of the split.
+        blocks: (N,) block number of each sample; None for consecutive blocks of `BLOCK_ROWS`.
     """
 
     group: ClassVar[int] = GROUP
@@ -73,18 +78,22 @@ class Pairing:
         self._seed, self._keys = seed, keys
         self._blocks = np.arange(len(keys)) // BLOCK_ROWS if blocks is None else blocks
         self._members = _members(self._blocks)
+        # (N,): row -> index inside its block; the inverse of `_members`.
         self._places = np.empty(len(keys), np.int64)
         for rows in self._members.values():
             self._places[rows] = np.arange(len(rows))
-        # This epoch's view and the next one's, and some more.
+        # Keep about four views of every block: the current and the next epoch's, and spare ones.
+        # An entry costs 8 bytes per row of its block.
         self._order = lru_cache(maxsize=4 * len(self._members) + 4)(self._draw_order)
         self._partners = lru_cache(maxsize=4 * len(self._members) + 4)(self._find_partners)
 
     def arrange(self, view: int, rows: Ints) -> Ints:
-        """Return the positions of these rows (n,) in an order that has members of a group side by side."""
+        """Return the positions of these rows (n,), sorted so that members of a group are adjacent."""
         blocks, arranged = self._blocks[rows], []
         for block in self._blocks_of(rows):
+            # here (m,): positions in `rows` of this block's rows.
             here = np.flatnonzero(blocks == block)
+            # (block size,): index in the block -> position in `rows`, -1 for rows that are not asked for.
             positions = np.full(len(self._members[block]), -1)
             positions[self._places[rows[here]]] = here
             arranged.append(positions[self._places[self._order(view, block)]])
@@ -92,7 +101,7 @@ class Pairing:
         return order[order >= 0]
 
     def partners(self, view: int, rows: Ints) -> Ints:
-        """Return the partner of each row (n,) in a view."""
+        """Return the partner row of each row (n,) in a view."""
         partners = np.empty(len(rows), np.int64)
         blocks = self._blocks[rows]
         for block in self._blocks_of(rows):
@@ -101,18 +110,20 @@ class Pairing:
         return partners
 
     def groups(self, view: int) -> tuple[Ints, list[Ints]]:
-        """Return the rows of each group: (M, 4), and those of the odd last ones of blocks."""
+        """Return the groups of four (M, 4), and the larger or smaller last groups of blocks."""
         whole, odd = [], []
         for block in self._members:
             order = self._order(view, block)
+            # A block of 9 rows ends in a group of 5: `regular` is 4, the start of that group.
             regular = len(order) if len(order) % GROUP == 0 else int(group_starts(len(order))[-1])
             whole.append(order[:regular].reshape(-1, GROUP))
             odd.extend([order[regular:]] if regular < len(order) else [])
         return np.concatenate(whole), odd
 
     def spread(self, view: int, count: int) -> Ints:
-        """Return about so many rows of whole groups, spread evenly over the split."""
+        """Return about `count` rows in whole groups, spread evenly over the split."""
         groups, _ = self.groups(view)
+        # A split of fewer than four rows, or of blocks that are one odd group each, has no group of four.
         if not len(groups):
             return Singles(len(self._keys)).spread(view, count)
         chosen = np.linspace(0, len(groups) - 1, max(1, min(len(groups), count // GROUP)))
@@ -129,38 +140,41 @@ class Pairing:
         ]
 
     def _find_partners(self, view: int, block: int) -> Ints:
-        """Return the partner of each member of a block, in the order of the split."""
+        """Return the partner row (m,) of each of a block's m members, in the order of the split."""
         order = self._order(view, block)
         starts = group_starts(len(order))
+        # following (m,): each place's successor, where the last place of a group points to its start.
+        # Two groups in 9 rows: 1 2 3 0 | 5 6 7 8 4.
         following = np.arange(1, len(order) + 1)
         following[[*(starts[1:] - 1), -1]] = starts
         partners = np.empty(len(order), np.int64)
+        # From the view's order back to the block's order.
         partners[self._places[order]] = order[following]
         return partners
 
 
 def pair_up(keys: random.Words, seed: int, *, mixes: bool, blocks: Ints | None = None) -> Singles | Pairing:
-    """Return who is mixed with whom in the views of a split.
+    """Return the `Pairing` of a split's views, or `Singles` for views without mixing.
 
     Args:
         keys: (N,) uint64 sample keys.
         seed: of the views.
-        mixes: whether they mix samples at all.
-        blocks: (N,) which block each sample lies in; None for blocks in the order of the split.
+        mixes: whether the views mix samples.
+        blocks: (N,) block number of each sample; None for consecutive blocks of `BLOCK_ROWS`.
     """
     return Pairing(seed, keys, blocks) if mixes else Singles(len(keys))
 
 
 def require_whole_groups(count: int, name: str = "batch_size", *, mixes: bool = True) -> None:
-    """Refuse batches, or blocks, that cut groups of samples which are mixed with each other.
+    """Refuse a batch or block size that would split groups of mixed samples.
 
     Args:
-        count: samples of a batch or block.
-        name: of the parameter that says so.
-        mixes: whether views mix samples; where they don't, any count will do.
+        count: samples per batch or block.
+        name: of the parameter, for the message.
+        mixes: whether views mix samples; without mixing, any count is accepted.
 
     Raises:
-        ConfigError: the size is no multiple of the group.
+        ConfigError: the size is not a multiple of `GROUP`.
     """
     if mixes and count % GROUP:
         lower = count // GROUP * GROUP
@@ -172,11 +186,12 @@ def require_whole_groups(count: int, name: str = "batch_size", *, mixes: bool = 
 
 
 def group_starts(count: int) -> Ints:
-    """Return where the groups of a block of so many samples begin; what is over joins the last."""
+    """Return the start of each group in a block of `count` samples; the last group takes the rest."""
     return np.arange(max(1, count // GROUP)) * GROUP
 
 
 def _members(blocks: Ints) -> Mapping[int, Ints]:
+    # One stable sort instead of a scan per block: rows (N,) by block, ascending inside each.
     order = np.argsort(blocks, kind="stable")
     names, starts = np.unique(blocks[order], return_index=True)
     return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
