@@ -1,1 +1,1 @@
-"""Samples: before they are prepared, on their way, and packed on disk."""
+"""Samples: as found in a source, as drafts, and packed on disk."""

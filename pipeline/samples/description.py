@@ -1,7 +1,7 @@
-"""dataset.json: what a prepared dataset says of itself, checked before anything else of it is opened.
+"""dataset.json: the description of a prepared dataset, checked before any other file is opened.
 
-Owns the file's form, its digest and the comparison with what is asked for now; the splits that it
-describes are opened in `modalities/prepared.py`.
+Owns the file's format, its digest and the comparison with params.yaml. The splits themselves are opened in
+`modalities/prepared.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.samples.samples import UNLABELLED
 DESCRIPTION = "dataset.json"
 SCHEMA = 3
 SPLITS = ("train", "validation", "test")
-# What is not written down, in dataset.json or elsewhere: it was there before there were others.
+# Defaults that dataset.json and other files omit: they are older than the alternatives.
 IMAGES, CLASSES = "images", "classes"
 # Keys of params.yaml's `data`, whatever the modality, that decide the content of prepared data.
 DECISIVE = ("source", "validation", "seed")
@@ -38,19 +38,19 @@ _Name = Annotated[str, pydantic.Field(max_length=200)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What dataset.json says, as far as a reader needs it.
+    """The parts of dataset.json that readers need.
 
     Args:
         source: `data.source` of the preparation.
         classes: C names.
-        samples: number of each split.
+        samples: split -> number of samples.
         digest: SHA-256 of the keys and contents of all splits.
         modality: of the samples.
-        task: what a teacher is to say of them.
-        files: SHA-256 of each file of the index; empty in data of older versions.
-        made_with: what was asked for, by keys of params.yaml's `data`; empty in data of older versions.
-        remarks: how many samples each remark is made of, e.g. damaged.
-        own: the whole content: the modality reads the samples' form and statistics from it.
+        task: name of the task, e.g. classes.
+        files: SHA-256 of each index file; empty in data of older versions.
+        made_with: the parameters, by keys of params.yaml's `data`; empty in data of older versions.
+        remarks: remark, e.g. damaged -> number of samples with it.
+        own: the whole content, from which the modality reads storage format and statistics.
     """
 
     source: str
@@ -70,17 +70,17 @@ class Description:
 
 
 class Comparison(Protocol):
-    """How a modality compares what it was asked for with what it is asked for."""
+    """A modality's comparison of past and present parameters."""
 
     @property
     def refusing(self) -> Collection[str]:
-        """Names of its values that do no more than refuse samples."""
+        """Names of the modality's values that only refuse samples."""
 
     def known(self, description: Description) -> dict[str, Any]:
-        """Return what is known of its own part of `data` in params.yaml when the data was made."""
+        """Return the modality's keys of `data` in params.yaml with which the data was made."""
 
     def differs(self, name: str, was: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-        """Whether one of its own keys asks for other data than there is; see `require_as_asked`."""
+        """Whether one of the modality's keys now requests different data; see `require_as_asked`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def read_description(folder: Path) -> Description:
     """Read and check the dataset.json of a prepared dataset.
 
     Raises:
-        DataError: it is missing, of another schema, damaged, or was changed since it was written.
+        DataError: the file is missing, has a different schema, is damaged, or was changed by hand.
     """
     path = folder / DESCRIPTION
     try:
@@ -112,7 +112,7 @@ def read_description(folder: Path) -> Description:
 
 
 def write_described(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write dataset.json with its schema and its own digest, and return its content."""
+    """Write dataset.json with its schema and digest, and return its content."""
     described = {"schema": SCHEMA, **content}
     described[_OWN_DIGEST] = spec_digest(described)
     write_json(folder / DESCRIPTION, described)
@@ -120,7 +120,7 @@ def write_described(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def index_files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 (hex) of each file of the index of a prepared dataset."""
+    """Return the SHA-256 (hex) of each index file of a prepared dataset."""
     names = [f"{split}.{suffix}" for split in SPLITS for suffix in ("npz", "names")]
     return {name: file_digest(folder / name) for name in names}
 
@@ -128,14 +128,14 @@ def index_files(folder: Path) -> dict[str, str]:
 def require_as_asked(
     folder: Path, description: Description, asked: Mapping[str, Any], comparison: Comparison
 ) -> None:
-    """Refuse prepared data that is not what params.yaml asks for.
+    """Refuse prepared data that was made with different parameters.
 
     Args:
         folder: of the prepared dataset.
-        description: of it.
+        description: its dataset.json.
         asked: values of params.yaml's `data` that decide the content of prepared data, or refuse some of
-            it. Those that older versions did not write down are not compared.
-        comparison: of the keys that are not in `DECISIVE`.
+            it. Values that older versions did not record are not compared.
+        comparison: of the keys outside `DECISIVE`.
 
     Raises:
         MismatchError: naming both values of each key that differs.
@@ -149,7 +149,7 @@ def require_as_asked(
     ]
     if differing:
         there, here = (_named(values, differing) for values in (was, asked))
-        # DVC does not watch these: an older params.yaml lacks them.
+        # DVC does not watch these keys, since an older params.yaml lacks them.
         unwatched = {"modality", "task", *comparison.refusing}
         again = AGAIN if unwatched & set(differing) else "run: pipeline prepare"
         raise MismatchError(f"{folder} is of {there}, params.yaml asks for {here}; {again}")
@@ -199,7 +199,7 @@ def _parsed(adapter: pydantic.TypeAdapter[Any], content: bytes, path: Path) -> A
 
 
 def first_broken(error: pydantic.ValidationError) -> str:
-    """Return the first value of dataset.json that is not as expected, by its key."""
+    """Describe the first invalid value of dataset.json, by its key."""
     problem = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(bounded(part) for part in problem["loc"])
     reason = problem["msg"] if problem["type"] != "json_invalid" else f"not JSON ({problem['msg']})"
@@ -207,7 +207,7 @@ def first_broken(error: pydantic.ValidationError) -> str:
 
 
 def _unchanged(content: bytes, path: Path) -> dict[str, Any]:
-    """Return the content of a description, without its digest, if it is what was written."""
+    """Return the content of a description without its digest, after checking that digest."""
     try:
         described = parse_object(content)
         digest = described.pop(_OWN_DIGEST, None)
@@ -241,13 +241,13 @@ def write_description(
     Args:
         folder: of the prepared dataset.
         source: `data.source`.
-        kinds: modality and task, without those that are not written down.
+        kinds: modality and task, without the defaults.
         classes: C names.
-        form: of the samples.
-        statistics: what the modality says of the training samples.
-        splits: that were written.
-        found: what is told of the source beside: left_out, leaks and remarks.
-        made_with: what params.yaml asked for.
+        form: storage format of the samples.
+        statistics: the modality's statistics of the training samples.
+        splits: the written splits.
+        found: further findings: left_out, leaks and remarks.
+        made_with: the parameters of params.yaml.
     """
     description = {
         **kinds,
@@ -266,10 +266,10 @@ def write_description(
 
 
 def require_described(folder: Path, description: Description, splits: Mapping[str, Split]) -> None:
-    """Refuse splits that are not those of a description.
+    """Refuse splits that do not match a description.
 
     Raises:
-        DataError: their content, number or labels differ.
+        DataError: content, number or labels differ.
     """
     digest, n_classes = splits_digest(splits), len(description.classes)
     if digest != description.digest:

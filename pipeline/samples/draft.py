@@ -1,10 +1,15 @@
-"""The draft of a split: what is made so far, on disk, so that an interrupted preparation can be resumed.
+"""The draft of a split: finished samples on disk, so that an interrupted preparation can be resumed.
 
-    NAME.rows      a record a sample, in order
-    NAME.arrays    their arrays, one after the other; empty where files are kept as they are
-    NAME.json      the last checkpoint: how much of both files is whole, and statistics of the arrays
+    NAME.rows      one record per sample, in order
+    NAME.arrays    their arrays, concatenated; empty if files are kept unchanged
+    NAME.json      the last checkpoint: valid length of both files, and statistics of the arrays
 
-Both files only grow. What lies behind the checkpoint is cut off when the draft is opened again.
+Both files only grow. Opening the draft again truncates everything after the checkpoint.
+
+Worked example, samples of 10, 20 and 30 bytes, and a power failure after the checkpoint of the second:
+
+    train.rows      3 records              train.json   {"rows": 2, "array_bytes": 30, ...}
+    train.arrays    10 + 20 + 17 bytes     reopened: 2 records, 30 bytes; sample 3 is read again
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from pipeline.samples.intake import IDENTITY, Entry, Intake, row_dtype
 from pipeline.samples.packed import offsets_of
 
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
-# A killed DVC leaves its stage a moment to end.
+# After DVC is killed, its stage takes a moment to end.
 WAIT_SECONDS = 20.0
 _PLAN = "plan.json"
 _UNREADABLE = "unreadable.txt"
@@ -39,7 +44,7 @@ _UNREADABLE = "unreadable.txt"
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Done:
-    """How far a draft is. One value, replaced at once: an interruption falls before or after a sample."""
+    """The state of a draft; replaced as one value, so an interrupt never splits a sample."""
 
     rows: int
     array_bytes: int
@@ -51,12 +56,12 @@ class _Done:
 
 
 class Draft:
-    """A split on its way, to be used in a `with` statement, which leaves a checkpoint.
+    """An unfinished split; use it in a `with` statement, which writes a checkpoint at the end.
 
     Args:
         folder: of the files.
         name: of the draft.
-        intake: that reads the samples.
+        intake: reads the samples.
     """
 
     def __init__(self, folder: Path, name: str, intake: Intake) -> None:
@@ -71,6 +76,7 @@ class Draft:
             found = read_json(self._checkpoint)
             statistics = self._intake.restored(found["statistics"])
             done = _Done(found["rows"], found["array_bytes"], statistics)
+            # Files shorter than the checkpoint claims, e.g. after a power failure, void the draft.
             sizes = {self._rows_path: done.rows * self._row.itemsize, self.arrays_path: done.array_bytes}
             if all(path.stat().st_size >= size for path, size in sizes.items()):
                 return done
@@ -78,6 +84,7 @@ class Draft:
 
     def _open(self) -> None:
         self._rows_file, self._arrays_file = self._rows_path.open("ab"), self.arrays_path.open("ab")
+        # Opened for appending, so after the cut the next write lands right behind the checkpoint.
         self._rows_file.truncate(self._done.rows * self._row.itemsize)
         self._arrays_file.truncate(self._done.array_bytes)
         self._saved_at = time.monotonic()
@@ -91,7 +98,7 @@ class Draft:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # What stopped the work, a full disk for one, may stop this too: then an older checkpoint stands.
+        # After an error, e.g. a full disk, saving may fail too: the older checkpoint stays valid.
         harmless = () if error is None else (OSError,)
         with suppress(*harmless), ExitStack() as closing:
             closing.callback(self._rows_file.close)
@@ -103,7 +110,7 @@ class Draft:
 
     @property
     def statistics(self) -> Any:
-        """Of all samples so far."""
+        """Statistics of all samples so far."""
         return self._done.statistics
 
     def rows(self) -> NDArray[np.void]:
@@ -112,23 +119,25 @@ class Draft:
         return np.fromfile(self._rows_path, self._row, len(self))
 
     def offsets(self) -> NDArray[np.int64]:
-        """Return where the values of each sample so far start, and where the last ones end (n + 1,)."""
+        """Return the start of each sample's values and the end of the last (n + 1,), in values."""
         rows = self.rows()
         if not self._form.packs:
             return np.zeros(len(rows) + 1, np.int64)
         return offsets_of(rows["shape"], self._form)
 
     def array(self, row: NDArray[np.void], offset: int) -> NDArray[Any] | None:
-        """Read the array of a sample that was there when the draft was opened."""
+        """Read the array of a sample that the draft contained when it was opened."""
         if not self._form.packs:
             return None
+        # `offset` counts values, a file counts bytes: sample 2 of int16 at offset 30 starts at byte 60.
         shape, dtype = self._form.shape(row["shape"].tolist()), np.dtype(self._form.dtype)
         start = offset * dtype.itemsize
         return np.fromfile(self.arrays_path, dtype, math.prod(shape), offset=start).reshape(shape)
 
     def add(self, entry: Entry) -> None:
-        """Append a sample, and leave a checkpoint from time to time."""
+        """Append a sample; write a checkpoint every `SECONDS_BETWEEN_CHECKPOINTS`."""
         written = 0
+        # An error between the two writes leaves `_done` as it was, so both tails are cut off later.
         if entry.array is not None:
             values = np.ascontiguousarray(entry.array, self._form.dtype)
             with naming(self.arrays_path):
@@ -142,9 +151,10 @@ class Draft:
             self.save()
 
     def save(self) -> None:
-        """Leave a checkpoint, durably, unless nothing has changed since the last one."""
+        """Write a durable checkpoint, unless nothing has changed since the last one."""
         if self._done is self._saved:
             return
+        # Data must reach the disk before the checkpoint that vouches for it: an fsync per file.
         for path, file in ((self.arrays_path, self._arrays_file), (self._rows_path, self._rows_file)):
             with naming(path):
                 file.flush()
@@ -157,10 +167,12 @@ class Draft:
         """Keep the first samples of a draft that was just opened.
 
         Args:
-            count: how many.
-            spare: where the others go that have a file to tell them by; None drops them.
+            count: number of samples to keep.
+            spare: draft for the others, if they have a file to recognise them by; None drops them.
         """
         end, statistics = int(self.offsets()[count]) * self._form.value_bytes, self.statistics
+        # Statistics are exact sums: dropped samples are subtracted, which reads each of them once.
+        # With nothing kept and no spare draft, no read is needed.
         if count == 0 and spare is None:
             statistics = self._intake.nothing()
         else:
@@ -181,20 +193,21 @@ class Draft:
             yield self.entry(row, offset)
 
     def entry(self, row: NDArray[np.void], offset: int) -> Entry:
-        """Return a sample that was there when the draft was opened; from any thread."""
+        """Return a sample that the draft contained when it was opened; from any thread."""
         array = self.array(row, offset)
         return Entry(row, array, None if array is None else self._intake.statistics(array))
 
 
 class ReusableSamples:
-    """Samples of an earlier run that are in another place now.
+    """Samples of an earlier run that may have moved to a different position.
 
     Args:
-        draft: that holds them, and does not grow any more.
+        draft: the spare draft with them, which must not grow any more.
     """
 
     def __init__(self, draft: Draft) -> None:
         self._draft, self._rows, self._offsets = draft, draft.rows(), draft.offsets()
+        # Keys (n,) in ascending order, for a binary search: 16 bytes per sample, no dict of objects.
         self._order = np.argsort(self._rows["key"], kind="stable")
         self._keys = self._rows["key"][self._order]
 
@@ -202,7 +215,8 @@ class ReusableSamples:
         return len(self._rows)
 
     def find(self, identity: tuple[int, ...]) -> Entry | None:
-        """Return the sample with these values of `IDENTITY`, if it is here; from any thread."""
+        """Return the sample with these values of `IDENTITY`, or None; from any thread."""
+        # Of several records with one key, `side="right"` and the stable sort give the newest.
         place = int(np.searchsorted(self._keys, np.uint64(identity[0]), side="right")) - 1
         if place < 0:
             return None
@@ -212,22 +226,22 @@ class ReusableSamples:
         return self._draft.entry(row, int(self._offsets[self._order[place]]))
 
 
-# The folder of an unfinished preparation: one at a time, and of one plan.
+# The folder of an unfinished preparation: one process and one plan at a time.
 
 
 @contextmanager
 def unfinished(folder: Path, plan: Mapping[str, Any], intake: Intake) -> Iterator[None]:
-    """Hold a folder for drafts, and remove it when they are finished and nothing went wrong.
+    """Lock a folder for drafts, and remove it on success.
 
-    Drafts that are there are left over from a preparation of the same plan, or they are removed.
+    Existing drafts are kept if they belong to a compatible plan, and removed otherwise.
 
     Args:
-        folder: of the drafts; a lock lies beside it.
-        plan: what decides the content of a draft beside its samples.
-        intake: that reads the samples, and knows which other plan's drafts it can go on with.
+        folder: of the drafts; the lock file is beside it.
+        plan: all values that decide the content of a draft, except its samples.
+        intake: reads the samples; decides which other plan's drafts it can resume.
 
     Raises:
-        DataError: another process holds it.
+        DataError: another process holds the lock.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
@@ -257,15 +271,15 @@ def _begin(folder: Path, plan: Mapping[str, Any], intake: Intake) -> None:
 
 
 def require_none(lines: Sequence[str], fault: str, folder: Path) -> None:
-    """Refuse to finish because of some samples.
+    """Refuse to finish if there are messages about samples.
 
     Args:
-        lines: a message for each of them, which begins with its file and a colon.
-        fault: what they are, behind their number, e.g. "of 9 samples are not readable".
-        folder: where the whole list goes.
+        lines: one message per sample, which begins with its file and a colon.
+        fault: text after their number, e.g. "of 9 samples are not readable".
+        folder: gets the file with all messages.
 
     Raises:
-        DataError: naming the first, and the list.
+        DataError: naming the first samples and the file.
     """
     if not lines:
         return

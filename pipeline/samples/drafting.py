@@ -1,4 +1,4 @@
-"""Where the drafts of a dataset are made: every sample is read once, on threads, and measured."""
+"""Make the drafts of a dataset: every sample is read once, on threads, and measured."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _NO_FILE = -1, -1
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class DraftBuilder:
-    """Where drafts are made, by how many threads, and who is told.
+    """Makes drafts on threads, and shows the progress.
 
     Args:
         intake: reads the samples.
         state: folder of the drafts.
         workers: threads.
-        progress: wraps samples to show how far a step is.
+        progress: wraps samples to show the progress of a step.
     """
 
     intake: Intake
@@ -44,7 +44,7 @@ class DraftBuilder:
     progress: Progress
 
     def make_draft(self, name: str, samples: Sequence[Sample]) -> list[str]:
-        """Make a split's draft, or go on with it; return a message for each sample that is not readable."""
+        """Make or resume a split's draft; return one message per unreadable sample."""
         unreadable: list[str] = []
         with ExitStack() as drafts:
             draft = drafts.enter_context(Draft(self.state, name, self.intake))
@@ -73,7 +73,7 @@ class DraftBuilder:
             return draft.statistics
 
     def measure(self, name: str, samples: Sequence[Sample], count: int) -> Measured:
-        """Decode some samples of a split, spread evenly, for their statistics and remarks."""
+        """Decode `count` evenly spread samples of a split, for statistics and remarks."""
         rows = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(np.int64)
         chosen = [samples[row] for row in rows.tolist()]
         total, unreadable = self.intake.nothing(), []
@@ -88,7 +88,7 @@ class DraftBuilder:
         return Measured(total, remarks, unreadable)
 
     def _go_on(self, draft: Draft, spare: Draft, name: str, samples: Sequence[Sample]) -> None:
-        """Keep of a draft what is still true: the first samples where they are, others in a spare draft."""
+        """Keep the valid part of a draft: unchanged first samples in place, others in a spare draft."""
         rows, offsets = draft.rows(), draft.offsets()
         kept = count_unchanged(rows, samples, self.workers)
         if kept < len(rows):
@@ -101,11 +101,11 @@ class DraftBuilder:
             note(f"resuming: {known} are there{moved_too}")
 
     def _read(self, spare: ReusableSamples, sample: Sample, seat: Seat) -> Entry | DataError:
-        """Return what a draft keeps of a sample, from a spare draft if it is there.
+        """Return a sample's entry for the draft, from the spare draft if it is known.
 
-        A sample that is not readable is returned as the error that says so: there may be more of them.
+        An unreadable sample gives its error as the result, so that all of them are found in one run.
         """
-        # Before it is read: if the file is replaced meanwhile, a later run sees another one.
+        # Taken before the read: if the file is replaced meanwhile, a later run notices the change.
         identity = identity_of(sample)
         known = spare.find(identity)
         if known is not None:
@@ -124,12 +124,12 @@ class DraftBuilder:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Measured:
-    """What decoding some of N samples shows.
+    """Results of decoding some of N samples.
 
     Args:
-        statistics: of them.
-        remarks: (N,) on the samples; 0 for those that were not decoded.
-        unreadable: a message for each sample that is not readable.
+        statistics: of the decoded samples.
+        remarks: (N,) bits per sample; 0 for samples that were not decoded.
+        unreadable: one message per unreadable sample.
     """
 
     statistics: Any
@@ -143,12 +143,12 @@ def identity_of(sample: Sample) -> tuple[int, ...]:
 
 
 def count_unchanged(rows: NDArray[np.void], samples: Sequence[Sample], workers: int) -> int:
-    """Return how many of a draft's rows, from the first on, are still what the source has there.
+    """Return the number of leading rows of a draft that still match the source.
 
     Args:
         rows: (n,) of `row_dtype`.
         samples: of the split.
-        workers: threads that look at files.
+        workers: threads that query file sizes and times.
     """
     count = min(len(rows), len(samples))
     if not count:
@@ -167,7 +167,7 @@ def _identities(samples: Sequence[Sample], rows: NDArray[np.int64]) -> NDArray[n
 
 
 def _stamp(file: str | None) -> tuple[int, int]:
-    """Return a file's size and time of change; -1 where there is none."""
+    """Return a file's size in bytes and modification time in ns; -1 for both if it is missing."""
     if file is None:
         return _NO_FILE
     try:

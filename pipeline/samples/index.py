@@ -1,7 +1,7 @@
-"""The index of a prepared split: what is known of each sample, and in which form samples are kept.
+"""The index of a prepared split: facts about each sample, and the storage format.
 
-SPLIT.npz      arrays of N: shapes, labels, keys, digests, and what a kind of split needs beside them
-SPLIT.names    one sample name a line
+SPLIT.npz      arrays of N: shapes, labels, keys, digests, and further columns of a kind of split
+SPLIT.names    one sample name per line
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.core.files import write_bytes
 from pipeline.samples.samples import NO_DECODER, UNLABELLED, Names
 
 Columns = dict[str, NDArray[Any]]
-# What each column of the index is; of shapes there are as many values a sample as its form has axes.
+# Dtype of each column of the index; `shapes` is (N, axes), all others are (N,).
 INDEX: Mapping[str, str] = {
     "shapes": "<i4",
     "labels": "<i8",
@@ -34,7 +34,7 @@ INDEX: Mapping[str, str] = {
     "digests": "<u8",
     "offsets": "<i8",
 }
-# Of a damaged archive: what numpy raises depends on the first wrong byte.
+# Errors of numpy for a damaged archive; which one depends on the first wrong byte.
 _DAMAGED = (
     *(EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, struct.error, SyntaxError),
@@ -50,16 +50,16 @@ def write_index(folder: Path, split: str, columns: Columns, names: Names) -> Non
 
 
 def read_index(folder: Path, split: str, form: Form, expected: tuple[str, ...]) -> tuple[Columns, Names]:
-    """Return what `write_index` wrote.
+    """Read the columns and names that `write_index` wrote.
 
     Args:
         folder: of the prepared dataset.
-        split: whose index.
-        form: of its samples.
-        expected: names of the columns of its kind of split.
+        split: its name.
+        form: storage format of its samples.
+        expected: names of the columns of this kind of split.
 
     Raises:
-        DataError: it is missing, damaged, or not of the form that is written.
+        DataError: the index is missing, damaged, or has unexpected columns, dtypes or values.
     """
     path = folder / f"{split}.npz"
     try:
@@ -89,7 +89,7 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _problem(columns: Columns, count: int, form: Form, expected: tuple[str, ...]) -> str | None:
-    """Say in what columns are not those of an index of so many names."""
+    """Describe the first problem of the columns of an index with `count` names, or return None."""
     if set(columns) != set(expected):
         return f"has the arrays {sorted(columns)}, expected {', '.join(sorted(expected))}"
     for name, values in columns.items():
@@ -105,21 +105,21 @@ def _problem(columns: Columns, count: int, form: Form, expected: tuple[str, ...]
 
 
 def missing(path: str | Path) -> DataError:
-    """Return what to say of a file that a prepared dataset lacks."""
+    """Return the error for a file that is missing in a prepared dataset."""
     return DataError(f"{path}: missing; run: pipeline prepare")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How the samples of a prepared dataset are kept: arrays of one dtype, each with a shape of its own.
+    """The storage format of a prepared dataset: arrays of one dtype, each with its own shape.
 
-    A modality whose samples need more to be read has a form of its own, derived from this one.
+    A modality with further needs derives a class from this one.
 
     Args:
-        dtype: NumPy's name of the arrays' values: integers.
-        axes: how many axes have a length of the sample's own, at least 1; the index has these lengths.
-        unit: lengths of the axes behind them, the same for all samples; () for none.
-        decoder: what makes arrays of files, with its version; none for arrays.
+        dtype: NumPy's name of an integer type, e.g. uint8.
+        axes: number of leading axes whose length varies per sample, at least 1; the index has the lengths.
+        unit: lengths of the trailing axes, equal for all samples; () for none.
+        decoder: name and version of the decoder of files; none for arrays.
     """
 
     dtype: str
@@ -127,44 +127,44 @@ class Form:
     unit: tuple[int, ...] = ()
     decoder: str = NO_DECODER
 
-    # What one sample is called, for people.
+    # The word for one sample in messages.
     noun: ClassVar[str] = "sample"
-    # Behind the name of a split: the file that holds its arrays.
+    # Suffix of the file with a split's arrays, e.g. train.values.
     suffix: ClassVar[str] = "values"
-    # The largest length that is read: an index may come from anybody.
+    # The largest accepted length: an index is untrusted.
     longest: ClassVar[int] = (1 << 31) - 1
 
     @property
     def packs(self) -> bool:
-        """Whether samples are packed into one file a split; otherwise their own files stay."""
+        """Whether samples are packed into one file per split; otherwise their source files stay."""
         return True
 
     def shape(self, lengths: Sequence[int]) -> tuple[int, ...]:
-        """Return the whole shape of a sample with these lengths of its own axes."""
+        """Return the full shape of a sample, given the lengths of its variable axes."""
         return (*lengths, *self.unit)
 
     def sizes(self, shapes: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Return how many values samples of these shapes (n, axes) have: (n,)."""
+        """Return the number of values (n,) of samples of these shapes (n, axes)."""
         values: NDArray[np.int64] = shapes.astype(np.int64).prod(1) * math.prod(self.unit)
         return values
 
     @property
     def value_bytes(self) -> int:
-        """Size of one value."""
+        """Size of one value in bytes."""
         return np.dtype(self.dtype).itemsize
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Form:
-        """Return the form that is among the values of a dataset.json.
+        """Read the storage format from the values of a dataset.json.
 
         Raises:
-            pydantic.ValidationError: types or ranges of other values.
+            pydantic.ValidationError: wrong types or ranges.
         """
         found = _FormDescribed.model_validate(plain)
         return Form(dtype=found.dtype, axes=found.axes, unit=found.unit, decoder=found.decoder)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form as plain values, as dataset.json has them."""
+        """Return the format as plain values for dataset.json."""
         return {
             "dtype": self.dtype,
             "axes": self.axes,
@@ -174,7 +174,7 @@ class Form:
 
 
 class _FormDescribed(pydantic.BaseModel):
-    """A form as dataset.json, which may come from anybody, has it."""
+    """A storage format in dataset.json, which is untrusted."""
 
     dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64"]
     axes: Annotated[int, Field(ge=1, le=4)]

@@ -1,4 +1,4 @@
-"""How samples of a modality are read when a dataset is prepared: the part that each modality owns."""
+"""Read samples while a dataset is prepared: the interface that each modality implements."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.reading import Seat
 from pipeline.samples.samples import Sample, Source
 
-# What makes a sample the same one in a later run; a file of -1 bytes is none.
+# A sample is the same in a later run if all of these are equal; -1 bytes means no file.
 IDENTITY = [("key", "<u8"), ("label", "<i8"), ("file_bytes", "<i8"), ("modified_ns", "<i8")]
-# A digest of little, label apart, and the remarks.
+# A digest of a small part of the content, without the label, and the remarks.
 _KNOWN = [("glance", "<u8"), ("remarks", "u1")]
 
 Identity = tuple[int, ...]
-Bits = NDArray[np.uint8]  # (N,), a sample each
+Bits = NDArray[np.uint8]  # (N,), one byte per sample
 
 
 def row_dtype(form: Form) -> np.dtype[np.void]:
-    """Return the dtype of a draft's record: who a sample is, its shape, and digests of its content."""
+    """Return the dtype of a draft's record: identity of a sample, shape, and digests of its content."""
     return np.dtype([*IDENTITY, ("shape", "<i4", (form.axes,)), ("digest", "<u8"), *_KNOWN])
 
 
 class Statistics(Protocol):
-    """Exact figures of samples, which can be added and taken away."""
+    """Exact sums over samples, which can be added and subtracted."""
 
     def __add__(self, other: Self) -> Self: ...
 
@@ -48,7 +48,7 @@ class Entry:
 
     Args:
         row: () of `row_dtype`.
-        array: the sample; None where its file is kept as it is.
+        array: the sample; None if its file is kept unchanged.
         statistics: of the array.
     """
 
@@ -59,18 +59,18 @@ class Entry:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Remarks:
-    """Something odd about samples that were read nevertheless, to be told once for all of them.
+    """Oddities of readable samples, reported once for all of them.
 
-    A remark is a bit in a sample's record, so that an interrupted preparation tells the same as another.
+    A remark is a bit in a sample's record, so a resumed preparation reports the same remarks.
 
     Args:
-        splits: name -> its samples, and their remarks.
+        splits: name -> its samples and their remarks.
     """
 
     splits: Mapping[str, tuple[Sequence[Sample], Bits]]
 
     def files(self, remark: int) -> list[str]:
-        """Return which files, or samples that are none, a remark is made of."""
+        """Return the files with a remark; for samples without a file, their names."""
         found = []
         for samples, bits in self.splits.values():
             found += [samples[row] for row in np.flatnonzero(bits & remark).tolist()]
@@ -82,28 +82,28 @@ class Intake(Protocol):
 
     @property
     def form(self) -> Form:
-        """In which form samples are kept."""
+        """The storage format of the samples."""
 
     @property
     def step(self) -> str:
-        """What reading does, for people: decode, scan."""
+        """The verb for reading in progress lines, e.g. decode or scan."""
 
     @property
     def files(self) -> Sequence[str]:
-        """Names of further files that it writes into the folder of a prepared dataset."""
+        """Names of further files that this intake writes into the folder of a prepared dataset."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *error: object) -> None: ...
 
     def plan(self) -> dict[str, Any]:
-        """Return what decides the content of drafts beside form and samples."""
+        """Return the values that decide the content of drafts, except format and samples."""
 
     def goes_on(self, found: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
-        """Whether drafts that were left with one plan are right for another, e.g. an equal one."""
+        """Whether drafts of the plan `found` can be resumed under `plan`, e.g. an equal one."""
 
     def nothing(self) -> Any:
-        """Return the statistics of no sample."""
+        """Return the statistics of zero samples."""
 
     def restored(self, plain: Any) -> Any:
         """Return the statistics that `Statistics.to_plain` described."""
@@ -112,42 +112,42 @@ class Intake(Protocol):
         """Return the statistics of one sample."""
 
     def read(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
-        """Return what is kept of a sample.
+        """Read a sample and return its entry for the draft.
 
         Raises:
-            DataError: it is not readable.
+            DataError: the sample is unreadable.
         """
 
     def measure(self, sample: Sample, seat: Seat) -> tuple[Any, int]:
-        """Return the statistics of a sample whose file stays, and the remarks on it.
+        """Return statistics and remarks of a sample whose file stays.
 
         Raises:
-            DataError: it is not readable.
+            DataError: the sample is unreadable.
         """
 
     def tell_measured(self, counts: Mapping[str, tuple[int, int]]) -> None:
-        """Say of how many samples whose files stay something is known: split -> (measured, all)."""
+        """Print the share of samples with files that was measured: split -> (measured, all)."""
 
     def require_sound(self, remarks: Remarks, count: int, state: Path) -> None:
-        """Refuse to finish with samples that remarks are made of, where that was asked for.
+        """Refuse to finish with remarked samples, if the user asked for that.
 
         Args:
             remarks: on the samples.
-            count: of all samples.
-            state: folder of the unfinished preparation, where a list goes.
+            count: number of all samples.
+            state: folder of the unfinished preparation; gets the list.
 
         Raises:
-            DataError: naming the first of them.
+            DataError: naming the first such sample.
         """
 
     def tell(self, remarks: Remarks, folder: Path) -> None:
-        """Tell remarks on stderr, a line each; lists go into the folder of the prepared dataset."""
+        """Print one line per remark to stderr; lists go into the folder of the prepared dataset."""
 
     def count(self, remarks: Remarks) -> dict[str, int]:
-        """Return how many samples each remark is made of, without those of none."""
+        """Return the number of samples per remark, without zeros."""
 
     def describe(self, statistics: Any) -> dict[str, Any]:
-        """Return what dataset.json says of the training samples' statistics."""
+        """Return the statistics of the training samples as values for dataset.json."""
 
     def open_split(self, folder: Path, name: str) -> Split:
         """Open a split that was just written."""
@@ -155,20 +155,20 @@ class Intake(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySource(Source):
-    """A dataset of arrays as it is found.
+    """A source of arrays.
 
     Args:
-        form: of the samples.
+        form: storage format of the samples.
     """
 
     form: Form
 
 
 class ArrayIntake:
-    """Takes samples that their source gives as arrays: nothing is decoded, and nothing is odd.
+    """An intake of samples that are arrays already: nothing is decoded, nothing is remarked.
 
     Args:
-        form: of the samples.
+        form: storage format of the samples.
     """
 
     step = "read"
@@ -184,7 +184,7 @@ class ArrayIntake:
         return
 
     def plan(self) -> dict[str, Any]:
-        """Return nothing: form and samples decide all."""
+        """Return no values: format and samples decide everything."""
         return {}
 
     def goes_on(self, found: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
@@ -192,22 +192,22 @@ class ArrayIntake:
         return found == plan
 
     def nothing(self) -> NoStatistics:
-        """Return the statistics of no sample."""
+        """Return empty statistics."""
         return NoStatistics()
 
     def restored(self, plain: Any) -> NoStatistics:
-        """Return the statistics of some."""
+        """Return empty statistics."""
         return NoStatistics()
 
     def statistics(self, array: NDArray[Any]) -> NoStatistics:
-        """Return the statistics of one."""
+        """Return empty statistics."""
         return NoStatistics()
 
     def read(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
         """Return a sample's array with its digests.
 
         Raises:
-            DataError: it is not of the form's dtype and axes, or is empty.
+            DataError: the array has a different dtype or shape than the format, or is empty.
         """
         array = np.asarray(sample.load())
         own, form = array.shape[: self.form.axes], self.form
@@ -228,16 +228,16 @@ class ArrayIntake:
         return NoStatistics(), 0
 
     def tell_measured(self, counts: Mapping[str, tuple[int, int]]) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def require_sound(self, remarks: Remarks, count: int, state: Path) -> None:
         """Refuse nothing."""
 
     def tell(self, remarks: Remarks, folder: Path) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
     def count(self, remarks: Remarks) -> dict[str, int]:
-        """Return that there are no remarks."""
+        """Return no remarks."""
         return {}
 
     def describe(self, statistics: Any) -> dict[str, Any]:
@@ -250,7 +250,7 @@ class ArrayIntake:
 
 
 class NoStatistics:
-    """Statistics of samples of which none are kept."""
+    """The empty statistics of a modality that keeps none."""
 
     def __add__(self, other: Self) -> Self:
         return self

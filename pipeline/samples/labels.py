@@ -1,4 +1,4 @@
-"""Labels: what a class may be called, which labels are known, and how many of them students are given."""
+"""Labels: valid class names, known labels, and the number of labels that students may see."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Labels = Mapping[str, NDArray[Any]]  # split -> (N,) integers
 
 
 def require_class_names(where: object, names: Sequence[str]) -> None:
-    """Refuse names that a person could not tell apart, or that would break a line.
+    """Refuse class names that look alike or would break a line.
 
     Args:
         where: the source, for errors.
@@ -56,18 +56,18 @@ def require_class_names(where: object, names: Sequence[str]) -> None:
 
 
 def normal(name: str) -> str:
-    """Return a name in Unicode's composed form, without invisible characters: what looks alike is equal."""
+    """Normalise a name to composed Unicode without invisible characters, so that equal looks are equal."""
     shown = "".join(letter for letter in name if unicodedata.category(letter) != _INVISIBLE)
     return unicodedata.normalize("NFC", shown)
 
 
-# Labels that are numbers: which classes they are of, and whether every class can be learned.
+# Numeric labels: their classes, and whether every class can be learned.
 
 
 def numbered_classes(where: object, labels: Labels) -> tuple[tuple[str, ...], Labels]:
-    """Return names for classes that have none, and the labels as indices into them.
+    """Name unnamed classes by their numbers; return the names, and the labels as indices into them.
 
-    Labels that begin at 1 are of as many classes as the highest says, and keep their numbers as names.
+    Labels that begin at 1 are shifted by 1, and the classes are named 1 to the highest label.
 
     Raises:
         DataError: labels have large gaps.
@@ -88,7 +88,7 @@ def numbered_classes(where: object, labels: Labels) -> tuple[tuple[str, ...], La
 
 
 def require_known_labels(where: object, classes: Sequence[str], labels: Labels) -> None:
-    """Refuse labels without a class or a training image; tell of classes without a labelled one.
+    """Refuse labels without a class or a training image; report classes without a labelled image.
 
     Raises:
         DataError: naming the first such label.
@@ -122,7 +122,7 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
 
 
 def tell_unseen(names: Sequence[str], where: object, missing: str) -> None:
-    """Tell of classes without some kind of image."""
+    """Report classes without a kind of image, e.g. a labelled training image."""
     if names:
         have = "has" if len(names) == 1 else "have"
         note(f"{where}: {counted(len(names), 'class')} {have} no {missing}: {first_of(names, _SHOWN)}")
@@ -136,25 +136,25 @@ def _begin_at_one(labels: Labels) -> bool:
     return min((int(known[0]) for known in map(_occurring, labels.values()) if len(known)), default=0) == 1
 
 
-# How many labels a class students are given: some are kept, all others hidden from them.
+# Labels per class that students may see; all others are hidden.
 #
 # Hiding changes no image and no digest, so one dump serves students of any budget.
 
 
 def keep_labels(images: Split, classes: Sequence[str], *, per_class: int, seed: int) -> NDArray[np.int64]:
-    """Return the labels (N,) of a split with all but some of each class hidden.
+    """Return the labels (N,) of a split, with all but `per_class` of each class hidden.
 
-    Each sample is drawn by its own key, so those kept for a number are among those kept for a larger one,
-    and the order of the split does not matter.
+    Samples are drawn by their keys. So a smaller number keeps a subset of a larger one, and the order of
+    the split is irrelevant.
 
     Args:
         images: the split.
         classes: C names.
-        per_class: labels to keep of each class, at least 1.
+        per_class: labels to keep per class, at least 1.
         seed: 64-bit unsigned.
 
     Raises:
-        DataError: a class has fewer.
+        DataError: a class has fewer labels.
     """
     counts = np.bincount(images.labels[images.labels != UNLABELLED], minlength=len(classes))
     smallest = int(counts.argmin())

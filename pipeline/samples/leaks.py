@@ -1,7 +1,7 @@
-"""Equal images where there should be none: in training and test, or of two labels.
+"""Find leaks: equal images in two splits, e.g. training and test, or with two labels.
 
-Images are equal if their pixels are, of files that stay encoded if their bytes are. Whether two may be is
-seen by a glance, a digest of little that the draft has of each; then digests of all decide.
+Images are equal if their pixels are equal, or their bytes for files that stay encoded. Candidates have the
+same glance, a digest of a small part that the draft stores per image. Full digests then decide.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
 _EXAMPLES = 3
-# Which images are counted: those of the first split that are in the second, too.
+# Images of the first split that are also in the second are counted.
 _PAIRS = (("test", "train"), ("test", "validation"), ("validation", "train"))
 _TWO_LABELS = "two_labels"
 _SENTENCES = {
@@ -49,13 +49,13 @@ class Leaks:
         self.examples: dict[str, list[tuple[str, str]]] = defaultdict(list)
 
     def add(self, kind: str, names: tuple[str, str]) -> None:
-        """Count an image, by the names of two that are equal."""
+        """Count an image, given its name and the name of an equal one."""
         self.counts[kind] += 1
         if len(self.examples[kind]) < _EXAMPLES:
             self.examples[kind].append(names)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return counts and examples as plain values; empty where nothing is equal."""
+        """Return counts and examples as plain values; empty without leaks."""
         return {
             kind: {"count": self.counts[kind], "examples": [list(names) for names in self.examples[kind]]}
             for kind in _SENTENCES
@@ -68,7 +68,7 @@ def find_leaks(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uin
 
     Args:
         splits: of a prepared dataset.
-        glances: split -> (N,), what its images look like at a glance, label apart.
+        glances: split -> (N,) glance digests, which ignore the label.
     """
     leaks = Leaks()
     for alike in _alike(splits, glances):
@@ -78,11 +78,11 @@ def find_leaks(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uin
 
 
 def describe_leaks(leaks: Mapping[str, Any], samples: Mapping[str, int]) -> str:
-    """Say in one line what `Leaks.to_dict` holds; empty where nothing is equal.
+    """Summarise `Leaks.to_dict` in one line; empty without leaks.
 
     Args:
         leaks: of a dataset.
-        samples: split -> number of its images.
+        samples: split -> number of images.
     """
     parts = []
     for kind, sentence in _SENTENCES.items():
@@ -97,13 +97,13 @@ def describe_leaks(leaks: Mapping[str, Any], samples: Mapping[str, int]) -> str:
 
 
 def read_leaks(folder: Path) -> str:
-    """Say in one line what dataset.json has of leaks; empty for data of versions without a look."""
+    """Summarise the leaks in dataset.json in one line; empty for data of versions without this check."""
     description = read_json(folder / DESCRIPTION)
     return describe_leaks(description.get("leaks", {}), description["samples"])
 
 
 def _alike(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uint64]]) -> Iterator[list[Place]]:
-    """Yield images that are equal at a glance, and are of several splits or labels."""
+    """Yield groups of images with equal glance and different splits or labels."""
     names = list(splits)
     which = np.repeat(np.arange(len(names)), [len(splits[name]) for name in names])
     rows = np.concatenate([np.arange(len(splits[name])) for name in names])
@@ -119,19 +119,19 @@ def _alike(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uint64]
 
 
 def _equal(splits: Mapping[str, Split], alike: Sequence[Place]) -> Iterator[list[Place]]:
-    """Divide images that are alike by their content."""
+    """Divide a group of candidates by full content; yield the groups of equal images."""
     labels = {int(splits[place.split].labels[place.row]) for place in alike}
     by_content: dict[int, list[Place]] = defaultdict(list)
     for place in alike:
         images = splits[place.split]
-        # Digests have the label in them.
+        # Stored digests include the label, so they compare content only within one label.
         same = int(images.digests[place.row]) if len(labels) == 1 else images.content(place.row)
         by_content[same].append(place)
     yield from (places for places in by_content.values() if len(places) > 1)
 
 
 def _count(leaks: Leaks, splits: Mapping[str, Split], equal: Sequence[Place]) -> None:
-    """Count some equal images."""
+    """Count one group of equal images."""
     names = {place: splits[place.split].names[place.row] for place in equal}
     by_split: dict[str, list[str]] = defaultdict(list)
     by_label: dict[int, str] = {}

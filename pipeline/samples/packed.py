@@ -1,4 +1,4 @@
-"""Samples of one split: the interface through which all others see them, and those packed in one file."""
+"""Samples of one split: the common interface, and the samples that are packed into one file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Uniform = tuple[NDArray[Any], Rows]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Split(ABC):
-    """N samples with labels, stable keys and content digests; a kind says where their arrays come from.
+    """N samples with labels, stable keys and content digests; subclasses read the arrays.
 
     Args:
-        form: how they are kept.
-        shapes: (N, axes) int32, lengths of each sample's own axes; of images, height and width.
+        form: the storage format.
+        shapes: (N, axes) int32, lengths of the variable axes; for images, height and width.
         labels: (N,) int64, -1 for unlabelled.
         keys: (N,) uint64, hashes of the samples' names.
         digests: (N,) uint64, hashes of each sample's shape, content and label.
@@ -49,23 +49,23 @@ class Split(ABC):
 
     @abstractmethod
     def array(self, row: int) -> NDArray[Any]:
-        """Return one sample, of the form's dtype and its own shape; safe to call from any thread."""
+        """Return one sample with its own shape and the format's dtype; safe to call from any thread."""
 
     def content(self, row: int) -> int:
-        """Return a digest of one sample's content, whatever its label."""
+        """Return a digest of one sample's content, without its label."""
         return content_digest(self.array(row), UNLABELLED)
 
     @abstractmethod
     def faults(self, rows: Rows) -> list[str]:
-        """Return a line for each of some samples (n,) whose bytes are not those that were prepared."""
+        """Return one message per sample (n,) whose bytes have changed since the preparation."""
 
     def require_unchanged(self, rows: Rows) -> None:
-        """Refuse samples (n,) whose bytes are not those that were prepared; from any thread.
+        """Refuse samples (n,) whose bytes have changed since the preparation; from any thread.
 
-        Samples that are decoded at use are compared whenever they are read, and need no other look.
+        Samples that are decoded at use are compared on every read, so they are skipped here.
 
         Raises:
-            DataError: naming the first, and how many there are.
+            DataError: naming the first, and the number of them.
         """
         faults = [] if self.decodes_at_use else self.faults(rows)
         if faults:
@@ -74,28 +74,28 @@ class Split(ABC):
 
     @property
     def decoder(self) -> str:
-        """What makes arrays of files, with its version; none for arrays."""
+        """Name and version of the decoder of files; none for arrays."""
         return self.form.decoder
 
     @property
     def uniform(self) -> Uniform | None:
-        """Samples of one shape in memory (M, *shape), and each sample's place among them (N,).
+        """All samples as one array (M, *shape), and the index of each sample in it (N,).
 
-        None where there is no such array.
+        None if there is no such array, e.g. for different shapes.
         """
         return None
 
     @property
     def size_bytes(self) -> int:
-        """Size of the samples' arrays."""
+        """Size of the samples' arrays in bytes."""
         return int(self.array_bytes(np.arange(len(self))).sum())
 
     def array_bytes(self, rows: Rows) -> NDArray[np.int64]:
-        """Return the size of some samples' arrays (n,)."""
+        """Return the size in bytes (n,) of the arrays of these samples (n,)."""
         return self.form.sizes(self.shapes[rows]) * self.form.value_bytes
 
     def subset(self, rows: Rows) -> Split:
-        """Return some of the samples, in the given order."""
+        """Return the samples of these rows (n,), in the given order."""
         chosen = {column: getattr(self, column)[rows] for column in self.columns}
         return replace(self, **chosen, names=self.names.subset(rows))
 
@@ -110,11 +110,11 @@ class Split(ABC):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PackedSplit(Split):
-    """Samples in one flat file, memory-mapped: decoded once, one after the other.
+    """Decoded samples, concatenated in one flat memory-mapped file.
 
     Args:
-        values: flat, of the form's dtype; all samples, each in C order.
-        offsets: (N,) int64, where each sample starts in `values`.
+        values: flat, of the format's dtype; all samples, each in C order.
+        offsets: (N,) int64, start of each sample in `values`.
         origin: the file, for errors.
 
     """
@@ -134,9 +134,9 @@ class PackedSplit(Split):
         return self.values[start : start + count].reshape(shape)
 
     def faults(self, rows: Rows) -> list[str]:
-        """Return a line for each of some samples (n,) whose values are not those that were prepared.
+        """Return one message per sample (n,) whose values have changed since the preparation.
 
-        Costs a BLAKE2b of each: about 1 ms a megabyte.
+        Costs a BLAKE2b hash per sample, about 1 ms per megabyte.
         """
         found = (content_digest(self.array(row), int(self.labels[row])) for row in rows.tolist())
         digests = np.fromiter(found, np.uint64, len(rows))
@@ -148,9 +148,9 @@ class PackedSplit(Split):
 
     @functools.cached_property
     def uniform(self) -> Uniform | None:
-        """The file as samples of one shape (M, *shape) and each sample's place in it (N,).
+        """The file as one array (M, *shape), and the index of each sample in it (N,).
 
-        Nothing is copied. None where shapes differ; M is more than N for a subset.
+        Nothing is copied. None if shapes differ; for a subset, M is larger than N.
         """
         if len(self) == 0 or (self.shapes != self.shapes[0]).any():
             return None
@@ -162,10 +162,7 @@ class PackedSplit(Split):
 
 
 def offsets_of(shapes: NDArray[np.int32], form: Form) -> NDArray[np.int64]:
-    """Return where each of N samples starts in a file that holds them all, and where it ends (N + 1,).
-
-    Counted in values, not in bytes.
-    """
+    """Return the start of each of N concatenated samples, and the end (N + 1,), in values, not bytes."""
     offsets = np.zeros(len(shapes) + 1, np.int64)
     np.cumsum(form.sizes(shapes), out=offsets[1:])
     return offsets
@@ -175,7 +172,7 @@ def open_packed(folder: Path, split: str, form: Form) -> PackedSplit:
     """Open a split of packed samples.
 
     Raises:
-        DataError: a file is missing or not whole.
+        DataError: a file is missing or incomplete.
     """
     path = folder / f"{split}.{form.suffix}"
     columns, names = read_index(folder, split, form, PackedSplit.columns)
@@ -191,6 +188,6 @@ def open_packed(folder: Path, split: str, form: Form) -> PackedSplit:
             "run: pipeline prepare"
         )
     dtype = np.dtype(form.dtype).newbyteorder("<")
-    # As a plain array: slicing a memmap costs more than copying a small image.
+    # A plain array view: slicing a memmap costs more than copying a small image.
     values = np.memmap(path, dtype, "r").view(np.ndarray) if size else np.zeros(0, dtype)
     return PackedSplit(values=values, origin=str(path), form=form, names=names, **columns)

@@ -1,4 +1,4 @@
-"""A source becomes a prepared dataset: split, read every sample once, digest; resumed where interrupted."""
+"""Turn a source into a prepared dataset: split, read every sample once, digest; resumable."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED, Names, Sample, Source
 from pipeline.samples.splits import split_validation
 
-# Samples of each split that are decoded where files stay: for their statistics, and to find damaged ones.
+# If files stay, this many samples per split are decoded, for statistics and to find damaged files.
 MEASURED = 2048
-# Of what is made of the same samples: another number makes drafts anew.
+# Version of the reading code: a new number discards existing drafts.
 _READING = 4
-# What is written into the folder of a prepared dataset, whatever the modality.
+# Files of a prepared dataset that every modality has.
 _INDEX = {DESCRIPTION, *(f"{name}.{kind}" for name in SPLITS for kind in ("npz", "names"))}
 Splits = Mapping[str, Sequence[Sample]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """What is to be made of a source.
+    """The parameters of a preparation.
 
     Args:
-        origin: what to call the source in the description.
-        validation: share of the training samples that validates, 0 <= validation < 1.
+        origin: name of the source in dataset.json, e.g. folder:photos.
+        validation: share of the training samples for validation, 0 <= validation < 1.
         seed: of the validation split.
-        made_with: what decides the content or refuses some, by keys of params.yaml's `data`; written down.
-        kinds: modality and task, without those that are not written down.
+        made_with: values that decide or restrict the content, by keys of params.yaml's `data`; recorded.
+        kinds: modality and task, without the defaults.
     """
 
     origin: str
@@ -55,7 +55,7 @@ class Preparation:
     kinds: Mapping[str, str] = field(default_factory=dict)
 
     def plan(self, intake: Intake) -> dict[str, Any]:
-        """Return what decides the content of drafts, beside their samples."""
+        """Return all values that decide the content of drafts, except their samples."""
         split = {"source": self.origin, "validation": self.validation, "seed": self.seed}
         return {
             "schema": SCHEMA,
@@ -81,18 +81,18 @@ def prepare(
 
     Args:
         source: the dataset as found.
-        folder: where the prepared dataset goes.
-        asked: what is to be made of the source.
-        intake: how its samples are read and kept.
-        state: folder of what is not finished; a later call with the same source goes on from it.
+        folder: of the prepared dataset.
+        asked: parameters of the preparation.
+        intake: reads the samples.
+        state: folder of the drafts; a later call with the same source resumes from it.
         workers: reading threads.
-        progress: wraps the samples of a step, which it is told the name of, to show how far it is.
+        progress: called with samples and the name of a step; yields the samples and shows the progress.
 
     Returns:
-        The description that was written.
+        The content of dataset.json.
 
     Raises:
-        DataError: samples that are not readable, all of them named in a file in `state`.
+        DataError: unreadable samples; a file in `state` names all of them.
 
     """
     splits = _divide(source, asked, intake.form.noun)
@@ -123,7 +123,7 @@ def prepare(
 
 
 def _divide(source: Source, asked: Preparation, noun: str) -> Splits:
-    """Return the samples of each split; the source's own validation split, or one that is drawn."""
+    """Return the samples of each split; draw a validation split if the source has none."""
     if source.validation is None:
         train, held = split_validation(source.train, fraction=asked.validation, seed=asked.seed)
     else:
@@ -133,7 +133,7 @@ def _divide(source: Source, asked: Preparation, noun: str) -> Splits:
 
 
 def _sweep(folder: Path, intake: Intake) -> None:
-    """Make room for a dataset: no description, and nothing that an earlier call was killed over."""
+    """Remove the description, and temporary files of a killed call, from the folder of the dataset."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DESCRIPTION).unlink(missing_ok=True)
     arrays = [f"{name}.{intake.form.suffix}" for name in SPLITS]
@@ -143,13 +143,13 @@ def _sweep(folder: Path, intake: Intake) -> None:
 
 
 def _read(builder: DraftBuilder, splits: Splits) -> tuple[Any, Remarks]:
-    """Make the drafts of all splits; return the statistics of the training samples, and what is odd.
+    """Make the drafts of all splits; return the training samples' statistics, and all remarks.
 
     Raises:
-        DataError: samples that are not readable.
+        DataError: unreadable samples.
     """
     unreadable = [line for name, samples in splits.items() for line in builder.make_draft(name, samples)]
-    # Of files that stay, some are decoded.
+    # If files stay, only some are decoded.
     packs = builder.intake.form.packs
     measured = {} if packs else {name: builder.measure(name, splits[name], MEASURED) for name in splits}
     unreadable += [line for some in measured.values() for line in some.unreadable]
@@ -178,7 +178,7 @@ def _tell(source: Source, leaks: Mapping[str, Any], opened: Mapping[str, Split],
         note(f"leaks: {describe_leaks(leaks, counts)}")
 
 
-# A finished draft becomes a split of a prepared dataset.
+# Publish a finished draft as a split of a prepared dataset.
 
 
 def publish_split(
@@ -186,18 +186,17 @@ def publish_split(
 ) -> Split:
     """Put a split into the folder of a prepared dataset, and open it.
 
-    The draft stays: until all splits are delivered, the folder may be removed, as DVC does before it runs a
-    stage.
+    The draft stays until all splits are published: DVC may remove the folder before it runs a stage.
 
     Args:
         draft: of all samples.
-        samples: in its order.
-        folder: where the split's files go.
+        samples: in the order of the draft.
+        folder: of the prepared dataset.
         split: its name.
-        intake: that read them.
+        intake: opens the split.
 
     Raises:
-        DataError: two samples have one key.
+        DataError: two samples have the same key.
     """
     rows, names = draft.rows(), Names.of(sample.name for sample in samples)
     _require_unique(rows["key"], names)
@@ -218,7 +217,7 @@ def publish_split(
 
 
 def _place(source: Path, target: Path) -> None:
-    """Give a file another name; on another file system, or one without links, copy it."""
+    """Hard-link a file to a second name; copy it if the file system cannot link."""
     try:
         os.link(source, target)
     except OSError:

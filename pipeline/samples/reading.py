@@ -1,4 +1,4 @@
-"""Work on samples on threads, in order, with a bounded number of them and of their values in memory."""
+"""Process samples on threads, with ordered results and a bounded number of pixels in memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from threading import Condition
 from typing import TypeVar
 
-# Room for pixels: how many may be in memory at once, from their decoding until the result is taken.
+# Room for pixels: a limit on the pixels in memory, from decoding until the result is taken.
 
 
-# 0.8 GB of colour, half of it a 179-megapixel image; decoders take as much again while they work.
+# 0.8 GB in colour; a 179-megapixel image takes two thirds. Decoders need as much again while they work.
 ROOM_PIXELS = 1 << 28
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,12 +21,12 @@ _AHEAD_A_WORKER = 4
 
 
 class Room:
-    """A number of pixels that results, in order, share from their decoding until they are taken.
+    """A budget of pixels, shared by results from their decoding until they are taken in order.
 
-    The next result to be taken is always let in, however large, so work goes on.
+    The next result in order is always admitted, even if it exceeds the budget, so work never stalls.
 
     Args:
-        pixels: how many fit.
+        pixels: the budget.
     """
 
     def __init__(self, pixels: int = ROOM_PIXELS) -> None:
@@ -35,7 +35,7 @@ class Room:
         self._changed = Condition()
 
     def enter(self, place: int, pixels: int) -> None:
-        """Wait until so many pixels of the result of a place fit.
+        """Wait until the pixels of the result at a position fit.
 
         Raises:
             CancelledError: the room was closed.
@@ -48,14 +48,14 @@ class Room:
             self._held[place] = self._held.get(place, 0) + pixels
 
     def leave(self, place: int) -> None:
-        """Give back the room of a result that was taken; results are taken in order."""
+        """Release the pixels of a result that was taken; results are taken in order."""
         with self._changed:
             self._left += self._held.pop(place, 0)
             self._next = place + 1
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Turn away all that wait."""
+        """Cancel all waiting threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -63,26 +63,26 @@ class Room:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Seat:
-    """A place in a room, for the work on one result."""
+    """The access of one result's work to a room."""
 
     room: Room
     place: int
 
     def take(self, pixels: int) -> None:
-        """Wait until so many pixels fit."""
+        """Wait until this many pixels fit."""
         self.room.enter(self.place, pixels)
 
 
 def in_order(
     work: Callable[[T, Seat], R], items: Sequence[T], workers: int, watched: Iterator[object]
 ) -> Generator[R, None, None]:
-    """Do work on threads, a bounded number of items and pixels ahead, and yield the results in order.
+    """Process items on threads, a bounded number of items and pixels ahead; yield results in order.
 
     Args:
-        work: what is done, on any thread; it takes a seat for the pixels that its result has.
-        items: to what.
+        work: called with an item and a seat, on any thread; takes the pixels of its result from the seat.
+        items: to process.
         workers: threads.
-        watched: yields once an item, and shows how far it is.
+        watched: yields once per item, and shows the progress.
     """
     room = Room()
     with ThreadPoolExecutor(workers) as pool:
@@ -99,5 +99,5 @@ def in_order(
             for future in pending:
                 future.cancel()
             room.close()
-            # A progress bar goes before an error is told.
+            # Close a progress bar before an error is printed.
             getattr(watched, "close", lambda: None)()

@@ -1,4 +1,4 @@
-"""Samples before they are prepared: names, labels, how to decode them, and what a source leaves out."""
+"""Samples before they are prepared: names, labels, loaders, and the files that a source leaves out."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ NO_DECODER = "none"
 
 
 class Names(Sequence[str]):
-    """N names; each takes 16 bytes beside its text, where a tuple of str takes 57.
+    """N names in one block of bytes; each costs 16 bytes beside its text, in a tuple of str 57.
 
     Args:
-        text: names in UTF-8, a line break behind each.
-        starts, ends: (N,) int64, where each is in the text.
+        text: names in UTF-8, each followed by a line break.
+        starts, ends: (N,) int64, bounds of each name in the text.
     """
 
     def __init__(self, text: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
@@ -34,10 +34,10 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Names:
-        """Gather names, which may come one by one.
+        """Gather names from an iterator.
 
         Raises:
-            DataError: a name cannot be written down: a line break in it, or bytes that are no UTF-8.
+            DataError: a name has a line break, or is not UTF-8.
         """
         text = bytearray()
         for name in names:
@@ -46,7 +46,7 @@ class Names(Sequence[str]):
 
     @classmethod
     def parse(cls, text: bytes) -> Names:
-        """Return the names of a text with a line break behind each."""
+        """Return the names of a text in which each is followed by a line break."""
         ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord(_END))
         starts = np.zeros_like(ends)
         starts[1:] = ends[:-1] + 1
@@ -67,7 +67,7 @@ class Names(Sequence[str]):
         return self._text[self._starts[row] : self._ends[row]].decode()
 
     def subset(self, rows: NDArray[np.int64]) -> Names:
-        """Return some of the names, in the given order, over the same text."""
+        """Return the names of these rows (n,), in the given order; the text is shared."""
         return Names(self._text, self._starts[rows], self._ends[rows])
 
     def to_bytes(self) -> bytes:
@@ -85,19 +85,19 @@ def _encoded(name: str) -> bytes:
     return encoded
 
 
-# What a source holds and does not give: counted by reason, so that nothing is passed over in silence.
+# Files that a source leaves out, counted by reason, so that nothing is skipped silently.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """Counts of what is not read.
+    """Counts of the files that are not read.
 
     Args:
-        suffixes: suffix -> files in class folders that have it; of a file without one it is "no suffix".
-        loose: folder -> sample files that lie in it and in no class folder.
-        hidden: files and folders whose name begins with a dot, and the systems' own, e.g. Thumbs.db.
-        linked_back: linked folders that lead back to a folder that they are in.
-        unused: names of folders, arrays or splits that are not looked at.
+        suffixes: suffix, or "no suffix" -> number of such files in class folders.
+        loose: folder -> number of sample files directly in it, outside any class folder.
+        hidden: files and folders whose name begins with a dot, and system files, e.g. Thumbs.db.
+        linked_back: linked folders that lead back to one of their parents.
+        unused: names of ignored folders, arrays or splits.
     """
 
     suffixes: Counter[str] = field(default_factory=Counter)
@@ -116,7 +116,7 @@ class LeftOut:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts as plain values, without those of nothing."""
+        """Return the counts as plain values, without zeros."""
         values = {
             "suffixes": dict(sorted(self.suffixes.items())),
             "loose": dict(sorted(self.loose.items())),
@@ -127,7 +127,7 @@ class LeftOut:
         return {name: value for name, value in values.items() if value}
 
     def __str__(self) -> str:
-        """One line, empty if nothing is left out.
+        """Return one line; empty if nothing is left out.
 
         >>> print(LeftOut(suffixes=Counter({".heic": 3, ".mp4": 1}), loose=Counter({"train/": 6})))
         4 files (.heic 3, .mp4 1), 6 loose in train/
@@ -156,11 +156,10 @@ class Sample:
     """One sample of a source.
 
     Args:
-        name: stable over additions, removals and reorderings of other samples, unique in its source.
+        name: unique in its source; stable when other samples are added, removed or reordered.
         label: index into the source's classes, or -1 for unlabelled.
-        load: returns its array, decoded, of an image (H, W, C) uint8; safe to call from any thread.
-        file: what it is read from: while this file stays the same, so does the sample. None where there is
-            no telling.
+        load: returns the decoded array, for images (H, W, C) uint8; safe to call from any thread.
+        file: its source file: while the file is unchanged, so is the sample. None if unknown.
 
     """
 
@@ -171,10 +170,10 @@ class Sample:
 
 
 class Samples(Sequence[Sample]):
-    """Samples that are made when they are asked for: a million are no million objects.
+    """Samples that are created on access, so a million samples need no million objects.
 
     Args:
-        make: from a position to its sample.
+        make: maps a position to its sample.
         rows: (N,) the positions, in order.
     """
 
@@ -198,14 +197,14 @@ class Samples(Sequence[Sample]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A dataset as it is found: what there is to train on and what is held out for the test.
+    """A dataset as found: training samples, test samples and class names.
 
     Args:
         classes: class names in label order.
-        train, test: the samples in the source's own order.
-        validation: the samples that choose epochs; None where they are to be drawn from `train`.
-        decoder: what turns their files into arrays, with its version; none for arrays.
-        left_out: what the source holds beside these samples.
+        train, test: the samples in the order of the source.
+        validation: the samples that choose the epoch; None to draw them from `train`.
+        decoder: name and version of the decoder of files; none for arrays.
+        left_out: files that the source does not read.
 
     """
 

@@ -1,4 +1,4 @@
-"""Splits: which samples are tested on or choose epochs, and which folders hold which split."""
+"""Splits: draw validation and test samples, and recognise the folders of splits by name."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ _MEANT = {
 def split_validation(
     samples: Sequence[Sample], *, fraction: float, seed: int
 ) -> tuple[Sequence[Sample], Sequence[Sample]]:
-    """Divide a training set into what trains and what validates.
+    """Divide a training set into training and validation samples.
 
-    Each labelled sample is drawn by its own name, so adding or removing files moves no other sample
-    between the two. Unlabelled samples always train, and so does one sample of a class that would be drawn
-    as a whole.
+    Each labelled sample is drawn by its name, so adding or removing files moves no other sample. Unlabelled
+    samples always train. If a whole class is drawn, one sample of it stays in training.
 
     Args:
         samples: the source's training set.
@@ -67,13 +66,13 @@ def split_validation(
 
 
 def draw_test(names: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Draw the test split of a source that has none: a fifth of each class, by the hash of each name.
+    """Draw a test split for a source without one: a fifth of each class, by the hash of each name.
 
-    The draw has no parameter, so each run of each command makes the same split. Adding or removing files
-    moves no other, but for the one file that a small class is given or left:
+    The draw has no parameter, so every command makes the same split. Adding or removing files moves no
+    other file, except one in small classes:
 
-    * a class without a drawn sample gives the one with the lowest hash, if it has two samples or more;
-    * a class that is drawn as a whole keeps the one with the highest hash to train on;
+    * a class without a drawn sample tests on the one with the lowest hash, if it has two or more;
+    * a class that is drawn as a whole trains on the one with the highest hash;
     * unlabelled samples always train.
 
     Args:
@@ -81,7 +80,7 @@ def draw_test(names: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.boo
         labels: (N,), -1 for unlabelled.
 
     Returns:
-        (N,) whether a sample is tested on.
+        (N,) bool, true for test samples.
 
     >>> draw_test([f"cat/{n}.jpg" for n in range(8)], np.zeros(8, np.int64)).sum()
     np.int64(1)
@@ -97,12 +96,12 @@ def draw_test(names: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.boo
 
 
 def _bound(fraction: float) -> np.uint64:
-    """Return the number below which a 32-bit word is with this probability."""
+    """Return the bound below which a random 32-bit word falls with this probability."""
     return np.uint64(int(fraction * (1 << 32)))
 
 
 def _spare_last(chosen: NDArray[np.bool_], labels: NDArray[np.int64], words: NDArray[Any]) -> list[int]:
-    """Take back, in place, one sample of each class that none is left of to train; return their rows."""
+    """Unselect, in place, one sample of each class that was chosen as a whole; return their rows."""
     spared = []
     for label in np.setdiff1d(labels[chosen], labels[~chosen]):
         rows = np.flatnonzero(labels == label)
@@ -111,7 +110,7 @@ def _spare_last(chosen: NDArray[np.bool_], labels: NDArray[np.int64], words: NDA
     return spared
 
 
-# Which folder or array is which split, by the names that people give them.
+# Recognise splits by the usual names of folders and arrays.
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +118,8 @@ class SplitNames:
     """Names of the splits of a source.
 
     Args:
-        test: what is tested on; without a test split the validation split is.
-        validation: what chooses epochs; None where it is drawn from the training images.
+        test: the test split; without one, the validation split.
+        validation: the split that chooses the epoch; None to draw it from the training images.
     """
 
     test: str
@@ -128,14 +127,14 @@ class SplitNames:
 
 
 def find_splits(where: object, names: Collection[str]) -> SplitNames | None:
-    """Tell the splits by their names; None where one to train on or one to test on is missing.
+    """Recognise the splits by name; None without a training split or a split to test on.
 
     Args:
         where: the source, for errors.
         names: of its folders.
 
     Raises:
-        DataError: a name that is nearly a split's, or two for one split.
+        DataError: a misspelt split name, or two names for one split.
     """
     known = (TRAIN, TEST, *VALIDATION)
     for name in sorted(names):
