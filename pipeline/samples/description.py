@@ -26,7 +26,7 @@ SCHEMA = 3
 SPLITS = ("train", "validation", "test")
 # Defaults that dataset.json and other files omit: they are older than the alternatives.
 IMAGES, CLASSES = "images", "classes"
-# Keys of params.yaml's `data`, whatever the modality, that decide the content of prepared data.
+# Keys of params.yaml's `data` that decide the content of prepared data in every modality.
 DECISIVE = ("source", "validation", "seed")
 _LONGEST_VALUE = 200
 _OWN_DIGEST = "description_digest"

@@ -105,11 +105,14 @@ def read_leaks(folder: Path) -> str:
 def _alike(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uint64]]) -> Iterator[list[Place]]:
     """Yield groups of images with equal glance and different splits or labels."""
     names = list(splits)
+    # All splits in one sequence: split number, row, label and glance of each image, (N of all splits,).
     which = np.repeat(np.arange(len(names)), [len(splits[name]) for name in names])
     rows = np.concatenate([np.arange(len(splits[name])) for name in names])
     labels = np.concatenate([splits[name].labels for name in names])
     glance = np.concatenate([glances[name] for name in names])
     _, group, sizes = np.unique(glance, return_inverse=True, return_counts=True)
+    # Sorted by group, candidates with one glance are adjacent and are cut at each change of the group.
+    # E.g. groups 4 7 4 9 7 (9 occurs once and is dropped): order 0 2 | 1 4.
     several = np.flatnonzero(sizes[group] > 1)
     order = several[np.argsort(group[several], kind="stable")]
     ends = np.flatnonzero(np.diff(group[order])) + 1

@@ -22,7 +22,7 @@ NO_DECODER = "none"
 
 
 class Names(Sequence[str]):
-    """N names in one block of bytes; each costs 16 bytes beside its text, in a tuple of str 57.
+    """N names in one block of bytes: 16 bytes per name beside its text, against 57 in a tuple of str.
 
     Args:
         text: names in UTF-8, each followed by a line break.
@@ -34,7 +34,7 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Names:
-        """Gather names from an iterator.
+        """Gather names from any iterable.
 
         Raises:
             DataError: a name has a line break, or is not UTF-8.

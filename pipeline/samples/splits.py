@@ -101,7 +101,7 @@ def _bound(fraction: float) -> np.uint64:
 
 
 def _spare_last(chosen: NDArray[np.bool_], labels: NDArray[np.int64], words: NDArray[Any]) -> list[int]:
-    """Unselect, in place, one sample of each class that was chosen as a whole; return their rows."""
+    """Put back, in place, one sample of each class that was chosen as a whole; return their rows."""
     spared = []
     for label in np.setdiff1d(labels[chosen], labels[~chosen]):
         rows = np.flatnonzero(labels == label)
