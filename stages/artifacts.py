@@ -1,7 +1,7 @@
-"""Teachers and dumps as params.yaml asks for them: loaded, and refused where they are others.
+"""Load teachers and dumps, and refuse those that do not match params.yaml.
 
-By hand nothing trains a teacher again when params.yaml changes. A network that decides other logits than
-the one asked for is refused; values of its training that changed since are told.
+Without DVC, a changed params.yaml does not retrain a teacher. A network that would give different logits is
+refused; changed training values are only reported.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ from pipeline.training.settings import Precision
 from stages import paths
 from stages.params import Params
 
-# A change of these makes another network, however it is trained.
+# Values that decide the network itself, independently of its training.
 _DECISIVE = ("model", "weights", "fine_tune")
-# How often the teacher looks again where images may have drifted.
+# Number of (view, sample) pairs that the teacher evaluates again to measure drift.
 REPLAYED = 256
 
 
 def load_teacher(
     name: str, precision: Precision, device: torch.device, *, trust: Trust = NOTHING
 ) -> Teacher:
-    """Return a teacher that is ready to run on a device.
+    """Load a teacher onto a device, ready to run.
 
     Args:
         name: of a checkpoint in models/teachers.
         precision: of its forward pass.
         device: to run on.
-        trust: the code of one's own that may run.
+        trust: user code that may run.
 
     Raises:
-        ConfigError: a name that could lead elsewhere.
-        ModelError: no checkpoint, a damaged one, or one of code that the user did not name.
+        ConfigError: the name is invalid, e.g. a path.
+        ModelError: the checkpoint is missing or damaged, or needs code that the user did not name.
     """
     network, card = load_checkpoint(paths.teacher_checkpoint(name), trust=trust)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -66,11 +66,11 @@ def load_teacher(
 
 
 def asked_teacher(params: Params, name: str, precision: Precision, device: torch.device) -> Teacher:
-    """Return a teacher whose checkpoint is of what params.yaml says of it.
+    """Load a teacher whose checkpoint matches params.yaml.
 
     Raises:
-        ModelError: there is no checkpoint, or it cannot be loaded.
-        MismatchError: it is of another network than params.yaml asks for.
+        ModelError: the checkpoint is missing, or cannot be loaded.
+        MismatchError: the checkpoint has a different network than params.yaml asks for.
     """
     teacher = load_teacher(name, precision, device, trust=_trust_in(params, name))
     path, again = paths.teacher_checkpoint(name), f"run: pipeline train-teacher {name}"
@@ -97,12 +97,12 @@ def _trust_in(params: Params, teacher: str) -> Trust:
 
 
 def card_difference(params: Params, name: str, card: ModelCard) -> str:
-    """Say in what a card is not of what params.yaml says of a teacher; "" where nothing is known to differ.
+    """List the differences between a card and a teacher of params.yaml; "" if none is known.
 
     Args:
         params: all of params.yaml.
         name: of the teacher.
-        card: of its checkpoint, or of the teacher that a store names.
+        card: of the teacher's checkpoint, or of the teacher that a store names.
     """
     spec, built, said = params.teacher(name), card.architecture, params.teacher(name).preprocessing.said()
     pairs: dict[str, tuple[Any, Any]] = {"model": (_without_tag(built.name), _without_tag(spec.model))}
@@ -121,12 +121,12 @@ def card_difference(params: Params, name: str, card: ModelCard) -> str:
 
 
 def making(params: Params, name: str, data: PreparedData) -> dict[str, Any]:
-    """Return, for its metrics, what decides a teacher: parameters as JSON, and the digest of the data."""
+    """Return a teacher's parameters, as JSON, and the digest of its data, for its metrics."""
     return {"made_with": canonical_json(_plain(params.makes_teacher(name))), "dataset": data.digest()}
 
 
 def tell_other_data(name: str, dataset: str) -> None:
-    """Say so where a teacher was trained on other data than there is now.
+    """Print a note if a teacher was trained on data other than the present prepared data.
 
     Args:
         name: of the teacher.
@@ -141,7 +141,7 @@ def tell_other_data(name: str, dataset: str) -> None:
 
 
 def _recorded_making(name: str) -> dict[str, Any]:
-    """Return the parameters that a teacher was made with; nothing where that is not known."""
+    """Return the parameters that a teacher was made with; empty if unknown."""
     try:
         return parse_object(_metrics(name).get("made_with", "{}").encode())
     except (ValueError, AttributeError) as error:
@@ -150,7 +150,7 @@ def _recorded_making(name: str) -> dict[str, Any]:
 
 
 def _metrics(name: str) -> dict[str, Any]:
-    """Return what a teacher's training wrote of it; nothing where that is not here, or damaged."""
+    """Return the metrics of a teacher's run; empty if the file is missing or damaged."""
     path = paths.RUNS / f"teacher-{name}" / "metrics.json"
     if not path.exists():
         return {}
@@ -168,26 +168,26 @@ def _decisive(making: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _without_tag(name: str) -> str:
-    """Return a model's name without the tag of its weights, which timm writes behind it."""
+    """Return a model's name without timm's weights tag, e.g. timm:resnet18 for timm:resnet18.a1_in1k."""
     return name.partition(".")[0] if name.startswith("timm:") else name
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """Return values as JSON gives them back."""
+    """Convert values by a round trip through JSON, for comparison with stored ones."""
     plain: dict[str, Any] = json.loads(json.dumps(value, default=str))
     return plain
 
 
-# A dump as students need it: what params.yaml asks for now, and how far its images drifted.
+# Dumps for students: compared with params.yaml, and checked for drift of the images.
 
 
 def open_dump(
     params: Params, name: str, context: RunContext, *, allow_drift: bool
 ) -> tuple[SoftLabels, dict[str, Any] | None]:
-    """Return a dump or an ensemble of some, and, of each dump, what drift costs where it is allowed.
+    """Open a dump or an ensemble; if drift is allowed, also return its cost per dump.
 
     Raises:
-        MismatchError: it is of another spec or teacher.
+        MismatchError: the store has a different spec or teacher.
     """
     path = paths.store(name)
     if name not in params.ensembles:
@@ -203,10 +203,10 @@ def open_dump(
 
 
 def dumps_in(params: Params, name: str, opened: SoftLabels) -> list[tuple[str, LogitStore]]:
-    """Return the dumps of params.yaml that an open store, or ensemble, is of.
+    """Return the dumps (name, store) behind an open store or ensemble.
 
     Raises:
-        MismatchError: params.yaml asks for something else of that name.
+        MismatchError: params.yaml defines this name differently.
     """
     is_one, asks_for_one = isinstance(opened, Ensemble), name in params.ensembles
     if is_one != asks_for_one:
@@ -233,10 +233,10 @@ def _require_members(params: Params, name: str, ensemble: SoftLabels) -> None:
 
 
 def require_as_asked(params: Params, dump: str, store: LogitStore, device: torch.device) -> Teacher | None:
-    """Refuse a store that is not as params.yaml asks; return its teacher, if it is at hand.
+    """Refuse a store that does not match params.yaml; return its teacher, or None without a checkpoint.
 
     Raises:
-        MismatchError: its views, codec or teacher are others, or the teacher's checkpoint is.
+        MismatchError: views, codec, teacher or the teacher's checkpoint differ.
     """
     spec = params.dump(dump)
     _require_views(dump, spec.views.count, store)
@@ -257,7 +257,7 @@ def require_as_asked(params: Params, dump: str, store: LogitStore, device: torch
 
 
 def _require_views(dump: str, count: int, store: LogitStore) -> None:
-    """Say what to do where a store has yet to grow: what it has can be used meanwhile."""
+    """Refuse a store with too few views, and name both ways out: add views, or use fewer."""
     if store.n_views < count:
         raise IncompleteStoreError(
             f"{store.location}: is complete with {counted(store.n_views, 'view')}; expected {count}, as "
@@ -267,9 +267,9 @@ def _require_views(dump: str, count: int, store: LogitStore) -> None:
 
 
 def require_described_teacher(params: Params, dump: str, store: LogitStore) -> None:
-    """Refuse a store whose header describes another teacher than params.yaml asks for.
+    """Refuse a store whose header describes a different teacher than params.yaml.
 
-    Without the teacher's checkpoint its name must be the same; with it the weights tell.
+    Without the teacher's checkpoint, the names must be equal. With it, the weights are compared later.
 
     Raises:
         MismatchError: naming both teachers, and the ways out.
@@ -308,7 +308,7 @@ def _described(store: LogitStore) -> tuple[str, ModelCard]:
 def _measure_drift(
     store: LogitStore, teacher: Teacher | None, context: RunContext
 ) -> dict[str, Any] | None:
-    """Say what images that may look otherwise here cost, where the teacher can look again."""
+    """Measure the KL cost of images that may render differently here; needs the teacher."""
     if teacher is None:
         note(f"{store.location}: what drift costs in KL cannot be told without the teacher")
         return None

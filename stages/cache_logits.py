@@ -1,4 +1,4 @@
-"""`pipeline cache-logits`: run a teacher once over all views and keep its logits."""
+"""`pipeline cache-logits`: run a teacher once over all views and store its logits."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
 
 
 def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> None:
-    """Make an ensemble, by the first of several processes."""
+    """Write an ensemble; only the first of several processes does."""
     if part is not None:
         raise ConfigError(f"--shards with ensemble {name}, which has none; expected no --shards; remove it")
     if rank_slice(WHOLE).index > 0:

@@ -1,7 +1,7 @@
-"""The `pipeline` command: one subcommand a stage, loaded when it is called.
+"""The `pipeline` command: one subcommand per stage, imported when it is called.
 
 Owns exit statuses: 0 done, 1 an error (one line on stderr, with --debug a traceback), 2 wrong usage, 130
-and 143 when interrupted or terminated, with the work so far kept. `failures.py` owns the words.
+interrupted and 143 terminated, both with the finished work kept. `failures.py` owns the messages.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     die_with_parent()
     try:
         require_outputs_inside(given)
-        # A command returns nothing; click turns an Exit raised in it into a status here.
+        # Commands return None; click returns the status of an Exit that they raise.
         status = cli.main(given, standalone_mode=False)
         sys.stdout.flush()
         if status:
@@ -111,7 +111,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _show(error: click.ClickException) -> None:
-    """Print wrong usage as click words it; it repeats the user's words, whatever is in them."""
+    """Print click's usage error, escaped, since it repeats the user's arguments."""
     text = io.StringIO()
     error.show(text)
     for line in text.getvalue().splitlines():
@@ -119,7 +119,7 @@ def _show(error: click.ClickException) -> None:
 
 
 def _is_unread() -> bool:
-    """Whether the reader of stdout went away, as `head` does; then nothing more is printed there."""
+    """Whether the reader of stdout is gone, e.g. `head`; redirect further output to /dev/null."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""What `params.yaml` may say of the dataset: where it comes from, what it is, and how it is split."""
+"""Parameters of the dataset in `params.yaml`: source, modality, task and splits."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ class DataParams:
 
     @property
     def kind(self) -> Modality:
-        """The modality, which reading params.yaml has found."""
+        """The modality, found when params.yaml was read."""
         return find_modality(self.modality)
 
     def student_labels(self, data: PreparedData) -> NDArray[np.int64]:
-        """Return the labels (N,) of the training split that students are given, -1 for none."""
+        """Return the labels (N,) of the training split that students may see, -1 for hidden."""
         if self.labels_per_class is None:
             return data.train.labels
         return keep_labels(data.train, data.classes, per_class=self.labels_per_class, seed=self.seed)
 
     def preparation(self) -> Preparation:
-        """Return what is to be made of the source."""
+        """Return the parameters of `pipeline prepare`."""
         kinds = {"modality": (self.modality, DEFAULT), "task": (self.task, CLASSES)}
         return Preparation(
             origin=self.source,
@@ -84,6 +84,6 @@ class DataParams:
         )
 
     def asked(self) -> dict[str, Any]:
-        """Return what prepared data is compared with: what decides its content, or refuses some of it."""
+        """Return the values that decide or restrict prepared data, to compare existing data with."""
         general = {name: getattr(self, name) for name in (*DECISIVE, "modality", "task")}
         return {**general, **self.options.asked()}

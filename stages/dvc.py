@@ -1,4 +1,4 @@
-"""What the stages know of DVC: where outputs may lie, what experiments can change, its links."""
+"""Support for DVC: allowed folders of outputs, limits of experiments, links into its cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.core.errors import ConfigError, MismatchError
 from pipeline.core.progress import note
 from stages import paths
 
-# The folders in which the outputs are that dvc.yaml names.
+# Folders of the outputs in dvc.yaml.
 _OUTPUTS = {
     "prepare": [paths.PREPARED.parent],
     "train-teacher": [paths.TEACHERS, paths.RUNS],
@@ -31,15 +31,15 @@ def is_stage() -> bool:
 
 
 def require_outputs_inside(arguments: Sequence[str]) -> None:
-    """Refuse a stage whose outputs DVC would refuse when its work is done.
+    """Refuse a stage early if DVC would refuse its outputs after the work is done.
 
-    An output that is a link itself, such as `data/prepared`, is none of these: DVC follows it.
+    An output that is itself a link, e.g. `data/prepared`, is allowed: DVC follows it.
 
     Args:
         arguments: of the command line.
 
     Raises:
-        ConfigError: a folder of its outputs leads out of the repository.
+        ConfigError: a folder of the outputs leads out of the repository.
     """
     elsewhere = any(argument.partition("=")[0] == "--out" for argument in arguments)
     if not is_stage() or elsewhere:
@@ -57,11 +57,10 @@ def require_outputs_inside(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def naming_experiments() -> Iterator[None]:
-    """Say in an experiment of DVC that it cannot change what a dump is made of.
+    """Explain a store mismatch in a DVC experiment, which cannot change a dump, only add views.
 
     Raises:
-        MismatchError: a store is made from something else; in words that are right in an experiment too,
-            whose folder may be gone afterwards.
+        MismatchError: reworded for an experiment, whose folder may be deleted afterwards.
     """
     try:
         yield
@@ -76,10 +75,10 @@ def naming_experiments() -> Iterator[None]:
 
 
 def cached_objects(store: Path, files: Iterable[Path]) -> list[Path]:
-    """Return the objects of DVC's cache that are the same file as one of these: their links.
+    """Return the objects of DVC's cache to which these files are links.
 
     Args:
-        store: a folder in a repository, or in none.
+        store: a folder, inside or outside a repository.
         files: some of its files.
     """
     linked = {_identity(file) for file in files if file.exists() and _is_linked(file)}
@@ -90,7 +89,7 @@ def cached_objects(store: Path, files: Iterable[Path]) -> list[Path]:
 
 
 def tell_damaged_cache(store: Path, files: Iterable[str]) -> None:
-    """Say how to restore damaged files that are links to DVC's cache: dvc checkout would not help.
+    """Print how to restore damaged files that are links into DVC's cache; dvc checkout cannot.
 
     Args:
         store: the store's folder.
@@ -105,7 +104,7 @@ def tell_damaged_cache(store: Path, files: Iterable[str]) -> None:
 
 
 def tell_cache_to_mend(store: Path, damaged: Sequence[Path]) -> None:
-    """Say how to mend objects of DVC's cache that have the damage of a store that was repaired."""
+    """Print how to repair objects of DVC's cache that share the damage of a repaired store."""
     if damaged:
         note(
             f"{store}: DVC's cache still has the damage, and dvc push would send it; run: rm -f "
@@ -127,7 +126,7 @@ def _is_linked(file: Path) -> bool:
 
 
 def _cache_of(store: Path) -> Path | None:
-    """Return the folder of the cache of the repository around a store, if there is one."""
+    """Return the cache folder of the repository that contains a store, or None."""
     root = next((folder for folder in store.absolute().parents if (folder / ".dvc").is_dir()), None)
     if root is None:
         return None

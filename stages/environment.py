@@ -1,4 +1,4 @@
-"""The surroundings of a command: what containers and odd terminals lack is filled in before work begins."""
+"""Prepare the environment of a command for containers and unusual terminals."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pipeline.core.user import name_user
 
 
 def fill_in() -> None:
-    """Give the user a name, and let any text be printed; to be called before torch is imported."""
+    """Set a user name, and make all text printable; call this before torch is imported."""
     name_user()
-    # `2>&-` closes one.
+    # A shell's `2>&-` closes the stream, and Python then sets it to None.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        # File names may hold bytes that are no text, and a terminal may know few letters.
+        # File names may contain undecodable bytes, and a terminal may support few characters.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

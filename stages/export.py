@@ -1,4 +1,4 @@
-"""`pipeline export`: a checkpoint as one file that runs without this project."""
+"""`pipeline export`: write a checkpoint as one file that runs without this project."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def command(
 
 
 def _require_other_file(out: Path, checkpoint: Path) -> None:
-    """Refuse to write over what is exported."""
+    """Refuse to overwrite the exported checkpoint or its card."""
     if out.resolve() in (checkpoint.resolve(), checkpoint.with_suffix(".json").resolve()):
         raise ConfigError(
             f"--out {out} is the checkpoint itself or its card; expected another file; rename it"

@@ -1,7 +1,7 @@
-"""Failures in one line: what stopped a command, and what the user can do.
+"""Report a failure in one line: its cause, and a remedy.
 
-Errors of this project say that themselves. Those of the disk, of memory and of devices come from Python
-and torch; here each kind has its remedy. Anything else is a defect, or a damaged input: see the traceback.
+Errors of this project contain both. Errors of disks, memory and devices come from Python and torch; each
+kind has its remedy here. Anything else is a defect or a damaged input, for which --debug shows a traceback.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ LONGEST_LINE = 2000
 
 
 def explain(error: Exception) -> str:
-    """Return one line about what stopped a command: what failed, why, and what to do."""
+    """Return one line about the error that stopped a command: failure, reason, remedy."""
     if isinstance(error, PipelineError):
         return str(error)
     if is_out_of_memory(error):
@@ -79,12 +79,12 @@ def explain(error: Exception) -> str:
 
 
 def _says(error: Exception, parts: tuple[str, ...]) -> bool:
-    """Whether an error of torch or of the system has one of these words."""
+    """Whether the message of an error of torch or the system contains one of these parts."""
     return isinstance(error, RuntimeError | OSError) and any(part in str(error) for part in parts)
 
 
 def _about_memory(error: Exception) -> str:
-    # torch puts a place in its own source before it.
+    # torch prefixes the message with a position in its source.
     reason = _first_line(error).rpartition("DefaultCPUAllocator: ")[2]
     if type(error).__name__ == "OutOfMemoryError" or "CU" in reason:
         return f"{reason} Lower batch_size or --workers, or use --render cpu"
@@ -100,12 +100,12 @@ def _about_disk(error: OSError) -> str:
 
 
 def _nameless(number: int) -> str:
-    """Return what failed where an error names no file: what was printed, or no telling what."""
+    """Name the subject of an error without a file: the output for disk errors, else the system."""
     return "output" if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) else "the system"
 
 
 def _where(error: Exception) -> str:
-    """Return the innermost place of this program that an error passed, e.g. " (at stages/plan.py:40)"."""
+    """Return the innermost line of this program in a traceback, e.g. " (at stages/plan.py:40)"."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
     if not frames:
         return ""
@@ -121,13 +121,13 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
-# What a terminal is given: lines whose control characters are escaped, of bounded length.
+# Output for a terminal: lines of bounded length with escaped control characters.
 #
-# Stores, cards and file names come from other people, and a terminal obeys what stands in them.
+# Stores, cards and file names are untrusted, and a terminal would obey control characters in them.
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line for a terminal."""
+    """Escape and shorten a text to one line for a terminal."""
     return shortened(printable(text.rstrip()), LONGEST_LINE)
 
 

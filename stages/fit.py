@@ -1,7 +1,7 @@
-"""Parameters that fit a folder of photographs: from counts and sizes to the text of `params.yaml`.
+"""Choose the parameters for a folder of photographs, and render the text of `params.yaml`.
 
-Owns each choice and its reason. `init.py` looks at the folder and writes files; what the keys mean is in
-`params.py` and `data_params.py`.
+Owns each choice and its reason. `init.py` reads the folder and writes files; `params.py` and
+`data_params.py` define the keys.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from numpy.typing import NDArray
 from pipeline.modalities.families import Installed
 from pipeline.models.architecture import source_of
 
-# Sides of a model's input, in pixels: what networks with five halvings divide well, up to ImageNet's.
+# Sides of a model's input, in pixels: multiples of 16, which suit networks with five halvings.
 _SIDES = (224, 192, 160, 128, 96, 64, 48, 32)
 _LARGEST_SIDE, _SMALLEST_SIDE = _SIDES[0], 8
-# Packed pixels of more are not written: the files stay encoded.
+# Above this size pixels are not packed, and the files stay encoded.
 _MOST_PACKED_BYTES = 16 << 30
 _FEW, _SOME, _MANY = 1_000, 10_000, 50_000
-# Of one forward pass per image of 224 pixels: ResNet-50 on a CPU, whatever is common on a GPU.
+# Limit for one forward pass at 224 pixels: ResNet-50 fits on a CPU, all common networks on a GPU.
 _MOST_FLOPS = {"cpu": 9e9, "cuda": 4e10}
-# A fifth of fewer images chooses an epoch by chance, and is missed in training.
+# Below this, a fifth of the images would choose an epoch by chance, and training needs them more.
 _CHOOSING = 250
-# Fewer held-out images have a standard error of 4 points and more.
+# Below this, accuracy on held-out images has a standard error of 4 points or more.
 _TELLING = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What was found in a folder of photographs.
+    """Counts and sizes of a folder of photographs.
 
     Args:
         folder: as params.yaml names it.
-        classes: C, how many.
-        train, validation, test: images of each split; validation is None where it is drawn from train.
+        classes: C, the number of classes.
+        train, validation, test: images per split; validation is None if it is drawn from train.
         sizes: (n, 2) height and width in pixels of some images, evenly spread; n may be 0.
     """
 
@@ -53,24 +53,24 @@ class Survey:
 
     @property
     def short_sides(self) -> NDArray[np.int64]:
-        """Shorter sides (n,) in pixels; one of 224 where no header tells any."""
+        """Shorter sides (n,) in pixels; a single 224 if no size is known."""
         return self.sizes.min(1) if len(self.sizes) else np.array([_LARGEST_SIDE])
 
     @property
     def sides(self) -> str:
-        """The shorter sides in words."""
+        """The shorter sides in words, e.g. "64 to 500, half of them up to 375"."""
         low, middle, high = (int(q) for q in np.quantile(self.short_sides, [0, 0.5, 1]))
         return f"{middle}" if low == high else f"{low} to {high}, half of them up to {middle}"
 
     def packed_bytes(self, short_side: int | None) -> int:
-        """Return the size of all images as pixels of three channels, shrunk to a shorter side."""
+        """Return the size of all images as RGB pixels, shrunk to this shorter side."""
         sizes = self.sizes if len(self.sizes) else np.array([[_LARGEST_SIDE, _LARGEST_SIDE]])
         factors = np.minimum(1, (short_side or np.inf) / sizes.min(1))
         pixels = float((sizes.prod(1) * factors**2).mean())
         return int(3 * pixels * (self.train + (self.validation or 0) + self.test))
 
     def __str__(self) -> str:
-        """One line: classes, images of each split, sizes."""
+        """Return one line: classes, images per split, sizes."""
         validation = "" if self.validation is None else f", validation {self.validation:,}"
         return (
             f"{self.classes} classes; train {self.train:,}{validation}, test {self.test:,} images; shorter "
@@ -80,11 +80,11 @@ class Survey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long is trained: `epochs` is a multiple of `views`, so that each view is seen equally often.
+    """The length of training; `epochs` is a multiple of `views`, so each view is used equally often.
 
     Args:
         epochs: passes over the training split.
-        batch_size: images a step: many steps an epoch for few images, large batches for many.
+        batch_size: images per step; small for few images, which gives more steps per epoch.
         views: V, of the dump.
     """
 
@@ -94,7 +94,7 @@ class Schedule:
 
 
 def schedule(count: int) -> Schedule:
-    """Return how long to train on so many images; fewer images need more passes."""
+    """Choose the length of training for `count` images; fewer images need more passes."""
     if count < _FEW:
         return Schedule(epochs=64, batch_size=16 if count < 400 else 32, views=16)
     if count < _SOME:
@@ -105,10 +105,10 @@ def schedule(count: int) -> Schedule:
 
 
 def image_size(survey: Survey, *, pretrained: bool) -> int:
-    """Return the side of the models' input: the images' median short side, bounded by what is affordable.
+    """Choose the side of the models' input: the images' median short side, with an upper bound.
 
-    Few images cannot teach a network from scratch what larger ones would show, and a CPU pays by the
-    square. A pretrained teacher knows it already.
+    Trained from scratch on few images, a network gains little from larger inputs, and their cost is
+    quadratic. A pretrained teacher makes use of them, so its bound is higher.
     """
     count, middle = survey.train, int(np.median(survey.short_sides))
     if pretrained:
@@ -120,32 +120,32 @@ def image_size(survey: Survey, *, pretrained: bool) -> int:
 
 
 def find_teacher(installed: Sequence[Installed], device: str) -> Installed | None:
-    """Return the most accurate of some pretrained networks that a device can run in reasonable time."""
+    """Return the most accurate pretrained network that a device runs in reasonable time, or None."""
     affordable = [one for one in installed if one.forward_flops <= _MOST_FLOPS[device]]
     return max(affordable, key=lambda one: one.top1, default=None)
 
 
 def fresh_teacher(count: int, side: int) -> str:
-    """Return the model of a teacher without weights, as large as the data deserves."""
-    if side <= 48:  # the literature's nets for small images, of 0.7, 2.2 and 7.4 million parameters
+    """Choose the model of a teacher without weights; its size follows the amount of data."""
+    if side <= 48:  # the usual nets for small images, with 0.7, 2.2 and 7.4 million parameters
         return "wrn_16_2" if count < _FEW else "wrn_40_2" if count < _MANY else "resnet32x4"
     return "resnet18" if count < _MANY else "resnet50"
 
 
 def fresh_student(count: int) -> str:
-    """Return the model of a student: 0.35, 1.3 or 2.2 million parameters without its last layer."""
+    """Choose the model of a student: 0.35, 1.3 or 2.2 million parameters without the last layer."""
     if count < _SOME:
         return "shufflenet_v2_x0_5"
     return "shufflenet_v2_x1_0" if count < _MANY else "mobilenet_v2"
 
 
 def fit(survey: Survey, installed: Sequence[Installed], device: str) -> dict[str, Any]:
-    """Choose what the template of `params.yaml` needs.
+    """Choose all values of the template of `params.yaml`.
 
     Args:
         survey: of the photographs.
-        installed: pretrained networks that are on this machine.
-        device: cpu, or cuda where one is.
+        installed: pretrained networks on this machine.
+        device: cpu or cuda.
     """
     count, plan = survey.train, schedule(survey.train)
     known = find_teacher(installed, device)
@@ -185,7 +185,7 @@ def fit(survey: Survey, installed: Sequence[Installed], device: str) -> dict[str
 
 
 def _validation(count: int) -> float:
-    """Return the share of the training images that chooses the epoch: 50 images or more, or none at all."""
+    """Return the validation share of the training images: 0, or at least 50 images."""
     if count < _CHOOSING:
         return 0.0
     return 0.2 if count < _FEW else 0.1 if count < _MANY else 0.02
@@ -196,7 +196,7 @@ def _rate(rate: float, batch_size: int) -> float:
 
 
 def _crop(survey: Survey, side: int) -> str:
-    """Return the views' crop: shifts for small images of one size, boxes for all others."""
+    """Choose the views' crop: shifts for images of the input's size, random boxes for all others."""
     if len(survey.sizes) and (survey.sizes == side).all():
         return f"pad_crop: {{padding: {max(1, side // 8)}}}"
     smallest = 0.35 if survey.train < _SOME else 0.25 if survey.train < _MANY else 0.08
@@ -221,7 +221,7 @@ def _tuned(known: Installed, count: int, plan: Schedule) -> dict[str, Any]:
 
 
 def quoted_yaml(text: str) -> str:
-    r"""Return a text as YAML in double quotes, whatever is in it.
+    r"""Return any text as a double-quoted YAML scalar.
 
     >>> print(quoted_yaml('a "b": c'))
     "a \"b\": c"
@@ -231,7 +231,7 @@ def quoted_yaml(text: str) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return the text of a template of this package."""
+    """Render a template of this package."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("stages", "templates"),
         undefined=jinja2.StrictUndefined,

@@ -1,7 +1,7 @@
-"""`pipeline init`: a project of one's own in the working folder, for the photographs of another folder.
+"""`pipeline init`: set up a project in the working folder for a folder of photographs.
 
-Owns what is refused and what is written; `fit.py` owns the parameters. Nothing is overwritten, and nothing
-is written before all is known to be right.
+Owns the checks and the written files; `fit.py` owns the parameters. Nothing is overwritten, and nothing is
+written before all checks have passed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PARAMS, _STAGES, _GITIGNORE = "params.yaml", "dvc.yaml", ".gitignore"
 _DVC, _DVCIGNORE = ".dvc", ".dvcignore"
 _WRITTEN = (_PARAMS, _STAGES, _GITIGNORE, _DVC, _DVCIGNORE)
 _OUTPUTS = (paths.PREPARED, paths.LOGITS, paths.TEACHERS, paths.STUDENTS, paths.RUNS, paths.REPORTS)
-# Headers that are read; sizes of more would not change a choice.
+# Number of image headers to read; more sizes would not change a choice.
 _MOST_HEADERS = 2_000
 _WAIT_SECONDS = 120.0
 
@@ -70,10 +70,10 @@ def command(folder: Path) -> None:
 
 
 def _require_new(root: Path) -> None:
-    """Refuse a working folder that has one of the files already, or lies in another project of DVC.
+    """Refuse a working folder that has one of the files already, or is inside another DVC project.
 
     Raises:
-        ConfigError: naming all of them.
+        ConfigError: naming all existing files, or the other project.
     """
     there = [name for name in _WRITTEN if os.path.lexists(root / name)]
     if there:
@@ -90,11 +90,11 @@ def _require_new(root: Path) -> None:
 
 
 def _require_apart(root: Path, folder: Path) -> None:
-    """Refuse photographs that are none, or that outputs would be written among.
+    """Refuse a missing folder of photographs, or one that overlaps with the outputs.
 
     Raises:
-        DataError: no such folder.
-        ConfigError: outputs would lie among them, or they among the outputs.
+        DataError: not a folder.
+        ConfigError: an output is inside the folder, or the folder inside an output.
     """
     if not folder.is_dir():
         found = "no folder" if os.path.lexists(folder) else "no such folder"
@@ -117,8 +117,8 @@ def _require_apart(root: Path, folder: Path) -> None:
 
 
 def _as_named(folder: Path) -> str:
-    """Return a folder as params.yaml names it: as it was given, or absolute where DVC misreads that."""
-    # DVC takes a text before a colon for a kind of address.
+    """Return a folder's name for params.yaml: as given, or absolute if DVC would misread it."""
+    # DVC reads text before a colon as a URL scheme.
     name = str(folder.absolute() if ":" in str(folder) else folder)
     try:
         name.encode()
@@ -130,7 +130,7 @@ def _as_named(folder: Path) -> str:
 
 
 def _look(folder: Path, named: str) -> Survey:
-    """Count the photographs as `prepare` will find them, and look at the headers of some."""
+    """Count the photographs that `prepare` will find, and read up to `_MOST_HEADERS` headers."""
     modality = find_modality()
     source = modality.open_source(f"folder:{named}", modality.options_type())
     if left_out := str(source.left_out):
@@ -157,10 +157,10 @@ def _look(folder: Path, named: str) -> Survey:
 
 
 def _init_dvc(root: Path) -> None:
-    """Make .dvc and .dvcignore, with Git where the working folder is in a repository of it.
+    """Create .dvc and .dvcignore; with Git if the working folder is in a Git repository.
 
     Raises:
-        ConfigError: DVC refuses; nothing is left behind.
+        ConfigError: DVC refuses; its files are removed.
     """
     inside = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
     how = [] if inside == root else ["--no-scm"] if inside is None else ["--subdir"]
@@ -188,10 +188,10 @@ def _packaged(name: str) -> str:
 
 
 def _ignored(root: Path, folder: Path) -> str | None:
-    """Return the line of .gitignore for photographs in the working folder; None for others."""
+    """Return the .gitignore line for photographs inside the working folder; None if outside."""
     photographs = folder.resolve()
     if not photographs.is_relative_to(root.resolve()):
         return None
-    # Everything that a pattern of Git would interpret is escaped, a space at the end among it.
+    # Escape all characters that Git's patterns interpret, including a trailing space.
     escaped = re.sub(r"([\\*?\[\]!# ])", r"\\\1", photographs.relative_to(root.resolve()).as_posix())
     return f"/{escaped}/"

@@ -1,4 +1,4 @@
-"""`pipeline inspect`: say what a store of logits holds."""
+"""`pipeline inspect`: describe a store of logits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _lines(store: str, found: Inspection) -> dict[str, str]:
 
 
 def _task(teacher: Mapping[str, Any]) -> Task | None:
-    """Return a teacher's task; None for code of one's own, which is not needed to look at a store."""
+    """Return a teacher's task; None for user code, which is not needed to inspect a store."""
     try:
         return task_of(teacher)
     except ConfigError:

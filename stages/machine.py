@@ -1,4 +1,4 @@
-"""What a command runs on: device, threads, and where images are rendered."""
+"""The machine of a command: device, threads, and the place of rendering."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stages.data_params import DataParams
 
 
 def open_prepared(asked: DataParams) -> PreparedData:
-    """Open the prepared data, made with what params.yaml asks for.
+    """Open the prepared data and check that it matches params.yaml.
 
     Raises:
-        DataError: it was not prepared.
-        MismatchError: it was made with other parameters.
+        DataError: the data was not prepared.
+        MismatchError: the data was made with different parameters.
     """
     described = read_description(paths.PREPARED)
     require_as_asked(paths.PREPARED, described, asked.asked(), asked.options)
@@ -29,12 +29,12 @@ def open_prepared(asked: DataParams) -> PreparedData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What a command runs on.
+    """The resources of a command.
 
     Args:
         device: of models and batches.
         workers: threads that decode and render.
-        on_device: render on the device; None where it suits.
+        on_device: whether to render on the device; None chooses automatically.
     """
 
     device: torch.device
@@ -42,15 +42,15 @@ class Machine:
     on_device: bool | None
 
     def context(self, asked: DataParams | None, ranks: Ranks = SINGLE) -> RunContext:
-        """Open the prepared data here.
+        """Open the prepared data on this machine and return a run context.
 
         Args:
-            asked: what the data is to be made with; None takes it as it is.
+            asked: the expected parameters of the data; None skips the comparison.
             ranks: this process among those that train a network together.
 
         Raises:
-            DataError: it was not prepared.
-            MismatchError: it was made with other parameters.
+            DataError: the data was not prepared.
+            MismatchError: the data was made with different parameters.
         """
         data = PreparedData.open(paths.PREPARED) if asked is None else open_prepared(asked)
         return RunContext(

@@ -1,8 +1,8 @@
-"""Names of params.yaml: each keeps the rule, and no two runs or files share one.
+"""Names of params.yaml: check their form, and that no two runs or files share a name.
 
-A run is called DUMP-STUDENT-RECIPE-SEED, and names may hold hyphens: dump `main` with student `big-small`
-would be dump `main-big` with student `small`. Such names are refused before anything is trained. Letter
-case does not count: macOS and Windows keep one file for `Main` and `main`.
+A run is called DUMP-STUDENT-RECIPE-SEED, and names may contain hyphens. So dump `main` with student
+`big-small` collides with dump `main-big` and student `small`. Such names are refused before any training.
+Letter case is ignored: macOS and Windows store `Main` and `main` as one file.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ KINDS = {
     "students": "student",
     "recipes": "recipe",
 }
-# Groups whose files lie in one folder.
+# Groups whose files share a folder.
 _TOGETHER = (("teachers",), ("dumps", "ensembles"), ("students",), ("recipes",))
 
-# Numbers of YAML 1.2 alone, which DVC reads; PyYAML takes them for text.
+# Numbers in YAML 1.2, which DVC reads, but text for PyYAML, e.g. 1e3 or 0o17.
 _NUMBER = re.compile(r"[0-9]+[eE][0-9]+|0o[0-7]+")
 
-# Dump, or `baseline` -> STUDENT-RECIPE, both in lower case -> in words, students and recipes of that text.
+# Dump, or `baseline` -> STUDENT-RECIPE, both in lower case -> descriptions of all pairs with that text.
 _Heads = Mapping[str, Mapping[str, list[str]]]
 
 
 def require_names(tree: Mapping[str, Any]) -> None:
-    """Refuse names that break the rule, or that are one name where letter case does not count.
+    """Refuse names that break the rule, or that differ only in letter case.
 
     Args:
-        tree: of params.yaml, whose groups may be anything still.
+        tree: the unchecked values of params.yaml.
 
     Raises:
         ConfigError: naming the group and the name.
@@ -63,7 +63,7 @@ def _names(tree: Mapping[str, Any], group: str) -> list[Any]:
 
 
 def _require_apart(names: list[str]) -> None:
-    """Refuse names that differ in the case of letters alone."""
+    """Refuse names that differ only in letter case."""
     first: dict[str, str] = {}
     for name in names:
         other = first.setdefault(name.lower(), name)
@@ -75,10 +75,10 @@ def _require_apart(names: list[str]) -> None:
 
 
 def require_runs_apart(params: Params) -> None:
-    """Refuse names of which two runs, of whatever dumps, students, recipes and teachers, would share one.
+    """Refuse names with which two possible runs, of students or teachers, would have the same name.
 
     Raises:
-        ConfigError: naming both.
+        ConfigError: naming both runs.
     """
     heads = _heads(params)
     for head, tails in heads.items():
@@ -103,7 +103,7 @@ def _tails(params: Params, *, needs_teacher: bool) -> dict[str, list[str]]:
     tails: dict[str, list[str]] = {}
     for student in params.students:
         for recipe, spec in params.recipes.items():
-            # Whether one's own loss needs a teacher is known when its code runs, which is later.
+            # Whether a user's loss needs a teacher is unknown until its code runs, so it counts as both.
             if spec.is_own or spec.needs_teacher == needs_teacher:
                 words = f"student {student!r}, recipe {recipe!r}"
                 tails.setdefault(f"{student}-{recipe}".lower(), []).append(words)
@@ -115,7 +115,7 @@ def _hyphens(name: str) -> list[int]:
 
 
 def _called(heads: _Heads, name: str) -> list[str]:
-    """Return, in words, the students' runs whose name without seed is this one."""
+    """Describe the students' runs whose name without the seed is this one."""
     return [
         tail if name[:hyphen] == paths.BASELINE else f"dump {name[:hyphen]!r}, {tail}"
         for hyphen in _hyphens(name)

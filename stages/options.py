@@ -1,4 +1,4 @@
-"""Options that commands share."""
+"""Command-line options that several commands share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SliceType(_ParamType):
     name = "I/N"
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        """Return the slice that a text names."""
+        """Parse I/N to a `Slice`."""
         match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", str(value))
         if match is None or not int(match[2]) > 0 or int(match[1]) > int(match[2]):
             self.fail(f"{value!r}; expected I/N with I from 0 to N - 1, or from 1 to N", param, context)
@@ -38,7 +38,7 @@ class SliceType(_ParamType):
 
 
 def reads_params(command: Command) -> Command:
-    """Add --params, --set and --debug; the command gets `params`, checked."""
+    """Add --params, --set and --debug; the command gets checked `params`."""
 
     @click.option(
         "--params",
@@ -66,7 +66,7 @@ def reads_params(command: Command) -> Command:
 
 
 def debuggable(command: Command) -> Command:
-    """Add --debug, which `stages.cli.main` looks at."""
+    """Add --debug, which `stages.cli.main` reads."""
 
     @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
     @functools.wraps(command)
@@ -77,7 +77,7 @@ def debuggable(command: Command) -> Command:
 
 
 def writes_store(command: Command) -> Command:
-    """Add --out; the command gets `out`, a folder that is there or can be made, or None."""
+    """Add --out; the command gets `out`, an absolute folder that exists or can be created, or None."""
 
     @click.option(
         "--out",
@@ -118,7 +118,7 @@ def reads_store(command: Command) -> Command:
 
 
 def trusts_code(command: Command) -> Command:
-    """Add --trust-code; the command gets `trust`, the code that a card may have run."""
+    """Add --trust-code; the command gets `trust`, the code that cards may run."""
 
     @click.option(
         "--trust-code",

@@ -1,4 +1,4 @@
-"""What training leaves on disk: metrics.json, history.csv and checkpoints, by one process at a time."""
+"""Outputs of training: metrics.json, history.csv and checkpoints, written by one process at a time."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from pipeline.tasks.task import Figures
 from pipeline.training.state import EpochRecord, TrainingResult
 from stages import paths
 
-# For one that was just ended and still holds its run. Not the 20 s of stores and prepared data, which are
-# held for moments or shared: a run is held for hours, so one that is started twice is refused at once.
+# Long enough for a process that is just ending. Stores and prepared data use 20 s, since they are locked
+# briefly or shared. A run is locked for hours, so a second start is refused at once.
 WAIT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """Where a run's files are.
+    """The files of a run.
 
     Args:
         name: of the run.
-        checkpoint: of the best epoch; the last epoch's lies beside it.
+        checkpoint: of the best epoch; the checkpoint of the last epoch is beside it.
     """
 
     name: str
@@ -39,21 +39,21 @@ class Outputs:
 
     @property
     def state_path(self) -> Path:
-        """Where the state is while the run is unfinished."""
+        """File of the training state while the run is unfinished."""
         return paths.STATE / f"{self.name}.pt"
 
     @contextmanager
     def held(self, ranks: Ranks) -> Iterator[None]:
-        """Be the only process that trains this run.
+        """Lock this run against other processes.
 
-        The lock's empty file in runs/.state stays: were it removed, one process could hold the removed file
-        and the next one a new one.
+        The empty lock file in runs/.state stays. If it were removed, one process could hold the removed
+        file and another a new file of the same name.
 
         Args:
-            ranks: this process among those that train it together; the first one holds it for all.
+            ranks: this process among those that train the run together; the first holds the lock for all.
 
         Raises:
-            LockedError: another process trains it.
+            LockedError: another process trains this run.
         """
         if not ranks.is_first:
             yield
@@ -71,8 +71,8 @@ class Outputs:
 
         Args:
             metrics: of the run.
-            history: a record an epoch; none of a model that was not trained.
-            validation: of the model in the end; tells the columns.
+            history: one record per epoch; empty for a model that was not trained.
+            validation: figures of the final model; decides the columns.
 
         Raises:
             TrainingError: a figure is not finite.
@@ -86,7 +86,7 @@ class Outputs:
         write_json(self._metrics, metrics)
 
     def finish(self) -> None:
-        """Remove the state of a run whose results are written."""
+        """Remove the training state after the results are written."""
         self.state_path.unlink(missing_ok=True)
 
     @property
@@ -103,13 +103,13 @@ class Outputs:
 
 
 def main_figure(followed: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return the main figure of the validation split, as metrics.json names it."""
+    """Return the main figure of the validation split under its name in metrics.json."""
     name, value = next(iter(followed.items()))
     return {f"validation_{name}": value}
 
 
 def require_numbers(name: str, metrics: dict[str, Any]) -> None:
-    """Refuse figures that JSON has no form for.
+    """Refuse figures that JSON cannot represent.
 
     Args:
         name: of the run.

@@ -1,4 +1,4 @@
-"""Values of params.yaml whose class the modality owns: checked by that class, before all the others."""
+"""Values of params.yaml with classes of the modality: checked before all other values."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _ADAPTERS: dict[type[Any], pydantic.TypeAdapter[Any]] = {}
 
 
 class AsItIs:
-    """Marks a field whose value is of a class that pydantic does not know, and was checked already."""
+    """Marks a field whose value is already checked and has a class unknown to pydantic."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: pydantic.GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Take any value."""
+        """Accept any value."""
         return core_schema.any_schema()
 
 
 def checked(kind: type[Any], values: Any) -> Any:
-    """Return an object of a dataclass from plain values; keys that it does not have are refused.
+    """Build an object of a dataclass from plain values; unknown keys are refused.
 
     Raises:
-        pydantic.ValidationError: a value of another type or range, or an unknown key.
-        ConfigError: the class is no dataclass.
+        pydantic.ValidationError: a wrong type or range, or an unknown key.
+        ConfigError: the class is not a dataclass.
     """
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = _strict(kind)
@@ -45,10 +45,10 @@ def _strict(kind: type[Any]) -> pydantic.TypeAdapter[Any]:
 
 
 def nested(kind: type[Any]) -> Iterator[tuple[str, type[Any]]]:
-    """Yield the dataclasses that fields of one may be of, by the field's name, at any depth.
+    """Yield (field name, dataclass) for all fields of a dataclass type, at any depth.
 
     Raises:
-        ConfigError: the class is no dataclass.
+        ConfigError: the class is not a dataclass.
     """
     if not is_dataclass(kind):
         name = f"{kind.__module__}:{kind.__qualname__}"

@@ -1,4 +1,4 @@
-"""What `params.yaml` may say: frozen, validated dataclasses. `params_file.py` reads the file into them."""
+"""Frozen, validated dataclasses of `params.yaml`; `params_file.py` reads the file into them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TrainingParams(TrainingSettings):
             require_whole_groups(self.batch_size)
 
     def settings(self) -> TrainingSettings:
-        """Return the optimisation alone."""
+        """Return the optimisation settings, without the views."""
         return TrainingSettings(**{f.name: getattr(self, f.name) for f in fields(TrainingSettings)})
 
 
@@ -99,7 +99,7 @@ class ModelParams:
             raise ConfigError("freeze is true and weights is not set; expected weights to keep; add them")
 
     def start(self, size: int | None) -> Start:
-        """Return what a run of this model begins with.
+        """Return the initial network's specification for a run.
 
         Raises:
             ConfigError: the file of a class map cannot be read.
@@ -135,7 +135,7 @@ class DumpViews:
 
     @property
     def mixes(self) -> bool:
-        """Whether samples of a view are mixed with each other."""
+        """Whether the views mix samples."""
         return self.spec.mixes
 
 
@@ -185,7 +185,7 @@ class DumpParams:
         self.codec_spec()
 
     def dump_spec(self) -> DumpSpec:
-        """Return what to dump."""
+        """Return the specification of the dump."""
         return DumpSpec(
             views=self.views.spec,
             view_count=self.views.count,
@@ -197,7 +197,7 @@ class DumpParams:
         )
 
     def codec_spec(self) -> CodecSpec:
-        """Return what is asked of the codec."""
+        """Return the codec's name and error budget."""
         return CodecSpec(name=self.codec, max_kl=self.max_kl)
 
 
@@ -226,7 +226,7 @@ class EnsembleParams:
         self.blend()
 
     def blend(self) -> Blend:
-        """Return how soft labels are averaged."""
+        """Return the rule for averaging soft labels."""
         return Blend(average=self.average, weights=self.weights or (1.0,) * len(self.of))
 
 
@@ -251,12 +251,12 @@ class RecipeParams:
 
     @property
     def is_own(self) -> bool:
-        """Whether the loss is the user's own code."""
+        """Whether the loss is user code."""
         return self.loss not in LOSSES and is_own(self.loss)
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether students of this recipe need a dump; imports a loss of one's own."""
+        """Whether students of this recipe need a dump; imports a user's loss."""
         return find_loss(self.loss).needs_teacher
 
 
@@ -302,11 +302,11 @@ class Params:
         return _lookup(self.dumps, "dumps", name)
 
     def dump_views(self, name: str) -> DumpViews:
-        """Return the views of a dump, or of those that an ensemble is of."""
+        """Return the views of a dump or of an ensemble's dumps, which share them."""
         return self.dump(self._dumps_of(name)[0]).views
 
     def dump_codecs(self, name: str) -> list[str]:
-        """Return the codec of a dump, or of those that an ensemble is of."""
+        """Return the codec of a dump, or the codecs of an ensemble's dumps."""
         return [self.dump(member).codec for member in self._dumps_of(name)]
 
     def _dumps_of(self, name: str) -> tuple[str, ...]:
@@ -317,7 +317,7 @@ class Params:
         return _lookup(self.students, "students", name)
 
     def makes(self, student: str, recipe: str) -> dict[str, Any]:
-        """Return what decides a run besides data, dump and seed, as plain values."""
+        """Return the plain values that decide a run, apart from data, dump and seed."""
         return {
             f"students.{student}": asdict(self.student(student)),
             f"recipes.{recipe}": asdict(self.recipe(recipe)),
@@ -325,11 +325,11 @@ class Params:
         }
 
     def makes_teacher(self, name: str) -> dict[str, Any]:
-        """Return what decides a teacher besides the data, as plain values."""
+        """Return the plain values that decide a teacher, apart from the data."""
         spec = self.teacher(name)
         values = asdict(spec)
         if spec.weights is not None and not spec.fine_tune:
-            # Its weights are used as they are.
+            # The weights are used unchanged, so training values have no effect.
             return {f"teachers.{name}": {k: v for k, v in values.items() if k not in ("training", "seed")}}
         return {f"teachers.{name}": values, "data": self.data.options.for_models()}
 
@@ -339,7 +339,7 @@ class Params:
 
 
 def _require_json(key: str, value: object, depth: int = 0) -> None:
-    """Refuse what the JSON of a card or of metrics cannot hold: after training would be too late.
+    """Refuse values that the JSON of a card or metrics cannot represent, before training starts.
 
     Raises:
         ConfigError: naming the key.
@@ -370,7 +370,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _by_name(mapping: Mapping[str | int, str | int] | None) -> dict[str, str | int] | None:
-    """Return a class map whose keys are names: YAML takes digits for a number."""
+    """Return a class map with text keys: YAML reads digits as a number."""
     return None if mapping is None else {str(name): theirs for name, theirs in mapping.items()}
 
 

@@ -1,4 +1,4 @@
-"""`params.yaml` into `Params`: the one place where configuration comes in."""
+"""Read `params.yaml` into `Params`: the single entry point of configuration."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ for _class in _STRICT:
     _class.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
 _PARAMS = pydantic.TypeAdapter(Params)
 _MAY_BE_EMPTY = {*KINDS, "training", "sweep"}
-# Kinds of pydantic's errors -> what stands there in YAML.
+# Kind of pydantic's error -> the expected YAML.
 _SHAPES = {"dataclass_type": "keys and values", "dict_type": "keys and values", "tuple_type": "a list"}
 _MODEL_KEYS = {f.name for f in fields(ModelParams)} - {"training"}
 _DATA_KEYS = {f.name for f in fields(DataParams)} - {"options"}
-# Fields of these names stand in no file: what they hold is written beside them.
+# These fields are no keys of the file: their values are written one level higher.
 _GATHERED = ("training", "options", "spec")
 
 
@@ -54,7 +54,7 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
         overrides: "key.path=value" each, value in YAML, applied in order.
 
     Raises:
-        ConfigError: no such file, not YAML, or a key or value that is not expected.
+        ConfigError: the file is missing or not YAML, or has an unexpected key or value.
 
     """
     tree = _read(path)
@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds a {type(tree).__name__}; expected keys and values")
-    # A key with nothing below it, or with comments alone: a group has no entries, a section its defaults.
+    # A key with no value or only comments below it: an empty group, or a section of defaults.
     return {key: {} if value is None and key in _MAY_BE_EMPTY else value for key, value in tree.items()}
 
 
@@ -113,7 +113,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
 
 
 def _refuse_flags(written: Any, understood: Any, *way: str) -> None:
-    """Refuse true and false where a number is expected: Python takes them for 1 and 0."""
+    """Refuse true and false in place of a number: Python accepts them as 1 and 0."""
     if isinstance(written, bool) and not isinstance(understood, bool):
         key = ".".join(_as_written(way))
         raise ConfigError(f"{key} is {str(written).lower()}; expected a number; correct it")
@@ -127,10 +127,10 @@ def _refuse_flags(written: Any, understood: Any, *way: str) -> None:
 
 
 class _Reader:
-    """Makes `Params` of what a file says: its modality's values by the modality's classes, then the rest.
+    """Builds `Params` from a file's values: first those of the modality's classes, then the rest.
 
     Args:
-        modality: that the file names.
+        modality: named in the file.
     """
 
     def __init__(self, modality: Modality) -> None:
@@ -140,19 +140,19 @@ class _Reader:
         """Return the parameters of a file.
 
         Raises:
-            ConfigError: a key or value that is not expected.
+            ConfigError: an unexpected key or value.
         """
         nested = self._nested(tree)
         try:
             params: Params = _PARAMS.validate_python(nested)
         except pydantic.ValidationError as error:
             raise ConfigError(self._first_problem(error)) from None
-        # The shared values first: models repeat them.
+        # Check the shared values first: models repeat them.
         _refuse_flags({"training": {}, **nested}, params)
         return params
 
     def _nested(self, tree: Mapping[str, Any]) -> dict[str, Any]:
-        """Gather what the file writes flat: a model's training values, a recipe's settings, and so on."""
+        """Nest values that the file writes flat, e.g. a model's training values or a recipe's settings."""
         nested = dict(tree)
         if isinstance(tree.get("data", {}), dict):
             nested["data"] = self._data(tree.get("data", {}))
@@ -198,7 +198,7 @@ class _Reader:
         return {**spec, "views": {**count, "spec": self._own(self._modality.views_type, own, place)}}
 
     def _own(self, kind: type[Any], given: Any, place: str) -> Any:
-        """Return values of the modality as an object of its class."""
+        """Build an object of a modality's class from plain values."""
         path = place.split(".")
         try:
             made = checked(kind, given)
@@ -228,7 +228,7 @@ class _Reader:
         return f"{found}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
     def _known_keys(self, path: Sequence[str]) -> list[str]:
-        """Names that may stand at a place of params.yaml."""
+        """Return the valid keys at a path of params.yaml."""
         modality = self._modality
         own = (modality.options_type, modality.views_type, modality.preprocessing_type)
         kinds: dict[str, list[type]] = {
@@ -260,13 +260,13 @@ def _recipe(spec: Any) -> Any:
 
 
 def _as_written(path: Sequence[str]) -> list[str]:
-    """Return where a value stands in the file: what `_nested` gathered is written flat."""
+    """Return the path of a value in the file, i.e. undo the nesting of `_nested`."""
     gathered = {"teachers": "training", "students": "training", "recipes": "settings"}
     return [part for place, part in enumerate(path) if place != 2 or part != gathered.get(path[0])]
 
 
 def _check_references(params: Params, path: Path) -> None:
-    """Every name that a dump or the sweep uses must be defined, and used where it can be."""
+    """Refuse undefined names, and names used in the wrong list of the sweep."""
     for name, dump in params.dumps.items():
         _require_name(path, f"dumps.{name}.teacher", dump.teacher, params.teachers)
     for name, ensemble in params.ensembles.items():
@@ -309,7 +309,7 @@ def _require_targets(params: Params) -> None:
         for recipe in params.sweep.recipes:
             loss, where = params.recipes[recipe].loss, f"dump {dump}"
             if params.recipes[recipe].is_own:
-                continue  # which its students ask: here its code would run
+                continue  # checked when a student trains: the check would run the user's code
             require_targets(loss, where, mixes=params.dump_views(dump).mixes)
             require_features(loss, params.dump_codecs(dump), where)
         if params.dump_views(dump).mixes:

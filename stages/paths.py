@@ -1,4 +1,4 @@
-"""Where the stages keep things, relative to the project's folder; dvc.yaml names the same paths."""
+"""Paths of all outputs, relative to the project's folder; dvc.yaml names the same paths."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BASELINE = "baseline"
 
 
 def teacher_checkpoint(name: str) -> Path:
-    """Return where a teacher's weights are.
+    """Return the path of a teacher's weights.
 
     Raises:
-        ConfigError: the name, which may come from somebody's store, is none of a teacher.
+        ConfigError: the name, which may come from an untrusted store, is not valid.
     """
     if NAME.fullmatch(name) is None:
         raise ConfigError(
@@ -37,10 +37,10 @@ def teacher_run(name: str) -> str:
 
 
 def store(dump: str) -> Path:
-    """Return where a dump's store is."""
+    """Return the path of a dump's store."""
     return LOGITS / f"{dump}.zarr"
 
 
 def run_name(dump: str | None, student: str, recipe: str, seed: int) -> str:
-    """Return the name of a student's run; a baseline, which has no dump, says so."""
+    """Return the name of a student's run, e.g. main-small-kd-0, or baseline-small-scratch-0."""
     return f"{dump or BASELINE}-{student}-{recipe}-{seed}"

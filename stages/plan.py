@@ -1,4 +1,4 @@
-"""`pipeline plan`: say what a dump will cost, before it runs."""
+"""`pipeline plan`: estimate the cost of a dump before it runs."""
 
 from __future__ import annotations
 

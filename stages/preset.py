@@ -1,4 +1,4 @@
-"""`pipeline preset`: parameter files of well-known jobs, to start from."""
+"""`pipeline preset`: print or write the parameter file of a well-known job."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def command(name: str | None, out: Path | None) -> None:
 
 
 def presets() -> dict[str, str]:
-    """Return the text of every preset, by name; its first line says what it is."""
+    """Return the text of every preset, by name; the first line of a text is its description."""
     found = sorted(
         (entry for entry in (files("stages") / "presets").iterdir() if entry.name.endswith(".yaml")),
         key=lambda entry: entry.name,

@@ -1,6 +1,6 @@
-"""Which process of several this one is, as torchrun tells it; other launchers are noticed and refused.
+"""Ranks of the processes that torchrun started; other launchers are detected and refused.
 
-Under another launcher each process would do the whole work, all of them over the same files.
+Under another launcher, every process would do the whole work and write the same files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.core.distributed import Ranks
 
 
-# Launcher -> the variables by which it tells a process how many there are, and which one it is.
+# Launcher -> its environment variables for the number of processes and the rank.
 _LAUNCHERS = {
     "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
     "mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
@@ -32,10 +32,10 @@ _LAUNCHERS = {
 
 
 def require_one_process(instead: str) -> None:
-    """Refuse to be one of several processes that something else than torchrun started.
+    """Refuse to be one of several processes, unless torchrun started them.
 
     Args:
-        instead: how the work is shared, for the message.
+        instead: the correct way to share the work, for the message.
 
     Raises:
         ConfigError: naming the launcher's variables.
@@ -45,7 +45,7 @@ def require_one_process(instead: str) -> None:
 
 
 def require_alone() -> None:
-    """Refuse to be one of several processes, torchrun's too: nothing in this work is shared.
+    """Refuse to be one of several processes, even with torchrun: this work cannot be shared.
 
     Raises:
         ConfigError: naming the launcher's variables.
@@ -57,7 +57,7 @@ def require_alone() -> None:
 def _refuse_several(launchers: dict[str, tuple[str, str]], expected: str) -> None:
     for launcher, names in launchers.items():
         size, rank = map(_count, names)
-        # RANK alone is set by other programs, too.
+        # Other programs set RANK too, so RANK alone proves nothing.
         if size > 1 or (rank > 0 and names[1] != "RANK"):
             given = " and ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
             raise ConfigError(
@@ -67,9 +67,9 @@ def _refuse_several(launchers: dict[str, tuple[str, str]], expected: str) -> Non
 
 
 def _launchers() -> dict[str, tuple[str, str]]:
-    """Return the variables of launchers, those of Slurm where it numbers the step of a job.
+    """Return the variables of launchers; for Slurm's srun, they depend on the job step.
 
-    A batch script, which runs once, has SLURM_NTASKS of its job, and SLURM_PROCID=0, but no step.
+    A batch script runs once. It has its job's SLURM_NTASKS and SLURM_PROCID=0, but no step.
     """
     if "SLURM_STEP_NUM_TASKS" in os.environ or "SLURM_STEP_ID" not in os.environ:
         return _LAUNCHERS
@@ -77,17 +77,17 @@ def _launchers() -> dict[str, tuple[str, str]]:
 
 
 def _count(name: str) -> int:
-    """Return the number in a variable, 0 where there is none."""
+    """Return the number in an environment variable, or 0."""
     given = os.environ.get(name, "")
     return int(given) if given.isascii() and given.isdecimal() and len(given) < 10 else 0
 
 
 def rank_slice(part: Slice) -> Slice:
-    """Return this rank's share of a part of the work; the whole part where there are no ranks.
+    """Return this rank's share of a part of the work; the whole part without torchrun.
 
     Raises:
-        ConfigError: torchrun's environment is not as it sets it, or another launcher started several
-            processes and the part is all of the work.
+        ConfigError: torchrun's variables are invalid, or another launcher started several processes and
+            the part is the whole work.
     """
     if part == WHOLE:
         require_one_process("give each its part: --shards I/N, then run it once without")
@@ -97,14 +97,13 @@ def rank_slice(part: Slice) -> Slice:
 
 @contextmanager
 def training_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that torchrun started, which then train together; leave them afterwards.
+    """Join the process group of torchrun for training, and leave it afterwards.
 
     Args:
         device: of this process.
 
     Raises:
-        ConfigError: torchrun's environment is not as it sets it, or another launcher started several
-            processes.
+        ConfigError: torchrun's variables are invalid, or another launcher started several processes.
     """
     from torch import cuda
     from torch import distributed as dist
@@ -122,7 +121,7 @@ def training_ranks(device: torch.device) -> Iterator[Ranks]:
     try:
         with ExitStack() as held:
             if rank > 0:
-                # All ranks go through the same; the first one tells.
+                # All ranks would print the same, so only the first does.
                 silent = held.enter_context(Path(os.devnull).open("w"))
                 held.enter_context(redirect_stderr(silent))
             yield Ranks(rank, world)
@@ -131,12 +130,12 @@ def training_ranks(device: torch.device) -> Iterator[Ranks]:
 
 
 def local_device() -> str:
-    """Return the name of this rank's own GPU."""
+    """Return the name of this rank's GPU, e.g. cuda:1."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if under_torchrun() else "cuda"
 
 
 def local_ranks() -> int:
-    """Return how many ranks share this machine."""
+    """Return the number of ranks on this machine."""
     return max(1, _count("LOCAL_WORLD_SIZE")) if under_torchrun() else 1
 
 

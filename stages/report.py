@@ -1,4 +1,4 @@
-"""`pipeline report`: compare everything that the sweep trained."""
+"""`pipeline report`: compare all runs of the sweep."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def command(params: Params) -> None:
     bound_threads()
     data, task = open_prepared(params.data), find_task(params.data.task)
     require_sample(data, seed=params.data.seed, workers=default_workers())
-    # Students have been checked, or were told to put up with it.
+    # Students were checked for drift, or trained with --allow-drift.
     stores = {name: open_logits(paths.store(name), allow_drift=True) for name in params.sweep.dumps}
     for name, store in stores.items():
         _require_teachers(params, name, store)
@@ -96,7 +96,7 @@ def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str, task: 
 
 
 def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run) -> None:
-    """Say where a run is not what params.yaml now says: by hand, nothing trains it again."""
+    """Print the differences between a run and params.yaml: without DVC, nothing retrains it."""
     if run.made_with is None:
         return
     try:
@@ -110,7 +110,7 @@ def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run
 
 
 def _require_teachers(params: Params, name: str, store: SoftLabels) -> None:
-    """Refuse a dump of another teacher than params.yaml asks for; tell what of it has changed since.
+    """Refuse a dump of a different teacher than params.yaml; print other changes of the teacher.
 
     Raises:
         MismatchError: naming both teachers.

@@ -1,4 +1,4 @@
-"""The process that a command runs in: its memory, its parent, its processors. Imports no torch."""
+"""The process of a command: its memory, its parent and its CPUs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.core.limits import cgroups
 from stages.dvc import is_stage
 from stages.ranks import under_torchrun
 
-# Memory of CPU runs: keep what is freed instead of giving it back to the kernel at every step.
+# Memory of CPU runs: keep freed pages instead of returning them to the kernel at every step.
 
 
 # <malloc.h>
@@ -25,11 +25,11 @@ MOST_WORKERS = 8
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to reuse the pages of large tensors; elsewhere do nothing.
+    """Tell glibc to reuse the pages of large tensors; other C libraries are left alone.
 
-    By default every tensor above 32 MB, and many below, is mapped anew and unmapped when it is freed:
-    each step of a training loop then faults all its activations in again, which can cost more than the
-    arithmetic. The price is a process that does not shrink.
+    By default every tensor above 32 MB, and many smaller ones, is mapped and unmapped each time. Then each
+    training step page-faults all its activations, which can cost more than the arithmetic. The price is a
+    process that never shrinks.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -38,13 +38,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_TOP_PAD, _PAD_BYTES)
 
 
-# A stage that DVC or torchrun started ends when that is killed, so that no orphan writes on.
+# A stage ends when DVC or torchrun, its parent, is killed, so no orphan keeps writing.
 
 
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent dies, if it is DVC or torchrun (Linux only).
 
-    A command typed by a person is left alone: with nohup it shall outlive its shell.
+    A command started by a person is left alone: with nohup it must outlive its shell.
     """
     if sys.platform == "linux" and (is_stage() or under_torchrun()):
         parent = os.getppid()
@@ -53,33 +53,33 @@ def die_with_parent() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-# Processors that this process may use: the machine's, less what affinity and cgroups withhold.
+# CPUs that this process may use, limited by affinity and cgroups.
 #
-# `os.cpu_count()` is of the whole machine: a container with a quota of two processors of 96 would start
-# 96 threads, each with an image in memory. Memory limits are not looked at.
+# `os.cpu_count()` counts the whole machine. E.g. a container with a quota of 2 of 96 CPUs would start 96
+# threads, each with an image in memory. Memory limits are ignored.
 
 
 def default_workers(sharing: int = 1) -> int:
-    """Return how many threads decode and render, if the user does not say.
+    """Return the default number of threads that decode and render.
 
     Args:
-        sharing: processes that share the machine.
+        sharing: number of processes that share the machine.
     """
     return max(1, min(MOST_WORKERS, usable_processors() // sharing))
 
 
 def usable_processors(root: Path = Path("/")) -> int:
-    """Return how many processors' time this process gets, at least 1.
+    """Return the number of CPUs for this process, at least 1; a fractional quota is rounded up.
 
     Args:
-        root: of the file system whose `proc` and `sys` tell of cgroups.
+        root: folder with `proc` and `sys`; tests pass their own.
     """
     quotas = [math.ceil(quota) for folder in cgroups("cpu", root) if (quota := _quota(folder)) is not None]
     return max(1, min([_allowed(), *quotas]))
 
 
 def bound_threads() -> None:
-    """Let torch compute with no more threads than there are processors: it looks at no quota itself."""
+    """Limit torch's threads to the usable CPUs, since torch ignores cgroup quotas."""
     from torch import get_num_threads, set_num_threads
 
     set_num_threads(min(get_num_threads(), usable_processors()))
@@ -92,12 +92,12 @@ def _allowed() -> int:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Return how many processors' time a cgroup has, or None for all there is."""
+    """Return a cgroup's CPU quota in CPUs, e.g. 1.5, or None without a limit."""
     try:
         if (cgroup / "cpu.max").exists():
             quota, period = (cgroup / "cpu.max").read_text().split()  # e.g. "150000 100000"
         else:
             quota, period = ((cgroup / f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
         return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
-    except (OSError, ValueError):  # no such file; "max"
+    except (OSError, ValueError):  # the file is missing, or says "max"
         return None

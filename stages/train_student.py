@@ -88,7 +88,7 @@ def command(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
-    """One student's run, by what names it."""
+    """The run of one student, identified by the parts of its name."""
 
     student: str
     recipe: str
@@ -114,7 +114,7 @@ class _Run:
         store: SoftLabels | None,
         training_set: TrainingSet,
     ) -> TrainingResult:
-        """Train the student on what it is to learn from."""
+        """Train the student, from a store's logits or from labels alone."""
         return train(
             context,
             network,
@@ -141,7 +141,7 @@ class _Run:
         teacher_logits: Tensor | None,
         told: dict[str, Any],
     ) -> None:
-        """Write checkpoints, figures of the best epoch on the test images and what is told, and history."""
+        """Write checkpoints, history and metrics: `told`, and the best epoch's figures on test images."""
         load_state(network, result.best, self.name)
         found = assess(context, network, card.preprocessing, teacher_logits)
         metrics: dict[str, Any] = {
@@ -166,7 +166,7 @@ class _Run:
 
 
 def _lesson(params: Params, data: PreparedData, *, taught: bool) -> TrainingSet:
-    """Return what a student is shown; with or without a teacher in as many steps an epoch."""
+    """Return the training set of a student; baselines run as many steps per epoch as distilled students."""
     labels = params.data.student_labels(data)
     if taught:
         return TrainingSet.of_all(data.train, labels)

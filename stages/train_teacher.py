@@ -1,4 +1,4 @@
-"""`pipeline train-teacher`: train, fine-tune, or resolve and evaluate pretrained weights."""
+"""`pipeline train-teacher`: train or fine-tune a teacher, or evaluate pretrained weights."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
 
 
 def _resolve(context: RunContext, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:
-    """Return a pretrained network as it is, on the device."""
+    """Load a pretrained network unchanged onto the device."""
     network, card = pretrained_network(context.data, spec.start(None))
     require_same_classes(name, card, context.data)
     network.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -99,7 +99,7 @@ def _write(
     outputs: Outputs,
     told: dict[str, Any],
 ) -> None:
-    """Write figures on the test images, with what decided them, and the checkpoint, if they are sound."""
+    """Write the checkpoint and the metrics: test figures, and the parameters that decided them."""
     if result is None:
         found = assess(context, network, card.preprocessing)
         save_checkpoint(outputs.checkpoint, network.state_dict(), card)
@@ -108,7 +108,7 @@ def _write(
         with naming_epoch(result.best_epoch, network, settings):
             found = assess(context, network, card.preprocessing)
         outputs.write_checkpoints(result, card)
-    # It has no teacher to be compared with.
+    # Drop figures that compare with a teacher: this model has none.
     compared = context.task.against_teacher
     own = {figure: value for figure, value in found.to_dict().items() if figure not in compared}
     metrics = {

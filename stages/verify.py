@@ -89,7 +89,7 @@ def command(
 
 
 def _audit_prepared(machine: Machine, *, as_json: bool) -> Audit:
-    """Check the prepared data, and tell people what was found."""
+    """Check the prepared data and, without JSON, print the findings."""
 
     def progress(batches: Sequence[NDArray[np.int64]], step: str) -> Iterator[NDArray[np.int64]]:
         return track(batches, step, total=len(batches), unit="batch")
@@ -106,10 +106,10 @@ def _audit_prepared(machine: Machine, *, as_json: bool) -> Audit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CheckedStore:
-    """A store, and what its teacher needs to look again.
+    """A store to check, and the resources to run its teacher again.
 
     Raises:
-        ConfigError: it is an ensemble, which has no logits of its own.
+        ConfigError: the store is an ensemble, which has no logits of its own.
     """
 
     store: Path
@@ -125,7 +125,7 @@ class _CheckedStore:
             )
 
     def repair(self) -> None:
-        """Mend the store, and say what to do where DVC's cache has the damage too: mended files are new."""
+        """Repair the store; repaired files are new, so print how to fix the same damage in DVC's cache."""
         damaged: list[Path] = []
         lines = repair(
             self.store,
@@ -137,7 +137,7 @@ class _CheckedStore:
         tell_cache_to_mend(self.store, damaged)
 
     def audit(self, pairs: int, *, as_json: bool) -> Audit:
-        """Check the store, replay its teacher if asked, and tell people what was found."""
+        """Check the store, optionally replay its teacher, and print the findings."""
         try:
             audit = verify(self.store)
         except StoreError as error:
@@ -173,7 +173,7 @@ class _CheckedStore:
 
 
 def _joined(data: Audit, store: Audit) -> Audit:
-    """Return a store's findings with those of the prepared data before them."""
+    """Join the findings of the prepared data and of a store, in this order."""
     return replace(
         store, ok=data.ok and store.ok, checked=data.checked + store.checked, bad=[*data.bad, *store.bad]
     )
