@@ -1,6 +1,6 @@
 """Offline knowledge distillation: run a teacher once, train many students from its cached logits.
 
-The names here are what other programs import; each is loaded when it is first used.
+These are the public names. Each is loaded on first use, so `import pipeline` stays fast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 
     __version__: str
 
-# Before torch is imported, by whatever module of this package.
+# Must run before any module of this package imports torch.
 name_user()
 
 _HOMES = {

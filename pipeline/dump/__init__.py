@@ -1,1 +1,1 @@
-"""Stage one: run a teacher over every view of every sample, once, and keep what it says."""
+"""Stage one: run a teacher once over every view of every sample and store its outputs."""

@@ -1,4 +1,4 @@
-"""Stage one without a teacher: dumps that are there become one ensemble."""
+"""Stage one without a teacher: combine existing dumps into an ensemble."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.tasks.task import quality
 
 
 def write_ensemble(path: Path, names: Sequence[str], blend: Blend, context: RunContext) -> Ensemble:
-    """Make an ensemble of stores that lie beside it; one that is there already is replaced.
+    """Write an ensemble of stores in the same folder, and replace an existing one.
 
     Args:
-        path: its folder.
-        names: of the members, such as "main.zarr".
-        blend: how they are averaged.
-        context: the samples; labels of the test split tell how good the average is.
+        path: the ensemble's folder.
+        names: the members, e.g. "main.zarr".
+        blend: the averaging rule.
+        context: the samples; labels of the test split measure the quality of the average.
 
     Raises:
         MismatchError: views, samples or classes of the members differ.
-        StoreError: there is a store of logits.
+        StoreError: the path holds a store of logits.
     """
     ensemble = open_members(path, names, blend)
     if views_of(ensemble).mixes:

@@ -1,4 +1,4 @@
-"""Choosing a codec on a pilot: candidates are measured with the very bytes that the store would hold."""
+"""Choose a codec on a pilot: measure each candidate on the exact bytes that the store would hold."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SHARE = 64
 _BATCHES_AT_LEAST = 4
 Files = dict[str, Buffer]
 _DENSE = ("affine8", "affine6", "affine4", "fp16")
-# Fits of `features`, and how much finer than the divergence of the last one says that the next one is.
+# Attempts to fit `features`, and the safety factor on the error budget of each further attempt.
 _FITS, _CLOSER = 3, 0.95
 _KEPT = (5, 10, 20, 50, 100, 200)
 
@@ -43,11 +43,11 @@ class Candidate:
 
     Args:
         codec: the codec.
-        bytes_per_row: of a sample and view, compressed.
-        state_bytes: of what the store keeps once, compressed.
-        state_files: in which it is.
-        fidelity: what it costs.
-        seconds_per_row: for encoding, and decoding and comparing, as the dump does.
+        bytes_per_row: compressed bytes per sample and view.
+        state_bytes: compressed bytes of the codec's state, stored once.
+        state_files: number of files of that state.
+        fidelity: divergence on the pilot.
+        seconds_per_row: time to encode, decode and compare, as the dump does.
     """
 
     codec: Codec
@@ -58,7 +58,7 @@ class Candidate:
     seconds_per_row: float
 
     def total_bytes(self, rows: int) -> int:
-        """Return the size of a store of this many samples times views."""
+        """Return the size of a store with this many rows (samples times views)."""
         return self.state_bytes + math.ceil(self.bytes_per_row * rows)
 
     def describe(self, task: Task) -> str:
@@ -86,17 +86,17 @@ def measure(codec: Codec, pilot: Pilot, rule: Rule) -> Candidate:
 def choose_codec(
     spec: CodecSpec, pilot: Pilot, task: Task, *, head: nn.Linear | None, rows: int
 ) -> Candidate:
-    """Return the codec that a spec asks for, measured.
+    """Return the smallest codec that fits a spec's budget, measured on the pilot.
 
     Args:
-        spec: a codec by name, or auto.
-        pilot: what the teacher says of a few samples.
-        task: what that means.
+        spec: a codec's name, or auto.
+        pilot: the teacher's outputs for a few samples.
+        task: the meaning of outputs.
         head: the teacher's last linear layer, if it has one.
-        rows: samples times views of the dump, over which a codec's state is spread.
+        rows: samples times views of the dump; they share the bytes of a codec's state.
 
     Raises:
-        ConfigError: no codec keeps the budget.
+        ConfigError: every codec exceeds the budget.
         ModelError: the codec needs features and the teacher has none.
     """
     candidates = list(_candidates(spec, pilot, task, head))
@@ -130,18 +130,19 @@ def _candidates(spec: CodecSpec, pilot: Pilot, rule: Rule, head: nn.Linear | Non
 
 
 def _fitted(pilot: Pilot, head: nn.Linear, budget: float, rule: Rule) -> Candidate:
-    """Return `features` fitted to some rows of the pilot, more finely where the whole says that it must."""
+    """Fit `features` to some rows of the pilot; refit more finely if the whole pilot exceeds the budget."""
     aim = budget
     for _ in range(_FITS):
         candidate = measure(fit_features(pilot.output, head, aim, rule), pilot, rule)
         if candidate.fidelity.within(budget):
             break
+        # Budget 0.01, measured 0.02: aim for 0.95 * 0.01 / 0.02 = 0.475 of the aim before.
         aim *= _CLOSER * budget / candidate.fidelity.worst
     return candidate
 
 
 def _tail_mass(codec: Codec, pilot: Pilot) -> str:
-    """Say what a codec of few classes leaves out."""
+    """Describe the probability that a top-k codec leaves out."""
     if codec.kept is None:
         return ""
     masses = [_left_out(pilot.output.logits, codec.kept, t) for t in (1.0, 4.0)]
@@ -166,7 +167,7 @@ def _shard_files(codec: Codec, encoded: Mapping[str, Tensor]) -> Files:
 
 
 def _state_files(state: Mapping[str, Tensor]) -> Files:
-    """Return what a store would keep once."""
+    """Return the files of a codec's state, as a store would write them."""
     files: Files = {}
     group = zarr.create_group(MemoryStore(files), zarr_format=3)
     for name, values in state.items():
@@ -180,11 +181,11 @@ def _chunk_bytes(files: Files) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """What a teacher says of a few training samples in the first views.
+    """A teacher's outputs for a few training samples in the first views.
 
     Args:
-        output: of n rows, on the device.
-        images_per_second: rendered and seen by the teacher; the first batch, which warms up, apart.
+        output: n rows, on the device.
+        images_per_second: speed of rendering and forward passes, without the first (warm-up) batch.
     """
 
     output: TeacherOutput
@@ -195,14 +196,14 @@ class Pilot:
 
 
 def pilot_rows(n_samples: int, n_views: int, foretold: int | None = None) -> tuple[int, int]:
-    """Return of how many samples a pilot is, and in how many views: one, unless samples are few.
+    """Return the numbers of samples and views of a pilot; one view, unless samples are few.
 
-    It has a 64th of the dump's rows, at least 256 and at most 2,048.
+    A pilot has 1/64 of the dump's rows, at least 256 and at most 2,048.
 
     Args:
-        n_samples: that are there.
-        n_views: of the dump.
-        foretold: samples of the dump; None for those that are there.
+        n_samples: samples of the data.
+        n_views: views of the dump.
+        foretold: samples of a larger dump to forecast; None for those of the data.
     """
     rows = (foretold or n_samples) * n_views
     wanted = min(_MOST_ROWS, max(_FEWEST_ROWS, rows // _SHARE))
@@ -214,12 +215,12 @@ def run_pilot(context: RunContext, teacher: Teacher, spec: DumpSpec, foretold: i
 
     Args:
         context: the data and the device.
-        teacher: whose logits.
-        spec: what to dump.
-        foretold: training samples of the dump; None for those that are there.
+        teacher: the model to run.
+        spec: the dump's settings.
+        foretold: training samples of a larger dump to forecast; None for those of the data.
 
     Raises:
-        DataError: an image is not the one that was prepared.
+        DataError: an image differs from the prepared one.
         ModelError: logits are not finite.
     """
     images = context.data.train
@@ -236,7 +237,7 @@ def run_pilot(context: RunContext, teacher: Teacher, spec: DumpSpec, foretold: i
     outputs, times = [], [time.perf_counter()]
     for batch in feed.stream(batches):
         outputs.append(teacher.output(batch))
-        # Also waits for the device, so that the clock tells the truth.
+        # `bool` also waits for the device; without that, the clock would measure kernel launches.
         if not bool(outputs[-1].are_finite().all()):
             raise ModelError(
                 f"teacher {teacher.name} gives logits that are not finite for training images; expected "

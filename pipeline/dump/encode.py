@@ -1,7 +1,13 @@
-"""What a teacher says of a batch becomes rows of a shard: encoded and measured on its device, then copied.
+"""Turn batches of teacher outputs into rows of a shard: encode and measure on the device, then copy.
 
-Nothing waits for the device from batch to batch: while it is at one, of the next shard too, the host takes
-in the one before.
+    put(output (B, C), pixels (B, ...))
+      -> pick        pixels (w, ...) of the samples with render checksums        device
+      -> examine     codec arrays (B, ...) and RowFigures (B,) ... (B, K)        device
+      -> Downloader  the same as numpy arrays, one batch late                    host
+      -> ShardBuffer rows at their places in arrays (n, ...) of the shard        host
+
+The host never waits for the batch that it just sent. While the device computes batch i, the host stores
+batch i - 1, which may belong to the shard before.
 """
 
 from __future__ import annotations
@@ -25,20 +31,22 @@ from pipeline.store.layout import ShardId
 from pipeline.store.records import Witness, witness_rows
 from pipeline.tasks.task import Task
 
+# Two slots: one batch on its way, one being read. Each costs one batch of pinned memory.
 _SLOTS = 2
+# T is a Tensor on the device and an ndarray on the host, so both ends share one set of field names.
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFigures(Generic[T]):
-    """What is known of B rows beside their arrays: tensors on the device, arrays on the host.
+    """Measurements of B rows besides their arrays: tensors on the device, ndarrays on the host.
 
     Args:
-        finite: (B,) bool, whether all that the teacher says is.
-        answers: (B, ...) as the task gives them, to be compared with labels.
-        same: (B,) bool, whether the codec keeps the answer.
-        divergences: (B, K) float64, of what the codec keeps.
+        finite: (B,) bool, whether all outputs of the row are finite.
+        answers: (B, ...) the task's answers, e.g. top-1 classes, to compare with labels.
+        same: (B,) bool, whether the codec preserves the answer.
+        divergences: (B, K) float64, between original and decoded outputs.
     """
 
     finite: T
@@ -47,7 +55,7 @@ class RowFigures(Generic[T]):
     divergences: T
 
     def map(self, work: Callable[[str, T], U]) -> RowFigures[U]:
-        """Return what some work makes of each field, given its name."""
+        """Apply a function of (name, values) to each field."""
         return RowFigures(
             finite=work("finite", self.finite),
             answers=work("answers", self.answers),
@@ -61,9 +69,9 @@ class Examined(Generic[T]):
     """A batch of B rows on its way to the host.
 
     Args:
-        arrays: the codec's, B rows each; it may call them what it likes.
-        rows: what else is known of these.
-        checked: (w, ...) those of the rendered samples whose checksums are kept.
+        arrays: the codec's arrays, B rows each, under any names.
+        rows: measurements of these rows.
+        checked: (w, ...) rendered samples with stored checksums; w may be 0.
     """
 
     arrays: Mapping[str, T]
@@ -71,7 +79,8 @@ class Examined(Generic[T]):
     checked: T
 
     def map(self, work: Callable[[tuple[str, str], T], U]) -> Examined[U]:
-        """Return what some work makes of each tensor, given a name that no other has."""
+        """Apply a function of (unique name, values) to each tensor."""
+        # A pair is unique even if a codec names an array like a field of `rows`, e.g. "same".
         return Examined(
             arrays={name: work(("arrays", name), values) for name, values in self.arrays.items()},
             rows=self.rows.map(lambda name, values: work(("rows", name), values)),
@@ -83,15 +92,16 @@ Received = Examined[NDArray[Any]]
 
 
 def examine(output: TeacherOutput, codec: Codec, task: Task, checked: Tensor) -> Examined[Tensor]:
-    """Encode a batch of B rows and measure what that costs, on its device and without waiting for it.
+    """Encode a batch of B rows and measure the codec's error, on the device and without synchronising.
 
     Args:
-        output: of the teacher.
-        codec: of the store.
-        task: what the output means.
-        checked: (w, ...) rendered samples to go along.
+        output: the teacher's outputs for the batch.
+        codec: the store's codec.
+        task: the meaning of outputs.
+        checked: (w, ...) rendered samples that travel with the batch.
     """
     encoded = codec.encode(output, task)
+    # Decoded from the encoded rows, so that the error is that of the stored values.
     decoded = codec.decode(encoded)
     rows = RowFigures(
         finite=output.are_finite(),
@@ -103,46 +113,59 @@ def examine(output: TeacherOutput, codec: Codec, task: Task, checked: Tensor) ->
 
 
 class ShardBuffer:
-    """The rows of one shard on the host; they come in the order in which they are rendered.
+    """The n rows of one shard on the host, filled in rendering order.
+
+    Rendering order differs from row order if views mix images. The four samples of a group, which mix among
+    themselves, are then side by side, and a batch of whole groups contains all partners. Batches are slices
+    of `order`. A shard of 6 rows in batches of 4:
+
+        order    [4, 1, 5, 0 | 2, 3]       row of the shard, by rendering position
+        batch 0  arrays[[4, 1, 5, 0]] = the batch's 4 rows
+        batch 1  arrays[[2, 3]]       = the batch's 2 rows
+        argsort(order) = [3, 1, 4, 5, 0, 2], the rendering position of each row
 
     Args:
-        shard: which.
-        arrays: the codec's.
-        order: (n,) which of the shard's rows comes first, second and so on.
-        task: what the teacher's outputs mean.
-        device: where batches are.
+        shard: the shard's section, view and block.
+        arrays: the codec's arrays, by name.
+        order: (n,) rows of the shard in rendering order.
+        task: the meaning of the teacher's outputs.
+        device: the device of batches.
     """
 
     def __init__(
         self, shard: ShardId, arrays: Mapping[str, ArraySpec], order: Rows, task: Task, device: torch.device
     ) -> None:
         self.shard, self._order, self._task, self._count = shard, order, task, 0
+        # (n, ...) each, allocated once per shard; `add` scatters batches into them.
         self.arrays = {
             name: np.empty((len(order), *spec.shape), spec.dtype) for name, spec in arrays.items()
         }
         self._same = np.empty(len(order), np.bool_)
         self._divergences = np.empty((len(order), len(task.measures.divergences)), np.float64)
         self._answers: list[NDArray[Any]] = []
+        # Rendering positions of the rows with checksums: argsort inverts `order`.
         self._checked = _Checked(np.argsort(order)[witness_rows(len(order))], device)
-        # The first row to come that is not finite, and the first that is, but not when it is decoded.
+        # The first row with outputs that are not finite, and the first whose codec error is not finite.
         self.bad: int | None = None
         self.lost: int | None = None
 
     def pick(self, pixels: Tensor) -> Tensor:
-        """Return those of the next batch of rendered samples whose checksums are kept."""
+        """Return the samples (w, ...) of the next batch (B, ...) whose checksums are stored."""
         return self._checked.pick(pixels)
 
     def add(self, batch: Received) -> None:
-        """Take in a batch."""
+        """Store a batch of B rows at their places in the shard."""
         found = batch.rows
         rows = self._order[self._count : self._count + len(found.finite)]
         for name, column in self.arrays.items():
             column[rows] = batch.arrays[name]
         self._same[rows], self._divergences[rows] = found.same, found.divergences
+        # Copied: the batch is a view of a slot's pinned memory, which the next batch overwrites.
         self._answers.append(found.answers.copy())
         self._checked.keep(batch.checked)
         self._count += len(rows)
         if self.bad is None and not found.finite.all():
+            # argmin of booleans is the position of the first False.
             self.bad = int(rows[found.finite.argmin()])
         kept = np.isfinite(found.divergences).all(1)
         if self.lost is None and not kept.all():
@@ -150,34 +173,35 @@ class ShardBuffer:
 
     @property
     def is_refused(self) -> bool:
-        """Whether a row that has come cannot be kept."""
+        """Whether a received row cannot be stored."""
         return self.bad is not None or self.lost is not None
 
     @property
     def is_whole(self) -> bool:
-        """Whether all rows have come."""
+        """Whether all rows were received."""
         return self._count == len(self._order)
 
     def fidelity(self) -> Fidelity:
-        """Return what the codec cost."""
+        """Return the codec's error over the shard."""
         return Fidelity.of(self._task.measures, self._divergences, self._same)
 
     def tally(self, labels: NDArray[np.int64]) -> tuple[int, int]:
-        """Return how many of the rows' labels (n,) are known, and how many of these the teacher names."""
+        """Return the number of known labels among (n,), and of those that the teacher predicts."""
+        # Answers are in rendering order; argsort brings them into row order, that of the labels.
         return self._task.tally(np.concatenate(self._answers)[np.argsort(self._order)], labels)
 
     def witness(self) -> Witness:
-        """Return what some of the rows looked like."""
+        """Return the render checksums of the shard."""
         return self._checked.witness()
 
 
 class ShardBuffers:
-    """The shards of a dump on their way to the host.
+    """The shards that are being filled: at most two, since batches arrive one late.
 
     Args:
-        codec: of the store.
-        task: what the teacher's outputs mean.
-        device: where batches are.
+        codec: the store's codec.
+        task: the meaning of the teacher's outputs.
+        device: the device of batches.
     """
 
     def __init__(self, codec: Codec, task: Task, device: torch.device) -> None:
@@ -186,29 +210,31 @@ class ShardBuffers:
         self._begun: deque[ShardBuffer] = deque()
 
     def begin(self, shard: ShardId, order: Rows) -> None:
-        """Expect the batches of a shard, whose rows (n,) come in this order."""
+        """Expect the batches of a shard, with its rows (n,) in rendering order."""
         self._begun.append(ShardBuffer(shard, self._codec.arrays, order, self._task, self._device))
 
     def put(self, output: TeacherOutput, pixels: Tensor) -> ShardBuffer | None:
-        """Take a batch of the shard that was begun last.
+        """Send a batch of the newest shard to the host, and store the batch before it.
 
         Args:
-            output: of B rows.
-            pixels: (B, ...) that the teacher was given.
+            output: the teacher's outputs, B rows.
+            pixels: (B, ...) the rendered samples that the teacher saw.
 
         Returns:
-            A shard that is whole now, or has a row that cannot be kept.
+            A shard that became whole, or that has a row that cannot be stored.
         """
+        # Picked for the newest shard; `_take` below may still fill the one before.
         checked = self._begun[-1].pick(pixels)
         return self._take(self._downloader.send(examine(output, self._codec, self._task, checked)))
 
     def finish(self) -> ShardBuffer | None:
-        """Return the last shard, when its last batch has arrived."""
+        """Wait for the last batch, and return the last shard."""
         return self._take(self._downloader.finish())
 
     def _take(self, batch: Received | None) -> ShardBuffer | None:
         if batch is None:
             return None
+        # Batches arrive in order, so the oldest shard owns this one until it is whole.
         first = self._begun[0]
         first.add(batch)
         if first.is_whole:
@@ -217,22 +243,31 @@ class ShardBuffers:
 
 
 class _Checked:
-    """Rendered samples whose checksums are kept: picked on the device, kept on the host.
+    """Rendered samples with stored checksums: picked on the device, collected on the host.
+
+    Only w of B samples are copied, so checksums cost no bandwidth. For places [7, 2, 5] and batches of 4:
+
+        sorted places  [2, 5, 7], from order [1, 2, 0]
+        batch 0 (0-3)  picks 2          -> row 2 of the batch
+        batch 1 (4-7)  picks 5 and 7    -> rows 1 and 3 of the batch
+        witness        argsort(order) = [2, 0, 1] restores 7, 2, 5
 
     Args:
-        places: (W,) where each is among the shard's rendered rows.
-        device: where batches are.
+        places: (W,) rendering positions within the shard, in the order of its rows.
+        device: the device of batches.
     """
 
     def __init__(self, places: Rows, device: torch.device) -> None:
         self._order = np.argsort(places)
         self._places = places[self._order]
+        # Copied once per shard: `pick` then slices on the device and never synchronises.
         self._there = to_device(self._places, device)
         self._first = 0
         self._kept: list[NDArray[Any]] = []
 
     def pick(self, pixels: Tensor) -> Tensor:
-        """Return those (w, ...) among the next batch (B, ...)."""
+        """Return the picked samples (w, ...) of the next batch (B, ...)."""
+        # Binary search on the host copy gives plain integers, so no size comes from the device.
         ends = self._first, self._first + len(pixels)
         start, stop = np.searchsorted(self._places, ends).tolist()
         chosen = pixels.index_select(0, self._there[start:stop] - self._first)
@@ -240,23 +275,25 @@ class _Checked:
         return chosen
 
     def keep(self, chosen: NDArray[Any]) -> None:
-        """Take what was picked, in the same order."""
+        """Collect picked samples (w, ...), in the order of `pick`; copied, as slots are reused."""
         self._kept.append(chosen.copy())
 
     def witness(self) -> Witness:
-        """Return what was seen, in the order of the shard's rows."""
+        """Return the render checksums, in the order of the shard's rows."""
         return Witness.of(np.concatenate(self._kept)[np.argsort(self._order)])
 
 
 class Downloader:
-    """Batches from the device to the host, without making it wait: the host reads one behind.
+    """Copy batches from the device to the host without stalling the device: the host reads one late.
 
-    A slot is room on the host, pinned where the device is a GPU, with two events: the batch is there to be
-    copied, and the copy has arrived. Slots are used again and again; copies go through one stream that
-    lives as long as the downloader, and nothing is allocated on it. On a CPU a slot is the batch itself.
+    A slot is host memory (pinned if the device is a GPU) with two events: "batch ready" and "copy arrived".
+    Slots are reused. All copies use one stream that lives as long as the downloader; nothing is allocated
+    on that stream. On a CPU, a slot is the batch itself.
+
+        send(0) -> None    send(1) -> 0    send(2) -> 1    finish() -> 2
 
     Args:
-        device: where batches are.
+        device: the device of batches.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -266,10 +303,10 @@ class Downloader:
         self._on_the_way: deque[_Slot] = deque()
 
     def send(self, batch: Examined[Tensor]) -> Received | None:
-        """Begin to copy a batch; return the one before, which lasts until the next call.
+        """Start to copy a batch, and return the one before; that one is valid until the next call.
 
         Args:
-            batch: tensors of any first dimension; dtypes and other dimensions stay the same.
+            batch: tensors of any first dimension; dtypes and other dimensions are equal in all batches.
         """
         slot = next(self._slots)
         slot.send(batch, self._stream)
@@ -277,12 +314,12 @@ class Downloader:
         return self._on_the_way.popleft().read() if len(self._on_the_way) == _SLOTS else None
 
     def finish(self) -> Received | None:
-        """Return the last batch."""
+        """Wait for the last batch and return it."""
         return self._on_the_way.popleft().read() if self._on_the_way else None
 
 
 class _Slot:
-    """Room for one batch; it grows to the largest that it has held."""
+    """Host memory for one batch; it grows to the largest batch so far."""
 
     def __init__(self, *, on_gpu: bool) -> None:
         self._batch: Examined[Tensor] | None = None
@@ -291,11 +328,13 @@ class _Slot:
         self._ready, self._arrived = (_event() if on_gpu else None for _ in range(2))
 
     def send(self, batch: Examined[Tensor], stream: torch.cuda.Stream | None) -> None:
-        """Begin to copy a batch as soon as the device has made it."""
-        # Kept until they have arrived, so that nothing else gets their memory.
+        """Start to copy a batch as soon as the device has computed it."""
+        # Referenced until the copy has arrived: the allocator, which knows only the stream of the kernels,
+        # would otherwise give this memory to the next batch. Cost: two encoded batches on the device.
         self._batch = self._arriving = batch.map(lambda _, values: values.contiguous())
         if stream is None or self._ready is None or self._arrived is None:
             return
+        # The copy stream waits on the device for the kernels; the host continues at once.
         self._ready.record(torch.cuda.current_stream(stream.device))
         with torch.cuda.stream(stream):
             stream.wait_event(self._ready)
@@ -303,14 +342,15 @@ class _Slot:
             self._arrived.record(stream)
 
     def _copy(self, name: tuple[str, str], values: Tensor) -> Tensor:
-        """Begin to copy a tensor into its room."""
+        """Start to copy a tensor (B, ...) into its host memory, and return the view (B, ...) of it."""
+        # Pinning is slow, so memory is replaced only for a longer batch, not for a short last one.
         room = self._host.get(name)
         if room is None or len(room) < len(values):
             room = self._host[name] = torch.empty_like(values, device="cpu", pin_memory=True)
         return room[: len(values)].copy_(values, non_blocking=True)
 
     def read(self) -> Received:
-        """Wait until the batch has arrived, and return it."""
+        """Wait for the copy, and return the batch as arrays that share the slot's memory."""
         if self._arriving is None:
             raise RuntimeError("nothing was sent")
         if self._arrived is not None:

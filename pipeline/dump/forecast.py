@@ -1,4 +1,4 @@
-"""What a dump will cost, before it runs: bytes, files, forward passes, time and memory."""
+"""Forecast the cost of a dump: bytes, files, forward passes, time and memory."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from pipeline.store.place import require_store_or_nothing
 from pipeline.store.records import PLACES, ShardRecord, Witness, witness_rows
 
 _INDEX_BYTES_PER_ROW = 16
-# Measured: resident bytes of a dump of 220,000 samples beyond those of one of 20,000, a sample.
+# Resident bytes per sample, measured as the difference between dumps of 220,000 and 20,000 samples.
 _MEMORY_PER_SAMPLE = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What `pipeline plan` tells.
+    """The figures of `pipeline plan`.
 
     Args:
-        samples: of all splits.
-        image_bytes: of their packed pixels; 0 where their files stay encoded.
-        codec: the one that is named, or that the pilot chose.
-        bytes_total: of the finished store.
-        bytes_per_sample_view: of the training logits, compressed.
-        files: of the finished store.
-        teacher_forwards: images that the teacher has still to see.
-        seconds_estimate: for these on this machine, at the pilot's speed; it compiles nothing.
-        memory_bytes: resident at most while the pilot ran, two shards, images that are held decoded, and
-            what is known of samples that the pilot did not have.
-        disk_needed_bytes: of `bytes_total`, what is not written yet.
-        disk_free_bytes: where the store is or will be.
-        memory_free_bytes: what this process may have in all; None where the system does not tell.
-        fidelity: what the codec cost on the pilot.
+        samples: samples of all splits.
+        image_bytes: bytes of packed pixels; 0 if files stay encoded.
+        codec: the named codec, or the pilot's choice.
+        bytes_total: bytes of the finished store.
+        bytes_per_sample_view: compressed bytes per training sample and view.
+        files: files of the finished store.
+        teacher_forwards: remaining forward passes, in images.
+        seconds_estimate: time for the remaining passes at the pilot's speed, without torch.compile.
+        memory_bytes: peak resident bytes of the pilot, plus two shards, images held decoded, and the index
+            of samples that the pilot's data lacks.
+        disk_needed_bytes: bytes of `bytes_total` still to write.
+        disk_free_bytes: free bytes on the store's disk.
+        memory_free_bytes: memory available to this process; None if the system does not report it.
+        fidelity: the codec's error on the pilot.
     """
 
     samples: int
@@ -67,7 +67,7 @@ class Forecast:
     fidelity: Fidelity
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as plain values, with the mean of each divergence."""
+        """Return the figures as plain values, including the mean of each divergence."""
         names = (field.name for field in fields(self) if field.name != "fidelity")
         return {**{name: getattr(self, name) for name in names}, **self.fidelity.means()}
 
@@ -75,20 +75,20 @@ class Forecast:
 def forecast(
     context: RunContext, teacher: Teacher, spec: DumpSpec, path: Path, samples: int | None = None
 ) -> Forecast:
-    """Run the pilot and say what a dump, or what is left of it, will cost.
+    """Run the pilot and forecast the cost of a dump, or of the rest of an unfinished one.
 
     Args:
         context: the data and the device.
-        teacher: whose logits.
-        spec: what to dump.
-        path: where the store is, or will be; nothing is written.
-        samples: training and validation samples of a larger dataset of which this one is a sample, and
-            whose dump is then foretold as a new one; None for the data as it is.
+        teacher: the model to run.
+        spec: the dump's settings.
+        path: folder of the store, existing or not; nothing is written.
+        samples: forecast a new dump of a larger dataset with this many training and validation samples, of
+            which the data is an excerpt; None for the data itself.
 
     Raises:
         ModelError: classes do not match, or logits are not finite.
-        MismatchError: there is a store made from something else.
-        ConfigError: no codec keeps the budget.
+        MismatchError: the existing store has a different teacher, data, views or codec.
+        ConfigError: every codec exceeds the budget.
     """
     require_same_classes(teacher.name, teacher.card, context.data)
     require_store_or_nothing(path)
@@ -123,7 +123,7 @@ def forecast(
 
 
 def _image_bytes(data: PreparedData, counts: Mapping[str, int]) -> int:
-    """Return the size of so many packed images, as large on average as those that are there."""
+    """Return the bytes of `counts` packed images, at the mean size of the existing ones."""
     return sum(
         images.size_bytes * counts[name] // len(images)
         for name, images in splits_of(data).items()
@@ -139,7 +139,7 @@ def _bytes(layout: Layout, candidate: Candidate, form: Form) -> int:
 
 
 def _record_bytes(rows: int, layout: Layout, candidate: Candidate, form: Form) -> int:
-    """Return the size of what is kept of a shard, once among the records and once in the manifest."""
+    """Return the bytes of a shard's JSON: its record plus its copy in the manifest."""
     rendered = np.zeros((len(witness_rows(rows)), *(PLACES,) * form.axes, *form.unit), form.dtype)
     record = ShardRecord(
         rows=rows,

@@ -1,4 +1,4 @@
-"""Opening a store as its plan says, new or growing, and completing it when nothing is missing."""
+"""Open a store by its plan, new or growing, and complete it when no shard is missing."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ from pipeline.tasks.task import Task, quality
 
 
 def clean_up(path: Path) -> None:
-    """Settle what a killed writer left of a store; to be called at its gate.
+    """Remove the leftovers of killed writers; the caller holds the store's gate.
 
     Raises:
-        StoreError: the folder holds something that is no store.
+        StoreError: the folder holds something other than a store.
     """
     require_store_or_nothing(path)
     clean(path, alone=not writers(path))
 
 
 def open_store(plan: DumpPlan) -> None:
-    """Bring a store into the form of its plan, a new one or one that grows; to be called at its gate.
+    """Create or grow a store to match its plan; the caller holds the store's gate.
 
     Raises:
-        MismatchError: samples have left the data, or show other pixels than the teacher saw.
-        LockedError: it is to grow while others write it.
+        MismatchError: samples are missing from the data, or their pixels differ from the teacher's.
+        LockedError: the store should grow while other processes write it.
     """
     path = plan.path
     if plan.is_new:
@@ -75,7 +75,10 @@ def open_store(plan: DumpPlan) -> None:
 
 
 def blocks_of(layout: Layout, rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return the block of each of `count` training samples, given the `places` of its rows."""
+    """Return the block of each of `count` training samples (count,), given the `places` of store rows.
+
+    Example: with shard_rows = 2, rows [3, 0, ABSENT, 1] give blocks [0, 1, ABSENT, 0].
+    """
     blocks = np.full(count, ABSENT, np.int64)
     there = np.flatnonzero(rows != ABSENT)
     blocks[rows[there]] = there // layout.shard_rows
@@ -89,14 +92,14 @@ def make_feeds(
     layout: Layout,
     rows: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Feed]:
-    """Return the images of each split as the teacher sees them.
+    """Return a feed per split, with the teacher's preprocessing.
 
     Args:
         context: the data and the device.
-        teacher: whose preprocessing.
-        views: of the training images.
-        layout: of the store, inside whose blocks images are mixed.
-        rows: its `places`.
+        teacher: owner of the preprocessing.
+        views: views of the training images.
+        layout: the store's layout; images are mixed only within a block.
+        rows: the store's `places`.
     """
     splits, preprocessing = splits_of(context.data), teacher.card.preprocessing
     blocks = blocks_of(layout, rows["train"], len(splits["train"]))
@@ -116,18 +119,18 @@ def require_same_pixels(
     rows: Mapping[str, NDArray[np.int64]],
     done: Mapping[ShardId, ShardRecord],
 ) -> None:
-    """Refuse to go on with a store whose finished shards show other pixels than are rendered here.
+    """Refuse to resume a store if its images render differently here than in its finished shards.
 
     Args:
         context: the data and the device.
-        teacher: the store's.
-        path: the store's folder, before anything in it is touched.
-        header: what it is to hold.
-        rows: its `places`.
+        teacher: the store's teacher.
+        path: the store's folder, still untouched.
+        header: the store's planned content.
+        rows: the store's `places`.
         done: records of its finished shards.
 
     Raises:
-        MismatchError: saying by how much, and which versions rendered there and here.
+        MismatchError: names the difference and the versions that rendered then and now.
     """
     if not done:
         return
@@ -139,17 +142,17 @@ def require_same_pixels(
 
 
 def discard_without_views(path: Path, writer: StoreWriter) -> None:
-    """Remove a store in which no training view was written yet, nor is being written by others."""
+    """Remove a store without training shards, unless another process is writing it."""
     begun = any(shard.section == "train" for shard in writer.done())
     if not begun and len(writers(path)) <= 1:
         discard(path)
 
 
 def _create(plan: DumpPlan) -> None:
-    """Make a store without shards; it is there whole or, without its header, not at all."""
+    """Create a store without shards, atomically: a killed run leaves no header, so no store."""
     path, index, state = plan.path, plan.index, plan.codec.state
     if path.is_dir():
-        # It may be the root of a disk, which keeps its place.
+        # An existing folder may be a mount point, which cannot be renamed over.
         clear_unfinished_frame(path)
         build_frame(path, plan.header, index=index, state=state)
         return
@@ -160,7 +163,7 @@ def _create(plan: DumpPlan) -> None:
 
 
 def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor]) -> None:
-    """Make room for further views or samples, or go on with making it."""
+    """Prepare a store for more views or samples, or resume an interrupted preparation."""
     complete = (path / MANIFEST).exists()
     there = growth_folder(path) if complete and is_growing(path) else path
     if header != Header.read(Location(there)) and (others := writers(path)):
@@ -172,20 +175,20 @@ def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor])
     prepare(path, header, index=index, state=state)
 
 
-# Completing a store: when nothing is missing any more, the manifest says so.
+# Completion: the manifest is written last and marks a store without missing shards.
 
 
 def complete(path: Path, header: Header, context: RunContext, *, completes: bool) -> Manifest | None:
-    """Complete a store that lacks nothing; its held-out logits, read back, tell the teacher's accuracy.
+    """Complete a store without missing shards, and measure the teacher on its stored held-out logits.
 
     Args:
         path: the store's folder.
-        header: what it is to hold.
+        header: the store's planned content.
         context: the data and its task.
-        completes: whether to do so; say how much is done otherwise.
+        completes: write the manifest; if False, only report progress.
 
     Returns:
-        The manifest, or None where the store is not complete yet.
+        The manifest, or None if the store is still incomplete.
     """
     location = Location(path)
     if is_complete(path, header):
@@ -212,7 +215,7 @@ def complete(path: Path, header: Header, context: RunContext, *, completes: bool
 
 
 def _warn_of_cost(path: Path, manifest: Manifest, task: Task) -> None:
-    """Say so if the codec cost more than the pilot promised."""
+    """Warn if the codec exceeded its budget over the whole dump, e.g. after an unlucky pilot."""
     budget, fidelity = manifest.header.codec_spec.budget, manifest.fidelity()
     if budget is not None and not fidelity.within(budget):
         note(

@@ -1,7 +1,7 @@
-"""The plan of a dump: what its store holds, is to hold, and lacks. Values only: nothing is written.
+"""The plan of a dump: existing, planned and missing shards. Values only; nothing is written.
 
-`pipeline plan` prints it, `open.py` brings a store into its form, `run.py` makes the shards that it lacks,
-and `repair.py` mends a store by the same rules.
+`pipeline plan` prints it, `open.py` creates or grows the store, `run.py` makes the missing shards, and
+`repair.py` mends a store by the same rules.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from pipeline.store.records import Records, ShardRecord, versions
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class DumpPlan:
-    """What a dump will make.
+    """A planned dump.
 
     Args:
         context: the data and the device.
-        teacher: whose logits.
-        spec: what to dump.
+        teacher: the model to run.
+        spec: the dump's settings.
         path: the store's folder.
-        header: what the store is to hold.
-        index: its samples, by section.
-        codec: of the store.
-        done: records of the shards that are there.
-        rates: what a row takes, by the pilot or by the shards that are there.
-        is_new: whether there is no store yet.
+        header: the store's planned content.
+        index: the store's samples, by section.
+        codec: the store's codec.
+        done: records of the finished shards.
+        rates: bytes and seconds per row, from the pilot or from finished shards.
+        is_new: whether the store does not exist yet.
     """
 
     context: RunContext
@@ -66,33 +66,33 @@ class DumpPlan:
 
     @property
     def missing(self) -> list[ShardId]:
-        """Shards that are still to be made."""
+        """Shards that do not exist yet."""
         return [shard for shard in self.header.layout.shards() if shard not in self.done]
 
     @property
     def forwards(self) -> int:
-        """Samples that the teacher has still to see, each view counted."""
+        """Remaining forward passes: one per sample and view."""
         return sum(map(self.header.layout.n_rows, self.missing))
 
 
 def plan_dump(
     context: RunContext, teacher: Teacher, spec: DumpSpec, path: Path, *, pilot: Pilot | None = None
 ) -> DumpPlan:
-    """Plan a new store, or what is added to one that is there.
+    """Plan a new store, or additions to an existing one.
 
     Args:
         context: the data and the device.
-        teacher: whose logits.
-        spec: what to dump.
+        teacher: the model to run.
+        spec: the dump's settings.
         path: the store's folder.
-        pilot: to choose a new store's codec by; None runs one where the codec needs it.
+        pilot: chooses a new store's codec; None runs a pilot if the codec needs one.
 
     Raises:
         ModelError: classes do not match, or logits of the pilot are not finite.
-        MismatchError: there is a store made from something else.
-        CorruptStoreError: there is a store, and it is damaged.
-        StoreError: the folder holds something that is no store.
-        ConfigError: no codec keeps the budget.
+        MismatchError: the existing store has a different teacher, data, views or codec.
+        CorruptStoreError: the existing store is damaged.
+        StoreError: the folder holds something other than a store.
+        ConfigError: every codec exceeds the budget.
     """
     require_same_classes(teacher.name, teacher.card, context.data)
     path = behind_links(path)
@@ -120,7 +120,7 @@ def plan_dump(
 
 
 def renewed(plan: DumpPlan) -> DumpPlan:
-    """Return a plan of the store as it is now; one of a store that is still to be made is kept."""
+    """Plan again from the store's current state; keep the plan if the store does not exist yet."""
     if plan.is_new and not (plan.path / ZARR_JSON).exists():
         return plan
     return plan_dump(plan.context, plan.teacher, plan.spec, plan.path)
@@ -129,7 +129,7 @@ def renewed(plan: DumpPlan) -> DumpPlan:
 def _new(
     context: RunContext, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None
 ) -> tuple[Header, Index, Codec, Rates]:
-    """Return header, samples and codec of a new store, and what the pilot measured, if one ran."""
+    """Return header, samples, codec and rates of a new store; rates are empty without a pilot."""
     codec, rates = choose(context, teacher, spec, pilot)
     index = {name: SampleIndex.of(images) for name, images in splits_of(context.data).items()}
     described, views = teacher.described(), spec.views.described()
@@ -153,20 +153,20 @@ def _new(
 def _extended(
     context: RunContext, teacher: Teacher, spec: DumpSpec, path: Path
 ) -> tuple[Header, Index, Codec]:
-    """Return header, samples and codec of a store that is there with what a spec adds to it.
+    """Return header, samples and codec of an existing store plus the spec's additions.
 
-    What its growth has begun is part of that, unless the store already holds all that is wanted.
+    An unfinished growth is included, unless the store already holds everything that the spec asks for.
 
     Raises:
-        MismatchError: it is made from something else.
-        CorruptStoreError: it is damaged.
+        MismatchError: the store has a different teacher, data, views or codec.
+        CorruptStoreError: the store is damaged.
     """
     frame, wanted = frame_folder(path), _wanted(context, teacher, spec)
     found = Header.read(Location(frame))
     codec = found.codec(read_state(frame, found.layout), str(path))
     known = read_index(frame, found)
     if not (path / MANIFEST).exists() and not is_growing(path):
-        # Nobody relies on its views yet: those beyond what is wanted are set aside.
+        # No reader opens an unfinished store, so a lower view_count may still drop views.
         found = found.with_views(min(found.layout.sections["train"].n_views, wanted.view_count))
     header, index = adopt(path, found, known, wanted)
     if header != found and is_growing(path):
@@ -175,11 +175,11 @@ def _extended(
 
 
 def _as_begun(path: Path, found: Header, known: Index, wanted: Wanted) -> tuple[Header, Index]:
-    """Return header and samples of a store's growth with what is wanted; it may be of fewer views.
+    """Return header and samples of an unfinished growth, adapted to the spec, possibly with fewer views.
 
     Raises:
-        CorruptStoreError: there is no manifest, or the growth is damaged.
-        MismatchError: it is not of this store, or other samples are wanted.
+        CorruptStoreError: the manifest is missing, or the growth is damaged.
+        MismatchError: the growth belongs to a different store, or the spec has different samples.
     """
     if not (path / MANIFEST).exists():
         raise CorruptStoreError(f"{path}: {MANIFEST} is missing beside an unfinished growth; {RESTORE}")
@@ -205,7 +205,7 @@ def _wanted(context: RunContext, teacher: Teacher, spec: DumpSpec) -> Wanted:
 def choose(
     context: RunContext, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None = None
 ) -> tuple[Codec, Rates]:
-    """Return the codec of a new store, by name or by what a pilot says, and what that measured."""
+    """Return the codec of a new store, by name or chosen on a pilot, and the pilot's rates."""
     if not spec.codec.needs_pilot:
         return find_codec(spec.codec.name, len(context.data.classes)), Rates()
     rows = len(context.data.train) * spec.view_count
@@ -219,13 +219,13 @@ def choose(
 
 
 def new_layout(data: PreparedData, spec: DumpSpec, codec: Codec, counts: Mapping[str, int]) -> Layout:
-    """Return how a new store is cut.
+    """Return the layout of a new store.
 
     Args:
-        data: what is dumped, or a sample of it.
-        spec: what to dump.
-        codec: of the store.
-        counts: samples of each split.
+        data: the data to dump, or an excerpt.
+        spec: the dump's settings.
+        codec: the store's codec.
+        counts: samples per split.
     """
     sections = {
         name: Section(name=name, extents=((0, count),), n_views=spec.view_count if name == "train" else 1)
@@ -242,16 +242,17 @@ def new_layout(data: PreparedData, spec: DumpSpec, codec: Codec, counts: Mapping
 
 
 def finished_shards(path: Path) -> Mapping[ShardId, ShardRecord]:
-    """Return the records of a store's finished shards; none where there is no store."""
+    """Return the records of a store's finished shards; empty if the store does not exist."""
     if not (path / MANIFEST).exists():
         return Records(path).read()
     return {**Manifest.read(Location(path)).shards, **Records(growth_folder(path)).read()}
 
 
 def places(layout: Layout, index: Index, splits: Mapping[str, Split]) -> dict[str, NDArray[np.int64]]:
-    """Return, for each row of each section, which sample of its split it is, or `ABSENT`.
+    """Return per section (n_rows,): the position in its split of each row's sample, or `ABSENT`.
 
-    The data may have another order than the store, and lack some of its samples.
+    The data may be ordered differently from the store and lack some samples. For rows of samples a, b, c
+    and a split [c, a], places are [1, ABSENT, 0].
     """
     found = {}
     for name, section in layout.sections.items():
@@ -264,16 +265,16 @@ def places(layout: Layout, index: Index, splits: Mapping[str, Split]) -> dict[st
 def require_samples(
     path: Path, layout: Layout, rows: Mapping[str, NDArray[np.int64]], shards: Iterable[ShardId]
 ) -> None:
-    """Refuse to make shards whose samples have left the data.
+    """Refuse to make shards if the data lacks their samples.
 
     Args:
         path: the store's folder.
-        layout: how it is, or will be, cut.
-        rows: its `places`.
-        shards: those that are to be made.
+        layout: the store's current or planned layout.
+        rows: the store's `places`.
+        shards: the shards to make.
 
     Raises:
-        MismatchError: saying how many samples of which shard.
+        MismatchError: names a shard and its number of missing samples.
     """
     for shard in shards:
         absent = int((rows[shard.section][layout.rows(shard)] == ABSENT).sum())

@@ -1,9 +1,9 @@
-"""Preflight: what a dump will need beside what is there. Disk, memory and hours, before work is done.
+"""Preflight: compare the disk, memory and hours that a dump needs with those available, before it starts.
 
-    require_room(plan, need)     # a line with the figures; refuses what the disk cannot hold
+    require_room(path, need)     # prints one line of figures; refuses a dump that the disk cannot hold
 
-Rates come from the pilot, or from shards that are finished; where a new store's codec needs no pilot, from
-its held-out shards, which are made first. Nothing is run for it.
+Rates come from the pilot or from finished shards. Without either, they come from the held-out shards of the
+new store, which are made first. The preflight itself runs nothing.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pipeline.store.records import ShardRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What a sample in a view takes, as far as it was measured.
+    """Cost per row (one sample in one view); None if not measured.
 
     Args:
-        bytes_per_row: of the store, compressed.
-        seconds_per_row: of rendering, the teacher and encoding.
+        bytes_per_row: compressed bytes in the store.
+        seconds_per_row: time to render, run the teacher and encode.
     """
 
     bytes_per_row: float | None = None
@@ -38,7 +38,7 @@ class Rates:
 
     @classmethod
     def of_shards(cls, records: Iterable[ShardRecord], codec: Codec) -> Rates:
-        """Return the size of finished shards; small ones have more around them than full ones."""
+        """Return bytes per row of finished shards, at most uncompressed: small shards add overhead."""
         sizes = [(record.bytes, record.rows) for record in records]
         rows = sum(count for _, count in sizes)
         return cls(bytes_per_row=min(sum(size for size, _ in sizes) / rows, codec.bytes)) if rows else cls()
@@ -46,13 +46,13 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What is still to be made of a store.
+    """Resources for the missing part of a store.
 
     Args:
-        rows: samples that the teacher has still to see here, each view counted.
-        disk_bytes: of all that is missing, whoever makes it; None where nothing was measured yet.
-        seconds: that the rows take; None where nothing was measured yet.
-        memory_bytes: resident at most, as far as this is known before.
+        rows: remaining forward passes of this process.
+        disk_bytes: bytes of all missing shards, including other processes'; None if not measured.
+        seconds: time for `rows`; None if not measured.
+        memory_bytes: expected peak of resident bytes.
     """
 
     rows: int
@@ -62,7 +62,7 @@ class Need:
 
     @classmethod
     def of(cls, *, rows: int, own_rows: int, rates: Rates, memory_bytes: int) -> Need:
-        """Return what rows need, of which this process makes its own; others write to the same disk."""
+        """Compute needs: disk for all rows, since processes share it, and time for this process's rows."""
         size, seconds = rates.bytes_per_row, rates.seconds_per_row
         return cls(
             rows=own_rows,
@@ -73,31 +73,32 @@ class Need:
 
 
 def memory_bytes(layout: Layout, codec: Codec, images: Split) -> int:
-    """Return what a dump will have resident: what this process had so far, two shards, decoded images.
+    """Return the expected peak of resident bytes: the peak so far, two shards and decoded images.
 
     Args:
-        layout: of the store.
-        codec: of the store.
+        layout: the store's layout.
+        codec: the store's codec.
         images: the training split.
     """
+    # Linux reports ru_maxrss in KiB. Two shards: one is filled while the thread writes the other.
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     return resident + 2 * layout.shard_rows * codec.bytes + held_bytes(images, layout.shard_rows)
 
 
 def written_bytes(layout: Layout, done: Mapping[ShardId, ShardRecord]) -> int:
-    """Return the size of a store's finished shards that are part of a layout."""
+    """Return the bytes of the finished shards that belong to a layout."""
     return sum(done[shard].bytes for shard in layout.shards() if shard in done)
 
 
 def require_room(path: Path, need: Need) -> None:
-    """Say what the rest of a dump needs, and refuse one that the disk cannot hold.
+    """Report the needs of the rest of a dump, and refuse it if the disk is too small.
 
     Args:
-        path: the store's folder, which need not exist.
-        need: of what is missing.
+        path: the store's folder, existing or not.
+        need: resources for the missing part.
 
     Raises:
-        StoreError: the disk has less free than is needed.
+        StoreError: the disk has too little free space.
     """
     if not need.rows:
         return
@@ -127,7 +128,7 @@ def _told(need: Need, disk: int) -> list[str]:
 
 
 def size(count: float) -> str:
-    """Return bytes as people say them.
+    """Format a number of bytes with a decimal prefix.
 
     >>> size(999), size(1234567), size(3.2e12)
     ('999 bytes', '1.2 MB', '3.2 TB')
@@ -139,7 +140,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it.
+    """Format a duration in hours and minutes.
 
     >>> duration(12), duration(3720)
     ('less than a minute', '1 h 2 min')

@@ -1,7 +1,11 @@
-"""The images of a dump are read once for all views that are made of them: decoded, or compared.
+"""Read each image of a dump once for all its views: decode encoded images, compare packed ones.
 
-A dump goes block by block, each with all its views. While one is dumped, its encoded images lie decoded in
-memory, and those of the next are decoded ahead. Packed images are compared with their digests instead.
+A dump visits blocks in order, each with all its views, so an image is needed for V consecutive shards and
+never again. Encoded images of the current block are held decoded, and those of the next block are decoded
+ahead. Packed images need no decoding; they are compared with their digests instead. With V = 2:
+
+    shards    (block 0, view 0) (block 0, view 1) (block 1, view 0) (block 1, view 1)
+    held      blocks 0, 1       blocks 0, 1       blocks 1, 2       blocks 1, 2
 """
 
 from __future__ import annotations
@@ -22,21 +26,21 @@ from pipeline.evaluation.context import RunContext
 from pipeline.samples.packed import Split
 from pipeline.store.layout import CHUNK_ROWS, ShardId
 
-# Of one block's decoded images. Two blocks are held, the one that is dumped and the next, and more only
-# where blocks are so small that rendering is further ahead.
+# Most bytes of one block's decoded images; later images of a larger block are decoded once per view. The
+# current and the next block are held; more only if blocks are so small that rendering is further ahead.
 BLOCK_BYTES = 3 << 30
 _AT_ONCE = 2
-# Of images that one thread compares at a time.
+# Bytes of images that one task compares, small enough to balance tasks over threads.
 _CHECKED_AT_ONCE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HeldImages(Split):
-    """Images of which some are held decoded.
+    """A split with some images held decoded.
 
     Args:
-        source: where the others come from.
-        held: by row, decoded or about to be.
+        source: the split itself, for images not held.
+        held: row -> decoded image (H, W, C), or one being decoded.
     """
 
     source: Split
@@ -44,37 +48,38 @@ class HeldImages(Split):
 
     @classmethod
     def of(cls, source: Split) -> Self:
-        """Return the same images; none is held yet."""
+        """Wrap a split; no image is held yet."""
         shared = {field.name: getattr(source, field.name) for field in fields(Split)}
         return cls(source=source, held={}, **shared)
 
     def array(self, row: int) -> NDArray[np.uint8]:
-        """Return one image (H, W, C) uint8, when it is decoded."""
+        """Return one image (H, W, C) uint8; wait if it is being decoded."""
+        # A decoding error is raised here, by `result`, in the thread that renders the image.
         decoded = self.held.get(row)
         return self.source.array(row) if decoded is None else decoded.result()
 
     def faults(self, rows: Rows) -> list[str]:
-        """Return a line for each of some images (n,) that is not the one that was prepared."""
+        """Return one line per image of rows (n,) that differs from the prepared one."""
         return self.source.faults(rows)
 
     def require_unchanged(self, rows: Rows) -> None:
-        """Refuse images (n,) that are not those that were prepared; see `Images.require_unchanged`."""
+        """Refuse rows (n,) whose images differ from the prepared ones; see `Images.require_unchanged`."""
         self.source.require_unchanged(rows)
 
     def subset(self, rows: Rows) -> Split:
-        """Return some of the images, of which none is held."""
+        """Return a subset of the images, without held ones."""
         return self.source.subset(rows)
 
 
 @dataclass(slots=True)
 class _Block:
-    """A block whose shards are to be made.
+    """A block with shards still to make.
 
     Args:
-        images: of its split.
-        rows: which of them.
-        shards: that are not made yet.
-        is_held: whether decoding has begun.
+        images: the images of its split.
+        rows: (n,) the block's rows in the split.
+        shards: number of shards still to make; at 0 its images are released.
+        is_held: whether decoding has started.
     """
 
     images: HeldImages
@@ -84,15 +89,15 @@ class _Block:
 
 
 class DecodedBlocks:
-    """Decodes what is dumped.
+    """Decode images ahead of the shards that need them.
 
     Args:
         context: the data and the number of threads.
-        batch_size: images that are rendered at once.
+        batch_size: images per batch of rendering.
     """
 
     def __init__(self, context: RunContext, batch_size: int) -> None:
-        # Rendering is ahead by a batch a thread, and some more; see `prefetch.py`.
+        # Rendering runs ahead by one batch per thread plus two; see `prefetch.py`. In images.
         self._rendered_ahead = (context.workers + 2) * batch_size
         self._held = {
             name: HeldImages.of(images)
@@ -100,13 +105,16 @@ class DecodedBlocks:
             if images.decodes_at_use
         }
         splits: dict[str, Any] = {**self._held}
+        # Feeds of this context read held images where possible, and know nothing of blocks.
         self.context = replace(context, data=replace(context.data, **splits))
+        # By (section, block), in the order of the dump: dicts keep insertion order.
         self._blocks: dict[tuple[str, int], _Block] = {}
         self._pool = ThreadPoolExecutor(context.workers, thread_name_prefix="decode")
 
     @contextmanager
     def expecting(self, shards: Mapping[ShardId, Rows]) -> Iterator[None]:
-        """Be ready for shards, given with their rows in the order in which they will be made."""
+        """Expect shards with their rows (n,), in the order of the dump; release everything at the end."""
+        # All views of a block have the same rows, so the first view's rows serve for the block.
         for shard, rows in shards.items():
             if shard.section in self._held:
                 images = self._held[shard.section]
@@ -121,13 +129,13 @@ class DecodedBlocks:
             self._blocks.clear()
 
     def start(self, shard: ShardId) -> None:
-        """Decode ahead for a shard that is about to be dumped, and for those rendered meanwhile."""
+        """Decode ahead for a shard that is dumped next, and for shards rendered meanwhile."""
         if block := self._blocks.get((shard.section, shard.block)):
             self._hold(block)
             self._hold_next()
 
     def end(self, shard: ShardId) -> None:
-        """Forget the images of a block whose last shard is dumped."""
+        """Release the images of a block after its last shard."""
         place = shard.section, shard.block
         if block := self._blocks.get(place):
             block.shards -= 1
@@ -136,6 +144,10 @@ class DecodedBlocks:
                 self._hold_next()
 
     def _hold_next(self) -> None:
+        # rows: images that rendering can do beyond the current block, each view counted. Two blocks suffice
+        # if they are large. With blocks of 100 rows, 2 views and rendering 1,000 images ahead, blocks 1-5
+        # give 5 * 200 = 1,000 rows: six blocks are held. Without this, rendering would decode by itself,
+        # once per view, images of blocks beyond the second.
         rows = 0
         for place, block in enumerate(self._blocks.values()):
             if place >= _AT_ONCE and rows >= self._rendered_ahead:
@@ -144,14 +156,14 @@ class DecodedBlocks:
             rows += len(block.rows) * block.shards if place else 0
 
     def _hold(self, block: _Block) -> None:
-        # Of a single view every image is asked for once.
+        # With a single missing view, each image is needed once, so the renderer decodes it itself.
         if not block.is_held and block.shards > 1:
             for row in block.rows[: _fitting(block)].tolist():
                 block.images.held[row] = self._pool.submit(block.images.source.array, row)
         block.is_held = True
 
     def _tell(self) -> None:
-        """Say so where a block does not fit, and images will be decoded more often than once."""
+        """Warn if a block exceeds `BLOCK_BYTES`, so that some images are decoded once per view."""
         large = [block for block in self._blocks.values() if _fitting(block) < len(block.rows)]
         if any(block.shards > 1 for block in large):
             size = max(int(block.images.array_bytes(block.rows).sum()) for block in large)
@@ -163,22 +175,25 @@ class DecodedBlocks:
 
 
 def fitting_shard_rows(images: Split, wanted: int) -> int:
-    """Return rows of a shard, at most `wanted`, whose images can be held decoded: whole chunks."""
+    """Return rows per shard, in whole chunks and at most `wanted`, whose images fit `BLOCK_BYTES`."""
     if not images.decodes_at_use:
         return wanted
+    # Images of 1.5 MB decoded: (3 << 30) // (1.5e6 * 4096) = 0 chunks, so one chunk, the least. At 150 kB
+    # there are 5 chunks: 20,480 rows.
     chunks = BLOCK_BYTES * len(images) // (images.size_bytes * CHUNK_ROWS)
     return max(CHUNK_ROWS, min(wanted, chunks * CHUNK_ROWS))
 
 
 def held_bytes(images: Split, shard_rows: int) -> int:
-    """Return how much decoded images take while a dump is made."""
+    """Return the bytes of decoded images during a dump: two blocks, or 0 for packed images."""
     if not images.decodes_at_use:
         return 0
     return _AT_ONCE * min(BLOCK_BYTES, shard_rows * images.size_bytes // len(images))
 
 
 def _fitting(block: _Block) -> int:
-    """Return how many of a block's images can be held, from the first on."""
+    """Return the number of leading images of a block that fit `BLOCK_BYTES`."""
+    # ends (n,): bytes up to and including each image. For a limit of 10, [4, 8, 12] give 2 images.
     ends = np.cumsum(block.images.array_bytes(block.rows))
     return int(np.searchsorted(ends, BLOCK_BYTES, side="right"))
 
@@ -186,19 +201,20 @@ def _fitting(block: _Block) -> int:
 def _forget(block: _Block) -> None:
     for row in block.rows.tolist():
         if decoded := block.images.held.pop(row, None):
+            # No effect on an image that is already decoded; pending ones would only waste a thread.
             decoded.cancel()
 
 
 class PixelChecks:
-    """Compares the images of each block with their digests once, for all its views.
+    """Compare the packed images of each block with their digests, once for all views.
 
-    A flipped bit in a packed file would otherwise go into logits that look right. Threads compare a block
-    while it is dumped, and no shard of it is written before that is done. Encoded images need none of this:
-    they are compared whenever they are read.
+    Without this, a flipped bit in a packed file would end in plausible but wrong logits. Threads compare a
+    block while it is dumped, and its shards are written only after the comparison. Encoded images are
+    skipped: they are compared at every read.
 
     Args:
         splits: the images, by section.
-        workers: threads.
+        workers: number of threads.
     """
 
     def __init__(self, splits: Mapping[str, Split], workers: int) -> None:
@@ -207,7 +223,7 @@ class PixelChecks:
         self._blocks: dict[tuple[str, int], list[Future[None]]] = {}
 
     def begin(self, shard: ShardId, rows: Rows) -> None:
-        """Begin to compare a shard's images (n,), unless those of its block have been."""
+        """Start to compare a shard's images, rows (n,), unless another view of its block did."""
         place = shard.section, shard.block
         if shard.section in self._splits and place not in self._blocks:
             images = self._splits[shard.section]
@@ -215,11 +231,12 @@ class PixelChecks:
             self._blocks[place] = [self._pool.submit(images.require_unchanged, part) for part in parts]
 
     def finish(self, shard: ShardId) -> None:
-        """Wait until a shard's images are compared.
+        """Wait for the comparison of a shard's images.
 
         Raises:
-            DataError: one is not what was prepared.
+            DataError: an image differs from the prepared one.
         """
+        # A failed future raises again for every view, so no shard of a bad block is ever written.
         for part in self._blocks.get((shard.section, shard.block), []):
             part.result()
 

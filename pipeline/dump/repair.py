@@ -1,4 +1,4 @@
-"""Mending a store: what is bad is made again, the rest keeps its bytes."""
+"""Mend a store: make bad files again and keep the bytes of all others."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ _CANNOT = "restore it (dvc checkout --force), or remove the store and make it ag
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """What was found in a store's folder.
+    """Findings in a store's folder.
 
     Args:
-        header: what the store is to hold.
-        records: of its shards, those of bad ones too.
-        faults: what is wrong.
+        header: the store's planned content.
+        records: records of its shards, including bad ones.
+        faults: the problems.
     """
 
     header: Header
@@ -64,14 +64,14 @@ class _Findings:
 
 
 def _ignore(files: list[Path]) -> None:
-    """Do nothing about them."""
+    """Ignore bad files."""
 
 
 def read_header(path: Path) -> Header:
-    """Return a store's header from its manifest or, where that is lost, from its root.
+    """Return a store's header from its manifest or, if that is lost, from its root.
 
     Raises:
-        IncompleteStoreError: there is no store.
+        IncompleteStoreError: the store does not exist.
         CorruptStoreError: neither can be read.
     """
     location = Location(path)
@@ -87,29 +87,29 @@ def repair(
     *,
     about_to_mend: Callable[[list[Path]], None] = _ignore,
 ) -> list[str]:
-    """Make again what is bad in a store, finished or not, and finish it.
+    """Make bad files of a store again, and complete the store.
 
-    First everything is looked at and made sure of, then files are touched; what proves the rest, manifest
-    or header and records, is there at any moment.
+    All checks precede the first change of a file. The proof of the good files (the manifest, or header and
+    records) exists at every moment, so an interrupted repair can run again.
 
     Args:
-        path: the store's folder.
-        context: the data that it was made from, and the device.
-        teacher: the one that made it.
-        about_to_mend: called with the files that are bad, before any of them is touched.
+        path: the store's folder, complete or not.
+        context: the store's data and the device.
+        teacher: the store's teacher.
+        about_to_mend: called with the bad files before any of them is touched.
 
     Returns:
-        A line for each file that was made again, removed or moved away.
+        One line per file that was made again, removed or moved away.
 
     Raises:
-        MismatchError: other data, or another teacher.
-        StoreError: what is lost cannot be made again.
+        MismatchError: the data or the teacher is not the store's.
+        StoreError: a lost file cannot be made again.
     """
     path = behind_links(path)
     with ExitStack() as held:
         held.enter_context(gate(path, WAIT_SECONDS))
         held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
-        with suppress(CorruptStoreError):  # of a manifest; that is mended here
+        with suppress(CorruptStoreError):  # a bad manifest, mended below
             clean(path, alone=True)
         found = _examine(path)
         header, layout = found.header, found.header.layout
@@ -135,7 +135,7 @@ def repair(
 
 
 def _mend(path: Path, found: _Findings, index: Index, state: Mapping[str, Tensor]) -> None:
-    """Leave a store without a manifest that misses what was bad."""
+    """Remove bad files and the manifest, which leaves an incomplete store for the dump to complete."""
     Records(path).gather(found.records)
     for fault in found.faults:
         if _is_foreign(fault):
@@ -147,7 +147,7 @@ def _mend(path: Path, found: _Findings, index: Index, state: Mapping[str, Tensor
 
 
 def _is_foreign(fault: Fault) -> bool:
-    """Whether no program of ours wrote a file that does not belong to the store."""
+    """Whether a stray file was written by some other program."""
     return fault.problem == STRAY and not is_shard_file(fault.name)
 
 
@@ -156,7 +156,7 @@ def _move_away(path: Path, name: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     numbered = (target.with_name(f"{target.name}.{number}") for number in itertools.count(1))
     free = next(place for place in itertools.chain([target], numbered) if not os.path.lexists(place))
-    # The store may be a file system of its own.
+    # `move` copies if the store is a mount point, across which `rename` fails.
     shutil.move(path / name, free)
 
 
@@ -171,7 +171,7 @@ def _done_about(path: Path, fault: Fault) -> str:
 
 
 def _examine(path: Path) -> _Findings:
-    """Look at a store with its manifest or, where that is lost, with its header and records."""
+    """Check a store against its manifest or, if that is lost, against its header and records."""
     require_own_folders(path)
     location = Location(path)
     try:
@@ -179,7 +179,7 @@ def _examine(path: Path) -> _Findings:
     except (CorruptStoreError, IncompleteStoreError):
         header = Header.read(location)
         records = Records(path).read(header.layout)
-        # Only a manifest proves the arrays' metadata; the header's digests prove index and codec.
+        # Only a manifest proves the metadata of arrays; the header has digests of index and codec.
         metadata = [
             name for name in sorted(frame_files(path)) if _only_manifest_proves(header.layout, name)
         ]
@@ -202,7 +202,7 @@ def _only_manifest_proves(layout: Layout, name: str) -> bool:
 
 
 def _index(path: Path, header: Header, data: PreparedData) -> tuple[Index, list[Fault]]:
-    """Return the samples of a store, from itself or, with the files that are lost, from the data."""
+    """Return the samples of a store; if its index is lost, those of the data and the lost files."""
     with suppress(CorruptStoreError):
         return read_index(path, header), []
     splits = splits_of(data)
@@ -216,7 +216,7 @@ def _index(path: Path, header: Header, data: PreparedData) -> tuple[Index, list[
 
 
 def _known(data: PreparedData, index: Index) -> PreparedData:
-    """Return the samples of the data that a store has: mending it adds none."""
+    """Restrict the data to the samples of a store: a repair adds none."""
     splits: dict[str, Any] = {
         name: images.subset(np.flatnonzero(index[name].find(images.keys) != ABSENT))
         for name, images in splits_of(data).items()
@@ -228,7 +228,7 @@ def _known(data: PreparedData, index: Index) -> PreparedData:
 def _state(
     path: Path, header: Header, context: RunContext, teacher: Teacher
 ) -> tuple[Mapping[str, Tensor], list[Fault]]:
-    """Return what the codec keeps once, from the store or, with what is lost, from the pilot."""
+    """Return the codec's state; if it is lost, that of a new pilot and the lost files."""
     with suppress(CorruptStoreError):
         return header.codec(read_state(path, header.layout), str(path)).state, []
     codec, _ = choose(context, teacher, DumpSpec.of(header, path))

@@ -1,10 +1,14 @@
-"""The dump: shard by shard, one view of one block of rows, until nothing is missing.
+"""Run a dump shard by shard (one view of one block of rows) until no shard is missing.
 
     plan = plan_dump(context, teacher, spec, path)     # plan.py: values; nothing is written
     manifest = run_dump(plan)                        # open -> loop -> finish
 
-Batches are fixed inside a shard, so its bytes do not depend on where a run was interrupted or on how
-many processes there are. Encoding happens on the device, writing in a thread.
+A shard's rows are cut into batches from its first row, never across shards. Its bytes therefore depend
+neither on interruptions nor on the number of processes. With batch_size 256, a shard of 600 rows:
+
+    rows (600,) -> arrange -> batches of 256, 256, 88 -> teacher (256, C) ... -> one shard file per array
+
+Rendering runs ahead in threads, encoding happens on the device, writing in a thread.
 """
 
 from __future__ import annotations
@@ -56,7 +60,7 @@ def cache_logits(
     part: Slice = WHOLE,
     completes: bool = True,
 ) -> Manifest | None:
-    """Plan a dump and run it, so that of several processes one plans and the others follow its plan.
+    """Plan and run a dump; among several processes, one plans and the others follow its plan.
 
     See `plan_dump` and `run_dump` for arguments and errors.
     """
@@ -66,25 +70,27 @@ def cache_logits(
 
 
 def run_dump(plan: DumpPlan, *, part: Slice = WHOLE, completes: bool = True) -> Manifest | None:
-    """Make what a store lacks; a complete one is left as it is.
+    """Make the missing shards of a store; a complete store stays unchanged.
 
     Args:
-        plan: of the dump.
-        part: which of the training shards this process makes; others may make theirs meanwhile.
-        completes: write the manifest if nothing is missing in the end.
+        plan: the dump's plan.
+        part: the slice of training shards for this process; others may run at the same time.
+        completes: write the manifest if no shard is missing at the end.
 
     Returns:
-        The manifest, or None where the store is not complete yet.
+        The manifest, or None if the store is still incomplete.
 
     Raises:
-        ModelError: the teacher is too poor to be right, or logits are not finite.
-        MismatchError: there is a store made from something else.
-        LockedError: another process is writing it.
+        ModelError: the teacher's accuracy is implausibly low, or logits are not finite.
+        MismatchError: the existing store has a different teacher, data, views or codec.
+        LockedError: another process is writing the store.
     """
     return _run(plan.path, lambda: renewed(plan), part, completes=completes)
 
 
 def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool) -> Manifest | None:
+    # Slices start together: the first one plans and makes the held-out shards at the gate, the others wait
+    # for it and find that work done.
     wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
     with ExitStack() as held:
         with gate(path, wait):
@@ -103,12 +109,13 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
                 dump.make([shard for shard in shards if shard.section != "train"])
                 dump.require_good_teacher()
             except ModelError:
-                # A wrong teacher must not stand in the way of the right one.
+                # Otherwise the store of a wrong teacher would block the dump of the right one.
                 discard_without_views(path, dump.writer)
                 raise
             if planned.rates.bytes_per_row is None:
-                # The codec needed no pilot: what was made of the held-out splits tells as much.
+                # The codec needed no pilot, so the held-out shards, just made, give the rates.
                 require_room(path, _need(planned, part, dump.writer.missing(shards), dump.rates()))
+        # Outside the gate: slices of training shards run at the same time.
         dump.make(part.of([shard for shard in shards if shard.section == "train"]))
     with gate(path, PREPARATION_SECONDS):
         manifest = complete(path, planned.header, planned.context, completes=completes)
@@ -121,7 +128,7 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
 
 
 def _need(plan: DumpPlan, part: Slice, missing: Sequence[ShardId], rates: Rates) -> Need:
-    """Return what missing shards need: of the disk all of them, of time those of this process's part."""
+    """Return the needs of missing shards: disk for all of them, time for this process's part."""
     layout = plan.header.layout
     train = [shard for shard in layout.shards() if shard.section == "train"]
     others = set(train).difference(part.of(train))
@@ -134,7 +141,7 @@ def _need(plan: DumpPlan, part: Slice, missing: Sequence[ShardId], rates: Rates)
 
 
 class _Dump:
-    """Makes shards of a store, one after the other."""
+    """Make shards of a store in order."""
 
     def __init__(self, plan: DumpPlan) -> None:
         self._teacher, self._spec, self._codec = plan.teacher, plan.spec, plan.codec
@@ -142,6 +149,7 @@ class _Dump:
         self.writer = StoreWriter(plan.path, plan.header)
         self._splits = splits_of(plan.context.data)
         self._places = places(self.writer.layout, plan.index, self._splits)
+        # Feeds read from this context, whose splits hold decoded images; checks read the files themselves.
         self._decoded = DecodedBlocks(plan.context, plan.spec.batch_size)
         self._checks = PixelChecks(self._splits, plan.context.workers)
         self._stopwatch = Stopwatch(plan.spec.batch_size)
@@ -150,10 +158,10 @@ class _Dump:
         )
 
     def make(self, shards: Sequence[ShardId]) -> None:
-        """Make those of some shards that are missing.
+        """Make the missing ones among some shards.
 
         Raises:
-            DataError: an image is not the one that was prepared.
+            DataError: an image differs from the prepared one.
             ModelError: logits are not finite.
         """
         missing = self.writer.missing(shards)
@@ -173,28 +181,33 @@ class _Dump:
                 self._make_section(list(section), progress, thread)
 
     def _make_section(self, shards: list[ShardId], progress: Iterator[int], thread: _ShardThread) -> None:
-        """Make shards of one section; rendering runs ahead of the teacher, from shard to shard."""
+        """Make shards of one section; rendering runs ahead of the teacher, across shard borders."""
         feed = self._feeds[shards[0].section]
         buffers = ShardBuffers(self._codec, self._task, self._device)
+        # One stream over all shards, so that the device never waits at the border of two shards.
         rendered = feed.rendered((shard.view, rows) for shard in shards for rows in self._batches(shard))
         for shard in shards:
             rows = self._rows(shard)
             self._decoded.start(shard)
             self._checks.begin(shard, rows)
+            # The same order as in `_batches`: position i of the stream is row arrange(...)[i] of the shard.
             buffers.begin(shard, feed.arrange(shard.view, rows))
             for _ in range(-(-len(rows) // self._spec.batch_size)):
-                pixels = next(rendered)
+                pixels = next(rendered)  # (B, *shape) integers; images (B, S, S, C) uint8
+                # (B, channels, S, S) float32, as the teacher wants it.
                 images = self._teacher.card.preprocessing.normalise(pixels)
                 self._stopwatch.see(images)
                 with naming_memory(self._device, f"a forward pass of {len(images)} images", _LESS_MEMORY):
                     whole = buffers.put(self._forward(images), pixels)
+                # Batches arrive one late: the shard before becomes whole in this shard's first batch. A
+                # shard with a bad row comes at once, to be refused.
                 self._finish(whole, thread)
                 next(progress, None)
             self._decoded.end(shard)
         self._finish(buffers.finish(), thread)
 
     def _finish(self, buffer: ShardBuffer | None, thread: _ShardThread) -> None:
-        """Write a shard that is whole, in a thread."""
+        """Hand a whole shard to the writing thread, after its images were compared."""
         if buffer is None:
             return
         rows = self._rows(buffer.shard)
@@ -203,11 +216,12 @@ class _Dump:
         thread.submit(lambda: self._write(buffer, rows))
 
     def _rows(self, shard: ShardId) -> Rows:
-        """Return which samples of its split are in a shard (n,)."""
+        """Return the positions in its split (n,) of a shard's samples."""
         return self._places[shard.section][self.writer.layout.rows(shard)]
 
     def _batches(self, shard: ShardId) -> Iterator[Rows]:
-        """Yield a shard's rows batch by batch, in the order in which they are rendered."""
+        """Yield a shard's rows (n,) in batches of (B,), in rendering order."""
+        # order (n,) has positions in rows: rows [7, 8, 9], order [2, 0, 1] and B = 2 give [9, 7], [8].
         rows = self._rows(shard)
         order = self._feeds[shard.section].arrange(shard.view, rows)
         return (rows[order[batch]] for batch in consecutive(len(rows), self._spec.batch_size))
@@ -219,10 +233,10 @@ class _Dump:
 
     @cached_property
     def _forward(self) -> Callable[[Tensor], TeacherOutput]:
-        """The teacher's forward pass; where it is to be compiled, that is done when it is first needed.
+        """The teacher's forward pass, compiled on first use if the spec asks for it.
 
         Raises:
-            ModelError: it cannot be compiled here.
+            ModelError: compilation fails here.
         """
         if not self._spec.compile:
             return self._teacher.output
@@ -240,7 +254,7 @@ class _Dump:
         )
 
     def _require_kept(self, buffer: ShardBuffer, rows: Rows) -> None:
-        """Refuse a row that is not finite, or that the codec cannot keep."""
+        """Refuse a row that is not finite, or too large for the codec."""
         shard = buffer.shard
         for row, what, expected in (
             (buffer.bad, "that are not finite", "numbers; use precision: fp32 or other weights"),
@@ -254,21 +268,21 @@ class _Dump:
                 )
 
     def rates(self) -> Rates:
-        """Return what a row of the shards took that were made so far."""
+        """Return bytes and seconds per row of the shards made so far."""
         made = Rates.of_shards(self.writer.done().values(), self._codec)
         return replace(made, seconds_per_row=self._stopwatch.seconds_per_image)
 
     def report_speed(self) -> None:
-        """Say how fast shards were made, if any were."""
+        """Report the speed, if any shard was made."""
         speed = self._stopwatch.speed()
         if speed is not None:
             note(f"{self.writer.store}: {speed}")
 
     def require_good_teacher(self) -> None:
-        """Refuse a teacher whose task finds it hardly better than no teacher at all.
+        """Refuse a teacher that is hardly better than guessing, by the rule of its task.
 
         Raises:
-            ModelError: saying how good it was to be.
+            ModelError: names its accuracy and the expected one.
         """
         held_out = [name for name in self._splits if name != "train"]
         quality = direct_top1(self.writer.done(), *held_out)
@@ -284,7 +298,10 @@ class _Dump:
 
 
 class _ShardThread:
-    """Writes shards, one at a time, while the next one is made; to be used in a `with` statement."""
+    """Write one shard at a time in a thread while the next is made; use it in a `with` statement.
+
+    One at a time bounds memory: while a shard is written, only the next one is filled.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
@@ -295,11 +312,12 @@ class _ShardThread:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._pool:
+            # After an error, the pool still finishes its shard; a second error must not hide the first.
             if kind is None:
                 self._wait()
 
     def submit(self, write: Callable[[], None]) -> None:
-        """Wait for the shard before, and begin to write another one."""
+        """Wait for the previous shard, then start to write this one."""
         self._wait()
         self._writing = self._pool.submit(write)
 

@@ -1,4 +1,4 @@
-"""What to dump."""
+"""Settings of a dump, and the splits that it covers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pipeline.store.header import Header
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpSpec:
-    """What to dump.
+    """Settings of a dump.
 
     Args:
-        views: which views of the training images.
-        view_count: V, how many.
-        codec: how logits are kept.
-        batch_size: images a forward pass.
-        shard_rows: samples a shard; None suits it to the dataset.
-        allow_poor_teacher: accept a teacher that knows little more than the largest class.
-        compile: let torch.compile make kernels of the teacher's network. No part of the fingerprint: it
-            changes logits in their last bits, as another number of threads does, and a dump that was begun
-            without it may go on with it.
+        views: view spec of the training images.
+        view_count: V, number of views per training image.
+        codec: codec of the logits.
+        batch_size: images per forward pass.
+        shard_rows: samples per shard; None chooses by the size of the dataset.
+        allow_poor_teacher: accept a teacher hardly better than always naming the largest class.
+        compile: use torch.compile for the teacher's network. Not part of the fingerprint: like a different
+            number of threads, it changes only the last bits of logits. A dump may resume with a different
+            value.
     """
 
     views: Views
@@ -39,11 +39,11 @@ class DumpSpec:
 
     @classmethod
     def of(cls, header: Header, origin: object) -> DumpSpec:
-        """Return the spec of a store that is there; its teacher was accepted once.
+        """Return the spec of an existing store; its teacher was already accepted.
 
         Args:
-            header: the store's.
-            origin: the store, for errors.
+            header: the store's header.
+            origin: the store's name in errors.
         """
         return cls(
             views=read_views(header.views, header.teacher, origin),
@@ -56,12 +56,12 @@ class DumpSpec:
 
 
 def counts_of(data: PreparedData, samples: int | None = None) -> dict[str, int]:
-    """Return how many samples each split has that has some.
+    """Return the number of samples of each split that is not empty.
 
     Args:
-        data: as it is prepared.
-        samples: as many training and validation samples together as the data is imagined to have, in its
-            own proportion; None for those that it has.
+        data: the prepared data.
+        samples: pretend that training and validation have this many samples together, in the proportion of
+            the data; None for the real counts.
     """
     counts = {name: len(images) for name, images in splits_of(data).items()}
     if samples is not None:
@@ -72,5 +72,5 @@ def counts_of(data: PreparedData, samples: int | None = None) -> dict[str, int]:
 
 
 def splits_of(data: PreparedData) -> dict[str, Split]:
-    """Return the splits that have samples, by name."""
+    """Return the splits that are not empty, by name."""
     return {name: getattr(data, name) for name in SPLITS if len(getattr(data, name))}

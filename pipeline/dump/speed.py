@@ -1,4 +1,4 @@
-"""How fast a dump was, beside its teacher alone on the same device: the rest is what the dump adds."""
+"""Speed of a dump, compared with its bare teacher on the same device: the rest is overhead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# The teacher alone is looked at for so long at most, and for this share of the dump's time.
+# Limits on timing the teacher alone: seconds, and share of the dump's time.
 _MOST_SECONDS = 1.0
 _SHARE = 0.02
 
@@ -19,12 +19,12 @@ Forward = Callable[[Tensor], object]  # of images (B, channels, S, S) on their d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """What a dump achieved.
+    """Measured speed of a dump.
 
     Args:
-        images: that the teacher saw.
-        seconds: from the first image to the last shard's end, without preparation and completion.
-        alone: images a second of the teacher's bare forward pass; None where the dump was too small.
+        images: number of forward passes, in images.
+        seconds: from the first image to the end of the last shard, without preparation and completion.
+        alone: images per second of the teacher's bare forward pass; None if the dump was too small.
     """
 
     images: int
@@ -33,7 +33,7 @@ class Speed:
 
     @property
     def images_per_second(self) -> float:
-        """Of the dump."""
+        """Images per second of the dump."""
         return self.images / self.seconds
 
     def __str__(self) -> str:
@@ -45,13 +45,13 @@ class Speed:
 
 
 class Stopwatch:
-    """Takes the time of a dump and, in the end, of its teacher alone.
+    """Time a dump and, at its end, the teacher alone.
 
-    In the end nothing is rendered or written any more that would slow the teacher down, all is warm, and it
-    is known for how long one may measure.
+    At the end the teacher is warm, no rendering or writing slows it down, and the dump's duration limits
+    that of the measurement.
 
     Args:
-        batch_size: of a full batch.
+        batch_size: images per full batch.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -62,24 +62,24 @@ class Stopwatch:
 
     @contextmanager
     def running(self, forward: Forward, images: int) -> Iterator[None]:
-        """Take the time in which so many images go through a forward pass and into the store."""
+        """Time the body, in which `images` images pass through the teacher and into the store."""
         start = time.perf_counter()
         yield
         self._seconds += time.perf_counter() - start
         self._images, self._forward = self._images + images, forward
 
     def see(self, images: Tensor) -> None:
-        """Keep the first full batch as the teacher gets it, on its device."""
+        """Keep the first full batch, as the teacher's input on its device."""
         if self._resident is None and len(images) == self._batch_size:
             self._resident = images
 
     @property
     def seconds_per_image(self) -> float | None:
-        """What was achieved so far; None before anything was."""
+        """Mean seconds per image so far; None before the first image."""
         return self._seconds / self._images if self._images else None
 
     def speed(self) -> Speed | None:
-        """Return what was achieved so far; None before anything was."""
+        """Return the speed so far; None before the first image."""
         if not self._images:
             return None
         return Speed(images=self._images, seconds=self._seconds, alone=self._alone())
@@ -95,7 +95,7 @@ class Stopwatch:
 
 
 def _timed(forward: Forward, images: Tensor, repetitions: int) -> float:
-    """Return the seconds of some forward passes, device work included."""
+    """Return the seconds of repeated forward passes, device work included."""
     _wait_for(images.device)
     start = time.perf_counter()
     for _ in range(repetitions):

@@ -1,4 +1,4 @@
-"""Checking a store: every byte against the manifest, and the teacher again on a random sample."""
+"""Check a store: every byte against the manifest, and the teacher again on a random sample."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from pipeline.store.leftovers import is_passing
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
 
-# A mean divergence, of classes in nats, beyond this, or ten times what the codec costs, is not rounding;
-# nor is a single one beyond ten times this, or twenty times the codec's 99th percentile.
+# Limit on the mean divergence (nats for classes), or ten times the codec's own mean if that is larger. A
+# single pair may reach ten times this, or twenty times the codec's 99th percentile. More is not rounding.
 REPLAY_KL = 1e-3
 _BATCH = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What `pipeline verify` found.
+    """Findings of `pipeline verify`.
 
     Args:
-        ok: nothing is bad, and what was replayed came out as stored.
-        checked: files read.
-        bad: a line for each thing that is wrong.
-        replayed: (view, sample) pairs that the teacher saw again.
-        replay_max_abs_diff: largest difference of an output, of what a codec must keep of it.
-        replay_kl_mean: mean of the task's first divergence; of classes KL(teacher || stored) at
-            temperature 1, in nats.
-        drift: how images look here, where the teacher saw some again.
-        files: the names of files that are bad.
+        ok: no file is bad, and replayed outputs match the stored ones.
+        checked: number of files read.
+        bad: one line per problem.
+        replayed: number of (view, sample) pairs that the teacher saw again.
+        replay_max_abs_diff: largest difference between outputs, in the part that the codec preserves.
+        replay_kl_mean: mean of the task's first divergence, e.g. KL(teacher || stored) at temperature 1 in
+            nats for classes.
+        drift: difference between images rendered now and then; None without a replay.
+        files: names of bad files.
     """
 
     ok: bool
@@ -61,7 +61,7 @@ class Audit:
     files: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the findings as plain values, with the keys that other programs rely on."""
+        """Return the findings as plain values; the keys are a public interface."""
         return {name: value for name, value in asdict(self).items() if name not in ("drift", "files")}
 
 
@@ -69,7 +69,7 @@ def verify(path: Path) -> Audit:
     """Read every file of a store and compare it with the manifest.
 
     Raises:
-        IncompleteStoreError: there is no manifest.
+        IncompleteStoreError: the manifest is missing.
         CorruptStoreError: the manifest itself was changed.
     """
     location = Location(path)
@@ -78,7 +78,7 @@ def verify(path: Path) -> Audit:
     faults = [
         *metadata_faults(location, manifest.metadata),
         *shard_faults(location, manifest.layout, manifest.shards),
-        # What killed writers left is swept by the next one; a growth is not finished.
+        # Not a fault: leftovers of killed writers, which the next writer removes, and unfinished growths.
         *(stray for stray in strays(path, known) if not is_passing(stray.name)),
     ]
     bad = [str(fault) for fault in faults] or [
@@ -89,7 +89,7 @@ def verify(path: Path) -> Audit:
 
 
 def _contradictions(location: Location, manifest: Manifest) -> list[str]:
-    """Compare what is said twice: in the root and in the manifest, and of samples and their digest."""
+    """Compare redundant metadata: root with manifest, and samples with the dataset digest."""
     problems = []
     try:
         root = Header.parse(manifest.read_metadata(location, ZARR_JSON), f"{location}/{ZARR_JSON}")
@@ -106,7 +106,7 @@ def _contradictions(location: Location, manifest: Manifest) -> list[str]:
 
 
 def _require_described(store: LogitStore) -> None:
-    """Refuse a header that describes no views or no preprocessing, where its modality is at hand."""
+    """Refuse a header without views or preprocessing; only note it if its modality is not importable."""
     try:
         views_of(store)
         preprocessing_of(store)
@@ -115,7 +115,7 @@ def _require_described(store: LogitStore) -> None:
 
 
 def _undecodable(location: Location, manifest: Manifest) -> list[str]:
-    """Decode everything once: digests alone would accept what was written wrongly."""
+    """Decode every view once: digests alone would accept values that were written wrongly."""
     problems = []
     try:
         store = LogitStore(location, manifest)
@@ -134,21 +134,21 @@ def _undecodable(location: Location, manifest: Manifest) -> list[str]:
 
 
 def replay(store: LogitStore, context: RunContext, teacher: Teacher, count: int, seed: int = 0) -> Audit:
-    """Run the teacher again on random (view, sample) pairs and compare with what is stored.
+    """Run the teacher again on random (view, sample) pairs and compare with the stored logits.
 
-    First the witnesses are rendered again. In a store that was opened with `allow_drift` they may differ;
-    what that costs is then part of what the teacher's logits differ by.
+    First, the samples with render checksums are rendered again. In a store opened with `allow_drift` they
+    may differ; the logits' difference then includes the effect of that drift.
 
     Args:
-        store: one that `verify` found good.
-        context: the data that it was made from, or some of it, and the device.
-        teacher: the one that made it.
-        count: pairs.
-        seed: of their choice.
+        store: a store that passed `verify`.
+        context: the store's data, or a part of it, and the device.
+        teacher: the store's teacher.
+        count: number of pairs.
+        seed: seed of the random choice.
 
     Raises:
-        DataError: an image is not the one that was prepared.
-        MismatchError: other data, or another teacher.
+        DataError: an image differs from the prepared one.
+        MismatchError: the data or the teacher is not the store's.
     """
     store.require_teacher(teacher.described())
     images = context.data.train
@@ -183,7 +183,7 @@ def replay(store: LogitStore, context: RunContext, teacher: Teacher, count: int,
 def _compared(
     store: LogitStore, feed: Feed, teacher: Teacher, pairs: NDArray[np.int64], rule: Rule
 ) -> Iterator[tuple[float, Tensor]]:
-    """Yield for each view of pairs (P, 2) the largest difference of an output, and the first divergence."""
+    """Yield per view of pairs (P, 2): the largest output difference, and the first divergence (p,)."""
     stored_rows = store.rows_of(feed.images)
     for view in np.unique(pairs[:, 0]).tolist():
         rows = pairs[pairs[:, 0] == view, 1]
