@@ -1,1 +1,1 @@
-"""What is said of a model: its task's figures, cost, label errors."""
+"""Evaluation of a model: the figures of its task, its cost, and label errors."""

@@ -1,4 +1,4 @@
-"""What metrics.json says of a finished model: the figures of its task, and its cost."""
+"""The figures of a finished model in metrics.json: those of its task, and its cost."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Assessment:
     """A finished model's figures.
 
     Args:
-        test, validation: on the un-augmented images of each split; empty splits have none.
-        mended: figures of the test images, with outputs that were mended on the validation images.
+        test, validation: figures on the un-augmented images of each split; none for empty splits.
+        mended: test figures after calibration on the validation images.
         details: tables of the test images, by name.
-        cost: of an image.
+        cost: cost per image.
     """
 
     test: Figures
@@ -51,13 +51,13 @@ def assess(
     preprocessing: Preprocessing,
     teacher_logits: Tensor | None = None,
 ) -> Assessment:
-    """Judge a network on the test images, and mend its outputs on the validation images.
+    """Evaluate a network on the test images, also after calibration on the validation images.
 
     Args:
-        context: the data and the device, on which the network is.
+        context: the data and the network's device.
         network: maps images to logits; its mode is restored.
-        preprocessing: how it wants its images.
-        teacher_logits: (N, C) of the test images, in the split's order, for agreement and KL.
+        preprocessing: the network's preprocessing.
+        teacher_logits: (N, C) for the test images, in the split's order, for agreement and KL.
     """
     data, task = context.data, context.task
     test = context.predict(network, preprocessing, data.test)
@@ -71,16 +71,16 @@ def assess(
     )
 
 
-# What a model costs whoever runs it: multiply-accumulates of an image, and time on one CPU thread.
+# Cost of inference: multiply-accumulates per image, and time on one CPU thread.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one image costs.
+    """Cost of inference per image.
 
     Args:
         macs: multiply-accumulates of convolutions, linear layers and attention; half of their FLOPs.
-        cpu_latency_ms: median milliseconds of a batch of one, float32, on one thread of this machine.
+        cpu_latency_ms: median milliseconds for a batch of one, float32, on one thread of this machine.
     """
 
     macs: int
@@ -91,8 +91,8 @@ def measure_cost(network: nn.Module, preprocessing: Preprocessing) -> Cost:
     """Measure a copy of a network on the CPU, in eval mode.
 
     Args:
-        network: on any device; left as it is.
-        preprocessing: how it wants its images.
+        network: on any device; not modified.
+        preprocessing: the network's preprocessing.
     """
     copy = deepcopy(network).to("cpu", torch.float32).eval()
     image = preprocessing.normalise(preprocessing.example(1))
@@ -100,7 +100,7 @@ def measure_cost(network: nn.Module, preprocessing: Preprocessing) -> Cost:
 
 
 def count_macs(network: nn.Module, images: Tensor) -> int:
-    """Return the multiply-accumulates of a forward pass, on any device; on meta nothing is computed.
+    """Return the multiply-accumulates of a forward pass on any device, e.g. meta, which computes nothing.
 
     Args:
         network: in eval mode.
@@ -113,7 +113,7 @@ def count_macs(network: nn.Module, images: Tensor) -> int:
 
 @contextmanager
 def _attention_in_steps() -> Iterator[None]:
-    """Let attention be the matrix products that it is: the counter passes over the fused operation."""
+    """Run attention as separate matrix products: the counter ignores the fused operation."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -138,7 +138,7 @@ def _latency_ms(network: nn.Module, image: Tensor) -> float:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Make the figure one of the model and the processor, not of how many processors there are."""
+    """Use one thread, so that the latency does not depend on the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,6 +1,6 @@
-"""Where models meet the data: a prepared dataset and its task, a device, and the threads that feed it.
+"""Run context: dataset, task, device, rendering threads and ranks of a run.
 
-Owns how a network is run over every sample of an un-augmented split; figures are the task's.
+Owns the loop over every sample of an un-augmented split; figures belong to the task.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _LESS_MEMORY = "evaluate smaller images, or on another device: --device"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """Where models of a run meet the data.
+    """Dataset, task, device, rendering threads and ranks of a run.
 
     Args:
         data: the prepared dataset.
-        task: what models say of its samples.
-        device: where everything runs.
-        workers: rendering threads.
-        on_device: render on the device instead of the CPU, the same pixels; None where it suits.
+        task: the meaning of models' outputs.
+        device: the device of all models and batches.
+        workers: number of rendering threads.
+        on_device: render on the device instead of the CPU, with the same pixels; None chooses.
         ranks: this process among those that train a network together.
 
     """
@@ -58,9 +58,9 @@ class RunContext:
 
         Args:
             images: the split.
-            spec: which views there are; None for the un-augmented image.
-            preprocessing: its preprocessing.
-            blocks: (N,) where views mix, which block of the store each image lies in.
+            spec: the view spec; None for un-augmented images.
+            preprocessing: the model's preprocessing.
+            blocks: (N,) the store's block of each image; needed only if views mix images.
         """
         return Feed(
             images,
@@ -79,13 +79,13 @@ class RunContext:
         images: Split,
         teacher_logits: Tensor | None = None,
     ) -> Figures:
-        """Evaluate a network on a split's un-augmented images; an empty split has no figures."""
+        """Evaluate a network on the un-augmented images of a split; an empty split has no figures."""
         return self.task.compare(*self.predict(network, preprocessing, images), teacher_logits)
 
     def predict(
         self, network: nn.Module, preprocessing: Preprocessing, images: Split
     ) -> tuple[Tensor, Tensor]:
-        """Return a network's logits (N, C) of a split's un-augmented images, and their labels (N,).
+        """Return a network's logits (N, C) on the un-augmented images of a split, and their labels (N,).
 
         Raises:
             NotFiniteError: logits are not finite.
@@ -117,11 +117,11 @@ def evaluate(
     Args:
         network: maps the feed's batches to logits; its mode is restored afterwards.
         feed: one split without views.
-        task: what its outputs mean.
-        batch_size: images a forward pass.
+        task: the meaning of outputs.
+        batch_size: images per forward pass.
         teacher_logits: (N, C), in the split's order, for agreement and KL.
-        ranks: which processes share the work; each gets the figures.
-        split: of the images, for messages.
+        ranks: the processes that share the work; each gets the figures.
+        split: the split's name in messages.
 
     Raises:
         NotFiniteError: logits are not finite.
@@ -138,11 +138,11 @@ def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = S
 
     Raises:
         ModelError: the network fails.
-        DeviceError: there is not enough memory.
+        DeviceError: the device has too little memory.
     """
     was_training, count = network.training, len(feed.images)
     network.eval()
-    # Every process has some, or does all that few.
+    # Each rank needs at least one image; with fewer images than ranks, every rank computes all of them.
     ranks = ranks if count >= ranks.count else SINGLE
     batches = consecutive(count, min(batch_size, count // ranks.count))
     own = batches[ranks.share(len(batches))]

@@ -1,9 +1,9 @@
-"""Labels that may be wrong: those that the cached teacher gives almost no probability.
+"""Find suspect labels: those to which the cached teacher gives almost no probability.
 
-A sample's score is the mean probability of its label over everything that the store holds of it: its
-training views, or its one un-augmented view. This is self-confidence of confident learning (Northcutt et
-al., arXiv 1911.00068; Kuan and Mueller, "Model-agnostic label quality scoring", 2022). A teacher that was
-trained on a wrong label may have learnt it by heart, so training samples are found less surely.
+A sample's score is the mean probability of its label over all its stored views; validation and test samples
+have one, the un-augmented view. This is self-confidence of confident learning (Northcutt et al.,
+arXiv 1911.00068; Kuan and Mueller, "Model-agnostic label quality scoring", 2022). A teacher may have
+memorised wrong labels that it was trained on, so training samples are found less reliably.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.soft_labels import SoftLabels
 
-# A label of less than this contradicts the teacher; where there are many classes, one of less than chance.
+# A label below this probability, or below chance (1 / C) if that is lower, contradicts the teacher.
 _DOUBTED = 0.05
 _DECODED_AT_ONCE = 4096
 
-# From rows (n,) of a split to their logits (n, C) in one view.
+# Maps rows (n,) of a split to their logits (n, C) in one view.
 Logits = Callable[[Tensor], Tensor]
 
 
@@ -38,12 +38,12 @@ class LabelError:
 
     Args:
         split: train, validation or test.
-        row: of the sample in its split.
+        row: the sample's row in its split.
         sample: its name.
-        label: given, the name of a class.
-        label_probability: the teacher's of it.
-        predicted: the teacher's likeliest class.
-        probability: the teacher's of that one.
+        label: name of the class that the data gives.
+        label_probability: the teacher's probability of the label.
+        predicted: name of the teacher's likeliest class.
+        probability: the teacher's probability of that class.
     """
 
     split: str
@@ -57,12 +57,12 @@ class LabelError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelErrors:
-    """What a store says of the data's labels.
+    """Findings about the labels of a dataset.
 
     Args:
-        checked: labelled samples.
-        doubted: those whose label has less than 5 %, and less than chance: another class is likelier.
-        worst: the least likely labels of these, the least likely first.
+        checked: number of labelled samples.
+        doubted: number of labels with a probability below 5 % and below chance.
+        worst: the least likely of those labels, in ascending order of probability.
     """
 
     checked: int
@@ -73,17 +73,17 @@ class LabelErrors:
 def find_label_errors(store: SoftLabels, data: PreparedData, count: int) -> LabelErrors:
     """Find the labels that a store's teacher contradicts most.
 
-    Every view is read twice: once for all labels, once for the few that are found, so that memory holds no
-    table of training samples times classes. Where views mix, training images are passed over: they show
-    two labels.
+    Every view is read twice, once for all labels and once for the worst ones, so that memory never holds a
+    table of training samples times classes. Training images are skipped if views mix them: such an image
+    shows two labels.
 
     Args:
-        store: whose logits.
-        data: the samples that it is of, or some of them.
-        count: of the worst.
+        store: the teacher's logits.
+        data: the store's samples, or a part of them.
+        count: number of worst labels to return.
 
     Raises:
-        MismatchError: samples are not in the store.
+        MismatchError: the store lacks some samples.
     """
     limit = min(_DOUBTED, 1 / len(data.classes))
     checked = doubted = 0
@@ -94,20 +94,20 @@ def find_label_errors(store: SoftLabels, data: PreparedData, count: int) -> Labe
         lowest = np.argsort(scores, kind="stable")[:count]
         checked, doubted = checked + len(rows), doubted + int((scores < limit).sum())
         worst += split.describe(rows[lowest[scores[lowest] < limit]], data.classes)
-    # Stable: equals stay in the order of splits and rows.
+    # A stable sort keeps ties in the order of splits and rows.
     worst.sort(key=lambda error: error.label_probability)
     return LabelErrors(checked=checked, doubted=doubted, worst=tuple(worst[:count]))
 
 
 @dataclass(frozen=True, slots=True)
 class _Split:
-    """A split and what a store holds of it.
+    """A split with its stored logits.
 
     Args:
-        name: of the split.
+        name: the split's name.
         images: its samples.
-        n_views: how many views of them there are.
-        read: a view, one in memory at a time.
+        n_views: number of stored views.
+        read: loads one view; only one is in memory at a time.
     """
 
     name: str
@@ -116,7 +116,7 @@ class _Split:
     read: Callable[[int], Logits]
 
     def label_probabilities(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the mean probability of the label of each of these rows (N,)."""
+        """Return the mean probability (N,) of the labels of rows (N,)."""
         labels = torch.from_numpy(self.images.labels[rows])
         total = torch.zeros(len(rows), dtype=torch.float64)
         for view in range(self.n_views):
@@ -126,7 +126,7 @@ class _Split:
         return mean
 
     def describe(self, rows: NDArray[np.int64], classes: tuple[str, ...]) -> Iterator[LabelError]:
-        """Tell of a few rows (M,) what the teacher makes of them."""
+        """Yield a `LabelError` for each of a few rows (M,)."""
         if not len(rows):
             return
         views = [
@@ -149,7 +149,7 @@ class _Split:
     def _probabilities(
         self, view: int, rows: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """Yield places (n,) in the rows (N,) and their probabilities (n, C) in float64, some at a time."""
+        """Yield positions (n,) in the rows (N,) and their probabilities (n, C) float64, part by part."""
         logits = self.read(view)
         for part in consecutive(len(rows), _DECODED_AT_ONCE):
             yield part, torch.softmax(logits(torch.from_numpy(rows[part])).double(), 1)

@@ -1,1 +1,1 @@
-"""A trained network leaves the project: one file that runs without it, and was seen to compute the same."""
+"""Export a trained network to one file that runs without this project, and check its outputs."""

@@ -1,6 +1,6 @@
-"""A network as it leaves: what goes in, what comes out, and what its user must know.
+"""A network prepared for export: its inputs, outputs and description.
 
-Owns the traced program and its description; the files it is put into are `formats.py`'s.
+Owns the traced program and its description; `formats.py` owns the files.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch.export import Dim, ExportedProgram
 from pipeline.core.errors import ModelError
 from pipeline.models.checkpoint import ModelCard
 
-# torch specialises a batch of one, or of none.
+# torch.export specialises batches of 0 and 1, so 2 is the smallest that keeps the batch dynamic.
 _TRACED_BATCH = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """A network to be exported.
+    """A network to export.
 
     Args:
-        network: of a checkpoint, in eval mode, float32, on the CPU.
+        network: a checkpoint's network, in eval mode, float32, on the CPU.
         card: its card.
-        normalises: its input is pixels (B, S, S, channels) uint8, normalised inside, instead of
-            normalised images (B, channels, S, S) float32.
+        normalises: take pixels (B, S, S, channels) uint8 and normalise inside the network, instead of
+            taking normalised images (B, channels, S, S) float32.
     """
 
     network: nn.Module
@@ -35,7 +35,7 @@ class Deployment:
     normalises: bool
 
     def inputs(self, pixels: Tensor) -> Tensor:
-        """Return what is fed for pixels (B, S, S, c) uint8 of the model's size, whatever their channels."""
+        """Convert pixels (B, S, S, c) uint8 of the model's size and any channels to the exported input."""
         preprocessing = self.card.preprocessing
         return (
             preprocessing.seen(pixels).contiguous()
@@ -45,15 +45,15 @@ class Deployment:
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
-        """Return the logits (B, C) of the network as it is, eagerly, of the same pixels."""
+        """Return the logits (B, C) of the original network, run eagerly on the same pixels."""
         logits: Tensor = self.network(self.card.preprocessing.normalise(pixels))
         return logits
 
     def trace(self) -> ExportedProgram:
-        """Return the program: images (B, ...), for any B from 1, to logits (B, C).
+        """Trace the program from images (B, ...), for any B >= 1, to logits (B, C).
 
         Raises:
-            ModelError: the network decides by values what it computes.
+            ModelError: the network's control flow depends on values.
         """
         preprocessing = self.card.preprocessing
         network = preprocessing.with_normalisation(self.network) if self.normalises else self.network
@@ -67,13 +67,13 @@ class Deployment:
                 f"{self.card.architecture.name} cannot be traced ({reason}); expected a network that "
                 "computes the same operations for every image; export another model"
             ) from error
-        # They name files of this machine.
+        # Stack traces name files of this machine.
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)
         return program
 
     def description(self) -> dict[str, Any]:
-        """Return what its user must know, as plain values."""
+        """Return preprocessing, classes and architecture for the file's users, as plain values."""
         return {
             **self.card.preprocessing.deployed(normalises=self.normalises),
             "classes": list(self.card.classes),

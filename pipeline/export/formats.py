@@ -1,7 +1,7 @@
-"""The files a network is put into, how each is written and run, and whether it computes the same.
+"""Export formats: write a network to a file, run the file, and compare it with the network.
 
-A format makes bytes of a deployment, and something that computes of bytes, so that what is checked is
-what is written. Runtimes are imported when they are needed: they are an extra.
+A format maps a deployment to bytes, and bytes to a function, so that the check runs the written bytes.
+Runtimes are imported on use, since they are an optional extra.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from pipeline.tasks.task import Task
 INPUT, OUTPUT = "images", "logits"
 
 Run = Callable[[Tensor], Tensor]
-# A protocol buffer holds less than 2 GiB; a part is the graph's own.
+# A protocol buffer holds less than 2 GiB; 32 MiB are reserved for the graph.
 _ONNX_MOST_BYTES = (1 << 31) - (1 << 25)
 _ONNX_NEEDS = ("onnx", "onnxscript", "onnxruntime")
-# One image is what a service is asked for; three is not the traced size, nor a multiple of it.
+# A service sends one image at a time; three is neither the traced size (2) nor a multiple.
 _FIRST_BATCHES = (1, 3)
 _BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A kind of file.
+    """A file format.
 
     Args:
-        encode: a deployment to the file's bytes; the same bytes for the same deployment and versions.
-        load: the file's bytes to what computes the logits (B, C) of a deployment's inputs (B, ...).
+        encode: maps a deployment to bytes; equal deployments and versions give equal bytes.
+        load: maps bytes to a function from a deployment's inputs (B, ...) to logits (B, C).
     """
 
     encode: Callable[[Deployment], bytes]
@@ -54,7 +54,7 @@ class Format:
 
 
 def _encode_pt2(deployment: Deployment) -> bytes:
-    """The description is an extra file NAME.json each."""
+    """Encode as PT2, with each part of the description in an extra file NAME.json."""
     buffer = io.BytesIO()
     extra = {f"{name}.json": text for name, text in _texts(deployment).items()}
     with _known_warnings():
@@ -75,7 +75,7 @@ def _load_pt2(content: bytes) -> Run:
 
 
 def _encode_onnx(deployment: Deployment) -> bytes:
-    """The description is in the model's metadata, a JSON text each."""
+    """Encode as ONNX, with each part of the description as JSON in the model's metadata."""
     _require_onnx()
     _require_room(deployment)
     traced = deployment.trace()
@@ -107,7 +107,7 @@ def _convert(traced: ExportedProgram) -> torch.onnx.ONNXProgram:
             external_data=False,
             verbose=False,
         )
-    # None is what the older exporter gives, which writes a file.
+    # The type includes None only for the older exporter, which writes a file.
     return cast(torch.onnx.ONNXProgram, program)
 
 
@@ -122,7 +122,7 @@ def _load_onnx(content: bytes) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; it warns of devices that are not there
+    options.log_severity_level = 3  # errors only; it warns about missing devices
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def run(inputs: Tensor) -> Tensor:
@@ -162,29 +162,29 @@ def _require_room(deployment: Deployment) -> None:
 
 @contextmanager
 def _known_warnings() -> Iterator[None]:
-    """Silence what torch's exporter provokes in torch itself."""
+    """Silence warnings that torch's exporter causes in torch itself."""
     with warnings.catch_warnings():
         # Copying a graph for ONNX visits a class that torch 2.11 has deprecated.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
-        # Weights are read over the archive's bytes, which nobody writes to.
+        # Weights share the archive's bytes, which are never written to.
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         yield
 
 
-# Whether a file computes what the network does: both on the same images, in batches of several sizes.
+# Parity: run the file and the network on the same images, in batches of several sizes.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """How far a file's logits are from the network's.
+    """Difference between a file's logits and the network's.
 
     Args:
-        images: compared.
-        batch_sizes: in which they were fed.
-        max_abs_diff: largest difference of a logit.
-        largest_logit: of the network, in magnitude.
-        agreement: share of images with the same answer.
-        accuracy: what the task calls that.
+        images: number of compared images.
+        batch_sizes: the sizes of their batches.
+        max_abs_diff: largest absolute difference of a logit.
+        largest_logit: largest absolute logit of the network.
+        agreement: share of images with the same answer, 0 to 1.
+        accuracy: the task's name for agreement, e.g. top-1.
     """
 
     images: int
@@ -202,14 +202,14 @@ class Parity:
         return self.max_abs_diff / self.largest_logit
 
     def require(self, threshold: float) -> None:
-        """Refuse a file that computes something else.
+        """Refuse a file whose logits differ by more than rounding.
 
         Args:
-            threshold: largest `relative` that is rounding. Folded batch norms and another order of float32
+            threshold: largest acceptable `relative`. Folded batch norms and a different order of float32
                 sums moved the logits of 17 torchvision networks by 3e-7 to 9e-5 of the largest one.
 
         Raises:
-            ModelError: the difference is larger, or no number.
+            ModelError: the difference is larger, or not a number.
         """
         if not self.relative <= threshold:
             raise ModelError(
@@ -227,13 +227,13 @@ class Parity:
 
 
 def measure_parity(deployment: Deployment, run: Run, feed: Feed, task: Task) -> Parity:
-    """Compare on every image of a feed.
+    """Compare a file with its network on every image of a feed.
 
     Args:
-        deployment: with the network as it is.
-        run: the file's bytes, loaded.
+        deployment: the original network.
+        run: the loaded file.
         feed: un-augmented images, at least one, with the network's preprocessing, on the CPU.
-        task: of the network.
+        task: the network's task.
     """
     batches = _batches(len(feed.images))
     ours, theirs = [], []
@@ -252,7 +252,7 @@ def measure_parity(deployment: Deployment, run: Run, feed: Feed, task: Task) -> 
 
 
 def _batches(count: int) -> list[NDArray[np.int64]]:
-    """Cut 0..count-1 into the first batches' sizes and then equal ones."""
+    """Cut 0..count-1 into batches of 1, 3, 32, 32, ...; the last may be smaller."""
     ends = itertools.accumulate(itertools.chain(_FIRST_BATCHES, itertools.repeat(_BATCH)))
     inner = list(itertools.takewhile(lambda end: end < count, ends))
     return np.split(np.arange(count), inner)

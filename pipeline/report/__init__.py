@@ -1,1 +1,1 @@
-"""The report: what a sweep's runs say, as numbers (results), drawings (figures) and one page (page)."""
+"""The report of a sweep: numbers (results), drawings (figures) and one HTML page (page)."""

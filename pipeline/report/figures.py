@@ -1,8 +1,7 @@
-"""What the report draws: training curves as SVG, views as PNG, soft labels as the lengths of bars.
+"""Draw the report's figures: training curves as SVG, views as PNG, soft labels as lengths of bars.
 
-Curves are drawn by matplotlib without its global state, in colours that the page's style sheet decides:
-matplotlib writes placeholders, which become CSS variables here, so that one drawing serves a light and a
-dark page. The same input gives the same bytes.
+Curves are drawn by matplotlib without its global state. It writes placeholder colours, which become CSS
+variables here, so that one drawing fits a light and a dark page. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ _STYLE = {
 }
 
 _FOR_A_PAGE = (
-    (r"<style.*?</style>", ""),  # would style the whole page
-    (r'<g id="[^"]*"', "<g"),  # the same in every drawing, and nothing refers to them
-    (r"font-family: [^;]*;", ""),  # the page's own instead
+    (r"<style.*?</style>", ""),  # it would style the whole page
+    (r'<g id="[^"]*"', "<g"),  # unused, and equal in all drawings
+    (r"font-family: [^;]*;", ""),  # use the page's font instead
     (r"xlink:href", "href"),
     (_INK, "currentColor"),
     (r"#00ff0(\d)", r"var(--series-\1)"),
@@ -69,13 +68,13 @@ Mixed = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """How the n-th recipe is drawn on the whole page: eight colours, then the same with dashes."""
+    """Line style of the n-th recipe on the page: eight colours, then the same colours dashed."""
 
     index: int
 
     @property
     def colour(self) -> str:
-        """A variable of the page's style sheet."""
+        """A CSS variable of the page's style sheet."""
         return f"var(--series-{self.index % _COLOURS})"
 
     @property
@@ -88,14 +87,14 @@ def curves_svg(curves: Sequence[tuple[Series, Curve]], *, label: str, scale: flo
     """Draw means over seeds against the epoch, with a band of one standard error.
 
     Args:
-        curves: a line each; empty ones are left out.
-        label: what the drawing shows, for those who cannot see it; another one for each drawing.
-        scale: multiplies the values, 100 for per cent.
+        curves: one per line; empty curves are skipped.
+        label: alternative text of the drawing, unique on the page.
+        scale: factor on the values, e.g. 100 for per cent.
 
     Returns:
-        an SVG element whose text and colours follow the page.
+        An SVG element whose font and colours follow the page.
     """
-    # The label makes the names inside one drawing differ from those of the others on the page.
+    # The label is the salt of identifiers, which must differ between drawings on one page.
     with matplotlib.style.context(["default", {**_STYLE, "svg.hashsalt": label}]):
         figure = Figure(figsize=(4.4, 2.6), layout="constrained")
         axes = figure.add_subplot()
@@ -119,14 +118,14 @@ def _draw(axes: Axes, series: Series, curve: Curve, scale: float) -> None:
     dashes = [float(length) for length in series.dash.split()]
     style = (0, tuple(dashes)) if dashes else "-"
     axes.plot(epochs, means, color=colour, linewidth=1.5, linestyle=style)
-    # A short run is a few points, a run of one epoch a single one.
+    # Mark the last point: a run of one epoch has no line to draw.
     axes.plot(epochs[-1:], means[-1:], color=colour, marker="o", markersize=3.2)
     if errors.any():
         axes.fill_between(epochs, means - errors, means + errors, color=colour, alpha=0.16, linewidth=0)
 
 
 def _inline(svg: str, label: str) -> str:
-    """Make a stand-alone SVG file an element of a page that has several."""
+    """Convert a stand-alone SVG file to an element of a page with several."""
     view_box = re.search(r'viewBox="[^"]+"', svg)
     body = svg[svg.index(">", svg.index("<svg")) + 1 :]
     for pattern, replacement in _FOR_A_PAGE:
@@ -136,10 +135,10 @@ def _inline(svg: str, label: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoftLabel:
-    """A class as the teacher sees it in one view.
+    """The teacher's probability of one class in one view.
 
     Args:
-        name: of the class.
+        name: the class.
         share: its probability at temperature 1.
         softened: its probability at `SOFT_TEMPERATURE`.
         correct: whether it is the sample's label.
@@ -153,9 +152,9 @@ class SoftLabel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleView:
-    """One view of an example: its picture, the teacher's top classes.
+    """One view of an example: its picture and the teacher's top classes.
 
-    `mixed` says of which classes the picture is, and how much of each, where it is mixed.
+    `mixed` has the classes of a mixed picture and the share of each.
     """
 
     picture: Picture
@@ -165,7 +164,7 @@ class ExampleView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A sample as the teacher saw it; `label` is None where it has none."""
+    """A sample as the teacher saw it; `label` is None for an unlabelled one."""
 
     label: str | None
     views: tuple[ExampleView, ...]
@@ -179,15 +178,15 @@ def make_examples(
     logits: Sequence[NDArray[np.float32]],
     mixtures: Sequence[Mixed | None],
 ) -> list[Example]:
-    """Prepare M samples for the page, each in some views.
+    """Prepare M samples for the page, each in several views.
 
     Args:
-        labels_M: indices into the classes, or -1.
+        labels_M: indices into the classes, or -1 for unlabelled.
         classes: C names.
-        pictures: a view each, M of them, as they were rendered for the teacher.
-        logits: a view each, (M, C), the teacher's from the store.
-        mixtures: a view each, the labels (M,) of the images that are mixed in, and the samples' own shares
-            (M,); None where nothing is mixed.
+        pictures: per view, M pictures as rendered for the teacher.
+        logits: per view (M, C), the teacher's logits from the store.
+        mixtures: per view, the partners' labels (M,) and the samples' own shares (M,); None for unmixed
+            views.
     """
     return [
         Example(
@@ -206,7 +205,7 @@ def make_examples(
 
 
 def _shown(label: int, mixture: Mixed | None, place: int) -> dict[int, float]:
-    """Return the classes that a picture shows, and how much of each."""
+    """Return the classes in a picture, with the share of each."""
     if mixture is None:
         return {label: 1.0}
     other, share = int(mixture[0][place]), float(mixture[1][place])
@@ -231,11 +230,11 @@ def _soft_labels(
 
 
 def spread_rows(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Choose rows of as many classes as there is room for, spread over the classes, first rows first.
+    """Choose rows of as many classes as fit, spread over the classes, earliest rows first.
 
     Args:
         labels: (N,), -1 for unlabelled.
-        count: rows to choose, at least 1; fewer come back where N is smaller.
+        count: rows to choose, at least 1; fewer are returned if N is smaller.
     """
     known = labels != UNLABELLED
     rows = np.flatnonzero(known) if known.any() else np.arange(len(labels))
@@ -244,7 +243,7 @@ def spread_rows(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     chosen = classes[places.round().astype(np.int64)]
     each = math.ceil(count / max(1, len(chosen)))
     found = [rows[labels[rows] == c][:each] for c in chosen]
-    # One of each class first, so that cutting to `count` drops no class.
+    # The first row of each class precedes all second ones, so that cutting to `count` drops no class.
     ranked = sorted((rank, int(row)) for of_class in found for rank, row in enumerate(of_class))
     return np.sort(np.array([row for _, row in ranked[:count]], np.int64))
 

@@ -1,7 +1,7 @@
-"""The page: one HTML file that stands alone, from a report and what its teachers saw.
+"""Render the report as one self-contained HTML page.
 
-Owns the words and how numbers are written; all is arranged by `page.html.j2` and its parts.
-Nothing is loaded from elsewhere, and nothing names a clock, a host or a path.
+Owns the wording and the format of numbers; `page.html.j2` and its parts own the arrangement.
+The page loads nothing from elsewhere and names no clock, host or path.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from pipeline.report.results import (
 )
 from pipeline.report.tables import DumpGallery, class_table
 
-# Numbers as people read them: per cent, points, sizes, powers of ten.
+# Number formats: per cent, points, sizes, powers of ten.
 
 
 _NONE = "–"
 
 
 def percent(value: float | None) -> str:
-    """Write a fraction as per cent, without the sign."""
+    """Format a fraction in per cent, without the sign."""
     return _NONE if value is None else f"{100 * value:.2f}"
 
 
 def points(difference: Estimate) -> str:
-    """Write a difference of fractions in percentage points, with its standard error."""
+    """Format a difference of fractions in percentage points, with its standard error."""
     mean = f"{round(100 * difference.mean, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}")
     return mean if difference.error is None else tied(f"{mean} ± {100 * difference.error:.2f}")
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """Write a number with separators between thousands."""
+    """Format a number with thousands separators."""
     return _NONE if value is None else f"{value:,.{digits}f}"
 
 
 def metric(value: float | None) -> str:
-    """Write a large number with three digits and the prefix of its unit."""
+    """Format a large number with three digits and a metric prefix."""
     if value is None:
         return _NONE
     for prefix in ("", " k", " M", " G"):
@@ -62,7 +62,7 @@ def metric(value: float | None) -> str:
 
 
 def size(count_bytes: float) -> str:
-    """Write a number of bytes in a unit that suits it."""
+    """Format a number of bytes in a suitable unit."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count_bytes < 1000:
             return f"{count_bytes:.0f} {unit}" if unit == "bytes" else f"{count_bytes:.1f} {unit}"
@@ -71,7 +71,7 @@ def size(count_bytes: float) -> str:
 
 
 def scientific(value: float | None) -> str:
-    """Write a small number as a power of ten."""
+    """Format a small number as a power of ten."""
     if value is None:
         return _NONE
     if value == 0:
@@ -82,7 +82,7 @@ def scientific(value: float | None) -> str:
 
 
 def capital(text: str) -> str:
-    """Begin a heading with a capital letter."""
+    """Capitalise the first letter of a heading."""
     return f"{text[:1].upper()}{text[1:]}"
 
 
@@ -92,14 +92,14 @@ def tied(text: str) -> str:
 
 
 Written = Callable[[float | None], str]
-# How a task's figures are written, by the form of their columns.
+# Number format of a task's figures, by the form of their columns.
 FORMS: Mapping[str, Written] = {
     "share": percent,
     "nats": partial(number, digits=3),
     "number": partial(number, digits=2),
     "small": scientific,
 }
-# Heading, column of the results, how it is written.
+# Heading, column of the results, number format.
 COST_COLUMNS: tuple[tuple[str, str, Written], ...] = (
     ("Parameters", "parameters", number),
     ("MACs", "macs", metric),
@@ -118,17 +118,17 @@ class Panel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strip:
-    """The scale on which one student's seeds are drawn, as fractions of 1."""
+    """The scale for one student's seeds, as fractions of 1."""
 
     low: float
     high: float
 
     def place(self, value: float) -> str:
-        """Return where a value stands between both ends, as a CSS length."""
+        """Return the position of a value between both ends, as a CSS length."""
         return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
 
     def width(self, value: float) -> str:
-        """Return how long a difference is, as a CSS length."""
+        """Return the length of a difference, as a CSS length."""
         return f"{100 * value / (self.high - self.low):.2f}%"
 
 
@@ -138,10 +138,10 @@ def render_page(
     """Return the page's HTML.
 
     Args:
-        report: what was found.
-        exhibits: dump -> what is shown of its images.
-        test_images: how many images the accuracies are of.
-        leaks: equal images that there should not be, in words; empty for none.
+        report: the results.
+        galleries: dump -> its gallery.
+        test_images: number of test images behind the accuracies.
+        leaks: description of equal images across splits; empty for none.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.report", "."),
@@ -180,7 +180,7 @@ def render_page(
 
 
 def headline(report: Report) -> str:
-    """Say who was compared."""
+    """Write the headline: the compared students and teachers."""
     names = [student.name for student in report.students]
     who = _listed(names) if len(names) <= 3 else f"{len(names)} students"
     if not report.teachers:
@@ -189,7 +189,7 @@ def headline(report: Report) -> str:
 
 
 def lede(report: Report, test_images: int) -> str:
-    """Say how they were trained and on what they are judged."""
+    """Write the introduction: ways of training, seeds and test images."""
     groups = list(report.groups)
     alone = list(dict.fromkeys(group.recipe for group in groups if group.dump is None))
     taught = list(dict.fromkeys(report.label(group) for group in groups if group.dump is not None))
@@ -205,7 +205,7 @@ def lede(report: Report, test_images: int) -> str:
 
 
 def summary(report: Report) -> str:
-    """Say in how many cases distillation beats the baselines, and in how many it does not."""
+    """Write the numbers of cases in which distillation beats the baselines, and does not."""
     counts = Counter(verdict.outcome for student in report.students for verdict in student.verdicts)
     total = counts.total()
     if not total:
@@ -227,7 +227,7 @@ def summary(report: Report) -> str:
 
 
 def verdict_sentence(report: Report, verdict: Verdict) -> str:
-    """Say plainly whether a distilled group beats the baselines, and by how much."""
+    """Write whether a distilled group beats the baselines, and by how much."""
     name, comparisons = report.label(verdict.group), verdict.comparisons
     several = len(comparisons) > 1
     only = "" if several or not comparisons else comparisons[0].baseline.recipe
@@ -246,7 +246,7 @@ def verdict_sentence(report: Report, verdict: Verdict) -> str:
 
 
 def columns(student: StudentResults) -> list[tuple[str, Group]]:
-    """Return the baselines that a table compares with, with a heading each: scratch, and the best one."""
+    """Return the baselines of a table with their headings: scratch, and the best one."""
     best, reference = student.best_baseline, student.reference
     if best is None:
         return []
@@ -258,11 +258,11 @@ def columns(student: StudentResults) -> list[tuple[str, Group]]:
 def own_columns(
     report: Report, models: Iterable[Mapping[str, Any]]
 ) -> tuple[tuple[str, str, Written], ...]:
-    """Return the columns of models' own figures and cost, beside the main one.
+    """Return the columns for models' other figures and cost, besides the main figure.
 
     Args:
-        report: whose task says which there are.
-        models: their figures; an optional column is left out where none of them has it.
+        report: its task defines the columns.
+        models: the models' figures; an optional column is dropped if no model has it.
     """
     task, models = report.task, list(models)
     figures = [
@@ -279,7 +279,7 @@ def _of_students(report: Report) -> list[dict[str, Any]]:
 
 
 def strip(student: StudentResults) -> Strip | None:
-    """Return the scale of a student's main figure; None where there are no several seeds to be seen."""
+    """Return the scale of a student's main figure; None without several seeds to draw."""
     estimates = [group.main for group in student.groups]
     errors = [
         estimate.error for estimate in estimates if estimate is not None and estimate.error is not None
@@ -287,13 +287,13 @@ def strip(student: StudentResults) -> Strip | None:
     values = [run.main for group in student.groups for run in group.runs if run.main is not None]
     if not errors or min(values) == max(values):
         return None
-    # Room for the dots, and for a bar that is longer than its seeds are apart.
+    # Room for the dots, and for error bars longer than the spread of the seeds.
     margin = 0.1 * (max(values) - min(values)) + max(errors)
     return Strip(low=min(values) - margin, high=max(values) + margin)
 
 
 def panels(report: Report, student: StudentResults, series: Mapping[str, Series]) -> list[Panel]:
-    """Draw a student's training: validation where there is any, and the loss."""
+    """Draw a student's training curves: the loss, and validation if the data has such a split."""
     kinds: tuple[tuple[Literal["validation", "loss"], str, float], ...] = (
         ("validation", f"Validation {report.task.columns[0].title}, %", 100.0),
         ("loss", "Training loss", 1.0),

@@ -1,8 +1,8 @@
-"""What a sweep's runs say: grouped by recipe and dump, compared over seeds.
+"""Results of a sweep: group runs by recipe and dump, and compare groups over seeds.
 
-Owns the statistics and the content of results.json and results.csv. Runs come from `runs.py`, dumps
-as dictionaries: how a store is read is the store's, words are `page.py`'s, drawings are `figures.py`'s.
-Accuracies are fractions between 0 and 1, divergences are in nats.
+Owns the statistics and the content of results.json and results.csv. Runs come from `runs.py`, dumps come
+as plain dictionaries; `page.py` owns the words and `figures.py` the drawings. Accuracies are fractions
+between 0 and 1, divergences are in nats.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Estimate:
     """A mean over seeds.
 
     Args:
-        mean: of the values.
-        error: its standard error, s / sqrt(n) with n - 1 degrees of freedom; None for one value.
-        count: n, how many values.
+        mean: mean of the values.
+        error: standard error of the mean, s / sqrt(n) with n - 1 degrees of freedom; None for one value.
+        count: n, number of values.
     """
 
     mean: float
@@ -40,7 +40,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """Estimate from one value a seed; at least one."""
+        """Estimate from one value per seed, at least one."""
         count = len(values)
         error = statistics.stdev(values) / math.sqrt(count) if count > 1 else None
         return cls(mean=statistics.fmean(values), error=error, count=count)
@@ -66,7 +66,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The recipe, and the dump where there is one."""
+        """The recipe, plus the dump if it has one."""
         return self.recipe if self.dump is None else f"{self.recipe} ({self.dump})"
 
     @property
@@ -83,7 +83,7 @@ class Group:
         return Estimate.of(known) if len(known) == len(values) else None
 
     def curve(self, column: Literal["loss", "validation"]) -> Curve:
-        """Return (epoch, mean over seeds) for each epoch that every seed has a value of."""
+        """Return (epoch, mean over seeds) for each epoch with a value in every seed."""
         seeds = [
             {e.epoch: value for e in run.history if (value := getattr(e, column)) is not None}
             for run in self.runs
@@ -94,12 +94,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """How far a group's main figure is above a baseline's.
+    """Difference between the main figures of a group and a baseline.
 
     Args:
-        baseline: what it is compared with.
-        difference: group minus baseline; error None where one seed is all there is.
-        paired: whether both have the same seeds, and differences were taken seed by seed.
+        baseline: the baseline.
+        difference: group minus baseline; error is None for a single seed.
+        paired: whether both have the same seeds, so that differences were taken per seed.
     """
 
     baseline: Group
@@ -116,7 +116,7 @@ class Comparison:
 
 
 def compare(group: Group, baseline: Group) -> Comparison | None:
-    """Compare the main figure of two groups; None where the test images are unlabelled."""
+    """Compare the main figures of two groups; None if the test images are unlabelled."""
     ours, theirs = group.main, baseline.main
     if ours is None or theirs is None:
         return None
@@ -139,8 +139,8 @@ class Verdict:
     """Whether a distilled group beats every baseline of its student.
 
     Args:
-        group: the distilled one.
-        comparisons: with each baseline; empty where there is none, or nothing to compare by.
+        group: the distilled group.
+        comparisons: one per baseline; empty without baselines or main figures.
     """
 
     group: Group
@@ -148,7 +148,7 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """Better: above every baseline by two standard errors. Worse: below one by as much."""
+        """Better if above every baseline by two standard errors; worse if that far below any of them."""
         signs = {comparison.sign for comparison in self.comparisons}
         if self.group.main is None:
             return "unlabelled"
@@ -180,13 +180,13 @@ class StudentResults:
 
     @property
     def best_baseline(self) -> Group | None:
-        """The baseline of the highest mean of the main figure; the first of equals."""
+        """The baseline with the highest mean main figure; the first one of a tie."""
         known = [(group.main.mean, group) for group in self.baselines if group.main is not None]
         return max(known, key=lambda pair: pair[0])[1] if known else None
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """A verdict for every distilled group."""
+        """One verdict per distilled group."""
         return tuple(
             Verdict(
                 group=group,
@@ -201,13 +201,13 @@ class StudentResults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything that the report tells.
+    """All content of the report.
 
     Args:
-        students: in the order of the sweep.
-        teachers: name -> what `read_teacher` gives.
-        dumps: name -> what `dump_figures` gives.
-        task: what all of them learn.
+        students: results in the order of the sweep.
+        teachers: name -> result of `read_teacher`.
+        dumps: name -> result of `dump_figures`.
+        task: the task of all models.
     """
 
     students: tuple[StudentResults, ...]
@@ -223,7 +223,7 @@ class Report:
         dumps: Mapping[str, Mapping[str, Any]],
         task: Task,
     ) -> Report:
-        """Group runs by student, recipe and dump, in the order in which they come."""
+        """Group runs by student, recipe and dump, in order of appearance."""
         groups: dict[tuple[str, str, str | None], list[Run]] = {}
         for run in runs:
             groups.setdefault((run.student, run.recipe, run.dump), []).append(run)
@@ -239,20 +239,20 @@ class Report:
 
     @property
     def groups(self) -> Iterator[Group]:
-        """Every student's groups."""
+        """The groups of all students."""
         return (group for student in self.students for group in student.groups)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the groups are called, each once."""
+        """The distinct names of groups."""
         return tuple(dict.fromkeys(self.label(group) for group in self.groups))
 
     def label(self, group: Group) -> str:
-        """Return a group's recipe, and its dump where there are several to tell apart."""
+        """Return a group's recipe, plus its dump if there are several."""
         return group.recipe if len(self.dumps) < 2 else group.name
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row a run."""
+        """Return one row per run."""
         return [run.row() for group in self.groups for run in group.runs]
 
     def to_dict(self) -> dict[str, Any]:
@@ -276,11 +276,11 @@ class Report:
 
 
 def dump_figures(summary: Mapping[str, Any], teachers: Sequence[str]) -> dict[str, Any]:
-    """Flatten what `pipeline inspect --json` says of a store, and name its teachers.
+    """Flatten the output of `pipeline inspect --json` for a store, and add its teachers' names.
 
     Args:
         summary: `LogitStore.summary()`.
-        teachers: whose logits they are.
+        teachers: names of the store's teachers.
     """
     names = ("complete", "n_samples", "n_views", "n_classes", "codec", "bytes", "bytes_per_sample_view")
     return {

@@ -1,6 +1,6 @@
-"""The runs of a sweep, read from what training left on disk.
+"""Read the runs of a sweep from the files of training.
 
-A run that is missing or is not the one that was planned is an error that names the file and the command.
+A missing run, or one that does not match the plan, is an error that names the file and the command.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pipeline.core.files import read_json
 from pipeline.tasks.class_figures import FIRST, ClassFigures, Confusion
 from pipeline.tasks.task import Task
 
-# Told on the page, and too long for the results.
+# Shown on the page; too long for results.json.
 DETAILS = ("classes", "confusions", "history", "made_with", "dataset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
-    """A run that a sweep names.
+    """A run of a sweep.
 
     Args:
-        student, recipe, seed: what is trained, and how.
-        dump: whose logits it learns from; None for a baseline.
+        student, recipe, seed: the model, the recipe of its training, and its seed.
+        dump: the dump to learn from; None for a baseline.
     """
 
     student: str
@@ -37,7 +37,7 @@ class PlannedRun:
 
     @property
     def command(self) -> str:
-        """What a person types to get it."""
+        """The command that trains this run."""
         dump = "" if self.dump is None else f" --dump {self.dump}"
         return f"pipeline train-student {self.student} {self.recipe} {self.seed}{dump}"
 
@@ -50,7 +50,7 @@ def planned_runs(
     recipes: Sequence[str],
     seeds: Sequence[int],
 ) -> list[PlannedRun]:
-    """Return the runs of a sweep: student by student, baselines first, in the order of the names."""
+    """Return the runs of a sweep, student by student, baselines first, in the order of the names."""
     ways: list[tuple[str | None, str]] = [(None, recipe) for recipe in baselines]
     ways += [(dump, recipe) for dump in dumps for recipe in recipes]
     plans = (
@@ -64,7 +64,7 @@ def planned_runs(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """A line of a run's history; `validation`, the task's main figure, is None without such a split."""
+    """One line of a run's history; `validation`, the main figure, is None without a validation split."""
 
     epoch: int
     loss: float
@@ -76,14 +76,14 @@ class Run:
     """One finished run: figures of its best epoch on the test images, and its history.
 
     Args:
-        figures: those of the task's columns, the main one first; None where one is unknown, e.g. without
-            labels or a teacher.
-        images_per_second: trained, on the machine that trained it.
-        mended: those of the columns that the task mends on the validation images.
-        macs, cpu_latency_ms: of one image. What has a default, a run of an older version lacks.
-        classes, confusions: of the test images.
-        made_with: parameters that decided it, as JSON; None for a run of an older version.
-        dataset: digest of the data that it was trained on; None likewise.
+        figures: values of the task's columns, the main one first; None if unknown, e.g. without labels or a
+            teacher.
+        images_per_second: training speed, on the machine of the training.
+        mended: test figures after calibration on the validation images.
+        macs, cpu_latency_ms: cost per image. Fields with a default are missing in runs of older versions.
+        classes, confusions: tables of the test images.
+        made_with: the parameters of the run as JSON; None for a run of an older version.
+        dataset: digest of the training data; None for a run of an older version.
     """
 
     student: str
@@ -105,11 +105,11 @@ class Run:
 
     @property
     def main(self) -> float | None:
-        """The figure that students are compared by."""
+        """The figure for comparing students."""
         return next(iter(self.figures.values()))
 
     def row(self) -> dict[str, Any]:
-        """Return the run's row of the results, in the order of `result_columns`."""
+        """Return the run's row in the results, in the order of `result_columns`."""
         return {
             **{name: getattr(self, name) for name in _NAMED},
             **self.figures,
@@ -134,12 +134,12 @@ def read_run(folder: Path, planned: PlannedRun, task: Task) -> Run:
     """Read a run's metrics.json and history.csv.
 
     Args:
-        folder: of the run.
-        planned: which run it is.
-        task: what its figures are.
+        folder: the run's folder.
+        planned: the expected run.
+        task: defines the figures.
 
     Raises:
-        DataError: the run is missing, unfinished, or another one than was planned.
+        DataError: the run is missing or unfinished, or does not match the plan.
     """
     path = folder / "metrics.json"
     metrics = read_metrics(path, planned.command)
@@ -170,10 +170,10 @@ def read_run(folder: Path, planned: PlannedRun, task: Task) -> Run:
 
 
 def read_teacher(folder: Path, name: str) -> dict[str, Any]:
-    """Read a teacher's metrics.json, with its classes and confusions as a run has them.
+    """Read a teacher's metrics.json, with classes and confusions in the form of a run's.
 
     Raises:
-        DataError: there is none, or it is something else.
+        DataError: the file is missing or has different content.
     """
     path, command = folder / "metrics.json", f"pipeline train-teacher {name}"
     metrics = read_metrics(path, command)
@@ -185,7 +185,7 @@ def read_metrics(path: Path, command: str) -> dict[str, Any]:
     """Read a metrics.json that `command` writes.
 
     Raises:
-        DataError: there is none, or it is not a table of figures.
+        DataError: the file is missing, or is not a table of figures.
     """
     try:
         metrics = read_json(path)
@@ -197,7 +197,7 @@ def read_metrics(path: Path, command: str) -> dict[str, Any]:
         raise DataError(f"{path}: holds a {type(metrics).__name__}, expected metrics; run: {command}")
     classes = metrics.get("classes")
     if "top5" in metrics and isinstance(classes, list) and 0 < len(classes) <= FIRST:
-        # An older version wrote 1, whatever the model.
+        # An older version wrote 1 for every model.
         metrics["top5"] = None
     return metrics
 
@@ -205,10 +205,10 @@ def read_metrics(path: Path, command: str) -> dict[str, Any]:
 def read_classes(
     metrics: Mapping[str, Any], path: Path, command: str
 ) -> tuple[tuple[ClassFigures, ...], tuple[Confusion, ...]]:
-    """Return what metrics say class by class; nothing where they do not.
+    """Return the per-class figures and confusions in metrics; empty if they have none.
 
     Raises:
-        DataError: they say something else.
+        DataError: an entry is malformed.
     """
     try:
         return (

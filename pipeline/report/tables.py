@@ -1,4 +1,4 @@
-"""What the page shows beside figures: classes and confusions, examples of views, doubtful labels."""
+"""Tables and galleries of the page: classes and confusions, examples of views, suspect labels."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Column:
     """A teacher, or the seeds of one recipe.
 
     Args:
-        name: of it.
-        seeds: every seed's classes, in the data's order; one of a teacher.
-        seed: the first one; None of a teacher.
-        confusions: the most frequent ones of that seed.
+        name: name of the teacher or recipe.
+        seeds: per seed, the classes in the data's order; a teacher has one entry.
+        seed: the first seed; None for a teacher.
+        confusions: the most frequent confusions of that seed.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Column:
         return _mean(classes[place].recall for classes in self.seeds)
 
     def precision(self, place: int) -> float | None:
-        """Return a class's mean precision over the seeds that name it at all."""
+        """Return a class's mean precision over the seeds that predict it at all."""
         return _mean(classes[place].precision for classes in self.seeds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRow:
-    """A class: its place among the data's, its name, and how many test images it has."""
+    """A class: its index in the data, its name, and its number of test images."""
 
     place: int
     name: str
@@ -74,9 +74,9 @@ class ClassTable:
     """One student's classes.
 
     Args:
-        columns: its teachers, then its groups.
-        rows: every class in order, or the hardest first where there are too many.
-        n_classes: how many there are.
+        columns: the student's teachers, then its groups.
+        rows: all classes in order, or only the hardest, hardest first, if there are too many.
+        n_classes: number of classes in the data.
     """
 
     columns: tuple[Column, ...]
@@ -85,7 +85,7 @@ class ClassTable:
 
 
 def class_table(report: Report, student: StudentResults, shown: int = SHOWN_CLASSES) -> ClassTable | None:
-    """Return a student's table, of at most so many classes; None where nothing is known of any."""
+    """Return a student's table with at most `shown` classes; None without per-class figures."""
     columns = tuple(column for column in _columns(report, student) if all(column.seeds))
     if not columns:
         return None
@@ -119,7 +119,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-# What the report shows of images: some as a teacher saw them, and those whose labels it contradicts.
+# Images in the report: examples as a teacher saw them, and samples with suspect labels.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +127,8 @@ class SuspectLabel:
     """A sample whose label its teacher contradicts.
 
     Args:
-        found: what is known of it.
-        picture: un-augmented.
+        found: the label error.
+        picture: the un-augmented picture.
     """
 
     found: LabelError
@@ -137,12 +137,12 @@ class SuspectLabel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpGallery:
-    """What is shown of a dump.
+    """Images of a dump for the page.
 
     Args:
         examples: training samples as the teacher saw them.
-        label_errors: what it says of the labels; None where the store's logits are not at hand.
-        suspects: the worst of them.
+        label_errors: findings about labels; None without the store's logits.
+        suspects: the samples with the worst labels.
     """
 
     examples: tuple[Example, ...] = ()
@@ -151,11 +151,11 @@ class DumpGallery:
 
 
 def make_gallery(name: str, store: SoftLabels, data: PreparedData) -> DumpGallery:
-    """Look at a dump's images and logits, a view of logits in memory at a time.
+    """Collect images and label errors of a dump, with one view of logits in memory at a time.
 
     Args:
-        name: of the dump.
-        store: it, or an ensemble; manifests may have come without their shards.
+        name: the dump's name.
+        store: the dump's store or ensemble, possibly a manifest without its shards.
         data: the samples.
     """
     if not all(m.location.exists(file) for m in store.members for file in m.manifest.shard_files()):
@@ -199,6 +199,6 @@ def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example
 
 
 def _mixture(feed: Feed, view: int, rows: NDArray[np.int64]) -> Mixed | None:
-    """Return the labels of the images that are mixed into some, and the share of each that is its own."""
+    """Return the partners' labels and the samples' own shares, for rows of a view that mixes images."""
     shares = feed.shares(view, rows)
     return None if shares is None else (feed.images.labels[shares[0]], shares[1])
