@@ -55,7 +55,7 @@ LOSS = make_loss("kd", {"temperature": 1.0, "ce_weight": 0.0, "kd_weight": 1.0})
 def labels(
     views: list[TeacherOutput], pilot: TeacherOutput, head: torch.nn.Linear
 ) -> Iterator[tuple[str, float, list[Tensor]]]:
-    """Yield name, bytes a view and what students read of each view, for every codec and format."""
+    """Yield name, bytes per view and the decoded logits of each view, for every codec and format."""
     known: list[tuple[str, Codec]] = [(name, find_codec(name, len(head.weight))) for name in CODECS]
     known += [(f"features ({budget:g})", fit_features(pilot, head, budget, TASK)) for budget in BUDGETS]
     together = shuffled(rows_of(views, slice(None)))
@@ -85,7 +85,7 @@ def train(feed: Feed, targets: list[Tensor], seed: int, state: Path) -> torch.nn
 
 @torch.inference_mode()
 def judge(student: torch.nn.Module, feed: Feed, truth: list[Tensor]) -> dict[str, float | None]:
-    """Compare a student with its teacher on views that it was not trained on."""
+    """Compare a student with its teacher on unseen views."""
     rows = [np.arange(len(feed.images))]
     logits = [
         student(images)
@@ -138,7 +138,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def main() -> None:
-    """Train, judge, print and keep."""
+    """Train, evaluate, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--cache", type=Path, help="where what the teacher says is kept between runs")

@@ -32,7 +32,7 @@ FILES = (
 
 
 def code() -> str:
-    """Return what identifies the code that is tried: the trees of the library and of the commands."""
+    """Return the identity of the tested code: the git trees of the library and of the commands."""
     trees = [
         subprocess.run(
             ["git", "rev-parse", f"HEAD:{folder}"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -50,7 +50,7 @@ def slow_tests() -> list[str]:
 
 
 def run(test: str) -> dict[str, Any]:
-    """Run one campaign; return whether it passed, what it said, and how long it took."""
+    """Run one campaign; return whether it passed, its output and its duration."""
     start = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-m", "slow", "-p", "no:cacheprovider", test]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -62,7 +62,7 @@ def run(test: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the campaigns that are not known for this code, and print a line for each."""
+    """Run the campaigns without a result for this code, and print one line per campaign."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=600)

@@ -1,4 +1,4 @@
-"""The pipeline's commands as a user types them, in a folder of their own."""
+"""Run the pipeline's commands in a project folder, as a user does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def pipeline(project: Path, *arguments: str) -> str:
-    """Run a command of this project in a folder, and return what it printed."""
+    """Run a command of this project in a folder, and return its output."""
     here = str(Path(__file__).parents[2])
     paths = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     code = "from stages.cli import main; main()"

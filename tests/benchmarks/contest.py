@@ -1,8 +1,8 @@
-"""Loaders against each other: each in a process of its own, taking turns.
+"""Compare loaders that run in separate processes and take turns.
 
-A process of its own keeps threads, allocator and memory of one apart from the others', so that all can be
-counted, and a loader that falls over takes nobody with it. Only one of them works at a time: a round
-gives each a turn, of one epoch or as many as fill a second.
+Separate processes keep threads, allocators and memory apart, so that each loader's use can be measured, and
+a crash affects one loader only. One loader works at a time: each round gives every loader a turn of one
+epoch, or as many epochs as fill a second.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SECONDS_TO_END = 10.0
 
 @dataclass(slots=True, kw_only=True)
 class Record:
-    """What was seen of a loader.
+    """Measurements of a loader.
 
     Args:
-        set_up_seconds: from nothing to a loader that can be asked for an epoch, its imports included.
-        first: its first epoch.
-        memory: highest host memory in an epoch, beyond that of Python, torch and the images.
-        turns: later epochs, a turn a round.
+        set_up_seconds: time until the loader is ready for its first epoch, including imports.
+        first: the first epoch.
+        memory: peak host memory in an epoch, minus that of Python, torch and the images.
+        turns: later epochs, one turn per round.
     """
 
     set_up_seconds: float
@@ -49,12 +49,12 @@ def contest(
 
     Args:
         contenders: the loaders.
-        job: what they load.
-        rounds: turns each.
-        turn_seconds: how long a turn lasts at least.
+        job: the images and batches to load.
+        rounds: turns per loader.
+        turn_seconds: minimum duration of a turn.
 
     Returns:
-        The records by name, and why others are left out.
+        The records by name, and the reasons for the loaders without one.
     """
     runners: dict[str, Runner] = {}
     records: dict[str, Record] = {}
@@ -74,7 +74,7 @@ def contest(
         with may_fail(contender.name):
             convert(contender, job)
     with ExitStack() as processes:
-        # All at once, since they import for seconds; none is asked for anything until all have done so.
+        # All start at once, since imports take seconds; the first turn waits until all are ready.
         for contender in contenders:
             if contender.name not in left_out:
                 runners[contender.name] = processes.enter_context(Runner(contender, job))
@@ -93,7 +93,7 @@ def contest(
 
 
 def convert(contender: Contender, job: Job) -> None:
-    """Let a process write a job's images in a loader's own format, if it has one."""
+    """Write a job's images in a loader's own format, if it has one, in a separate process."""
     if contender.convert is not None:
         with Runner(contender, job) as runner:
             runner.wait()
@@ -101,11 +101,11 @@ def convert(contender: Contender, job: Job) -> None:
 
 
 class Runner:
-    """A loader in a process of its own, seen from outside.
+    """A handle on a loader in a separate process.
 
     Args:
         contender: the loader.
-        job: what it loads.
+        job: the images and batches to load.
     """
 
     def __init__(self, contender: Contender, job: Job) -> None:
@@ -124,7 +124,7 @@ class Runner:
         self.end()
 
     def end(self) -> None:
-        """Let the process end; if it does not, end it and what it has started."""
+        """Ask the process to end; kill it and its children if it does not."""
         self._pipe.close()
         self._process.join(_SECONDS_TO_END)
         if self._process.is_alive():
@@ -132,14 +132,14 @@ class Runner:
         self._process.join()
 
     def wait(self) -> None:
-        """Wait until the process has imported everything and seen the images."""
+        """Wait until the process has finished its imports and read the images."""
         self._answer()
 
     def ask(self, what: str, *given: float) -> Any:
-        """Let the process call a method of its `OpenLoader`, and return what that returns.
+        """Call a method of the process's `OpenLoader`, and return its result.
 
         Raises:
-            LoaderError: it failed, or its process has ended or does not answer.
+            LoaderError: the method failed, or the process has ended or does not answer.
         """
         try:
             self._pipe.send((what, given))
@@ -148,7 +148,7 @@ class Runner:
         return self._answer()
 
     def open(self, turn_seconds: float) -> Record:
-        """Make the loader, and go through a first epoch, and through others while its memory is watched."""
+        """Make the loader, run a first epoch, then run more while watching its memory."""
         pid = self._process.pid
         before = memory_of(pid)
         set_up_seconds = self.ask("open")
@@ -158,7 +158,7 @@ class Runner:
         return Record(set_up_seconds=set_up_seconds, first=first, memory=peak.memory - before)
 
     def turn(self, at_least_seconds: float) -> Turn:
-        """Go through an epoch, and more until so many seconds have passed."""
+        """Run one epoch, and more until so many seconds have passed."""
         before = cpu_seconds(self._process.pid)
         turn: Turn = self.ask("turn", at_least_seconds)
         return replace(turn, cpu_seconds=cpu_seconds(self._process.pid) - before)
@@ -177,8 +177,8 @@ class Runner:
 
 
 def _serve(pipe: Connection, contender: Contender, job: Job) -> None:
-    """Do what is asked for, in the process of a loader, until nobody listens any more."""
-    # A spawned process would spawn workers in its turn; these loaders are at home on Linux, and fork.
+    """Serve calls in a loader's process until the pipe closes."""
+    # This process was spawned and would spawn its workers too; these loaders expect Linux's fork.
     multiprocessing.set_start_method("fork", force=True)
     if job.device.type == "cpu":
         keep_freed_memory()
@@ -192,7 +192,7 @@ def _serve(pipe: Connection, contender: Contender, job: Job) -> None:
             return
         try:
             pipe.send(getattr(loader, what)(*given))
-        except Exception as error:  # whatever other people's code raises
+        except Exception as error:  # third-party code may raise anything
             pipe.send(LoaderError(_in_a_line(error)))
 
 

@@ -1,4 +1,4 @@
-"""Datasets for the benchmarks: prepared as the pipeline prepares them, or made up in memory."""
+"""Datasets for the benchmarks: prepared by the pipeline, or synthetic in memory."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def prepared(source: Source, folder: Path, *, origin: str) -> PreparedData:
 
 
 def first_images(source: Source, train: int, test: int = 0) -> Source:
-    """Return a source of the first images alone."""
+    """Return a source of only the first images."""
     return replace(source, train=source.train[:train], test=source.test[:test])
 
 
 def in_memory(pixels: NDArray[np.uint8], labels: NDArray[np.int64], name: str = "train") -> PackedSplit:
-    """Return images (N, H, W, C) uint8 with labels (N,), named by a split and their row."""
+    """Return images (N, H, W, C) uint8 with labels (N,) as a split, named by split and row."""
     count, height, width, channels = pixels.shape
     names = [f"{name}/{row}" for row in range(count)]
     return PackedSplit(
@@ -51,7 +51,7 @@ def in_memory(pixels: NDArray[np.uint8], labels: NDArray[np.int64], name: str = 
 
 
 def patterned(count: int, side: int, *, classes: int, name: str = "train") -> PackedSplit:
-    """Return colour images that can be learnt: noise over a pattern of the class, one in every split."""
+    """Return learnable colour images: noise over a pattern per class, the same pattern in every split."""
     coarse = np.random.default_rng(0).integers(0, 128, (classes, -(-side // 4), -(-side // 4), 3), np.uint8)
     patterns = coarse.repeat(4, 1).repeat(4, 2)[:, :side, :side]
     labels = np.arange(count) % classes

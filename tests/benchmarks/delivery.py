@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.delivery [--device cpu] [--out FILE.json]
 
-A store of 65,536 samples of about 600 bytes. A view is read whole, checked and kept; a batch of 256 random
-rows is then a gather. Beside it, in alternation, one thread each: a gather from a memory-mapped file of the
-same bytes (in the page cache), one file a sample (torch.load, as torchdistill keeps them), and zarr's
-fancy indexing of the same store. Opening is timed for 10 thousand and for a million samples. Decoding, by
-each codec for 1,000 classes, is compared with a training step of a ResNet-18 on images of 224 pixels.
+The store has 65,536 samples of about 600 bytes. A view is read whole, checked and held; a batch of 256
+random rows is then a gather. It alternates, one thread each, with a gather from a memory-mapped file of the
+same bytes (in the page cache), one file per sample (torch.load, as in torchdistill), and zarr's fancy
+indexing of the same store. Opening is timed for 10 thousand and for a million samples. Decoding, by each
+codec for 1,000 classes, is compared with a training step of a ResNet-18 on images of 224 pixels.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
 
 
 def gather(store: LogitStore) -> Callable[[NDArray[np.int64]], Any]:
-    """Return our way: a view in memory, a batch by index."""
+    """Return this library's way: hold a view in memory and gather a batch by index."""
     arrays = {name: torch.from_numpy(array) for name, array in store.encoded_view(0).items()}
     view = EncodedView(store.codec, arrays)
     return lambda rows: view.gather(torch.from_numpy(rows))
@@ -110,7 +110,7 @@ def memory_mapped(store: LogitStore, folder: Path) -> Callable[[NDArray[np.int64
 
 
 def file_a_sample(store: LogitStore, folder: Path) -> Callable[[NDArray[np.int64]], Any]:
-    """Return the way of one file a sample."""
+    """Return the way of one file per sample."""
     codes = torch.from_numpy(store.encoded_view(0)["codes"][:FILES])
     (folder / "samples").mkdir()
     for row, values in enumerate(codes):
@@ -139,7 +139,7 @@ def samples_per_second(ways: Mapping[str, Callable[[NDArray[np.int64]], Any]]) -
 
 
 def opening(folder: Path) -> dict[str, dict[str, float]]:
-    """Return seconds and bytes of memory that opening takes, by number of samples."""
+    """Return the seconds and bytes of memory for opening, by number of samples."""
     found = {}
     for samples in (10_000, 1_000_000):
         path = folder / f"{samples}.zarr"
@@ -191,7 +191,7 @@ def decoding(device: torch.device) -> dict[str, float]:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Return the median time of some calls after a first one."""
+    """Return the median time of repeated calls, after one warm-up call."""
     times = []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()
@@ -203,7 +203,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def main() -> None:
-    """Measure, print and keep."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.dump_share PHOTOGRAPHS [--device cpu] [--out FILE.json]
 
-A dump of random crops of the photographs by torchvision's ResNet-50 (1,000 classes, 224 pixels; untrained,
-which costs the same), by codec. Encoding runs on the device between two batches, writing in a thread.
+Torchvision's ResNet-50 (1,000 classes, 224 pixels; untrained, which costs the same) dumps random crops of
+the photographs with each codec. Encoding runs on the device between two batches, writing in a thread.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def timed(spent: Counter[str], device: torch.device) -> Iterator[None]:
 
 
 def shares(context: RunContext, teacher: Teacher, codec: str) -> dict[str, float]:
-    """Dump once and return seconds of each part, and the parts' share of the whole without the pilot."""
+    """Dump once; return the seconds of each part, and their share of the total without the pilot."""
     spent: Counter[str] = Counter()
     settings = {"batch_size": 200, "allow_poor_teacher": True}
     spec = DumpSpec(views=VIEWS, view_count=1, codec=CodecSpec(name=codec), **settings)
@@ -114,7 +114,7 @@ def shares(context: RunContext, teacher: Teacher, codec: str) -> dict[str, float
 
 
 def main() -> None:
-    """Measure, print and keep."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--device", default="cpu")

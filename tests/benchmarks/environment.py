@@ -1,4 +1,4 @@
-"""What a figure was measured with."""
+"""Describe the hardware and versions behind a measured figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def environment(device: torch.device | None = None) -> dict[str, str | int]:
     """Return processor or GPU, threads and versions.
 
     Args:
-        device: measured on; None for the GPU where there is one.
+        device: device of the measurement; None for the GPU if there is one.
     """
     on_gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
     return {
@@ -32,7 +32,7 @@ def environment(device: torch.device | None = None) -> dict[str, str | int]:
 
 
 def _driver() -> str:
-    """Return the version of the GPU's driver, as its own tool says it."""
+    """Return the version of the GPU's driver, as reported by nvidia-smi."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "unknown"

@@ -45,7 +45,7 @@ USED = ("float32",)
 
 
 def random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Return boxes (n, 4) of any size inside an image, some a pixel high or wide, some reaching outside."""
+    """Return boxes (n, 4) of any size, some one pixel high or wide, some partly outside the image."""
     sides = torch.tensor([height, width])
     shape = (torch.rand(count, 2, generator=generator) * sides).long() + 1
     start = (torch.rand(count, 2, generator=generator) * (sides - shape + 1)).long()
@@ -54,7 +54,7 @@ def random_boxes(count: int, height: int, width: int, generator: torch.Generator
 
 
 def on_cpu(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Return what torch's kernel makes of each crop, black outside; crops are shared by threads."""
+    """Resize each crop with torch's kernel, black outside the image; threads share the crops."""
     count = min(len(images), os.cpu_count() or 1)
     parts = zip(*(values.chunk(count) for values in (images, boxes, flips)), strict=True)
     with ThreadPoolExecutor(count) as pool:
@@ -75,7 +75,7 @@ def _one_by_one(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tens
 
 @contextmanager
 def products(kind: str) -> Iterator[None]:
-    """Compute products in another precision."""
+    """Compute matrix products in a given precision."""
     before, tf32 = resample.multiply, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
     if kind == "half":
@@ -91,14 +91,14 @@ def _half(pixels: Tensor, weights: Tensor) -> Tensor:
 
 
 def kinds(device: torch.device) -> tuple[str, ...]:
-    """Return the ways of computing that a device has."""
+    """Return the precisions that a device supports."""
     return ("float32", "tf32", "half") if device.type == "cuda" else ("float32",)
 
 
 def compare(
     geometry: tuple[int, int, int], crops: int, device: torch.device, seed: int = 0
 ) -> dict[str, Any]:
-    """Return for each kind how many of the crops' values differ, and how many values there are."""
+    """Return per kind the number of differing values, and the total number of values."""
     height, width, size = geometry
     generator = torch.Generator().manual_seed(height * width + size + (seed << 20))
     differing = dict.fromkeys(kinds(device), 0)
@@ -106,7 +106,7 @@ def compare(
     drawn = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     for start in range(0, crops, BATCH):
         count = min(BATCH, crops - start)
-        images = drawn[:count]  # the boxes are new each time: to draw as many images takes longer
+        images = drawn[:count]  # images repeat, since drawing is slow; boxes are new each time
         boxes = random_boxes(count, height, width, generator)
         flips = torch.rand(count, generator=generator) < 0.5
         expected = on_cpu(images, boxes, flips, size).to(device)
@@ -125,7 +125,7 @@ def compare(
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Return the median time of ten calls after three."""
+    """Return the median time of ten calls, after three warm-up calls."""
     times = []
     for _ in range(13):
         start = time.perf_counter()
@@ -137,7 +137,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def speed(device: torch.device, batch: int = BATCH) -> dict[str, Any]:
-    """Return images a second of each kind, and the share of its bounds; a small batch is to try it."""
+    """Return images per second of each kind, and the share of its bounds; use small batches for a trial."""
     height, width, size = SPEED
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator).to(
@@ -145,7 +145,7 @@ def speed(device: torch.device, batch: int = BATCH) -> dict[str, Any]:
     )
     boxes = random_boxes(batch, height, width, generator).to(device)
     flips = torch.zeros(batch, dtype=torch.bool, device=device)
-    # Two passes, a high and a low byte each.
+    # Each of the two passes multiplies a high and a low byte.
     multiplications = batch * 3 * 2 * (height * width * size + size * size * height)
     traffic = batch * 3 * (height * width + size * size)
     side = 4096 if device.type == "cuda" else 1024
@@ -173,7 +173,7 @@ def speed(device: torch.device, batch: int = BATCH) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compare, time, print and keep."""
+    """Compare, time, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--crops", type=int, default=10_000, help="of each geometry")

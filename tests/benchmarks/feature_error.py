@@ -39,7 +39,7 @@ _CPU = torch.device("cpu")
 
 
 def measure(context: RunContext, teacher: Teacher, max_kl: float, folder: Path) -> dict[str, float]:
-    """Return bytes a sample and view, and how far cached features are from the teacher's."""
+    """Return bytes per sample and view, and the error of cached features against the teacher's."""
     path = folder / f"{max_kl:g}.zarr"
     spec = DumpSpec(views=VIEWS, view_count=1, codec=CodecSpec(name="features", max_kl=max_kl))
     cache_logits(context, teacher, spec, path)

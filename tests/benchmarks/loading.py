@@ -63,7 +63,7 @@ def contenders(job: Job) -> list[Contender]:
         for workers in (1, 2, 3, 4)
         if workers != job.workers or (on_gpu and one_size)
     ]
-    # A CPU resizes faster by torch's kernel than by matrix products; it has no need to hold images twice.
+    # A CPU resizes faster with torch's kernel than by matrix products, and need not hold images twice.
     if not on_gpu and job.padding is not None:
         found.append(Contender(name="ours, resident", open=partial(ours, on_device=True)))
     if on_gpu and not one_size:
@@ -72,7 +72,7 @@ def contenders(job: Job) -> list[Contender]:
 
 
 def summary(records: dict[str, Record]) -> dict[str, dict[str, Any]]:
-    """Return each loader's figures, and how they compare with ours."""
+    """Return each loader's figures, and their ratios to ours."""
     rates = {name: [turn.images / turn.seconds for turn in r.turns] for name, r in records.items()}
     return {name: figures(record, rates[name], rates[OURS]) for name, record in records.items()}
 
@@ -81,9 +81,9 @@ def figures(record: Record, rates: list[float], ours_rates: list[float]) -> dict
     """Return one loader's figures.
 
     Args:
-        record: what was seen of it.
-        rates: its images a second, round by round.
-        ours_rates: ours.
+        record: the loader's measurements.
+        rates: its images per second, per round.
+        ours_rates: our images per second, per round.
     """
     turns = record.turns
     cpu = [turn.cpu_seconds / turn.images for turn in turns]
@@ -143,7 +143,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 def measure(job: Job, loaders: list[Contender], *, rounds: int, turn_seconds: float) -> dict[str, Any]:
-    """Let loaders do a job in turn, and return all figures."""
+    """Run a job with all loaders in turn, and return their figures."""
     records, left_out = contest(loaders, job, rounds=rounds, turn_seconds=turn_seconds)
     if OURS in left_out:
         raise SystemExit(f"there is nothing to compare with: {left_out[OURS]}")
@@ -159,7 +159,7 @@ def measure(job: Job, loaders: list[Contender], *, rounds: int, turn_seconds: fl
 
 
 def versions() -> dict[str, str]:
-    """Return the others' versions."""
+    """Return the versions of the other loaders."""
     found = {}
     for package in PACKAGES:
         try:
@@ -170,7 +170,7 @@ def versions() -> dict[str, str]:
 
 
 def parsed() -> argparse.Namespace:
-    """Return what was asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 as .npz")
     parser.add_argument("--photographs", type=Path, help="a folder of image files")
@@ -185,7 +185,7 @@ def parsed() -> argparse.Namespace:
 
 
 def jobs(arguments: argparse.Namespace, folder: Path) -> dict[str, Job]:
-    """Prepare the images in a folder and return what is to be done with them, by name."""
+    """Prepare the images in a folder and return the jobs by name."""
     found = {}
     common: dict[str, Any] = {"device": torch.device(arguments.device), "workers": arguments.workers}
     if arguments.cifar:
@@ -203,7 +203,7 @@ def jobs(arguments: argparse.Namespace, folder: Path) -> dict[str, Job]:
 
 
 def main() -> None:
-    """Measure, print and keep."""
+    """Measure, print and save."""
     arguments = parsed()
     rounds, turn_seconds = (2, 0.0) if arguments.quick else (arguments.rounds, 1.0)
     result: dict[str, Any] = {

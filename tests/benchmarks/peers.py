@@ -1,26 +1,26 @@
-"""Other people's loaders, each at the jobs of `loading_job.py`, set up as its own documentation has it.
+"""Third-party loaders for the jobs of `loading_job.py`, each set up as in its own documentation.
 
     pip install --no-deps --target FOLDER airbench mosaicml-streaming spdl-core spdl-io ffcv
-    and what these import: catalogue xxhash zstd python-snappy cramjam Brotli transformers tokenizers regex
+    and their dependencies: catalogue xxhash zstd python-snappy cramjam Brotli transformers tokenizers regex
     numba llvmlite opencv-python-headless assertpy fastargs terminaltables pytorch_pfn_extras
 
-FOLDER goes on PYTHONPATH; what is missing is left out. ffcv is built from source, for which it needs
-OpenCV's and TurboJPEG's headers (Debian: libopencv-dev libturbojpeg0-dev pkg-config g++).
+Put FOLDER on PYTHONPATH; missing packages are skipped. ffcv is built from source, which needs the headers
+of OpenCV and TurboJPEG (Debian: libopencv-dev libturbojpeg0-dev pkg-config g++).
 
-All read the same uint8 pixels and give batches of float32, normalised, on the device. What differs:
+All loaders read the same uint8 pixels and return normalised float32 batches on the device. Differences:
 
 * `DataLoader + v2` is the recipe of torchvision's documentation: array, ToImage, crop, flip, ToDtype,
-  Normalize, image by image in the workers. `tuned` is the fastest that we found with the same two
+  Normalize, image by image in the workers. `tuned` is the fastest setup that we found with the same two
   libraries: channels-last views of the arrays, for which v2's kernels are fastest; bytes, not floats, from
-  the workers; normalisation a batch at a time. SPDL and streaming do the latter, too;
-* timm crops and flips PIL images, which cost a copy; its PrefetchLoader normalises on the device;
-* airbench prepares a whole epoch before its first batch, and reflects at the edges instead of padding with
-  black; it has shifts alone. `airbench, float16` is how it is shipped, `airbench` the same in float32;
-* SPDL is an engine for stages; v2 does the work, in its threads or in a pool of processes;
+  the workers; normalisation per batch. SPDL and streaming also normalise per batch;
+* timm crops and flips PIL images, which costs a copy; its PrefetchLoader normalises on the device;
+* airbench prepares a whole epoch before its first batch, reflects at the edges instead of padding with
+  black, and has shifts only. `airbench, float16` is the shipped version, `airbench` the same in float32;
+* SPDL is an engine for stages; v2 does the work, in SPDL's threads or in a pool of processes;
 * streaming reads its own MDS files (raw arrays) through a DataLoader;
-* FFCV reads its own file (raw arrays) with compiled code; it resizes by OpenCV's INTER_AREA, downwards a
-  box half as wide as the triangle of the others' antialiased bilinear filter, and normalises on a CPU by
-  table, on a GPU by torch after the copy.
+* FFCV reads its own file (raw arrays) with compiled code. It resizes with OpenCV's INTER_AREA: for
+  downscaling, a box half as wide as the triangle of the others' antialiased bilinear filter. It normalises
+  by table on a CPU, and with torch after the copy on a GPU.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PACKAGES = ("torch", "torchvision", "timm", "airbench", "spdl-core", "mosaicml-s
 
 
 def peers(job: Job) -> list[Contender]:
-    """Return whom to compare with in a job."""
+    """Return the third-party loaders for a job."""
     found = [Contender(name="DataLoader + v2", open=data_loader)]
     found += [
         Contender(name=f"DataLoader + v2, {workers} workers", open=partial(data_loader, workers=workers))

@@ -2,11 +2,12 @@
 
     python -m tests.benchmarks.rate_distortion PHOTOGRAPHS [--views 10] [--cache FILE.pt] [--out FOLDER]
 
-EfficientNet-Lite2 (see imagenet_teacher.py) looks at random crops of the photographs, scale 0.08 to 1, with
-flips. Codecs are fitted to views of every other photograph and measured on those of the others: bytes are
-those of the store's own chunks, with rows in random order. Formats are given views of one photograph side
-by side, as their systems keep them. A second head of 21,841 classes over the same features stands for many
-classes: its rows are the real ones with noise of half their size. Writes rate_distortion.json and .svg.
+The teacher EfficientNet-Lite2 (see imagenet_teacher.py) runs on random crops of the photographs, scale 0.08
+to 1, with flips. Codecs are fitted to views of every second photograph and measured on the rest. Codec
+bytes are those of the store's own chunks, with rows in random order. Formats get the views of one
+photograph side by side, as in their systems. For many classes, a second head of 21,841 classes uses the
+same features: its rows are the real ones plus noise of half their size. Writes rate_distortion.json and
+.svg.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ Row = dict[str, Any]
 def teacher_says(
     photographs: Path, n_views: int, cache: Path | None
 ) -> tuple[list[TeacherOutput], nn.Linear]:
-    """Return what the teacher says view by view, and its last layer; from the cache if it is there."""
+    """Return the teacher's outputs per view, and its last layer; from the cache if it exists."""
     head = nn.Linear(1, 1)
     if cache is None or not cache.exists():
         with tempfile.TemporaryDirectory() as folder:
@@ -65,27 +66,27 @@ def teacher_says(
 
 
 def rows_of(views: list[TeacherOutput], photographs: slice) -> TeacherOutput:
-    """Return some photographs' rows, views of one side by side."""
+    """Return the rows of some photographs, with the views of each side by side."""
     chosen = [view[photographs] for view in views]
     stacked = [torch.stack([getattr(v, name) for v in chosen], 1) for name in ("logits", "features")]
     return TeacherOutput(*(values.flatten(0, 1) for values in stacked))
 
 
 def shuffled(output: TeacherOutput) -> TeacherOutput:
-    """Return the rows in random order, as no neighbour in a store's chunk is of the same photograph."""
+    """Return the rows in random order: neighbours in a store's chunk are of different photographs."""
     order = torch.randperm(len(output.logits), generator=torch.Generator().manual_seed(0))
     features = None if output.features is None else output.features[order]
     return TeacherOutput(output.logits[order], features)
 
 
 def of_head(output: TeacherOutput, head: nn.Linear) -> TeacherOutput:
-    """Return the output of another last layer over the same features."""
+    """Return the output of a different last layer on the same features."""
     with torch.inference_mode():
         return TeacherOutput(head(output.require_features()), output.features)
 
 
 def codecs(pilot: TeacherOutput, head: nn.Linear) -> Iterator[tuple[str, Codec]]:
-    """Yield our codecs, fitted where they are."""
+    """Yield our codecs, fitted to the pilot if they need it."""
     for name in PLAIN:
         yield name, find_codec(name, pilot.logits.shape[1])
     for budget in BUDGETS:
@@ -93,13 +94,13 @@ def codecs(pilot: TeacherOutput, head: nn.Linear) -> Iterator[tuple[str, Codec]]
 
 
 def figures(fidelity: Fidelity) -> Row:
-    """Return a fidelity's figures, rounded to what was measured."""
+    """Return a fidelity's figures, rounded to four significant digits."""
     values = {**fidelity.summary(), "kl_t4_p99": fidelity.divergences["kl_t4"].p99}
     return {name: float(f"{value:.4g}") for name, value in values.items()}
 
 
 def measure_codec(name: str, codec: Codec, output: TeacherOutput) -> Row:
-    """Return bytes, cost and speed of one of our codecs."""
+    """Return bytes, error and speed of one of our codecs."""
     found: Candidate = measure(codec, Pilot(output, 1.0), TASK)
     encoded = codec.encode(output, TASK)
     rows = len(output.logits)
@@ -114,7 +115,7 @@ def measure_codec(name: str, codec: Codec, output: TeacherOutput) -> Row:
 
 
 def seconds_of(work: Any) -> float:
-    """Return how long the faster of two calls took."""
+    """Return the duration of the faster of two calls."""
     times = []
     for _ in range(2):
         start = time.perf_counter()
@@ -124,7 +125,7 @@ def seconds_of(work: Any) -> float:
 
 
 def measure_formats(output: TeacherOutput) -> list[Row]:
-    """Return bytes and cost of other systems' formats; of these, what replays the view is apart."""
+    """Return bytes and error of other systems' formats, with replay bytes apart."""
     rows = []
     for name, store in FORMATS.items():
         stored = store(output.logits)
@@ -142,7 +143,7 @@ def measure_formats(output: TeacherOutput) -> list[Row]:
 
 
 def many_classes(head: nn.Linear) -> nn.Linear:
-    """Return a last layer of many classes over the same features."""
+    """Return a last layer of many classes on the same features."""
     generator = torch.Generator().manual_seed(0)
     weight, bias = head.weight.detach(), head.bias.detach()
     classes = torch.arange(MANY_CLASSES) % len(weight)
@@ -154,7 +155,7 @@ def many_classes(head: nn.Linear) -> nn.Linear:
 
 
 def many_classes_rows(pilot: TeacherOutput, test: TeacherOutput, head: nn.Linear) -> list[Row]:
-    """Return what our codec and TinyViT's format make of 21,841 classes, over half the rows."""
+    """Measure our codec and TinyViT's format on 21,841 classes, over half the rows."""
     wide = many_classes(head)
     seen, unseen = of_head(pilot, wide), of_head(test[: len(test.logits) // 2], wide)
     rows = [
@@ -210,7 +211,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    """Measure, print and keep."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--views", type=int, default=10)

@@ -46,7 +46,7 @@ OURS = "ours"
 
 
 def packed(count: int, side: int) -> PackedSplit:
-    """Return smooth images with some noise, so that no operation has an easy time."""
+    """Return smooth images with some noise, so that no operation is unusually fast."""
     generator = np.random.default_rng(0)
     slope = np.linspace(0, 200, side)[:, None, None] + generator.uniform(0, 40, (count, 1, 1, 3))
     pixels = (slope + generator.integers(0, 16, (count, side, side, 3))).astype(np.uint8)
@@ -54,7 +54,7 @@ def packed(count: int, side: int) -> PackedSplit:
 
 
 def rendered(images: PackedSplit, spec: ViewSpec, size: int, batch: int, **options: Any) -> Work:
-    """Return what renders a view of all images, a new view each time."""
+    """Return a function that renders one view of all images, a new view per call."""
     preprocessing = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.5,) * 3)
     feed = Feed(images, spec, preprocessing, **options)
     views = itertools.count()
@@ -68,7 +68,7 @@ def rendered(images: PackedSplit, spec: ViewSpec, size: int, batch: int, **optio
 
 
 def one_by_one(images: PackedSplit, *transforms: v2.Transform) -> dict[str, Work]:
-    """Return what sends each image through v2's transforms, as a Dataset would."""
+    """Return functions that pass each image through v2's transforms, as a Dataset would."""
     arrays = [images.array(row) for row in range(len(images))]
     views = [torch.from_numpy(array.copy()).permute(2, 0, 1) for array in arrays]
 
@@ -88,7 +88,7 @@ def one_by_one(images: PackedSplit, *transforms: v2.Transform) -> dict[str, Work
 def in_batches(
     images: PackedSplit, transform: Callable[[torch.Tensor], object], batch: int, device: Any
 ) -> Work:
-    """Return what sends float32 batches (B, C, H, W) that lie on the device through a transform."""
+    """Return a function that transforms float32 batches (B, C, H, W) on the device."""
     pixels, _ = images.uniform or (np.zeros(0), None)
     whole = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div(255).contiguous().to(device)
 
@@ -100,7 +100,7 @@ def in_batches(
 
 
 def airbench(padding: int) -> Callable[[torch.Tensor], object] | None:
-    """Return airbench's crop and flip, or None where it is not installed."""
+    """Return airbench's crop and flip, or None if it is not installed."""
     try:
         from airbench.utils import batch_crop, batch_flip_lr
     except ImportError:
@@ -114,7 +114,7 @@ def airbench(padding: int) -> Callable[[torch.Tensor], object] | None:
 
 
 def kornia(*names: tuple[str, dict[str, Any]]) -> Callable[[torch.Tensor], object] | None:
-    """Return kornia's augmentations, one after the other, or None where it is not installed."""
+    """Return kornia's augmentations in sequence, or None if it is not installed."""
     try:
         from kornia import augmentation
     except ImportError:
@@ -130,7 +130,7 @@ def kornia(*names: tuple[str, dict[str, Any]]) -> Callable[[torch.Tensor], objec
 
 
 def jobs(device: torch.device) -> Iterator[tuple[str, int, dict[str, Work]]]:
-    """Yield each job's name, its number of images and who does it."""
+    """Yield each job's name, number of images, and contenders."""
     ours: dict[str, Any] = {"device": torch.device("cpu"), "on_device": False}
     there: dict[str, Any] = {"device": device, "on_device": True}
     flip = ("RandomHorizontalFlip", {"p": 0.5})
@@ -178,7 +178,7 @@ def jobs(device: torch.device) -> Iterator[tuple[str, int, dict[str, Work]]]:
 
 
 def measure(count: int, work: dict[str, Work], rounds: int, device: torch.device) -> dict[str, Any]:
-    """Return images a second, and the ratio of ours to each."""
+    """Return images per second, and the ratio of ours to each."""
     rates: dict[str, list[float]] = {name: [] for name in work}
     for name in work:
         work[name]()
@@ -201,7 +201,7 @@ def measure(count: int, work: dict[str, Work], rounds: int, device: torch.device
 
 
 def main() -> None:
-    """Measure, print and keep."""
+    """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)

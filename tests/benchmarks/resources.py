@@ -1,9 +1,9 @@
-"""What a process and its children use of the machine: processor time and memory.
+"""Measure the processor time and memory of a process and its children.
 
-Memory is counted in two ways. `own` is what only these processes have: anonymous and shared memory, each
-page once however many of them map it (proportional set size, Linux 5.9 or newer); pages of mapped files,
-a dataset or a library, are the page cache's. `rss` is the sum of their resident set sizes, which counts
-mapped files, and what several processes share, as often as it is mapped.
+Memory is counted in two ways. `own` is anonymous and shared memory, each page once even if several
+processes map it (proportional set size, Linux 5.9 or newer). Pages of mapped files, e.g. a dataset or a
+library, belong to the page cache. `rss` is the sum of resident set sizes, which counts mapped files and
+shared pages once per mapping.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Memory:
     """Host memory of some processes.
 
     Args:
-        own: bytes that they have to themselves.
-        rss: sum of their resident set sizes in bytes.
+        own: bytes of anonymous and shared memory, each page once.
+        rss: sum of resident set sizes in bytes.
     """
 
     own: int = 0
@@ -44,24 +44,24 @@ class Memory:
 
 
 def memory_of(pid: int) -> Memory:
-    """Return what a process and its children use now."""
+    """Return the current memory of a process and its children."""
     return sum((_memory(process) for process in _family(pid)), Memory())
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the user and system time that a process and its children have taken so far."""
+    """Return the user and system time of a process and its children so far."""
     return sum(_cpu_seconds(process) for process in _family(pid))
 
 
 def kill(pid: int) -> None:
-    """End a process and its children."""
+    """Kill a process and its children."""
     for process in _family(pid):
         with suppress(psutil.Error):
             process.kill()
 
 
 class Peak:
-    """The highest memory of a process and its children while it was watched."""
+    """Peak memory of a process and its children while watched."""
 
     def __init__(self) -> None:
         self.memory = Memory()
@@ -69,7 +69,7 @@ class Peak:
     @classmethod
     @contextmanager
     def watch(cls, pid: int) -> Iterator[Peak]:
-        """Look at a process and its children again and again, in a thread."""
+        """Sample a process and its children repeatedly in a thread."""
         peak, done = cls(), threading.Event()
 
         def look() -> None:
@@ -96,12 +96,12 @@ def _memory(process: psutil.Process) -> Memory:
         lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
         rss = process.memory_info().rss
     except (OSError, psutil.Error):
-        return Memory()  # it has ended meanwhile
+        return Memory()  # the process has ended meanwhile
     return Memory(sum(1024 * int(line.split()[1]) for line in lines if line.startswith(_OWN)), rss)
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
-    """Return a process's time, with that of children that have ended and been waited for."""
+    """Return a process's time, including children that have ended and been waited for."""
     try:
         times = process.cpu_times()
     except psutil.Error:

@@ -1,8 +1,8 @@
-"""Small teacher and student on CIFAR-10, for experiments that a processor can repeat many times.
+"""Small teacher and students on CIFAR-10, for experiments that a CPU can repeat many times.
 
 The teacher (1.2 M parameters) is trained on all 50,000 images, students (71 k) on the first 10,000, both on
-random resized crops and flips. Figures are top-1 of the last epoch on the 10,000 test images: nothing is
-chosen by looking at them.
+random resized crops and flips. Figures are the top-1 of the last epoch on the 10,000 test images; no choice
+depends on the test images.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 
 
 def network(*widths: int, stride: int, classes: int = 10) -> nn.Module:
-    """Return a plain net of 3x3 convolutions: a first layer, then two a width at half the resolution."""
+    """Return a plain net of 3x3 convolutions: one layer, then two per further width at half the size."""
     layers = _convolution(3, widths[0], stride)
     for narrow, wide in pairwise(widths):
         layers += [*_convolution(narrow, wide, 2), *_convolution(wide, wide, 1)]
@@ -64,14 +64,14 @@ def _convolution(channels_in: int, channels_out: int, stride: int) -> list[nn.Mo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rig:
-    """Data, teacher and how students are trained.
+    """Data, teacher and training settings of students.
 
     Args:
-        context: of the students' images.
-        teacher: trained.
-        folder: where dumps and states go.
-        settings: of the students.
-        loss: of the students.
+        context: the students' images and the device.
+        teacher: the trained teacher.
+        folder: folder for dumps and states.
+        settings: optimisation of the students.
+        loss: loss of the students.
     """
 
     context: RunContext
@@ -82,7 +82,7 @@ class Rig:
 
     @classmethod
     def of(cls, npz: Path, folder: Path, *, epochs: int, loss: ScheduledLoss) -> Rig:
-        """Prepare the data and train the teacher, unless an earlier run has left them in `folder`."""
+        """Prepare the data and train the teacher, or reuse those of an earlier run in `folder`."""
         if not (folder / "data" / "dataset.json").exists():
             source = open_source(f"npz:{npz}", ImageOptions(root=folder))
             prepared(source, folder / "data", origin="cifar10")
@@ -100,14 +100,14 @@ class Rig:
         )
 
     def dump(self, codec: str, view_count: int, **settings: Any) -> LogitStore:
-        """Cache the teacher's logits, unless an earlier run has."""
+        """Cache the teacher's logits, or reuse those of an earlier run."""
         path = self.folder / f"{codec}.zarr"
         spec = DumpSpec(views=VIEWS, view_count=view_count, codec=CodecSpec(name=codec, **settings))
         cache_logits(self.context, self.teacher, spec, path)
         return LogitStore.open(path)
 
     def clean_logits(self) -> Tensor:
-        """Return the teacher's logits (N, C) of the un-augmented images."""
+        """Return the teacher's logits (N, C) on the un-augmented images."""
         feed = self.context.feed(self.context.data.train, None, self.teacher.card.preprocessing)
         rows = np.arange(len(feed.images)).reshape(-1, 500)
         return torch.cat([self.teacher.logits(images) for images in feed.batches(0, rows)])
@@ -117,9 +117,9 @@ class Rig:
 
         Args:
             feed: the images.
-            targets: a `Targets` or `GivenTargets`; None for none.
-            seed: of initial weights and order.
-            loss: instead of the rig's.
+            targets: a `Targets` or `GivenTargets`; None to train without.
+            seed: seed of the initial weights and the order.
+            loss: replaces the rig's loss.
         """
         loader = Loader(feed, targets, batch_size=self.settings.batch_size, seed=seed)
         return self.fit(loader, seed, loss)
@@ -144,7 +144,7 @@ class Rig:
 
 
 class RememberingFeed(Feed):
-    """A feed that renders each view once and keeps it: many students look at the same views."""
+    """A feed that renders each view once and keeps it, since many students see the same views."""
 
     _views: dict[int, Tensor]
 
@@ -158,11 +158,11 @@ class RememberingFeed(Feed):
 
 
 class OnlineLoader:
-    """A loader whose teacher looks at every batch.
+    """A loader that runs the teacher on every batch.
 
     Args:
-        loader: of images alone.
-        teacher: called in the loop.
+        loader: loader of images without targets.
+        teacher: the teacher in the loop.
     """
 
     def __init__(self, loader: Loader, teacher: Teacher) -> None:
@@ -170,17 +170,17 @@ class OnlineLoader:
         self.batch_size, self.steps_per_epoch = loader.batch_size, loader.steps_per_epoch
 
     def view(self, epoch: int) -> int:
-        """Return which view an epoch shows."""
+        """Return the view of an epoch."""
         return self._loader.view(epoch)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch, from a step on."""
+        """Yield the batches of one epoch, starting at a step."""
         for batch in self._loader.epoch(epoch, first_step):
             yield replace(batch, teacher_logits=self._teacher.logits(batch.images))
 
 
 class FirstViews(Targets):
-    """The first views of a store alone."""
+    """Targets of only the first views of a store."""
 
     def __init__(self, store: LogitStore, feed: Feed, count: int) -> None:
         super().__init__(store, feed)
@@ -189,7 +189,7 @@ class FirstViews(Targets):
 
 @dataclass(frozen=True, slots=True)
 class GivenView:
-    """One view's logits (N, C) as they are."""
+    """The logits (N, C) of one view, unencoded."""
 
     logits_NC: Tensor
 
@@ -199,7 +199,7 @@ class GivenView:
 
 
 class GivenTargets:
-    """Logits in memory instead of a store: of each view (N, C), or the same ones for `n_views` views."""
+    """Logits in memory instead of a store: (N, C) per view, or one array for all `n_views` views."""
 
     def __init__(self, views: Sequence[Tensor], n_views: int | None = None) -> None:
         self._views, self.n_views = views, n_views or len(views)
@@ -209,7 +209,7 @@ class GivenTargets:
         return GivenView(self._views[view % len(self._views)])
 
     def prefetch(self, view: int) -> None:
-        """Nothing is to be read."""
+        """Do nothing: all views are in memory."""
 
 
 def _teacher(context: RunContext, path: Path) -> Teacher:

@@ -1,4 +1,4 @@
-"""Epochs of a student in the ways that are compared: cached, online, from labels, without a loader."""
+"""Epochs of a student in each compared way: cached, online, from labels, without a loader."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Student:
 
     Args:
         context: the data and the device.
-        start: what it begins with.
-        settings: of its optimisation; no schedule, warm-up or average.
-        seed: of its first weights.
+        start: the student's initial network.
+        settings: its optimisation, without schedule, warm-up or average.
+        seed: seed of the initial weights.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Student:
         self._optimizer = make_optimizer(self.network, settings)
 
     def step(self, batch: Batch, loss: Callable[..., Tensor] = KD) -> None:
-        """Do one step of training."""
+        """Run one training step."""
         settings = self.settings
         with torch.autocast(self._device.type, settings.autocast, settings.precision != "fp32"):
             logits = self.network(batch.images)
@@ -56,7 +56,7 @@ class Student:
 def make_loader(
     context: RunContext, student: Student, views: ViewSpec, store: LogitStore | None = None
 ) -> Loader:
-    """Return a loader of the training images for a student, with cached logits where there is a store."""
+    """Return a student's loader of the training images, with cached logits if a store is given."""
     feed = context.feed(context.data.train, views, student.card.preprocessing)
     targets = None if store is None else Targets(store, feed)
     return Loader(feed, targets, batch_size=student.settings.batch_size, seed=0)
@@ -75,10 +75,10 @@ class StudentEpochs:
 
     Args:
         context: the data and the device.
-        student: who learns.
-        teacher: whose logits.
-        store: with the teacher's logits of its views.
-        views: what is seen.
+        student: the student to train.
+        teacher: the teacher of the online epochs.
+        store: the teacher's cached logits.
+        views: view spec of the images.
     """
 
     def __init__(
@@ -91,18 +91,18 @@ class StudentEpochs:
         self.batch = next(self._cached.epoch(0))
 
     def cached(self) -> None:
-        """Learn from cached logits."""
+        """Train on cached logits."""
         learn(self._student, self._cached, next(self._epochs))
 
     def online(self) -> None:
-        """Learn from the teacher in the loop."""
+        """Train with the teacher in the loop."""
         learn(self._student, self._online, next(self._epochs))
 
     def cross_entropy(self) -> None:
-        """Learn from labels alone."""
+        """Train on labels only."""
         learn(self._student, self._plain, next(self._epochs), CE)
 
     def one_batch(self) -> None:
-        """Learn as from cached logits, from one batch again and again: what it costs without a loader."""
+        """Train as on cached logits, but on one repeated batch: the cost without a loader."""
         for _ in range(self._cached.steps_per_epoch):
             self._student.step(self.batch)

@@ -46,25 +46,25 @@ from tests.benchmarks.whole_job import VIEWS, Rig, whole_costs, whole_job
 
 
 def paths(device: torch.device) -> dict[str, bool | None]:
-    """Return the ways of a feed that a device has, and what a context is to be told for each."""
+    """Return the paths of a feed on a device, with the `on_device` of the context for each."""
     return {"staged": False, "resident": None if device.type == "cuda" else True}
 
 
 def loader_shares(rig: Rig, store: LogitStore, rounds: int) -> dict[str, dict[str, float]]:
-    """Return a student's images a second with the loader over those without, by path."""
+    """Return a student's images per second with the loader over those without, by path."""
     ways = paths(rig.context.device).items()
     return {path: loader_share(rig, store, rounds, on_device) for path, on_device in ways}
 
 
 def loader_share(rig: Rig, store: LogitStore, rounds: int, on_device: bool | None) -> dict[str, float]:
-    """Return the same by one path of the feed."""
+    """Return the ratio of `loader_shares` for one path."""
     context = replace(rig.context, on_device=on_device)
     epochs = StudentEpochs(context, rig.student(), rig.teacher, store, rig.views)
     return ratio(rounds, context.device, epochs.one_batch, epochs.cached)
 
 
 def epoch_ratios(rig: Rig, store: LogitStore, rounds: int) -> dict[str, dict[str, float]]:
-    """Compare epochs from cached logits with others."""
+    """Compare epochs on cached logits with cross-entropy and online epochs."""
     epochs = StudentEpochs(rig.context, rig.student(), rig.teacher, store, rig.views)
     device = rig.context.device
     return {
@@ -103,12 +103,12 @@ def measure(
     """Return all figures.
 
     Args:
-        rig: who learns from whom.
-        parts: what they cost.
-        rounds: of each ratio.
-        students: of the whole job.
-        epochs: of each of its students.
-        views: of its dump.
+        rig: teacher, students and settings.
+        parts: costs of the parts.
+        rounds: rounds per ratio.
+        students: number of students of the whole job.
+        epochs: epochs per student.
+        views: views of the dump.
     """
     store = LogitStore.open(rig.dump("epochs", 2))
     shares, ratios = loader_shares(rig, store, rounds), epoch_ratios(rig, store, rounds)
@@ -134,13 +134,13 @@ def measure(
 def make_rig(
     context: RunContext, name: str, settings: TrainingSettings, folder: Path, teachers: tuple[str, ...]
 ) -> tuple[Rig, Costs]:
-    """Choose a teacher for a student; return both, and what they cost.
+    """Choose a teacher for a student; return both in a rig, and their costs.
 
     Args:
         context: the data and the device.
-        name: of the student, one of `STUDENTS`.
-        settings: of its optimisation.
-        folder: for dumps.
+        name: the student, one of `STUDENTS`.
+        settings: the student's optimisation.
+        folder: folder for dumps.
         teachers: names to choose from.
     """
     start = STUDENTS[name]
@@ -155,7 +155,7 @@ def make_rig(
 
 
 def parsed() -> argparse.Namespace:
-    """Return what was asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 as .npz, instead of the built-in images")
     parser.add_argument("--device", default="cpu")
@@ -177,7 +177,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, print and keep."""
+    """Measure, print and save."""
     arguments = parsed()
     if arguments.quick:
         vars(arguments).update(images=256, rounds=1, students=2, epochs=1, views=1)

@@ -1,4 +1,4 @@
-"""Who is ten times the student: untrained teachers, how long they and a student take, what that bounds."""
+"""Find an untrained teacher with ten times the student's forward time, and compute the cost bounds."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ TEACHERS = {
         for stride in (2, 1)
         for model in ("resnet18", "resnet34", "resnet50")
     },
-    # For GPUs, which small students do not fill.
+    # For GPUs, which small students do not saturate.
     **{f"{model}, stem 1": _untrained(model, 1) for model in ("wide_resnet50_2", "wide_resnet101_2")},
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What the parts cost, a batch that lies on the device.
+    """Costs of the parts, measured on a batch on the device.
 
     Args:
-        teacher: name.
-        teacher_forward, student_forward, student_step: seconds an image.
-        teacher_flops, student_flops: of a forward pass of one image.
+        teacher: the teacher's name.
+        teacher_forward, student_forward, student_step: seconds per image.
+        teacher_flops, student_flops: floating-point operations of a forward pass per image.
     """
 
     teacher: str
@@ -66,29 +66,29 @@ class Costs:
     student_flops: int
 
     def cached_over_online(self) -> float:
-        """Return what an epoch from a cache and a loader that cost nothing would take of an online one."""
+        """Return the time of a cached epoch over an online one, if cache and loader were free."""
         return self.student_step / (self.student_step + self.teacher_forward)
 
     def whole(self, students: int, epochs: int, views: int) -> float:
-        """Return what the dump and such students would take of as many online ones."""
+        """Return the time of dump and cached students over online ones, if loader and cache were free."""
         cached = self.teacher_forward * views + students * self.student_step * epochs
         return cached / (students * epochs * (self.teacher_forward + self.student_step))
 
 
 def untrained(context: RunContext, name: str, start: Start, precision: Precision) -> Teacher:
-    """Return a network that has learnt nothing as a teacher."""
+    """Return an untrained network as a teacher."""
     network, card = initial_network(context.data, start, 0)
     network.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Teacher(name=name, network=network.eval(), card=card, precision=precision)
 
 
 def forward_seconds(teacher: Teacher, images: Tensor) -> float:
-    """Return the seconds an image of a forward pass."""
+    """Return the seconds per image of a forward pass."""
     return fastest(lambda: teacher.logits(images), images.device) / len(images)
 
 
 def flops(teacher: Teacher, images: Tensor) -> int:
-    """Return the floating-point operations of a forward pass of one image."""
+    """Return the floating-point operations per image of a forward pass."""
     with FlopCounterMode(display=False) as counter:
         teacher.logits(images[:1])
     return counter.get_total_flops()
@@ -97,13 +97,13 @@ def flops(teacher: Teacher, images: Tensor) -> int:
 def choose_teacher(
     context: RunContext, student: Teacher, images: Tensor, names: tuple[str, ...] = tuple(TEACHERS)
 ) -> Teacher:
-    """Return the teacher whose forward pass takes nearest to ten times the student's.
+    """Return the teacher whose forward time is closest to ten times the student's.
 
     Args:
         context: the data and the device.
-        student: whose forward pass.
+        student: the student, as a teacher.
         images: a batch on the device.
-        names: of `TEACHERS`, to choose from.
+        names: names from `TEACHERS` to choose from.
     """
     wanted = TIMES_THE_STUDENT * forward_seconds(student, images)
 
@@ -113,19 +113,19 @@ def choose_teacher(
             times = forward_seconds(teacher, images) / wanted
             yield abs(math.log(times)), teacher
             if times > 2:
-                return  # those behind it are slower
+                return  # later ones are slower
 
     return min(candidates(), key=itemgetter(0))[1]
 
 
 def measured(teacher: Teacher, student: Teacher, learner: Student, batch: Batch) -> Costs:
-    """Measure the parts.
+    """Measure the costs of the parts.
 
     Args:
-        teacher: chosen.
+        teacher: the chosen teacher.
         student: the student as a teacher, for its forward pass.
         learner: the student in training.
-        batch: that lies on the device.
+        batch: a batch on the device.
     """
     images = batch.images
     taught = replace(batch, teacher_logits=teacher.logits(images))

@@ -1,4 +1,4 @@
-"""Times of things that are compared: alternated, since machines are shared and noisy."""
+"""Time compared actions in alternation, since machines are shared and noisy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def seconds(action: Action, device: torch.device) -> float:
 
 
 def fastest(action: Action, device: torch.device, times: int = 5) -> float:
-    """Return the seconds of an action's fastest run, after one that does not count."""
+    """Return the seconds of an action's fastest run, after one warm-up."""
     action()
     return min(seconds(action, device) for _ in range(times))
 
 
 def alternated(rounds: int, device: torch.device, actions: Mapping[str, Action]) -> dict[str, list[float]]:
-    """Return the seconds of each action in each round; they alternate."""
+    """Return the seconds of each action per round, in alternation."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):
         for name, action in actions.items():
@@ -43,7 +43,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def compared(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    """Return the ratio of two actions' seconds: of the fastest, of the medians, and over the rounds."""
+    """Return ratios of two actions' seconds: of the fastest, of the medians, and per round."""
     return {
         "fastest": min(one) / min(other),
         "of_medians": statistics.median(one) / statistics.median(other),
@@ -52,7 +52,7 @@ def compared(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
 
 
 def ratio(rounds: int, device: torch.device, one: Action, other: Action) -> dict[str, float]:
-    """Time two actions alternately, after one of each that does not count; return one / other."""
+    """Time two actions alternately, after one warm-up each; return one / other."""
     one(), other()
     times = alternated(rounds, device, {"one": one, "other": other})
     return compared(times["one"], times["other"])

@@ -1,4 +1,4 @@
-"""A loader's turn: one epoch or more, looked at and timed, in this process."""
+"""A loader's turn in this process: one epoch or more, checked and timed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Contender:
     """A loader.
 
     Args:
-        name: what it is called.
-        open: makes it, for a job; imports what it needs.
-        convert: writes the job's images in the loader's own format, once; None where it has none.
-        precision: of its batches.
+        name: its name.
+        open: makes the loader for a job, including its imports.
+        convert: writes the job's images in the loader's own format, once; None if it has none.
+        precision: dtype of its batches.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What a loader did in its turn.
+    """Measurements of a loader's turn.
 
     Args:
-        images: how many it gave.
-        seconds: that it took, device work included.
-        first_batch_seconds: from asking for an epoch to its first batch, the median of the turn's epochs.
+        images: number of images.
+        seconds: duration, device work included.
+        first_batch_seconds: from the request for an epoch to its first batch, median over the epochs.
         cpu_seconds: user and system time of all its processes.
-        pinned_bytes, device_bytes: highest memory there so far; 0 without a GPU.
-        mean, std: of the values of its very first batch.
+        pinned_bytes, device_bytes: peak pinned host memory and device memory so far; 0 without a GPU.
+        mean, std: mean and standard deviation of the values in the loader's first batch.
     """
 
     images: int
@@ -62,7 +62,7 @@ class OpenLoader:
 
     Args:
         contender: the loader.
-        job: what it loads.
+        job: the job.
     """
 
     def __init__(self, contender: Contender, job: Job) -> None:
@@ -77,13 +77,13 @@ class OpenLoader:
             self._contender.convert(self._job)
 
     def open(self) -> float:
-        """Make the loader and return the seconds that it took."""
+        """Make the loader and return the time for it in seconds."""
         start = time.perf_counter()
         self._epochs = self._contender.open(self._job)
         return time.perf_counter() - start
 
     def turn(self, at_least_seconds: float) -> Turn:
-        """Go through an epoch, and more until so many seconds have passed."""
+        """Run one epoch, and more until so many seconds have passed."""
         epochs = [self._whole_epoch()]
         while sum(epoch.seconds for epoch in epochs) < at_least_seconds:
             epochs.append(self._whole_epoch())
@@ -121,7 +121,7 @@ class OpenLoader:
             torch.cuda.synchronize(self._job.device)
 
     def _look_at(self, images: Tensor) -> None:
-        """Refuse batches that are not what everyone has to give."""
+        """Refuse batches of the wrong shape, dtype or device; record mean and standard deviation."""
         job, precision = self._job, self._contender.precision
         found = tuple(images.shape), images.dtype, images.device.type
         expected = (job.batch_size, 3, job.size, job.size), precision, job.device.type
@@ -131,6 +131,6 @@ class OpenLoader:
 
 
 def gpu_peaks() -> tuple[int, int]:
-    """Return the highest pinned memory and the highest device memory of this process so far, in bytes."""
+    """Return the peak pinned memory and the peak device memory of this process so far, in bytes."""
     pinned = torch.cuda.host_memory_stats().get("allocated_bytes.peak", 0)
     return int(pinned), torch.cuda.max_memory_allocated()

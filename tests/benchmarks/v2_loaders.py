@@ -1,4 +1,4 @@
-"""Other people's loaders over arrays in memory, with torchvision v2: torch's DataLoader, timm's, SPDL's."""
+"""Third-party loaders of arrays in memory, with torchvision v2: torch's DataLoader, timm's, SPDL's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.benchmarks.loading_job import Epochs, Job
 
 
 def crop_and_flip(job: Job) -> list[v2.Transform]:
-    """Return the job's crop and flip in v2."""
+    """Return the job's crop and flip as v2 transforms."""
     if job.padding is not None:
         crop = v2.RandomCrop(job.size, padding=job.padding)
     else:
@@ -30,7 +30,7 @@ def crop_and_flip(job: Job) -> list[v2.Transform]:
 
 
 class Recipe(Dataset[tuple[Tensor, int]]):
-    """Images as torchvision's documentation makes them: (3, S, S) float32, normalised."""
+    """Images by the recipe of torchvision's documentation: (3, S, S) float32, normalised."""
 
     def __init__(self, job: Job) -> None:
         self._images = job.images
@@ -45,7 +45,7 @@ class Recipe(Dataset[tuple[Tensor, int]]):
 
 
 class Bytes:
-    """Arrays (H, W, 3) uint8 to tensors (S, S, 3) uint8, the fastest way through v2."""
+    """Transform arrays (H, W, 3) uint8 to tensors (S, S, 3) uint8, the fastest way through v2."""
 
     def __init__(self, job: Job) -> None:
         self._transform = v2.Compose(crop_and_flip(job))
@@ -56,7 +56,7 @@ class Bytes:
 
 
 class BytesDataset(Dataset[tuple[Tensor, int]]):
-    """Images as `Bytes` makes them."""
+    """Images transformed by `Bytes`."""
 
     def __init__(self, job: Job) -> None:
         self._images, self._render = job.images, Bytes(job)
@@ -69,7 +69,7 @@ class BytesDataset(Dataset[tuple[Tensor, int]]):
 
 
 def batched(dataset: Dataset[Any], job: Job, *, workers: int, **options: Any) -> DataLoader[Any]:
-    """Return a DataLoader as one trains with it."""
+    """Return a DataLoader with the usual settings for training."""
     return DataLoader(
         dataset,
         job.batch_size,
@@ -100,19 +100,19 @@ def normalised(loader: Iterable[Any], job: Job) -> Iterator[tuple[Tensor, Tensor
 
 
 def data_loader(job: Job, *, workers: int | None = None) -> Epochs:
-    """Load by torch's DataLoader and the usual recipe."""
+    """Load with torch's DataLoader and the usual recipe."""
     workers = job.workers if workers is None else workers
     return sent(batched(Recipe(job), job, workers=workers, shuffle=True), job)
 
 
 def tuned_data_loader(job: Job) -> Epochs:
-    """Load by torch's DataLoader, with bytes from its workers."""
+    """Load with torch's DataLoader, with bytes from its workers."""
     loader = batched(BytesDataset(job), job, workers=job.workers, shuffle=True)
     return lambda epoch: normalised(loader, job)
 
 
 class Pictures(Dataset[tuple[Any, int]]):
-    """PIL images through a transform, as timm's datasets have it."""
+    """Transformed PIL images, as in timm's datasets."""
 
     def __init__(self, job: Job) -> None:
         self._images = job.images
@@ -128,7 +128,7 @@ class Pictures(Dataset[tuple[Any, int]]):
 
 
 def timm(job: Job) -> Epochs:
-    """Load by timm's `create_loader`; its transforms know no pad-crop, so that one is torchvision's."""
+    """Load with timm's `create_loader`; it has no pad-crop, so torchvision's is used."""
     from timm.data import create_loader
     from timm.data.transforms import MaybePILToTensor
 
@@ -168,7 +168,7 @@ def _seed_process() -> None:
 
 
 def spdl(job: Job, *, processes: bool = False) -> Epochs:
-    """Load by a pipeline of SPDL: rows of a batch, rendered by v2, then sent to the device."""
+    """Load with an SPDL pipeline: rows of a batch, rendered by v2, then sent to the device."""
     from spdl.io import transfer_tensor_h2d
     from spdl.pipeline import PipelineBuilder
 
@@ -176,7 +176,7 @@ def spdl(job: Job, *, processes: bool = False) -> Epochs:
     pool: Executor | None = None
     if processes:
         pool = ProcessPoolExecutor(job.workers, get_context("fork"), initializer=_seed_process)
-        pool.submit(os.getpid).result()  # to fork now, while there are no threads whose locks it could copy
+        pool.submit(os.getpid).result()  # fork now, before threads exist whose locks would be copied
 
     def epochs(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = np.random.default_rng(epoch).permutation(job.count)

@@ -1,4 +1,4 @@
-"""A whole job: the dump of V views, then M students of E epochs; or as many, the teacher in each loop."""
+"""A whole job: a dump of V views, then M students of E epochs; or M online students with the teacher."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ NUMBERS_OF_STUDENTS = (1, 3, 10)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rig:
-    """Who learns from whom, and how.
+    """Teacher, students and their settings.
 
     Args:
         context: the data and the device.
-        teacher: untrained.
-        start: what students begin with.
-        settings: of their optimisation.
-        folder: where dumps go.
-        views: what is seen.
+        teacher: an untrained teacher.
+        start: the students' initial network.
+        settings: the students' optimisation.
+        folder: folder for dumps.
+        views: view spec of the images.
     """
 
     context: RunContext
@@ -48,7 +48,7 @@ class Rig:
     views: ViewSpec = VIEWS
 
     def dump(self, name: str, views: int) -> Path:
-        """Cache the teacher's logits and return where."""
+        """Cache the teacher's logits and return the store's path."""
         path = self.folder / f"{name}.zarr"
         codec = CodecSpec(name="affine8")
         spec = DumpSpec(views=self.views, view_count=views, codec=codec, allow_poor_teacher=True)
@@ -61,7 +61,7 @@ class Rig:
 
 
 def train(rig: Rig, seed: int, epochs: int, load: Callable[[Student], Loader | OnlineLoader]) -> None:
-    """Train one student from nothing."""
+    """Train one student from scratch."""
     student = rig.student(seed)
     loader = load(student)
     for epoch in range(epochs):
@@ -69,7 +69,7 @@ def train(rig: Rig, seed: int, epochs: int, load: Callable[[Student], Loader | O
 
 
 def whole_job(rig: Rig, *, students: int, epochs: int, views: int) -> dict[str, list[float]]:
-    """Return the seconds of a dump, and of each student by cache and online."""
+    """Return the seconds of a dump, and of each student, cached and online."""
     device, context = rig.context.device, rig.context
     path = rig.folder / "whole.zarr"
 
@@ -93,7 +93,7 @@ def whole_job(rig: Rig, *, students: int, epochs: int, views: int) -> dict[str, 
 def whole_costs(
     found: dict[str, list[float]], parts: Costs, *, epochs: int, views: int
 ) -> dict[str, dict[str, float]]:
-    """Return what jobs of one, three, ten students cost by cache over online, and the bound."""
+    """Return the cost of cached over online jobs with one, three and ten students, and the bound."""
     dump, cached, online = found["dump"], found["cached"], found["online"]
     return {
         str(students): {
