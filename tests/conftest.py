@@ -1,4 +1,4 @@
-"""What tests share: small images in memory, a small prepared dataset, one thread."""
+"""Shared fixtures: small images in memory, a small prepared dataset, one thread."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Split = Sequence[NDArray[np.uint8]]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a CUDA device where there is none."""
+    """Skip tests that need a CUDA device if there is none."""
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
-    """Small tensors are slower on many threads, and the machine may be busy with other work."""
+    """Use one thread: small tensors are slower on many, and the machine may be busy with other work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +39,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def random_image() -> Callable[..., NDArray[np.uint8]]:
-    """Return a function (height, width, channels=3, seed=0) to a noise image (H, W, C) uint8."""
+    """Return a function from (height, width, channels=3, seed=0) to a noise image (H, W, C) uint8."""
 
     def make(height: int, width: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
         shape = (height, width, channels)
@@ -78,7 +78,7 @@ def pack_images() -> Callable[..., PackedSplit]:
 
 @pytest.fixture(scope="session")
 def make_source() -> Callable[..., ImageSource]:
-    """Return a function to a source of noisy bars: class c lights row c of a grey square image."""
+    """Return a function that makes a source of noisy bars: class c lights row c of a grey square image."""
 
     def make(train: int = 90, test: int = 30, classes: int = 3, size: int = 8) -> ImageSource:
         return ImageSource(
@@ -103,7 +103,7 @@ def _bars(split: str, count: int, classes: int, size: int) -> list[Sample]:
 
 @pytest.fixture(scope="session")
 def prepare_quietly() -> Callable[..., Path]:
-    """Return a function (source, folder, workers=1, and what to ask for) that prepares data."""
+    """Return a function (source, folder, workers=1, and options) that prepares data."""
 
     def run(source: ImageSource, folder: Path, *, workers: int = 1, **asked: Any) -> Path:
         prepare(
@@ -125,7 +125,7 @@ def tiny_folder(
     make_source: Callable[..., ImageSource],
     prepare_quietly: Callable[..., Path],
 ) -> Path:
-    """A prepared dataset on disk, to be read only: 3 learnable classes of 8x8 grey images."""
+    """A read-only prepared dataset on disk: 3 learnable classes of 8x8 grey images."""
     return prepare_quietly(make_source(), tmp_path_factory.mktemp("tiny") / "prepared")
 
 
@@ -137,7 +137,7 @@ def tiny_data(tiny_folder: Path) -> PreparedData:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """An S3-speaking server on this machine, its address; the environment names it."""
+    """The address of a local S3 server, which environment variables also name."""
     from moto.server import ThreadedMotoServer
 
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

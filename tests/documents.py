@@ -1,11 +1,11 @@
 """The documents of the repository as data: their fenced blocks, links and headings.
 
-A comment right before a block of Python says what it needs, as Python that runs before it:
+A comment right before a Python block holds its setup, as Python that runs first:
 
     <!-- test: epochs = 2 -->
     <!-- test: pytest.importorskip("timm") -->
 
-A block whose first line is a comment with a file's name, e.g. `# mine.py`, is written to that file, too.
+A block whose first line is a comment with a file name, e.g. `# mine.py`, is also written to that file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DOCUMENTS = {
     str(path.relative_to(ROOT)): path
     for path in (FRONT, *(found for place in _PLACES for found in sorted((ROOT / place).rglob("*.md"))))
 }
-# Documents for readers, beside the data sheets of the built-in files.
+# Documents for readers, without the data sheets of the built-in files.
 READMES = {
     name: path
     for name, path in DOCUMENTS.items()
@@ -39,7 +39,7 @@ class Block:
     """A fenced block.
 
     Args:
-        language: the word behind the fence, "" for none.
+        language: the word after the fence, "" for none.
         code: the text inside.
         line: the number of its first line in the document, from 1.
         setup: Python that runs before it, "" for none.
@@ -52,7 +52,7 @@ class Block:
 
 
 def blocks(path: Path, language: str | None = None) -> list[Block]:
-    """Return the fenced blocks of a document, those of one language or all."""
+    """Return the fenced blocks of a document, of one language or of all."""
     text, found = path.read_text(), []
     for match in _FENCE.finditer(text):
         setup = _SETUP.search(text, 0, match.start())
@@ -62,19 +62,19 @@ def blocks(path: Path, language: str | None = None) -> list[Block]:
 
 
 def block_with(path: Path, words: str) -> str:
-    """Return the one Python block of a document that holds some words."""
+    """Return the only Python block of a document that contains these words."""
     (code,) = (block.code for block in blocks(path, "python") if words in block.code)
     return code
 
 
 def links(path: Path) -> Iterator[str]:
-    """Yield the targets of a document's links; those in code are none."""
+    """Yield the targets of a document's links; links in code do not count."""
     text = _FENCE.sub("", path.read_text())
     yield from (match[1] for match in _LINK.finditer(re.sub(r"`[^`\n]*`", "", text)))
 
 
 def anchors(path: Path) -> set[str]:
-    """Return the anchors of a document's headings, as GitHub makes them."""
+    """Return the anchors of a document's headings, by GitHub's rules."""
     text = _FENCE.sub("", path.read_text())
     found: set[str] = set()
     for heading in _HEADING.findall(text):

@@ -2,7 +2,7 @@
 
     python -m tests.parameter_reference
 
-Rewrites the text between the two comments `MARKS`. A test says when it is out of date.
+Rewrites the text between the two comments `MARKS`. A test fails if that text is out of date.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from stages.params import (
 DOCUMENT = Path(__file__).parents[1] / "stages" / "README.md"
 COMMAND = "python -m tests.parameter_reference"
 MARKS = ("<!-- parameters -->", "<!-- end of parameters -->")
-# Fields that are written beside the others, under no key of their own.
+# Fields whose own fields appear beside the others, without an extra key.
 _BESIDE = {"options": DataParams, "training": ModelParams, "spec": DumpViews, "settings": RecipeParams}
 _SECTIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "data": ("`data`", (DataParams, ImageOptions)),
@@ -117,7 +117,7 @@ def _default(field: Field[Any]) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """Return a default as params.yaml writes it; a whole object with its defaults is {}."""
+    """Format a default as in params.yaml; an object with all its defaults is {}."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
@@ -130,10 +130,10 @@ def _yaml(value: Any) -> str:
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """Return the meaning of each field of a class, as its docstring or that of a base says it.
+    """Return the meaning of each field of a class, from its docstring or a base's.
 
     Raises:
-        KeyError: no docstring tells of a field.
+        KeyError: no docstring documents a field.
     """
     told: dict[str, str] = {}
     for one in reversed(kind.__mro__):
@@ -142,7 +142,7 @@ def meanings(kind: type) -> dict[str, str]:
 
 
 def _arguments(docstring: str) -> dict[str, str]:
-    """Return the entries below `Args:`; `a, b: meaning` is one for each."""
+    """Return the entries below `Args:`; `a, b: meaning` gives one entry per name."""
     _, found, rest = inspect.cleandoc(docstring).partition("Args:\n")
     if not found:
         return {}
@@ -157,7 +157,7 @@ def _arguments(docstring: str) -> dict[str, str]:
 
 
 def reference_of(document: str) -> str:
-    """Return the reference that stands in a document."""
+    """Return the current reference in a document."""
     return document.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
 
 

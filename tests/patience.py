@@ -1,7 +1,7 @@
-"""Waiting for other processes, however busy the machine: as long as they work, and no longer.
+"""Wait for other processes as long as they work, however busy the machine is.
 
-A limit in seconds fails on a machine that does other work too. A process that hangs uses no processor, and
-one that is merely starved uses some: so a wait ends when hardly any processor time was used for minutes.
+A limit in seconds fails on a busy machine. A hanging process uses no processor time, a starved one uses
+some. A wait therefore fails after minutes with hardly any processor time.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 
 import psutil
 
-# Of eight busy neighbours on two processors, a process that works gets a tenth of one at least.
+# Beside eight busy neighbours on two processors, a working process gets at least a tenth of one.
 HANGING_SECONDS = 300.0
 _HANGING_SHARE = 0.01
 _LOOK_SECONDS = 5.0
 
 
 class Watch:
-    """Notices when a process, with all that it started, hangs.
+    """Detect that a process and its children hang.
 
     Args:
-        process: that is waited for.
-        seconds: of hardly any work that make a hang.
+        process: the process.
+        seconds: duration of hardly any work that counts as a hang.
     """
 
     def __init__(self, process: subprocess.Popen[Any], seconds: float = HANGING_SECONDS) -> None:
@@ -33,7 +33,7 @@ class Watch:
         self._since, self._worked = time.monotonic(), self._work()
 
     def look(self) -> None:
-        """Kill the process and fail if it has hardly worked for so long."""
+        """Kill the process and fail if it hangs."""
         now, worked = time.monotonic(), self._work()
         if abs(worked - self._worked) > _HANGING_SHARE * self._seconds:
             self._since, self._worked = now, worked
@@ -48,7 +48,7 @@ class Watch:
         return []
 
     def _work(self) -> float:
-        """Return the processor time of all of them; it changes, too, when one of them ends."""
+        """Return the processor time of the process and its children; it also changes if one ends."""
         total = 0.0
         for each in self._tree():
             with suppress(psutil.Error):
@@ -63,10 +63,10 @@ class Watch:
 
 
 def finish(process: subprocess.Popen[Any], seconds: float = HANGING_SECONDS) -> tuple[Any, Any]:
-    """Wait until a process has ended; return what it printed on stdout and stderr.
+    """Wait until a process has ended; return its stdout and stderr.
 
     Raises:
-        AssertionError: it hangs.
+        AssertionError: the process hangs.
     """
     watch = Watch(process, seconds)
     while True:
@@ -77,7 +77,7 @@ def finish(process: subprocess.Popen[Any], seconds: float = HANGING_SECONDS) -> 
 
 
 def call(command: Sequence[object], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; return its status and what it printed."""
+    """Run a command to its end; return its status and output."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([str(word) for word in command], **{**pipes, **options}) as process:
         out, err = finish(process)
@@ -87,7 +87,7 @@ def call(command: Sequence[object], **options: Any) -> subprocess.CompletedProce
 def until(
     condition: Callable[[], bool], process: subprocess.Popen[Any], pause_seconds: float = 0.005
 ) -> bool:
-    """Wait until something is so; return whether it is, False if the process ended before.
+    """Wait until a condition holds; return False if the process ended before.
 
     Raises:
         AssertionError: the process hangs.

@@ -1,4 +1,4 @@
-"""The benchmarks keep up with the library: every script can be imported, and the newest ones run, small."""
+"""The benchmarks keep up with the library: all scripts import, and the newest ones run at a small size."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RECIPE = Contender(name="DataLoader + v2", open=v2_loaders.data_loader)
 
 
 def missing(job: Job) -> object:
-    """A loader whose package is not there."""
+    """A loader with a missing package."""
     return importlib.import_module("no_such_loader")
 
 
@@ -52,7 +52,7 @@ def colours(tmp_path_factory, prepare_quietly: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def make_job(colours: Path) -> Callable[..., Job]:
-    """Return a function to a job of 25 images an epoch, in batches of 4."""
+    """Return a function that makes a job of 25 images per epoch, in batches of 4."""
 
     def make(padding: int | None = 2, size: int = 12) -> Job:
         rest = {"batch_size": 4, "device": CPU, "workers": 0}
@@ -88,7 +88,7 @@ def test_loaders_do_the_same_job(make_job, open_loader, padding):
     assert [tuple(images.shape) for images, _ in batches] == [(4, 3, job.size, job.size)] * 6
     images, labels = map(torch.cat, zip(*batches, strict=True))
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
-    # Noise of one distribution, and black where a shift leaves the image, which is below it.
+    # All pixels are noise of one distribution; a shift adds black, which is below the noise.
     lowest, highest = images.amin().item(), images.amax().item()
     mean, std = (np.array(moments) for moments in job.moments)
     assert lowest >= (-mean / std).min() - 1e-5
@@ -131,7 +131,7 @@ def test_loaders_take_turns_in_processes_of_their_own(make_job):
 
 
 def test_figures_are_of_all_rounds():
-    """Three turns of 10, 20 and 40 images in a second, against 30, 60 and 30 of ours."""
+    """Three turns of 10, 20 and 40 images per second, against 30, 60 and 30 of ours."""
     turns = [
         Turn(images=n, seconds=1.0, first_batch_seconds=n / 100, cpu_seconds=2.0) for n in (10, 20, 40)
     ]
@@ -146,7 +146,7 @@ def test_figures_are_of_all_rounds():
 
 
 def test_own_memory_is_what_nobody_else_has(tmp_path):
-    """Pages of a mapped file are the page cache's, those of an array its process's."""
+    """Pages of a mapped file belong to the page cache, pages of an array to its process."""
     np.ones(20 << 20, np.uint8).tofile(tmp_path / "file")
     mapped = np.memmap(tmp_path / "file", np.uint8, "r")
     before = resources.memory_of(os.getpid())
@@ -155,7 +155,7 @@ def test_own_memory_is_what_nobody_else_has(tmp_path):
     assert (after - before).own < 2 << 20
     assert (after - before).rss > 18 << 20
     with resources.Peak.watch(os.getpid()) as peak:
-        # New pages, not those that this process has and no longer needs.
+        # mmap gives new pages; an ordinary array may reuse freed pages of this process.
         block = np.frombuffer(
             mmap.mmap(-1, 20 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8
         )
@@ -165,7 +165,7 @@ def test_own_memory_is_what_nobody_else_has(tmp_path):
 
 
 def test_a_whole_job_costs_what_its_parts_cost():
-    """A teacher of 10 seconds an image, a student of 1 and 3; two views, six epochs."""
+    """Seconds per image: teacher 10, student 1 forward and 3 per step; two views, six epochs."""
     parts = Costs(
         teacher="t",
         teacher_forward=10.0,
@@ -199,7 +199,7 @@ def test_students_cost_runs(colours, tmp_path):
 
 
 def test_hidden_labels_go_on_where_they_were(tmp_path, monkeypatch):
-    """Of twelve runs the third fails; the next call makes the ten that are left."""
+    """The third of twelve runs fails; the next call makes the remaining ten."""
     made: list[dict[str, object]] = []
 
     def measured(project: Path, run: dict[str, object]) -> dict[str, object]:

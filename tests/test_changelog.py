@@ -1,4 +1,4 @@
-"""The changelog names every number that decides whether a file is read, as the code has it now."""
+"""The changelog names the current value of every version number that decides whether a file is readable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RELEASE = re.compile(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)$", re.MULTILI
 
 
 def codec_version(name: str) -> int:
-    if name in STATE_SHAPES:  # it is fitted: none without a teacher's outputs
+    if name in STATE_SHAPES:  # a fitted codec, which cannot be made without a teacher's outputs
         (version,) = re.findall(r"\bversion=(\d+)", (ROOT / f"pipeline/codecs/{name}.py").read_text())
         return int(version)
     return find_codec(name.replace("-K", "-5"), 10).version

@@ -1,4 +1,4 @@
-"""The documents: found from the front page, links that lead somewhere, code that runs."""
+"""The documents are linked from the front page, their links have targets, and their code runs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_parameter_reference_is_up_to_date():
 
 
 def _command_lines() -> list[tuple[str, str]]:
-    """Return each call of `pipeline` in a block of shell, with the document and line."""
+    """Return each call of `pipeline` in a shell block, with its document and line."""
     found = []
     for name, path in READMES.items():
         for block in blocks(path, "sh"):
@@ -138,7 +138,7 @@ def test_params_yaml_may_say_every_block_of_yaml(place, change, tmp_path):
 
 @pytest.fixture(scope="session")
 def small_job(tmp_path_factory) -> Path:
-    """The main job of params.yaml with the built-in teacher, on 240 images and for one epoch, done once."""
+    """The main job of params.yaml with the built-in teacher, 240 images and one epoch; run once."""
     folder = tmp_path_factory.mktemp("documents")
     with np.load(ROOT / "pipeline/modalities/images/builtin/fashion_mnist_10k.npz") as built_in:
         first = {name: array[:240] for name, array in built_in.items()}
@@ -162,14 +162,14 @@ def small_job(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def working_folder(small_job, tmp_path, monkeypatch) -> Iterator[Path]:
-    """A copy of the small job, where the code of a document runs."""
+    """A copy of the small job, as the working folder for a document's code."""
     folder = tmp_path / "project"
     shutil.copytree(small_job, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     known = set(sys.modules)
     yield folder
-    # The modules that the document wrote, and what they added to the project's tables.
+    # Unload the document's modules, and undo their additions to the project's tables.
     for name, module in list(sys.modules.items()):
         if name not in known and str(getattr(module, "__file__", None)).startswith(str(folder)):
             del sys.modules[name]
@@ -180,7 +180,7 @@ def working_folder(small_job, tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 def _written(block: Block) -> None:
-    """Write a block that begins with a file's name to that file."""
+    """Write a block that begins with a file name to that file."""
     named = re.match(r"# ([\w/]+\.py)\n", block.code)
     if named is not None:
         Path(named[1]).write_text(block.code)
@@ -189,18 +189,18 @@ def _written(block: Block) -> None:
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", [name for name in READMES if blocks(READMES[name], "python")])
 def test_the_python_of_a_document_runs(name, working_folder):
-    """Its blocks run one after the other, share their names, and find the small job's files."""
+    """Blocks of a document run in order, share names, and find the small job's files."""
     names: dict[str, Any] = {"__name__": "document", "pytest": pytest}
     for block in blocks(READMES[name], "python"):
         _written(block)
         exec(block.setup, names)
-        # Errors name the document and its line.
+        # Empty lines before the block make errors name the right line of the document.
         padded = "\n" * (block.line - 1) + block.code
         exec(compile(padded, str(READMES[name]), "exec", dont_inherit=True), names)
 
 
 def test_ones_own_code_goes_through_the_commands(working_folder, monkeypatch):
-    """As stages/README.md has it: a source, a teacher, views with an augmentation, a student by a loss."""
+    """The example of stages/README.md: a source, a teacher, an augmentation and a loss in user code."""
     monkeypatch.setattr(augmentations, "_NAMED", {})
     own_code._found.cache_clear()
     path = READMES["stages/README.md"]

@@ -1,4 +1,4 @@
-"""The check of all that needs a GPU, on a CPU and in small: what is begun, kept, cut off, told."""
+"""The GPU check, run small on a CPU: its driver, its steps and its stored results."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from tests.benchmarks.gpu.processes import ROOT, Plan
 from tests.benchmarks.gpu.steps import AIMS, FULL_SECONDS, STEPS, Step
 from tests.benchmarks.gpu.table import markdown, read_results
 
-# Processes of their own import torch, on a machine that may be busy.
+# Subprocesses import torch, on a machine that may be busy.
 pytestmark = pytest.mark.timeout(4 * 3600)
 SMALL = Setting(device="cpu", small=True)
-# What a machine with a GPU need not have.
+# Packages that a GPU machine may lack.
 ABSENT = ("dvc", "matplotlib", "moto", "onnx", "onnxruntime", "onnxscript", "timm")
 NO_SUCH_PACKAGES = f"""
 import sys
@@ -54,7 +54,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Others
 
 @pytest.fixture
 def bare(tmp_path) -> dict[str, str]:
-    """The environment of a machine that has none of the packages that travel badly."""
+    """The environment of a machine without the packages in `ABSENT`."""
     folder = tmp_path / "bare"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(NO_SUCH_PACKAGES)
@@ -111,7 +111,7 @@ def test_the_driver_itself_needs_no_torch():
 def run_all(tmp_path, monkeypatch) -> Callable[..., tuple[int, list[dict[str, Any]]]]:
     """Return a function from the code of each step to the exit status and the results.
 
-    In the code, `file` is where the step's findings are.
+    In the code, `file` is the path of the step's findings.
     """
 
     def run(*codes: str, **changes: Any) -> tuple[int, list[dict[str, Any]]]:
@@ -169,7 +169,7 @@ def test_a_step_out_of_time_ends_with_all_it_started_and_keeps_what_it_found(
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process is there and no zombie; it may take a moment to go."""
+    """Whether a process still runs after 10 seconds; zombies do not count."""
     for _ in range(100):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -236,7 +236,7 @@ def test_figures_of_a_running_step_are_in_the_table(findings, tmp_path):
 
 
 def test_every_test_is_counted_whatever_comes_of_it(tmp_path, bare):
-    """By parallel workers; also a test that cannot be set up, and a file that cannot be read."""
+    """Parallel workers count too, and so do a test with a failing setup and an unreadable file."""
     (tmp_path / "test_first.py").write_text(
         textwrap.dedent(
             """
@@ -327,7 +327,7 @@ def test_loaders_are_measured_alone_and_beside_a_step(tmp_path, findings):
 
 
 def test_a_resident_step_sees_what_the_loader_gives(findings, tmp_path):
-    """The step that is captured in a graph is made of the loader's parts: the same batch, to the bit."""
+    """The step for graph capture, built from the loader's parts, sees the same batch to the bit."""
     from pipeline.store.reader import LogitStore
     from tests.benchmarks.datasets import made_up
     from tests.benchmarks.gpu.graphs import ResidentStep, compare
@@ -341,7 +341,7 @@ def test_a_resident_step_sees_what_the_loader_gives(findings, tmp_path):
     found = step.on(torch.from_numpy(expected.rows)).batch()
     for name in ("images", "labels", "teacher_logits"):
         assert torch.equal(getattr(found, name), getattr(expected, name))
-    # Two students that learn from the same rows are equal, and another one is not.
+    # Two students of the same rows are equal; a student of different rows is not.
     other, orders = ResidentStep(rig, store), [torch.from_numpy(expected.rows)]
     result = compare(step, other, other, orders, rounds=1)
     assert (result.reason, result.difference) == ("", 0.0)
@@ -379,7 +379,7 @@ def test_fp16_is_compared_with_fp32_after_skipped_steps(tmp_path, findings):
     assert _rows(tmp_path)["half"]["value"] > 0.8
 
 
-# What is kept.
+# Stored results.
 
 
 def test_the_readme_says_of_gpus_what_is_kept():

@@ -1,4 +1,4 @@
-"""The house: imports go one way. What a folder may know is a rule, not a habit."""
+"""The architecture: imports go one way, by the rules below."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILES = {
 
 
 def imports(module: str) -> Iterator[str]:
-    """Yield the modules of this project that a file imports when it is imported, or checks types by."""
+    """Yield the modules that a file imports, at run time or for type checking."""
     for node in ast.walk(ast.parse(FILES[module].read_text())):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             for name in node.names:
@@ -56,7 +56,7 @@ def test_no_files_import_each_other_in_a_circle():
     assert circles(GRAPH) == []
 
 
-# From the top down; who stands lower is imported by who stands higher.
+# From top to bottom; a folder imports only from folders after it.
 FLOORS = (
     *("stages", "report", "export", "dump", "training", "evaluation", "loading", "models", "modalities"),
     *("tasks", "losses", "store", "codecs", "samples", "views", "places", "core"),

@@ -1,4 +1,4 @@
-"""The lower bounds of pyproject.toml are those that `make lowest` tries."""
+"""The lower bounds of pyproject.toml equal the versions that `make lowest` tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting that fails for what hangs, and for nothing else."""
+"""Waiting fails for hanging processes, and for no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other programs rely on: names to import, and the command line."""
+"""The public interface: names to import, and the command line."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_public_names_are_these():
 
 
 def test_type_checkers_are_told_of_the_same_homes():
-    """What follows from it is checked with mypy in test_wheel.py."""
+    """Both lists of public names are equal; test_wheel.py checks their types with mypy."""
     (block,) = (node for node in ast.parse(PACKAGE.read_text()).body if isinstance(node, ast.If))
     told = {
         name.name: node.module
@@ -109,7 +109,7 @@ def test_options_are_these(name):
 
 
 def test_the_library_is_imported_by_a_user_without_a_name():
-    """As under `docker run -u 1001`: torch asks for the name when torchvision imports it."""
+    """E.g. under `docker run -u 1001`: torch asks for the user's name when torchvision imports it."""
     code = (
         "import os, pwd, sys\n"
         "for name in ('LOGNAME', 'USER', 'LNAME', 'USERNAME'): os.environ.pop(name, None)\n"

@@ -1,6 +1,6 @@
-"""The wheel alone, installed into an environment of its own: what is in it, and what runs from there.
+"""The wheel's contents and commands, tested in a separate environment.
 
-Its dependencies are those of the environment that runs the tests, since a second torch takes gigabytes.
+Dependencies come from the environment that runs the tests, since a second torch takes gigabytes.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from pipeline.store.records import written_by
 about = {"file": pipeline.__file__, "version": pipeline.__version__, "timm": extra_command("timm")}
 print(json.dumps({**about, "written_by": written_by()["softlabel-pipeline"]}))
 """
-# Skipped are packages whose types take mypy three times as long as all others together.
+# Skip packages whose types take mypy three times as long as all others together.
 MYPY = "[mypy]\nstrict = true\n[mypy-torch.*,torchvision.*,zarr.*,PIL.*]\nfollow_imports = skip\n"
 
 
 @dataclass(frozen=True)
 class Installed:
-    """A wheel, the environment that has it, and an empty folder to run commands in."""
+    """A wheel, an environment with the wheel installed, and an empty folder for commands."""
 
     wheel: Path
     environment: Path
     folder: Path
 
     def run(self, command: str, *arguments: object) -> str:
-        """Run a command of the environment and return what it prints."""
+        """Run a command of the environment and return its output."""
         return call([self.environment / "bin" / command, *arguments], self.folder)
 
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """The wheel of this checkout, built and installed once for all processes of a test run."""
+    """The wheel of this checkout, built and installed once per test run, for all its processes."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "wheel"
     with FileLock(f"{folder}.lock"):
@@ -83,10 +83,11 @@ def build(folder: Path) -> Path:
 
 
 def install(wheel: Path, environment: Path) -> None:
-    """Install a wheel into a new environment that finds all other packages where these tests do."""
+    """Install a wheel into a new environment that shares all other packages with these tests."""
     call([sys.executable, "-m", "venv", environment], wheel.parent)
     python = environment / "bin/python"
-    # Behind the environment's own packages; what .pth files there name, such as this checkout, is not.
+    # A .pth file adds them after the environment's own packages. Their own .pth files, which may name this
+    # checkout, are not followed.
     shared = [path for path in sys.path if Path(path).name == "site-packages"]
     own = call([python, "-c", PURE], wheel.parent).strip()
     Path(own, "shared.pth").write_text("\n".join(shared) + "\n")
@@ -94,7 +95,7 @@ def install(wheel: Path, environment: Path) -> None:
 
 
 def call(command: list[object], folder: Path) -> str:
-    """Run a command that finds nothing of this checkout, and return what it prints."""
+    """Run a command that cannot find this checkout, and return its output."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = patience.call(command, cwd=folder, env={**environment, "PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
