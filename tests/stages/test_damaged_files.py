@@ -108,8 +108,10 @@ def result_of(forks: Forks, folder: Path, reader: Reader) -> dict[str, Any] | st
 
 
 def unmeasured(said: str) -> list[str]:
-    """Return what a command said without measured times and memory."""
-    return [line for line in said.splitlines() if not re.search("_seconds|seconds_|memory_", line)]
+    """Return a command's lines without measured times, memory and free disk."""
+    return [
+        line for line in said.splitlines() if not re.search("_seconds|seconds_|memory_|disk_free", line)
+    ]
 
 
 @pytest.mark.parametrize(

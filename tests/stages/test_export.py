@@ -164,7 +164,7 @@ def test_the_readmes_deployment_sees_photographs_upright_as_training_does(sides,
         path = _photograph(bright, orientation)
         names: dict[str, object] = {}
         exec(code.replace("photo.jpg", str(path)), names)
-        assert names["eyes"]["orientation"] == "exif"
+        assert names["given"]["orientation"] == "exif"
         assert names["name"] == bright
         seen = torch.from_numpy(load_image(path, 3)[:, 4:44].copy())[None].permute(0, 3, 1, 2)
         small = torch.nn.functional.interpolate(seen, (16, 16), mode="bilinear", antialias=True)
