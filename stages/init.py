@@ -57,7 +57,7 @@ def command(folder: Path) -> None:
     installed = [one for family in families() for one in family.installed()]
     texts = {
         _PARAMS: render("params.yaml.j2", **fit(survey, installed, device)),
-        _STAGES: _packaged("dvc.yaml"),
+        _STAGES: _packaged("dvc.yaml.txt"),
         _GITIGNORE: render("gitignore.j2", photographs=_ignored(root, folder)),
     }
     _init_dvc(root)

@@ -189,3 +189,10 @@ def test_an_interrupted_repro_ends_with_the_same_store(repository, number):
     call("dvc", "repro", "cache-logits@main")
     assert content(STORE) == expected
     LogitStore.open(STORE)
+
+
+def test_dvc_finds_one_pipeline_in_a_clone_of_this_repository(tmp_path):
+    """DVC collects every dvc.yaml of a repository, whatever its folder: a second one would be run, too."""
+    root = Path(__file__).parents[2]
+    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout
+    assert [name for name in listed.splitlines() if Path(name).name == "dvc.yaml"] == ["dvc.yaml"]

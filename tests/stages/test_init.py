@@ -220,7 +220,7 @@ def test_files_that_are_no_images_are_told(here, tmp_path, capsys):
 
 
 def test_templates_are_the_files_of_this_repository():
-    for name, packaged in (("dvc.yaml", "dvc.yaml"), (".dvcignore", "dvcignore")):
+    for name, packaged in (("dvc.yaml", "dvc.yaml.txt"), (".dvcignore", "dvcignore")):
         assert (ROOT / "stages/templates" / packaged).read_text() == (ROOT / name).read_text()
 
 
