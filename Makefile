@@ -25,7 +25,7 @@ develop: $(VENV)/.develop
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"python3 is {v.major}.{v.minor}; expected 3.11 or newer; call: make PYTHON=python3.11")'
-	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --clear --python $(PYTHON) $(VENV); \
+	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --seed --clear --python $(PYTHON) $(VENV); \
 		else $(PYTHON) -m venv --clear $(VENV); fi
 	@$(call INSTALL,.)
 	@touch $@

@@ -193,6 +193,6 @@ def test_an_interrupted_repro_ends_with_the_same_store(repository, number):
 
 def test_dvc_finds_one_pipeline_in_a_clone_of_this_repository(tmp_path):
     """DVC collects every dvc.yaml of a repository, whatever its folder: a second one would be run, too."""
-    root = Path(__file__).parents[2]
-    listed = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True, check=True).stdout
+    command = ["git", "ls-files"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [name for name in listed.splitlines() if Path(name).name == "dvc.yaml"] == ["dvc.yaml"]

@@ -22,7 +22,7 @@ def snippet(store: Path) -> str:
     return code.replace("data/logits/main.zarr", str(store))
 
 
-@pytest.mark.parametrize("codec", ["affine8", "features"])
+@pytest.mark.parametrize("codec", ["fp16", "affine8", "affine6", "affine4", "features"])
 def test_zarr_alone_reads_a_store_that_grew(context, teacher, make_spec, tmp_path, codec):
     path = tmp_path / "main.zarr"
     train = context.data.train
