@@ -45,8 +45,9 @@ def command(folder: Path) -> None:
     """Begin a project in the working folder with the photographs in FOLDER, which is only read.
 
     FOLDER holds train/CLASS/* and test/CLASS/* (or val/CLASS/*), or CLASS/* alone: then about 20 % of the
-    files, each drawn by the hash of its name, are the test split. Writes params.yaml, fitted to the classes and sizes found, dvc.yaml,
-    .dvc, .dvcignore and .gitignore, and overwrites nothing. After it: dvc repro.
+    files, each drawn by the hash of its name, are the test split. Writes params.yaml, fitted to the
+    classes and sizes found, dvc.yaml, .dvc, .dvcignore and .gitignore, and overwrites nothing. After it:
+    dvc repro.
     """
     root = Path.cwd()
     _require_new(root)
