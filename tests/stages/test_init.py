@@ -178,8 +178,8 @@ def test_a_folder_that_is_none_is_refused(refused, here):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "has the folders []; expected train/CLASS/*"),
-        (["a.jpg", "b.jpg"], "has the folders [] and 2 images in none; expected train/CLASS/*"),
+        ([], "has 0 images and no class folders; expected train/CLASS/*"),
+        (["a.jpg", "b.jpg"], "has 2 images and no class folders; expected train/CLASS/*"),
         (["cats/a.txt", "dogs/b.txt"], "no image files in class folders, left out: 2 files (.txt 2)"),
         (["cats/a.jpg", "dogs/b.txt"], "dogs: a class without images, left out: 1 file (.txt 1)"),
         (["cats/a.jpg", "cats/deep/b.jpg", "cats/c.jpg"], "1 class; expected at least two classes"),

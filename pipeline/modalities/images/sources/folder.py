@@ -251,9 +251,13 @@ def _splits(root: Path) -> tuple[SplitNames | None, LeftOut]:
             return None, LeftOut()
         advice = f", or name {root / TRAIN}, whose test split is drawn" if TRAIN in folders else ""
         loose = found.left_out.loose.total()
-        images = f" and {counted(loose, 'image')} in none" if loose else ""
+        images = f" and {counted(loose, 'image')} in none of them" if loose else ""
+        if folders:
+            holds = f"has the folders {sorted(folders)[:5]}{images}"
+        else:
+            holds = f"has {counted(loose, 'image')} and no class folders"
         raise DataError(
-            f"{root}: has the folders {sorted(folders)[:5]}{images}; expected train/CLASS/* and "
+            f"{root}: {holds}; expected train/CLASS/* and "
             "test/CLASS/* (or val/CLASS/*), or class folders alone; move the classes into train/ and some "
             f"images of each into test/{advice}"
         )
