@@ -7,6 +7,7 @@ protocols.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Protocol, Self
@@ -168,12 +169,12 @@ class Resident(Protocol):
         """Yield the rendered samples (B, *shape) of each batch of rows (B,)."""
 
 
-class UsualViews:
+class UsualViews(ABC):
     """Base class of view specs with the usual behaviour; a subclass gives `canonical`."""
 
+    @abstractmethod
     def canonical(self) -> dict[str, Any]:
         """Return the spec as plain values, with the version of the rendering's semantics."""
-        raise NotImplementedError
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the canonical form."""
@@ -184,7 +185,7 @@ class UsualViews:
         return Described(self.digest(), self.canonical())
 
 
-class UsualPreprocessing:
+class UsualPreprocessing(ABC):
     """Base class of preprocessing with the usual behaviour, for frozen dataclasses.
 
     A subclass gives `size`, `channels`, `normalise`, `example` and `renderer`.
@@ -198,9 +199,9 @@ class UsualPreprocessing:
         """Return the same preprocessing for a different input extent."""
         return replace(self, size=size)  # type: ignore[type-var]
 
+    @abstractmethod
     def normalise(self, rendered: Tensor) -> Tensor:
         """Map rendered samples (B, ...) to a model's input (B, ...), on the device of the samples."""
-        raise NotImplementedError
 
     def seen(self, rendered: Tensor) -> Tensor:
         """Return rendered samples (B, ...) unchanged."""
