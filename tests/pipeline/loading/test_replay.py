@@ -126,7 +126,7 @@ def test_the_readmes_loop_trains(name, store, tiny_folder, tmp_path, monkeypatch
         ("data/logits/main.zarr", str(store.location)),
         ("data/prepared", str(tiny_folder)),
         ("128,", "16,"),
-        ("num_classes=10", "num_classes=3"),
+        ("epochs = 2", "epochs = 4"),
     ):
         assert written in code
         code = code.replace(written, here)
@@ -136,5 +136,5 @@ def test_the_readmes_loop_trains(name, store, tiny_folder, tmp_path, monkeypatch
         ReplayDataset, "set_view", lambda self, view: (shown.append(view), right(self, view))
     )
     monkeypatch.chdir(tmp_path)
-    exec(code, {"epochs": 4})
+    exec(code, {})
     assert shown[-4:] == [0, 1, 2, 0]
