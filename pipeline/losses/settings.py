@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, ParamSpec, get_origin, get_type_hints
 
@@ -20,7 +20,8 @@ P = ParamSpec("P")
 _HIGHEST_IN_SINGLE = 20.0
 # (student's logits, labels, teacher's logits) and, for losses that compare features, `Features`.
 LossFunction = Callable[..., Tensor]
-_LINEAR, _WARMUP = {"from", "to", "epochs"}, {"warmup", "epochs"}
+# A schedule's length: in epochs, or as a share of the run.
+_LENGTHS = ("epochs", "share")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +99,20 @@ class Schedule:
         start: at epoch 0.
         end: from `epochs` on.
         epochs: length of the change, maybe a fraction; 0 for a constant number.
+        share: length of the change as a share of the run, at most 1; 0 if `epochs` gives the length.
+            Such a schedule has values after `over`.
 
     Raises:
-        ConfigError: values that are not finite, or negative epochs.
+        ConfigError: values that are not finite, negative epochs, or a share above 1.
+
+    >>> Schedule(0.0, 0.9, share=0.5).over(run_epochs=40).at(10)
+    0.45
     """
 
     start: float
     end: float
-    epochs: float
+    epochs: float = 0.0
+    share: float = 0.0
 
     def __post_init__(self) -> None:
         finite = all(math.isfinite(value) for value in (self.start, self.end, self.epochs))
@@ -114,18 +121,21 @@ class Schedule:
                 f"a schedule goes from {self.start} to {self.end} in {self.epochs} epochs; "
                 "expected finite numbers and at least 0 epochs"
             )
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"a schedule takes {self.share} of a run; expected a share from 0 to 1")
 
     @classmethod
-    def warmup(cls, value: float, epochs: float) -> Schedule:
-        """Return a schedule from 0 to a value."""
-        return cls(0.0, value, epochs)
+    def warmup(cls, value: float, *, share: float) -> Schedule:
+        """Return a schedule from 0 to a value in the first part of a run."""
+        return cls(0.0, value, share=share)
 
     @classmethod
     def parse(cls, value: Any) -> Schedule | None:
         """Return a schedule from its form in params.yaml, or None if the value has another form.
 
         Args:
-            value: a number, {from: A, to: B, epochs: E} or {warmup: B, epochs: E}, with E more than 0.
+            value: a number, {from: A, to: B, epochs: E} or {warmup: B, epochs: E}, with E more than 0; or
+                with `share: S` in place of the epochs, with S more than 0 and at most 1.
         """
         value = as_number(value)
         if _is_number(value):
@@ -135,14 +145,30 @@ class Schedule:
         value = {key: as_number(part) for key, part in value.items()}
         if not all(map(_is_number, value.values())):
             return None
-        if set(value) not in (_LINEAR, _WARMUP) or value["epochs"] <= 0:
+        length = {key: value.pop(key) for key in _LENGTHS if key in value}
+        if set(value) not in ({"from", "to"}, {"warmup"}) or len(length) != 1:
             return None
-        return cls(value.get("from", 0.0), value["to" if "to" in value else "warmup"], value["epochs"])
+        if min(length.values()) <= 0 or length.get("share", 1) > 1:
+            return None
+        return cls(value.get("from", 0.0), value["to" if "to" in value else "warmup"], **length)
+
+    def over(self, run_epochs: float) -> Schedule:
+        """Return the same schedule with its length in epochs, for a run of this length."""
+        return self if not self.share else Schedule(self.start, self.end, self.share * run_epochs)
 
     def at(self, epoch: float) -> float:
-        """Return the value at an epoch, a number from 0 that may be a fraction."""
-        if epoch >= self.epochs:
+        """Return the value at an epoch, a number from 0 that may be a fraction.
+
+        Raises:
+            ConfigError: the length is a share of a run of unknown length.
+        """
+        if epoch >= self.epochs and (not self.share or math.isinf(epoch)):
             return self.end
+        if self.share:
+            raise ConfigError(
+                f"a schedule takes {self.share:g} of a run whose length is unknown; "
+                "call the loss's `over(epochs)` first"
+            )
         return self.start + (self.end - self.start) * epoch / self.epochs
 
 
@@ -190,7 +216,8 @@ def number_or_schedule(name: str, key: str, value: Any, allowed: Range) -> Sched
     if schedule is None or not (allowed.holds(schedule.start) and allowed.holds(schedule.end)):
         raise ConfigError(
             f"loss {name}: {key} is {value!r}; expected a number {allowed.expected}, or a schedule of "
-            "such: {from: A, to: B, epochs: E}, or {warmup: B, epochs: E} which begins at 0, E more than 0"
+            "such numbers: {from: A, to: B, epochs: E}, or {warmup: B, epochs: E} which begins at 0, E "
+            "more than 0; share: S, a part of the run, may replace epochs"
         )
     return schedule
 
@@ -235,8 +262,12 @@ class ScheduledLoss:
 
     @property
     def epochs(self) -> float:
-        """The epoch at which the last schedule ends."""
+        """The epoch at which the last schedule ends, apart from schedules over a share of the run."""
         return max((schedule.epochs for schedule in self.settings.values()), default=0.0)
+
+    def over(self, epochs: float) -> ScheduledLoss:
+        """Return the loss for a run of this many epochs: shares of the run become epochs."""
+        return replace(self, settings={name: value.over(epochs) for name, value in self.settings.items()})
 
     def at(self, epoch: float) -> LossFunction:
         """Return the loss at an epoch, including the fraction of the current one."""

@@ -26,6 +26,25 @@ from pipeline.losses.settings import (
 )
 from pipeline.losses.target_classes import dkd, nkd, wsld
 
+# The settings of the papers' authors, for 100 to 300 epochs at their learning rates: `preset: paper`.
+_OF_FEATURES = {"temperature": 4, "ce_weight": 1, "kd_weight": 0}
+PAPER: Mapping[str, Mapping[str, Any]] = {
+    "dkd": {
+        "temperature": 4,
+        "alpha": 1,
+        "beta": 8,
+        "ce_weight": 1,
+        "kd_weight": {"warmup": 1, "epochs": 20},
+    },
+    "nkd": {"temperature": 1, "gamma": 1.5, "ce_weight": 1, "kd_weight": 1},
+    "wsld": {"temperature": 2, "ce_weight": 1, "kd_weight": 2.5},
+    "dist": {"temperature": 4, "ce_weight": 1, "inter_weight": 2, "intra_weight": 2},
+    "kd_ls": {"temperature": 2, "ce_weight": 0.1, "kd_weight": 9},
+    "wttm": {"gamma": 0.2, "ce_weight": 1, "kd_weight": 4},
+    "crd": {**_OF_FEATURES, "feature_weight": 0.8, "contrast_temperature": 0.07},
+    "rkd": {**_OF_FEATURES, "distance_weight": 25, "angle_weight": 50},
+    "centre": {**_OF_FEATURES, "feature_weight": 0.003},
+}
 LOSSES: Mapping[str, Loss] = {
     "scratch": Loss(scratch, needs_teacher=False),
     "label_smoothing": Loss(label_smoothing, needs_teacher=False),
@@ -33,7 +52,7 @@ LOSSES: Mapping[str, Loss] = {
     "soft_ce": Loss(soft_ce, needs_teacher=True),
     "hard": Loss(hard, needs_teacher=True),
     "mse": Loss(mse, needs_teacher=True),
-    "dkd": Loss(dkd, needs_teacher=True, schedules={"kd_weight": Schedule.warmup(1.0, epochs=20)}),
+    "dkd": Loss(dkd, needs_teacher=True, schedules={"kd_weight": Schedule.warmup(1.0, share=1 / 12)}),
     "nkd": Loss(nkd, needs_teacher=True),
     "wsld": Loss(wsld, needs_teacher=True, one_target=True),
     "dist": Loss(dist, needs_teacher=True),
@@ -125,8 +144,21 @@ def make_loss(name: str, settings: Mapping[str, Any]) -> ScheduledLoss:
 
 
 def fill(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
-    """Return a line of the table with its settings filled in; `name` is for the messages."""
+    """Return a line of the table, of this name, with its settings filled in.
+
+    The setting `preset: paper` stands for the settings in `PAPER`; other keys override them.
+    """
+    chosen = {key: value for key, value in settings.items() if key != "preset"}
+    if "preset" in settings:
+        chosen = {**_preset(name, settings["preset"]), **chosen}
     accepted = settings_of(loss.function)
-    require_settings(name, settings, list(accepted))
-    given = {key: number_or_schedule(name, key, value, accepted[key]) for key, value in settings.items()}
+    require_settings(name, chosen, [*accepted, *(["preset"] if name in PAPER else [])])
+    given = {key: number_or_schedule(name, key, value, accepted[key]) for key, value in chosen.items()}
     return ScheduledLoss(loss.function, {**loss.schedules, **given}, loss.features)
+
+
+def _preset(name: str, preset: object) -> Mapping[str, Any]:
+    if preset != "paper" or name not in PAPER:
+        expected = "paper" if name in PAPER else "no preset: its defaults are the paper's"
+        raise ConfigError(f"loss {name} has the preset {preset!r}; expected {expected}")
+    return PAPER[name]

@@ -78,7 +78,7 @@ def rate_scales(network: nn.Module, settings: TrainingSettings) -> dict[str, flo
 
 
 def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then a cosine to zero or steps down.
+    """Return the learning rate of a step: linear warm-up, then the schedule.
 
     Args:
         settings: settings of the run.
@@ -91,6 +91,8 @@ def learning_rate(settings: TrainingSettings, step: int, steps_per_epoch: int) -
     total = settings.epochs * steps_per_epoch
     if step + 1 <= warmup:
         return settings.learning_rate * (step + 1) / warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
     if settings.schedule == "step":
         passed = sum(step >= milestone * steps_per_epoch for milestone in settings.milestones)
         return float(settings.learning_rate * settings.step_factor**passed)

@@ -57,7 +57,7 @@ def train(
         TrainingError: the loss, weights or logits are not finite, or every step was skipped.
     """
     data, preprocessing, begins_with = context.data, card.preprocessing, state_digest(network)
-    loss, settings = spec.loss, spec.settings
+    loss, settings = spec.loss.over(spec.settings.epochs), spec.settings
     if training_set is None:
         training_set = (
             TrainingSet.of_labelled(data.train) if store is None else TrainingSet.of_all(data.train)
@@ -114,7 +114,7 @@ def train(
     return fit(
         network,
         loader,
-        replace(spec, identity=identity),
+        replace(spec, loss=loss, identity=identity),
         device=context.device,
         evaluate=validate,
         projection=None if projection is None else projection.to(context.device),

@@ -24,7 +24,7 @@ class TrainingSettings:
         accumulate: number of parts in which a batch passes through the network, to save memory.
         optimizer: sgd (with Nesterov momentum) or adamw.
         learning_rate: peak learning rate, reached after warm-up; more than 0.
-        schedule: cosine (down to zero), or step (times `step_factor` at each of `milestones`).
+        schedule: cosine (down to zero), step (times `step_factor` at each of `milestones`), or constant.
         milestones: epochs of the steps, ascending, counted from 0; for schedule step only.
         step_factor: factor of each step, more than 0 and below 1.
         momentum: momentum of SGD, in [0, 1).
@@ -47,7 +47,7 @@ class TrainingSettings:
     accumulate: int = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.1
-    schedule: Literal["cosine", "step"] = "cosine"
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: tuple[float, ...] = ()
     step_factor: float = 0.1
     momentum: float = 0.9
@@ -71,7 +71,7 @@ class TrainingSettings:
                 list(self.milestones) == sorted(set(self.milestones))
                 and all(0 < milestone < self.epochs for milestone in self.milestones)
                 and bool(self.milestones) == (self.schedule == "step"),
-                f"ascending epochs above 0 and below {self.epochs} for schedule step, none for cosine",
+                f"ascending epochs above 0 and below {self.epochs} for schedule step, none for others",
             ),
             "step_factor": (0 < self.step_factor < 1, "more than 0 and below 1"),
             "clip_norm": (0 <= self.clip_norm < math.inf, "at least 0"),

@@ -55,16 +55,24 @@ def test_a_schedule_is_linear_and_then_stays(value, expected):
         {"from": True, "to": 2, "epochs": 30},
         {"warmup": 1},
         {"warmup": {"from": 1, "to": 2, "epochs": 3}, "epochs": 20},
+        {"warmup": 1, "share": 0},
+        {"warmup": 1, "share": 1.1},
+        {"warmup": 1, "share": 0.1, "epochs": 3},
     ],
 )
 def test_what_is_no_schedule(value):
     assert Schedule.parse(value) is None
 
 
-@pytest.mark.parametrize("values", [(0, math.nan, 3), (math.inf, 0, 3), (0, 1, -1), (0, 1, math.inf)])
+@pytest.mark.parametrize(
+    "values",
+    [(0, math.nan, 3), (math.inf, 0, 3), (0, 1, -1), (0, 1, math.inf)],
+)
 def test_a_schedule_that_cannot_be_is_refused(values):
     with pytest.raises(ConfigError, match=r"a schedule goes from .* expected finite numbers"):
         Schedule(*values)
+    with pytest.raises(ConfigError, match=r"a schedule takes 1\.5 of a run; expected a share from 0 to 1"):
+        Schedule(0, 1, share=1.5)
 
 
 def test_a_loss_has_the_settings_of_the_moment():
@@ -86,20 +94,31 @@ def test_a_constant_loss_is_the_same_at_every_moment():
         assert torch.equal(loss.at(epoch)(*BATCH), kd(*BATCH, temperature=3))
 
 
-def test_dkd_warms_up_for_twenty_epochs_unless_it_is_told_otherwise():
-    loss = make_loss("dkd", {"beta": 2})
-    assert torch.equal(loss.at(0)(*BATCH), scratch(STUDENT, LABELS))
-    assert torch.equal(loss.at(5)(*BATCH), dkd(*BATCH, beta=2, kd_weight=0.25))
-    assert torch.equal(loss.at(20)(*BATCH), dkd(*BATCH, beta=2))
-    assert torch.equal(make_loss("dkd", {"kd_weight": 1}).at(0)(*BATCH), dkd(*BATCH))
-    short = make_loss("dkd", {"kd_weight": {"warmup": 3, "epochs": 2}})
-    assert torch.equal(short.at(1)(*BATCH), dkd(*BATCH, kd_weight=1.5))
+def test_a_share_of_a_run_becomes_epochs():
+    loss = make_loss("dkd", {"kd_weight": {"warmup": 2, "share": 0.1}})
+    for run_epochs in (4, 240):
+        run = loss.over(run_epochs)
+        assert run.epochs == 0.1 * run_epochs
+        for done, weight in ((0, 0), (0.05, 1), (0.1, 2), (1, 2)):
+            expected = dkd(*BATCH, kd_weight=weight)
+            torch.testing.assert_close(run.at(done * run_epochs)(*BATCH), expected)
+
+
+def test_a_share_of_an_unknown_run_has_only_its_end():
+    loss = make_loss("kd", {"kd_weight": {"from": 0.9, "to": 0, "share": 0.3}})
+    assert torch.equal(loss(*BATCH), kd(*BATCH, kd_weight=0))
+    with pytest.raises(ConfigError, match=r"0\.3 of a run whose length is unknown; call .*over\(epochs\)"):
+        loss.at(1)
+
+
+def test_schedules_of_epochs_ignore_the_length_of_the_run():
+    loss = make_loss("kd", {"temperature": {"from": 8, "to": 2, "epochs": 30}})
+    assert torch.equal(loss.over(10).at(15)(*BATCH), kd(*BATCH, temperature=5))
 
 
 def test_a_loss_knows_when_its_last_schedule_ends():
     falling = {"from": 8, "to": 2, "epochs": 30}
     assert make_loss("kd", {"temperature": falling, "kd_weight": {"warmup": 1, "epochs": 2.5}}).epochs == 30
-    assert make_loss("dkd", {}).epochs == 20
     assert make_loss("kd", {"temperature": 3}).epochs == ScheduledLoss(scratch).epochs == 0
 
 

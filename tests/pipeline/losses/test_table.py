@@ -11,8 +11,8 @@ import torch
 from pipeline import losses
 from pipeline.core.errors import ConfigError
 from pipeline.losses import LOSSES, Loss, kd, make_loss, require_features, require_targets
-from pipeline.losses.settings import settings_of
-from pipeline.losses.table import fill
+from pipeline.losses.settings import Schedule, settings_of
+from pipeline.losses.table import PAPER, fill
 from tests.documents import ROOT, block_with
 from tests.pipeline.losses.batches import LABELS, OF_FEATURES, STUDENT, TEACHER, defaults
 
@@ -65,6 +65,31 @@ def test_the_readmes_new_loss_is_a_function_and_a_line(monkeypatch):
         ConfigError, match=r"loss reverse_kl: temperature is 0; expected a number more than 0"
     ):
         make_loss(key, {"temperature": 0})
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_preset_is_all_settings_of_the_paper_and_other_keys_override_it(name):
+    assert set(PAPER[name]) == set(defaults(name))
+    key, setting = next((key, value) for key, value in PAPER[name].items() if not isinstance(value, dict))
+    paper, other = (
+        make_loss(name, {"preset": "paper"}),
+        make_loss(name, {"preset": "paper", key: setting / 2}),
+    )
+    assert paper.settings == {k: Schedule.parse(value) for k, value in PAPER[name].items()}
+    assert other.settings == {**paper.settings, key: Schedule.parse(setting / 2)}
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "expected"),
+    [
+        ("dkd", "papper", "expected paper"),
+        ("dkd", None, "expected paper"),
+        ("kd", "paper", "expected no preset"),
+    ],
+)
+def test_an_unknown_preset_is_refused(name, preset, expected):
+    with pytest.raises(ConfigError, match=rf"loss {name} has the preset {preset!r}; {expected}"):
+        make_loss(name, {"preset": preset})
 
 
 # Names
@@ -121,6 +146,7 @@ def test_what_is_no_value_of_a_setting_is_refused_with_what_was_found(name, key)
         ("kd", "temperature", {"warmup": 8, "epochs": 3}, r"more than 0.* \{warmup: .* begins at 0"),
         ("kd", "kd_weight", {"warmup": 1, "epoch": 3}, r"at least 0.* \{warmup: B, epochs: E\}"),
         ("kd", "kd_weight", {"warmup": 1, "epochs": 0}, r"at least 0.* E more than 0"),
+        ("kd", "kd_weight", {"warmup": 1, "share": 2}, r"at least 0.* share: S, a part of the run, may"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_range(name, key, value, expected):

@@ -89,6 +89,12 @@ def test_a_training_that_is_all_warm_up_ends_at_the_peak():
     assert rates[-1] == pytest.approx(0.4)
 
 
+def test_a_constant_schedule_stays_at_the_peak():
+    rates = _rates(_settings(warmup_epochs=1, schedule="constant"))
+    assert rates[STEPS - 1 :] == [0.4] * (len(rates) - STEPS + 1)
+    assert rates[0] < 0.4
+
+
 def test_a_step_schedule_steps_down_at_its_milestones():
     rates = _rates(
         _settings(warmup_epochs=1, epochs=5, schedule="step", milestones=(2, 3.5), step_factor=0.5)

@@ -170,6 +170,8 @@ def wide_resnet(depth: int, width: int) -> Callable[[int], WideResNet]:
 
 
 NETS: Mapping[str, Callable[..., nn.Module]] = {
+    "resnet8": cifar_resnet(8),
+    "resnet14": cifar_resnet(14),
     "resnet20": cifar_resnet(20),
     "resnet32": cifar_resnet(32),
     "resnet56": cifar_resnet(56),
