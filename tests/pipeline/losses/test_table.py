@@ -182,7 +182,7 @@ def test_a_loss_of_one_class_a_sample_is_refused_where_views_mix():
     ],
 )
 def test_a_loss_of_features_is_refused_where_none_are_kept(name, codecs, found):
-    message = rf"loss {name} compares features, and dump x {found}; expected .*codec: features.*kd.*wttm$"
+    message = rf"loss {name} compares features, and dump x {found}; expected .*codec: features.*kd.*wttm"
     with pytest.raises(ConfigError, match=message):
         require_features(name, codecs, "dump x")
 
