@@ -138,11 +138,13 @@ def trusts_code(command: Command) -> Command:
                 f"{bad!r}; expected module or module:callable", param_hint="--trust-code"
             )
         if named:
+            from pipeline.codecs import OWN_CODECS
             from pipeline.modalities.table import MODALITIES
             from pipeline.tasks.table import TASKS
 
             MODALITIES.trust(named)
             TASKS.trust(named)
+            OWN_CODECS.trust(named)
             for modality in MODALITIES:
                 modality.trust(named)
         trust = Trust(code=frozenset(named), remedy="add --trust-code {name}")

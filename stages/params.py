@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from pipeline.codecs import trust_codec
 from pipeline.codecs.blend import Blend
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import ConfigError, bounded, did_you_mean, quoted
@@ -147,7 +148,9 @@ class DumpParams:
         teacher: name of an entry of `teachers`.
         views: number and augmentation of the views of each training sample; see the views below.
         codec: storage format of the logits: fp16, affine8, affine6, affine4, topk-K (e.g. topk-50),
-            features, or auto, which takes the smallest one within `max_kl`.
+            features, auto, which takes the smallest of these within `max_kl`, or your own `module:NAME` or
+            `module:NAME-K`; own code runs when a dump is made or its logits are read, not when params.yaml
+            is read.
         max_kl: error budget in nats: mean KL(teacher || stored) at temperatures 1 and 4, measured on a
             pilot before the dump; None means 1e-3 for auto and features, no limit for the others.
         precision: precision of the teacher's forward pass: fp32, or bf16 autocast.
@@ -183,6 +186,7 @@ class DumpParams:
                 f"shard_rows is {self.shard_rows}; expected at most {CHUNK_ROWS} or a multiple of it"
             )
         self.codec_spec()
+        trust_codec(self.codec)
 
     def dump_spec(self) -> DumpSpec:
         """Return the specification of the dump."""

@@ -66,8 +66,8 @@ def command(
     """Check every byte of STORE against its manifest; exit 1 when something is wrong.
 
     With --replay or --repair, the teacher of models/teachers looks again at images of data/prepared. With
-    --data the prepared data is checked as well, or alone. Code that the teacher's card names is run only
-    with --trust-code.
+    --data the prepared data is checked as well, or alone. Code that STORE or the teacher's card names is
+    run only with --trust-code.
     """
     if store is None and (not with_data or pairs or mend):
         raise click.UsageError("Missing argument 'STORE'; only --data goes without one")

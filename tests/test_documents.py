@@ -17,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline.codecs import OWN_CODECS
 from pipeline.modalities.images import augmentations, own_code
 from pipeline.modalities.table import MODALITIES
 from pipeline.tasks.table import TASKS
@@ -175,6 +176,7 @@ def working_folder(small_job, tmp_path, monkeypatch) -> Iterator[Path]:
             del sys.modules[name]
     MODALITIES.forget()
     TASKS.forget()
+    OWN_CODECS.forget()
     augmentations._NAMED.clear()
     own_code._found.cache_clear()
 
@@ -215,3 +217,14 @@ def test_ones_own_code_goes_through_the_commands(working_folder, monkeypatch):
     assert run("verify", "data/logits/foggy.zarr") == 0
     assert run("train-student", "tiny", "soft", 0, "--dump", "foggy") == 0
     own_code._found.cache_clear()
+
+
+def test_the_codec_of_the_architecture_page_goes_through_the_commands(working_folder):
+    path = READMES["pipeline/README.md"]
+    Path("sixteenths.py").write_text(block_with(path, "# sixteenths.py"))
+    (change,) = (yaml.safe_load(block.code) for block in blocks(path, "yaml") if "codec:" in block.code)
+    known = yaml.safe_load(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(yaml.safe_dump(_merged(known, change)))
+    assert run("plan", "rough") == 0
+    assert run("cache-logits", "rough") == 0
+    assert run("verify", "data/logits/rough.zarr", "--replay", 8, "--trust-code", "sixteenths") == 0

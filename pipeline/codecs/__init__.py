@@ -5,13 +5,13 @@ part of an output to keep; decoding needs no rule. A softmax ignores a constant 
 relative to the row's maximum: decoded rows have the maximum 0.
 
 A new codec is one function and one line in a table: `_PLAIN`; `_NUMBERED` if the name ends in a number,
-e.g. `topk-50`; `_FITTED` if the codec is built from arrays that the store keeps once.
+e.g. `topk-50`; `_FITTED` if the codec is built from arrays that the store keeps once. Or it is user code,
+`module:NAME`: see `own_code.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.codecs.base import ArraySpec, Codec, TeacherOutput
 from pipeline.codecs.dense import affine, fp16
 from pipeline.codecs.features import STATE, features, require_state
+from pipeline.codecs.own_code import OWN_CODECS, is_own_codec, own_codec, split_number, trust_codec
 from pipeline.codecs.rule import Rule
 from pipeline.codecs.topk import topk
 from pipeline.core.errors import ConfigError, did_you_mean, quoted
@@ -26,6 +27,7 @@ from pipeline.core.hashing import named_arrays_digest
 
 __all__ = [
     "CODECS",
+    "OWN_CODECS",
     "STATE_SHAPES",
     "ArraySpec",
     "Codec",
@@ -33,6 +35,8 @@ __all__ = [
     "TeacherOutput",
     "codec_fingerprint",
     "find_codec",
+    "is_own_codec",
+    "trust_codec",
 ]
 
 # name -> function from the number of classes to the codec
@@ -55,25 +59,32 @@ def find_codec(name: str, n_classes: int, state: Mapping[str, Tensor] | None = N
     """Return a codec by its name.
 
     Args:
-        name: one of `CODECS`, with a number for K.
+        name: one of `CODECS`, with a number for K; or user code, `module:NAME` or `module:NAME-K`.
         n_classes: C.
         state: the arrays that a store of a fitted codec keeps once.
 
     Raises:
         ValueError: the state cannot come from fitting.
-        ConfigError: no codec has this name, or the codec cannot keep this many classes.
+        ConfigError: no codec has this name, or the codec cannot keep this many classes; or the user neither
+            named nor trusted its code, or this code makes no codec.
+
+    >>> {name: spec.shape for name, spec in find_codec("topk-5", 1000).arrays.items()}
+    {'gaps': (2, 5), 'codes': (5,), 'scale': (), 'tail': ()}
     """
     if name in _PLAIN:
         return _PLAIN[name](n_classes)
     if name in _FITTED:
         require_state(state or {}, n_classes)
         return _FITTED[name](state or {})
-    numbered = re.fullmatch(r"([a-z]+)-([1-9][0-9]{0,5})", name)
-    if numbered is None or numbered[1] not in _NUMBERED:
+    if is_own_codec(name):
+        return own_codec(name, n_classes)
+    stem, number = split_number(name)
+    if number is None or stem not in _NUMBERED:
         raise ConfigError(
-            f"codec is {quoted(name)}; expected one of {', '.join(CODECS)}{did_you_mean(name, CODECS)}"
+            f"codec is {quoted(name)}; expected one of {', '.join(CODECS)}, or module:NAME of your own"
+            f"{did_you_mean(name, CODECS)}"
         )
-    return _NUMBERED[numbered[1]](int(numbered[2]), n_classes)
+    return _NUMBERED[stem](number, n_classes)
 
 
 def codec_fingerprint(codec: Codec) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +14,10 @@ from pipeline.codecs.rule import Rule
 from pipeline.core.errors import ModelError
 
 Arrays = dict[str, Tensor]
+# Limits of the arrays of a codec; a store's header is read within the same ones.
+Dtype = Literal["uint8", "uint16", "int16", "int32", "float16", "float32"]
+ARRAY_NAME = r"^[a-z][a-z0-9_]{0,31}$"
+MOST_ARRAYS, MOST_AXES, MOST_LEVEL = 16, 3, 22
 
 
 @dataclass(frozen=True, slots=True)

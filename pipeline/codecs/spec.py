@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.codecs import CODECS, find_codec
+from pipeline.codecs import CODECS, find_codec, is_own_codec
 from pipeline.core.errors import ConfigError, did_you_mean, quoted
 
 AUTO = "auto"
@@ -20,7 +20,7 @@ class CodecSpec:
     """A codec by name and the divergence that it may cause.
 
     Args:
-        name: a codec's, or auto for the smallest that keeps the budget.
+        name: a codec's, or auto for the smallest that keeps the budget; user code is not run here.
         max_kl: the largest mean KL(teacher || decoded) at temperatures 1 and 4 in nats, measured on the
             pilot; None is 1e-3 for auto and features, and no limit for the others.
     """
@@ -31,15 +31,15 @@ class CodecSpec:
     def __post_init__(self) -> None:
         if self.max_kl is not None and not 0 < self.max_kl <= 10:
             raise ConfigError(f"max_kl is {self.max_kl}; expected more than 0 and at most 10 nats")
-        if self.name in (AUTO, FEATURES):
+        if self.name in (AUTO, FEATURES) or is_own_codec(self.name):
             return
         known = (AUTO, *CODECS)
         try:
             find_codec(self.name, _MANY_CLASSES)
         except ConfigError:
             raise ConfigError(
-                f"codec is {quoted(self.name)}; expected one of {', '.join(known)}"
-                f"{did_you_mean(self.name, known)}"
+                f"codec is {quoted(self.name)}; expected one of {', '.join(known)}, or module:NAME of your "
+                f"own{did_you_mean(self.name, known)}"
             ) from None
 
     @property

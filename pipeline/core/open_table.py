@@ -27,13 +27,15 @@ class OpenTable(Generic[T]):
     code only after the user named it (`use`) or trusted its module (`trust`).
 
     Args:
-        kind: of the objects; params.yaml names one as `data.NOUN`.
+        kind: of the objects.
         known: the built-in objects.
         base: class, or runtime-checkable protocol, of the objects.
+        key: names an object in params.yaml, e.g. data.task.
+        address: of this table in Python, e.g. pipeline.tasks.table.TASKS.
     """
 
-    def __init__(self, kind: Kind, known: Iterable[T], base: Any) -> None:
-        self._kind, self._base = kind, base
+    def __init__(self, kind: Kind, known: Iterable[T], base: Any, *, key: str, address: str) -> None:
+        self._kind, self._base, self._key, self._address = kind, base, key, address
         self._known: Mapping[str, T] = {one.name: one for one in known}
         self._own: dict[str, T] = {}
         self._trusted: set[str] = set()
@@ -80,7 +82,8 @@ class OpenTable(Generic[T]):
             shown = quoted(name)
             raise self._kind.error(
                 f"{noun} {shown} is code of one's own, which a file alone does not run; if this code is "
-                f"yours: name it as data.{noun} in params.yaml, or add --trust-code {shown[1:-1]}"
+                f"yours: name it as {self._key} in params.yaml, or in Python call {self._address}.use"
+                f"({shown}), or add --trust-code {shown[1:-1]}"
             )
         return self.use(name)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from pipeline.codecs import Codec, Rule, TeacherOutput, find_codec
+from pipeline.codecs import Codec, Rule, TeacherOutput, find_codec, is_own_codec
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_features
 from pipeline.codecs.spec import AUTO, FEATURES, CodecSpec
@@ -67,10 +67,20 @@ class Candidate:
 
 
 def measure(codec: Codec, pilot: Pilot, rule: Rule) -> Candidate:
-    """Encode, compress and decode the pilot with a codec, and measure by a rule."""
+    """Encode, compress and decode the pilot with a codec, and measure by a rule.
+
+    Raises:
+        ConfigError: a codec of user code decodes to values that are not finite.
+    """
     start = time.perf_counter()
     encoded = codec.encode(pilot.output, rule)
-    fidelity = Fidelity.measure(rule, pilot.output.logits, codec.decode(encoded))
+    decoded = codec.decode(encoded)
+    if is_own_codec(codec.name) and not bool(decoded.isfinite().all()):
+        raise ConfigError(
+            f"codec {codec.name} does not decode the pilot's logits to finite numbers; expected no "
+            "NaN and no infinity; correct it"
+        )
+    fidelity = Fidelity.measure(rule, pilot.output.logits, decoded)
     seconds = time.perf_counter() - start
     state = _state_files(codec.state)
     return Candidate(

@@ -25,10 +25,10 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from pipeline.codecs import TeacherOutput
+from pipeline.codecs import TeacherOutput, is_own_codec
 from pipeline.core.arrays import Rows
 from pipeline.core.device import naming_memory
-from pipeline.core.errors import ModelError, StoreError
+from pipeline.core.errors import ConfigError, ModelError, StoreError
 from pipeline.core.progress import note, track
 from pipeline.dump.encode import ShardBuffer, ShardBuffers
 from pipeline.dump.open import clean_up, complete, discard_without_views, make_feeds, open_store
@@ -108,8 +108,8 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
             try:
                 dump.make([shard for shard in shards if shard.section != "train"])
                 dump.require_good_teacher()
-            except ModelError:
-                # Otherwise the store of a wrong teacher would block the dump of the right one.
+            except (ModelError, ConfigError):
+                # Otherwise the store of a wrong teacher or codec would block the dump of the right one.
                 discard_without_views(path, dump.writer)
                 raise
             if planned.rates.bytes_per_row is None:
@@ -255,10 +255,16 @@ class _Dump:
 
     def _require_kept(self, buffer: ShardBuffer, rows: Rows) -> None:
         """Refuse a row that is not finite, or too large for the codec."""
-        shard = buffer.shard
+        shard, codec = buffer.shard, self._codec.name
+        lost = "too large for the codec,", "smaller ones; use codec: fp16 or other weights"
+        if is_own_codec(codec):
+            lost = (
+                f"that codec {codec} does not decode to finite numbers,",
+                "no NaN or infinity; correct it",
+            )
         for row, what, expected in (
             (buffer.bad, "that are not finite", "numbers; use precision: fp32 or other weights"),
-            (buffer.lost, "too large for the codec,", "smaller ones; use codec: fp16 or other weights"),
+            (buffer.lost, *lost),
         ):
             if row is not None:
                 sample = self._splits[shard.section].names[rows[row]]

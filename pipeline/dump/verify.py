@@ -115,12 +115,18 @@ def _require_described(store: LogitStore) -> None:
 
 
 def _undecodable(location: Location, manifest: Manifest) -> list[str]:
-    """Decode every view once: digests alone would accept values that were written wrongly."""
-    problems = []
+    """Decode every view once: digests alone would accept values that were written wrongly.
+
+    Only note it if the codec is user code that may not run.
+    """
+    problems, store = [], LogitStore(location, manifest)
     try:
-        store = LogitStore(location, manifest)
+        _ = store.codec
     except StoreError as error:
         return [str(error)]
+    except ConfigError as error:
+        note(f"{location}: its bytes are checked, its logits are not decoded: {error}")
+        return []
     for name, section in store.sections.items():
         for view in range(section.n_views):
             try:

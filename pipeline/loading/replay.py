@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pipeline.codecs import find_codec
+from pipeline.codecs import find_codec, trust_codec
 from pipeline.codecs.blend import BlendedDecoder
 from pipeline.core.arrays import Rows
 from pipeline.loading.drift import require_no_drift
@@ -142,6 +142,8 @@ class ReplayDataset(Dataset[Item]):
         arrays = state.pop("arrays")
         self.__dict__.update(state)
         self._store = None
+        for name, _, _ in self._codecs:
+            trust_codec(name)  # the process that opened the store may run it, and so may its workers
         codecs = [find_codec(*form) for form in self._codecs]
         self._labels = EncodedView(
             BlendedDecoder(codecs, self._blend) if self._blend else codecs[0], arrays

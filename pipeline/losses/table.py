@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.codecs import is_own_codec
 from pipeline.codecs.spec import FEATURES
 from pipeline.core.errors import ConfigError, did_you_mean
 from pipeline.core.own_code import is_own
@@ -91,6 +92,8 @@ def require_targets(name: str, where: str, *, mixes: bool) -> None:
 def require_features(name: str, codecs: Sequence[str], where: str) -> None:
     """Refuse a loss that compares features, if the dump keeps none.
 
+    A single codec of user code may keep them: only the open store can tell.
+
     Args:
         name: of the loss.
         codecs: of the dump, or of the averaged dumps.
@@ -99,7 +102,7 @@ def require_features(name: str, codecs: Sequence[str], where: str) -> None:
     Raises:
         ConfigError: says how to change it.
     """
-    if find_loss(name).features is None:
+    if find_loss(name).features is None or (len(codecs) == 1 and is_own_codec(codecs[0])):
         return
     found = f"averages {len(codecs)} dumps" if len(codecs) > 1 else f"has codec {codecs[0]}"
     if list(codecs) != [FEATURES]:

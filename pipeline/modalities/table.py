@@ -21,7 +21,11 @@ from pipeline.store.soft_labels import SoftLabels
 
 DEFAULT = IMAGES.name
 MODALITIES: OpenTable[Modality] = OpenTable(
-    Kind(noun="modality", returns="a modality", plural="modalities"), [IMAGES], Modality
+    Kind(noun="modality", returns="a modality", plural="modalities"),
+    [IMAGES],
+    Modality,
+    key="data.modality",
+    address="pipeline.modalities.table.MODALITIES",
 )
 
 

@@ -5,6 +5,7 @@ It is written before the first shard, so that a resumed run knows the plan of th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.codecs import Codec, codec_fingerprint, find_codec
+from pipeline.codecs import Codec, codec_fingerprint, find_codec, is_own_codec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import (
     CorruptStoreError,
@@ -210,21 +211,32 @@ class Header:
             origin: the store, for errors.
 
         Raises:
-            MismatchError: this program has a different version of the codec.
+            ConfigError: the codec is user code that was not named, or that makes no codec.
+            MismatchError: this program, or the user code, has a different version of the codec.
             CorruptStoreError: the state, or the layout's arrays, changed since they were written.
         """
-        with reading(origin, "what its codec keeps once"):
-            codec = find_codec(self.layout.codec, self.layout.n_classes, state)
-            if (codec.name, dict(codec.arrays)) != (self.layout.codec, dict(self.layout.arrays)):
-                raise ValueError(f"codec {codec.name} has other arrays than the layout")
+        name, n_classes, arrays = self.layout.codec, self.layout.n_classes, dict(self.layout.arrays)
+        if is_own_codec(name):
+            # Not `reading`: failures of user code are no damage of the store.
+            codec = find_codec(name, n_classes)
+        else:
+            with reading(origin, "what its codec keeps once"):
+                codec = find_codec(name, n_classes, state)
+                if (codec.name, dict(codec.arrays)) != (name, arrays):
+                    raise ValueError(f"codec {codec.name} has other arrays than the layout")
         expected, found = self.fingerprint.codec, codec_fingerprint(codec)
-        if found == expected:
+        if found == expected and dict(codec.arrays) == arrays:
             return codec
-        made, ours = (".".join(text.split(".")[:2]) for text in (expected, found))
+        made, ours = (re.sub(r"\.[0-9a-f]{64}$", "", text) for text in (expected, found))
         if made != ours:
             raise MismatchError(
                 f"{origin}: made with codec {made}, this program has {ours}; expected the same; use the "
                 "version that wrote it or make a new dump"
+            )
+        if is_own_codec(name):
+            raise MismatchError(
+                f"{origin}: made with other arrays than codec {name} has now; expected the same; bring the "
+                "code that wrote it, or raise its version and make a new dump"
             )
         raise CorruptStoreError(f"{origin}: what its codec keeps once is not what was written; {RESTORE}")
 

@@ -37,12 +37,18 @@ class SectionReader:
         location: of the store.
         manifest: the store's.
         name: train, validation or test.
-        codec: the store's.
+        codec: returns the store's, when rows are decoded.
         allow_drift: find samples by key even if their content is different here.
     """
 
     def __init__(
-        self, location: Location, manifest: Manifest, name: str, codec: Codec, *, allow_drift: bool
+        self,
+        location: Location,
+        manifest: Manifest,
+        name: str,
+        codec: Callable[[], Codec],
+        *,
+        allow_drift: bool,
     ) -> None:
         self._location, self._manifest, self._name, self._codec = location, manifest, name, codec
         self._allow_drift = allow_drift
@@ -109,15 +115,16 @@ class SectionReader:
         """Yield the logits of one view, or of some rows of it, a few thousand at a time."""
         arrays = {name: torch.from_numpy(values) for name, values in self.encoded(view).items()}
         chosen = torch.arange(self.n_samples) if rows is None else torch.from_numpy(rows)
+        codec = self._codec()
         for start in range(0, len(chosen), _DECODED_AT_ONCE):
             some = chosen[start : start + _DECODED_AT_ONCE]
             batch = {name: values.index_select(0, some) for name, values in arrays.items()}
-            if self._codec.is_valid is not None and not self._codec.is_valid(batch):
+            if codec.is_valid is not None and not codec.is_valid(batch):
                 raise CorruptStoreError(
-                    f"{self._location}: {self._name} view {view} holds what codec {self._codec.name} never "
+                    f"{self._location}: {self._name} view {view} holds what codec {codec.name} never "
                     f"writes; {RESTORE}"
                 )
-            yield self._codec.decode(batch)
+            yield codec.decode(batch)
 
     def read_shard(self, shard: ShardId, array: str) -> NDArray[Any]:
         """Read one array of a shard's rows.
@@ -157,9 +164,8 @@ class LogitStore:
 
     def __init__(self, location: Location, manifest: Manifest, *, allow_drift: bool = False) -> None:
         self.location, self.manifest, self.allow_drift = location, manifest, allow_drift
-        self.codec = self._codec()
         self.sections = {
-            name: SectionReader(location, manifest, name, self.codec, allow_drift=allow_drift)
+            name: SectionReader(location, manifest, name, lambda: self.codec, allow_drift=allow_drift)
             for name in manifest.layout.sections
         }
 
@@ -175,6 +181,8 @@ class LogitStore:
         Raises:
             IncompleteStoreError: the store is unfinished.
             CorruptStoreError: its manifest or metadata changed since they were written.
+            MismatchError: this program has a different version of the codec.
+            ConfigError: the codec is user code that was not named: see `pipeline/codecs/own_code.py`.
         """
         location = Location(place, **options)
         manifest = Manifest.read(location)
@@ -184,7 +192,16 @@ class LogitStore:
         store = cls(location, manifest, allow_drift=allow_drift)
         for section in store.sections.values():
             section.keep_metadata()
+        _ = store.codec  # found now, to refuse it early
         return store
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec, found on first use; see `open` for its errors."""
+        fetch = partial(self.manifest.find_metadata, self.location)
+        state = read_state(self.location, self.manifest.layout, fetch)
+        tensors = {name: torch.from_numpy(values) for name, values in state.items()}
+        return self.manifest.header.codec(tensors, str(self.location))
 
     @property
     def n_views(self) -> int:
@@ -312,12 +329,6 @@ class LogitStore:
     def summary(self) -> dict[str, Any]:
         """Return the figures of `pipeline inspect --json`."""
         return summarise_manifest(self.manifest)
-
-    def _codec(self) -> Codec:
-        fetch = partial(self.manifest.find_metadata, self.location)
-        state = read_state(self.location, self.manifest.layout, fetch)
-        tensors = {name: torch.from_numpy(values) for name, values in state.items()}
-        return self.manifest.header.codec(tensors, str(self.location))
 
 
 def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: str) -> bytes:

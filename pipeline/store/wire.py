@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.codecs.base import ARRAY_NAME, MOST_ARRAYS, MOST_AXES, MOST_LEVEL, Dtype
 from pipeline.core.errors import has_unseen, quoted
 from pipeline.core.text import PATTERN
 
@@ -27,7 +28,7 @@ Size = Annotated[int, Field(ge=1, le=_MOST_CHUNK_BYTES)]
 Count = Annotated[int, Field(ge=0, le=MOST_ROWS)]
 Text = Annotated[str, Field(max_length=255)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-ArrayName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+ArrayName = Annotated[str, Field(pattern=ARRAY_NAME)]
 MemberName = Annotated[str, Field(pattern=rf"^{PATTERN}\.zarr$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
@@ -60,10 +61,10 @@ class OpenForm(_Form):
 class ArrayForm(_Form):
     """Dtype, shape and compression of one array of a codec."""
 
-    dtype: Literal["uint8", "uint16", "int16", "int32", "float16", "float32"]
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=MOST_CLASSES)]], Field(max_length=3)]
+    dtype: Dtype
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=MOST_CLASSES)]], Field(max_length=MOST_AXES)]
     column_major: bool = False
-    level: Annotated[int, Field(ge=1, le=22)] = 1
+    level: Annotated[int, Field(ge=1, le=MOST_LEVEL)] = 1
 
 
 class SectionForm(_Form):
@@ -77,7 +78,7 @@ class LayoutForm(_Form):
     """Arrays, sections and shards of a store."""
 
     codec: Text
-    arrays: Annotated[dict[ArrayName, ArrayForm], Field(min_length=1, max_length=16)]
+    arrays: Annotated[dict[ArrayName, ArrayForm], Field(min_length=1, max_length=MOST_ARRAYS)]
     n_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)]
     shard_rows: Annotated[int, Field(ge=1, le=MOST_SHARD_ROWS)]
     sections: dict[Literal["train", "validation", "test"], SectionForm]
