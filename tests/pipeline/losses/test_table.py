@@ -45,8 +45,12 @@ def test_every_loss_is_a_public_name_that_says_its_source(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_readme_tells_of_every_loss_and_its_defaults(name):
     section = DOCUMENT.read_text()
-    formula, settings = re.findall(rf"^\| `{name}` \| (.*) \|$", section, re.M)
+    formula, settings, *presets = re.findall(rf"^\| `{name}` \| (.*) \|$", section, re.M)
     assert formula
+    assert len(presets) == (name in PAPER)
+    for key, value in PAPER.get(name, {}).items():
+        told = "{warmup: 1, epochs: 20}" if isinstance(value, dict) else f"{value:g}"
+        assert f"`{key}` {told}" in presets[0]
     if name in OF_FEATURES:
         settings += "".join(re.findall(r"^\| all three \| (.*) \|$", section, re.M))
     for key, default in defaults(name).items():
