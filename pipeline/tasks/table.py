@@ -10,7 +10,9 @@ from pipeline.core.own_code import Kind
 from pipeline.tasks.classes import CLASSES
 from pipeline.tasks.task import Task
 
-TASKS: OpenTable[Task] = OpenTable(Kind(noun="task", returns="a task", plural="tasks"), [CLASSES], Task)
+TASKS: OpenTable[Task] = OpenTable(
+    Kind(noun="task", returns="a task", plural="tasks"), {CLASSES.name: lambda: CLASSES}, Task
+)
 
 
 def find_task(name: str = CLASSES.name) -> Task:
