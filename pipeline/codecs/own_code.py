@@ -66,7 +66,7 @@ class _OwnCodecs(OpenTable[OwnCodec]):
         return OwnCodec(name, find_callable(name, _KIND))
 
 
-OWN_CODECS = _OwnCodecs(_KIND, [], OwnCodec, key="dumps.NAME.codec", address="pipeline.codecs.OWN_CODECS")
+OWN_CODECS = _OwnCodecs(_KIND, {}, OwnCodec, key="dumps.NAME.codec", address="pipeline.codecs.OWN_CODECS")
 
 
 def split_number(name: str) -> tuple[str, int | None]:

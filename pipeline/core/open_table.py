@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipeline.core.errors import did_you_mean, quoted
@@ -28,21 +29,26 @@ class OpenTable(Generic[T]):
 
     Args:
         kind: of the objects.
-        known: the built-in objects.
+        known: name -> function that imports and returns a built-in object.
         base: class, or runtime-checkable protocol, of the objects.
         key: names an object in params.yaml, e.g. data.task.
         address: of this table in Python, e.g. pipeline.tasks.table.TASKS.
     """
 
-    def __init__(self, kind: Kind, known: Iterable[T], base: Any, *, key: str, address: str) -> None:
+    def __init__(
+        self, kind: Kind, known: Mapping[str, Callable[[], T]], base: Any, *, key: str, address: str
+    ) -> None:
         self._kind, self._base, self._key, self._address = kind, base, key, address
-        self._known: Mapping[str, T] = {one.name: one for one in known}
+        self._known = known
         self._own: dict[str, T] = {}
         self._trusted: set[str] = set()
 
     def __iter__(self) -> Iterator[T]:
+        """Yield user code, then the built-in objects whose libraries are installed."""
         yield from self._own.values()
-        yield from self._known.values()
+        for load in self._known.values():
+            with suppress(ModuleNotFoundError):
+                yield load()
 
     def use(self, name: str) -> T:
         """Return an object named by the user; import user code, which files may then name too.
@@ -67,12 +73,14 @@ class OpenTable(Generic[T]):
         """Return an object named by a file.
 
         Raises:
-            PipelineError: the kind's; the name is unknown, or the user did not name this code.
+            PipelineError: the kind's; the name is unknown, the user did not name this code, or a library
+                that a built-in object needs is not installed.
         """
-        found = self._known.get(name) or self._own.get(name)
-        if found is not None:
-            return found
         noun = self._kind.noun
+        if name in self._known:
+            return self._built_in(name)
+        if name in self._own:
+            return self._own[name]
         if ":" not in name:
             raise self._kind.error(
                 f"{noun} {quoted(name)} is unknown; expected {', '.join(self._known)}, or module:NAME of "
@@ -86,6 +94,15 @@ class OpenTable(Generic[T]):
                 f"({shown}), or add --trust-code {shown[1:-1]}"
             )
         return self.use(name)
+
+    def _built_in(self, name: str) -> T:
+        try:
+            return self._known[name]()
+        except ModuleNotFoundError as error:
+            raise self._kind.error(
+                f"{self._kind.noun} {name} needs {error.name}, which is not installed; run: pip install "
+                f"{error.name}"
+            ) from None
 
     def _import(self, name: str) -> T:
         found, noun, base = find_object(name, self._kind), self._kind.noun, self._base

@@ -53,6 +53,10 @@ class Lane(IntEnum):
     LABELS = 18 << 8
     OWN = 19 << 8
     TEST = 20 << 8
+    WORDS = 21 << 8
+    WORD_SPAN = 22 << 8
+    WORD_SWAP = 23 << 8
+    WORD_NOISE = 24 << 8
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> Words:
@@ -78,14 +82,14 @@ def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int])
     return np.stack([c0, c1, c2, c3])
 
 
-def draw(*, seed: int, view: int, keys: Words, lane: int) -> Words:
+def draw(*, seed: int, view: int, keys: Words, lane: int | Words) -> Words:
     """Return four random 32-bit words per sample.
 
     Args:
         seed: 64-bit unsigned.
         view: index of the view or epoch, 0 <= view < 2**32.
         keys: (N,) uint64 sample keys.
-        lane: the consumer's number, 0 <= lane < 2**32.
+        lane: the consumer's number, 0 <= lane < 2**32; or one per key (N,), see `lanes_of`.
 
     Returns:
         (4, N) uint64 array of words below 2**32.
@@ -96,6 +100,19 @@ def draw(*, seed: int, view: int, keys: Words, lane: int) -> Words:
     constant = np.zeros(keys.shape, np.uint64)
     counter = (keys & _LOW, keys >> _SHIFT, constant + np.uint64(view), constant + np.uint64(lane))
     return philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
+
+
+def lanes_of(lane: int, numbers: NDArray[np.int64]) -> Words:
+    """Return the lane of each part of a sample, e.g. of each word of a text.
+
+    Args:
+        lane: the consumer's number, below 2**16.
+        numbers: (N,) numbers of the parts within their samples; 65,536 and more begin again at 0.
+    """
+    # A lane takes the low 16 bits of its counter word; the number of the part takes the high ones.
+    high = (numbers.astype(np.uint64) & np.uint64(0xFFFF)) << np.uint64(16)
+    lanes: Words = high | np.uint64(lane)
+    return lanes
 
 
 def below(words: Words, limit: Words | int) -> Words:

@@ -46,6 +46,7 @@ from pipeline.store.layout import ShardId
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, WHOLE, Slice, gate, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links
+from pipeline.store.records import Witness, witness_rows
 from pipeline.store.writer import StoreWriter, direct_top1
 
 _LESS_MEMORY = "lower batch_size of the dump, use precision: bf16, or render elsewhere: --render cpu"
@@ -197,8 +198,10 @@ class _Dump:
                 # (B, channels, S, S) float32, as the teacher wants it.
                 images = self._teacher.card.preprocessing.normalise(pixels)
                 self._stopwatch.see(images)
+                # Checksums that are not of rendered samples are taken when the shard is written.
+                checked = pixels if feed.checks_rendered else pixels[:, :0]
                 with naming_memory(self._device, f"a forward pass of {len(images)} images", _LESS_MEMORY):
-                    whole = buffers.put(self._forward(images), pixels)
+                    whole = buffers.put(self._forward(images), checked)
                 # Batches arrive one late: the shard before becomes whole in this shard's first batch. A
                 # shard with a bad row comes at once, to be refused.
                 self._finish(whole, thread)
@@ -250,8 +253,14 @@ class _Dump:
             fidelity=buffer.fidelity(),
             labelled=labelled,
             correct=correct,
-            witness=buffer.witness(),
+            witness=self._witness(buffer, rows),
         )
+
+    def _witness(self, buffer: ShardBuffer, rows: Rows) -> Witness:
+        feed, shard = self._feeds[buffer.shard.section], buffer.shard
+        if feed.checks_rendered:
+            return buffer.witness()
+        return Witness.of(feed.evidence(shard.view, rows[witness_rows(len(rows))]))
 
     def _require_kept(self, buffer: ShardBuffer, rows: Rows) -> None:
         """Refuse a row that is not finite, or too large for the codec."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.core.device import naming_memory
+from pipeline.core.device import naming_memory, to_device
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.failures import naming_failure, require_finite_logits
 from pipeline.loading.feed import Feed, consecutive
@@ -146,12 +146,15 @@ def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = S
     ranks = ranks if count >= ranks.count else SINGLE
     batches = consecutive(count, min(batch_size, count // ranks.count))
     own = batches[ranks.share(len(batches))]
+    # Samples of similar length share a batch; the logits return to the split's order.
+    order = feed.arrange(0, np.arange(count))
     with torch.inference_mode():
         with naming_memory(feed.device, f"a forward pass of {batch_size} images", _LESS_MEMORY):
-            logits = torch.cat([_logits(network, images) for images in feed.batches(0, own)])
+            seen = feed.batches(0, [order[places] for places in own])
+            logits = torch.cat([_logits(network, images) for images in seen])
         whole = ranks.assemble(logits, slice(int(own[0][0]), int(own[-1][-1]) + 1), count)
     network.train(was_training)
-    return whole
+    return whole[to_device(np.argsort(order), whole.device)]
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:

@@ -5,10 +5,13 @@ Renders some samples of each shard again and compares them with the shard's stor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.core.arrays import Rows
 from pipeline.core.errors import MismatchError
@@ -143,8 +146,8 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
         feed.images.require_unchanged(np.unique(np.concatenate([s.rows for s in seen])))
     differing: list[str] = []
     levels = [np.zeros(0, np.int64)]
-    for sighting, pixels in zip(seen, feed.rendered((s.view, s.rows) for s in seen), strict=True):
-        now, then = Witness.of(pixels.cpu().numpy()), sighting.witness
+    for sighting, shown in zip(seen, _shown(feed, seen), strict=True):
+        now, then = Witness.of(shown), sighting.witness
         if (now.values.shape, now.values.dtype) != (then.values.shape, then.values.dtype):
             raise MismatchError(
                 f"the teacher saw {then.values.dtype} samples of {then.channels} channels, here they are "
@@ -164,6 +167,14 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
         mean_levels=float(off.mean()) if len(off) else 0.0,
         largest_levels=int(off.max(initial=0)),
     )
+
+
+def _shown(feed: Feed, seen: Sequence[Sighting]) -> Iterator[Sequence[NDArray[Any]]]:
+    """Yield the checked integers of each sighting's samples; rendered samples are rendered ahead."""
+    requests = [(sighting.view, sighting.rows) for sighting in seen]
+    if feed.checks_rendered:
+        return (list(rendered.cpu().numpy()) for rendered in feed.rendered(requests))
+    return itertools.starmap(feed.evidence, requests)
 
 
 def require_no_drift(store: SoftLabels, feed: Feed) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +86,7 @@ class Feed:
                 self.device,
                 workers=self._workers,
                 dtype=renderer.dtype,
+                used=renderer.used,
             )
 
     @property
@@ -119,9 +121,29 @@ class Feed:
         shares = self._renderer.shares(view, rows)
         return None if shares is None else (self.pairing.partners(view, rows), shares)
 
+    @property
+    def checks_rendered(self) -> bool:
+        """Whether a store's checksums are of the rendered samples; if not, they are of `evidence`."""
+        return self._renderer.checks_rendered
+
+    def evidence(self, view: int, rows: Rows) -> Sequence[NDArray[np.integer[Any]]]:
+        """Return the integers that a view consists of, per row (B,), the same for every model."""
+        return self._renderer.evidence(view, rows)
+
+    def lengths(self, view: int, rows: Rows) -> NDArray[np.int64] | None:
+        """Return the approximate lengths (B,) of padded samples, or None if none is padded."""
+        return self._renderer.lengths(view, rows)
+
     def arrange(self, view: int, rows: Rows) -> Rows:
-        """Return positions in `rows` (B,), groups side by side, so that no partner is rendered twice."""
-        return self.pairing.arrange(view, rows)
+        """Return positions in `rows` (B,) in the cheapest order for batches.
+
+        Groups that are mixed stand side by side, so that no partner is rendered twice. Padded samples
+        stand beside those of similar length.
+        """
+        lengths = self.lengths(view, rows)
+        if lengths is None or self.mixes:
+            return self.pairing.arrange(view, rows)
+        return np.argsort(lengths, kind="stable")
 
     def spread(self, view: int, count: int) -> Rows:
         """Return about `count` rows, spread evenly over the split; for mixed views whole groups."""
@@ -148,7 +170,8 @@ class Feed:
     def rendered(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
         """Yield the rendered samples (B, *shape) per (view, rows), on the device.
 
-        Each tensor is valid until the next is requested.
+        Padding beyond a batch's longest sample is left out. Each tensor is valid until the next is
+        requested.
         """
         if self._queue is None:
             return itertools.starmap(self.pixels, requests)

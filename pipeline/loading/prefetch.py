@@ -23,6 +23,7 @@ from pipeline.core.device import long_lived_stream
 _AHEAD = 1
 _BYTES_A_PART = 2 << 20
 
+Used = Callable[[Tensor], tuple[int, ...]]  # samples (n, ...) on the CPU -> shape without their padding
 Render = Callable[[int, Rows], Tensor]  # (view, rows (n,)) -> pixels (n, S, S, C) uint8 on the CPU
 
 
@@ -33,10 +34,13 @@ class _Slot:
         shape: shape of a rendered sample, e.g. (S, S, C) for images.
         dtype: dtype of its values.
         device: target device.
+        used: shape of a batch without its padding; None if nothing is padded.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self._shape, self._dtype, self._device = shape, dtype, device
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, used: Used | None = None
+    ) -> None:
+        self._shape, self._dtype, self._device, self._find_used = shape, dtype, device, used
         self._on_gpu = device.type == "cuda"
         self._make_room(0)
         # The life of a slot on a GPU; each event stops the next user of a buffer from overtaking.
@@ -47,6 +51,7 @@ class _Slot:
         self._arrived, self._done = (_event() if self._on_gpu else None for _ in range(2))
         self._count, self._sent = 0, False
         self._filling: list[Future[None]] = []
+        self._used: tuple[int, ...] = ()
 
     def _make_room(self, count: int) -> None:
         # Slots created during evaluation also serve training, and autograd refuses inference tensors.
@@ -82,6 +87,9 @@ class _Slot:
             return
         for part in self._filling:
             part.result()
+        # Found on the host, which has the samples anyway: the device is never asked for a length.
+        whole = self._host[: self._count]
+        self._used = tuple(whole.shape) if self._find_used is None else self._find_used(whole)
         if stream is not None and self._arrived is not None and self._done is not None:
             with torch.cuda.stream(stream):
                 stream.wait_event(self._done)
@@ -90,10 +98,10 @@ class _Slot:
         self._sent = True
 
     def take(self) -> Tensor:
-        """Return the device buffer (n, *shape); the device, not the host, waits for the copy."""
+        """Return the used part of the device buffer; the device, not the host, waits for the copy."""
         if self._arrived is not None:
             torch.cuda.current_stream(self._device).wait_event(self._arrived)
-        return self._there[: self._count]
+        return self._there[tuple(slice(length) for length in self._used)]
 
     def give_back(self) -> None:
         """Mark the slot as free once the device finishes the work queued so far."""
@@ -117,6 +125,7 @@ class PrefetchQueue:
         device: target device.
         workers: number of rendering threads.
         dtype: dtype of a rendered sample's values.
+        used: shape of a batch without its padding; None if nothing is padded.
     """
 
     def __init__(
@@ -127,15 +136,16 @@ class PrefetchQueue:
         *,
         workers: int,
         dtype: torch.dtype = torch.uint8,
+        used: Used | None = None,
     ) -> None:
-        self._dtype = dtype
+        self._dtype, self._used = dtype, used
         self._render, self._shape, self._device, self._workers = render, shape, device, workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="render")
         self._stream = long_lived_stream(device) if device.type == "cuda" else None
         self._idle: list[_Slot] = []
 
     def stream(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
-        """Yield pixels (n, S, S, C) uint8 per (view, rows), each valid until the next is requested."""
+        """Yield rendered samples (n, *shape) per (view, rows), each valid until the next is requested."""
         upcoming = iter(requests)
         filled: deque[_Slot] = deque()
         try:
@@ -169,9 +179,12 @@ class PrefetchQueue:
                 return
             view, rows = request
             parts = self._parts(len(rows))
-            slot = self._idle.pop() if self._idle else _Slot(self._shape, self._dtype, self._device)
+            slot = self._idle.pop() if self._idle else self._new_slot()
             filled.append(slot)
             slot.fill(self._pool, parts, self._render, view, rows)
+
+    def _new_slot(self) -> _Slot:
+        return _Slot(self._shape, self._dtype, self._device, self._used)
 
     def _parts(self, count: int) -> int:
         """Return the number of parts of a batch; large batches are rendered by all threads together."""

@@ -186,6 +186,13 @@ class Modality(ABC):
         """
         raise ConfigError(f"samples of modality {self.name} are not measured by their headers")
 
-    def picture(self, rendered: NDArray[np.integer[Any]]) -> Picture:
-        """Return the report's picture of a rendered sample; here, a curve of its values."""
-        return plotted(rendered)
+    def picture(
+        self, shown: NDArray[np.integer[Any]], plain: NDArray[np.integer[Any]] | None = None
+    ) -> Picture:
+        """Return the report's picture of a sample; here, a curve of its values.
+
+        Args:
+            shown: the sample as `Renderer.evidence` gives it.
+            plain: the un-augmented sample, for pictures that mark changes; None if `shown` is it.
+        """
+        return plotted(shown)

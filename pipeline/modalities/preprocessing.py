@@ -56,7 +56,10 @@ class Preprocessing(Protocol):
         """Channels of the model's input."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings as plain values."""
+        """Return all settings as plain values, for the model card: a model then stands alone."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the plain values that identify it in a store, e.g. with the digest of a tokenizer."""
 
     def with_size(self, size: int) -> Preprocessing:
         """Return the same preprocessing for a different input extent."""
@@ -72,6 +75,9 @@ class Preprocessing(Protocol):
 
     def deployed(self, *, normalises: bool) -> dict[str, Any]:
         """Return the facts that users of an exported network need: "input" and "preprocessing"."""
+
+    def attachments(self) -> dict[str, bytes]:
+        """Return files for users of an exported network, by suffix, e.g. `tokenizer.json`."""
 
     def notes(self) -> dict[str, str]:
         """Return rules common to all models of this modality, for the model card."""
@@ -146,8 +152,28 @@ class Renderer(Protocol):
     def on_device(self) -> bool:
         """Whether rendering runs on the device of the batches; else on the CPU, from any thread."""
 
+    @property
+    def checks_rendered(self) -> bool:
+        """Whether a store's checksums are of rendered samples; if not, they are of `evidence`."""
+
     def render(self, view: int, rows: Rows) -> Tensor:
         """Return the rows (B,) of one view, mixed: (B, *shape)."""
+
+    def evidence(self, view: int, rows: Rows) -> Sequence[NDArray[np.integer[Any]]]:
+        """Return the integers that a view consists of, per row (B,); the same for every model.
+
+        Checksums and the report's pictures are of these: of an image its pixels, of a text its bytes,
+        since token ids depend on a model's tokenizer.
+        """
+
+    def lengths(self, view: int, rows: Rows) -> NDArray[np.int64] | None:
+        """Return the approximate lengths (B,) of padded samples, or None if none is padded.
+
+        Batches of similar lengths are cheaper; nothing else depends on these numbers.
+        """
+
+    def used(self, rendered: Tensor) -> tuple[int, ...]:
+        """Return the shape of the part of rendered samples (B, *shape) on the CPU that is not padding."""
 
     def shares(self, view: int, rows: Rows) -> NDArray[np.float64] | None:
         """Return each row's share (B,) in its own mixture, or None without mixing."""
@@ -203,6 +229,10 @@ class UsualPreprocessing(ABC):
     def normalise(self, rendered: Tensor) -> Tensor:
         """Map rendered samples (B, ...) to a model's input (B, ...), on the device of the samples."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return all settings."""
+        return self.to_dict()
+
     def seen(self, rendered: Tensor) -> Tensor:
         """Return rendered samples (B, ...) unchanged."""
         return rendered
@@ -215,15 +245,36 @@ class UsualPreprocessing(ABC):
         """Return the facts that users of an exported network need: "input" and "preprocessing"."""
         return {"input": {"normalised": not normalises}, "preprocessing": self.to_dict()}
 
+    def attachments(self) -> dict[str, bytes]:
+        """Return no files."""
+        return {}
+
     def notes(self) -> dict[str, str]:
         """Return no rules."""
         return {}
 
 
-class UsualRenderer:
-    """Base class of renderers that run on the CPU and mix nothing."""
+class UsualRenderer(ABC):
+    """Base class of renderers that run on the CPU and neither mix nor pad; a subclass gives `render`."""
 
     on_device = False
+    checks_rendered = True
+
+    @abstractmethod
+    def render(self, view: int, rows: Rows) -> Tensor:
+        """Return the rows (B,) of one view: (B, *shape)."""
+
+    def evidence(self, view: int, rows: Rows) -> Sequence[NDArray[np.integer[Any]]]:
+        """Return the rendered samples (*shape) of these rows (B,)."""
+        return list(self.render(view, rows).numpy())
+
+    def lengths(self, view: int, rows: Rows) -> NDArray[np.int64] | None:
+        """Return None: nothing is padded."""
+        return None
+
+    def used(self, rendered: Tensor) -> tuple[int, ...]:
+        """Return the whole shape."""
+        return tuple(rendered.shape)
 
     def shares(self, view: int, rows: Rows) -> NDArray[np.float64] | None:
         """Return None: nothing is mixed."""

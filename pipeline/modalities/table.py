@@ -12,17 +12,26 @@ from pipeline.core.errors import CorruptStoreError, ModelError
 from pipeline.core.open_table import OpenTable
 from pipeline.core.own_code import Kind
 from pipeline.modalities.families import Family
-from pipeline.modalities.images.modality import IMAGES
 from pipeline.modalities.modality import Modality
 from pipeline.modalities.preprocessing import Preprocessing, Views
+from pipeline.samples.description import IMAGES
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.soft_labels import SoftLabels
 
-DEFAULT = IMAGES.name
+# Imported on use: a project of texts needs no library of images, and one of images none of texts.
+
+
+def _images() -> Modality:
+    from pipeline.modalities.images.modality import IMAGES
+
+    return IMAGES
+
+
+DEFAULT = IMAGES
 MODALITIES: OpenTable[Modality] = OpenTable(
     Kind(noun="modality", returns="a modality", plural="modalities"),
-    [IMAGES],
+    {IMAGES: _images},
     Modality,
     key="data.modality",
     address="pipeline.modalities.table.MODALITIES",

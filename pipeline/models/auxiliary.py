@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
-from torchvision.models.googlenet import GoogLeNetOutputs
-from torchvision.models.inception import InceptionOutputs
 
 from pipeline.core.errors import ModelError
 from pipeline.models.architecture import Architecture
@@ -24,6 +22,14 @@ _GOOGLENET_WEIGHT = 0.3
 # arXiv 1512.00567, gives no value.
 _INCEPTION_WEIGHT = 0.4
 _INCEPTION_SIZE = 299
+# Fields of torchvision's InceptionOutputs and GoogLeNetOutputs -> weight of each one's loss.
+_WEIGHTS: Mapping[frozenset[str], Mapping[str, float]] = {
+    frozenset(weights): weights
+    for weights in (
+        {"logits": 1.0, "aux_logits": _INCEPTION_WEIGHT},
+        {"logits": 1.0, "aux_logits1": _GOOGLENET_WEIGHT, "aux_logits2": _GOOGLENET_WEIGHT},
+    )
+}
 _MODULES: Mapping[str, tuple[str, ...]] = {
     "inception_v3": ("AuxLogits",),
     "googlenet": ("aux1", "aux2"),
@@ -41,11 +47,10 @@ def weighted_logits(outputs: object) -> list[tuple[float, Tensor]]:
     """
     if isinstance(outputs, Tensor):
         return [(1.0, outputs)]
-    if isinstance(outputs, InceptionOutputs):
-        return [(1.0, outputs.logits), (_INCEPTION_WEIGHT, outputs.aux_logits)]
-    if isinstance(outputs, GoogLeNetOutputs):
-        auxiliary = (outputs.aux_logits1, outputs.aux_logits2)
-        return [(1.0, outputs.logits), *((_GOOGLENET_WEIGHT, logits) for logits in auxiliary)]
+    # By the fields of torchvision's tuples, since models of other modalities do without torchvision.
+    weights = _WEIGHTS.get(frozenset(getattr(outputs, "_fields", ())))
+    if weights is not None:
+        return [(weight, getattr(outputs, name)) for name, weight in weights.items()]
     raise ModelError(
         f"the network gives a {type(outputs).__name__} in training; expected logits (B, C), a tensor; let "
         "it return them alone"

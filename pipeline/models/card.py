@@ -24,6 +24,9 @@ from pipeline.models.architecture import Architecture
 from pipeline.samples.description import CLASSES
 
 _MOST_CLASSES = 1_000_000
+# Token ids of a text model are one-hot channels.
+_MOST_CHANNELS = 1 << 24
+_IMAGE_CHANNELS = 1, 3
 _MOST_BYTES = 1 << 28
 _Channel = Annotated[float, Field(allow_inf_nan=False)]
 _Text = Annotated[str, Field(max_length=1000)]
@@ -57,6 +60,10 @@ class ModelCard:
             "preprocessing": self.preprocessing.to_dict(),
             "classes": list(self.classes),
         }
+
+    def identity(self) -> dict[str, Any]:
+        """Return the card for a store's header, which has digests of large parts, e.g. of a tokenizer."""
+        return {**self.to_dict(), "preprocessing": self.preprocessing.identity()}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> ModelCard:
@@ -105,7 +112,7 @@ class _Part(pydantic.BaseModel):
 class _Architecture(_Part):
     name: Annotated[str, Field(max_length=200, pattern=r"^[\w:./@+-]+$")]
     num_classes: Annotated[int, Field(ge=1, le=_MOST_CLASSES)]
-    channels: Literal[1, 3] = 3
+    channels: Annotated[int, Field(ge=1, le=_MOST_CHANNELS)] = 3
     stem_stride: Literal[1, 2, 4] = 4
     options: dict[str, Any] = {}
     selected: tuple[Annotated[int, Field(ge=0, lt=_MOST_CLASSES)], ...] = ()
@@ -123,6 +130,8 @@ class _File(_Part):
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> _File:
+        if self.modality == DEFAULT and self.architecture.channels not in _IMAGE_CHANNELS:
+            raise ValueError(f"{self.architecture.channels} channels; expected 1 or 3")
         selected = self.architecture.selected
         if selected and len(selected) != len(self.classes):
             raise ValueError(f"{len(selected)} selected logits of {len(self.classes)} classes")

@@ -1,7 +1,8 @@
 """Models from the user's own code, named `package.module:callable`.
 
-The callable receives `options` as keyword arguments, plus `num_classes` if it accepts that argument. It
-returns an `nn.Module` that maps images (B, channels, S, S) to logits (B, C). Naming the callable runs it.
+The callable receives `options` as keyword arguments, plus `num_classes` and `vocabulary` if it accepts
+these arguments. It returns an `nn.Module` that maps images (B, channels, S, S), or token ids (B, L) below
+`vocabulary`, to logits (B, C). Naming the callable runs it.
 Names come from params.yaml, or from a card that passed `core/trust.py`. `core/own_code.py` finds and calls
 the code.
 """
@@ -41,7 +42,8 @@ class OwnCode(Family):
         """
         require_own_stem(name, stem_stride)
         function = find_callable(name, MODEL)
-        given = {"num_classes": num_classes} if "num_classes" in parameters_of(function) else {}
+        known = {"num_classes": num_classes, "vocabulary": channels}
+        given = {name: value for name, value in known.items() if name in parameters_of(function)}
         return _network(name, function, {**given, **options})
 
     def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:

@@ -282,13 +282,14 @@ def _new_card(data: PreparedData, start: Start) -> ModelCard:
         size=given.size or start.size or source.image_size(start.model),
         channels=start.channels,
     )
-    preprocessing, size = given.over(own), own.size
+    preprocessing = source.fitted(start.model, own, given)
+    size = own.size
     architecture = Architecture(
         name=start.model,
         num_classes=len(data.classes),
         channels=preprocessing.channels,
         stem_stride=start.stem_stride or source.stem_stride(start.model, size),
-        options={**source.size_options(start.model, size), **start.options},
+        options={**source.fitted_options(start.model, preprocessing), **start.options},
     )
     require_room(architecture, size)
     return ModelCard(

@@ -38,14 +38,14 @@ class Teacher:
 
     def digest(self) -> str:
         """Return a digest of everything that determines its logits."""
-        card = self.card.to_dict()
+        card = self.card.identity()
         return spec_digest(
             {"weights": state_digest(self.network), "card": card, "precision": self.precision}
         )
 
     def described(self) -> Described:
         """Return name, precision and card as plain values, with the digest."""
-        plain = {"name": self.name, "precision": self.precision, **self.card.to_dict()}
+        plain = {"name": self.name, "precision": self.precision, **self.card.identity()}
         return Described(self.digest(), plain)
 
     @torch.inference_mode()

@@ -175,8 +175,8 @@ def make_gallery(name: str, store: SoftLabels, data: PreparedData) -> DumpGaller
 def _suspect(error: LabelError, store: SoftLabels, data: PreparedData) -> SuspectLabel:
     images: Split = getattr(data, error.split)
     feed = Feed(images, None, preprocessing_of(store), device=torch.device("cpu"))
-    (rendered,) = feed.pixels(0, np.array([error.row])).numpy()
-    return SuspectLabel(found=error, picture=data.modality.picture(rendered))
+    (shown,) = feed.evidence(0, np.array([error.row]))
+    return SuspectLabel(found=error, picture=data.modality.picture(shown))
 
 
 def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example, ...]:
@@ -186,12 +186,13 @@ def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example
     rows = spread_rows(data.train.labels, EXAMPLES)
     blocks, device = mixed_blocks(store, data.train), torch.device("cpu")
     feed = Feed(data.train, views_of(store), preprocessing_of(store), device=device, blocks=blocks)
+    plain = Feed(data.train, None, preprocessing_of(store), device=device).evidence(0, rows)
     places = torch.from_numpy(store.rows_of(data.train)[rows])
     views = range(min(EXAMPLE_VIEWS, store.n_views))
     examples = make_examples(
         data.train.labels[rows],
         classes=data.classes,
-        pictures=[list(map(data.modality.picture, feed.pixels(view, rows).numpy())) for view in views],
+        pictures=[list(map(data.modality.picture, feed.evidence(view, rows), plain)) for view in views],
         logits=[store.view(view)[places].numpy() for view in views],
         mixtures=[_mixture(feed, view, rows) for view in views],
     )

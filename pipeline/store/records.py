@@ -9,10 +9,9 @@ from __future__ import annotations
 import base64
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -202,14 +201,10 @@ class Witness:
     values: NDArray[Any]
 
     @classmethod
-    def of(cls, rendered: NDArray[Any]) -> Witness:
-        """Return the witness of rendered integer samples (W, ...); the last of several axes stays whole."""
-        count, unit = len(rendered), rendered.shape[-1] if rendered.ndim > 2 else 1
-        flat = rendered.reshape(count, -1, unit)
-        # The middles of PLACES equal parts, e.g. pixels 8, 24, 40 and 56 of 64: (W, pixels, unit).
-        places = (2 * np.arange(PLACES) + 1) * flat.shape[1] // (2 * PLACES)
+    def of(cls, rendered: Sequence[NDArray[Any]] | NDArray[Any]) -> Witness:
+        """Return the witness of W integer samples, of any lengths; the last of several axes stays whole."""
         crcs = tuple(zlib.crc32(np.ascontiguousarray(sample).data) for sample in rendered)
-        return cls(crcs, flat[:, places].reshape(count, -1))
+        return cls(crcs, np.stack([_spread(sample) for sample in rendered]))
 
     @property
     def channels(self) -> int:
@@ -247,6 +242,14 @@ class Witness:
         return cls(tuple(crcs.tolist()), values.reshape(len(crcs), -1))
 
 
+def _spread(sample: NDArray[Any]) -> NDArray[Any]:
+    """Return the values (PLACES * unit,) at the middles of PLACES equal parts of a sample."""
+    # E.g. pixels 8, 24, 40 and 56 of 64; unit is the number of channels. Of 5 values: 0, 1, 3 and 4.
+    flat = sample.reshape(-1, sample.shape[-1] if sample.ndim > 1 else 1)
+    places = (2 * np.arange(PLACES) + 1) * len(flat) // (2 * PLACES)
+    return flat[places].ravel()
+
+
 def witness_rows(count: int) -> NDArray[np.int64]:
     """Return the rows (W,) of a shard's witnesses, ascending and evenly spread."""
     return np.linspace(0, count - 1, min(count, WITNESSES_A_SHARD)).astype(np.int64)
@@ -254,7 +257,7 @@ def witness_rows(count: int) -> NDArray[np.int64]:
 
 def versions(decoder: str) -> dict[str, str]:
     """Return the versions of the decoding and rendering libraries, for a store's header."""
-    return {"decoder": decoder, **{name: version(name) for name in ("torch", "torchvision")}}
+    return {"decoder": decoder, **{name: installed_version(name) for name in ("torch", "torchvision")}}
 
 
 def written_by() -> dict[str, str]:

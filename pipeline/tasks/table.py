@@ -12,7 +12,7 @@ from pipeline.tasks.task import Task
 
 TASKS: OpenTable[Task] = OpenTable(
     Kind(noun="task", returns="a task", plural="tasks"),
-    [CLASSES],
+    {CLASSES.name: lambda: CLASSES},
     Task,
     key="data.task",
     address="pipeline.tasks.table.TASKS",

@@ -73,13 +73,15 @@ class Images(Modality):
         sizes = [header_size(Path(sample.file)) if sample.file else None for sample in samples]
         return np.array([size or (0, 0) for size in sizes], np.int64).reshape(-1, 2)
 
-    def picture(self, rendered: NDArray[np.integer[Any]]) -> Picture:
+    def picture(
+        self, shown: NDArray[np.integer[Any]], plain: NDArray[np.integer[Any]] | None = None
+    ) -> Picture:
         """Return an image (S, S, C) uint8, grey or RGB, as a lossless picture."""
         buffer = io.BytesIO()
-        image = rendered[..., 0] if rendered.shape[2] == 1 else rendered
+        image = shown[..., 0] if shown.shape[2] == 1 else shown
         PIL.Image.fromarray(np.ascontiguousarray(image)).save(buffer, "png")
         uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        return Picture(uri, len(rendered))
+        return Picture(uri, len(shown))
 
     def views(self, plain: Mapping[str, Any]) -> ViewSpec:
         """Return the views described by a canonical form."""

@@ -67,6 +67,10 @@ class Preprocessing:
             del plain["interpolation"]
         return plain
 
+    def identity(self) -> dict[str, Any]:
+        """Return all settings."""
+        return self.to_dict()
+
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocessing:
         """Return the preprocessing described by `to_dict`."""
@@ -142,6 +146,10 @@ class Preprocessing:
                 "interpolation": self.interpolation,
             },
         }
+
+    def attachments(self) -> dict[str, bytes]:
+        """Return no files."""
+        return {}
 
     def notes(self) -> dict[str, str]:
         """Return rules common to all models of images, for the model card."""

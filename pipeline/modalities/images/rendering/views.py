@@ -64,6 +64,7 @@ class ImageViews:
     """
 
     dtype = torch.uint8
+    checks_rendered = True
 
     def __init__(
         self,
@@ -121,6 +122,17 @@ class ImageViews:
         own, partners = np.split(places, 2)
         mixture = parameters[own].mixture
         return plain if mixture is None else mix(plain, own, partners, mixture)
+
+    def evidence(self, view: int, rows: Rows) -> list[NDArray[np.uint8]]:
+        """Return the pixels (S, S, channels) of these rows (B,) of one view."""
+        return list(self.render(view, rows).cpu().numpy())
+
+    def lengths(self, view: int, rows: Rows) -> None:
+        """Return None: images are not padded."""
+
+    def used(self, rendered: Tensor) -> tuple[int, ...]:
+        """Return the whole shape."""
+        return tuple(rendered.shape)
 
     def shares(self, view: int, rows: Rows) -> NDArray[np.float64] | None:
         """Return each row's share (B,) in its own mixture, or None without mixing."""
