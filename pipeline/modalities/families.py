@@ -126,6 +126,21 @@ class Family(ABC):
         """Return the builder's options for images of this side in pixels, if it needs any."""
         return {}
 
+    def fitted(self, name: str, preprocessing: Preprocessing, given: Any) -> Preprocessing:
+        """Return the preprocessing of a network with fresh weights.
+
+        Args:
+            name: name of the model.
+            preprocessing: that of the data.
+            given: the user's settings, a `GivenPreprocessing`.
+        """
+        fitted: Preprocessing = given.over(preprocessing)
+        return fitted
+
+    def fitted_options(self, name: str, preprocessing: Preprocessing) -> dict[str, Any]:
+        """Return the builder's options for a preprocessing, if it needs any."""
+        return self.size_options(name, preprocessing.side)
+
     def resize(self, network: nn.Module, image_size: int) -> None:
         """Fit a network to images of a different side in pixels, if its weights depend on the side."""
         return

@@ -137,6 +137,18 @@ class Modality(ABC):
             DataError: `size` is None and the samples differ in size.
         """
 
+    def measured(self, preprocessing: Any, samples: Split) -> Preprocessing:
+        """Return a new model's preprocessing with the statistics that depend on its settings.
+
+        Here it is complete already. A spectrogram's mean, for example, depends on its window.
+
+        Args:
+            preprocessing: the result of `Family.fitted`.
+            samples: the training split.
+        """
+        complete: Preprocessing = preprocessing
+        return complete
+
     def intake(self, source: Any, folder: Path, options: Any) -> Intake:
         """Return the reader of samples for `pipeline prepare`; here, the reader of an `ArraySource`.
 
@@ -186,6 +198,11 @@ class Modality(ABC):
         """
         raise ConfigError(f"samples of modality {self.name} are not measured by their headers")
 
-    def picture(self, rendered: NDArray[np.integer[Any]]) -> Picture:
-        """Return the report's picture of a rendered sample; here, a curve of its values."""
+    def picture(self, rendered: NDArray[np.integer[Any]], *, form: Form | None = None) -> Picture:
+        """Return the report's picture of a rendered sample; here, a curve of its values.
+
+        Args:
+            rendered: the sample.
+            form: storage format of the split, where a picture depends on it, e.g. on a sample rate.
+        """
         return plotted(rendered)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -176,7 +177,7 @@ def _suspect(error: LabelError, store: SoftLabels, data: PreparedData) -> Suspec
     images: Split = getattr(data, error.split)
     feed = Feed(images, None, preprocessing_of(store), device=torch.device("cpu"))
     (rendered,) = feed.pixels(0, np.array([error.row])).numpy()
-    return SuspectLabel(found=error, picture=data.modality.picture(rendered))
+    return SuspectLabel(found=error, picture=data.modality.picture(rendered, form=images.form))
 
 
 def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example, ...]:
@@ -188,10 +189,11 @@ def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example
     feed = Feed(data.train, views_of(store), preprocessing_of(store), device=device, blocks=blocks)
     places = torch.from_numpy(store.rows_of(data.train)[rows])
     views = range(min(EXAMPLE_VIEWS, store.n_views))
+    picture = partial(data.modality.picture, form=data.train.form)
     examples = make_examples(
         data.train.labels[rows],
         classes=data.classes,
-        pictures=[list(map(data.modality.picture, feed.pixels(view, rows).numpy())) for view in views],
+        pictures=[list(map(picture, feed.pixels(view, rows).numpy())) for view in views],
         logits=[store.view(view)[places].numpy() for view in views],
         mixtures=[_mixture(feed, view, rows) for view in views],
     )

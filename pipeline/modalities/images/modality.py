@@ -30,6 +30,7 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.modality import Modality
 from pipeline.modalities.picture import Picture
 from pipeline.samples.description import IMAGES as IMAGES_NAME
+from pipeline.samples.index import Form
 from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.samples import Sample
 
@@ -73,7 +74,7 @@ class Images(Modality):
         sizes = [header_size(Path(sample.file)) if sample.file else None for sample in samples]
         return np.array([size or (0, 0) for size in sizes], np.int64).reshape(-1, 2)
 
-    def picture(self, rendered: NDArray[np.integer[Any]]) -> Picture:
+    def picture(self, rendered: NDArray[np.integer[Any]], *, form: Form | None = None) -> Picture:
         """Return an image (S, S, C) uint8, grey or RGB, as a lossless picture."""
         buffer = io.BytesIO()
         image = rendered[..., 0] if rendered.shape[2] == 1 else rendered
