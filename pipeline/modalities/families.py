@@ -139,7 +139,7 @@ class Family(ABC):
 
     def fitted_options(self, name: str, preprocessing: Preprocessing) -> dict[str, Any]:
         """Return the builder's options for a preprocessing, if it needs any."""
-        return self.size_options(name, preprocessing.size)
+        return self.size_options(name, preprocessing.side)
 
     def resize(self, network: nn.Module, image_size: int) -> None:
         """Fit a network to images of a different side in pixels, if its weights depend on the side."""

@@ -137,6 +137,18 @@ class Modality(ABC):
             DataError: `size` is None and the samples differ in size.
         """
 
+    def measured(self, preprocessing: Any, samples: Split) -> Preprocessing:
+        """Return a new model's preprocessing with the statistics that depend on its settings.
+
+        Here it is complete already. A spectrogram's mean, for example, depends on its window.
+
+        Args:
+            preprocessing: the result of `Family.fitted`.
+            samples: the training split.
+        """
+        complete: Preprocessing = preprocessing
+        return complete
+
     def intake(self, source: Any, folder: Path, options: Any) -> Intake:
         """Return the reader of samples for `pipeline prepare`; here, the reader of an `ArraySource`.
 
@@ -187,12 +199,17 @@ class Modality(ABC):
         raise ConfigError(f"samples of modality {self.name} are not measured by their headers")
 
     def picture(
-        self, shown: NDArray[np.integer[Any]], plain: NDArray[np.integer[Any]] | None = None
+        self,
+        shown: NDArray[np.integer[Any]],
+        plain: NDArray[np.integer[Any]] | None = None,
+        *,
+        form: Form | None = None,
     ) -> Picture:
         """Return the report's picture of a sample; here, a curve of its values.
 
         Args:
             shown: the sample as `Renderer.evidence` gives it.
             plain: the un-augmented sample, for pictures that mark changes; None if `shown` is it.
+            form: storage format of the split, if a picture depends on it, e.g. on a sample rate.
         """
         return plotted(shown)

@@ -52,6 +52,10 @@ class Preprocessing(Protocol):
         """Extent of the model's input along each axis, e.g. the side of an image in pixels."""
 
     @property
+    def side(self) -> int:
+        """Shorter side of the model's input where it is a picture, e.g. a spectrogram; else its extent."""
+
+    @property
     def channels(self) -> int:
         """Channels of the model's input."""
 
@@ -216,6 +220,13 @@ class UsualPreprocessing(ABC):
 
     A subclass gives `size`, `channels`, `normalise`, `example` and `renderer`.
     """
+
+    size: int
+
+    @property
+    def side(self) -> int:
+        """The extent of the input."""
+        return self.size
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""

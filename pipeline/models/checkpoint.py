@@ -257,7 +257,7 @@ def load_foreign(
             num_classes=_SOME_CLASSES,
             channels=preprocessing.channels,
             stem_stride=stem_stride or source.stem_stride(name, _IMAGENET_SIZE),
-            options={**source.size_options(name, preprocessing.size), **options},
+            options={**source.size_options(name, preprocessing.side), **options},
         )
     )
     network = build(architecture)

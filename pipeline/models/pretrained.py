@@ -228,7 +228,8 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
     preprocessing = card.preprocessing
     if start.size is not None:
         preprocessing = preprocessing.with_size(start.size)
-    card = _seen_by(network, card, start.given(data.modality).over(preprocessing))
+    preprocessing = start.given(data.modality).over(preprocessing)
+    card = _seen_by(network, card, data.modality.measured(preprocessing, data.train))
     found = count_logits(network, start.model, card.preprocessing)
     if found != len(card.classes):
         raise ModelError(
@@ -243,9 +244,9 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
 def _seen_by(network: nn.Module, card: ModelCard, preprocessing: Preprocessing) -> ModelCard:
     """Return the card with a different preprocessing; the network is resized if the size differs."""
     architecture, source = card.architecture, source_of(card.architecture.name)
-    if preprocessing.size != card.preprocessing.size:
-        source.resize(network, preprocessing.size)
-        options = {**architecture.options, **source.size_options(architecture.name, preprocessing.size)}
+    if preprocessing.side != card.preprocessing.side:
+        source.resize(network, preprocessing.side)
+        options = {**architecture.options, **source.size_options(architecture.name, preprocessing.side)}
         architecture = replace(architecture, options=options)
     return replace(card, architecture=architecture, preprocessing=preprocessing)
 
@@ -283,7 +284,8 @@ def _new_card(data: PreparedData, start: Start) -> ModelCard:
         channels=start.channels,
     )
     preprocessing = source.fitted(start.model, own, given)
-    size = own.size
+    preprocessing = data.modality.measured(preprocessing, data.train)
+    size = preprocessing.side
     architecture = Architecture(
         name=start.model,
         num_classes=len(data.classes),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -176,7 +177,7 @@ def _suspect(error: LabelError, store: SoftLabels, data: PreparedData) -> Suspec
     images: Split = getattr(data, error.split)
     feed = Feed(images, None, preprocessing_of(store), device=torch.device("cpu"))
     (shown,) = feed.evidence(0, np.array([error.row]))
-    return SuspectLabel(found=error, picture=data.modality.picture(shown))
+    return SuspectLabel(found=error, picture=data.modality.picture(shown, form=images.form))
 
 
 def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example, ...]:
@@ -189,10 +190,11 @@ def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example
     plain = Feed(data.train, None, preprocessing_of(store), device=device).evidence(0, rows)
     places = torch.from_numpy(store.rows_of(data.train)[rows])
     views = range(min(EXAMPLE_VIEWS, store.n_views))
+    picture = partial(data.modality.picture, form=data.train.form)
     examples = make_examples(
         data.train.labels[rows],
         classes=data.classes,
-        pictures=[list(map(data.modality.picture, feed.evidence(view, rows), plain)) for view in views],
+        pictures=[list(map(picture, feed.evidence(view, rows), plain)) for view in views],
         logits=[store.view(view)[places].numpy() for view in views],
         mixtures=[_mixture(feed, view, rows) for view in views],
     )

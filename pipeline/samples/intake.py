@@ -172,7 +172,7 @@ class ArrayIntake:
     """
 
     step = "read"
-    files = ()
+    files: Sequence[str] = ()
 
     def __init__(self, form: Form) -> None:
         self.form = form

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from pipeline.core.errors import ConfigError, quoted
+from pipeline.core.errors import quoted
 from pipeline.core.own_code import is_own
 from pipeline.core.trust import is_plain
+from pipeline.views.operations import Augmentation, Bounds, Mixing, Sometimes, require
 
-Bounds = tuple[float, float]
 # User augmentations named in this process, by params.yaml or in Python: `module:NAME` to their settings.
 _NAMED: dict[str, list[Mapping[str, Any]]] = {}
 # `module` or `module:NAME` that the user trusts with any settings.
@@ -26,45 +26,6 @@ _TRUSTED: set[str] = set()
 def trust_augmentations(code: Iterable[str]) -> None:
     """Let headers name augmentations of these modules, or `module:NAME`, with any settings."""
     _TRUSTED.update(code)
-
-
-def require(condition: bool, name: str, found: object, expected: str) -> None:
-    """Refuse a value of a view's parameters.
-
-    Raises:
-        ConfigError: the condition does not hold.
-    """
-    if not condition:
-        raise ConfigError(f"{name} is {found}; expected {expected}")
-
-
-class Augmentation:
-    """Base class of operations: a name, checks, and one form for equal numbers."""
-
-    name: ClassVar[str]
-
-    def _require(self, setting: str, condition: bool, expected: str) -> None:
-        value = getattr(self, setting)
-        found = list(value) if isinstance(value, tuple) else value
-        require(condition, f"{self.name}.{setting}", found, expected)
-
-    def _normalise(self) -> None:
-        """Convert numbers to float: 1 and 1.0 must give equal digests."""
-        for one in fields(self):  # type: ignore[arg-type]
-            value: Any = getattr(self, one.name)
-            if isinstance(value, tuple):
-                object.__setattr__(self, one.name, tuple(float(v) for v in value))
-            elif one.type == "float":
-                object.__setattr__(self, one.name, float(value))
-
-    def _require_bounds(self, setting: str, low: float, high: float) -> None:
-        """Check low < first <= second <= high."""
-        first, second = getattr(self, setting)
-        expected = f"[low, high] with {low:g} < low <= high <= {high:g}"
-        self._require(setting, low < first <= second <= high, expected)
-
-    def _require_share(self, setting: str = "probability") -> None:
-        self._require(setting, 0 < getattr(self, setting) <= 1, "more than 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,22 +159,6 @@ class ColorJitter(Augmentation):
         self._normalise()
         idle = not any((self.brightness, self.contrast, self.saturation, self.hue))
         require(not idle, self.name, "without effect", "brightness, contrast, saturation or hue; set one")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sometimes(Augmentation):
-    """An operation on a share of the samples.
-
-    Args:
-        probability: share of the samples, in (0, 1].
-
-    """
-
-    probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        self._require_share()
-        self._normalise()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,24 +338,7 @@ class RandomErasing(Augmentation):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Mix(Sometimes):
-    """Base class of Mixup and CutMix.
-
-    Args:
-        alpha: parameter of Beta(alpha, alpha), from which lambda is drawn, 0.05 to 8.
-
-    """
-
-    alpha: float = 1.0
-    probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._require("alpha", 0.05 <= self.alpha <= 8, "0.05 to 8")
-        Sometimes.__post_init__(self)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mixup(_Mix):
+class Mixup(Mixing):
     """Blend with another image of the same view: lambda of one, 1 - lambda of the other.
 
     Source: Zhang et al., arXiv 1710.09412.
@@ -420,7 +348,7 @@ class Mixup(_Mix):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cutmix(_Mix):
+class Cutmix(Mixing):
     """Paste a box of another image of the same view.
 
     The box has 1 - lambda of the area before it is cut at the edges.

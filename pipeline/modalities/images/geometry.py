@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from pipeline.core import random
 from pipeline.core.random import Draws, Lane
-from pipeline.modalities.images.augmentations import Bounds, PadCrop, RandomErasing
+from pipeline.modalities.images.augmentations import PadCrop, RandomErasing
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.views.operations import Bounds
 
 Ints = NDArray[np.int64]
 

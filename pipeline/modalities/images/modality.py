@@ -30,6 +30,7 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.modality import Modality
 from pipeline.modalities.picture import Picture
 from pipeline.samples.description import IMAGES as IMAGES_NAME
+from pipeline.samples.index import Form
 from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.samples import Sample
 
@@ -74,7 +75,11 @@ class Images(Modality):
         return np.array([size or (0, 0) for size in sizes], np.int64).reshape(-1, 2)
 
     def picture(
-        self, shown: NDArray[np.integer[Any]], plain: NDArray[np.integer[Any]] | None = None
+        self,
+        shown: NDArray[np.integer[Any]],
+        plain: NDArray[np.integer[Any]] | None = None,
+        *,
+        form: Form | None = None,
     ) -> Picture:
         """Return an image (S, S, C) uint8, grey or RGB, as a lossless picture."""
         buffer = io.BytesIO()

@@ -12,7 +12,8 @@ from pipeline.core.hashing import content_digest, sample_key
 from pipeline.core.progress import note
 from pipeline.modalities.images.decoding import DECODER, SUFFIXES, load_image
 from pipeline.modalities.images.form import image_form
-from pipeline.modalities.images.sources.folder import Tree, image_tree
+from pipeline.modalities.images.sources.folder import IMAGE_FILES
+from pipeline.samples.folders import Tree, find_files
 from pipeline.samples.packed import PackedSplit, offsets_of
 from pipeline.samples.samples import UNLABELLED, LeftOut, Names
 
@@ -28,8 +29,8 @@ def open_pictures(folder: Path, channels: int, count: int) -> PackedSplit:
     Raises:
         DataError: there is no image, or one cannot be read.
     """
-    tree = image_tree(folder, ".") if folder.is_dir() else Tree([], LeftOut())
-    found, others = sorted(Path(name).as_posix() for name in tree.images), str(tree.left_out)
+    tree = find_files(folder, ".", IMAGE_FILES) if folder.is_dir() else Tree([], LeftOut())
+    found, others = sorted(Path(name).as_posix() for name in tree.names), str(tree.left_out)
     if not found:
         raise DataError(
             f"{folder}: no image files{others and f', left out: {others}'}; expected a folder with "

@@ -56,6 +56,11 @@ class Preprocessing:
             )
 
     @property
+    def side(self) -> int:
+        """Height and width of the input in pixels."""
+        return self.size
+
+    @property
     def channels(self) -> int:
         """Channels of the model's input."""
         return len(self.mean)

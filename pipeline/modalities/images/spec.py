@@ -6,7 +6,6 @@ Owns the combinations and contradictions of operations. `augmentations.py` owns 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -14,7 +13,6 @@ from typing import Any, Literal
 from pipeline.core.errors import MismatchError, brief, quoted
 from pipeline.core.hashing import Described, spec_digest
 from pipeline.modalities.images.augmentations import (
-    Augmentation,
     Autocontrast,
     ColorJitter,
     Cutmix,
@@ -31,8 +29,8 @@ from pipeline.modalities.images.augmentations import (
     Sharpness,
     Solarize,
     TrivialAugment,
-    require,
 )
+from pipeline.views.operations import Augmentation, operation, require, unknown_settings
 
 # Raise it when a spec would render different pixels; part of every store's fingerprint.
 SEMANTICS = 1
@@ -44,6 +42,7 @@ AUGMENTATIONS: Mapping[str, type[Augmentation]] = {
         *(Posterize, Solarize, Sharpness, Autocontrast, Equalize, RandomErasing, Mixup, Cutmix),
     )
 }
+_EVERY: Mapping[str, type[Augmentation]] = {**AUGMENTATIONS, OwnAugmentation.name: OwnAugmentation}
 _FLIPS = ("none", "random", "alternating")
 # Always in the canonical form. Other fields are added only if set, so a new operation leaves the digests
 # of specs without it unchanged.
@@ -138,7 +137,7 @@ class ViewSpec:
             MismatchError: written by an incompatible version of this program.
         """
         given = set(value) - {"semantics"}
-        unknown = sorted(given - {field.name for field in fields(cls)} | _unknown_settings(value))
+        unknown = sorted(given - {field.name for field in fields(cls)} | unknown_settings(_EVERY, value))
         if unknown or value.get("semantics") != SEMANTICS:
             semantics = f"semantics {quoted(value.get('semantics'))} of rendering"
             what = f"operation {brief(unknown[0])}" if unknown else semantics
@@ -158,34 +157,11 @@ class ViewSpec:
         return Described(self.digest(), self.canonical())
 
 
-def _unknown_settings(value: Mapping[str, Any]) -> set[str]:
-    """Return settings unknown to this program, as OPERATION.SETTING."""
-    return {
-        f"{name}.{setting}"
-        for name, kind in {**AUGMENTATIONS, OwnAugmentation.name: OwnAugmentation}.items()
-        for setting in set(value.get(name) or {}) - {field.name for field in fields(kind)}
-    }
-
-
 def _augmentation(name: str, value: Any) -> Any:
     """Return a spec's field from its plain value."""
     if value is None or name not in (*AUGMENTATIONS, OwnAugmentation.name):
         return value
-    require(isinstance(value, Mapping), name, quoted(value), "its settings")
     if name == OwnAugmentation.name:
+        require(isinstance(value, Mapping), name, quoted(value), "its settings")
         return OwnAugmentation.described(value)
-    kind = AUGMENTATIONS[name]
-    plain = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
-    kinds = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
-    for key, given in plain.items():
-        require(_is_of(kinds[key], given), f"{name}.{key}", quoted(given), f"a value of kind {kinds[key]}")
-    return kind(**plain)
-
-
-def _is_of(kind: str, value: Any) -> bool:
-    """Whether a plain value fits a field of an augmentation."""
-    if kind == "Bounds":
-        return isinstance(value, tuple) and len(value) == 2 and all(_is_of("float", v) for v in value)
-    if kind == "float":
-        return type(value) is int or (type(value) is float and math.isfinite(value))
-    return type(value) is int
+    return operation(AUGMENTATIONS[name], value)

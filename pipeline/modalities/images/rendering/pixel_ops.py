@@ -18,9 +18,10 @@ from torch import Tensor
 from pipeline.core.device import to_device
 from pipeline.modalities.images.draw import Erasure
 from pipeline.modalities.images.geometry import UNIT
-from pipeline.modalities.images.mixing import WHOLE, Mixture
+from pipeline.modalities.images.mixing import Mixture
 from pipeline.modalities.images.operations import FACTOR, Op, Step
 from pipeline.modalities.images.rendering.warp import warp
+from pipeline.views.shares import WHOLE
 
 # torchvision's weights 0.2989, 0.587 and 0.114 in 2^-23, rounded up. A weighted sum is a multiple of
 # 1/10000 and the excess is smaller, so rounding down gives the integer part of the decimal sum.

@@ -13,9 +13,10 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.random import Draws
 from pipeline.modalities.images.augmentations import Cutmix, Grayscale, Mixup
 from pipeline.modalities.images.geometry import UNIT
-from pipeline.modalities.images.mixing import WHOLE, beta_table, draw_mixture
+from pipeline.modalities.images.mixing import draw_mixture
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.views.pairing import BLOCK_ROWS, GROUP, Pairing, group_starts, require_whole_groups
+from pipeline.views.shares import WHOLE, beta_table
 from tests.pipeline.modalities.images.distributions import COUNT, KEYS, correlated, differ, uneven
 
 # Blocks of 11, 8, 1, 2, 3, 4 and 5 samples, in no order.

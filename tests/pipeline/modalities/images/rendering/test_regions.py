@@ -11,9 +11,10 @@ from pipeline.core.random import Draws
 from pipeline.modalities.images.augmentations import Cutmix, Mixup, RandomErasing
 from pipeline.modalities.images.draw import Erasure
 from pipeline.modalities.images.geometry import UNIT, erased_boxes
-from pipeline.modalities.images.mixing import WHOLE, Mixture, draw_mixture
+from pipeline.modalities.images.mixing import Mixture, draw_mixture
 from pipeline.modalities.images.rendering.pixel_ops import erase, mix
 from pipeline.modalities.images.spec import ViewSpec
+from pipeline.views.shares import WHOLE
 
 COUNT = 200
 DRAWS = Draws(7, 0, np.arange(COUNT, dtype=np.uint64))

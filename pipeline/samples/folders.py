@@ -1,0 +1,404 @@
+"""Files in class folders, of any modality; one folder may hold unlabelled files.
+
+Two layouts. ImageNet's: PATH/train/CLASS/*, with PATH/test/CLASS/* or PATH/val/CLASS/*. Or class folders
+alone, PATH/CLASS/*: a fixed fifth of each class is the test split (`samples/splits.draw_test`). Nothing is
+opened here: a modality says which suffixes count, and makes samples of the names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import DataError, counted, did_you_mean, printable
+from pipeline.core.progress import note
+from pipeline.samples.labels import normal, require_class_names
+from pipeline.samples.samples import UNLABELLED, LeftOut, Names, Sample, Samples
+from pipeline.samples.splits import (
+    TEST,
+    TEST_SHARE,
+    TRAIN,
+    VALIDATION,
+    SplitNames,
+    draw_test,
+    find_splits,
+)
+
+_SYSTEMS_OWN = ("thumbs.db", "desktop.ini", "__macosx")
+_LONGEST_SUFFIX = 12
+
+Identity = tuple[int, int]  # device and inode of a folder
+# Both spellings of the folder for unlabelled files.
+_UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """A kind of sample files.
+
+    Args:
+        noun: the word for one file in messages, e.g. image.
+        suffixes: suffixes of such files, in lower case, e.g. .png.
+    """
+
+    noun: str
+    suffixes: Collection[str]
+
+    def include(self, name: str) -> bool:
+        """Whether a file is of this kind; only the suffix decides."""
+        return suffix_of(name) in self.suffixes
+
+    @property
+    def pattern(self) -> str:
+        """The suffixes as a shell pattern, e.g. *{.png,.jpg}."""
+        return f"*{{{','.join(self.suffixes)}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The files of one split.
+
+    Args:
+        root: folder that the names are relative to.
+        names: N names.
+        labels: (N,) int64, -1 for unlabelled.
+    """
+
+    root: Path
+    names: Names
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, rows: NDArray[np.int64]) -> Listed:
+        """Return the files of these rows (n,), in the given order."""
+        return Listed(self.root, self.names.subset(rows), self.labels[rows])
+
+    def samples(self, load: Callable[[Path], Callable[[], NDArray[Any]]]) -> Samples:
+        """Return samples with these names and labels; `load` maps a path to a sample's loader."""
+
+        def make(row: int) -> Sample:
+            path = self.root / self.names[row]
+            return Sample(self.names[row], int(self.labels[row]), load(path), str(path))
+
+        return Samples(make, np.arange(len(self)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassFolders:
+    """The files of a dataset of class folders.
+
+    Args:
+        classes: C class names, in order.
+        train, test: the files of both splits.
+        validation: the files that choose the epoch; None to draw them from `train`.
+        left_out: counts of all other files.
+    """
+
+    classes: tuple[str, ...]
+    train: Listed
+    test: Listed
+    validation: Listed | None
+    left_out: LeftOut
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The files below a folder.
+
+    Args:
+        names: names of the sample files, relative to the root, sorted folder by folder.
+        left_out: counts of all other files.
+    """
+
+    names: list[str]
+    left_out: LeftOut
+
+
+@dataclass(frozen=True, slots=True)
+class _Visited:
+    """A folder to visit: its name relative to the root, and the identities of it and its parents."""
+
+    name: str
+    above: frozenset[Identity]
+
+
+def find_files(root: Path, folder: str, kind: Files) -> Tree:
+    """Find the sample files below a folder, at any depth.
+
+    Linked folders are followed, as in torchvision's ImageFolder, unless the link leads back to a parent
+    folder.
+
+    Args:
+        root: root of the returned names.
+        folder: the folder, relative to the root.
+        kind: the files to find; all others are counted.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    names, suffixes, hidden = [], Counter[str](), 0
+    above, own = _above(root, folder), _identity(root / folder)
+    linked_back = int(own in above and folder != ".")
+    waiting = [] if linked_back else [_Visited(folder, above | {own})]
+    while waiting:
+        here = waiting.pop()
+        for entry in entries(root / here.name):
+            name = f"{here.name}/{entry.name}"
+            if is_hidden(entry.name):
+                hidden += 1
+            elif not entry.is_dir():
+                if kind.include(entry.name):
+                    names.append(name)
+                else:
+                    suffixes[suffix_of(entry.name)] += 1
+            elif (identity := _identity(entry)) in here.above:
+                linked_back += 1
+            else:
+                waiting.append(_Visited(name, here.above | {identity}))
+    names.sort(key=lambda name: name.split("/"))
+    return Tree(names, LeftOut(suffixes=suffixes, hidden=hidden, linked_back=linked_back))
+
+
+def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of a folder.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as found:
+            yield from found
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be listed ({error.strerror}); expected a readable folder; change its mode, "
+            "or move it away"
+        ) from None
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder belongs to the operating system, e.g. .DS_Store or Thumbs.db."""
+    return name.startswith(".") or name.lower() in _SYSTEMS_OWN
+
+
+def suffix_of(name: str) -> str:
+    """Return a file's suffix in lower case, or "no suffix" if there is none or it is too long."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix if 1 < len(suffix) <= _LONGEST_SUFFIX and suffix.isprintable() else "no suffix"
+
+
+def _above(root: Path, folder: str) -> frozenset[Identity]:
+    """Return the identities of a folder's parents, from the root on."""
+    parts = Path(folder).parts
+    return frozenset(_identity(root.joinpath(*parts[:count])) for count in range(len(parts)))
+
+
+def _identity(place: Path | os.DirEntry[str]) -> Identity:
+    status = place.stat()
+    return status.st_dev, status.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """The sample files of a split by class folder, relative to the root, and counts of other files."""
+
+    files: Mapping[str, Names]
+    left_out: Mapping[str, LeftOut]
+    loose: LeftOut
+
+    @property
+    def total(self) -> LeftOut:
+        return sum(self.left_out.values(), self.loose)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """The direct content of a folder: its folders, and files outside any class."""
+
+    folders: list[str]
+    left_out: LeftOut
+
+    @classmethod
+    def of(cls, path: Path, name: str, kind: Files) -> _Folder:
+        """List a folder; `name` stands for it in the counts of loose sample files."""
+        folders, loose, suffixes, hidden = [], Counter[str](), Counter[str](), 0
+        for entry in entries(path):
+            if is_hidden(entry.name):
+                hidden += 1
+            elif entry.is_dir():
+                folders.append(entry.name)
+            elif kind.include(entry.name):
+                loose[name] += 1
+            else:
+                suffixes[suffix_of(entry.name)] += 1
+        return cls(folders, LeftOut(loose=loose, suffixes=suffixes, hidden=hidden))
+
+
+def find_classes(root: Path, kind: Files) -> ClassFolders:
+    """Find the files of PATH/train/CLASS/* and PATH/test/CLASS/*, and PATH/val/CLASS/* for validation.
+
+    Without a test folder, val is the test split. Files in PATH/train/unlabelled, at any depth, have no
+    label, and the folder is not a class. If all training files are unlabelled, class folders are empty.
+
+    Without any of these folders, the folders of PATH are the classes: PATH/CLASS/*, and PATH/unlabelled.
+    Then a fifth of each class is the test split, see `draw_test`.
+
+    Args:
+        root: PATH.
+        kind: the files that are samples.
+
+    Raises:
+        DataError: no such folder, a layout that is neither of the two, a class without a file, or classes
+            that differ between splits.
+    """
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: no such folder; expected PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*; "
+            "correct data.source"
+        )
+    names, left_out = _splits(root, kind)
+    if names is None:
+        return _find_classes_alone(root, kind)
+    held = [name for name in (names.validation, names.test) if name is not None]
+    splits = {name: _read_split(root, name, kind) for name in (TRAIN, *held)}
+    classes = _classes(root / TRAIN, splits[TRAIN], kind)
+    for name in held:
+        _require_classes(root, name, splits[name].files, classes, kind)
+    listed = {name: _listed(root, name, classes, split, kind) for name, split in splits.items()}
+    return ClassFolders(
+        classes=classes,
+        train=listed[TRAIN],
+        validation=None if names.validation is None else listed[names.validation],
+        test=listed[names.test],
+        left_out=sum((split.total for split in splits.values()), left_out),
+    )
+
+
+def _find_classes_alone(root: Path, kind: Files) -> ClassFolders:
+    """Find PATH/CLASS/* and draw its test split; sample names are file names relative to PATH."""
+    found = _read_split(root, "", kind)
+    classes = _classes(root, found, kind)
+    everything = _listed(root, "", classes, found, kind)
+    tested = draw_test(everything.names, everything.labels)
+    note(
+        f"{root}: no test folder; {counted(int(tested.sum()), kind.noun)}, about {TEST_SHARE:.0%} of each "
+        "class, are the test split: by the hashes of their names, so the same ones each time"
+    )
+    train, test = (everything.subset(np.flatnonzero(part)) for part in (~tested, tested))
+    return ClassFolders(classes=classes, train=train, validation=None, test=test, left_out=found.total)
+
+
+def _splits(root: Path, kind: Files) -> tuple[SplitNames | None, LeftOut]:
+    """Return the folder of each split, or None if all folders are classes, and counts of other entries."""
+    found = _Folder.of(root, _name_of(root), kind)
+    folders = found.folders
+    names = find_splits(root, folders)
+    if names is None:
+        if folders and {TRAIN, TEST, *VALIDATION}.isdisjoint(folders):
+            return None, LeftOut()
+        raise _neither_layout(root, found, kind)
+    unused = sorted(f"{name}/" for name in folders if name not in (TRAIN, names.test, names.validation))
+    # Other files beside the splits, e.g. a README, are not missed samples.
+    beside = replace(found.left_out, suffixes=Counter())
+    return names, beside + LeftOut(unused=tuple(map(printable, unused)))
+
+
+def _neither_layout(root: Path, found: _Folder, kind: Files) -> DataError:
+    folders, loose = found.folders, found.left_out.loose.total()
+    advice = f", or name {root / TRAIN}, whose test split is drawn" if TRAIN in folders else ""
+    files = f" and {counted(loose, kind.noun)} in none of them" if loose else ""
+    if folders:
+        holds = f"has the folders {sorted(folders)[:5]}{files}"
+    else:
+        holds = f"has {counted(loose, kind.noun)} and no class folders"
+    return DataError(
+        f"{root}: {holds}; expected train/CLASS/* and test/CLASS/* (or val/CLASS/*), or class folders "
+        f"alone; move the classes into train/ and some {kind.noun}s of each into test/{advice}"
+    )
+
+
+def _read_split(root: Path, split: str, kind: Files) -> _Split:
+    """Find each class's files, sorted by class and name. The split "" is the root itself."""
+    found = _Folder.of(root / split, f"{split}/" if split else _name_of(root), kind)
+    trees = {
+        folder: find_files(root, f"{split}/{folder}" if split else folder, kind)
+        for folder in sorted(found.folders)
+    }
+    return _Split(
+        {folder: Names.of(tree.names) for folder, tree in trees.items()},
+        {folder: tree.left_out for folder, tree in trees.items()},
+        found.left_out,
+    )
+
+
+def _name_of(root: Path) -> str:
+    return f"{root.name or root}/"
+
+
+def _classes(where: Path, train: _Split, kind: Files) -> tuple[str, ...]:
+    """Return the class names in a folder.
+
+    Raises:
+        DataError: two class names collide, or only some classes have files.
+    """
+    classes = tuple(name for name in train.files if name not in _UNLABELLED_FOLDERS)
+    require_class_names(where, classes)
+    empty = next((name for name in classes if not len(train.files[name])), None)
+    if empty is not None and any(len(train.files[name]) for name in classes):
+        there = str(train.left_out[empty])
+        raise DataError(
+            f"{where / empty}: a class without {kind.noun}s{there and f', left out: {there}'}; expected "
+            "at least one; add some, or remove the folder"
+        )
+    return classes
+
+
+def _require_classes(
+    root: Path, split: str, names: Mapping[str, Names], classes: Sequence[str], kind: Files
+) -> None:
+    """Refuse held-out files of a class that the training files lack."""
+    alike = {normal(name): name for name in classes}
+    for name in names:
+        if name in _UNLABELLED_FOLDERS:
+            raise DataError(
+                f"{root / split / name}: unlabelled {kind.noun}s cannot be tested on; expected class "
+                f"folders; move it to {root / TRAIN}, or remove it"
+            )
+        if name in classes:
+            continue
+        if normal(name) in alike:
+            raise DataError(
+                f"{root / split}: folder {name!a} and {alike[normal(name)]!a} of {root / TRAIN} "
+                "differ in Unicode form alone; expected the same name; rename one"
+            )
+        raise DataError(
+            f"{root / split / printable(name)}: a class that {root / TRAIN} does not have ({len(classes)} "
+            f"classes); expected the same class folders; rename or remove it{did_you_mean(name, classes)}"
+        )
+
+
+def _listed(root: Path, split: str, classes: Sequence[str], found: _Split, kind: Files) -> Listed:
+    """Return a split's files, folder by folder.
+
+    Raises:
+        DataError: it has none.
+    """
+    places = {name: label for label, name in enumerate(classes)}
+    labels = [places.get(name, UNLABELLED) for name in found.files]
+    counts = [len(files) for files in found.files.values()]
+    names = Names.parse(b"".join(files.to_bytes() for files in found.files.values()))
+    if not names:
+        there, expected = str(found.total), f"{split}/CLASS" if split else "CLASS"
+        raise DataError(
+            f"{root / split}: no {kind.noun} files in class folders{there and f', left out: {there}'}; "
+            f"expected {expected}/{kind.pattern}"
+        )
+    return Listed(root, names, np.repeat(np.array(labels, np.int64), counts))
