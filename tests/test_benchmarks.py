@@ -15,14 +15,27 @@ import pytest
 import torch
 
 from pipeline.evaluation.context import RunContext
-from pipeline.losses import LOSSES
+from pipeline.losses import LOSSES, make_loss
 from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.samples import Sample
 from pipeline.tasks.table import find_task
 from pipeline.training.settings import TrainingSettings
 from stages.params_file import load_params
-from tests.benchmarks import hidden_labels, loading, loss_table, resources, students_cost, v2_loaders
+from tests.benchmarks import (
+    early_guidance,
+    hidden_labels,
+    loading,
+    loss_defaults,
+    loss_table,
+    project,
+    resources,
+    students_cost,
+    tutorial,
+    tutorial_nets,
+    unlabelled_class,
+    v2_loaders,
+)
 from tests.benchmarks.contest import Record
 from tests.benchmarks.loading_job import Job, ours
 from tests.benchmarks.resources import Memory
@@ -240,3 +253,87 @@ def test_the_table_of_losses_has_all_of_them():
     params = load_params(loss_table.PARAMS)
     assert {params.recipes[name].loss for name in params.recipes} == set(LOSSES)
     assert {run[0] for run in loss_table.wanted(params)} == set(LOSSES)
+
+
+def test_a_file_of_runs_is_resumed(tmp_path):
+    wanted, made = [{"recipe": recipe, "seed": 0} for recipe in ("scratch", "kd")], []
+
+    def make(run):
+        made.append(run)
+        if run["recipe"] == "kd" and len(made) == 2:
+            raise RuntimeError("stopped")
+        return {"top1": 0.5}
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        project.resume(tmp_path / "runs.json", wanted, make)
+    found = project.resume(tmp_path / "runs.json", wanted, make)
+    assert made == [*wanted, wanted[1]]
+    assert found == [{**run, "top1": 0.5} for run in wanted]
+
+
+def test_epochs_to_a_target_count_from_the_best_of_scratch():
+    rising = {"scratch": [0.5, 0.7, 0.8], "guided": [0.75, 0.8, 0.8], "kd": [0.1, 0.2, 0.3]}
+    runs = [
+        {"student": "small", "recipe": recipe, "seed": seed, "top1": top1[-1], "validation_top1": top1}
+        for recipe, top1 in rising.items()
+        for seed in (1, 0)
+    ]
+    cells = [line.split(" | ")[1:3] for line in early_guidance.table(runs).splitlines()[2:]]
+    assert cells == [["`scratch`", "3.0 ± 0.0"], ["`guided`", "2.0 ± 0.0"], ["`kd`", "4.0 ± 0.0"]]
+
+
+def test_the_class_without_labels_has_labels_in_the_test_images_alone():
+    found = unlabelled_class.images()
+    hidden = found.classes.index(unlabelled_class.HIDDEN)
+    for split, share in ((found.train, 0), (found.test, 0.1)):
+        assert sum(sample.label == hidden for sample in split) == share * len(split)
+    assert sum(sample.label == -1 for sample in found.train) == 0.1 * len(found.train)
+
+
+@pytest.mark.parametrize(
+    ("make", "millions"), [(tutorial_nets.teacher, 1.19), (tutorial_nets.student, 0.27)]
+)
+def test_the_tutorials_networks_have_the_sizes_of_its_text(make, millions):
+    network = make(num_classes=10)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=0.005)
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_the_tutorials_table_pairs_seeds_and_names_what_was_published():
+    top1 = {"teacher": (0.76,), "scratch": (0.70, 0.72), "tutorial": (0.71, 0.73), "kd": (0.72, 0.76)}
+    runs = [
+        {"images": images, "recipe": recipe, "seed": seed, "top1": value}
+        for images in ("plain", "views")
+        for recipe, values in top1.items()
+        for seed, value in enumerate(values)
+    ]
+    lines = tutorial.table(runs).splitlines()
+    assert lines[2] == "| teacher | 75.60 | 76.00 | 76.00 |"
+    gain = "72.00 ± 1.00 (+1.00 ± 0.00)"
+    assert lines[4] == f"| student, the tutorial's soft labels | 70.19 | {gain} | {gain} |"
+
+
+def test_settings_of_a_loss_are_ranked_by_their_worst_cell(tmp_path):
+    top1 = {("scratch", 0): (0.5, 0.5), ("nkd", 1): (0.4, 0.9), ("nkd", 2): (0.52, 0.53)}
+    runs = [
+        {
+            "loss": loss,
+            "settings": {"gamma": gamma} if gamma else {},
+            "student": student,
+            "seed": 100,
+            "validation_top1": value,
+        }
+        for (loss, gamma), values in top1.items()
+        for student, value in zip(("a", "b"), values, strict=True)
+    ]
+    (tmp_path / "data.json").write_text(json.dumps({"runs": runs}))
+    first, second = loss_defaults.ranking([tmp_path / "data.json"]).splitlines()[2:]
+    assert first == '| `nkd` | `{"gamma": 2}` | +2.00 | +2.50 | data a +2.00, data b +3.00 |'
+    assert '"gamma": 1' in second
+
+
+def test_every_candidate_of_a_default_is_a_setting_of_its_loss():
+    for loss, candidates in loss_defaults.CANDIDATES.items():
+        for settings in candidates:
+            assert make_loss(loss, settings).over(4).epochs <= 4

@@ -14,91 +14,51 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
-from stages import paths
-from tests.benchmarks.commands import pipeline
-from tests.benchmarks.environment import environment
+from tests.benchmarks.project import Project, Run, resume
 from tests.benchmarks.small_students import summary
 
 PARAMS = Path(__file__).with_suffix(".yaml")
 IMAGES = ("plain", "views")
 RECIPES = ("scratch", "tutorial", "kd")
 PUBLISHED = {"teacher": 75.60, "scratch": 70.41, "tutorial": 70.19}
-Run = dict[str, Any]
 
 
-class Project:
-    """The commands in a folder.
-
-    Args:
-        folder: working folder; finished commands are not repeated.
-        overrides: changed parameters.
-    """
-
-    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
-        self._folder = folder
-        self._options = ["--params", str(PARAMS), *(part for one in overrides for part in ("--set", one))]
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def teachers(self) -> dict[str, float]:
-        """Train the teachers, dump their logits, and return the teachers' top-1 in percent."""
-        self._call("prepare")
-        found = {}
-        for name in IMAGES:
-            self._call("train-teacher", name)
-            self._call("cache-logits", name)
-            metrics = json.loads(
-                (self._folder / paths.RUNS / paths.teacher_run(name) / "metrics.json").read_text()
-            )
-            found[name] = 100 * metrics["top1"]
-        return found
-
-    def run(self, images: str, recipe: str, seed: int) -> Run:
-        """Train a student, and return its figures."""
-        dump = None if recipe == "scratch" else images
-        taught = [] if dump is None else ["--dump", dump]
-        self._call("train-student", images, recipe, str(seed), *taught)
-        name = paths.run_name(dump, images, recipe, seed)
-        metrics = json.loads((self._folder / paths.RUNS / name / "metrics.json").read_text())
-        return {"images": images, "recipe": recipe, "seed": seed, "top1": metrics["top1"]}
-
-    def _call(self, *arguments: str) -> None:
-        pipeline(self._folder, *arguments, *self._options)
-
-
-def measure(project: Project, seeds: int, out: Path) -> dict[str, Any]:
-    """Make the runs missing from a file, saving it after each, and return its content."""
-    saved = json.loads(out.read_text()) if out.exists() else {"runs": []}
-    done = {(run["images"], run["recipe"], run["seed"]) for run in saved["runs"]}
-    wanted = [
-        (images, recipe, seed) for seed, images, recipe in itertools.product(range(seeds), IMAGES, RECIPES)
+def measure(project: Project, seeds: int, out: Path) -> list[Run]:
+    """Return the runs, teachers first; make those missing from a file."""
+    teachers = [{"images": images, "recipe": "teacher", "seed": 0} for images in IMAGES]
+    students = [
+        {"images": images, "recipe": recipe, "seed": seed}
+        for seed, images, recipe in itertools.product(range(seeds), IMAGES, RECIPES)
     ]
-    if not set(wanted) <= done:
-        saved |= {"environment": environment(), "teachers": project.teachers()}
-    for one in wanted:
-        if one not in done:
-            saved["runs"].append(project.run(*one))
-            out.write_text(json.dumps(saved, indent=1) + "\n")
-    return saved
+
+    def make(run: Run) -> Run:
+        project.make(*IMAGES, teachers=IMAGES)
+        images, recipe = run["images"], run["recipe"]
+        if recipe == "teacher":
+            return {"top1": project.teacher(images)["top1"]}
+        dump = None if recipe == "scratch" else images
+        return {"top1": project.student(dump, images, recipe, run["seed"])["top1"]}
+
+    return resume(out, [*teachers, *students], make)
 
 
-def table(saved: dict[str, Any]) -> str:
+def table(runs: Sequence[Run]) -> str:
     """Return the table as Markdown: the tutorial, its recipe here, and exact views."""
     arms = {
         (images, recipe): [
             run["top1"]
-            for run in sorted(saved["runs"], key=lambda run: run["seed"])
+            for run in sorted(runs, key=itemgetter("seed"))
             if (run["images"], run["recipe"]) == (images, recipe)
         ]
-        for images, recipe in itertools.product(IMAGES, RECIPES)
+        for images, recipe in itertools.product(IMAGES, ("teacher", *RECIPES))
     }
     found = {images: summary({r: arms[images, r] for r in RECIPES}, "scratch") for images in IMAGES}
     lines = ["| | tutorial | same recipe here | with exact views |", "|---|---|---|---|"]
-    teachers = " | ".join(f"{saved['teachers'][images]:.2f}" for images in IMAGES)
+    teachers = " | ".join(f"{100 * arms[images, 'teacher'][0]:.2f}" for images in IMAGES)
     lines.append(f"| teacher | {PUBLISHED['teacher']:.2f} | {teachers} |")
     for recipe, title in (
         ("scratch", "student, cross-entropy"),
@@ -128,7 +88,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("tutorial.json"))
     options = parser.parse_args()
     source = f"data.source=npz:{options.npz.resolve()}"
-    project = Project(options.folder, [source, *options.overrides])
+    project = Project(options.folder, PARAMS, [source, *options.overrides])
     print(table(measure(project, options.seeds, options.out)))
 
 
