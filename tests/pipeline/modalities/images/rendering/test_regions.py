@@ -12,7 +12,7 @@ from pipeline.modalities.images.augmentations import Cutmix, Mixup, RandomErasin
 from pipeline.modalities.images.draw import Erasure
 from pipeline.modalities.images.geometry import UNIT, erased_boxes
 from pipeline.modalities.images.mixing import Mixture, draw_mixture
-from pipeline.modalities.images.rendering.pixel_ops import erase, mix
+from pipeline.modalities.images.rendering.pixel_ops import blend, erase, mix
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.views.shares import WHOLE
 
@@ -168,3 +168,20 @@ def test_the_label_of_a_mixup_has_the_share_of_its_levels():
     pixels[:COUNT] = 255
     own = _mixed(pixels, mixture)[:, 0, 0, 0] / 255
     assert np.abs(own - mixture.shares).max() <= 0.5 / 255
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [1, 7, 32])
+def test_samples_mixed_one_by_one_equal_samples_mixed_as_a_batch(size, channels):
+    generator = np.random.default_rng(size)
+    count, pixels = COUNT, _pixels(COUNT, size, channels)
+    own, partners = generator.permutation(count), generator.permutation(count)
+    levels = generator.integers(0, WHOLE + 1, count).astype(np.int32)
+    levels[:4] = 0, 0, WHOLE, 1
+    ends = np.sort(generator.integers(0, UNIT + 1, (2, count, 2)), axis=0)
+    boxes = np.concatenate([ends[0], ends[1] - ends[0]], axis=1).astype(np.int32)
+    boxes[::2] = 0, 0, UNIT, UNIT
+    given = [torch.from_numpy(values) for values in (own, partners, levels, boxes)]
+    mixed = mix(pixels, own, partners, Mixture(levels=levels, boxes=boxes))
+    assert torch.equal(mixed, blend(pixels, *given))
+    assert torch.equal(mixed[2], pixels[own[2]])
