@@ -7,6 +7,7 @@ Zips a `Feed` and a `Targets`, ahead of need. The batches of an epoch and their 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,8 +120,8 @@ class Loader:
     Lap n over the split shows view n mod V of a store's V views, or view n without a store. The last,
     smaller batch of a lap is dropped, unless it is the only one. An epoch is one lap, or a fixed number of
     consecutive steps if `training_set.length` differs. Padded samples share batches with samples of similar
-    length. For mixed views, a lap shuffles whole groups of
-    mixed images, so that each image is rendered once.
+    length. For mixed views, a lap shuffles whole groups of mixed images, so that each image is rendered
+    once.
 
     Args:
         feed: the images, with views.
@@ -178,6 +179,8 @@ class Loader:
         length = count if training_set is None else training_set.length
         self.steps_per_epoch = length // min(batch_size, length)
         self.parts = division.parts
+        self._sorter = ThreadPoolExecutor(1, thread_name_prefix="epoch-order")
+        self._orders: dict[int, Future[Rows]] = {}
         division.require_enough(count, feed.pairing.group)
         self._cuts = division.cuts(self.batch_size, feed.pairing.group)
 
@@ -210,7 +213,7 @@ class Loader:
 
     def _lap(self, lap: int, which: slice) -> Iterator[Batch]:
         """Yield the batches of the given steps of a lap."""
-        view, following, order = self._view(lap), self._view(lap + 1), self._order(lap)
+        view, following, order = self._view(lap), self._view(lap + 1), self._ready_order(lap)
         # (steps, B) int64, copied once per lap: a copy per batch would add a transfer to every step.
         whole = to_device(order, self._feed.device)
         features = None if self._features is None else self._features.epoch(view, whole.flatten())
@@ -240,6 +243,13 @@ class Loader:
                 None if features is None else features.of(rows_there, first),
             )
             first += len(rows)
+
+    def _ready_order(self, lap: int) -> Rows:
+        """Return the rows of a lap, and compute those of the next one in the background."""
+        # Sorting 14 million samples takes seconds, in which the device would wait at each lap's start.
+        ready = self._orders.pop(lap, None)
+        self._orders = {lap + 1: self._sorter.submit(self._order, lap + 1)}
+        return self._order(lap) if ready is None else ready.result()
 
     def _order(self, lap: int) -> Rows:
         """Return the rows (steps, B) of a lap."""

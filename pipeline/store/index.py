@@ -48,18 +48,28 @@ class SampleIndex:
         return len(self.keys)
 
     @cached_property
-    def _order(self) -> NDArray[np.int64]:
-        # Sorted once: 8 bytes per sample, and each later lookup is a binary search.
-        return np.argsort(self.keys)
+    def _ascending(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        # Sorted once for all lookups, 16 bytes per sample: the order (N,), and the keys in it (N,).
+        order = np.argsort(self.keys)
+        return order, self.keys[order]
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return the position of each key (n,) int64; `ABSENT` if the key is missing."""
+        """Return the position of each key (n,) int64; `ABSENT` if the key is missing.
+
+        Data in the store's order, the usual case, takes one comparison of all keys.
+        """
+        if np.array_equal(self.keys[: len(keys)], keys):
+            return np.arange(len(keys))
         if not len(self):
             return np.full(len(keys), ABSENT, np.int64)
-        place = np.searchsorted(self.keys, keys, sorter=self._order)
-        # A key above all others gets place N: clamp it; the comparison below then rejects it.
-        rows = self._order[np.minimum(place, len(self) - 1)]
-        return np.where(self.keys[rows] == keys, rows, ABSENT).astype(np.int64)
+        # Both sides are sorted, so the searches walk through memory; random access takes ten times as long.
+        order, ascending = self._ascending
+        asked = np.argsort(keys)
+        # A key above all others gets place N: clamp it; the comparison then rejects it.
+        place = np.minimum(np.searchsorted(ascending, keys[asked]), len(self) - 1)
+        rows = np.empty(len(keys), np.int64)
+        rows[asked] = np.where(ascending[place] == keys[asked], order[place], ABSENT)
+        return rows
 
     def find_unchanged(self, images: Split, origin: str) -> NDArray[np.int64]:
         """Return the position of each sample of a split; `ABSENT` if the sample is missing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.core import random
 from pipeline.core.random import below, draw, permutation, philox4x32
 
 # counter, key, answer: kat_vectors of Random123, philox4x32 10.
@@ -127,3 +128,11 @@ def test_the_order_of_keys_does_not_depend_on_where_they_stand():
     shuffled = KEYS[::-1]
     whole = KEYS[permutation(seed=5, epoch=2, keys=KEYS, lane=0)]
     assert np.array_equal(shuffled[permutation(seed=5, epoch=2, keys=shuffled, lane=0)], whole)
+
+
+def test_tied_numbers_are_ordered_by_the_sample_key(monkeypatch):
+    numbers = np.array([3, 1, 3, 1, 2], np.uint64)
+    words = np.stack([np.zeros(5, np.uint64), numbers, numbers, numbers])
+    monkeypatch.setattr(random, "draw", lambda **_: words)
+    keys = np.array([9, 8, 1, 2, 5], np.uint64)
+    assert permutation(seed=0, epoch=0, keys=keys, lane=0).tolist() == [3, 1, 4, 2, 0]

@@ -1,0 +1,36 @@
+"""Samples found by key: in the store's order or any other, present or not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.store.index import ABSENT, SampleIndex
+
+COUNT = 1000
+KEYS = np.random.default_rng(0).integers(0, 2**64, COUNT, dtype=np.uint64)
+INDEX = SampleIndex(KEYS, KEYS)
+SHUFFLED = np.random.default_rng(1).permutation(COUNT)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [np.arange(COUNT), np.arange(10), SHUFFLED, SHUFFLED[:7], np.arange(COUNT)[::-3], np.arange(0)],
+    ids=["all", "first", "shuffled", "some", "backwards", "none"],
+)
+def test_present_keys_are_found_in_any_order(rows):
+    assert INDEX.find(KEYS[rows]).tolist() == rows.tolist()
+
+
+def test_absent_keys_are_marked_and_the_others_found():
+    asked = KEYS[SHUFFLED].copy()
+    gone = np.zeros(COUNT, np.bool_)
+    gone[[0, 10, COUNT - 1]] = True
+    # The smallest key, the largest, and one in between, none of which is in the index.
+    asked[gone] = 0, 2**64 - 1, KEYS[5] + np.uint64(1)
+    assert INDEX.find(asked).tolist() == np.where(gone, ABSENT, SHUFFLED).tolist()
+
+
+def test_nothing_is_found_in_an_empty_index():
+    empty = SampleIndex(KEYS[:0], KEYS[:0])
+    assert empty.find(KEYS[:3]).tolist() == [ABSENT] * 3
