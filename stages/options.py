@@ -166,7 +166,7 @@ def runs_on_device(command: Command) -> Command:
         "--workers",
         type=click.IntRange(1, 256),
         default=None,
-        help="Threads that decode and render.  [default: one a processor of this process, at most 8; ranks "
+        help="Threads that decode and render.  [default: one per CPU that this process may use; ranks "
         "divide them]",
     )
     @click.option(

@@ -26,7 +26,7 @@ from stages.runtime import bound_threads, default_workers
     "--workers",
     type=click.IntRange(1, 256),
     default=None,
-    help="Reading threads.  [default: one a processor of this process, at most 8]",
+    help="Reading threads.  [default: one per CPU that this process may use]",
 )
 @reads_params
 def command(params: Params, workers: int | None) -> None:

@@ -21,7 +21,6 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _LARGEST_INT = 2**31 - 1
 _PAD_BYTES = 256 << 20
 _PR_SET_PDEATHSIG = 1
-MOST_WORKERS = 8
 
 
 def keep_freed_memory() -> None:
@@ -60,12 +59,12 @@ def die_with_parent() -> None:
 
 
 def default_workers(sharing: int = 1) -> int:
-    """Return the default number of threads that decode and render.
+    """Return the default number of threads that decode and render: one per usable CPU.
 
     Args:
         sharing: number of processes that share the machine.
     """
-    return max(1, min(MOST_WORKERS, usable_processors() // sharing))
+    return max(1, usable_processors() // sharing)
 
 
 def usable_processors(root: Path = Path("/")) -> int:

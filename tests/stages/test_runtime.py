@@ -66,11 +66,9 @@ def test_without_cgroups_the_processors_are_those_of_the_machine(root):
     assert usable_processors(root({})) == 96
 
 
-def test_threads_are_at_most_eight_and_ranks_divide_them(monkeypatch):
-    monkeypatch.setattr(runtime, "usable_processors", lambda: 6)
-    assert [default_workers(sharing) for sharing in (1, 2, 4, 100)] == [6, 3, 1, 1]
+def test_every_processor_has_a_thread_and_ranks_divide_them(monkeypatch):
     monkeypatch.setattr(runtime, "usable_processors", lambda: 96)
-    assert default_workers() == 8
+    assert [default_workers(sharing) for sharing in (1, 2, 8, 100)] == [96, 48, 12, 1]
 
 
 def test_affinity_bounds_the_processors(monkeypatch):
