@@ -57,6 +57,7 @@ class Lane(IntEnum):
     WORD_SPAN = 22 << 8
     WORD_SWAP = 23 << 8
     WORD_NOISE = 24 << 8
+    CHECKED = 25 << 8
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> Words:

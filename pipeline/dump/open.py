@@ -15,7 +15,7 @@ from pipeline.core.progress import note
 from pipeline.dump.plan import DumpPlan, places, require_samples
 from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import RunContext
-from pipeline.loading.drift import measure_drift, sightings
+from pipeline.loading.drift import measure_drift, sightings, spread_out
 from pipeline.loading.feed import Feed
 from pipeline.modalities.preprocessing import Views
 from pipeline.modalities.table import read_views
@@ -138,7 +138,7 @@ def require_same_pixels(
     for name, feed in make_feeds(context, teacher, views, layout, rows).items():
         mixes = name == "train" and views.mixes
         seen = sightings(layout, done, rows[name], name, mixes=mixes) if name in rows else []
-        measure_drift(feed, seen).require_none(str(path), header.versions, feed.images.decoder)
+        measure_drift(feed, spread_out(seen)).require_none(str(path), header.versions, feed.images.decoder)
 
 
 def discard_without_views(path: Path, writer: StoreWriter) -> None:

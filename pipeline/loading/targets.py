@@ -58,6 +58,7 @@ class Targets:
     Args:
         store: an open store or ensemble.
         feed: the training images, with the store's views; logits are decoded on its device.
+        seed: of the choice of samples whose checksums are compared, if there are many.
 
     Raises:
         MismatchError: the store lacks a sample, or images render differently than for the teacher.
@@ -75,8 +76,8 @@ class Targets:
         torch.Size([4, 3])
     """
 
-    def __init__(self, store: SoftLabels, feed: Feed) -> None:
-        require_no_drift(store, feed)
+    def __init__(self, store: SoftLabels, feed: Feed, seed: int = 0) -> None:
+        require_no_drift(store, feed, seed)
         self._store, self._courier = store, Courier(feed.device)
         self._rows = torch.from_numpy(store.rows_of(feed.images))
         self.n_views = store.n_views

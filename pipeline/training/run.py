@@ -68,7 +68,7 @@ def train(
     feed = context.feed(
         images, views, preprocessing, None if store is None else mixed_blocks(store, images)
     )
-    targets = None if store is None else Targets(store, feed)
+    targets = None if store is None else Targets(store, feed, spec.seed)
     if store is not None:
         _require_test(store, data.test)
     note("; ".join([f"training on {feed.path}", *training_set.remarks()]))

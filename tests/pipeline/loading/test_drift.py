@@ -12,7 +12,8 @@ import torch
 from pipeline.core.errors import MismatchError
 from pipeline.dump.run import cache_logits
 from pipeline.dump.verify import replay
-from pipeline.loading.drift import measure_drift, require_no_drift, store_sightings
+from pipeline.loading import drift as drift_module
+from pipeline.loading.drift import Sighting, measure_drift, require_no_drift, spread_out, store_sightings
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.loading.replay import ReplayDataset
@@ -24,6 +25,7 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.table import mixed_blocks, views_of
 from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
+from pipeline.store.records import Witness
 
 MIXED = ViewSpec(seed=3, random_resized_crop=RandomResizedCrop(), flip="random", cutmix=Cutmix())
 
@@ -160,3 +162,36 @@ def test_images_of_another_decoder_are_refused_by_its_name(store, context):
         store.rows_of(images)
     allowed = LogitStore(store.location, store.manifest, allow_drift=True)
     assert np.array_equal(allowed.rows_of(images), store.rows_of(context.data.train))
+
+
+# Many shards
+
+
+@pytest.mark.parametrize(("most", "shards", "each"), [(30, 15, 2), (5, 5, 1), (1000, 15, None)])
+def test_checksums_beyond_a_number_are_spread_over_the_shards(
+    store, context, monkeypatch, most, shards, each
+):
+    monkeypatch.setattr(drift_module, "MOST_CHECKED", most)
+    seen = store_sightings(store, "train", context.data.train, seed=3)
+    assert len(seen) == shards
+    assert each is None or {len(sighting.rows) for sighting in seen} == {each}
+    again, other = (store_sightings(store, "train", context.data.train, seed=seed) for seed in (3, 4))
+    chosen, same, different = (
+        [(sighting.view, *sighting.rows.tolist()) for sighting in some] for some in (seen, again, other)
+    )
+    assert chosen == same
+    assert each is None or chosen != different
+
+
+@pytest.mark.parametrize("at_once", [1, 64])
+def test_a_drift_of_one_sample_in_a_hundred_is_always_seen(at_once):
+    rows, shards = 64, 2000
+    witness = Witness(tuple(range(rows)), np.zeros((rows, 1), np.uint8))
+    seen = [Sighting(0, np.arange(rows) + rows * shard, witness) for shard in range(shards)]
+    generator = np.random.default_rng(0)
+    # Single samples, or whole shards as of a machine with another library.
+    drifted = (generator.random(rows * shards // at_once) < 0.01).repeat(at_once)
+    for seed in range(100):
+        checked = np.concatenate([sighting.rows for sighting in spread_out(seen, seed)])
+        assert len(checked) <= drift_module.MOST_CHECKED
+        assert drifted[checked].any()
