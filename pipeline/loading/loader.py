@@ -36,8 +36,10 @@ class Batch:
     Args:
         images: (b, channels, S, S) float32, normalised, channels-last in memory; b = B, or this process's
             rows if several processes share a step.
-        labels: (B,) int64, -1 for unlabelled; for mixed views (B, C) float32 class shares.
-        teacher_logits: (B, C) float32 of these views, or None without a store.
+        labels: (B,) int64, -1 for unlabelled; for mixed views (B, C) float32 class shares. With `own_rows`
+            b instead of B.
+        teacher_logits: (B, C) float32 of these views, or None without a store. With `own_rows` b instead
+            of B.
         rows: (B,) positions in the split, on the CPU.
         own: slice of the B rows that `images` holds.
         teacher_features: the teacher's features of these views if the loss needs them, else None.
@@ -133,6 +135,8 @@ class Loader:
             images' labels and one lap per epoch.
         features: the loss's needs for teacher features; None for a loss without features.
         division: the division of a step; by default one part in one process.
+        own_rows: labels and teacher logits of this process's rows alone, for losses that compare no
+            samples with each other; by default those of all processes' rows.
 
     Raises:
         ConfigError: a batch of mixed views splits groups, or `n_classes` is missing; a step has fewer
@@ -166,6 +170,7 @@ class Loader:
         training_set: TrainingSet | None = None,
         features: FeatureNeeds | None = None,
         division: Division = WHOLE,
+        own_rows: bool = False,
     ) -> None:
         require_whole_groups(batch_size, mixes=feed.mixes)
         self._feed, self._targets, self._seed = feed, targets, seed
@@ -183,6 +188,7 @@ class Loader:
         self._orders: dict[int, Future[Rows]] = {}
         division.require_enough(count, feed.pairing.group)
         self._cuts = division.cuts(self.batch_size, feed.pairing.group)
+        self._own_rows = own_rows
 
     @property
     def smallest_part(self) -> int:
@@ -228,15 +234,18 @@ class Loader:
         for soon in (view, following):
             self._feed.prefetch(soon)
         own = [own for _ in steps for _, own in self._cuts]
-        # Only this process's rows (b,) are rendered; labels and logits are gathered for all rows.
+        # Only this process's rows (b,) are rendered.
         seen = self._feed.batches(view, [rows[mine] for rows, mine in zip(batches, own, strict=True)])
         on_device = (rows[part] for rows in there for part, _ in self._cuts)
         # Position of the batch in the lap's flat order (M,), from which features take their negatives.
         first = which.start * self.batch_size
         for rows, rows_there, images, mine in zip(batches, on_device, seen, own, strict=True):
+            # The rows with labels and logits: this process's, or all, since some losses compare samples.
+            taught = mine if self._own_rows else slice(None)
+            rows_there = rows_there[taught]
             yield Batch(
                 images,
-                self._labels.of(view, rows, rows_there),
+                self._labels.of(view, rows[taught], rows_there),
                 None if logits is None else logits.logits(rows_there),
                 rows,
                 mine,

@@ -234,6 +234,8 @@ class Loss:
         schedules: schedules of settings that a recipe may override.
         features: needs of a loss that compares penultimate features; its function takes projected
             `Features` as a fourth argument.
+        row_wise: whether the loss is a mean over samples that are not compared with each other. Processes
+            that share a batch then need their own rows alone.
 
     """
 
@@ -242,6 +244,7 @@ class Loss:
     one_target: bool = False
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     features: FeatureNeeds | None = None
+    row_wise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +257,13 @@ class ScheduledLoss:
         function: (student, labels, teacher, **settings) to a scalar.
         settings: schedules by name; missing settings keep the function's defaults.
         features: needs of penultimate features, the function's fourth argument; None for none.
+        row_wise: whether the loss is a mean over samples that are not compared with each other.
     """
 
     function: Callable[..., Tensor]
     settings: Mapping[str, Schedule] = field(default_factory=dict)
     features: FeatureNeeds | None = None
+    row_wise: bool = False
 
     @property
     def epochs(self) -> float:

@@ -47,18 +47,20 @@ PAPER: Mapping[str, Mapping[str, Any]] = {
     "centre": {**_OF_FEATURES, "feature_weight": 0.003},
 }
 LOSSES: Mapping[str, Loss] = {
-    "scratch": Loss(scratch, needs_teacher=False),
-    "label_smoothing": Loss(label_smoothing, needs_teacher=False),
-    "kd": Loss(kd, needs_teacher=True),
-    "soft_ce": Loss(soft_ce, needs_teacher=True),
-    "hard": Loss(hard, needs_teacher=True),
-    "mse": Loss(mse, needs_teacher=True),
-    "dkd": Loss(dkd, needs_teacher=True, schedules={"kd_weight": Schedule.warmup(1.0, share=1 / 12)}),
-    "nkd": Loss(nkd, needs_teacher=True),
-    "wsld": Loss(wsld, needs_teacher=True, one_target=True),
+    "scratch": Loss(scratch, needs_teacher=False, row_wise=True),
+    "label_smoothing": Loss(label_smoothing, needs_teacher=False, row_wise=True),
+    "kd": Loss(kd, needs_teacher=True, row_wise=True),
+    "soft_ce": Loss(soft_ce, needs_teacher=True, row_wise=True),
+    "hard": Loss(hard, needs_teacher=True, row_wise=True),
+    "mse": Loss(mse, needs_teacher=True, row_wise=True),
+    "dkd": Loss(
+        dkd, needs_teacher=True, schedules={"kd_weight": Schedule.warmup(1.0, share=1 / 12)}, row_wise=True
+    ),
+    "nkd": Loss(nkd, needs_teacher=True, row_wise=True),
+    "wsld": Loss(wsld, needs_teacher=True, one_target=True, row_wise=True),
     "dist": Loss(dist, needs_teacher=True),
-    "kd_ls": Loss(kd_ls, needs_teacher=True),
-    "wttm": Loss(wttm, needs_teacher=True),
+    "kd_ls": Loss(kd_ls, needs_teacher=True, row_wise=True),
+    "wttm": Loss(wttm, needs_teacher=True, row_wise=True),
     # The authors' 16,384 come from a memory, which makes them free; these are decoded in each step.
     "crd": Loss(
         crd, needs_teacher=True, features=FeatureNeeds(projection=ContrastProjection, negatives=4096)
@@ -157,7 +159,7 @@ def fill(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
     accepted = settings_of(loss.function)
     require_settings(name, chosen, [*accepted, *(["preset"] if name in PAPER else [])])
     given = {key: number_or_schedule(name, key, value, accepted[key]) for key, value in chosen.items()}
-    return ScheduledLoss(loss.function, {**loss.schedules, **given}, loss.features)
+    return ScheduledLoss(loss.function, {**loss.schedules, **given}, loss.features, loss.row_wise)
 
 
 def _preset(name: str, preset: object) -> Mapping[str, Any]:

@@ -24,6 +24,7 @@ from pipeline.core.errors import TrainingError
 from pipeline.core.progress import note, track
 from pipeline.loading.loader import Batch, Loader
 from pipeline.losses import Features, ScheduledLoss
+from pipeline.losses.settings import LossFunction
 from pipeline.models.auxiliary import weighted_logits
 from pipeline.models.heads import WithFeatures, feature_dim, head_of
 from pipeline.models.teacher import compiled
@@ -332,12 +333,25 @@ class Objective:
         loss, beside = self._loss.at(epoch), self._beside(features, batch)
         losses = []
         for weight, own in weighted_logits(outputs):
-            # (b, C) of this process -> (B, C) of all: some losses compare rows with each other.
-            logits = self._whole(own, batch)
-            losses.append(weight * loss(logits, batch.labels, batch.teacher_logits, *beside))
+            if self._loss.row_wise:
+                value = self._of_own_rows(loss, own, batch)
+            else:
+                # (b, C) of this process -> (B, C) of all: the loss compares rows with each other.
+                logits = self._whole(own, batch)
+                value = loss(logits, batch.labels, batch.teacher_logits, *beside)
+            losses.append(weight * value)
             # Features enter the first, main head's loss with gradients; auxiliary heads must not add more.
             beside = [_detached(features) for features in beside]
         return torch.stack(losses).sum()
+
+    def _of_own_rows(self, loss: LossFunction, own: Tensor, batch: Batch) -> Tensor:
+        """Return the loss () of a whole batch from each process's rows: no process holds all of them."""
+        value = loss(own.float(), batch.labels, batch.teacher_logits)
+        if self._ranks.count == 1:
+            return value
+        # A mean over b of B rows. The total's gradient is multiplied by the number of processes, and
+        # `DistributedDataParallel` averages it: together the sum that the whole batch's loss needs.
+        return self._ranks.total(value * (len(own) / len(batch.rows)))
 
     def _beside(self, features: Tensor | None, batch: Batch) -> list[Features]:
         if features is None or batch.teacher_features is None:

@@ -86,6 +86,7 @@ def train(
         training_set=training_set,
         features=loss.features,
         division=Division(parts=settings.accumulate, ranks=context.ranks),
+        own_rows=loss.row_wise,
     )
     projection = make_projection(loss, network, loader.teacher_dim, seed=spec.seed)
     held_out = context.feed(data.validation, None, preprocessing)

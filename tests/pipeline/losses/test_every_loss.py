@@ -214,3 +214,9 @@ def test_nothing_that_is_given_is_changed(name):
 def test_baselines_need_no_teacher(name):
     loss = loss_of(name)
     assert torch.equal(loss(STUDENT, LABELS, None), loss(STUDENT, LABELS, TEACHER))
+
+
+@EVERY
+def test_row_wise_losses_are_those_that_compare_no_samples(name):
+    # Losses of features are gathered as wholes, `centre` too, which compares none.
+    assert LOSSES[name].row_wise == (name not in {*RELATIONAL, "centre"})

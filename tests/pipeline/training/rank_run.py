@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "parts": {"settings": {"batch_size": 10, "accumulate": 3, "clip_norm": 0.5, "ema_decay": 0.9}},
     "mixed": {"settings": {"batch_size": 16}, "views": MIXED},
     "whole": {"settings": {"batch_size": 18}, "loss": ScheduledLoss(of_the_whole_batch)},
+    "kd": {"settings": {"batch_size": 10, "accumulate": 3}, "loss": make_loss("kd", {}), "features": True},
     "crd": {"settings": {"batch_size": 18}, "loss": make_loss("crd", {}), "features": True},
     "centre": {
         "settings": {"batch_size": 18, "clip_norm": 0.5},
