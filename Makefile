@@ -1,5 +1,5 @@
 # make repro    set up the base and run the main job: teacher, dump, students, report
-# make results  the wide sweep of tests/benchmarks/README.md, on the same dump
+# make results  converged students, tests/benchmarks/converged.py: hours, resumed by the same command
 # make test     set up the development extras too and pass the tests
 # make lint     ruff and mypy
 # make lowest   the lowest versions that pyproject.toml allows run a small job, in an environment of their own
@@ -37,9 +37,9 @@ $(VENV)/.develop: $(VENV)/.base
 repro: setup
 	$(RUN) dvc repro
 
-# Three seeds and label smoothing; leaves the wide sweep in params.yaml, as `dvc exp run` does.
 results: setup
-	$(RUN) dvc exp run -S 'sweep.baselines=[scratch,label_smoothing]' -S 'sweep.seeds=[0,1,2]'
+	$(RUN) python -m tests.benchmarks.converged build/results \
+		--out tests/benchmarks/results/converged.json
 
 test: develop
 	$(RUN) pytest -n auto --dist worksteal

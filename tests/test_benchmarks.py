@@ -23,6 +23,7 @@ from pipeline.tasks.table import find_task
 from pipeline.training.settings import TrainingSettings
 from stages.params_file import load_params
 from tests.benchmarks import (
+    converged,
     early_guidance,
     hidden_labels,
     loading,
@@ -337,3 +338,24 @@ def test_every_candidate_of_a_default_is_a_setting_of_its_loss():
     for loss, candidates in loss_defaults.CANDIDATES.items():
         for settings in candidates:
             assert make_loss(loss, settings).over(4).epochs <= 4
+
+
+def test_differences_of_converged_students_are_paired_with_a_t_interval():
+    top1 = {"scratch": (0.80, 0.82, 0.84), "label_smoothing": (0.7, 0.7, 0.7), "kd": (0.81, 0.84, 0.87)}
+    runs = [
+        {"student": "resnet8", "recipe": recipe, "epochs": converged.EPOCHS, "seed": seed, "top1": value}
+        for recipe, values in top1.items()
+        for seed, value in enumerate(values)
+    ]
+    lines = converged.table(runs[::-1]).splitlines()
+    assert lines[4] == "| resnet8 | `kd` | 84.00 ± 1.73 | +2.00 ± 0.58 | -0.48 to +4.48 |"
+    (line,) = converged.curve(runs).splitlines()[2:]
+    assert line == "| 60 | 82.00 ± 1.15 | 84.00 ± 1.73 | +2.00 ± 0.58 |"
+
+
+def test_every_run_of_converged_students_is_named_once():
+    runs = [*converged.table_runs(5), *converged.curve_runs()]
+    params = load_params(converged.PARAMS)
+    assert {run["student"] for run in runs} == set(params.students)
+    assert {run["recipe"] for run in runs} == set(params.recipes)
+    assert len(list(converged.table_runs(5))) == 5 * (3 * 3 + 2)

@@ -91,6 +91,8 @@ def tied(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
+# Students that a headline names one by one.
+_IN_A_HEADLINE = 3
 Written = Callable[[float | None], str]
 # Number format of a task's figures, by the form of their columns.
 FORMS: Mapping[str, Written] = {
@@ -180,9 +182,18 @@ def render_page(
 
 
 def headline(report: Report) -> str:
-    """Write the headline: the compared students and teachers."""
+    """Write the headline: what teaching gives each student, or else the students and teachers."""
+    form, found = FORMS[report.task.columns[0].form], []
+    for student in report.students:
+        taught, alone = student.best_taught, student.best_baseline
+        if taught and alone and taught.main and alone.main:
+            figures = f"{form(taught.main.mean)}, alone {form(alone.main.mean)}"
+            found.append(f"{student.name} {tied(figures)}")
+    if found and len(found) == len(report.students) <= _IN_A_HEADLINE:
+        title = capital(report.task.columns[0].heading)
+        return f"{title}, taught by {_listed(list(report.teachers))}: {'; '.join(found)}"
     names = [student.name for student in report.students]
-    who = _listed(names) if len(names) <= 3 else f"{len(names)} students"
+    who = _listed(names) if len(names) <= _IN_A_HEADLINE else f"{len(names)} students"
     if not report.teachers:
         return f"{who}, without a teacher"
     return f"{who}, alone and taught by {_listed(list(report.teachers))}"

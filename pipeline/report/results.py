@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -161,6 +161,11 @@ class Verdict:
         return "worse" if -1 in signs else "not_shown"
 
 
+def _best(groups: Iterable[Group]) -> Group | None:
+    known = [(group.main.mean, group) for group in groups if group.main is not None]
+    return max(known, key=lambda pair: pair[0])[1] if known else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentResults:
     """One student's groups, baselines first."""
@@ -181,8 +186,12 @@ class StudentResults:
     @property
     def best_baseline(self) -> Group | None:
         """The baseline with the highest mean main figure; the first one of a tie."""
-        known = [(group.main.mean, group) for group in self.baselines if group.main is not None]
-        return max(known, key=lambda pair: pair[0])[1] if known else None
+        return _best(self.baselines)
+
+    @property
+    def best_taught(self) -> Group | None:
+        """The distilled group with the highest mean main figure; the first one of a tie."""
+        return _best(group for group in self.groups if group.dump is not None)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.hidden_labels [--labels 10 100] [--seeds 3] [--out FILE.json]
 
-The main job of params.yaml (built-in images, teacher with its weights, both students) through the real
+The job of hidden_labels.yaml (built-in images, teacher with its weights, two students) through the real
 commands, in a temporary folder, with `data.labels_per_class` set: `kd` learns from the dump of all images
 and the labels that are kept, `scratch` from the labelled images alone in as many steps. Printed is the
 top-1 of the best validation epoch on the test images, in percent, mean and standard error over seeds, and
@@ -27,7 +27,7 @@ from tests.benchmarks.commands import pipeline
 from tests.benchmarks.environment import environment
 from tests.benchmarks.small_students import summary
 
-PARAMS = Path(__file__).parents[2] / "params.yaml"
+PARAMS = Path(__file__).with_suffix(".yaml")
 DUMP = "main"
 WAYS = {"scratch": (), "kd": ("--dump", DUMP)}
 Run = dict[str, Any]

@@ -13,7 +13,7 @@ from pipeline.core.errors import DataError
 from pipeline.evaluation.label_errors import LabelError, LabelErrors
 from pipeline.modalities.images.modality import IMAGES
 from pipeline.report.figures import Example, Series, curves_svg, make_examples, spread_rows
-from pipeline.report.page import metric, points, render_page, scientific, size
+from pipeline.report.page import headline, metric, points, render_page, scientific, size
 from pipeline.report.results import Estimate, Group, Report, compare, dump_figures
 from pipeline.report.runs import (
     DETAILS,
@@ -480,6 +480,16 @@ def test_the_page_is_honest(scratch, kd, words):
     page = page_of(*make_runs(scratch, kd))
     assert words in page
     assert page.count("more than two standard errors of the difference:") == words.count("more than two")
+
+
+def test_the_headline_says_what_teaching_gives_each_student():
+    runs = make_runs([0.88, 0.89], [0.9, 0.91]) + make_runs([0.8], [0.79], student="tiny")
+    words = "Top-1, %, taught by big: small 90.50, alone 88.50; tiny 79.00, alone 80.00"
+    assert headline(make_report(*runs)).replace("\N{NO-BREAK SPACE}", " ") == words
+    alone = make_report(*make_runs([0.88], []))
+    assert headline(alone) == "small, alone and taught by big"
+    many = [run for name in "abcd" for run in make_runs([0.8], [0.9], student=name)]
+    assert headline(make_report(*many)) == "4 students, alone and taught by big"
 
 
 def test_a_page_without_a_teacher():
