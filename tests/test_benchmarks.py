@@ -209,7 +209,7 @@ def test_students_cost_runs(colours, tmp_path):
     result = students_cost.measure(rig, parts, rounds=1, students=1, epochs=1, views=1)
     assert set(result["loader_over_one_batch"]) == {"staged", "resident"}
     assert result["whole_job"]["by_students"]["1"]["bound"] == pytest.approx(1.0)
-    assert "whole job, M = 1" in students_cost.table(result)
+    assert "÷ online, students: 1 |" in students_cost.table(result)
 
 
 def test_hidden_labels_go_on_where_they_were(tmp_path, monkeypatch):
@@ -269,7 +269,7 @@ def test_a_file_of_runs_is_resumed(tmp_path):
         project.resume(tmp_path / "runs.json", wanted, make)
     found = project.resume(tmp_path / "runs.json", wanted, make)
     assert made == [*wanted, wanted[1]]
-    assert found == [{**run, "top1": 0.5} for run in wanted]
+    assert found == [{**run, "top1": 0.5, "minutes": 0} for run in wanted]
 
 
 def test_epochs_to_a_target_count_from_the_best_of_scratch():
@@ -315,7 +315,7 @@ def test_the_tutorials_table_pairs_seeds_and_names_what_was_published():
     assert lines[4] == f"| student, the tutorial's soft labels | 70.19 | {gain} | {gain} |"
 
 
-def test_settings_of_a_loss_are_ranked_by_their_worst_cell(tmp_path):
+def test_settings_of_a_loss_are_ranked_by_their_worst_cell():
     top1 = {("scratch", 0): (0.5, 0.5), ("nkd", 1): (0.4, 0.9), ("nkd", 2): (0.52, 0.53)}
     runs = [
         {
@@ -328,8 +328,7 @@ def test_settings_of_a_loss_are_ranked_by_their_worst_cell(tmp_path):
         for (loss, gamma), values in top1.items()
         for student, value in zip(("a", "b"), values, strict=True)
     ]
-    (tmp_path / "data.json").write_text(json.dumps({"runs": runs}))
-    first, second = loss_defaults.ranking([tmp_path / "data.json"]).splitlines()[2:]
+    first, second = loss_defaults.ranking({"data": runs}).splitlines()[2:]
     assert first == '| `nkd` | `{"gamma": 2}` | +2.00 | +2.50 | data a +2.00, data b +3.00 |'
     assert '"gamma": 1' in second
 

@@ -62,19 +62,28 @@ def epochs_to(target: float, validation_top1: Sequence[float]) -> int:
     return next(reached, len(validation_top1) + 1)
 
 
+def epochs_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
+    """Return one student's epochs to its target by recipe, one number per seed.
+
+    Args:
+        runs: of one student, each with `recipe`, `seed` and `validation_top1`, a share per epoch.
+    """
+    own = sorted(runs, key=itemgetter("seed"))
+    curves = {
+        recipe: [run["validation_top1"] for run in own if run["recipe"] == recipe] for recipe in RECIPES
+    }
+    targets = [max(curve) - MARGIN for curve in curves["scratch"]]
+    return {recipe: list(map(epochs_to, targets, some)) for recipe, some in curves.items()}
+
+
 def table(runs: Sequence[Run]) -> str:
     """Return epochs to the target and final top-1 as Markdown, by student and recipe."""
     lines = ["| student | recipe | epochs to the target | top-1 | − scratch |", "|---|---|---|---|---|"]
     for student in dict.fromkeys(run["student"] for run in runs):
         own = sorted((run for run in runs if run["student"] == student), key=itemgetter("seed"))
-        arms = {recipe: [run for run in own if run["recipe"] == recipe] for recipe in RECIPES}
-        targets = [max(run["validation_top1"]) - MARGIN for run in arms["scratch"]]
-        top1 = summary({recipe: [run["top1"] for run in some] for recipe, some in arms.items()}, "scratch")
-        for recipe, some in arms.items():
-            epochs = [
-                epochs_to(target, run["validation_top1"])
-                for target, run in zip(targets, some, strict=False)
-            ]
+        arms = {recipe: [run["top1"] for run in own if run["recipe"] == recipe] for recipe in RECIPES}
+        top1 = summary(arms, "scratch")
+        for recipe, epochs in epochs_by_recipe(own).items():
             lines.append(f"| {student} | `{recipe}` | {_mean(epochs)} | {_top1(top1[recipe], recipe)} |")
     return "\n".join(lines)
 

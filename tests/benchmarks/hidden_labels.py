@@ -67,7 +67,7 @@ def measured(project: Path, run: Run) -> Run:
 def table(runs: Sequence[Run]) -> str:
     """Return top-1 by labels and student as Markdown, for all pairs of runs that exist."""
     lines = [
-        f"| labels a class | student | {' | '.join(WAYS)} | difference, paired |",
+        f"| labels per class | student | {' | '.join(WAYS)} | kd − scratch, paired |",
         "|---|---|---|---|---|",
     ]
     for n, student in dict.fromkeys((run["labels_per_class"], run["student"]) for run in runs):

@@ -122,12 +122,13 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     """Return figures as a Markdown table."""
     lines = [
         "| loader | images/s | range | ours ÷ it: medians, fastest | first batch, ms: first epoch, later "
-        "| CPU µs an image | memory, MB: own (RSS) | pinned, device |",
-        "|---|---|---|---|---|---|---|---|",
+        "| CPU µs per image | memory, MB: own (RSS; pinned; device) |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         rate, ratio = row["images_a_second"], row["ours_over_it"]
         first, memory = row["first_batch_milliseconds"], row["memory_megabytes"]
+        others = "; ".join(f"{memory[kind]:,}" for kind in ("rss", "pinned", "device"))
         cells = (
             name,
             f"{rate['median']:,}",
@@ -135,8 +136,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             f"{ratio['of_medians']:.2f}, {ratio['of_fastest']:.2f}",
             f"{first['first_epoch']:,.0f}, {first['later_epochs']:,.1f}",
             f"{row['cpu_microseconds_an_image']:,.1f}",
-            f"{memory['own']:,} ({memory['rss']:,})",
-            f"{memory['pinned']:,}, {memory['device']:,}",
+            f"{memory['own']:,} ({others})",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -140,28 +140,35 @@ def measure(folder: Path, params: Params, runs: Sequence[Run], out: Path) -> Non
             out.write_text(json.dumps(saved, indent=1) + "\n")
 
 
-def ranking(files: Sequence[Path]) -> str:
-    """Return the settings of each loss as Markdown, best first by the worst cell: a student in a file."""
+def ranking(results: Mapping[str, Sequence[Run]]) -> str:
+    """Return the settings of each loss as Markdown, best first by the worst cell: a student on some data.
+
+    Args:
+        results: name of the data -> the runs on it.
+    """
     cells: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for file in files:
-        runs = json.loads(file.read_text())["runs"]
+    for data, runs in results.items():
         plain = {(run["student"], run["seed"]): run for run in runs if run["loss"] == "scratch"}
         for run in runs:
             base = plain.get((run["student"], run["seed"]))
             if base is not None and run is not base:
                 gain = 100 * (run["validation_top1"] - base["validation_top1"])
                 of_settings = cells.setdefault((run["loss"], json.dumps(run["settings"])), {})
-                of_settings.setdefault(f"{file.stem} {run['student']}", []).append(gain)
+                of_settings.setdefault(f"{data} {run['student']}", []).append(gain)
     rows = []
     for (loss, settings), gains in cells.items():
         means = {cell: statistics.mean(some) for cell, some in gains.items()}
         rows.append((loss, -min(means.values()), settings, means))
-    lines = ["| loss | settings | worst | mean | by file and student |", "|---|---|---|---|---|"]
+    lines = ["| loss | settings | worst | mean | by data and student |", "|---|---|---|---|---|"]
     for loss, worst, settings, means in sorted(rows, key=lambda row: row[:3]):
         each = ", ".join(f"{cell} {gain:+.2f}" for cell, gain in means.items())
         mean = statistics.mean(means.values())
         lines.append(f"| `{loss}` | `{settings}` | {-worst:+.2f} | {mean:+.2f} | {each} |")
     return "\n".join(lines)
+
+
+def _runs(files: Sequence[Path]) -> dict[str, list[Run]]:
+    return {file.stem: json.loads(file.read_text())["runs"] for file in files}
 
 
 def main() -> None:
@@ -176,14 +183,14 @@ def main() -> None:
     parser.add_argument("--ranking", type=Path, nargs="+")
     options = parser.parse_args()
     if options.ranking:
-        print(ranking(options.ranking))
+        print(ranking(_runs(options.ranking)))
         return
     sweep, params = Sweep(options.folder, options.overrides), load_params(PARAMS, options.overrides)
     sweep.prepare()
     part, parts = map(int, options.part.split("/"))
     runs = list(planned(options.losses, params.sweep.students, options.seeds))[part - 1 :: parts]
     measure(options.folder, params, runs, options.out)
-    print(ranking([options.out]))
+    print(ranking(_runs([options.out])))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def wanted(params: Params) -> Iterator[tuple[str, str, int, bool]]:
 def table(runs: Sequence[Run]) -> str:
     """Return means as Markdown, one loss per row: each student's best, last, and best minus scratch."""
     students = list(dict.fromkeys(run["student"] for run in runs))
-    titles = [f"{student}: {column}" for student in students for column in ("best", "− scratch", "last")]
+    titles = [column for student in students for column in (student, "− scratch", "last")]
     lines = [f"| loss | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
     for recipe in dict.fromkeys(run["recipe"] for run in runs):
         cells = [cell for student in students for cell in _cells(runs, student, recipe)]

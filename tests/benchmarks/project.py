@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,16 @@ def resume(out: Path, wanted: Iterable[Run], make: Callable[[Run], Run]) -> list
     Args:
         out: JSON with the hardware, the versions and the finished runs.
         wanted: the runs, each with the values that identify it.
-        make: returns the results of a run.
+        make: returns the results of a run. The minutes it took, preparation included, are recorded.
     """
     saved = _read(out) if out.exists() else {"environment": environment(), "runs": []}
     found = []
     for run in wanted:
         done = next((one for one in saved["runs"] if run.items() <= one.items()), None)
         if done is None:
-            done = {**run, **make(run)}
+            start = time.monotonic()
+            results = make(run)
+            done = {**run, **results, "minutes": round((time.monotonic() - start) / 60, 2)}
             saved["runs"].append(done)
             out.write_text(json.dumps(saved, indent=1) + "\n")
         found.append(done)

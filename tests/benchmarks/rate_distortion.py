@@ -197,7 +197,7 @@ def plot(rows: list[Row], file: Path) -> None:
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as Markdown."""
+    """Return the rows as Markdown, largest format first."""
     lines = [
         "| format | bytes | KL, T = 1 | 99th percentile | KL, T = 4 | top-1 kept |",
         "|---|---|---|---|---|---|",
@@ -205,7 +205,7 @@ def table(rows: list[Row]) -> str:
     lines += [
         f"| {r['name']} | {r['bytes']:,.0f} | {r['kl_t1_mean']:.1e} | {r['kl_t1_p99']:.1e} | "
         f"{r['kl_t4_mean']:.1e} | {r['top1_agreement']:.3f} |"
-        for r in sorted(rows, key=lambda row: row["bytes"])
+        for r in sorted(rows, key=lambda row: -row["bytes"])
     ]
     return "\n".join(lines)
 

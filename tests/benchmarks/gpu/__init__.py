@@ -21,6 +21,6 @@ one, with Python 3.12 and torch already there:
     python -m pip install --no-index --no-deps --target site wheels/*.whl        # there
     PYTHONPATH=site python -m tests.benchmarks.gpu --out FOLDER
 
-`python -m tests.benchmarks.gpu.kept FOLDER` keeps the results in tests/benchmarks/results/gpu/CARD/ and
-prints the table of them in tests/benchmarks/README.md.
+`python -m tests.benchmarks.gpu.kept FOLDER` keeps the results in tests/benchmarks/results/gpu/CARD/, and
+`python -m tests.benchmarks.gallery` writes the table of them to tests/benchmarks/README.md.
 """

@@ -1,9 +1,9 @@
-"""Results that are kept, by card, and the table of them in tests/benchmarks/README.md.
+"""Results that are kept, by card, and the table of them, which stands in tests/benchmarks/README.md.
 
-    python -m tests.benchmarks.gpu.kept [FOLDER]
+    python -m tests.benchmarks.gpu.kept FOLDER
 
 Copies the results of a check into tests/benchmarks/results/gpu/CARD/, a card's newer ones in place of older
-ones, step by step, and prints the table, which stands there between the two comments `MARKS`.
+ones, step by step, and prints the table. `python -m tests.benchmarks.gallery` writes it to the document.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from tests.benchmarks.gpu.steps import AIMS
 from tests.benchmarks.gpu.table import Result, read_results
 
 KEPT = Path(__file__).parents[1] / "results" / "gpu"
-README = Path(__file__).parents[1] / "README.md"
-MARKS = ("<!-- GPU results -->", "<!-- end of GPU results -->")
 NOT_RUN = "not run"
 
 
@@ -70,22 +68,15 @@ def _found(results: list[Result]) -> dict[str, str]:
     }
 
 
-def table_of(readme: str) -> str:
-    """Return the table that stands in the README."""
-    return readme.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
-
-
 def main() -> None:
-    """Keep results, if there are new ones, and print the table."""
+    """Keep results and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, nargs="?", help="of a check; none to print the table alone")
-    given = parser.parse_args()
-    if given.folder is not None:
-        for file in keep(given.folder):
-            print(file)
-    print("\n".join(("", MARKS[0], readme_table(cards()), MARKS[1])))
+    parser.add_argument("folder", type=Path, help="of a check")
+    for file in keep(parser.parse_args().folder):
+        print(file)
+    print(f"\n{readme_table(cards())}\n\npython -m tests.benchmarks.gallery writes it to the document.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+"""Tables of speed: the main job's ratios, rendering, loading, the cost of students."""
+
+from __future__ import annotations
+
+import re
+
+from tests.benchmarks import loading, students_cost
+from tests.benchmarks.gallery.results import Found, ratio, table
+
+_RENDERERS = {
+    "ours": "**ours**",
+    "v2": "torchvision v2 in a loop, from arrays",
+    "v2, channels last": "the same from channels-last views",
+    "airbench": "airbench",
+    "kornia": "kornia (no antialias)",
+    "device": "our device renderer, meant for GPUs",
+}
+_RENDERED = {
+    "pad-crop": "pad-crop, 32 px",
+    "resized crop": "resized crop, 256 to 224",
+    "RandAugment": "the same + RandAugment",
+}
+
+
+def main_job(found: Found) -> str:
+    """Return the ratios of each student; from main_job.json."""
+    students = found["students"]
+    measures = {
+        "loader_over_repeated_batch": "student's images/s with the loader ÷ the same step on one "
+        "repeated batch",
+        "cached_seconds_over_online": "seconds of a KD epoch with stored logits ÷ an online KD epoch",
+        "cached_seconds_over_cross_entropy": "seconds of a KD epoch with stored logits ÷ a "
+        "cross-entropy epoch",
+    }
+    rows = (
+        (title, *(ratio(student[key]) for student in students.values())) for key, title in measures.items()
+    )
+    return table(("measure", *students), *rows)
+
+
+def rendering(found: Found) -> str:
+    """Return images per second by renderer and job, with ours ÷ theirs; from rendering.json."""
+    rows = (
+        (title, *(_rendered(found[job].get(name), name) for job in _RENDERED))
+        for name, title in _RENDERERS.items()
+    )
+    return table(("", *_RENDERED.values()), *rows)
+
+
+def _rendered(one: Found | None, name: str) -> str:
+    if one is None:
+        return "–"
+    speed = f"{one['images_a_second']:,}"
+    return speed if name == "ours" else f"{speed} ({one['ours_over_it']:.2f})"
+
+
+def loaders(found: Found, job: str) -> str:
+    """Return the loaders of a job; from loading.json."""
+    return re.sub(r"\b1 (thread|worker)s", r"1 \1", loading.table(found["jobs"][job]["loaders"]))
+
+
+def over_loader(found: Found, job: str, other: str) -> float:
+    """Return our images per second over another loader's: the ratio of the medians."""
+    return float(found["jobs"][job]["loaders"][other]["ours_over_it"]["of_medians"])
+
+
+def least_over_loaders(found: Found) -> float:
+    """Return our images per second over the fastest other loader's, in the worse of the jobs."""
+    return min(
+        over_loader(found, job, name)
+        for job, one in found["jobs"].items()
+        for name in one["loaders"]
+        if not name.startswith("ours")
+    )
+
+
+def students(found: Found) -> str:
+    """Return the ratios of students_cost*.json."""
+    return students_cost.table(dict(found))
