@@ -28,9 +28,17 @@ def _images() -> Modality:
     return IMAGES
 
 
+def _text() -> Modality:
+    from pipeline.modalities.text.modality import TEXTS
+
+    return TEXTS
+
+
 DEFAULT = IMAGES
 MODALITIES: OpenTable[Modality] = OpenTable(
-    Kind(noun="modality", returns="a modality", plural="modalities"), {IMAGES: _images}, Modality
+    Kind(noun="modality", returns="a modality", plural="modalities"),
+    {IMAGES: _images, "text": _text},
+    Modality,
 )
 
 
