@@ -119,6 +119,7 @@ class TextPreprocessing(UsualPreprocessing):
                 "name": "tokens",
                 "dtype": "int32" if normalises else "int64",
                 "layout": "NL",
+                "axes": {"1": "length"},
                 "pad": self.pad,
                 "normalised": not normalises,
             },

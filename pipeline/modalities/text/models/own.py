@@ -73,21 +73,24 @@ class KimCnn(nn.Module):
         """Return the logits (B, C) of token ids (B, L)."""
         there = filled(ids, self.pad)[:, None]
         words_BDL = self.embedding(ids).transpose(1, 2) * there
-        found = [_maximum(F.relu(layer(words_BDL)), there) for layer in self.convolutions]
+        found = [
+            _maximum(F.relu(layer(words_BDL)), there, layer.kernel_size[0])  # type: ignore[index,operator,union-attr]
+            for layer in self.convolutions
+        ]
         logits: Tensor = self.head(self.dropout(torch.cat(found, 1)))
         return logits
 
 
-def _maximum(found_BFM: Tensor, there_B1L: Tensor) -> Tensor:
+def _maximum(found_BFM: Tensor, there_B1L: Tensor, width: int) -> Tensor:
     """Return each filter's maximum (B, F) over the places where it meets a word.
 
     Elsewhere a filter gives its bias, so that longer padding would add new values.
     """
     # M = L + width - 1 places; filter place m sees words m - width + 1 to m.
-    width = found_BFM.shape[2] - there_B1L.shape[2] + 1
-    meets = F.max_pool1d(F.pad(there_B1L.float(), (width - 1, width - 1)), width, 1)
+    ones = found_BFM.new_ones(1, 1, width)
+    meets = F.conv1d(there_B1L.to(found_BFM.dtype), ones, padding=width - 1)
     # After ReLU no value is below 0.
-    return (found_BFM * meets).amax(2)
+    return (found_BFM * meets.clamp(max=1)).amax(2)
 
 
 class BiLstm(nn.Module):
@@ -130,7 +133,7 @@ class BiLstm(nn.Module):
         # Each text is turned within its own length, so that the second LSTM never reads padding first:
         # length 3 of 5 gives the places 2, 1, 0, 3, 4.
         places, lengths = torch.arange(ids.shape[1], device=ids.device), there.sum(1, keepdim=True)
-        turned = torch.where(there, lengths - 1 - places, places)[..., None].expand_as(words)
+        turned = torch.where(there, lengths - 1 - places, places).clamp(min=0)[..., None].expand_as(words)
         states = self.onward(words)[0], self.backward_(words.gather(1, turned))[0]
         # States of padding never win: tanh is above -1.
         both = torch.cat(states, 2).masked_fill(~there[..., None], -1.0).amax(1)
