@@ -26,8 +26,9 @@ from pipeline.modalities.table import families, find_modality
 from pipeline.samples.samples import Sample
 from stages import paths
 from stages.failures import say
-from stages.fit import Survey, find_teacher, fit, render
+from stages.fit import Survey, find_teacher, fit
 from stages.options import debuggable
+from stages.render import render, stages_of
 
 _PARAMS, _STAGES, _GITIGNORE = "params.yaml", "dvc.yaml", ".gitignore"
 _DVC, _DVCIGNORE = ".dvc", ".dvcignore"
@@ -58,7 +59,7 @@ def command(folder: Path) -> None:
     installed = [one for family in families() for one in family.installed()]
     texts = {
         _PARAMS: render("params.yaml.j2", **fit(survey, installed, device)),
-        _STAGES: _packaged("dvc.yaml.txt"),
+        _STAGES: stages_of(find_modality()),
         _GITIGNORE: render("gitignore.j2", photographs=_ignored(root, folder)),
     }
     _init_dvc(root)
