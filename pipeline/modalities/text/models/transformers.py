@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError, ModelError, is_out_of_memory
 from pipeline.core.package import extra_command
+from pipeline.core.trust import is_plain
 from pipeline.modalities.families import (
     OWN_WEIGHTS,
     Family,
@@ -33,7 +34,11 @@ from pipeline.modalities.text.tokenizers import TokenizerFile, read_tokenizer
 
 _PREFIX, _AUTO = "hf:", "AutoModelForSequenceClassification"
 _NAME = re.compile(r"hf:(?:(?P<kind>[A-Z]\w*):)?(?P<folder>[\w./@+-]+)")
-_LABEL_KEYS = ("id2label", "label2id", "num_labels", "_num_labels")
+# Keys of a configuration that do not shape the network, or could lead to code or files.
+_LEFT_OUT = (
+    *("id2label", "label2id", "num_labels", "architectures", "transformers_version", "auto_map"),
+    *("attn_implementation", "quantization_config", "dtype", "torch_dtype", "custom_pipelines"),
+)
 
 
 class SequenceClassifier(nn.Module):
@@ -82,13 +87,12 @@ class Transformers(Family):
         require_own_stem(name, stem_stride)
         require_no_weights(name, options)
         given = dict(options)
-        config = given.pop("config", None) or _config(name)
-        pad, separator = given.pop("pad", None), given.pop("separator", None)
-        pad = int(config.get("pad_token_id") or 0) if pad is None else pad
-        changed = {**_without_labels(config), **given, "num_labels": num_classes, "pad_token_id": pad}
-        changed.pop("model_type")
+        config = _portable(given.pop("config", None) or _config(name))
+        separator, pad = given.pop("separator", None), given.pop("pad", config.get("pad_token_id") or 0)
+        changed = {**config, **given, "num_labels": num_classes, "pad_token_id": pad}
+        changed.pop("model_type", None)
         with _quiet(name) as library:
-            made = library.AutoConfig.for_model(config["model_type"], **changed)
+            made = library.AutoConfig.for_model(config.get("model_type"), **changed)
             kind = _class_of(library, name)
             network = kind.from_config(made) if hasattr(kind, "from_config") else kind(made)
         return SequenceClassifier(network, pad=pad, separator=separator)
@@ -109,7 +113,7 @@ class Transformers(Family):
                 use_safetensors=True,
                 trust_remote_code=False,
                 dtype=torch.float32,
-                **_without_labels(options),
+                **options,
             )
         preprocessing = _preprocessing(folder, config)
         found = json.loads(network.config.to_json_string(use_diff=False))
@@ -118,7 +122,7 @@ class Transformers(Family):
         return Pretrained(
             network=SequenceClassifier(network, pad=fitted["pad"], separator=fitted["separator"]).eval(),
             name=name,
-            options={**fitted, "config": found},
+            options={**fitted, "config": _portable(found)},
             preprocessing=preprocessing,
             classes=tuple(str(names[place]) for place in range(len(names))),
         )
@@ -140,7 +144,7 @@ class Transformers(Family):
         # A vocabulary may have unused places, e.g. to be a multiple of 64.
         size = max(preprocessing.channels, int(config.get("vocab_size", 0)) if typed.before else 0)
         return {
-            "config": {**config, "vocab_size": size},
+            "config": {**_portable(config), "vocab_size": size},
             "pad": preprocessing.pad,
             "separator": typed.between[0] if has_types and typed.between else None,
         }
@@ -199,8 +203,15 @@ def _preprocessing(folder: Path, config: Mapping[str, Any]) -> TextPreprocessing
     return TextPreprocessing(tokenizer=tokenizer, max_length=max(SHORTEST, room))
 
 
-def _without_labels(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _LABEL_KEYS}
+def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a configuration that shapes the network: numbers and words, no path, no "
+    "address.
+    """
+    return {
+        key: value
+        for key, value in config.items()
+        if not key.startswith("_") and key not in _LEFT_OUT and is_plain(value)
+    }
 
 
 def _class_of(library: Any, name: str) -> Any:
