@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.core.arrays import spread
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import content_digest, sample_key
-from pipeline.modalities.modality import Modality
+from pipeline.modalities.modality import Modality, Recognised
 from pipeline.modalities.picture import Picture
 from pipeline.modalities.text.form import (
     TEXT,
@@ -30,6 +30,7 @@ from pipeline.modalities.text.options import TextOptions
 from pipeline.modalities.text.pictures import picture_of
 from pipeline.modalities.text.preprocessing import GivenText, TextPreprocessing
 from pipeline.modalities.text.sources import open_source
+from pipeline.modalities.text.sources.recognise import recognise
 from pipeline.modalities.text.spec import TextViews
 from pipeline.modalities.text.tokenizers import WordList
 from pipeline.modalities.text.words import text_of
@@ -49,6 +50,10 @@ class Text(Modality):
     def open_source(self, source: str, options: TextOptions) -> TextSource:
         """Find a dataset of texts; see `sources`."""
         return open_source(source, options)
+
+    def recognise(self, path: Path, name: str) -> Recognised | None:
+        """Return how to read a table, or class folders of .txt files."""
+        return recognise(path, name)
 
     def intake(self, source: TextSource, folder: Path, options: TextOptions) -> TextIntake:
         """Return the reader of texts for `pipeline prepare`."""

@@ -60,7 +60,7 @@ class KimCnn(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.pad = pad
+        self.pad, self.widths = pad, tuple(widths)
         self.embedding = nn.Embedding(vocabulary, dim)
         # Padded by width - 1 on both sides, so that every filter meets every word, of short texts too.
         self.convolutions = nn.ModuleList(
@@ -73,10 +73,8 @@ class KimCnn(nn.Module):
         """Return the logits (B, C) of token ids (B, L)."""
         there = filled(ids, self.pad)[:, None]
         words_BDL = self.embedding(ids).transpose(1, 2) * there
-        found = [
-            _maximum(F.relu(layer(words_BDL)), there, layer.kernel_size[0])  # type: ignore[index,operator,union-attr]
-            for layer in self.convolutions
-        ]
+        layers = zip(self.convolutions, self.widths, strict=True)
+        found = [_maximum(F.relu(layer(words_BDL)), there, width) for layer, width in layers]
         logits: Tensor = self.head(self.dropout(torch.cat(found, 1)))
         return logits
 

@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +131,7 @@ def _open(detail: str, options: TextOptions, suffix: str, read: Read) -> TextSou
     files: dict[str, list[Path]] = defaultdict(list)
     unused = []
     for path in sorted(root.iterdir()):
-        split = _SPLITS.get(_split_of(path)) if path.suffix == f".{suffix}" else None
+        split = split_of(path) if path.suffix == f".{suffix}" else None
         files[split].append(path) if split else unused.append(path.name)
     if TRAIN not in files or not {TEST, VALIDATION} & set(files):
         there = first_of([path.name for some in files.values() for path in some] + unused) or "nothing"
@@ -148,9 +148,14 @@ def _open(detail: str, options: TextOptions, suffix: str, read: Read) -> TextSou
     return _source(root, rows, LeftOut(unused=tuple(unused)))
 
 
-def _split_of(path: Path) -> str:
+def split_of(path: Path) -> str | None:
+    """Return the split that a file's name tells, or None.
+
+    >>> split_of(Path("train-00000-of-00002.parquet")), split_of(Path("dev.csv")), split_of(Path("a.csv"))
+    ('train', 'validation', None)
+    """
     found = _PART.fullmatch(path.stem)
-    return found["split"] if found else path.stem
+    return _SPLITS.get(found["split"]) if found else None
 
 
 _NONE = Rows(texts=[], labels=[], names=[], places=[])
@@ -258,36 +263,56 @@ def _arrow(where: str) -> Any:
 
 
 def _parquet(path: Path, options: TextOptions) -> Columns:
-    arrow = _arrow(f"parquet:{path}")
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-        wanted = [name for name in file.schema_arrow.names if name in _wanted(options)]
-        table = file.read(columns=wanted)
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file ({_short(error)}); write it again") from None
-    return _with_names(table.to_pydict(), (table.schema.metadata or {}).get(b"huggingface"), options)
+    return _of_arrow(_read_arrow(path, _wanted(options)), options)
 
 
 def _saved(folder: Path, options: TextOptions) -> Columns:
-    """Read a folder of `save_to_disk`: state.json lists files of Arrow's stream format."""
-    arrow = _arrow(f"hf:{folder}")
+    return _of_arrow(_read_arrow(folder, _wanted(options)), options)
+
+
+def arrow_names(path: Path) -> list[str]:
+    """Return the names of the columns of a Parquet file, or of a folder of `save_to_disk`.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        DataError: not such a file or folder.
+    """
+    names: list[str] = _read_arrow(path, set()).schema.names
+    return names
+
+
+def _read_arrow(path: Path, wanted: Collection[str]) -> Any:
+    """Read columns of a Parquet file, or of a folder whose state.json lists files of Arrow's stream format.
+
+    Without wanted columns, the table has all of them.
+    """
+    arrow = _arrow(str(path))
+    kind = "a folder of save_to_disk" if path.is_dir() else "a Parquet file"
     try:
-        state = json.loads((folder / "state.json").read_text())
-        tables = []
-        for part in state["_data_files"]:
-            with arrow.memory_map(str(folder / Path(part["filename"]).name)) as file:
-                tables.append(arrow.ipc.open_stream(file).read_all())
-        table = arrow.concat_tables(tables)
+        table = _saved_table(arrow, path) if path.is_dir() else _parquet_table(path)
     except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder}: not written by save_to_disk ({_short(error)}); write it again"
-        ) from None
-    names = [name for name in table.column_names if name in _wanted(options)]
-    return _with_names(
-        table.select(names).to_pydict(), (table.schema.metadata or {}).get(b"huggingface"), options
-    )
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{path}: not {kind} ({reason}); write it again") from None
+    names = [name for name in table.column_names if name in wanted or not wanted]
+    return table.select(names)
+
+
+def _parquet_table(path: Path) -> Any:
+    from pyarrow import parquet
+
+    return parquet.read_table(path, memory_map=True)
+
+
+def _saved_table(arrow: Any, folder: Path) -> Any:
+    tables = []
+    for part in json.loads((folder / "state.json").read_text())["_data_files"]:
+        with arrow.memory_map(str(folder / Path(part["filename"]).name)) as file:
+            tables.append(arrow.ipc.open_stream(file).read_all())
+    return arrow.concat_tables(tables)
+
+
+def _of_arrow(table: Any, options: TextOptions) -> Columns:
+    return _with_names(table.to_pydict(), (table.schema.metadata or {}).get(b"huggingface"), options)
 
 
 def _with_names(columns: Columns, metadata: bytes | None, options: TextOptions) -> Columns:
@@ -298,10 +323,6 @@ def _with_names(columns: Columns, metadata: bytes | None, options: TextOptions) 
         labels = columns[options.label]
         columns[options.label] = [None if one is None or one < 0 else names[one] for one in labels]
     return columns
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _wanted(options: TextOptions) -> set[str]:
