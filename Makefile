@@ -3,6 +3,7 @@
 # make test     set up the development extras too and pass the tests
 # make lint     ruff and mypy
 # make lowest   the lowest versions that pyproject.toml allows run a small job, in an environment of their own
+# make heavy    tests of the extra transformers, which is installed beside the environment
 # make setup    .venv alone, with the base
 # Needs git, make and python3 (3.11 or newer); uses uv where it is installed.
 
@@ -18,7 +19,7 @@ INSTALL = if command -v uv >/dev/null 2>&1; then \
 	fi; \
 	status=$$?; $(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1; exit $$status
 
-.PHONY: setup develop repro results test slow lint lowest clean
+.PHONY: setup develop repro results test heavy slow lint lowest clean
 
 setup: $(VENV)/.base
 develop: $(VENV)/.develop
@@ -43,6 +44,15 @@ results: setup
 
 test: develop
 	$(RUN) pytest -n auto --dist worksteal
+
+# Beside the environment, so that `make test` shows that nothing else needs it.
+$(VENV)/heavy: $(VENV)/.develop
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
+		-c constraints.txt transformers regex
+
+heavy: $(VENV)/heavy
+	$(RUN) PYTHONPATH="$(CURDIR)/$(VENV)/heavy" pytest tests/pipeline/modalities/text/models \
+		tests/stages/test_text_transformers.py
 
 slow: develop
 	$(RUN) pytest -m slow

@@ -83,12 +83,14 @@ def command(
     network, card = load_checkpoint(checkpoint, trust=trust)
     preprocessing = card.preprocessing
     images = _samples(folder, card, samples)
-    deployment = Deployment(network=network, card=card, normalises=with_normalise)
+    deployment = Deployment(network=network, card=card, normalises=with_normalise).fitted()
     content = FORMATS[form].encode(deployment)
     feed = Feed(images, None, preprocessing, device=torch.device("cpu"))
     parity = measure_parity(deployment, FORMATS[form].load(content), feed, find_task(card.task))
     parity.require(threshold)
     write_bytes(out, content)
+    for suffix, attached in preprocessing.attachments().items():
+        write_bytes(out.with_suffix(f".{suffix}"), attached)
     say(f"{out}: {len(content):,} bytes, {form} of {card.architecture.name}, {len(card.classes)} classes")
     click.echo(f"{parity}")
 

@@ -22,12 +22,15 @@ from pipeline.core.arrays import spread
 from pipeline.core.errors import ConfigError, DataError, brief, first_of, printable, quoted
 from pipeline.core.files import write_bytes
 from pipeline.core.progress import note
-from pipeline.modalities.table import families, find_modality
+from pipeline.modalities.modality import Modality, Recognised
+from pipeline.modalities.table import MODALITIES, families, find_modality
 from pipeline.samples.samples import Sample
 from stages import paths
 from stages.failures import say
-from stages.fit import Survey, find_teacher, fit, render
+from stages.fit import Survey, find_teacher, fit
+from stages.fit_text import TextSurvey, fit_text
 from stages.options import debuggable
+from stages.render import render, stages_of
 
 _PARAMS, _STAGES, _GITIGNORE = "params.yaml", "dvc.yaml", ".gitignore"
 _DVC, _DVCIGNORE = ".dvc", ".dvcignore"
@@ -42,32 +45,65 @@ _WAIT_SECONDS = 120.0
 @click.argument("folder", type=click.Path(path_type=Path))
 @debuggable
 def command(folder: Path) -> None:
-    """Begin a project in the working folder with the photographs in FOLDER, which is only read.
+    """Begin a project in the working folder with the photographs or texts in FOLDER, which is only read.
 
     FOLDER holds train/CLASS/* and test/CLASS/* (or val/CLASS/*), or CLASS/* alone: then about 20 % of the
-    files, each drawn by the hash of its name, are the test split. Writes params.yaml, fitted to the
-    classes and sizes found, dvc.yaml, .dvc, .dvcignore and .gitignore, and overwrites nothing. After it:
-    dvc repro.
+    files, each drawn by the hash of its name, are the test split. Files are photographs, or texts (.txt).
+    FOLDER may also be a table of texts, a CSV, TSV, JSON lines or Parquet file, or a folder with train and
+    test files of these. Writes params.yaml, fitted to the data, dvc.yaml, .dvc, .dvcignore and
+    .gitignore, and overwrites nothing. After it: dvc repro.
     """
     root = Path.cwd()
     _require_new(root)
     _require_apart(root, folder)
     named = _as_named(folder)
+    for modality in MODALITIES:
+        if found := modality.recognise(folder, named):
+            _write(root, folder, modality, *_for_texts(modality, found, named))
+            return
+    _require_folder(folder)
     survey = _look(folder, named)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     installed = [one for family in families() for one in family.installed()]
+    params = render("params.yaml.j2", **fit(survey, installed, device))
+    told = [str(survey)]
+    if find_teacher(installed, device) is None:
+        told.append("no pretrained weights are on this machine, so the teacher is trained from scratch")
+    _write(root, folder, find_modality(), params, told)
+
+
+def _write(root: Path, folder: Path, modality: Modality, params: str, told: list[str]) -> None:
+    """Write the files of a project, and say what was found."""
     texts = {
-        _PARAMS: render("params.yaml.j2", **fit(survey, installed, device)),
-        _STAGES: _packaged("dvc.yaml.txt"),
-        _GITIGNORE: render("gitignore.j2", photographs=_ignored(root, folder)),
+        _PARAMS: params,
+        _STAGES: stages_of(modality),
+        _GITIGNORE: render("gitignore.j2", data=_ignored(root, folder)),
     }
     _init_dvc(root)
     for name, text in texts.items():
         write_bytes(root / name, text.encode())
-    say(f"{folder}: {survey}")
-    if find_teacher(installed, device) is None:
-        say("teacher: trained from scratch, as no pretrained weights are on this machine; see params.yaml")
+    for line in told:
+        say(f"{folder}: {line}")
     say(f"written: {', '.join(_WRITTEN)}; next: dvc repro")
+
+
+def _for_texts(modality: Modality, found: Recognised, named: str) -> tuple[str, list[str]]:
+    """Return the text of params.yaml for recognised texts, and lines about them."""
+    source = modality.open_source(found.source, modality.options_type(**found.options))
+    if left_out := str(source.left_out):
+        note(f"left out: {left_out}")
+    looked_at = [source.train[row] for row in spread(len(source.train), _MOST_HEADERS).tolist()]
+    survey = TextSurvey(
+        source=found.source,
+        options=found.options,
+        watch=named,
+        classes=len(source.classes),
+        train=len(source.train),
+        validation=None if source.validation is None else len(source.validation),
+        test=len(source.test),
+        lengths=np.array([sample.load().size for sample in looked_at], np.int64),
+    )
+    return render("params-text.yaml.j2", **fit_text(survey)), [str(survey)]
 
 
 def _require_new(root: Path) -> None:
@@ -97,11 +133,8 @@ def _require_apart(root: Path, folder: Path) -> None:
         DataError: not a folder.
         ConfigError: an output is inside the folder, or the folder inside an output.
     """
-    if not folder.is_dir():
-        found = "no folder" if os.path.lexists(folder) else "no such folder"
-        raise DataError(
-            f"{folder}: {found}; expected the one with the photographs in class folders; correct the path"
-        )
+    if not folder.exists():
+        _require_folder(folder)
     photographs = folder.resolve()
     for output in (root / name for name in (*_WRITTEN, *_OUTPUTS)):
         place = output.resolve()
@@ -115,6 +148,16 @@ def _require_apart(root: Path, folder: Path) -> None:
                 f"{folder}: lies in {output.relative_to(root)}, which is written by the stages; expected "
                 "the photographs apart from outputs; move them, or run the command in a new folder"
             )
+
+
+def _require_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        found = "no folder" if os.path.lexists(folder) else "no such folder"
+        raise DataError(
+            f"{folder}: {found}; expected the one with the photographs or texts in class folders, or a "
+            f"table of "
+            "texts (.csv, .tsv, .jsonl, .parquet); correct the path"
+        )
 
 
 def _as_named(folder: Path) -> str:
@@ -195,4 +238,4 @@ def _ignored(root: Path, folder: Path) -> str | None:
         return None
     # Escape all characters that Git's patterns interpret, including a trailing space.
     escaped = re.sub(r"([\\*?\[\]!# ])", r"\\\1", photographs.relative_to(root.resolve()).as_posix())
-    return f"/{escaped}/"
+    return f"/{escaped}/" if folder.is_dir() else f"/{escaped}"

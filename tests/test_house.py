@@ -78,14 +78,15 @@ def test_imports_go_down_from_floor_to_floor():
     assert up == set()
 
 
-def test_images_are_known_to_the_table_of_modalities_alone_and_to_the_public_names():
+@pytest.mark.parametrize(("name", "public"), [("images", {"pipeline"}), ("text", set())])
+def test_a_modality_is_known_to_the_table_of_modalities_alone_and_to_the_public_names(name, public):
+    folder = f"pipeline.modalities.{name}"
     known = {
         module
         for module, others in GRAPH.items()
-        if not module.startswith("pipeline.modalities.images")
-        and any(other.startswith("pipeline.modalities.images") for other in others)
+        if not module.startswith(folder) and any(other.startswith(folder) for other in others)
     }
-    assert known == {"pipeline.modalities.table", "pipeline"}
+    assert known == {"pipeline.modalities.table", *public}
 
 
 def test_the_test_for_circles_finds_one():

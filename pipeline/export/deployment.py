@@ -5,7 +5,8 @@ Owns the traced program and its description; `formats.py` owns the files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from pipeline.core.errors import ModelError
+from pipeline.core.progress import note
 from pipeline.models.checkpoint import ModelCard
 
 # torch.export specialises batches of 0 and 1, so 2 is the smallest that keeps the batch dynamic.
@@ -28,11 +30,42 @@ class Deployment:
         card: its card.
         normalises: take pixels (B, S, S, channels) uint8 and normalise inside the network, instead of
             taking normalised images (B, channels, S, S) float32.
+        any_length: take samples of any length where the modality has padded ones, e.g. texts.
     """
 
     network: nn.Module
     card: ModelCard
     normalises: bool
+    any_length: bool = True
+
+    @property
+    def input_name(self) -> str:
+        """Name of the program's input."""
+        return str(self._input.get("name", "images"))
+
+    @property
+    def axes(self) -> dict[int, str]:
+        """Axes of any length, by name."""
+        return {0: "batch", **{int(axis): name for axis, name in self._input.get("axes", {}).items()}}
+
+    def fitted(self) -> Deployment:
+        """Return the deployment with samples of one length, padded, if the network traces no other.
+
+        E.g. torch 2.11 traces an LSTM for one number of steps.
+        """
+        if len(self.axes) == 1:
+            return self
+        try:
+            self.trace()
+        except ModelError:
+            note(f"{self.card.architecture.name}: takes samples of one length alone, padded")
+            return replace(self, any_length=False)
+        return self
+
+    @property
+    def _input(self) -> Mapping[str, Any]:
+        found: dict[str, Any] = self.description()["input"]
+        return found
 
     def inputs(self, pixels: Tensor) -> Tensor:
         """Convert pixels (B, S, S, c) uint8 of the model's size and any channels to the exported input."""
@@ -58,9 +91,9 @@ class Deployment:
         preprocessing = self.card.preprocessing
         network = preprocessing.with_normalisation(self.network) if self.normalises else self.network
         example = self.inputs(preprocessing.example(_TRACED_BATCH))
-        batch = {0: Dim("batch", min=1)}
+        axes = {axis: Dim(name, min=1, max=_longest(example, axis)) for axis, name in self.axes.items()}
         try:
-            program = torch.export.export(network.eval(), (example,), dynamic_shapes=(batch,))
+            program = torch.export.export(network.eval(), (example,), dynamic_shapes=(axes,))
         except (RuntimeError, ValueError, TypeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
@@ -74,8 +107,16 @@ class Deployment:
 
     def description(self) -> dict[str, Any]:
         """Return preprocessing, classes and architecture for the file's users, as plain values."""
+        deployed = self.card.preprocessing.deployed(normalises=self.normalises)
+        if not self.any_length:
+            deployed["input"] = {name: value for name, value in deployed["input"].items() if name != "axes"}
         return {
-            **self.card.preprocessing.deployed(normalises=self.normalises),
+            **deployed,
             "classes": list(self.card.classes),
             "architecture": self.card.architecture.to_dict(),
         }
+
+
+def _longest(example: Tensor, axis: int) -> int | None:
+    """Return the largest length of an axis: the model's own, except for batches."""
+    return None if axis == 0 else example.shape[axis]

@@ -29,7 +29,7 @@ from pipeline.export.deployment import Deployment
 from pipeline.loading.feed import Feed
 from pipeline.tasks.task import Task
 
-INPUT, OUTPUT = "images", "logits"
+OUTPUT = "logits"
 
 Run = Callable[[Tensor], Tensor]
 # A protocol buffer holds less than 2 GiB; 32 MiB are reserved for the graph.
@@ -80,7 +80,7 @@ def _encode_onnx(deployment: Deployment) -> bytes:
     _require_room(deployment)
     traced = deployment.trace()
     try:
-        program = _convert(traced)
+        program = _convert(traced, deployment)
     except torch.onnx.OnnxExporterError as error:
         raise ModelError(
             f"{deployment.card.architecture.name} cannot be written as ONNX ({_first_cause(error)}); "
@@ -96,14 +96,14 @@ def _encode_onnx(deployment: Deployment) -> bytes:
     return content
 
 
-def _convert(traced: ExportedProgram) -> torch.onnx.ONNXProgram:
+def _convert(traced: ExportedProgram, deployment: Deployment) -> torch.onnx.ONNXProgram:
     with _known_warnings():
         program = torch.onnx.export(
             traced,
             dynamo=True,
-            input_names=[INPUT],
+            input_names=[deployment.input_name],
             output_names=[OUTPUT],
-            dynamic_shapes=({0: "batch"},),
+            dynamic_shapes=(deployment.axes,),
             external_data=False,
             verbose=False,
         )
@@ -125,8 +125,10 @@ def _load_onnx(content: bytes) -> Run:
     options.log_severity_level = 3  # errors only; it warns about missing devices
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
+    (name,) = (given.name for given in session.get_inputs())
+
     def run(inputs: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([OUTPUT], {INPUT: inputs.numpy()})[0])
+        return torch.from_numpy(session.run([OUTPUT], {name: inputs.numpy()})[0])
 
     return run
 
@@ -237,7 +239,10 @@ def measure_parity(deployment: Deployment, run: Run, feed: Feed, task: Task) -> 
     """
     batches = _batches(len(feed.images))
     ours, theirs = [], []
-    for pixels in feed.rendered((0, rows) for rows in batches):
+    # Trimmed to the longest sample of each batch, or all of one length.
+    requests = [(0, rows) for rows in batches]
+    seen = feed.rendered(requests) if deployment.any_length else itertools.starmap(feed.pixels, requests)
+    for pixels in seen:
         ours.append(deployment.logits(pixels))
         theirs.append(run(deployment.inputs(pixels)))
     network, exported = torch.cat(ours), torch.cat(theirs)

@@ -126,7 +126,7 @@ class Family(ABC):
         """Return the builder's options for images of this side in pixels, if it needs any."""
         return {}
 
-    def fitted(self, name: str, preprocessing: Preprocessing, given: Any) -> Preprocessing:
+    def fitted(self, name: str, preprocessing: Any, given: Any) -> Preprocessing:
         """Return the preprocessing of a network with fresh weights.
 
         Args:
@@ -137,7 +137,7 @@ class Family(ABC):
         fitted: Preprocessing = given.over(preprocessing)
         return fitted
 
-    def fitted_options(self, name: str, preprocessing: Preprocessing) -> dict[str, Any]:
+    def fitted_options(self, name: str, preprocessing: Any) -> dict[str, Any]:
         """Return the builder's options for a preprocessing, if it needs any."""
         return self.size_options(name, preprocessing.side)
 

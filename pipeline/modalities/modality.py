@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -71,6 +71,19 @@ class DataOptions:
             was, asked: all values of `data`, at the time of preparation and now.
         """
         return bool(was[name] != asked[name])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognised:
+    """Data of a modality at a path, for `pipeline init`.
+
+    Args:
+        source: value of `data.source`.
+        options: further keys of `data` that tell how to read it, e.g. columns of a table.
+    """
+
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Modality(ABC):
@@ -174,6 +187,18 @@ class Modality(ABC):
             DataError: a file is missing or damaged.
         """
         return open_packed(folder, name, form)
+
+    def recognise(self, path: Path, name: str) -> Recognised | None:
+        """Return how to read the data at a path, or None if they are not this modality's.
+
+        Args:
+            path: a folder or file.
+            name: its name for params.yaml.
+
+        Raises:
+            DataError: they are this modality's, but cannot be read.
+        """
+        return None
 
     def trust(self, code: Iterable[str]) -> None:
         """Let files name code that this modality runs: modules, or `module:NAME`, that the user trusts."""

@@ -28,10 +28,16 @@ def _images() -> Modality:
     return IMAGES
 
 
+def _text() -> Modality:
+    from pipeline.modalities.text.modality import TEXTS
+
+    return TEXTS
+
+
 DEFAULT = IMAGES
 MODALITIES: OpenTable[Modality] = OpenTable(
     Kind(noun="modality", returns="a modality", plural="modalities"),
-    {IMAGES: _images},
+    {IMAGES: _images, "text": _text},
     Modality,
     key="data.modality",
     address="pipeline.modalities.table.MODALITIES",

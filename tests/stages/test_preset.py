@@ -12,9 +12,9 @@ import yaml
 from pipeline.models.architecture import source_of
 from stages.params_file import load_params
 from stages.preset import presets
+from stages.render import stages_of
 from tests.stages.conftest import run
 
-ROOT = Path(__file__).parents[2]
 IMAGENET = "imagenet-1k"
 
 
@@ -46,6 +46,19 @@ def test_nothing_is_overwritten(written, capsys):
     assert written.read_text() == "mine: 1\n"
 
 
+def test_the_stages_are_written_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("preset", "text", "--dvc") == 2
+    assert run("preset", "text", "--out", "params.yaml", "--dvc") == 0
+    tree = yaml.safe_load(Path("dvc.yaml").read_text())
+    assert "data.text" in tree["stages"]["prepare"]["params"]
+    Path("params.yaml").unlink()
+    capsys.readouterr()
+    assert run("preset", "text", "--out", "params.yaml", "--dvc") == 1
+    assert "dvc.yaml: is there already" in capsys.readouterr().err
+    assert not Path("params.yaml").exists()
+
+
 def test_an_unknown_name_is_one_clear_line(capsys):
     assert run("preset", "imagnet-1k") == 1
     error = capsys.readouterr().err
@@ -70,13 +83,15 @@ def test_every_preset_is_ready_to_run(name, tmp_path):
         assert source_of(model.model).knows(model.model)
     for dump in params.sweep.dumps:
         teacher = params.teacher(params.dump(dump).teacher)
-        assert teacher.weights in torchvision.models.get_model_weights(teacher.model).__members__
+        if teacher.weights is not None:
+            assert teacher.weights in torchvision.models.get_model_weights(teacher.model).__members__
     tree = yaml.safe_load(presets()[name])
-    for key in re.findall(r"- (data\.\w+|training|sweep)$", (ROOT / "dvc.yaml").read_text(), re.MULTILINE):
+    for key in re.findall(r"- (data\.\w+|training|sweep)$", stages_of(params.data.kind), re.MULTILINE):
         section, _, leaf = key.partition(".")
         assert section in tree, key
         assert not leaf or leaf in tree[section], key
-    assert Path(params.data.watch) == Path(params.data.source.partition(":")[2])
+    # What is built in cannot change; DVC needs a file to watch.
+    assert params.data.watch == (params.data.source.partition(":")[2] or "dvc.yaml")
 
 
 def test_imagenet_is_the_recipe_that_it_says(written):

@@ -1,0 +1,1 @@
+"""Texts: any script, views by words, any tokenizer."""

@@ -1,0 +1,208 @@
+"""Carry out the operations of a view on the words of many samples at once, with integers only.
+
+Every decision about a word is drawn at (seed, view, sample key, word number), so it depends neither on the
+other words nor on the batch. Decisions about a segment, e.g. where a span begins, are drawn once a segment.
+A segment is one of the one or two texts of a sample; its words are numbered from 0, and lanes differ
+between
+the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.random import Lane, below, chance, draw, lanes_of
+from pipeline.core.random import Words as RandomWords
+from pipeline.modalities.text.spec import RandomCrop, RandomSwap, TextViews
+from pipeline.modalities.text.words import MASK, Ids, Words, divided, ranges
+
+# A share of words in fixed point: 1 is 2^16.
+_UNIT = 1 << 16
+_ERRORS = 4
+_CASES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("lower", str.lower),
+    ("upper", str.upper),
+    ("capital", str.capitalize),
+)
+
+
+def carry_out(spec: TextViews, view: int, keys: NDArray[np.uint64], words: Words) -> Words:
+    """Return the words of one view.
+
+    Args:
+        spec: the views.
+        view: number of the view.
+        keys: (B,) keys of the samples.
+        words: their un-augmented words.
+    """
+    draws = _Draws(spec.seed, view, keys, words)
+    if spec.random_crop is not None:
+        words = _crop(words, draws, spec.random_crop)
+    if not any((spec.random_deletion, spec.mask, spec.character_noise, spec.case, spec.random_swap)):
+        return words
+    # One draw a word decides four things; which word stands where no longer matters.
+    chosen = draws.of_words(words, Lane.WORDS)
+    if spec.random_deletion is not None:
+        kept = _kept(words, chosen[0], spec.random_deletion.probability)
+        words, chosen = words.kept(kept), chosen[:, kept]
+    if spec.random_swap is not None:
+        order = _order(words, draws, spec.random_swap)
+        words, chosen = _exchanged(words, order), chosen[:, order]
+    if spec.mask is not None:
+        words = _masked(words, chance(chosen[1], spec.mask.probability))
+    if spec.character_noise is not None:
+        words = _mistyped(words, draws, chance(chosen[2], spec.character_noise.probability))
+    if spec.case is not None:
+        words = _recased(words, chosen[3], spec.case.probability)
+    return words
+
+
+class _Draws:
+    """Random numbers of the words and segments of B samples."""
+
+    def __init__(self, seed: int, view: int, keys: NDArray[np.uint64], words: Words) -> None:
+        self._seed, self._view = seed, view
+        self._keys, self._part = keys[words.samples], words.part
+
+    def of_words(self, words: Words, lane: Lane) -> RandomWords:
+        """Return four numbers (4, W) for each word."""
+        lanes = lanes_of(lane, words.number) + self._part[words.owner].astype(np.uint64)
+        return draw(seed=self._seed, view=self._view, keys=self._keys[words.owner], lane=lanes)
+
+    def of_segments(self, segments: Ids, lane: Lane, number: int) -> RandomWords:
+        """Return four numbers (4, n) for the number-th decision about some segments (n,)."""
+        numbers = np.full(len(segments), number)
+        lanes = lanes_of(lane, numbers) + self._part[segments].astype(np.uint64)
+        return draw(seed=self._seed, view=self._view, keys=self._keys[segments], lane=lanes)
+
+
+def _crop(words: Words, draws: _Draws, crop: RandomCrop) -> Words:
+    """Keep a span: e.g. of 10 words with share 0.5 and start 3, words 3 to 7."""
+    low, high = (max(1, round(share * _UNIT)) for share in crop.scale)
+    segments = np.arange(len(words.samples))
+    share, start, *_ = draws.of_segments(segments, Lane.WORD_SPAN, 0)
+    lengths = words.lengths.astype(np.uint64)
+    # Rounded half up: 3 words of share 0.5 keep 2.
+    wanted = (
+        lengths * (below(share, high - low + 1) + np.uint64(low)) + np.uint64(_UNIT // 2)
+    ) // np.uint64(_UNIT)
+    kept = np.maximum(wanted, np.uint64(1))
+    first = below(start, lengths - np.minimum(kept, lengths) + np.uint64(1))
+    place = ranges(words.lengths).astype(np.uint64) - first[words.owner]
+    # An unsigned difference: words before the span are far above its length.
+    return words.kept(place < kept[words.owner])
+
+
+def _kept(words: Words, numbers: NDArray[np.uint64], probability: float) -> NDArray[np.bool_]:
+    """Return which words (W,) stay; where all would go, the one with the highest number does not."""
+    kept = ~chance(numbers, probability)
+    left = np.bincount(words.owner, weights=kept, minlength=len(words.samples))
+    for segment in np.flatnonzero(left == 0).tolist():
+        own = np.flatnonzero(words.owner == segment)
+        if len(own):
+            kept[own[numbers[own].argmax()]] = True
+    return kept
+
+
+def _exchanged(words: Words, order: Ids) -> Words:
+    """Return the words in another order (W,); white space stays where it is."""
+    # "a b\nc" with order [2, 1, 0] is "c b\na": the first word has no white space to take along.
+    ids, dictionary = words.ids[order], words.dictionary
+    gaps = dictionary.changed(words.ids, "gap", lambda piece: divided(piece)[0])
+    moved = np.flatnonzero(gaps != gaps[order])
+    pieces = dictionary.pieces
+    ids[moved] = dictionary.number(
+        [
+            pieces[gap] + divided(pieces[one])[1]
+            for gap, one in zip(gaps[moved].tolist(), ids[moved].tolist(), strict=True)
+        ]
+    )
+    return words.with_words(ids, number=words.number[order])
+
+
+def _order(words: Words, draws: _Draws, swap: RandomSwap) -> Ids:
+    """Return the order (W,) of the words after the exchanges, segment by segment."""
+    lengths = words.lengths
+    starts = np.cumsum(lengths) - lengths
+    times = (lengths * round(swap.share * _UNIT) + _UNIT // 2) // _UNIT
+    order = np.arange(len(words.ids))
+    # The k-th exchange of all segments that have one; segments do not touch each other.
+    for number in range(int(times.max(initial=0))):
+        segments = np.flatnonzero((times > number) & (lengths > 1))
+        one, other, *_ = draws.of_segments(segments, Lane.WORD_SWAP, number)
+        limits = lengths[segments].astype(np.uint64)
+        here = starts[segments] + below(one, limits).astype(np.int64)
+        there = starts[segments] + below(other, limits).astype(np.int64)
+        order[here], order[there] = order[there], order[here]
+    return order
+
+
+def _masked(words: Words, chosen: NDArray[np.bool_]) -> Words:
+    ids = words.ids.copy()
+    ids[chosen] = words.dictionary.changed(ids[chosen], "mask", lambda piece: divided(piece)[0] + MASK)
+    return words.with_words(ids)
+
+
+def _mistyped(words: Words, draws: _Draws, chosen: NDArray[np.bool_]) -> Words:
+    """Replace the chosen words by typed ones, which stay out of the dictionary: there are too many."""
+    places = np.flatnonzero(chosen)
+    some = words.with_words(words.ids[places], words.owner[places], words.number[places])
+    ids, typed = words.ids.copy(), []
+    numbers = draws.of_words(some, Lane.WORD_NOISE).T.tolist()
+    for place, piece, number in zip(places.tolist(), some.pieces(), numbers, strict=True):
+        space, word = divided(piece)
+        if word != MASK:
+            typed.append(space + mistyped(word, number))
+            ids[place] = -len(typed)
+    return words.with_words(ids, typed=typed)
+
+
+def mistyped(word: str, numbers: list[int]) -> str:
+    """Return a word with one typing error.
+
+    Args:
+        word: at least one character.
+        numbers: three or more integers below 2^32, for the kind of error, its place, and a replacement.
+
+    >>> mistyped("word", [0, 0, 0]), mistyped("word", [1 << 30, 0, 0])
+    ('ord', 'wword')
+    >>> mistyped("word", [2 << 30, 0, 0]), mistyped("word", [3 << 30, 0, (1 << 32) - 1])
+    ('owrd', 'dord')
+    """
+    kind, place = numbers[0] * _ERRORS >> 32, numbers[1] * len(word) >> 32
+    before, here, after = word[:place], word[place], word[place + 1 :]
+    if kind == 0:
+        return before + after or word
+    if kind == 1:
+        return before + here + here + after
+    if kind == 2 and after:
+        return before + after[0] + here + after[1:]
+    return before + word[numbers[2] * len(word) >> 32] + after
+
+
+def _recased(words: Words, numbers: NDArray[np.uint64], probability: float) -> Words:
+    chosen = np.flatnonzero(chance(numbers, probability))
+    # Below the bound of the probability, numbers are uniform: a third of them for each case.
+    bound = max(1, round(probability * (1 << 32)))
+    kinds = numbers[chosen] * np.uint64(len(_CASES)) // np.uint64(bound)
+    ids, typed = words.ids.copy(), list(words.typed)
+    for kind, (name, change) in enumerate(_CASES):
+        places = chosen[kinds == kind]
+        known = places[ids[places] >= 0]
+        ids[known] = words.dictionary.changed(ids[known], name, _of_word(change))
+        for place in ids[places[ids[places] < 0]].tolist():
+            typed[~place] = _of_word(change)(typed[~place])
+    return words.with_words(ids, typed=typed)
+
+
+def _of_word(change: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a change of a piece that leaves its white space, and a mask, alone."""
+
+    def changed(piece: str) -> str:
+        space, word = divided(piece)
+        return piece if word == MASK else space + change(word)
+
+    return changed

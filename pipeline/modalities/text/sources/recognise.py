@@ -1,0 +1,111 @@
+"""Recognise texts at a path for `pipeline init`: tables by their suffixes, folders by their files."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pipeline.core.errors import DataError, first_of
+from pipeline.modalities.modality import Recognised
+from pipeline.modalities.text.sources.tables import arrow_names, split_of
+
+_TRAIN = "train"
+_LOOKED_AT = 200
+# Usual names of columns, best first.
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "text": (
+        "text",
+        "sentence",
+        "sentence1",
+        "premise",
+        "question",
+        "question1",
+        "content",
+        "review",
+        "document",
+    ),
+    "text_pair": ("text_pair", "sentence2", "hypothesis", "question2"),
+    "label": ("label", "labels", "class", "category", "target", "sentiment", "topic", "language", "lang"),
+    "id": ("id", "idx", "guid", "uid"),
+}
+
+
+def recognise(path: Path, name: str) -> Recognised | None:
+    """Return how to read the texts at a path, or None if they are none.
+
+    Args:
+        path: a folder or file.
+        name: its name for params.yaml.
+
+    Raises:
+        DataError: a table without a column that holds texts or labels.
+    """
+    if path.is_file():
+        kind = path.suffix.removeprefix(".")
+        return (
+            Recognised(source=f"{kind}:{name}", options=_columns(path, kind)) if kind in _HEADERS else None
+        )
+    if any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
+        train = path / _TRAIN if (path / _TRAIN).is_dir() else path
+        return Recognised(source=f"hf:{name}", options=_columns(train, "hf"))
+    tables = (
+        file for file in sorted(path.iterdir()) if split_of(file) == _TRAIN and file.suffix[1:] in _HEADERS
+    )
+    if (table := next(tables, None)) is not None:
+        kind = table.suffix.removeprefix(".")
+        return Recognised(source=f"{kind}:{name}", options=_columns(table, kind))
+    inside = (file for file in path.rglob("*") if file.is_file() and file.parent != path)
+    looked_at = list(itertools.islice(inside, _LOOKED_AT))
+    texts = sum(file.suffix == ".txt" for file in looked_at)
+    return Recognised(source=f"folder:{name}") if 2 * texts > len(looked_at) else None
+
+
+def _columns(path: Path, kind: str) -> dict[str, str | None]:
+    """Return the columns of a table by the keys of `data`.
+
+    Raises:
+        DataError: there is none with texts, or none with labels.
+    """
+    names = _HEADERS[kind](path)
+    lower = {name.lower(): name for name in reversed(names)}
+    found = {
+        key: next((lower[one] for one in usual if one in lower), None) for key, usual in _NAMES.items()
+    }
+    for key in ("text", "label"):
+        if found[key] is None:
+            raise DataError(
+                f"{path}: has the columns {first_of([repr(name) for name in names]) or 'none'}; expected "
+                f"one called "
+                f"{' or '.join(_NAMES[key][:3])}; rename it, or write params.yaml by hand (pipeline preset "
+                f"text)"
+            )
+    return found
+
+
+def _delimited(delimiter: str) -> Callable[[Path], list[str]]:
+    def names(path: Path) -> list[str]:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            return next(csv.reader(file, delimiter=delimiter), [])
+
+    return names
+
+
+def _json_lines(path: Path) -> list[str]:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        try:
+            first = json.loads(file.readline())
+        except ValueError:
+            return []
+    return list(first) if isinstance(first, dict) else []
+
+
+_HEADERS: Mapping[str, Callable[[Path], Sequence[str]]] = {
+    "csv": _delimited(","),
+    "tsv": _delimited("\t"),
+    "jsonl": _json_lines,
+    "parquet": arrow_names,
+    "hf": arrow_names,
+}
