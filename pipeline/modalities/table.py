@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import CorruptStoreError, ModelError
 from pipeline.core.open_table import OpenTable
 from pipeline.core.own_code import Kind
+from pipeline.modalities.audio.modality import AUDIO
 from pipeline.modalities.families import Family
 from pipeline.modalities.images.modality import IMAGES
 from pipeline.modalities.modality import Modality
@@ -21,7 +22,7 @@ from pipeline.store.soft_labels import SoftLabels
 
 DEFAULT = IMAGES.name
 MODALITIES: OpenTable[Modality] = OpenTable(
-    Kind(noun="modality", returns="a modality", plural="modalities"), [IMAGES], Modality
+    Kind(noun="modality", returns="a modality", plural="modalities"), [IMAGES, AUDIO], Modality
 )
 
 

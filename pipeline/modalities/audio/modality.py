@@ -1,0 +1,62 @@
+"""The modality `audio`: connects its sources, views, rendering and model families to the library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.modalities.audio.form import AudioForm, AudioSource
+from pipeline.modalities.audio.intake import AudioIntake
+from pipeline.modalities.audio.models.keywords import AudioLiterature
+from pipeline.modalities.audio.options import AudioOptions
+from pipeline.modalities.audio.preprocessing import AudioPreprocessing, GivenAudio
+from pipeline.modalities.audio.sources import open_source
+from pipeline.modalities.audio.spec import AudioViewSpec
+from pipeline.modalities.modality import Modality
+from pipeline.samples.packed import Split
+
+
+class Audio(Modality):
+    """Clips (T,) int16, one channel."""
+
+    name = "audio"
+    families = (AudioLiterature(),)
+    options_type = AudioOptions
+    views_type = AudioViewSpec
+    preprocessing_type = GivenAudio
+
+    def open_source(self, source: str, options: AudioOptions) -> AudioSource:
+        """Find a dataset of clips; see `sources`."""
+        return open_source(source, options)
+
+    def intake(self, source: AudioSource, folder: Path, options: AudioOptions) -> AudioIntake:
+        """Return the reader of clips for `pipeline prepare`."""
+        return AudioIntake(source, options)
+
+    def described(self, plain: Mapping[str, Any]) -> tuple[AudioForm, dict[str, Any]]:
+        """Return the clips' form; their statistics belong to each model's preprocessing."""
+        return AudioForm.parse(plain), {}
+
+    def views(self, plain: Mapping[str, Any]) -> AudioViewSpec:
+        """Return the views described by a canonical form."""
+        return AudioViewSpec.from_canonical(plain)
+
+    def preprocessing(self, plain: Mapping[str, Any]) -> AudioPreprocessing:
+        """Return the preprocessing described by plain values."""
+        return AudioPreprocessing.parse(plain)
+
+    def fresh_preprocessing(
+        self, samples: Split, known: Mapping[str, Any], *, size: int | None, channels: int | None
+    ) -> AudioPreprocessing:
+        """Return the usual spectrogram of clips as long as `size`, or as the longest training clip."""
+        form: Any = samples.form
+        return AudioPreprocessing.usual(size or int(samples.shapes.max()), form.sample_rate)
+
+    def measured(self, preprocessing: AudioPreprocessing, samples: Split) -> AudioPreprocessing:
+        """Return a preprocessing with its mean and std over training clips, if they are not known."""
+        is_known = preprocessing.mean is not None and preprocessing.std is not None
+        return preprocessing if is_known else preprocessing.measured(samples)
+
+
+AUDIO = Audio()
