@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import ModelError
 from pipeline.modalities.audio.form import AudioForm, AudioSource
 from pipeline.modalities.audio.intake import AudioIntake
 from pipeline.modalities.audio.models.keywords import AudioLiterature
 from pipeline.modalities.audio.options import AudioOptions
+from pipeline.modalities.audio.pictures import listened
 from pipeline.modalities.audio.preprocessing import AudioPreprocessing, GivenAudio
 from pipeline.modalities.audio.sources import open_source
 from pipeline.modalities.audio.spec import AudioViewSpec
 from pipeline.modalities.modality import Modality
+from pipeline.modalities.picture import Picture
+from pipeline.samples.index import Form
 from pipeline.samples.packed import Split
 
 
@@ -38,6 +45,10 @@ class Audio(Modality):
         """Return the clips' form; their statistics belong to each model's preprocessing."""
         return AudioForm.parse(plain), {}
 
+    def picture(self, rendered: NDArray[np.integer[Any]], *, form: Form | None = None) -> Picture:
+        """Return a clip (T,) int16 as a spectrogram with its sound."""
+        return listened(rendered.astype(np.int16), cast(AudioForm, form).sample_rate)
+
     def views(self, plain: Mapping[str, Any]) -> AudioViewSpec:
         """Return the views described by a canonical form."""
         return AudioViewSpec.from_canonical(plain)
@@ -49,7 +60,13 @@ class Audio(Modality):
     def fresh_preprocessing(
         self, samples: Split, known: Mapping[str, Any], *, size: int | None, channels: int | None
     ) -> AudioPreprocessing:
-        """Return the usual spectrogram of clips as long as `size`, or as the longest training clip."""
+        """Return the usual spectrogram of clips as long as `size`, or as the longest training clip.
+
+        Raises:
+            ModelError: the network is to have several channels.
+        """
+        if channels not in (None, 1):
+            raise ModelError(f"channels is {channels}; expected 1, as clips have one channel; remove it")
         form: Any = samples.form
         return AudioPreprocessing.usual(size or int(samples.shapes.max()), form.sample_rate)
 

@@ -125,7 +125,8 @@ def _kernels(target: int, rate: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         matrix = make_resampler(target, rate).matrix
         # Each column sums to 2^20 exactly.
-        return torch.from_numpy(matrix.T / matrix[:, 0].sum()).float()[:, None].to(device)
+        filters = torch.from_numpy(matrix.T / matrix[:, 0].sum()).float()
+        return filters[:, None].contiguous().to(device)
 
 
 @functools.lru_cache(maxsize=16)
