@@ -13,6 +13,7 @@ from pipeline.core.errors import ModelError
 from pipeline.modalities.audio.form import AudioForm, AudioSource
 from pipeline.modalities.audio.intake import AudioIntake
 from pipeline.modalities.audio.models.keywords import AudioLiterature
+from pipeline.modalities.audio.models.transformers import AudioTransformers
 from pipeline.modalities.audio.options import AudioOptions
 from pipeline.modalities.audio.pictures import listened
 from pipeline.modalities.audio.preprocessing import AudioPreprocessing, GivenAudio
@@ -28,7 +29,7 @@ class Audio(Modality):
     """Clips (T,) int16, one channel."""
 
     name = "audio"
-    families = (AudioLiterature(),)
+    families = (AudioLiterature(), AudioTransformers())
     options_type = AudioOptions
     views_type = AudioViewSpec
     preprocessing_type = GivenAudio

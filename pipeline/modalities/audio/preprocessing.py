@@ -102,9 +102,12 @@ class AudioPreprocessing(UsualPreprocessing):
     @property
     def side(self) -> int:
         """Shorter side of the spectrogram, or the samples of the waveform."""
-        return (
-            min(self.n_mels, self._frames.count(self._heard)) if self.features == "log_mel" else self._heard
-        )
+        return min(self.n_mels, self.frame_count) if self.features == "log_mel" else self._heard
+
+    @property
+    def frame_count(self) -> int:
+        """Frames of the spectrogram."""
+        return self._frames.count(self._heard)
 
     @property
     def _heard(self) -> int:

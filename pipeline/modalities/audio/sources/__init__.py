@@ -14,11 +14,13 @@ from pipeline.core.own_code import Kind, call, find_callable, is_own, parameters
 from pipeline.modalities.audio.form import AudioSource
 from pipeline.modalities.audio.options import AudioOptions
 from pipeline.modalities.audio.sources.arrays import open_npz
+from pipeline.modalities.audio.sources.builtin import NAME, open_builtin
 from pipeline.modalities.audio.sources.folder import open_folder
 from pipeline.modalities.audio.sources.table import open_table
 
 _OWN = Kind(noun="source", returns="a dataset of clips", plural="datasets")
 SOURCES: Mapping[str, Callable[[str, AudioOptions], AudioSource]] = {
+    NAME: open_builtin,
     "folder": open_folder,
     "csv": open_table,
     "npz": open_npz,
@@ -40,8 +42,8 @@ def open_source(name: str, options: AudioOptions) -> AudioSource:
         source = _own(name, options)
     else:
         raise ConfigError(
-            f"data.source is {name!r}; expected folder:PATH, csv:PATH, npz:PATH or module:callable of "
-            f"your own{hint}"
+            f"data.source is {name!r}; expected {NAME}, folder:PATH, csv:PATH, npz:PATH or "
+            f"module:callable of your own{hint}"
         )
     for split, samples in (("training", source.train), ("test", source.test)):
         if not samples:
