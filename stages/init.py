@@ -1,7 +1,7 @@
-"""`pipeline init`: set up a project in the working folder for a folder of photographs.
+"""`pipeline init`: set up a project in the working folder for a folder of photographs or sounds.
 
-Owns the checks and the written files; `fit.py` owns the parameters. Nothing is overwritten, and nothing is
-written before all checks have passed.
+Owns the checks and the written files; `fit.py` and `fit_audio.py` own the parameters. Nothing is
+overwritten, and nothing is written before all checks have passed.
 """
 
 from __future__ import annotations
@@ -11,30 +11,38 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.core.arrays import spread
 from pipeline.core.errors import ConfigError, DataError, brief, first_of, printable, quoted
 from pipeline.core.files import write_bytes
 from pipeline.core.progress import note
-from pipeline.modalities.table import families, find_modality
-from pipeline.samples.samples import Sample
+from pipeline.modalities.modality import Modality
+from pipeline.modalities.table import DEFAULT, MODALITIES, families, find_modality
+from pipeline.samples.samples import Sample, Source
 from stages import paths
 from stages.failures import say
 from stages.fit import Survey, find_teacher, fit, render
+from stages.fit_audio import ClipSurvey, fit_clips
 from stages.options import debuggable
 
 _PARAMS, _STAGES, _GITIGNORE = "params.yaml", "dvc.yaml", ".gitignore"
 _DVC, _DVCIGNORE = ".dvc", ".dvcignore"
 _WRITTEN = (_PARAMS, _STAGES, _GITIGNORE, _DVC, _DVCIGNORE)
 _OUTPUTS = (paths.PREPARED, paths.LOGITS, paths.TEACHERS, paths.STUDENTS, paths.RUNS, paths.REPORTS)
-# Number of image headers to read; more sizes would not change a choice.
+# Number of headers to read; more would not change a choice.
 _MOST_HEADERS = 2_000
+# Number of files that decide what a folder holds.
+_ENOUGH_FILES = 1_000
 _WAIT_SECONDS = 120.0
 
 
@@ -42,7 +50,7 @@ _WAIT_SECONDS = 120.0
 @click.argument("folder", type=click.Path(path_type=Path))
 @debuggable
 def command(folder: Path) -> None:
-    """Begin a project in the working folder with the photographs in FOLDER, which is only read.
+    """Begin a project in the working folder with the photographs or sounds in FOLDER, which is only read.
 
     FOLDER holds train/CLASS/* and test/CLASS/* (or val/CLASS/*), or CLASS/* alone: then about 20 % of the
     files, each drawn by the hash of its name, are the test split. Writes params.yaml, fitted to the
@@ -53,21 +61,92 @@ def command(folder: Path) -> None:
     _require_new(root)
     _require_apart(root, folder)
     named = _as_named(folder)
-    survey = _look(folder, named)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    installed = [one for family in families() for one in family.installed()]
+    begun = _PROJECTS.get(_recognised(folder), _photographs)(folder, named)
     texts = {
-        _PARAMS: render("params.yaml.j2", **fit(survey, installed, device)),
-        _STAGES: _packaged("dvc.yaml.txt"),
+        _PARAMS: begun.params,
+        _STAGES: begun.stages,
         _GITIGNORE: render("gitignore.j2", photographs=_ignored(root, folder)),
     }
     _init_dvc(root)
     for name, text in texts.items():
         write_bytes(root / name, text.encode())
-    say(f"{folder}: {survey}")
-    if find_teacher(installed, device) is None:
-        say("teacher: trained from scratch, as no pretrained weights are on this machine; see params.yaml")
+    for line in begun.told:
+        say(line)
     say(f"written: {', '.join(_WRITTEN)}; next: dvc repro")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Project:
+    """A project of one modality.
+
+    Args:
+        params, stages: text of params.yaml and of dvc.yaml.
+        told: lines for the user.
+    """
+
+    params: str
+    stages: str
+    told: Sequence[str]
+
+
+def _recognised(folder: Path) -> str:
+    """Return the modality of most of the first files in a folder; the default one if none is known."""
+    kinds = {one.name: one.files for one in MODALITIES if one.files is not None}
+    counts: Counter[str] = Counter()
+    for _, _, names in os.walk(folder):
+        counts.update(kind for name in names for kind, files in kinds.items() if files.include(name))
+        if counts.total() >= _ENOUGH_FILES:
+            break
+    return counts.most_common(1)[0][0] if counts else DEFAULT
+
+
+def _photographs(folder: Path, named: str) -> _Project:
+    survey = _look(folder, named)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    installed = [one for family in families() for one in family.installed()]
+    scratch = "teacher: trained from scratch, as no pretrained weights are on this machine; see params.yaml"
+    return _Project(
+        params=render("params.yaml.j2", **fit(survey, installed, device)),
+        stages=stages_of(find_modality()),
+        told=[f"{folder}: {survey}", *([scratch] if find_teacher(installed, device) is None else [])],
+    )
+
+
+def _sounds(folder: Path, named: str) -> _Project:
+    modality = find_modality("audio")
+    options = modality.options_type()
+    source = modality.open_source(f"folder:{named}", options)
+    if left_out := str(source.left_out):
+        note(f"left out: {left_out}")
+    survey = ClipSurvey(
+        folder=named,
+        classes=len(source.classes),
+        train=len(source.train),
+        validation=None if source.validation is None else len(source.validation),
+        test=len(source.test),
+        headers=_headers(folder, modality, source, "a sound file"),
+    )
+    return _Project(
+        params=render("audio.yaml.j2", **fit_clips(survey)),
+        stages=stages_of(modality),
+        told=[f"{folder}: {survey}"],
+    )
+
+
+_PROJECTS: Mapping[str, Callable[[Path, str], _Project]] = {"audio": _sounds}
+
+
+def stages_of(modality: Modality) -> str:
+    """Return dvc.yaml for a modality: with its keys of `data` in place of those of images."""
+    text, options = _packaged("dvc.yaml.txt"), modality.options_type()
+    if modality.name == DEFAULT:
+        return text
+    decisive = [name for name in options.asked() if name not in options.refusing]
+    prepared = ["modality", "source", *decisive, "validation", "seed"]
+    start, end = text.index("      - data.source\n"), text.index("    outs:\n      - data/prepared\n")
+    text = text[:start] + "".join(f"      - data.{name}\n" for name in prepared) + text[end:]
+    models = "".join(f"        - data.{name}\n" for name in options.for_models())
+    return text.replace("        - data.image_size\n", models)
 
 
 def _require_new(root: Path) -> None:
@@ -136,25 +215,31 @@ def _look(folder: Path, named: str) -> Survey:
     source = modality.open_source(f"folder:{named}", modality.options_type())
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
-    looked_at: list[Sample] = [
-        source.train[row] for row in spread(len(source.train), _MOST_HEADERS).tolist()
-    ]
-    sizes = modality.extents(looked_at)
-    known = sizes.min(1) > 0
-    if not known.all():
-        names = [looked_at[row].name for row in np.flatnonzero(~known)]
-        note(
-            f"{folder}: {len(names):,} of {len(looked_at):,} files that were looked at have no header of "
-            f"an image: {first_of(names)}; pipeline prepare refuses those that cannot be read"
-        )
     return Survey(
         folder=named,
         classes=len(source.classes),
         train=len(source.train),
         validation=None if source.validation is None else len(source.validation),
         test=len(source.test),
-        sizes=sizes[known],
+        sizes=_headers(folder, modality, source, "an image"),
     )
+
+
+def _headers(folder: Path, modality: Modality, source: Source, kind: str) -> NDArray[np.int64]:
+    """Return the extents (n, k) in up to `_MOST_HEADERS` headers; tell of files without one."""
+    looked_at: list[Sample] = [
+        source.train[row] for row in spread(len(source.train), _MOST_HEADERS).tolist()
+    ]
+    extents = modality.extents(looked_at)
+    known = extents.min(1) > 0
+    if not known.all():
+        names = [looked_at[row].name for row in np.flatnonzero(~known)]
+        note(
+            f"{folder}: {len(names):,} of {len(looked_at):,} files that were looked at have no header of "
+            f"{kind}: {first_of(names)}; pipeline prepare refuses those that cannot be read"
+        )
+    found: NDArray[np.int64] = extents[known]
+    return found
 
 
 def _init_dvc(root: Path) -> None:

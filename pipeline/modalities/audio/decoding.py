@@ -106,6 +106,20 @@ def read_sound(path: Path) -> Recording:
     return Recording(to_mono(frames), rate, _is_cut(content))
 
 
+def sound_header(path: Path) -> tuple[int, int] | None:
+    """Return samples and samples per second from a file's header; None if it has none.
+
+    Raises:
+        ConfigError: soundfile is not installed.
+    """
+    library = _soundfile(path)
+    try:
+        found = library.info(str(path))
+    except (OSError, library.SoundFileError):
+        return None
+    return int(found.frames), int(found.samplerate)
+
+
 def _frames(file: Any) -> NDArray[np.int16]:
     """Decode all frames (T, channels) of an open file."""
     if file.subtype.startswith(_INTEGER):

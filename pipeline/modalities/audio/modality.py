@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ModelError
+from pipeline.modalities.audio.decoding import AUDIO_FILES, sound_header
 from pipeline.modalities.audio.form import AudioForm, AudioSource
 from pipeline.modalities.audio.intake import AudioIntake
 from pipeline.modalities.audio.models.keywords import AudioLiterature
@@ -23,6 +24,7 @@ from pipeline.modalities.modality import Modality
 from pipeline.modalities.picture import Picture
 from pipeline.samples.index import Form
 from pipeline.samples.packed import Split
+from pipeline.samples.samples import Sample
 
 
 class Audio(Modality):
@@ -33,6 +35,7 @@ class Audio(Modality):
     options_type = AudioOptions
     views_type = AudioViewSpec
     preprocessing_type = GivenAudio
+    files = AUDIO_FILES
 
     def open_source(self, source: str, options: AudioOptions) -> AudioSource:
         """Find a dataset of clips; see `sources`."""
@@ -45,6 +48,11 @@ class Audio(Modality):
     def described(self, plain: Mapping[str, Any]) -> tuple[AudioForm, dict[str, Any]]:
         """Return the clips' form; their statistics belong to each model's preprocessing."""
         return AudioForm.parse(plain), {}
+
+    def extents(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
+        """Return samples and samples per second (n, 2) of sound files; 0 if a header has none."""
+        headers = [sound_header(Path(sample.file)) if sample.file else None for sample in samples]
+        return np.array([header or (0, 0) for header in headers], np.int64).reshape(-1, 2)
 
     def picture(self, rendered: NDArray[np.integer[Any]], *, form: Form | None = None) -> Picture:
         """Return a clip (T,) int16 as a spectrogram with its sound."""

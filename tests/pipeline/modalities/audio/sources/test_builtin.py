@@ -49,7 +49,7 @@ def test_mu_law_is_that_of_g711():
     assert levels[[0x80, 0x8F, 0xF0]].tolist() == [32124, 16764, 120]
     every = np.arange(-32767, 32768)
     nearest = levels[encode_mu_law(every.astype(np.int16))]
-    assert (np.abs(nearest - every) <= np.maximum(4, np.abs(every) / 30)).all()
+    assert (np.abs(nearest - every) <= (np.abs(every) + 132) / 33).all()
 
 
 def test_damage_is_told(monkeypatch):
