@@ -49,7 +49,7 @@ def test_nothing_is_overwritten(written, capsys):
 def test_an_unknown_name_is_one_clear_line(capsys):
     assert run("preset", "imagnet-1k") == 1
     error = capsys.readouterr().err
-    assert error.startswith("pipeline: no preset 'imagnet-1k'; expected one of imagenet-1k")
+    assert error.startswith("pipeline: no preset 'imagnet-1k'; expected one of audio, imagenet-1k")
     assert "did you mean 'imagenet-1k'?" in error
     assert error.count("\n") == 1
 

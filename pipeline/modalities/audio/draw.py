@@ -36,7 +36,7 @@ class NoiseDraws:
     snr_steps: Ints
     happens: Flags
 
-    def __getitem__(self, rows: NDArray[Any]) -> NoiseDraws:
+    def __getitem__(self, rows: NDArray[Any] | slice) -> NoiseDraws:
         return NoiseDraws(
             words=self.words[rows], snr_steps=self.snr_steps[rows], happens=self.happens[rows]
         )
@@ -66,7 +66,7 @@ class ClipParameters:
     band_masks: Ints
     levels: Ints | None
 
-    def __getitem__(self, rows: NDArray[Any]) -> ClipParameters:
+    def __getitem__(self, rows: NDArray[Any] | slice) -> ClipParameters:
         return ClipParameters(
             starts=self.starts[rows],
             speeds=self.speeds[rows],

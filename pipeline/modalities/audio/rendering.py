@@ -7,8 +7,9 @@ batch, the order, the thread nor the machine.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import copy
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Protocol, cast
 
 import numpy as np
@@ -31,7 +32,7 @@ from pipeline.modalities.audio.filters import in_fixed_point, lowpass, mel_edges
 from pipeline.modalities.audio.form import AudioForm
 from pipeline.modalities.audio.noise import Noises, open_noises
 from pipeline.modalities.audio.operations import BANDS, SPEED_STEPS
-from pipeline.modalities.audio.resampling import Span, limited, make_resampler, rounded, window
+from pipeline.modalities.audio.resampling import LOUDEST, Span, make_resampler, rounded, window
 from pipeline.modalities.audio.spec import AudioViewSpec
 from pipeline.modalities.preprocessing import UsualRenderer
 from pipeline.samples.packed import Split
@@ -40,11 +41,13 @@ from pipeline.views.shares import WHOLE
 
 Clips = NDArray[np.int16]  # (B, T)
 
-_GAIN_BITS = 12
-_SNR_BITS = 16
+_SCALE_BITS = 20
 _FILTER_BITS = 16
 # Taps on each side of a band-stop filter. At 16 kHz its edges are 160 Hz wide.
 _FILTER_REACH = 255
+_AT_ONCE = 8
+# Zero crossings of the filter that changes the speed; torchaudio's default is 6.
+_SPEED_ZEROS = 8
 
 
 class Seen(Protocol):
@@ -122,41 +125,61 @@ class AudioViews(UsualRenderer):
     def _rendered(self, rows: Rows, drawn: ClipParameters) -> Clips:
         """Return unmixed clips (B, T)."""
         clips = np.empty((len(rows), self._seen.size), np.int16)
-        for speed in np.unique(drawn.speeds).tolist():
-            here = np.flatnonzero(drawn.speeds == speed)
-            arrays = [self._clips.array(row) for row in rows[here].tolist()]
-            clips[here] = play(arrays, drawn.starts[here], speed, self._seen.size)
-        clips = amplify(clips, drawn.gain_steps, drawn.flips)
+        # A few clips at a time stay in the processor's cache.
+        for start in range(0, len(rows), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            self._render_into(clips[part], rows[part], drawn[part])
+        return clips
+
+    def _render_into(self, clips: Clips, rows: Rows, drawn: ClipParameters) -> None:
+        play(clips, [self._clips.array(row) for row in rows.tolist()], drawn.starts, drawn.speeds)
+        amplify(clips, drawn.gain_steps, drawn.flips)
         if drawn.noise is not None and self._noises is not None:
             add_noise(clips, drawn.noise, self._noises)
         silence(clips, drawn.time_masks)
         remove_bands(clips, drawn.band_masks, self._rate)
-        return clips
 
 
-def play(arrays: list[Clips], starts: Ints, speed: int, size: int) -> Clips:
-    """Return windows (n, size) of clips at a speed in twentieths, with silence around them."""
-    if speed == SPEED_STEPS:
-        spans = (Span(start, size) for start in starts.tolist())
-        return np.stack([window(array, span) for array, span in zip(arrays, spans, strict=True)])
-    # Faster by speed / 20: `speed` samples become 20.
-    resampler = make_resampler(SPEED_STEPS, speed)
-    clips = np.empty((len(arrays), size), np.int16)
-    for row, (array, start) in enumerate(zip(arrays, starts.tolist(), strict=True)):
-        span = Span(start, size)
-        clips[row] = resampler.apply(window(array, resampler.needed(span)), span)
-    return clips
+def play(clips: Clips, arrays: Sequence[Clips], starts: Ints, speeds: Ints) -> None:
+    """Fill clips (n, T) with windows of recordings at speeds in twentieths (n,), silence around them."""
+    played = zip(arrays, starts.tolist(), speeds.tolist(), strict=True)
+    for row, (array, start, speed) in enumerate(played):
+        span = Span(start, clips.shape[1])
+        if speed == SPEED_STEPS:
+            clips[row] = window(array, span)
+        else:
+            # Faster by speed / 20: `speed` samples become 20.
+            resampler = make_resampler(SPEED_STEPS, speed, _SPEED_ZEROS)
+            clips[row] = resampler.apply(window(array, resampler.needed(span)), span)
 
 
-def amplify(clips: Clips, gain_steps: Ints, flips: NDArray[np.bool_]) -> Clips:
-    """Multiply clips (B, T) by gains in eighths of a decibel, upside down where `flips`."""
+# Products of samples and factors are exact in float32, whose numbers have 24 bits: a sample has 15 and a
+# sign, a factor 9. Float32 arithmetic is several times as fast as that of 64-bit integers.
+
+
+def nine_bits(value: int, scale_bits: int) -> float:
+    """Return value / 2^scale_bits, rounded to nine significant bits: 0.2 %, or 0.017 dB.
+
+    >>> nine_bits(4096, 12), nine_bits(12345, 12)
+    (1.0, 3.015625)
+    """
+    shift = max(value.bit_length() - 9, 0)
+    rounded_up = value + (1 << shift >> 1)
+    return math.ldexp(rounded_up >> shift, shift - scale_bits)
+
+
+def amplify(clips: Clips, gain_steps: Ints, flips: NDArray[np.bool_]) -> None:
+    """Multiply clips (B, T) by gains in eighths of a decibel, upside down where `flips`, in place."""
     if not gain_steps.any() and not flips.any():
-        return clips
-    tens = 20 * DB_STEPS
-    factors = [power_of_ten(step, tens, 1 << _GAIN_BITS) for step in gain_steps.tolist()]
-    signed = np.array(factors) * np.where(flips, -1, 1)
-    # |sample| < 2^15 times a gain below 2^19: beyond int32.
-    return limited((clips * signed[:, None] + (1 << (_GAIN_BITS - 1))) >> _GAIN_BITS)
+        return
+    factors = np.array([_gain(step) for step in gain_steps.tolist()], np.float32)
+    signed = np.where(flips, -factors, factors)
+    clips[:] = _whole(np.multiply(clips, signed[:, None], dtype=np.float32))
+
+
+@cache
+def _gain(step: int) -> float:
+    return nine_bits(power_of_ten(step, 20 * DB_STEPS, 1 << _SCALE_BITS), _SCALE_BITS)
 
 
 def add_noise(clips: Clips, drawn: NoiseDraws, noises: Noises) -> None:
@@ -165,26 +188,31 @@ def add_noise(clips: Clips, drawn: NoiseDraws, noises: Noises) -> None:
         first, second = (int(word) for word in drawn.words[row])
         number = first * len(noises.clips) >> 32
         start = second * len(noises.clips[number]) >> 32
-        noise = noises.stretch(number, start, clips.shape[1]).astype(np.int64)
-        factor = _noise_factor(energy(clips[row]), energy(noise), int(drawn.snr_steps[row]))
-        scaled = (noise * factor + (1 << (_SNR_BITS - 1))) >> _SNR_BITS
-        clips[row] = limited(clips[row] + scaled)
+        noise = noises.stretch(number, start, clips.shape[1])
+        factor = noise_factor(energy(clips[row]), energy(noise), int(drawn.snr_steps[row]))
+        scaled = np.rint(np.multiply(noise, np.float32(factor), dtype=np.float32))
+        clips[row] = _whole(scaled + clips[row])
 
 
-def energy(samples: NDArray[np.int16] | Ints) -> int:
+def energy(samples: NDArray[np.int16]) -> int:
     """Return the sum of the squares of samples, exactly."""
     wide = samples.astype(np.float64)  # squares below 2^30, at most 2^22 of them: below 2^53
     return int(wide @ wide)
 
 
-def _noise_factor(clip: int, noise: int, snr_steps: int) -> int:
-    """Return f, in 65536ths, for which clip / (f^2 noise) is the ratio: a square root in integers."""
+def noise_factor(clip: int, noise: int, snr_steps: int) -> float:
+    """Return f for which clip / (f^2 noise) is a ratio in eighths of a decibel: a root of integers.
+
+    Args:
+        clip, noise: their energies.
+        snr_steps: the ratio.
+    """
     if not noise:
-        return 0
-    scale = 1 << 32
-    ratio = power_of_ten(snr_steps, 10 * DB_STEPS, scale)
-    # At most full scale: a short click in a quiet recording would otherwise overflow.
-    return min(math.isqrt((clip * scale << (2 * _SNR_BITS)) // (noise * ratio)), 1 << 31)
+        return 0.0
+    ratio = power_of_ten(snr_steps, 10 * DB_STEPS, 1 << 32)
+    root = math.isqrt((clip << (32 + 2 * _SCALE_BITS)) // (noise * ratio))
+    # At most full scale: noise that is nearly silent would otherwise be raised beyond all bounds.
+    return min(nine_bits(root, _SCALE_BITS), float(LOUDEST))
 
 
 def silence(clips: Clips, time_masks: Ints) -> None:
@@ -207,15 +235,18 @@ def _filtered(clips: Clips, firsts: Ints, ends: Ints, rate: int) -> Clips:
     """Convolve clips (n, T) with their band-stop filters, exactly.
 
     By Fourier transforms in float64. Their error is below 2^-4 for 2^22 samples of full scale, the longest
-    clip, and the convolution of integers is an integer: rounding gives it back, on every machine.
+    clip, and the convolution of integers is an integer. So adding half of a unit before rounding down gives
+    the exact result, on every machine.
     """
     size = clips.shape[1]
     length = _smooth(size + 2 * _FILTER_REACH)
     filters = _bank(rate, length)
     # 1 minus what passes between the two edges.
     stops = filters[0] - (filters[1 + ends] - filters[1 + firsts])
-    spectra = np.fft.rfft(clips.astype(np.float64), length) * stops
-    sums = np.rint(np.fft.irfft(spectra, length)[:, _FILTER_REACH : _FILTER_REACH + size])
+    spectra = np.fft.rfft(clips.astype(np.float64), length)
+    spectra *= stops
+    sums = np.fft.irfft(spectra, length)[:, _FILTER_REACH : _FILTER_REACH + size]
+    sums += 0.5
     return rounded(sums, _FILTER_BITS)
 
 
@@ -233,8 +264,8 @@ def _bank(rate: int, length: int) -> NDArray[np.complex128]:
 
 @lru_cache(maxsize=64)
 def _smooth(least: int) -> int:
-    """Return the smallest product of twos, threes and fives that is at least this: a fast transform."""
-    length = least
+    """Return the smallest multiple of 64 of twos, threes and fives from this on: a fast transform."""
+    length = -(-least // 64) * 64
     while True:
         rest = length
         for factor in (2, 3, 5):
@@ -242,11 +273,19 @@ def _smooth(least: int) -> int:
                 rest //= factor
         if rest == 1:
             return length
-        length += 1
+        length += 64
 
 
 def mix(clips: Clips, partners: Clips, levels: Ints) -> Clips:
     """Return a share of clips (B, T) in 256ths and the rest of their partners."""
-    own = levels[:, None].astype(np.int32)
-    blended = clips * own + partners * (WHOLE - own) + WHOLE // 2
-    return (blended >> 8).astype(np.int16)
+    own = (levels[:, None] / WHOLE).astype(np.float32)
+    blended = np.multiply(clips, own, dtype=np.float32)
+    blended += np.multiply(partners, 1 - own, dtype=np.float32)
+    return _whole(blended)
+
+
+def _whole(values: NDArray[np.float32]) -> Clips:
+    """Round to whole samples, halves to even, and limit them to int16 without its lowest value."""
+    np.rint(values, out=values)
+    np.clip(values, -LOUDEST, LOUDEST, out=values)
+    return values.astype(np.int16)

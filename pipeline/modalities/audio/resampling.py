@@ -19,14 +19,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.modalities.audio.filters import Ints, in_fixed_point, lowpass
+from pipeline.modalities.audio.filters import in_fixed_point, lowpass
 
 LOUDEST = (1 << 15) - 1
 # Name of the filter in dataset.json; a new number if it changes.
 RESAMPLER = "polyphase 1"
 MOST_PHASES = 4096
 _BITS = 20
-_ZEROS = 16  # zero crossings on each side
+ZEROS = 16
 _PASSED = 0.92  # share of the lower Nyquist frequency that passes; the rest falls off
 
 
@@ -81,8 +81,12 @@ class Resampler:
 
 
 @lru_cache(maxsize=64)
-def make_resampler(up: int, down: int) -> Resampler:
+def make_resampler(up: int, down: int, zeros: int = ZEROS) -> Resampler:
     """Return the resampler of a ratio, e.g. up 160, down 441 from 44,100 to 16,000 Hz.
+
+    Args:
+        up, down: the ratio.
+        zeros: zero crossings of the filter on each side; more cut off more sharply.
 
     Raises:
         ValueError: more than `MOST_PHASES` phases.
@@ -92,7 +96,7 @@ def make_resampler(up: int, down: int) -> Resampler:
     if up > MOST_PHASES or down > MOST_PHASES:
         raise ValueError(f"a ratio of {up} to {down}; expected at most {MOST_PHASES} each")
     cutoff = _PASSED * min(1.0, up / down)
-    reach = math.ceil(_ZEROS / cutoff)
+    reach = math.ceil(zeros / cutoff)
     phases = np.arange(up) * down  # places of a block's outputs, in `up`ths of an input sample
     taps = np.arange(-reach + 1, reach + 1)
     distances = taps - (phases % up)[:, None] / up
@@ -131,11 +135,12 @@ def window(samples: NDArray[np.int16], span: Span) -> NDArray[np.int16]:
 
 
 def rounded(sums: NDArray[np.float64], bits: int) -> NDArray[np.int16]:
-    """Divide exact sums by 2^bits, round halves up, and limit them to int16 without its lowest value."""
-    scaled = np.floor((sums + (1 << (bits - 1))) * (0.5**bits))
-    return np.clip(scaled, -LOUDEST, LOUDEST).astype(np.int16)
+    """Divide sums by 2^bits, round halves up, and limit them to int16 without its lowest value.
 
-
-def limited(values: Ints) -> NDArray[np.int16]:
-    """Limit integers to int16 without its lowest value, so that a flip of polarity is exact."""
-    return np.clip(values, -LOUDEST, LOUDEST).astype(np.int16)
+    Overwrites the sums.
+    """
+    sums += 1 << (bits - 1)
+    sums *= 0.5**bits
+    np.floor(sums, out=sums)
+    np.clip(sums, -LOUDEST, LOUDEST, out=sums)
+    return sums.astype(np.int16)

@@ -23,7 +23,15 @@ from pipeline.modalities.audio.operations import (
     Speed,
     TimeMask,
 )
-from pipeline.modalities.audio.rendering import AudioViews, amplify, energy, mix, play, remove_bands
+from pipeline.modalities.audio.rendering import (
+    AudioViews,
+    amplify,
+    energy,
+    mix,
+    nine_bits,
+    play,
+    remove_bands,
+)
 from pipeline.modalities.audio.spec import AudioViewSpec
 from pipeline.views.pairing import pair_up
 from tests.pipeline.modalities.audio.clips import RATE, noise, pack_clips, tone, write
@@ -83,7 +91,7 @@ def test_renderings_are_pinned(strong):
 
 
 # The rendered bytes that stores hold checksums of; a change needs a new SEMANTICS.
-PINNED = "d5c5c127f6bf"
+PINNED = "3654b9d6594e"
 
 
 def test_without_views_longer_clips_are_cropped_and_shorter_ones_padded_in_the_middle():
@@ -111,21 +119,32 @@ def test_a_shift_moves_by_up_to_its_seconds():
 
 @pytest.mark.parametrize(("speed", "hertz"), [(18, 900), (20, 1000), (24, 1200)])
 def test_a_faster_clip_is_higher_and_shorter(speed, hertz):
-    (played,) = play([tone(1000, 2000)], np.array([0]), speed, 1000)
-    spectrum = np.abs(np.fft.rfft(played[100:900] * np.hanning(800)))
+    clips = np.empty((1, 3000), np.int16)
+    play(clips, [tone(1000, 2000)], np.array([0]), np.array([speed]))
+    spectrum = np.abs(np.fft.rfft(clips[0, 100:900] * np.hanning(800)))
     assert spectrum.argmax() * RATE / 800 == hertz
-    (whole,) = play([tone(1000, 2000)], np.array([0]), speed, 3000)
-    assert abs(np.flatnonzero(whole).max() - 2000 * 20 / speed) < 20
+    assert abs(np.flatnonzero(clips[0]).max() - 2000 * 20 / speed) < 20
 
 
 def test_gain_is_in_decibels_and_polarity_is_a_sign():
     clips = np.stack([tone(440, 100)] * 4)
-    louder = amplify(clips, np.array([0, 48, -48, 0]), np.array([False, False, False, True]))
+    louder = clips.copy()
+    amplify(louder, np.array([0, 48, -48, 0]), np.array([False, False, False, True]))
     levels = [20 * math.log10(np.abs(row.astype(float)).max() / np.abs(clips[0]).max()) for row in louder]
-    assert np.allclose(levels, [0, 6, -6, 0], atol=0.01)
+    assert np.allclose(levels, [0, 6, -6, 0], atol=0.02)
     assert (louder[0] == clips[0]).all()
     assert (louder[3] == -clips[3]).all()
-    assert np.abs(amplify(clips, np.full(4, 320), np.zeros(4, bool)).astype(int)).max() == 32767
+    amplify(louder, np.full(4, 320), np.zeros(4, bool))
+    assert np.abs(louder.astype(int)).max() == 32767
+
+
+def test_products_in_float32_are_exact():
+    samples = np.arange(-32767, 32768).astype(np.int16)
+    for value in (1, 4097, 123_457, 1 << 26):
+        factor = nine_bits(value, 20)
+        assert abs(factor / (value / 2**20) - 1) <= 2**-9
+        products = np.multiply(samples, np.float32(factor), dtype=np.float32)
+        assert (products.astype(float) == samples.astype(float) * factor).all()
 
 
 def test_noise_has_its_ratio_to_the_clip(strong, tmp_path):
