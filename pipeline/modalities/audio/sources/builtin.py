@@ -27,7 +27,7 @@ WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     *("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"),
 )
-DIGEST = "20dce4ed70549ec2ae16abc69683769972261adfd4b70e0ba8bea9c22798ed0f"
+DIGEST = "8840b14573e3c8b6ae6d4a8e6f779f06d0c79d00117fc1271a93877873640b81"
 _SPLITS = ("train", "validation", "test")
 
 
