@@ -1,7 +1,7 @@
-"""`pipeline init`: set up a project in the working folder for a folder of photographs.
+"""`pipeline init`: set up a project in the working folder for photographs, texts or sounds.
 
-Owns the checks and the written files; `fit.py` owns the parameters. Nothing is overwritten, and nothing is
-written before all checks have passed.
+Owns the checks and the written files; `survey.py` looks at the data and writes `params.yaml` for it.
+Nothing is overwritten, and nothing is written before all checks have passed.
 """
 
 from __future__ import annotations
@@ -15,29 +15,19 @@ from importlib.resources import files
 from pathlib import Path
 
 import click
-import numpy as np
-import torch
 
-from pipeline.core.arrays import spread
-from pipeline.core.errors import ConfigError, DataError, brief, first_of, printable, quoted
+from pipeline.core.errors import ConfigError, brief, printable, quoted
 from pipeline.core.files import write_bytes
-from pipeline.core.progress import note
-from pipeline.modalities.modality import Modality, Recognised
-from pipeline.modalities.table import MODALITIES, families, find_modality
-from pipeline.samples.samples import Sample
 from stages import paths
 from stages.failures import say
-from stages.fit import Survey, find_teacher, fit
-from stages.fit_text import TextSurvey, fit_text
 from stages.options import debuggable
 from stages.render import render, stages_of
+from stages.survey import begin, require_folder
 
 _PARAMS, _STAGES, _GITIGNORE = "params.yaml", "dvc.yaml", ".gitignore"
 _DVC, _DVCIGNORE = ".dvc", ".dvcignore"
 _WRITTEN = (_PARAMS, _STAGES, _GITIGNORE, _DVC, _DVCIGNORE)
 _OUTPUTS = (paths.PREPARED, paths.LOGITS, paths.TEACHERS, paths.STUDENTS, paths.RUNS, paths.REPORTS)
-# Number of image headers to read; more sizes would not change a choice.
-_MOST_HEADERS = 2_000
 _WAIT_SECONDS = 120.0
 
 
@@ -45,10 +35,11 @@ _WAIT_SECONDS = 120.0
 @click.argument("folder", type=click.Path(path_type=Path))
 @debuggable
 def command(folder: Path) -> None:
-    """Begin a project in the working folder with the photographs or texts in FOLDER, which is only read.
+    """Begin a project in the working folder with the data in FOLDER, which is only read.
 
     FOLDER holds train/CLASS/* and test/CLASS/* (or val/CLASS/*), or CLASS/* alone: then about 20 % of the
-    files, each drawn by the hash of its name, are the test split. Files are photographs, or texts (.txt).
+    files, each drawn by the hash of its name, are the test split. Files are photographs, sounds, or texts
+    (.txt).
     FOLDER may also be a table of texts, a CSV, TSV, JSON lines or Parquet file, or a folder with train and
     test files of these. Writes params.yaml, fitted to the data, dvc.yaml, .dvc, .dvcignore and
     .gitignore, and overwrites nothing. After it: dvc repro.
@@ -57,53 +48,18 @@ def command(folder: Path) -> None:
     _require_new(root)
     _require_apart(root, folder)
     named = _as_named(folder)
-    for modality in MODALITIES:
-        if found := modality.recognise(folder, named):
-            _write(root, folder, modality, *_for_texts(modality, found, named))
-            return
-    _require_folder(folder)
-    survey = _look(folder, named)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    installed = [one for family in families() for one in family.installed()]
-    params = render("params.yaml.j2", **fit(survey, installed, device))
-    told = [str(survey)]
-    if find_teacher(installed, device) is None:
-        told.append("no pretrained weights are on this machine, so the teacher is trained from scratch")
-    _write(root, folder, find_modality(), params, told)
-
-
-def _write(root: Path, folder: Path, modality: Modality, params: str, told: list[str]) -> None:
-    """Write the files of a project, and say what was found."""
+    begun = begin(folder, named)
     texts = {
-        _PARAMS: params,
-        _STAGES: stages_of(modality),
+        _PARAMS: begun.params,
+        _STAGES: stages_of(begun.modality),
         _GITIGNORE: render("gitignore.j2", data=_ignored(root, folder)),
     }
     _init_dvc(root)
     for name, text in texts.items():
         write_bytes(root / name, text.encode())
-    for line in told:
+    for line in begun.told:
         say(f"{folder}: {line}")
     say(f"written: {', '.join(_WRITTEN)}; next: dvc repro")
-
-
-def _for_texts(modality: Modality, found: Recognised, named: str) -> tuple[str, list[str]]:
-    """Return the text of params.yaml for recognised texts, and lines about them."""
-    source = modality.open_source(found.source, modality.options_type(**found.options))
-    if left_out := str(source.left_out):
-        note(f"left out: {left_out}")
-    looked_at = [source.train[row] for row in spread(len(source.train), _MOST_HEADERS).tolist()]
-    survey = TextSurvey(
-        source=found.source,
-        options=found.options,
-        watch=named,
-        classes=len(source.classes),
-        train=len(source.train),
-        validation=None if source.validation is None else len(source.validation),
-        test=len(source.test),
-        lengths=np.array([sample.load().size for sample in looked_at], np.int64),
-    )
-    return render("params-text.yaml.j2", **fit_text(survey)), [str(survey)]
 
 
 def _require_new(root: Path) -> None:
@@ -134,7 +90,7 @@ def _require_apart(root: Path, folder: Path) -> None:
         ConfigError: an output is inside the folder, or the folder inside an output.
     """
     if not folder.exists():
-        _require_folder(folder)
+        require_folder(folder)
     photographs = folder.resolve()
     for output in (root / name for name in (*_WRITTEN, *_OUTPUTS)):
         place = output.resolve()
@@ -150,16 +106,6 @@ def _require_apart(root: Path, folder: Path) -> None:
             )
 
 
-def _require_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        found = "no folder" if os.path.lexists(folder) else "no such folder"
-        raise DataError(
-            f"{folder}: {found}; expected the one with the photographs or texts in class folders, or a "
-            f"table of "
-            "texts (.csv, .tsv, .jsonl, .parquet); correct the path"
-        )
-
-
 def _as_named(folder: Path) -> str:
     """Return a folder's name for params.yaml: as given, or absolute if DVC would misread it."""
     # DVC reads text before a colon as a URL scheme.
@@ -171,33 +117,6 @@ def _as_named(folder: Path) -> str:
             f"{quoted(name)}: not a name in UTF-8; expected one that a file can hold; rename the folder"
         ) from None
     return name
-
-
-def _look(folder: Path, named: str) -> Survey:
-    """Count the photographs that `prepare` will find, and read up to `_MOST_HEADERS` headers."""
-    modality = find_modality()
-    source = modality.open_source(f"folder:{named}", modality.options_type())
-    if left_out := str(source.left_out):
-        note(f"left out: {left_out}")
-    looked_at: list[Sample] = [
-        source.train[row] for row in spread(len(source.train), _MOST_HEADERS).tolist()
-    ]
-    sizes = modality.extents(looked_at)
-    known = sizes.min(1) > 0
-    if not known.all():
-        names = [looked_at[row].name for row in np.flatnonzero(~known)]
-        note(
-            f"{folder}: {len(names):,} of {len(looked_at):,} files that were looked at have no header of "
-            f"an image: {first_of(names)}; pipeline prepare refuses those that cannot be read"
-        )
-    return Survey(
-        folder=named,
-        classes=len(source.classes),
-        train=len(source.train),
-        validation=None if source.validation is None else len(source.validation),
-        test=len(source.test),
-        sizes=sizes[known],
-    )
 
 
 def _init_dvc(root: Path) -> None:

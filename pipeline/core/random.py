@@ -58,6 +58,13 @@ class Lane(IntEnum):
     WORD_SWAP = 23 << 8
     WORD_NOISE = 24 << 8
     CHECKED = 25 << 8
+    SHIFT = 40 << 8
+    SPEED = 41 << 8
+    POLARITY = 42 << 8
+    GAIN = 43 << 8
+    BACKGROUND_NOISE = 44 << 8
+    TIME_MASK = 45 << 8
+    FREQUENCY_MASK = 46 << 8
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> Words:

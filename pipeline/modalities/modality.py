@@ -21,6 +21,7 @@ from pipeline.modalities.families import Family
 from pipeline.modalities.picture import Picture, plotted
 from pipeline.modalities.preprocessing import Preprocessing, Views
 from pipeline.samples.description import Description
+from pipeline.samples.folders import Files
 from pipeline.samples.index import Form
 from pipeline.samples.intake import ArrayIntake, Intake
 from pipeline.samples.packed import Split, open_packed
@@ -96,6 +97,8 @@ class Modality(ABC):
         views_type: dataclass of `views` in params.yaml.
         preprocessing_type: dataclass of a model's `preprocessing` in params.yaml, a
             `GivenPreprocessing`.
+        files: the files that are samples in class folders, by which `pipeline init` recognises a folder;
+            None if there are no such files.
     """
 
     name: ClassVar[str]
@@ -103,6 +106,7 @@ class Modality(ABC):
     options_type: ClassVar[type[DataOptions]] = DataOptions
     views_type: ClassVar[type[Any]]
     preprocessing_type: ClassVar[type[Any]]
+    files: ClassVar[Files | None] = None
 
     @abstractmethod
     def open_source(self, source: str, options: Any) -> Source:
@@ -214,7 +218,7 @@ class Modality(ABC):
         raise ConfigError(f"{folder}: samples of modality {self.name} are not read from single files")
 
     def extents(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
-        """Return the extents (n, axes) of some samples from their file headers, e.g. height and width.
+        """Return the extents (n, k) of some samples from their file headers, e.g. height and width.
 
         Nothing is decoded. A row is 0 if the header has no extents.
 

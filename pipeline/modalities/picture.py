@@ -14,15 +14,17 @@ _SIDE, _MARGIN = 128, 6
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A square picture.
+    """A square picture, perhaps with a sound.
 
     Args:
         uri: a data URI.
         side: side in pixels; the report magnifies a small picture pixel by pixel.
+        sound: a data URI to listen to; empty for none.
     """
 
     uri: str
     side: int
+    sound: str = ""
 
 
 def plotted(values: NDArray[np.integer[Any]]) -> Picture:

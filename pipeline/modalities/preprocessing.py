@@ -221,12 +221,10 @@ class UsualPreprocessing(ABC):
     A subclass gives `size`, `channels`, `normalise`, `example` and `renderer`.
     """
 
-    size: int
-
     @property
     def side(self) -> int:
         """The extent of the input."""
-        return self.size
+        return self.size  # type: ignore[attr-defined,no-any-return]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""

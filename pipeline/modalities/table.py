@@ -34,10 +34,16 @@ def _text() -> Modality:
     return TEXTS
 
 
+def _audio() -> Modality:
+    from pipeline.modalities.audio.modality import AUDIO
+
+    return AUDIO
+
+
 DEFAULT = IMAGES
 MODALITIES: OpenTable[Modality] = OpenTable(
     Kind(noun="modality", returns="a modality", plural="modalities"),
-    {IMAGES: _images, "text": _text},
+    {IMAGES: _images, "text": _text, "audio": _audio},
     Modality,
     key="data.modality",
     address="pipeline.modalities.table.MODALITIES",

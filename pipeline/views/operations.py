@@ -109,10 +109,12 @@ def operation(kind: type[T], value: Any) -> T:
 
 def unknown_settings(kinds: Mapping[str, type[Augmentation]], value: Mapping[str, Any]) -> set[str]:
     """Return the settings that these operations do not have, as OPERATION.SETTING."""
+    given = {name: value.get(name) for name in kinds}
     return {
         f"{name}.{setting}"
-        for name, kind in kinds.items()
-        for setting in set(value.get(name) or {}) - {field.name for field in fields(kind)}  # type: ignore[arg-type]
+        for name, settings in given.items()
+        if isinstance(settings, Mapping)
+        for setting in set(settings) - {field.name for field in fields(kinds[name])}  # type: ignore[arg-type]
     }
 
 

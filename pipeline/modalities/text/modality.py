@@ -34,6 +34,7 @@ from pipeline.modalities.text.sources.recognise import recognise
 from pipeline.modalities.text.spec import TextViews
 from pipeline.modalities.text.tokenizers import WordList
 from pipeline.modalities.text.words import text_of
+from pipeline.samples.index import Form
 from pipeline.samples.packed import PackedSplit, Split, offsets_of
 from pipeline.samples.samples import UNLABELLED, Names
 
@@ -107,7 +108,11 @@ class Text(Modality):
         )
 
     def picture(
-        self, shown: NDArray[np.integer[Any]], plain: NDArray[np.integer[Any]] | None = None
+        self,
+        shown: NDArray[np.integer[Any]],
+        plain: NDArray[np.integer[Any]] | None = None,
+        *,
+        form: Form | None = None,
     ) -> Picture:
         """Return a text (n,) uint8 as a picture, with the words marked that differ from the plain text."""
         before = None if plain is None else text_of(plain.astype(np.uint8))

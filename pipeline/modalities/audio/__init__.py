@@ -1,0 +1,1 @@
+"""The modality `audio`: clips of sound with one class each, see README.md."""

@@ -1,0 +1,1 @@
+"""Networks for clips: the literature's, and Hugging Face's audio classifiers."""

@@ -1,0 +1,171 @@
+"""Look at the data of a new project, and write its `params.yaml`.
+
+Owns the choice of a modality and the reading of counts, lengths and file headers. `fit.py`, `fit_text.py`
+and `fit_audio.py` choose the parameters; `init.py` writes the files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.arrays import spread
+from pipeline.core.errors import DataError, first_of
+from pipeline.core.progress import note
+from pipeline.modalities.modality import Modality, Recognised
+from pipeline.modalities.table import DEFAULT, MODALITIES, families, find_modality
+from pipeline.samples.samples import Sample, Source
+from stages.fit import Survey, find_teacher, fit
+from stages.fit_audio import ClipSurvey, fit_clips
+from stages.fit_text import TextSurvey, fit_text
+from stages.render import render
+
+# Number of samples to look at; more would not change a choice.
+_MOST = 2_000
+# Number of files that decide what a folder holds.
+_ENOUGH_FILES = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A new project.
+
+    Args:
+        modality: of its samples.
+        params: text of params.yaml.
+        told: lines about the data, for the user.
+    """
+
+    modality: Modality
+    params: str
+    told: Sequence[str]
+
+
+def begin(folder: Path, named: str) -> Project:
+    """Return the project for the data at a path.
+
+    Args:
+        folder: folder, or file of a table.
+        named: its name for params.yaml.
+
+    Raises:
+        DataError: there is no such folder, or no data in it.
+    """
+    for modality in MODALITIES:
+        if found := modality.recognise(folder, named):
+            return _texts(modality, found, named)
+    require_folder(folder)
+    return _clips(folder, named) if _most_files(folder) == "audio" else _photographs(folder, named)
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse a missing folder.
+
+    Raises:
+        DataError: not a folder.
+    """
+    if not folder.is_dir():
+        found = "no folder" if os.path.lexists(folder) else "no such folder"
+        raise DataError(
+            f"{folder}: {found}; expected photographs, sounds or texts in class folders, or a table of "
+            "texts (.csv, .tsv, .jsonl, .parquet); correct the path"
+        )
+
+
+def _most_files(folder: Path) -> str:
+    """Return the modality of most of the first files in a folder; the default one if none is known."""
+    kinds = {one.name: one.files for one in MODALITIES if one.files is not None}
+    counts: Counter[str] = Counter()
+    for _, _, names in os.walk(folder):
+        counts.update(kind for name in names for kind, files in kinds.items() if files.include(name))
+        if counts.total() >= _ENOUGH_FILES:
+            break
+    return counts.most_common(1)[0][0] if counts else DEFAULT
+
+
+def _photographs(folder: Path, named: str) -> Project:
+    modality, source = _opened(DEFAULT, f"folder:{named}")
+    survey = Survey(
+        folder=named,
+        classes=len(source.classes),
+        train=len(source.train),
+        validation=None if source.validation is None else len(source.validation),
+        test=len(source.test),
+        sizes=_headers(folder, modality, source, "an image"),
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    installed = [one for family in families() for one in family.installed()]
+    told = [str(survey)]
+    if find_teacher(installed, device) is None:
+        told.append("no pretrained weights are on this machine, so the teacher is trained from scratch")
+    params = render("params.yaml.j2", **fit(survey, installed, device))
+    return Project(modality=modality, params=params, told=told)
+
+
+def _clips(folder: Path, named: str) -> Project:
+    modality, source = _opened("audio", f"folder:{named}")
+    survey = ClipSurvey(
+        folder=named,
+        classes=len(source.classes),
+        train=len(source.train),
+        validation=None if source.validation is None else len(source.validation),
+        test=len(source.test),
+        headers=_headers(folder, modality, source, "a sound file"),
+    )
+    params = render("params-audio.yaml.j2", **fit_clips(survey))
+    return Project(modality=modality, params=params, told=[str(survey)])
+
+
+def _texts(modality: Modality, found: Recognised, named: str) -> Project:
+    source = modality.open_source(found.source, modality.options_type(**found.options))
+    _tell_left_out(source)
+    survey = TextSurvey(
+        source=found.source,
+        options=found.options,
+        watch=named,
+        classes=len(source.classes),
+        train=len(source.train),
+        validation=None if source.validation is None else len(source.validation),
+        test=len(source.test),
+        lengths=np.array([sample.load().size for sample in _some(source)], np.int64),
+    )
+    params = render("params-text.yaml.j2", **fit_text(survey))
+    return Project(modality=modality, params=params, told=[str(survey)])
+
+
+def _opened(name: str, place: str) -> tuple[Modality, Source]:
+    modality = find_modality(name)
+    source = modality.open_source(place, modality.options_type())
+    _tell_left_out(source)
+    return modality, source
+
+
+def _tell_left_out(source: Source) -> None:
+    if left_out := str(source.left_out):
+        note(f"left out: {left_out}")
+
+
+def _some(source: Source) -> list[Sample]:
+    return [source.train[row] for row in spread(len(source.train), _MOST).tolist()]
+
+
+def _headers(folder: Path, modality: Modality, source: Source, kind: str) -> NDArray[np.int64]:
+    """Return the extents (n, k) in the headers of some files; tell of files without one."""
+    looked_at = _some(source)
+    extents = modality.extents(looked_at)
+    known = extents.min(1) > 0
+    if not known.all():
+        names = [looked_at[row].name for row in np.flatnonzero(~known)]
+        note(
+            f"{folder}: {len(names):,} of {len(looked_at):,} files that were looked at have no header of "
+            f"{kind}: {first_of(names)}; pipeline prepare refuses those that cannot be read"
+        )
+    found: NDArray[np.int64] = extents[known]
+    return found
