@@ -72,9 +72,8 @@ class _Draws:
         lanes = lanes_of(lane, words.number) + self._part[words.owner].astype(np.uint64)
         return draw(seed=self._seed, view=self._view, keys=self._keys[words.owner], lane=lanes)
 
-    def of_segments(self, segments: Ids, lane: Lane, number: int) -> RandomWords:
-        """Return four numbers (4, n) for the number-th decision about some segments (n,)."""
-        numbers = np.full(len(segments), number)
+    def of_segments(self, segments: Ids, lane: Lane, numbers: Ids) -> RandomWords:
+        """Return four numbers (4, n) for numbered decisions (n,) about segments (n,)."""
         lanes = lanes_of(lane, numbers) + self._part[segments].astype(np.uint64)
         return draw(seed=self._seed, view=self._view, keys=self._keys[segments], lane=lanes)
 
@@ -83,7 +82,7 @@ def _crop(words: Words, draws: _Draws, crop: RandomCrop) -> Words:
     """Keep a span: e.g. of 10 words with share 0.5 and start 3, words 3 to 7."""
     low, high = (max(1, round(share * _UNIT)) for share in crop.scale)
     segments = np.arange(len(words.samples))
-    share, start, *_ = draws.of_segments(segments, Lane.WORD_SPAN, 0)
+    share, start, *_ = draws.of_segments(segments, Lane.WORD_SPAN, np.zeros_like(segments))
     lengths = words.lengths.astype(np.uint64)
     # Rounded half up: 3 words of share 0.5 keep 2.
     wanted = (
@@ -127,16 +126,18 @@ def _order(words: Words, draws: _Draws, swap: RandomSwap) -> Ids:
     """Return the order (W,) of the words after the exchanges, segment by segment."""
     lengths = words.lengths
     starts = np.cumsum(lengths) - lengths
-    times = (lengths * round(swap.share * _UNIT) + _UNIT // 2) // _UNIT
+    times = np.where(lengths > 1, (lengths * round(swap.share * _UNIT) + _UNIT // 2) // _UNIT, 0)
+    # All exchanges (X,): e.g. two of segment 0 and one of segment 2 have the numbers 0, 1, 0.
+    segments, numbers = np.repeat(np.arange(len(times)), times), ranges(times)
+    one, other, *_ = draws.of_segments(segments, Lane.WORD_SWAP, numbers)
+    limits = lengths[segments].astype(np.uint64)
+    here, there = (starts[segments] + below(drawn, limits).astype(np.int64) for drawn in (one, other))
     order = np.arange(len(words.ids))
-    # The k-th exchange of all segments that have one; segments do not touch each other.
+    # The k-th exchanges of all segments at once, since segments do not touch each other.
     for number in range(int(times.max(initial=0))):
-        segments = np.flatnonzero((times > number) & (lengths > 1))
-        one, other, *_ = draws.of_segments(segments, Lane.WORD_SWAP, number)
-        limits = lengths[segments].astype(np.uint64)
-        here = starts[segments] + below(one, limits).astype(np.int64)
-        there = starts[segments] + below(other, limits).astype(np.int64)
-        order[here], order[there] = order[there], order[here]
+        now = numbers == number
+        first, second = here[now], there[now]
+        order[first], order[second] = order[second], order[first]
     return order
 
 

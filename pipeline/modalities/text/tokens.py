@@ -18,6 +18,8 @@ from pipeline.modalities.text.tokenizers import Frame, Tokenizer
 from pipeline.modalities.text.words import Ids, Words, pieces_of, ranges
 
 Tokens = NDArray[np.int32]
+# Words with typing errors whose ids are remembered, 100 MB of them.
+_MOST_TYPED = 1 << 18
 
 
 class Lookup:
@@ -74,6 +76,7 @@ class Encoder:
         self._tokenizer, self._length, self._keeps_end = tokenizer, length, keeps_end
         self._lookup = Lookup(tokenizer)
         self._frames: dict[int, Frame] = {}
+        self._typed: dict[str, list[int]] = {}
         self.by_piece = tokenizer.by_piece
 
     def encode(self, words: Words) -> Tokens:
@@ -92,8 +95,8 @@ class Encoder:
         starts, counts, flat = self._lookup.ids(words.dictionary.pieces)
         if not words.typed:
             return starts[words.ids], counts[words.ids], flat, words.owner
-        # Typed words are tokenised each time; their ids stand behind the used part of a copy.
-        own_starts, own_counts, own_flat = flattened(self._tokenizer.encode(words.typed))
+        # Ids of typed words stand behind the used part of a copy.
+        own_starts, own_counts, own_flat = flattened(self._typed_ids(words.typed))
         typed, place = words.ids < 0, ~words.ids
         known = np.where(typed, 0, words.ids)
         taken = flat[np.repeat(starts[known], counts[known] * ~typed) + ranges(counts[known] * ~typed)]
@@ -102,6 +105,15 @@ class Encoder:
         behind = len(taken) + own_starts[np.where(typed, place, 0)]
         all_starts = np.where(typed, behind, ends - np.where(typed, 0, counts[known]))
         return all_starts, all_counts, np.concatenate([taken, own_flat]), words.owner
+
+    def _typed_ids(self, typed: Sequence[str]) -> list[list[int]]:
+        """Return the ids of typed words; those of frequent words come again, so some are remembered."""
+        known = self._typed
+        if len(known) > _MOST_TYPED:
+            known = self._typed = {}
+        new = list({word for word in typed if word not in known})
+        known.update(zip(new, self._tokenizer.encode(new), strict=True))
+        return [known[word] for word in typed]
 
     def _mended(
         self, words: Words, starts: Ids, counts: Ids, flat: Tokens, owner: Ids

@@ -44,7 +44,6 @@ _MARKS = (
 )
 _TSHEG = "\u0f0b\u0f0c"  # ends a syllable of Tibetan
 _PIECE = re.compile(rf"\s*(?:[{_UNSPACED}][{_MARKS}]*|[^\s{_UNSPACED}{_TSHEG}]+[{_TSHEG}]?|[{_TSHEG}])")
-_SPACE = re.compile(r"\s*")
 
 Ids = NDArray[np.int64]
 
@@ -62,8 +61,8 @@ def pieces_of(text: str) -> list[str]:
 
 def divided(piece: str) -> tuple[str, str]:
     """Return a piece's white space and its word."""
-    end = _SPACE.match(piece).end()  # type: ignore[union-attr]
-    return piece[:end], piece[end:]
+    word = piece.lstrip()
+    return piece[: len(piece) - len(word)], word
 
 
 def packed(*texts: str) -> NDArray[np.uint8]:
