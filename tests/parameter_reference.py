@@ -16,6 +16,9 @@ from typing import Any
 
 from pipeline.losses import LOSSES
 from pipeline.losses.settings import settings_of
+from pipeline.modalities.audio.options import AudioOptions
+from pipeline.modalities.audio.preprocessing import GivenAudio
+from pipeline.modalities.audio.spec import OPERATIONS, AudioViewSpec
 from pipeline.modalities.images.augmentations import OwnAugmentation
 from pipeline.modalities.images.options import ImageOptions
 from pipeline.modalities.images.preprocessing import GivenPreprocessing
@@ -38,16 +41,25 @@ MARKS = ("<!-- parameters -->", "<!-- end of parameters -->")
 _BESIDE = {"options": DataParams, "training": ModelParams, "spec": DumpViews, "settings": RecipeParams}
 _SECTIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "data": ("`data`", (DataParams, ImageOptions)),
+    "audio data": ("`data` of clips", (AudioOptions,)),
     "training": ("`training`", (TrainingParams,)),
     "models": ("`teachers.NAME`, `students.NAME`", (ModelParams,)),
     "preprocessing": ("`preprocessing` of a teacher or student", (GivenPreprocessing,)),
+    "audio preprocessing": ("`preprocessing` of clips", (GivenAudio,)),
     "dumps": ("`dumps.NAME`", (DumpParams,)),
     "views": ("`views` of a dump or of `training`", (DumpViews, ViewSpec)),
+    "audio views": ("`views` of clips", (AudioViewSpec,)),
     "ensembles": ("`ensembles.NAME`", (EnsembleParams,)),
     "recipes": ("`recipes.NAME`", (RecipeParams,)),
     "sweep": ("`sweep`", (SweepParams,)),
 }
+_OPERATIONS: Mapping[str, tuple[type, ...]] = {
+    "views": (*AUGMENTATIONS.values(), OwnAugmentation),
+    "audio views": tuple(OPERATIONS.values()),
+}
 _NOTES = {
+    "audio data": "With `modality: audio`, in place of the keys of images.",
+    "audio views": "`count` belongs to a dump alone. Operations run in this order.",
     "training": "A teacher or student may set each of these keys for itself.",
     "models": "Besides these keys, every key of `training` may stand here.",
     "views": "`count` belongs to a dump alone. Operations run in this order.",
@@ -62,9 +74,8 @@ def reference() -> str:
         lines += [f"### {title}", "", *((_NOTES[name], "") if name in _NOTES else ())]
         rows = [row for kind in kinds for row in _rows(kind)]
         lines += _table(("key", "default", "meaning"), rows)
-        if name == "views":
-            kinds_of_views = (*AUGMENTATIONS.values(), OwnAugmentation)
-            found = [row for kind in kinds_of_views for row in _operation(kind)]
+        if name in _OPERATIONS:
+            found = [row for kind in _OPERATIONS[name] for row in _operation(kind)]
             lines += _table(("operation", "setting", "default", "meaning"), found)
         if name == "recipes":
             lines += _table(("loss", "setting", "default", "range"), list(_losses()))
