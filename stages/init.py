@@ -66,8 +66,10 @@ def command(folder: Path) -> None:
         write_bytes(root / name, text.encode())
     say(f"{folder}: {survey}")
     if find_teacher(installed, device) is None:
-        say("teacher: trained from scratch, as no pretrained weights are on this machine; see params.yaml")
-    say(f"written: {', '.join(_WRITTEN)}; next: dvc repro")
+        say(
+            "teacher: trained from scratch, because this machine has no pretrained weights; see params.yaml"
+        )
+    say(f"wrote {', '.join(_WRITTEN)}; next: dvc repro")
 
 
 def _require_new(root: Path) -> None:
@@ -79,14 +81,13 @@ def _require_new(root: Path) -> None:
     there = [name for name in _WRITTEN if os.path.lexists(root / name)]
     if there:
         raise ConfigError(
-            f"{', '.join(there)}: already in the working folder {root}; expected none of them, as nothing "
-            "is overwritten; move them away, or run the command in a new folder"
+            f"{', '.join(there)}: already in the working folder {root}; nothing is overwritten; move them "
+            "away, or run the command in a new folder"
         )
     around = next((folder for folder in root.parents if (folder / _DVC).is_dir()), None)
     if around is not None:
         raise ConfigError(
-            f"{root}: lies in {around}, which is another project of DVC; expected a folder in none; run "
-            "the command elsewhere"
+            f"{root}: is inside {around}, which is another DVC project; run the command outside of it"
         )
 
 
@@ -98,22 +99,20 @@ def _require_apart(root: Path, folder: Path) -> None:
         ConfigError: an output is inside the folder, or the folder inside an output.
     """
     if not folder.is_dir():
-        found = "no folder" if os.path.lexists(folder) else "no such folder"
-        raise DataError(
-            f"{folder}: {found}; expected the one with the photographs in class folders; correct the path"
-        )
+        found = "not a folder" if os.path.lexists(folder) else "no such folder"
+        raise DataError(f"{folder}: {found}; expected photographs in class folders; correct the path")
     photographs = folder.resolve()
     for output in (root / name for name in (*_WRITTEN, *_OUTPUTS)):
         place = output.resolve()
         if place.is_relative_to(photographs):
             raise ConfigError(
-                f"{folder}: {output.relative_to(root)} of the working folder would be written among the "
-                "photographs; expected them apart; run the command in a new folder outside of them"
+                f"{folder}: {output.relative_to(root)} would be written inside the photographs' folder; "
+                "run the command in a new folder outside of it"
             )
         if photographs.is_relative_to(place):
             raise ConfigError(
-                f"{folder}: lies in {output.relative_to(root)}, which is written by the stages; expected "
-                "the photographs apart from outputs; move them, or run the command in a new folder"
+                f"{folder}: is inside {output.relative_to(root)}, which the stages overwrite; move the "
+                "photographs, or run the command in a new folder"
             )
 
 
@@ -125,7 +124,7 @@ def _as_named(folder: Path) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            f"{quoted(name)}: not a name in UTF-8; expected one that a file can hold; rename the folder"
+            f"{quoted(name)}: the name is not valid UTF-8, so params.yaml cannot hold it; rename the folder"
         ) from None
     return name
 
@@ -144,8 +143,8 @@ def _look(folder: Path, named: str) -> Survey:
     if not known.all():
         names = [looked_at[row].name for row in np.flatnonzero(~known)]
         note(
-            f"{folder}: {len(names):,} of {len(looked_at):,} files that were looked at have no header of "
-            f"an image: {first_of(names)}; pipeline prepare refuses those that cannot be read"
+            f"{folder}: {len(names):,} of {len(looked_at):,} inspected files have no image header: "
+            f"{first_of(names)}; pipeline prepare refuses unreadable files"
         )
     return Survey(
         folder=named,
@@ -175,8 +174,8 @@ def _init_dvc(root: Path) -> None:
         shutil.rmtree(root / _DVC, ignore_errors=True)
         (root / _DVCIGNORE).unlink(missing_ok=True)
         raise ConfigError(
-            f"{root}: DVC cannot begin a project here ({printable(reason)}); expected `dvc init` to work; "
-            "mend that, and run the command again"
+            f"{root}: `dvc init` failed here ({printable(reason)}); fix the cause, and run the command "
+            "again"
         )
     made, ours = (root / _DVC / "config").read_text(), _packaged("config")
     without_git = "    no_scm = True\n" if "no_scm" in made else ""

@@ -26,7 +26,7 @@ from stages.runtime import bound_threads, default_workers
     "--workers",
     type=click.IntRange(1, 256),
     default=None,
-    help="Reading threads.  [default: one a processor of this process, at most 8]",
+    help="Reading threads.  [default: one per available CPU, at most 8]",
 )
 @reads_params
 def command(params: Params, workers: int | None) -> None:
@@ -41,7 +41,10 @@ def command(params: Params, workers: int | None) -> None:
     data = params.data
     _, _, path = data.source.partition(":")
     if Path(path).exists() and path and Path(data.watch) != Path(path):
-        note(f"data.watch is {data.watch!r}: DVC will not see changes in {path}; set data.watch to it")
+        note(
+            f"data.watch is {data.watch!r}, so DVC will not notice changes in {path}; set data.watch to "
+            "that path"
+        )
     source = data.kind.open_source(data.source, data.options)
     intake = data.kind.intake(source, paths.PREPARED, data.options)
     description = prepare(

@@ -18,7 +18,7 @@ from stages.options import debuggable
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="A new file for it.  [default: print it]",
+    help="Write to this new file.  [default: print to stdout]",
 )
 @debuggable
 def command(name: str | None, out: Path | None) -> None:
@@ -30,7 +30,7 @@ def command(name: str | None, out: Path | None) -> None:
         _give(name, out)
         return
     if out is not None:
-        raise click.UsageError("--out without NAME; expected the preset to write; add its name")
+        raise click.UsageError("--out needs the NAME of a preset; add it")
     for known, text in presets().items():
         click.echo(f"{known:15} {text.splitlines()[0].removeprefix('# ')}")
 
@@ -53,6 +53,6 @@ def _give(name: str, out: Path | None) -> None:
         click.echo(known[name], nl=False)
         return
     if out.exists():
-        raise ConfigError(f"{out}: is there already; expected a new file; name another, or remove it first")
+        raise ConfigError(f"{out}: already exists; choose a different name, or remove it first")
     write_bytes(out, known[name].encode())
-    click.echo(f"{out}: preset {name}; next: pipeline prepare --params {out}")
+    click.echo(f"{out}: wrote preset {name}; next: pipeline prepare --params {out}")

@@ -164,7 +164,7 @@ def _import(name: str, kind: Kind, module_name: str) -> Any:
             raise failed(name, kind, error) from error
         raise kind.error(
             f"{kind.noun} {name}: no module {error.name!r} in {here} or among the installed packages; "
-            "expected package.module:callable; run in the project's folder, or install the package"
+            "expected package.module:callable; run in the project folder, or install the package"
         ) from None
     except Exception as error:
         raise failed(name, kind, error) from error

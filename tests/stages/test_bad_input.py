@@ -302,8 +302,8 @@ def test_store_of_other_content(project, fails):
     images[11, 3, 3, 2] ^= 255
     assert run(*npz(train_images=images)) == 0
     student = ["train-student", "pupil", "kd", "0", "--dump", "main"]
-    fails([*student, *OTHER], "'train/11' has other content")
-    fails(["cache-logits", "main", *OTHER], "another dataset", "rm -r")
+    fails([*student, *OTHER], "'train/11' has different content")
+    fails(["cache-logits", "main", *OTHER], "a different dataset", "rm -r")
     assert STORE.exists()
 
 
@@ -313,8 +313,8 @@ def test_store_of_another_teacher(project, fails):
     state = torch.load(path, weights_only=True)
     state["head.bias"][1] += 0.01
     save_as(path, state)
-    fails(["cache-logits", "main"], "another teacher", "new dump name", "rm -r")
-    fails(["verify", str(STORE), "--replay", "4"], "another teacher")
+    fails(["cache-logits", "main"], "a different teacher", "new dump name", "rm -r")
+    fails(["verify", str(STORE), "--replay", "4"], "a different teacher")
 
 
 def test_store_of_other_views(project, fails, edit):
@@ -323,7 +323,7 @@ def test_store_of_other_views(project, fails, edit):
     fails(["cache-logits", "main"], "another views: seed was 3, is 4", "new dump name")
     fails(
         ["train-student", "pupil", "kd", "0", "--dump", "main"],
-        "its views are not those",
+        "the stored views differ",
         "seed was 3, is 4",
     )
 
@@ -360,7 +360,7 @@ def test_an_incomplete_store_does_not_verify(project, capsys):
 
 
 def test_a_file_is_no_store(project, fails):
-    fails(["inspect", "params.yaml"], "params.yaml", "no store is there")
+    fails(["inspect", "params.yaml"], "params.yaml", "no such store")
 
 
 @pytest.mark.parametrize("out", ["data.npz", "data.npz/x.zarr", "s3://bucket/main.zarr"])
@@ -372,7 +372,11 @@ def test_places_for_no_store(project, capsys, command, out):
 
 def test_a_folder_of_other_things(project, fails):
     for command in ("cache-logits", "plan"):
-        fails([command, "main", "--out", "models"], "holds files but no zarr.json", "choose another --out")
+        fails(
+            [command, "main", "--out", "models"],
+            "contains files but no zarr.json",
+            "choose a different --out",
+        )
 
 
 def test_a_link_to_a_folder_is_a_place(project):
@@ -406,9 +410,9 @@ def test_a_damaged_store_is_refused_then_mended(project, fails, name, damage):
 
 
 def test_nothing_to_mend(project, fails):
-    fails(["verify", "nowhere.zarr", "--repair"], "no store is there")
+    fails(["verify", "nowhere.zarr", "--repair"], "no such store")
     Path("empty").mkdir()
-    fails(["verify", "empty", "--repair"], "no store is there")
+    fails(["verify", "empty", "--repair"], "no such store")
 
 
 def test_incomplete_store(project, fails):
@@ -443,13 +447,13 @@ def test_a_teacher_of_two_channels(project, fails):
 
 
 def test_missing_store(project, fails):
-    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "no store is there", "dvc pull")
+    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "no such store", "dvc pull")
 
 
 def test_folder_that_is_no_store(project, fails):
     STORE.mkdir(parents=True)
     (STORE / "thesis.txt").write_text("keep me")
-    fails(["cache-logits", "main"], "holds files but no zarr.json")
+    fails(["cache-logits", "main"], "contains files but no zarr.json")
     assert (STORE / "thesis.txt").read_text() == "keep me"
 
 

@@ -58,12 +58,12 @@ def test_a_student_goes_on_when_told_to_and_says_what_it_costs(capsys):
 def test_without_the_teacher_drift_is_measured_in_pixels_alone(capsys):
     Path("models/teachers/tutor.pt").unlink()
     assert run(*STUDENT, "--allow-drift") == 0
-    assert "cannot be told without the teacher" in capsys.readouterr().err
+    assert "cannot be measured without the teacher" in capsys.readouterr().err
 
 
 def test_a_baseline_has_no_drift_to_allow(capsys):
     assert run("train-student", "pupil", "scratch", 0, "--allow-drift") == 1
-    assert "--allow-drift is about a dump's images" in capsys.readouterr().err
+    assert "--allow-drift concerns a dump's images" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_brighter")

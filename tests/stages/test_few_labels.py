@@ -133,7 +133,7 @@ def test_unlabelled_images_go_from_a_folder_to_students(photos, capsys, labels_s
     assert run("cache-logits", "main") == 0
     capsys.readouterr()
     assert run("inspect", STORE) == 0
-    samples = f"{len(data.train)} x 3 views, {CLASSES} classes, {labelled} samples are labelled"
+    samples = f"{len(data.train)} x 3 views, {CLASSES} classes, {labelled} labelled samples"
     assert samples in capsys.readouterr().out
     assert run("verify", STORE, "--replay", 8) == 0
 

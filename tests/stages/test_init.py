@@ -172,7 +172,7 @@ def test_nothing_is_overwritten(here, refused, tmp_path, there):
 def test_a_folder_that_is_none_is_refused(refused, here):
     refused("../none", "../none: no such folder", "correct the path")
     (here / "photo.jpg").write_bytes(b"")
-    refused("photo.jpg", "photo.jpg: no folder")
+    refused("photo.jpg", "photo.jpg: not a folder")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_photographs_and_outputs_lie_apart(refused, here, folder):
 def test_another_project_of_dvc_around_is_refused(refused, here, tmp_path):
     (tmp_path / ".dvc").mkdir()
     take_photos(here / "photos", each=1)
-    refused("photos", f"lies in {tmp_path}, which is another project of DVC")
+    refused("photos", f"is inside {tmp_path}, which is another DVC project")
 
 
 def test_files_that_are_no_images_are_told(here, tmp_path, capsys):
@@ -215,7 +215,7 @@ def test_files_that_are_no_images_are_told(here, tmp_path, capsys):
     (tmp_path / "photos/loose.jpg").write_bytes(b"")
     assert run("init", tmp_path / "photos") == 0
     told = capsys.readouterr().err
-    assert "have no header of an image: " in told
+    assert "have no image header: " in told
     assert "left out: 1 loose in photos/" in told
 
 

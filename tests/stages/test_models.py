@@ -84,7 +84,7 @@ def test_a_teacher_of_ones_own_code_is_dumped_and_decides_the_fingerprint(projec
     torch.save(state, TUTOR)
     assert run("train-teacher", "mine") == 0
     assert run("cache-logits", "main") == 1
-    assert "another teacher" in capsys.readouterr().err
+    assert "a different teacher" in capsys.readouterr().err
 
 
 def test_a_student_of_ones_own_code_is_trained(project, edit):
@@ -250,7 +250,7 @@ def fails(capsys, edit):
 
 
 def test_code_that_is_not_there(project, fails):
-    fails({"model": "nowhere:net"}, "no module 'nowhere'", "run in the project's folder")
+    fails({"model": "nowhere:net"}, "no module 'nowhere'", "run in the project folder")
 
 
 def test_code_that_raises(project, fails, capsys):

@@ -212,7 +212,7 @@ def test_set_without_key_or_value_is_refused(load, text):
 
 
 def test_set_below_a_value_is_refused(load):
-    with pytest.raises(ConfigError, match=r"--set data.seed.x=1: seed holds a value, not keys"):
+    with pytest.raises(ConfigError, match=r"--set data.seed.x=1: seed has a value, not keys"):
         load({"data.seed": 3}, overrides=("data.seed.x=1",))
 
 
@@ -266,7 +266,7 @@ def test_a_file_that_is_no_yaml_is_refused_in_one_line(tmp_path, text):
 @pytest.mark.parametrize(("text", "found"), [("- a\n- b", "list"), ("just text", "str"), ("3", "int")])
 def test_a_file_without_keys_is_refused(tmp_path, text, found):
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=rf"holds a {found}; expected keys and values"):
+    with pytest.raises(ConfigError, match=rf"contains a {found}; expected keys and values"):
         load_params(tmp_path / "params.yaml")
 
 
@@ -381,9 +381,9 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_found(load, key, value
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("data", None, "expected keys and values; add what belongs below it, or remove it"),
-        ("teachers.big", None, "expected keys and values; add what belongs below it, or remove it"),
-        ("training.views", None, "expected keys and values; add what belongs below it, or remove it"),
+        ("data", None, "expected keys and values; add its entries, or remove it"),
+        ("teachers.big", None, "expected keys and values; add its entries, or remove it"),
+        ("training.views", None, "expected keys and values; add its entries, or remove it"),
         ("students.small.options", [1], "expected keys and values; correct it"),
         ("sweep.seeds", 3, "expected a list; correct it"),
     ],
@@ -510,13 +510,13 @@ def test_a_reference_to_what_is_not_defined_gets_a_suggestion(load, key, value, 
 
 
 def test_a_baseline_among_the_recipes_is_sent_to_the_baselines(load):
-    message = r"sweep.recipes names scratch, which needs no dump; move it to sweep.baselines"
+    message = r"sweep.recipes lists 'scratch', which needs no dump; move it to sweep.baselines"
     with pytest.raises(ConfigError, match=message):
         load({"sweep.recipes": ["kd", "scratch"]})
 
 
 def test_a_recipe_among_the_baselines_is_sent_to_the_recipes(load):
-    message = r"sweep.baselines names kd, which needs a dump; move it to sweep.recipes"
+    message = r"sweep.baselines lists 'kd', which needs a dump; move it to sweep.recipes"
     with pytest.raises(ConfigError, match=message):
         load({"sweep.baselines": ["kd"]})
 
@@ -527,5 +527,5 @@ def test_a_recipe_among_the_baselines_is_sent_to_the_recipes(load):
      ("recipe", "scratc", "scratch")],
 )  # fmt: skip
 def test_looking_up_a_name_that_is_not_there_gets_a_suggestion(load, kind, name, suggestion):
-    with pytest.raises(ConfigError, match=rf"{kind}s has no '{name}'.*did you mean '{suggestion}'"):
+    with pytest.raises(ConfigError, match=rf"{kind}s has no entry '{name}'.*did you mean '{suggestion}'"):
         getattr(load(), kind)(name)

@@ -184,7 +184,7 @@ def test_encoded_data_is_refused_by_a_store_of_packed_ones(project, capsys):
     encoded = ["--set", "data.keep=encoded"]
     assert run("prepare", *encoded) == 0
     assert run("cache-logits", "main", *poor, *encoded) == 1
-    assert "has other content there" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "has different content in the store" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_work_that_is_not_shared_is_refused_under_torchrun_too(project, monkeypa
     assert run(*command) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert "torchrun started several processes (WORLD_SIZE=2 and RANK=0)" in line
-    assert "expected one process; run it once" in line
+    assert "use one process; run the command once" in line
 
 
 def test_a_command_that_only_reads_goes_on_in_each_process(project, several, capsys):

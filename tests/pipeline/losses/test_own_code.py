@@ -171,7 +171,7 @@ def test_the_readmes_new_loss_is_one_of_the_users_own_too():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("yours:mean", {}, r"loss yours:mean: no module 'yours' in .*run in the project's folder"),
+        ("yours:mean", {}, r"loss yours:mean: no module 'yours' in .*run in the project folder"),
         ("mine:meen", {}, r"mine has no 'meen'; expected a callable that returns .*; did you mean 'mean'"),
         ("mine:constant", {}, r"loss mine:constant is no callable \(int\)"),
         ("os:system", {}, r"loss os:system: os is the standard library's, which makes no losses"),

@@ -293,7 +293,7 @@ def test_a_card_of_the_users_model_may_say_its_numbers():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("yours.nets:network", r"no module 'yours' in .*run in the project's folder"),
+        ("yours.nets:network", r"no module 'yours' in .*run in the project folder"),
         ("mine.net:network", r"no module 'mine.net' in "),
         ("mine.nets:netwerk", r"mine.nets has no 'netwerk'; expected a callable.*did you mean 'network'"),
         ("mine.nets:constant", r"is no callable \(int\); expected one that"),
