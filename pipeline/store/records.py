@@ -87,9 +87,9 @@ class ShardRecord:
         witness = Witness.from_dict(value["witness"])
         record = cls(**{**value, "files": files, "fidelity": fidelity, "witness": witness})
         if not record.correct <= record.labelled <= record.rows or fidelity.samples > record.rows:
-            raise ValueError(f"more samples are labelled, correct or measured than its {record.rows} rows")
+            raise ValueError(f"more labelled, correct or measured samples than its {record.rows} rows")
         if len(witness.crcs) != len(witness_rows(record.rows)):
-            raise ValueError(f"{len(witness.crcs)} witnesses of {record.rows} rows")
+            raise ValueError(f"{len(witness.crcs)} render checksums for {record.rows} rows")
         return record
 
     def require_shard(self, shard: ShardId, layout: Layout) -> None:
@@ -99,14 +99,16 @@ class ShardRecord:
             ValueError: says what differs.
         """
         if not layout.holds(shard):
-            raise ValueError(f"{shard} is no shard of the layout")
+            raise ValueError(f"{shard} is not a shard of the layout")
         if self.rows != layout.n_rows(shard):
-            raise ValueError(f"{shard} has {self.rows} rows, the layout {layout.n_rows(shard)}")
+            raise ValueError(f"{shard} has {self.rows} rows, but the layout has {layout.n_rows(shard)}")
         if set(self.files) != set(layout.arrays):
-            raise ValueError(f"{shard} has files of {quoted(sorted(self.files))}, the layout other arrays")
+            raise ValueError(
+                f"{shard} has files for {quoted(sorted(self.files))}, but the layout has different arrays"
+            )
         if not self.fidelity.measures.are_those_of(layout.measures):
             raise ValueError(
-                f"{shard} has other measures than the layout: {quoted(self.fidelity.measures)}"
+                f"{shard} has different fidelity measures than the layout: {quoted(self.fidelity.measures)}"
             )
         section = layout.sections[shard.section]
         for array, (size, _) in self.files.items():
@@ -243,7 +245,7 @@ class Witness:
             for name, kind in (("crcs", "<u4"), ("pixels", dtype))
         )
         if not len(crcs) or not len(values) or len(values) % (PLACES * len(crcs)):
-            raise ValueError(f"a witness has {len(values)} values for {len(crcs)} samples")
+            raise ValueError(f"render checksums have {len(values)} values for {len(crcs)} samples")
         return cls(tuple(crcs.tolist()), values.reshape(len(crcs), -1))
 
 

@@ -130,7 +130,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         )
     online = next(r for r in rows if r["name"] == "online")
     axis.axhline(100 * online["agreement"], color="black", lw=0.8, label="the teacher's own logits")
-    axis.set(xscale="log", xlabel="bytes a sample and view", ylabel="agreement with the teacher, %")
+    axis.set(xscale="log", xlabel="bytes per sample and view", ylabel="agreement with the teacher, %")
     axis.legend(fontsize=7)
     axis.grid(alpha=0.3, which="both")
     figure.tight_layout()

@@ -8,7 +8,7 @@ Needs `pipeline prepare` and `pipeline train-teacher wrn_16_2` in the working fo
 * student images/s with the loader / images/s of the same step on one repeated batch;
 * seconds of an epoch of cached KD / seconds of an epoch of online KD (teacher in the loop);
 * seconds of an epoch of cached KD / seconds of an epoch of cross-entropy with the same loader;
-* bytes a sample and view of the dump, by codec.
+* bytes per sample and view of the dump, by codec.
 
 The two sides of a ratio alternate, since machines are shared and noisy. Printed are the ratio of each
 side's fastest round, which is disturbed least, of their medians, and the median and range of the rounds'

@@ -188,7 +188,7 @@ def plot(rows: list[Row], file: Path) -> None:
             axis.annotate(
                 row["name"], (row["bytes"], row[key]), fontsize=7, xytext=(4, 3), textcoords="offset points"
             )
-        axis.set(xscale="log", yscale="log", title=title, xlabel="bytes a sample and view")
+        axis.set(xscale="log", yscale="log", title=title, xlabel="bytes per sample and view")
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("mean KL(teacher || stored), nats")
     axes[0].legend()

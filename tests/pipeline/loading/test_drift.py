@@ -155,7 +155,7 @@ def test_images_of_another_decoder_are_refused_by_its_name(store, context):
     form = replace(context.data.train.form, decoder="torchvision 9.9")
     images = replace(context.data.train, digests=changed, form=form)
     with pytest.raises(
-        MismatchError, match=r"other content there, decoded by none, here by torchvision 9\.9"
+        MismatchError, match=r"different content in the store, decoded by none, here by torchvision 9\.9"
     ):
         store.rows_of(images)
     allowed = LogitStore(store.location, store.manifest, allow_drift=True)
