@@ -103,12 +103,12 @@ def test_a_bit_that_flipped_in_pixels_is_named_by_whatever_reads_them(project, r
     flip(path, 10_000)
     for command in (READERS[0], READERS[1], READERS[2]):
         line = refused(*command)
-        assert line.startswith(f"{path}: image 'test/13' is not the one that was prepared")
+        assert line.startswith(f"{path}: image 'test/13' has changed since it was prepared")
         assert line.endswith("run: pipeline prepare")
     # Both look at images without a store.
     export = ("export", "models/teachers/tutor.pt", "--format", "pt2", "--out", "tutor.pt2")
     for command in (("report",), export):
-        assert "image 'test/13' is not the one that was prepared" in refused(*command)
+        assert "image 'test/13' has changed since it was prepared" in refused(*command)
     assert run("prepare") == 0
     assert run("cache-logits", "main") == 0
 

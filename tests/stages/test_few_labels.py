@@ -93,7 +93,7 @@ def test_a_run_of_another_number_of_labels_is_not_gone_on_with(project, monkeypa
 def test_more_labels_than_the_smallest_class_has(project, capsys, command):
     assert run("cache-logits", "main") == 0
     counts = np.bincount(PreparedData.open(paths.PREPARED).train.labels)
-    smallest = f"class '{counts.argmin()}' has {counts.min()} labelled images to train on"
+    smallest = f"class '{counts.argmin()}' has only {counts.min()} labelled training images"
     assert run(*command, "--set", "data.labels_per_class=1000") == 1
     assert smallest in capsys.readouterr().err.splitlines()[-1]
 
@@ -163,7 +163,7 @@ def test_images_without_any_label_teach_students_of_a_dump_alone(photos, capsys,
         file.rename(photos / "train/unlabelled" / file.name)
     capsys.readouterr()
     assert run("prepare") == 1
-    assert "0 validates on nothing" in capsys.readouterr().err
+    assert "0 skips validation" in capsys.readouterr().err
     edit({"data": {"validation": 0}})
     assert run("prepare") == 0
     assert f"{CLASSES} classes, train 100 (100 unlabelled)" in capsys.readouterr().out

@@ -123,7 +123,7 @@ def test_prepare_finds_what_init_counted(begun, monkeypatch, tmp_path, capsys):
     summary = (begun / "params.yaml").read_text().splitlines()[0]
     assert f"3 classes; train {samples['train']}, test {samples['test']} images" in summary
     assert samples["train"] + samples["test"] == 60
-    assert "about 20% of each class, are the test split" in capsys.readouterr().err
+    assert "about 20% of each class, form the test split" in capsys.readouterr().err
 
 
 def test_it_says_what_comes_next(here, tmp_path, capsys):
@@ -182,10 +182,10 @@ def test_a_folder_that_is_none_is_refused(refused, here):
         (["a.jpg", "b.jpg"], "has 2 images and no class folders; expected train/CLASS/*"),
         (["cats/a.txt", "dogs/b.txt"], "no image files in class folders, left out: 2 files (.txt 2)"),
         (["cats/a.jpg", "dogs/b.txt"], "dogs: a class without images, left out: 1 file (.txt 1)"),
-        (["cats/a.jpg", "cats/deep/b.jpg", "cats/c.jpg"], "1 class; expected at least two classes"),
+        (["cats/a.jpg", "cats/deep/b.jpg", "cats/c.jpg"], "has 1 class; expected at least two"),
         (["cats/a.jpg", "dogs/b.jpg"], "no test images"),
         (["val/cats/a.jpg", "val/dogs/b.jpg"], "move the classes into train/"),
-        (["train/cats/a.jpg", "train/dogs/b.jpg"], "train, whose test split is drawn"),
+        (["train/cats/a.jpg", "train/dogs/b.jpg"], "train as the source"),
     ],
 )
 def test_folders_that_make_no_dataset_are_refused(refused, tmp_path, names, message):

@@ -116,7 +116,7 @@ class ViewSpec:
                 self.mixup.probability + self.cutmix.probability <= 1,
                 "views",
                 f"given mixup and cutmix with probability {shares}",
-                "at most 1 together, as a sample gets one of them; set each to 0.5",
+                "a sum of at most 1, because a sample gets only one of them; set each to 0.5",
             )
 
     @property
@@ -143,8 +143,9 @@ class ViewSpec:
             semantics = f"semantics {quoted(value.get('semantics'))} of rendering"
             what = f"operation {brief(unknown[0])}" if unknown else semantics
             raise MismatchError(
-                f"the views have {what}; this program knows semantics {SEMANTICS} and the operations "
-                f"{', '.join(AUGMENTATIONS)}; use the version that made them, or make a new dump"
+                f"the views have {what}, but this program supports semantics {SEMANTICS} and the "
+                f"operations {', '.join(AUGMENTATIONS)}; use the version that made them, or make a new "
+                "dump"
             )
         require(type(value.get("seed", 0)) is int, "views.seed", quoted(value.get("seed")), "an integer")
         return cls(**{name: _augmentation(name, value[name]) for name in given})
@@ -178,7 +179,7 @@ def _augmentation(name: str, value: Any) -> Any:
     plain = {key: tuple(v) if isinstance(v, list) else v for key, v in value.items()}
     kinds = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
     for key, given in plain.items():
-        require(_is_of(kinds[key], given), f"{name}.{key}", quoted(given), f"a value of kind {kinds[key]}")
+        require(_is_of(kinds[key], given), f"{name}.{key}", quoted(given), f"a value of type {kinds[key]}")
     return kind(**plain)
 
 

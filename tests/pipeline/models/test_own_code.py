@@ -164,13 +164,13 @@ def test_it_is_called_with_its_own_number_of_classes_also_when_fine_tuned(tiny_d
 def test_what_brings_its_weights_must_say_how_it_wants_its_images(tiny_data):
     start = Start(model="mine.nets:teacher", weights="pretrained")
     with pytest.raises(
-        ModelError, match=r"model mine.nets:teacher does not say how .*size, mean, std; add"
+        ModelError, match=r"model mine.nets:teacher does not specify its .*size, mean, std; add"
     ):
         pretrained_network(tiny_data, start)
 
 
 def test_weights_by_another_name_are_unknown():
-    with pytest.raises(ModelError, match=r"weights 'best' of mine.nets:teacher are unknown; .*pretrained"):
+    with pytest.raises(ModelError, match=r"model mine.nets:teacher has no weights 'best'; .*pretrained"):
         load_pretrained("mine.nets:teacher", "best")
 
 

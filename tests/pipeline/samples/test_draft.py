@@ -175,7 +175,7 @@ def test_another_plan_starts_anew(photos, tmp_path, capsys, change):
     with pytest.raises(KeyboardInterrupt):
         run(photos, tmp_path, Stop(10))
     changed = content(run(photos, tmp_path, **change))
-    assert "other parameters or versions; starting anew" in capsys.readouterr().err
+    assert "different parameters or versions; starting over" in capsys.readouterr().err
     assert changed == content(run(photos, tmp_path / "reference", **change))
 
 
@@ -317,7 +317,7 @@ def test_two_preparations_at_once_exclude_each_other(photos, tmp_path, monkeypat
 
     def meanwhile(samples, step):
         if step == "decode train":
-            with pytest.raises(DataError, match=r"another `pipeline prepare` is at work.*wait for it"):
+            with pytest.raises(DataError, match=r"another `pipeline prepare` is running.*wait for it"):
                 run(photos, tmp_path)
         return iter(samples)
 

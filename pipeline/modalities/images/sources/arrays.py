@@ -108,7 +108,7 @@ def _read_idx(raw: Path, name: str) -> NDArray[np.uint8]:
 def open_builtin(detail: str, options: ImageOptions) -> ImageSource:
     """Open the built-in subset of Fashion-MNIST."""
     if detail:
-        raise ConfigError(f"data.source is 'fashion-mnist-10k:{detail}'; expected no text after it")
+        raise ConfigError(f"data.source is 'fashion-mnist-10k:{detail}'; expected nothing after the name")
     arrays, file = load_subset(), str(packaged())
     train = _array_samples(
         arrays["train_images"], arrays["train_labels"], "train", file, arrays["train_positions"]
@@ -152,18 +152,18 @@ def open_npz(detail: str, options: ImageOptions) -> ImageSource:
 def _read_npz(path: Path) -> tuple[Arrays, list[str]]:
     """Return the arrays that are used, and the names of the others."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected an .npz; correct data.source")
+        raise DataError(f"{path}: no such file; expected an .npz file; correct data.source")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, NpzFile):
-                raise ValueError("it holds no named arrays")
+                raise ValueError("it contains no named arrays")
             wanted = _wanted(path, archive.files)
             arrays = {name: _array(path, archive, name) for name in wanted}
             return arrays, sorted(set(archive.files) - set(wanted))
     except DataError:
         raise
     except _DAMAGE as error:
-        raise DataError(f"{path}: not a readable .npz ({_reason(error)}); write it again") from None
+        raise DataError(f"{path}: not a readable .npz file ({_reason(error)}); write it again") from None
 
 
 def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:
@@ -173,8 +173,8 @@ def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:
         if "allow_pickle" not in str(error):
             raise
         raise DataError(
-            f"{path}: {name} holds Python objects; expected numbers, or texts for classes; convert it, "
-            "e.g. with .astype(np.int64) or .astype(str)"
+            f"{path}: {name} contains Python objects; expected numbers, or strings for classes; convert "
+            "it, e.g. with .astype(np.int64) or .astype(str)"
         ) from None
     return array
 
@@ -182,7 +182,7 @@ def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:
 def _reason(error: BaseException) -> str:
     text = brief(error) or type(error).__name__
     if "context manager" in text:  # np.load returned an array instead of an archive
-        return "a single array, as of an .npy, expected several by name"
+        return "a single array, as in an .npy file; expected several named arrays"
     return text
 
 
@@ -192,13 +192,13 @@ def _wanted(path: Path, names: Iterable[str]) -> list[str]:
     missing = [key for key in _REQUIRED if key not in names]
     if missing:
         raise DataError(
-            f"{path}: has the arrays {sorted(names)[:12]}; expected {', '.join(_REQUIRED)}; "
-            f"add {', '.join(missing)}"
+            f"{path}: contains arrays {sorted(names)[:12]}; expected {', '.join(_REQUIRED)}; add "
+            f"{', '.join(missing)}"
         )
     held = [split for split in VALIDATION if any(f"{split}_{part}" in names for part in _PARTS)]
     if len(held) > 1:
         raise DataError(
-            f"{path}: has {held[0]}_ and {held[1]}_ arrays; expected one validation split; leave one out"
+            f"{path}: contains {held[0]}_ and {held[1]}_ arrays; expected one validation split; remove one"
         )
     validation = [f"{split}_{part}" for split in held for part in _PARTS]
     absent = [name for name in validation if name not in names]
@@ -224,7 +224,7 @@ def _check_arrays(path: Path, split: str, images: NDArray[Any], labels: NDArray[
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
         raise DataError(
             f"{path}: {split}_labels is {labels.dtype} {labels.shape}; expected integers "
-            f"({len(images)},), one an image; convert it"
+            f"({len(images)},), one per image; convert it"
         )
     if not images.size:
         raise DataError(f"{path}: {split}_images is empty {images.shape}; expected images")
@@ -241,8 +241,8 @@ def _require_labelled(path: Path, validation: str | None, labels: Arrays) -> Non
     if validation is not None and (labels[validation] == UNLABELLED).any():
         row = int((labels[validation] == UNLABELLED).argmax())
         raise DataError(
-            f"{path}: {validation}_labels[{row}] is -1; expected a label for each image to validate on; "
-            "label it, or leave it out"
+            f"{path}: {validation}_labels[{row}] is -1; every validation image needs a label; label it, "
+            "or remove it"
         )
 
 
@@ -254,12 +254,15 @@ def _class_names(path: Path, names: NDArray[Any]) -> tuple[str, ...]:
     """
     if names.ndim != 1 or names.dtype.kind not in "USiu":
         raise DataError(
-            f"{path}: classes is {names.dtype} {names.shape}; expected texts (C,), one a class; convert it"
+            f"{path}: classes is {names.dtype} {names.shape}; expected strings (C,), one per class; "
+            "convert it"
         )
     try:
         texts = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist())
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: classes holds {error.object!r}, no text in UTF-8; convert it") from None
+        raise DataError(
+            f"{path}: classes contains {error.object!r}, which is not valid UTF-8; convert it"
+        ) from None
     require_class_names(path, texts)
     return texts
 

@@ -111,8 +111,7 @@ def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
             yield from found
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be listed ({error.strerror}); expected a readable folder; change its mode, "
-            "or move it away"
+            f"{folder}: cannot be listed ({error.strerror}); make the folder readable, or move it away"
         ) from None
 
 
@@ -226,8 +225,8 @@ def _open_classes(root: Path, options: ImageOptions) -> ImageSource:
     names, labels = _listed(found, classes)
     tested = draw_test(names, labels)
     note(
-        f"{root}: no test folder; {counted(int(tested.sum()), 'image')}, about {TEST_SHARE:.0%} of each "
-        "class, are the test split: by the hashes of their names, so the same ones each time"
+        f"{root}: no test folder, so {counted(int(tested.sum()), 'image')}, about {TEST_SHARE:.0%} of "
+        "each class, form the test split; the choice depends only on file names, so it is always the same"
     )
     train, test = (Samples(everything.__getitem__, np.flatnonzero(part)) for part in (~tested, tested))
     return ImageSource(
@@ -249,9 +248,13 @@ def _splits(root: Path) -> tuple[SplitNames | None, LeftOut]:
     if names is None:
         if folders and {TRAIN, TEST, *VALIDATION}.isdisjoint(folders):
             return None, LeftOut()
-        advice = f", or name {root / TRAIN}, whose test split is drawn" if TRAIN in folders else ""
+        advice = (
+            f", or use {root / TRAIN} as the source, to draw a test split from it"
+            if TRAIN in folders
+            else ""
+        )
         loose = found.left_out.loose.total()
-        images = f" and {counted(loose, 'image')} in none of them" if loose else ""
+        images = f" and {counted(loose, 'image')} outside of them" if loose else ""
         if folders:
             holds = f"has the folders {sorted(folders)[:5]}{images}"
         else:
@@ -303,8 +306,8 @@ def _require_images(where: Path, train: _Split, classes: Sequence[str]) -> None:
     if empty is not None and any(len(train.files[name]) for name in classes):
         there = str(train.left_out[empty])
         raise DataError(
-            f"{where / empty}: a class without images{there and f', left out: {there}'}; expected "
-            "at least one; add some, or remove the folder"
+            f"{where / empty}: a class folder without images{there and f', left out: {there}'}; add "
+            "images, or remove the folder"
         )
 
 
@@ -314,18 +317,18 @@ def _require_classes(root: Path, split: str, names: Mapping[str, Names], classes
     for name in names:
         if name in _UNLABELLED_FOLDERS:
             raise DataError(
-                f"{root / split / name}: unlabelled images cannot be tested on; expected class folders; "
-                f"move it to {root / TRAIN}, or remove it"
+                f"{root / split / name}: unlabelled images cannot be used for testing; expected class "
+                f"folders; move it to {root / TRAIN}, or remove it"
             )
         if name in classes:
             continue
         if normal(name) in alike:
             raise DataError(
-                f"{root / split}: folder {name!a} and {alike[normal(name)]!a} of {root / TRAIN} "
-                "differ in Unicode form alone; expected the same name; rename one"
+                f"{root / split}: folder {name!a} and {alike[normal(name)]!a} of {root / TRAIN} differ "
+                "only in Unicode normalisation; expected the same name; rename one"
             )
         raise DataError(
-            f"{root / split / printable(name)}: a class that {root / TRAIN} does not have ({len(classes)} "
+            f"{root / split / printable(name)}: this class is not in {root / TRAIN} ({len(classes)} "
             f"classes); expected the same class folders; rename or remove it{did_you_mean(name, classes)}"
         )
 

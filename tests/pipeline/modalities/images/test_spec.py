@@ -279,9 +279,7 @@ def test_an_operation_of_another_version_is_refused():
 @pytest.mark.parametrize("semantics", [SEMANTICS - 1, SEMANTICS + 1])
 def test_other_semantics_of_rendering_are_refused(semantics):
     canonical = {**ViewSpec().canonical(), "semantics": semantics}
-    message = (
-        f"the views have semantics {semantics} of rendering; this program knows semantics {SEMANTICS} "
-    )
+    message = f"the views have semantics {semantics} of rendering, but this program supports semantics {SEMANTICS} "
     with pytest.raises(MismatchError, match=message):
         ViewSpec.from_canonical(canonical)
 
