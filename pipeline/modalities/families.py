@@ -182,8 +182,8 @@ def require_no_weights(name: str, options: Mapping[str, Any]) -> None:
 
 def unknown_weights(name: str, weights: str, known: Sequence[str]) -> ModelError:
     """Return the error for unknown weights of a model."""
-    named = ", ".join(known) or "a checkpoint (there are no named weights)"
+    named = f"{', '.join(known)}, or " if known else ""
     return ModelError(
-        f"model {name} has no weights {weights!r}; expected {named}, or the path of a checkpoint "
+        f"model {name} has no weights {weights!r}; expected {named}the path of a checkpoint "
         f"({', '.join(CHECKPOINT_SUFFIXES)}){did_you_mean(weights, known)}"
     )

@@ -213,12 +213,16 @@ def read_index(path: Path, header: Header) -> Index:
 def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: str) -> None:
     found, teacher = header.fingerprint, wanted.teacher
     for what, same, differing in (
-        ("teacher", teacher.digest == found.teacher, header.teacher_difference(teacher)),
-        ("views", wanted.views.digest == found.views, difference(header.views, wanted.views.plain)),
+        ("a different teacher", teacher.digest == found.teacher, header.teacher_difference(teacher)),
+        (
+            "different views",
+            wanted.views.digest == found.views,
+            difference(header.views, wanted.views.plain),
+        ),
     ):
         if not same:
             raise MismatchError(
-                f"{path}: written with a different {what}: {differing or 'different weights'}; a store is "
+                f"{path}: written with {what}: {differing or 'different weights'}; a store is "
                 f"never overwritten: {ways_out}"
             )
     if not wanted.codec.accepts(header.codec_spec, header.layout.codec):

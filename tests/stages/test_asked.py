@@ -214,7 +214,7 @@ def test_a_teacher_that_was_renamed_is_told_by_its_weights(dumped, edit, told, r
         Path(f"models/teachers/tutor.{suffix}").rename(f"models/teachers/prof.{suffix}")
     assert "teacher 'prof' is named 'tutor' in the store; the weights are the same" in told(*STUDENT)
     shutil.rmtree("models/teachers")
-    assert "bring models/teachers/prof.pt to compare its weights" in refused(*STUDENT)
+    assert "provide models/teachers/prof.pt to compare its weights" in refused(*STUDENT)
 
 
 def test_members_of_an_ensemble_are_compared_one_by_one(dumped, edit, refused):

@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_decoded_is_named_without_a_traceback(call, folder
     assert done.status == 1
     assert "train/a/x.jpg: not a readable image" in done.err
     last = done.err.splitlines()[-1]
-    assert last.startswith("pipeline: 4 of 4 images are not readable: train/a/x.jpg, train/b/x.jpg, ")
+    assert last.startswith("pipeline: 4 of 4 images cannot be read: train/a/x.jpg, train/b/x.jpg, ")
     assert "Traceback" not in done.err
 
 

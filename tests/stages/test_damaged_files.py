@@ -54,7 +54,7 @@ READERS = {
         reads=("runs/*/*", f"{STORE}/**/*", PREPARED),
         makes=("reports",),
         after=TRAINED,
-        tells="since its logits are not here",
+        tells="because its logits are not on this machine",
     ),
     "verify": Reader(command=f"verify {STORE}", reads=(f"{STORE}/**/*",), always=True),
     "verify-data": Reader(command="verify --data", reads=(PREPARED,), always=True),

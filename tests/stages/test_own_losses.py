@@ -67,7 +67,7 @@ def test_a_baseline_of_ones_own_takes_no_dump(own, edit, capsys):
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        ("mine:rows", "loss mine:rows has the setting 'weight'; expected none"),
+        ("mine:rows", "loss 'mine:rows' has no setting 'weight'; expected none"),
         ("mine:other", "loss mine:other: mine has no 'other'; expected a callable"),
         ("yours:half", "loss yours:half: no module 'yours' in"),
     ],

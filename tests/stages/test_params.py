@@ -237,12 +237,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize("overrides", [(), ("data.seed=1",)])
 def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, overrides):
     (tmp_path / "params.yaml").write_text("training:\n  epochs: 1\ndata: {}\ntraining:\n  epochs: 2\n")
-    with pytest.raises(ConfigError, match=r"params.yaml: .*'training' stands in lines 1 and 4"):
+    with pytest.raises(ConfigError, match=r"params.yaml: .*'training' appears in lines 1 and 4"):
         load_params(tmp_path / "params.yaml", overrides)
 
 
 def test_a_key_that_stands_twice_in_an_override_is_refused(load):
-    with pytest.raises(ConfigError, match=r"--set training=.*'epochs' stands"):
+    with pytest.raises(ConfigError, match=r"--set training=.*'epochs' appears"):
         load(overrides=("training={epochs: 1, epochs: 2}",))
 
 
@@ -311,7 +311,7 @@ def test_an_unknown_key_is_named_with_its_path_and_a_suggestion(load, key, sugge
 
 
 def test_an_unknown_setting_of_a_recipe_is_refused_with_those_of_its_loss(load):
-    message = r"recipes.kd: .*has the setting 'temprature'; expected temperature, ce_weight"
+    message = r"recipes.kd: .*has no setting 'temprature'; expected temperature, ce_weight"
     with pytest.raises(ConfigError, match=message):
         load({"recipes.kd.temprature": 3})
 

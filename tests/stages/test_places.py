@@ -101,7 +101,7 @@ def test_an_ensemble_has_a_place_of_its_own(complete, edit, capsys):
     assert run("cache-logits", "both") == 0
     assert content(both) == before
     assert run("cache-logits", "main", "--out", both) == 1
-    assert "holds an ensemble" in last_line(capsys)
+    assert "is an ensemble" in last_line(capsys)
     assert run("cache-logits", "main", "--out", both / "inner") == 1
     assert "is inside another store" in last_line(capsys)
 

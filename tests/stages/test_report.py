@@ -61,5 +61,5 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
 
     shutil.rmtree(STORE / "train/codes/c")
     assert run("report") == 0
-    assert "its logits are not here" in capsys.readouterr().err
+    assert "its logits are not on this machine" in capsys.readouterr().err
     assert json.loads(Path("reports/results.json").read_text())["dumps"]["main"]["label_errors"] is None

@@ -186,8 +186,9 @@ def tell_remarks(remarks: Remarks, folder: Path) -> None:
     if narrow:
         use, are = ("uses", "is") if len(narrow) == 1 else ("use", "are")
         note(
-            f"narrow range: {counted(len(narrow), 'image')} with 16 bits {use} less than a quarter of the range "
-            f"and {are} nearly black: {first_of(narrow)}; stretch the values if this is not intended"
+            f"narrow range: {counted(len(narrow), 'image')} with 16 bits {use} less than a quarter of "
+            f"their range and {are} nearly black: {first_of(narrow)}; stretch the values if this is not "
+            "intended"
         )
     path.unlink(missing_ok=True)
     if damaged:

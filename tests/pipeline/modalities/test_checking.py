@@ -143,5 +143,5 @@ def test_files_that_stay_are_compared_too(tmp_path, prepare_quietly, random_imag
     found = audit(folder)
     assert len(found.bad) == 2
     assert "train/a/3.png" in found.bad[0]
-    assert "not those that were prepared" in found.bad[0]
+    assert "has changed since it was prepared" in found.bad[0]
     assert "test/b/1.png: missing" in found.bad[1]

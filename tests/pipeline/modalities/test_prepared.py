@@ -75,7 +75,7 @@ def test_a_truncated_index_or_description_is_named(copy, name, kept_bytes):
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"schema": 2}'])
 def test_a_description_of_another_kind_is_refused(copy, content):
     (copy / "dataset.json").write_text(content)
-    with pytest.raises(DataError, match=r"(dataset.json: |of schema 2).*; run: pipeline prepare"):
+    with pytest.raises(DataError, match=r"(dataset.json: |has schema 2).*; run: pipeline prepare"):
         PreparedData.open(copy)
 
 

@@ -133,7 +133,7 @@ def test_a_class_map_chooses_classes_also_to_be_fine_tuned(tiny_data, checkpoint
 def test_a_card_that_contradicts_its_network_is_refused(tiny_data, checkpoint):
     card = checkpoint.with_suffix(".json")
     card.write_text(card.read_text().replace('"v",', ""))
-    with pytest.raises(ModelError, match=r"resnet20 gives 5 logits, and its card names 4 classes"):
+    with pytest.raises(ModelError, match=r"resnet20 returns 5 logits, but its card lists 4 classes"):
         pretrained_network(tiny_data, _from(checkpoint))
 
 
@@ -142,9 +142,7 @@ def test_a_card_that_contradicts_its_network_is_refused(tiny_data, checkpoint):
     [({"stem_stride": 2}, "stem_stride and weights"), ({"options": {"width": 2}}, "options and weights")],
 )
 def test_weights_with_a_card_have_their_own_form(tiny_data, checkpoint, changed, message):
-    with pytest.raises(
-        ModelError, match=rf"{message} \(.*x.pt\) are both set; these weights have their own"
-    ):
+    with pytest.raises(ModelError, match=rf"{message} \(.*x.pt\) are both set, but these weights fix it"):
         pretrained_network(tiny_data, _from(checkpoint, **changed))
 
 
@@ -176,7 +174,7 @@ def test_a_checkpoint_is_named_by_its_path(saved):
 
 def test_a_checkpoint_of_another_model_is_refused(saved):
     path, _ = saved
-    with pytest.raises(ModelError, match=r"weights of shufflenet_v2_x0_5; expected resnet18"):
+    with pytest.raises(ModelError, match=r"weights are for shufflenet_v2_x0_5; expected resnet18"):
         load_pretrained("resnet18", str(path))
 
 
@@ -197,7 +195,9 @@ def test_unknown_weights_list_the_built_in_ones():
 
 
 def test_unknown_weights_of_a_model_without_any_ask_for_a_checkpoint():
-    with pytest.raises(ModelError, match=r"wrn_40_2 are unknown; expected a checkpoint"):
+    with pytest.raises(
+        ModelError, match=r"wrn_40_2 has no weights 'FASHION_MNIST_V1'; expected the path of a checkpoint"
+    ):
         load_pretrained("wrn_40_2", "FASHION_MNIST_V1")
 
 

@@ -65,7 +65,7 @@ def test_another_seed_keeps_others(images):
 def test_the_smallest_class_is_named_with_what_it_has(images):
     few = replace(images, labels=np.where(images.keys % 7 == 0, 1, np.where(images.labels == 1, 2, 0)))
     count = int((few.labels == 1).sum())
-    expected = rf"labels_per_class is 16, and but class 'bee' has only {count} labelled .*lower it"
+    expected = rf"labels_per_class is 16, but class 'bee' has only {count} labelled .*lower it"
     with pytest.raises(DataError, match=expected):
         keep_labels(few, CLASSES, per_class=16, seed=0)
 

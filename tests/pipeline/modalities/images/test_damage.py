@@ -209,5 +209,5 @@ def test_pictures_of_12_bits_in_files_of_16_are_told(x_rays, tmp_path, capsys, k
     )
     assert description["remarks"] == {"narrow_range": 4}
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("narrow range:"))
-    assert "4 images with 16 bits use less than a quarter of the range" in line
+    assert "4 images with 16 bits use less than a quarter of their range" in line
     assert f"{x_rays}/country211/train/AD/0.jpg" in line

@@ -134,7 +134,7 @@ def test_a_file_that_is_gone_is_named(own_copy):
     root, train = own_copy
     (root / train.names[3]).unlink()
     with pytest.raises(
-        DataError, match=rf"{train.names[3]}: missing; .* restore it, or run: pipeline prep"
+        DataError, match=rf"{train.names[3]}: missing, .* restore it, or run: pipeline prep"
     ):
         train.array(3)
 
@@ -159,7 +159,7 @@ def test_a_failure_on_a_rendering_thread_names_the_file(own_copy):
     (root / train.names[3]).write_bytes(b"")
     preprocessing = Preprocessing(size=24, mean=(0.5,) * 3, std=(0.5,) * 3)
     feed = Feed(train, VIEWS, preprocessing, device=CPU, workers=2)
-    with pytest.raises(DataError, match=f"{train.names[3]}: content \(0 bytes\)"):
+    with pytest.raises(DataError, match=rf"{train.names[3]}: content \(0 bytes\)"):
         list(feed.rendered([(0, np.arange(8))]))
 
 

@@ -178,7 +178,7 @@ def test_a_header_that_describes_no_code_is_refused(change):
             r"mine:wide returns int32 \(8, 8, 1\); expected pixels like its input, uint8 \(8, 8, 1\)",
         ),
         ("nothing", r"mine:nothing returns a NoneType; expected pixels"),
-        ("broken", r"mine:broken: the code raises ValueError: no such thing; mend it"),
+        ("broken", r"mine:broken: the code raises ValueError: no such thing; fix it"),
     ],
 )
 def test_code_that_cannot_be_used_is_one_line(tiny_data, name, message):

@@ -69,7 +69,7 @@ def test_a_class_whose_files_are_all_left_out_says_so(root):
     for row in range(2):
         (root / f"train/cat/{row}.png").rename(root / f"train/cat/{row}.heic")
     with pytest.raises(
-        DataError, match=r"train/cat: a class without images, left out: 2 files \(.heic 2\)"
+        DataError, match=r"train/cat: a class folder without images, left out: 2 files \(.heic 2\)"
     ):
         _open(root)
 
@@ -96,7 +96,7 @@ def test_a_link_that_leads_back_ends_and_is_told(root, target):
 
 def test_a_class_that_is_a_link_back_is_refused(root):
     (root / "train/loop").symlink_to("..")
-    with pytest.raises(DataError, match="train/loop: a class without images, left out: 1 linked"):
+    with pytest.raises(DataError, match="train/loop: a class folder without images, left out: 1 linked"):
         _open(root)
 
 
@@ -105,7 +105,7 @@ def test_a_fifo_with_an_images_name_is_refused_and_not_waited_for(root):
 
     os.mkfifo(root / "train/cat/x.png")
     sample = next(sample for sample in _open(root).train if sample.name.endswith("x.png"))
-    with pytest.raises(DataError, match=r"x.png: not a readable image \(no regular file\)"):
+    with pytest.raises(DataError, match=r"x.png: not a readable image \(not a regular file\)"):
         sample.load()
 
 
@@ -137,14 +137,14 @@ def test_without_a_test_folder_it_is_the_test(root, name):
 @pytest.mark.parametrize(("name", "meant"), [("Val", "val"), ("VALID", "valid"), ("training", "train")])
 def test_a_folder_that_is_nearly_a_split_is_refused_with_the_name_to_give(root, name, meant):
     (root / name).mkdir()
-    with pytest.raises(DataError, match=rf"has '{name}'; .*rename '{name}' to '{meant}'"):
+    with pytest.raises(DataError, match=rf"found '{name}', .*rename '{name}' to '{meant}'"):
         _open(root)
 
 
 def test_two_validation_folders_are_refused(root):
     (root / "val").mkdir()
     (root / "valid").mkdir()
-    with pytest.raises(DataError, match="has 'val' and 'valid'; expected one validation split"):
+    with pytest.raises(DataError, match="found 'val' and 'valid'; expected one validation split"):
         _open(root)
 
 
@@ -220,11 +220,11 @@ def test_arrays_that_are_not_looked_at_are_told(open_npz):
         ({"val_images": VALIDATION[..., :1], "val_labels": np.arange(3)}, "differ in channels"),
         ({"val_images": VALIDATION, "val_labels": np.array([0, 1, 3])}, "occurs in val but has no"),
         ({"test_labels": np.array([0, 1, 3])}, "class '3' .* occurs in test but has no training image"),
-        ({"classes": np.array([b"a", b"\xff", b"c"])}, "no text in UTF-8"),
+        ({"classes": np.array([b"a", b"\xff", b"c"])}, "not valid UTF-8"),
         ({"classes": np.array(3)}, r"classes is int64 \(\); expected strings \(C,\)"),
         ({"classes": np.array(["a", "b", "a"])}, "class name 'a' occurs twice"),
         ({"classes": np.array(["a", "b\n", "c"])}, "control characters"),
-        ({"classes": np.array([[0.5]])}, "expected texts"),
+        ({"classes": np.array([[0.5]])}, "expected strings"),
     ],
 )
 def test_odd_arrays_are_refused_in_one_line(open_npz, changed, words):
@@ -247,7 +247,7 @@ def test_classes_in_bytes_are_texts(open_npz):
 
 def test_classes_without_any_image_are_told(open_npz, capsys):
     open_npz(classes=np.array(["a", "b", "c", "never"]))
-    assert "1 class has no image at all: never" in capsys.readouterr().err
+    assert "1 class has no image in any split: never" in capsys.readouterr().err
 
 
 def test_classes_that_only_unlabelled_images_may_show_are_told(open_npz, capsys):
