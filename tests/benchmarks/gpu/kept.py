@@ -1,9 +1,9 @@
-"""Results that are kept, by card, and the table of them in tests/benchmarks/README.md.
+"""Published results by GPU model, and their table for tests/benchmarks/README.md.
 
     python -m tests.benchmarks.gpu.kept [FOLDER]
 
-Copies the results of a check into tests/benchmarks/results/gpu/CARD/, a card's newer ones in place of older
-ones, step by step, and prints the table, which stands there between the two comments `MARKS`.
+Copies the results of a check to tests/benchmarks/results/gpu/CARD/, where newer steps replace older ones,
+and prints the table, which stands in the README between the two comments `MARKS`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def keep(folder: Path, kept: Path = KEPT) -> list[Path]:
     """Copy the results of a check on a GPU and return the files.
 
     Raises:
-        ValueError: there is none, or it was made in small or on a CPU.
+        ValueError: the folder has no results, or they are from a small run or a CPU.
     """
     results = [result for result in read_results(folder) if "environment" in result]
     if not results or any(result["small"] or result["device"] == "cpu" for result in results):
-        raise ValueError(f"{folder}: expected results of a whole check on a GPU")
+        raise ValueError(f"{folder}: expected the results of a full check on a GPU")
     files = []
     for result in results:
         file = kept / card_folder(result["environment"]["device"]) / f"{result['step']}.json"
@@ -42,19 +42,19 @@ def keep(folder: Path, kept: Path = KEPT) -> list[Path]:
 
 
 def card_folder(card: str) -> str:
-    """Return a folder's name for a card."""
+    """Return the folder name of a GPU model."""
     return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
 
 
 def cards(kept: Path = KEPT) -> dict[str, list[Result]]:
-    """Return what was measured, by the name of the card."""
+    """Return the results by GPU model."""
     folders = sorted(folder for folder in kept.iterdir() if folder.is_dir()) if kept.exists() else []
     found = [results for folder in folders if (results := read_results(folder))]
     return {results[0]["environment"]["device"]: results for results in found}
 
 
 def readme_table(measured: Mapping[str, list[Result]]) -> str:
-    """Return a line for each aim and a column for each card; one column without figures where none was."""
+    """Return one row per aim and one column per GPU model; one empty column if there are no results."""
     columns = [_found(results) for results in measured.values()] or [{}]
     names = list(measured) or ["GPU"]
     lines = [f"| measure | aim | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
@@ -71,16 +71,18 @@ def _found(results: list[Result]) -> dict[str, str]:
 
 
 def table_of(readme: str) -> str:
-    """Return the table that stands in the README."""
+    """Return the table in the README."""
     return readme.partition(MARKS[0])[2].partition(MARKS[1])[0].strip()
 
 
 def main() -> None:
-    """Keep results, if there are new ones, and print the table."""
+    """Copy new results, if given, and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, nargs="?", help="of a check; none to print the table alone")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="results of a check; omit it to only print the table"
+    )
     given = parser.parse_args()
     if given.folder is not None:
         for file in keep(given.folder):
