@@ -38,12 +38,12 @@ from stages.ranks import rank_slice
 @runs_on_device
 @reads_params
 def command(params: Params, dump: str, out: Path | None, part: Slice | None, machine: Machine) -> None:
-    """Run the teacher of DUMP once over all views and keep its logits in a Zarr store.
+    """Run the teacher of DUMP once over all views and store its logits in a Zarr store.
 
-    An interrupted dump goes on where it stopped; a complete one is left as it is; views and images that
-    were added are made, and nothing twice. Under torchrun each rank makes its part.
+    An interrupted dump resumes, and a complete one is left unchanged. Added views and images extend the
+    store; finished shards are never rewritten. Under torchrun each rank writes its part.
 
-    DUMP may also be one of `ensembles`: then dumps that are there are averaged, and no teacher runs.
+    DUMP may also be one of `ensembles`: then existing dumps are averaged, and no teacher runs.
     """
     path = behind_links(out or paths.store(dump))
     if dump in params.ensembles:

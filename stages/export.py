@@ -75,11 +75,11 @@ def command(
     threshold: float,
     trust: Trust,
 ) -> None:
-    """Write CHECKPOINT (NAME.pt with its card NAME.json) as one ONNX or torch.export file.
+    """Export CHECKPOINT (NAME.pt with its card NAME.json) to one ONNX or torch.export file.
 
-    The batch is dynamic. Preprocessing and classes go along as JSON: in ONNX's metadata, or as extra files
-    of the archive. The file is written only if it gives the network's logits on real images.
-    Code that the card names is run only with --trust-code.
+    The batch size is dynamic. Preprocessing and classes are included as JSON: in ONNX's metadata, or as
+    extra files of the archive. The file is written only if it gives the network's logits on real images.
+    Code named by the card runs only with --trust-code.
     """
     require_alone()
     bound_threads()

@@ -42,11 +42,11 @@ _WAIT_SECONDS = 120.0
 @click.argument("folder", type=click.Path(path_type=Path))
 @debuggable
 def command(folder: Path) -> None:
-    """Begin a project in the working folder with the photographs in FOLDER, which is only read.
+    """Start a project in the working folder from the photographs in FOLDER, which is only read.
 
-    FOLDER holds train/CLASS/* and test/CLASS/* (or val/CLASS/*), or CLASS/* alone: then about 20 % of the
-    files, each drawn by the hash of its name, are the test split. Writes params.yaml, fitted to the
-    classes and sizes found, dvc.yaml, .dvc, .dvcignore and .gitignore, and overwrites nothing. After it:
+    FOLDER contains train/CLASS/* and test/CLASS/* (or val/CLASS/*), or only CLASS/*: then about 20 % of
+    the files, each drawn by the hash of its name, form the test split. Writes params.yaml, fitted to the
+    classes and sizes found, dvc.yaml, .dvc, .dvcignore and .gitignore, and overwrites nothing. Next step:
     dvc repro.
     """
     root = Path.cwd()

@@ -24,7 +24,7 @@ from stages.options import debuggable
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @debuggable
 def command(store: str, as_json: bool) -> None:
-    """Say what STORE holds: of what, from whom, how large, how faithful, how complete.
+    """Show the contents of STORE: samples, teacher, size, fidelity and completeness.
 
     STORE is a folder, or an address such as s3://bucket/main.zarr.
     """

@@ -35,10 +35,10 @@ from stages.params import Params
 def command(
     params: Params, dump: str, out: Path | None, samples: int | None, as_json: bool, machine: Machine
 ) -> None:
-    """Run the teacher of DUMP over a few images and say what the dump, or the rest of it, will cost.
+    """Run the teacher of DUMP over a few images and estimate the cost of the dump, or of its remainder.
 
-    Bytes are measured with the compressor of the store, time with this machine. Both are compared with the
-    free disk and memory. Nothing is written.
+    Bytes are measured with the store's compressor, time on this machine. Both are compared with the free
+    disk space and memory. Nothing is written.
     """
     if dump in params.ensembles:
         raise ConfigError(

@@ -30,11 +30,11 @@ from stages.runtime import bound_threads, default_workers
 )
 @reads_params
 def command(params: Params, workers: int | None) -> None:
-    """Import and prepare the dataset of `data.source`, fix the splits.
+    """Import and prepare the dataset of `data.source`, and fix its splits.
 
-    Reads every sample once into data/prepared: packed arrays (of images uint8 pixels), labels, stable
+    Reads every sample once into data/prepared: packed arrays (for images uint8 pixels), labels, stable
     sample keys and content digests of the training, validation and test splits. With `data.keep: encoded`
-    image files stay where they are and are only scanned. What is interrupted goes on where it was.
+    image files stay in place and are only scanned. An interrupted preparation resumes.
     """
     require_alone()
     bound_threads()

@@ -1,4 +1,4 @@
-"""`pipeline preset`: print or write the parameter file of a well-known job."""
+"""`pipeline preset`: print or write a ready-made parameter file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from stages.options import debuggable
 )
 @debuggable
 def command(name: str | None, out: Path | None) -> None:
-    """Print the parameter file NAME or write it; without NAME, list all of them.
+    """Print the parameter file NAME or write it; without NAME, list all presets.
 
-    Its comments say where each choice comes from. As params.yaml it is what DVC runs.
+    Comments in the file give the source of each choice. Save it as params.yaml to run it with DVC.
     """
     if name is not None:
         _give(name, out)

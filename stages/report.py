@@ -36,10 +36,10 @@ _CPU = torch.device("cpu")
 @click.command()
 @reads_params
 def command(params: Params) -> None:
-    """Compare every run that `sweep` of params.yaml names.
+    """Compare every run that `sweep` of params.yaml lists.
 
-    Writes reports/results.json and results.csv, a row a run, and reports/index.html, one page that
-    stands alone. A run of the sweep that is missing is an error.
+    Writes reports/results.json and results.csv, one row per run, and reports/index.html, one
+    self-contained page. A missing run of the sweep is an error.
     """
     require_alone()
     bound_threads()

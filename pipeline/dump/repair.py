@@ -99,11 +99,11 @@ def repair(
         about_to_mend: called with the bad files before any of them is touched.
 
     Returns:
-        One line per file that was made again, removed or moved away.
+        One line per file that was rewritten, removed or moved away.
 
     Raises:
         MismatchError: the data or the teacher is not the store's.
-        StoreError: a lost file cannot be made again.
+        StoreError: a lost file cannot be rebuilt.
     """
     path = behind_links(path)
     with ExitStack() as held:

@@ -57,7 +57,7 @@ def own_loss(name: str) -> Loss:
     """
     code = find_callable(name, LOSS)
     return Loss(
-        code,  # type: ignore[arg-type]  # what it returns is looked at each time
+        code,  # type: ignore[arg-type]  # each result is checked
         needs_teacher=_said(name, code, "needs_teacher", bool, True),
         one_target=_said(name, code, "one_target", bool, False),
         features=_said(name, code, "features", FeatureNeeds, None),

@@ -198,7 +198,7 @@ class Ensemble:
 
         Raises:
             CorruptStoreError: the manifest changed since it was written.
-            MismatchError: a member was made again since.
+            MismatchError: a member was rewritten since.
             IncompleteStoreError: a member is missing or unfinished.
         """
         location = Location(place, **options)

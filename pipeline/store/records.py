@@ -205,7 +205,7 @@ class Witness:
 
     @classmethod
     def of(cls, rendered: NDArray[Any]) -> Witness:
-        """Return the witness of rendered integer samples (W, ...); the last of several axes stays whole."""
+        """Return the checksums of integer samples (W, ...); the last of several axes stays whole."""
         count, unit = len(rendered), rendered.shape[-1] if rendered.ndim > 2 else 1
         flat = rendered.reshape(count, -1, unit)
         # The middles of PLACES equal parts, e.g. pixels 8, 24, 40 and 56 of 64: (W, pixels, unit).
@@ -222,7 +222,7 @@ class Witness:
         return Witness(tuple(np.array(self.crcs, np.int64)[rows].tolist()), self.values[rows])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the witness as plain values: base64 of 32-bit words and of values, low bytes first."""
+        """Return the checksums as plain values: base64 of 32-bit words and of values, low bytes first."""
         words = np.array(self.crcs, "<u4").tobytes()
         little = self.values.astype(self.values.dtype.newbyteorder("<"))
         kind = {} if self.values.dtype == np.uint8 else {"dtype": self.values.dtype.name}
@@ -234,7 +234,7 @@ class Witness:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Witness:
-        """Return the witness that `to_dict` described.
+        """Return the checksums that `to_dict` described.
 
         Raises:
             ValueError: it has no samples, or not the same few values of each.
@@ -250,7 +250,7 @@ class Witness:
 
 
 def witness_rows(count: int) -> NDArray[np.int64]:
-    """Return the rows (W,) of a shard's witnesses, ascending and evenly spread."""
+    """Return the rows (W,) of a shard that get render checksums, ascending and evenly spread."""
     return np.linspace(0, count - 1, min(count, WITNESSES_A_SHARD)).astype(np.int64)
 
 

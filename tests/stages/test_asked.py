@@ -67,7 +67,10 @@ def flip(path: Path, place: int) -> None:
 def test_data_of_another_source_is_refused_by_every_command_that_reads_it(project, edit, refused, command):
     shutil.copy("data.npz", "other.npz")
     edit({"data": {"source": "npz:other.npz", "watch": "other.npz"}})
-    expected = "data/prepared is of npz:data.npz, params.yaml asks for npz:other.npz; run: pipeline prepare"
+    expected = (
+        "data/prepared was prepared from npz:data.npz, but params.yaml asks for npz:other.npz; run: "
+        "pipeline prepare"
+    )
     assert refused(*command) == expected
 
 
@@ -78,7 +81,8 @@ def test_data_made_with_other_values_is_refused_by_both(project, edit, refused, 
     was = yaml.safe_load(Path("params.yaml").read_text())["data"][key]
     edit({"data": {key: value}})
     assert refused("plan", "main") == (
-        f"data/prepared is of npz:data.npz with {key} {was}, params.yaml asks for npz:data.npz with {key} "
+        f"data/prepared was prepared from npz:data.npz with {key} {was}, but params.yaml asks for "
+        f"npz:data.npz with {key} "
         f"{value}; run: pipeline prepare"
     )
     assert run("prepare") == 0

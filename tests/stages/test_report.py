@@ -40,7 +40,7 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
     }
     assert results["dumps"]["main"]["label_errors"]["checked"] == 140
     page = Path("reports/index.html").read_text()
-    assert "Class by class" in page
+    assert "Per class" in page
     assert "Labels that the teacher contradicts" in page
 
     told = capsys.readouterr().err
