@@ -173,4 +173,4 @@ def test_images_without_any_label_teach_students_of_a_dump_alone(photos, capsys,
     for command in (SCRATCH, ("train-teacher", "tutor")):
         capsys.readouterr()
         assert run(*command) == 1
-        assert "none of 100 training images is labelled" in capsys.readouterr().err.splitlines()[-1]
+        assert "none of the 100 training images is labelled" in capsys.readouterr().err.splitlines()[-1]

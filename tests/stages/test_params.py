@@ -467,7 +467,7 @@ def test_true_and_false_stay_where_they_are_expected(load):
         ("dumps.main.shard_rows", 0, r"dumps.main: shard_rows is 0; expected at least 1"),
         ("recipes.kd.temperature", 0, r"recipes.kd: .*temperature is 0; expected .*more than 0"),
         ("recipes.kd.temperature", {"from": 8}, r"recipes.kd: .* is {'from': 8}; expected a number"),
-        ("recipes.kd.temperature", {"warmup": 8, "epochs": 2}, r"recipes.kd: .*which begins at 0"),
+        ("recipes.kd.temperature", {"warmup": 8, "epochs": 2}, r"recipes.kd: .*which starts at 0"),
         ("recipes.kd.loss", "kdd", r"recipes.kd: loss is 'kdd'.*did you mean 'kd'"),
     ],
 )
@@ -477,7 +477,9 @@ def test_a_value_out_of_range_is_named_with_what_is_expected(load, key, value, m
 
 
 def test_a_loss_of_features_is_refused_for_a_dump_of_logits(load):
-    with pytest.raises(ConfigError, match=r"loss crd compares features, and dump main has codec affine8"):
+    with pytest.raises(
+        ConfigError, match=r"loss 'crd' needs teacher features, but dump main has codec affine8"
+    ):
         load({"recipes.kd.loss": "crd"})
     load({"recipes.kd.loss": "crd", "dumps.main.codec": "features"})
 

@@ -50,7 +50,7 @@ def several(request, monkeypatch) -> dict[str, str]:
 
 
 def test_ranks_of_another_launcher_do_not_train(several):
-    message = r"several processes \(.*; expected torchrun"
+    message = r"several processes \(.*; use torchrun"
     with pytest.raises(ConfigError, match=message) as caught, training_ranks(CPU):
         pass
     assert "\n" not in str(caught.value)
