@@ -1,9 +1,9 @@
-"""Prove pyproject.toml's lower bounds: the lowest versions that it allows run a small job.
+"""Prove pyproject.toml's lower bounds: run a small job with the lowest allowed versions.
 
-The packages get an environment of their own, in a temporary folder. torch and torchvision are those of
-the environment that runs this, since a second copy takes gigabytes; so their bounds are not tried. dvc is
-left out: it calls the commands, which never import it, and wants newer versions of other packages. Packages
-of the extras come alone: what they need besides, torch among it, is that of the environment, too.
+The packages are installed in a separate environment, in a temporary folder. torch and torchvision come
+from the current environment, because a second copy takes gigabytes, so their bounds are not tested. dvc is
+skipped: it calls the commands, which never import it, and needs newer versions of other packages. Extras
+are installed without dependencies, which come from the current environment too.
 Needs a package registry, as `pip install` finds it, and a few minutes. Called by `make lowest`.
 """
 

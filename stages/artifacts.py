@@ -80,12 +80,11 @@ def asked_teacher(params: Params, name: str, precision: Precision, device: torch
         differing = difference(_decisive(was, name), _decisive(now, name))
     if differing:
         raise MismatchError(
-            f"{path}: made with other parameters than params.yaml asks for: {differing}; {again}, or set "
-            "them back"
+            f"{path}: does not match params.yaml: {differing}; {again}, or restore the old values"
         )
     changed = difference(was, now) if was else ""
     if changed:
-        note(f"{path}: params.yaml has changed since it was made: {changed}; {again}")
+        note(f"{path}: params.yaml has changed since it was trained: {changed}; {again}")
     return teacher
 
 
@@ -135,8 +134,8 @@ def tell_other_data(name: str, dataset: str) -> None:
     metrics = _metrics(name)
     if metrics.get("epochs") and metrics.get("dataset") not in (None, dataset):
         note(
-            f"teacher {name}: trained on other data than {paths.PREPARED} holds now; if it is to know it: "
-            f"pipeline train-teacher {name}"
+            f"teacher {name}: trained on different data than {paths.PREPARED} holds now; to retrain it, "
+            f"run: pipeline train-teacher {name}"
         )
 
 
@@ -145,7 +144,7 @@ def _recorded_making(name: str) -> dict[str, Any]:
     try:
         return parse_object(_metrics(name).get("made_with", "{}").encode())
     except (ValueError, AttributeError) as error:
-        note(f"teacher {name}: cannot be compared with params.yaml: its made_with is damaged ({error})")
+        note(f"teacher {name}: cannot be compared with params.yaml: its 'made_with' is damaged ({error})")
         return {}
 
 
@@ -210,10 +209,10 @@ def dumps_in(params: Params, name: str, opened: SoftLabels) -> list[tuple[str, L
     """
     is_one, asks_for_one = isinstance(opened, Ensemble), name in params.ensembles
     if is_one != asks_for_one:
-        kinds = {True: "an ensemble", False: "a store of logits"}
+        kinds = {True: "an ensemble", False: "a logit store"}
         raise MismatchError(
-            f"{opened.location}: is {kinds[is_one]}, params.yaml asks for {kinds[asks_for_one]}; remove it "
-            f"with: rm -r {opened.location} and run: pipeline cache-logits {name}"
+            f"{opened.location}: is {kinds[is_one]}, but params.yaml asks for {kinds[asks_for_one]}; "
+            f"remove it with: rm -r {opened.location} and run: pipeline cache-logits {name}"
         )
     if isinstance(opened, LogitStore):
         return [(name, opened)]
@@ -227,8 +226,8 @@ def _require_members(params: Params, name: str, ensemble: SoftLabels) -> None:
     names = ensemble.names if isinstance(ensemble, Ensemble) else ()
     if (names, ensemble.blend) != expected:
         raise MismatchError(
-            f"{ensemble.location}: is of {', '.join(names)}, {ensemble.blend}; expected what "
-            f"ensembles.{name} says now; make it again: pipeline cache-logits {name}"
+            f"{ensemble.location}: averages {', '.join(names)}, {ensemble.blend}; ensembles.{name} has "
+            f"changed since; rebuild it with: pipeline cache-logits {name}"
         )
 
 
@@ -250,8 +249,8 @@ def require_as_asked(params: Params, dump: str, store: LogitStore, device: torch
     (name,) = store.teacher_names
     if name != spec.teacher:
         note(
-            f"{store.location}: teacher {spec.teacher!r} is called {quoted(name)} there, of the same "
-            "weights"
+            f"{store.location}: teacher {spec.teacher!r} is named {quoted(name)} in the store; the weights "
+            "are the same"
         )
     return teacher
 
@@ -260,9 +259,9 @@ def _require_views(dump: str, count: int, store: LogitStore) -> None:
     """Refuse a store with too few views, and name both ways out: add views, or use fewer."""
     if store.n_views < count:
         raise IncompleteStoreError(
-            f"{store.location}: is complete with {counted(store.n_views, 'view')}; expected {count}, as "
-            f"dumps.{dump}.views.count says; make the others with: pipeline cache-logits {dump}, or go on "
-            f"with what is there: --set dumps.{dump}.views.count={store.n_views}"
+            f"{store.location}: has {counted(store.n_views, 'view')}; expected {count}, by "
+            f"dumps.{dump}.views.count; add the missing views with: pipeline cache-logits {dump}, or use "
+            f"the stored ones: --set dumps.{dump}.views.count={store.n_views}"
         )
 
 
@@ -286,11 +285,11 @@ def require_described_teacher(params: Params, dump: str, store: LogitStore) -> N
     made_by = f"{quoted(there)} ({bounded(card.architecture.name)})"
     asked_for = f"{spec.teacher!r} ({params.teacher(spec.teacher).model})"
     ways = [f"set dumps.{dump}.teacher: {bounded(there)}"] if there != spec.teacher else []
-    ways += [] if differing else [f"bring {checkpoint} to compare its weights"]
+    ways += [] if differing else [f"provide {checkpoint} to compare its weights"]
     raise MismatchError(
-        f"{store.location} was made by teacher {made_by}, params.yaml asks for {asked_for}"
-        f"{f': {differing}' if differing else ''}; {''.join(f'{way}, ' for way in ways)}use a new dump "
-        f"name, or remove it with: rm -r {store.location} and run: pipeline cache-logits {dump}"
+        f"{store.location} was made by teacher {made_by}, but params.yaml asks for "
+        f"{asked_for}{f': {differing}' if differing else ''}; {''.join(f'{way}, ' for way in ways)}use a "
+        f"new dump name, or remove it with: rm -r {store.location} and run: pipeline cache-logits {dump}"
     )
 
 
@@ -301,7 +300,7 @@ def _described(store: LogitStore) -> tuple[str, ModelCard]:
         return str(teacher["name"]), ModelCard.from_dict(teacher)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptStoreError(
-            f"{store.location}: its header describes no teacher ({error!r}); {RESTORE}"
+            f"{store.location}: the header does not describe a teacher ({error!r}); {RESTORE}"
         ) from None
 
 
@@ -310,11 +309,11 @@ def _measure_drift(
 ) -> dict[str, Any] | None:
     """Measure the KL cost of images that may render differently here; needs the teacher."""
     if teacher is None:
-        note(f"{store.location}: what drift costs in KL cannot be told without the teacher")
+        note(f"{store.location}: the KL cost of drift cannot be measured without the teacher")
         return None
     audit = replay(store, context, teacher, REPLAYED)
     note(
-        f"{store.location}: teacher again on {REPLAYED} random pairs: mean KL(teacher || cached) "
+        f"{store.location}: replayed {REPLAYED} random (view, sample) pairs: mean KL(teacher || cached) "
         f"{audit.replay_kl_mean:.2e}"
     )
     seen = None if audit.drift is None else asdict(audit.drift)

@@ -31,19 +31,19 @@ from stages.ranks import rank_slice
     "part",
     type=SliceType(),
     default=None,
-    help="Make part I of N of the shards, I from 0 or from 1 (0 and N are the same part); when all are "
-    "made, run the command without it to complete the store.",
+    help="Write part I of N of the shards, counted from 0 or from 1 (0 and N are the same part). When all "
+    "parts are written, run once without this option to complete the store.",
 )
 @writes_store
 @runs_on_device
 @reads_params
 def command(params: Params, dump: str, out: Path | None, part: Slice | None, machine: Machine) -> None:
-    """Run the teacher of DUMP once over all views and keep its logits in a Zarr store.
+    """Run the teacher of DUMP once over all views and store its logits in a Zarr store.
 
-    An interrupted dump goes on where it stopped; a complete one is left as it is; views and images that
-    were added are made, and nothing twice. Under torchrun each rank makes its part.
+    An interrupted dump resumes, and a complete one is left unchanged. Added views and images extend the
+    store; finished shards are never rewritten. Under torchrun each rank writes its part.
 
-    DUMP may also be one of `ensembles`: then dumps that are there are averaged, and no teacher runs.
+    DUMP may also be one of `ensembles`: then existing dumps are averaged, and no teacher runs.
     """
     path = behind_links(out or paths.store(dump))
     if dump in params.ensembles:
@@ -63,7 +63,7 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
 def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> None:
     """Write an ensemble; only the first of several processes does."""
     if part is not None:
-        raise ConfigError(f"--shards with ensemble {name}, which has none; expected no --shards; remove it")
+        raise ConfigError(f"--shards does not apply to ensemble {name!r}, which has no shards; remove it")
     if rank_slice(WHOLE).index > 0:
         return
     require_ensemble_or_nothing(path)
@@ -78,7 +78,7 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
     top1 = "unknown" if ensemble.teacher_top1 is None else f"{ensemble.teacher_top1:.4f}"
     click.echo(
         f"{name}: {', '.join(spec.of)}, {counted(ensemble.n_views, 'view')}; {context.task.accuracy} on "
-        f"test {top1} from the cache"
+        f"test {top1} from the cached logits"
     )
 
 
@@ -86,7 +86,7 @@ def _say(dump: str, manifest: Manifest, task: Task) -> None:
     for name, cached in manifest.teacher_top1["cached"].items():
         direct = manifest.teacher_top1["direct"][name]
         if cached is not None and direct is not None:
-            figures = f"{direct:.4f} direct, {cached:.4f} from the cache"
+            figures = f"{direct:.4f} direct, {cached:.4f} from the cached logits"
             click.echo(f"{dump}: teacher {task.accuracy} on {name} {figures}")
     views = manifest.layout.sections["train"].n_views
     click.echo(

@@ -1,7 +1,7 @@
 """The `pipeline` command: one subcommand per stage, imported when it is called.
 
 Owns exit statuses: 0 done, 1 an error (one line on stderr, with --debug a traceback), 2 wrong usage, 130
-interrupted and 143 terminated, both with the finished work kept. `failures.py` owns the messages.
+interrupted and 143 terminated; completed work is saved in both cases. `failures.py` owns the messages.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from stages.failures import explain, one_line
 from stages.runtime import die_with_parent
 
 COMMANDS = {
-    "init": "Begin a project with the photographs of a folder.",
-    "preset": "Give the parameter file of a well-known job.",
-    "prepare": "Import and pack the dataset, fix the splits.",
+    "init": "Start a project from a folder of photographs.",
+    "preset": "Print or write a ready-made parameter file.",
+    "prepare": "Import and pack the dataset, and fix its splits.",
     "train-teacher": "Train or fine-tune a teacher, or evaluate pretrained weights.",
-    "cache-logits": "Run a teacher once over all views and keep its logits.",
-    "plan": "Say what a dump will cost, before it runs.",
-    "train-student": "Train a student, from a dump or as a baseline.",
-    "report": "Compare everything that was trained.",
-    "inspect": "Say what a store of logits holds.",
-    "verify": "Check every byte of a store of logits, or of the prepared data.",
-    "export": "Write a trained model as one ONNX or torch.export file.",
+    "cache-logits": "Run a teacher once over all views and store its logits.",
+    "plan": "Estimate the cost of a dump before it runs.",
+    "train-student": "Train a student from a dump, or as a baseline.",
+    "report": "Compare all trained runs.",
+    "inspect": "Show the contents of a logit store.",
+    "verify": "Check every byte of a logit store, or of the prepared data.",
+    "export": "Export a trained model to one ONNX or torch.export file.",
 }
 
 
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _show(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; finished work is kept, run the command again to go on", 130)
+        _fail("interrupted; completed work is saved, run the same command to resume", 130)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _is_unread():
             sys.exit(1)
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    _fail("terminated; finished work is kept, run the command again to go on", 128 + number)
+    _fail("terminated; completed work is saved, run the same command to resume", 128 + number)
 
 
 def _show(error: click.ClickException) -> None:

@@ -49,9 +49,9 @@ def require_outputs_inside(arguments: Sequence[str]) -> None:
     for folder in _OUTPUTS.get(command, []):
         if not folder.resolve().is_relative_to(root):
             raise ConfigError(
-                f"{folder}: leads out of the repository, to {folder.resolve()}; expected one in it, as "
-                "DVC keeps no others; make it one and put DVC's cache there instead (dvc cache dir PLACE), "
-                "or run the command without DVC"
+                f"{folder}: is a link out of the repository, to {folder.resolve()}; DVC tracks only "
+                "folders inside; use a real folder and move DVC's cache instead (dvc cache dir PLACE), or "
+                "run the command without DVC"
             )
 
 
@@ -67,10 +67,10 @@ def naming_experiments() -> Iterator[None]:
     except MismatchError as error:
         if "DVC_EXP_BASELINE_REV" not in os.environ:
             raise
-        found = str(error).partition("; a dump is never")[0]
+        found = str(error).partition("; a store is never")[0]
         raise MismatchError(
-            f"{found}; an experiment cannot change what a dump is made of, only add views: give it another "
-            "name under dumps in params.yaml, and name that in sweep.dumps"
+            f"{found}; an experiment can only add views to a dump; for other changes, define a dump with a "
+            "new name in params.yaml and list it in sweep.dumps"
         ) from None
 
 
@@ -97,7 +97,7 @@ def tell_damaged_cache(store: Path, files: Iterable[str]) -> None:
     """
     if damaged := cached_objects(store, [store / name for name in files]):
         note(
-            f"{store}: DVC's cache has the same damage, so dvc checkout cannot restore it; mend it with: "
+            f"{store}: DVC's cache has the same damage, so dvc checkout cannot restore it; repair it with: "
             f"pipeline verify {store} --repair, or run: rm -f {_listed(damaged)} && dvc pull --force "
             f"{store}"
         )

@@ -29,35 +29,39 @@ from stages.runtime import bound_threads
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "form", type=click.Choice(list(FORMATS)), required=True, help="ONNX, or torch.export."
+    "--format",
+    "form",
+    type=click.Choice(list(FORMATS)),
+    required=True,
+    help="Output format: ONNX or torch.export.",
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Output file.")
 @click.option(
     "--with-normalise",
     is_flag=True,
-    help="Take pixels (B, S, S, channels) uint8 and normalise them inside.  [default: normalised images "
-    "(B, channels, S, S) float32]",
+    help="Take uint8 pixels (B, S, S, channels) and normalise them inside the model.  [default: normalised "
+    "images (B, channels, S, S) float32]",
 )
 @click.option(
     "--images",
     "folder",
     type=click.Path(path_type=Path),
     default=None,
-    help="Compare on the image files of this folder.  [default: the test split of data/prepared]",
+    help="Compare outputs on the image files of this folder.  [default: the test split of data/prepared]",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Compare on at most this many images.",
+    help="Compare outputs on at most this many images.",
 )
 @click.option(
     "--threshold",
     type=click.FloatRange(min=0),
     default=1e-3,
     show_default=True,
-    help="Largest difference of a logit, as a share of the largest logit, that is rounding.",
+    help="Largest accepted difference of a logit, as a share of the largest logit.",
 )
 @trusts_code
 @debuggable
@@ -71,11 +75,11 @@ def command(
     threshold: float,
     trust: Trust,
 ) -> None:
-    """Write CHECKPOINT (NAME.pt with its card NAME.json) as one ONNX or torch.export file.
+    """Export CHECKPOINT (NAME.pt with its card NAME.json) to one ONNX or torch.export file.
 
-    The batch is dynamic. Preprocessing and classes go along as JSON: in ONNX's metadata, or as extra files
-    of the archive. The file is written only if it gives the network's logits on real images.
-    Code that the card names is run only with --trust-code.
+    The batch size is dynamic. Preprocessing and classes are included as JSON: in ONNX's metadata, or as
+    extra files of the archive. The file is written only if it gives the network's logits on real images.
+    Code named by the card runs only with --trust-code.
     """
     require_alone()
     bound_threads()
@@ -98,9 +102,7 @@ def command(
 def _require_other_file(out: Path, checkpoint: Path) -> None:
     """Refuse to overwrite the exported checkpoint or its card."""
     if out.resolve() in (checkpoint.resolve(), checkpoint.with_suffix(".json").resolve()):
-        raise ConfigError(
-            f"--out {out} is the checkpoint itself or its card; expected another file; rename it"
-        )
+        raise ConfigError(f"--out {out} is the checkpoint itself or its card; choose a different file")
 
 
 def _samples(folder: Path | None, card: ModelCard, count: int) -> Split:
@@ -111,9 +113,7 @@ def _samples(folder: Path | None, card: ModelCard, count: int) -> Split:
     except DataError as error:
         raise DataError(f"{error}; or compare on a folder of images: --images FOLDER") from None
     if not len(held_out):
-        raise DataError(
-            f"{paths.PREPARED}: no test images; expected some to compare on; use --images FOLDER"
-        )
+        raise DataError(f"{paths.PREPARED}: has no test images to compare on; use --images FOLDER")
     chosen = held_out.spread(count)
     chosen.require_unchanged(np.arange(len(chosen)))
     return chosen

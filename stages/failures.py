@@ -16,9 +16,9 @@ import click
 from pipeline.core.errors import PipelineError, is_out_of_memory, printable, shortened
 
 _ROOT = Path(__file__).parents[1]
-_ROOM = "free some space and run the command again; finished work is kept"
-_WRITABLE = "make it writable, or choose another folder"
-_AGAIN = "run the command again; finished work is kept"
+_ROOM = "free some space and run the same command again; completed work is kept"
+_WRITABLE = "make it writable, or choose a different folder"
+_AGAIN = "run the same command again; completed work is kept"
 _FILES = "close other programs, or raise the limit: ulimit -n"
 _PLACE = "check the path"
 _LESS = "lower batch_size or --workers"
@@ -36,18 +36,18 @@ _REMEDIES = {
     errno.ENOTDIR: _PLACE,
     errno.EISDIR: _PLACE,
     errno.EEXIST: _PLACE,
-    errno.ELOOP: "check the links of the path",
+    errno.ELOOP: "check the symbolic links in the path",
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.EINVAL: "choose another name or file system",
     errno.EILSEQ: "choose another name or file system",
-    errno.ENOTEMPTY: f"end what writes there, and {_AGAIN}",
-    errno.EBUSY: "a mount or another program holds it: choose another folder, or end that",
-    errno.ETXTBSY: "another program holds it: end that",
-    errno.EXDEV: "it is a mount or a link to another file system: choose a folder inside",
+    errno.ENOTEMPTY: f"stop the process that writes to it, and {_AGAIN}",
+    errno.EBUSY: "it is in use by a mount or another program: release it, or choose a different folder",
+    errno.ETXTBSY: "it is in use by another program: stop that program",
+    errno.EXDEV: "it is on a different file system (a mount or link): choose a folder inside it",
     errno.EIO: f"check the disk, and {_AGAIN}",
-    errno.ESTALE: f"its file server changed it meanwhile: {_AGAIN}",
-    errno.ENOTSUP: "its file system cannot do this: choose another folder",
-    errno.ENOLCK: "its file system has no locks: choose another folder",
+    errno.ESTALE: f"the file server changed it in the meantime: {_AGAIN}",
+    errno.ENOTSUP: "the file system does not support this operation: choose a different folder",
+    errno.ENOLCK: "the file system has no locks: choose a different folder",
     errno.ETIMEDOUT: _AGAIN,
     errno.ECONNRESET: _AGAIN,
     errno.ECONNREFUSED: f"check the address, and {_AGAIN}",
@@ -73,8 +73,8 @@ def explain(error: Exception) -> str:
         return f"{_first_line(error)}; check the address and the network, and {_AGAIN}"
     found = f"unexpected {type(error).__name__}: {_first_line(error)}"
     return (
-        f"{found}{_where(error)}; this is a defect of this program, or a damaged input that it should have "
-        "named; run again with --debug for the traceback"
+        f"{found}{_where(error)}; this is a bug, or a damaged input that should have been reported by "
+        "name; run again with --debug for the traceback"
     )
 
 
@@ -88,7 +88,7 @@ def _about_memory(error: Exception) -> str:
     reason = _first_line(error).rpartition("DefaultCPUAllocator: ")[2]
     if type(error).__name__ == "OutOfMemoryError" or "CU" in reason:
         return f"{reason} Lower batch_size or --workers, or use --render cpu"
-    return f"too little memory: {reason or 'an allocation failed'}; {_LESS}"
+    return f"out of memory: {reason or 'an allocation failed'}; {_LESS}"
 
 
 def _about_disk(error: OSError) -> str:

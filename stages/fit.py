@@ -57,9 +57,9 @@ class Survey:
 
     @property
     def sides(self) -> str:
-        """The shorter sides in words, e.g. "64 to 500, half of them up to 375"."""
+        """The shorter sides in words, e.g. "64 to 500, median 375"."""
         low, middle, high = (int(q) for q in np.quantile(self.short_sides, [0, 0.5, 1]))
-        return f"{middle}" if low == high else f"{low} to {high}, half of them up to {middle}"
+        return f"{middle}" if low == high else f"{low} to {high}, median {middle}"
 
     def packed_bytes(self, short_side: int | None) -> int:
         """Return the size of all images as RGB pixels, shrunk to this shorter side."""
@@ -72,8 +72,8 @@ class Survey:
         """Return one line: classes, images per split, sizes."""
         validation = "" if self.validation is None else f", validation {self.validation:,}"
         return (
-            f"{self.classes} classes; train {self.train:,}{validation}, test {self.test:,} images; shorter "
-            f"sides {self.sides} pixels"
+            f"{self.classes} classes; train {self.train:,}{validation}, test {self.test:,} images; "
+            f"shorter side {self.sides} pixels"
         )
 
 

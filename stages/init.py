@@ -35,14 +35,13 @@ _WAIT_SECONDS = 120.0
 @click.argument("folder", type=click.Path(path_type=Path))
 @debuggable
 def command(folder: Path) -> None:
-    """Begin a project in the working folder with the data in FOLDER, which is only read.
+    """Start a project in the working folder from the data in FOLDER, which is only read.
 
-    FOLDER holds train/CLASS/* and test/CLASS/* (or val/CLASS/*), or CLASS/* alone: then about 20 % of the
-    files, each drawn by the hash of its name, are the test split. Files are photographs, sounds, or texts
-    (.txt).
-    FOLDER may also be a table of texts, a CSV, TSV, JSON lines or Parquet file, or a folder with train and
-    test files of these. Writes params.yaml, fitted to the data, dvc.yaml, .dvc, .dvcignore and
-    .gitignore, and overwrites nothing. After it: dvc repro.
+    FOLDER contains train/CLASS/* and test/CLASS/* (or val/CLASS/*), or only CLASS/*: then about 20 % of
+    the files, each drawn by the hash of its name, form the test split. Files are photographs, sounds, or
+    texts (.txt). FOLDER may also be a table of texts, a CSV, TSV, JSON lines or Parquet file, or a folder
+    with train and test files of these. Writes params.yaml, fitted to the data, dvc.yaml, .dvc, .dvcignore
+    and .gitignore, and overwrites nothing. Next step: dvc repro.
     """
     root = Path.cwd()
     _require_new(root)
@@ -59,7 +58,7 @@ def command(folder: Path) -> None:
         write_bytes(root / name, text.encode())
     for line in begun.told:
         say(f"{folder}: {line}")
-    say(f"written: {', '.join(_WRITTEN)}; next: dvc repro")
+    say(f"wrote {', '.join(_WRITTEN)}; next: dvc repro")
 
 
 def _require_new(root: Path) -> None:
@@ -71,14 +70,13 @@ def _require_new(root: Path) -> None:
     there = [name for name in _WRITTEN if os.path.lexists(root / name)]
     if there:
         raise ConfigError(
-            f"{', '.join(there)}: already in the working folder {root}; expected none of them, as nothing "
-            "is overwritten; move them away, or run the command in a new folder"
+            f"{', '.join(there)}: already in the working folder {root}; nothing is overwritten; move them "
+            "away, or run the command in a new folder"
         )
     around = next((folder for folder in root.parents if (folder / _DVC).is_dir()), None)
     if around is not None:
         raise ConfigError(
-            f"{root}: lies in {around}, which is another project of DVC; expected a folder in none; run "
-            "the command elsewhere"
+            f"{root}: is inside {around}, which is another DVC project; run the command outside of it"
         )
 
 
@@ -96,13 +94,13 @@ def _require_apart(root: Path, folder: Path) -> None:
         place = output.resolve()
         if place.is_relative_to(photographs):
             raise ConfigError(
-                f"{folder}: {output.relative_to(root)} of the working folder would be written among the "
-                "photographs; expected them apart; run the command in a new folder outside of them"
+                f"{folder}: {output.relative_to(root)} would be written inside the photographs' folder; "
+                "run the command in a new folder outside of it"
             )
         if photographs.is_relative_to(place):
             raise ConfigError(
-                f"{folder}: lies in {output.relative_to(root)}, which is written by the stages; expected "
-                "the photographs apart from outputs; move them, or run the command in a new folder"
+                f"{folder}: is inside {output.relative_to(root)}, which the stages overwrite; move the "
+                "photographs, or run the command in a new folder"
             )
 
 
@@ -114,7 +112,7 @@ def _as_named(folder: Path) -> str:
         name.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            f"{quoted(name)}: not a name in UTF-8; expected one that a file can hold; rename the folder"
+            f"{quoted(name)}: the name is not valid UTF-8, so params.yaml cannot hold it; rename the folder"
         ) from None
     return name
 
@@ -137,8 +135,8 @@ def _init_dvc(root: Path) -> None:
         shutil.rmtree(root / _DVC, ignore_errors=True)
         (root / _DVCIGNORE).unlink(missing_ok=True)
         raise ConfigError(
-            f"{root}: DVC cannot begin a project here ({printable(reason)}); expected `dvc init` to work; "
-            "mend that, and run the command again"
+            f"{root}: `dvc init` failed here ({printable(reason)}); fix the cause, and run the command "
+            "again"
         )
     made, ours = (root / _DVC / "config").read_text(), _packaged("config")
     without_git = "    no_scm = True\n" if "no_scm" in made else ""

@@ -24,7 +24,7 @@ from stages.options import debuggable
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @debuggable
 def command(store: str, as_json: bool) -> None:
-    """Say what STORE holds: of what, from whom, how large, how faithful, how complete.
+    """Show the contents of STORE: samples, teacher, size, fidelity and completeness.
 
     STORE is a folder, or an address such as s3://bucket/main.zarr.
     """
@@ -57,7 +57,7 @@ def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
 def _lines(store: str, found: Inspection) -> dict[str, str]:
     summary, teacher, task = found.summary, found.header.teacher, _task(found.header.teacher)
     shards, per_view = summary["shards"], summary["bytes_per_sample_view"]
-    complete = "complete" if summary["complete"] else "NOT complete; go on with: pipeline cache-logits"
+    complete = "complete" if summary["complete"] else "NOT complete; resume with: pipeline cache-logits"
     views = {key: value for key, value in found.header.views.items() if value is not None}
     return {
         "store": f"{hidden_place(store)}, schema {summary['schema']}, {complete}",
@@ -92,13 +92,13 @@ def _cost(task: Task | None, fidelity: Fidelity) -> str:
 
 
 def _quality(share: float | None) -> str:
-    return "unknown" if share is None else f"{share:.4f} on the test images, from the cache"
+    return "unknown" if share is None else f"{share:.4f} on the test images, from the cached logits"
 
 
 def _samples(found: Inspection) -> str:
     summary, labelled = found.summary, found.labelled
     few = labelled is not None and labelled < summary["n_samples"]
-    return _size(summary) + (f", {labelled:,} samples are labelled" if few else "")
+    return _size(summary) + (f", {labelled:,} labelled samples" if few else "")
 
 
 def _size(summary: Mapping[str, Any]) -> str:
@@ -108,5 +108,5 @@ def _size(summary: Mapping[str, Any]) -> str:
 
 def _codec(found: Inspection, per_view: float | None) -> str:
     codec, spec = found.summary["codec"], found.header.codec_spec
-    chosen = codec if spec.budget is None else f"{codec}, asked for as {spec}"
-    return chosen if per_view is None else f"{chosen}, {per_view:.1f} bytes a sample and view"
+    chosen = codec if spec.budget is None else f"{codec}, requested as {spec}"
+    return chosen if per_view is None else f"{chosen}, {per_view:.1f} bytes per sample and view"

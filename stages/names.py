@@ -45,13 +45,13 @@ def require_names(tree: Mapping[str, Any]) -> None:
     for group, kind in KINDS.items():
         for name in _names(tree, group):
             if not isinstance(name, str):
-                found = f"{group}: YAML takes the name {quoted(name)} for {type(name).__name__}"
+                found = f"{group}: YAML reads the name {quoted(name)} as {type(name).__name__}"
                 raise ConfigError(f"{found}; expected text; put it in quotes")
             require_name(kind, name)
             if _NUMBER.fullmatch(name):
                 raise ConfigError(
-                    f"{group}: {name} is text here and a number for DVC; expected a name that all readers "
-                    "of YAML take for text; begin it with a letter"
+                    f"{group}: {name!r} is text here but a number for DVC; expected a name that every YAML "
+                    "parser reads as text; begin it with a letter"
                 )
     for groups in _TOGETHER:
         _require_apart([name for group in groups for name in _names(tree, group)])
@@ -69,8 +69,8 @@ def _require_apart(names: list[str]) -> None:
         other = first.setdefault(name.lower(), name)
         if other != name:
             raise ConfigError(
-                f"names {other!r} and {name!r} differ in upper and lower case alone, which some file "
-                "systems take for one; rename one"
+                f"names {other!r} and {name!r} differ only in letter case, which some file systems ignore; "
+                "rename one"
             )
 
 
@@ -125,7 +125,4 @@ def _called(heads: _Heads, name: str) -> list[str]:
 
 def _require_one(owners: list[str], name: str) -> None:
     if len(owners) > 1:
-        raise ConfigError(
-            f"{owners[0]}; and {owners[1]}: both would be the run {name}; expected a name for "
-            "each; rename one of them"
-        )
+        raise ConfigError(f"{owners[0]} and {owners[1]} would both be named {name}; rename one of them")

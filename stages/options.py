@@ -15,7 +15,7 @@ from stages.runtime import bound_threads, default_workers, keep_freed_memory
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
-else:  # which takes a type since click 8.4 alone
+else:  # ParamType is generic only since click 8.4
     _ParamType = click.ParamType
 
 Command = Callable[..., Any]
@@ -53,7 +53,7 @@ def reads_params(command: Command) -> Command:
         "overrides",
         multiple=True,
         metavar="KEY.PATH=VALUE",
-        help="Set one parameter, value in YAML; repeatable.",
+        help="Override one parameter; the value is YAML. Repeatable.",
     )
     @debuggable
     @functools.wraps(command)
@@ -97,12 +97,13 @@ def _local_folder(path: Path) -> Path:
         from pipeline.places.location import hidden_place
 
         raise click.BadParameter(
-            f"{hidden_place(str(path))}: dumps are written to a local folder; push it afterwards",
+            f"{hidden_place(str(path))}: stores are written to local folders only; push the store "
+            "afterwards",
             param_hint="--out",
         )
     there = next(parent for parent in path.resolve().parents if parent.exists())
     if not there.is_dir():
-        raise click.BadParameter(f"{path}: {there} is no folder", param_hint="--out")
+        raise click.BadParameter(f"{path}: {there} is not a folder", param_hint="--out")
     return path.resolve()
 
 
@@ -111,8 +112,8 @@ def reads_store(command: Command) -> Command:
     option = click.option(
         "--allow-drift",
         is_flag=True,
-        help="Go on though images look otherwise here than the teacher saw them (another decoder?), and "
-        "tell by how much and, where the teacher is at hand, what it costs in KL.",
+        help="Continue even if images render differently here than for the teacher, e.g. with a different "
+        "JPEG decoder. Reports the difference and, if the teacher is available, its KL cost.",
     )
     return option(command)
 
@@ -125,8 +126,8 @@ def trusts_code(command: Command) -> Command:
         "named",
         multiple=True,
         metavar="NAME",
-        help="Run code of one's own, module or module:callable, where a card names it; repeatable.  "
-        "[default: a card alone runs nothing]",
+        help="Allow a model card or store to run this code, module or module:callable. Repeatable.  "
+        "[default: they run no code]",
     )
     @functools.wraps(command)
     def wrapped(named: tuple[str, ...], **arguments: Any) -> Any:
@@ -160,21 +161,20 @@ def runs_on_device(command: Command) -> Command:
         "--device",
         default="auto",
         show_default=True,
-        help="cpu, cuda, cuda:N, or auto: cuda where there is one, under torchrun each rank's own.",
+        help="cpu, cuda, cuda:N, or auto: a GPU if available; under torchrun, each rank's own GPU.",
     )
     @click.option(
         "--workers",
         type=click.IntRange(1, 256),
         default=None,
-        help="Threads that decode and render.  [default: one per CPU that this process may use; ranks "
-        "divide them]",
+        help="Decoding and rendering threads.  [default: one per available CPU; ranks share them]",
     )
     @click.option(
         "--render",
         type=click.Choice(list(RENDERED_ON_DEVICE)),
         default="auto",
         show_default=True,
-        help="Where images are rendered, to the same pixels. auto: on a GPU if images are of one size.",
+        help="Where to render images; the pixels are the same. auto: on a GPU if all images have one size.",
     )
     @functools.wraps(command)
     def wrapped(device: str, workers: int | None, render: str, **arguments: Any) -> Any:

@@ -121,6 +121,6 @@ def require_numbers(name: str, metrics: dict[str, Any]) -> None:
     for key, value in metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise TrainingError(
-                f"{name}: {key} is {value}; expected a finite number; lower learning_rate, use precision: "
-                "fp32, or other weights"
+                f"{name}: {key} is {value}; expected a finite number; lower learning_rate, set precision: "
+                "fp32, or use different weights"
             )

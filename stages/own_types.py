@@ -52,7 +52,7 @@ def nested(kind: type[Any]) -> Iterator[tuple[str, type[Any]]]:
     """
     if not is_dataclass(kind):
         name = f"{kind.__module__}:{kind.__qualname__}"
-        raise ConfigError(f"{name} is no dataclass; expected one; correct it")
+        raise ConfigError(f"{name} is not a dataclass; expected one; correct it")
     hints = typing.get_type_hints(kind)
     for field in fields(kind):
         hint = hints[field.name]

@@ -35,7 +35,7 @@ class TrainingParams(TrainingSettings):
     """Optimisation settings, and the training views of runs without a dump.
 
     Args:
-        views: augmentation of baselines and of teachers that are trained here; see the views below.
+        views: augmentation for baselines and for teachers trained here; see the views below.
 
     """
 
@@ -90,14 +90,16 @@ class ModelParams:
         for name, value in self.options.items():
             _require_json(f"options.{name}", value)
         if self.weights is not None and self.channels is not None:
-            raise ConfigError("channels and weights are both set; weights have their own form; remove one")
+            raise ConfigError("channels and weights are both set, but weights fix the channels; remove one")
         for name in ("fine_tune", "class_map"):
             if self.weights is None and getattr(self, name):
                 raise ConfigError(
-                    f"{name} is set and weights is not; expected weights to start from; add them"
+                    f"{name} is set but weights is not; {name} needs initial weights; add them"
                 )
         if self.weights is None and self.training.freeze:
-            raise ConfigError("freeze is true and weights is not set; expected weights to keep; add them")
+            raise ConfigError(
+                "freeze is true but weights is not set; freeze needs weights to keep; add them"
+            )
 
     def start(self, size: int | None) -> Start:
         """Return the initial network's specification for a run.
@@ -225,7 +227,7 @@ class EnsembleParams:
             raise ConfigError(f"of is {list(self.of)}; expected two or more different dumps")
         if self.weights is not None and len(self.weights) != len(self.of):
             raise ConfigError(
-                f"weights are {list(self.weights)}; expected {len(self.of)}, one a dump of `of`"
+                f"weights are {list(self.weights)}; expected {len(self.of)}, one per dump in `of`"
             )
         self.blend()
 
@@ -383,5 +385,5 @@ def _lookup(group: Mapping[str, T], key: str, name: str) -> T:
     if name not in group:
         hint = did_you_mean(name, group)
         known = f"expected one of {', '.join(group)}" if group else "it is empty; add it"
-        raise ConfigError(f"{key} has no {name!r}; {known}{hint}")
+        raise ConfigError(f"{key} has no entry {name!r}; {known}{hint}")
     return group[name]

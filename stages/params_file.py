@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         tree = read_yaml(path)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; run in the project's folder or give --params") from None
+        raise ConfigError(f"{path}: no such file; run in the project folder, or pass --params") from None
     except OSError as error:
         raise ConfigError(f"{path}: not a readable file ({error.strerror})") from None
     except ValueError as error:
@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds a {type(tree).__name__}; expected keys and values")
+        raise ConfigError(f"{path}: contains a {type(tree).__name__}; expected keys and values")
     # A key with no value or only comments below it: an empty group, or a section of defaults.
     return {key: {} if value is None and key in _MAY_BE_EMPTY else value for key, value in tree.items()}
 
@@ -105,7 +105,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
     for parent in parents:
         node = node.setdefault(parent, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"{option}: {parent} holds a value, not keys")
+            raise ConfigError(f"{option}: {parent} has a value, not keys")
     try:
         node[leaf] = parse_yaml(value)
     except ValueError as error:
@@ -221,9 +221,7 @@ class _Reader:
             return f"{key}: {problem['ctx']['error']}"
         found = f"{key} is {quoted(problem['input'])}"
         if problem["type"] in _SHAPES:
-            advice = (
-                "correct it" if problem["input"] is not None else "add what belongs below it, or remove it"
-            )
+            advice = "correct it" if problem["input"] is not None else "add its entries, or remove it"
             return f"{found}; expected {_SHAPES[problem['type']]}; {advice}"
         return f"{found}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
@@ -274,12 +272,12 @@ def _check_references(params: Params, path: Path) -> None:
             _require_name(path, f"ensembles.{name}.of", member, params.dumps)
     taken = next((name for name in params.ensembles if name in params.dumps), None)
     if taken is not None:
-        raise ConfigError(
-            f"{path}: {taken} is a dump and an ensemble; expected a name for each; rename one"
-        )
+        raise ConfigError(f"{path}: {taken!r} is both a dump and an ensemble; rename one")
     for name in (*params.dumps, *params.ensembles):
         if name.lower() == paths.BASELINE:
-            raise ConfigError(f"{path}: a dump is called {name}, as the runs without one are; rename it")
+            raise ConfigError(
+                f"{path}: a dump is named {name!r}, which is reserved for runs without a dump; rename it"
+            )
     sweep = params.sweep
     for key, names, known in (
         ("dumps", sweep.dumps, {**params.dumps, **params.ensembles}),
@@ -299,7 +297,7 @@ def _check_references(params: Params, path: Path) -> None:
                 other = "baselines" if taught else "recipes"
                 need = "needs no dump" if taught else "needs a dump"
                 raise ConfigError(
-                    f"{path}: sweep.{key} names {name}, which {need}; move it to sweep.{other}"
+                    f"{path}: sweep.{key} lists {name!r}, which {need}; move it to sweep.{other}"
                 )
     _require_targets(params)
 
@@ -320,5 +318,5 @@ def _require_targets(params: Params) -> None:
 def _require_name(path: Path, key: str, name: str, known: Mapping[str, Any]) -> None:
     if name not in known:
         hint = did_you_mean(name, known)
-        expected = f"expected one of {', '.join(known)}{hint}" if known else "none is defined; add it"
+        expected = f"expected one of {', '.join(known)}{hint}" if known else "none are defined; add it"
         raise ConfigError(f"{path}: {key} names {name!r}; {expected}")

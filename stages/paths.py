@@ -25,8 +25,8 @@ def teacher_checkpoint(name: str) -> Path:
     """
     if NAME.fullmatch(name) is None:
         raise ConfigError(
-            f"teacher {quoted(name)} cannot be looked up: expected {RULE}; go on without it, or make the "
-            "dump again with a teacher that is called so"
+            f"teacher {quoted(name)} is not a valid name; expected {RULE}; continue without the teacher, "
+            "or dump again with a valid name"
         )
     return TEACHERS / f"{name}.pt"
 

@@ -25,8 +25,8 @@ from stages.params import Params
     type=click.IntRange(min=1),
     default=None,
     metavar="N",
-    help="Foretell the dump of N training images (those of the validation split are among them), of which "
-    "the prepared ones are a sample; the test split counts as it is.  [default: those that are prepared]",
+    help="Estimate for N training images, validation included; the prepared ones serve as a sample. The "
+    "test split keeps its size.  [default: the prepared images]",
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @writes_store
@@ -35,14 +35,14 @@ from stages.params import Params
 def command(
     params: Params, dump: str, out: Path | None, samples: int | None, as_json: bool, machine: Machine
 ) -> None:
-    """Run the teacher of DUMP over a few images and say what the dump, or the rest of it, will cost.
+    """Run the teacher of DUMP over a few images and estimate the cost of the dump, or of its remainder.
 
-    Bytes are measured with the compressor of the store, time with this machine. Both are compared with the
-    free disk and memory. Nothing is written.
+    Bytes are measured with the store's compressor, time on this machine. Both are compared with the free
+    disk space and memory. Nothing is written.
     """
     if dump in params.ensembles:
         raise ConfigError(
-            f"{dump} is an ensemble, which costs next to nothing; expected a dump; plan "
+            f"{dump!r} is an ensemble, which costs next to nothing; plan its dumps instead: "
             f"{', '.join(params.ensembles[dump].of)}"
         )
     spec = params.dump(dump)
@@ -58,17 +58,17 @@ def command(
 
 def _lines(expected: Forecast, task: Task) -> dict[str, str]:
     needed, free = expected.disk_needed_bytes, expected.disk_free_bytes
-    room = "enough" if needed <= free else f"{size(needed - free)} too little: the dump will be refused"
+    room = "enough" if needed <= free else f"{size(needed - free)} short: the dump will be refused"
     memory, there = expected.memory_bytes, expected.memory_free_bytes
-    short = "; the system may end the dump" if there is not None and memory > there else ""
-    kept = f"{expected.image_bytes:,} bytes, packed" if expected.image_bytes else "the files as they are"
+    short = "; the system may kill the dump" if there is not None and memory > there else ""
+    kept = f"{expected.image_bytes:,} bytes, packed" if expected.image_bytes else "kept as files"
     return {
-        "images": f"{expected.samples:,} of all splits, {kept}",
-        "codec": f"{expected.codec}, {expected.bytes_per_sample_view:.1f} bytes a sample and view",
-        "fidelity": f"{task.describe(expected.fidelity)}, on the pilot",
+        "images": f"{expected.samples:,} in all splits, {kept}",
+        "codec": f"{expected.codec}, {expected.bytes_per_sample_view:.1f} bytes per sample and view",
+        "fidelity": f"{task.describe(expected.fidelity)}, measured on the pilot",
         "size": f"{expected.bytes_total:,} bytes in {expected.files:,} files",
-        "teacher": f"{expected.teacher_forwards:,} forward passes still to do",
+        "teacher": f"{expected.teacher_forwards:,} forward passes to do",
         "time": f"{duration(expected.seconds_estimate)} on this device",
-        "disk": f"{size(needed)} still to write, {size(free)} free, {room}",
-        "memory": f"{size(memory)}{'' if there is None else f' of {size(there)} that can be had'}{short}",
+        "disk": f"{size(needed)} to write, {size(free)} free, {room}",
+        "memory": f"{size(memory)}{'' if there is None else f' of {size(there)} available'}{short}",
     }

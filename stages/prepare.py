@@ -26,22 +26,25 @@ from stages.runtime import bound_threads, default_workers
     "--workers",
     type=click.IntRange(1, 256),
     default=None,
-    help="Reading threads.  [default: one per CPU that this process may use]",
+    help="Reading threads.  [default: one per available CPU]",
 )
 @reads_params
 def command(params: Params, workers: int | None) -> None:
-    """Import and prepare the dataset of `data.source`, fix the splits.
+    """Import and prepare the dataset of `data.source`, and fix its splits.
 
-    Reads every sample once into data/prepared: packed arrays (of images uint8 pixels), labels, stable
+    Reads every sample once into data/prepared: packed arrays (for images uint8 pixels), labels, stable
     sample keys and content digests of the training, validation and test splits. With `data.keep: encoded`
-    image files stay where they are and are only scanned. What is interrupted goes on where it was.
+    image files stay in place and are only scanned. An interrupted preparation resumes.
     """
     require_alone()
     bound_threads()
     data = params.data
     _, _, path = data.source.partition(":")
     if Path(path).exists() and path and Path(data.watch) != Path(path):
-        note(f"data.watch is {data.watch!r}: DVC will not see changes in {path}; set data.watch to it")
+        note(
+            f"data.watch is {data.watch!r}, so DVC will not notice changes in {path}; set data.watch to "
+            "that path"
+        )
     source = data.kind.open_source(data.source, data.options)
     intake = data.kind.intake(source, paths.PREPARED, data.options)
     description = prepare(

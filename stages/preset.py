@@ -1,4 +1,4 @@
-"""`pipeline preset`: print or write the parameter file of a well-known job."""
+"""`pipeline preset`: print or write a ready-made parameter file."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from stages.options import debuggable
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="A new file for it.  [default: print it]",
+    help="Write to this new file.  [default: print to stdout]",
 )
 @click.option("--dvc", is_flag=True, help="Write dvc.yaml for these parameters beside --out, too.")
 @debuggable
 def command(name: str | None, out: Path | None, dvc: bool) -> None:
-    """Print the parameter file NAME or write it; without NAME, list all of them.
+    """Print the parameter file NAME or write it; without NAME, list all presets.
 
-    Its comments say where each choice comes from. As params.yaml it is what DVC runs, with the stages that
-    --dvc writes, after `dvc init`.
+    Comments in the file give the source of each choice. Save it as params.yaml to run it with DVC, with the
+    stages that --dvc writes, after `dvc init`.
     """
     if dvc and out is None:
         raise click.UsageError("--dvc without --out; expected a file for the parameters; add it")
@@ -35,7 +35,7 @@ def command(name: str | None, out: Path | None, dvc: bool) -> None:
         _give(name, out, dvc=dvc)
         return
     if out is not None:
-        raise click.UsageError("--out without NAME; expected the preset to write; add its name")
+        raise click.UsageError("--out needs the NAME of a preset; add it")
     for known, text in presets().items():
         click.echo(f"{known:15} {text.splitlines()[0].removeprefix('# ')}")
 
@@ -60,13 +60,11 @@ def _give(name: str, out: Path | None, *, dvc: bool) -> None:
     stages = out.with_name("dvc.yaml")
     for path in (out, stages) if dvc else (out,):
         if path.exists():
-            raise ConfigError(
-                f"{path}: is there already; expected a new file; name another, or remove it first"
-            )
+            raise ConfigError(f"{path}: already exists; choose a different name, or remove it first")
     write_bytes(out, known[name].encode())
     if dvc:
         write_bytes(stages, _stages(known[name]).encode())
-    click.echo(f"{out}: preset {name}; next: pipeline prepare --params {out}")
+    click.echo(f"{out}: wrote preset {name}; next: pipeline prepare --params {out}")
 
 
 def _stages(preset: str) -> str:

@@ -51,7 +51,7 @@ def require_alone() -> None:
         ConfigError: naming the launcher's variables.
     """
     several = {"torchrun": ("WORLD_SIZE", "RANK")} if under_torchrun() else _launchers()
-    _refuse_several(several, "one process; run it once, without a launcher")
+    _refuse_several(several, "one process; run the command once, without a launcher")
 
 
 def _refuse_several(launchers: dict[str, tuple[str, str]], expected: str) -> None:
@@ -61,8 +61,8 @@ def _refuse_several(launchers: dict[str, tuple[str, str]], expected: str) -> Non
         if size > 1 or (rank > 0 and names[1] != "RANK"):
             given = " and ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
             raise ConfigError(
-                f"{launcher} started several processes ({given}), and each would do all of the work; "
-                f"expected {expected}, or, if it is the only one, unset {' and '.join(names)}"
+                f"{launcher} started several processes ({given}), and each would do all of the work; use "
+                f"{expected}; if this is the only process, unset {' and '.join(names)}"
             )
 
 
@@ -90,7 +90,7 @@ def rank_slice(part: Slice) -> Slice:
             the part is the whole work.
     """
     if part == WHOLE:
-        require_one_process("give each its part: --shards I/N, then run it once without")
+        require_one_process("give each process its part with --shards I/N, then run once without it")
     rank, world = _rank_and_world()
     return Slice(part.index * world + rank, part.count * world)
 
@@ -153,5 +153,5 @@ def _rank_and_world() -> tuple[int, int]:
     except ValueError:
         rank, world = 0, 0
     if not 0 <= rank < world:
-        raise ConfigError(f"RANK and WORLD_SIZE are {given}; expected those that torchrun sets")
+        raise ConfigError(f"RANK and WORLD_SIZE are {given}; expected the values that torchrun sets")
     return rank, world

@@ -36,10 +36,10 @@ _CPU = torch.device("cpu")
 @click.command()
 @reads_params
 def command(params: Params) -> None:
-    """Compare every run that `sweep` of params.yaml names.
+    """Compare every run that `sweep` of params.yaml lists.
 
-    Writes reports/results.json and results.csv, a row a run, and reports/index.html, one page that
-    stands alone. A run of the sweep that is missing is an error.
+    Writes reports/results.json and results.csv, one row per run, and reports/index.html, one
+    self-contained page. A missing run of the sweep is an error.
     """
     require_alone()
     bound_threads()
@@ -75,7 +75,7 @@ def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str, task: 
     )
     if not plans:
         raise ConfigError(
-            "sweep names no run; expected students, seeds, and recipes or baselines; add them"
+            "sweep lists no run; it needs students, seeds, and recipes or baselines; add them"
         )
     note(f"reading {counted(len(plans), 'run')}")
     names = [paths.run_name(p.dump, p.student, p.recipe, p.seed) for p in plans]
@@ -83,7 +83,7 @@ def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str, task: 
     for name, plan, run in zip(names, plans, runs, strict=True):
         _tell_other_parameters(params, name, plan, run)
         if run.dataset not in (None, dataset):
-            note(f"{name}: trained on other data than {paths.PREPARED} holds now; run: {plan.command}")
+            note(f"{name}: trained on different data than {paths.PREPARED} holds now; run: {plan.command}")
     dumps = {name: dump_figures(store.summary(), store.teacher_names) for name, store in stores.items()}
     teachers = {
         name: read_teacher(paths.RUNS / paths.teacher_run(name), name)
@@ -102,7 +102,7 @@ def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run
     try:
         made_with = parse_object(run.made_with.encode())
     except ValueError as error:
-        note(f"{name}: cannot be compared with params.yaml: its made_with is damaged ({error})")
+        note(f"{name}: cannot be compared with params.yaml: its 'made_with' is damaged ({error})")
         return
     changed = difference(made_with, params.makes(plan.student, plan.recipe))
     if changed:

@@ -72,7 +72,7 @@ def require_folder(folder: Path) -> None:
         DataError: not a folder.
     """
     if not folder.is_dir():
-        found = "no folder" if os.path.lexists(folder) else "no such folder"
+        found = "not a folder" if os.path.lexists(folder) else "no such folder"
         raise DataError(
             f"{folder}: {found}; expected photographs, sounds or texts in class folders, or a table of "
             "texts (.csv, .tsv, .jsonl, .parquet); correct the path"
@@ -98,13 +98,15 @@ def _photographs(folder: Path, named: str) -> Project:
         train=len(source.train),
         validation=None if source.validation is None else len(source.validation),
         test=len(source.test),
-        sizes=_headers(folder, modality, source, "an image"),
+        sizes=_headers(folder, modality, source, "image"),
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     installed = [one for family in families() for one in family.installed()]
     told = [str(survey)]
     if find_teacher(installed, device) is None:
-        told.append("no pretrained weights are on this machine, so the teacher is trained from scratch")
+        told.append(
+            "teacher: trained from scratch, because this machine has no pretrained weights; see params.yaml"
+        )
     params = render("params.yaml.j2", **fit(survey, installed, device))
     return Project(modality=modality, params=params, told=told)
 
@@ -117,7 +119,7 @@ def _clips(folder: Path, named: str) -> Project:
         train=len(source.train),
         validation=None if source.validation is None else len(source.validation),
         test=len(source.test),
-        headers=_headers(folder, modality, source, "a sound file"),
+        headers=_headers(folder, modality, source, "sound"),
     )
     params = render("params-audio.yaml.j2", **fit_clips(survey))
     return Project(modality=modality, params=params, told=[str(survey)])
@@ -164,8 +166,8 @@ def _headers(folder: Path, modality: Modality, source: Source, kind: str) -> NDA
     if not known.all():
         names = [looked_at[row].name for row in np.flatnonzero(~known)]
         note(
-            f"{folder}: {len(names):,} of {len(looked_at):,} files that were looked at have no header of "
-            f"{kind}: {first_of(names)}; pipeline prepare refuses those that cannot be read"
+            f"{folder}: {len(names):,} of {len(looked_at):,} inspected files have no {kind} header: "
+            f"{first_of(names)}; pipeline prepare refuses unreadable files"
         )
     found: NDArray[np.int64] = extents[known]
     return found

@@ -38,7 +38,7 @@ from stages.ranks import training_ranks
 @click.argument("student")
 @click.argument("recipe")
 @click.argument("seed", type=click.IntRange(0, 2**32 - 1))
-@click.option("--dump", default=None, help="Whose logits to learn from; baselines take none.")
+@click.option("--dump", default=None, help="Dump to learn from; omit it for a baseline.")
 @reads_store
 @runs_on_device
 @reads_params
@@ -176,16 +176,12 @@ def _lesson(params: Params, data: PreparedData, *, taught: bool) -> TrainingSet:
 def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:
     recipe = params.recipe(run.recipe)
     if recipe.needs_teacher and run.dump is None:
-        raise ConfigError(
-            f"recipe {run.recipe} learns from a teacher's logits; expected --dump DUMP; add it"
-        )
+        raise ConfigError(f"recipe {run.recipe!r} learns from a teacher's logits; add --dump DUMP")
     if not recipe.needs_teacher and run.dump is not None:
-        raise ConfigError(
-            f"recipe {run.recipe} is a baseline and reads no logits; expected no --dump; remove it"
-        )
+        raise ConfigError(f"recipe {run.recipe!r} is a baseline and reads no logits; remove --dump")
     if run.dump is not None:
         where = f"dump {run.dump}"
         require_targets(recipe.loss, where, mixes=params.dump_views(run.dump).mixes)
         require_features(recipe.loss, params.dump_codecs(run.dump), where)
     elif allow_drift:
-        raise ConfigError("--allow-drift is about a dump's images; expected --dump DUMP with it; remove it")
+        raise ConfigError("--allow-drift concerns a dump's images; use it with --dump DUMP, or remove it")

@@ -39,14 +39,14 @@ from stages.ranks import require_alone
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Run the teacher again on this many random (view, sample) pairs.",
+    help="Run the teacher again on this many random (view, sample) pairs, and compare.",
 )
-@click.option("--repair", "mend", is_flag=True, help="Make again what is bad, and check once more.")
+@click.option("--repair", "mend", is_flag=True, help="Rewrite damaged or missing files, then check again.")
 @click.option(
     "--data",
     "with_data",
     is_flag=True,
-    help="Check data/prepared: every file, and every image against its digest; STORE may be left out.",
+    help="Check data/prepared too: every file, and every image against its digest. STORE is then optional.",
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @reads_store
@@ -63,14 +63,14 @@ def command(
     trust: Trust,
     machine: Machine,
 ) -> None:
-    """Check every byte of STORE against its manifest; exit 1 when something is wrong.
+    """Check every byte of STORE against its manifest; exit with status 1 on any fault.
 
-    With --replay or --repair, the teacher of models/teachers looks again at images of data/prepared. With
-    --data the prepared data is checked as well, or alone. Code that STORE or the teacher's card names is
-    run only with --trust-code.
+    --replay and --repair run the teacher of models/teachers again on images of data/prepared. --data
+    checks the prepared data too; STORE is then optional. Code named by STORE or the teacher's card runs only
+    with --trust-code.
     """
     if store is None and (not with_data or pairs or mend):
-        raise click.UsageError("Missing argument 'STORE'; only --data goes without one")
+        raise click.UsageError("Missing argument 'STORE'; only --data works without one")
     if mend:
         require_alone()
     found = []
@@ -121,7 +121,7 @@ class _CheckedStore:
         if is_ensemble(self.store):
             names = " and ".join(Ensemble.open(self.store).names)
             raise ConfigError(
-                f"{self.store}: an ensemble has no logits of its own; verify {names} beside it"
+                f"{self.store}: an ensemble stores no logits; verify its members instead: {names}"
             )
 
     def repair(self) -> None:

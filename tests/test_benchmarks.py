@@ -113,7 +113,7 @@ def test_loaders_do_the_same_job(make_job, open_loader, padding):
 
 def test_a_turn_is_whole_epochs_with_what_they_are_of(make_job):
     loader = OpenLoader(RECIPE, make_job())
-    with pytest.raises(LoaderError, match="before it was opened"):
+    with pytest.raises(LoaderError, match="requested before opening"):
         loader.turn(0.0)
     loader.open()
     turn = loader.turn(0.0)
@@ -129,7 +129,7 @@ def test_batches_of_another_kind_are_refused(make_job):
     half = Contender(name="half", open=v2_loaders.data_loader, precision=torch.float16)
     loader = OpenLoader(half, make_job())
     loader.open()
-    with pytest.raises(LoaderError, match=r"its batches are .*float32.*expected .*float16"):
+    with pytest.raises(LoaderError, match=r"batches are .*float32.*expected .*float16"):
         loader.turn(0.0)
 
 

@@ -399,5 +399,5 @@ def test_kept_results_are_a_column_of_their_card(tmp_path, findings):
 def test_what_is_no_whole_check_on_a_gpu_is_not_kept(tmp_path, change):
     head = {"step": "dumps", "device": "cuda", "small": False, "environment": {"device": "x"}, **change}
     Findings(tmp_path / "dumps.json", head)
-    with pytest.raises(ValueError, match="expected results of a whole check on a GPU"):
+    with pytest.raises(ValueError, match="expected the results of a full check on a GPU"):
         kept.keep(tmp_path, tmp_path / "kept")

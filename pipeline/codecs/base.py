@@ -45,8 +45,8 @@ class TeacherOutput:
         """
         if self.features is None:
             raise ModelError(
-                "codec features: the teacher's logits do not come straight from a linear layer; expected "
-                "one as its last; use codec: auto or affine6"
+                "codec 'features' needs a teacher whose last layer is linear, but this teacher's logits "
+                "come from elsewhere; use codec: auto or affine6"
             )
         return self.features
 

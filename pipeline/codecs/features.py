@@ -242,7 +242,7 @@ def require_state(state: Mapping[str, Tensor], n_classes: int) -> None:
         ValueError: an array is missing, or its shape, dtype or values cannot come from fitting.
     """
     if set(state) != set(STATE):
-        raise ValueError(f"it has {quoted(sorted(state))}, expected {', '.join(STATE)}")
+        raise ValueError(f"it contains {quoted(sorted(state))}, expected {', '.join(STATE)}")
     sizes = {"C": n_classes, "D": state["table"].shape[0], "L": state["table"].shape[-1]}
     for name, (dtype, axes) in STATE.items():
         shape = tuple(sizes[axis] for axis in axes)

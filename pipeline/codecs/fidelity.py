@@ -172,14 +172,14 @@ class Fidelity:
         samples, totals, histograms = (sorted_[k] for k in ("samples", "divergences", "histograms"))
         ((agreement, same),) = sorted_["agreement"].items()
         if sorted(map(histogram_key, totals)) != sorted(histograms):
-            raise ValueError(f"histograms are not of {', '.join(totals)}")
+            raise ValueError(f"histograms must be {', '.join(totals)}")
         if same > samples:
-            raise ValueError(f"{same} answers of {samples} samples survived")
+            raise ValueError(f"{same} unchanged answers for {samples} samples")
         divergences = {}
         for name, total in totals.items():
             counts = {int(bin_): count for bin_, count in histograms[histogram_key(name)].items()}
             if sum(counts.values()) != samples or max(map(abs, counts), default=0) > _HIGHEST_BIN:
-                raise ValueError(f"a histogram is not of its {samples} samples")
+                raise ValueError(f"a histogram does not count its {samples} samples")
             divergences[name] = Divergence(total=total, histogram=counts)
         return cls(samples=samples, divergences=divergences, agreement=agreement, same=same)
 

@@ -39,7 +39,7 @@ def topk(kept: int, n_classes: int) -> Codec:
     """
     if not 0 < kept < n_classes:
         raise ConfigError(
-            f"codec is 'topk-{kept}'; expected 1 to {n_classes - 1} of the {n_classes} classes; change the "
+            f"codec is 'topk-{kept}'; expected 1 to {n_classes - 1} for {n_classes} classes; change the "
             "number, or use a dense codec"
         )
     planes = max(1, math.ceil(math.log2(n_classes) / 8))

@@ -71,7 +71,7 @@ def naming_memory(device: torch.device, what: str, remedy: str) -> Iterator[None
         if not is_out_of_memory(error):
             raise
         raise DeviceError(
-            f"{device}: too little memory for {what} ({_figures(device, error)}); {remedy}"
+            f"{device}: out of memory for {what} ({_figures(device, error)}); {remedy}"
         ) from error
 
 
@@ -80,4 +80,4 @@ def _figures(device: torch.device, error: Exception) -> str:
         return brief(str(error).rpartition("DefaultCPUAllocator: ")[2])
     free, total = torch.cuda.mem_get_info(device)
     held = torch.cuda.memory_allocated(device)
-    return f"{held / 1e9:.1f} GB held by it, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    return f"{held / 1e9:.1f} GB in use by this process, {free / 1e9:.1f} of {total / 1e9:.1f} GB free"

@@ -38,8 +38,8 @@ def naming_failure(work: str) -> Iterator[None]:
             raise
         reason = textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" …")
         raise ModelError(
-            f"{work} failed ({type(error).__name__}: {reason}); expected a network that takes these "
-            "images; correct the model or its options; pipeline --debug shows where"
+            f"{work} failed ({type(error).__name__}: {reason}); expected a network that accepts these "
+            "images; correct the model or its options; --debug shows the traceback"
         ) from error
 
 
@@ -54,7 +54,7 @@ def require_finite_logits(logits: Tensor, split: str) -> None:
     if bad:
         raise NotFiniteError(
             f"logits of {bad:,} of {len(logits):,} {split} images ({bad / len(logits):.1%}) are not "
-            "finite; expected numbers"
+            "finite; expected finite numbers"
         )
 
 
@@ -71,8 +71,8 @@ def require_finite_weights(network: nn.Module, origin: object) -> None:
     names = not_finite(network)
     if names:
         raise NotFiniteError(
-            f"{origin}: weights that are not finite: {first_of(names)}; expected numbers; "
-            "use other weights, or train it again with a lower learning_rate"
+            f"{origin}: weights are not finite: {first_of(names)}; expected finite numbers; use different "
+            "weights, or retrain with a lower learning_rate"
         )
 
 

@@ -158,7 +158,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError(f"holds a {type(value).__name__}, expected an object")
+        raise ValueError(f"contains a {type(value).__name__}, expected an object")
     return value
 
 
@@ -175,7 +175,7 @@ def written_beside(name: str) -> str | None:
 
 
 def _refuse_constant(text: str) -> None:
-    raise ValueError(f"holds {text}, which is no number of JSON")
+    raise ValueError(f"contains {text}, which is not a JSON number")
 
 
 def sync_file(path: Path) -> None:

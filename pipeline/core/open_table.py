@@ -89,7 +89,7 @@ class OpenTable(Generic[T]):
         if self._trusted.isdisjoint({name, name.partition(":")[0]}):
             shown = quoted(name)
             raise self._kind.error(
-                f"{noun} {shown} is code of one's own, which a file alone does not run; if this code is "
+                f"{noun} {shown} is user code, which a file alone does not run; if this code is "
                 f"yours: name it as {self._key} in params.yaml, or in Python call {self._address}.use"
                 f"({shown}), or add --trust-code {shown[1:-1]}"
             )

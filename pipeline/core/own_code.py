@@ -61,8 +61,8 @@ def find_callable(name: str, kind: Kind) -> Callable[..., object]:
     found = _find(name, kind, f"a callable that returns {kind.returns}")
     if not callable(found):
         raise kind.error(
-            f"{kind.noun} {name} is no callable ({type(found).__name__}); expected one that returns "
-            f"{kind.returns}"
+            f"{kind.noun} {name} is not callable ({type(found).__name__}); expected a callable that "
+            f"returns {kind.returns}"
         )
     return found  # type: ignore[no-any-return]
 
@@ -119,8 +119,8 @@ def failed(name: str, kind: Kind, error: Exception) -> PipelineError:
     """Return a one-line error for an exception of user code; raise it `from` that exception."""
     reason = " ".join(str(error).split())
     return kind.error(
-        f"{kind.noun} {name}: the code raises {type(error).__name__}: {reason}; mend it "
-        "(--debug shows where)"
+        f"{kind.noun} {name}: the code raises {type(error).__name__}: {reason}; fix it (--debug shows the "
+        "traceback)"
     )
 
 
@@ -146,8 +146,8 @@ def _require_foreign(name: str, kind: Kind, module_name: str) -> None:
     outermost = module_name.partition(".")[0]
     if outermost in sys.stdlib_module_names and PathFinder.find_spec(outermost, [str(Path.cwd())]) is None:
         raise kind.error(
-            f"{kind.noun} {name}: {outermost} is the standard library's, which makes no {kind.plural}; "
-            f"expected code of your own or of an installed package; correct {kind.noun!r}"
+            f"{kind.noun} {name}: {outermost} is part of the standard library, which has no "
+            f"{kind.plural}; expected your own code or an installed package; correct {kind.noun!r}"
         )
 
 
@@ -163,8 +163,8 @@ def _import(name: str, kind: Kind, module_name: str) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise failed(name, kind, error) from error
         raise kind.error(
-            f"{kind.noun} {name}: no module {error.name!r} in {here} or among the installed packages; "
-            "expected package.module:callable; run in the project's folder, or install the package"
+            f"{kind.noun} {name}: no module {error.name!r} in {here} or in the installed packages; "
+            "expected package.module:callable; run in the project folder, or install the package"
         ) from None
     except Exception as error:
         raise failed(name, kind, error) from error

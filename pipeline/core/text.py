@@ -22,7 +22,7 @@ _SHOWN_CHARACTERS = 400
 _MERGE = "tag:yaml.org,2002:merge"
 PATTERN = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 NAME = re.compile(PATTERN)
-RULE = "1 to 64 of the characters A-Z a-z 0-9 _ -, the first one a letter or digit"
+RULE = "1 to 64 characters A-Z a-z 0-9 _ -, starting with a letter or digit"
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             name, line = self.construct_object(key), key.start_mark.line + 1
             if name in lines:
-                found = f"key {quoted(key.value)} stands in lines {lines[name]} and {line}"
+                found = f"key {quoted(key.value)} appears in lines {lines[name]} and {line}"
                 raise ConstructorError(problem=f"{found}; expected it once; remove one")
             lines[name] = line
         return node
@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError, AttributeError, TypeError):
             kind = node.tag.rpartition(":")[2]
             raise ConstructorError(
-                problem=f"{quoted(node.value)} is no {kind}", problem_mark=node.start_mark
+                problem=f"{quoted(node.value)} is not a valid {kind}", problem_mark=node.start_mark
             ) from None
 
 
@@ -74,11 +74,11 @@ def read_yaml(path: Path) -> Any:
     with path.open("rb") as file:
         content = file.read(LARGEST_BYTES + 1)
     if len(content) > LARGEST_BYTES:
-        raise ValueError(f"more than {LARGEST_BYTES >> 20} MiB, which is no file of parameters")
+        raise ValueError(f"more than {LARGEST_BYTES >> 20} MiB, too large for a parameter file")
     try:
         return parse_yaml(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"no text in UTF-8: {error.reason} at byte {error.start}") from None
+        raise ValueError(f"not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
 def require_name(kind: str, name: str) -> str:

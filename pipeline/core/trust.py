@@ -58,8 +58,8 @@ class Trust:
         if not self.allows(name):
             remedy = self.remedy.format(name=name)
             raise ModelError(
-                f"{card}: asks for code to be run, {quoted(name)}; a card alone runs nothing; if this code "
-                f"is yours, or of somebody whose code you would run: {remedy}"
+                f"{card}: asks to run code, {quoted(name)}; a card alone runs no code; if you trust this "
+                f"code: {remedy}"
             )
         if self._unreserved(name):
             return
@@ -68,8 +68,8 @@ class Trust:
             as_given = option in given and given[option] == value
             if not as_given and not is_plain(value):
                 raise ModelError(
-                    f"{card}: gives {name} the option {quoted(option)}: {quoted(value)}, which the user "
-                    "did not; expected numbers, words, or what params.yaml says; train the model again, or "
+                    f"{card}: sets option {quoted(option)} of {name} to {quoted(value)}, which "
+                    "the user did not set; a card may only set numbers and words; retrain the model, or "
                     "use its weights without the card"
                 )
 
@@ -93,7 +93,7 @@ def require_plain_options(name: str, options: Mapping[str, Any], card: str) -> N
     """
     for option, value in options.items():
         if option in WEIGHT_OPTIONS:
-            problem = "weights are the checkpoint's own"
+            problem = "weights come from the checkpoint"
         elif option in _UNUSED_OPTIONS or is_plain(value):
             continue
         else:

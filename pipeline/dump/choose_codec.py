@@ -118,9 +118,9 @@ def choose_codec(
     if not fitting:
         closest = min(candidates, key=lambda c: c.fidelity.worst)
         raise ConfigError(
-            f"codec {spec}: over its budget on the pilot: {closest.describe(task)}"
-            f"{_tail_mass(closest.codec, pilot)}; expected at most {budget:g} on average; raise max_kl, or "
-            "choose another codec"
+            f"codec {spec}: exceeds its error budget on the pilot: "
+            f"{closest.describe(task)}{_tail_mass(closest.codec, pilot)}; expected at most {budget:g} on "
+            "average; raise max_kl, or choose a different codec"
         )
     return min(fitting, key=lambda c: c.total_bytes(rows))
 
@@ -156,7 +156,7 @@ def _tail_mass(codec: Codec, pilot: Pilot) -> str:
     if codec.kept is None:
         return ""
     masses = [_left_out(pilot.output.logits, codec.kept, t) for t in (1.0, 4.0)]
-    return f", {masses[0]:.1%} of the probability left out at T = 1, {masses[1]:.1%} at T = 4"
+    return f", {masses[0]:.1%} of the probability omitted at T = 1, {masses[1]:.1%} at T = 4"
 
 
 def _left_out(logits_BC: Tensor, kept: int, temperature: float) -> float:
@@ -250,8 +250,8 @@ def run_pilot(context: RunContext, teacher: Teacher, spec: DumpSpec, foretold: i
         # `bool` also waits for the device; without that, the clock would measure kernel launches.
         if not bool(outputs[-1].are_finite().all()):
             raise ModelError(
-                f"teacher {teacher.name} gives logits that are not finite for training images; expected "
-                "numbers; use precision: fp32 or other weights"
+                f"teacher {teacher.name!r} returns non-finite logits for training images; expected finite "
+                "numbers; use precision: fp32, or different weights"
             )
         times.append(time.perf_counter())
     return Pilot(_joined(outputs), _rate([len(batch) for _, batch in batches], times))

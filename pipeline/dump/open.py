@@ -168,8 +168,8 @@ def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor])
     there = growth_folder(path) if complete and is_growing(path) else path
     if header != Header.read(Location(there)) and (others := writers(path)):
         raise LockedError(
-            f"{path}: is to grow while slice {others[0]} is being written; expected no other writer; wait "
-            "for it, or end it and run the command again"
+            f"{path}: cannot grow while slice {others[0]} is being written; wait for that process, or "
+            "stop it and run the command again"
         )
     prepare = prepare_growth if complete else build_frame
     prepare(path, header, index=index, state=state)
@@ -219,6 +219,7 @@ def _warn_of_cost(path: Path, manifest: Manifest, task: Task) -> None:
     budget, fidelity = manifest.header.codec_spec.budget, manifest.fidelity()
     if budget is not None and not fidelity.within(budget):
         note(
-            f"{path}: over its budget: {task.describe(fidelity)}; asked for {budget:g}; the pilot was too "
-            "small or too unlike the rest; for less, make a dump with a lower max_kl"
+            f"{path}: exceeds its error budget: {task.describe(fidelity)}; requested {budget:g}; the "
+            "pilot was too small or not representative; for a smaller error, make a new dump with a lower "
+            "max_kl"
         )

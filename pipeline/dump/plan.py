@@ -186,8 +186,8 @@ def _as_begun(path: Path, found: Header, known: Index, wanted: Wanted) -> tuple[
     folder, (begun, index) = growth_folder(path), read_growth(path)
     if not begun.extends(found) or not all(index[name].begins_with(some) for name, some in known.items()):
         raise MismatchError(
-            f"{folder}: an unfinished growth of another store than the one around it; expected one of its "
-            f"samples, teacher, views and codec; remove it with: rm -r {folder}"
+            f"{folder}: this unfinished growth belongs to a different store; expected the samples, "
+            f"teacher, views and codec of the store around it; remove it with: rm -r {folder}"
         )
     return adopt(folder, begun.with_views(wanted.view_count), index, wanted)
 
@@ -211,7 +211,7 @@ def choose(
     rows = len(context.data.train) * spec.view_count
     pilot = run_pilot(context, teacher, spec) if pilot is None else pilot
     chosen = choose_codec(spec.codec, pilot, context.task, head=teacher.head, rows=rows)
-    note(f"codec {spec.codec}: takes {chosen.codec.name}")
+    note(f"codec {spec.codec}: selected {chosen.codec.name}")
     return chosen.codec, Rates(
         bytes_per_row=chosen.bytes_per_row,
         seconds_per_row=1 / pilot.images_per_second + chosen.seconds_per_row,
@@ -280,6 +280,6 @@ def require_samples(
         absent = int((rows[shard.section][layout.rows(shard)] == ABSENT).sum())
         if absent:
             raise MismatchError(
-                f"{path}: {absent:,} samples of shard {shard}, which is still to be made, are no longer in "
-                "the data; expected the images that it was begun with; restore them or make a new dump"
+                f"{path}: {absent:,} samples of unfinished shard {shard} are no longer in the data; "
+                "expected the images that the dump started with; restore them, or make a new dump"
             )

@@ -105,16 +105,16 @@ def require_room(path: Path, need: Need) -> None:
     disk, memory = free_disk_bytes(path), free_memory_bytes()
     if need.disk_bytes is not None and need.disk_bytes > disk:
         raise StoreError(
-            f"{path}: what is missing takes {size(need.disk_bytes)}, and its disk has {size(disk)} free; "
-            "expected room for all of it; free some, lower views.count, choose a smaller codec, or name "
-            "another disk with --out"
+            f"{path}: the missing shards need {size(need.disk_bytes)}, but the disk has {size(disk)} "
+            "free; free some space, lower views.count, choose a smaller codec, or use a different disk "
+            "with --out"
         )
     if need.disk_bytes is not None or need.seconds is not None:
         note(f"{path}: {', '.join(_told(need, disk))}")
     if memory is not None and need.memory_bytes > memory:
         note(
-            f"{path}: may need {size(need.memory_bytes)} of memory, and {size(memory)} can be had; the "
-            "system may end it; lower batch_size or shard_rows of the dump, or --workers"
+            f"{path}: may need {size(need.memory_bytes)} of memory, but only {size(memory)} is available; "
+            "the system may kill the dump; lower its batch_size or shard_rows, or --workers"
         )
 
 
@@ -123,7 +123,7 @@ def _told(need: Need, disk: int) -> list[str]:
     if need.seconds is not None:
         parts.append(duration(need.seconds))
     if need.disk_bytes is not None:
-        parts.append(f"{size(need.disk_bytes)} of {size(disk)} that are free")
+        parts.append(f"{size(need.disk_bytes)} of {size(disk)} free disk space")
     return parts
 
 

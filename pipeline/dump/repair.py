@@ -45,7 +45,7 @@ from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, clean
 from pipeline.store.records import Records, ShardRecord
 
-_CANNOT = "restore it (dvc checkout --force), or remove the store and make it again"
+_CANNOT = "restore it (dvc checkout --force), or remove the store and dump again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +99,17 @@ def repair(
         about_to_mend: called with the bad files before any of them is touched.
 
     Returns:
-        One line per file that was made again, removed or moved away.
+        One line per file that was rewritten, removed or moved away.
 
     Raises:
         MismatchError: the data or the teacher is not the store's.
-        StoreError: a lost file cannot be made again.
+        StoreError: a lost file cannot be rebuilt.
     """
     path = behind_links(path)
     with ExitStack() as held:
         held.enter_context(gate(path, WAIT_SECONDS))
         held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
-        with suppress(CorruptStoreError):  # a bad manifest, mended below
+        with suppress(CorruptStoreError):  # a bad manifest, repaired below
             clean(path, alone=True)
         found = _examine(path)
         header, layout = found.header, found.header.layout
@@ -129,7 +129,7 @@ def repair(
         faults = [*found.faults, *lost, *also_lost]
         about_to_mend([path / fault.name for fault in faults])
         _mend(path, replace(found, faults=faults), index, state)
-    note(f"{path}: {counted(len(faults), 'file')} to be made again, removed or moved away")
+    note(f"{path}: {counted(len(faults), 'file')} to rewrite, remove or move away")
     cache_logits(context, teacher, spec, path)
     return [_done_about(path, fault) for fault in faults]
 
@@ -166,8 +166,8 @@ def _strays_folder(path: Path) -> Path:
 
 def _done_about(path: Path, fault: Fault) -> str:
     if _is_foreign(fault):
-        return f"moved to {_strays_folder(path)}: {fault.name}, which does not belong to the store"
-    return f"{'removed' if fault.problem == STRAY else 'made again'}: {fault}"
+        return f"moved to {_strays_folder(path)}: {fault.name}, which is not part of the store"
+    return f"{'removed' if fault.problem == STRAY else 'rewritten'}: {fault}"
 
 
 def _examine(path: Path) -> _Findings:
@@ -183,7 +183,7 @@ def _examine(path: Path) -> _Findings:
         metadata = [
             name for name in sorted(frame_files(path)) if _only_manifest_proves(header.layout, name)
         ]
-        faults = [Fault(name, "is proven by no manifest") for name in metadata]
+        faults = [Fault(name, "is not covered by a manifest") for name in metadata]
     else:
         header, records = manifest.header, dict(manifest.shards)
         metadata = sorted(manifest.metadata)
@@ -209,8 +209,8 @@ def _index(path: Path, header: Header, data: PreparedData) -> tuple[Index, list[
     index = {name: SampleIndex.of(splits[name]) for name in header.layout.sections if name in splits}
     if dataset_digest(index) != header.fingerprint.dataset:
         raise StoreError(
-            f"{path}: which samples its rows are is lost, and the data is not just what it was made from; "
-            f"expected the same; {_CANNOT}"
+            f"{path}: the sample index is lost, and the data differs from the data of the dump, so it "
+            f"cannot be rebuilt; {_CANNOT}"
         )
     return index, _lost(path, lambda name: name.split("/")[1] in INDEX_ARRAYS)
 
@@ -234,12 +234,12 @@ def _state(
     codec, _ = choose(context, teacher, DumpSpec.of(header, path))
     if codec_fingerprint(codec) != header.fingerprint.codec:
         raise StoreError(
-            f"{path}: what its codec keeps once is lost, and the pilot does not give the same again; "
-            f"expected the machine and versions of the dump; {_CANNOT}"
+            f"{path}: the codec's shared arrays are lost, and the pilot does not reproduce them; use the "
+            f"machine and versions of the dump; otherwise {_CANNOT}"
         )
     return codec.state, _lost(path, lambda name: name.startswith(f"{CODEC_GROUP}/"))
 
 
 def _lost(path: Path, which: Callable[[str], bool]) -> list[Fault]:
     names = sorted(name for name in frame_files(path) if "/" in name and which(name))
-    return [Fault(name, "is not what was written, or what goes with it is not") for name in names]
+    return [Fault(name, "has changed, or belongs to a group of files that has") for name in names]

@@ -49,7 +49,7 @@ from pipeline.store.place import behind_links
 from pipeline.store.records import Witness, witness_rows
 from pipeline.store.writer import StoreWriter, direct_top1
 
-_LESS_MEMORY = "lower batch_size of the dump, use precision: bf16, or render elsewhere: --render cpu"
+_LESS_MEMORY = "lower the dump's batch_size, use precision: bf16, or render on the CPU: --render cpu"
 
 
 def cache_logits(
@@ -121,7 +121,7 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
     with gate(path, PREPARATION_SECONDS):
         manifest = complete(path, planned.header, planned.context, completes=completes)
     if manifest is None and completes and part == WHOLE:
-        raise StoreError(f"{path}: shards are missing that were made; expected them; run the command again")
+        raise StoreError(f"{path}: finished shards have disappeared; run the command again to rewrite them")
     dump.report_speed()
     if manifest is not None:
         tell_pending(path)
@@ -272,13 +272,17 @@ class _Dump:
                 "no NaN or infinity; correct it",
             )
         for row, what, expected in (
-            (buffer.bad, "that are not finite", "numbers; use precision: fp32 or other weights"),
+            (
+                buffer.bad,
+                "that are not finite",
+                "finite numbers; use precision: fp32, or different weights",
+            ),
             (buffer.lost, *lost),
         ):
             if row is not None:
                 sample = self._splits[shard.section].names[rows[row]]
                 raise ModelError(
-                    f"teacher {self._teacher.name} gives logits {what} for sample {sample!r} in view "
+                    f"teacher {self._teacher.name!r} returns logits {what} for sample {sample!r} in view "
                     f"{shard.view} of {shard.section}; expected {expected}"
                 )
 
@@ -307,8 +311,9 @@ class _Dump:
         weakness = self._task.weakness(quality, labels, " and ".join(held_out))
         if weakness is not None:
             raise ModelError(
-                f"teacher {self._teacher.name} has {weakness}: wrong labels, wrong preprocessing or too "
-                "little training look like this; mend it, or set the dump's allow_poor_teacher: true"
+                f"teacher {self._teacher.name!r} has {weakness}; typical causes are wrong labels, wrong "
+                "preprocessing or too little training; fix the teacher, or set the dump's "
+                "allow_poor_teacher: true"
             )
 
 

@@ -41,7 +41,7 @@ class Speed:
         if self.alone is None:
             return text
         share = self.images_per_second / self.alone
-        return f"{text}; the teacher alone {self.alone:,.0f} images/s: utilisation {share:.0%}"
+        return f"{text}; the teacher alone {self.alone:,.0f} images/s, utilisation {share:.0%}"
 
 
 class Stopwatch:

@@ -94,14 +94,14 @@ def _contradictions(location: Location, manifest: Manifest) -> list[str]:
     try:
         root = Header.parse(manifest.read_metadata(location, ZARR_JSON), f"{location}/{ZARR_JSON}")
         if not root.says_the_same_as(manifest.header):
-            problems.append(f"{ZARR_JSON} describes another store than {MANIFEST}")
+            problems.append(f"{ZARR_JSON} and {MANIFEST} describe different stores")
         store = LogitStore(location, manifest)
         _require_described(store)
         index = {name: section.index for name, section in store.sections.items()}
     except StoreError as error:
         return [str(error)]
     if dataset_digest(index) != manifest.header.fingerprint.dataset:
-        problems.append("keys and digests of the samples are not those of the dataset's fingerprint")
+        problems.append("the samples' keys and digests do not match the dataset's fingerprint")
     return problems
 
 
@@ -111,7 +111,7 @@ def _require_described(store: LogitStore) -> None:
         views_of(store)
         preprocessing_of(store)
     except ConfigError as error:
-        note(f"{store.location}: what is said of views and preprocessing is not checked: {error}")
+        note(f"{store.location}: views and preprocessing were not checked: {error}")
 
 
 def _undecodable(location: Location, manifest: Manifest) -> list[str]:
@@ -135,7 +135,7 @@ def _undecodable(location: Location, manifest: Manifest) -> list[str]:
                 problems.append(str(error))
                 continue
             if not finite:
-                problems.append(f"{name} view {view} holds logits that are not finite")
+                problems.append(f"{name} view {view} has non-finite logits")
     return problems
 
 
@@ -174,7 +174,9 @@ def replay(store: LogitStore, context: RunContext, teacher: Teacher, count: int,
     if mean > mean_limit:
         bad.append(f"replayed logits differ: mean KL {mean:.2e}, expected at most {mean_limit:.0e}")
     if worst > worst_limit:
-        bad.append(f"replayed logits differ: KL {worst:.2e} of a pair, expected at most {worst_limit:.0e}")
+        bad.append(
+            f"replayed logits differ: KL {worst:.2e} for one pair, expected at most {worst_limit:.0e}"
+        )
     return Audit(
         ok=not bad,
         checked=0,

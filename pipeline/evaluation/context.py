@@ -23,7 +23,7 @@ from pipeline.samples.packed import Split
 from pipeline.tasks.task import Figures, Task
 
 EVALUATION_BATCH = 500
-_LESS_MEMORY = "evaluate smaller images, or on another device: --device"
+_LESS_MEMORY = "use smaller images, or a different device: --device"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

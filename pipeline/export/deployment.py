@@ -97,8 +97,8 @@ class Deployment:
         except (RuntimeError, ValueError, TypeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
-                f"{self.card.architecture.name} cannot be traced ({reason}); expected a network that "
-                "computes the same operations for every image; export another model"
+                f"{self.card.architecture.name} cannot be traced ({reason}); expected a network that runs "
+                "the same operations for every image; export a different model"
             ) from error
         # Stack traces name files of this machine.
         for node in program.graph.nodes:

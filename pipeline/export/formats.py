@@ -84,12 +84,12 @@ def _encode_onnx(deployment: Deployment) -> bytes:
     except torch.onnx.OnnxExporterError as error:
         raise ModelError(
             f"{deployment.card.architecture.name} cannot be written as ONNX ({_first_cause(error)}); "
-            "expected operations that ONNX has; use --format pt2"
+            "expected operations that ONNX supports; use --format pt2"
         ) from error
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--format onnx, and torch {torch.__version__} does not find what it needs ({error}); expected "
-            "an onnxscript as new as torch; run: pip install --upgrade onnxscript, or use --format pt2"
+            f"--format onnx: torch {torch.__version__} needs a newer onnxscript ({error}); run: pip "
+            "install --upgrade onnxscript, or use --format pt2"
         ) from error
     program.model.metadata_props.update(_texts(deployment))
     content: bytes = program.model_proto.SerializeToString(deterministic=True)
@@ -148,8 +148,8 @@ def _require_onnx() -> None:
     missing = [name for name in _ONNX_NEEDS if find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"--format onnx, and {', '.join(missing)} not installed; expected {', '.join(_ONNX_NEEDS)}; "
-            f"run: {extra_command('export')}, or use --format pt2"
+            f"--format onnx needs {', '.join(_ONNX_NEEDS)}, but {', '.join(missing)} not installed; run: "
+            f"{extra_command('export')}, or use --format pt2"
         )
 
 
@@ -158,7 +158,7 @@ def _require_room(deployment: Deployment) -> None:
     if size > _ONNX_MOST_BYTES:
         raise ModelError(
             f"{deployment.card.architecture.name} has {size / 1e9:.1f} GB of weights; expected less than "
-            "2 GiB, which is what one ONNX file holds; use --format pt2"
+            "2 GiB, the limit of one ONNX file; use --format pt2"
         )
 
 
@@ -215,8 +215,8 @@ class Parity:
         """
         if not self.relative <= threshold:
             raise ModelError(
-                f"the exported network computes something else: {self}; expected at most {threshold:g} of "
-                "the largest logit; nothing was written; use the other format, or raise --threshold"
+                f"the exported network computes different logits: {self}; expected at most {threshold:g} "
+                "of the largest logit; nothing was written; use the other format, or raise --threshold"
             )
 
     def __str__(self) -> str:

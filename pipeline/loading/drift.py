@@ -49,11 +49,11 @@ class Drift:
 
     def __str__(self) -> str:
         if not self.differing:
-            return f"{self.checked:,} witnesses look as the teacher saw them"
+            return f"{self.checked:,} checksummed samples render as they did for the teacher"
         return (
-            f"{self.differing:,} of {self.checked:,} witnesses look otherwise than the teacher saw them, "
-            f"first {self.first}; of {PLACES} pixels that are kept of each, levels of 255 differ by "
-            f"{self.mean_levels:.2f} on average and {self.largest_levels} at most"
+            f"{self.differing:,} of {self.checked:,} checksummed samples render differently than they did "
+            f"for the teacher, first {self.first}; over the {PLACES} stored pixels per sample, levels (0 "
+            f"to 255) differ by {self.mean_levels:.2f} on average and {self.largest_levels} at most"
         )
 
     def require_none(
@@ -76,8 +76,8 @@ class Drift:
                 for some in (made_with, versions(decoder))
             )
             raise MismatchError(
-                f"{origin}: {self}; made with {there}, here {here}; expected the same pixels; use those "
-                f"versions, or make a new dump{way_out}"
+                f"{origin}: {self}; dumped with {there}, here {here}; expected the same pixels; use the "
+                f"same versions, or make a new dump{way_out}"
             )
 
 
@@ -179,9 +179,8 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
         now, then = Witness.of(shown), sighting.witness
         if (now.values.shape, now.values.dtype) != (then.values.shape, then.values.dtype):
             raise MismatchError(
-                f"the teacher saw {then.values.dtype} samples of {then.channels} channels, here they are "
-                f"{now.values.dtype} of {now.channels}; expected the same; use the data that the dump was "
-                "made from"
+                f"the teacher saw {then.values.dtype} samples with {then.channels} channels, but here "
+                f"they are {now.values.dtype} with {now.channels}; use the data of the dump"
             )
         other = np.flatnonzero(np.array(now.crcs) != np.array(sighting.witness.crcs))
         names = (feed.images.names[row] for row in sighting.rows[other])
@@ -231,7 +230,7 @@ def _require_no_drift(store: LogitStore, feed: Feed, seed: int) -> None:
     preprocessing = feed.seen_by(preprocessing_of(store))
     drift = measure_drift(preprocessing, store_sightings(store, "train", images, seed))
     if not store.allow_drift:
-        way_out = ", or measure what it costs with --allow-drift"
+        way_out = ", or measure the cost with --allow-drift"
         drift.require_none(str(store.location), made_with, images.decoder, way_out)
         store.rows_of(images)
     elif drift.differing:

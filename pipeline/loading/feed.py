@@ -98,7 +98,7 @@ class Feed:
             where = "resident" if self._resident is not None else "copied batch by batch"
             return f"{count:,} images, {size / 1e6:,.0f} MB, {where} on {self.device}, rendered there"
         done = "decoded and rendered" if self.images.decodes_at_use else "rendered"
-        return f"{count:,} images, staged for {self.device}, {done} ahead by {self._workers} threads"
+        return f"{count:,} images, {done} ahead by {self._workers} threads, for {self.device}"
 
     @property
     def mixes(self) -> bool:

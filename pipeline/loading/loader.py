@@ -78,9 +78,10 @@ class Division:
         """
         if count < self._least(unit):
             raise ConfigError(
-                f"there are {count} images to train on, and a step in {self.parts} parts is shared by "
-                f"{self.ranks.count} processes, {unit} images that stay together each; expected at least "
-                f"{self._least(unit)}; add images or labels, or lower accumulate or the number of processes"
+                f"{count} training images are too few for a step of {self.parts} parts on "
+                f"{self.ranks.count} processes, in groups of {unit} images; expected at least "
+                f"{self._least(unit)}; add images or labels, or lower accumulate or the number of "
+                "processes"
             )
 
     def cuts(self, batch_size: int, unit: int) -> list[tuple[slice, slice]]:
@@ -103,7 +104,7 @@ class Division:
         sizes = [part.stop - part.start for part in cuts]
         if min(sizes) < self.ranks.count * unit:
             raise ConfigError(
-                f"a step of {batch_size} images in {self.parts} parts is shared by {self.ranks.count} "
+                f"batch_size {batch_size} is too small for {self.parts} parts on {self.ranks.count} "
                 f"processes; expected at least {self._least(unit)} images; raise batch_size, or lower "
                 "accumulate or the number of processes"
             )
@@ -314,6 +315,6 @@ def _feature_source(
         return None
     if targets is None:
         raise ConfigError(
-            "the loss compares features, and there is no store; expected a dump of codec features"
+            "the loss needs teacher features, but there is no store; use a dump with codec: features"
         )
     return FeatureSource(targets, labels, n_classes, needs)

@@ -103,7 +103,9 @@ class ReplayDataset(Dataset[Item]):
         """Return several items at once, for `DataLoader`; much faster than one by one."""
         wanted = np.asarray(rows)
         if len(wanted) and not -len(self) <= wanted.min() <= wanted.max() < len(self):
-            raise IndexError(f"samples {wanted.min()} to {wanted.max()} of {len(self)}")
+            raise IndexError(
+                f"samples {wanted.min()} to {wanted.max()} are out of range; there are {len(self)}"
+            )
         wanted = wanted % len(self)
         while True:
             generation, view = self._view.now()

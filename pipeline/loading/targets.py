@@ -122,10 +122,14 @@ def require_features(codec: Decoder) -> FeatureDecoder:
         ConfigError: the codec stores no features.
     """
     if codec.features is None:
-        kept = f"codec {codec.name}" if isinstance(codec, Codec) else "several teachers"
+        found = (
+            f"was written with codec {codec.name!r}, which keeps logits only"
+            if isinstance(codec, Codec)
+            else "averages several teachers"
+        )
         raise ConfigError(
-            f"the loss compares features, and the dump is of {kept}; expected codec features, which keeps "
-            "them; dump once more with it, or choose a loss of logits"
+            f"the loss needs teacher features, but the store {found}; re-dump with codec: features, or "
+            "choose a logit loss"
         )
     return codec.features
 
@@ -144,7 +148,7 @@ class Labels:
 
     def __init__(self, feed: Feed, n_classes: int | None, told: Rows | None = None) -> None:
         if feed.mixes and n_classes is None:
-            raise ConfigError("the views mix images and n_classes is None; expected their number")
+            raise ConfigError("the views mix images, but n_classes is None; pass the number of classes")
         self._feed, self._n_classes = feed, n_classes
         self.own = torch.from_numpy(feed.images.labels if told is None else told).to(feed.device)
 
@@ -245,7 +249,9 @@ class FeatureSource:
     ) -> None:
         self.dim = targets.require_features()
         if needs.centres and n_classes is None:
-            raise ConfigError("the loss needs class centres and n_classes is None; expected their number")
+            raise ConfigError(
+                "the loss needs class centres, but n_classes is None; pass the number of classes"
+            )
         self._targets, self._labels, self._needs = targets, labels, needs
         self._n_classes = n_classes or 0
         self._centres: Tensor | None = None

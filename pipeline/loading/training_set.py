@@ -62,8 +62,8 @@ class TrainingSet:
         rows = np.flatnonzero(labels != UNLABELLED)
         if not len(rows):
             raise DataError(
-                f"none of {len(images):,} training images is labelled; expected some to train on without a "
-                "teacher's logits; label images, or train a student from a dump"
+                f"none of the {len(images):,} training images is labelled, and training without a dump "
+                "needs labels; label images, or train a student from a dump"
             )
         return cls(images=images.subset(rows), labels=labels[rows], length=length or len(rows))
 
@@ -87,5 +87,5 @@ class TrainingSet:
         if self.labelled < count:
             said.append(f"{self.labelled:,} labelled")
         if self.length != count:
-            said.append(f"shown again and again, in as many steps as {self.length:,} images have")
+            said.append(f"repeated to fill as many steps as {self.length:,} images")
         return said

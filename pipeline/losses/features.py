@@ -146,8 +146,8 @@ def centre(
     """
     if features.centres is None:
         raise ConfigError(
-            "loss centre was given no centres; expected the teacher's mean features of each class (C, Dt); "
-            "give them as Features(centres=...)"
+            "loss 'centre' needs centres, the teacher's mean features per class (C, Dt); pass them as "
+            "Features(centres=...)"
         )
     logits = kd(student, labels, teacher, temperature=temperature, ce_weight=ce_weight, kd_weight=kd_weight)
     return logits + feature_weight * to_centres(features.student, labels, features.centres)

@@ -58,7 +58,7 @@ def own_loss(name: str) -> Loss:
     """
     code = find_callable(name, LOSS)
     return Loss(
-        code,  # type: ignore[arg-type]  # what it returns is looked at each time
+        code,  # type: ignore[arg-type]  # each result is checked
         needs_teacher=_said(name, code, "needs_teacher", bool, True),
         one_target=_said(name, code, "one_target", bool, False),
         features=_said(name, code, "features", FeatureNeeds, None),
@@ -108,13 +108,13 @@ class _Checked:
             value = self.function(student, *others, **settings)
         if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
             raise ConfigError(
-                f"loss {self.name} returns {_described(value)}; expected a scalar tensor of floats, the "
-                "mean over the batch; mend it"
+                f"loss {self.name!r} returns {_described(value)}; expected a scalar float tensor, the "
+                "mean over the batch; fix the code"
             )
         if torch.is_grad_enabled() and student.requires_grad and not value.requires_grad:
             raise ConfigError(
-                f"loss {self.name} returns a number without a gradient; expected a function of the "
-                "student's logits, which are not detached; mend it"
+                f"loss {self.name!r} returns a value without a gradient; expected a function of the "
+                "student's logits, not detached; fix the code"
             )
         return value
 
@@ -124,7 +124,8 @@ def _said(name: str, code: object, attribute: str, kind: type[T], default: T | N
     value = getattr(code, attribute, default)
     if value is not default and not isinstance(value, kind):
         raise ConfigError(
-            f"loss {name}: its {attribute} is a {type(value).__name__}; expected a {kind.__name__}; mend it"
+            f"loss {name!r}: attribute {attribute} is a {type(value).__name__}; expected a "
+            f"{kind.__name__}; fix the code"
         )
     return value
 
@@ -150,7 +151,7 @@ def _require_settings(
         require_settings(name, settings, list(taken))
     for key, one in taken.items():
         if one.default is one.empty and key not in settings:
-            raise ConfigError(f"loss {name} lacks the setting {key!r}, which has no default; add it")
+            raise ConfigError(f"loss {name!r} needs the setting {key!r}, which has no default; add it")
 
 
 def _schedules(name: str, code: Callable[..., object], settings: Mapping[str, Any]) -> dict[str, Schedule]:
@@ -174,12 +175,12 @@ def _ranges(code: Callable[..., object]) -> dict[str, Range]:
 def _stateless(name: str, made: object) -> Callable[..., object]:
     if not callable(made):
         raise ConfigError(
-            f"loss {name} makes a {type(made).__name__}, which is no callable; expected one of (student, "
-            "labels, teacher); add __call__"
+            f"loss {name!r} returns a {type(made).__name__}, which is not callable; expected a callable "
+            "(student, labels, teacher); add __call__"
         )
     if isinstance(made, nn.Module) and any(True for _ in made.parameters()):
         raise ConfigError(
-            f"loss {name} has weights of its own, which nothing trains; expected none; make them in "
+            f"loss {name!r} has trainable weights, but the optimiser does not train them; declare them in "
             "`features`, as FeatureNeeds(projection=...)"
         )
     return made

@@ -118,8 +118,8 @@ class Schedule:
         finite = all(math.isfinite(value) for value in (self.start, self.end, self.epochs))
         if not finite or self.epochs < 0:
             raise ConfigError(
-                f"a schedule goes from {self.start} to {self.end} in {self.epochs} epochs; "
-                "expected finite numbers and at least 0 epochs"
+                f"a schedule goes from {self.start} to {self.end} in {self.epochs} epochs; expected "
+                "finite numbers, and at least 0 epochs"
             )
         if not 0 <= self.share <= 1:
             raise ConfigError(f"a schedule takes {self.share} of a run; expected a share from 0 to 1")
@@ -195,8 +195,8 @@ def require_settings(name: str, settings: Mapping[str, Any], accepted: Sequence[
     for key in settings:
         if key not in accepted:
             raise ConfigError(
-                f"loss {name} has the setting {key!r}; expected {', '.join(accepted) or 'none'}"
-                f"{did_you_mean(key, accepted)}"
+                f"loss {name!r} has no setting {key!r}; expected "
+                f"{', '.join(accepted) or 'none'}{did_you_mean(key, accepted)}"
             )
 
 
@@ -215,8 +215,8 @@ def number_or_schedule(name: str, key: str, value: Any, allowed: Range) -> Sched
     schedule = Schedule.parse(value)
     if schedule is None or not (allowed.holds(schedule.start) and allowed.holds(schedule.end)):
         raise ConfigError(
-            f"loss {name}: {key} is {value!r}; expected a number {allowed.expected}, or a schedule of "
-            "such numbers: {from: A, to: B, epochs: E}, or {warmup: B, epochs: E} which begins at 0, E "
+            f"loss {name!r}: {key} is {value!r}; expected a number {allowed.expected}, or a schedule of "
+            "such numbers: {from: A, to: B, epochs: E}, or {warmup: B, epochs: E}, which starts at 0; E is "
             "more than 0; share: S, a part of the run, may replace epochs"
         )
     return schedule

@@ -86,8 +86,8 @@ def require_targets(name: str, where: str, *, mixes: bool) -> None:
     if find_loss(name).one_target and mixes:
         mixable = [other for other, loss in LOSSES.items() if loss.needs_teacher and not loss.one_target]
         raise ConfigError(
-            f"loss {name} needs one class a sample, and the views of {where} mix images (mixup, cutmix); "
-            f"expected views that do not; choose another dump, or one of these losses: {', '.join(mixable)}"
+            f"loss {name!r} needs one class per sample, but the views of {where} mix images (mixup, "
+            f"cutmix); choose a different dump, or one of these losses: {', '.join(mixable)}"
         )
 
 
@@ -110,8 +110,8 @@ def require_features(name: str, codecs: Sequence[str], where: str) -> None:
     if list(codecs) != [FEATURES]:
         others = [other for other, loss in LOSSES.items() if loss.needs_teacher and loss.features is None]
         raise ConfigError(
-            f"loss {name} compares features, and {where} {found}; expected one dump whose codec keeps the "
-            f"teacher's features; set its codec: {FEATURES}, or choose one of these losses: "
+            f"loss {name!r} needs teacher features, but {where} {found}; expected one dump whose codec "
+            f"keeps features; re-dump with codec: {FEATURES}, or choose one of these losses: "
             f"{', '.join(others)}"
         )
 
@@ -127,8 +127,8 @@ def find_loss(name: str) -> Loss:
     if is_own(name):
         return own_loss(name)
     raise ConfigError(
-        f"loss is {name!r}; expected one of {', '.join(LOSSES)}, or package.module:NAME of your own"
-        f"{did_you_mean(name, LOSSES)}"
+        f"loss is {name!r}; expected one of {', '.join(LOSSES)}, or your own "
+        f"package.module:NAME{did_you_mean(name, LOSSES)}"
     )
 
 

@@ -144,8 +144,8 @@ def wsld(
     """
     if labels.is_floating_point():
         raise ConfigError(
-            "loss wsld was given shares of classes, as of mixed images; expected one class a sample; "
-            "choose views without mixup and cutmix, or another loss"
+            "loss 'wsld' got class shares, as for mixed images; expected one class per sample; choose "
+            "views without mixup and cutmix, or a different loss"
         )
     supervised = cross_entropy(student, labels)
     ratio = supervised.detach() / (cross_entropy(teacher, labels) + _SMALL)

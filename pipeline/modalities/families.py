@@ -160,7 +160,7 @@ def call_builder(
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(
-            f"model {name} with options {dict(options)}: {reason}; expected what its builder takes; "
+            f"model {name} with options {dict(options)}: {reason}; expected arguments of its builder; "
             "correct the options"
         ) from None
 
@@ -174,7 +174,7 @@ def require_own_stem(name: str, stride: int, fitted: Collection[str] = ()) -> No
         fitted: models of the same source with a stem that can be fitted.
     """
     if stride != IMAGENET_STEM_STRIDE:
-        only = f"only {', '.join(fitted)} have" if fitted else "models of your own code do not have"
+        only = f"only {', '.join(fitted)} have" if fitted else "user-defined models do not have"
         raise ModelError(
             f"model {name} has stem_stride {stride}; expected 4: {only} a stem for small images; enlarge "
             f"data.image_size{' or choose one of these' if fitted else ''}"
@@ -190,15 +190,15 @@ def require_no_weights(name: str, options: Mapping[str, Any]) -> None:
     given = next((option for option in WEIGHT_OPTIONS if option in options), None)
     if given is not None:
         raise ModelError(
-            f"model {name} has {given} among its options; expected them beside the model; write weights: "
+            f"model {name} has {given} in its options; set weights beside the model instead: weights: "
             f"{quoted(options[given])}"
         )
 
 
 def unknown_weights(name: str, weights: str, known: Sequence[str]) -> ModelError:
     """Return the error for unknown weights of a model."""
-    named = ", ".join(known) or "a checkpoint (no weights have a name)"
+    named = f"{', '.join(known)}, or " if known else ""
     return ModelError(
-        f"weights {weights!r} of {name} are unknown; expected {named}, or the path of a checkpoint "
+        f"model {name} has no weights {weights!r}; expected {named}the path of a checkpoint "
         f"({', '.join(CHECKPOINT_SUFFIXES)}){did_you_mean(weights, known)}"
     )

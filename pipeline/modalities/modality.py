@@ -215,7 +215,7 @@ class Modality(ABC):
             ConfigError: samples of this modality are not files.
             DataError: the folder has no such file, or one cannot be read.
         """
-        raise ConfigError(f"{folder}: samples of modality {self.name} are not read from single files")
+        raise ConfigError(f"{folder}: modality {self.name!r} does not read samples from single files")
 
     def extents(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
         """Return the extents (n, k) of some samples from their file headers, e.g. height and width.
@@ -225,7 +225,7 @@ class Modality(ABC):
         Raises:
             ConfigError: samples of this modality have no headers.
         """
-        raise ConfigError(f"samples of modality {self.name} are not measured by their headers")
+        raise ConfigError(f"modality {self.name!r} does not measure samples from file headers")
 
     def picture(
         self,

@@ -137,7 +137,7 @@ def _require_file(path: Path, expected: str | None) -> None:
         raise missing(path) from None
     if found != expected:
         raise DataError(
-            f"{path}: its bytes do not belong to dataset.json (SHA-256 {found[:12]}, expected "
+            f"{path}: content does not match dataset.json (SHA-256 {found[:12]}, expected "
             f"{expected[:12]}); run: pipeline prepare"
         )
 
@@ -238,7 +238,7 @@ def _wrong_names(images: Split, path: Path) -> list[str]:
         return []
     name = images.names[int(wrong[0])]
     return [
-        f"{path}: {counted(len(wrong), 'name')} of other keys than the index has, first {name!r}; run: "
+        f"{path}: {counted(len(wrong), 'name')} without a matching key in the index, first {name!r}; run: "
         "pipeline prepare"
     ]
 

@@ -83,7 +83,7 @@ def read_views(plain: Mapping[str, Any], teacher: Mapping[str, Any], origin: obj
         return known.views(plain)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptStoreError(
-            f"{origin}: its header describes no views ({reason(error)}); {RESTORE}"
+            f"{origin}: the header does not describe views ({reason(error)}); {RESTORE}"
         ) from None
 
 
@@ -113,5 +113,5 @@ def preprocessing_of(labels: SoftLabels) -> Preprocessing:
         return known.preprocessing(labels.teacher["preprocessing"])
     except (ValueError, TypeError, KeyError, RecursionError, ModelError) as error:
         raise CorruptStoreError(
-            f"{labels.location}: its header describes no preprocessing ({reason(error)}); {RESTORE}"
+            f"{labels.location}: the header does not describe preprocessing ({reason(error)}); {RESTORE}"
         ) from None

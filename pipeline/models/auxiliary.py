@@ -52,8 +52,8 @@ def weighted_logits(outputs: object) -> list[tuple[float, Tensor]]:
     if weights is not None:
         return [(weight, getattr(outputs, name)) for name, weight in weights.items()]
     raise ModelError(
-        f"the network gives a {type(outputs).__name__} in training; expected logits (B, C), a tensor; let "
-        "it return them alone"
+        f"the network returns a {type(outputs).__name__} in training; expected a tensor of logits (B, C); "
+        "make it return only that"
     )
 
 
@@ -81,8 +81,8 @@ def require_room(architecture: Architecture, image_size: int) -> None:
     present = architecture.name == "inception_v3" and architecture.options.get("aux_logits", True)
     if present and image_size < _INCEPTION_SIZE:
         raise ModelError(
-            f"model inception_v3 sees images of {image_size} pixels; expected at least {_INCEPTION_SIZE}, "
-            "or 75 without its auxiliary head; enlarge data.image_size, or set options: {aux_logits: false}"
+            f"model inception_v3 gets images of {image_size} pixels; expected at least {_INCEPTION_SIZE}, "
+            "or 75 without its auxiliary head; raise data.image_size, or set options: {aux_logits: false}"
         )
 
 

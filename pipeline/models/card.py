@@ -134,7 +134,7 @@ class _File(_Part):
             raise ValueError(f"{self.architecture.channels} channels; expected 1 or 3")
         selected = self.architecture.selected
         if selected and len(selected) != len(self.classes):
-            raise ValueError(f"{len(selected)} selected logits of {len(self.classes)} classes")
+            raise ValueError(f"{len(selected)} selected logits for {len(self.classes)} classes")
         return self
 
 
@@ -146,11 +146,11 @@ def _content(path: Path) -> bytes:
             content = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         raise ModelError(
-            f"{path}: no such file; expected the card beside {path.stem}; run the stage that writes it "
+            f"{path}: no such file; {path.stem} needs its card beside it; run the stage that writes both "
             "(pipeline train-teacher or train-student)"
         ) from None
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror or error}; expected a model card, a file") from None
+        raise ModelError(f"{path}: {error.strerror or error}; expected a model card file") from None
     if len(content) > _MOST_BYTES:
         raise ModelError(f"{path}: not a model card (larger than {_MOST_BYTES:,} bytes); write it again")
     return content
@@ -164,8 +164,8 @@ def _parse(content: bytes, path: Path) -> CardFile:
     except ValueError as error:
         problem = first_problem(error) if isinstance(error, pydantic.ValidationError) else str(error)
         raise ModelError(
-            f"{path}: not a model card ({problem}); expected the one that the checkpoint was "
-            "written with; write it again, or move it away if it is of something else"
+            f"{path}: not a model card ({problem}); expected the card that was written with the "
+            "checkpoint; write it again, or move it away if it belongs to something else"
         ) from None
     # Built from the raw JSON, so that 1 and 1.0 stay different: both enter a teacher's digest.
     return CardFile(card=ModelCard.from_dict(json.loads(content)), weights_sha256=file.weights_sha256)

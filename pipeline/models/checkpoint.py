@@ -77,7 +77,8 @@ def load_checkpoint(
     card, name = file.card, file.card.architecture.name
     if expected is not None and not _is_named(name, expected):
         raise ModelError(
-            f"{path}: weights of {quoted(name)[1:-1]}; expected {expected}; correct 'model' or 'weights'"
+            f"{path}: weights are for {quoted(name)[1:-1]}; expected {expected}; correct 'model' or "
+            "'weights'"
         )
     _require_trusted(card.architecture, card_path, trust)
     content = read_content(path)
@@ -100,8 +101,8 @@ def read_tensors(path: Path) -> StateDict:
     tensors = named_tensors(read_content(path))
     if tensors is None:
         raise ModelError(
-            f"{path}: holds no named tensors; expected a plain state dict, or one under 'state_dict' or "
-            "'model'; save it again as one"
+            f"{path}: contains no named tensors; expected a plain state dict, or one under 'state_dict' "
+            "or 'model'; save it in that form"
         )
     return tensors
 
@@ -158,9 +159,7 @@ def load_state(
         network.load_state_dict(fitted)
     except (RuntimeError, TypeError) as error:  # e.g. of quantised or sparse tensors
         reason = " ".join(str(error).split())
-        raise ModelError(
-            f"{origin}: its tensors cannot be taken ({reason}); save them as float32"
-        ) from None
+        raise ModelError(f"{origin}: tensors cannot be loaded ({reason}); save them as float32") from None
     require_finite_weights(network, origin)
 
 
@@ -170,7 +169,7 @@ def _require_floats(state: StateDict, own: StateDict, origin: Path | str) -> Non
         if own[name].is_floating_point() and not tensor.is_floating_point():
             raise ModelError(
                 f"{origin}: {name} is {str(tensor.dtype).removeprefix('torch.')}; expected floating-point "
-                "numbers, as quantised weights are other values; save them as float32"
+                "numbers, because quantised weights have different values; save them as float32"
             )
 
 
@@ -218,9 +217,8 @@ def _require_undamaged(content: object, file: CardFile, path: Path) -> None:
     tensors = named_tensors(content)
     if tensors is None or tensors_digest(tensors) != file.weights_sha256:
         raise ModelError(
-            f"{path}: its weights are not those that {path.stem}.json was written with: bytes changed, or "
-            "it is another file; copy both again, or run the stage that writes them (pipeline "
-            "train-teacher or train-student)"
+            f"{path}: weights do not match {path.stem}.json: the file has changed, or was replaced; copy "
+            "both again, or run the stage that writes them (pipeline train-teacher or train-student)"
         )
 
 

@@ -36,8 +36,8 @@ def count_logits(network: nn.Module, name: str, preprocessing: Preprocessing) ->
     outputs = try_out(network, name, preprocessing.normalise(preprocessing.example(2)))
     if outputs.ndim != 2 or len(outputs) != 2:
         raise ModelError(
-            f"model {name} gives {tuple(outputs.shape)} for two images; expected logits (2, C); choose "
-            "another model"
+            f"model {name} returns shape {tuple(outputs.shape)} for two images; expected logits (2, C); "
+            "choose a different model"
         )
     return outputs.shape[1]
 
@@ -56,17 +56,18 @@ def try_out(network: nn.Module, name: str, inputs: Tensor) -> Tensor:
     except Exception as error:  # a network may raise anything for unsuitable images
         smallest = source_of(name).smallest_size(name)
         small = smallest is not None and inputs.shape[-1] < smallest
-        need = f"at least {smallest} pixels" if small else "a size that it takes"
+        need = f"at least {smallest} pixels" if small else "a size that it supports"
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
             f"model {name} cannot take {_in_words(inputs)} ({reason}); expected {need}; set "
-            "data.image_size, or size under the model's preprocessing"
+            "data.image_size, or size in the model's preprocessing"
         ) from error
     finally:
         network.train(was_training)
     if not isinstance(outputs, Tensor):
         raise ModelError(
-            f"model {name} gives a {type(outputs).__name__} in evaluation; expected logits (B, C), a tensor"
+            f"model {name} returns a {type(outputs).__name__} in evaluation; expected a tensor of logits "
+            "(B, C)"
         )
     return outputs
 
@@ -94,7 +95,8 @@ def read_class_map(path: Path) -> ClassMap:
         isinstance(value, str | int) and not isinstance(value, bool) for value in content.values()
     ):
         raise ConfigError(
-            f"{path}: expected the data's classes, and for each a name or number of the teacher's"
+            f"{path}: expected a mapping from each class of the data to a name or number of the teacher's "
+            "classes"
         )
     return {str(key): value for key, value in content.items()}
 
@@ -115,20 +117,20 @@ def chosen_classes(mapping: ClassMap, theirs: Sequence[str], ours: Sequence[str]
     if unknown is not None:
         hint = did_you_mean(unknown, missing or ours)
         raise ModelError(
-            f"class_map has {unknown!r}, which is no class of the data; remove or rename it{hint}"
+            f"class_map has {unknown!r}, which is not a class of the data; remove or rename it{hint}"
         )
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(
-            f"class_map leaves out the data's class {missing[0]!r}{more}; expected every class once; add it"
+            f"class_map lacks the data's class {missing[0]!r}{more}; expected every class once; add it"
         )
     chosen = tuple(_place(name, mapping[name], theirs) for name in ours)
     for place, name in zip(chosen, ours, strict=True):
         first = ours[chosen.index(place)]
         if first != name:
             raise ModelError(
-                f"class_map makes both {first!r} and {name!r} the teacher's {theirs[place]!r}, which then "
-                "could not tell them apart; expected another class for each"
+                f"class_map maps both {first!r} and {name!r} to the teacher's {theirs[place]!r}; expected "
+                "a different class for each; change one"
             )
     return chosen
 
@@ -137,20 +139,20 @@ def _place(name: str, wanted: str | int, theirs: Sequence[str]) -> int:
     if isinstance(wanted, int):
         if not 0 <= wanted < len(theirs):
             raise ModelError(
-                f"class_map gives {name!r} the teacher's class {wanted}; expected 0 to {len(theirs) - 1}, "
-                "or a name"
+                f"class_map maps {name!r} to the teacher's class {wanted}; expected 0 to "
+                f"{len(theirs) - 1}, or a name"
             )
         return wanted
     places = [place for place, known in enumerate(theirs) if known == wanted]
     if not places:
         raise ModelError(
-            f"class_map gives {name!r} the class {wanted!r}, which the teacher does not have; expected one "
-            f"of its {len(theirs)} names, or a number{did_you_mean(wanted, theirs)}"
+            f"class_map maps {name!r} to {wanted!r}, which the teacher does not have; expected one of its "
+            f"{len(theirs)} class names, or a number{did_you_mean(wanted, theirs)}"
         )
     if len(places) > 1:
         raise ModelError(
-            f"class_map gives {name!r} the class {wanted!r}, of which the teacher has several, "
-            f"{' and '.join(map(str, places))}; expected one; give its number"
+            f"class_map maps {name!r} to {wanted!r}, but the teacher has several such classes, "
+            f"{' and '.join(map(str, places))}; use a number instead"
         )
     return places[0]
 

@@ -38,7 +38,8 @@ def head_of(network: nn.Module) -> tuple[str, Head]:
     found = find_head(network)
     if found is None:
         raise ModelError(
-            f"{type(network).__name__} has no linear layer; expected one as its last; choose another model"
+            f"{type(network).__name__} has no linear layer; expected one as the last layer; choose a "
+            "different model"
         )
     return found
 

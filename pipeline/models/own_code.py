@@ -26,7 +26,7 @@ class OwnCode(Family):
 
     own_options = True
 
-    described = "module:callable of your own"
+    described = "your own module:callable"
 
     def knows(self, name: str) -> bool:
         """Whether a name has the form `module:callable`."""

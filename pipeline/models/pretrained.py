@@ -68,8 +68,8 @@ def load_pretrained(
     network, card = _loaded(name, weights, stem_stride, options, given, modality.name)
     if card.modality != modality.name:
         raise ModelError(
-            f"weights {weights} of {name} are of a model of {quoted(card.modality)}; expected one of "
-            f"{modality.name}; choose others"
+            f"weights {weights} of {name} are for modality {quoted(card.modality)}; expected "
+            f"{modality.name}; choose different weights"
         )
     return network, card
 
@@ -109,7 +109,7 @@ def _from_file(
 ) -> tuple[nn.Module, ModelCard]:
     if not path.is_file():
         found = "not a file" if path.exists() else "no such file"
-        raise ModelError(f"{path}: {found}; expected a checkpoint; correct 'weights', or make it")
+        raise ModelError(f"{path}: {found}; expected a checkpoint; correct 'weights', or train it")
     if path.with_suffix(".json").exists():
         _require_own_form(str(path), stem_stride, options)
         return load_checkpoint(path, expected=name, trust=Trust(models={name: options}))
@@ -139,7 +139,7 @@ def _require_own_form(weights: str, stem_stride: int | None, options: Mapping[st
     given = "stem_stride" if stem_stride is not None else "options" if options else None
     if given is not None:
         raise ModelError(
-            f"{given} and weights ({weights}) are both set; these weights have their own form; remove one"
+            f"{given} and weights ({weights}) are both set, but these weights fix it; remove one"
         )
 
 
@@ -215,7 +215,7 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
         NotFiniteError: weights are NaN or infinite.
     """
     if start.weights is None:
-        raise ModelError(f"model {start.model} has no weights; expected some; set 'weights'")
+        raise ModelError(f"model {start.model} needs pretrained weights; set 'weights'")
     network, card = load_pretrained(
         start.model,
         start.weights,
@@ -233,8 +233,8 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
     found = count_logits(network, start.model, card.preprocessing)
     if found != len(card.classes):
         raise ModelError(
-            f"model {start.model} gives {found} logits, and its card names {len(card.classes)} classes; "
-            "expected the same; correct the card, or load other weights"
+            f"model {start.model} returns {found} logits, but its card lists {len(card.classes)} classes; "
+            "correct the card, or load different weights"
         )
     if start.class_map is not None:
         return with_classes(network, card, start.class_map, data.classes)
@@ -268,8 +268,8 @@ def _with_logits(
         found = count_logits(network, name, card.preprocessing)
         if found != wanted:
             raise ModelError(
-                f"model {name} gives {found} logits whatever its last linear layer is; expected {wanted}, "
-                "the data's classes; choose another model"
+                f"model {name} always returns {found} logits, whatever its last linear layer; expected "
+                f"{wanted}, one per class of the data; choose a different model"
             )
     return network, replace(card, classes=classes)
 

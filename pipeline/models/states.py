@@ -116,8 +116,8 @@ def find_state(content: object, network: Network, origin: object) -> tuple[State
     parts = [part for place in _places(content) for part in _parts(*place, network)]
     if not parts:
         raise ModelError(
-            f"{origin}: holds no named tensors; expected a state dict, plain or under a key such as "
-            "'state_dict' or 'model'; save it again as one"
+            f"{origin}: contains no named tensors; expected a state dict, plain or under a key such as "
+            "'state_dict' or 'model'; save it in that form"
         )
     parts.sort(key=lambda part: part.rank)
     chosen = parts[0]
@@ -126,8 +126,8 @@ def find_state(content: object, network: Network, origin: object) -> tuple[State
     if equal:
         places = " and ".join(str(part) for part in [chosen, *equal][:_LISTED])
         raise ModelError(
-            f"{origin}: holds several networks that fit, {places}; expected one; save the one that is "
-            "meant: torch.save(network.state_dict(), 'weights.pt')"
+            f"{origin}: contains several matching networks, {places}; expected one; save the intended "
+            "one: torch.save(network.state_dict(), 'weights.pt')"
         )
     return chosen.tensors, _told(chosen, rivals, parts)
 
@@ -154,7 +154,7 @@ def complete(
     extra = [name for name in state if name not in network.shapes]
     strange = [n for n in extra if _stem(n) not in modules or n.rpartition(".")[2] in _COUNTS]
     kept = {name: tensor for name, tensor in state.items() if name not in strange}
-    told = (f"left out, not the network's: {_listed(strange)}",) if strange else ()
+    told = (f"ignored, not part of the network: {_listed(strange)}",) if strange else ()
     return {**kept, **{name: own[name] for name in missing}}, told
 
 
@@ -171,13 +171,19 @@ def misfit(own: Shapes, given: Shapes, head: str | None) -> str | None:
     missing, extra = [n for n in own if n not in given], [n for n in given if n not in own]
     wrong = [n for n in own if n in given and own[n] != given[n]]
     shapes = [f"{n} {given[n]} (expected {own[n]})" for n in wrong]
-    found = f"missing {_listed(missing)}, unexpected {_listed(extra)}, other shapes {_listed(shapes)}"
+    found = f"missing {_listed(missing)}, unexpected {_listed(extra)}, wrong shapes {_listed(shapes)}"
     if 2 * len(own.keys() & given.keys()) < len(own):
-        what = "most names are not the same: they are another architecture's; correct 'model' or 'weights'"
+        what = (
+            "most names differ, so the weights are for a different architecture; correct 'model' or "
+            "'weights'"
+        )
     elif head is not None and {*missing, *extra, *wrong} <= {f"{head}.weight", f"{head}.bias"}:
-        what = "only the last layer differs: they are of other classes; fine-tune them (fine_tune: true)"
+        what = (
+            "only the last layer differs, so the weights are for different classes; fine-tune them "
+            "(fine_tune: true)"
+        )
     else:
-        what = "expected weights of the same architecture and classes; correct 'model' or 'weights'"
+        what = "expected weights for the same architecture and classes; correct 'model' or 'weights'"
     return f"{found}; {what}"
 
 
@@ -241,17 +247,17 @@ def _told(chosen: _Part, rivals: list[_Part], parts: list[_Part]) -> tuple[str, 
     told = []
     averages = [part for part in parts if part.average and not part.whole and part.tensors]
     if rivals and chosen.average:
-        told.append(f"holds raw and averaged weights (EMA); takes the averaged ones, {chosen}")
+        told.append(f"contains raw and averaged weights (EMA); using the averaged ones, {chosen}")
     elif rivals:
-        told.append(f"takes {chosen}; left out, though they fit too: {_listed([str(p) for p in rivals])}")
+        told.append(f"using {chosen}; ignored, though they fit too: {_listed([str(p) for p in rivals])}")
     elif averages and not chosen.average and averages[0].keys != chosen.keys:
-        told.append(f"takes {chosen}; its averaged weights {averages[0]} do not fit and are left out")
+        told.append(f"using {chosen}; the averaged weights {averages[0]} do not fit and are ignored")
     elif _USUAL_PREFIX.fullmatch(chosen.prefix) is None:
-        told.append(f"takes the names under {chosen}")
+        told.append(f"using the names under {chosen}")
     taken = {f"{part.prefix}{name}" for part in rivals if part.keys == chosen.keys for name in part.tensors}
     beside = [name for name in chosen.beside if name not in taken]
     if beside:
-        told.append(f"left out, not the network's: {_listed(beside)}")
+        told.append(f"ignored, not part of the network: {_listed(beside)}")
     return tuple(told)
 
 

@@ -100,23 +100,22 @@ def require_same_classes(name: str, card: ModelCard, data: PreparedData) -> None
     theirs, ours = len(card.classes), len(data.classes)
     if theirs != ours:
         raise ModelError(
-            f"teacher {name} has {theirs} classes, the data {ours}; expected the same; say which is which "
-            "(class_map), fine-tune it on this data (fine_tune: true), or choose another teacher"
+            f"teacher {name!r} has {theirs} classes, but the data has {ours}; map them (class_map), "
+            "fine-tune the teacher on this data (fine_tune: true), or choose a different teacher"
         )
     others = [n for n in range(ours) if card.classes[n] != data.classes[n]]
     moved = next((n for n in others if data.classes[n] in card.classes), None)
     if moved is not None:
         raise ModelError(
-            f"teacher {name} has classes of the data in another order: class {moved} is "
-            f"{card.classes[moved]!r}, the data's {data.classes[moved]!r}; expected the same order; say "
-            "which is which (class_map)"
+            f"teacher {name!r} has the data's classes in a different order: class {moved} is "
+            f"{card.classes[moved]!r}, but the data's is {data.classes[moved]!r}; map them (class_map)"
         )
     if others:
         theirs_first, ours_first = card.classes[others[0]], data.classes[others[0]]
         note(
-            f"teacher {name}: {len(others)} of {ours} classes have other names than the data's, such as "
-            f"{theirs_first!r} for {ours_first!r}, and are taken for the same, in order; if they are not, "
-            "say which is which (class_map)"
+            f"teacher {name!r}: {len(others)} of {ours} class names differ from the data's, e.g. "
+            f"{theirs_first!r} for {ours_first!r}; classes are matched by position; if that is wrong, map "
+            "them (class_map)"
         )
 
 
@@ -154,11 +153,11 @@ class CompiledTeacher:
         except TorchDynamoException as error:
             reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
             raise ModelError(
-                f"teacher {teacher.name} cannot be compiled here ({reason}); expected a network that "
-                "torch.compile takes, and a C++ compiler for a CPU or Triton for a GPU; set the dump's "
+                f"teacher {teacher.name!r} cannot be compiled here ({reason}); torch.compile needs a "
+                "supported network, and a C++ compiler on a CPU or Triton on a GPU; set the dump's "
                 "compile: false"
             ) from error
-        note(f"teacher {teacher.name}: compiled in {time.perf_counter() - start:.0f} s")
+        note(f"teacher {teacher.name!r}: compiled in {time.perf_counter() - start:.0f} s")
 
     @torch.inference_mode()
     def output(self, images: Tensor) -> TeacherOutput:

@@ -95,7 +95,7 @@ def read_content(path: Path) -> object:
     """
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "not a file"
-        raise ModelError(f"{path}: {kind}; expected a checkpoint, a file; name it")
+        raise ModelError(f"{path}: {kind}; expected a checkpoint file; correct the path")
     try:
         head = _head(path, 9)
         if head[:4] != _ZIP and head[8:] == b"{":
@@ -127,31 +127,31 @@ def _explained(path: Path, error: Exception) -> str:
     refused = re.search(r"GLOBAL (\S+) (?:was not|whose)", text)
     if "TorchScript" in text:
         return (
-            "a TorchScript archive, which holds code; expected its tensors; save them: "
+            "a TorchScript archive, which contains code; expected only its tensors; save them with: "
             f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pt')"
         )
     if "Unsupported operand" in text:
         return (
-            "not a checkpoint of tensors alone (written with a pickle protocol that torch does not read "
-            "safely); expected torch's own; where it was made, save it without pickle_protocol"
+            "not a checkpoint of tensors only (written with a pickle protocol that torch cannot read "
+            "safely); save it again where it was made, without pickle_protocol"
         )
     if refused is None:
         cause = text.rpartition("WeightsUnpickler error: ")[2].partition("Check the docu")[0].strip()
         reason = quoted(cause, _SHOWN)[1:-1] if cause else type(error).__name__
         return (
-            f"not a checkpoint of tensors alone ({reason}); "
-            "expected a state dict or safetensors; save it again as one, or copy it again"
+            f"not a checkpoint of tensors only ({reason}); expected a state dict or safetensors; save it "
+            "in that form, or copy the file again"
         )
     name = refused[1]
     if _holds_a_module(path, name):
         return (
-            f"not a checkpoint of tensors alone (a whole pickled module, with {quoted(name)}, and loading "
-            "that runs code); expected its state dict; where it was made, save that: "
+            f"not a checkpoint of tensors only (a whole pickled module, with {quoted(name)}, which runs "
+            "code when loaded); expected a state dict; where it was made, save it with: "
             "torch.save(model.state_dict(), 'weights.pt')"
         )
     return (
-        f"not a checkpoint of tensors alone (it holds {quoted(name)}, and loading that could run code); "
-        "expected tensors and plain values; where it was made, save its state dict alone: "
+        f"not a checkpoint of tensors only (it contains {quoted(name)}, which could run code when "
+        "loaded); expected tensors and plain values; where it was made, save only the state dict with: "
         "torch.save(checkpoint['state_dict'], 'weights.pt')"
     )
 

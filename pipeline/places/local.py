@@ -16,7 +16,7 @@ from pipeline.core.errors import CorruptStoreError, quoted
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _LONGEST = 200
-_OWN = "expected the store's own; replace it by what it leads to"
+_OWN = "expected a real folder of the store; replace the link by its target"
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -58,7 +58,7 @@ def read_inside(root: Path, name: str, most_bytes: int) -> bytes | None:
         with os.fdopen(os.open(path, _FLAGS), "rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise NoFileError(root, name, "was replaced while it was opened")
+                raise NoFileError(root, name, "was replaced while being opened")
             if found.st_size > most_bytes:
                 raise too_large(root, name, found.st_size, most_bytes)
             # The size is no proof: a file may grow, and files of /proc report 0.
@@ -122,7 +122,7 @@ def _inside(root: Path, name: str) -> Path:
     """
     parts = name.split("/")
     if not all(parts) or not {"..", "."}.isdisjoint(parts) or "\0" in name or "\\" in name:
-        raise NoFileError(root, name, "is no name of a file in a store")
+        raise NoFileError(root, name, "is not a valid file name in a store")
     for parent in list(PurePosixPath(name).parents)[:-1]:
         if (root / parent).is_symlink():
             raise NoFileError(root, str(parent), f"is a link to a folder; {_OWN}")

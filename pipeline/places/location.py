@@ -196,8 +196,8 @@ class Location:
             return FsspecStore.from_url(str(place), storage_options=options, read_only=True)
         except ImportError as error:
             raise StoreError(
-                f"{self}: {self._reason(error)}; expected a file system for this kind of address; for S3 "
-                f"run: {extra_command('s3')}"
+                f"{self}: {self._reason(error)}; no file system is installed for this kind of address; "
+                f"for S3, run: {extra_command('s3')}"
             ) from None
         except ValueError as error:
             raise StoreError(
@@ -208,8 +208,8 @@ class Location:
 
     def _unreadable(self, error: Exception) -> StoreError:
         return StoreError(
-            f"{self}: cannot be read ({self._reason(error)}); expected a place that answers; check the "
-            "address and your access to it"
+            f"{self}: cannot reach the store ({self._reason(error)}); check the address and your "
+            "credentials"
         )
 
     def _reason(self, error: Exception) -> str:

@@ -196,7 +196,7 @@ def headline(report: Report) -> str:
     who = _listed(names) if len(names) <= _IN_A_HEADLINE else f"{len(names)} students"
     if not report.teachers:
         return f"{who}, without a teacher"
-    return f"{who}, alone and taught by {_listed(list(report.teachers))}"
+    return f"{who}, trained alone and with {_listed(list(report.teachers))} as teacher"
 
 
 def lede(report: Report, test_images: int) -> str:
@@ -204,14 +204,14 @@ def lede(report: Report, test_images: int) -> str:
     groups = list(report.groups)
     alone = list(dict.fromkeys(group.recipe for group in groups if group.dump is None))
     taught = list(dict.fromkeys(report.label(group) for group in groups if group.dump is not None))
-    ways = [f"on the labels alone ({_listed(alone)})"] if alone else []
+    ways = [f"on labels alone ({_listed(alone)})"] if alone else []
     if taught:
         ways.append(f"on cached logits of {_listed(list(report.teachers))} ({_listed(taught)})")
     seeds = {run.seed for group in groups for run in group.runs}
     count = tied("one seed each" if len(seeds) == 1 else f"{len(seeds)} seeds each")
     return (
-        f"Trained {_listed(ways)}, {count}. Accuracies are of {test_images:,} un-augmented test images, "
-        "which chose nothing."
+        f"Trained {_listed(ways)}, {count}. Accuracies are measured on {test_images:,} un-augmented test "
+        "images, which were not used for any choice."
     )
 
 
@@ -220,15 +220,15 @@ def summary(report: Report) -> str:
     counts = Counter(verdict.outcome for student in report.students for verdict in student.verdicts)
     total = counts.total()
     if not total:
-        return "Nothing was distilled: there are baselines only."
+        return "Nothing was distilled: all runs are baselines."
     share = {outcome: tied(f"{counts[outcome]} of {total}") for outcome in get_args(Outcome)}
     sentences: dict[Outcome, str] = {
         "better": "Distillation beats every baseline by more than two standard errors in "
         f"{share['better']} cases.",
         "not_shown": f"It does not in {share['not_shown']}.",
-        "worse": f"It is worse than a baseline by as much in {share['worse']}.",
-        "one_seed": "With one seed nothing can be judged: any difference below may be chance.",
-        "no_baseline": "There is no baseline to compare distillation with.",
+        "worse": f"It is worse than a baseline by the same margin in {share['worse']}.",
+        "one_seed": "One seed is not enough to judge: any difference below may be chance.",
+        "no_baseline": "There is no baseline for comparison.",
         "unlabelled": "The test images have no labels, so accuracies cannot be compared.",
     }
     judged = bool(counts["not_shown"] or counts["worse"])
@@ -249,9 +249,9 @@ def verdict_sentence(report: Report, verdict: Verdict) -> str:
         "better": f"{name} beats {only or 'every baseline'} by more than two {by}: {gains} {seeds}.",
         "not_shown": f"{name} does not beat {only or 'every baseline'} by two {by}: {gains} {seeds}.",
         "worse": f"{name} is worse than {only or 'a baseline'} by more than two {by}: {gains} {seeds}.",
-        "one_seed": f"One seed cannot be judged. {name} has {gains}; how much of it is chance is unknown. "
-        "Name more seeds in sweep.seeds.",
-        "no_baseline": f"{name} has no baseline to be compared with. Name one in sweep.baselines.",
+        "one_seed": f"One seed is not enough to judge. {name} has {gains}, which may be chance. "
+        "Add more seeds to sweep.seeds.",
+        "no_baseline": f"{name} has no baseline for comparison. Add one to sweep.baselines.",
         "unlabelled": f"{name} cannot be judged: the test images have no labels.",
     }[verdict.outcome]
 
@@ -313,7 +313,7 @@ def panels(report: Report, student: StudentResults, series: Mapping[str, Series]
     for column, caption, scale in kinds:
         curves = [(series[report.label(group)], group.curve(column)) for group in student.groups]
         if any(curve for _, curve in curves):
-            label = f"{caption} of {student.name} by epoch"
+            label = f"{caption} of {student.name} per epoch"
             drawn.append(Panel(caption=caption, svg=Markup(curves_svg(curves, label=label, scale=scale))))  # noqa: S704
     return drawn
 

@@ -147,7 +147,7 @@ def read_run(folder: Path, planned: PlannedRun, task: Task) -> Run:
     for name in (*_NAMED, *figures, *_TRAINED):
         if name not in metrics:
             raise DataError(
-                f"{path}: has no {name}; expected the metrics of a student; run: {planned.command}"
+                f"{path}: lacks {name}; expected the metrics of a student; run: {planned.command}"
             )
     for name in ("student", "recipe", "seed", "dump"):
         expected = getattr(planned, name)
@@ -194,7 +194,7 @@ def read_metrics(path: Path, command: str) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); expected metrics; run: {command}") from None
     if not isinstance(metrics, dict):
-        raise DataError(f"{path}: holds a {type(metrics).__name__}, expected metrics; run: {command}")
+        raise DataError(f"{path}: contains a {type(metrics).__name__}, expected metrics; run: {command}")
     classes = metrics.get("classes")
     if "top5" in metrics and isinstance(classes, list) and 0 < len(classes) <= FIRST:
         # An older version wrote 1 for every model.
@@ -216,7 +216,7 @@ def read_classes(
             tuple(Confusion(**entry) for entry in metrics.get("confusions", ())),
         )
     except TypeError as error:
-        raise DataError(f"{path}: not figures of classes ({error}); run: {command}") from None
+        raise DataError(f"{path}: invalid per-class figures ({error}); run: {command}") from None
 
 
 def _read_history(path: Path, main: str, command: str) -> tuple[Epoch, ...]:
@@ -234,9 +234,11 @@ def _read_history(path: Path, main: str, command: str) -> tuple[Epoch, ...]:
         raise _missing(path, command) from None
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(
-            f"{path}: not a history ({error}); expected epoch, loss and {main}; run: {command}"
+            f"{path}: not a training history ({error}); expected epoch, loss and {main}; run: {command}"
         ) from None
 
 
 def _missing(path: Path, command: str) -> DataError:
-    return DataError(f"{path}: no such file; the report covers all of params.yaml's sweep; run: {command}")
+    return DataError(
+        f"{path}: no such file; the report needs every run of params.yaml's sweep; run: {command}"
+    )

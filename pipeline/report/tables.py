@@ -161,10 +161,11 @@ def make_gallery(name: str, store: SoftLabels, data: PreparedData) -> DumpGaller
     """
     if not all(m.location.exists(file) for m in store.members for file in m.manifest.shard_files()):
         note(
-            f"{name}: no examples and no label errors, since its logits are not here; dvc pull brings them"
+            f"{name}: no examples or label errors, because its logits are not on this machine; fetch them "
+            "with: dvc pull"
         )
         return DumpGallery()
-    note(f"looking at examples and labels of {name}")
+    note(f"collecting examples and suspect labels of {name}")
     errors = find_label_errors(store, data, SUSPECTS)
     return DumpGallery(
         examples=_examples(name, store, data),
@@ -182,7 +183,7 @@ def _suspect(error: LabelError, store: SoftLabels, data: PreparedData) -> Suspec
 
 def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example, ...]:
     if views_of(store).mixes and len(data.train) < store.n_samples:
-        note(f"{name}: no examples, since images that others are mixed with have left the data")
+        note(f"{name}: no examples, because some mixed images are no longer in the data")
         return ()
     rows = spread_rows(data.train.labels, EXAMPLES)
     blocks, device = mixed_blocks(store, data.train), torch.device("cpu")

@@ -66,7 +66,7 @@ class Description:
 
     def __post_init__(self) -> None:
         if set(self.samples) != set(SPLITS):
-            raise ValueError(f"expected samples of {', '.join(SPLITS)}")
+            raise ValueError(f"expected sample counts for {', '.join(SPLITS)}")
 
 
 class Comparison(Protocol):
@@ -106,7 +106,9 @@ def read_description(folder: Path) -> Description:
         ) from None
     schema = _parsed(_VERSION, content, path).schema
     if schema != SCHEMA:
-        raise DataError(f"{folder}: prepared data of schema {schema}, this program reads {SCHEMA}; {AGAIN}")
+        raise DataError(
+            f"{folder}: prepared data has schema {schema}, but this program reads {SCHEMA}; {AGAIN}"
+        )
     description: Description = _parsed(_DESCRIPTION, content, path)
     return replace(description, own=_unchanged(content, path))
 
@@ -152,7 +154,7 @@ def require_as_asked(
         # DVC does not watch these keys, since an older params.yaml lacks them.
         unwatched = {"modality", "task", *comparison.refusing}
         again = AGAIN if unwatched & set(differing) else "run: pipeline prepare"
-        raise MismatchError(f"{folder} is of {there}, params.yaml asks for {here}; {again}")
+        raise MismatchError(f"{folder} was prepared from {there}, but params.yaml asks for {here}; {again}")
 
 
 _GENERAL = (*DECISIVE, "modality", "task")
@@ -274,14 +276,13 @@ def require_described(folder: Path, description: Description, splits: Mapping[st
     digest, n_classes = splits_digest(splits), len(description.classes)
     if digest != description.digest:
         raise DataError(
-            f"{folder}: index files do not belong to dataset.json (digest {digest[:12]}, "
-            f"expected {description.digest[:12]}); run: pipeline prepare"
+            f"{folder}: index files do not match dataset.json (digest {digest[:12]}, expected "
+            f"{description.digest[:12]}); run: pipeline prepare"
         )
     for name, split in splits.items():
         highest = int(split.labels.max(initial=UNLABELLED))
         if len(split) != description.samples[name] or highest >= n_classes:
             raise DataError(
-                f"{folder / name}.npz: {len(split):,} samples with labels up to {highest}; expected "
-                f"{description.samples[name]:,} samples of {n_classes} classes, as dataset.json says; run: "
-                "pipeline prepare"
+                f"{folder / name}.npz: {len(split):,} samples with labels up to {highest}; dataset.json "
+                f"says {description.samples[name]:,} samples of {n_classes} classes; run: pipeline prepare"
             )

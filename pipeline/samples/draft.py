@@ -249,8 +249,8 @@ def unfinished(folder: Path, plan: Mapping[str, Any], intake: Intake) -> Iterato
         lock.acquire(timeout=WAIT_SECONDS)
     except Timeout:
         raise DataError(
-            f"{folder}: another `pipeline prepare` is at work and did not end in {WAIT_SECONDS:g} s; "
-            "expected one at a time; wait for it, or end it and run the command again"
+            f"{folder}: another `pipeline prepare` is running and did not finish within {WAIT_SECONDS:g} "
+            "s; wait for it, or stop it and run the command again"
         ) from None
     with lock:
         _begin(folder, plan, intake)
@@ -263,7 +263,7 @@ def _begin(folder: Path, plan: Mapping[str, Any], intake: Intake) -> None:
     with suppress(FileNotFoundError, ValueError):
         found = read_json(folder / _PLAN)
     if not (isinstance(found, dict) and intake.goes_on(found, plan)) and folder.exists():
-        note(f"{folder}: left by a preparation with other parameters or versions; starting anew")
+        note(f"{folder}: left by a preparation with different parameters or versions; starting over")
         shutil.rmtree(folder)
     if found != plan:
         write_json(folder / _PLAN, plan)
@@ -289,6 +289,6 @@ def require_none(lines: Sequence[str], fault: str, folder: Path) -> None:
         raise DataError(lines[0])
     first = first_of([line.partition(":")[0] for line in lines])
     raise DataError(
-        f"{len(lines):,} {fault}: {first}; all are listed in "
-        f"{path}; replace or remove them and run the command again: the others are kept"
+        f"{len(lines):,} {fault}: {first}; the full list is in {path}; replace or remove them, and run "
+        "the command again to resume"
     )

@@ -58,7 +58,7 @@ class DraftBuilder:
                     draft.add(entry)
                     continue
                 if not unreadable:
-                    note(f"{entry}; going on, to find them all")
+                    note(f"{entry}; continuing, to find all of them")
                 unreadable.append(str(entry))
         return unreadable
 
@@ -96,9 +96,9 @@ class DraftBuilder:
             can_be_told = (rows["file_bytes"][kept:] >= 0).any()
             draft.shorten(kept, spare if has_room and can_be_told else None)
         if len(rows) or len(spare):
-            moved_too = f", up to {len(spare):,} more are moved" if len(spare) else ""
+            moved_too = f", up to {len(spare):,} more are reused" if len(spare) else ""
             known = f"{kept:,} of {len(samples):,} {name} {self.intake.form.noun}s"
-            note(f"resuming: {known} are there{moved_too}")
+            note(f"resuming: {known} are done{moved_too}")
 
     def _read(self, spare: ReusableSamples, sample: Sample, seat: Seat) -> Entry | DataError:
         """Return a sample's entry for the draft, from the spare draft if it is known.

@@ -179,8 +179,7 @@ def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
             yield from found
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be listed ({error.strerror}); expected a readable folder; change its mode, "
-            "or move it away"
+            f"{folder}: cannot be listed ({error.strerror}); make the folder readable, or move it away"
         ) from None
 
 
@@ -289,8 +288,8 @@ def _find_classes_alone(root: Path, kind: Files) -> ClassFolders:
     everything = _listed(root, "", classes, found, kind)
     tested = draw_test(everything.names, everything.labels)
     note(
-        f"{root}: no test folder; {counted(int(tested.sum()), kind.noun)}, about {TEST_SHARE:.0%} of each "
-        "class, are the test split: by the hashes of their names, so the same ones each time"
+        f"{root}: no test folder, so {counted(int(tested.sum()), kind.noun)}, about {TEST_SHARE:.0%} of "
+        "each class, form the test split; the choice depends only on file names, so it is always the same"
     )
     train, test = (everything.subset(np.flatnonzero(part)) for part in (~tested, tested))
     return ClassFolders(classes=classes, train=train, validation=None, test=test, left_out=found.total)
@@ -313,8 +312,10 @@ def _splits(root: Path, kind: Files) -> tuple[SplitNames | None, LeftOut]:
 
 def _neither_layout(root: Path, found: _Folder, kind: Files) -> DataError:
     folders, loose = found.folders, found.left_out.loose.total()
-    advice = f", or name {root / TRAIN}, whose test split is drawn" if TRAIN in folders else ""
-    files = f" and {counted(loose, kind.noun)} in none of them" if loose else ""
+    advice = ""
+    if TRAIN in folders:
+        advice = f", or use {root / TRAIN} as the source, to draw a test split from it"
+    files = f" and {counted(loose, kind.noun)} outside of them" if loose else ""
     if folders:
         holds = f"has the folders {sorted(folders)[:5]}{files}"
     else:
@@ -355,8 +356,8 @@ def _classes(where: Path, train: _Split, kind: Files) -> tuple[str, ...]:
     if empty is not None and any(len(train.files[name]) for name in classes):
         there = str(train.left_out[empty])
         raise DataError(
-            f"{where / empty}: a class without {kind.noun}s{there and f', left out: {there}'}; expected "
-            "at least one; add some, or remove the folder"
+            f"{where / empty}: a class folder without {kind.noun}s{there and f', left out: {there}'}; add "
+            f"{kind.noun}s, or remove the folder"
         )
     return classes
 
@@ -369,18 +370,18 @@ def _require_classes(
     for name in names:
         if name in _UNLABELLED_FOLDERS:
             raise DataError(
-                f"{root / split / name}: unlabelled {kind.noun}s cannot be tested on; expected class "
-                f"folders; move it to {root / TRAIN}, or remove it"
+                f"{root / split / name}: unlabelled {kind.noun}s cannot be used for testing; expected "
+                f"class folders; move it to {root / TRAIN}, or remove it"
             )
         if name in classes:
             continue
         if normal(name) in alike:
             raise DataError(
-                f"{root / split}: folder {name!a} and {alike[normal(name)]!a} of {root / TRAIN} "
-                "differ in Unicode form alone; expected the same name; rename one"
+                f"{root / split}: folder {name!a} and {alike[normal(name)]!a} of {root / TRAIN} differ "
+                "only in Unicode normalisation; expected the same name; rename one"
             )
         raise DataError(
-            f"{root / split / printable(name)}: a class that {root / TRAIN} does not have ({len(classes)} "
+            f"{root / split / printable(name)}: this class is not in {root / TRAIN} ({len(classes)} "
             f"classes); expected the same class folders; rename or remove it{did_you_mean(name, classes)}"
         )
 

@@ -76,7 +76,7 @@ def read_index(folder: Path, split: str, form: Form, expected: tuple[str, ...]) 
     if problem is not None:
         raise DataError(f"{path}: {problem}; run: pipeline prepare")
     if not _is_utf8(text):
-        raise DataError(f"{folder / split}.names: not names in UTF-8; run: pipeline prepare")
+        raise DataError(f"{folder / split}.names: names are not valid UTF-8; run: pipeline prepare")
     return columns, names
 
 
@@ -91,16 +91,18 @@ def _is_utf8(text: bytes) -> bool:
 def _problem(columns: Columns, count: int, form: Form, expected: tuple[str, ...]) -> str | None:
     """Describe the first problem of the columns of an index with `count` names, or return None."""
     if set(columns) != set(expected):
-        return f"has the arrays {sorted(columns)}, expected {', '.join(sorted(expected))}"
+        return f"contains arrays {sorted(columns)}, expected {', '.join(sorted(expected))}"
     for name, values in columns.items():
         shape = (count, form.axes) if name == "shapes" else (count,)
         if values.dtype.newbyteorder("<") != np.dtype(INDEX[name]) or values.shape != shape:
             return f"{name} is {values.dtype} {values.shape}, expected {INDEX[name]} {shape}"
     lengths, labels = columns["shapes"], columns["labels"]
     if count and not 1 <= int(lengths.min()) <= int(lengths.max()) <= form.longest:
-        return f"shapes of {int(lengths.min())} to {int(lengths.max())}, expected 1 to {form.longest}"
+        return (
+            f"shapes range from {int(lengths.min())} to {int(lengths.max())}, expected 1 to {form.longest}"
+        )
     if count and int(labels.min()) < UNLABELLED:
-        return f"a label of {int(labels.min())}, expected {UNLABELLED} or more"
+        return f"a label is {int(labels.min())}, expected {UNLABELLED} or more"
     return None
 
 

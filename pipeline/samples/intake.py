@@ -217,7 +217,7 @@ class ArrayIntake:
                 f"{('any',) * form.axes + form.unit}; correct the source"
             )
         if not 1 <= min(own) <= max(own) <= form.longest:
-            raise DataError(f"{sample.name}: of shape {array.shape}; expected lengths of 1 or more")
+            raise DataError(f"{sample.name}: shape is {array.shape}; expected lengths of 1 or more")
         seat.take(array.size)
         glance = bytes_glance(np.frombuffer(array.tobytes(), np.uint8))
         row = (*identity, own, content_digest(array, sample.label), glance, 0)

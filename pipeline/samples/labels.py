@@ -35,11 +35,11 @@ def require_class_names(where: object, names: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if not normal(name).strip():
-            raise DataError(f"{where}: class name {ascii(name)[:100]} is empty; expected a text; rename it")
+            raise DataError(f"{where}: class name {ascii(name)[:100]} is empty; expected text; rename it")
         if any(unicodedata.category(character) in _UNPRINTED for character in name):
             raise DataError(
-                f"{where}: class name {ascii(name)[:100]} has control characters; expected a text of one "
-                "line; rename it"
+                f"{where}: class name {ascii(name)[:100]} has control characters; expected one line of "
+                "text; rename it"
             )
         other = seen.get(normal(name))
         seen[normal(name)] = name
@@ -47,11 +47,11 @@ def require_class_names(where: object, names: Sequence[str]) -> None:
             how = (
                 "occurs twice"
                 if other == name
-                else f"and {ascii(other)[:100]} differ in Unicode form alone"
+                else f"and {ascii(other)[:100]} differ only in Unicode normalisation"
             )
             raise DataError(
-                f"{where}: class name {ascii(name)[:100]} {how}; expected a name of its own for each "
-                "class; rename one, or merge them"
+                f"{where}: class name {ascii(name)[:100]} {how}; expected unique class names; rename one, "
+                "or merge the classes"
             )
 
 
@@ -76,13 +76,13 @@ def numbered_classes(where: object, labels: Labels) -> tuple[tuple[str, ...], La
     occurring = len(np.unique(labels["train"]))
     if top > 2 * occurring:
         raise DataError(
-            f"{where}: label {top - 1} is out of range; expected labels from 0 without large gaps, and "
-            f"only {occurring} different ones occur in train_labels; correct them, or name the classes in "
+            f"{where}: label {top - 1} is out of range; expected labels from 0 without large gaps, but "
+            f"train_labels has only {occurring} different ones; correct them, or name the classes in "
             "'classes'"
         )
     if not _begin_at_one(labels):
         return tuple(map(str, range(top))), labels
-    note(f"{where}: labels begin at 1: {top - 1} classes, named 1 to {top - 1}")
+    note(f"{where}: labels start at 1: {top - 1} classes, named 1 to {top - 1}")
     shifted = {split: np.where(some == UNLABELLED, some, some - 1) for split, some in labels.items()}
     return tuple(map(str, range(1, top))), shifted
 
@@ -97,11 +97,13 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
         highest = int(some.max())
         if highest >= len(classes):
             mend = (
-                "subtract 1, as labels begin at 1" if _begin_at_one(labels) else "correct labels or classes"
+                "subtract 1, because labels start at 1"
+                if _begin_at_one(labels)
+                else "correct labels or classes"
             )
             raise DataError(
-                f"{where}: label {highest} is out of range; expected -1 to {len(classes) - 1}, since there "
-                f"are {len(classes)} classes; {mend}"
+                f"{where}: label {highest} is out of range; expected -1 to {len(classes) - 1} for "
+                f"{len(classes)} classes; {mend}"
             )
     trained = _occurring(labels["train"])
     if not len(trained):
@@ -115,10 +117,10 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
         unknown = np.setdiff1d(_occurring(some), trained)
         if len(unknown):
             raise DataError(
-                f"{where}: class {classes[unknown[0]]!r} (label {unknown[0]}) occurs in {split} and has no "
-                "training image; expected at least one; add some, or leave the class out"
+                f"{where}: class {classes[unknown[0]]!r} (label {unknown[0]}) occurs in {split} but has "
+                "no training image; add some, or remove the class"
             )
-    tell_unseen(unseen, where, "image at all")
+    tell_unseen(unseen, where, "image in any split")
 
 
 def tell_unseen(names: Sequence[str], where: object, missing: str) -> None:
@@ -160,9 +162,8 @@ def keep_labels(images: Split, classes: Sequence[str], *, per_class: int, seed: 
     smallest = int(counts.argmin())
     if counts[smallest] < per_class:
         raise DataError(
-            f"data.labels_per_class is {per_class}, and class {classes[smallest]!r} has "
-            f"{counts[smallest]} labelled images to train on; expected at most as many; lower it, or label "
-            "more"
+            f"data.labels_per_class is {per_class}, but class {classes[smallest]!r} has only "
+            f"{counts[smallest]} labelled training images; lower it, or label more"
         )
     kept = np.full(len(images), UNLABELLED, np.int64)
     for label in range(len(classes)):

@@ -26,9 +26,9 @@ _EXAMPLES = 3
 _PAIRS = (("test", "train"), ("test", "validation"), ("validation", "train"))
 _TWO_LABELS = "two_labels"
 _SENTENCES = {
-    "test_in_train": "{count:,} of {test:,} test images are in train too",
-    "test_in_validation": "{count:,} of {test:,} test images are in validation too",
-    "validation_in_train": "{count:,} of {validation:,} validation images are in train too",
+    "test_in_train": "{count:,} of {test:,} test images are also in train",
+    "test_in_validation": "{count:,} of {test:,} test images are also in validation",
+    "validation_in_train": "{count:,} of {validation:,} validation images are also in train",
     _TWO_LABELS: "{pictures} two labels",
 }
 

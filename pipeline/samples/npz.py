@@ -119,11 +119,11 @@ def read_npz(path: Path, parts: Parts) -> Arrays:
         DataError: no such file, a damaged one, or one without the required arrays.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; expected an .npz; correct data.source")
+        raise DataError(f"{path}: no such file; expected an .npz file; correct data.source")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, NpzFile):
-                raise ValueError("it holds no named arrays")
+                raise ValueError("it contains no named arrays")
             wanted = _wanted(path, archive.files, parts)
             arrays = {name: _array(path, archive, name) for name in wanted}
             unused = tuple(bounded(name, 80) for name in sorted(set(archive.files) - set(wanted)))
@@ -131,7 +131,7 @@ def read_npz(path: Path, parts: Parts) -> Arrays:
     except DataError:
         raise
     except _DAMAGE as error:
-        raise DataError(f"{path}: not a readable .npz ({_reason(error)}); write it again") from None
+        raise DataError(f"{path}: not a readable .npz file ({_reason(error)}); write it again") from None
 
 
 def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:
@@ -141,8 +141,8 @@ def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:
         if "allow_pickle" not in str(error):
             raise
         raise DataError(
-            f"{path}: {name} holds Python objects; expected numbers, or texts for classes; convert it, "
-            "e.g. with .astype(np.int64) or .astype(str)"
+            f"{path}: {name} contains Python objects; expected numbers, or strings for classes; convert "
+            "it, e.g. with .astype(np.int64) or .astype(str)"
         ) from None
     return array
 
@@ -150,7 +150,7 @@ def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:
 def _reason(error: BaseException) -> str:
     text = brief(error) or type(error).__name__
     if "context manager" in text:  # np.load returned an array instead of an archive
-        return "a single array, as of an .npy, expected several by name"
+        return "a single array, as in an .npy file; expected several named arrays"
     return text
 
 
@@ -159,13 +159,13 @@ def _wanted(path: Path, names: Sequence[str], parts: Parts) -> list[str]:
     missing = [key for key in parts.required if key not in names]
     if missing:
         raise DataError(
-            f"{path}: has the arrays {sorted(names)[:12]}; expected {', '.join(parts.required)}; "
+            f"{path}: contains arrays {sorted(names)[:12]}; expected {', '.join(parts.required)}; "
             f"add {', '.join(missing)}"
         )
     held = [split for split in VALIDATION if any(f"{split}_{part}" in names for part in parts.of_split)]
     if len(held) > 1:
         raise DataError(
-            f"{path}: has {held[0]}_ and {held[1]}_ arrays; expected one validation split; leave one out"
+            f"{path}: contains {held[0]}_ and {held[1]}_ arrays; expected one validation split; remove one"
         )
     validation = [f"{split}_{part}" for split in held for part in parts.of_split]
     absent = [name for name in validation if name not in names]
@@ -185,10 +185,9 @@ def require_labels(path: Path, split: str, labels: NDArray[Any], count: int, nou
         DataError: naming the array.
     """
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
-        one = f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
         raise DataError(
             f"{path}: {split}_labels is {labels.dtype} {labels.shape}; expected integers "
-            f"({count},), one {one}; convert it"
+            f"({count},), one per {noun}; convert it"
         )
     lowest = int(labels.min(initial=0))
     if lowest < UNLABELLED:
@@ -205,8 +204,8 @@ def _require_labelled(
     if validation is not None and (labels[validation] == UNLABELLED).any():
         row = int((labels[validation] == UNLABELLED).argmax())
         raise DataError(
-            f"{path}: {validation}_labels[{row}] is -1; expected a label for each {noun} to validate on; "
-            "label it, or leave it out"
+            f"{path}: {validation}_labels[{row}] is -1; every validation {noun} needs a label; label it, "
+            "or remove it"
         )
 
 
@@ -218,11 +217,14 @@ def _class_names(path: Path, names: NDArray[Any]) -> tuple[str, ...]:
     """
     if names.ndim != 1 or names.dtype.kind not in "USiu":
         raise DataError(
-            f"{path}: classes is {names.dtype} {names.shape}; expected texts (C,), one a class; convert it"
+            f"{path}: classes is {names.dtype} {names.shape}; expected strings (C,), one per class; "
+            "convert it"
         )
     try:
         texts = tuple(n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist())
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: classes holds {error.object!r}, no text in UTF-8; convert it") from None
+        raise DataError(
+            f"{path}: classes contains {error.object!r}, which is not valid UTF-8; convert it"
+        ) from None
     require_class_names(path, texts)
     return texts

@@ -69,7 +69,7 @@ class Split(ABC):
         """
         faults = [] if self.decodes_at_use else self.faults(rows)
         if faults:
-            more = f" ({len(faults):,} of {len(rows):,} looked at)" if len(faults) > 1 else ""
+            more = f" ({len(faults):,} of {len(rows):,} checked)" if len(faults) > 1 else ""
             raise DataError(f"{faults[0]}{more}")
 
     @property
@@ -141,8 +141,8 @@ class PackedSplit(Split):
         found = (content_digest(self.array(row), int(self.labels[row])) for row in rows.tolist())
         digests = np.fromiter(found, np.uint64, len(rows))
         return [
-            f"{self.origin}: {self.form.noun} {self.names[row]!r} is not the one that was prepared (its "
-            f"{self.form.suffix} do not have its digest); run: pipeline prepare"
+            f"{self.origin}: {self.form.noun} {self.names[row]!r} has changed since it was prepared (the "
+            f"{self.form.suffix} do not match its digest); run: pipeline prepare"
             for row in rows[digests != self.digests[rows]].tolist()
         ]
 
@@ -184,8 +184,8 @@ def open_packed(folder: Path, split: str, form: Form) -> PackedSplit:
         raise DataError(f"{path}: {size} bytes, expected {expected}; run: pipeline prepare")
     if not np.array_equal(columns["offsets"], offsets[:-1]):
         raise DataError(
-            f"{folder / split}.npz: offsets are not those of samples of its shapes, one after the other; "
-            "run: pipeline prepare"
+            f"{folder / split}.npz: offsets do not match the shapes of consecutive samples; run: pipeline "
+            "prepare"
         )
     dtype = np.dtype(form.dtype).newbyteorder("<")
     # A plain array view: slicing a memmap costs more than copying a small image.

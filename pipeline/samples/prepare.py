@@ -128,7 +128,10 @@ def _divide(source: Source, asked: Preparation, noun: str) -> Splits:
         train, held = split_validation(source.train, fraction=asked.validation, seed=asked.seed)
     else:
         train, held = source.train, source.validation
-        note(f"validation: {counted(len(held), noun)} of the source's own; data.validation is not used")
+        note(
+            f"validation: {counted(len(held), noun)} from the source's own split; data.validation is not "
+            "used"
+        )
     return dict(zip(SPLITS, (train, held, source.test), strict=True))
 
 
@@ -154,7 +157,7 @@ def _read(builder: DraftBuilder, splits: Splits) -> tuple[Any, Remarks]:
     measured = {} if packs else {name: builder.measure(name, splits[name], MEASURED) for name in splits}
     unreadable += [line for some in measured.values() for line in some.unreadable]
     count = sum(map(len, splits.values()))
-    fault = f"of {count:,} {builder.intake.form.noun}s are not readable"
+    fault = f"of {count:,} {builder.intake.form.noun}s cannot be read"
     require_none(list(dict.fromkeys(unreadable)), fault, builder.state)
     bits = {name: builder.rows(name)["remarks"] for name in splits}
     if packs:

@@ -79,9 +79,9 @@ def _encoded(name: str) -> bytes:
     try:
         encoded = name.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{name!r}: not a name in UTF-8 ({error.reason}); rename the file") from None
+        raise DataError(f"{name!r}: name is not valid UTF-8 ({error.reason}); rename the file") from None
     if _END in encoded:
-        raise DataError(f"{name!r}: a line break in a sample's name; expected none; rename it")
+        raise DataError(f"{name!r}: name contains a line break; rename it")
     return encoded
 
 
@@ -141,7 +141,7 @@ class LeftOut:
             lead = "leads back to itself" if self.linked_back == 1 else "lead back to themselves"
             parts.append(f"{counted(self.linked_back, 'linked folder')} that {lead}")
         if self.unused:
-            parts.append(f"not looked at: {first_of(self.unused, _SHOWN)}")
+            parts.append(f"not read: {first_of(self.unused, _SHOWN)}")
         return ", ".join(parts)
 
 

@@ -57,10 +57,9 @@ def split_validation(
     train, validation = (Samples(samples.__getitem__, np.flatnonzero(part)) for part in (~chosen, chosen))
     if not validation or not train:
         raise DataError(
-            f"{len(samples)} training samples with data.validation = {fraction} leave {len(train)} to "
-            f"train and {len(validation)} to validate, each being drawn by its own name; expected at least "
-            "one each; add images or change data.validation (0 validates on nothing and keeps the last "
-            "epoch)"
+            f"{len(samples)} training samples with data.validation = {fraction} leave {len(train)} for "
+            f"training and {len(validation)} for validation; expected at least one each; add images, or "
+            "change data.validation (0 skips validation and keeps the last epoch)"
         )
     return train, validation
 
@@ -141,14 +140,14 @@ def find_splits(where: object, names: Collection[str]) -> SplitNames | None:
         meant = _MEANT.get(name.lower(), name.lower())
         if meant in known and name != meant:
             raise DataError(
-                f"{where}: has {name!r}; expected the name {meant!r}; rename {name!r} to {meant!r}, or "
-                "move it away"
+                f"{where}: found {name!r}, expected {meant!r}; rename {name!r} to {meant!r}, or move it "
+                "away"
             )
     found = [name for name in VALIDATION if name in names]
     if len(found) > 1:
         raise DataError(
-            f"{where}: has {' and '.join(map(repr, found))}; expected one validation split; merge them, or "
-            "move one away"
+            f"{where}: found {' and '.join(map(repr, found))}; expected one validation split; merge them, "
+            "or move one away"
         )
     validation = found[0] if found else None
     if TRAIN not in names or (TEST not in names and validation is None):

@@ -38,7 +38,7 @@ from pipeline.store.wire import (
     require_shard,
 )
 
-RESTORE = "restore it (dvc checkout --force), or mend it with: pipeline verify --repair"
+RESTORE = "restore it (dvc checkout --force), or repair it with: pipeline verify --repair"
 
 _LONGEST = 160
 # zarr's errors on damaged metadata or chunks have no common base.
@@ -168,7 +168,7 @@ class StoredArray:
         found = parse_object(content)
         for key, expected in self._metadata().items():
             if _plain(found.get(key)) != _plain(expected):
-                raise ValueError(f"its metadata have another {key} than the store's layout")
+                raise ValueError(f"its metadata differs from the store's layout in {key}")
 
     def require_content(self, content: bytes) -> None:
         """Refuse a file whose chunks claim other sizes than the array's.
@@ -328,7 +328,7 @@ def read_state(store: object, layout: Layout, fetch: Fetch) -> dict[str, NDArray
     state = {}
     for name in STATE_SHAPES.get(layout.codec, ()):
         metadata = _fetch_all(
-            store, [f"{CODEC_GROUP}/{name}/{ZARR_JSON}"], METADATA_BYTES, fetch, "of its codec"
+            store, [f"{CODEC_GROUP}/{name}/{ZARR_JSON}"], METADATA_BYTES, fetch, "an array of its codec"
         )
         with reading(store, f"{CODEC_GROUP}/{name}"):
             array = state_array(layout, name, *metadata.values())
@@ -340,7 +340,11 @@ def read_state(store: object, layout: Layout, fetch: Fetch) -> dict[str, NDArray
 
 
 def _fetch_all(
-    store: object, names: Iterable[str], most_bytes: int, fetch: Fetch, what: str = "of its keys or digests"
+    store: object,
+    names: Iterable[str],
+    most_bytes: int,
+    fetch: Fetch,
+    what: str = "an array of its keys or digests",
 ) -> dict[str, bytes]:
     """Return required files by name.
 
@@ -371,6 +375,6 @@ def _require_incompressible(
     size = sum(map(len, files.values()))
     if size < _LEAST_KEY_BYTES * samples:
         raise CorruptStoreError(
-            f"{store}: {array.name} has {size:,} bytes for {samples:,} samples, expected eight a sample; "
-            f"{RESTORE}"
+            f"{store}: {array.name} has {size:,} bytes for {samples:,} samples, expected eight per "
+            f"sample; {RESTORE}"
         )

@@ -123,7 +123,7 @@ class Ensemble:
         """
         for other in self.members[1:]:
             if _blocks_differ(self._first, other):
-                raise _unlike(self.location, self._first, other, "samples that are mixed with each other")
+                raise _unlike(self.location, self._first, other, "groups of mixed samples")
 
     def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:
         """Read one training view of every member, in the first one's order, without decoding."""
@@ -198,7 +198,7 @@ class Ensemble:
 
         Raises:
             CorruptStoreError: the manifest changed since it was written.
-            MismatchError: a member was made again since.
+            MismatchError: a member was rewritten since.
             IncompleteStoreError: a member is missing or unfinished.
         """
         location = Location(place, **options)
@@ -210,8 +210,8 @@ class Ensemble:
         for name, member in members.items():
             if member.manifest.digest() != content["members"][name]:
                 raise MismatchError(
-                    f"{location}: refers to another {name} than the one beside it, which was made anew; "
-                    f"make the ensemble again: pipeline cache-logits {location.stem}"
+                    f"{location}: refers to an older {name}, which has been rewritten since; rebuild the "
+                    f"ensemble with: pipeline cache-logits {location.stem}"
                 )
         return cls(location, members, _blend_of(content), teacher_top1=content["teacher_top1"])
 
@@ -230,8 +230,8 @@ def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
     """
     if (path / ZARR_JSON).exists():
         raise StoreError(
-            f"{path}: holds a store of logits; expected an ensemble or nothing; choose another name, or "
-            f"remove it with: rm -r {path}"
+            f"{path}: is a logit store, but an ensemble was requested; choose a different name, or remove "
+            f"the store with: rm -r {path}"
         )
     members = {name: LogitStore.open(path.parent / name) for name in names}
     return Ensemble(Location(path), members, blend)
@@ -271,7 +271,7 @@ def _blend_of(content: Mapping[str, Any]) -> Blend:
         ValueError: the average is unknown, or the number of weights is not the number of members.
     """
     if len(content["weights"]) != len(content["members"]):
-        raise ValueError(f"{len(content['weights'])} weights of {len(content['members'])} members")
+        raise ValueError(f"{len(content['weights'])} weights for {len(content['members'])} members")
     return Blend(average=content["average"], weights=tuple(content["weights"]))
 
 
@@ -279,13 +279,13 @@ def _read_manifest(location: Location) -> dict[str, Any]:
     origin = f"{location}/{MANIFEST}"
     if not location.exists(MANIFEST):
         raise StoreError(
-            f"{location}: no ensemble is there; make it: pipeline cache-logits {location.stem}"
+            f"{location}: no such ensemble; create it with: pipeline cache-logits {location.stem}"
         )
     try:
         content = parse_object(location.read(MANIFEST))
         digest = content.pop("digest")
         if content.get("schema") != SCHEMA:
-            raise ValueError(f"schema {quoted(content.get('schema'))}, this program reads {SCHEMA}")
+            raise ValueError(f"schema {quoted(content.get('schema'))}, but this program reads {SCHEMA}")
         changed = spec_digest(content) != digest
         require_form(EnsembleForm, content)
         _blend_of(content)
@@ -314,8 +314,8 @@ def _require_alike(location: Location, members: Sequence[LogitStore]) -> None:
 
 def _unlike(location: Location, first: LogitStore, other: LogitStore, what: str) -> MismatchError:
     return MismatchError(
-        f"{location}: {first.location} and {other.location} have different {what}; expected the same views "
-        "of the same samples; name other dumps, or make one of them again"
+        f"{location}: {first.location} and {other.location} have different {what}; expected the same "
+        "views of the same samples; choose other dumps, or redo one of them"
     )
 
 

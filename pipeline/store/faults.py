@@ -14,7 +14,7 @@ from pipeline.store.layout import GROWTH, Layout, ShardId
 from pipeline.store.records import ShardRecord
 
 MISSING = "is missing"
-STRAY = "does not belong to the store"
+STRAY = "is not part of the store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,4 +118,4 @@ def problem_of(content: bytes | None, digest: str, size: int | None = None) -> s
         return MISSING
     if size is not None and len(content) != size:
         return f"has {len(content)} bytes, expected {size}"
-    return None if bytes_digest(content) == digest else "has other bytes than were written"
+    return None if bytes_digest(content) == digest else "has changed since it was written"

@@ -60,9 +60,9 @@ class Pending:
 
     def __str__(self) -> str:
         return (
-            f"an unfinished growth to {self.n_views} views of {self.n_samples:,} samples is kept in "
-            f"{self.folder} ({self.done} of {self.total} shards are done); finish it with views.count: "
-            f"{self.n_views}, or remove it with: rm -r {self.folder}"
+            f"unfinished growth to {self.n_views} views of {self.n_samples:,} samples in {self.folder} "
+            f"({self.done} of {self.total} shards are done); finish it with views.count: {self.n_views}, "
+            f"or remove it with: rm -r {self.folder}"
         )
 
 
@@ -217,8 +217,7 @@ def _explaining(path: Path) -> Iterator[None]:
     except StoreError as error:
         reason, folder = str(error).partition(";")[0], growth_folder(path)
         raise CorruptStoreError(
-            f"{reason}; the store around this unfinished growth does not need it; remove it with: rm -r "
-            f"{folder}"
+            f"{reason}; the store does not need this unfinished growth; remove it with: rm -r {folder}"
         ) from None
 
 

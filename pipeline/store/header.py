@@ -106,8 +106,8 @@ class Header:
         schema = value.get("schema")
         if schema != SCHEMA:
             raise StoreError(
-                f"{origin}: schema {quoted(schema)}; this program reads {SCHEMA}; use the version that "
-                "wrote it, or make it again: a new dump name, or remove the store"
+                f"{origin}: schema {quoted(schema)}, but this program reads {SCHEMA}; use the version "
+                "that wrote it, or dump again under a new name"
             )
         try:
             require_form(HeaderForm, value)
@@ -122,9 +122,7 @@ class Header:
             )
             header._require_consistent()
         except (KeyError, TypeError, ValueError, ModelError, RecursionError) as error:
-            raise CorruptStoreError(
-                f"{origin}: not a store's header ({reason(error)}); {RESTORE}"
-            ) from None
+            raise CorruptStoreError(f"{origin}: not a store header ({reason(error)}); {RESTORE}") from None
         return header
 
     def _require_consistent(self) -> None:
@@ -135,7 +133,9 @@ class Header:
         """
         teacher = self.teacher
         if len(teacher["classes"]) != self.layout.n_classes:
-            raise ValueError(f"{self.layout.n_classes} classes, the teacher has {len(teacher['classes'])}")
+            raise ValueError(
+                f"{self.layout.n_classes} classes, but the teacher has {len(teacher['classes'])}"
+            )
         if "decoder" not in self.versions:
             raise ValueError("versions lack the decoder")
         digests = self.fingerprint.to_dict().values()
@@ -156,8 +156,8 @@ class Header:
         content = location.find(ZARR_JSON, _MOST_BYTES)
         if content is None:
             raise IncompleteStoreError(
-                f"{location}: no store is there ({ZARR_JSON} is missing); expected a dump; run: pipeline "
-                f"cache-logits {location.stem}, or dvc pull"
+                f"{location}: no such store ({ZARR_JSON} is missing); run: pipeline cache-logits "
+                f"{location.stem}, or dvc pull"
             )
         return cls.parse(content, f"{location}/{ZARR_JSON}")
 
@@ -176,9 +176,7 @@ class Header:
         try:
             value = dict(parse_object(content)["attributes"])
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptStoreError(
-                f"{origin}: not a store's header ({reason(error)}); {RESTORE}"
-            ) from None
+            raise CorruptStoreError(f"{origin}: not a store header ({reason(error)}); {RESTORE}") from None
         return cls.from_dict(value, origin)
 
     def says_the_same_as(self, other: Header) -> bool:
@@ -220,25 +218,27 @@ class Header:
             # Not `reading`: failures of user code are no damage of the store.
             codec = find_codec(name, n_classes)
         else:
-            with reading(origin, "what its codec keeps once"):
+            with reading(origin, "the codec's shared arrays"):
                 codec = find_codec(name, n_classes, state)
                 if (codec.name, dict(codec.arrays)) != (name, arrays):
-                    raise ValueError(f"codec {codec.name} has other arrays than the layout")
+                    raise ValueError(f"codec {codec.name} has different arrays than the layout")
         expected, found = self.fingerprint.codec, codec_fingerprint(codec)
         if found == expected and dict(codec.arrays) == arrays:
             return codec
         made, ours = (re.sub(r"\.[0-9a-f]{64}$", "", text) for text in (expected, found))
         if made != ours:
             raise MismatchError(
-                f"{origin}: made with codec {made}, this program has {ours}; expected the same; use the "
-                "version that wrote it or make a new dump"
+                f"{origin}: written with codec {made}, but this program has {ours}; use the version that "
+                "wrote it, or make a new dump"
             )
         if is_own_codec(name):
             raise MismatchError(
-                f"{origin}: made with other arrays than codec {name} has now; expected the same; bring the "
-                "code that wrote it, or raise its version and make a new dump"
+                f"{origin}: written with different arrays than codec {name} has now; use the code that "
+                "wrote it, or raise its version and make a new dump"
             )
-        raise CorruptStoreError(f"{origin}: what its codec keeps once is not what was written; {RESTORE}")
+        raise CorruptStoreError(
+            f"{origin}: the codec's shared arrays have changed since they were written; {RESTORE}"
+        )
 
     def teacher_difference(self, teacher: Described) -> str:
         """Say how a teacher's description differs from the store's, ignoring its name."""
@@ -256,8 +256,8 @@ class Header:
             what = self.teacher_difference(teacher) or f"its weights are {teacher.digest[:12]}"
             name = teacher.plain["name"]
             raise MismatchError(
-                f"{origin}: made by another teacher ({expected[:12]}): of {name}, {what}; expected "
-                "the one that made it; restore its checkpoint or make a new dump"
+                f"{origin}: written by a different teacher ({expected[:12]}) than {name}: {what}; restore "
+                "the original checkpoint, or make a new dump"
             )
 
     def write(self, store: Path) -> None:

@@ -84,7 +84,7 @@ class SampleIndex:
         rows = self.find(images.keys)
         # `ABSENT` is -1: a missing key compares with the last digest, and the first term masks the result.
         changed = (rows != ABSENT) & (self.digests[rows] != images.digests) if len(self) else rows != rows
-        _refuse(changed, images, origin, f"has other content there{self._other_decoder(images)}")
+        _refuse(changed, images, origin, f"has different content in the store{self._other_decoder(images)}")
         return rows
 
     def rows_of(self, images: Split, origin: str, *, changed: bool = False) -> NDArray[np.int64]:
@@ -132,9 +132,9 @@ def _refuse(problem: NDArray[np.bool_], images: Split, origin: str, what: str) -
     if problem.any():
         sample = images.names[int(np.argmax(problem))]
         raise MismatchError(
-            f"{origin}: made from another dataset: sample {sample!r} {what} ({int(problem.sum()):,} of "
-            f"{len(images):,} samples); expected the images that the teacher saw; restore the data, use a "
-            f"new dump name, or remove the store with: rm -r {origin}"
+            f"{origin}: written for a different dataset: sample {sample!r} {what} ({int(problem.sum()):,} "
+            f"of {len(images):,} samples); expected the images that the teacher saw; restore the data, "
+            f"use a new dump name, or remove the store with: rm -r {origin}"
         )
 
 
@@ -184,8 +184,8 @@ def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
         # No common training sample means a different dataset, not an addition.
         if name == "train" and (rows == ABSENT).all():
             raise MismatchError(
-                f"{path}: made from another dataset: none of the {len(images):,} training samples is in "
-                f"it, {images.names[0]!r} being the first; expected the images that the teacher saw; "
+                f"{path}: written for a different dataset: the store has none of the {len(images):,} "
+                f"training samples, e.g. {images.names[0]!r}; expected the images that the teacher saw; "
                 f"restore the data, {ways_out}"
             )
         grown[name] = known.with_new(images)
@@ -215,7 +215,7 @@ def read_index(path: Path, header: Header) -> Index:
         index[name] = SampleIndex(keys, digests, header.versions["decoder"])
     if dataset_digest(index) != header.fingerprint.dataset:
         raise CorruptStoreError(
-            f"{path}: which samples its rows are is not what was written (keys or digests); {RESTORE}"
+            f"{path}: the sample index (keys or digests) has changed since it was written; {RESTORE}"
         )
     return index
 
@@ -223,24 +223,28 @@ def read_index(path: Path, header: Header) -> Index:
 def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: str) -> None:
     found, teacher = header.fingerprint, wanted.teacher
     for what, same, differing in (
-        ("teacher", teacher.digest == found.teacher, header.teacher_difference(teacher)),
-        ("views", wanted.views.digest == found.views, difference(header.views, wanted.views.plain)),
+        ("a different teacher", teacher.digest == found.teacher, header.teacher_difference(teacher)),
+        (
+            "different views",
+            wanted.views.digest == found.views,
+            difference(header.views, wanted.views.plain),
+        ),
     ):
         if not same:
             raise MismatchError(
-                f"{path}: made with another {what}: {differing or 'other weights'}; a dump is never "
-                f"overwritten: {ways_out}"
+                f"{path}: written with {what}: {differing or 'different weights'}; a store is "
+                f"never overwritten: {ways_out}"
             )
     if not wanted.codec.accepts(header.codec_spec, header.layout.codec):
         raise MismatchError(
-            f"{path}: made with another codec ({header.layout.codec}, asked for as {header.codec_spec}, "
-            f"now {wanted.codec}); a dump is never overwritten: {ways_out}"
+            f"{path}: written with a different codec ({header.layout.codec}, requested as "
+            f"{header.codec_spec}, now {wanted.codec}); a store is never overwritten: {ways_out}"
         )
     had = header.layout.sections["train"].n_views
     if wanted.view_count < had:
         raise MismatchError(
-            f"{path}: has {counted(had, 'view')}, views.count is {wanted.view_count}; a dump never loses "
-            f"views: raise views.count to {had}, {ways_out}"
+            f"{path}: has {counted(had, 'view')}, but views.count is {wanted.view_count}; a store never "
+            f"loses views: raise views.count to {had}, {ways_out}"
         )
 
 

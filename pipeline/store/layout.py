@@ -81,7 +81,7 @@ class ShardId:
         shard = None if match is None else cls(match[1], int(match[2]), int(match[3]))
         # Only the canonical text: `train.v0000012.b00000` is view 12 too, but names no file.
         if shard is None or str(shard) != text:
-            raise ValueError(f"{quoted(text)} is no shard")
+            raise ValueError(f"{quoted(text)} is not a shard")
         return shard
 
 
@@ -266,11 +266,11 @@ class Layout:
     def _require_consistent(self) -> None:
         """Refuse a layout that no dump produces, with contradicting numbers of rows, blocks or views."""
         if self.shard_rows % self.chunk_rows:
-            raise ValueError(f"shard_rows is {self.shard_rows}, no multiple of {self.chunk_rows}")
+            raise ValueError(f"shard_rows is {self.shard_rows}, not a multiple of {self.chunk_rows}")
         if "train" not in self.sections:
-            raise ValueError("it has no section train")
+            raise ValueError("section train is missing")
         if taken := set(self.arrays) & set(INDEX_ARRAYS):
-            raise ValueError(f"the codec has an array {min(taken)}, which is the index's")
+            raise ValueError(f"the codec has an array {min(taken)}, a name reserved for the index")
         for section in self.sections.values():
             if section.name != "train" and section.n_views != 1:
                 raise ValueError(f"{section.name} has {section.n_views} views, expected one")
@@ -278,8 +278,8 @@ class Layout:
             for first, count in section.extents:
                 if first != expected or not count:
                     raise ValueError(
-                        f"{section.name} has {count:,} rows from row {first:,} on, expected some from row "
-                        f"{expected:,} on"
+                        f"{section.name} has {count:,} rows from row {first:,}, expected at least one "
+                        f"from row {expected:,}"
                     )
                 # Round up to the next block: where the next extent must begin.
                 expected = -(-(first + count) // self.shard_rows) * self.shard_rows

@@ -50,7 +50,7 @@ def sweep(path: Path, known: Collection[str]) -> None:
     left = [name for name in others if _is_temporary(name) or is_shard_file(name)]
     _remove_files(path, left)
     if foreign := [name for name in others if name not in left]:
-        note(f"{path}: {named(foreign)} not the store's; left alone")
+        note(f"{path}: {named(foreign)} not part of the store; left unchanged")
 
 
 def named(names: Collection[str]) -> str:

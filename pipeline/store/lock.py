@@ -62,7 +62,7 @@ class Slice:
         """
         match = _NAME.fullmatch(text)
         if match is None or int(match[1]) >= int(match[2]):
-            raise ValueError(f"{quoted(text)} is no slice")
+            raise ValueError(f"{quoted(text)} is not a slice")
         return cls(int(match[1]), int(match[2]))
 
 
@@ -151,7 +151,9 @@ def _folder(store: Path) -> Path:
     # Locks are emptied and holders written: a link would redirect that to somebody's file.
     for file in (folder, *folder.iterdir()):
         if file.is_symlink() or (file.exists() and not (file.is_file() or file == folder)):
-            raise StoreError(f"{file}: is a link or no file; expected the store's locks there; remove it")
+            raise StoreError(
+                f"{file}: is a link or not a regular file; expected a lock of the store; remove it"
+            )
     return folder
 
 
@@ -162,6 +164,6 @@ def _locked(store: Path, names: list[str], wait_seconds: float) -> LockedError:
         who = brief(holder.read_text())
     part = "" if names[0] in (_GATE, str(WHOLE)) else f" (slice {names[0]})"
     return LockedError(
-        f"{store} is being written by {who}{part} and was not released in {wait_seconds:g} s; expected one "
-        "writer at a time; wait for it, or end it and run the command again"
+        f"{store} is locked by {who}{part} and was not released within {wait_seconds:g} s; wait for that "
+        "process, or stop it and run the command again"
     )

@@ -102,8 +102,7 @@ class Manifest:
             raise CorruptStoreError(f"{origin}: not a manifest ({reason(error)}); {RESTORE}") from None
         if "members" in content:
             raise StoreError(
-                f"{location}: is an ensemble, which has no logits of its own; expected a store of one "
-                "teacher's; use the stores that it averages"
+                f"{location}: is an ensemble, which stores no logits; use the stores that it averages"
             )
         # The schema first: a newer program may compute digests differently.
         header = Header.from_dict(content, origin)
@@ -124,7 +123,7 @@ class Manifest:
         require_form(ManifestForm, content)
         layout, told = header.layout, content["shards"]
         if len(told) != layout.n_shards:
-            raise ValueError(f"{len(told):,} shards, the layout has {layout.n_shards:,}")
+            raise ValueError(f"{len(told):,} shards, but the layout has {layout.n_shards:,}")
         shards = {ShardId.parse(shard): ShardRecord.from_dict(record) for shard, record in told.items()}
         for shard, record in shards.items():
             record.require_shard(shard, layout)
@@ -185,15 +184,15 @@ def _require_names(layout: Layout, names: Collection[str]) -> None:
     """
     expected, fitted = layout.frame_files(), layout.codec in STATE_SHAPES
     if lacking := expected.difference(names):
-        raise ValueError(f"metadata lack {min(lacking)}")
+        raise ValueError(f"metadata lacks {min(lacking)}")
     for name in names:
         if name not in expected and name != GATHERED and not (fitted and is_codec_file(name)):
-            raise ValueError(f"metadata name {quoted(name)}, which is no file of this layout")
+            raise ValueError(f"metadata lists {quoted(name)}, which is not a file of this layout")
 
 
 def _no_manifest(location: Location) -> IncompleteStoreError:
     Header.read(location)  # raises its own error if there is no store at all
     return IncompleteStoreError(
-        f"{location}: not complete ({MANIFEST} is missing); expected a finished dump; go on with: pipeline "
-        f"cache-logits {location.stem}"
+        f"{location}: not complete ({MANIFEST} is missing); resume the dump with: pipeline cache-logits "
+        f"{location.stem}"
     )

@@ -57,14 +57,14 @@ def require_ensemble_or_nothing(path: Path) -> None:
     _require_folder_of_its_own(path)
     if (path / ZARR_JSON).exists():
         raise StoreError(
-            f"{path}: holds a store of logits; expected an ensemble or nothing; choose another name, or "
-            f"remove it with: rm -r {path}"
+            f"{path}: is a logit store, but an ensemble was requested; choose a different name, or remove "
+            f"the store with: rm -r {path}"
         )
     others = sorted(name for name in _files(path) - {MANIFEST} if not is_passing(name))
     if others and not is_ensemble(path):
         raise StoreError(
-            f"{path}: holds other files ({named(others)} there); expected an ensemble or nothing; choose "
-            "another --out"
+            f"{path}: contains other files ({named(others)} in it); expected an ensemble or an empty "
+            "folder; choose a different --out"
         )
 
 
@@ -114,29 +114,28 @@ def discard(path: Path) -> None:
 
 def _require_folder_of_its_own(path: Path) -> None:
     if path.is_file():
-        raise StoreError(f"{path}: is a file; expected a folder for the store; choose another --out")
+        raise StoreError(f"{path}: is a file; expected a folder for the store; choose a different --out")
     if path.is_dir():
         require_own_folders(path)
     for around in path.absolute().parents:
         if (around / ZARR_JSON).exists() or is_ensemble(around):
-            raise StoreError(
-                f"{path}: is inside another store, {around}; expected a folder of its own; choose another "
-                "--out"
-            )
+            raise StoreError(f"{path}: is inside another store, {around}; choose an --out outside of it")
 
 
 def _no_place(path: Path) -> StoreError | None:
     """Return the reason why a folder without a store cannot become one, or None."""
     if is_ensemble(path):
-        return StoreError(f"{path}: holds an ensemble; expected a store or nothing; choose another name")
+        return StoreError(
+            f"{path}: is an ensemble, but a logit store was requested; choose a different name"
+        )
     if (path / MANIFEST).exists():
         return CorruptStoreError(f"{path}: {ZARR_JSON} is missing; {RESTORE}")
     others = sorted(name for name in _files(path) - frame_files(path) if not is_passing(name))
     if not others:
         return None
     return StoreError(
-        f"{path}: holds files but no {ZARR_JSON} ({named(others)} there); expected a store or nothing; "
-        "move them away or choose another --out"
+        f"{path}: contains files but no {ZARR_JSON} ({named(others)} in it); expected a store or an empty "
+        "folder; move them away, or choose a different --out"
     )
 
 

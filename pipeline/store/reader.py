@@ -90,8 +90,10 @@ class SectionReader:
             CorruptStoreError: bytes changed since they were written.
         """
         if not 0 <= view < self.n_views:
-            raise IndexError(f"view {view} of {self._location}; it has {self.n_views} views, from 0")
-        with reading(self._location, f"{self._name}, {len(self.index):,} samples of it"):
+            raise IndexError(
+                f"view {view} of {self._location}; the store has {self.n_views} views, counted from 0"
+            )
+        with reading(self._location, f"{self._name}, {len(self.index):,} samples"):
             arrays = {
                 name: np.empty((len(self.index), *spec.shape), spec.dtype)
                 for name, spec in self._layout.arrays.items()
@@ -121,8 +123,8 @@ class SectionReader:
             batch = {name: values.index_select(0, some) for name, values in arrays.items()}
             if codec.is_valid is not None and not codec.is_valid(batch):
                 raise CorruptStoreError(
-                    f"{self._location}: {self._name} view {view} holds what codec {codec.name} never "
-                    f"writes; {RESTORE}"
+                    f"{self._location}: {self._name} view {view} has values that codec {codec.name} "
+                    f"never writes; {RESTORE}"
                 )
             yield codec.decode(batch)
 
@@ -262,9 +264,9 @@ class LogitStore:
         same_codec = codec.accepts(header.codec_spec, self.codec.name)
         if views.digest != header.fingerprint.views:
             raise MismatchError(
-                f"{self.location}: its views are not those of the dump's parameters: "
-                f"{difference(self.views, views.plain)}; correct them, use a new dump name, or remove it "
-                f"with: rm -r {self.location}"
+                f"{self.location}: the stored views differ from the dump's parameters: "
+                f"{difference(self.views, views.plain)}; correct the parameters, use a new dump name, or "
+                f"remove the store with: rm -r {self.location}"
             )
         for what, found, expected, same in (
             ("views.count", self.n_views, view_count, self.n_views == view_count),
@@ -272,8 +274,8 @@ class LogitStore:
         ):
             if not same:
                 raise MismatchError(
-                    f"{self.location}: {what} is {found}; expected {expected}, as the dump's parameters "
-                    f"say; correct them, use a new dump name, or remove it with: rm -r {self.location}"
+                    f"{self.location}: {what} is {found}; the dump's parameters say {expected}; correct "
+                    f"them, use a new dump name, or remove the store with: rm -r {self.location}"
                 )
 
     def require_teacher(self, teacher: Described) -> None:
@@ -299,9 +301,9 @@ class LogitStore:
         rows = section.rows()[self.sections["train"].rows_of(images, changed=True)]
         if lacking:
             raise MismatchError(
-                f"{self.location}: its views mix images with each other, and {lacking:,} of its "
-                f"{self.n_samples:,} training samples are not in the data; expected all of them; restore "
-                "them, or make a dump without mixup and cutmix"
+                f"{self.location}: the views mix images, and {lacking:,} of the store's "
+                f"{self.n_samples:,} training samples are not in the data; restore them, or make a dump "
+                "without mixup and cutmix"
             )
         blocks: NDArray[np.int64] = rows // self.manifest.layout.shard_rows
         return blocks

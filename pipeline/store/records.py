@@ -86,9 +86,9 @@ class ShardRecord:
         witness = Witness.from_dict(value["witness"])
         record = cls(**{**value, "files": files, "fidelity": fidelity, "witness": witness})
         if not record.correct <= record.labelled <= record.rows or fidelity.samples > record.rows:
-            raise ValueError(f"more samples are labelled, correct or measured than its {record.rows} rows")
+            raise ValueError(f"more labelled, correct or measured samples than its {record.rows} rows")
         if len(witness.crcs) != len(witness_rows(record.rows)):
-            raise ValueError(f"{len(witness.crcs)} witnesses of {record.rows} rows")
+            raise ValueError(f"{len(witness.crcs)} render checksums for {record.rows} rows")
         return record
 
     def require_shard(self, shard: ShardId, layout: Layout) -> None:
@@ -98,14 +98,16 @@ class ShardRecord:
             ValueError: says what differs.
         """
         if not layout.holds(shard):
-            raise ValueError(f"{shard} is no shard of the layout")
+            raise ValueError(f"{shard} is not a shard of the layout")
         if self.rows != layout.n_rows(shard):
-            raise ValueError(f"{shard} has {self.rows} rows, the layout {layout.n_rows(shard)}")
+            raise ValueError(f"{shard} has {self.rows} rows, but the layout has {layout.n_rows(shard)}")
         if set(self.files) != set(layout.arrays):
-            raise ValueError(f"{shard} has files of {quoted(sorted(self.files))}, the layout other arrays")
+            raise ValueError(
+                f"{shard} has files for {quoted(sorted(self.files))}, but the layout has different arrays"
+            )
         if not self.fidelity.measures.are_those_of(layout.measures):
             raise ValueError(
-                f"{shard} has other measures than the layout: {quoted(self.fidelity.measures)}"
+                f"{shard} has different fidelity measures than the layout: {quoted(self.fidelity.measures)}"
             )
         section = layout.sections[shard.section]
         for array, (size, _) in self.files.items():
@@ -202,7 +204,7 @@ class Witness:
 
     @classmethod
     def of(cls, rendered: Sequence[NDArray[Any]] | NDArray[Any]) -> Witness:
-        """Return the witness of W integer samples, of any lengths; the last of several axes stays whole."""
+        """Return the checksums of W integer samples of any lengths; the last of several axes stays whole."""
         crcs = tuple(zlib.crc32(np.ascontiguousarray(sample).data) for sample in rendered)
         return cls(crcs, np.stack([_spread(sample) for sample in rendered]))
 
@@ -215,7 +217,7 @@ class Witness:
         return Witness(tuple(np.array(self.crcs, np.int64)[rows].tolist()), self.values[rows])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the witness as plain values: base64 of 32-bit words and of values, low bytes first."""
+        """Return the checksums as plain values: base64 of 32-bit words and of values, low bytes first."""
         words = np.array(self.crcs, "<u4").tobytes()
         little = self.values.astype(self.values.dtype.newbyteorder("<"))
         kind = {} if self.values.dtype == np.uint8 else {"dtype": self.values.dtype.name}
@@ -227,7 +229,7 @@ class Witness:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Witness:
-        """Return the witness that `to_dict` described.
+        """Return the checksums that `to_dict` described.
 
         Raises:
             ValueError: it has no samples, or not the same few values of each.
@@ -238,7 +240,7 @@ class Witness:
             for name, kind in (("crcs", "<u4"), ("pixels", dtype))
         )
         if not len(crcs) or not len(values) or len(values) % (PLACES * len(crcs)):
-            raise ValueError(f"a witness has {len(values)} values for {len(crcs)} samples")
+            raise ValueError(f"render checksums have {len(values)} values for {len(crcs)} samples")
         return cls(tuple(crcs.tolist()), values.reshape(len(crcs), -1))
 
 
@@ -251,7 +253,7 @@ def _spread(sample: NDArray[Any]) -> NDArray[Any]:
 
 
 def witness_rows(count: int) -> NDArray[np.int64]:
-    """Return the rows (W,) of a shard's witnesses, ascending and evenly spread."""
+    """Return the rows (W,) of a shard that get render checksums, ascending and evenly spread."""
     return np.linspace(0, count - 1, min(count, WITNESSES_A_SHARD)).astype(np.int64)
 
 

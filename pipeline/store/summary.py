@@ -56,7 +56,9 @@ def inspect(place: Place) -> Inspection:
             growing=growing,
         )
     if not isinstance(place, (str, Path)) or not Path(place).is_dir():
-        raise IncompleteStoreError(f"{location}: not complete; expected a finished dump, far from here")
+        raise IncompleteStoreError(
+            f"{location}: not complete; inspect an unfinished store on the machine that writes it"
+        )
     header = Header.read(location)
     shards = Records(Path(place)).read(header.layout)
     summary = summarise(header, shards, complete=False, teacher_top1=None)

@@ -252,7 +252,7 @@ def require_shard(content: bytes, n_chunks: int, chunk_bytes: int) -> None:
     entries = np.frombuffer(content, "<u8", 2 * n_chunks, len(content) - index_bytes).reshape(-1, 2)
     for offset, length in entries[(entries != _NO_CHUNK).any(1)].tolist():
         if offset + length > len(content) - index_bytes:
-            raise ValueError("a shard's index points outside of it")
+            raise ValueError("a shard's index points outside the shard")
         require_frame(memoryview(content)[offset : offset + length], chunk_bytes)
 
 
@@ -260,7 +260,7 @@ def _frame_header(content: bytes | memoryview) -> tuple[int | None, int, bool]:
     """Return a frame's declared content size, its first block's place, and whether it has a checksum."""
     head = bytes(content[:_MOST_HEADER_BYTES])
     if len(head) < 6 or int.from_bytes(head[:4], "little") != _MAGIC:
-        raise ValueError("a chunk is no Zstandard frame")
+        raise ValueError("a chunk is not a Zstandard frame")
     descriptor = head[4]
     single, checksum = bool(descriptor & 0x20), bool(descriptor & 0x04)
     place = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]

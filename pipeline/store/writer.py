@@ -139,7 +139,9 @@ class StoreWriter:
         """
         shards = self.done()
         if len(shards) < sum(1 for _ in self.layout.shards()):
-            raise StoreError(f"{self.path}: shards are missing; expected all of them before the manifest")
+            raise StoreError(
+                f"{self.path}: shards are missing; the manifest needs all of them; run the dump again"
+            )
         manifest = Manifest(
             header=self.header,
             shards=shards,

@@ -42,9 +42,8 @@ def naming_step(loader: Loader) -> Iterator[None]:
             else "add images to train on, or raise batch_size"
         )
         raise TrainingError(
-            f"a {step} gives the network 1 image at a time, of which its batch norms "
-            f"have one value a channel; expected at least 2 images a part; {mend}, or choose a "
-            "model without batch norms"
+            f"a {step} feeds the network 1 image at a time, so its batch norms see one value per channel; "
+            f"expected at least 2 images per part; {mend}, or choose a model without batch norms"
         ) from error
 
 
@@ -65,7 +64,7 @@ def naming_epoch(epoch: int, network: nn.Module, settings: TrainingSettings) -> 
     except NotFiniteError as error:
         names = not_finite(network)
         cause = (
-            f", as {_listed(names)} of the network {'is' if len(names) == 1 else 'are'} not"
+            f", because the network's {_listed(names)} {'is' if len(names) == 1 else 'are'} not finite"
             if names
             else ""
         )
@@ -88,8 +87,8 @@ def require_finite_state(epoch: int, network: nn.Module, settings: TrainingSetti
     names = not_finite(network)
     if names:
         raise TrainingError(
-            f"in epoch {epoch}: {_listed(names)} of the network became infinite or NaN; expected numbers; "
-            f"{_remedy(settings)}"
+            f"in epoch {epoch}: the network's {_listed(names)} became infinite or NaN; expected finite "
+            f"numbers; {_remedy(settings)}"
         )
 
 
@@ -101,9 +100,8 @@ def require_learning(skipped: int, steps: int) -> None:
     """
     if skipped == steps:
         raise TrainingError(
-            f"nothing was learnt: gradients overflowed in fp16 in each of the run's {steps:,} steps, which "
-            "were skipped while the loss scale fell; expected steps that count; train longer, or use "
-            "precision: bf16 or fp32"
+            f"nothing was learnt: fp16 gradients overflowed in all {steps:,} steps of the run, so every "
+            "step was skipped; train longer, or use precision: bf16 or fp32"
         )
 
 

@@ -37,7 +37,7 @@ from pipeline.training.state import EpochRecord, RunState, TrainingResult, descr
 Evaluate = Callable[[nn.Module], Figures]
 _STATE_VERSION = 4
 _SEEDS = 1 << 63
-_LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render elsewhere: --render cpu"
+_LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render on the CPU: --render cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +111,7 @@ def fit(
             if ranks.is_first:
                 run.save(state_path, identity)
     if run.skipped:
-        note(f"precision fp16: {run.skipped:,} of {steps:,} steps were skipped: their gradients overflowed")
+        note(f"precision fp16: skipped {run.skipped:,} of {steps:,} steps with overflowing gradients")
     return run.result()
 
 
@@ -125,8 +125,8 @@ def _resume(run: RunState, path: Path, identity: dict[str, Any], ranks: Ranks) -
         ranks.agree()
     if not ranks.agree(run.epoch, run.current.step):
         raise TrainingError(
-            f"process {ranks.index} goes on after epoch {run.epoch}, step {run.current.step}, others "
-            "elsewhere; expected one state for all; run them in the same folder"
+            f"process {ranks.index} resumes after epoch {run.epoch}, step {run.current.step}, but other "
+            "processes resume elsewhere; expected one shared state; run all processes in the same folder"
         )
 
 
@@ -263,8 +263,8 @@ class _Training:
         step, run = int(self._run.current.bad_step), self._run
         if step >= 0:
             raise TrainingError(
-                f"the loss is not finite at step {step} (epoch {run.epoch + 1}); expected a number; lower "
-                f"learning_rate (now {run.settings.learning_rate:g}) or use precision: fp32"
+                f"the loss is not finite at step {step} (epoch {run.epoch + 1}); expected a finite "
+                f"number; lower learning_rate (now {run.settings.learning_rate:g}) or use precision: fp32"
             )
 
 

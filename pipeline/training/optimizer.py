@@ -207,8 +207,8 @@ class LossScale:
         scale = self._scaler.get_scale()
         if scale < _LEAST_SCALE:
             raise TrainingError(
-                f"gradients are not finite at loss scale {scale:.1e}, and steps are skipped one after the "
-                "other; expected finite gradients; lower learning_rate, or use precision: bf16 or fp32"
+                f"gradients are not finite even at loss scale {scale:.1e}, so every step is skipped; "
+                "expected finite gradients; lower learning_rate, or use precision: bf16 or fp32"
             )
 
 

@@ -74,8 +74,8 @@ def train(
     note("; ".join([f"training on {feed.path}", *training_set.remarks()]))
     if loss.epochs > settings.epochs:
         note(
-            f"settings of the loss change for {loss.epochs:g} epochs and training ends after "
-            f"{settings.epochs}, on the way; shorten their schedules in the recipe (dkd: kd_weight)"
+            f"the loss's schedules last {loss.epochs:g} epochs, but training ends after "
+            f"{settings.epochs}; shorten them in the recipe (dkd: kd_weight)"
         )
     loader = Loader(
         feed,

@@ -277,9 +277,9 @@ class RunState:
             _exchange(path, aside)
         elif keeps:
             path.replace(aside)
-        said = "going on with this one's, kept" if fits else "starting anew"
+        said = "resuming this run's saved state" if fits else "starting over"
         differing = _difference(content["identity"], json.loads(identity))
-        note(f"{path}: state of another run, {said}: {differing}; it is kept as {aside}")
+        note(f"{path}: state of a different run, {said}: {differing}; moved to {aside}")
         return other if fits else None
 
     def resume(self, path: Path, identity: Mapping[str, Any], *, keeps: bool = True) -> None:
@@ -342,8 +342,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "identity" not in content:
         reason = f" ({content})" if isinstance(content, str) else ""
         raise TrainingError(
-            f"{path}: not the state of a run{reason}; expected what an interrupted run left; remove it to "
-            "start anew"
+            f"{path}: not a training state{reason}; expected the state of an interrupted run; remove it "
+            "to start over"
         )
     return content
 
@@ -353,7 +353,7 @@ def _difference(saved: str, identity: Mapping[str, Any]) -> str:
     try:
         return difference(json.loads(saved), identity)
     except ValueError:
-        return "it was saved by another version"
+        return "it was saved by a different version"
 
 
 def _copy(state: StateDict) -> StateDict:

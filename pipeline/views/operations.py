@@ -103,7 +103,7 @@ def operation(kind: type[T], value: Any) -> T:
     kinds = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
     for key, given in plain.items():
         fits = _is_of(kinds[key], given)
-        require(fits, f"{kind.name}.{key}", quoted(given), f"a value of kind {kinds[key]}")
+        require(fits, f"{kind.name}.{key}", quoted(given), f"a value of type {kinds[key]}")
     return kind(**plain)
 
 

@@ -180,8 +180,8 @@ def require_whole_groups(count: int, name: str = "batch_size", *, mixes: bool = 
         lower = count // GROUP * GROUP
         ways = f"{lower} or {lower + GROUP}" if lower else str(GROUP)
         raise ConfigError(
-            f"{name} is {count}, and the views mix images inside groups of {GROUP}; expected a "
-            f"multiple of {GROUP}; set it to {ways}"
+            f"{name} is {count}, but the views mix images in groups of {GROUP}; expected a multiple of "
+            f"{GROUP}; set it to {ways}"
         )
 
 

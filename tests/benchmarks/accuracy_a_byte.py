@@ -1,13 +1,13 @@
-"""What a student learns from a byte: agreement with its teacher against the size of a cached view.
+"""Measure how much a student learns per stored byte: agreement with its teacher against bytes per view.
 
     python -m tests.benchmarks.accuracy_a_byte PHOTOGRAPHS [--cache FILE.pt] [--seeds 3] [--out FOLDER]
 
-EfficientNet-Lite2 (1,000 classes, see imagenet_teacher.py) looks at random crops of unlabelled photographs
-at 260 pixels. Small students (0.4 M parameters) see the same crops at 64 and learn from its logits alone,
-as our codecs and other systems' formats give them back, by KL at T = 1. Reported is how often a student
-then names the teacher's first class, and KL(teacher || student), on further crops that it has not seen.
+EfficientNet-Lite2 (1,000 classes, see imagenet_teacher.py) evaluates random crops of unlabelled photographs
+at 260 pixels. Small students (0.4 M parameters) see the same crops at 64 pixels and learn from its logits
+only, as decoded by our codecs or by other systems' formats, with KL at T = 1. On unseen crops, the
+benchmark measures how often a student predicts the teacher's first class, and KL(teacher || student).
 Codecs are fitted to every other photograph.
-Writes accuracy_a_byte.json and .svg; results are kept after each student.
+Writes accuracy_a_byte.json and .svg; results are saved after each student.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def plot(rows: list[dict[str, Any]], file: Path) -> None:
         )
     online = next(r for r in rows if r["name"] == "online")
     axis.axhline(100 * online["agreement"], color="black", lw=0.8, label="the teacher's own logits")
-    axis.set(xscale="log", xlabel="bytes a sample and view", ylabel="agreement with the teacher, %")
+    axis.set(xscale="log", xlabel="bytes per sample and view", ylabel="agreement with the teacher, %")
     axis.legend(fontsize=7)
     axis.grid(alpha=0.3, which="both")
     figure.tight_layout()
@@ -141,7 +141,7 @@ def main() -> None:
     """Train, evaluate, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photographs", type=Path)
-    parser.add_argument("--cache", type=Path, help="where what the teacher says is kept between runs")
+    parser.add_argument("--cache", type=Path, help="file that keeps the teacher's outputs between runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("tests/benchmarks/results"))
     arguments = parser.parse_args()

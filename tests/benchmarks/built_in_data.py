@@ -1,4 +1,4 @@
-"""Make the built-in dataset from the four original idx files of Fashion-MNIST.
+"""Build the built-in dataset from the four original idx files of Fashion-MNIST.
 
 python -m tests.benchmarks.built_in_data RAW OUT.npz
 """

@@ -1,10 +1,10 @@
-"""The slow campaigns: commands killed before each change of the file system, files damaged, stores forged.
+"""Run the slow campaigns: commands killed before each file-system change, damaged files, forged stores.
 
     python -m tests.benchmarks.campaigns [--jobs 2] [--minutes 600] [--out FILE.json]
 
-Runs each test that is marked slow in a process of its own, those first that were never run, and keeps what
-it counted as soon as it ends; a run that is stopped is continued by the same command. What was found for
-other code than this, by the tree of its commit, is run again.
+Runs each test marked `slow` in a separate process, new tests first, and saves its counts when it finishes.
+An interrupted run resumes with the same command. Results for other versions of the code, identified by
+the git tree, are replaced.
 """
 
 from __future__ import annotations

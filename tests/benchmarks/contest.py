@@ -66,7 +66,7 @@ def contest(
             yield
         except LoaderError as error:
             left_out[name] = str(error)
-            note(f"{name}: left out ({error})")
+            note(f"{name}: skipped ({error})")
             if (failed := runners.pop(name, None)) is not None:
                 failed.end()
 
@@ -74,7 +74,7 @@ def contest(
         with may_fail(contender.name):
             convert(contender, job)
     with ExitStack() as processes:
-        # All start at once, since imports take seconds; the first turn waits until all are ready.
+        # Start all at once, because imports take seconds; the first turn waits until all are ready.
         for contender in contenders:
             if contender.name not in left_out:
                 runners[contender.name] = processes.enter_context(Runner(contender, job))
@@ -144,7 +144,7 @@ class Runner:
         try:
             self._pipe.send((what, given))
         except OSError as error:
-            raise LoaderError(f"its process has ended ({error})") from None
+            raise LoaderError(f"the process has ended ({error})") from None
         return self._answer()
 
     def open(self, turn_seconds: float) -> Record:
@@ -170,7 +170,7 @@ class Runner:
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join(_SECONDS_TO_END)
-            raise LoaderError(f"its process ended with status {self._process.exitcode}") from None
+            raise LoaderError(f"the process ended with status {self._process.exitcode}") from None
         if isinstance(answer, LoaderError):
             raise answer
         return answer

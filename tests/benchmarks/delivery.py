@@ -1,12 +1,12 @@
-"""How fast random batches of encoded rows come, and what opening a store costs as it grows.
+"""Measure random batches of encoded rows per second, and the cost of opening stores of growing size.
 
     python -m tests.benchmarks.delivery [--device cpu] [--out FILE.json]
 
-The store has 65,536 samples of about 600 bytes. A view is read whole, checked and held; a batch of 256
-random rows is then a gather. It alternates, one thread each, with a gather from a memory-mapped file of the
-same bytes (in the page cache), one file per sample (torch.load, as in torchdistill), and zarr's fancy
-indexing of the same store. Opening is timed for 10 thousand and for a million samples. Decoding, by each
-codec for 1,000 classes, is compared with a training step of a ResNet-18 on images of 224 pixels.
+The store has 65,536 samples of about 600 bytes. A view is read whole, verified and held in memory; a batch
+of 256 random rows is then a gather. It alternates, on one thread each, with a gather from a memory-mapped
+file of the same bytes (in the page cache), one file per sample (torch.load, as in torchdistill), and zarr's
+fancy indexing of the same store. Opening is timed for 10 thousand and for a million samples. Decoding, with
+each codec for 1,000 classes, is compared with a training step of a ResNet-18 at 224 pixels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which share of a dump's time encoding, comparing and writing take, with a ResNet-50.
+"""Measure the shares of encoding, comparing and writing in the time of a dump, with a ResNet-50.
 
     python -m tests.benchmarks.dump_share PHOTOGRAPHS [--device cpu] [--out FILE.json]
 

@@ -1,16 +1,17 @@
-"""Is the resize by matrix products the CPU's, byte for byte, on a GPU too? And how near to its bounds?
+"""Check that the resize by matrix products equals the CPU's byte for byte, on a GPU too, and time it.
 
     python -m tests.benchmarks.exact_crops [--device cuda] [--crops 10000] [--out FILE.json]
 
-Needs torch and numpy alone. In each geometry, random crops of random images go through torch's uint8
+Needs only torch and numpy. For each geometry, random crops of random images go through torch's uint8
 antialiased kernel on the CPU and through `modalities/images/rendering/resample.py` on the device, with
 products in
 
 * float32, * TF32, * half precision with sums in float32 (all factors have 8 bits, so each is exact);
 
-compared with torch.equal. Speed is the device's alone, images and boxes resident. Its bounds are those of a
-large matrix product and a large copy on the same device in the same run: the share of the time that these
-would need for the same multiplications and bytes. Exits 1 if a geometry differs in a way that is used.
+compared with torch.equal. Speed is measured on the device only, with images and boxes resident. Its bounds
+are a large matrix product and a large copy on the same device in the same run: the share of the time that
+these would need for the same multiplications and bytes. Exits with 1 if the precision in use differs in
+any geometry.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def main() -> None:
     """Compare, time, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--crops", type=int, default=10_000, help="of each geometry")
+    parser.add_argument("--crops", type=int, default=10_000, help="crops per geometry")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)

@@ -1,8 +1,8 @@
-"""How well the codec `features` keeps the features themselves, at several budgets of the logits.
+"""Measure how well codec `features` preserves the features themselves, at several logit error budgets.
 
     python -m tests.benchmarks.feature_error TEACHER [--max-kl 1e-3 1e-4 1e-5] [--out FILE.json]
 
-Needs `pipeline prepare` and `pipeline train-teacher TEACHER` in the working folder. Cached is one view; of
+Needs `pipeline prepare` and `pipeline train-teacher TEACHER` in the working folder. One view is cached. For
 1,024 of its images, the teacher's features are compared with the cached ones: the mean length of the error
 over the mean distance to the mean features, and the correlation of the distances between images.
 """

@@ -1,16 +1,16 @@
-"""Soft-label formats of other systems, as functions of the same logits, to compare with our codecs.
+"""Soft-label formats of other systems, as functions of the same logits, for comparison with our codecs.
 
 Each format maps the logits of B views to bytes per view and to the log-probabilities that a student reads
 back. The functions are reimplementations of the systems' public code; each docstring names the files.
-Counted are the bytes that the system writes per view, with file overhead if many views share a file. Names,
-keys and file-system blocks are not counted. Label bytes and replay bytes (the parameters of a view's
-augmentation) are separate: our store needs no replay bytes, so both totals can be reported.
+Bytes are those that the system writes per view, with file overhead if many views share a file, but without
+names, keys and file-system blocks. Label bytes and replay bytes (the parameters of a view's augmentation)
+are separate: our store needs no replay bytes, so both totals can be reported.
 
-All formats but `torchdistill` keep probabilities at T = 1 of K classes. A student reads log-probabilities;
-at T != 1 it sees softmax(logits / T), which is p^(1/T), normalised. TinyViT, FKD and ml-dr train at T = 1
-only, DistillKit raises the K kept probabilities to 1/T.
+All formats but `torchdistill` store probabilities at T = 1 of K classes. A student reads log-probabilities;
+at T != 1 it sees softmax(logits / T), which is p^(1/T), normalised. TinyViT, FKD and ml-dr train only at
+T = 1; DistillKit raises the K stored probabilities to 1/T.
 
-KL(teacher || stored) is infinite if a stored probability is 0 or less, by underflow or because the kept
+KL(teacher || stored) is infinite if a stored probability is 0 or less, by underflow or because the stored
 ones add up to 1 or more. Only such values become `FLOOR`; then rows are normalised. The floor, 1e-8, is
 below every positive fp16 number, and is DistillKit's own bound. A soft teacher's labels never reach it. A
 confident teacher's do, and then the divergence at T = 4 depends more on this bound than on the format.

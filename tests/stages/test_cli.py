@@ -191,7 +191,7 @@ def test_a_file_that_cannot_be_decoded_is_named_without_a_traceback(call, folder
     assert done.status == 1
     assert "train/a/x.jpg: not a readable image" in done.err
     last = done.err.splitlines()[-1]
-    assert last.startswith("pipeline: 4 of 4 images are not readable: train/a/x.jpg, train/b/x.jpg, ")
+    assert last.startswith("pipeline: 4 of 4 images cannot be read: train/a/x.jpg, train/b/x.jpg, ")
     assert "Traceback" not in done.err
 
 
@@ -201,7 +201,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_that_asks_for_debug(call, stan
     done = call("stand-in")
     assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
     assert done.err.startswith(f"pipeline: unexpected {type(error).__name__}: ")
-    assert "; this is a defect of this program, or a damaged input" in done.err
+    assert "; this is a bug, or a damaged input" in done.err
     assert done.err.endswith("run again with --debug for the traceback\n")
     with pytest.raises(type(error)):
         main(["stand-in", "--debug"])
@@ -268,7 +268,7 @@ def test_a_name_that_is_no_text_is_printed_under_any_locale(tmp_path):
     bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     done = _inspect(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xc3\xa9"), env={**ENVIRONMENT, **bare})
     assert done.returncode == 1
-    assert b"no store is there" in done.stderr
+    assert b"no such store" in done.stderr
     assert done.stderr.count(b"\n") == 1
 
 
@@ -329,14 +329,14 @@ def test_an_interrupted_command_is_status_130_in_one_line(call, stand_in):
     stand_in(_raises(KeyboardInterrupt()))
     done = call("stand-in")
     assert done.status == 130
-    assert done.err.strip().startswith("pipeline: interrupted; finished work is kept")
+    assert done.err.strip().startswith("pipeline: interrupted; completed work is saved")
 
 
 def test_a_terminated_command_is_status_143_in_one_line(call, stand_in):
     stand_in(lambda: signal.raise_signal(signal.SIGTERM))
     done = call("stand-in")
     assert done.status == 143
-    assert done.err.startswith("pipeline: terminated; finished work is kept")
+    assert done.err.startswith("pipeline: terminated; completed work is saved")
     assert done.err.count("\n") == 1
 
 
@@ -355,4 +355,4 @@ def test_a_process_that_waits_for_its_input_ends_on_sigterm(folder):
         process.send_signal(signal.SIGTERM)
         _, err = patience.finish(process)
     assert process.returncode == 143
-    assert err == "pipeline: terminated; finished work is kept, run the command again to go on\n"
+    assert err == "pipeline: terminated; completed work is saved, run the same command to resume\n"

@@ -54,12 +54,12 @@ READERS = {
         reads=("runs/*/*", f"{STORE}/**/*", PREPARED),
         makes=("reports",),
         after=TRAINED,
-        tells="since its logits are not here",
+        tells="because its logits are not on this machine",
     ),
     "verify": Reader(command=f"verify {STORE}", reads=(f"{STORE}/**/*",), always=True),
     "verify-data": Reader(command="verify --data", reads=(PREPARED,), always=True),
     "inspect": Reader(
-        command=f"inspect {STORE}", reads=(f"{STORE}/*.json*",), tells="NOT complete; go on with"
+        command=f"inspect {STORE}", reads=(f"{STORE}/*.json*",), tells="NOT complete; resume with"
     ),
     "plan": Reader(command="plan main --json", reads=(PREPARED, TEACHERS, f"{STORE}/**/*")),
     "export": Reader(

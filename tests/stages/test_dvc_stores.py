@@ -124,15 +124,15 @@ def test_a_linked_folder_of_outputs_is_refused_before_the_work(repository, tmp_p
     Path("data/logits").symlink_to(tmp_path / "logits")
     change(lambda params: params["dumps"]["main"]["views"].update(count=4))
     told = fails("dvc", "repro", "cache-logits@main")
-    assert "data/logits: leads out of the repository" in told
+    assert "data/logits: is a link out of the repository" in told
     assert "images" not in told
     call("pipeline", "cache-logits", "main")
 
 
 def test_an_experiment_with_another_codec_says_how_to_compare(repository):
     told = fails("dvc", "exp", "run", "-S", "dumps.main.codec=fp16", "cache-logits@main")
-    assert "made with another codec" in told
-    assert "give it another name under dumps in params.yaml" in told
+    assert "written with a different codec" in told
+    assert "define a dump with a new name in params.yaml" in told
     assert "rm -r" not in told
 
 
@@ -149,14 +149,16 @@ def test_every_stages_outputs_are_looked_at(tmp_path, monkeypatch, stage, folder
     for out in (["--out", "x"], ["--out=x"]):
         require_outputs_inside([stage, "x", *out])
     for given in ([stage, "x"], ["--debug", stage, "x"]):
-        with pytest.raises(ConfigError, match=rf"{folder}: leads out of the repository.*dvc cache dir"):
+        with pytest.raises(ConfigError, match=rf"{folder}: is a link out of the repository.*dvc cache dir"):
             require_outputs_inside(given)
 
 
 def test_by_hand_the_way_out_stays_as_it_is(monkeypatch):
     monkeypatch.delenv("DVC_EXP_BASELINE_REV", raising=False)
     with pytest.raises(MismatchError, match="rm -r store"), naming_experiments():
-        raise MismatchError("store: made with another codec; a dump is never overwritten: rm -r store")
+        raise MismatchError(
+            "store: written with a different codec; a store is never overwritten: rm -r store"
+        )
 
 
 def test_links_without_a_cache_are_nobodys(tmp_path):

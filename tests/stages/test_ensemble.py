@@ -42,15 +42,15 @@ def test_other_parameters_than_it_was_made_with_are_refused(dumps, edit, capsys)
     assert run("cache-logits", "both") == 0
     edit({"ensembles": {"both": {"weights": [1, 1]}}})
     assert run("train-student", "pupil", "kd", 0, "--dump", "both") == 1
-    assert "make it again: pipeline cache-logits both" in capsys.readouterr().err
+    assert "rebuild it with: pipeline cache-logits both" in capsys.readouterr().err
 
 
 def test_one_that_was_not_made_is_named_with_the_command(dumps, capsys):
     assert run("train-student", "pupil", "kd", 0, "--dump", "both") == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert "both.zarr: no ensemble is there; make it: pipeline cache-logits both" in told
+    assert "both.zarr: no such ensemble; create it with: pipeline cache-logits both" in told
     assert run("plan", "both") == 1
-    assert "both is an ensemble, which costs next to nothing; expected a dump; plan main" in (
+    assert "'both' is an ensemble, which costs next to nothing; plan its dumps instead: main" in (
         capsys.readouterr().err
     )
 
@@ -68,7 +68,7 @@ def test_a_missing_member_is_named(project, edit, capsys):
         ({"both": {"of": ["main", "mian"]}}, "did you mean 'main'?"),
         ({"both": {"of": ["main", "other"], "weights": [1]}}, "weights are [1.0]; expected 2"),
         ({"both": {"of": ["main", "other"], "average": "max"}}, "'probabilities' or 'logits'"),
-        ({"main": {"of": ["main", "other"]}}, "main is a dump and an ensemble"),
+        ({"main": {"of": ["main", "other"]}}, "'main' is both a dump and an ensemble"),
     ],
 )
 def test_parameters_that_make_no_ensemble_are_refused(project, edit, capsys, change, message):
@@ -80,6 +80,6 @@ def test_parameters_that_make_no_ensemble_are_refused(project, edit, capsys, cha
 def test_what_an_ensemble_does_not_have_is_refused(dumps, capsys):
     assert run("cache-logits", "both") == 0
     assert run("verify", "data/logits/both.zarr") == 1
-    assert "verify main.zarr and other.zarr beside it" in capsys.readouterr().err
+    assert "verify its members instead: main.zarr and other.zarr" in capsys.readouterr().err
     assert run("cache-logits", "both", "--shards", "1/2") == 1
-    assert "expected no --shards" in capsys.readouterr().err
+    assert "--shards does not apply to ensemble" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_a_file_that_computes_something_else_is_not_written(project, capsys, mon
     arguments = ["export", TEACHER, "--format", "pt2", "--out", out]
     assert run(*arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("pipeline: the exported network computes something else: 40 images")
+    assert line.startswith("pipeline: the exported network computes different logits: 40 images")
     assert out.read_bytes() == b"what was there before"
     assert run(*arguments, "--threshold", 0.2) == 0
     assert out.stat().st_size > 1e5
@@ -180,7 +180,7 @@ def test_a_card_runs_no_code_that_the_command_line_does_not_name(sides, capsys):
         capsys.readouterr()
         assert run(*export, *named) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert "sides.json: asks for code to be run, 'sides:Sides'; a card alone runs nothing" in line
+        assert "sides.json: asks to run code, 'sides:Sides'; a card alone runs no code" in line
         assert line.endswith("add --trust-code sides:Sides")
         assert "sides" not in sys.modules
     assert run(*export, "--trust-code", "sides") == 0
@@ -195,9 +195,9 @@ def test_a_downloaded_card_calls_nothing_of_the_standard_library(project, capsys
     shutil.copy(TEACHER, "theirs.pt")
     export = ["export", "theirs.pt", "--format", "pt2", "--out", "x.pt2"]
     assert run(*export) == 1
-    assert "a card alone runs nothing" in capsys.readouterr().err
+    assert "a card alone runs no code" in capsys.readouterr().err
     assert run(*export, "--trust-code", "subprocess:getoutput") == 1
-    assert "subprocess is the standard library's" in capsys.readouterr().err
+    assert "subprocess is part of the standard library" in capsys.readouterr().err
     assert not Path("PWNED").exists()
 
 

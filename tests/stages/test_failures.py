@@ -20,14 +20,14 @@ KNOWN = [
     (errno.EPERM, "make it writable"),
     (errno.EROFS, "make it writable"),
     (errno.EFBIG, "raise the limit"),
-    (errno.EBUSY, "a mount or another program holds it"),
-    (errno.ETXTBSY, "another program holds it"),
+    (errno.EBUSY, "in use by a mount or another program"),
+    (errno.ETXTBSY, "in use by another program"),
     (errno.EXDEV, "choose a folder inside"),
     (errno.EMFILE, "ulimit -n"),
     (errno.ENFILE, "ulimit -n"),
     (errno.EIO, "check the disk"),
-    (errno.ESTALE, "run the command again"),
-    (errno.ELOOP, "check the links"),
+    (errno.ESTALE, "run the same command again"),
+    (errno.ELOOP, "check the symbolic links"),
     (errno.ENAMETOOLONG, "choose a shorter path"),
     (errno.EINVAL, "choose another name"),
     (errno.ENOENT, "check the path"),
@@ -67,7 +67,7 @@ def test_memory_that_is_not_there_is_told_with_what_to_lower(allocate):
     with pytest.raises((RuntimeError, MemoryError)) as caught:
         allocate()
     line = explain(caught.value)
-    assert line.startswith("too little memory: ")
+    assert line.startswith("out of memory: ")
     assert "enforce fail" not in line
     assert line.endswith("; lower batch_size or --workers")
 
@@ -77,7 +77,7 @@ def test_memory_that_is_not_there_is_told_with_what_to_lower(allocate):
     [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory"), RuntimeError("std::bad_alloc")],
 )
 def test_every_way_to_be_short_of_memory_has_the_same_remedy(error):
-    assert explain(error).startswith("too little memory: ")
+    assert explain(error).startswith("out of memory: ")
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_a_run_of_another_number_of_labels_is_not_gone_on_with(project, monkeypa
     monkeypatch.undo()
     monkeypatch.chdir(project)
     saved = (paths.STATE / "baseline-pupil-scratch-0.pt").read_bytes()
-    for labels, said in ((2, "starting anew: lesson.images was"), (3, "resuming after epoch 1 of 2")):
+    for labels, said in ((2, "starting over: lesson.images was"), (3, "resuming after epoch 1 of 2")):
         (paths.STATE / "baseline-pupil-scratch-0.pt").write_bytes(saved)
         capsys.readouterr()
         assert run(*SCRATCH, "--set", f"data.labels_per_class={labels}") == 0
@@ -93,7 +93,7 @@ def test_a_run_of_another_number_of_labels_is_not_gone_on_with(project, monkeypa
 def test_more_labels_than_the_smallest_class_has(project, capsys, command):
     assert run("cache-logits", "main") == 0
     counts = np.bincount(PreparedData.open(paths.PREPARED).train.labels)
-    smallest = f"class '{counts.argmin()}' has {counts.min()} labelled images to train on"
+    smallest = f"class '{counts.argmin()}' has only {counts.min()} labelled training images"
     assert run(*command, "--set", "data.labels_per_class=1000") == 1
     assert smallest in capsys.readouterr().err.splitlines()[-1]
 
@@ -133,7 +133,7 @@ def test_unlabelled_images_go_from_a_folder_to_students(photos, capsys, labels_s
     assert run("cache-logits", "main") == 0
     capsys.readouterr()
     assert run("inspect", STORE) == 0
-    samples = f"{len(data.train)} x 3 views, {CLASSES} classes, {labelled} samples are labelled"
+    samples = f"{len(data.train)} x 3 views, {CLASSES} classes, {labelled} labelled samples"
     assert samples in capsys.readouterr().out
     assert run("verify", STORE, "--replay", 8) == 0
 
@@ -163,7 +163,7 @@ def test_images_without_any_label_teach_students_of_a_dump_alone(photos, capsys,
         file.rename(photos / "train/unlabelled" / file.name)
     capsys.readouterr()
     assert run("prepare") == 1
-    assert "0 validates on nothing" in capsys.readouterr().err
+    assert "0 skips validation" in capsys.readouterr().err
     edit({"data": {"validation": 0}})
     assert run("prepare") == 0
     assert f"{CLASSES} classes, train 100 (100 unlabelled)" in capsys.readouterr().out
@@ -173,4 +173,4 @@ def test_images_without_any_label_teach_students_of_a_dump_alone(photos, capsys,
     for command in (SCRATCH, ("train-teacher", "tutor")):
         capsys.readouterr()
         assert run(*command) == 1
-        assert "none of 100 training images is labelled" in capsys.readouterr().err.splitlines()[-1]
+        assert "none of the 100 training images is labelled" in capsys.readouterr().err.splitlines()[-1]

@@ -43,7 +43,7 @@ def test_a_mistyped_number_of_views_is_given_up(grown, capsys, monkeypatch):
     monkeypatch.setattr("pipeline.models.teacher.Teacher.output", None)
     assert run("cache-logits", "main") == 0
     told = capsys.readouterr().err
-    assert f"an unfinished growth to {VIEWS + 5} views" in told
+    assert f"unfinished growth to {VIEWS + 5} views" in told
     assert f"rm -r {GROWTH}" in told
     assert run("verify", STORE) == 0
     assert run("verify", STORE, "--repair") == 0
@@ -142,7 +142,7 @@ def test_a_growth_of_another_store_is_not_gone_on_with(grown, tmp_path, capsys, 
     assert run("cache-logits", "main") == 0
     kept.rename(GROWTH)
     assert run("cache-logits", "main", *MORE) == 1
-    assert "growth of another store" in capsys.readouterr().err
+    assert "this unfinished growth belongs to a different store" in capsys.readouterr().err
     assert run("cache-logits", "main") == 0
 
 

@@ -125,7 +125,7 @@ def test_prepare_finds_what_init_counted(begun, monkeypatch, tmp_path, capsys):
     summary = (begun / "params.yaml").read_text().splitlines()[0]
     assert f"3 classes; train {samples['train']}, test {samples['test']} images" in summary
     assert samples["train"] + samples["test"] == 60
-    assert "about 20% of each class, are the test split" in capsys.readouterr().err
+    assert "about 20% of each class, form the test split" in capsys.readouterr().err
 
 
 def test_it_says_what_comes_next(here, tmp_path, capsys):
@@ -174,7 +174,7 @@ def test_nothing_is_overwritten(here, refused, tmp_path, there):
 def test_a_folder_that_is_none_is_refused(refused, here):
     refused("../none", "../none: no such folder", "correct the path")
     (here / "photo.jpg").write_bytes(b"")
-    refused("photo.jpg", "photo.jpg: no folder")
+    refused("photo.jpg", "photo.jpg: not a folder")
 
 
 @pytest.mark.parametrize(
@@ -183,11 +183,11 @@ def test_a_folder_that_is_none_is_refused(refused, here):
         ([], "has 0 images and no class folders; expected train/CLASS/*"),
         (["a.jpg", "b.jpg"], "has 2 images and no class folders; expected train/CLASS/*"),
         (["cats/a.pdf", "dogs/b.pdf"], "no image files in class folders, left out: 2 files (.pdf 2)"),
-        (["cats/a.jpg", "dogs/b.txt"], "dogs: a class without images, left out: 1 file (.txt 1)"),
-        (["cats/a.jpg", "cats/deep/b.jpg", "cats/c.jpg"], "1 class; expected at least two classes"),
+        (["cats/a.jpg", "dogs/b.txt"], "dogs: a class folder without images, left out: 1 file (.txt 1)"),
+        (["cats/a.jpg", "cats/deep/b.jpg", "cats/c.jpg"], "has 1 class; expected at least two"),
         (["cats/a.jpg", "dogs/b.jpg"], "no test images"),
         (["val/cats/a.jpg", "val/dogs/b.jpg"], "move the classes into train/"),
-        (["train/cats/a.jpg", "train/dogs/b.jpg"], "train, whose test split is drawn"),
+        (["train/cats/a.jpg", "train/dogs/b.jpg"], "train as the source"),
     ],
 )
 def test_folders_that_make_no_dataset_are_refused(refused, tmp_path, names, message):
@@ -207,7 +207,7 @@ def test_photographs_and_outputs_lie_apart(refused, here, folder):
 def test_another_project_of_dvc_around_is_refused(refused, here, tmp_path):
     (tmp_path / ".dvc").mkdir()
     take_photos(here / "photos", each=1)
-    refused("photos", f"lies in {tmp_path}, which is another project of DVC")
+    refused("photos", f"is inside {tmp_path}, which is another DVC project")
 
 
 def test_files_that_are_no_images_are_told(here, tmp_path, capsys):
@@ -217,7 +217,7 @@ def test_files_that_are_no_images_are_told(here, tmp_path, capsys):
     (tmp_path / "photos/loose.jpg").write_bytes(b"")
     assert run("init", tmp_path / "photos") == 0
     told = capsys.readouterr().err
-    assert "have no header of an image: " in told
+    assert "have no image header: " in told
     assert "left out: 1 loose in photos/" in told
 
 

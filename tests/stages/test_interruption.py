@@ -192,7 +192,7 @@ def test_two_writers_at_once_end_with_one_good_store(uninterrupted):
     # The second waits, and finds the store complete or says who writes it.
     assert statuses in ([0, 0], [0, 1])
     if statuses[1]:
-        assert any("is being written by process" in error for error in errors), errors
+        assert any("is locked by process" in error for error in errors), errors
     assert content(STORE) == uninterrupted
 
 
@@ -223,7 +223,7 @@ def test_a_second_writer_waits_then_names_the_first(project, monkeypatch, capsys
         assert run("cache-logits", "main") == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"process {os.getpid()}" in message
-    assert "one writer at a time" in message
+    assert "wait for that process" in message
     assert run("cache-logits", "main") == 0
 
 
@@ -259,7 +259,7 @@ def test_a_read_only_folder(project, small_disk, capsys):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     assert run("cache-logits", "main", "--out", store) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "Read-only file system; make it writable, or choose another folder" in message
+    assert "Read-only file system; make it writable, or choose a different folder" in message
     subprocess.run(["mount", "-o", "remount,rw,size=64m", small_disk], check=True)
     assert run("cache-logits", "main", "--out", store) == 0
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)

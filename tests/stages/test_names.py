@@ -66,13 +66,13 @@ def test_a_name_of_the_command_line_is_held_to_the_rule(load, kind):
 
 @pytest.mark.parametrize("name", [2024, False, None, 1.5])
 def test_a_name_that_yaml_takes_for_something_else_is_refused(load, name):
-    with pytest.raises(ConfigError, match=rf"students: YAML takes the name {name} .*put it in quotes"):
+    with pytest.raises(ConfigError, match=rf"students: YAML reads the name {name} .*put it in quotes"):
         load(students=[name])
 
 
 @pytest.mark.parametrize("name", ["1e3", "0o17"])
 def test_a_name_that_is_a_number_for_dvc_alone_is_refused(load, name):
-    with pytest.raises(ConfigError, match=f"students: {name} is text here and a number for DVC"):
+    with pytest.raises(ConfigError, match=f"students: '{name}' is text here but a number for DVC"):
         load(students=[name])
 
 
@@ -81,7 +81,7 @@ def test_names_that_differ_in_case_alone_are_refused(load, groups):
     first, last = groups[0], groups[-1]
     names = {first: ["Name"]}
     names[last] = [*names.get(last, []), "name"]
-    with pytest.raises(ConfigError, match="'Name' and 'name' differ in upper and lower case"):
+    with pytest.raises(ConfigError, match="'Name' and 'name' differ only in letter case"):
         load(**names)
 
 
@@ -107,7 +107,7 @@ def test_names_that_differ_in_case_alone_are_refused(load, groups):
     ],
 )  # fmt: skip
 def test_two_runs_of_one_name_are_refused_though_no_sweep_names_them(load, names, run):
-    with pytest.raises(ConfigError, match=rf"params.yaml: .*; and .*: both would be the run {run};"):
+    with pytest.raises(ConfigError, match=rf"params.yaml: .* and .* would both be named {run};"):
         load(**names)
 
 
@@ -146,10 +146,10 @@ def test_a_group_without_entries_is_empty(tmp_path):
 
 @pytest.mark.parametrize("name", ["baseline", "Baseline"])
 def test_a_dump_that_is_called_as_runs_without_one_is_refused(load, name):
-    with pytest.raises(ConfigError, match=f"a dump is called {name}, as the runs without one are"):
+    with pytest.raises(ConfigError, match=f"a dump is named '{name}', which is reserved"):
         load(dumps=[name])
 
 
 def test_a_name_of_an_empty_group_is_asked_for(load):
-    with pytest.raises(ConfigError, match=r"sweep.students names 'pupil'; none is defined; add it"):
+    with pytest.raises(ConfigError, match=r"sweep.students names 'pupil'; none are defined; add it"):
         load("sweep.students=[pupil]", students=[])

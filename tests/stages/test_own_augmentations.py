@@ -74,7 +74,7 @@ def test_a_store_whose_code_params_do_not_name_runs_nothing(fogged, monkeypatch,
     assert run("verify", STORE) == 0
     assert run("inspect", STORE) == 0
     assert run("verify", STORE, "--replay", 8) == 1
-    assert "'mine:fog' is code of one's own, which a store alone does not run" in capsys.readouterr().err
+    assert "'mine:fog' is user code, which a store alone may not run" in capsys.readouterr().err
     assert run("train-student", "pupil", "kd", 0, "--dump", "main") == 1
     assert "mine" not in sys.modules
 

@@ -165,7 +165,7 @@ def test_other_code_of_one_name_is_noticed(mine, capsys):
         (("version=1", "version=2"), r"made with codec mine:logs-64\.1, this program has mine:logs-64\.2;"),
         (
             ('"codes"', '"codes_"'),
-            "made with other arrays than codec mine:logs-64 has now; expected the same",
+            "written with different arrays than codec mine:logs-64 has now; use the code that wrote it",
         ),
     ):
         write(CODE.replace(*change))

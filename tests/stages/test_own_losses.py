@@ -60,14 +60,14 @@ def test_a_baseline_of_ones_own_takes_no_dump(own, edit, capsys):
     edit({"recipes": {"own": {"loss": "mine:Baseline"}}})
     Path("params.yaml").write_text(Path("params.yaml").read_text().replace("    weight: 0.5\n", ""))
     assert run(*RUN) == 1
-    assert "recipe own is a baseline and reads no logits" in capsys.readouterr().err
+    assert "recipe 'own' is a baseline and reads no logits" in capsys.readouterr().err
     assert run(*RUN[:4]) == 0
 
 
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        ("mine:rows", "loss mine:rows has the setting 'weight'; expected none"),
+        ("mine:rows", "loss 'mine:rows' has no setting 'weight'; expected none"),
         ("mine:other", "loss mine:other: mine has no 'other'; expected a callable"),
         ("yours:half", "loss yours:half: no module 'yours' in"),
     ],
@@ -85,7 +85,7 @@ def test_what_a_step_gives_is_looked_at(own, edit, capsys):
     Path("params.yaml").write_text(Path("params.yaml").read_text().replace("    weight: 0.5\n", ""))
     assert run(*RUN) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "loss mine:rows returns a tensor of shape (16, 4) and type torch.float32" in line
+    assert "loss 'mine:rows' returns a tensor of shape (16, 4) and type torch.float32" in line
 
 
 def test_a_runs_record_of_a_loss_runs_nothing(own):

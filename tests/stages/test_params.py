@@ -212,7 +212,7 @@ def test_set_without_key_or_value_is_refused(load, text):
 
 
 def test_set_below_a_value_is_refused(load):
-    with pytest.raises(ConfigError, match=r"--set data.seed.x=1: seed holds a value, not keys"):
+    with pytest.raises(ConfigError, match=r"--set data.seed.x=1: seed has a value, not keys"):
         load({"data.seed": 3}, overrides=("data.seed.x=1",))
 
 
@@ -237,12 +237,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 @pytest.mark.parametrize("overrides", [(), ("data.seed=1",)])
 def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, overrides):
     (tmp_path / "params.yaml").write_text("training:\n  epochs: 1\ndata: {}\ntraining:\n  epochs: 2\n")
-    with pytest.raises(ConfigError, match=r"params.yaml: .*'training' stands in lines 1 and 4"):
+    with pytest.raises(ConfigError, match=r"params.yaml: .*'training' appears in lines 1 and 4"):
         load_params(tmp_path / "params.yaml", overrides)
 
 
 def test_a_key_that_stands_twice_in_an_override_is_refused(load):
-    with pytest.raises(ConfigError, match=r"--set training=.*'epochs' stands"):
+    with pytest.raises(ConfigError, match=r"--set training=.*'epochs' appears"):
         load(overrides=("training={epochs: 1, epochs: 2}",))
 
 
@@ -266,7 +266,7 @@ def test_a_file_that_is_no_yaml_is_refused_in_one_line(tmp_path, text):
 @pytest.mark.parametrize(("text", "found"), [("- a\n- b", "list"), ("just text", "str"), ("3", "int")])
 def test_a_file_without_keys_is_refused(tmp_path, text, found):
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=rf"holds a {found}; expected keys and values"):
+    with pytest.raises(ConfigError, match=rf"contains a {found}; expected keys and values"):
         load_params(tmp_path / "params.yaml")
 
 
@@ -311,7 +311,7 @@ def test_an_unknown_key_is_named_with_its_path_and_a_suggestion(load, key, sugge
 
 
 def test_an_unknown_setting_of_a_recipe_is_refused_with_those_of_its_loss(load):
-    message = r"recipes.kd: .*has the setting 'temprature'; expected temperature, ce_weight"
+    message = r"recipes.kd: .*has no setting 'temprature'; expected temperature, ce_weight"
     with pytest.raises(ConfigError, match=message):
         load({"recipes.kd.temprature": 3})
 
@@ -381,9 +381,9 @@ def test_a_value_of_the_wrong_type_is_named_with_what_was_found(load, key, value
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("data", None, "expected keys and values; add what belongs below it, or remove it"),
-        ("teachers.big", None, "expected keys and values; add what belongs below it, or remove it"),
-        ("training.views", None, "expected keys and values; add what belongs below it, or remove it"),
+        ("data", None, "expected keys and values; add its entries, or remove it"),
+        ("teachers.big", None, "expected keys and values; add its entries, or remove it"),
+        ("training.views", None, "expected keys and values; add its entries, or remove it"),
         ("students.small.options", [1], "expected keys and values; correct it"),
         ("sweep.seeds", 3, "expected a list; correct it"),
     ],
@@ -467,7 +467,7 @@ def test_true_and_false_stay_where_they_are_expected(load):
         ("dumps.main.shard_rows", 0, r"dumps.main: shard_rows is 0; expected at least 1"),
         ("recipes.kd.temperature", 0, r"recipes.kd: .*temperature is 0; expected .*more than 0"),
         ("recipes.kd.temperature", {"from": 8}, r"recipes.kd: .* is {'from': 8}; expected a number"),
-        ("recipes.kd.temperature", {"warmup": 8, "epochs": 2}, r"recipes.kd: .*which begins at 0"),
+        ("recipes.kd.temperature", {"warmup": 8, "epochs": 2}, r"recipes.kd: .*which starts at 0"),
         ("recipes.kd.loss", "kdd", r"recipes.kd: loss is 'kdd'.*did you mean 'kd'"),
     ],
 )
@@ -477,7 +477,9 @@ def test_a_value_out_of_range_is_named_with_what_is_expected(load, key, value, m
 
 
 def test_a_loss_of_features_is_refused_for_a_dump_of_logits(load):
-    with pytest.raises(ConfigError, match=r"loss crd compares features, and dump main has codec affine8"):
+    with pytest.raises(
+        ConfigError, match=r"loss 'crd' needs teacher features, but dump main has codec affine8"
+    ):
         load({"recipes.kd.loss": "crd"})
     load({"recipes.kd.loss": "crd", "dumps.main.codec": "features"})
 
@@ -510,13 +512,13 @@ def test_a_reference_to_what_is_not_defined_gets_a_suggestion(load, key, value, 
 
 
 def test_a_baseline_among_the_recipes_is_sent_to_the_baselines(load):
-    message = r"sweep.recipes names scratch, which needs no dump; move it to sweep.baselines"
+    message = r"sweep.recipes lists 'scratch', which needs no dump; move it to sweep.baselines"
     with pytest.raises(ConfigError, match=message):
         load({"sweep.recipes": ["kd", "scratch"]})
 
 
 def test_a_recipe_among_the_baselines_is_sent_to_the_recipes(load):
-    message = r"sweep.baselines names kd, which needs a dump; move it to sweep.recipes"
+    message = r"sweep.baselines lists 'kd', which needs a dump; move it to sweep.recipes"
     with pytest.raises(ConfigError, match=message):
         load({"sweep.baselines": ["kd"]})
 
@@ -527,5 +529,5 @@ def test_a_recipe_among_the_baselines_is_sent_to_the_recipes(load):
      ("recipe", "scratc", "scratch")],
 )  # fmt: skip
 def test_looking_up_a_name_that_is_not_there_gets_a_suggestion(load, kind, name, suggestion):
-    with pytest.raises(ConfigError, match=rf"{kind}s has no '{name}'.*did you mean '{suggestion}'"):
+    with pytest.raises(ConfigError, match=rf"{kind}s has no entry '{name}'.*did you mean '{suggestion}'"):
         getattr(load(), kind)(name)

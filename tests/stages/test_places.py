@@ -31,11 +31,14 @@ def test_a_users_file_is_named_and_left_alone(complete, capsys):
     (STORE / "records/.train.v00000.b00000.json.k3x_90ab").write_text("half")
     (STORE / "train/codes/c/0/.0.k3x_90ab").write_text("half")
     assert run("cache-logits", "main") == 0
-    assert "NOTES.md, train/.zarr.json.swp are not the store's; left alone" in capsys.readouterr().err
+    assert (
+        "NOTES.md, train/.zarr.json.swp are not part of the store; left unchanged"
+        in capsys.readouterr().err
+    )
     mine = {name for name in content(STORE) if name not in complete}
     assert mine == {"NOTES.md", "train/.zarr.json.swp", "records/mine.txt"}
     assert run("verify", STORE) == 1
-    assert "NOTES.md does not belong to the store" in capsys.readouterr().out
+    assert "NOTES.md is not part of the store" in capsys.readouterr().out
 
 
 def test_a_repair_moves_a_users_files_out_of_the_store(complete, capsys):
@@ -44,7 +47,7 @@ def test_a_repair_moves_a_users_files_out_of_the_store(complete, capsys):
         (STORE / name).write_text("mine")
     assert run("verify", STORE, "--repair") == 0
     told = capsys.readouterr().err
-    assert f"moved to {STORE}.strays: NOTES.md, which does not belong to the store" in told
+    assert f"moved to {STORE}.strays: NOTES.md, which is not part of the store" in told
     assert Path(f"{STORE}.strays/NOTES.md").read_text() == "mine"
     assert Path(f"{STORE}.strays/inner.zarr/zarr.json").read_text() == "mine"
     assert content(STORE) == complete
@@ -77,7 +80,7 @@ def test_a_store_inside_a_store_is_refused(complete, capsys, monkeypatch, out):
 
 def test_a_store_around_stores_is_refused(complete, capsys):
     assert run("cache-logits", "main", "--out", STORE.parent) == 1
-    assert "holds files but no zarr.json" in last_line(capsys)
+    assert "contains files but no zarr.json" in last_line(capsys)
     assert content(STORE) == complete
 
 
@@ -87,7 +90,7 @@ def test_an_ensemble_has_a_place_of_its_own(complete, edit, capsys):
     assert run("cache-logits", "other") == 0
     for out, reason in (
         (STORE / "inner", "is inside another store"),
-        ("data/prepared", "holds other files"),
+        ("data/prepared", "contains other files"),
     ):
         assert run("cache-logits", "both", "--out", out) == 1
         assert reason in last_line(capsys)
@@ -98,7 +101,7 @@ def test_an_ensemble_has_a_place_of_its_own(complete, edit, capsys):
     assert run("cache-logits", "both") == 0
     assert content(both) == before
     assert run("cache-logits", "main", "--out", both) == 1
-    assert "holds an ensemble" in last_line(capsys)
+    assert "is an ensemble" in last_line(capsys)
     assert run("cache-logits", "main", "--out", both / "inner") == 1
     assert "is inside another store" in last_line(capsys)
 

@@ -119,21 +119,21 @@ def full(monkeypatch):
 def test_a_plan_tells_that_the_disk_is_too_small(project, full, capsys):
     assert run("plan", "main") == 0
     assert "100 bytes free, " in (printed := capsys.readouterr().out)
-    assert "too little: the dump will be refused" in printed
+    assert "short: the dump will be refused" in printed
 
 
 def test_a_dump_that_the_disk_cannot_hold_writes_nothing(project, full, capsys):
     assert run("cache-logits", "main", "--set", "dumps.main.codec=auto") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("pipeline: ")
-    assert "and its disk has 100 bytes free; expected room for all of it" in error
+    assert "but the disk has 100 bytes free; free some space" in error
     assert not STORE.exists()
 
 
 def test_a_codec_without_a_pilot_is_measured_on_the_held_out_splits(project, full, monkeypatch, capsys):
     """Which are made first; when there is room, nothing of them is made again."""
     assert run("cache-logits", "main") == 1
-    assert "and its disk has 100 bytes free" in capsys.readouterr().err
+    assert "but the disk has 100 bytes free" in capsys.readouterr().err
     made = {file for file in STORE.rglob("*") if "train" not in file.parts and file.is_file()}
     times = {file: file.stat().st_mtime_ns for file in made if "/c/" in str(file)}
     assert times

@@ -135,8 +135,8 @@ def test_corrupt_files_are_counted_named_and_listed(project, capsys):
     assert run("prepare") == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert [line for line in lines if line.startswith("pipeline: ")] == lines[-1:]
-    assert "3 of 140 images are not readable: " in lines[-1]
-    assert f"all are listed in {STATE}/unreadable.txt" in lines[-1]
+    assert "3 of 140 images cannot be read: " in lines[-1]
+    assert f"the full list is in {STATE}/unreadable.txt" in lines[-1]
     listed = (STATE / "unreadable.txt").read_text().splitlines()
     assert sorted(line.partition(":")[0] for line in listed) == sorted(bad)
     for name in bad:
@@ -172,7 +172,7 @@ def test_a_student_refuses_a_file_that_changed_since(project, capsys):
     assert run("train-student", "pupil", "scratch", 0, *asked) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "photos/train/class2/002.jpg" in message
-    assert "not those that were prepared; expected the same file" in message
+    assert "has changed since it was prepared; restore the file" in message
     assert "run: pipeline prepare" in message
 
 
@@ -184,7 +184,7 @@ def test_encoded_data_is_refused_by_a_store_of_packed_ones(project, capsys):
     encoded = ["--set", "data.keep=encoded"]
     assert run("prepare", *encoded) == 0
     assert run("cache-logits", "main", *poor, *encoded) == 1
-    assert "has other content there" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "has different content in the store" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -209,13 +209,13 @@ def test_parameters_that_cannot_be(project, capsys, setting, words):
 def test_images_of_too_many_pixels_are_refused_by_name(project, capsys):
     assert run("prepare", "--set", "data.max_pixels=900") == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "of 140 images are not readable" in message
+    assert "of 140 images cannot be read" in message
     listed = (STATE / "unreadable.txt").read_text().splitlines()
-    assert all("pixels by its header; expected at most 900 in all" in line for line in listed)
+    assert all("pixels, according to its header; expected at most 900 in total" in line for line in listed)
 
 
 @pytest.mark.parametrize("source", ["fashion-mnist-10k", "npz:x.npz", "torchvision:CIFAR10"])
 def test_only_files_can_stay_encoded(project, capsys, source):
     assert run("prepare", "--set", "data.keep=encoded", "--set", f"data.source={source}") == 1
     (message,) = capsys.readouterr().err.splitlines()
-    assert f"keep is encoded and source '{source}'; expected folder:PATH" in message
+    assert f"keep is encoded, but source is '{source}'; only folder:PATH" in message

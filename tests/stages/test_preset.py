@@ -42,7 +42,7 @@ def test_what_is_printed_is_what_is_written(written, capsys):
 def test_nothing_is_overwritten(written, capsys):
     written.write_text("mine: 1\n")
     assert run("preset", IMAGENET, "--out", "params.yaml") == 1
-    assert "params.yaml: is there already; expected a new file" in capsys.readouterr().err
+    assert "params.yaml: already exists; choose a different name" in capsys.readouterr().err
     assert written.read_text() == "mine: 1\n"
 
 
@@ -69,7 +69,7 @@ def test_an_unknown_name_is_one_clear_line(capsys):
 
 def test_a_file_without_a_preset_is_wrong_usage(tmp_path, capsys):
     assert run("preset", "--out", tmp_path / "params.yaml") == 2
-    assert "expected the preset to write; add its name" in capsys.readouterr().err
+    assert "needs the NAME of a preset; add it" in capsys.readouterr().err
     assert not (tmp_path / "params.yaml").exists()
 
 

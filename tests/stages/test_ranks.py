@@ -50,7 +50,7 @@ def several(request, monkeypatch) -> dict[str, str]:
 
 
 def test_ranks_of_another_launcher_do_not_train(several):
-    message = r"several processes \(.*; expected torchrun"
+    message = r"several processes \(.*; use torchrun"
     with pytest.raises(ConfigError, match=message) as caught, training_ranks(CPU):
         pass
     assert "\n" not in str(caught.value)
@@ -111,7 +111,7 @@ def test_work_that_is_not_shared_is_refused_under_torchrun_too(project, monkeypa
     assert run(*command) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert "torchrun started several processes (WORLD_SIZE=2 and RANK=0)" in line
-    assert "expected one process; run it once" in line
+    assert "use one process; run the command once" in line
 
 
 def test_a_command_that_only_reads_goes_on_in_each_process(project, several, capsys):

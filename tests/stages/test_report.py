@@ -40,12 +40,12 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
     }
     assert results["dumps"]["main"]["label_errors"]["checked"] == 140
     page = Path("reports/index.html").read_text()
-    assert "Class by class" in page
+    assert "Per class" in page
     assert "Labels that the teacher contradicts" in page
 
     told = capsys.readouterr().err
     assert "params.yaml has changed" not in told
-    assert "another teacher" not in told
+    assert "a different teacher" not in told
 
     more = ["--set", "students.pupil.learning_rate=0.01", "--set", "data.labels_per_class=3"]
     assert run("report", *more) == 0
@@ -57,9 +57,9 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
         assert f"{name}: params.yaml has changed since it was trained: {changed}" in told
     assert run("train-teacher", "tutor", "--set", "teachers.tutor.epochs=1") == 0
     assert run("report") == 0
-    assert "made by another teacher" in capsys.readouterr().err
+    assert "written by a different teacher" in capsys.readouterr().err
 
     shutil.rmtree(STORE / "train/codes/c")
     assert run("report") == 0
-    assert "its logits are not here" in capsys.readouterr().err
+    assert "its logits are not on this machine" in capsys.readouterr().err
     assert json.loads(Path("reports/results.json").read_text())["dumps"]["main"]["label_errors"] is None

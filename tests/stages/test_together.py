@@ -45,9 +45,9 @@ def test_two_ranks_train_the_student_that_one_trains(project):
 def test_a_step_that_ranks_cannot_share_is_refused(project):
     done = by_two_ranks("train-student", "pupil", "scratch", "0", "--set", "students.pupil.accumulate=16")
     assert done.returncode != 0
-    assert "a step of 16 images in 16 parts is shared by 2 processes; expected at least 32" in done.stderr
+    assert "batch_size 16 is too small for 16 parts on 2 processes; expected at least 32" in done.stderr
     # torchrun has a traceback of its own.
-    assert done.stderr.index("pipeline: a step of 16") < done.stderr.index("Traceback")
+    assert done.stderr.index("pipeline: batch_size 16") < done.stderr.index("Traceback")
 
 
 def test_two_students_learn_from_one_store_at_once(project):

@@ -68,7 +68,7 @@ def test_a_run_that_another_process_trains_is_refused_at_once(project, capsys, c
         other.kill()
         other.communicate()
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{name} is being written by process {other.pid} on " in told
+    assert f"{name} is locked by process {other.pid} on " in told
     # A killed one holds nothing.
     assert fast(*command) == 0
 

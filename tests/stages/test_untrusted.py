@@ -46,12 +46,15 @@ def test_a_teachers_name_is_no_path(store, name, capsys):
     name = name.format(here=(store / "train").absolute())
     forge(store, lambda manifest: manifest["teacher"].update(name=name))
     assert run("report") == 0
-    assert f"teacher 'tutor' is called {name!r} there, of the same weights" in capsys.readouterr().err
+    assert (
+        f"teacher 'tutor' is named {name!r} in the store; the weights are the same"
+        in capsys.readouterr().err
+    )
     for file in (store / "train").glob("card.*"):
         file.unlink()
     for asked in (["--replay", 2], ["--repair"]):
         assert run("verify", store, *asked) == 1
-        assert "cannot be looked up" in capsys.readouterr().err
+        assert "is not a valid name" in capsys.readouterr().err
     assert run("verify", store) == 0
     assert run("inspect", store) == 0
     assert not Path("PWNED").exists()
@@ -67,7 +70,7 @@ def test_a_forged_store_ends_each_command_in_one_line(store, capsys):
     for command in commands:
         assert run(*command) == 1
         said = capsys.readouterr().err.splitlines()
-        assert "metadata name '../../../params.yaml', which is no file of this layout" in said[-1]
+        assert "metadata lists '../../../params.yaml', which is not a file of this layout" in said[-1]
     assert run("verify", store, "--json") == 1
     found = json.loads(capsys.readouterr().out)
     assert not found["ok"]

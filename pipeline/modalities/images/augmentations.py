@@ -279,7 +279,7 @@ class OwnAugmentation(Sometimes):
         for setting, kind in kinds.items():
             value = plain.get(setting)
             require(
-                type(value) is kind, f"own.{setting}", quoted(value), f"a value of kind {kind.__name__}"
+                type(value) is kind, f"own.{setting}", quoted(value), f"a value of type {kind.__name__}"
             )
         made = object.__new__(cls)
         for setting in kinds:
@@ -293,7 +293,7 @@ class OwnAugmentation(Sometimes):
         return _own_again, (values, self.may_run)
 
     def _check(self) -> None:
-        require(is_own(self.code), "own.code", quoted(self.code), "package.module:NAME of your own")
+        require(is_own(self.code), "own.code", quoted(self.code), "package.module:NAME of your code")
         self._require("version", self.version >= 0, "at least 0")
         require(_is_json(self.settings), "own.settings", quoted(self.settings), "plain, finite values")
         Sometimes.__post_init__(self)

@@ -186,17 +186,18 @@ def tell_remarks(remarks: Remarks, folder: Path) -> None:
     if narrow:
         use, are = ("uses", "is") if len(narrow) == 1 else ("use", "are")
         note(
-            f"narrow range: {counted(len(narrow), 'image')} of 16 bits {use} less than a quarter of their "
-            f"range and {are} nearly black: {first_of(narrow)}; stretch it, if that is not meant"
+            f"narrow range: {counted(len(narrow), 'image')} with 16 bits {use} less than a quarter of "
+            f"their range and {are} nearly black: {first_of(narrow)}; stretch the values if this is not "
+            "intended"
         )
     path.unlink(missing_ok=True)
     if damaged:
         write_bytes(path, "".join(f"{file}\n" for file in damaged).encode(errors="replace"))
         have = "has" if len(damaged) == 1 else "have"
         note(
-            f"damaged: {counted(len(damaged), 'image')} {have} corrupt JPEG data and may be wrong in part: "
-            f"{first_of(damaged)}; all are listed in {path}; replace or remove them, or set "
-            "data.damaged to refuse"
+            f"damaged: {counted(len(damaged), 'image')} {have} corrupt JPEG data and may decode wrongly: "
+            f"{first_of(damaged)}; the full list is in {path}; replace or remove them, or set "
+            "data.damaged: refuse"
         )
 
 
@@ -212,8 +213,8 @@ def refuse_damaged(remarks: Remarks, count: int, state: Path) -> None:
         DataError: some files are damaged; the message names the first.
     """
     lines = [
-        f"{file}: a damaged image (its JPEG data is corrupt); expected a whole one, as data.damaged is "
-        "refuse; replace or remove the file"
+        f"{file}: damaged image (corrupt JPEG data), and data.damaged is 'refuse'; replace or remove the "
+        "file"
         for file in remarks.files(DAMAGED)
     ]
     require_none(lines, f"of {count:,} images are damaged", state)

@@ -96,8 +96,8 @@ class ImageFile:
         height, width = stored_size(content) or (0, 0)
         if height * width > self.max_pixels:
             raise DataError(
-                f"{self.path}: {width:,}x{height:,} pixels by its header; expected at most "
-                f"{self.max_pixels:,} in all; shrink or remove the file, or raise data.max_pixels"
+                f"{self.path}: {width:,}x{height:,} pixels, according to its header; expected at most "
+                f"{self.max_pixels:,} in total; shrink or remove the file, or raise data.max_pixels"
             )
         return height * width
 
@@ -119,10 +119,10 @@ def read_file(path: Path) -> Bytes:
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would never end
-            raise DataError(_unreadable(path, "no regular file"))
+            raise DataError(_unreadable(path, "not a regular file"))
         return np.fromfile(path, np.uint8)
     except MemoryError:
-        raise DataError(_unreadable(path, "more bytes than memory")) from None
+        raise DataError(_unreadable(path, "larger than memory")) from None
     except OSError as error:
         reason = "gone" if not path.exists() else error.strerror or str(error)
         raise DataError(_unreadable(path, reason)) from None
@@ -233,7 +233,7 @@ def _reason(error: Exception) -> str:
     """Return the first line of a decoder's error, or a plain text if that line is useless."""
     text = brief(error)
     if text.startswith(("Internal error", "Unsupported image file")):  # torchvision's texts for any damage
-        return "damaged or cut off"
+        return "damaged or truncated"
     return text or type(error).__name__
 
 

@@ -52,8 +52,8 @@ class EncodedSplit(Split):
         image = shrink(decode(content, self.form.channels, path), self.form.short_side)
         if image.shape[:2] != (height, width):
             raise DataError(
-                f"{path}: decodes to {image.shape[0]}x{image.shape[1]} pixels; expected {height}x{width} "
-                "by its header; save it anew and run: pipeline prepare; or set data.keep to pixels"
+                f"{path}: decodes to {image.shape[0]}x{image.shape[1]} pixels; expected {height}x{width}, "
+                "according to its header; re-save it and run: pipeline prepare; or set data.keep: pixels"
             )
         return image
 
@@ -76,17 +76,14 @@ class EncodedSplit(Split):
         """Read a file and require its prepared content."""
         path = self.root / self.names[row]
         if not path.exists():
-            raise DataError(
-                f"{path}: missing; expected the file that was prepared; restore it, or run: pipeline "
-                "prepare"
-            )
+            raise DataError(f"{path}: missing, but it was prepared; restore it, or run: pipeline prepare")
         content = read_file(path)
         height, width = self.shapes[row].tolist()
         digest = encoded_digest(content, (height, width, self.form.channels), int(self.labels[row]))
         if digest != self.digests[row]:
             raise DataError(
-                f"{path}: {counted(len(content), 'byte')}, not those that were prepared; expected the "
-                "same file; restore it, or run: pipeline prepare"
+                f"{path}: content ({counted(len(content), 'byte')}) has changed since it was prepared; "
+                "restore the file, or run: pipeline prepare"
             )
         return content
 

@@ -105,9 +105,10 @@ class ImagesDescribed:
 
     def __post_init__(self) -> None:
         relations = {
-            f"{self.channels} of mean": len(self.mean) == self.channels,
-            f"{self.channels} of std, above 0": len(self.std) == self.channels and min(self.std) > 0,
-            "a root where images are kept encoded": (self.root is not None) == (self.keep == "encoded"),
+            f"{self.channels} values of mean": len(self.mean) == self.channels,
+            f"{self.channels} values of std, above 0": len(self.std) == self.channels and min(self.std) > 0,
+            "a root if and only if images stay encoded": (self.root is not None)
+            == (self.keep == "encoded"),
         }
         broken = next((what for what, holds in relations.items() if not holds), None)
         if broken is not None:

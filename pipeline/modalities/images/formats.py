@@ -178,7 +178,7 @@ def first_picture(content: bytes) -> FirstPicture:
     while content[place : place + 1] == _EXTENSION:
         place = _behind_blocks(content, place + 2)
     if content[place : place + 1] != _IMAGE or not _is_whole(content, place):
-        raise ValueError("a GIF that ends too early, or is damaged between its pictures")
+        raise ValueError("a GIF that is truncated, or damaged between its frames")
     width, height = (int.from_bytes(content[p : p + 2], "little") for p in (place + 5, place + 7))
     return FirstPicture(content[: _behind_picture(content, place)] + _TRAILER, (height, width))
 
@@ -335,12 +335,12 @@ def reason_against(content: bytes) -> str:
     if not content:
         return "an empty file"
     if _is_avif(content):
-        return "AVIF, which the installed Pillow does not decode"
+        return "AVIF, which the installed Pillow cannot decode"
     if content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS:
-        return "HEIC, which no installed decoder reads"
+        return "HEIC, which no installed decoder can read"
     if content.lstrip()[:1] == b"<":
-        return "text that begins with <, e.g. a web page"
-    return "no format that is known by its first bytes"
+        return "text starting with <, e.g. a web page"
+    return "unknown file format"
 
 
 def _opened(content: bytes) -> ImageFile:

@@ -54,7 +54,7 @@ class ImageIntake:
         root = None
         if options.keep == "encoded":
             if source.root is None:
-                raise ValueError("samples are no files, and cannot stay encoded")
+                raise ValueError("samples are not files, so they cannot stay encoded")
             root = relative_root(source.root, folder)
         self.form: ImageForm = image_form(
             source.channels,
@@ -126,12 +126,12 @@ class ImageIntake:
         """Report the number of files in place that were decoded for statistics and damage."""
         some, every = counts["train"]
         if some < every:
-            note(f"mean and deviation are estimated from {some:,} of {every:,} training images")
+            note(f"mean and standard deviation are estimated from {some:,} of {every:,} training images")
         some, every = (sum(part) for part in zip(*counts.values(), strict=True))
         if some < every and not self._thorough:
             note(
-                f"damage is looked for in {some:,} of {every:,} images, the others are decoded at use; "
-                "data.damaged: refuse looks at all"
+                f"checked {some:,} of {every:,} images for damage; the rest are decoded on use; set "
+                "data.damaged: refuse to check all"
             )
 
     def require_sound(self, remarks: Remarks, count: int, state: Path) -> None:
@@ -185,7 +185,7 @@ class ImageIntake:
         """Scan a file without decoding it, unless its header lacks the shape."""
         file, form, remarks = sample.load, self.form, 0
         if not isinstance(file, ImageFile):
-            raise TypeError(f"{sample.name} is no file, and cannot stay encoded")
+            raise TypeError(f"{sample.name} is not a file, so it cannot stay encoded")
         content = file.read()
         seat.take(file.pixels(content))
         if self._thorough:

@@ -122,8 +122,8 @@ def _common_side(samples: Split) -> int:
     if (shapes != shapes[0, 0]).any():
         low, high = shapes.min(0).tolist(), shapes.max(0).tolist()
         raise DataError(
-            f"the images are {low[0]}x{low[1]} to {high[0]}x{high[1]} pixels and data.image_size is not "
-            "set; expected the side of the models' square input; set it, for example to 64"
+            f"the images are {low[0]}x{low[1]} to {high[0]}x{high[1]} pixels, but data.image_size is not "
+            "set; set it to the side of the models' square input, e.g. 64"
         )
     return int(shapes[0, 0])
 

@@ -64,8 +64,8 @@ class ImageOptions(DataOptions):
         """
         if self.keep == "encoded" and not source.startswith("folder:"):
             raise ConfigError(
-                f"keep is encoded and source {source!r}; expected folder:PATH, whose files can stay where "
-                "they are; set keep to pixels"
+                f"keep is encoded, but source is {source!r}; only folder:PATH sources can leave files in "
+                "place; set keep: pixels"
             )
 
     def for_models(self) -> dict[str, Any]:

@@ -36,17 +36,17 @@ def require_own(augmentation: OwnAugmentation) -> Callable[..., object]:
     code = augmentation.code
     if not augmentation.may_run:
         raise ConfigError(
-            f"augmentation {quoted(code)} is code of one's own, which a store alone does not run; if this "
-            "code is yours: name it as own.code of the dump's views in params.yaml, or add --trust-code "
+            f"augmentation {quoted(code)} is user code, which a store alone may not run; if you trust it, "
+            "name it as own.code of the dump's views in params.yaml, or add --trust-code "
             f"{quoted(code)[1:-1]}"
         )
     function = _found(code)
     version = getattr(function, "version", None)
     if version != augmentation.version:
         raise ConfigError(
-            f"augmentation {code} is of version {quoted(version)}, and the views are of version "
-            f"{augmentation.version}; expected the same; bring the code of that version, or set "
-            "own.version and use a new dump name"
+            f"augmentation {code} has version {quoted(version)}, but the views use version "
+            f"{augmentation.version}; restore the code of that version, or set own.version and use a new "
+            "dump name"
         )
     return function
 
@@ -90,5 +90,6 @@ def _called(
         return np.ascontiguousarray(made)
     found = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else f"a {type(made).__name__}"
     raise ConfigError(
-        f"augmentation {said.code} returns {found}; expected pixels as it was given, uint8 {shape}; mend it"
+        f"augmentation {said.code} returns {found}; expected pixels like its input, uint8 {shape}; fix "
+        "the code"
     )

@@ -34,7 +34,7 @@ def open_pictures(folder: Path, channels: int, count: int) -> PackedSplit:
     if not found:
         raise DataError(
             f"{folder}: no image files{others and f', left out: {others}'}; expected a folder with "
-            f"{', '.join(SUFFIXES)}; name another"
+            f"{', '.join(SUFFIXES)}; choose a different folder"
         )
     if others:
         note(f"{folder}: left out: {others}")

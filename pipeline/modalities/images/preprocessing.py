@@ -51,8 +51,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.interpolation not in get_args(Interpolation):
             raise ModelError(
-                f"the model's images are resized by {self.interpolation!r} interpolation; expected "
-                f"{' or '.join(get_args(Interpolation))}; choose another model"
+                f"the model needs {self.interpolation!r} interpolation; expected "
+                f"{' or '.join(get_args(Interpolation))}; choose a different model"
             )
 
     @property
@@ -211,7 +211,8 @@ class _Form(pydantic.BaseModel):
     def _fits(self) -> _Form:
         if len(self.mean) != len(self.std):
             raise ValueError(
-                f"{len(self.mean)} means and {len(self.std)} deviations; expected one of each a channel"
+                f"{len(self.mean)} means and {len(self.std)} standard deviations; expected one of each "
+                "per channel"
             )
         return self
 
@@ -253,11 +254,11 @@ class GivenPreprocessing:
             "size": (self.size is None or 8 <= self.size <= 1024, "8 to 1024 pixels"),
             "mean": (
                 self.mean is None or (len(self.mean) in (1, 3) and all(0 <= v <= 1 for v in self.mean)),
-                "one or three values between 0 and 1, of pixels scaled to 0..1",
+                "one or three values between 0 and 1, for pixels scaled to 0..1",
             ),
             "std": (
                 self.std is None or (len(self.std) in (1, 3) and all(0 < v <= 1 for v in self.std)),
-                "one or three values above 0 and up to 1, of pixels scaled to 0..1",
+                "one or three values above 0 and up to 1, for pixels scaled to 0..1",
             ),
             "crop_fraction": (
                 self.crop_fraction is None or 0 < self.crop_fraction <= 1,
@@ -281,8 +282,8 @@ class GivenPreprocessing:
         changed = replace(known, **self.said())
         if len(changed.mean) != len(changed.std):
             raise ModelError(
-                f"preprocessing has {len(changed.mean)} means and {len(changed.std)} deviations; expected "
-                "one of each a channel; give both mean and std"
+                f"preprocessing has {len(changed.mean)} means and {len(changed.std)} standard deviations; "
+                "expected one of each per channel; set both mean and std"
             )
         return changed
 
@@ -295,7 +296,7 @@ class GivenPreprocessing:
         missing = [name for name in ("size", "mean", "std") if getattr(self, name) is None]
         if self.size is None or self.mean is None or self.std is None:
             raise ModelError(
-                f"{origin} does not say how it wants its images; expected preprocessing: {{size, mean, "
+                f"{origin} does not specify its preprocessing; expected preprocessing: {{size, mean, "
                 f"std}} of the model in params.yaml, which lacks {', '.join(missing)}; add it"
             )
         return self.over(Preprocessing(size=self.size, mean=self.mean, std=self.std))

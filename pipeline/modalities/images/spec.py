@@ -115,7 +115,7 @@ class ViewSpec:
                 self.mixup.probability + self.cutmix.probability <= 1,
                 "views",
                 f"given mixup and cutmix with probability {shares}",
-                "at most 1 together, as a sample gets one of them; set each to 0.5",
+                "a sum of at most 1, because a sample gets only one of them; set each to 0.5",
             )
 
     @property
@@ -142,8 +142,9 @@ class ViewSpec:
             semantics = f"semantics {quoted(value.get('semantics'))} of rendering"
             what = f"operation {brief(unknown[0])}" if unknown else semantics
             raise MismatchError(
-                f"the views have {what}; this program knows semantics {SEMANTICS} and the operations "
-                f"{', '.join(AUGMENTATIONS)}; use the version that made them, or make a new dump"
+                f"the views have {what}, but this program supports semantics {SEMANTICS} and the "
+                f"operations {', '.join(AUGMENTATIONS)}; use the version that made them, or make a new "
+                "dump"
             )
         require(type(value.get("seed", 0)) is int, "views.seed", quoted(value.get("seed")), "an integer")
         return cls(**{name: _augmentation(name, value[name]) for name in given})

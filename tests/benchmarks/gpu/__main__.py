@@ -1,4 +1,4 @@
-"""The driver: steps one after the other, each in a process group of its own, until the time is used up."""
+"""The driver: run the steps in order, each in a separate process group, until the time is used up."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what was asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks.gpu",
         description=check.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = [step.name for step in STEPS]
-    parser.add_argument("--minutes", type=float, default=9.0, help="in all; limits are in proportion")
-    parser.add_argument("--out", type=Path, help="where results go; a new folder if not given")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="time for all steps; their limits scale with it"
+    )
+    parser.add_argument("--out", type=Path, help="folder for results; a new one by default")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--small", action="store_true", help="to try it; always on a CPU")
-    parser.add_argument("--steps", default=",".join(names), help="some of them, separated by commas")
+    parser.add_argument("--small", action="store_true", help="small trial run; always on with a CPU")
+    parser.add_argument("--steps", default=",".join(names), help="steps to run, separated by commas")
     given = parser.parse_args(arguments)
     chosen = given.steps.split(",")
     given.steps = [step for step in STEPS if step.name in chosen]
     if unknown := set(chosen) - set(names):
         parser.error(f"unknown steps {', '.join(sorted(unknown))}; expected some of {', '.join(names)}")
     if given.minutes <= 0:
-        parser.error("--minutes is not above 0")
+        parser.error("--minutes must be above 0")
     return given
 
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """Let the first SIGTERM or SIGINT raise `CutOff`, so that what runs is ended and results are kept."""
+    """Let the first SIGTERM or SIGINT raise `CutOff`, so that processes are stopped and results saved."""
 
     def cut_off(number: int, _: FrameType | None) -> None:
         for each in _ENDING:
@@ -77,7 +79,7 @@ def _write_table(out: Path) -> None:
 
 
 def main() -> None:
-    """Run what was asked for, and print the table."""
+    """Run the selected steps and print the table."""
     given = parsed()
     out = given.out or Path(tempfile.mkdtemp(prefix="gpu-check-"))
     out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Resized crops by matrix products: equal bytes, and how near they are to the device's bounds."""
+"""Resized crops by matrix products: byte equality, and speed relative to the device's bounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(setting: Setting, findings: Findings) -> None:
     done: dict[tuple[int, int, int], dict[str, Any]] = {}
 
     def compare_all(count: int, seed: int) -> None:
-        torch.set_num_threads(1)  # crops are shared by as many threads as there are processors
+        torch.set_num_threads(1)  # the crops are already divided over one thread per CPU
         for geometry in geometries:
             found = compare(geometry, count, device, seed)
             done[geometry] = _added(done[geometry], found) if geometry in done else found
@@ -39,7 +39,7 @@ def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tell(findings: Findings, geometries: list[dict[str, Any]]) -> None:
-    """Write down what differs; the other ways of computing are not used and are told beside."""
+    """Record differences of the precision in use; other precisions are only mentioned beside it."""
     findings.keep(geometries=geometries)
     kinds = geometries[0]["differing"]
     differing = {kind: sum(geometry["differing"][kind] for geometry in geometries) for kind in kinds}

@@ -1,4 +1,4 @@
-"""The tests that need a CUDA device, in parallel, the most telling first; each is counted at its end."""
+"""The tests that need a CUDA device, in parallel, the most informative first, each recorded at its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.benchmarks.gpu.findings import Findings, Setting
 from tests.benchmarks.gpu.processes import ROOT
 
 MARKER = "pytest.mark.cuda"
-# Bytes of what is cached, then waiting, then pixels; all others come behind them.
+# Bytes of stores first, then waits, then pixels; all other tests come later.
 FIRST = (
     "pipeline/codecs/test_codecs.py",
     "pipeline/codecs/test_features.py",
@@ -24,15 +24,15 @@ FIRST = (
     "pipeline/modalities/images/rendering/test_device.py",
 )
 _MESSAGE_CHARACTERS, _FAILURES = 600, 100
-# Interrupted: a file that could not be read, which counts as a failure.
+# Interrupted by an unreadable file, which counts as a failure.
 _RAN = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
 
 
 class Recorder:
-    """A pytest plugin that writes down every test's end; with pytest-xdist it sees those of all workers.
+    """A pytest plugin that records the end of every test; with pytest-xdist, of the tests in all workers.
 
     Args:
-        findings: where counts and failures go.
+        findings: file for counts and failures.
     """
 
     def __init__(self, findings: Findings) -> None:
@@ -40,13 +40,13 @@ class Recorder:
         self._failures: list[dict[str, str]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count a test, or that it could not be set up."""
+        """Count a test, or its failed setup."""
         if report.when == "call" or report.outcome != "passed":
             self._counts[report.outcome] += 1
             self._tell(report)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Count a file that cannot be read."""
+        """Count an unreadable file."""
         if report.outcome == "failed":
             self._counts["failed"] += 1
             self._tell(report)
@@ -61,7 +61,7 @@ class Recorder:
 
 
 def marked_files(folder: Path) -> list[Path]:
-    """Return the test files of a folder that name the marker, the most telling first."""
+    """Return the test files in a folder that use the marker, the most informative first."""
     found = [file for file in sorted(folder.rglob("test_*.py")) if MARKER in file.read_text()]
     order = {folder / name: place for place, name in enumerate(FIRST)}
     return sorted(found, key=lambda file: order.get(file, len(order)))
@@ -71,22 +71,22 @@ def run_tests(files: list[Path], findings: Findings, workers: int) -> int:
     """Run the marked tests of some files and return pytest's exit status.
 
     Args:
-        files: in the order in which they are run.
-        findings: where each test is written down.
-        workers: processes; 0 for none beside this one.
+        files: in the order of the run.
+        findings: file in which each test is recorded.
+        workers: number of worker processes; 0 runs the tests in this process.
     """
     arguments = ["-m", "cuda and not slow", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
     arguments += ["--continue-on-collection-errors"]
-    # An option of pytest-timeout stands in pyproject.toml, and it may not be there.
+    # pyproject.toml sets an option of pytest-timeout, which may not be installed.
     arguments += ["-c", str(ROOT / "pyproject.toml"), "-W", "ignore::pytest.PytestConfigWarning"]
     if workers and importlib.util.find_spec("xdist") is not None:
-        # A test at a time, so that the order of the files is that of the run.
+        # One test at a time, so that the tests run in the order of the files.
         arguments += ["-n", str(workers), "--dist", "load", "--maxschedchunk", "1"]
     return pytest.main([*arguments, *map(str, files)], plugins=[Recorder(findings)])
 
 
 def run(setting: Setting, findings: Findings) -> None:
-    """Run all of them."""
+    """Run all marked tests."""
     files = marked_files(ROOT / "tests")
     workers = setting.pick(min(16, os.cpu_count() or 1), 0)
     findings.keep(files=[str(file.relative_to(ROOT)) for file in files], workers=workers)
@@ -94,4 +94,4 @@ def run(setting: Setting, findings: Findings) -> None:
     if status not in _RAN:
         raise RuntimeError(f"pytest ended with status {int(status)}; expected 0 or 1")
     if not setting.small and not findings.figures["passed"]:
-        raise RuntimeError("no test ran; expected those of the marker 'cuda'")
+        raise RuntimeError("no test ran; expected tests with the marker 'cuda'")

@@ -1,4 +1,4 @@
-"""A dump beside its teacher's bare forward passes: ResNet-50, 224 pixels, compiled once for both."""
+"""Compare a dump with its teacher's bare forward passes: ResNet-50, 224 pixels, compiled once for both."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Forward = Callable[[Tensor], TeacherOutput]
 
 
 def run(setting: Setting, findings: Findings) -> None:
-    """Compare dumps of few and many views with bare passes; the difference leaves out what comes once."""
+    """Compare dumps of few and many views with bare passes; their difference excludes one-time costs."""
     batch_size = setting.pick(256, 2)
     few, many = setting.pick(4, 1), setting.pick(20, 2)
     data = made_up(setting.pick(2048, 4), setting.pick(256, 232), classes=CLASSES)
@@ -61,7 +61,7 @@ def run(setting: Setting, findings: Findings) -> None:
 
 
 def tell(findings: Findings, times: dict[str, list[float]], sizes: dict[str, int]) -> None:
-    """Write down the ratios of all rounds so far: of whole dumps, and without opening and closing them."""
+    """Record the ratios of all rounds so far: of whole dumps, and without opening and closing them."""
     few, many, images = sizes["few"], sizes["many"], sizes["images"]
     bare = [seconds / sizes["bare"] for seconds in times["bare"]]
     findings.keep(seconds=times, teacher_images_a_second=1 / min(bare), **sizes)
@@ -80,7 +80,7 @@ def tell(findings: Findings, times: dict[str, list[float]], sizes: dict[str, int
 def compiled_once(
     teacher: Teacher, batch_size: int, device: torch.device, *, compiles: bool
 ) -> Iterator[Forward]:
-    """Give a teacher's forward pass; dumps inside use the same kernels instead of compiling anew."""
+    """Yield a teacher's forward pass; dumps inside the context reuse its compiled kernels."""
     if not compiles:
         yield teacher.output
         return
@@ -92,7 +92,7 @@ def compiled_once(
 def bare_passes(
     context: RunContext, teacher: Teacher, forward: Forward, *, batch_size: int, batches: int
 ) -> Callable[[], None]:
-    """Return what runs a teacher over one batch that lies on the device, again and again."""
+    """Return a function that runs the teacher repeatedly over one resident batch."""
     feed = context.feed(context.data.train, CROPS, teacher.card.preprocessing)
     images = next(feed.batches(0, [np.arange(batch_size)])).clone(memory_format=torch.channels_last)
 
@@ -104,7 +104,7 @@ def bare_passes(
 
 
 def dump_spec(views: int, batch_size: int, *, compiles: bool) -> DumpSpec:
-    """Return what to dump."""
+    """Return the settings of the dump."""
     return DumpSpec(
         views=CROPS,
         view_count=views,
@@ -116,7 +116,7 @@ def dump_spec(views: int, batch_size: int, *, compiles: bool) -> DumpSpec:
 
 
 def dumps(context: RunContext, teacher: Teacher, spec: DumpSpec, folder: Path) -> Callable[[], object]:
-    """Return what makes a new dump at each call."""
+    """Return a function that makes a new dump per call."""
     names = itertools.count()
     path = f"{'staged' if context.on_device is False else 'suits'}-{spec.view_count}"
     return lambda: partial(cache_logits, context, teacher, spec)(folder / f"{path}-{next(names)}.zarr")

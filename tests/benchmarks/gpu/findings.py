@@ -1,4 +1,4 @@
-"""What a step found: in a JSON file as soon as it is known."""
+"""The findings of a step, written to a JSON file as soon as they are known."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Content = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How a step is run.
+    """The settings of a step's run.
 
     Args:
-        device: as torch names it.
-        small: to try the check itself; figures mean nothing.
+        device: torch's name of the device.
+        small: use small sizes, to try the check itself; figures mean nothing.
     """
 
     device: str
     small: bool
 
     def pick(self, full: int, small: int) -> int:
-        """Return one of two sizes."""
+        """Return the large or the small value of a size."""
         return small if self.small else full
 
 
 class Findings:
-    """The file of a step.
+    """The result file of a step.
 
     Args:
         path: of the file.
-        head: with what the figures are measured.
+        head: description of the machine and versions.
     """
 
     def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
@@ -46,26 +46,26 @@ class Findings:
 
     @property
     def figures(self) -> Content:
-        """What was kept, by name."""
+        """The saved figures by name."""
         return dict(self._content["figures"])
 
     @property
     def broken(self) -> list[str]:
-        """The measures without which the step has failed."""
+        """The required measures that failed."""
         return [row["measure"] for row in self._content["rows"] if row["must"] and not row["holds"]]
 
     def keep(self, **figures: Any) -> None:
-        """Write figures down, in place of earlier ones of the same names."""
+        """Save figures; earlier ones of the same names are replaced."""
         self._content["figures"] |= figures
         write(self._path, self._content)
 
     def row(self, aim: str, value: float, found: str) -> None:
-        """Write a figure down that there is an aim for, in place of an earlier one.
+        """Save a figure that has an aim; an earlier one is replaced.
 
         Args:
-            aim: its name among `AIMS`.
-            value: to be compared.
-            found: the same for people, with its spread where it has one.
+            aim: name of the aim in `AIMS`.
+            value: number to compare with the aim.
+            found: the same as text, with its spread if it has one.
         """
         wanted = AIMS[aim]
         rows = [row for row in self._content["rows"] if row["aim"] != aim]
@@ -75,17 +75,17 @@ class Findings:
         write(self._path, self._content)
 
     def ratio(self, aim: str, spread: Mapping[str, float]) -> None:
-        """Write down a ratio of which there are several rounds."""
+        """Save a ratio of several rounds."""
         self.row(aim, spread["median"], spread_text(spread))
 
 
 def spread_text(spread: Mapping[str, float]) -> str:
-    """Return a median and its range for people."""
+    """Format a median and its range."""
     return f"{spread['median']:.3f} [{spread['min']:.3f}, {spread['max']:.3f}]"
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Put JSON in a file's place: a reader sees the old text or the new."""
+    """Replace a JSON file atomically: a reader sees the old text or the new."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(json.dumps(content, indent=1) + "\n")
     beside.replace(path)

@@ -1,4 +1,4 @@
-"""A resident training step, from rows to weights, as one CUDA graph, compared with plain calls."""
+"""Capture a resident training step, from rows to weights, as one CUDA graph; compare with plain calls."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ WARM_UP, STEPS = 3, 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphResult:
-    """What came of it.
+    """The result of a capture.
 
     Args:
-        reason: why the step could not be captured, or was not; empty where it was.
-        speed: of the replayed step over that of the plain one, with its range.
-        difference: largest of the weights of two students after the same steps, over how far they moved.
+        reason: why the step was not captured; empty if it was.
+        speed: of the replayed step over the plain one, with its range.
+        difference: largest difference of two students' weights after the same steps, relative to the
+            change of the weights.
     """
 
     reason: str = ""
@@ -42,11 +43,11 @@ class GraphResult:
 
 
 class ResidentStep:
-    """A student's step on rows that lie on the device: gather, render, normalise, decode, learn.
+    """A student's step on resident rows: gather, render, normalise, decode, learn.
 
     Args:
         rig: the student and its images, of one size.
-        store: with the teacher's logits; its first view is seen.
+        store: the teacher's logits; only the first view is used.
     """
 
     def __init__(self, rig: Rig, store: LogitStore) -> None:
@@ -63,33 +64,33 @@ class ResidentStep:
         self.rows = torch.zeros(rig.settings.batch_size, dtype=torch.int64, device=context.device)
 
     def batch(self) -> Batch:
-        """Return what the rows show."""
+        """Return the batch of the rows."""
         pixels = self._renderer.render_resident(self.rows, self._parameters[self.rows])
         return Batch(
             self._preprocessing.normalise(pixels),
             self._labels.index_select(0, self.rows),
             self._logits.logits(self.rows),
-            np.zeros(0, np.int64),  # the host knows no rows
+            np.zeros(0, np.int64),  # no rows on the host
             slice(0, len(self.rows)),
         )
 
     def __call__(self) -> None:
-        """Do a step."""
+        """Run a step."""
         self.student.step(self.batch())
 
     def on(self, rows: Tensor) -> ResidentStep:
-        """Return the step, with other rows to see."""
+        """Return the step for different rows."""
         self.rows.copy_(rows)
         return self
 
 
 def capture_and_compare(rig: Rig, store: LogitStore, *, rounds: int) -> GraphResult:
-    """Capture a step, and compare it with a plain one that sees the same; not where there are no graphs.
+    """Capture a step and compare it with a plain one on the same rows; skip devices without CUDA graphs.
 
     Args:
         rig: the student.
-        store: of one view.
-        rounds: of the times.
+        store: a store of one view.
+        rounds: number of timed rounds.
     """
     if rig.context.device.type != "cuda":
         return GraphResult(reason="CUDA graphs need a CUDA device")
@@ -112,14 +113,14 @@ def compare(
     *,
     rounds: int,
 ) -> GraphResult:
-    """Compare two steps whose students are equal: what they learn from the same rows, and their times.
+    """Compare what two equal students learn from the same rows, and the times of their steps.
 
     Args:
-        plain: called.
-        captured: replayed.
-        replay: does the captured step.
+        plain: the step to call.
+        captured: the step to replay.
+        replay: runs the captured step.
         orders: rows (B,) of some batches, on the device.
-        rounds: of the times.
+        rounds: number of timed rounds.
     """
     first, device = _weights(plain.student), plain.rows.device
 
@@ -140,13 +141,13 @@ def compare(
 
 
 def capture(step: Callable[[], None], student: Student) -> Callable[[], None]:
-    """Return what replays a step that was captured as a CUDA graph.
+    """Capture a step as a CUDA graph and return a function that replays it.
 
-    Steps before it, on a stream beside, set up what is set up once: the optimiser's momentum, handles and
-    workspaces of libraries, the choice of algorithms.
+    Steps before the capture, on a side stream, do the one-time set-up: the optimiser's momentum, library
+    handles and workspaces, the choice of algorithms.
 
     Raises:
-        RuntimeError: something in it cannot be captured.
+        RuntimeError: part of the step cannot be captured.
     """
     beside = torch.cuda.Stream()
     beside.wait_stream(torch.cuda.current_stream())
@@ -154,7 +155,7 @@ def capture(step: Callable[[], None], student: Student) -> Callable[[], None]:
         for _ in range(WARM_UP):
             step()
     torch.cuda.current_stream().wait_stream(beside)
-    # So that gradients are allocated in the graph's own memory.
+    # Gradients are then allocated in the graph's memory pool.
     student.network.zero_grad(set_to_none=True)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -177,7 +178,7 @@ def _weights(student: Student) -> Tensor:
 
 
 def _first_cause(error: BaseException) -> str:
-    """Return the first line of what went wrong first: ending a broken capture fails, too."""
+    """Return the first line of the first error: ending a broken capture fails too."""
     while error.__context__ is not None:
         error = error.__context__
     return f"{type(error).__name__}: {error}".partition("\n")[0]

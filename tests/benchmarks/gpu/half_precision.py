@@ -1,4 +1,4 @@
-"""Training in fp16 with the scaler: first steps that are skipped change nothing of what is learnt."""
+"""Train in fp16 with the loss scaler: skipped first steps must not change the result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.benchmarks.small_students import network
 from tests.benchmarks.whole_job import VIEWS
 
 CLASSES = 10
-# From such a scale gradients are infinite at first, however small the network.
+# With this scale, the first gradients are infinite, however small the network.
 FIRST_SCALE = 2.0**32
 ARMS: dict[str, dict[str, Any]] = {
     "fp32": {"precision": "fp32"},
@@ -46,13 +46,13 @@ ARMS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trainer:
-    """Trains a small network as each arm does.
+    """Trains a small network for each arm.
 
     Args:
         context: the data and the device.
-        folder: for states and the dump.
-        epochs: of each run.
-        batch_size: images a step.
+        folder: folder for states and the dump.
+        epochs: per run.
+        batch_size: images per step.
     """
 
     context: RunContext
@@ -71,19 +71,19 @@ class Trainer:
         )
 
     def teacher(self) -> Teacher:
-        """Return a teacher that has learnt from the labels, in fp32."""
+        """Return a teacher trained on the labels, in fp32."""
         net, _ = self._trained("scratch", None, "fp32")
         return Teacher(name="plain_net", network=net.eval(), card=self.card, precision="fp32")
 
     def dump(self, teacher: Teacher) -> LogitStore:
-        """Return its logits."""
+        """Return the teacher's logits."""
         path = self.folder / "main.zarr"
         spec = DumpSpec(views=VIEWS, view_count=2, codec=CodecSpec(name="fp16"), allow_poor_teacher=True)
         cache_logits(self.context, teacher, spec, path)
         return LogitStore.open(path)
 
     def arm(self, store: LogitStore, precision: str, first_scale: float | None = None) -> dict[str, float]:
-        """Train a student from a store; return its losses, top-1, and how many steps were skipped."""
+        """Train a student from a store; return its losses, its top-1, and the number of skipped steps."""
         with watched_scaler(first_scale) as skipped:
             net, losses = self._trained("kd", store, precision)
         top1 = self.context.evaluate(net, self.card.preprocessing, self.context.data.test).top1
@@ -124,10 +124,10 @@ class Trainer:
 
 @contextmanager
 def watched_scaler(first_scale: float | None) -> Iterator[list[Tensor]]:
-    """Give a list of () bool, whether each step lowered the scale: it was skipped.
+    """Yield a list of () bool that tells for each step whether it lowered the scale, i.e. was skipped.
 
     Args:
-        first_scale: that every new scaler begins with; None for its own.
+        first_scale: initial scale of every new scaler; None keeps the default.
     """
     skipped: list[Tensor] = []
     make, update = GradScaler.__init__, GradScaler.update
@@ -146,7 +146,7 @@ def watched_scaler(first_scale: float | None) -> Iterator[list[Tensor]]:
 
 
 def run(setting: Setting, findings: Findings) -> None:
-    """Train each arm from the same dump and compare them with fp32."""
+    """Train each arm from the same dump and compare it with fp32."""
     side = setting.pick(32, 8)
     data = made_up(setting.pick(16_384, 160), side, classes=CLASSES, test=setting.pick(4096, 40))
     context = bench_of(setting, data)
@@ -170,7 +170,7 @@ def run(setting: Setting, findings: Findings) -> None:
         raise RuntimeError("; ".join(f"{name}: {message}" for name, message in failed.items()))
     plain, late = arms["fp32"], arms["fp16, first steps skipped"]
     if not late["skipped_steps"]:
-        raise RuntimeError(f"no step was skipped from a scale of {FIRST_SCALE:g}; expected some")
+        raise RuntimeError(f"no step was skipped with a first scale of {FIRST_SCALE:g}; expected some")
     told = (
         f"loss {late['final_loss']:.4f} and {plain['final_loss']:.4f}, top-1 {late['top1']:.4f} and "
         f"{plain['top1']:.4f}, {late['skipped_steps']} steps skipped"

@@ -1,4 +1,4 @@
-"""Results that are kept, by card, and the table of them, which stands in tests/benchmarks/README.md.
+"""Published results by GPU model, and their table for tests/benchmarks/README.md.
 
     python -m tests.benchmarks.gpu.kept FOLDER
 
@@ -25,11 +25,11 @@ def keep(folder: Path, kept: Path = KEPT) -> list[Path]:
     """Copy the results of a check on a GPU and return the files.
 
     Raises:
-        ValueError: there is none, or it was made in small or on a CPU.
+        ValueError: the folder has no results, or they are from a small run or a CPU.
     """
     results = [result for result in read_results(folder) if "environment" in result]
     if not results or any(result["small"] or result["device"] == "cpu" for result in results):
-        raise ValueError(f"{folder}: expected results of a whole check on a GPU")
+        raise ValueError(f"{folder}: expected the results of a full check on a GPU")
     files = []
     for result in results:
         file = kept / card_folder(result["environment"]["device"]) / f"{result['step']}.json"
@@ -40,19 +40,19 @@ def keep(folder: Path, kept: Path = KEPT) -> list[Path]:
 
 
 def card_folder(card: str) -> str:
-    """Return a folder's name for a card."""
+    """Return the folder name of a GPU model."""
     return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
 
 
 def cards(kept: Path = KEPT) -> dict[str, list[Result]]:
-    """Return what was measured, by the name of the card."""
+    """Return the results by GPU model."""
     folders = sorted(folder for folder in kept.iterdir() if folder.is_dir()) if kept.exists() else []
     found = [results for folder in folders if (results := read_results(folder))]
     return {results[0]["environment"]["device"]: results for results in found}
 
 
 def readme_table(measured: Mapping[str, list[Result]]) -> str:
-    """Return a line for each aim and a column for each card; one column without figures where none was."""
+    """Return one row per aim and one column per GPU model; one empty column if there are no results."""
     columns = [_found(results) for results in measured.values()] or [{}]
     names = list(measured) or ["GPU"]
     lines = [f"| measure | aim | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]

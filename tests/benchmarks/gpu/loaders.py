@@ -1,4 +1,4 @@
-"""What loading costs: alone, beside a student's step, in waiting for a device; and a step as one graph."""
+"""Measure loading: alone, beside a student's step, waits for the device, and a step as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ BATCHES_ALONE = (512, 2048, 8192)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A student and what it sees.
+    """A student and its views.
 
     Args:
         start: the student.
-        batch_size: images a step.
-        views: what is seen.
+        batch_size: images per step.
+        views: view spec of the images.
     """
 
     start: Start
@@ -55,7 +55,7 @@ class Job:
     views: ViewSpec = VIEWS
 
     def rig(self, setting: Setting, data: PreparedData, folder: str) -> Rig:
-        """Return what trains it; its teacher is as large as itself, and says little."""
+        """Return a rig for training it; the teacher is as large as the student."""
         context, precision = bench_of(setting, data), precision_of(setting)
         size = setting.pick(self.batch_size, 4)
         rate = TrainingSettings(epochs=1, batch_size=size, learning_rate=0.02, precision=precision)
@@ -74,7 +74,7 @@ RESIDENT = Job(start=TEACHERS["wrn_16_2"], batch_size=512)
 
 
 def run(setting: Setting, findings: Findings) -> None:
-    """Measure all paths; the graph last, since a failed capture can leave a device without use."""
+    """Measure all paths; the graph comes last, because a failed capture can make the device unusable."""
     small = made_up(setting.pick(51_200, 12), 32, classes=10)
     rounds = setting.pick(5, 1)
     alone(small, torch.device(setting.device), rounds, findings)
@@ -92,7 +92,7 @@ def run(setting: Setting, findings: Findings) -> None:
 
 
 def alone(data: PreparedData, device: torch.device, rounds: int, findings: Findings) -> None:
-    """Measure whole epochs of the resident loader, by batch size, and their time behind the first batch."""
+    """Measure whole epochs of the resident loader by batch size, and the same without the first batch."""
     preprocessing = Preprocessing(size=32, **data.statistics)
     feed = Feed(data.train, VIEWS, preprocessing, device=device, on_device=True)
     found: dict[str, Any] = {}
@@ -110,7 +110,7 @@ def alone(data: PreparedData, device: torch.device, rounds: int, findings: Findi
 
 
 def _epoch(loader: Loader, epoch: int, device: torch.device) -> tuple[float, float]:
-    """Return the images a second of an epoch, and of all but its first batch."""
+    """Return the images per second of an epoch, and of all but its first batch."""
     count, size = loader.steps_per_epoch, loader.batch_size
     start = _now(device)
     batches = loader.epoch(epoch)
@@ -129,7 +129,7 @@ def _now(device: torch.device) -> float:
 
 
 def staged(setting: Setting, findings: Findings) -> None:
-    """Measure photographs' size: rendered by threads, beside a MobileNetV2 of 224 pixels."""
+    """Measure photograph-sized images: rendered by threads, beside a MobileNetV2 at 224 pixels."""
     size = setting.pick(224, 32)
     start = Start(model="mobilenet_v2", weights=None, size=size)
     job = Job(start=start, batch_size=256, views=CROPS)
@@ -142,17 +142,17 @@ def staged(setting: Setting, findings: Findings) -> None:
 
 
 def waits(rig: Rig, store: LogitStore, findings: Findings) -> None:
-    """Train for an epoch by each path with waiting forbidden, where the device is a GPU.
+    """Train for an epoch with each path while waits are forbidden, if the device is a GPU.
 
     Args:
         rig: the student.
-        store: of one view, so that nothing is read or drawn beside the epoch.
-        findings: where it is told.
+        store: a store of one view, so that nothing is read or drawn during the epoch.
+        findings: file for the result.
     """
     found = {}
     for path, on_device in (("resident", True), ("staged", False)):
         epoch = _epoch_of(rig, replace(rig.context, on_device=on_device), store)
-        epoch(0)  # what is set up once may wait
+        epoch(0)  # one-time set-up may wait
         found[path] = _waits(partial(epoch, 1), rig.context.device)
     waiting = [f"{path}: {reason}" for path, reason in found.items() if reason]
     if rig.context.device.type == "cuda":
@@ -171,7 +171,7 @@ def _epoch_of(rig: Rig, context: RunContext, store: LogitStore) -> Callable[[int
 
 
 def _waits(action: Callable[[], None], device: torch.device) -> str:
-    """Return why an action waits for a GPU; nothing where it does not."""
+    """Return the reason why an action waits for the GPU; empty if it does not."""
     try:
         with no_waiting_on_cuda() if device.type == "cuda" else nullcontext():
             action()
@@ -181,7 +181,7 @@ def _waits(action: Callable[[], None], device: torch.device) -> str:
 
 
 def tell_graph(result: GraphResult, findings: Findings) -> None:
-    """Write down whether a step can be captured, and what that brings."""
+    """Record whether a step can be captured, and its speed-up."""
     findings.keep(graph=result.to_dict())
     if result.reason:
         findings.row("graph", 0.0, f"not captured: {result.reason}")

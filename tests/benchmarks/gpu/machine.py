@@ -1,4 +1,4 @@
-"""What the steps' machines have in common."""
+"""Device set-up shared by the steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.benchmarks.gpu.findings import Setting
 
 
 def bench_of(setting: Setting, data: PreparedData) -> RunContext:
-    """Return a context on the device, with rendering threads on all processors but two."""
+    """Return a context on the device, with rendering threads on all CPUs but two."""
     workers = max(1, (os.cpu_count() or 1) - 2)
     return RunContext(data=data, task=find_task(), device=torch.device(setting.device), workers=workers)
 

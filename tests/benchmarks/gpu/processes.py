@@ -1,4 +1,4 @@
-"""One step in a process group of its own: started, waited for, ended, told in its file. No torch here."""
+"""Run one step in a separate process group: start, wait, stop, record. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.benchmarks.gpu.findings import write
 from tests.benchmarks.gpu.steps import FULL_SECONDS, Step
 
 ROOT = Path(__file__).parents[3]
-# What a step needs to begin; and what it has between being asked to end and being killed.
+# Seconds that a step needs to start; and seconds between the request to stop and the kill.
 LEAST_SECONDS, GRACE_SECONDS = 10.0, 5.0
 NO_DEVICE = 3
 _LINES = 15
 
 
 class CutOff(BaseException):
-    """The check itself was told to end."""
+    """The check itself was interrupted."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -35,16 +35,16 @@ class CutOff(BaseException):
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """What is run, and how much of the time is used.
+    """The steps to run, and the time used so far.
 
     Args:
-        out: where results go.
-        device: as torch names it.
-        small: to try the check itself.
-        seconds: for all steps.
-        command: that was called.
-        granted: seconds of the limits of all steps so far.
-        no_device: what the first step said that found no device; those behind it are not run.
+        out: folder for results.
+        device: torch's name of the device.
+        small: use small sizes, to try the check itself.
+        seconds: time for all steps.
+        command: the command line.
+        granted: sum of the time limits of all steps so far, in seconds.
+        no_device: message of the first step that found no device; later steps are skipped.
     """
 
     out: Path
@@ -57,21 +57,21 @@ class Plan:
     _start: float = field(default_factory=lambda: time.monotonic())
 
     def grant(self, step: Step) -> float:
-        """Return a step's limit: its own seconds and those that earlier steps have left."""
+        """Return a step's time limit: its own seconds plus the time that earlier steps left."""
         self.granted += step.seconds * self.seconds / FULL_SECONDS
         return min(self.granted, self.seconds) - (time.monotonic() - self._start)
 
 
 def run_step(plan: Plan, step: Step) -> None:
-    """Run a step, unless there is no time or no device, and complete its file.
+    """Run a step, unless time or device is missing, and complete its file.
 
     Raises:
-        CutOff: the check was told to end; the step's file says so.
+        CutOff: the check was interrupted; the step's file says so.
     """
     file, limit = plan.out / f"{step.name}.json", plan.grant(step)
     file.unlink(missing_ok=True)
     if plan.no_device or limit < LEAST_SECONDS:
-        reason = plan.no_device or f"{max(0.0, limit):.0f} seconds are left"
+        reason = plan.no_device or f"only {max(0.0, limit):.0f} seconds are left"
         _complete(plan, step, file, {"status": "not run", "reason": reason})
         return
     print(f"{step.name}: at most {limit:.0f} s", flush=True)
@@ -86,7 +86,7 @@ def run_step(plan: Plan, step: Step) -> None:
 
 
 def _told(plan: Plan, step: Step, file: Path, limit: float, folder: Path) -> dict[str, Any]:
-    """Run a step in a folder of its own for temporary files; return what is to be said of it."""
+    """Run a step with a separate folder for temporary files; return its status for the file."""
     with (folder / "output").open("w+b") as output:
         process = _started(called(plan, step, file), folder, output)
         try:
@@ -105,7 +105,7 @@ def _told(plan: Plan, step: Step, file: Path, limit: float, folder: Path) -> dic
 
 
 def called(plan: Plan, step: Step, file: Path) -> list[str]:
-    """Return the command of a step."""
+    """Return the command line of a step."""
     asked = [step.name, str(file), "--device", plan.device, *(["--small"] if plan.small else [])]
     return [sys.executable, "-m", "tests.benchmarks.gpu.run_step", *asked]
 
@@ -116,7 +116,7 @@ def _started(command: list[str], folder: Path, output: IO[bytes]) -> subprocess.
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUNBUFFERED": "1",
-        "TMPDIR": str(folder),  # removed also where the step is killed, kernels that were compiled too
+        "TMPDIR": str(folder),  # removed even if the step is killed, together with compiled kernels
     }
     return subprocess.Popen(
         command,
@@ -130,7 +130,7 @@ def _started(command: list[str], folder: Path, output: IO[bytes]) -> subprocess.
 
 
 def _ended(process: subprocess.Popen[bytes], output: IO[bytes]) -> list[str]:
-    """End a process and all that it has started; return the last lines of what they said."""
+    """Stop a process and its children; return the last lines of their output."""
     if process.poll() is None:
         _signal(process, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -148,7 +148,7 @@ def _signal(process: subprocess.Popen[bytes], number: int) -> None:
 
 
 def _complete(plan: Plan, step: Step, file: Path, told: dict[str, Any]) -> None:
-    """Add to a step's file, or make it, what only the driver knows."""
+    """Add the driver's information to a step's file, or create the file."""
     try:
         content = json.loads(file.read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A step in this process: `gpu/__main__.py` calls this, once for each."""
+"""Run one step in this process; `gpu/__main__.py` starts it once per step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.benchmarks.gpu.processes import NO_DEVICE
 
 
 def run(name: str, setting: Setting, file: Path) -> list[str]:
-    """Run a step and return the measures that must hold and do not."""
+    """Run a step and return the required measures that failed."""
     device = torch.device(setting.device)
     head = {
         "step": name,
@@ -30,7 +30,7 @@ def run(name: str, setting: Setting, file: Path) -> list[str]:
 
 
 def main() -> None:
-    """Run a step; exit with 0 if it was whole and all that must holds."""
+    """Run a step; exit with 0 if it finished and all required measures hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
     parser.add_argument("file", type=Path)
@@ -38,13 +38,13 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     given = parser.parse_args()
     if torch.device(given.device).type == "cuda" and not torch.cuda.is_available():
-        print(f"torch {torch.__version__} sees no CUDA device here; expected one; or take --device cpu")
+        print(f"torch {torch.__version__} sees no CUDA device; use a machine with one, or --device cpu")
         sys.exit(NO_DEVICE)
     if given.device == "cpu":
         keep_freed_memory()
     setting = Setting(device=given.device, small=given.small)
     broken = run(given.name, setting, given.file)
-    sys.exit(f"does not hold: {'; '.join(broken)}" if broken else 0)
+    sys.exit(f"failed: {'; '.join(broken)}" if broken else 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every view, every operation and every codec: a device's bytes are the CPU's."""
+"""Check that every view, operation and codec gives the same bytes on the device as on the CPU."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.benchmarks.datasets import patterned
 from tests.benchmarks.gpu.findings import Findings, Setting
 from tests.pipeline.modalities.images.examples import SPECS
 
-# Sides of the source and of the result, and how many images.
+# Sides of the source and of the result, and the number of images.
 GEOMETRIES = ((32, 32, 1024), (48, 32, 1024), (256, 224, 128))
 SMALL_GEOMETRIES = ((12, 12, 8), (16, 12, 8))
 KEPT_CLASSES = (1, 5, 100)
 
 
 def run(setting: Setting, findings: Findings) -> None:
-    """Compare codecs, operations, views."""
+    """Compare codecs, operations and views."""
     device = torch.device(setting.device)
     classes, rows = setting.pick(1000, 120), setting.pick(8192, 64)
     _compare(findings, "codecs", codecs_differ(classes, rows, device))
@@ -36,7 +36,7 @@ def run(setting: Setting, findings: Findings) -> None:
 
 
 def _compare(findings: Findings, aim: str, found: Iterable[tuple[str, int]]) -> None:
-    """Write down after each comparison by name how many values differ."""
+    """Record the number of different values after each named comparison."""
     differing: dict[str, int] = {}
     for name, count in found:
         differing[name] = count
@@ -46,7 +46,7 @@ def _compare(findings: Findings, aim: str, found: Iterable[tuple[str, int]]) -> 
 
 
 def differing(one: Tensor, other: Tensor) -> int:
-    """Return how many values differ of two tensors, wherever they lie; all where shapes do."""
+    """Return the number of different values of two tensors on any devices; all if shapes differ."""
     one, other = one.cpu(), other.cpu()
     if one.shape != other.shape or one.dtype != other.dtype:
         return max(one.numel(), other.numel())
@@ -54,7 +54,7 @@ def differing(one: Tensor, other: Tensor) -> int:
 
 
 def codecs_differ(classes: int, rows: int, device: torch.device) -> Iterator[tuple[str, int]]:
-    """Yield each codec and how many of its arrays' values differ."""
+    """Yield each codec and the number of different values in its arrays."""
     output, head = _teacher_output(classes, rows)
     features = output.require_features().to(device)
     there = TeacherOutput(output.logits.to(device), features)
@@ -75,7 +75,7 @@ def _codecs(classes: int, output: TeacherOutput, head: nn.Linear) -> Iterator[Co
 
 @torch.no_grad()
 def _teacher_output(classes: int, rows: int, width: int = 128) -> tuple[TeacherOutput, nn.Linear]:
-    """Return features like those behind a ReLU, and what a head makes of them."""
+    """Return features like those after a ReLU, and the logits of a head."""
     generator = torch.Generator().manual_seed(0)
     head = nn.Linear(width, classes)
     head.weight.copy_(torch.randn(classes, width, generator=generator) * 0.4)
@@ -85,7 +85,7 @@ def _teacher_output(classes: int, rows: int, width: int = 128) -> tuple[TeacherO
 
 
 def operations_differ(side: int, device: torch.device) -> Iterator[tuple[str, int]]:
-    """Yield each operation and how many values differ, over all magnitudes and signs there are."""
+    """Yield each operation and the number of different values, over all its magnitudes and signs."""
     for op, kernel in KERNELS.items():
         operands = _operands(op)
         shape = len(operands), side, side, 3
@@ -98,7 +98,7 @@ def operations_differ(side: int, device: torch.device) -> Iterator[tuple[str, in
 
 
 def _operands(op: Op) -> Tensor:
-    """Return operands (n, 6) of an operation: those of the spaces, and shifts of the hue all around."""
+    """Return operands (n, 6) of an operation: magnitudes of its spaces, and hue shifts all around."""
     if op is Op.HUE:
         return torch.from_numpy(operand(np.linspace(-FACTOR // 2, FACTOR // 2, 62).astype(np.int64), 62))
     spaces = (rand_augment_space(), wide_space(31))
@@ -109,7 +109,7 @@ def _operands(op: Op) -> Tensor:
 def views_differ(
     geometries: Iterable[tuple[int, int, int]], device: torch.device
 ) -> Iterator[tuple[str, int]]:
-    """Yield each spec and geometry, and how many values of its pixels differ, mixing included."""
+    """Yield each spec and geometry, and the number of different pixel values, mixing included."""
     for side, size, count in geometries:
         images, rows = patterned(count, side, classes=3), np.arange(count)
         preprocessing = Preprocessing(size=size, mean=(0.5,) * 3, std=(0.2,) * 3)

@@ -1,4 +1,4 @@
-"""The steps of the check, and the figures that they are run for, each with its aim. Imports no torch."""
+"""The steps of the check, and their figures, each with its aim. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Step:
 
     Args:
         name: of its module beside this one, and of its file.
-        seconds: that it may take of nine minutes, its imports included.
+        seconds: time limit in a check of nine minutes, imports included.
     """
 
     name: str
@@ -21,14 +21,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aim:
-    """A figure that is wanted.
+    """A figure with an aim.
 
     Args:
-        step: that finds it.
-        measure: what it is, for people.
-        wanted: the aim, for people.
-        holds: whether a value is good enough.
-        must: whether the step has failed where it is not.
+        step: name of the step that measures it.
+        measure: description of the figure.
+        wanted: the aim as text.
+        holds: whether a value reaches the aim.
+        must: whether the step fails if the aim is missed.
     """
 
     step: str

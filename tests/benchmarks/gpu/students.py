@@ -1,4 +1,4 @@
-"""What a student's epoch costs from a cache: beside one from labels, and with the teacher in the loop."""
+"""Compare a student's epoch from cached logits with epochs from labels and with the teacher in the loop."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from tests.benchmarks.teacher_times import TEACHERS
 
 
 def run(setting: Setting, findings: Findings) -> None:
-    """Choose a teacher of about ten times the student, then alternate epochs."""
+    """Choose a teacher of about ten times the student's cost, then alternate epochs."""
     data = made_up(setting.pick(32_768, 8), setting.pick(32, 12), classes=setting.pick(100, 2))
     settings = TrainingSettings(
         epochs=1,
-        batch_size=setting.pick(2048, 4),  # smaller ones leave a GPU idle, and all teachers cost the same
+        batch_size=setting.pick(
+            2048, 4
+        ),  # smaller batches leave a GPU idle, so that all teachers cost the same
         learning_rate=0.05,
         precision=precision_of(setting),
     )

@@ -1,4 +1,4 @@
-"""Results as Markdown: a line a figure, a line a step."""
+"""Results as Markdown: one line per figure and per step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Result = dict[str, Any]
 
 
 def read_results(folder: Path, steps: Sequence[Step] = STEPS) -> list[Result]:
-    """Return the results that are there, in the order of the steps."""
+    """Return the existing results in the order of the steps."""
     files = [folder / f"{step.name}.json" for step in steps]
     return [json.loads(file.read_text()) for file in files if file.exists()]
 
 
 def markdown(results: Iterable[Result]) -> str:
-    """Return the table of a check, and why steps were not whole."""
+    """Return the table of a check, and the reasons for incomplete steps."""
     results = list(results)
     lines = ["| step | figure | found | aim | holds |", "|---|---|---|---|---|"]
     for result in results:
@@ -36,7 +36,7 @@ def _line(row: Result) -> str:
 
 
 def _machine(result: Result) -> str:
-    """Return what was measured on."""
+    """Return the hardware and versions of the run."""
     small = " In small: figures mean nothing." if result.get("small") else ""
     return ", ".join(f"{name} {value}" for name, value in result["environment"].items()) + f".{small}"
 

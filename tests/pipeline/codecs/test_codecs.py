@@ -94,7 +94,7 @@ def test_topk_keeps_the_likeliest_classes_and_the_mass_of_the_others(n_classes):
 
 
 def test_topk_of_all_classes_is_refused():
-    with pytest.raises(ConfigError, match=r"'topk-10'; expected 1 to 9 of the 10 classes"):
+    with pytest.raises(ConfigError, match=r"'topk-10'; expected 1 to 9 for 10 classes"):
         find_codec("topk-10", 10)
 
 

@@ -132,13 +132,13 @@ def test_a_head_without_bias_and_of_two_classes(pilot):
 
 
 def test_a_teacher_without_features_is_refused(head, pilot):
-    with pytest.raises(ModelError, match=r"do not come straight from a linear layer.*codec: auto"):
+    with pytest.raises(ModelError, match=r"needs a teacher whose last layer is linear.*codec: auto"):
         fit_features(TeacherOutput(pilot.logits), head, 1e-3, TASK)
 
 
 def test_no_features_no_codes(head, pilot):
     codec = fit_features(pilot, head, 1e-3, TASK)
-    with pytest.raises(ModelError, match="linear layer"):
+    with pytest.raises(ModelError, match="last layer is linear"):
         codec.encode(TeacherOutput(pilot.logits), TASK)
 
 

@@ -102,7 +102,7 @@ def test_a_step_with_too_few_images_is_refused(tiny_data):
         device=torch.device("cpu"),
     )  # fmt: skip
     with pytest.raises(
-        ConfigError, match=r"16 images in 2 parts is shared by 4 processes; expected at least 32"
+        ConfigError, match=r"batch_size 16 is too small for 2 parts on 4 processes; expected at least 32"
     ):
         Loader(
             feed, None, batch_size=16, seed=1, n_classes=3, division=Division(parts=2, ranks=Ranks(0, 4))

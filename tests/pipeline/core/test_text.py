@@ -11,13 +11,13 @@ from pipeline.core.text import LARGEST_BYTES, parse_yaml, read_yaml, require_nam
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("a: 1\nb: 2\na: 3", "key 'a' stands in lines 1 and 3"),
-        ("x:\n  a: 1\n  'a': 2", "key 'a' stands in lines 2 and 3"),
-        ("x: {a: 1, b: 2,\n  a: 3}", "key 'a' stands in lines 1 and 2"),
-        ("- a: 1\n  a: 1", "key 'a' stands in lines 1 and 2"),
-        ("yes: 1\ntrue: 2", "key 'true' stands in lines 1 and 2"),
-        ("16: 1\n0x10: 2", "key '0x10' stands in lines 1 and 2"),
-        ("x: &a {k: 1}\ny: {<<: *a, k: 2,\n  k: 3}", "key 'k' stands in lines 2 and 3"),
+        ("a: 1\nb: 2\na: 3", "key 'a' appears in lines 1 and 3"),
+        ("x:\n  a: 1\n  'a': 2", "key 'a' appears in lines 2 and 3"),
+        ("x: {a: 1, b: 2,\n  a: 3}", "key 'a' appears in lines 1 and 2"),
+        ("- a: 1\n  a: 1", "key 'a' appears in lines 1 and 2"),
+        ("yes: 1\ntrue: 2", "key 'true' appears in lines 1 and 2"),
+        ("16: 1\n0x10: 2", "key '0x10' appears in lines 1 and 2"),
+        ("x: &a {k: 1}\ny: {<<: *a, k: 2,\n  k: 3}", "key 'k' appears in lines 2 and 3"),
     ],
 )
 def test_a_key_that_stands_twice_is_refused_with_both_lines(text, found):
@@ -40,7 +40,7 @@ def test_merge_keys_are_as_pyyaml_has_them():
     "text", ["2024-13-45", "!!int x", "!!timestamp x", "!!bool x", "!!int ''", "9" * 5000]
 )
 def test_a_value_of_which_python_makes_nothing_is_refused_with_its_line(text):
-    with pytest.raises(ValueError, match=r"is no .*line 2") as caught:
+    with pytest.raises(ValueError, match=r"is not a valid .*line 2") as caught:
         parse_yaml(f"a: 1\nb: {text}")
     assert len(str(caught.value)) < 500
 
@@ -66,7 +66,7 @@ def test_a_file_is_utf_8_whatever_the_locale(tmp_path, encoding):
 @pytest.mark.parametrize("content", [b"a: \xe9", "a: 1".encode("utf-16")])
 def test_a_file_in_another_encoding_is_refused(tmp_path, content):
     (tmp_path / "x.yaml").write_bytes(content)
-    with pytest.raises(ValueError, match="no text in UTF-8"):
+    with pytest.raises(ValueError, match="not UTF-8 text"):
         read_yaml(tmp_path / "x.yaml")
 
 

@@ -119,5 +119,5 @@ def test_a_large_block_is_compared_in_parts(tiny_data, monkeypatch):
     first, last = ShardId("train", 0, 0), ShardId("train", 1, 0)
     checks.begin(first, np.arange(len(images)))
     checks.begin(last, np.arange(len(images)))
-    with pytest.raises(DataError, match="is not the one that was prepared"):
+    with pytest.raises(DataError, match="has changed since it was prepared"):
         checks.finish(last)

@@ -50,19 +50,19 @@ def test_topk_is_refused_with_its_tail_mass(pilot, capsys):
     choose(pilot)
     refused = [line for line in capsys.readouterr().err.splitlines() if "topk-5" in line]
     assert "refused" in refused[0]
-    assert "% of the probability left out at T = 1" in refused[0]
-    with pytest.raises(ConfigError, match=r"topk-5.*left out .*% at T = 4; expected at most 0\.001"):
+    assert "% of the probability omitted at T = 1" in refused[0]
+    with pytest.raises(ConfigError, match=r"topk-5.*omitted .*% at T = 4; expected at most 0\.001"):
         choose(pilot, "topk-5", 1e-3)
 
 
 def test_a_codec_by_name_has_no_limit_unless_one_is_set(pilot):
     assert CodecSpec(name="affine4").budget is None
-    with pytest.raises(ConfigError, match=r"affine4 .*over its budget.*raise max_kl"):
+    with pytest.raises(ConfigError, match=r"affine4 .*exceeds its error budget.*raise max_kl"):
         choose(pilot, "affine4", 1e-6)
 
 
 def test_a_budget_that_nothing_keeps(pilot):
-    with pytest.raises(ConfigError, match="over its budget"):
+    with pytest.raises(ConfigError, match="exceeds its error budget"):
         choose(pilot, max_kl=1e-12)
 
 
@@ -148,5 +148,5 @@ def test_a_store_made_by_auto_can_be_named_and_its_budget_cannot_change(
     chosen = LogitStore.open(path).codec.name
     cache_logits(context, teacher, make_spec(chosen), path)
     for other in (make_spec("auto", 1e-4), make_spec("fp16")):
-        with pytest.raises(MismatchError, match="another codec"):
+        with pytest.raises(MismatchError, match="a different codec"):
             cache_logits(context, teacher, other, path)

@@ -122,7 +122,7 @@ def test_views_of_samples_that_are_gone_cannot_be_added(context, teacher, make_s
 def test_a_dataset_without_a_common_sample_is_refused(context, teacher, make_spec, path):
     cache_logits(with_train(context, range(30)), teacher, make_spec(), path)
     before = content(path)
-    with pytest.raises(MismatchError, match=r"none of the 30 training samples is in it, .train/\d+. being"):
+    with pytest.raises(MismatchError, match=r"none of the 30 training samples, e\.g\. .train/\d+"):
         cache_logits(with_train(context, range(30, 60)), teacher, make_spec(), path)
     assert content(path) == before
 
@@ -161,7 +161,7 @@ def test_writers_of_overlapping_slices_exclude_each_other(context, teacher, make
 
 def test_a_store_does_not_grow_while_others_write_it(context, teacher, make_spec, path):
     cache_logits(context, teacher, make_spec(view_count=1), path)
-    with writing(path, Slice(0, 4), 0), pytest.raises(LockedError, match="is to grow"):
+    with writing(path, Slice(0, 4), 0), pytest.raises(LockedError, match="cannot grow"):
         cache_logits(context, teacher, make_spec(view_count=2), path)
 
 

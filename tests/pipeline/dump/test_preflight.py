@@ -28,7 +28,7 @@ def need(rows: int = 1000, own: int | None = None, rates: Rates = RATES, memory:
 
 def test_a_disk_that_cannot_hold_the_store_is_refused(there, tmp_path):
     there(disk=9_999)
-    with pytest.raises(StoreError, match=r"takes 10.0 kB, and its disk has 10.0 kB free; .*--out"):
+    with pytest.raises(StoreError, match=r"need 10.0 kB, but the disk has 10.0 kB free; .*--out"):
         require_room(tmp_path, need())
     there(disk=10_000)
     require_room(tmp_path, need())
@@ -37,13 +37,15 @@ def test_a_disk_that_cannot_hold_the_store_is_refused(there, tmp_path):
 def test_the_disk_holds_what_others_make_too_and_time_is_ones_own(there, tmp_path, capsys):
     there()
     require_room(tmp_path, need(own=250))
-    assert "250 forward passes to do, 0 h 2 min, 10.0 kB of 1.0 TB that are free" in capsys.readouterr().err
+    assert (
+        "250 forward passes to do, 0 h 2 min, 10.0 kB of 1.0 TB free disk space" in capsys.readouterr().err
+    )
 
 
 def test_short_memory_is_a_warning(there, tmp_path, capsys):
     there(memory=4)
     require_room(tmp_path, need())
-    assert "may need 5 bytes of memory, and 4 bytes can be had" in capsys.readouterr().err
+    assert "may need 5 bytes of memory, but only 4 bytes" in capsys.readouterr().err
     there(memory=None)
     require_room(tmp_path, need())
     assert "of memory" not in capsys.readouterr().err

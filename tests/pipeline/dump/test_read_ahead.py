@@ -122,7 +122,10 @@ def test_a_block_that_does_not_fit_is_held_in_part_and_it_is_said(
     cache_logits(context, tutor, spec, tmp_path / "x.zarr")
     train = list(context.data.train.names)
     assert [decoded[name] for name in train] == [1] * 20 + [3] * (len(train) - 20)
-    assert "are decoded once, the others for every view; a lower data.short_side" in capsys.readouterr().err
+    assert (
+        "are decoded once, the rest for every view; to decode all of them once, lower data.short_side"
+        in capsys.readouterr().err
+    )
     cache_logits(_bench(folders["pixels"]), tutor, spec, tmp_path / "pixels.zarr")
     assert _shards(tmp_path / "x.zarr") == _shards(tmp_path / "pixels.zarr")
 

@@ -181,7 +181,7 @@ def test_a_refused_repair_touches_nothing(path, context, teacher):
 
 def test_another_teacher_mends_nothing(path, context, teacher):
     flip(path / "train/codes/c/1/0/0")
-    with pytest.raises(MismatchError, match="another teacher"):
+    with pytest.raises(MismatchError, match="a different teacher"):
         repair(path, context, replace(teacher, precision="bf16"))
     assert not verify(path).ok
 
@@ -192,7 +192,7 @@ def test_lost_keys_of_a_grown_store_cannot_be_made_again(context, teacher, make_
     cache_logits(with_train(context, order[:40]), teacher, make_spec(), folder)
     cache_logits(with_train(context, order), teacher, make_spec(), folder)
     flip(folder / "train/keys/c/0")
-    with pytest.raises(StoreError, match=r"which samples its rows are is lost.*dvc checkout"):
+    with pytest.raises(StoreError, match=r"the sample index is lost.*dvc checkout"):
         repair(folder, context, teacher)
 
 

@@ -93,7 +93,7 @@ def test_what_was_broken_off_counts_for_nothing(clock):
 
 def test_speeds_are_said_in_one_line():
     assert str(Speed(images=36_000, seconds=15.2, alone=2500.0)) == (
-        "36,000 images in 15 s, 2,368 images/s; the teacher alone 2,500 images/s: utilisation 95%"
+        "36,000 images in 15 s, 2,368 images/s; the teacher alone 2,500 images/s, utilisation 95%"
     )
 
 

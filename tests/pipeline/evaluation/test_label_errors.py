@@ -147,4 +147,4 @@ def test_a_store_without_its_shards_has_no_exhibit(dump, data, capsys):
     (Path(str(store.location)) / file).unlink()
     gallery = make_gallery("main", store, data)
     assert (gallery.examples, gallery.label_errors) == ((), None)
-    assert "its logits are not here" in capsys.readouterr().err
+    assert "its logits are not on this machine" in capsys.readouterr().err

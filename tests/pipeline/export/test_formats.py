@@ -260,7 +260,7 @@ def test_parity_finds_one_wrong_logit_of_one_image(feed):
     assert seen == [1, 3, 26]
     assert parity.max_abs_diff == pytest.approx(100, rel=1e-5)
     assert parity.agreement == pytest.approx(29 / 30)
-    with pytest.raises(ModelError, match=r"computes something else.*at most 0\.01"):
+    with pytest.raises(ModelError, match=r"computes different logits.*at most 0\.01"):
         parity.require(0.01)
 
 

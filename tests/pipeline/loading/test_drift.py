@@ -78,9 +78,13 @@ def test_other_pixels_are_refused_with_the_sample_the_versions_and_the_differenc
     with pytest.raises(MismatchError) as refusal:
         require_no_drift(store, feed)
     text = str(refusal.value)
-    assert re.search(r"204 of 204 witnesses look otherwise .* first 'train/\d+' in view 0", text)
-    assert "levels of 255" in text
-    assert re.search(r"made with decoder none, torch \S+, torchvision \S+, here decoder none, torch", text)
+    assert re.search(
+        r"204 of 204 checksummed samples render differently .* first 'train/\d+' in view 0", text
+    )
+    assert "levels (0 to 255)" in text
+    assert re.search(
+        r"dumped with decoder none, torch \S+, torchvision \S+, here decoder none, torch", text
+    )
     assert "--allow-drift" in text
 
 
@@ -100,13 +104,13 @@ def test_the_measured_difference_is_that_of_the_kept_pixels(store, context, teac
 
 @pytest.mark.usefixtures("_brighter")
 def test_every_reader_refuses(store, context, teacher):
-    with pytest.raises(MismatchError, match="witnesses look otherwise"):
+    with pytest.raises(MismatchError, match="checksummed samples render differently"):
         Targets(store, _feed(store, context, teacher))
-    with pytest.raises(MismatchError, match="witnesses look otherwise"):
+    with pytest.raises(MismatchError, match="checksummed samples render differently"):
         ReplayDataset(store, context.data)
     audit = replay(store, context, teacher, 4)
     assert not audit.ok
-    assert "witnesses look otherwise" in audit.bad[0]
+    assert "checksummed samples render differently" in audit.bad[0]
 
 
 @pytest.mark.usefixtures("_brighter")
@@ -115,7 +119,7 @@ def test_a_reader_that_is_told_to_goes_on_and_says_how_far_off_it_is(store, cont
     feed = _feed(allowed, context, teacher)
     loader = Loader(feed, Targets(allowed, feed), batch_size=8, seed=0, n_classes=3)
     assert len(list(loader.epoch(0))) == loader.steps_per_epoch
-    assert "204 of 204 witnesses look otherwise" in capsys.readouterr().err
+    assert "204 of 204 checksummed samples render differently" in capsys.readouterr().err
     audit = replay(allowed, context, teacher, 8)
     assert audit.ok
     assert audit.replay_kl_mean is not None
@@ -146,7 +150,7 @@ def test_a_dump_does_not_go_on_with_other_pixels(context, teacher, make_spec, tm
     path = tmp_path / "main.zarr"
     cache_logits(context, teacher, make_spec(), path, part=Slice(0, 3), completes=False)
     request.getfixturevalue("_brighter")
-    with pytest.raises(MismatchError, match="witnesses look otherwise"):
+    with pytest.raises(MismatchError, match="checksummed samples render differently"):
         cache_logits(context, teacher, make_spec(), path)
     assert not (path / "manifest.json").exists()
 
@@ -157,7 +161,7 @@ def test_images_of_another_decoder_are_refused_by_its_name(store, context):
     form = replace(context.data.train.form, decoder="torchvision 9.9")
     images = replace(context.data.train, digests=changed, form=form)
     with pytest.raises(
-        MismatchError, match=r"other content there, decoded by none, here by torchvision 9\.9"
+        MismatchError, match=r"different content in the store, decoded by none, here by torchvision 9\.9"
     ):
         store.rows_of(images)
     allowed = LogitStore(store.location, store.manifest, allow_drift=True)

@@ -154,7 +154,7 @@ def sharpened(teacher: Teacher) -> Teacher:
 
 
 def test_replay_refuses_another_teacher(store, context, teacher):
-    with pytest.raises(MismatchError, match="made by another teacher"):
+    with pytest.raises(MismatchError, match="written by a different teacher"):
         replay(store, context, sharpened(teacher), 4)
 
 
@@ -162,4 +162,4 @@ def test_verify_names_a_file_that_does_not_belong(context, teacher, make_spec, t
     path = tmp_path / "main.zarr"
     cache_logits(context, teacher, make_spec(), path)
     (path / "train" / "stray").write_text("x")
-    assert verify(path).bad == ["train/stray does not belong to the store"]
+    assert verify(path).bad == ["train/stray is not part of the store"]

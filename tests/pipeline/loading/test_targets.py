@@ -160,16 +160,19 @@ def test_nothing_is_read_where_nothing_is_asked_for(loader):
 
 
 def test_a_store_without_features_is_refused(loader):
-    with pytest.raises(ConfigError, match=r"compares features, .* of codec fp16; expected codec features"):
+    message = (
+        r"needs teacher features, .* codec 'fp16', which keeps logits only; re-dump with codec: features"
+    )
+    with pytest.raises(ConfigError, match=message):
         loader("logits")
 
 
 def test_a_loader_without_a_store_is_refused(context, decided_teacher):
     feed = Feed(context.data.train, PLAIN, decided_teacher.card.preprocessing, device=CPU)
-    with pytest.raises(ConfigError, match=r"compares features, and there is no store; expected"):
+    with pytest.raises(ConfigError, match=r"needs teacher features, but there is no store"):
         Loader(feed, None, batch_size=16, seed=1, features=FeatureNeeds())
 
 
 def test_centres_need_the_number_of_classes(loader):
-    with pytest.raises(ConfigError, match=r"class centres and n_classes is None"):
+    with pytest.raises(ConfigError, match=r"class centres, but n_classes is None"):
         loader(n_classes=None)

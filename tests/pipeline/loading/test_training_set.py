@@ -63,7 +63,7 @@ def test_a_lesson_of_labelled_images_shows_no_others(tiny_data, few):
 
 def test_images_without_labels_alone_are_refused(tiny_data):
     nothing = np.full(len(tiny_data.train), -1)
-    with pytest.raises(DataError, match=r"none of \d+ training images is labelled"):
+    with pytest.raises(DataError, match=r"none of the \d+ training images is labelled"):
         TrainingSet.of_labelled(tiny_data.train, nothing)
 
 

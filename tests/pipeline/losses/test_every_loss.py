@@ -151,7 +151,7 @@ def test_a_mixed_label_weighs_the_losses_of_its_parts(name, second):
 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.one_target])
 def test_a_loss_of_one_class_a_sample_refuses_mixed_labels(name):
-    with pytest.raises(ConfigError, match=f"loss {name} was given shares of classes.*expected one class"):
+    with pytest.raises(ConfigError, match=f"loss '{name}' got class shares.*expected one class"):
         loss_of(name)(STUDENT, SHARES, TEACHER)
 
 

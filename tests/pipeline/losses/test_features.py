@@ -223,7 +223,7 @@ def test_features_are_pulled_straight_to_their_centres():
 
 
 def test_centre_without_centres_is_refused():
-    with pytest.raises(ConfigError, match=r"loss centre was given no centres; expected .* \(C, Dt\)"):
+    with pytest.raises(ConfigError, match=r"loss 'centre' needs centres, .* \(C, Dt\)"):
         centre(STUDENT, LABELS, TEACHER, Features(GIVEN.student, GIVEN.teacher))
 
 

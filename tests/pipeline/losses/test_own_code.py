@@ -126,7 +126,7 @@ def test_a_class_is_made_with_its_settings_and_says_what_it_needs():
     assert (found.needs_teacher, found.one_target, found.features) == (False, True, None)
     loss = make_loss("mine:Baseline", {"weight": "5e-1"})
     assert loss(STUDENT, LABELS) == 0.5 * STUDENT.square().mean()
-    with pytest.raises(ConfigError, match="loss mine:Baseline needs one class a sample"):
+    with pytest.raises(ConfigError, match="loss 'mine:Baseline' needs one class per sample"):
         require_targets("mine:Baseline", "dump x", mixes=True)
 
 
@@ -143,7 +143,9 @@ def test_a_loss_of_features_is_given_them_and_refused_where_none_are_kept():
     features = Features(student=torch.ones(2, 3), teacher=torch.zeros(2, 3))
     value = loss.at(0)(STUDENT, LABELS, TEACHER, features)
     assert value == kd(STUDENT, LABELS, TEACHER) + 1
-    with pytest.raises(ConfigError, match="loss mine:Near compares features, and dump x has codec affine8"):
+    with pytest.raises(
+        ConfigError, match="loss 'mine:Near' needs teacher features, but dump x has codec affine8"
+    ):
         require_features("mine:Near", ["affine8"], "dump x")
 
 
@@ -171,18 +173,22 @@ def test_the_readmes_new_loss_is_one_of_the_users_own_too():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("yours:mean", {}, r"loss yours:mean: no module 'yours' in .*run in the project's folder"),
+        ("yours:mean", {}, r"loss yours:mean: no module 'yours' in .*run in the project folder"),
         ("mine:meen", {}, r"mine has no 'meen'; expected a callable that returns .*; did you mean 'mean'"),
-        ("mine:constant", {}, r"loss mine:constant is no callable \(int\)"),
-        ("os:system", {}, r"loss os:system: os is the standard library's, which makes no losses"),
-        ("mine:mean", {}, r"lacks the setting 'shift', which has no default; add it"),
-        ("mine:mean", {"shifd": 1}, r"has the setting 'shifd'; expected weight, kind, shift; did you mean"),
-        ("mine:by_place", {"teacher": 1}, r"has the setting 'teacher'; expected weight"),
-        ("mine:Baseline", {"wait": 1}, r"has the setting 'wait'; expected weight, power"),
-        ("mine:NoCall", {}, r"makes a NoCall, which is no callable; .*add __call__"),
-        ("mine:Learns", {}, r"has weights of its own, which nothing trains"),
-        ("mine:odd", {}, r"its needs_teacher is a str; expected a bool"),
-        ("mine loss", {}, r"loss is 'mine loss'; expected one of scratch, .*, or package.module:NAME"),
+        ("mine:constant", {}, r"loss mine:constant is not callable \(int\)"),
+        ("os:system", {}, r"loss os:system: os is part of the standard library, which has no losses"),
+        ("mine:mean", {}, r"needs the setting 'shift', which has no default; add it"),
+        ("mine:mean", {"shifd": 1}, r"has no setting 'shifd'; expected weight, kind, shift; did you mean"),
+        ("mine:by_place", {"teacher": 1}, r"has no setting 'teacher'; expected weight"),
+        ("mine:Baseline", {"wait": 1}, r"has no setting 'wait'; expected weight, power"),
+        ("mine:NoCall", {}, r"returns a NoCall, which is not callable; .*add __call__"),
+        ("mine:Learns", {}, r"has trainable weights, but the optimiser does not train them"),
+        ("mine:odd", {}, r"attribute needs_teacher is a str; expected a bool"),
+        (
+            "mine loss",
+            {},
+            r"loss is 'mine loss'; expected one of scratch, .*, or your own package.module:NAME",
+        ),
     ],
 )
 def test_a_loss_that_cannot_be_made_is_one_line(name, settings, message):
@@ -196,13 +202,16 @@ def test_a_loss_that_cannot_be_made_is_one_line(name, settings, message):
     [
         ("mine:rows", r"returns a tensor of shape \(\d+, \d+\) and type torch.float32; expected a scalar"),
         ("mine:counts", r"returns a tensor of shape \(\) and type torch.int64; expected a scalar"),
-        ("mine:number", r"returns a float; expected a scalar tensor"),
-        ("mine:detached", r"returns a number without a gradient"),
-        ("mine:broken", r"the code raises ValueError: no such thing; mend it \(--debug shows where\)"),
+        ("mine:number", r"returns a float; expected a scalar float tensor"),
+        ("mine:detached", r"returns a value without a gradient"),
+        (
+            "mine:broken",
+            r"the code raises ValueError: no such thing; fix it \(--debug shows the traceback\)",
+        ),
     ],
 )
 def test_a_loss_that_cannot_be_used_is_one_line(name, message):
-    with pytest.raises(ConfigError, match=f"^loss {name}:? {message}") as caught:
+    with pytest.raises(ConfigError, match=f"^loss '?{name}'?:? {message}") as caught:
         make_loss(name, {})(STUDENT.clone().requires_grad_(), LABELS, TEACHER)
     assert "\n" not in str(caught.value)
 

@@ -66,7 +66,7 @@ def test_the_readmes_new_loss_is_a_function_and_a_line(monkeypatch):
     expected = kd(TEACHER, LABELS, STUDENT, temperature=2, ce_weight=0, kd_weight=1)
     assert torch.equal(make_loss(key, {"temperature": 2})(STUDENT, LABELS, TEACHER), expected)
     with pytest.raises(
-        ConfigError, match=r"loss reverse_kl: temperature is 0; expected a number more than 0"
+        ConfigError, match=r"loss 'reverse_kl': temperature is 0; expected a number more than 0"
     ):
         make_loss(key, {"temperature": 0})
 
@@ -117,7 +117,7 @@ def test_an_unknown_loss_gets_a_suggestion():
     ],
 )
 def test_a_setting_that_a_loss_does_not_have_is_refused_with_those_it_has(name, key, expected):
-    with pytest.raises(ConfigError, match=rf"loss {name} has the setting '{key}'; expected {expected}"):
+    with pytest.raises(ConfigError, match=rf"loss '{name}' has no setting '{key}'; expected {expected}"):
         make_loss(name, {key: 1})
 
 
@@ -128,7 +128,7 @@ def test_a_setting_that_a_loss_does_not_have_is_refused_with_those_it_has(name, 
 def test_what_is_no_value_of_a_setting_is_refused_with_what_was_found(name, key):
     for value in (-1, math.nan, math.inf, "hot", None, True, [0.1]):
         found = re.escape(repr(value))
-        with pytest.raises(ConfigError, match=rf"^loss {name}: {key} is {found}; expected a number .*$"):
+        with pytest.raises(ConfigError, match=rf"^loss '{name}': {key} is {found}; expected a number .*$"):
             fill(name, LOSSES[name], {key: value})
 
 
@@ -147,14 +147,14 @@ def test_what_is_no_value_of_a_setting_is_refused_with_what_was_found(name, key)
         ("kd", "ce_weight", -0.1, "at least 0"),
         ("kd", "temperature", {"from": 8, "to": 0, "epochs": 3}, "more than 0"),
         ("kd", "temperature", {"from": 0, "to": 8, "epochs": 3}, "more than 0"),
-        ("kd", "temperature", {"warmup": 8, "epochs": 3}, r"more than 0.* \{warmup: .* begins at 0"),
+        ("kd", "temperature", {"warmup": 8, "epochs": 3}, r"more than 0.* \{warmup: .* starts at 0"),
         ("kd", "kd_weight", {"warmup": 1, "epoch": 3}, r"at least 0.* \{warmup: B, epochs: E\}"),
-        ("kd", "kd_weight", {"warmup": 1, "epochs": 0}, r"at least 0.* E more than 0"),
+        ("kd", "kd_weight", {"warmup": 1, "epochs": 0}, r"at least 0.* E is more than 0"),
         ("kd", "kd_weight", {"warmup": 1, "share": 2}, r"at least 0.* share: S, a part of the run, may"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_range(name, key, value, expected):
-    message = rf"loss {name}: {key} is {re.escape(repr(value))}; expected a number {expected}"
+    message = rf"loss '{name}': {key} is {re.escape(repr(value))}; expected a number {expected}"
     with pytest.raises(ConfigError, match=message):
         make_loss(name, {key: value})
 
@@ -164,7 +164,7 @@ def test_a_value_out_of_range_is_refused_with_its_range(name, key, value, expect
 
 def test_a_loss_of_one_class_a_sample_is_refused_where_views_mix():
     with pytest.raises(
-        ConfigError, match=r"loss wsld needs one class a sample.*the views of dump x mix.*kd"
+        ConfigError, match=r"loss 'wsld' needs one class per sample.*the views of dump x mix.*kd"
     ):
         require_targets("wsld", "dump x", mixes=True)
     require_targets("wsld", "dump x", mixes=False)
@@ -186,7 +186,9 @@ def test_a_loss_of_one_class_a_sample_is_refused_where_views_mix():
     ],
 )
 def test_a_loss_of_features_is_refused_where_none_are_kept(name, codecs, found):
-    message = rf"loss {name} compares features, and dump x {found}; expected .*codec: features.*kd.*wttm"
+    message = (
+        rf"loss '{name}' needs teacher features, but dump x {found}; expected .*codec: features.*kd.*wttm"
+    )
     with pytest.raises(ConfigError, match=message):
         require_features(name, codecs, "dump x")
 

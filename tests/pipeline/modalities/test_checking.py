@@ -49,7 +49,7 @@ def test_a_flipped_bit_of_any_split_is_named_with_its_image(copy, split, bit):
     flip(copy / f"{split}.pixels", row * IMAGE_BYTES + 5, bit)
     name = images.names[row]
     (line,) = audit(copy).bad
-    assert f"{split}.pixels: image {name!r} is not the one that was prepared" in line
+    assert f"{split}.pixels: image {name!r} has changed since it was prepared" in line
     assert line.endswith("run: pipeline prepare")
     with pytest.raises(DataError, match=rf"{split}\.pixels: image '{name}'"):
         require_sample(PreparedData.open(copy), seed=0, workers=2)
@@ -63,7 +63,7 @@ def test_a_flipped_bit_of_any_split_is_named_with_its_image(copy, split, bit):
 def test_a_flipped_bit_of_the_index_is_refused_at_once(copy, name, share):
     size = (copy / name).stat().st_size
     flip(copy / name, int(share * (size - 1)))
-    with pytest.raises(DataError, match=rf"{name}: its bytes do not belong to dataset\.json"):
+    with pytest.raises(DataError, match=rf"{name}: content does not match dataset\.json"):
         PreparedData.open(copy)
     (line,) = audit(copy).bad
     assert name in line
@@ -95,7 +95,7 @@ def test_every_fault_is_listed_and_a_flood_is_counted(copy):
     found = audit(copy)
     told = "\n".join(found.bad)
     assert "test.names: missing" in told
-    assert sum("is not the one that was prepared" in line for line in found.bad) == 20
+    assert sum("has changed since it was prepared" in line for line in found.bad) == 20
     assert "more images with faults" in told
 
 
@@ -112,7 +112,7 @@ def test_names_that_are_not_those_of_the_keys_are_found(copy):
         del content[key]
     description.write_text(json.dumps(content))
     (line,) = audit(copy).bad
-    assert "test.names: 1 name of other keys than the index has, first 'test/x'" in line
+    assert "test.names: 1 name without a matching key in the index, first 'test/x'" in line
 
 
 def test_of_a_large_split_a_random_sample_is_looked_at(tiny_data, monkeypatch):
@@ -143,5 +143,5 @@ def test_files_that_stay_are_compared_too(tmp_path, prepare_quietly, random_imag
     found = audit(folder)
     assert len(found.bad) == 2
     assert "train/a/3.png" in found.bad[0]
-    assert "not those that were prepared" in found.bad[0]
+    assert "has changed since it was prepared" in found.bad[0]
     assert "test/b/1.png: missing" in found.bad[1]

@@ -75,7 +75,7 @@ def test_a_truncated_index_or_description_is_named(copy, name, kept_bytes):
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"schema": 2}'])
 def test_a_description_of_another_kind_is_refused(copy, content):
     (copy / "dataset.json").write_text(content)
-    with pytest.raises(DataError, match=r"(dataset.json: |of schema 2).*; run: pipeline prepare"):
+    with pytest.raises(DataError, match=r"(dataset.json: |has schema 2).*; run: pipeline prepare"):
         PreparedData.open(copy)
 
 
@@ -95,7 +95,7 @@ def test_a_description_that_lacks_something_is_refused(copy, name, value):
 def test_an_index_of_other_arrays_is_refused(copy):
     np.savez(copy / "train.npz", other=np.zeros(3))
     with pytest.raises(
-        DataError, match=r"train.npz: its bytes do not belong to dataset.json .*pipeline prepare"
+        DataError, match=r"train.npz: content does not match dataset.json .*pipeline prepare"
     ):
         PreparedData.open(copy)
 
@@ -106,7 +106,7 @@ def test_swapped_splits_are_refused(copy):
         test.rename(copy / "swap")
         validation.rename(test)
         (copy / "swap").rename(validation)
-    with pytest.raises(DataError, match=r"do not belong to dataset.json.*run: pipeline prepare"):
+    with pytest.raises(DataError, match=r"not match dataset.json.*run: pipeline prepare"):
         PreparedData.open(copy)
 
 
@@ -120,7 +120,7 @@ def test_the_index_of_another_preparation_is_refused(copy, tmp_path, make_source
     )
     for suffix in ("npz", "pixels", "names"):
         shutil.copy(other / f"train.{suffix}", copy / f"train.{suffix}")
-    with pytest.raises(DataError, match=r"do not belong to dataset.json"):
+    with pytest.raises(DataError, match=r"not match dataset.json"):
         PreparedData.open(copy)
 
 
@@ -128,5 +128,5 @@ def test_the_index_of_another_preparation_is_refused(copy, tmp_path, make_source
 def test_another_schema_is_refused(copy, schema):
     path = copy / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
-    with pytest.raises(DataError, match=rf"schema {schema}, this program reads 3"):
+    with pytest.raises(DataError, match=rf"schema {schema}, but this program reads 3"):
         PreparedData.open(copy)

@@ -193,13 +193,13 @@ def test_options_that_do_not_fit_are_refused_with_their_values(name, stride, opt
 
 def test_weights_among_the_options_are_refused():
     architecture = Architecture(name="resnet18", num_classes=2, stem_stride=4, options={"weights": "NOPE"})
-    with pytest.raises(ModelError, match=r"weights among its options; .* write weights: 'NOPE'"):
+    with pytest.raises(ModelError, match=r"weights in its options; .* weights: 'NOPE'"):
         build(architecture)
 
 
 @pytest.mark.parametrize("stride", [2, 4])
 def test_a_wide_resnet_has_no_other_stem(stride):
-    with pytest.raises(ModelError, match=rf"wrn_16_2 has stem_stride {stride}; expected 1"):
+    with pytest.raises(ModelError, match=rf"wrn_16_2 has stem_stride {stride}; it supports only 1"):
         build(Architecture(name="wrn_16_2", num_classes=2, stem_stride=stride))
 
 

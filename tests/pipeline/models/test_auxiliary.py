@@ -38,7 +38,9 @@ def test_googlenets_auxiliary_logits_count_three_tenths_each():
 
 @pytest.mark.parametrize("outputs", [(A, B), {"logits": A}, None])
 def test_other_outputs_are_refused(outputs):
-    with pytest.raises(ModelError, match=rf"gives a {type(outputs).__name__} in training; expected logits"):
+    with pytest.raises(
+        ModelError, match=rf"returns a {type(outputs).__name__} in training; expected a tensor of logits"
+    ):
         weighted_logits(outputs)
 
 

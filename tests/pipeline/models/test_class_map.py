@@ -51,15 +51,15 @@ def test_classes_are_chosen_by_name_and_number_in_the_datas_order():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dog": "tabby"}, r"has 'dog', which is no class of the data"),
+        ({"dog": "tabby"}, r"has 'dog', which is not a class of the data"),
         ({"trucks": 1}, r"has 'trucks', .*did you mean 'truck'"),
-        ({"cat": None}, r"leaves out the data's class 'cat'; expected every class once"),
-        ({"cat": None, "truck": None}, r"leaves out the data's class 'truck' and 1 more"),
-        ({"cat": "taby"}, r"gives 'cat' the class 'taby', .*one of its 6 names.*did you mean 'tabby'"),
-        ({"cat": 6}, r"gives 'cat' the teacher's class 6; expected 0 to 5, or a name"),
-        ({"cat": -1}, r"gives 'cat' the teacher's class -1"),
-        ({"cat": "crane"}, r"the class 'crane', of which the teacher has several, 1 and 4; .*its number"),
-        ({"cat": "tench"}, r"makes both 'cat' and 'fish' the teacher's 'tench'"),
+        ({"cat": None}, r"lacks the data's class 'cat'; expected every class once"),
+        ({"cat": None, "truck": None}, r"lacks the data's class 'truck' and 1 more"),
+        ({"cat": "taby"}, r"maps 'cat' to 'taby', .*one of its 6 class names.*did you mean 'tabby'"),
+        ({"cat": 6}, r"maps 'cat' to the teacher's class 6; expected 0 to 5, or a name"),
+        ({"cat": -1}, r"maps 'cat' to the teacher's class -1"),
+        ({"cat": "crane"}, r"to 'crane', but the teacher has several such classes, 1 and 4; use a number"),
+        ({"cat": "tench"}, r"maps both 'cat' and 'fish' to the teacher's 'tench'"),
     ],
 )
 def test_a_map_that_does_not_fit_is_refused_with_the_first_name(change, message):
@@ -171,14 +171,16 @@ def test_names_that_are_digits_are_names(tmp_path):
 @pytest.mark.parametrize("content", ["- a\n- b\n", "cat: [1]\n", "cat: true\n", "cat: 1.5\n", "3"])
 def test_a_file_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "map.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=r"map.yaml: expected the data's classes, and for each a name or"):
+    with pytest.raises(
+        ConfigError, match=r"map.yaml: expected a mapping from each class of the data to a name or"
+    ):
         read_class_map(tmp_path / "map.yaml")
 
 
 @pytest.mark.parametrize("content", ["cat: 1\ncat: 2\n", '{"cat": 1,\n"cat": 2}'])
 def test_a_class_that_stands_twice_is_refused_with_both_lines(tmp_path, content):
     (tmp_path / "map.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=r"map.yaml: .*'cat' stands in lines 1 and 2"):
+    with pytest.raises(ConfigError, match=r"map.yaml: .*'cat' appears in lines 1 and 2"):
         read_class_map(tmp_path / "map.yaml")
 
 

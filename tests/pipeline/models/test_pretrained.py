@@ -66,7 +66,9 @@ def test_what_the_user_says_stands_over_the_data_and_the_image_size(tiny_data):
 def test_images_of_many_sizes_need_one_that_is_said(tmp_path, tiny_data, pack_images, random_image):
     images = pack_images([random_image(20, 30, 1), random_image(30, 20, 1)])
     data = replace(tiny_data, train=images)
-    with pytest.raises(DataError, match=r"the images are 20x20 to 30x30 pixels and data.image_size is not"):
+    with pytest.raises(
+        DataError, match=r"the images are 20x20 to 30x30 pixels, but data.image_size is not"
+    ):
         initial_network(data, Start(model="resnet20", weights=None), 0)
     said = GivenPreprocessing(size=16)
     initial_network(data, Start(model="resnet20", weights=None, preprocessing=said), 0)
@@ -131,7 +133,7 @@ def test_a_class_map_chooses_classes_also_to_be_fine_tuned(tiny_data, checkpoint
 def test_a_card_that_contradicts_its_network_is_refused(tiny_data, checkpoint):
     card = checkpoint.with_suffix(".json")
     card.write_text(card.read_text().replace('"v",', ""))
-    with pytest.raises(ModelError, match=r"resnet20 gives 5 logits, and its card names 4 classes"):
+    with pytest.raises(ModelError, match=r"resnet20 returns 5 logits, but its card lists 4 classes"):
         pretrained_network(tiny_data, _from(checkpoint))
 
 
@@ -140,9 +142,7 @@ def test_a_card_that_contradicts_its_network_is_refused(tiny_data, checkpoint):
     [({"stem_stride": 2}, "stem_stride and weights"), ({"options": {"width": 2}}, "options and weights")],
 )
 def test_weights_with_a_card_have_their_own_form(tiny_data, checkpoint, changed, message):
-    with pytest.raises(
-        ModelError, match=rf"{message} \(.*x.pt\) are both set; these weights have their own"
-    ):
+    with pytest.raises(ModelError, match=rf"{message} \(.*x.pt\) are both set, but these weights fix it"):
         pretrained_network(tiny_data, _from(checkpoint, **changed))
 
 
@@ -174,7 +174,7 @@ def test_a_checkpoint_is_named_by_its_path(saved):
 
 def test_a_checkpoint_of_another_model_is_refused(saved):
     path, _ = saved
-    with pytest.raises(ModelError, match=r"weights of shufflenet_v2_x0_5; expected resnet18"):
+    with pytest.raises(ModelError, match=r"weights are for shufflenet_v2_x0_5; expected resnet18"):
         load_pretrained("resnet18", str(path))
 
 
@@ -184,7 +184,7 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
 
 
 def test_unknown_weights_list_those_of_torchvision(tmp_path):
-    message = r"weights 'IMAGENET' of resnet50 are unknown; expected IMAGENET1K_V1, IMAGENET1K_V2"
+    message = r"resnet50 has no weights 'IMAGENET'; expected IMAGENET1K_V1, IMAGENET1K_V2"
     with pytest.raises(ModelError, match=message):
         load_pretrained("resnet50", "IMAGENET")
 
@@ -195,7 +195,9 @@ def test_unknown_weights_list_the_built_in_ones():
 
 
 def test_unknown_weights_of_a_model_without_any_ask_for_a_checkpoint():
-    with pytest.raises(ModelError, match=r"wrn_40_2 are unknown; expected a checkpoint"):
+    with pytest.raises(
+        ModelError, match=r"wrn_40_2 has no weights 'FASHION_MNIST_V1'; expected the path of a checkpoint"
+    ):
         load_pretrained("wrn_40_2", "FASHION_MNIST_V1")
 
 
@@ -255,14 +257,12 @@ def test_torchvisions_weights_have_their_names_there(cached, weights):
 
 @pytest.mark.parametrize("weights", ["ResNet18_Weights.IMAGENET1K_V1", "ShuffleNet_V2_X0_5_Weights.V3"])
 def test_weights_of_another_class_of_torchvisions_are_unknown(weights):
-    with pytest.raises(ModelError, match=rf"weights '{weights}' of shufflenet_v2_x0_5 are unknown"):
+    with pytest.raises(ModelError, match=rf"shufflenet_v2_x0_5 has no weights '{weights}'"):
         load_pretrained("shufflenet_v2_x0_5", weights)
 
 
 def test_weights_without_a_last_layer_are_none_of_a_classifier():
-    with pytest.raises(
-        ModelError, match=r"'IMAGENET1K_FEATURES' of vgg16 are unknown; expected IMAGENET1K_V1, or"
-    ):
+    with pytest.raises(ModelError, match=r"'IMAGENET1K_FEATURES'; expected IMAGENET1K_V1, or"):
         load_pretrained("vgg16", "IMAGENET1K_FEATURES")
 
 
@@ -293,7 +293,7 @@ def test_efficientnets_are_evaluated_with_bicubic_crops():
 def test_weights_that_cannot_be_downloaded_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", _offline)
-    message = r"DEFAULT of resnet18 could not be had from https://.*: .*no route>; download the file there"
+    message = r"DEFAULT of resnet18 could not be downloaded from https://.*: .*no route>; put the file"
     with pytest.raises(ModelError, match=message) as caught:
         load_pretrained("resnet18", "DEFAULT")
     assert "\n" not in str(caught.value)

@@ -60,7 +60,7 @@ def test_safetensors_are_read_as_well(state, tmp_path):
 
 
 def test_without_a_card_the_preprocessing_is_asked_for(load, state):
-    message = r"x.pth has no card x.json beside it, and does not say how .*lacks mean, std; add it"
+    message = r"x.pth has no card x.json beside it, and does not specify its .*lacks mean, std; add it"
     with pytest.raises(ModelError, match=message):
         load(state, preprocessing=GivenPreprocessing(size=32))
 
@@ -91,7 +91,7 @@ def test_prefixes_that_nobody_knows_are_found_and_told(load, state, prefix, caps
     network, _ = load({"state_dict": _prefixed(state, prefix)})
     assert torch.equal(network.fc.weight, state["fc.weight"])
     usual = prefix == "net."
-    assert ("takes the names under" in capsys.readouterr().err) is not usual
+    assert ("using the names under" in capsys.readouterr().err) is not usual
 
 
 @pytest.mark.parametrize("inner", ["_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."])
@@ -137,7 +137,7 @@ def test_of_raw_and_averaged_weights_the_average_is_taken_and_told(load, state, 
     network, _ = load(WITH_AVERAGE[form](state, _average(state)))
     assert torch.equal(network.fc.weight, state["fc.weight"] + 1)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "x.pth: holds raw and averaged weights (EMA); takes the averaged ones, " in line
+    assert "x.pth: contains raw and averaged weights (EMA); using the averaged ones, " in line
 
 
 def test_lightnings_own_averaging_is_read_as_it_writes_it(load, state, tmp_path, capsys):
@@ -158,13 +158,13 @@ def test_lightnings_own_averaging_is_read_as_it_writes_it(load, state, tmp_path,
     callback.on_save_checkpoint(None, None, checkpoint)
     network, _ = load(checkpoint)
     assert torch.equal(network.fc.weight, state["fc.weight"] + 1)
-    assert "takes the averaged ones, 'state_dict/model.…'" in capsys.readouterr().err
+    assert "using the averaged ones, 'state_dict/model.…'" in capsys.readouterr().err
 
 
 def test_an_average_alone_is_taken(load, state, capsys):
     network, _ = load(_averaged_model(state))
     assert torch.equal(network.fc.weight, state["fc.weight"])
-    assert "left out, not the network's: ['n_averaged']" in capsys.readouterr().err
+    assert "ignored, not part of the network: ['n_averaged']" in capsys.readouterr().err
 
 
 def test_an_average_that_is_not_there_yet_is_no_matter(load, state, capsys):
@@ -177,14 +177,14 @@ def test_an_average_that_does_not_fit_is_told(load, state, capsys):
     other = {name: tensor for name, tensor in state.items() if not name.startswith("conv5")}
     network, _ = load({"state_dict": state, "ema": other})
     assert torch.equal(network.fc.weight, state["fc.weight"])
-    assert "takes 'state_dict'; its averaged weights 'ema' do not fit" in capsys.readouterr().err
+    assert "using 'state_dict'; the averaged weights 'ema' do not fit" in capsys.readouterr().err
 
 
 def test_an_average_without_names_is_told(load, state, capsys):
     """As torch_ema keeps it, in the order of the parameters."""
     shadow = [tensor for name, tensor in state.items() if "running" not in name]
     load({"model": state, "ema": {"decay": 0.9, "num_updates": 3, "shadow_params": shadow}})
-    assert "its averaged weights 'ema/shadow_params' do not fit" in capsys.readouterr().err
+    assert "the averaged weights 'ema/shadow_params' do not fit" in capsys.readouterr().err
 
 
 def test_what_is_not_the_networks_is_left_out_and_told(load, state, capsys):
@@ -194,7 +194,9 @@ def test_what_is_not_the_networks_is_left_out_and_told(load, state, capsys):
         network, _ = load({"state_dict": content})
         assert torch.equal(network.fc.weight, state["fc.weight"])
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.endswith("x.pth: left out, not the network's: ['criterion.weight', 'train_acc.tp']")
+        assert line.endswith(
+            "x.pth: ignored, not part of the network: ['criterion.weight', 'train_acc.tp']"
+        )
 
 
 def test_counts_of_operations_in_every_module_are_left_out(load, state):
@@ -228,7 +230,7 @@ def test_layers_of_a_deeper_network_are_not_left_out(load, state, strange):
 
 def test_two_networks_that_fit_are_refused_by_their_places(load, state):
     content = {**_prefixed(state, "student."), **_prefixed(_average(state), "teacher.")}
-    with pytest.raises(ModelError, match=r"several networks that fit, 'student.…' and 'teacher.…'; .*save"):
+    with pytest.raises(ModelError, match=r"several matching networks, 'student.…' and 'teacher.…'; .*save"):
         load(content)
 
 
@@ -269,7 +271,7 @@ def test_the_oldest_files_of_torch_are_read(state, tmp_path):
 def test_a_name_of_weights_stands_over_a_file_of_that_name(state, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(state, "IMAGENET1K_V1")
-    with pytest.raises(ModelError, match="have their own form"):
+    with pytest.raises(ModelError, match="these weights fix it"):
         load_pretrained(NAME, "IMAGENET1K_V1", preprocessing=EYES, options={"a": 1})
 
 
@@ -300,7 +302,7 @@ def test_auxiliary_heads_are_left_out(load):
 
 def test_other_names_are_listed_with_what_they_are_likely_of(load, state):
     message = (
-        r"x.pth: does not fit the network: missing .*'bn1.bias'.* and \d+ more, .*another architecture"
+        r"x.pth: does not fit the network: missing .*'bn1.bias'.* and \d+ more, .*a different architecture"
     )
     with pytest.raises(ModelError, match=message):
         load({f"encoder.{name}": tensor for name, tensor in state.items()}, "resnet18")
@@ -309,14 +311,14 @@ def test_other_names_are_listed_with_what_they_are_likely_of(load, state):
 def test_some_other_names_are_listed(load, state):
     some = {("conv9" + name.removeprefix("conv5") if name.startswith("conv5") else name): tensor
             for name, tensor in state.items()}  # fmt: skip
-    message = r"missing \['conv5.0.weight', .*unexpected \['conv9.0.weight', .*of the same architecture"
+    message = r"missing \['conv5.0.weight', .*unexpected \['conv9.0.weight', .*for the same architecture"
     with pytest.raises(ModelError, match=message) as caught:
         load(some)
     assert "\n" not in str(caught.value)
 
 
 def test_other_shapes_are_listed(load, state):
-    with pytest.raises(ModelError, match=r"other shapes \['conv1.0.weight \(24, 3, 3, 3\) \(expected"):
+    with pytest.raises(ModelError, match=r"wrong shapes \['conv1.0.weight \(24, 3, 3, 3\) \(expected"):
         load(state, "shufflenet_v2_x0_5", GivenPreprocessing(size=32, mean=(0.5,), std=(0.2,)))
 
 
@@ -339,12 +341,14 @@ class _Danger:
 
 
 def test_code_in_a_wrapper_is_refused_and_not_executed(load, state, tmp_path):
-    with pytest.raises(ModelError, match=r"x.pth: not a checkpoint of tensors alone"):
+    with pytest.raises(ModelError, match=r"x.pth: not a checkpoint of tensors only"):
         load({"state_dict": state, "args": _Danger(tmp_path / "executed")})
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize("content", [{"state_dict": 3}, {"epoch": 1}, [1, 2]])
 def test_a_file_without_a_state_dict_is_refused(load, content):
-    with pytest.raises(ModelError, match=r"holds no named tensors; expected a state dict, plain or under"):
+    with pytest.raises(
+        ModelError, match=r"contains no named tensors; expected a state dict, plain or under"
+    ):
         load(content)

@@ -200,7 +200,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line(make, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda network: compile_it(network, backend=no_compiler))
     with pytest.raises(
-        ModelError, match=r"teacher t .* here \(.*No working C\+\+ .*compile: false$"
+        ModelError, match=r"teacher 't' .* here \(.*No working C\+\+ .*compile: false$"
     ) as error:
         CompiledTeacher(make(_network()), SIZE, CPU)
     assert "\n" not in str(error.value)

@@ -95,15 +95,15 @@ def test_objects_that_are_passed_over_keep_nothing(tmp_path):
         ({"model": nn.Linear(2, 2), "epoch": 1}, r"a whole pickled module, with .*Linear"),
         (
             {"state_dict": WEIGHTS, "args": _Mine()},
-            r"it holds '.*_Mine', and loading that could run code.*save",
+            r"it contains '.*_Mine', which could run code when loaded.*save",
         ),
-        ({"state_dict": WEIGHTS, "f": print}, r"it holds 'print', and loading"),
+        ({"state_dict": WEIGHTS, "f": print}, r"it contains 'print', which"),
     ],
     ids=["module", "module in a dictionary", "own class", "function"],
 )
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_what_cannot_be_read_is_named_with_its_cause_and_remedy(tmp_path, content, words, zipped):
-    with pytest.raises(ModelError, match=rf"x.pth: not a checkpoint of tensors alone \({words}") as caught:
+    with pytest.raises(ModelError, match=rf"x.pth: not a checkpoint of tensors only \({words}") as caught:
         _read(tmp_path, content, _use_new_zipfile_serialization=zipped)
     assert "\n" not in str(caught.value)
     assert "two options" not in str(caught.value)
@@ -137,7 +137,7 @@ def test_a_torchscript_archive_is_named(tmp_path):
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_calls_are_refused_and_not_made(tmp_path, monkeypatch, call, zipped):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match=r"not a checkpoint of tensors alone"):
+    with pytest.raises(ModelError, match=r"not a checkpoint of tensors only"):
         _read(tmp_path, {"state_dict": WEIGHTS, "x": _Run(*call)}, _use_new_zipfile_serialization=zipped)
     assert not Path("executed").exists()
 
@@ -151,7 +151,7 @@ def test_an_allowed_object_cannot_be_given_something_to_call(tmp_path, monkeypat
             state = {"__setstate__": _Run(Path.touch, Path("executed"))}
             return argparse.Namespace, (), state
 
-    with pytest.raises(ModelError, match="not a checkpoint of tensors alone"):
+    with pytest.raises(ModelError, match="not a checkpoint of tensors only"):
         _read(tmp_path, Forged())
     pieces = [
         b"\x80\x02cargparse\nNamespace\n)\x81",  # Namespace.__new__
@@ -182,7 +182,7 @@ def test_an_allowed_object_cannot_be_given_something_to_call(tmp_path, monkeypat
 def test_a_file_of_something_else_is_one_line(tmp_path, suffix, content):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=rf"^{path}: not a checkpoint of tensors alone \(") as caught:
+    with pytest.raises(ModelError, match=rf"^{path}: not a checkpoint of tensors only \(") as caught:
         read_content(path)
     assert "\n" not in str(caught.value)
 

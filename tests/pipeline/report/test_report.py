@@ -145,10 +145,10 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path, name):
     ("name", "text", "complaint"),
     [
         ("metrics.json", "{", "not JSON"),
-        ("metrics.json", "[]", "holds a list"),
-        ("metrics.json", '{"student": "small"}', "has no recipe"),
-        ("history.csv", "epoch,view\n1,0\n", "not a history"),
-        ("history.csv", "epoch,loss,validation_top1\n1,low,\n", "not a history"),
+        ("metrics.json", "[]", "contains a list"),
+        ("metrics.json", '{"student": "small"}', "lacks recipe"),
+        ("history.csv", "epoch,view\n1,0\n", "not a training history"),
+        ("history.csv", "epoch,loss,validation_top1\n1,low,\n", "not a training history"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path, name, text, complaint):
@@ -175,7 +175,7 @@ def test_a_run_of_an_older_version_lacks_what_came_later(tmp_path):
 
 def test_classes_that_are_none_are_refused(tmp_path):
     write_run(tmp_path, classes=[{"name": "cat"}])
-    with pytest.raises(DataError, match=r"not figures of classes.*train-student small kd 0"):
+    with pytest.raises(DataError, match=r"invalid per-class figures.*train-student small kd 0"):
         read_run(tmp_path, PLANNED, CLASSES)
 
 
@@ -470,7 +470,7 @@ def test_the_page_shows_labels_that_the_teacher_contradicts():
         ([0.880, 0.882], [0.890, 0.893], "kd beats scratch by more than two standard errors"),
         ([0.880, 0.882], [0.882, 0.880], "kd does not beat scratch by two standard errors"),
         ([0.880, 0.882], [0.860, 0.861], "kd is worse than scratch by more than two standard errors"),
-        ([0.880], [0.990], "One seed cannot be judged"),
+        ([0.880], [0.990], "One seed is not enough to judge"),
         ([None], [None], "the test images have no labels"),
         ([], [0.9, 0.9], "kd has no baseline"),
         ([0.9, 0.9], [], "Nothing was distilled"),
@@ -534,7 +534,7 @@ def test_top5_of_few_classes_that_an_older_version_wrote_is_left_out(tmp_path):
 
 def test_duplicates_in_the_data_are_on_the_page():
     report = make_report(*make_runs([0.9], [0.9]))
-    words = "2 of 3 test images are in train too (test/<a> = train/b)"
+    words = "2 of 3 test images are also in train (test/<a> = train/b)"
     page = render_page(report, {}, test_images=3, leaks=words)
-    assert "Duplicates in the data: 2 of 3 test images are in train too (test/&lt;a&gt; = train/b)" in page
+    assert "Duplicates in the data: 2 of 3 test images are also in train (test/&lt;a&gt; = train/b)" in page
     assert "Duplicates" not in render_page(report, {}, test_images=3)

@@ -48,21 +48,21 @@ def rewrite(folder: Path, *, honest: bool = True, **changes: object) -> None:
         ({"classes": []}, "classes: Tuple should have at least 1 item"),
         ({"classes": [1, 2, 3]}, "classes.0: Input should be a valid string"),
         ({"channels": 2}, "channels: Input should be 1 or 3"),
-        ({"channels": 3}, "expected 3 of mean"),
+        ({"channels": 3}, "expected 3 values of mean"),
         ({"keep": "jpeg"}, "keep: Input should be 'pixels' or 'encoded'"),
-        ({"keep": "encoded"}, "a root where images are kept encoded"),
+        ({"keep": "encoded"}, "a root if and only if images stay encoded"),
         ({"short_side": -1}, "short_side: Input should be greater than or equal to 1"),
         ({"mean": [2.0]}, "mean.0: Input should be less than or equal to 1"),
-        ({"mean": [0.5, 0.5]}, "expected 1 of mean"),
-        ({"std": [0.0]}, "expected 1 of std, above 0"),
-        ({"samples": {"train": 1}}, "expected samples of train, validation, test"),
+        ({"mean": [0.5, 0.5]}, "expected 1 values of mean"),
+        ({"std": [0.0]}, "expected 1 values of std, above 0"),
+        ({"samples": {"train": 1}}, "expected sample counts for train, validation, test"),
         ({"samples": {"train": -1, "validation": 1, "test": 1}}, "samples.train: Input should be"),
         ({"files": {"train.npz": 7}}, "files.train.npz: Input should be a valid string"),
         ({"made_with": [1]}, "made_with: Input should be an object"),
-        ({"samples": {"train": 1, "validation": 1, "test": 30}}, "as dataset.json says"),
-        ({"classes": ["only"]}, "labels up to 2; expected"),
-        ({"digest": "0" * 64}, "do not belong to dataset.json"),
-        ({"files": {"test.names": "0" * 64}}, "test.names: its bytes do not belong to dataset.json"),
+        ({"samples": {"train": 1, "validation": 1, "test": 30}}, "dataset.json says"),
+        ({"classes": ["only"]}, "labels up to 2; dataset.json says"),
+        ({"digest": "0" * 64}, "not match dataset.json"),
+        ({"files": {"test.names": "0" * 64}}, "test.names: content does not match dataset.json"),
     ],
 )
 def test_a_forged_description_is_refused_by_key(copy, changes, message):
@@ -101,7 +101,7 @@ def test_a_description_of_an_older_version_opens_without_what_it_does_not_say(co
     description = read_description(copy)
     assert options.ImageOptions().known(description) == {"keep": "pixels", "short_side": None}
     compare(copy, description, {**ASKED, "source": "test", "validation": 0.9, "channels": 1})
-    with pytest.raises(MismatchError, match=r"is of test, params.yaml asks for npz:a\.npz"):
+    with pytest.raises(MismatchError, match=r"was prepared from test, but params.yaml asks for npz:a\.npz"):
         compare(copy, description, ASKED)
 
 
@@ -127,11 +127,11 @@ def test_data_that_is_as_asked_passes(copy, made):
     [
         (
             {"source": "npz:b.npz"},
-            "is of npz:a.npz, params.yaml asks for npz:b.npz; run: pipeline prepare",
+            "was prepared from npz:a.npz, but params.yaml asks for npz:b.npz; run: pipeline prepare",
         ),
-        ({"source": "folder:a.npz"}, "is of npz:a.npz, params.yaml asks for folder:a.npz"),
-        ({"validation": 0.5}, "validation 0.2, params.yaml asks for npz:a.npz with validation 0.5"),
-        ({"seed": 1, "keep": "encoded"}, "with keep pixels, seed 0, params.yaml asks for"),
+        ({"source": "folder:a.npz"}, "was prepared from npz:a.npz, but params.yaml asks for folder:a.npz"),
+        ({"validation": 0.5}, "validation 0.2, but params.yaml asks for npz:a.npz with validation 0.5"),
+        ({"seed": 1, "keep": "encoded"}, "with keep pixels, seed 0, but params.yaml asks for"),
         ({"channels": 1}, "with channels 3"),
         ({"short_side": 64}, "with short_side None"),
         ({"source": "npz:b.npz\n" + "x" * 5000}, r"params.yaml asks for npz:b.npz\nxxx"),
@@ -173,7 +173,7 @@ def test_a_root_decides_for_downloads_alone(copy, made):
     compare(copy, made(), {**ASKED, "root": "elsewhere"})
     was = made(source="torchvision:CIFAR10")
     compare(copy, was, {**ASKED, "source": "torchvision:CIFAR10", "root": "./data/raw/"})
-    with pytest.raises(MismatchError, match=r"with root data/raw, params\.yaml asks for"):
+    with pytest.raises(MismatchError, match=r"with root data/raw, but params\.yaml asks for"):
         compare(copy, was, {**ASKED, "source": "torchvision:CIFAR10", "root": "elsewhere"})
 
 
@@ -191,7 +191,7 @@ def test_the_seed_decides_only_where_something_validates(copy, made):
             {"max_pixels": 99},
             {},
             {"max_pixels": 98},
-            "max_pixels 99, params.yaml asks for folder:a with max_pixels 98",
+            "max_pixels 99, but params.yaml asks for folder:a with max_pixels 98",
         ),
         ({"max_pixels": 99}, {}, {"max_pixels": 100}, ""),
         ({"max_pixels": 99, "source": "npz:a.npz"}, {}, {"max_pixels": 9}, ""),
@@ -200,7 +200,7 @@ def test_the_seed_decides_only_where_something_validates(copy, made):
             {"damaged": "warn"},
             {"damaged": 2},
             {"damaged": "refuse"},
-            "damaged warn, params.yaml asks for folder:a with damaged refuse",
+            "damaged warn, but params.yaml asks for folder:a with damaged refuse",
         ),
         ({"damaged": "warn"}, {}, {"damaged": "refuse"}, ""),
         ({"damaged": "refuse"}, {}, {"damaged": "warn"}, ""),

@@ -175,7 +175,7 @@ def test_another_plan_starts_anew(photos, tmp_path, capsys, change):
     with pytest.raises(KeyboardInterrupt):
         run(photos, tmp_path, Stop(10))
     changed = content(run(photos, tmp_path, **change))
-    assert "other parameters or versions; starting anew" in capsys.readouterr().err
+    assert "different parameters or versions; starting over" in capsys.readouterr().err
     assert changed == content(run(photos, tmp_path / "reference", **change))
 
 
@@ -237,9 +237,7 @@ def test_every_corrupt_file_is_named_and_the_others_are_kept(photos, tmp_path, d
     for name in bad:
         (photos / name).write_bytes(b"no picture")
     listed = tmp_path / "state/unreadable.txt"
-    with pytest.raises(
-        DataError, match=rf"5 of 32 images are not readable: .*{listed}; replace or"
-    ) as info:
+    with pytest.raises(DataError, match=rf"5 of 32 images cannot be read: .*{listed}; replace or") as info:
         run(photos, tmp_path)
     assert "\n" not in str(info.value)
     lines = listed.read_text().splitlines()
@@ -256,7 +254,7 @@ def test_removed_corrupt_files_need_no_decoding_at_all(photos, tmp_path, decoded
     bad = [photos / "train/cat/02.png", photos / "train/dog/07.png"]
     for path in bad:
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="2 of 32 images are not readable"):
+    with pytest.raises(DataError, match="2 of 32 images cannot be read"):
         run(photos, tmp_path)
     for path in bad:
         path.unlink()
@@ -289,7 +287,7 @@ def test_arrays_are_resumed_while_their_file_stays_the_same(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path, Stop(25))
     assert prepared(tmp_path, Stop()) == prepared(tmp_path / "reference", Stop())
-    assert "25 of 40 train images are there" in capsys.readouterr().err
+    assert "25 of 40 train images are done" in capsys.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path, Stop(25))
     np.savez(tmp_path / "x.npz", **{name: a[::-1] for name, a in arrays.items()}, **labels)
@@ -317,7 +315,7 @@ def test_two_preparations_at_once_exclude_each_other(photos, tmp_path, monkeypat
 
     def meanwhile(samples, step):
         if step == "decode train":
-            with pytest.raises(DataError, match=r"another `pipeline prepare` is at work.*wait for it"):
+            with pytest.raises(DataError, match=r"another `pipeline prepare` is running.*wait for it"):
                 run(photos, tmp_path)
         return iter(samples)
 

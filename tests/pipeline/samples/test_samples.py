@@ -34,7 +34,9 @@ def test_no_names_are_none():
     assert list(Names.of([])) == list(Names.parse(b"")) == []
 
 
-@pytest.mark.parametrize(("name", "what"), [("a\nb", "line break"), ("caf\udce9", "not a name in UTF-8")])
+@pytest.mark.parametrize(
+    ("name", "what"), [("a\nb", "line break"), ("caf\udce9", "name is not valid UTF-8")]
+)
 def test_a_name_that_cannot_be_written_down_is_refused(name, what):
     with pytest.raises(DataError, match=what):
         Names.of(["a", name])

@@ -72,7 +72,7 @@ def test_a_fraction_of_zero_holds_nothing():
 
 
 def test_a_validation_split_without_samples_is_refused():
-    with pytest.raises(DataError, match=r"data.validation = 0\.0001 leave 3 to train and 0 to"):
+    with pytest.raises(DataError, match=r"data.validation = 0\.0001 leave 3 for training and 0 for"):
         split_validation(_samples(range(3)), fraction=0.0001, seed=0)
 
 
@@ -95,7 +95,7 @@ def test_classes_that_keep_training_samples_are_split_as_ever(capsys):
 
 
 def test_unlabelled_data_alone_cannot_validate():
-    with pytest.raises(DataError, match="0 validates on nothing"):
+    with pytest.raises(DataError, match="0 skips validation"):
         split_validation(_samples(range(50), label=-1), fraction=0.5, seed=0)
 
 

@@ -135,7 +135,7 @@ def test_an_array_of_another_form_than_the_layouts_is_not_decoded(store):
     metadata = json.loads((store / "train/codes/zarr.json").read_text())
     metadata["codecs"] = [{"name": "numcodecs.pickle", "configuration": {}}]
     forge_file(store, "train/codes/zarr.json", json.dumps(metadata).encode())
-    with pytest.raises(CorruptStoreError, match="another codecs than the store's layout"):
+    with pytest.raises(CorruptStoreError, match="differs from the store's layout in codecs"):
         LogitStore.open(store).view(0)
 
 
@@ -181,7 +181,7 @@ def test_samples_that_the_index_cannot_tell_apart_are_not_allocated(store, monke
     forge(store, grow)
     opened = LogitStore.open(store)
     monkeypatch.setattr(np, "empty", lambda *_: pytest.fail("allocated"))
-    with pytest.raises(CorruptStoreError, match="1,048,576 samples, expected eight a sample"):
+    with pytest.raises(CorruptStoreError, match="1,048,576 samples, expected eight per sample"):
         opened.view(0)
 
 
@@ -204,7 +204,7 @@ def test_a_name_that_is_none_of_the_layouts_is_refused(store, context, teacher, 
     if not there:
         (store / "manifest.json").rename(store / "manifest.json.old")
         (store / "records.jsonl").write_text("")
-    with pytest.raises(StoreError, match="which is no file of this layout" if there else "not complete"):
+    with pytest.raises(StoreError, match="which is not a file of this layout" if there else "not complete"):
         verify(store)
     repair(store, context, teacher)
     assert victim.read_text() == "mine"
@@ -218,7 +218,7 @@ def test_figures_that_are_none_of_the_layouts_measures_are_refused(store):
             told["cosine"], told["histogram_cosine"] = told.pop("kl_t4"), told.pop("histogram_t4")
 
     forge(store, rename)
-    with pytest.raises(CorruptStoreError, match=r"other measures than the layout.*cosine"):
+    with pytest.raises(CorruptStoreError, match=r"different fidelity measures than the layout.*cosine"):
         LogitStore.open(store)
 
 
@@ -305,7 +305,7 @@ def test_an_unfinished_stores_arrays_are_those_of_its_layout(store, context, tea
     other = {"name": "gzip", "configuration": {"level": 5}}
     metadata["codecs"][0]["configuration"]["codecs"] = [{"name": "bytes"}, other]
     file.write_text(json.dumps(metadata))
-    with pytest.raises(CorruptStoreError, match="another codecs than the store's layout"):
+    with pytest.raises(CorruptStoreError, match="differs from the store's layout in codecs"):
         cache_logits(context, teacher, make_spec("affine8", view_count=2), store)
 
 
@@ -452,7 +452,7 @@ def test_an_index_beyond_the_classes_ends_in_one_line(folder, context):
     array = zarr.open_array(store / "train/gaps", mode="r+")
     array[0, : opened.manifest.layout.n_rows(shard)] = 255
     forge_file(store, name, (store / name).read_bytes())
-    with pytest.raises(CorruptStoreError, match="what codec topk-1 never writes"):
+    with pytest.raises(CorruptStoreError, match="values that codec topk-1 never writes"):
         LogitStore.open(store).view(0)
     assert not verify(store).ok
     encoded = {n: torch.from_numpy(a) for n, a in LogitStore.open(store).encoded_view(0).items()}
@@ -476,7 +476,7 @@ def test_an_ensemble_is_no_member_of_one(folder, context):
     manifest["members"]["both.zarr"] = manifest["members"].pop("few.zarr")
     (folder / "both.zarr" / "manifest.json").write_text(seal(manifest))
     assert require_one_line_each(folder / "both.zarr", context, "itself") == 6
-    with pytest.raises(StoreError, match=r"both\.zarr: is an ensemble, which has no logits of its own"):
+    with pytest.raises(StoreError, match=r"both\.zarr: is an ensemble, which stores no logits"):
         open_logits(folder / "both.zarr")
 
 
@@ -519,14 +519,12 @@ def test_a_root_that_describes_another_store_is_bad(store):
     root = json.loads((store / "zarr.json").read_text())
     root["attributes"]["batch_size"] += 1
     forge_file(store, "zarr.json", json.dumps(root).encode())
-    assert "zarr.json describes another store than manifest.json" in verify(store).bad
+    assert "zarr.json and manifest.json describe different stores" in verify(store).bad
 
 
 def test_keys_that_are_not_the_fingerprints_are_bad(store):
     forge_file(store, "train/keys/c/0", (store / "train/digests/c/0").read_bytes())
-    assert verify(store).bad == [
-        "keys and digests of the samples are not those of the dataset's fingerprint"
-    ]
+    assert verify(store).bad == ["the samples' keys and digests do not match the dataset's fingerprint"]
 
 
 def test_a_place_is_fixed_when_it_is_opened(store, monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ from pipeline.store.lock import Slice, gate, writers, writing
     "text", ["0-of-0", "3-of-2", "x-of-y", "-1-of-2", "0-of-9999999", "٠-of-٢", "0-of-2\n"]
 )
 def test_what_is_no_slice_is_refused(text):
-    with pytest.raises(ValueError, match="is no slice"):
+    with pytest.raises(ValueError, match="is not a slice"):
         Slice.parse(text)
 
 
@@ -32,7 +32,10 @@ def test_a_linked_lock_does_not_empty_what_it_leads_to(tmp_path, name):
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / "main.zarr.locks" / name).symlink_to(victim)
-    with pytest.raises(StoreError, match="is a link or no file"), gate(tmp_path / "main.zarr", 0):
+    with (
+        pytest.raises(StoreError, match="is a link or not a regular file"),
+        gate(tmp_path / "main.zarr", 0),
+    ):
         pass
     assert victim.read_text() == "mine"
 
@@ -40,7 +43,10 @@ def test_a_linked_lock_does_not_empty_what_it_leads_to(tmp_path, name):
 def test_a_fifo_among_the_locks_is_refused(tmp_path):
     (tmp_path / "main.zarr.locks").mkdir()
     os.mkfifo(tmp_path / "main.zarr.locks" / "gate.holder")
-    with pytest.raises(StoreError, match="is a link or no file"), gate(tmp_path / "main.zarr", 0):
+    with (
+        pytest.raises(StoreError, match="is a link or not a regular file"),
+        gate(tmp_path / "main.zarr", 0),
+    ):
         pass
 
 

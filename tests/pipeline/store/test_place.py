@@ -19,7 +19,7 @@ def path(tmp_path):
 
 
 def test_other_files_are_named(path):
-    with pytest.raises(StoreError, match=r"holds files but no zarr.json \(NOTES.md is there\)"):
+    with pytest.raises(StoreError, match=r"contains files but no zarr.json \(NOTES.md is in it\)"):
         require_store_or_nothing(path)
 
 

@@ -155,7 +155,7 @@ def test_a_sample_that_is_not_there_is_named(path, splits):
 def test_a_changed_sample_is_named(path, splits):
     digests = splits["train"].digests.copy()
     digests[4] ^= np.uint64(1)
-    with pytest.raises(MismatchError, match="'train/4' has other content"):
+    with pytest.raises(MismatchError, match="'train/4' has different content"):
         LogitStore.open(path).rows_of(replace(splits["train"], digests=digests))
 
 
@@ -247,7 +247,7 @@ def test_a_newer_schema_is_refused(path):
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["schema"] = 99
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(StoreError, match="schema 99; this program reads 3"):
+    with pytest.raises(StoreError, match="schema 99, but this program reads 3"):
         LogitStore.open(path)
 
 
@@ -258,7 +258,7 @@ def test_a_swapped_shard_is_refused_when_its_view_is_read(path):
     files[1].write_bytes(first)
     store = LogitStore.open(path)
     store.view(2)
-    with pytest.raises(CorruptStoreError, match="other bytes than were written"):
+    with pytest.raises(CorruptStoreError, match="has changed since it was written"):
         store.view(0)
 
 

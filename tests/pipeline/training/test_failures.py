@@ -84,7 +84,7 @@ def test_weights_that_are_not_finite_are_never_saved(run, tmp_path, validates):
     changed = {} if validates else {"evaluate": lambda _: Metrics()}
     # The network's logits stay finite: it does not use its norm.
     with pytest.raises(
-        TrainingError, match=r"in epoch 2: norm.running_mean, norm.running_var of the network became"
+        TrainingError, match=r"in epoch 2: the network's norm.running_mean, norm.running_var became"
     ):
         run(network=_Overflowing(run.steps + 1), **changed)
     state = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -93,7 +93,9 @@ def test_weights_that_are_not_finite_are_never_saved(run, tmp_path, validates):
 
 
 def test_weights_that_are_not_finite_are_not_saved_inside_an_epoch(run, tmp_path):
-    with pytest.raises(TrainingError, match=r"in epoch 1: norm.running_mean, norm.running_var"):
+    with pytest.raises(
+        TrainingError, match=r"in epoch 1: the network's norm.running_mean, norm.running_var"
+    ):
         run(network=_Overflowing(1), save_seconds=0)
     assert torch.load(tmp_path / "state.pt", weights_only=True)["current"]["step"] == 1
 
@@ -107,7 +109,7 @@ def test_bad_logits_name_the_weights_that_made_them(run):
         return nn.functional.cross_entropy(student, labels)
 
     with pytest.raises(
-        TrainingError, match=r"not finite.*, as 1.running_mean, 1.running_var of the network"
+        TrainingError, match=r"not finite.*, because the network's 1.running_mean, 1.running_var"
     ):
         run(network=network, loss=poisoned)
 
@@ -123,7 +125,7 @@ def _with_one_value_a_channel() -> nn.Module:
 def test_parts_of_one_image_are_refused_with_the_arithmetic(run, accumulate, most):
     with pytest.raises(
         TrainingError,
-        match=rf"16 images in {accumulate} parts gives .* 1 image at a time.*accumulate to {most} ",
+        match=rf"16 images in {accumulate} parts feeds .* 1 image at a time.*accumulate to {most} ",
     ):
         run(make_settings(accumulate=accumulate), network=_with_one_value_a_channel())
     run(make_settings(accumulate=most, epochs=1), network=_with_one_value_a_channel())
@@ -144,7 +146,7 @@ def test_parts_of_one_image_train_a_network_that_can_take_them(run):
 def test_one_image_to_train_on_is_refused(run, tiny_data):
     feed = run.feed(tiny_data.train.subset(torch.tensor([0]).numpy()))
     loader = Loader(feed, None, batch_size=BATCH, seed=3)
-    with pytest.raises(TrainingError, match=r"a step of 1 image in 1 part gives.*add images to train on"):
+    with pytest.raises(TrainingError, match=r"a step of 1 image in 1 part feeds.*add images to train on"):
         run(network=_with_one_value_a_channel(), loader=loader)
 
 

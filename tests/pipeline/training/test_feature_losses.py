@@ -171,5 +171,7 @@ def test_a_projection_is_made_of_its_seed_and_leaves_other_random_numbers_alone(
 
 @pytest.mark.parametrize("name", OF_FEATURES)
 def test_a_dump_of_logits_alone_is_refused(run, name):
-    with pytest.raises(ConfigError, match=r"compares features, .* codec fp16; expected codec features"):
+    with pytest.raises(
+        ConfigError, match=r"needs teacher features, .* codec 'fp16', which keeps logits only"
+    ):
         run(name, codec="fp16")

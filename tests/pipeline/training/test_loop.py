@@ -256,7 +256,7 @@ def test_the_state_of_another_identity_is_not_resumed(run, tmp_path, capsys):
         run(loss=_InterruptedLoss(2 * run.steps), identity={"run": "other"}, network=_network(9))
     saved = (tmp_path / "state.pt").read_bytes()
     anew = run()
-    assert "starting anew: run was other, is test; it is kept as" in capsys.readouterr().err
+    assert "starting over: run was other, is test; moved to" in capsys.readouterr().err
     assert (tmp_path / "state.pt.other").read_bytes() == saved
     _assert_same(anew, whole)
 
@@ -268,7 +268,7 @@ def test_a_state_that_was_kept_aside_comes_back(run, tmp_path, capsys):
             run(loss=_InterruptedLoss(epochs * run.steps), identity={"run": identity})
     saved = (tmp_path / "state.pt").read_bytes()
     resumed = run(network=_network(seed=9))
-    assert "going on with this one's, kept: run was other, is test" in capsys.readouterr().err
+    assert "resuming this run's saved state: run was other, is test" in capsys.readouterr().err
     assert (tmp_path / "state.pt.other").read_bytes() == saved
     _assert_same(resumed, whole)
 
@@ -319,15 +319,13 @@ def test_a_state_aside_is_never_half_a_state(run, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind", b"PK\x03\x04"])
 def test_what_is_no_state_is_refused(run, tmp_path, content):
     (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(
-        TrainingError, match=r"state.pt: not the state of a run .*; remove it to start anew"
-    ):
+    with pytest.raises(TrainingError, match=r"state.pt: not a training state .*; remove it to start over"):
         run()
 
 
 def test_the_state_of_something_else_is_refused(run, tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "state.pt")
-    with pytest.raises(TrainingError, match=r"state.pt: not the state of a run; expected"):
+    with pytest.raises(TrainingError, match=r"state.pt: not a training state; expected"):
         run()
 
 
@@ -343,7 +341,7 @@ def test_a_changed_batch_size_is_named(run, capsys):
     with pytest.raises(_Interrupted):
         run(before, loss=_InterruptedLoss(2 * run.steps), identity=identity(before))
     run(after, identity=identity(after))
-    expected = "anew: settings.batch_size was 16, is 8; settings.epochs was 4, is 5"
+    expected = "starting over: settings.batch_size was 16, is 8; settings.epochs was 4, is 5"
     assert expected in capsys.readouterr().err
 
 

@@ -19,5 +19,5 @@ def test_a_schedule_that_training_does_not_see_the_end_of_is_told(
     shutil.copytree(tiny_folder, folder)
     loss = ScheduledLoss(label_smoothing, {"smoothing": Schedule(0.1, 0.0, epochs)})
     rank_run.result(folder, SINGLE, "plain", loss=loss)
-    text = "settings of the loss change for 20 epochs and training ends after 3"
+    text = "the loss's schedules last 20 epochs, but training ends after 3"
     assert (text in capsys.readouterr().err) == told

@@ -72,7 +72,7 @@ def load_words() -> dict[str, NDArray[Any]]:
 def open_builtin(detail: str, options: AudioOptions) -> AudioSource:
     """Open the synthetic words; samples are named VOICE/WORD/TAKE."""
     if detail:
-        raise ConfigError(f"data.source is '{NAME}:{detail}'; expected no text after it")
+        raise ConfigError(f"data.source is '{NAME}:{detail}'; expected nothing after the name")
     arrays = load_words()
     ends = np.cumsum(arrays["lengths"].astype(np.int64))
     starts, clips = ends - arrays["lengths"], mu_law_levels()[arrays["codes"]]

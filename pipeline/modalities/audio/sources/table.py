@@ -176,8 +176,9 @@ def _splits(
     else:
         tested = draw_test([row.name for row in rows], labels)
         note(
-            f"{origin}: no column {SPLIT!r}; {counted(int(tested.sum()), 'clip')}, about {TEST_SHARE:.0%} "
-            "of each class, are the test split: by the hashes of their names, so the same ones each time"
+            f"{origin}: no column {SPLIT!r}, so {counted(int(tested.sum()), 'clip')}, about "
+            f"{TEST_SHARE:.0%} of each class, form the test split; the choice depends only on names, so it "
+            "is always the same"
         )
         names = [TEST if test else TRAIN for test in tested.tolist()]
     return {split: np.flatnonzero(np.array(names) == split) for split in (TRAIN, _VALIDATION, TEST)}

@@ -210,7 +210,7 @@ class Literature(Family):
             ModelError: an option or a stem stride is given; these networks have neither.
         """
         if stem_stride != 1:
-            raise ModelError(f"model {name} has stem_stride {stem_stride}; expected 1: it has no other")
+            raise ModelError(f"model {name} has stem_stride {stem_stride}; it supports only 1")
         network = call_builder(name, NETS[name], options, num_classes=num_classes)
         fit_channels(network, channels)
         return network

@@ -92,8 +92,8 @@ class Timm(Family):
         require_no_weights(name, options)
         if "num_classes" in options:
             raise ModelError(
-                f"model {name} with options {dict(options)}: num_classes is that of the weights, or the "
-                "data's; remove it"
+                f"model {name} with options {dict(options)}: num_classes comes from the weights or the "
+                "data; remove it"
             )
         tagged = _tagged(timm, name, model, weights)
         try:
@@ -101,8 +101,8 @@ class Timm(Family):
         except Exception as error:  # the client of timm's hub raises errors of any type
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
-                f"weights {weights} of {name} could not be had: {reason}; try again where the hub can be "
-                "reached, or name a checkpoint"
+                f"weights {weights} of {name} could not be downloaded: {reason}; try again with access to "
+                "the hub, or set a checkpoint path"
             ) from error
         return Pretrained(
             network=network,
@@ -127,8 +127,7 @@ def _timm(name: str) -> Any:
         return importlib.import_module("timm")
     except ModuleNotFoundError:
         raise ModelError(
-            f"model {name} is timm's, which is not installed; expected the extra timm; run: "
-            f"{extra_command('timm')}"
+            f"model {name} needs timm, which is not installed; run: {extra_command('timm')}"
         ) from None
 
 
@@ -138,7 +137,7 @@ def _known(name: str) -> tuple[Any, str]:
     base, _, tag = model.partition(".")
     if not timm.is_model(base):
         hint = did_you_mean(base, timm.list_models())
-        raise ModelError(f"model {name!r} is unknown; expected one of timm's (timm.list_models()){hint}")
+        raise ModelError(f"model {name!r} is unknown; expected a timm model (see timm.list_models()){hint}")
     if tag and tag not in _tags(timm, base):
         raise unknown_weights(f"{_PREFIX}{base}", tag, _tags(timm, base))
     return timm, model
@@ -166,11 +165,13 @@ def _preprocessing(name: str, settings: Mapping[str, Any]) -> Preprocessing:
     _, height, width = settings["input_size"]
     if height != width:
         raise ModelError(
-            f"model {name} takes images of {height}x{width} pixels; expected a square; choose another model"
+            f"model {name} takes images of {height}x{width} pixels; expected a square; choose a different "
+            "model"
         )
     if settings["crop_mode"] != "center":
         note(
-            f"{name} was evaluated with crop mode {settings['crop_mode']}; here it sees the centred square"
+            f"{name} was evaluated with crop mode {settings['crop_mode']}; here it gets a centred square "
+            "crop"
         )
     return Preprocessing(
         size=height,

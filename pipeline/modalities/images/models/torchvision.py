@@ -189,8 +189,9 @@ class Torchvision(Family):
             return
         if image_size % network.patch_size:
             raise ModelError(
-                f"the transformer sees patches of {network.patch_size} pixels, and images of {image_size}; "
-                "expected a multiple; set data.image_size, or size under its preprocessing, to one"
+                f"the transformer's patches have {network.patch_size} pixels, but images have "
+                f"{image_size}; expected a multiple; set data.image_size, or size in its preprocessing, "
+                "to a multiple"
             )
         state = interpolate_embeddings(image_size, network.patch_size, network.state_dict())
         embedding = nn.Parameter(state["encoder.pos_embedding"].clone())
@@ -230,8 +231,8 @@ class Torchvision(Family):
         except (URLError, OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(
-                f"weights {weights} of {name} could not be had from {entry.url}: {reason}; download the "
-                "file there into torch's hub folder, or name a checkpoint"
+                f"weights {weights} of {name} could not be downloaded from {entry.url}: {reason}; put the "
+                "file into torch's hub folder, or set a checkpoint path"
             ) from None
         if name == "inception_v3":
             network.aux_logits, network.AuxLogits = False, None

@@ -127,8 +127,8 @@ def crop_and_resize(
                 _resize(crop, target, interpolation)
         except (RuntimeError, ValueError) as error:
             raise DataError(
-                f"sample {images.names[row]!r}: box {box} cannot be rendered ({error}); expected a part of "
-                "the image; run: pipeline prepare"
+                f"sample {images.names[row]!r}: box {box} cannot be rendered ({error}); expected a box "
+                "inside the image; run: pipeline prepare"
             ) from error
     # One by one: torch has a fast kernel to flip (H, W, C), but none for a batch.
     for place in np.flatnonzero(parameters.flips).tolist():

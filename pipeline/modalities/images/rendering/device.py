@@ -170,7 +170,7 @@ class DeviceRenderer:
     def render(self, rows: Rows, parameters: ViewParameters) -> Tensor:
         """Return the pixels (B, S, S, channels) uint8 of these rows (B,), not yet mixed."""
         if parameters.own is not None:
-            raise ValueError("code of one's own runs on the CPU")
+            raise ValueError("user code runs on the CPU")
         there = DeviceParameters.of(parameters, self.device)
         if self.is_resident:
             return self.render_resident(to_device(rows, self.device), there)
@@ -179,7 +179,7 @@ class DeviceRenderer:
     def render_resident(self, rows: Tensor, parameters: DeviceParameters) -> Tensor:
         """Render rows (B,) int64 when rows, images and parameters of these rows are on the device."""
         if self._resident is None:
-            raise ValueError("the images do not lie on the device")
+            raise ValueError("the images are not on the device")
         whole, places = self._resident
         # (B,) rows to (B,) indices to (B, H, W, C) pixels: two gathers, no copy from the host.
         return self._rendered(whole.index_select(0, places.index_select(0, rows)), parameters)
@@ -205,8 +205,9 @@ class DeviceRenderer:
         tallest, widest, _ = self._shape
         if not resample.is_exact(max(tallest, widest), size, self._interpolation):
             raise ConfigError(
-                f"images of {tallest}x{widest} pixels are rendered at {size}; on a device, expected sides "
-                f"of at most {_largest_source(size, self._interpolation)}; use --render cpu"
+                f"images of {tallest}x{widest} pixels are too large to render at {size} pixels on a "
+                f"device; expected sides of at most {_largest_source(size, self._interpolation)}; use "
+                "--render cpu"
             )
         return size
 

@@ -127,7 +127,7 @@ def _has_room(images: Split, device: torch.device) -> bool:
     needed, free = images.size_bytes, torch.cuda.mem_get_info(device)[0]
     if needed > free // 2:
         note(
-            f"images of {needed / 1e9:.1f} GB, and {device} has {free / 1e9:.1f} GB free: they are "
-            "rendered on the CPU"
+            f"images need {needed / 1e9:.1f} GB, but {device} has {free / 1e9:.1f} GB free: rendering on "
+            "the CPU"
         )
     return needed <= free // 2

@@ -152,8 +152,8 @@ class ImageViews:
 def _require_channels(seen: Seen) -> None:
     if seen.channels not in (1, 3):
         raise ModelError(
-            f"the model takes images of {seen.channels} channels; expected 1 (grey) or 3 (colour); choose "
-            "another model"
+            f"the model expects {seen.channels} channels; images have 1 (grey) or 3 (colour); choose a "
+            "different model"
         )
 
 
@@ -161,8 +161,7 @@ def _require_cpu(augmentation: OwnAugmentation, *, on_device: bool | None) -> No
     """Refuse user code that cannot run, before threads start to render."""
     if on_device:
         raise ConfigError(
-            f"the views run code of one's own, {augmentation.code}, which renders on the CPU; expected "
-            "--render cpu; set it"
+            f"the views run user code, {augmentation.code}, which renders on the CPU only; use --render cpu"
         )
     require_own(augmentation)
 
@@ -176,7 +175,7 @@ def _require_room(images: Split, spec: ViewSpec | None) -> None:
     if padding >= sides[smallest]:
         height, width = images.shapes[smallest].tolist()
         raise ConfigError(
-            f"pad_crop.padding is {padding}, and sample {images.names[smallest]!r} has {height}x{width} "
-            f"pixels, so that a crop could miss it; expected less than its shorter side; set it to at most "
+            f"pad_crop.padding is {padding}, but sample {images.names[smallest]!r} has {height}x{width} "
+            "pixels, so a crop could miss it; expected less than the shorter side; set it to at most "
             f"{sides[smallest] - 1}, or use random_resized_crop"
         )

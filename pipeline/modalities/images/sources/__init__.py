@@ -44,16 +44,14 @@ def open_source(name: str, options: ImageOptions) -> ImageSource:
         source = _own(name, options)
     else:
         raise ConfigError(
-            f"data.source is {name!r}; expected fashion-mnist-10k, npz:PATH, folder:PATH, torchvision:NAME "
-            f"or module:callable of your own{hint}"
+            f"data.source is {name!r}; expected fashion-mnist-10k, npz:PATH, folder:PATH, "
+            f"torchvision:NAME or your own module:callable{hint}"
         )
     for split, samples in (("training", source.train), ("test", source.test)):
         if not samples:
-            raise DataError(f"{name}: no {split} images; expected at least one")
+            raise DataError(f"{name}: has no {split} images; expected at least one")
     if len(source.classes) < 2:
-        raise DataError(
-            f"{name}: {counted(len(source.classes), 'class')}; expected at least two classes to tell apart"
-        )
+        raise DataError(f"{name}: has {counted(len(source.classes), 'class')}; expected at least two")
     return source
 
 

@@ -94,7 +94,7 @@ def _read_idx(raw: Path, name: str) -> NDArray[np.uint8]:
 def open_builtin(detail: str, options: ImageOptions) -> ImageSource:
     """Open the built-in subset of Fashion-MNIST."""
     if detail:
-        raise ConfigError(f"data.source is 'fashion-mnist-10k:{detail}'; expected no text after it")
+        raise ConfigError(f"data.source is 'fashion-mnist-10k:{detail}'; expected nothing after the name")
     arrays, file = load_subset(), str(packaged())
     train = _array_samples(
         arrays["train_images"], arrays["train_labels"], "train", file, arrays["train_positions"]

@@ -164,15 +164,15 @@ def _validation(factory: Any, root: Path, *, taken: str) -> tuple[_Part | None, 
 
 def _without_splits(factory: Any, reason: str) -> DataError:
     return DataError(
-        f"torchvision dataset {factory.__name__}: no train and test split with one class an image "
-        f"({reason}); choose another dataset, or export its images and use npz: or folder:"
+        f"torchvision dataset {factory.__name__}: no train and test split with one class per image "
+        f"({reason}); choose a different dataset, or export its images and use npz: or folder:"
     )
 
 
 def _unusable(factory: Any, root: Path, error: Exception) -> DataError:
     return DataError(
-        f"torchvision dataset {factory.__name__} in {root}: {_first_line(error)}; expected images with one "
-        "class each, found or downloaded there; put its files into data.root or use npz: or folder:"
+        f"torchvision dataset {factory.__name__} in {root}: {_first_line(error)}; expected images with "
+        "one class each, found or downloaded there; put the files into data.root, or use npz: or folder:"
     )
 
 
@@ -230,13 +230,13 @@ def _load(dataset: Any, row: int, channels: int, name: str, max_pixels: int) -> 
     # Pillow and the dataset's code raise errors of any type on damaged files.
     except Exception as error:
         raise DataError(
-            f"{where} is not readable ({_first_line(error)}); expected an image; remove its file and let "
-            "it be downloaded again"
+            f"{where} cannot be read ({_first_line(error)}); expected an image; remove its file, so that "
+            "it is downloaded again"
         ) from None
     height, width, _ = pixels.shape
     if height * width > max_pixels:
         raise DataError(
-            f"{where} has {width:,}x{height:,} pixels; expected at most {max_pixels:,} in all; raise "
+            f"{where} has {width:,}x{height:,} pixels; expected at most {max_pixels:,} in total; raise "
             "data.max_pixels"
         )
     return pixels

@@ -69,7 +69,7 @@ def test_damaged_files_are_named_counted_and_listed(prepared, photos, tmp_path, 
     expected = [str(photos / "train" / name) for name in BAD]
     line = next(line for line in capfd.readouterr().err.splitlines() if line.startswith("damaged:"))
     assert (
-        f"damaged: 2 images have corrupt JPEG data and may be wrong in part: {', '.join(expected)};" in line
+        f"damaged: 2 images have corrupt JPEG data and may decode wrongly: {', '.join(expected)};" in line
     )
     assert (tmp_path / "prepared/damaged.txt").read_text().splitlines() == expected
     assert description["remarks"] == {"damaged": 2}
@@ -93,7 +93,7 @@ def test_damaged_files_to_test_on_are_named_too(prepared, photos, capfd):
     assert prepared(keep="encoded")["remarks"] == {"damaged": 3}
     told = capfd.readouterr().err
     assert "test/dog/0.jpg" in told
-    assert "damage is looked for" not in told
+    assert "images for damage" not in told
 
 
 def test_a_list_of_an_earlier_preparation_goes(prepared, photos, tmp_path):
@@ -209,5 +209,5 @@ def test_pictures_of_12_bits_in_files_of_16_are_told(x_rays, tmp_path, capsys, k
     )
     assert description["remarks"] == {"narrow_range": 4}
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("narrow range:"))
-    assert "4 images of 16 bits use less than a quarter of their range" in line
+    assert "4 images with 16 bits use less than a quarter of their range" in line
     assert f"{x_rays}/country211/train/AD/0.jpg" in line

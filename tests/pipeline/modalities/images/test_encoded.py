@@ -134,7 +134,7 @@ def test_a_file_that_is_gone_is_named(own_copy):
     root, train = own_copy
     (root / train.names[3]).unlink()
     with pytest.raises(
-        DataError, match=rf"{train.names[3]}: missing; .* restore it, or run: pipeline prep"
+        DataError, match=rf"{train.names[3]}: missing, .* restore it, or run: pipeline prep"
     ):
         train.array(3)
 
@@ -147,7 +147,9 @@ def test_a_file_that_changed_is_named_with_what_to_do(own_copy, change):
     flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
     other = (root / train.names[5]).read_bytes()
     path.write_bytes({"longer": content + b"x", "a flipped bit": flipped, "replaced": other}[change])
-    message = rf"{train.names[0]}: .* bytes, not those that were prepared; .*run: pipeline prepare"
+    message = (
+        rf"{train.names[0]}: content .* bytes\) has changed since it was prepared; .*run: pipeline prepare"
+    )
     with pytest.raises(DataError, match=message):
         train.array(0)
 
@@ -157,7 +159,7 @@ def test_a_failure_on_a_rendering_thread_names_the_file(own_copy):
     (root / train.names[3]).write_bytes(b"")
     preprocessing = Preprocessing(size=24, mean=(0.5,) * 3, std=(0.5,) * 3)
     feed = Feed(train, VIEWS, preprocessing, device=CPU, workers=2)
-    with pytest.raises(DataError, match=f"{train.names[3]}: 0 bytes"):
+    with pytest.raises(DataError, match=rf"{train.names[3]}: content \(0 bytes\)"):
         list(feed.rendered([(0, np.arange(8))]))
 
 
@@ -167,7 +169,9 @@ def test_another_shape_than_the_header_promised_is_refused(own_copy, monkeypatch
         "pipeline.modalities.images.encoded.decode",
         lambda content, channels, path: np.zeros((4, 5, 3), np.uint8),
     )
-    with pytest.raises(DataError, match=r"decodes to 4x5 pixels; expected \d+x\d+ by its header"):
+    with pytest.raises(
+        DataError, match=r"decodes to 4x5 pixels; expected \d+x\d+, according to its header"
+    ):
         train.array(0)
 
 
@@ -179,7 +183,7 @@ def test_files_that_are_damaged_behind_their_headers_are_found_where_they_are_me
         (root / name).write_bytes(content[:-200])
     source = open_source(f"folder:{root}", ImageOptions(root=root))
     asked, state = asking(origin="own", keep="encoded"), tmp_path / "state"
-    with pytest.raises(DataError, match=rf"{len(names)} of 40 images are not readable"):
+    with pytest.raises(DataError, match=rf"{len(names)} of 40 images cannot be read"):
         prepare(source, tmp_path / "again", asked, state=state, workers=1, progress=Stop())
     assert len((state / "unreadable.txt").read_text().splitlines()) == len(names)
 
@@ -207,7 +211,7 @@ def test_mean_and_deviation_are_estimated_from_a_spread_sample(prepared, monkeyp
     np.testing.assert_allclose(encoded.statistics["std"], pixels.std(0), atol=1e-6)
     told = capsys.readouterr().err
     assert f"estimated from 5 of {len(train)} training images" in told
-    assert "damage is looked for in 13 of 40 images, the others are decoded at use" in told
+    assert "checked 13 of 40 images for damage; the rest are decoded on use" in told
 
 
 def test_a_project_may_move_with_its_images(photos, tmp_path, monkeypatch):

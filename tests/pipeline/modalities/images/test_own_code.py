@@ -124,11 +124,11 @@ def test_a_header_alone_runs_nothing_not_even_an_import(tiny_data, monkeypatch):
     spec = ViewSpec.from_canonical(canonical)
     assert spec.canonical() == canonical  # which is looked at, as by `verify` and `inspect`
     for again in (spec, pickle.loads(pickle.dumps(spec))):
-        with pytest.raises(ConfigError, match="'mine:shifted' is code of one's own, which a store alone"):
+        with pytest.raises(ConfigError, match="'mine:shifted' is user code, which a store alone"):
             pixels(tiny_data, again)
     assert not Path("executed").exists()
     own("mirrored")
-    with pytest.raises(ConfigError, match="which a store alone does not run"):
+    with pytest.raises(ConfigError, match="which a store alone may not run"):
         pixels(tiny_data, spec)
     own(by=5)  # the user named the code, and a header may say its numbers
     assert pixels(tiny_data, spec).shape == (12, 8, 8, 1)
@@ -137,7 +137,7 @@ def test_a_header_alone_runs_nothing_not_even_an_import(tiny_data, monkeypatch):
 def test_a_header_gives_code_that_was_named_no_paths(tiny_data):
     canonical = own().canonical()
     canonical["own"]["settings"] = {"by": "../evil.pt"}
-    with pytest.raises(ConfigError, match="which a store alone does not run"):
+    with pytest.raises(ConfigError, match="which a store alone may not run"):
         pixels(tiny_data, ViewSpec.from_canonical(canonical))
 
 
@@ -175,10 +175,10 @@ def test_a_header_that_describes_no_code_is_refused(change):
         ("missing", r"mine has no 'missing'; expected a callable that returns the pixels of an image"),
         (
             "wide",
-            r"mine:wide returns int32 \(8, 8, 1\); expected pixels as it was given, uint8 \(8, 8, 1\)",
+            r"mine:wide returns int32 \(8, 8, 1\); expected pixels like its input, uint8 \(8, 8, 1\)",
         ),
         ("nothing", r"mine:nothing returns a NoneType; expected pixels"),
-        ("broken", r"mine:broken: the code raises ValueError: no such thing; mend it"),
+        ("broken", r"mine:broken: the code raises ValueError: no such thing; fix it"),
     ],
 )
 def test_code_that_cannot_be_used_is_one_line(tiny_data, name, message):
@@ -193,12 +193,12 @@ def test_want_of_memory_is_not_the_codes_fault(tiny_data):
 
 
 def test_code_of_another_version_is_refused(tiny_data):
-    with pytest.raises(ConfigError, match=r"mine:shifted is of version 1, and the views are of version 2"):
+    with pytest.raises(ConfigError, match=r"mine:shifted has version 1, but the views use version 2"):
         pixels(tiny_data, own(version=2))
 
 
 def test_it_renders_on_the_cpu(tiny_data):
-    with pytest.raises(ConfigError, match=r"the views run code of one's own, mine:shifted, .*--render cpu"):
+    with pytest.raises(ConfigError, match=r"the views run user code, mine:shifted, .*--render cpu"):
         Feed(tiny_data.train, own(), EYES, device=CPU, on_device=True)
 
 

@@ -87,9 +87,7 @@ def test_bilinear_interpolation_goes_without_saying():
 
 
 def test_an_interpolation_that_is_not_rendered_is_refused():
-    with pytest.raises(
-        ModelError, match=r"resized by 'lanczos' interpolation; expected bilinear or bicubic"
-    ):
+    with pytest.raises(ModelError, match=r"needs 'lanczos' interpolation; expected bilinear or bicubic"):
         replace(IMAGENET, interpolation="lanczos")
 
 
@@ -124,12 +122,14 @@ def test_what_is_said_may_be_all_there_is():
 
 
 def test_what_is_not_said_where_nothing_is_known_is_asked_for():
-    with pytest.raises(ModelError, match=r"model x does not say how .* which lacks mean, std; add it"):
+    with pytest.raises(
+        ModelError, match=r"model x does not specify its preprocessing.* which lacks mean, std; add it"
+    ):
         GivenPreprocessing(size=8).alone("model x")
 
 
 def test_means_without_as_many_deviations_are_refused():
-    with pytest.raises(ModelError, match=r"1 means and 3 deviations; .* give both mean and std"):
+    with pytest.raises(ModelError, match=r"1 means and 3 standard deviations; .* set both mean and std"):
         GivenPreprocessing(mean=(0.5,)).over(IMAGENET)
 
 

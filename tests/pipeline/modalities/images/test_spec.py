@@ -203,7 +203,7 @@ def test_alternatives_are_a_contradiction(one, other):
 @pytest.mark.parametrize(("mixup", "cutmix"), [(1, 1), (0.7, 0.31), (1, 0.01)])
 def test_mixing_more_than_all_samples_is_a_contradiction(mixup, cutmix):
     message = (
-        rf"given mixup and cutmix with probability {mixup:g} and {cutmix:g}; expected at most 1 together"
+        rf"given mixup and cutmix with probability {mixup:g} and {cutmix:g}; expected a sum of at most 1"
     )
     with pytest.raises(ConfigError, match=message):
         ViewSpec(mixup=Mixup(probability=mixup), cutmix=Cutmix(probability=cutmix))
@@ -271,7 +271,7 @@ def test_equal_numbers_have_equal_digests(integers, floats):
 def test_an_operation_of_another_version_is_refused():
     canonical = {**ViewSpec().canonical(), "random_zoom": {"factor": 2}}
     with pytest.raises(
-        MismatchError, match=r"the views have operation random_zoom; .* color_jitter.* new dump"
+        MismatchError, match=r"the views have operation random_zoom, .* color_jitter.* new dump"
     ):
         ViewSpec.from_canonical(canonical)
 
@@ -279,16 +279,14 @@ def test_an_operation_of_another_version_is_refused():
 @pytest.mark.parametrize("semantics", [SEMANTICS - 1, SEMANTICS + 1])
 def test_other_semantics_of_rendering_are_refused(semantics):
     canonical = {**ViewSpec().canonical(), "semantics": semantics}
-    message = (
-        f"the views have semantics {semantics} of rendering; this program knows semantics {SEMANTICS} "
-    )
+    message = f"semantics {semantics} of rendering, but this program supports semantics {SEMANTICS} "
     with pytest.raises(MismatchError, match=message):
         ViewSpec.from_canonical(canonical)
 
 
 def test_a_setting_of_another_version_is_refused():
     canonical = {**ViewSpec().canonical(), "color_jitter": {"brightness": 0.4, "gamma": 1.0}}
-    with pytest.raises(MismatchError, match=r"the views have operation color_jitter.gamma; "):
+    with pytest.raises(MismatchError, match=r"the views have operation color_jitter.gamma, "):
         ViewSpec.from_canonical(canonical)
 
 

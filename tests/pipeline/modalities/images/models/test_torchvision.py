@@ -123,7 +123,7 @@ def test_a_transformers_positions_are_interpolated_for_another_size():
     assert torch.equal(after[:, :1], before[:, :1])
     smooth = F.interpolate(before[:, 1:].mT.reshape(1, 8, 4, 4), 6, mode="bicubic", align_corners=True)
     torch.testing.assert_close(after[:, 1:].mT.reshape(1, 8, 6, 6), smooth)
-    with pytest.raises(ModelError, match=r"sees patches of 8 pixels, and images of 44; expected a mul"):
+    with pytest.raises(ModelError, match=r"patches have 8 pixels, but images have 44; expected a mul"):
         source_of("vit_b_32").resize(network, 44)
 
 

@@ -203,9 +203,8 @@ def test_the_largest_source_is_exact_and_a_larger_one_is_refused(
         out = DeviceRenderer(packed, size, device).render(np.array([0]), parameters)
         assert torch.equal(out.cpu(), expected)
     for shape in ((largest + 1, 1), (1, largest + 1)):
-        message = (
-            f"images of {shape[0]}x{shape[1]} pixels are rendered at {size}; .* at most {largest}; use"
-        )
+        pixels = f"{shape[0]}x{shape[1]} pixels"
+        message = f"images of {pixels} are too large to render at {size} .* at most {largest}; use"
         with pytest.raises(ConfigError, match=message):
             DeviceRenderer(pack_images([random_image(*shape, 1)]), size, device)
 

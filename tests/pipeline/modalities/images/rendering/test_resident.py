@@ -117,12 +117,12 @@ def test_images_that_take_most_of_the_device_are_rendered_on_the_cpu_and_it_is_s
     monkeypatch.setattr(DeviceRenderer, "__init__", lambda *_: None)
     renderer = make_renderer(context.data.train, 12, torch.device("cuda"), on_device=None)
     assert isinstance(renderer, DeviceRenderer if fits else CpuRenderer)
-    assert ("they are rendered on the CPU" in capsys.readouterr().err) is not fits
+    assert ("rendering on the CPU" in capsys.readouterr().err) is not fits
 
 
 def test_a_feed_says_which_way_its_batches_come(store, context):
     here, there = (_loader(store, context, on_device=on_device)._feed.path for on_device in (False, True))
-    assert "staged for cpu, rendered ahead by 1 threads" in here
+    assert "rendered ahead by 1 threads, for cpu" in here
     assert "resident on cpu" in there
 
 

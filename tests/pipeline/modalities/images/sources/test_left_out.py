@@ -53,7 +53,7 @@ def test_every_file_that_is_not_read_is_counted_by_reason(root):
     assert len(source.train) == 4
     assert str(source.left_out) == (
         "4 files (.heic 2, .mp4 1, no suffix 1), 1 loose in test/, 1 loose in train/, 4 hidden, "
-        "not looked at: masks/"
+        "not read: masks/"
     )
     assert source.left_out.to_dict()["suffixes"] == {".heic": 2, ".mp4": 1, "no suffix": 1}
 
@@ -69,7 +69,7 @@ def test_a_class_whose_files_are_all_left_out_says_so(root):
     for row in range(2):
         (root / f"train/cat/{row}.png").rename(root / f"train/cat/{row}.heic")
     with pytest.raises(
-        DataError, match=r"train/cat: a class without images, left out: 2 files \(.heic 2\)"
+        DataError, match=r"train/cat: a class folder without images, left out: 2 files \(.heic 2\)"
     ):
         _open(root)
 
@@ -96,7 +96,7 @@ def test_a_link_that_leads_back_ends_and_is_told(root, target):
 
 def test_a_class_that_is_a_link_back_is_refused(root):
     (root / "train/loop").symlink_to("..")
-    with pytest.raises(DataError, match="train/loop: a class without images, left out: 1 linked"):
+    with pytest.raises(DataError, match="train/loop: a class folder without images, left out: 1 linked"):
         _open(root)
 
 
@@ -105,7 +105,7 @@ def test_a_fifo_with_an_images_name_is_refused_and_not_waited_for(root):
 
     os.mkfifo(root / "train/cat/x.png")
     sample = next(sample for sample in _open(root).train if sample.name.endswith("x.png"))
-    with pytest.raises(DataError, match=r"x.png: not a readable image \(no regular file\)"):
+    with pytest.raises(DataError, match=r"x.png: not a readable image \(not a regular file\)"):
         sample.load()
 
 
@@ -120,7 +120,10 @@ def test_a_validation_folder_beside_test_is_the_validation_split(
     folder = prepare_quietly(source, tmp_path / "prepared", validation=0.5)
     samples = json.loads((folder / "dataset.json").read_text())["samples"]
     assert samples == {"train": 4, "validation": 1, "test": 2}
-    assert "validation: 1 image of the source's own; data.validation is not used" in capsys.readouterr().err
+    assert (
+        "validation: 1 image from the source's own split; data.validation is not used"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -134,27 +137,29 @@ def test_without_a_test_folder_it_is_the_test(root, name):
 @pytest.mark.parametrize(("name", "meant"), [("Val", "val"), ("VALID", "valid"), ("training", "train")])
 def test_a_folder_that_is_nearly_a_split_is_refused_with_the_name_to_give(root, name, meant):
     (root / name).mkdir()
-    with pytest.raises(DataError, match=rf"has '{name}'; .*rename '{name}' to '{meant}'"):
+    with pytest.raises(DataError, match=rf"found '{name}', .*rename '{name}' to '{meant}'"):
         _open(root)
 
 
 def test_two_validation_folders_are_refused(root):
     (root / "val").mkdir()
     (root / "valid").mkdir()
-    with pytest.raises(DataError, match="has 'val' and 'valid'; expected one validation split"):
+    with pytest.raises(DataError, match="found 'val' and 'valid'; expected one validation split"):
         _open(root)
 
 
 def test_a_class_that_only_the_validation_has_is_refused(root):
     _save(root / "val/fox/0.png")
-    with pytest.raises(DataError, match=r"val/fox: a class that .*train does not have"):
+    with pytest.raises(DataError, match=r"val/fox: this class is not in .*train"):
         _open(root)
 
 
 def test_a_test_class_of_another_unicode_form_is_refused_with_both_spellings(root):
     (root / "train/cat").rename(root / "train/caf\u00e9")
     (root / "test/cat").rename(root / "test/cafe\u0301")
-    with pytest.raises(DataError, match=r"'cafe\\u0301' and 'caf\\xe9' of .* differ in Unicode form alone"):
+    with pytest.raises(
+        DataError, match=r"'cafe\\u0301' and 'caf\\xe9' of .* differ only in Unicode normalisation"
+    ):
         _open(root)
 
 
@@ -165,8 +170,8 @@ def test_a_test_class_of_another_unicode_form_is_refused_with_both_spellings(roo
         (("cat", ""), "'' is empty"),
         (("cat", "\u2028"), "is empty"),
         (("cat", "do\x1b[31mg"), r"'do\\x1b\[31mg' has control characters"),
-        (("caf\u00e9", "cafe\u0301"), "differ in Unicode form alone"),
-        (("cat", "ca\u200bt"), "differ in Unicode form alone"),
+        (("caf\u00e9", "cafe\u0301"), "differ only in Unicode normalisation"),
+        (("cat", "ca\u200bt"), "differ only in Unicode normalisation"),
         (("cat", "\u200b"), r"'\\u200b' is empty"),
     ],
 )
@@ -204,7 +209,7 @@ def test_validation_arrays_are_the_validation_split(open_npz, name):
 
 
 def test_arrays_that_are_not_looked_at_are_told(open_npz):
-    assert str(open_npz(masks=np.zeros(3)).left_out) == "not looked at: masks"
+    assert str(open_npz(masks=np.zeros(3)).left_out) == "not read: masks"
 
 
 @pytest.mark.parametrize(
@@ -213,13 +218,13 @@ def test_arrays_that_are_not_looked_at_are_told(open_npz):
         ({"val_images": VALIDATION}, "has no val_labels"),
         ({"val_images": VALIDATION, "val_labels": np.array([0, 1, -1])}, r"val_labels\[2\] is -1"),
         ({"val_images": VALIDATION[..., :1], "val_labels": np.arange(3)}, "differ in channels"),
-        ({"val_images": VALIDATION, "val_labels": np.array([0, 1, 3])}, "occurs in val and has no"),
-        ({"test_labels": np.array([0, 1, 3])}, "class '3' .* occurs in test and has no training image"),
-        ({"classes": np.array([b"a", b"\xff", b"c"])}, "no text in UTF-8"),
-        ({"classes": np.array(3)}, r"classes is int64 \(\); expected texts \(C,\)"),
+        ({"val_images": VALIDATION, "val_labels": np.array([0, 1, 3])}, "occurs in val but has no"),
+        ({"test_labels": np.array([0, 1, 3])}, "class '3' .* occurs in test but has no training image"),
+        ({"classes": np.array([b"a", b"\xff", b"c"])}, "not valid UTF-8"),
+        ({"classes": np.array(3)}, r"classes is int64 \(\); expected strings \(C,\)"),
         ({"classes": np.array(["a", "b", "a"])}, "class name 'a' occurs twice"),
         ({"classes": np.array(["a", "b\n", "c"])}, "control characters"),
-        ({"classes": np.array([[0.5]])}, "expected texts"),
+        ({"classes": np.array([[0.5]])}, "expected strings"),
     ],
 )
 def test_odd_arrays_are_refused_in_one_line(open_npz, changed, words):
@@ -233,7 +238,7 @@ def test_labels_that_begin_at_one_make_no_empty_class(open_npz, capsys):
     assert source.classes == ("1", "2", "3")
     assert [sample.label for sample in source.train] == [0, 1, 2] * 2
     assert [sample.label for sample in source.test] == [2, -1, 0]
-    assert "labels begin at 1: 3 classes, named 1 to 3" in capsys.readouterr().err
+    assert "labels start at 1: 3 classes, named 1 to 3" in capsys.readouterr().err
 
 
 def test_classes_in_bytes_are_texts(open_npz):
@@ -242,7 +247,7 @@ def test_classes_in_bytes_are_texts(open_npz):
 
 def test_classes_without_any_image_are_told(open_npz, capsys):
     open_npz(classes=np.array(["a", "b", "c", "never"]))
-    assert "1 class has no image at all: never" in capsys.readouterr().err
+    assert "1 class has no image in any split: never" in capsys.readouterr().err
 
 
 def test_classes_that_only_unlabelled_images_may_show_are_told(open_npz, capsys):
@@ -253,7 +258,7 @@ def test_classes_that_only_unlabelled_images_may_show_are_told(open_npz, capsys)
 
 def test_a_single_array_is_refused_in_plain_words(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros(3))
-    with pytest.raises(DataError, match=r"a single array, as of an \.npy"):
+    with pytest.raises(DataError, match=r"a single array, as in an \.npy"):
         open_source(f"npz:{tmp_path / 'x.npy'}", ImageOptions(root=tmp_path))
 
 
