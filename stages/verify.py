@@ -66,8 +66,8 @@ def command(
     """Check every byte of STORE against its manifest; exit with status 1 on any fault.
 
     --replay and --repair run the teacher of models/teachers again on images of data/prepared. --data
-    checks the prepared data too; STORE is then optional. Code named by STORE or the teacher's card runs only
-    with --trust-code.
+    checks the prepared data too; STORE is then optional. Code named by STORE or the teacher's card runs
+    only with --trust-code.
     """
     if store is None and (not with_data or pairs or mend):
         raise click.UsageError("Missing argument 'STORE'; only --data works without one")

@@ -204,7 +204,7 @@ class Witness:
 
     @classmethod
     def of(cls, rendered: Sequence[NDArray[Any]] | NDArray[Any]) -> Witness:
-        """Return the checksums of W integer samples of any lengths; the last of several axes stays whole."""
+        """Return the checksums of W integer samples of any length; the last of several axes is whole."""
         crcs = tuple(zlib.crc32(np.ascontiguousarray(sample).data) for sample in rendered)
         return cls(crcs, np.stack([_spread(sample) for sample in rendered]))
 
