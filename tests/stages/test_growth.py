@@ -92,7 +92,7 @@ def test_a_growth_goes_on_with_fewer_views_and_loses_none(grown, capsys, monkeyp
 def test_a_dump_that_was_never_complete_gives_views_up_too(project, capsys):
     assert run("cache-logits", "main", *MORE, "--shards", "1/2") == 0
     assert run("cache-logits", "main") == 0
-    assert "an unfinished growth" in capsys.readouterr().err
+    assert "unfinished growth" in capsys.readouterr().err
     assert run("verify", STORE) == 0
     complete = outside(STORE)
     assert run("cache-logits", "main", *MORE) == 0
