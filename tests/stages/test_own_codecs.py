@@ -129,7 +129,7 @@ def test_a_store_alone_runs_none_of_it(mine, capsys, edit):
     assert "codec           mine:logs-64, " in capsys.readouterr().out
     assert run("verify", STORE) == 0
     printed = capsys.readouterr()
-    assert "its logits are not decoded: codec 'mine:logs' is code of one's own" in printed.err
+    assert "its logits are not decoded: codec 'mine:logs' is user code" in printed.err
     assert printed.out.endswith(", 0 bad\n")
     for command in (
         ["verify", STORE, "--replay", 8],
@@ -137,7 +137,7 @@ def test_a_store_alone_runs_none_of_it(mine, capsys, edit):
     ):
         assert run(*command) == 1
         told = capsys.readouterr().err.splitlines()[-1]
-        assert "codec 'mine:logs' is code of one's own, which a file alone does not run" in told
+        assert "codec 'mine:logs' is user code, which a file alone does not run" in told
         assert "as dumps.NAME.codec in params.yaml" in told
         assert told.endswith("--trust-code mine:logs")
     with pytest.raises(ConfigError, match=r"call pipeline.codecs.OWN_CODECS.use\('mine:logs'\)"):

@@ -76,7 +76,7 @@ def test_a_file_alone_runs_no_modality(waves, capsys):
     assert run("train-teacher", "tutor") == 0
     assert run("cache-logits", "main") == 0
     MODALITIES.forget()
-    with pytest.raises(ConfigError, match="'waves:WAVES' is code of one's own"):
+    with pytest.raises(ConfigError, match="'waves:WAVES' is user code"):
         PreparedData.open(Path("data/prepared"))
     capsys.readouterr()
     # Its bytes can be looked at.

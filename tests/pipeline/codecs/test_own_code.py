@@ -136,7 +136,7 @@ def test_a_name_in_a_file_runs_nothing():
     trust_codec("fp16")
     for name in ("mine:half", "mine:steps-16", "fp16:half"):
         with pytest.raises(
-            ConfigError, match=f"codec '{name.partition('-')[0]}' is code of one's own"
+            ConfigError, match=f"codec '{name.partition('-')[0]}' is user code"
         ) as told:
             find_codec(name, 5)
         assert "dumps.NAME.codec in params.yaml" in str(told.value)
@@ -145,7 +145,7 @@ def test_a_name_in_a_file_runs_nothing():
     assert not Path("executed").exists()
     trust_codec("mine:half")
     find_codec("mine:half", 5)
-    with pytest.raises(ConfigError, match="is code of one's own"):
+    with pytest.raises(ConfigError, match="is user code"):
         find_codec("mine:steps-16", 5)
 
 
@@ -157,11 +157,11 @@ def test_a_name_in_a_file_runs_nothing():
             "mine:halve",
             r": mine has no 'halve'; expected a callable that returns a codec; did you mean 'half'",
         ),
-        ("mine:FP16", r" is no callable \(Codec\)"),
-        ("subprocess:run", r": subprocess is the standard library's, which makes no codecs"),
+        ("mine:FP16", r" is not callable \(Codec\)"),
+        ("subprocess:run", r": subprocess is part of the standard library, which has no codecs"),
         ("mine:half-3", r": the code raises TypeError: half\(\) takes 1 positional argument"),
         ("mine:steps", r": the code raises TypeError: steps\(\) missing 1 required positional"),
-        ("mine:broken", r": the code raises ValueError: no such thing; mend it"),
+        ("mine:broken", r": the code raises ValueError: no such thing; fix it"),
         ("mine:number", r" returns a int; expected a pipeline.codecs.Codec; correct it"),
         ("mine:unnamed", r" is called 'mine:other' by itself; expected its own name"),
         ("mine:stateful", r" has the state weight; expected none"),
@@ -191,11 +191,11 @@ def test_code_that_makes_no_codec_is_one_line(name, message):
         ("encodes_more", r" encodes to \['logits', 'x'\]; expected the arrays \['logits'\]"),
         ("encodes_floats", r" gives logits as float32 \(20, 5\) on cpu; expected float16 \(20, 5\) on cpu"),
         ("encodes_flat", r" gives logits as float16 \(5,\) on cpu; expected float16 \(20, 5\) on cpu"),
-        ("encode_raises", r": the code raises ValueError: no such thing; mend it"),
+        ("encode_raises", r": the code raises ValueError: no such thing; fix it"),
         ("decodes_half", r" gives decoded logits as float16 \(20, 5\) on cpu; expected float32"),
         ("decodes_flat", r" gives decoded logits as float32 \(20,\) on cpu; expected .* \(20, 5\)"),
         ("decodes_nothing", r" gives decoded logits as a NoneType; expected float32 \(20, 5\) on cpu"),
-        ("decode_raises", r": the code raises ValueError: no such thing; mend it"),
+        ("decode_raises", r": the code raises ValueError: no such thing; fix it"),
     ],
 )
 def test_a_batch_that_is_not_as_declared_is_one_line(name, message):
