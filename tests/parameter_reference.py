@@ -20,6 +20,9 @@ from pipeline.modalities.images.augmentations import OwnAugmentation
 from pipeline.modalities.images.options import ImageOptions
 from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.modalities.images.spec import AUGMENTATIONS, ViewSpec
+from pipeline.modalities.text.options import TextOptions
+from pipeline.modalities.text.preprocessing import GivenText
+from pipeline.modalities.text.spec import OPERATIONS, TextViews
 from stages.data_params import DataParams
 from stages.params import (
     DumpParams,
@@ -38,16 +41,21 @@ MARKS = ("<!-- parameters -->", "<!-- end of parameters -->")
 _BESIDE = {"options": DataParams, "training": ModelParams, "spec": DumpViews, "settings": RecipeParams}
 _SECTIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "data": ("`data`", (DataParams, ImageOptions)),
+    "text": ("`data` of texts", (TextOptions,)),
     "training": ("`training`", (TrainingParams,)),
     "models": ("`teachers.NAME`, `students.NAME`", (ModelParams,)),
     "preprocessing": ("`preprocessing` of a teacher or student", (GivenPreprocessing,)),
+    "text_preprocessing": ("`preprocessing` of a model of texts", (GivenText,)),
     "dumps": ("`dumps.NAME`", (DumpParams,)),
     "views": ("`views` of a dump or of `training`", (DumpViews, ViewSpec)),
+    "text_views": ("`views` of texts", (TextViews,)),
     "ensembles": ("`ensembles.NAME`", (EnsembleParams,)),
     "recipes": ("`recipes.NAME`", (RecipeParams,)),
     "sweep": ("`sweep`", (SweepParams,)),
 }
 _NOTES = {
+    "text": "Instead of the keys of images, from `root` on.",
+    "text_views": "Beside `count` of a dump. Operations run in this order.",
     "training": "A teacher or student may set each of these keys for itself.",
     "models": "Besides these keys, every key of `training` may stand here.",
     "views": "`count` belongs to a dump alone. Operations run in this order.",
@@ -65,6 +73,9 @@ def reference() -> str:
         if name == "views":
             kinds_of_views = (*AUGMENTATIONS.values(), OwnAugmentation)
             found = [row for kind in kinds_of_views for row in _operation(kind)]
+            lines += _table(("operation", "setting", "default", "meaning"), found)
+        if name == "text_views":
+            found = [row for kind in OPERATIONS.values() for row in _operation(kind)]
             lines += _table(("operation", "setting", "default", "meaning"), found)
         if name == "recipes":
             lines += _table(("loss", "setting", "default", "range"), list(_losses()))
