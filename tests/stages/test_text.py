@@ -11,12 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline import LogitStore, ReplayDataset
+from pipeline import Feed, Loader, LogitStore, ReplayDataset, Targets
 from pipeline.core.errors import ModelError
+from pipeline.losses import kd
 from pipeline.modalities.prepared import PreparedData
+from pipeline.modalities.table import views_of
 from pipeline.modalities.text.words import text_of
 from pipeline.models.card import CardFile
+from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.teacher import Teacher
 from tests.stages.conftest import run
 
 TOPICS = {
@@ -209,3 +214,25 @@ def test_a_network_is_exported_on_files_of_ones_own(project, capsys):
     Path("letters/one.txt").write_text("")
     assert run(*export) == 1
     assert "letters/one.txt: no word in it" in capsys.readouterr().err
+
+
+def test_stored_logits_are_those_of_the_teacher_in_the_loop(project):
+    """With codec fp16, a student's first loss is that of online distillation within 1e-4."""
+    exact = ("--set", "dumps.main.codec=fp16", "--set", "dumps.main.max_kl=null")
+    assert pipeline("cache-logits", "main", "--out", "exact.zarr", *exact) == 0
+    store, data = LogitStore.open(Path("exact.zarr")), PreparedData.open(Path("data/prepared"))
+    network, card = load_checkpoint(Path("models/teachers/teacher.pt"))
+    teacher = Teacher(name="teacher", network=network, card=card, precision="fp32")
+    student, own = load_checkpoint(Path("models/students/main-words-kd-0.pt"))
+    feed = Feed(data.train, views_of(store), own.preprocessing, device=torch.device("cpu"))
+    loader, seen = (
+        Loader(feed, Targets(store, feed), batch_size=16, seed=1),
+        feed.seen_by(card.preprocessing),
+    )
+    for epoch in (0, 1):
+        for batch in loader.epoch(epoch):
+            (ids,) = seen.batches(epoch, [batch.rows])
+            with torch.inference_mode():
+                told, said = student(batch.images), (batch.teacher_logits, teacher.logits(ids))
+                stored, online = (kd(told, batch.labels, logits) for logits in said)
+            torch.testing.assert_close(stored, online, rtol=1e-4, atol=0)
