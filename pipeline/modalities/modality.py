@@ -96,6 +96,7 @@ class Modality(ABC):
         views_type: dataclass of `views` in params.yaml.
         preprocessing_type: dataclass of a model's `preprocessing` in params.yaml, a
             `GivenPreprocessing`.
+        refusals: keys of other modalities that make no sense here, with the reason, for messages.
     """
 
     name: ClassVar[str]
@@ -103,6 +104,7 @@ class Modality(ABC):
     options_type: ClassVar[type[DataOptions]] = DataOptions
     views_type: ClassVar[type[Any]]
     preprocessing_type: ClassVar[type[Any]]
+    refusals: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def open_source(self, source: str, options: Any) -> Source:

@@ -155,6 +155,20 @@ def test_more_views_and_more_rows_leave_finished_shards_alone(project):
     assert all(file.read_bytes() == content for file, content in before.items())
 
 
+def test_slices_and_one_process_write_the_same_bytes(project):
+    small = ("--set", "dumps.main.shard_rows=16", "--set", "dumps.main.batch_size=8")
+    for part in ("1/2", "2/2"):
+        assert pipeline("cache-logits", "main", "--out", "parts.zarr", "--shards", part, *small) == 0
+    for name in ("parts.zarr", "whole.zarr"):
+        assert pipeline("cache-logits", "main", "--out", name, *small, "--workers", "3") == 0
+    whole, parts = (
+        {path.relative_to(name): path.read_bytes() for path in Path(name).rglob("c/*/*") if path.is_file()}
+        for name in ("whole.zarr", "parts.zarr")
+    )
+    assert len(whole) > 10
+    assert whole == parts
+
+
 @pytest.mark.parametrize("change", [{"text": "sail"}, {"label": "wood"}])
 def test_a_changed_row_is_refused_by_name(project, capsys, change):
     path = Path("table/train.csv")
@@ -180,7 +194,11 @@ def test_rows_may_change_places(project):
 
 def test_views_of_another_kind_are_refused(project, capsys):
     assert run("prepare", "--set", "dumps.main.views.mixup={}") == 1
-    assert "dumps.main.views.mixup" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (
+        "dumps.main.views.mixup: texts are not mixed, since the average of two is no text; remove it"
+        in said
+    )
     assert pipeline("train-student", "bytes", "kd", "0", "--dump", "main", "--render", "device") == 1
     assert "texts are rendered on the CPU" in capsys.readouterr().err
 
