@@ -28,9 +28,10 @@ class DataParams:
 
     Args:
         source: origin of the samples; for images `fashion-mnist-10k`, `npz:PATH`, `folder:PATH`,
-            `torchvision:NAME`; for audio `spoken-words-synthetic`, `folder:PATH`, `csv:PATH`, `npz:PATH`;
-            or your own `module:callable`.
-        modality: kind of samples: `images`, `audio`, or your own `module:NAME`.
+            `torchvision:NAME`; for text `udhr-languages`, `csv:PATH`, `tsv:PATH`, `jsonl:PATH`,
+            `parquet:PATH`, `hf:PATH`, `folder:PATH`; for audio `spoken-words-synthetic`, `folder:PATH`,
+            `csv:PATH`, `npz:PATH`; or your own `module:callable`.
+        modality: kind of samples: `images`, `text`, `audio`, or your own `module:NAME`.
         task: meaning of the teacher's output: `classes` (one softmax), or your own `module:NAME`.
         watch: file or folder; DVC imports the data again when it changes.
         validation: share of the training samples held out to choose the epoch, in [0, 1); unused if the

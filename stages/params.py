@@ -56,8 +56,8 @@ class ModelParams:
     """A teacher or a student.
 
     Args:
-        model: architecture, e.g. `resnet18` (torchvision), `wrn_16_2` (CIFAR nets), `timm:NAME`, or your
-            own `module:callable`.
+        model: architecture, e.g. `resnet18` (torchvision), `wrn_16_2` (CIFAR nets), `timm:NAME`; for texts
+            `kim_cnn`, `bilstm`, `bert_tiny`, `byte_cnn`, `hf:FOLDER`; or your own `module:callable`.
         weights: initial weights: a name of torchvision, timm or the built-in teacher, e.g. `IMAGENET1K_V2`;
             `pretrained` for a model that brings its weights; or the path of a checkpoint.
         fine_tune: train a teacher further from `weights`; if false, the weights are used unchanged.

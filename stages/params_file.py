@@ -212,6 +212,8 @@ class _Reader:
         path = _as_written([*place, *(str(part) for part in problem["loc"])])
         key = shortened(".".join(path))
         if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            if reason := self._modality.refusals.get(path[-1]):
+                return f"{key}: {reason}; remove it"
             known = self._known_keys(path[:-1])
             hint = did_you_mean(path[-1], known)
             return f"unknown key {key}; expected one of {', '.join(known)}{hint}"

@@ -18,11 +18,16 @@ from pipeline.losses import LOSSES
 from pipeline.losses.settings import settings_of
 from pipeline.modalities.audio.options import AudioOptions
 from pipeline.modalities.audio.preprocessing import GivenAudio
-from pipeline.modalities.audio.spec import OPERATIONS, AudioViewSpec
+from pipeline.modalities.audio.spec import OPERATIONS as AUDIO_OPERATIONS
+from pipeline.modalities.audio.spec import AudioViewSpec
 from pipeline.modalities.images.augmentations import OwnAugmentation
 from pipeline.modalities.images.options import ImageOptions
 from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.modalities.images.spec import AUGMENTATIONS, ViewSpec
+from pipeline.modalities.text.options import TextOptions
+from pipeline.modalities.text.preprocessing import GivenText
+from pipeline.modalities.text.spec import OPERATIONS as TEXT_OPERATIONS
+from pipeline.modalities.text.spec import TextViews
 from stages.data_params import DataParams
 from stages.params import (
     DumpParams,
@@ -41,13 +46,16 @@ MARKS = ("<!-- parameters -->", "<!-- end of parameters -->")
 _BESIDE = {"options": DataParams, "training": ModelParams, "spec": DumpViews, "settings": RecipeParams}
 _SECTIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "data": ("`data`", (DataParams, ImageOptions)),
+    "text data": ("`data` of texts", (TextOptions,)),
     "audio data": ("`data` of clips", (AudioOptions,)),
     "training": ("`training`", (TrainingParams,)),
     "models": ("`teachers.NAME`, `students.NAME`", (ModelParams,)),
     "preprocessing": ("`preprocessing` of a teacher or student", (GivenPreprocessing,)),
+    "text preprocessing": ("`preprocessing` of texts", (GivenText,)),
     "audio preprocessing": ("`preprocessing` of clips", (GivenAudio,)),
     "dumps": ("`dumps.NAME`", (DumpParams,)),
     "views": ("`views` of a dump or of `training`", (DumpViews, ViewSpec)),
+    "text views": ("`views` of texts", (TextViews,)),
     "audio views": ("`views` of clips", (AudioViewSpec,)),
     "ensembles": ("`ensembles.NAME`", (EnsembleParams,)),
     "recipes": ("`recipes.NAME`", (RecipeParams,)),
@@ -55,10 +63,13 @@ _SECTIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
 }
 _OPERATIONS: Mapping[str, tuple[type, ...]] = {
     "views": (*AUGMENTATIONS.values(), OwnAugmentation),
-    "audio views": tuple(OPERATIONS.values()),
+    "text views": tuple(TEXT_OPERATIONS.values()),
+    "audio views": tuple(AUDIO_OPERATIONS.values()),
 }
 _NOTES = {
+    "text data": "With `modality: text`, in place of the keys of images.",
     "audio data": "With `modality: audio`, in place of the keys of images.",
+    "text views": "`count` belongs to a dump alone. Operations run in this order.",
     "audio views": "`count` belongs to a dump alone. Operations run in this order.",
     "training": "A teacher or student may set each of these keys for itself.",
     "models": "Besides these keys, every key of `training` may stand here.",
@@ -116,7 +127,10 @@ def _losses() -> Iterator[tuple[str, str, str, str]]:
             schedule = loss.schedules.get(key)
             default = f"`{parameters[key].default:g}`"
             if schedule is not None:
-                default = f"`{{warmup: {schedule.end:g}, epochs: {schedule.epochs:g}}}`"
+                length = (
+                    f"share: {schedule.share:.2g}" if schedule.share else f"epochs: {schedule.epochs:g}"
+                )
+                default = f"`{{warmup: {schedule.end:g}, {length}}}`"
             yield "" if place else f"`{name}`", f"`{key}`", default, allowed.expected
 
 

@@ -99,6 +99,7 @@ class Modality(ABC):
             `GivenPreprocessing`.
         files: the files that are samples in class folders, by which `pipeline init` recognises a folder;
             None if there are no such files.
+        refusals: keys of other modalities that make no sense here, with the reason, for messages.
     """
 
     name: ClassVar[str]
@@ -107,6 +108,7 @@ class Modality(ABC):
     views_type: ClassVar[type[Any]]
     preprocessing_type: ClassVar[type[Any]]
     files: ClassVar[Files | None] = None
+    refusals: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def open_source(self, source: str, options: Any) -> Source:

@@ -47,6 +47,9 @@ class Text(Modality):
     options_type = TextOptions
     views_type = TextViews
     preprocessing_type = GivenText
+    refusals = dict.fromkeys(
+        ("mixup", "cutmix"), "texts are not mixed, since the average of two is no text"
+    )
 
     def open_source(self, source: str, options: TextOptions) -> TextSource:
         """Find a dataset of texts; see `sources`."""

@@ -21,7 +21,7 @@ from pipeline.modalities.text.words import MASK, Ids, Words, divided, ranges
 
 # A share of words in fixed point: 1 is 2^16.
 _UNIT = 1 << 16
-_ERRORS = 4
+_ERRORS, _REPLACED = 4, 3
 _CASES: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("lower", str.lower),
     ("upper", str.upper),
@@ -148,32 +148,53 @@ def _masked(words: Words, chosen: NDArray[np.bool_]) -> Words:
 
 
 def _mistyped(words: Words, draws: _Draws, chosen: NDArray[np.bool_]) -> Words:
-    """Replace the chosen words by typed ones, which stay out of the dictionary: there are too many."""
-    places = np.flatnonzero(chosen)
+    """Replace the chosen words by words with a typing error.
+
+    The same errors of frequent words come again and again, so they are numbered like other words.
+    """
+    mask = words.dictionary.changed(words.ids[chosen], "is mask", _only_mask)
+    places = np.flatnonzero(chosen)[mask != words.ids[chosen]]
     some = words.with_words(words.ids[places], words.owner[places], words.number[places])
-    ids, typed = words.ids.copy(), []
-    numbers = draws.of_words(some, Lane.WORD_NOISE).T.tolist()
-    for place, piece, number in zip(places.tolist(), some.pieces(), numbers, strict=True):
-        space, word = divided(piece)
-        if word != MASK:
-            typed.append(space + mistyped(word, number))
-            ids[place] = -len(typed)
-    return words.with_words(ids, typed=typed)
+    kind, place, other, _ = draws.of_words(some, Lane.WORD_NOISE)
+    lengths = words.dictionary.word_lengths(some.ids).astype(np.uint64)
+    errors = np.stack([below(kind, _ERRORS), below(place, lengths), below(other, lengths)]).astype(np.int64)
+    # Only a replacement needs a second place; equal errors then have equal coordinates.
+    errors[2] *= errors[0] == _REPLACED
+    pieces, ids_of, told = words.dictionary.pieces, some.ids.tolist(), errors.T.tolist()
+
+    def change(one: int) -> str:
+        space, word = divided(pieces[ids_of[one]])
+        return space + mistyped(word, *told[one])
+
+    if words.dictionary.is_full:
+        typed = [change(one) for one in range(len(places))]
+        ids = words.ids.copy()
+        ids[places] = -1 - np.arange(len(typed))
+        return words.with_words(ids, typed=typed)
+    # 2 bits of kind, 15 of each place, and the piece; longer words share errors only among themselves.
+    keys = ((some.ids * _ERRORS + errors[0]) << 30) + (errors[1] << 15) + errors[2]
+    ids = words.ids.copy()
+    ids[places] = words.dictionary.typed(keys.tolist(), change)
+    return words.with_words(ids)
 
 
-def mistyped(word: str, numbers: list[int]) -> str:
+def _only_mask(piece: str) -> str:
+    """Return a masked piece itself, and nothing for all others."""
+    return piece if divided(piece)[1] == MASK else ""
+
+
+def mistyped(word: str, kind: int, place: int, other: int) -> str:
     """Return a word with one typing error.
 
     Args:
         word: at least one character.
-        numbers: three or more integers below 2^32, for the kind of error, its place, and a replacement.
+        kind: 0 leaves a character out, 1 doubles it, 2 exchanges it with the next, 3 replaces it.
+        place: of the character.
+        other: place of the character that replaces it.
 
-    >>> mistyped("word", [0, 0, 0]), mistyped("word", [1 << 30, 0, 0])
-    ('ord', 'wword')
-    >>> mistyped("word", [2 << 30, 0, 0]), mistyped("word", [3 << 30, 0, (1 << 32) - 1])
-    ('owrd', 'dord')
+    >>> [mistyped("word", kind, 1, 3) for kind in range(4)]
+    ['wrd', 'woord', 'wrod', 'wdrd']
     """
-    kind, place = numbers[0] * _ERRORS >> 32, numbers[1] * len(word) >> 32
     before, here, after = word[:place], word[place], word[place + 1 :]
     if kind == 0:
         return before + after or word
@@ -181,7 +202,7 @@ def mistyped(word: str, numbers: list[int]) -> str:
         return before + here + here + after
     if kind == 2 and after:
         return before + after[0] + here + after[1:]
-    return before + word[numbers[2] * len(word) >> 32] + after
+    return before + word[other] + after
 
 
 def _recased(words: Words, numbers: NDArray[np.uint64], probability: float) -> Words:

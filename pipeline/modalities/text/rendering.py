@@ -93,6 +93,11 @@ class TextRenderer(UsualRenderer):
         other._use(seen)
         return other
 
+    @property
+    def seen(self) -> Seen:
+        """The model's preprocessing."""
+        return self._seen
+
     def words(self, view: int, rows: Rows) -> Words:
         """Return the words of rows (B,) of one view."""
         plain = self._index.get().words(rows)

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.modalities.text.tokenizers import Frame, Tokenizer
-from pipeline.modalities.text.words import Ids, Words, pieces_of, ranges
+from pipeline.modalities.text.words import Ids, Words, pieces_of, ranges, with_room
 
 Tokens = NDArray[np.int32]
-# Words with typing errors whose ids are remembered, 100 MB of them.
-_MOST_TYPED = 1 << 18
+_ROOM = 1 << 12
 
 
 class Lookup:
@@ -31,29 +30,27 @@ class Lookup:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self._lock = tokenizer, Lock()
-        # Ids of piece p: flat[starts[p] : starts[p] + counts[p]].
-        self._flat = np.zeros(1 << 12, np.int32)
-        self._starts = self._counts = np.zeros(0, np.int64)
-        self._used = 0
+        # Ids of piece p: flat[starts[p] : starts[p] + counts[p]]. Arrays have room to grow.
+        self._flat = np.zeros(_ROOM, np.int32)
+        self._starts, self._counts = np.zeros(_ROOM, np.int64), np.zeros(_ROOM, np.int64)
+        self._used = self._known = 0
 
     def ids(self, pieces: Sequence[str]) -> tuple[Ids, Ids, Tokens]:
         """Return starts and counts (P,), and the flat ids, of all pieces of a dictionary."""
-        if len(pieces) > len(self._starts):
+        if len(pieces) > self._known:
             with self._lock:
-                self._extend(pieces[len(self._starts) : len(pieces)])
+                self._extend(pieces[self._known : len(pieces)])
         return self._starts, self._counts, self._flat
 
     def _extend(self, pieces: Sequence[str]) -> None:
         starts, counts, flat = flattened(self._tokenizer.encode(pieces))
-        end = self._used + len(flat)
-        if end > len(self._flat):
-            larger = np.zeros(2 * end, np.int32)
-            larger[: self._used] = self._flat[: self._used]
-            self._flat = larger
-        self._flat[self._used : end] = flat
-        self._counts = np.concatenate([self._counts, counts])
-        # Last: a reader that sees a start finds count and ids in place.
-        self._starts, self._used = np.concatenate([self._starts, starts + self._used]), end
+        known, used = self._known + len(pieces), self._used + len(flat)
+        self._flat = with_room(self._flat, used)
+        self._counts, self._starts = with_room(self._counts, known), with_room(self._starts, known)
+        self._flat[self._used : used] = flat
+        self._counts[self._known : known], self._starts[self._known : known] = counts, starts + self._used
+        # Last: a reader that finds a piece known finds its ids in place.
+        self._used, self._known = used, known
 
 
 def flattened(ids: Sequence[Sequence[int]]) -> tuple[Ids, Ids, Tokens]:
@@ -76,7 +73,6 @@ class Encoder:
         self._tokenizer, self._length, self._keeps_end = tokenizer, length, keeps_end
         self._lookup = Lookup(tokenizer)
         self._frames: dict[int, Frame] = {}
-        self._typed: dict[str, list[int]] = {}
         self.by_piece = tokenizer.by_piece
 
     def encode(self, words: Words) -> Tokens:
@@ -96,7 +92,7 @@ class Encoder:
         if not words.typed:
             return starts[words.ids], counts[words.ids], flat, words.owner
         # Ids of typed words stand behind the used part of a copy.
-        own_starts, own_counts, own_flat = flattened(self._typed_ids(words.typed))
+        own_starts, own_counts, own_flat = flattened(self._tokenizer.encode(words.typed))
         typed, place = words.ids < 0, ~words.ids
         known = np.where(typed, 0, words.ids)
         taken = flat[np.repeat(starts[known], counts[known] * ~typed) + ranges(counts[known] * ~typed)]
@@ -105,15 +101,6 @@ class Encoder:
         behind = len(taken) + own_starts[np.where(typed, place, 0)]
         all_starts = np.where(typed, behind, ends - np.where(typed, 0, counts[known]))
         return all_starts, all_counts, np.concatenate([taken, own_flat]), words.owner
-
-    def _typed_ids(self, typed: Sequence[str]) -> list[list[int]]:
-        """Return the ids of typed words; those of frequent words come again, so some are remembered."""
-        known = self._typed
-        if len(known) > _MOST_TYPED:
-            known = self._typed = {}
-        new = list({word for word in typed if word not in known})
-        known.update(zip(new, self._tokenizer.encode(new), strict=True))
-        return [known[word] for word in typed]
 
     def _mended(
         self, words: Words, starts: Ids, counts: Ids, flat: Tokens, owner: Ids

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,8 @@ _TSHEG = "\u0f0b\u0f0c"  # ends a syllable of Tibetan
 _PIECE = re.compile(rf"\s*(?:[{_UNSPACED}][{_MARKS}]*|[^\s{_UNSPACED}{_TSHEG}]+[{_TSHEG}]?|[{_TSHEG}])")
 
 Ids = NDArray[np.int64]
+# Typing errors that are numbered, about 200 MB of them with their ids.
+_MOST_TYPED = 1 << 20
 
 
 def pieces_of(text: str) -> list[str]:
@@ -87,6 +90,9 @@ class Dictionary:
         self._lock = Lock()
         # Name of a change -> (pieces,) number of the changed piece, or -1 if not yet known.
         self._changed: dict[str, Ids] = {}
+        # Coordinates of a typing error -> number of the changed piece.
+        self._typed: dict[int, int] = {}
+        self._lengths, self._measured = np.zeros(0, np.int64), 0
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -118,6 +124,34 @@ class Dictionary:
             memo = self._memo(name)
             memo[unknown] = found
         return memo[ids]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether rare changes are no longer numbered: they would fill the memory."""
+        return len(self._typed) >= _MOST_TYPED
+
+    def typed(self, keys: Sequence[int], change: Callable[[int], str]) -> Ids:
+        """Return the numbers (n,) of pieces with typing errors, each made once.
+
+        Args:
+            keys: (n,) coordinates of the errors.
+            change: maps a position in `keys` to the changed piece.
+        """
+        known = self._typed
+        places = [place for place, key in enumerate(keys) if key not in known]
+        found = self.number([change(place) for place in places]).tolist()
+        known.update(zip((keys[place] for place in places), found, strict=True))
+        return np.fromiter((known[key] for key in keys), np.int64, len(keys))
+
+    def word_lengths(self, ids: Ids) -> Ids:
+        """Return the number of characters (n,) of pieces' words."""
+        with self._lock:
+            count, total = self._measured, len(self.pieces)
+            if count < total:
+                lengths = with_room(self._lengths, total)
+                lengths[count:total] = [len(piece.lstrip()) for piece in self.pieces[count:total]]
+                self._lengths, self._measured = lengths, total
+        return self._lengths[ids]
 
     def _memo(self, name: str) -> Ids:
         """Return the memo of a change, with room for all pieces."""
@@ -175,6 +209,17 @@ class WordIndex:
         ids = self.ids[np.repeat(self.starts[segments], lengths) + number].astype(np.int64)
         owner = np.repeat(np.arange(len(segments)), lengths)
         return Words(self.dictionary, ids, owner, number, samples, part)
+
+
+def with_room(values: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return the same values in an array with room for `count`; twice as much, so that growth costs "
+    "little.
+    """
+    if count <= len(values):
+        return values
+    larger = np.zeros(2 * count, values.dtype)
+    larger[: len(values)] = values
+    return larger
 
 
 def ranges(lengths: Ids) -> Ids:

@@ -135,9 +135,7 @@ def test_a_name_in_a_file_runs_nothing():
     assert CodecSpec(name="mine:half").needs_pilot is False
     trust_codec("fp16")
     for name in ("mine:half", "mine:steps-16", "fp16:half"):
-        with pytest.raises(
-            ConfigError, match=f"codec '{name.partition('-')[0]}' is user code"
-        ) as told:
+        with pytest.raises(ConfigError, match=f"codec '{name.partition('-')[0]}' is user code") as told:
             find_codec(name, 5)
         assert "dumps.NAME.codec in params.yaml" in str(told.value)
         assert "pipeline.codecs.OWN_CODECS.use('" in str(told.value)

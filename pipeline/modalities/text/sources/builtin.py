@@ -47,7 +47,7 @@ def open_languages(detail: str, options: TextOptions) -> TextSource:
             f"data.source is 'udhr-languages:{detail}'; expected udhr-languages alone; correct it"
         )
     found: dict[str, list[_Row]] = {split: [] for split in MOST}
-    for label, language in enumerate(_languages()):
+    for label, language in enumerate(languages()):
         for split, rows in _split_snippets(language, label).items():
             found[split] += rows
     # Formulas such as "everyone has the right" recur in many articles, and in related languages.
@@ -57,7 +57,7 @@ def open_languages(detail: str, options: TextOptions) -> TextSource:
         known |= {text for _, _, text in found[split]}
     samples = {split: _samples(_spread_by_label(rows, MOST[split])) for split, rows in found.items()}
     return TextSource(
-        classes=tuple(str(language["name"]) for language in _languages()),
+        classes=tuple(str(language["name"]) for language in languages()),
         train=samples[TRAIN],
         validation=samples[VALIDATION],
         test=samples[TEST],
@@ -65,7 +65,7 @@ def open_languages(detail: str, options: TextOptions) -> TextSource:
 
 
 @cache
-def _languages() -> list[dict[str, Any]]:
+def languages() -> list[dict[str, Any]]:
     """Return the languages: code, name, and articles, each a list of paragraphs."""
     packaged = files("pipeline.modalities.text") / "builtin" / "udhr_languages.json.xz"
     languages: list[dict[str, Any]] = json.loads(lzma.decompress(packaged.read_bytes()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.modalities.text import words
 from pipeline.modalities.text.operations import carry_out, mistyped
 from pipeline.modalities.text.spec import (
     Case,
@@ -33,8 +34,8 @@ NUMBERS = [" ".join(f"w{row}x{place}" for place in range(40)) for row in range(2
 def view_of(spec: TextViews, texts, view: int = 0, rows=None) -> list[str]:
     split = split_of(texts)
     rows = np.arange(len(split)) if rows is None else rows
-    words = WordIndex(split).words(rows)
-    return carry_out(spec, view, split.keys[rows], words).begun().texts()
+    plain = WordIndex(split).words(rows)
+    return carry_out(spec, view, split.keys[rows], plain).begun().texts()
 
 
 def test_a_text_is_the_same_alone_and_in_any_batch():
@@ -109,11 +110,22 @@ def test_a_mask_is_never_written_in_another_case_or_mistyped():
 
 
 def test_a_typing_error_changes_one_place():
-    numbers = np.random.default_rng(0).integers(0, 1 << 32, (400, 4)).tolist()
-    found = {mistyped("wörd", some) for some in numbers}
-    assert {"örd", "wwörd", "öwrd", "wötd".replace("t", "w")} <= found
+    found = {
+        mistyped("wörd", kind, place, other)
+        for kind in range(4)
+        for place in range(4)
+        for other in range(4)
+    }
+    assert {"örd", "wwörd", "öwrd", "wöwd", "wörr"} <= found
     assert {len(word) for word in found} == {3, 4, 5}
-    assert {mistyped("x", some) for some in numbers} == {"x", "xx"}
+    assert [mistyped("x", kind, 0, 0) for kind in range(4)] == ["x", "xx", "x", "x"]
+
+
+def test_typing_errors_are_the_same_when_the_dictionary_is_full(monkeypatch):
+    spec = TextViews(character_noise=CharacterNoise(probability=0.5), case=Case(probability=0.5))
+    expected = view_of(spec, TEXTS)
+    monkeypatch.setattr(words, "_MOST_TYPED", 0)
+    assert view_of(spec, TEXTS) == expected
 
 
 def test_views_of_longer_texts_than_65536_words_are_drawn_too():

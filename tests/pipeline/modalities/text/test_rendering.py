@@ -93,3 +93,12 @@ def test_rows_of_a_shard_are_arranged_by_length():
 def test_texts_are_not_rendered_on_a_device():
     with pytest.raises(ConfigError, match="texts are rendered on the CPU"):
         feed_of(MANY, on_device=True)
+
+
+@pytest.mark.cuda
+def test_a_gpu_gets_the_same_trimmed_batches():
+    rows = [np.array([0, 1]), np.arange(2, 60), np.array([7])]
+    there = Feed(MANY, EVERYTHING, feed_of(MANY).preprocessing, device=torch.device("cuda"), workers=3)
+    for ours, theirs in zip(feed_of(MANY).batches(2, rows), there.batches(2, rows), strict=True):
+        assert theirs.device.type == "cuda"
+        assert torch.equal(ours, theirs.cpu())
