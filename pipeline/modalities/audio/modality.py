@@ -20,6 +20,7 @@ from pipeline.modalities.audio.pictures import listened
 from pipeline.modalities.audio.preprocessing import AudioPreprocessing, GivenAudio
 from pipeline.modalities.audio.sources import open_source
 from pipeline.modalities.audio.spec import AudioViewSpec
+from pipeline.modalities.audio.trial import open_sounds
 from pipeline.modalities.modality import Modality
 from pipeline.modalities.picture import Picture
 from pipeline.samples.index import Form
@@ -48,6 +49,10 @@ class Audio(Modality):
     def described(self, plain: Mapping[str, Any]) -> tuple[AudioForm, dict[str, Any]]:
         """Return the clips' form; their statistics belong to each model's preprocessing."""
         return AudioForm.parse(plain), {}
+
+    def open_files(self, folder: Path, preprocessing: AudioPreprocessing, count: int) -> Split:
+        """Decode some sound files, evenly spread over a folder, at the model's rate of rendered clips."""
+        return open_sounds(folder, preprocessing.rendered_rate, count)
 
     def extents(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
         """Return samples and samples per second (n, 2) of sound files; 0 if a header has none."""
