@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from pipeline.modalities.families import Installed
 from pipeline.models.architecture import source_of
+from stages.render import quoted_yaml
 
 # Sides of a model's input, in pixels: multiples of 16, which suit networks with five halvings.
 _SIDES = (224, 192, 160, 128, 96, 64, 48, 32)
@@ -218,26 +217,3 @@ def _tuned(known: Installed, count: int, plan: Schedule) -> dict[str, Any]:
         "epochs": 32 if frozen else 16,
         "learning_rate": _rate(0.01, plan.batch_size),
     }
-
-
-def quoted_yaml(text: str) -> str:
-    r"""Return any text as a double-quoted YAML scalar.
-
-    >>> print(quoted_yaml('a "b": c'))
-    "a \"b\": c"
-    """
-    written: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 20)
-    return written.strip()
-
-
-def render(template: str, **values: Any) -> str:
-    """Render a template of this package."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("stages", "templates"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (YAML, no page)
-    )
-    return environment.get_template(template).render(**values)

@@ -11,9 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -26,14 +23,15 @@ from pipeline.core.arrays import spread
 from pipeline.core.errors import ConfigError, DataError, brief, first_of, printable, quoted
 from pipeline.core.files import write_bytes
 from pipeline.core.progress import note
-from pipeline.modalities.modality import Modality
-from pipeline.modalities.table import DEFAULT, MODALITIES, families, find_modality
+from pipeline.modalities.modality import Modality, Recognised
+from pipeline.modalities.table import MODALITIES, families, find_modality
 from pipeline.samples.samples import Sample, Source
 from stages import paths
 from stages.failures import say
-from stages.fit import Survey, find_teacher, fit, render
+from stages.fit import Survey, find_teacher, fit
 from stages.fit_audio import ClipSurvey, fit_clips
 from stages.options import debuggable
+from stages.render import render, stages_of
 
 _PARAMS, _STAGES, _GITIGNORE = "params.yaml", "dvc.yaml", ".gitignore"
 _DVC, _DVCIGNORE = ".dvc", ".dvcignore"
@@ -41,8 +39,6 @@ _WRITTEN = (_PARAMS, _STAGES, _GITIGNORE, _DVC, _DVCIGNORE)
 _OUTPUTS = (paths.PREPARED, paths.LOGITS, paths.TEACHERS, paths.STUDENTS, paths.RUNS, paths.REPORTS)
 # Number of headers to read; more would not change a choice.
 _MOST_HEADERS = 2_000
-# Number of files that decide what a folder holds.
-_ENOUGH_FILES = 1_000
 _WAIT_SECONDS = 120.0
 
 
@@ -61,92 +57,50 @@ def command(folder: Path) -> None:
     _require_new(root)
     _require_apart(root, folder)
     named = _as_named(folder)
-    begun = _PROJECTS.get(_recognised(folder), _photographs)(folder, named)
+    for modality in MODALITIES:
+        if found := modality.recognise(folder, named):
+            _write(root, folder, modality, *_for_sounds(modality, found, folder, named))
+            return
+    survey = _look(folder, named)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    installed = [one for family in families() for one in family.installed()]
+    params = render("params.yaml.j2", **fit(survey, installed, device))
+    told = [str(survey)]
+    if find_teacher(installed, device) is None:
+        told.append("no pretrained weights are on this machine, so the teacher is trained from scratch")
+    _write(root, folder, find_modality(), params, told)
+
+
+def _write(root: Path, folder: Path, modality: Modality, params: str, told: list[str]) -> None:
+    """Write the files of a project, and say what was found."""
     texts = {
-        _PARAMS: begun.params,
-        _STAGES: begun.stages,
-        _GITIGNORE: render("gitignore.j2", photographs=_ignored(root, folder)),
+        _PARAMS: params,
+        _STAGES: stages_of(modality),
+        _GITIGNORE: render("gitignore.j2", data=_ignored(root, folder)),
     }
     _init_dvc(root)
     for name, text in texts.items():
         write_bytes(root / name, text.encode())
-    for line in begun.told:
-        say(line)
+    for line in told:
+        say(f"{folder}: {line}")
     say(f"written: {', '.join(_WRITTEN)}; next: dvc repro")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Project:
-    """A project of one modality.
-
-    Args:
-        params, stages: text of params.yaml and of dvc.yaml.
-        told: lines for the user.
-    """
-
-    params: str
-    stages: str
-    told: Sequence[str]
-
-
-def _recognised(folder: Path) -> str:
-    """Return the modality of most of the first files in a folder; the default one if none is known."""
-    kinds = {one.name: one.files for one in MODALITIES if one.files is not None}
-    counts: Counter[str] = Counter()
-    for _, _, names in os.walk(folder):
-        counts.update(kind for name in names for kind, files in kinds.items() if files.include(name))
-        if counts.total() >= _ENOUGH_FILES:
-            break
-    return counts.most_common(1)[0][0] if counts else DEFAULT
-
-
-def _photographs(folder: Path, named: str) -> _Project:
-    survey = _look(folder, named)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    installed = [one for family in families() for one in family.installed()]
-    scratch = "teacher: trained from scratch, as no pretrained weights are on this machine; see params.yaml"
-    return _Project(
-        params=render("params.yaml.j2", **fit(survey, installed, device)),
-        stages=stages_of(find_modality()),
-        told=[f"{folder}: {survey}", *([scratch] if find_teacher(installed, device) is None else [])],
-    )
-
-
-def _sounds(folder: Path, named: str) -> _Project:
-    modality = find_modality("audio")
-    options = modality.options_type()
-    source = modality.open_source(f"folder:{named}", options)
+def _for_sounds(modality: Modality, found: Recognised, folder: Path, named: str) -> tuple[str, list[str]]:
+    """Return the text of params.yaml for recognised sounds, and lines about them."""
+    source = modality.open_source(found.source, modality.options_type(**found.options))
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
     survey = ClipSurvey(
-        folder=named,
+        source=found.source,
+        watch=named,
         classes=len(source.classes),
         train=len(source.train),
         validation=None if source.validation is None else len(source.validation),
         test=len(source.test),
         headers=_headers(folder, modality, source, "a sound file"),
     )
-    return _Project(
-        params=render("audio.yaml.j2", **fit_clips(survey)),
-        stages=stages_of(modality),
-        told=[f"{folder}: {survey}"],
-    )
-
-
-_PROJECTS: Mapping[str, Callable[[Path, str], _Project]] = {"audio": _sounds}
-
-
-def stages_of(modality: Modality) -> str:
-    """Return dvc.yaml for a modality: with its keys of `data` in place of those of images."""
-    text, options = _packaged("dvc.yaml.txt"), modality.options_type()
-    if modality.name == DEFAULT:
-        return text
-    decisive = [name for name in options.asked() if name not in options.refusing]
-    prepared = ["modality", "source", *decisive, "validation", "seed"]
-    start, end = text.index("      - data.source\n"), text.index("    outs:\n      - data/prepared\n")
-    text = text[:start] + "".join(f"      - data.{name}\n" for name in prepared) + text[end:]
-    models = "".join(f"        - data.{name}\n" for name in options.for_models())
-    return text.replace("        - data.image_size\n", models)
+    return render("params-audio.yaml.j2", **fit_clips(survey)), [str(survey)]
 
 
 def _require_new(root: Path) -> None:

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import click
+import yaml
 
 from pipeline.core.errors import ConfigError, did_you_mean
 from pipeline.core.files import write_bytes
@@ -20,14 +21,18 @@ from stages.options import debuggable
     default=None,
     help="A new file for it.  [default: print it]",
 )
+@click.option("--dvc", is_flag=True, help="Write dvc.yaml for these parameters beside --out, too.")
 @debuggable
-def command(name: str | None, out: Path | None) -> None:
+def command(name: str | None, out: Path | None, dvc: bool) -> None:
     """Print the parameter file NAME or write it; without NAME, list all of them.
 
-    Its comments say where each choice comes from. As params.yaml it is what DVC runs.
+    Its comments say where each choice comes from. As params.yaml it is what DVC runs, with the stages that
+    --dvc writes, after `dvc init`.
     """
+    if dvc and out is None:
+        raise click.UsageError("--dvc without --out; expected a file for the parameters; add it")
     if name is not None:
-        _give(name, out)
+        _give(name, out, dvc=dvc)
         return
     if out is not None:
         raise click.UsageError("--out without NAME; expected the preset to write; add its name")
@@ -44,7 +49,7 @@ def presets() -> dict[str, str]:
     return {entry.name.removesuffix(".yaml"): entry.read_text() for entry in found}
 
 
-def _give(name: str, out: Path | None) -> None:
+def _give(name: str, out: Path | None, *, dvc: bool) -> None:
     known = presets()
     if name not in known:
         hint = did_you_mean(name, known)
@@ -52,7 +57,21 @@ def _give(name: str, out: Path | None) -> None:
     if out is None:
         click.echo(known[name], nl=False)
         return
-    if out.exists():
-        raise ConfigError(f"{out}: is there already; expected a new file; name another, or remove it first")
+    stages = out.with_name("dvc.yaml")
+    for path in (out, stages) if dvc else (out,):
+        if path.exists():
+            raise ConfigError(
+                f"{path}: is there already; expected a new file; name another, or remove it first"
+            )
     write_bytes(out, known[name].encode())
+    if dvc:
+        write_bytes(stages, _stages(known[name]).encode())
     click.echo(f"{out}: preset {name}; next: pipeline prepare --params {out}")
+
+
+def _stages(preset: str) -> str:
+    """Return dvc.yaml for the modality of a preset."""
+    from pipeline.modalities.table import DEFAULT, find_modality
+    from stages.render import stages_of
+
+    return stages_of(find_modality(yaml.safe_load(preset)["data"].get("modality", DEFAULT)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,6 @@ from pipeline.modalities.families import Family
 from pipeline.modalities.picture import Picture, plotted
 from pipeline.modalities.preprocessing import Preprocessing, Views
 from pipeline.samples.description import Description
-from pipeline.samples.folders import Files
 from pipeline.samples.index import Form
 from pipeline.samples.intake import ArrayIntake, Intake
 from pipeline.samples.packed import Split, open_packed
@@ -74,6 +73,19 @@ class DataOptions:
         return bool(was[name] != asked[name])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognised:
+    """Data of a modality at a path, for `pipeline init`.
+
+    Args:
+        source: value of `data.source`.
+        options: further keys of `data` that tell how to read it, e.g. columns of a table.
+    """
+
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Modality(ABC):
     """A kind of samples.
 
@@ -84,8 +96,6 @@ class Modality(ABC):
         views_type: dataclass of `views` in params.yaml.
         preprocessing_type: dataclass of a model's `preprocessing` in params.yaml, a
             `GivenPreprocessing`.
-        files: the files that are samples in class folders, by which `pipeline init` recognises a folder;
-            None if there are no such files.
     """
 
     name: ClassVar[str]
@@ -93,7 +103,6 @@ class Modality(ABC):
     options_type: ClassVar[type[DataOptions]] = DataOptions
     views_type: ClassVar[type[Any]]
     preprocessing_type: ClassVar[type[Any]]
-    files: ClassVar[Files | None] = None
 
     @abstractmethod
     def open_source(self, source: str, options: Any) -> Source:
@@ -178,6 +187,18 @@ class Modality(ABC):
             DataError: a file is missing or damaged.
         """
         return open_packed(folder, name, form)
+
+    def recognise(self, path: Path, name: str) -> Recognised | None:
+        """Return how to read the data at a path, or None if they are not this modality's.
+
+        Args:
+            path: a folder or file.
+            name: its name for params.yaml.
+
+        Raises:
+            DataError: they are this modality's, but cannot be read.
+        """
+        return None
 
     def trust(self, code: Iterable[str]) -> None:
         """Let files name code that this modality runs: modules, or `module:NAME`, that the user trusts."""

@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from pipeline.modalities.families import Installed
-from stages.fit import Survey, find_teacher, fit, quoted_yaml, render, schedule
+from stages.fit import Survey, find_teacher, fit, schedule
 from stages.params import Params
 from stages.params_file import load_params
+from stages.render import quoted_yaml, render
 
 SMALL = Installed(model="resnet18", weights="IMAGENET1K_V1", top1=0.698, forward_flops=3.6e9)
 LARGE = Installed(model="resnet152", weights="IMAGENET1K_V2", top1=0.823, forward_flops=23e9)

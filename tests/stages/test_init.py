@@ -13,8 +13,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline.modalities.table import find_modality
 from pipeline.samples.description import read_description
 from stages.params_file import load_params
+from stages.render import stages_of
 from tests import patience
 from tests.stages.conftest import run
 from tests.stages.test_dvc import ENVIRONMENT, ROOT
@@ -180,7 +182,7 @@ def test_a_folder_that_is_none_is_refused(refused, here):
     [
         ([], "has 0 images and no class folders; expected train/CLASS/*"),
         (["a.jpg", "b.jpg"], "has 2 images and no class folders; expected train/CLASS/*"),
-        (["cats/a.txt", "dogs/b.txt"], "no image files in class folders, left out: 2 files (.txt 2)"),
+        (["cats/a.pdf", "dogs/b.pdf"], "no image files in class folders, left out: 2 files (.pdf 2)"),
         (["cats/a.jpg", "dogs/b.txt"], "dogs: a class without images, left out: 1 file (.txt 1)"),
         (["cats/a.jpg", "cats/deep/b.jpg", "cats/c.jpg"], "1 class; expected at least two classes"),
         (["cats/a.jpg", "dogs/b.jpg"], "no test images"),
@@ -220,8 +222,8 @@ def test_files_that_are_no_images_are_told(here, tmp_path, capsys):
 
 
 def test_templates_are_the_files_of_this_repository():
-    for name, packaged in (("dvc.yaml", "dvc.yaml.txt"), (".dvcignore", "dvcignore")):
-        assert (ROOT / "stages/templates" / packaged).read_text() == (ROOT / name).read_text()
+    assert stages_of(find_modality()) == (ROOT / "dvc.yaml").read_text()
+    assert (ROOT / "stages/templates/dvcignore").read_text() == (ROOT / ".dvcignore").read_text()
 
 
 def test_an_ensemble_watches_each_of_its_members(begun, tmp_path):

@@ -10,9 +10,9 @@ import torchvision
 import yaml
 
 from pipeline.models.architecture import source_of
-from stages.init import stages_of
 from stages.params_file import load_params
 from stages.preset import presets
+from stages.render import stages_of
 from tests.stages.conftest import run
 
 IMAGENET = "imagenet-1k"
@@ -44,6 +44,15 @@ def test_nothing_is_overwritten(written, capsys):
     assert run("preset", IMAGENET, "--out", "params.yaml") == 1
     assert "params.yaml: is there already; expected a new file" in capsys.readouterr().err
     assert written.read_text() == "mine: 1\n"
+
+
+def test_the_stages_are_written_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("preset", "audio", "--dvc") == 2
+    assert run("preset", "audio", "--out", "params.yaml", "--dvc") == 0
+    tree = yaml.safe_load(Path("dvc.yaml").read_text())
+    assert "data.sample_rate" in tree["stages"]["prepare"]["params"]
+    assert "data.clip_seconds" in tree["stages"]["train-teacher"]["do"]["params"]
 
 
 def test_an_unknown_name_is_one_clear_line(capsys):
@@ -78,7 +87,8 @@ def test_every_preset_is_ready_to_run(name, tmp_path):
         section, _, leaf = key.partition(".")
         assert section in tree, key
         assert not leaf or leaf in tree[section], key
-    assert Path(params.data.watch) == Path(params.data.source.partition(":")[2])
+    # What is built in cannot change; DVC needs a file to watch.
+    assert params.data.watch == (params.data.source.partition(":")[2] or "dvc.yaml")
 
 
 def test_imagenet_is_the_recipe_that_it_says(written):

@@ -1,0 +1,42 @@
+"""Render the files of a new project from the templates of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+import yaml
+
+from pipeline.modalities.modality import Modality
+from pipeline.modalities.table import DEFAULT
+
+
+def render(template: str, **values: Any) -> str:
+    """Render a template of this package."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("stages", "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (YAML, no page)
+    )
+    return environment.get_template(template).render(**values)
+
+
+def stages_of(modality: Modality) -> str:
+    """Return the text of dvc.yaml for a modality; stages depend on the keys of `data` that decide them."""
+    options = modality.options_type()
+    decisive = [name for name in options.asked() if name not in options.refusing]
+    named = [] if modality.name == DEFAULT else ["modality"]
+    return render("dvc.yaml.j2", decisive=[*named, *decisive], shaping=list(options.for_models()))
+
+
+def quoted_yaml(text: str) -> str:
+    r"""Return any text as a double-quoted YAML scalar.
+
+    >>> print(quoted_yaml('a "b": c'))
+    "a \"b\": c"
+    """
+    written: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=1 << 20)
+    return written.strip()
