@@ -26,13 +26,15 @@ class ClipSurvey:
     """Counts and lengths of a folder of sounds.
 
     Args:
-        folder: as params.yaml names it.
+        source: value of `data.source`.
+        watch: folder that DVC watches.
         classes: C, the number of classes.
         train, validation, test: clips per split; validation is None if it is drawn from train.
         headers: (n, 2) samples and samples per second of some clips, evenly spread; n may be 0.
     """
 
-    folder: str
+    source: str
+    watch: str
     classes: int
     train: int
     validation: int | None
@@ -70,8 +72,8 @@ def fit_clips(survey: ClipSurvey) -> dict[str, Any]:
     held_out = survey.test + (round(share * count) if survey.validation is None else survey.validation)
     return {
         "summary": str(survey),
-        "source": quoted_yaml(f"folder:{survey.folder}"),
-        "watch": quoted_yaml(survey.folder),
+        "source": quoted_yaml(survey.source),
+        "watch": quoted_yaml(survey.watch),
         "rate": survey.rate,
         "sample_rate": next((rate for rate in _RATES if rate >= survey.rate), _RATES[-1]),
         "clip_seconds": _clip_seconds(survey),

@@ -7,8 +7,7 @@ and `fit_audio.py` choose the parameters; `init.py` writes the files.
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from pipeline.core.arrays import spread
 from pipeline.core.errors import DataError, first_of
 from pipeline.core.progress import note
 from pipeline.modalities.modality import Modality, Recognised
-from pipeline.modalities.table import DEFAULT, MODALITIES, families, find_modality
+from pipeline.modalities.table import MODALITIES, families, find_modality
 from pipeline.samples.samples import Sample, Source
 from stages.fit import Survey, find_teacher, fit
 from stages.fit_audio import ClipSurvey, fit_clips
@@ -29,8 +28,6 @@ from stages.render import render
 
 # Number of samples to look at; more would not change a choice.
 _MOST = 2_000
-# Number of files that decide what a folder holds.
-_ENOUGH_FILES = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +57,9 @@ def begin(folder: Path, named: str) -> Project:
     """
     for modality in MODALITIES:
         if found := modality.recognise(folder, named):
-            return _texts(modality, found, named)
+            return _SURVEYS[modality.name](modality, found, folder, named)
     require_folder(folder)
-    return _clips(folder, named) if _most_files(folder) == "audio" else _photographs(folder, named)
+    return _photographs(folder, named)
 
 
 def require_folder(folder: Path) -> None:
@@ -79,19 +76,9 @@ def require_folder(folder: Path) -> None:
         )
 
 
-def _most_files(folder: Path) -> str:
-    """Return the modality of most of the first files in a folder; the default one if none is known."""
-    kinds = {one.name: one.files for one in MODALITIES if one.files is not None}
-    counts: Counter[str] = Counter()
-    for _, _, names in os.walk(folder):
-        counts.update(kind for name in names for kind, files in kinds.items() if files.include(name))
-        if counts.total() >= _ENOUGH_FILES:
-            break
-    return counts.most_common(1)[0][0] if counts else DEFAULT
-
-
 def _photographs(folder: Path, named: str) -> Project:
-    modality, source = _opened(DEFAULT, f"folder:{named}")
+    modality = find_modality()
+    source = _opened(modality, Recognised(source=f"folder:{named}"))
     survey = Survey(
         folder=named,
         classes=len(source.classes),
@@ -111,10 +98,11 @@ def _photographs(folder: Path, named: str) -> Project:
     return Project(modality=modality, params=params, told=told)
 
 
-def _clips(folder: Path, named: str) -> Project:
-    modality, source = _opened("audio", f"folder:{named}")
+def _clips(modality: Modality, found: Recognised, folder: Path, named: str) -> Project:
+    source = _opened(modality, found)
     survey = ClipSurvey(
-        folder=named,
+        source=found.source,
+        watch=named,
         classes=len(source.classes),
         train=len(source.train),
         validation=None if source.validation is None else len(source.validation),
@@ -125,9 +113,9 @@ def _clips(folder: Path, named: str) -> Project:
     return Project(modality=modality, params=params, told=[str(survey)])
 
 
-def _texts(modality: Modality, found: Recognised, named: str) -> Project:
-    source = modality.open_source(found.source, modality.options_type(**found.options))
-    _tell_left_out(source)
+def _texts(modality: Modality, found: Recognised, folder: Path, named: str) -> Project:
+    del folder  # Texts have no headers: some are read.
+    source = _opened(modality, found)
     survey = TextSurvey(
         source=found.source,
         options=found.options,
@@ -142,16 +130,18 @@ def _texts(modality: Modality, found: Recognised, named: str) -> Project:
     return Project(modality=modality, params=params, told=[str(survey)])
 
 
-def _opened(name: str, place: str) -> tuple[Modality, Source]:
-    modality = find_modality(name)
-    source = modality.open_source(place, modality.options_type())
-    _tell_left_out(source)
-    return modality, source
+_SURVEYS: Mapping[str, Callable[[Modality, Recognised, Path, str], Project]] = {
+    "text": _texts,
+    "audio": _clips,
+}
 
 
-def _tell_left_out(source: Source) -> None:
+def _opened(modality: Modality, found: Recognised) -> Source:
+    """Open the data, and tell of what is left out."""
+    source = modality.open_source(found.source, modality.options_type(**found.options))
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
+    return source
 
 
 def _some(source: Source) -> list[Sample]:

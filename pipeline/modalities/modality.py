@@ -21,7 +21,6 @@ from pipeline.modalities.families import Family
 from pipeline.modalities.picture import Picture, plotted
 from pipeline.modalities.preprocessing import Preprocessing, Views
 from pipeline.samples.description import Description
-from pipeline.samples.folders import Files
 from pipeline.samples.index import Form
 from pipeline.samples.intake import ArrayIntake, Intake
 from pipeline.samples.packed import Split, open_packed
@@ -97,8 +96,6 @@ class Modality(ABC):
         views_type: dataclass of `views` in params.yaml.
         preprocessing_type: dataclass of a model's `preprocessing` in params.yaml, a
             `GivenPreprocessing`.
-        files: the files that are samples in class folders, by which `pipeline init` recognises a folder;
-            None if there are no such files.
         refusals: keys of other modalities that make no sense here, with the reason, for messages.
     """
 
@@ -107,7 +104,6 @@ class Modality(ABC):
     options_type: ClassVar[type[DataOptions]] = DataOptions
     views_type: ClassVar[type[Any]]
     preprocessing_type: ClassVar[type[Any]]
-    files: ClassVar[Files | None] = None
     refusals: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod

@@ -91,6 +91,21 @@ def test_every_command_takes_clips(words, capsys):
     assert (clip.shape, shares.shape, logits.shape) == ((1, 1600), (3,), (3,))
 
 
+def test_new_clips_grow_a_dump(words, capsys):
+    quick = "--set", "teachers.tutor.epochs=1"
+    for command in ("prepare", "train-teacher tutor", "cache-logits main"):
+        assert run(*command.split(), *quick) == 0
+    before = LogitStore.open(Path("data/logits/main.zarr"))
+    for number in range(5):
+        write(words / f"words/train/low/new{number}.wav", tone(310 + number, 1500))
+    capsys.readouterr()
+    assert run("prepare", *quick) == 0
+    assert run("cache-logits", "main", *quick) == 0
+    after = LogitStore.open(Path("data/logits/main.zarr"))
+    assert 0 < after.n_samples - before.n_samples <= 5
+    assert run("verify", "data/logits/main.zarr", "--replay", "16") == 0
+
+
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
 def test_exported_networks_take_waveforms(words, form, capsys):
     for command in ("prepare", "train-student pupil scratch 0 --set training.epochs=1"):
@@ -99,7 +114,10 @@ def test_exported_networks_take_waveforms(words, form, capsys):
     export = f"export models/students/baseline-pupil-scratch-0.pt --format {form} --out pupil.{form}"
     assert run(*export.split(), "--with-normalise") == 0
     assert "agreement 1.0000" in capsys.readouterr().out
+    assert run(*export.split(), "--images", "words/test/high", "--samples", "4") == 0
+    assert "4 images in batches of 1, 3" in capsys.readouterr().out
     if form == "onnx":
+        assert run(*export.split(), "--with-normalise") == 0
         import onnxruntime
 
         session = onnxruntime.InferenceSession(Path("pupil.onnx").read_bytes())

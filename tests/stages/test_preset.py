@@ -48,14 +48,15 @@ def test_nothing_is_overwritten(written, capsys):
 
 def test_the_stages_are_written_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run("preset", "text", "--dvc") == 2
-    assert run("preset", "text", "--out", "params.yaml", "--dvc") == 0
+    assert run("preset", "audio", "--dvc") == 2
+    assert run("preset", "audio", "--out", "params.yaml", "--dvc") == 0
     tree = yaml.safe_load(Path("dvc.yaml").read_text())
-    assert "data.text" in tree["stages"]["prepare"]["params"]
+    assert "data.sample_rate" in tree["stages"]["prepare"]["params"]
+    assert "data.clip_seconds" in tree["stages"]["train-teacher"]["do"]["params"]
     Path("params.yaml").unlink()
     capsys.readouterr()
-    assert run("preset", "text", "--out", "params.yaml", "--dvc") == 1
-    assert "dvc.yaml: is there already" in capsys.readouterr().err
+    assert run("preset", "audio", "--out", "params.yaml", "--dvc") == 1
+    assert "dvc.yaml: already exists" in capsys.readouterr().err
     assert not Path("params.yaml").exists()
 
 

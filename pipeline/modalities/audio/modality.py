@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ModelError
-from pipeline.modalities.audio.decoding import AUDIO_FILES, sound_header
+from pipeline.modalities.audio.decoding import sound_header
 from pipeline.modalities.audio.form import AudioForm, AudioSource
 from pipeline.modalities.audio.intake import AudioIntake
 from pipeline.modalities.audio.models.keywords import AudioLiterature
@@ -19,8 +19,10 @@ from pipeline.modalities.audio.options import AudioOptions
 from pipeline.modalities.audio.pictures import listened
 from pipeline.modalities.audio.preprocessing import AudioPreprocessing, GivenAudio
 from pipeline.modalities.audio.sources import open_source
+from pipeline.modalities.audio.sources.folder import holds_sounds
 from pipeline.modalities.audio.spec import AudioViewSpec
-from pipeline.modalities.modality import Modality
+from pipeline.modalities.audio.trial import open_sounds
+from pipeline.modalities.modality import Modality, Recognised
 from pipeline.modalities.picture import Picture
 from pipeline.samples.index import Form
 from pipeline.samples.packed import Split
@@ -35,7 +37,6 @@ class Audio(Modality):
     options_type = AudioOptions
     views_type = AudioViewSpec
     preprocessing_type = GivenAudio
-    files = AUDIO_FILES
 
     def open_source(self, source: str, options: AudioOptions) -> AudioSource:
         """Find a dataset of clips; see `sources`."""
@@ -48,6 +49,14 @@ class Audio(Modality):
     def described(self, plain: Mapping[str, Any]) -> tuple[AudioForm, dict[str, Any]]:
         """Return the clips' form; their statistics belong to each model's preprocessing."""
         return AudioForm.parse(plain), {}
+
+    def recognise(self, path: Path, name: str) -> Recognised | None:
+        """Return how to read a folder most of whose first files are sounds."""
+        return Recognised(source=f"folder:{name}") if holds_sounds(path) else None
+
+    def open_files(self, folder: Path, preprocessing: AudioPreprocessing, count: int) -> Split:
+        """Decode some sound files, evenly spread over a folder, at the model's rate of rendered clips."""
+        return open_sounds(folder, preprocessing.rendered_rate, count)
 
     def extents(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
         """Return samples and samples per second (n, 2) of sound files; 0 if a header has none."""

@@ -26,7 +26,6 @@ from pipeline.modalities.images.options import ImageOptions
 from pipeline.modalities.images.pictures import open_pictures
 from pipeline.modalities.images.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.modalities.images.sources import open_source
-from pipeline.modalities.images.sources.folder import IMAGE_FILES
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.modality import Modality
 from pipeline.modalities.picture import Picture
@@ -44,7 +43,6 @@ class Images(Modality):
     options_type = ImageOptions
     views_type = ViewSpec
     preprocessing_type = GivenPreprocessing
-    files = IMAGE_FILES
 
     def open_source(self, source: str, options: ImageOptions) -> ImageSource:
         """Find a dataset of images; see `sources`."""
