@@ -73,8 +73,8 @@ def make(project: Project, checkpoint: Path, run: Run) -> Run:
         return units.teacher_unit(project, checkpoint)
     if recipe == "dump":
         return units.dump_unit(project, checkpoint)
-    units.ready(project, checkpoint)
     dump = None if recipe == "scratch" else units.DUMP
+    units.ready(project, checkpoint, dump=dump is not None)
     return {"top1": project.student(dump, "student", recipe, run["seed"])["top1"]}
 
 
@@ -116,8 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = wanted_runs(given.pair, given.epochs, given.seeds)
     budget = units.budget_of(given, "recipe")
     found = resume(given.out, wanted, lambda run: make(project, checkpoint, run), budget)
-    print(table(found))
-    print(units.unfinished(wanted, found))
+    units.tell(table(found), wanted, found)
 
 
 if __name__ == "__main__":

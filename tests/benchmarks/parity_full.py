@@ -191,8 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     campaign = Campaign(project, units.checkpoint_of(given), torch.device(given.device))
     wanted = wanted_runs(given.epochs, given.pairs, given.seeds)
     found = resume(given.out, wanted, campaign.make, units.budget_of(given, "arm"))
-    print(table(found))
-    print(units.unfinished(wanted, found))
+    units.tell(table(found), wanted, found)
 
 
 if __name__ == "__main__":

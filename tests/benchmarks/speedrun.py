@@ -166,8 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = wanted_runs(list(lengths_of(project)), given.seeds)
     budget = units.budget_of(given, "student")
     found = resume(given.out, wanted, lambda run: make(project, checkpoint, run), budget)
-    print(table(found, given.target))
-    print(units.unfinished(wanted, found))
+    units.tell(table(found, given.target), wanted, found)
 
 
 if __name__ == "__main__":

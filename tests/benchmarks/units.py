@@ -101,7 +101,8 @@ def dump_unit(project: Project, checkpoint: Path) -> Run:
     }
 
 
-def unfinished(wanted: Sequence[Run], found: Sequence[Run]) -> str:
-    """Return a line about units that the budget left out; empty if there are none."""
-    left = len(wanted) - len(found)
-    return f"{left} of {len(wanted)} units are left: run the same command again" if left else ""
+def tell(table: str, wanted: Sequence[Run], found: Sequence[Run]) -> None:
+    """Print a table, and how many units the budget left out."""
+    print(table)
+    if left := len(wanted) - len(found):
+        print(f"{left} of {len(wanted)} units are left: run the same command again")
