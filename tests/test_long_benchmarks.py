@@ -85,6 +85,8 @@ def test_a_pair_has_a_teacher_a_dump_and_a_student_of_every_loss(call, tmp_path)
     left = call(pairs.main, "pairs", *small, "--seeds", "2", "--minutes", "0")
     assert left[-1] == "6 of 14 units are left: run the same command again"
     assert left[:-1] == lines
+    with pytest.raises(SystemExit, match=r"epochs=2.*expected training.epochs=3 .*name another folder"):
+        call(pairs.main, "pairs", *RESNET8, "--epochs", "3", "--out", str(out))
 
 
 def test_parity_is_resumed_on_another_machine_with_equal_students(call, tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.core.files import read_json
+from pipeline.core.files import read_json, write_json
 from pipeline.store.reader import LogitStore
 from stages import paths
 from tests.benchmarks.project import Budget, Project, Run
@@ -58,12 +58,28 @@ def project_of(given: argparse.Namespace, params: Path, overrides: Sequence[str]
         given: parsed options.
         params: parameter file with the names above.
         overrides: the script's own changes of it; those of the command line come last.
+
+    Raises:
+        SystemExit: the folder was begun with different settings.
     """
     precision = ["training.precision=bf16"] if given.device.startswith("cuda") else []
+    settings = [*precision, *overrides, *given.overrides]
     files = [f"data.source=npz:{given.npz.resolve()}", f"teachers.{TEACHER}.weights={checkpoint_of(given)}"]
-    return Project(
-        given.folder, params, [*files, *precision, *overrides, *given.overrides], device=given.device
-    )
+    project = Project(given.folder, params, [*files, *settings], device=given.device)
+    _require_same(given.folder, settings)
+    return project
+
+
+def _require_same(folder: Path, settings: list[str]) -> None:
+    """Refuse a folder of other settings, which the names of its runs do not tell."""
+    begun = folder / "settings.json"
+    made_with = read_json(begun) if begun.exists() else settings
+    if made_with != settings:
+        raise SystemExit(
+            f"{folder}: its runs were made with {' '.join(made_with)}; expected {' '.join(settings)}; "
+            "name another folder"
+        )
+    write_json(begun, settings)
 
 
 def budget_of(given: argparse.Namespace, kind: str) -> Budget:
