@@ -22,9 +22,9 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 
-from tests.benchmarks import units
-from tests.benchmarks.project import Project, Run, resume
+from tests.benchmarks.project import Run
 from tests.benchmarks.small_students import figure, summary
+from tests.benchmarks.units import DUMP, Job, make_parser
 
 PARAMS = Path(__file__).with_suffix(".yaml")
 RECIPES = ("scratch", "logits", "st", "rkd", "crd", "kd")
@@ -50,12 +50,12 @@ PUBLISHED: Mapping[str, Mapping[str, float]] = {
 }
 
 
-def open_project(given: argparse.Namespace) -> Project:
-    """Return the project of a command line, with the pair's models and the students' epochs."""
+def open_job(given: argparse.Namespace) -> Job:
+    """Return the job of a command line, with the pair's models and the students' epochs."""
     teacher, student = given.pair.split("-")
     models = {"teachers.trained": teacher, "teachers.teacher": teacher, "students.student": student}
     overrides = [f"{key}.model={model}" for key, model in models.items()]
-    return units.project_of(given, PARAMS, [f"training.epochs={given.epochs}", *overrides])
+    return Job(given, PARAMS, [f"training.epochs={given.epochs}", *overrides])
 
 
 def wanted_runs(pair: str, epochs: int, seeds: int) -> list[Run]:
@@ -66,16 +66,16 @@ def wanted_runs(pair: str, epochs: int, seeds: int) -> list[Run]:
     return [*first, *students]
 
 
-def make(project: Project, checkpoint: Path, run: Run) -> Run:
+def make(job: Job, run: Run) -> Run:
     """Do one unit, with the work of earlier ones that this folder lacks."""
     recipe = run["recipe"]
     if recipe == "teacher":
-        return units.teacher_unit(project, checkpoint)
+        return job.teacher()
     if recipe == "dump":
-        return units.dump_unit(project, checkpoint)
-    dump = None if recipe == "scratch" else units.DUMP
-    units.ready(project, checkpoint, dump=dump is not None)
-    return {"top1": project.student(dump, "student", recipe, run["seed"])["top1"]}
+        return job.dump()
+    dump = None if recipe == "scratch" else DUMP
+    job.ready(dump=dump is not None)
+    return {"top1": job.project.student(dump, "student", recipe, run["seed"])["top1"]}
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -102,7 +102,7 @@ def _published(run: Run) -> str:
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = units.make_parser(__doc__, "pairs")
+    parser = make_parser(__doc__, "pairs")
     parser.add_argument("--pair", choices=list(PUBLISHED), default=next(iter(PUBLISHED)))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=100, help="of the students")
@@ -112,11 +112,8 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the missing units, as far as the time goes, and print the table."""
     given = parsed(arguments)
-    project, checkpoint = open_project(given), units.checkpoint_of(given)
-    wanted = wanted_runs(given.pair, given.epochs, given.seeds)
-    budget = units.budget_of(given, "recipe")
-    found = resume(given.out, wanted, lambda run: make(project, checkpoint, run), budget)
-    units.tell(table(found), wanted, found)
+    job, wanted = open_job(given), wanted_runs(given.pair, given.epochs, given.seeds)
+    print(table(job.run(wanted, lambda run: make(job, run), kind="recipe")))
 
 
 if __name__ == "__main__":

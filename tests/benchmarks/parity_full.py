@@ -46,12 +46,12 @@ from pipeline.tasks.table import find_task
 from stages import paths
 from stages.params_file import load_params
 from stages.runtime import bound_threads, default_workers, keep_freed_memory
-from tests.benchmarks import units
 from tests.benchmarks.converged import interval
 from tests.benchmarks.parity import BEST, MISTAKE, ONLINE, Arm, make_arms
-from tests.benchmarks.project import Project, Run, resume
+from tests.benchmarks.project import Project, Run
 from tests.benchmarks.rig import Rig
 from tests.benchmarks.small_students import figure, summary
+from tests.benchmarks.units import DUMP, TEACHER, Job, make_parser
 
 PARAMS = Path(__file__).with_suffix(".yaml")
 FEW_VIEWS = (4, 1)
@@ -70,11 +70,11 @@ def wanted_runs(epochs: int, pairs: int, seeds: int) -> list[Run]:
 def open_rig(project: Project, device: torch.device) -> Rig:
     """Return prepared data, teacher and settings of a project, in which the teacher is ready."""
     params = load_params(project.params, project.overrides)
-    dump, spec = params.dump(units.DUMP), params.student("student")
+    dump, spec = params.dump(DUMP), params.student("student")
     views = dump.views.spec
     assert isinstance(views, ViewSpec)
     data = PreparedData.open(project.folder / paths.PREPARED)
-    network, card = load_checkpoint(project.folder / paths.teacher_checkpoint(units.TEACHER))
+    network, card = load_checkpoint(project.folder / paths.teacher_checkpoint(TEACHER))
 
     def student(seed: int) -> nn.Module:
         made, _ = initial_network(data, spec.start(params.data.options.size), seed)
@@ -82,9 +82,7 @@ def open_rig(project: Project, device: torch.device) -> Rig:
 
     return Rig(
         context=RunContext(data=data, task=find_task(), device=device, workers=default_workers()),
-        teacher=Teacher(
-            name=units.TEACHER, network=placed(network, device), card=card, precision=dump.precision
-        ),
+        teacher=Teacher(name=TEACHER, network=placed(network, device), card=card, precision=dump.precision),
         views=views,
         student=student,
         settings=spec.training.settings(),
@@ -102,31 +100,30 @@ def placed(network: nn.Module, device: torch.device) -> nn.Module:
 def open_arms(project: Project, device: torch.device) -> dict[str, Arm]:
     """Return per arm a function that trains a student with a seed and returns its top-1."""
     rig = open_rig(project, device)
-    store = functools.cache(lambda: LogitStore.open(project.folder / paths.store(units.DUMP)))
+    store = functools.cache(lambda: LogitStore.open(project.folder / paths.store(DUMP)))
     return make_arms(rig, rig.feed(rig.views), store, [rig.settings.epochs, *FEW_VIEWS])
 
 
-class Campaign:
-    """The units of one project.
+class Units:
+    """What each unit of a job does.
 
     Args:
-        project: the folder with the parameters.
-        checkpoint: of the teacher.
+        job: the folder and its parameters.
         device: of teacher and students.
     """
 
-    def __init__(self, project: Project, checkpoint: Path, device: torch.device) -> None:
-        self._project, self._checkpoint = project, checkpoint
-        self._arms = functools.cache(lambda: open_arms(project, device))
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self._job = job
+        self._arms = functools.cache(lambda: open_arms(job.project, device))
 
     def make(self, run: Run) -> Run:
         """Do one unit, with the work of earlier ones that this folder lacks."""
         arm = run["arm"]
         if arm == "teacher":
-            return units.teacher_unit(self._project, self._checkpoint)
+            return self._job.teacher()
         if arm == "dump":
-            return units.dump_unit(self._project, self._checkpoint)
-        units.ready(self._project, self._checkpoint, dump=arm.startswith(BEST))
+            return self._job.dump()
+        self._job.ready(dump=arm.startswith(BEST))
         return {"top1": self._arms()[arm](run["seed"])}
 
 
@@ -171,7 +168,7 @@ def reached(found: dict[str, dict[str, float]], teacher: Sequence[float]) -> str
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = units.make_parser(__doc__, "parity_full")
+    parser = make_parser(__doc__, "parity_full")
     parser.add_argument("--pairs", type=int, default=8, choices=range(1, MOST_PAIRS + 1))
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, MOST_PAIRS + 1))
     parser.add_argument(
@@ -186,12 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.device == "cpu":
         keep_freed_memory()
         bound_threads()
-    lengths = [f"training.epochs={given.epochs}", f"dumps.{units.DUMP}.views.count={given.epochs}"]
-    project = units.project_of(given, PARAMS, lengths)
-    campaign = Campaign(project, units.checkpoint_of(given), torch.device(given.device))
+    lengths = [f"training.epochs={given.epochs}", f"dumps.{DUMP}.views.count={given.epochs}"]
+    job = Job(given, PARAMS, lengths)
     wanted = wanted_runs(given.epochs, given.pairs, given.seeds)
-    found = resume(given.out, wanted, campaign.make, units.budget_of(given, "arm"))
-    units.tell(table(found), wanted, found)
+    print(table(job.run(wanted, Units(job, torch.device(given.device)).make, kind="arm")))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from stages.params_file import load_params
-from tests.benchmarks import units
-from tests.benchmarks.project import Project, Run, resume
+from tests.benchmarks.project import Project, Run
 from tests.benchmarks.small_students import figure, summary
+from tests.benchmarks.units import DUMP, Job, make_parser
 
 PARAMS = Path(__file__).with_suffix(".yaml")
 LABELS, CACHED = "labels", "cached"
@@ -91,16 +91,16 @@ def wanted_runs(students: Sequence[str], seeds: int) -> list[Run]:
     return [*first, *({"student": name, "recipe": recipe, "seed": seed} for seed, name, recipe in rest)]
 
 
-def make(project: Project, checkpoint: Path, run: Run) -> Run:
+def make(job: Job, run: Run) -> Run:
     """Do one unit, with the work of earlier ones that this folder lacks."""
     recipe = run["recipe"]
     if recipe == "teacher":
-        return units.teacher_unit(project, checkpoint)
+        return job.teacher()
     if recipe == "dump":
-        return units.dump_unit(project, checkpoint)
-    units.ready(project, checkpoint, dump=recipe == CACHED)
-    dump = units.DUMP if recipe == CACHED else None
-    metrics = project.student(dump, run["student"], recipe, run["seed"])
+        return job.dump()
+    dump = DUMP if recipe == CACHED else None
+    job.ready(dump=dump is not None)
+    metrics = job.project.student(dump, run["student"], recipe, run["seed"])
     figures = {name: metrics[name] for name in ("top1", "epochs", "images_per_second")}
     return {**figures, "training_seconds": metrics["seconds"]}
 
@@ -153,7 +153,7 @@ def _shared(runs: Sequence[Run]) -> list[str]:
 
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = units.make_parser(__doc__, "speedrun")
+    parser = make_parser(__doc__, "speedrun")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--target", type=float, default=94.0, help="top-1 in percent")
     return parser.parse_args(arguments)
@@ -162,11 +162,9 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do the missing units, as far as the time goes, and print the table."""
     given = parsed(arguments)
-    project, checkpoint = units.project_of(given, PARAMS), units.checkpoint_of(given)
-    wanted = wanted_runs(list(lengths_of(project)), given.seeds)
-    budget = units.budget_of(given, "student")
-    found = resume(given.out, wanted, lambda run: make(project, checkpoint, run), budget)
-    units.tell(table(found, given.target), wanted, found)
+    job = Job(given, PARAMS)
+    wanted = wanted_runs(list(lengths_of(job.project)), given.seeds)
+    print(table(job.run(wanted, lambda run: make(job, run), kind="student"), given.target))
 
 
 if __name__ == "__main__":

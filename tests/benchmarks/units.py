@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from pipeline.core.files import read_json, write_json
+from pipeline.core.progress import note
 from pipeline.store.reader import LogitStore
 from stages import paths
-from tests.benchmarks.project import Budget, Project, Run
+from tests.benchmarks.project import Budget, Project, Run, resume
 
 # Names in the parameter files: the teacher as trained, the same from its checkpoint, and its dump.
 TRAINED, TEACHER, DUMP = "trained", "teacher", "main"
@@ -45,29 +46,67 @@ def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
     return parser
 
 
-def checkpoint_of(given: argparse.Namespace) -> Path:
-    """Return the file of the teacher's weights, by default beside the results."""
-    beside: Path = given.out.with_name(f"{given.out.stem}-teacher.safetensors")
-    return (given.checkpoint or beside).resolve()
-
-
-def project_of(given: argparse.Namespace, params: Path, overrides: Sequence[str] = ()) -> Project:
-    """Return the project of a command line; on a GPU everything trains in bf16.
+class Job:
+    """The units of one command line.
 
     Args:
         given: parsed options.
         params: parameter file with the names above.
-        overrides: the script's own changes of it; those of the command line come last.
+        overrides: the script's own changes of it; those of the command line come last. On a GPU everything
+            trains in bf16.
 
     Raises:
         SystemExit: the folder was begun with different settings.
     """
-    precision = ["training.precision=bf16"] if given.device.startswith("cuda") else []
-    settings = [*precision, *overrides, *given.overrides]
-    files = [f"data.source=npz:{given.npz.resolve()}", f"teachers.{TEACHER}.weights={checkpoint_of(given)}"]
-    project = Project(given.folder, params, [*files, *settings], device=given.device)
-    _require_same(given.folder, settings)
-    return project
+
+    def __init__(self, given: argparse.Namespace, params: Path, overrides: Sequence[str] = ()) -> None:
+        precision = ["training.precision=bf16"] if given.device.startswith("cuda") else []
+        self._given, self._settings = given, [*precision, *overrides, *given.overrides]
+        beside = given.out.with_name(f"{given.out.stem}-teacher.safetensors")
+        self._checkpoint = (given.checkpoint or beside).resolve()
+        files = [f"data.source=npz:{given.npz.resolve()}", f"teachers.{TEACHER}.weights={self._checkpoint}"]
+        self.project = Project(given.folder, params, [*files, *self._settings], device=given.device)
+        _require_same(given.folder, self._settings)
+
+    def run(self, wanted: Sequence[Run], make: Callable[[Run], Run], *, kind: str) -> list[Run]:
+        """Do the missing units, as far as the time goes, and return all finished ones.
+
+        Args:
+            wanted: the units, each with the values that identify it beside the settings.
+            make: returns the results of a unit.
+            kind: key of a unit whose value decides its duration.
+        """
+        given = self._given
+        budget = Budget(kind=kind, minutes=given.minutes, unit_minutes=given.unit_minutes)
+        units = [{**unit, "settings": self._settings} for unit in wanted]
+        found = resume(given.out, units, make, budget)
+        if left := len(units) - len(found):
+            note(f"{left} of {len(units)} units are left: run the same command again")
+        return found
+
+    def ready(self, *, dump: bool = True) -> None:
+        """Train or find the teacher and, if asked, dump its logits; what is done is not done again."""
+        self.project.keep_teacher(TRAINED, self._checkpoint)
+        self.project.make(*([DUMP] if dump else []), teachers=[TEACHER])
+
+    def teacher(self) -> Run:
+        """Train or find the teacher, and return its figures as loaded from its checkpoint."""
+        self.ready(dump=False)
+        trained = self.project.folder / paths.RUNS / paths.teacher_run(TRAINED) / "metrics.json"
+        figures = self.project.teacher(TEACHER)
+        return {
+            "top1": figures["top1"],
+            "parameters": figures["parameters"],
+            "teacher_epochs": read_json(trained)["epochs"] if trained.exists() else None,
+            "checkpoint_bytes": self._checkpoint.stat().st_size,
+        }
+
+    def dump(self) -> Run:
+        """Dump the teacher's logits, and return their size and fidelity."""
+        self.ready()
+        found = LogitStore.open(self.project.folder / paths.store(DUMP)).summary()
+        fidelity = found["fidelity"]["kl_t1_mean"]
+        return {"views": found["n_views"], "bytes": found["bytes"], "kl_t1_mean": fidelity}
 
 
 def _require_same(folder: Path, settings: list[str]) -> None:
@@ -75,50 +114,8 @@ def _require_same(folder: Path, settings: list[str]) -> None:
     begun = folder / "settings.json"
     made_with = read_json(begun) if begun.exists() else settings
     if made_with != settings:
+        told = [" ".join(some) or "no settings" for some in (made_with, settings)]
         raise SystemExit(
-            f"{folder}: its runs were made with {' '.join(made_with)}; expected {' '.join(settings)}; "
-            "name another folder"
+            f"{folder}: begun with settings {told[0]}; expected {told[1]}; name another folder"
         )
     write_json(begun, settings)
-
-
-def budget_of(given: argparse.Namespace, kind: str) -> Budget:
-    """Return the budget of a command line for runs whose duration depends on `kind`."""
-    return Budget(kind=kind, minutes=given.minutes, unit_minutes=given.unit_minutes)
-
-
-def ready(project: Project, checkpoint: Path, *, dump: bool = True) -> None:
-    """Train or find the teacher and, if asked, dump its logits; what is done is not done again."""
-    project.keep_teacher(TRAINED, checkpoint)
-    project.make(*([DUMP] if dump else []), teachers=[TEACHER])
-
-
-def teacher_unit(project: Project, checkpoint: Path) -> Run:
-    """Train or find the teacher, and return its figures as loaded from its checkpoint."""
-    ready(project, checkpoint, dump=False)
-    trained = project.folder / paths.RUNS / paths.teacher_run(TRAINED) / "metrics.json"
-    figures = project.teacher(TEACHER)
-    return {
-        "top1": figures["top1"],
-        "parameters": figures["parameters"],
-        "teacher_epochs": read_json(trained)["epochs"] if trained.exists() else None,
-        "checkpoint_bytes": checkpoint.stat().st_size,
-    }
-
-
-def dump_unit(project: Project, checkpoint: Path) -> Run:
-    """Dump the teacher's logits, and return their size and fidelity."""
-    ready(project, checkpoint)
-    found = LogitStore.open(project.folder / paths.store(DUMP)).summary()
-    return {
-        "views": found["n_views"],
-        "bytes": found["bytes"],
-        "kl_t1_mean": found["fidelity"]["kl_t1_mean"],
-    }
-
-
-def tell(table: str, wanted: Sequence[Run], found: Sequence[Run]) -> None:
-    """Print a table, and how many units the budget left out."""
-    print(table)
-    if left := len(wanted) - len(found):
-        print(f"{left} of {len(wanted)} units are left: run the same command again")
