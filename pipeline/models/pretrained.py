@@ -19,7 +19,7 @@ from torch import nn
 
 from pipeline.core.errors import ModelError, quoted
 from pipeline.core.failures import require_finite_weights
-from pipeline.core.trust import Trust
+from pipeline.core.trust import NOTHING, Trust
 from pipeline.modalities.families import CHECKPOINT_SUFFIXES, OWN_WEIGHTS, Pretrained
 from pipeline.modalities.modality import Modality
 from pipeline.modalities.prepared import PreparedData
@@ -143,16 +143,24 @@ def _require_own_form(weights: str, stem_stride: int | None, options: Mapping[st
         )
 
 
-def save_half(checkpoint: Path, out: Path) -> str:
+def save_half(checkpoint: Path, out: Path, trust: Trust = NOTHING) -> str:
     """Write a checkpoint as half-precision safetensors with its card; return the network's digest.
 
     Batch-norm counters stay integers.
+
+    Args:
+        checkpoint: tensor file with its card beside it.
+        out: safetensors file; the card beside it is written last.
+        trust: code that the user named, for a card that names some.
+
+    Raises:
+        ModelError: the checkpoint cannot be loaded.
     """
-    network, card = load_checkpoint(checkpoint)
+    network, card = load_checkpoint(checkpoint, trust=trust)
     state = {n: t.half() if t.is_floating_point() else t for n, t in network.state_dict().items()}
     save_file(state, out)
     CardFile(card=card, weights_sha256=tensors_digest(state)).write(out.with_suffix(".json"))
-    return state_digest(load_checkpoint(out)[0])
+    return state_digest(load_checkpoint(out, trust=trust)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,8 @@ from tests.benchmarks.environment import environment
 from tests.benchmarks.formats import FORMATS
 from tests.benchmarks.imagenet_teacher import VIEWS, prepared_photographs
 from tests.benchmarks.rate_distortion import PILOT_ROWS, rows_of, shuffled, teacher_says
-from tests.benchmarks.small_students import CPU, GivenTargets, RememberingFeed, network
+from tests.benchmarks.rig import GivenTargets, RememberingFeed, not_validated
+from tests.benchmarks.small_students import CPU, network
 
 TRAINED_VIEWS, TEST_VIEWS = 25, 3
 CODECS = ("fp16", "affine8", "affine6", "affine4", "topk-100", "topk-50", "topk-10", "topk-5", "topk-1")
@@ -78,7 +79,7 @@ def train(feed: Feed, targets: list[Tensor], seed: int, state: Path) -> torch.nn
         Loader(feed, GivenTargets(targets), batch_size=SETTINGS.batch_size, seed=seed),
         RunSpec(loss=LOSS, settings=SETTINGS, seed=seed, state_path=state),
         device=CPU,
-        evaluate=None,
+        evaluate=not_validated,
     )
     return student.eval()
 

@@ -19,10 +19,11 @@ arms, whose difference is small. Results are saved after each student, and an in
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,25 +34,17 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
-from pipeline.modalities.images.spec import ViewSpec
+from pipeline.store.reader import LogitStore
 from pipeline.training.optimizer import learning_rate, make_optimizer
 from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
-from tests.benchmarks.small_students import (
-    CPU,
-    VIEWS,
-    FirstViews,
-    GivenTargets,
-    OnlineLoader,
-    RememberingFeed,
-    Rig,
-    network,
-    summary,
-)
+from tests.benchmarks.rig import FirstViews, GivenTargets, OnlineLoader, RememberingFeed, Rig
+from tests.benchmarks.small_students import CPU, VIEWS, small_rig, summary
 
 CODEC = "affine8"
-BEST = "cached"
+BEST, ONLINE, MISTAKE = "cached", "online", "mistake"
 STEPS = 50
+Arm = Callable[[int], float]
 
 
 def exact_statement(rig: Rig, codec: str, epochs: int) -> dict[str, Any]:
@@ -82,8 +75,7 @@ def _apart(losses: list[float], others: list[float]) -> dict[str, float]:
 
 def _steps(rig: Rig, loader: Any, nudge: float = 0.0) -> tuple[list[torch.Tensor], list[float]]:
     """Return the targets, shifted to a maximum of 0 per row, and the losses of the first steps."""
-    torch.manual_seed(0)
-    student = network(16, 32, 64, stride=2)
+    student = rig.student(0)
     optimizer = make_optimizer(student, rig.settings)
     targets, losses = [], []
     for step, batch in enumerate(itertools.islice(loader.epoch(0), STEPS)):
@@ -111,7 +103,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     epochs = arguments.epochs
-    rig = Rig.of(arguments.npz, arguments.folder, epochs=epochs, loss=make_loss("kd", {}))
+    rig = small_rig(arguments.npz, arguments.folder, epochs=epochs, loss=make_loss("kd", {}))
     results = begun(arguments.out) or {
         "environment": environment(),
         "teacher_top1": rig.context.evaluate(
@@ -122,14 +114,17 @@ def main() -> None:
         "runs": {},
     }
     runs: dict[str, list[float]] = results["runs"]
-    arms = make_arms(rig, epochs)
+    shared = RememberingFeed(rig.context.data.train, VIEWS, rig.teacher.card.preprocessing, device=CPU)
+    counts = [epochs, *(-(-epochs // part) for part in (2, 4, 8)), 1]
+    store = functools.cache(lambda: rig.dump(CODEC, epochs))
+    arms = make_arms(rig, shared, store, counts)
     for seed in range(max(arguments.seeds, arguments.pairs)):
-        wanted = arms if seed < arguments.seeds else {name: arms[name] for name in (BEST, "online")}
+        wanted = arms if seed < arguments.seeds else {name: arms[name] for name in (BEST, ONLINE)}
         for name, arm in wanted.items():
             done = runs.setdefault(name, [])
             if len(done) <= seed:
                 done.append(arm(seed))
-                results["table"] = summary(runs, "online") if "online" in runs else {}
+                results["table"] = summary(runs, ONLINE) if ONLINE in runs else {}
                 arguments.out.write_text(json.dumps(results, indent=1) + "\n")
         print(seed, {name: round(runs[name][seed], 4) for name in wanted}, flush=True)
 
@@ -142,29 +137,33 @@ def begun(path: Path) -> dict[str, Any] | None:
     return results
 
 
-def make_arms(rig: Rig, epochs: int) -> dict[str, Callable[[int], float]]:
-    """Return per arm a function that trains a student with a seed and returns its top-1."""
-    shared = RememberingFeed(rig.context.data.train, VIEWS, rig.teacher.card.preprocessing, device=CPU)
-    store = rig.dump(CODEC, epochs)
-    counts = [epochs, *(-(-epochs // part) for part in (2, 4, 8)), 1]
-    targets: dict[str, Any] = {
-        BEST if count == epochs else f"cached V={count}": FirstViews(store, shared, count)
-        for count in counts
-    }
-    targets["mistake"] = GivenTargets([rig.clean_logits()], epochs)
+def make_arms(
+    rig: Rig, feed: Feed, store: Callable[[], LogitStore], counts: Sequence[int]
+) -> dict[str, Arm]:
+    """Return per arm a function that trains a student with a seed and returns its top-1.
+
+    Args:
+        rig: data, teacher and settings.
+        feed: the training images in the rig's views, for all arms but `online`.
+        store: opens the dump of the cached arms, with as many views as epochs.
+        counts: numbers of stored views V of the cached arms; as many as epochs is the arm `BEST`.
+    """
+    epochs = rig.settings.epochs
+    clean = functools.cache(rig.clean_logits)
+
+    def cached(name: str, count: int, seed: int) -> float:
+        return rig.train(name, feed, FirstViews(store(), feed, count), seed)
+
+    def mistake(seed: int) -> float:
+        return rig.train(MISTAKE, feed, GivenTargets([clean()], epochs), seed)
+
+    names = {count: BEST if count == epochs else f"cached V={count}" for count in counts}
     return {
-        **{name: partial(rig.train, shared, given) for name, given in targets.items()},
-        "scratch": partial(rig.train, shared, None, loss=make_loss("scratch", {})),
-        "online": partial(_online, rig),
+        **{name: partial(cached, name, count) for count, name in names.items()},
+        MISTAKE: mistake,
+        "scratch": partial(rig.train, "scratch", feed, None, loss=make_loss("scratch", {})),
+        ONLINE: partial(rig.online, ONLINE),
     }
-
-
-def _online(rig: Rig, seed: int) -> float:
-    """Train a student with the teacher in the loop, on views that no other student sees."""
-    own = ViewSpec(seed=1000 + seed, random_resized_crop=VIEWS.random_resized_crop, flip=VIEWS.flip)
-    feed = Feed(rig.context.data.train, own, rig.teacher.card.preprocessing, device=CPU)
-    loader = Loader(feed, None, batch_size=rig.settings.batch_size, seed=seed)
-    return rig.fit(OnlineLoader(loader, rig.teacher), seed)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.training.optimizer import make_optimizer
 from pipeline.training.settings import TrainingSettings
-from tests.benchmarks.small_students import OnlineLoader
+from tests.benchmarks.rig import OnlineLoader
 
 KD = make_loss("kd", {})
 CE = make_loss("scratch", {})

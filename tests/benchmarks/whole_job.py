@@ -18,7 +18,7 @@ from pipeline.models.pretrained import Start
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.training.settings import TrainingSettings
-from tests.benchmarks.small_students import OnlineLoader
+from tests.benchmarks.rig import OnlineLoader
 from tests.benchmarks.student_epochs import Student, learn, make_loader
 from tests.benchmarks.teacher_times import Costs
 from tests.benchmarks.timing import seconds

@@ -91,7 +91,7 @@ def test_features_keep_the_budget_also_on_rows_that_they_were_not_fitted_to():
 
 
 def test_features_need_a_linear_last_layer(pilot):
-    with pytest.raises(ModelError, match="linear layer"):
+    with pytest.raises(ModelError, match="needs a teacher whose last layer is linear"):
         choose(pilot, "features")
 
 

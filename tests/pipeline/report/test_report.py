@@ -487,9 +487,9 @@ def test_the_headline_says_what_teaching_gives_each_student():
     words = "Top-1, %, taught by big: small 90.50, alone 88.50; tiny 79.00, alone 80.00"
     assert headline(make_report(*runs)).replace("\N{NO-BREAK SPACE}", " ") == words
     alone = make_report(*make_runs([0.88], []))
-    assert headline(alone) == "small, alone and taught by big"
+    assert headline(alone) == "small, trained alone and with big as teacher"
     many = [run for name in "abcd" for run in make_runs([0.8], [0.9], student=name)]
-    assert headline(make_report(*many)) == "4 students, alone and taught by big"
+    assert headline(make_report(*many)) == "4 students, trained alone and with big as teacher"
 
 
 def test_a_page_without_a_teacher():

@@ -81,14 +81,16 @@ def test_faults_are_counted_named_and_listed(faulty, capsys):
 
 
 def test_faults_are_refused_if_that_is_asked_for(faulty):
-    with pytest.raises(DataError, match=r"4 of 10 clips are faulty: .*all are listed in"):
+    with pytest.raises(DataError, match=r"4 of 10 clips are faulty: .*the full list is in"):
         prepared(faulty, faulty="refuse")
 
 
 def test_unreadable_files_are_named_all_at_once(words):
     for name in ("train/no/0.wav", "train/yes/3.wav"):
         (words / "words" / name).write_bytes(b"not a sound")
-    with pytest.raises(DataError, match=r"2 of 6 clips are not readable: .*0.wav, .*3.wav; all are listed"):
+    with pytest.raises(
+        DataError, match=r"2 of 6 clips cannot be read: .*0.wav, .*3.wav; the full list is in"
+    ):
         prepared(words)
     write(words / "words/train/no/0.wav", noise(900, seed=0), 16_000)
     write(words / "words/train/yes/3.wav", noise(903, seed=3), 16_000)

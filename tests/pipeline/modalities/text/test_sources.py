@@ -236,7 +236,7 @@ def test_broken_files_are_found_all_at_once(capsys):
     ):
         Path(f"f/{name}.txt").parent.mkdir(parents=True, exist_ok=True)
         Path(f"f/{name}.txt").write_bytes(content)
-    with pytest.raises(DataError, match="2 of 5 texts are not readable"):
+    with pytest.raises(DataError, match="2 of 5 texts cannot be read"):
         ready("folder:f")
     told = capsys.readouterr().err + "".join(path.read_text() for path in Path("s").glob("*.txt"))
     assert "a/2.txt: not UTF-8 (byte 0xC3 at 0)" in told

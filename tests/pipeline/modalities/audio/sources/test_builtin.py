@@ -59,5 +59,5 @@ def test_damage_is_told(monkeypatch):
 
 
 def test_nothing_may_stand_behind_its_name():
-    with pytest.raises(ConfigError, match="expected no text after it"):
+    with pytest.raises(ConfigError, match="expected nothing after the name"):
         open_source("spoken-words-synthetic:x", AudioOptions())

@@ -184,7 +184,7 @@ def test_arrays_are_padded_clips(tmp_path):
         ({"sample_rate": None}, "add sample_rate"),
         (
             {"test_labels": np.array([0, 1])},
-            r"test_labels is int64 \(2,\); expected integers \(3,\), one a clip",
+            r"test_labels is int64 \(2,\); expected integers \(3,\), one per clip",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_inception_sees_299_pixels_unless_told_otherwise(tiny_data):
 @pytest.mark.parametrize("size", [64, 298])
 def test_inceptions_auxiliary_head_has_no_room_in_smaller_images(tiny_data, size):
     message = (
-        rf"inception_v3 sees images of {size} pixels; expected at least 299, or 75 .*aux_logits: false"
+        rf"inception_v3 gets images of {size} pixels; expected at least 299, or 75 .*aux_logits: false"
     )
     with pytest.raises(ModelError, match=message):
         initial_network(tiny_data, Start(model="inception_v3", weights=None, size=size), 0)
