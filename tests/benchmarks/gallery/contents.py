@@ -45,6 +45,7 @@ TABLES: Mapping[str, Shown] = {
     "access": _shown(size.access, "delivery.json", "dump_share.json"),
     "main-job-ratios": _shown(speed.main_job, "main_job.json"),
     "rendering": _shown(speed.rendering, "rendering.json"),
+    "sounds": _shown(speed.sounds, "audio_speed.json"),
     "loading-cifar10": _shown(lambda found: speed.loaders(found, "pad-crop"), "loading.json"),
     "loading-photographs": _shown(lambda found: speed.loaders(found, "resized crop"), "loading.json"),
     "students-cost": _shown(speed.students, "students_cost.json"),

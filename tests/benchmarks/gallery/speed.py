@@ -21,6 +21,12 @@ _RENDERED = {
     "RandAugment": "the same + RandAugment",
 }
 
+_CHAINS = {
+    "preset": "the preset's: speed, shift, gain, time mask, frequency mask",
+    "without speed": "the same without speed",
+    "with noise and polarity": "the same, with background noise and polarity",
+}
+
 
 def main_job(found: Found) -> str:
     """Return the ratios of each student; from main_job.json."""
@@ -77,3 +83,17 @@ def least_over_loaders(found: Found) -> float:
 def students(found: Found) -> str:
     """Return the ratios of students_cost*.json."""
     return students_cost.table(dict(found))
+
+
+def sounds(found: Found) -> str:
+    """Return views of clips per CPU second; from audio_speed.json."""
+    rows = (
+        (
+            title,
+            f"**{found['chains'][name]['ours_views_per_cpu_second']:,}**",
+            f"{found['chains'][name]['audiomentations_views_per_cpu_second']:,}",
+            ratio(found["chains"][name]["ratio"]),
+        )
+        for name, title in _CHAINS.items()
+    )
+    return table(("chain", "ours", "audiomentations", "ratio"), *rows)
