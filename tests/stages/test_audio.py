@@ -175,3 +175,24 @@ def test_other_noise_than_the_dumps_is_refused(words, capsys):
         "its views are not those of the dump's parameters: background_noise.digest was"
         in capsys.readouterr().err
     )
+
+
+def test_the_preset_runs(tmp_path, monkeypatch, capsys):
+    """From the preset to the report and the ONNX file, with smaller networks and one epoch."""
+    monkeypatch.chdir(tmp_path)
+    assert run("preset", "audio", "--out", "params.yaml") == 0
+    tree = yaml.safe_load(Path("params.yaml").read_text())
+    tree["training"]["epochs"], tree["dumps"]["main"]["views"]["count"] = 1, 1
+    tree["dumps"]["main"]["allow_poor_teacher"] = True
+    smaller = {"channels": 4, "skips": 8, "layers": 3, "stacks": 1, "stride": 32}
+    tree["teachers"]["wavenet"]["options"] = smaller
+    Path("params.yaml").write_text(yaml.safe_dump(tree))
+    for command in ("prepare", "train-teacher wavenet", "cache-logits main"):
+        assert run(*command.split()) == 0
+    for command in ("ds_cnn kd 0 --dump main", "ds_cnn scratch 0"):
+        assert run("train-student", *command.split()) == 0
+    assert run("report") == 0
+    assert "spoken-words-synthetic" in Path("data/prepared/dataset.json").read_text()
+    export = "export", "models/students/main-ds_cnn-kd-0.pt", "--format", "onnx", "--out", "student.onnx"
+    assert run(*export, "--with-normalise") == 0
+    assert "agreement 1.0000" in capsys.readouterr().out
