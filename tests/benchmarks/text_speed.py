@@ -49,7 +49,7 @@ from pipeline.modalities.text.spec import (
     RandomSwap,
     TextViews,
 )
-from pipeline.modalities.text.tokenizers import TokenizerFile
+from pipeline.modalities.text.tokenizer_files import TokenizerFile
 from pipeline.modalities.text.words import MASK, packed, pieces_of
 from pipeline.samples.packed import PackedSplit, offsets_of
 from pipeline.samples.samples import Names

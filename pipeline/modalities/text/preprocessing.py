@@ -14,14 +14,8 @@ from pipeline.core.errors import ConfigError, ModelError, quoted
 from pipeline.modalities.preprocessing import UsualPreprocessing
 from pipeline.modalities.text.rendering import TextRenderer
 from pipeline.modalities.text.spec import TextViews
-from pipeline.modalities.text.tokenizers import (
-    Bytes,
-    Tokenizer,
-    TokenizerFile,
-    WordList,
-    parse_tokenizer,
-    read_tokenizer,
-)
+from pipeline.modalities.text.tokenizer_files import TokenizerFile, parse_tokenizer, read_tokenizer
+from pipeline.modalities.text.tokenizers import Bytes, Tokenizer, WordList
 from pipeline.samples.packed import Split
 from pipeline.views.pairing import Pairing, Singles
 

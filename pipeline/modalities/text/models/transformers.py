@@ -30,7 +30,7 @@ from pipeline.modalities.families import (
     unknown_weights,
 )
 from pipeline.modalities.text.preprocessing import LONGEST, SHORTEST, GivenText, TextPreprocessing
-from pipeline.modalities.text.tokenizers import TokenizerFile, read_tokenizer
+from pipeline.modalities.text.tokenizer_files import TokenizerFile, read_tokenizer
 
 _PREFIX, _AUTO = "hf:", "AutoModelForSequenceClassification"
 _NAME = re.compile(r"hf:(?:(?P<kind>[A-Z]\w*):)?(?P<folder>[\w./@+-]+)")

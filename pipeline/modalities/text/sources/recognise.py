@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pipeline.core.errors import DataError, first_of
 from pipeline.modalities.modality import Recognised
-from pipeline.modalities.text.sources.tables import arrow_names, split_of
+from pipeline.modalities.text.sources.readers import arrow_names
+from pipeline.modalities.text.sources.tables import split_of
 
 _TRAIN = "train"
 _LOOKED_AT = 200

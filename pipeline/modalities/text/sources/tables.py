@@ -8,14 +8,10 @@ occurrence: then rows may be added, removed and reordered, and no other row's vi
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean, first_of, quoted
-from pipeline.core.package import extra_command
+from pipeline.core.errors import DataError, counted, did_you_mean, first_of, quoted
 from pipeline.core.progress import note
 from pipeline.modalities.text.form import TextSource
 from pipeline.modalities.text.options import TextOptions
+from pipeline.modalities.text.sources.readers import (
+    LINES,
+    Columns,
+    read_arrow,
+    read_delimited,
+    read_json_lines,
+)
 from pipeline.modalities.text.words import packed, pieces_of
 from pipeline.samples.labels import require_class_names
 from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
@@ -42,9 +44,7 @@ _SPLITS: Mapping[str, str] = {
     **dict.fromkeys(("unlabelled", "unlabeled", "unsupervised"), UNLABELLED_FILE),
 }
 _PART = re.compile(r"(?P<split>.+?)(?:-\d+-of-\d+)?")
-_MOST_FIELD = 1 << 28
 _SHOWN = 3
-Columns = dict[str, list[Any]]
 Read = Callable[[Path, TextOptions], Columns]
 
 
@@ -76,22 +76,22 @@ class Rows:
 
 def open_csv(detail: str, options: TextOptions) -> TextSource:
     """Open comma-separated values with a header line, quoted as in RFC 4180."""
-    return _open(detail, options, "csv", lambda path, _: _delimited(path, delimiter=","))
+    return _open(detail, options, "csv", lambda path, _: read_delimited(path, delimiter=","))
 
 
 def open_tsv(detail: str, options: TextOptions) -> TextSource:
     """Open tab-separated values with a header line; quotes are ordinary characters, as in GLUE."""
-    return _open(detail, options, "tsv", lambda path, _: _delimited(path, delimiter="\t"))
+    return _open(detail, options, "tsv", lambda path, _: read_delimited(path, delimiter="\t"))
 
 
 def open_jsonl(detail: str, options: TextOptions) -> TextSource:
     """Open a file with one JSON object per line."""
-    return _open(detail, options, "jsonl", _json_lines)
+    return _open(detail, options, "jsonl", read_json_lines)
 
 
 def open_parquet(detail: str, options: TextOptions) -> TextSource:
     """Open Parquet files; needs pyarrow."""
-    return _open(detail, options, "parquet", _parquet)
+    return _open(detail, options, "parquet", read_arrow)
 
 
 def open_datasets(detail: str, options: TextOptions) -> TextSource:
@@ -102,7 +102,7 @@ def open_datasets(detail: str, options: TextOptions) -> TextSource:
             f"{root}: no such folder; expected one written by save_to_disk; correct data.source"
         )
     if (root / "state.json").is_file():
-        return _source(root, {TRAIN: _rows(root, options, _saved(root, options))}, LeftOut())
+        return _source(root, {TRAIN: _rows(root, options, read_arrow(root, options))}, LeftOut())
     folders = {path.name: path for path in sorted(root.iterdir()) if (path / "state.json").is_file()}
     found = {_SPLITS[name]: path for name, path in folders.items() if name in _SPLITS}
     left_out = LeftOut(unused=tuple(name for name in folders if name not in _SPLITS))
@@ -114,7 +114,7 @@ def open_datasets(detail: str, options: TextOptions) -> TextSource:
         )
     return _source(
         root,
-        {split: _rows(path, options, _saved(path, options)) for split, path in found.items()},
+        {split: _rows(path, options, read_arrow(path, options)) for split, path in found.items()},
         left_out,
     )
 
@@ -161,176 +161,6 @@ def split_of(path: Path) -> str | None:
 _NONE = Rows(texts=[], labels=[], names=[], places=[])
 
 
-# Readers: a file to columns.
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Let csv read long texts."""
-    before = csv.field_size_limit(_MOST_FIELD)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _decoded(path: Path) -> str:
-    """Return a file's text.
-
-    Raises:
-        DataError: not UTF-8; the message names the line.
-    """
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02X}); expected text in UTF-8; "
-            f"convert it, e.g. "
-            "iconv -t UTF-8"
-        ) from None
-
-
-def _delimited(path: Path, delimiter: str) -> Columns:
-    quoted_fields = delimiter == ","
-    text = io.StringIO(_decoded(path), newline="")
-    with _long_fields():
-        reader = csv.reader(
-            text,
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if quoted_fields else csv.QUOTE_NONE,
-            strict=quoted_fields,
-        )
-        try:
-            header = next(reader, [])
-            columns: Columns = {name: [] for name in header}
-            columns[_LINES] = []
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise DataError(
-                        f"{path}:{reader.line_num}: {counted(len(row), 'field')}; expected {len(header)}, "
-                        f"as the header "
-                        f"has ({first_of(header)}); correct the line"
-                    )
-                for name, value in zip(header, row, strict=True):
-                    columns[name].append(value)
-                columns[_LINES].append(reader.line_num)
-        except csv.Error as error:
-            raise DataError(
-                f"{path}:{reader.line_num}: {error}; expected quoted values; correct the line"
-            ) from None
-    return columns
-
-
-_LINES = "\n"  # no name of a column
-
-
-def _json_lines(path: Path, options: TextOptions) -> Columns:
-    wanted = _wanted(options)
-    columns: Columns = {_LINES: []}
-    for number, line in enumerate(_decoded(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"{path}:{number}: not JSON ({error}); expected one object per line; correct it"
-            ) from None
-        if not isinstance(values, dict):
-            raise DataError(f"{path}:{number}: {quoted(values)}; expected an object; correct it")
-        for name in wanted & set(values):
-            # A column that begins late is missing in the rows before.
-            column = columns.setdefault(name, [])
-            column += [None] * (len(columns[_LINES]) - len(column)) + [values[name]]
-        columns[_LINES].append(number)
-    for column in columns.values():
-        column += [None] * (len(columns[_LINES]) - len(column))
-    return columns
-
-
-def _arrow(where: str) -> Any:
-    try:
-        import pyarrow
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"{where} needs pyarrow, which is not installed; run: {extra_command('text')}"
-        ) from None
-    return pyarrow
-
-
-def _parquet(path: Path, options: TextOptions) -> Columns:
-    return _of_arrow(_read_arrow(path, _wanted(options)), options)
-
-
-def _saved(folder: Path, options: TextOptions) -> Columns:
-    return _of_arrow(_read_arrow(folder, _wanted(options)), options)
-
-
-def arrow_names(path: Path) -> list[str]:
-    """Return the names of the columns of a Parquet file, or of a folder of `save_to_disk`.
-
-    Raises:
-        ConfigError: pyarrow is not installed.
-        DataError: not such a file or folder.
-    """
-    names: list[str] = _read_arrow(path, set()).schema.names
-    return names
-
-
-def _read_arrow(path: Path, wanted: Collection[str]) -> Any:
-    """Read columns of a Parquet file, or of a folder whose state.json lists files of Arrow's stream format.
-
-    Without wanted columns, the table has all of them.
-    """
-    arrow = _arrow(str(path))
-    kind = "a folder of save_to_disk" if path.is_dir() else "a Parquet file"
-    try:
-        table = _saved_table(arrow, path) if path.is_dir() else _parquet_table(path)
-    except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path}: not {kind} ({reason}); write it again") from None
-    names = [name for name in table.column_names if name in wanted or not wanted]
-    return table.select(names)
-
-
-def _parquet_table(path: Path) -> Any:
-    from pyarrow import parquet
-
-    return parquet.read_table(path, memory_map=True)
-
-
-def _saved_table(arrow: Any, folder: Path) -> Any:
-    tables = []
-    for part in json.loads((folder / "state.json").read_text())["_data_files"]:
-        with arrow.memory_map(str(folder / Path(part["filename"]).name)) as file:
-            tables.append(arrow.ipc.open_stream(file).read_all())
-    return arrow.concat_tables(tables)
-
-
-def _of_arrow(table: Any, options: TextOptions) -> Columns:
-    return _with_names(table.to_pydict(), (table.schema.metadata or {}).get(b"huggingface"), options)
-
-
-def _with_names(columns: Columns, metadata: bytes | None, options: TextOptions) -> Columns:
-    """Replace numbers of a label column by class names, where the file tells these."""
-    features = json.loads(metadata)["info"]["features"] if metadata else {}
-    names = features.get(options.label, {}).get("names")
-    if names and options.label in columns:
-        labels = columns[options.label]
-        columns[options.label] = [None if one is None or one < 0 else names[one] for one in labels]
-    return columns
-
-
-def _wanted(options: TextOptions) -> set[str]:
-    return {
-        name for name in (options.text, options.text_pair, options.label, options.id) if name is not None
-    }
-
-
 # Columns to rows.
 
 
@@ -340,7 +170,7 @@ def _rows(path: Path, options: TextOptions, columns: Columns) -> Rows:
     Raises:
         DataError: a column is missing, or rows without text.
     """
-    lines = columns.pop(_LINES, None)
+    lines = columns.pop(LINES, None)
     texts = [name for name in (options.text, options.text_pair) if name is not None]
     for key, name in (("text", options.text), ("text_pair", options.text_pair), ("id", options.id)):
         if name is not None and name not in columns:

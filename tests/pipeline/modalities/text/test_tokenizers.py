@@ -11,13 +11,8 @@ from pipeline.core.errors import ConfigError, ModelError
 from pipeline.modalities.text.operations import carry_out
 from pipeline.modalities.text.preprocessing import TextPreprocessing
 from pipeline.modalities.text.rendering import TextRenderer
-from pipeline.modalities.text.tokenizers import (
-    Bytes,
-    TokenizerFile,
-    WordList,
-    parse_tokenizer,
-    read_tokenizer,
-)
+from pipeline.modalities.text.tokenizer_files import TokenizerFile, parse_tokenizer, read_tokenizer
+from pipeline.modalities.text.tokenizers import Bytes, WordList
 from pipeline.modalities.text.tokens import Encoder
 from pipeline.modalities.text.words import BORDER, MASK, WordIndex
 from tests.pipeline.modalities.text import texts

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.core.hashing import content_digest, sample_key
 from pipeline.modalities.text.form import TEXT
-from pipeline.modalities.text.tokenizers import TokenizerFile
+from pipeline.modalities.text.tokenizer_files import TokenizerFile
 from pipeline.modalities.text.words import packed
 from pipeline.samples.packed import PackedSplit, offsets_of
 from pipeline.samples.samples import Names
