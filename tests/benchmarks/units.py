@@ -38,7 +38,7 @@ def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
     parser.add_argument("npz", type=Path, help="CIFAR-10 as arrays")
     parser.add_argument("folder", type=Path, help="of data, teacher, dump and runs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--checkpoint", type=Path, help="the teacher's; default OUT-teacher.safetensors")
+    parser.add_argument("--checkpoint", type=Path, help="of the teacher, written if missing")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no unit beyond")
     parser.add_argument("--unit-minutes", type=float, default=60.0, help="expected of an untimed unit")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE")
