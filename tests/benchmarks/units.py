@@ -79,7 +79,12 @@ class Job:
         given = self._given
         budget = Budget(kind=kind, minutes=given.minutes, unit_minutes=given.unit_minutes)
         units = [{**unit, "settings": self._settings} for unit in wanted]
-        found = resume(given.out, units, make, budget)
+
+        def made(unit: Run) -> Run:
+            note(f"unit: {', '.join(f'{key} {value}' for key, value in unit.items() if key != 'settings')}")
+            return make(unit)
+
+        found = resume(given.out, units, made, budget)
         if left := len(units) - len(found):
             note(f"{left} of {len(units)} units are left: run the same command again")
         return found
