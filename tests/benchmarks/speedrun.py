@@ -5,9 +5,9 @@
 
 The student is a narrow network after arXiv 2404.00498 (airbench_net.py, 0.5 M parameters; the paper's has
 2 M), its teacher a wide one. `labels` is the paper's loss, cross-entropy with smoothing 0.2; `cached` is
-`kd` from 40 stored views. Both train by the paper's rates, for 8 to 40 epochs with a cosine to zero; the
-paper's Lookahead, its multi-crop evaluation and its compilation are left out. The lengths are the students
-of speedrun.yaml.
+`kd` at T = 1 from 40 stored views. Both train by the paper's rates, for 8 to 40 epochs with a cosine to
+zero; the paper's Lookahead, its multi-crop evaluation and its compilation are left out. The lengths are the
+students of speedrun.yaml.
 
 Figures are the top-1 of the last epoch on the 10,000 test images. Seconds are those of the training steps
 and of loading, without start, dump and evaluation; the dump, which all students share, is told below the

@@ -38,7 +38,7 @@ def make_parser(description: str | None, name: str) -> argparse.ArgumentParser:
     parser.add_argument("npz", type=Path, help="CIFAR-10 as arrays")
     parser.add_argument("folder", type=Path, help="of data, teacher, dump and runs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--checkpoint", type=Path, help="the teacher's; default OUT-teacher.safetensors")
+    parser.add_argument("--checkpoint", type=Path, help="of the teacher, written if missing")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no unit beyond")
     parser.add_argument("--unit-minutes", type=float, default=60.0, help="expected of an untimed unit")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE")
@@ -79,7 +79,12 @@ class Job:
         given = self._given
         budget = Budget(kind=kind, minutes=given.minutes, unit_minutes=given.unit_minutes)
         units = [{**unit, "settings": self._settings} for unit in wanted]
-        found = resume(given.out, units, make, budget)
+
+        def made(unit: Run) -> Run:
+            note(f"unit: {', '.join(f'{key} {value}' for key, value in unit.items() if key != 'settings')}")
+            return make(unit)
+
+        found = resume(given.out, units, made, budget)
         if left := len(units) - len(found):
             note(f"{left} of {len(units)} units are left: run the same command again")
         return found
