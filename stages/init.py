@@ -134,6 +134,11 @@ def _look(folder: Path, named: str) -> Survey:
     """Count the photographs that `prepare` will find, and read up to `_MOST_HEADERS` headers."""
     modality = find_modality()
     source = modality.open_source(f"folder:{named}", modality.options_type())
+    if np.ndim(source.train[0].label):
+        raise ConfigError(
+            f"{folder}: its files have tags or numbers in labels.csv, and init writes jobs of classes; "
+            "expected class folders; copy params.yaml of a clone and set data.task"
+        )
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
     looked_at: list[Sample] = [

@@ -105,7 +105,10 @@ def _losses() -> Iterator[tuple[str, str, str, str]]:
             schedule = loss.schedules.get(key)
             default = f"`{parameters[key].default:g}`"
             if schedule is not None:
-                default = f"`{{warmup: {schedule.end:g}, epochs: {schedule.epochs:g}}}`"
+                length = (
+                    f"share: {schedule.share:.3g}" if schedule.share else f"epochs: {schedule.epochs:g}"
+                )
+                default = f"`{{warmup: {schedule.end:g}, {length}}}`"
             yield "" if place else f"`{name}`", f"`{key}`", default, allowed.expected
 
 

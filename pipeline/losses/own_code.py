@@ -7,6 +7,8 @@ declare its needs:
     needs_teacher = True    False for a baseline, whose teacher argument is None
     one_target = False      True if labels must be one class each (B,), so that views must not mix
     features = None         a `FeatureNeeds`; the fourth argument is then `Features`
+    links = ("softmax",)    links of the outputs that it serves, e.g. ("sigmoid",) for many labels
+    projects = False        True if a linear layer maps the student's outputs to the teacher's width
 
 Settings are the recipe's other keys. A function's numbers may have schedules; a class's stay constant. A
 loss computes in float32 outside autocast, like the table's. It keeps no state between steps, because a
@@ -61,6 +63,8 @@ def own_loss(name: str) -> Loss:
         needs_teacher=_said(name, code, "needs_teacher", bool, True),
         one_target=_said(name, code, "one_target", bool, False),
         features=_said(name, code, "features", FeatureNeeds, None),
+        links=_said(name, code, "links", tuple, ("softmax",)),
+        projects=_said(name, code, "projects", bool, False),
     )
 
 
@@ -79,11 +83,11 @@ def fill_own(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLos
     if inspect.isclass(code):
         _require_settings(name, parameters_of(code), settings)
         made = call(name, LOSS, code, {key: as_number(value) for key, value in settings.items()})
-        return ScheduledLoss(_Checked(name, _stateless(name, made)), {}, loss.features)
+        return ScheduledLoss(_Checked(name, _stateless(name, made)), {}, loss.features, loss.projects)
     _require_settings(name, parameters_of(code), settings, inputs)
     scheduled = _schedules(name, code, settings)
     plain = {key: value for key, value in settings.items() if key not in scheduled}
-    return ScheduledLoss(_Checked(name, partial(code, **plain)), scheduled, loss.features)
+    return ScheduledLoss(_Checked(name, partial(code, **plain)), scheduled, loss.features, loss.projects)
 
 
 @dataclass(frozen=True, slots=True)

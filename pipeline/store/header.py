@@ -221,7 +221,7 @@ class Header:
             codec = find_codec(name, n_classes)
         else:
             with reading(origin, "what its codec keeps once"):
-                codec = find_codec(name, n_classes, state)
+                codec = find_codec(name, n_classes, state, absolute=self.layout.measures.is_absolute)
                 if (codec.name, dict(codec.arrays)) != (name, arrays):
                     raise ValueError(f"codec {codec.name} has other arrays than the layout")
         expected, found = self.fingerprint.codec, codec_fingerprint(codec)
