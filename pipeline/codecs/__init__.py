@@ -51,7 +51,7 @@ _PLAIN: Mapping[str, Callable[[int], Codec]] = {
 }
 # The same for absolute outputs, whose rows have no part to drop.
 _ABSOLUTE: Mapping[str, Callable[[int], Codec]] = {
-    "fp16": fp16,
+    "fp16": functools.partial(fp16, absolute=True),
     "affine8": functools.partial(affine, 8, absolute=True),
     "affine6": functools.partial(affine, 6, absolute=True),
     "affine4": functools.partial(affine, 4, absolute=True),

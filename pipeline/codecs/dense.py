@@ -26,25 +26,32 @@ from pipeline.codecs.rule import Rule
 # `fp16`: the part that the rule keeps, in half precision; for a softmax the logit minus its row's maximum.
 #
 # Bytes before compression: 2 C per sample. Error: half a unit in the last of 11 bits. It is smallest for
-# the likely classes, which are near 0 and matter most. Values are clamped to -65504 ... 65504.
+# the likely classes, which are near 0 and matter most. A softmax's are clamped to -65504 ... 65504.
 
 
 _LARGEST = torch.finfo(torch.float16).max
 
 
-def fp16(n_classes: int) -> Codec:
-    """Return the codec `fp16`."""
+def fp16(n_classes: int, *, absolute: bool = False) -> Codec:
+    """Return the codec `fp16`.
+
+    Args:
+        n_classes: C.
+        absolute: refuse values beyond the largest one; of a softmax, they are 0 anyway.
+    """
+
+    def encode(output: TeacherOutput, rule: Rule) -> Arrays:
+        kept = rule.kept(output.logits)
+        # Beyond the largest value, float16 is infinite, which a dump refuses by the sample's name.
+        return {"logits": (kept if absolute else kept.clamp(-_LARGEST, _LARGEST)).to(torch.float16)}
+
     return Codec(
         name="fp16",
         version=1,
         arrays={"logits": ArraySpec("float16", (n_classes,))},
-        encode=_encode,
+        encode=encode,
         decode=_decode,
     )
-
-
-def _encode(output: TeacherOutput, rule: Rule) -> Arrays:
-    return {"logits": rule.kept(output.logits).clamp(-_LARGEST, _LARGEST).to(torch.float16)}
 
 
 def _decode(arrays: Mapping[str, Tensor]) -> Tensor:

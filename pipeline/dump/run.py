@@ -266,7 +266,8 @@ class _Dump:
     def _require_kept(self, buffer: ShardBuffer, rows: Rows) -> None:
         """Refuse a row that is not finite, or too large for the codec."""
         shard, codec = buffer.shard, self._codec.name
-        lost = "too large for the codec,", "smaller ones; use codec: fp16 or other weights"
+        wider = "auto" if self._task.measures.is_absolute else "fp16"
+        lost = "too large for the codec,", f"smaller ones; use codec: {wider} or other weights"
         if is_own_codec(codec):
             lost = (
                 f"that codec {codec} does not decode to finite numbers,",

@@ -29,6 +29,8 @@ _SAME_DIRECTION = 0.99
 _NEIGHBOURS, _VOTE_TEMPERATURE = 20, 0.07
 # Of the probe's penalty, per sample, for features of variance 1.
 _RIDGE = 0.1
+# All pairs are compared: at most this many samples.
+_MOST_COMPARED = 10_000
 _AT_ONCE = 1024
 _SMALL = 1e-30
 
@@ -39,7 +41,8 @@ class EmbeddingFigures:
 
     Args:
         knn: share of labelled samples whose class the 20 nearest others have, by cosine: their votes are
-            weighted by exp(cosine / 0.07).
+            weighted by exp(cosine / 0.07). Of more than 10,000 samples, at most that many are compared,
+            evenly spread.
         cosine: mean cosine between the model's and its teacher's vectors; None if their widths differ.
         cka: linear centred kernel alignment of both, 0 to 1, of any widths (Kornblith et al., arXiv
             1905.00414).
@@ -134,7 +137,9 @@ class Embedding(UsualTask):
         vectors, figures = outputs_NC.double(), dict[str, float | None]()
         known, classes = _classes(labels_N)
         if int(known.sum()) > 1:
-            figures["knn"] = _neighbours(vectors[known], classes[known])
+            rows = torch.nonzero(known)[:, 0]
+            some = rows[:: -(-len(rows) // _MOST_COMPARED)]
+            figures["knn"] = _neighbours(vectors[some], classes[some])
         if teacher_NC is not None and len(vectors) > 1:
             teacher = teacher_NC.to(vectors)
             figures["cka"] = linear_cka(vectors, teacher)

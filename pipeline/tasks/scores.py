@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Self
 
 import torch
@@ -105,6 +106,10 @@ class Scores(UsualTask):
         self.measures = Measures(
             divergences=("squared_error",), agreement="close", link="identity", scales=scales
         )
+        # Copied once per device: a copy in each batch would wait for that device.
+        self._scales_on = cache(
+            lambda device: torch.tensor(scales or [1.0], dtype=torch.float64).to(device)
+        )
 
     def fitted(self, outputs_NC: Tensor) -> Self:
         """Return the task with the variances of a pilot's outputs."""
@@ -127,8 +132,7 @@ class Scores(UsualTask):
 
     def _errors(self, outputs_BC: Tensor, decoded_BC: Tensor) -> Tensor:
         errors = (outputs_BC.double() - decoded_BC.double()).square()
-        scales = self.measures.scales
-        return errors / torch.tensor(scales, dtype=errors.dtype, device=errors.device) if scales else errors
+        return errors / self._scales_on(errors.device)
 
     def answers(self, outputs_BC: Tensor) -> Tensor:
         """Return nothing of a row (B, 0): a number is neither right nor wrong."""

@@ -53,6 +53,14 @@ def test_the_probability_of_a_single_sigmoid_comes_back(name):
     assert decoded.sigmoid().flatten().tolist() == pytest.approx([0.953, 0.119], abs=1e-3)
 
 
+@pytest.mark.parametrize("name", DENSE)
+def test_values_beyond_a_codec_are_not_clamped_silently(name):
+    outputs = torch.tensor([[1e38, -1e38, 0.0], [1.0, 2.0, 3.0]])
+    codec = find_codec(name, 3, absolute=True)
+    lost = SCORES.diverge(outputs, codec.decode(codec.encode(TeacherOutput(outputs), SCORES)))
+    assert lost.isfinite().flatten().tolist() == [False, True]
+
+
 def test_top_k_is_of_a_softmax_only():
     with pytest.raises(ConfigError, match=r"topk-5.* of one softmax.* expected fp16, .* digits or auto"):
         find_codec("topk-5", 11, absolute=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.samples.label_forms import gather_labels
 from pipeline.samples.samples import Sample
 from pipeline.tasks.table import TASKS
 from pipeline.tasks.task import Task
+from tests.pipeline.waiting import NoWaiting
 
 EVERY = pytest.mark.parametrize("task", list(TASKS), ids=lambda task: task.name)
 OUTPUTS = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
@@ -55,3 +57,15 @@ def test_a_store_tells_the_measures_of_all_but_a_softmax(task):
     assert told == task.fitted(OUTPUTS).measures
     kept = task.kept(OUTPUTS)
     assert task.measures.is_absolute == torch.equal(kept, OUTPUTS)
+
+
+@EVERY
+def test_no_rule_waits_for_its_device(task):
+    """Fake tensors refuse to be read, and copies to their device have to be made before."""
+    task = task.fitted(OUTPUTS)
+    task.diverge(OUTPUTS, OUTPUTS)
+    with FakeTensorMode(allow_non_fake_inputs=True), NoWaiting():
+        given, decoded = torch.empty_like(OUTPUTS), torch.empty_like(OUTPUTS)
+        for found in (task.diverge(given, decoded), task.agree(given, decoded), task.answers(given)):
+            assert len(found) == 30
+        assert task.kept(given).shape == OUTPUTS.shape
