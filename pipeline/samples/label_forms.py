@@ -50,11 +50,6 @@ def is_known(labels_N: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(known.any(1))
 
 
-def hidden(labels_N: NDArray[Any]) -> NDArray[Any]:
-    """Return labels of the same kind for as many samples, all unlabelled."""
-    return np.full_like(labels_N, np.nan if labels_N.dtype.kind == "f" else UNLABELLED)
-
-
 def label_word(label: Label) -> int:
     """Return a 64-bit integer for a label: equal for equal labels, -1 for unlabelled.
 

@@ -229,7 +229,7 @@ def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
 
     Args:
         path: the ensemble's folder.
-        names: of the members, e.g. "main.zarr".
+        names: of the members, e.g. "main.zarr", in the order of the weights.
         blend: the average.
 
     Raises:
@@ -241,8 +241,11 @@ def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
             f"{path}: holds a store of logits; expected an ensemble or nothing; choose another name, or "
             f"remove it with: rm -r {path}"
         )
-    members = {name: LogitStore.open(path.parent / name) for name in names}
-    return Ensemble(Location(path), members, blend)
+    # In the order of the manifest, whose keys are sorted: the weights are a list beside them.
+    order = sorted(range(len(names)), key=lambda place: names[place])
+    members = {names[place]: LogitStore.open(path.parent / names[place]) for place in order}
+    weights = tuple(blend.weights[place] for place in order)
+    return Ensemble(Location(path), members, replace(blend, weights=weights))
 
 
 def open_logits(place: Place, *, allow_drift: bool = False, **options: Any) -> SoftLabels:

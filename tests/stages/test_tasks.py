@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 import yaml
-from torch import from_numpy
 
 from pipeline import LogitStore, PreparedData, ReplayDataset
 from pipeline.modalities.images.sources.arrays import CLASSES, load_subset
+from pipeline.store.ensemble import Ensemble
 from tests.stages.conftest import run
 
 TRAIN, TEST = 120, 60
@@ -60,7 +61,7 @@ def multilabel() -> str:
             table = csv.writer(file)
             table.writerow(["name", *CLASSES])
             for number, (image, row) in enumerate(zip(canvas, tags, strict=True)):
-                torchvision.io.write_png(from_numpy(image)[None], f"photos/{split}/{number:03d}.png")
+                torchvision.io.write_png(torch.from_numpy(image)[None], f"photos/{split}/{number:03d}.png")
                 known = ["" if number % 5 == 0 and c == 9 else int(tag) for c, tag in enumerate(row)]
                 table.writerow([f"{number:03d}.png", *known])
     _write(
@@ -172,6 +173,22 @@ def test_a_dataset_of_tags_has_tags_and_absolute_logits(tmp_path, monkeypatch, c
     assert tags.is_floating_point()
     assert bool(((tags >= 0) & (tags <= 1) | (tags == -1)).all())
     assert float(logits.max()) != 0
+
+
+def test_an_ensemble_of_taggers_averages_probabilities(tmp_path, monkeypatch, capsys, edit):
+    monkeypatch.chdir(tmp_path)
+    multilabel()
+    fine = {**BASE["dumps"]["main"], "codec": "fp16", "teacher": "other"}
+    edit({"teachers": {"other": {"model": "resnet8"}}, "dumps": {"main": {"codec": "affine4"}}})
+    edit({"dumps": {"fine": fine}})
+    edit({"ensembles": {"both": {"of": ["main", "fine"], "weights": [3, 1]}}})
+    for command in ("prepare", "train-teacher tutor", "train-teacher other"):
+        assert run(*command.split(), "--set", "training.epochs=1") == 0, capsys.readouterr().err
+    for dump in ("main", "fine", "both"):
+        assert run("cache-logits", dump, "--set", "training.epochs=1") == 0, capsys.readouterr().err
+    each = [LogitStore.open(f"data/logits/{name}.zarr").view(0).sigmoid() for name in ("main", "fine")]
+    found = Ensemble.open("data/logits/both.zarr").view(0).sigmoid()
+    torch.testing.assert_close(found, 0.75 * each[0] + 0.25 * each[1])
 
 
 @pytest.mark.parametrize(
