@@ -109,6 +109,10 @@ def card_difference(params: Params, name: str, card: ModelCard) -> str:
         pairs["stem_stride"] = built.stem_stride, spec.stem_stride
     if spec.channels is not None and "mean" not in said:
         pairs["channels"] = built.channels, spec.channels
+    if spec.output is not None:
+        pairs["output"] = built.output, spec.output
+    if spec.normalise is not None:
+        pairs["normalise"] = built.normalise, spec.normalise
     for key, value in spec.options.items():
         pairs[f"options.{key}"] = built.options.get(key), value
     for key, value in said.items():

@@ -85,8 +85,9 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
 def _say(dump: str, manifest: Manifest, task: Task) -> None:
     for name, cached in manifest.teacher_top1["cached"].items():
         direct = manifest.teacher_top1["direct"][name]
-        if cached is not None and direct is not None:
-            figures = f"{direct:.4f} direct, {cached:.4f} from the cached logits"
+        if cached is not None:
+            kept = f"{cached:.4f} from the cached logits"
+            figures = kept if direct is None else f"{direct:.4f} direct, {kept}"
             click.echo(f"{dump}: teacher {task.accuracy} on {name} {figures}")
     views = manifest.layout.sections["train"].n_views
     click.echo(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
@@ -14,9 +13,10 @@ from pipeline.modalities.modality import DataOptions, Modality
 from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.table import DEFAULT, find_modality
 from pipeline.samples.description import CLASSES, DECISIVE
+from pipeline.samples.label_forms import Wanted
 from pipeline.samples.labels import keep_labels
 from pipeline.samples.prepare import Preparation
-from pipeline.tasks.table import TASKS
+from pipeline.tasks.table import TASKS, find_task
 from stages.own_types import AsItIs
 
 Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 32)]
@@ -32,7 +32,8 @@ class DataParams:
             `parquet:PATH`, `hf:PATH`, `folder:PATH`; for audio `spoken-words-synthetic`, `folder:PATH`,
             `csv:PATH`, `npz:PATH`; or your own `module:callable`.
         modality: kind of samples: `images`, `text`, `audio`, or your own `module:NAME`.
-        task: meaning of the teacher's output: `classes` (one softmax), or your own `module:NAME`.
+        task: meaning of the teacher's output: `classes` (one softmax), `multilabel` (a sigmoid per tag),
+            `embedding` (a vector), `scores` (numbers), or your own `module:NAME`.
         watch: file or folder; DVC imports the data again when it changes.
         validation: share of the training samples held out to choose the epoch, in [0, 1); unused if the
             source brings a validation split. With 0 the last epoch is kept.
@@ -68,8 +69,8 @@ class DataParams:
         """The modality, found when params.yaml was read."""
         return find_modality(self.modality)
 
-    def student_labels(self, data: PreparedData) -> NDArray[np.int64]:
-        """Return the labels (N,) of the training split that students may see, -1 for hidden."""
+    def student_labels(self, data: PreparedData) -> NDArray[Any]:
+        """Return the labels (N, ...) of the training split that students may see, -1 for hidden."""
         if self.labels_per_class is None:
             return data.train.labels
         return keep_labels(data.train, data.classes, per_class=self.labels_per_class, seed=self.seed)
@@ -83,6 +84,7 @@ class DataParams:
             seed=self.seed,
             made_with={name: value for name, value in self.asked().items() if name not in kinds},
             kinds={name: value for name, (value, usual) in kinds.items() if value != usual},
+            labels=Wanted(task=self.task, kinds=find_task(self.task).labels),
         )
 
     def asked(self) -> dict[str, Any]:

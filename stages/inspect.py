@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pipeline.codecs.fidelity import Fidelity
+from pipeline.codecs.rule import Measures
 from pipeline.core.errors import ConfigError, counted
 from pipeline.places.location import hidden_place
 from pipeline.store.ensemble import Ensemble, is_ensemble
@@ -47,7 +48,7 @@ def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
     lines = {
         "ensemble": f"{hidden_place(place)}: the mean of {blend.average} of {', '.join(ensemble.names)}",
         "weights": ", ".join(f"{weight:g}" for weight in blend.weights),
-        "samples": _size(summary),
+        "samples": _size(summary, ensemble.measures),
         _accuracy(_task(ensemble.teacher)): _quality(ensemble.teacher_top1),
     }
     for name, text in lines.items():
@@ -98,15 +99,18 @@ def _quality(share: float | None) -> str:
 def _samples(found: Inspection) -> str:
     summary, labelled = found.summary, found.labelled
     few = labelled is not None and labelled < summary["n_samples"]
-    return _size(summary) + (f", {labelled:,} labelled samples" if few else "")
+    size = _size(summary, found.header.layout.measures)
+    return size + (f", {labelled:,} labelled samples" if few else "")
 
 
-def _size(summary: Mapping[str, Any]) -> str:
-    views, classes = counted(summary["n_views"], "view"), counted(summary["n_classes"], "class")
-    return f"{summary['n_samples']:,} x {views}, {classes}"
+def _size(summary: Mapping[str, Any], measures: Measures) -> str:
+    noun = "output" if measures.is_absolute else "class"
+    views, outputs = counted(summary["n_views"], "view"), counted(summary["n_classes"], noun)
+    return f"{summary['n_samples']:,} x {views}, {outputs}"
 
 
 def _codec(found: Inspection, per_view: float | None) -> str:
     codec, spec = found.summary["codec"], found.header.codec_spec
-    chosen = codec if spec.budget is None else f"{codec}, requested as {spec}"
+    asked = spec.under(absolute=found.header.layout.measures.is_absolute)
+    chosen = codec if spec.budget is None else f"{codec}, requested as {asked}"
     return chosen if per_view is None else f"{chosen}, {per_view:.1f} bytes per sample and view"

@@ -19,6 +19,7 @@ from pipeline.losses import LOSSES, find_loss, make_loss
 from pipeline.modalities.preprocessing import GivenPreprocessing, Views
 from pipeline.modalities.table import find_modality
 from pipeline.models.class_map import read_class_map
+from pipeline.models.embedder import require_output
 from pipeline.models.pretrained import Start
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.training.settings import Precision, TrainingSettings
@@ -68,6 +69,11 @@ class ModelParams:
         preprocessing: overrides for input size and normalisation; see the preprocessing below.
         class_map: class of the weights for each class of the data, e.g. `{tabby: 281}`, or the path of a
             YAML or JSON file; None if both have the same classes.
+        output: of a model under `task: embedding`: `embedding` (the input of its last layer), `layer:NAME`
+            (a layer's output, averaged over positions) or `cls:NAME` (at its first position); None for
+            `embedding`, and for the output itself of your own code.
+        normalise: of embeddings: `length` (to 1), or of a teacher `features` (each to mean 0 and deviation
+            1, measured once); None for raw ones.
         seed: random seed of a teacher's training.
         training: the shared `training` values, overridden by those of this model.
 
@@ -83,6 +89,8 @@ class ModelParams:
         default_factory=lambda: find_modality().preprocessing_type()
     )
     class_map: dict[str | int, str | int] | str | None = None
+    output: str | None = None
+    normalise: Literal["length", "features"] | None = None
     seed: Seed = 0
     training: TrainingParams = field(default_factory=TrainingParams)
 
@@ -96,6 +104,12 @@ class ModelParams:
                 raise ConfigError(
                     f"{name} is set but weights is not; {name} needs initial weights; add them"
                 )
+        require_output(self.output or "", self.normalise or "none")
+        if self.normalise == "features" and (self.weights is None or self.fine_tune):
+            raise ConfigError(
+                "normalise is features, which is measured on a finished teacher; expected weights and no "
+                "fine_tune; use length, or remove it"
+            )
         if self.weights is None and self.training.freeze:
             raise ConfigError(
                 "freeze is true but weights is not set; freeze needs weights to keep; add them"
@@ -117,6 +131,8 @@ class ModelParams:
             options=self.options,
             preprocessing=self.preprocessing,
             class_map=read_class_map(Path(mapping)) if isinstance(mapping, str) else _by_name(mapping),
+            output=self.output,
+            normalise=self.normalise or "none",
         )
 
 
@@ -149,12 +165,17 @@ class DumpParams:
     Args:
         teacher: name of an entry of `teachers`.
         views: number and augmentation of the views of each training sample; see the views below.
-        codec: storage format of the logits: fp16, affine8, affine6, affine4, topk-K (e.g. topk-50),
-            features, auto, which takes the smallest of these within `max_kl`, or your own `module:NAME` or
-            `module:NAME-K`; own code runs when a dump is made or its logits are read, not when params.yaml
-            is read.
-        max_kl: error budget in nats: mean KL(teacher || stored) at temperatures 1 and 4, measured on a
-            pilot before the dump; None means 1e-3 for auto and features, no limit for the others.
+        codec: storage format of the outputs: fp16, affine8, affine6, affine4, topk-K (e.g. topk-50; only
+            classes), features, digits, auto, which takes the smallest of these within the budget, or your
+            own `module:NAME` or `module:NAME-K`; own code runs when a dump is made or its logits are read,
+            not when params.yaml is read.
+        max_kl: error budget of classes in nats: mean KL(teacher || stored) at temperatures 1 and 4,
+            measured on a pilot before the dump; None means 1e-3 for auto and features, no limit for the
+            others.
+        max_error: error budget of other tasks, in place of `max_kl`: of multilabel the mean KL in nats,
+            summed over the tags; of embedding the mean squared error over the squared length, and the mean
+            of 1 - cosine; of scores the mean squared error over the variance. None means 1e-3 for auto,
+            features and digits, no limit for the others.
         precision: precision of the teacher's forward pass: fp32, or bf16 autocast.
         batch_size: samples per forward pass.
         shard_rows: samples per shard; None chooses by the size of the dataset.
@@ -168,6 +189,7 @@ class DumpParams:
     views: DumpViews
     codec: str = "affine8"
     max_kl: float | None = None
+    max_error: float | None = None
     precision: Precision = "fp32"
     batch_size: int = 256
     shard_rows: int | None = None
@@ -204,7 +226,7 @@ class DumpParams:
 
     def codec_spec(self) -> CodecSpec:
         """Return the codec's name and error budget."""
-        return CodecSpec(name=self.codec, max_kl=self.max_kl)
+        return CodecSpec(name=self.codec, max_kl=self.max_kl, max_error=self.max_error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

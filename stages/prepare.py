@@ -9,16 +9,21 @@ from typing import Any
 
 import click
 
+from pipeline.core.errors import counted
 from pipeline.core.progress import note, track
 from pipeline.samples.description import SPLITS
 from pipeline.samples.prepare import prepare
 from pipeline.samples.samples import Sample
+from pipeline.tasks.table import find_task
 from stages import paths
 from stages.failures import say
 from stages.options import reads_params
 from stages.params import Params
 from stages.ranks import require_alone
 from stages.runtime import bound_threads, default_workers
+
+# Words for the values of a sample's label.
+_NAMED = {"index": "class", "tags": "tag", "numbers": "number"}
 
 
 @click.command()
@@ -57,7 +62,8 @@ def command(params: Params, workers: int | None) -> None:
         progress=partial(_progress, intake.form.noun),
     )
     counts = ", ".join(_count(description, name) for name in SPLITS)
-    say(f"{data.source}: {len(description['classes'])} classes, {counts} {intake.form.noun}s")
+    named = counted(len(description["classes"]), _NAMED[find_task(data.task).labels[0]])
+    say(f"{data.source}: {named}, {counts} {intake.form.noun}s")
 
 
 def _count(description: Mapping[str, Any], split: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.arrays import spread
-from pipeline.core.errors import DataError, first_of
+from pipeline.core.errors import ConfigError, DataError, first_of
 from pipeline.core.progress import note
 from pipeline.modalities.modality import Modality, Recognised
 from pipeline.modalities.table import MODALITIES, families, find_modality
@@ -139,6 +139,11 @@ _SURVEYS: Mapping[str, Callable[[Modality, Recognised, Path, str], Project]] = {
 def _opened(modality: Modality, found: Recognised) -> Source:
     """Open the data, and tell of what is left out."""
     source = modality.open_source(found.source, modality.options_type(**found.options))
+    if np.ndim(source.train[0].label):
+        raise ConfigError(
+            f"{found.source}: its files have tags or numbers in labels.csv, and init writes class jobs; "
+            "expected class folders; copy the params.yaml of a clone and set data.task"
+        )
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
     return source

@@ -14,7 +14,7 @@ from pipeline.core.hashing import canonical_json
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import RunContext
 from pipeline.loading.training_set import TrainingSet
-from pipeline.losses import make_loss, require_features, require_targets
+from pipeline.losses import make_loss, require_features, require_outputs, require_targets
 from pipeline.modalities.prepared import PreparedData, require_sample
 from pipeline.modalities.table import views_of
 from pipeline.models.auxiliary import count_parameters
@@ -64,6 +64,8 @@ def command(
         with training_ranks(machine.device) as ranks:
             held.enter_context(run.outputs.held(ranks))
             context = machine.context(params.data, ranks)
+            task, n_outputs = context.task, len(context.data.classes)
+            require_outputs(loss.loss, task.measures, n_outputs, task.name)
             require_sample(context.data, seed=seed, workers=machine.workers)
             store, drift = None, None
             if dump is not None:

@@ -10,14 +10,17 @@ import click
 import torch
 from torch import nn
 
+from pipeline.core.errors import ConfigError
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import RunContext
 from pipeline.losses import make_loss
 from pipeline.modalities.prepared import require_sample
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint
+from pipeline.models.embedder import Embedder
 from pipeline.models.pretrained import initial_network, pretrained_network
-from pipeline.models.teacher import require_same_classes
+from pipeline.models.teacher import require_same_outputs
+from pipeline.tasks.task import Task
 from pipeline.training.failures import naming_epoch
 from pipeline.training.loop import RunSpec
 from pipeline.training.run import train
@@ -30,6 +33,9 @@ from stages.options import reads_params, runs_on_device
 from stages.outputs import Outputs, main_figure
 from stages.params import ModelParams, Params
 from stages.ranks import training_ranks
+
+# Training samples on which the features of an embedding are standardised.
+_MEASURED = 2048
 
 
 @click.command()
@@ -65,8 +71,11 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
 def _resolve(context: RunContext, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:
     """Load a pretrained network unchanged onto the device."""
     network, card = pretrained_network(context.data, spec.start(None))
-    require_same_classes(name, card, context.data)
+    require_same_outputs(name, card, context.data, context.task)
     network.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if isinstance(network, Embedder) and spec.normalise == "features":
+        some = context.data.train.spread(_MEASURED)
+        network.standardise(context.predict(network, card.preprocessing, some)[0])
     return network, card
 
 
@@ -78,7 +87,7 @@ def _train(
         network,
         card,
         RunSpec(
-            loss=make_loss("scratch", {}),
+            loss=make_loss(_supervised(context.task), {}),
             settings=spec.training.settings(),
             seed=spec.seed,
             state_path=state_path,
@@ -86,6 +95,20 @@ def _train(
         views=spec.training.views,
         store=None,
     )
+
+
+def _supervised(task: Task) -> str:
+    """Return the loss of labels alone for a task.
+
+    Raises:
+        ConfigError: labels cannot train a model of this task.
+    """
+    if task.supervised is None:
+        raise ConfigError(
+            f"teachers of task {task.name} are not trained: no loss of labels has this output; expected a "
+            "finished teacher; set its weights and remove fine_tune"
+        )
+    return task.supervised
 
 
 def _write(

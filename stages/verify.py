@@ -168,7 +168,7 @@ class _CheckedStore:
         if audit.replayed:
             click.echo(
                 f"{counted(audit.replayed, 'pair')} replayed: largest difference "
-                f"{audit.replay_max_abs_diff:.3g}, mean KL {audit.replay_kl_mean:.2e}"
+                f"{audit.replay_max_abs_diff:.3g}, mean {audit.measure} {audit.replay_kl_mean:.2e}"
             )
 
 

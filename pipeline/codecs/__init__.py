@@ -2,23 +2,26 @@
 
 A codec is a pair of functions and the arrays that it declares. When it encodes, the task's rule says which
 part of an output to keep; decoding needs no rule. A softmax ignores a constant per row, so logits are kept
-relative to the row's maximum: decoded rows have the maximum 0.
+relative to the row's maximum: decoded rows have the maximum 0. Other outputs are absolute: whoever finds
+a codec says so, and a store's layout tells it by the outputs' link.
 
-A new codec is one function and one line in a table: `_PLAIN`; `_NUMBERED` if the name ends in a number,
-e.g. `topk-50`; `_FITTED` if the codec is built from arrays that the store keeps once. Or it is user code,
-`module:NAME`: see `own_code.py`.
+A new codec is one function and one line in a table: `_PLAIN`, and `_ABSOLUTE` if it keeps absolute outputs;
+`_NUMBERED` if the name ends in a number, e.g. `topk-50`; `_FITTED` if the codec is built from arrays that
+the store keeps once. Or it is user code, `module:NAME`: see `own_code.py`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
+from pipeline.codecs import digits as digits_codec
+from pipeline.codecs import features as features_codec
 from pipeline.codecs.base import ArraySpec, Codec, TeacherOutput
 from pipeline.codecs.dense import affine, fp16
-from pipeline.codecs.features import STATE, features, require_state
 from pipeline.codecs.own_code import OWN_CODECS, is_own_codec, own_codec, split_number, trust_codec
 from pipeline.codecs.rule import Rule
 from pipeline.codecs.topk import topk
@@ -46,36 +49,72 @@ _PLAIN: Mapping[str, Callable[[int], Codec]] = {
     "affine6": functools.partial(affine, 6),
     "affine4": functools.partial(affine, 4),
 }
-# name -> function from the number in the name and the number of classes to the codec
+# The same for absolute outputs, whose rows have no part to drop.
+_ABSOLUTE: Mapping[str, Callable[[int], Codec]] = {
+    "fp16": functools.partial(fp16, absolute=True),
+    "affine8": functools.partial(affine, 8, absolute=True),
+    "affine6": functools.partial(affine, 6, absolute=True),
+    "affine4": functools.partial(affine, 4, absolute=True),
+}
+# name -> function from the number in the name and the number of classes to the codec; of a softmax only
 _NUMBERED: Mapping[str, Callable[[int, int], Codec]] = {"topk": topk}
-# name -> function from the arrays that the store keeps once to the codec
-_FITTED: Mapping[str, Callable[[Mapping[str, Tensor]], Codec]] = {"features": features}
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A codec that is built from arrays that the store keeps once.
+
+    Args:
+        make: these arrays, and whether outputs are absolute, to the codec.
+        require: refuses arrays that cannot come from fitting, given the number of outputs.
+        state: name -> dtype and axes of each array.
+    """
+
+    make: Callable[[Mapping[str, Tensor], bool], Codec]
+    require: Callable[[Mapping[str, Tensor], int], None]
+    state: Mapping[str, tuple[str, str]]
+
+
+_FITTED: Mapping[str, _Fitted] = {
+    "features": _Fitted(
+        lambda state, absolute: features_codec.features(state, absolute=absolute),
+        features_codec.require_state,
+        features_codec.STATE,
+    ),
+    "digits": _Fitted(
+        lambda state, _: digits_codec.digits(state), digits_codec.require_state, digits_codec.STATE
+    ),
+}
 # name -> dtype and axes of each array that the store keeps once
-STATE_SHAPES: Mapping[str, Mapping[str, tuple[str, str]]] = {"features": STATE}
+STATE_SHAPES: Mapping[str, Mapping[str, tuple[str, str]]] = {n: f.state for n, f in _FITTED.items()}
 CODECS = (*_PLAIN, *(f"{name}-K" for name in _NUMBERED), *_FITTED)
 
 
-def find_codec(name: str, n_classes: int, state: Mapping[str, Tensor] | None = None) -> Codec:
+def find_codec(
+    name: str, n_classes: int, state: Mapping[str, Tensor] | None = None, *, absolute: bool = False
+) -> Codec:
     """Return a codec by its name.
 
     Args:
         name: one of `CODECS`, with a number for K; or user code, `module:NAME` or `module:NAME-K`.
         n_classes: C.
         state: the arrays that a store of a fitted codec keeps once.
+        absolute: whether outputs are absolute, i.e. under another link than a softmax's.
 
     Raises:
         ValueError: the state cannot come from fitting.
-        ConfigError: no codec has this name, or the codec cannot keep this many classes; or the user neither
+        ConfigError: no codec has this name, or the codec cannot keep these outputs; or the user neither
             named nor trusted its code, or this code makes no codec.
 
     >>> {name: spec.shape for name, spec in find_codec("topk-5", 1000).arrays.items()}
     {'gaps': (2, 5), 'codes': (5,), 'scale': (), 'tail': ()}
     """
-    if name in _PLAIN:
-        return _PLAIN[name](n_classes)
+    plain = _ABSOLUTE if absolute else _PLAIN
+    if name in plain:
+        return plain[name](n_classes)
     if name in _FITTED:
-        require_state(state or {}, n_classes)
-        return _FITTED[name](state or {})
+        _FITTED[name].require(state or {}, n_classes)
+        return _FITTED[name].make(state or {}, absolute)
     if is_own_codec(name):
         return own_codec(name, n_classes)
     stem, number = split_number(name)
@@ -83,6 +122,11 @@ def find_codec(name: str, n_classes: int, state: Mapping[str, Tensor] | None = N
         raise ConfigError(
             f"codec is {quoted(name)}; expected one of {', '.join(CODECS)}, or module:NAME of your own"
             f"{did_you_mean(name, CODECS)}"
+        )
+    if absolute:
+        raise ConfigError(
+            f"codec is {quoted(name)}, which keeps the likeliest classes of one softmax; this task has no "
+            f"softmax; expected {', '.join((*_ABSOLUTE, *_FITTED))} or auto"
         )
     return _NUMBERED[stem](number, n_classes)
 

@@ -109,19 +109,19 @@ class Decoder(Protocol):
 
     @property
     def decode(self) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        """Function from arrays of B rows to (B, C) float32 logits; each row's maximum is 0."""
+        """Function from arrays of B rows to (B, C) float32 outputs; of a softmax, row maximum 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """Convert a teacher's output for C classes to arrays, and back to logits.
+    """Convert a teacher's C outputs to arrays, and back.
 
     Args:
         name: in `params.yaml` and in the store, e.g. affine8.
         version: raised when the same output would give different arrays; part of the fingerprint.
         arrays: the arrays with one row per sample in a store of this codec.
         encode: a batch of B rows, and their task's rule, to arrays of B rows on the batch's device.
-        decode: arrays of B rows to (B, C) float32 logits; each row's maximum is 0.
+        decode: arrays of B rows to (B, C) float32 outputs; of a softmax, each row's maximum is 0.
         state: the arrays that a store keeps once; `find_codec` rebuilds this codec from them.
         kept: number of classes whose logits are kept; None for all.
         features: decoder of the teacher's features; None if they are not kept.

@@ -1,4 +1,4 @@
-"""Average the soft labels of several teachers."""
+"""Average the outputs of several teachers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from pipeline.codecs import Codec
 from pipeline.codecs.base import FeatureDecoder, relative
+from pipeline.codecs.rule import Link
 from pipeline.core.errors import ConfigError
 
 SEPARATOR = "/"
@@ -19,15 +20,18 @@ SEPARATOR = "/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blend:
-    """Average the logits of several teachers.
+    """Average the outputs of several teachers.
 
     Args:
-        average: "probabilities": log of the weighted mean softmax at temperature 1; or "logits".
+        average: "probabilities": logits of the weighted mean probability at temperature 1; or "logits", the
+            weighted mean of the outputs themselves.
         weights: one per teacher, each more than 0; they are scaled to a sum of 1.
+        link: of all outputs.
     """
 
     average: Literal["probabilities", "logits"] = "probabilities"
     weights: tuple[float, ...]
+    link: Link = "softmax"
 
     def __post_init__(self) -> None:
         if self.average not in ("probabilities", "logits"):
@@ -38,9 +42,13 @@ class Blend:
             raise ConfigError(f"weights are {list(self.weights)}; their sum is too large; scale them down")
 
     def blend(self, each: Sequence[Tensor]) -> Tensor:
-        """Return averaged logits (B, C) float32, row maximum 0, from each teacher's logits (B, C)."""
+        """Return averaged outputs (B, C) float32 from each teacher's; of a softmax, row maximum 0."""
         total = sum(self.weights)
         shares = [weight / total for weight in self.weights]
+        if self.link == "sigmoid" and self.average == "probabilities":
+            return _mean_of_sigmoids(torch.stack(list(each)), shares)
+        if self.link != "softmax":
+            return torch.as_tensor(sum(share * one for share, one in zip(shares, each, strict=True)))
         if self.average == "logits":
             mean = sum(share * relative(logits) for share, logits in zip(shares, each, strict=True))
             return relative(torch.as_tensor(mean))
@@ -48,6 +56,13 @@ class Blend:
         # log sum_i share_i softmax_i, without leaving log space: small probabilities do not underflow.
         scale = logs.new_tensor(shares).log()[:, None, None]
         return relative(torch.logsumexp(logs + scale, dim=0))
+
+
+def _mean_of_sigmoids(each_MBC: Tensor, shares: Sequence[float]) -> Tensor:
+    """Return the logit of the weighted mean probability (B, C), from log p and log (1 - p)."""
+    scale = each_MBC.new_tensor(shares).log()[:, None, None]
+    log_p, log_q = ((F.logsigmoid(sign * each_MBC) + scale).logsumexp(0) for sign in (1, -1))
+    return log_p - log_q
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +84,7 @@ class BlendedDecoder:
 
     @property
     def decode(self) -> Callable[[Mapping[str, Tensor]], Tensor]:
-        """Function from arrays of B rows to (B, C) float32 logits; each row's maximum is 0."""
+        """Function from arrays of B rows to (B, C) float32 outputs; see `Blend.blend`."""
         return self._decode
 
     def _decode(self, arrays: Mapping[str, Tensor]) -> Tensor:

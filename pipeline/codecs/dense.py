@@ -1,4 +1,4 @@
-"""Codecs that keep every logit: `fp16`, and `affine8`, `affine6`, `affine4` on one grid per row.
+"""Codecs that keep every output: `fp16`, and `affine8`, `affine6`, `affine4` on one grid per row.
 
 With m the row's maximum, r its range and L levels, scale = fp16(r / (L - 1)) and code = round((logit - m)
 / scale) + L - 1; the decoded value is (code - L + 1) * scale. The maximum has the highest code, so it needs
@@ -8,6 +8,8 @@ share a byte.
 Bytes before compression: C + 2 per sample, C / 2 + 2 with 4 bits. Error: at most scale / 2 per logit, plus
 half the scale's rounding times the levels at the minimum. Ranges up to 65504 (L - 1) are kept; a range
 below 6e-8 (L - 1) becomes 0. Logits must be finite.
+
+Outputs that are absolute, e.g. of sigmoids, also need the maximum: float32, 4 bytes more per sample.
 """
 
 from __future__ import annotations
@@ -24,25 +26,32 @@ from pipeline.codecs.rule import Rule
 # `fp16`: the part that the rule keeps, in half precision; for a softmax the logit minus its row's maximum.
 #
 # Bytes before compression: 2 C per sample. Error: half a unit in the last of 11 bits. It is smallest for
-# the likely classes, which are near 0 and matter most. Values are clamped to -65504 ... 65504.
+# the likely classes, which are near 0 and matter most. A softmax's are clamped to -65504 ... 65504.
 
 
 _LARGEST = torch.finfo(torch.float16).max
 
 
-def fp16(n_classes: int) -> Codec:
-    """Return the codec `fp16`."""
+def fp16(n_classes: int, *, absolute: bool = False) -> Codec:
+    """Return the codec `fp16`.
+
+    Args:
+        n_classes: C.
+        absolute: refuse values beyond the largest one; of a softmax, they are 0 anyway.
+    """
+
+    def encode(output: TeacherOutput, rule: Rule) -> Arrays:
+        kept = rule.kept(output.logits)
+        # Beyond the largest value, float16 is infinite, which a dump refuses by the sample's name.
+        return {"logits": (kept if absolute else kept.clamp(-_LARGEST, _LARGEST)).to(torch.float16)}
+
     return Codec(
         name="fp16",
         version=1,
         arrays={"logits": ArraySpec("float16", (n_classes,))},
-        encode=_encode,
+        encode=encode,
         decode=_decode,
     )
-
-
-def _encode(output: TeacherOutput, rule: Rule) -> Arrays:
-    return {"logits": rule.kept(output.logits).clamp(-_LARGEST, _LARGEST).to(torch.float16)}
 
 
 def _decode(arrays: Mapping[str, Tensor]) -> Tensor:
@@ -123,24 +132,35 @@ def codes_per_byte(levels: int) -> int:
     return next(n for n in range(8, 0, -1) if levels**n <= 256)
 
 
-def affine(bits: int, n_classes: int) -> Codec:
-    """Return the codec with 8, 6 or 4 bits per logit."""
+def affine(bits: int, n_classes: int, *, absolute: bool = False) -> Codec:
+    """Return the codec with 8, 6 or 4 bits per output.
+
+    Args:
+        bits: 8, 6 or 4.
+        n_classes: C.
+        absolute: keep each row's maximum, too.
+    """
     top = 2**bits - 1
     paired = bits == 4
 
     def encode(output: TeacherOutput, rule: Rule) -> Arrays:
-        codes, scale = to_grid(rule.kept(output.logits), top)
-        return {"codes": pack(codes, 16) if paired else codes, "scale": scale}
+        kept = rule.kept(output.logits)
+        maximum = kept.amax(1) if absolute else None
+        codes, scale = to_grid(kept if maximum is None else kept - maximum[:, None], top)
+        arrays = {"codes": pack(codes, 16) if paired else codes, "scale": scale}
+        return arrays if maximum is None else {**arrays, "maximum": maximum}
 
     def decode(arrays: Mapping[str, Tensor]) -> Tensor:
         codes = unpack(arrays["codes"], 16, n_classes) if paired else arrays["codes"]
-        return from_grid(codes, arrays["scale"], top)
+        below = from_grid(codes, arrays["scale"], top)
+        return below + arrays["maximum"][:, None] if absolute else below
 
     width = (n_classes + 1) // 2 if paired else n_classes
+    arrays = {"codes": ArraySpec("uint8", (width,)), "scale": ArraySpec("float16", ())}
     return Codec(
         name=f"affine{bits}",
         version=1,
-        arrays={"codes": ArraySpec("uint8", (width,)), "scale": ArraySpec("float16", ())},
+        arrays={**arrays, "maximum": ArraySpec("float32", ())} if absolute else arrays,
         encode=encode,
         decode=decode,
     )

@@ -1,4 +1,4 @@
-"""`features`: the teacher's penultimate activations, quantised for the softmax that they produce.
+"""`features`: the teacher's penultimate activations, quantised for the outputs that they produce.
 
 The teacher's last layer maps features x (D) to logits W x + b (C). A sample keeps a digit v_j per feature.
 The store keeps W, b and a table with the values of each feature's digits once:
@@ -11,7 +11,8 @@ classes. Two or more digits of few levels share a byte. Bytes lie column by colu
 codes then fit them better. Measured here, level 16 takes a tenth less than level 1, and 0.2 ms per row in
 the writer's threads.
 
-The digits are not the nearest ones but the jointly best ones; the comment below explains the search.
+The digits are not the nearest ones but the jointly best ones for a softmax; the comment below explains the
+search. For absolute outputs, e.g. of sigmoids, it lowers the squared error of all outputs alike.
 `fitting.py` chooses the tables' step size on the pilot, from a budget of divergence. Bytes before
 compression: about D / 3 at a mean KL of 1e-3. Error: as budgeted on the pilot; each dump measures its own.
 """
@@ -28,8 +29,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.codecs.base import Arrays, ArraySpec, Codec, FeatureDecoder, TeacherOutput, relative
+from pipeline.codecs.digits import GRID, ascending, decode_digits, nearest, pack_digits, require_fitted
 from pipeline.codecs.rule import Rule
-from pipeline.core.errors import quoted
 
 # Choose the digits of a row of features so that their softmax is near the teacher's.
 #
@@ -46,6 +47,8 @@ from pipeline.core.errors import quoted
 # Every feature is a variable, but few directions matter. In these directions a thousand small errors can
 # cancel; rounding each feature to the nearest value leaves them.
 #
+# Absolute outputs have no constant to ignore: W is not centred, T is empty and rho is 1.
+#
 # The search starts from the nearest digits. In each sweep, each of a few blocks of features moves the one
 # digit up or down that lowers J most, if any does: at most _SWEEPS * _BLOCKS = 48 moves per row. Sums are
 # in float64, so that devices agree, except on moves that lower J equally to the last bit.
@@ -59,9 +62,7 @@ NAME = "features"
 STATE: Mapping[str, tuple[str, str]] = {
     "weight": ("float32", "CD"),
     "bias": ("float32", "C"),
-    "table": ("float32", "DL"),
-    **dict.fromkeys(("levels", "byte", "place", "middle"), ("int32", "D")),
-    "toll": ("float64", ""),
+    **GRID,
 }
 # Bounds the search's memory: `_w_BKD` takes 256 * 24 * D * 8 bytes, 100 MB for D = 2048.
 _ROWS_AT_ONCE = 256
@@ -72,13 +73,14 @@ class Shaping:
     """The inputs of the search from a fitted state, on one device.
 
     Args:
-        rows: (C, D) float64, the last layer minus the mean over its classes.
+        rows: (C, D) float64, the last layer; of a softmax, minus the mean over its classes.
         gram: (D, D) float64, rows^T rows / C.
         table: (D, L) float64, value of each digit; +inf beyond a feature's last digit.
         levels: (D,) number of digits of a feature.
         middle: (D,) the pilot's median digit.
         toll: cost per unit of distance from `middle`.
         up_down: (2,) int64, 1 and -1: the two directions of a digit.
+        absolute: whether all outputs count alike, as no softmax says which are likely.
     """
 
     rows: Tensor
@@ -88,23 +90,23 @@ class Shaping:
     middle: Tensor
     toll: float
     up_down: Tensor
+    absolute: bool
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor], toll: float) -> Shaping:
+    def of(cls, state: Mapping[str, Tensor], toll: float, *, absolute: bool = False) -> Shaping:
         """Prepare the search on the device of a fitted state."""
         weight = state["weight"].double()
         # A constant over classes is invisible to a softmax, and so is the part of W that adds it.
-        rows = weight - weight.mean(0)
-        digit = torch.arange(state["table"].shape[1], device=weight.device)
-        absent = digit >= state["levels"][:, None]
+        rows = weight if absolute else weight - weight.mean(0)
         return cls(
             rows=rows,
             gram=rows.T @ rows / len(rows),
-            table=state["table"].double().masked_fill(absent, torch.inf),
+            table=ascending(state),
             levels=state["levels"].long(),
             middle=state["middle"].long(),
             toll=toll,
             up_down=torch.tensor([1, -1], device=weight.device),
+            absolute=absolute,
         )
 
     def digits(self, output: TeacherOutput) -> Tensor:
@@ -119,10 +121,7 @@ class Shaping:
 
     def nearest(self, features_BD: Tensor) -> Tensor:
         """Return the digits (B, D) int64 whose values are nearest."""
-        # (D, L - 1). Beyond the last digit the midpoint is infinite, which no feature exceeds.
-        midpoints = (self.table[:, 1:] + self.table[:, :-1]) / 2
-        midpoints = midpoints.nan_to_num(nan=torch.inf, posinf=torch.inf)
-        return torch.searchsorted(midpoints, features_BD.T.contiguous()).T.contiguous()
+        return nearest(self.table, features_BD)
 
 
 class _Search:
@@ -134,11 +133,13 @@ class _Search:
 
     def __init__(self, shaping: Shaping, features_BD: Tensor, logits_BC: Tensor) -> None:
         self._s = shaping
-        kept = min(_LIKELIEST, logits_BC.shape[1])
+        kept = 0 if shaping.absolute else min(_LIKELIEST, logits_BC.shape[1])
         self._p_BK, likeliest = torch.softmax(logits_BC, 1).topk(kept, 1)
-        self._rho_B1 = 1 - self._p_BK.sum(1, keepdim=True) + _HIGH_TEMPERATURE
+        others_B1 = 1 - self._p_BK.sum(1, keepdim=True)
+        self._rho_B1 = others_B1 if shaping.absolute else others_B1 + _HIGH_TEMPERATURE
         # index_select copies whole rows; indexing would copy element by element.
-        self._w_BKD = shaping.rows.index_select(0, likeliest.flatten()).view(*likeliest.shape, -1)
+        width = features_BD.shape[1]
+        self._w_BKD = shaping.rows.index_select(0, likeliest.flatten()).view(*likeliest.shape, width)
         self.digits = shaping.nearest(features_BD)
         error = shaping.table.T.gather(0, self.digits) - features_BD
         # W_T e (B, K), the error of the likeliest logits, and the gradient (B, D) of the second term.
@@ -192,33 +193,35 @@ class _Search:
         self._moves[:, row, feature_B], self._saved[:, row, feature_B] = moves, saved
 
 
-def features(state: Mapping[str, Tensor]) -> Codec:
+def features(state: Mapping[str, Tensor], *, absolute: bool = False) -> Codec:
     """Return the codec of a fitted state.
 
     Args:
         state: weight (C, D) and bias (C,) float32 of the last layer; table (D, L) float32, the values of
             each feature's digits, ascending; levels, byte and place (D,) int32; and the inputs of
             `Shaping`: middle (D,) int32, toll () float64 in nats.
+        absolute: whether decoded outputs are absolute, not up to a constant per row.
     """
     on_device = cache(lambda device: {name: values.to(device) for name, values in state.items()})
     # Read once, on the host: reading it on a device would wait for that device.
     toll = float(state["toll"])
-    shaping_on = cache(lambda device: Shaping.of(on_device(device), toll))
+    shaping_on = cache(lambda device: Shaping.of(on_device(device), toll, absolute=absolute))
     width = int(state["byte"].max()) + 1
 
     def encode(output: TeacherOutput, _: Rule) -> Arrays:
         device = output.logits.device
         chunks = range(0, len(output.logits), _ROWS_AT_ONCE)
         digits = [shaping_on(device).digits(output[row : row + _ROWS_AT_ONCE]) for row in chunks]
-        return {"codes": _pack(torch.cat(digits), on_device(device), width)}
+        return {"codes": pack_digits(torch.cat(digits), on_device(device), width)}
 
     def values(arrays: Mapping[str, Tensor]) -> Tensor:
         kept = on_device(arrays["codes"].device)
-        return kept["table"].T.gather(0, _unpack(arrays["codes"], kept))
+        return decode_digits(arrays["codes"], kept)
 
     def decode(arrays: Mapping[str, Tensor]) -> Tensor:
         kept = on_device(arrays["codes"].device)
-        return relative(F.linear(values(arrays), kept["weight"], kept["bias"]))
+        outputs = F.linear(values(arrays), kept["weight"], kept["bias"])
+        return outputs if absolute else relative(outputs)
 
     return Codec(
         name=NAME,
@@ -241,43 +244,4 @@ def require_state(state: Mapping[str, Tensor], n_classes: int) -> None:
     Raises:
         ValueError: an array is missing, or its shape, dtype or values cannot come from fitting.
     """
-    if set(state) != set(STATE):
-        raise ValueError(f"it contains {quoted(sorted(state))}, expected {', '.join(STATE)}")
-    sizes = {"C": n_classes, "D": state["table"].shape[0], "L": state["table"].shape[-1]}
-    for name, (dtype, axes) in STATE.items():
-        shape = tuple(sizes[axis] for axis in axes)
-        if state[name].shape != shape or state[name].dtype != getattr(torch, dtype):
-            raise ValueError(
-                f"{name} is {state[name].dtype} {tuple(state[name].shape)}, not {dtype} {shape}"
-            )
-    levels, byte, place, middle = (state[name] for name in ("levels", "byte", "place", "middle"))
-    floats = (state[name] for name in ("weight", "bias", "table", "toll"))
-    for problem, holds in {
-        "values are not finite": all(bool(values.isfinite().all()) for values in floats),
-        "levels are out of range": _within(levels, 1, sizes["L"]),
-        "bytes are out of range": _within(byte, 0, sizes["D"] - 1),
-        "places are out of range": _within(place, 1, 255),
-        "middles are out of range": _within(middle, 0, sizes["L"] - 1),
-    }.items():
-        if not holds:
-            raise ValueError(problem)
-
-
-def _within(values: Tensor, low: int, high: int) -> bool:
-    return bool(((low <= values) & (values <= high)).all())
-
-
-# e.g. levels [16, 6, 16, 6, 256]: largest alphabets first, two of 16 levels or three of 6 per byte:
-#     byte = [1, 2, 1, 2, 0], place = [1, 1, 16, 6, 1]
-#     digits [3, 2, 5, 1, 200] -> codes [200, 3 + 16 * 5, 2 + 6 * 1] = [200, 83, 8]
-#     digit 2 back: codes[1] // 16 % 16 = 5
-# A feature with one level has digit 0 and place 1: it adds nothing to byte 0.
-def _pack(digits_BD: Tensor, state: Mapping[str, Tensor], width: int) -> Tensor:
-    # Addition never carries into a neighbour: the places of a byte are powers of its alphabet.
-    codes = torch.zeros(len(digits_BD), width, dtype=torch.int32, device=digits_BD.device)
-    return codes.index_add_(1, state["byte"], digits_BD.int() * state["place"]).to(torch.uint8)
-
-
-def _unpack(codes_BN: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-    digits: Tensor = codes_BN.int()[:, state["byte"]] // state["place"] % state["levels"]
-    return digits.long()
+    require_fitted(state, STATE, {"C": n_classes})

@@ -9,7 +9,6 @@ from pipeline.codecs.blend import Blend
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.table import views_of
 from pipeline.store.ensemble import Ensemble, open_members
-from pipeline.tasks.task import quality
 
 
 def write_ensemble(path: Path, names: Sequence[str], blend: Blend, context: RunContext) -> Ensemble:
@@ -28,8 +27,6 @@ def write_ensemble(path: Path, names: Sequence[str], blend: Blend, context: RunC
     ensemble = open_members(path, names, blend)
     if views_of(ensemble).mixes:
         ensemble.require_same_blocks()
-    outputs = ensemble.held_out("test", context.data.test)
-    ensemble.write(
-        path, None if outputs is None else quality(context.task, outputs, context.data.test.labels)
-    )
+    outputs, labels = ensemble.held_out("test", context.data.test), context.data.test.labels
+    ensemble.write(path, None if outputs is None else context.task.quality(outputs, labels))
     return ensemble

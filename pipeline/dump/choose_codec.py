@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from zarr.storage import MemoryStore
 
 from pipeline.codecs import Codec, Rule, TeacherOutput, find_codec, is_own_codec
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.codecs.fitting import fit_features
-from pipeline.codecs.spec import AUTO, FEATURES, CodecSpec
+from pipeline.codecs.fitting import fit_digits, fit_features
+from pipeline.codecs.spec import AUTO, DIGITS, FEATURES, CodecSpec
 from pipeline.core.errors import ConfigError, ModelError
 from pipeline.core.progress import note
 from pipeline.dump.spec import DumpSpec
@@ -116,34 +117,39 @@ def choose_codec(
         kept = "" if candidate in fitting else f": refused{_tail_mass(candidate.codec, pilot)}"
         note(f"pilot: {candidate.describe(task)}{kept}")
     if not fitting:
-        closest = min(candidates, key=lambda c: c.fidelity.worst)
+        closest, absolute = min(candidates, key=lambda c: c.fidelity.worst), task.measures.is_absolute
         raise ConfigError(
-            f"codec {spec}: exceeds its error budget on the pilot: "
+            f"codec {spec.under(absolute=absolute)}: exceeds its error budget on the pilot: "
             f"{closest.describe(task)}{_tail_mass(closest.codec, pilot)}; expected at most {budget:g} on "
-            "average; raise max_kl, or choose a different codec"
+            f"average; raise {'max_error' if absolute else 'max_kl'}, or choose a different codec"
         )
     return min(fitting, key=lambda c: c.total_bytes(rows))
 
 
 def _candidates(spec: CodecSpec, pilot: Pilot, rule: Rule, head: nn.Linear | None) -> Iterator[Candidate]:
-    n_classes = pilot.output.logits.shape[1]
-    if spec.name not in (AUTO, FEATURES):
-        yield measure(find_codec(spec.name, n_classes), pilot, rule)
+    n_outputs, absolute = pilot.output.logits.shape[1], rule.measures.is_absolute
+    if spec.name not in (AUTO, FEATURES, DIGITS):
+        yield measure(find_codec(spec.name, n_outputs, absolute=absolute), pilot, rule)
         return
     if spec.name == AUTO:
-        for name in (*_DENSE, *(f"topk-{k}" for k in _KEPT if 2 * k < n_classes)):
-            yield measure(find_codec(name, n_classes), pilot, rule)
+        kept = () if absolute else (k for k in _KEPT if 2 * k < n_outputs)
+        for name in (*_DENSE, *(f"topk-{k}" for k in kept)):
+            yield measure(find_codec(name, n_outputs, absolute=absolute), pilot, rule)
     if spec.name == FEATURES:
         pilot.output.require_features()
-    if head is not None and pilot.output.features is not None and spec.budget is not None:
-        yield _fitted(pilot, head, spec.budget, rule)
+    if spec.budget is None:
+        return
+    if spec.name == DIGITS or (spec.name == AUTO and absolute):
+        yield _fitted(partial(fit_digits, pilot.output, rule=rule), pilot, spec.budget, rule)
+    if spec.name != DIGITS and head is not None and pilot.output.features is not None:
+        yield _fitted(partial(fit_features, pilot.output, head, rule=rule), pilot, spec.budget, rule)
 
 
-def _fitted(pilot: Pilot, head: nn.Linear, budget: float, rule: Rule) -> Candidate:
-    """Fit `features` to some rows of the pilot; refit more finely if the whole pilot exceeds the budget."""
+def _fitted(fit: Callable[..., Codec], pilot: Pilot, budget: float, rule: Rule) -> Candidate:
+    """Fit a codec to some rows of the pilot; refit more finely if the whole pilot exceeds the budget."""
     aim = budget
     for _ in range(_FITS):
-        candidate = measure(fit_features(pilot.output, head, aim, rule), pilot, rule)
+        candidate = measure(fit(budget=aim), pilot, rule)
         if candidate.fidelity.within(budget):
             break
         # Budget 0.01, measured 0.02: aim for 0.95 * 0.01 / 0.02 = 0.475 of the aim before.

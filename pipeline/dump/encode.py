@@ -185,8 +185,8 @@ class ShardBuffer:
         """Return the codec's error over the shard."""
         return Fidelity.of(self._task.measures, self._divergences, self._same)
 
-    def tally(self, labels: NDArray[np.int64]) -> tuple[int, int]:
-        """Return the number of known labels among (n,), and of those that the teacher predicts."""
+    def tally(self, labels: NDArray[Any]) -> tuple[int, int | None]:
+        """Return the number of known labels among (n, ...), and of those that the teacher predicts."""
         # Answers are in rendering order; argsort brings them into row order, that of the labels.
         return self._task.tally(np.concatenate(self._answers)[np.argsort(self._order)], labels)
 

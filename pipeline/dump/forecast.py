@@ -20,7 +20,7 @@ from pipeline.dump.preflight import memory_bytes, written_bytes
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
-from pipeline.models.teacher import Teacher, require_same_classes
+from pipeline.models.teacher import Teacher, require_same_outputs
 from pipeline.samples.index import Form
 from pipeline.store.layout import GATHERED, MANIFEST, Layout
 from pipeline.store.place import require_store_or_nothing
@@ -90,18 +90,20 @@ def forecast(
         MismatchError: the existing store has a different teacher, data, views or codec.
         ConfigError: every codec exceeds the budget.
     """
-    require_same_classes(teacher.name, teacher.card, context.data)
+    require_same_outputs(teacher.name, teacher.card, context.data, context.task)
+    spec.codec.require_link(context.task.measures)
     require_store_or_nothing(path)
     counts = counts_of(context.data, samples)
     pilot = run_pilot(context, teacher, spec, counts["train"])
     if samples is None:
         plan = plan_dump(context, teacher, spec, path, pilot=pilot)
         layout, forwards = plan.header.layout, plan.forwards
-        candidate, written = measure(plan.codec, pilot, context.task), written_bytes(layout, plan.done)
+        candidate, written = measure(plan.codec, pilot, plan.context.task), written_bytes(layout, plan.done)
     else:
-        rows = counts["train"] * spec.view_count
-        candidate = choose_codec(spec.codec, pilot, context.task, head=teacher.head, rows=rows)
-        layout = new_layout(context.data, spec, candidate.codec, counts)
+        rows, task = counts["train"] * spec.view_count, context.task.fitted(pilot.output.logits)
+        candidate = choose_codec(spec.codec, pilot, task, head=teacher.head, rows=rows)
+        outputs = len(teacher.card.classes), task.measures
+        layout = new_layout(context.data, spec, candidate.codec, outputs, counts)
         forwards, written = sum(map(layout.n_rows, layout.shards())), 0
     total = _bytes(layout, candidate, context.data.train.form)
     return Forecast(

@@ -43,7 +43,7 @@ from pipeline.store.place import (
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import ShardRecord
 from pipeline.store.writer import StoreWriter
-from pipeline.tasks.task import Task, quality
+from pipeline.tasks.task import Task
 
 
 def clean_up(path: Path) -> None:
@@ -207,7 +207,7 @@ def complete(path: Path, header: Header, context: RunContext, *, completes: bool
     for name in held_out:
         section = store.sections[name]
         outputs = section.logits(0, section.rows_of(splits[name]))
-        cached[name] = quality(context.task, outputs, splits[name].labels)
+        cached[name] = context.task.quality(outputs, splits[name].labels)
     manifest = writer.manifest(cached)
     writer.complete_with(manifest)
     _warn_of_cost(path, manifest, context.task)
@@ -218,8 +218,9 @@ def _warn_of_cost(path: Path, manifest: Manifest, task: Task) -> None:
     """Warn if the codec exceeded its budget over the whole dump, e.g. after an unlucky pilot."""
     budget, fidelity = manifest.header.codec_spec.budget, manifest.fidelity()
     if budget is not None and not fidelity.within(budget):
+        key = "max_error" if task.measures.is_absolute else "max_kl"
         note(
             f"{path}: exceeds its error budget: {task.describe(fidelity)}; requested {budget:g}; the "
             "pilot was too small or not representative; for a smaller error, make a new dump with a lower "
-            "max_kl"
+            f"{key}"
         )

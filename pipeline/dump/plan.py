@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codecs import Codec, codec_fingerprint, find_codec
+from pipeline.codecs.rule import Measures
 from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.progress import note
 from pipeline.dump.choose_codec import Pilot, choose_codec, run_pilot
@@ -22,7 +23,7 @@ from pipeline.dump.read_ahead import fitting_shard_rows
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
-from pipeline.models.teacher import Teacher, require_same_classes
+from pipeline.models.teacher import Teacher, require_same_outputs
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE
@@ -34,6 +35,7 @@ from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, Section, ShardId,
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_store_or_nothing
 from pipeline.store.records import Records, ShardRecord, versions
+from pipeline.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class DumpPlan:
     """A planned dump.
 
     Args:
-        context: the data and the device.
+        context: the data, the device, and the task with the units that the store keeps.
         teacher: the model to run.
         spec: the dump's settings.
         path: the store's folder.
@@ -94,7 +96,8 @@ def plan_dump(
         StoreError: the folder holds something other than a store.
         ConfigError: every codec exceeds the budget.
     """
-    require_same_classes(teacher.name, teacher.card, context.data)
+    require_same_outputs(teacher.name, teacher.card, context.data, context.task)
+    spec.codec.require_link(context.task.measures)
     path = behind_links(path)
     require_store_or_nothing(path)
     is_new = not (path / ZARR_JSON).exists()
@@ -106,7 +109,7 @@ def plan_dump(
         done = finished_shards(path)
         rates = Rates.of_shards(done.values(), codec)
     return DumpPlan(
-        context=context,
+        context=replace(context, task=context.task.restored(header.layout.measures)),
         teacher=teacher,
         spec=spec,
         path=path,
@@ -130,11 +133,12 @@ def _new(
     context: RunContext, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None
 ) -> tuple[Header, Index, Codec, Rates]:
     """Return header, samples, codec and rates of a new store; rates are empty without a pilot."""
-    codec, rates = choose(context, teacher, spec, pilot)
+    codec, task, rates = choose(context, teacher, spec, pilot)
+    outputs = len(teacher.card.classes), task.measures
     index = {name: SampleIndex.of(images) for name, images in splits_of(context.data).items()}
     described, views = teacher.described(), spec.views.described()
     header = Header(
-        layout=new_layout(context.data, spec, codec, counts_of(context.data)),
+        layout=new_layout(context.data, spec, codec, outputs, counts_of(context.data)),
         fingerprint=Fingerprint(
             dataset=dataset_digest(index),
             teacher=described.digest,
@@ -204,27 +208,42 @@ def _wanted(context: RunContext, teacher: Teacher, spec: DumpSpec) -> Wanted:
 
 def choose(
     context: RunContext, teacher: Teacher, spec: DumpSpec, pilot: Pilot | None = None
-) -> tuple[Codec, Rates]:
-    """Return the codec of a new store, by name or chosen on a pilot, and the pilot's rates."""
-    if not spec.codec.needs_pilot:
-        return find_codec(spec.codec.name, len(context.data.classes)), Rates()
+) -> tuple[Codec, Task, Rates]:
+    """Return the codec of a new store, by name or chosen on a pilot, the task with units, and rates."""
+    task = context.task
+    if not (spec.codec.needs_pilot or task.needs_pilot):
+        absolute = task.measures.is_absolute
+        return find_codec(spec.codec.name, len(teacher.card.classes), absolute=absolute), task, Rates()
     rows = len(context.data.train) * spec.view_count
     pilot = run_pilot(context, teacher, spec) if pilot is None else pilot
-    chosen = choose_codec(spec.codec, pilot, context.task, head=teacher.head, rows=rows)
-    note(f"codec {spec.codec}: selected {chosen.codec.name}")
-    return chosen.codec, Rates(
-        bytes_per_row=chosen.bytes_per_row,
-        seconds_per_row=1 / pilot.images_per_second + chosen.seconds_per_row,
+    task = task.fitted(pilot.output.logits)
+    chosen = choose_codec(spec.codec, pilot, task, head=teacher.head, rows=rows)
+    asked = spec.codec.under(absolute=task.measures.is_absolute)
+    note(f"codec {asked}: selected {chosen.codec.name}")
+    return (
+        chosen.codec,
+        task,
+        Rates(
+            bytes_per_row=chosen.bytes_per_row,
+            seconds_per_row=1 / pilot.images_per_second + chosen.seconds_per_row,
+        ),
     )
 
 
-def new_layout(data: PreparedData, spec: DumpSpec, codec: Codec, counts: Mapping[str, int]) -> Layout:
+def new_layout(
+    data: PreparedData,
+    spec: DumpSpec,
+    codec: Codec,
+    outputs: tuple[int, Measures],
+    counts: Mapping[str, int],
+) -> Layout:
     """Return the layout of a new store.
 
     Args:
         data: the data to dump, or an excerpt.
         spec: the dump's settings.
         codec: the store's codec.
+        outputs: number of the teacher's outputs, and their measures.
         counts: samples per split.
     """
     sections = {
@@ -232,12 +251,14 @@ def new_layout(data: PreparedData, spec: DumpSpec, codec: Codec, counts: Mapping
         for name, count in counts.items()
     }
     shard_rows = default_shard_rows(codec.bytes, counts["train"])
+    n_outputs, measures = outputs
     return Layout(
         codec=codec.name,
         arrays=codec.arrays,
-        n_classes=len(data.classes),
+        n_classes=n_outputs,
         shard_rows=spec.shard_rows or fitting_shard_rows(data.train, shard_rows),
         sections=sections,
+        measures=measures,
     )
 
 

@@ -231,7 +231,7 @@ def _state(
     """Return the codec's state; if it is lost, that of a new pilot and the lost files."""
     with suppress(CorruptStoreError):
         return header.codec(read_state(path, header.layout), str(path)).state, []
-    codec, _ = choose(context, teacher, DumpSpec.of(header, path))
+    codec, *_ = choose(context, teacher, DumpSpec.of(header, path))
     if codec_fingerprint(codec) != header.fingerprint.codec:
         raise StoreError(
             f"{path}: the codec's shared arrays are lost, and the pilot does not reproduce them; use the "

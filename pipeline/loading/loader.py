@@ -36,10 +36,11 @@ class Batch:
     Args:
         images: (b, channels, S, S) float32, normalised, channels-last in memory; b = B, or this process's
             rows if several processes share a step.
-        labels: (B,) int64, -1 for unlabelled; for mixed views (B, C) float32 class shares. With `own_rows`
-            b instead of B.
-        teacher_logits: (B, C) float32 of these views, or None without a store. With `own_rows` b instead
-            of B.
+        labels: (B,) int64, -1 for unlabelled; for mixed views (B, C) float32 class shares. Tags and numbers
+            are (B, C): see `label_forms.py`, and `targets.mixed_values` for mixed views. With `own_rows` b
+            instead of B.
+        teacher_logits: (B, C) float32 outputs for these views, or None without a store. With `own_rows` b
+            instead of B.
         rows: (B,) positions in the split, on the CPU.
         own: slice of the B rows that `images` holds.
         teacher_features: the teacher's features of these views if the loss needs them, else None.

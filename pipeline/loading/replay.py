@@ -70,13 +70,15 @@ class ReplayDataset(Dataset[Item]):
         self._store: SoftLabels | None = opened
         self._place, self._data, self._spec = opened.location.place, data, views_of(opened)
         self._preprocessing = preprocessing or preprocessing_of(opened)
-        images = self._prepared().train
+        prepared = self._prepared()
+        images = prepared.train
         self._blocks = mixed_blocks(opened, images)
-        self._n_classes, self.n_views = opened.n_classes, opened.n_views
+        self._n_classes, self.n_views = len(prepared.classes), opened.n_views
         self._look()
         require_no_drift(opened, self._feed)
         self._rows = torch.from_numpy(opened.rows_of(images))
         self._codecs = [(m.codec.name, m.n_classes, dict(m.codec.state)) for m in opened.members]
+        self._absolute = opened.measures.is_absolute
         self._blend = opened.blend
         self._view = _SharedView()
         arrays = {name: _shared(values) for name, values in self._read(0).items()}
@@ -95,7 +97,8 @@ class ReplayDataset(Dataset[Item]):
     def __getitem__(self, row: int) -> Item:
         """Return image (channels, S, S) float32, label and logits (C,) float32.
 
-        The label is a class index, -1 for unlabelled, or for mixed views class shares (C,) float32.
+        The label is a class index, -1 for unlabelled, or for mixed views class shares (C,) float32; tags
+        (C,) int8 or numbers (C,) float32 under their tasks.
         """
         return self.__getitems__([row])[0]
 
@@ -117,7 +120,7 @@ class ReplayDataset(Dataset[Item]):
 
     def _label(self, view: int, rows: Rows) -> list[int] | Tensor:
         labels = self._hard.of(view, rows)
-        return labels if self._hard.are_mixed else labels.tolist()
+        return labels if self._hard.are_mixed or labels.ndim > 1 else labels.tolist()
 
     def _read(self, view: int) -> dict[str, Tensor]:
         if self._store is None:
@@ -146,7 +149,7 @@ class ReplayDataset(Dataset[Item]):
         self._store = None
         for name, _, _ in self._codecs:
             trust_codec(name)  # the process that opened the store may run it, and so may its workers
-        codecs = [find_codec(*form) for form in self._codecs]
+        codecs = [find_codec(*form, absolute=self._absolute) for form in self._codecs]
         self._labels = EncodedView(
             BlendedDecoder(codecs, self._blend) if self._blend else codecs[0], arrays
         )

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import array_digest
+from pipeline.samples.label_forms import is_known
 from pipeline.samples.packed import Split
-from pipeline.samples.samples import UNLABELLED
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -25,16 +25,16 @@ class TrainingSet:
 
     Args:
         images: N images of the split.
-        labels: (N,) int64 student labels, -1 for unlabelled.
+        labels: (N, ...) student labels, of the images' kind.
         length: images per epoch; more than N means several passes.
     """
 
     images: Split
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     length: int
 
     @classmethod
-    def of_all(cls, images: Split, labels: NDArray[np.int64] | None = None) -> TrainingSet:
+    def of_all(cls, images: Split, labels: NDArray[Any] | None = None) -> TrainingSet:
         """Return a training set with all images.
 
         Args:
@@ -46,7 +46,7 @@ class TrainingSet:
 
     @classmethod
     def of_labelled(
-        cls, images: Split, labels: NDArray[np.int64] | None = None, *, length: int | None = None
+        cls, images: Split, labels: NDArray[Any] | None = None, *, length: int | None = None
     ) -> TrainingSet:
         """Return a training set with the labelled images only.
 
@@ -59,7 +59,7 @@ class TrainingSet:
             DataError: no image is labelled.
         """
         labels = images.labels if labels is None else labels
-        rows = np.flatnonzero(labels != UNLABELLED)
+        rows = np.flatnonzero(is_known(labels))
         if not len(rows):
             raise DataError(
                 f"none of the {len(images):,} training images is labelled, and training without a dump "
@@ -70,7 +70,7 @@ class TrainingSet:
     @property
     def labelled(self) -> int:
         """Number of labelled images."""
-        return int((self.labels != UNLABELLED).sum())
+        return int(is_known(self.labels).sum())
 
     def identity(self) -> dict[str, Any]:
         """Return digests that identify the training set."""

@@ -6,7 +6,8 @@ float64. It sums over classes unless it says otherwise, and takes the mean over 
 
 Labels are class indices (B,) int64, -1 for unlabelled: such a sample has no hard-label term. If views mix
 images, labels are class shares (B, C) float32; the remainder to 1 is unlabelled. A constant added to a row
-of the teacher's logits changes no loss, because codecs keep logits only up to such a constant.
+of the teacher's logits changes no loss of a softmax, because codecs keep logits only up to such a constant.
+Losses of other outputs are in `outputs.py`.
 
 A new loss is one function and one line in `LOSSES`, or a recipe names the user's own code: see
 `own_code.py`.
@@ -27,8 +28,16 @@ from __future__ import annotations
 
 from pipeline.losses.features import Features, centre, crd, rkd
 from pipeline.losses.logits import dist, hard, kd, kd_ls, label_smoothing, mse, scratch, soft_ce, wttm
+from pipeline.losses.outputs import bce, binary_kd, cosine, l2, relational, smooth_l1, squared_error
 from pipeline.losses.settings import FeatureNeeds, Loss, LossFunction, Schedule, ScheduledLoss
-from pipeline.losses.table import LOSSES, find_loss, make_loss, require_features, require_targets
+from pipeline.losses.table import (
+    LOSSES,
+    find_loss,
+    make_loss,
+    require_features,
+    require_outputs,
+    require_targets,
+)
 from pipeline.losses.target_classes import dkd, nkd, wsld
 
 __all__ = [
@@ -39,7 +48,10 @@ __all__ = [
     "LossFunction",
     "Schedule",
     "ScheduledLoss",
+    "bce",
+    "binary_kd",
     "centre",
+    "cosine",
     "crd",
     "dist",
     "dkd",
@@ -47,15 +59,20 @@ __all__ = [
     "hard",
     "kd",
     "kd_ls",
+    "l2",
     "label_smoothing",
     "make_loss",
     "mse",
     "nkd",
+    "relational",
     "require_features",
+    "require_outputs",
     "require_targets",
     "rkd",
     "scratch",
+    "smooth_l1",
     "soft_ce",
+    "squared_error",
     "wsld",
     "wttm",
 ]

@@ -8,6 +8,8 @@ declare its needs:
     one_target = False      True if labels must be one class each (B,), so that views must not mix
     features = None         a `FeatureNeeds`; the fourth argument is then `Features`
     row_wise = False        True if it is a mean over samples that are not compared with each other
+    links = ("softmax",)    links of the outputs that it serves, e.g. ("sigmoid",) for many labels
+    projects = False        True if a linear layer maps the student's outputs to the teacher's width
 
 Settings are the recipe's other keys. A function's numbers may have schedules; a class's stay constant. A
 loss computes in float32 outside autocast, like the table's. It keeps no state between steps, because a
@@ -63,6 +65,8 @@ def own_loss(name: str) -> Loss:
         one_target=_said(name, code, "one_target", bool, False),
         features=_said(name, code, "features", FeatureNeeds, None),
         row_wise=_said(name, code, "row_wise", bool, False),
+        links=_said(name, code, "links", tuple, ("softmax",)),
+        projects=_said(name, code, "projects", bool, False),
     )
 
 
@@ -81,11 +85,15 @@ def fill_own(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLos
     if inspect.isclass(code):
         _require_settings(name, parameters_of(code), settings)
         made = call(name, LOSS, code, {key: as_number(value) for key, value in settings.items()})
-        return ScheduledLoss(_Checked(name, _stateless(name, made)), {}, loss.features, loss.row_wise)
+        return ScheduledLoss(
+            _Checked(name, _stateless(name, made)), {}, loss.features, loss.projects, loss.row_wise
+        )
     _require_settings(name, parameters_of(code), settings, inputs)
     scheduled = _schedules(name, code, settings)
     plain = {key: value for key, value in settings.items() if key not in scheduled}
-    return ScheduledLoss(_Checked(name, partial(code, **plain)), scheduled, loss.features, loss.row_wise)
+    return ScheduledLoss(
+        _Checked(name, partial(code, **plain)), scheduled, loss.features, loss.projects, loss.row_wise
+    )
 
 
 @dataclass(frozen=True, slots=True)

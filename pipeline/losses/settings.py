@@ -12,6 +12,7 @@ from typing import Annotated, Any, ParamSpec, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from pipeline.codecs.rule import Link
 from pipeline.core.errors import ConfigError, did_you_mean
 
 P = ParamSpec("P")
@@ -40,6 +41,7 @@ class Range:
 # Beyond these temperatures, softened distributions are equal, or one-hot, to all digits.
 Temperature = Annotated[float, Range(lambda value: 1e-3 <= value <= 1e3, "more than 0, from 0.001 to 1000")]
 Weight = Annotated[float, Range(lambda value: 0 <= value < math.inf, "at least 0")]
+Positive = Annotated[float, Range(lambda value: 0 < value < math.inf, "more than 0")]
 Smoothing = Annotated[float, Range(lambda value: 0 <= value < 1, "at least 0 and below 1")]
 Exponent = Annotated[float, Range(lambda value: 0 < value <= 1, "more than 0 and at most 1")]
 
@@ -234,6 +236,9 @@ class Loss:
         schedules: schedules of settings that a recipe may override.
         features: needs of a loss that compares penultimate features; its function takes projected
             `Features` as a fourth argument.
+        links: links of the outputs that the loss serves.
+        projects: whether a linear layer, trained with the student, maps its outputs to the teacher's number
+            of outputs where they differ.
         row_wise: whether the loss is a mean over samples that are not compared with each other. Processes
             that share a batch then need their own rows alone.
 
@@ -244,6 +249,8 @@ class Loss:
     one_target: bool = False
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
     features: FeatureNeeds | None = None
+    links: tuple[Link, ...] = ("softmax",)
+    projects: bool = False
     row_wise: bool = False
 
 
@@ -257,12 +264,14 @@ class ScheduledLoss:
         function: (student, labels, teacher, **settings) to a scalar.
         settings: schedules by name; missing settings keep the function's defaults.
         features: needs of penultimate features, the function's fourth argument; None for none.
+        projects: see `Loss`.
         row_wise: whether the loss is a mean over samples that are not compared with each other.
     """
 
     function: Callable[..., Tensor]
     settings: Mapping[str, Schedule] = field(default_factory=dict)
     features: FeatureNeeds | None = None
+    projects: bool = False
     row_wise: bool = False
 
     @property

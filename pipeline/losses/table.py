@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.codecs import is_own_codec
+from pipeline.codecs.rule import Measures
 from pipeline.codecs.spec import FEATURES
 from pipeline.core.errors import ConfigError, did_you_mean
 from pipeline.core.own_code import is_own
+from pipeline.core.progress import note
 from pipeline.losses.features import CentreProjection, ContrastProjection, centre, crd, rkd
 from pipeline.losses.logits import dist, hard, kd, kd_ls, label_smoothing, mse, scratch, soft_ce, wttm
+from pipeline.losses.outputs import bce, binary_kd, cosine, l2, relational, smooth_l1, squared_error
 from pipeline.losses.own_code import fill_own, own_loss
 from pipeline.losses.settings import (
     FeatureNeeds,
@@ -69,7 +72,51 @@ LOSSES: Mapping[str, Loss] = {
     "centre": Loss(
         centre, needs_teacher=True, features=FeatureNeeds(projection=CentreProjection, centres=True)
     ),
+    # Of absolute outputs: many labels, scores, embeddings.
+    "bce": Loss(bce, needs_teacher=False, links=("sigmoid",)),
+    "binary_kd": Loss(binary_kd, needs_teacher=True, links=("sigmoid",)),
+    "squared_error": Loss(squared_error, needs_teacher=False, links=("identity",)),
+    "l2": Loss(l2, needs_teacher=True, links=("sigmoid", "identity"), projects=True),
+    "smooth_l1": Loss(smooth_l1, needs_teacher=True, links=("sigmoid", "identity"), projects=True),
+    "cosine": Loss(cosine, needs_teacher=True, links=("identity",), projects=True),
+    "relational": Loss(relational, needs_teacher=True, links=("identity",)),
 }
+# Losses that see little of a teacher of two classes, and the reason: see `require_outputs`.
+_BLIND: Mapping[str, str] = {
+    "kd_ls": "two standardised logits are 1 and -1, whatever the teacher's confidence",
+}
+_NEARLY_BLIND: Mapping[str, str] = {
+    "dist": "the correlation of two probabilities is 1 or -1, so its rows tell nothing of the confidence",
+    "dkd": "one class is left beside the label's, so its second term is always 0",
+}
+
+
+def require_outputs(name: str, measures: Measures, n_outputs: int, task: str) -> None:
+    """Refuse a loss of other outputs than the task's, or one that is blind with two classes.
+
+    Args:
+        name: of the loss.
+        measures: of the task.
+        n_outputs: C.
+        task: name of the task, for the message.
+
+    Raises:
+        ConfigError: says which losses fit.
+    """
+    loss = find_loss(name)
+    if measures.link not in loss.links:
+        fitting = [other for other, one in LOSSES.items() if measures.link in one.links]
+        raise ConfigError(
+            f"loss {name} is of a {' or '.join(loss.links)}, and outputs of task {task} are of a "
+            f"{measures.link}; expected one of {', '.join(fitting)}; choose another loss"
+        )
+    if n_outputs == 2 and name in _BLIND:
+        raise ConfigError(
+            f"loss {name} needs more than two classes: {_BLIND[name]}; expected another loss, e.g. kd; "
+            "change the recipe"
+        )
+    if n_outputs == 2 and name in _NEARLY_BLIND:
+        note(f"loss {name} has two classes: {_NEARLY_BLIND[name]}; kd loses nothing")
 
 
 def require_targets(name: str, where: str, *, mixes: bool) -> None:
@@ -159,7 +206,9 @@ def fill(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
     accepted = settings_of(loss.function)
     require_settings(name, chosen, [*accepted, *(["preset"] if name in PAPER else [])])
     given = {key: number_or_schedule(name, key, value, accepted[key]) for key, value in chosen.items()}
-    return ScheduledLoss(loss.function, {**loss.schedules, **given}, loss.features, loss.row_wise)
+    return ScheduledLoss(
+        loss.function, {**loss.schedules, **given}, loss.features, loss.projects, loss.row_wise
+    )
 
 
 def _preset(name: str, preset: object) -> Mapping[str, Any]:

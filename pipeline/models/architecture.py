@@ -15,6 +15,7 @@ from torch import nn
 from pipeline.core.errors import ModelError, did_you_mean
 from pipeline.modalities.families import IMAGENET_STEM_STRIDE, Family
 from pipeline.modalities.table import families
+from pipeline.models.embedder import Embedder, Normalise
 from pipeline.models.heads import SelectedLogits
 from pipeline.models.own_code import OwnCode
 
@@ -30,6 +31,9 @@ class Architecture:
         stem_stride: factor by which the stem shrinks images: 4 is the original, 2 or 1 suit small images.
         options: keyword arguments of the network's builder, e.g. `{width_mult: 0.5}`.
         selected: indices of the logits to keep, in this order; empty keeps all.
+        output: the embedding that is the network's output, see `embedder.py`; "" for the network's own.
+        normalise: of embeddings: none, length or features.
+        width: D, the length of normalised embeddings; 0 without.
 
     """
 
@@ -39,11 +43,15 @@ class Architecture:
     stem_stride: int = IMAGENET_STEM_STRIDE
     options: Mapping[str, Any] = field(default_factory=dict)
     selected: tuple[int, ...] = ()
+    output: str = ""
+    normalise: Normalise = "none"
+    width: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, without `selected` if it is empty."""
+        """Return the fields as plain values, without `selected` and the embedding if they are not set."""
         plain = {**asdict(self), "options": dict(self.options), "selected": list(self.selected)}
-        return plain if self.selected else {k: v for k, v in plain.items() if k != "selected"}
+        unset = {"selected": [], "output": "", "normalise": "none", "width": 0}
+        return {k: v for k, v in plain.items() if k not in unset or v != unset[k]}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Architecture:
@@ -82,4 +90,6 @@ def build(architecture: Architecture) -> nn.Module:
         stem_stride=architecture.stem_stride,
         options=architecture.options,
     )
+    if architecture.output or architecture.normalise != "none":
+        return Embedder(network, architecture.output, architecture.normalise, architecture.width)
     return SelectedLogits(network, architecture.selected) if architecture.selected else network

@@ -21,6 +21,7 @@ from pipeline.core.forms import first_problem
 from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.modalities.table import DEFAULT, find_modality, modality_of
 from pipeline.models.architecture import Architecture
+from pipeline.models.embedder import Normalise
 from pipeline.samples.description import CLASSES
 
 _MOST_CLASSES = 1_000_000
@@ -116,6 +117,9 @@ class _Architecture(_Part):
     stem_stride: Literal[1, 2, 4] = 4
     options: dict[str, Any] = {}
     selected: tuple[Annotated[int, Field(ge=0, lt=_MOST_CLASSES)], ...] = ()
+    output: Annotated[str, Field(max_length=200, pattern=r"^(embedding|(layer|cls):[\w.]+)?$")] = ""
+    normalise: Normalise = "none"
+    width: Annotated[int, Field(ge=0, le=_MOST_CLASSES)] = 0
 
 
 class _File(_Part):

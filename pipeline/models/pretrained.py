@@ -26,7 +26,7 @@ from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.modalities.table import find_modality
 from pipeline.models.architecture import Architecture, build, source_of
-from pipeline.models.auxiliary import require_room
+from pipeline.models.auxiliary import auxiliary_prefixes, plain, require_room
 from pipeline.models.card import CardFile
 from pipeline.models.checkpoint import (
     ModelCard,
@@ -36,7 +36,11 @@ from pipeline.models.checkpoint import (
     tensors_digest,
 )
 from pipeline.models.class_map import ClassMap, count_logits, with_classes
+from pipeline.models.embedder import EMBEDDING, Embedder, Normalise
 from pipeline.models.heads import SelectedLogits, replace_head
+from pipeline.models.own_code import OwnCode
+from pipeline.samples.description import CLASSES
+from pipeline.tasks.table import find_task
 
 
 def load_pretrained(
@@ -47,6 +51,7 @@ def load_pretrained(
     options: Mapping[str, Any] | None = None,
     preprocessing: GivenPreprocessing | None = None,
     modality: Modality | None = None,
+    task: str = CLASSES,
 ) -> tuple[nn.Module, ModelCard]:
     """Return a network with pretrained weights, in eval mode, and its card.
 
@@ -58,6 +63,7 @@ def load_pretrained(
         options: keyword arguments of the builder, for such a state dict, a timm model or the user's code.
         preprocessing: required for a state dict without a card and for the user's code.
         modality: modality of its samples; None for images.
+        task: of weights without a card, which does not tell it.
 
     Raises:
         ModelError: the weights are unknown, unavailable, or for a different architecture or modality.
@@ -65,7 +71,8 @@ def load_pretrained(
     """
     modality = modality or find_modality()
     options, given = options or {}, preprocessing or modality.preprocessing_type()
-    network, card = _loaded(name, weights, stem_stride, options, given, modality.name)
+    network, card, has_card = _loaded(name, weights, stem_stride, options, given, modality.name)
+    card = card if has_card else replace(card, task=task)
     if card.modality != modality.name:
         raise ModelError(
             f"weights {weights} of {name} are for modality {quoted(card.modality)}; expected "
@@ -81,17 +88,20 @@ def _loaded(
     options: Mapping[str, Any],
     given: GivenPreprocessing,
     modality: str,
-) -> tuple[nn.Module, ModelCard]:
+) -> tuple[nn.Module, ModelCard, bool]:
+    """Return a network, its card, and whether the card came with the weights."""
     source = source_of(name)
     packaged = source.packaged(name, weights)
     if packaged is not None:
         _require_own_form(weights, stem_stride, options)
         with as_file(packaged[0]) as folder:
-            return load_checkpoint(folder / packaged[1])
+            return *load_checkpoint(folder / packaged[1]), True
     if weights not in (OWN_WEIGHTS, *source.weight_names(name)) and _is_path(weights):
-        return _from_file(Path(weights), name, given, modality, stem_stride=stem_stride, options=options)
+        path = Path(weights)
+        found = _from_file(path, name, given, modality, stem_stride=stem_stride, options=options)
+        return *found, path.with_suffix(".json").exists()
     _require_own_form(weights, stem_stride, {} if source.own_options else options)
-    return _complete(source.pretrained(name, weights, options), given, modality)
+    return *_complete(source.pretrained(name, weights, options), given, modality), False
 
 
 def _is_path(weights: str) -> bool:
@@ -176,6 +186,8 @@ class Start:
         options: keyword arguments of the architecture's builder.
         preprocessing: the user's preprocessing settings; they override all others.
         class_map: the data's classes -> the weights' classes; None if both are the same.
+        output: the embedding that is the model's output, of a task of embeddings; None for the usual one.
+        normalise: of embeddings: none, length or features.
     """
 
     model: str
@@ -186,6 +198,8 @@ class Start:
     options: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: GivenPreprocessing | None = None
     class_map: ClassMap | None = None
+    output: str | None = None
+    normalise: Normalise = "none"
 
     def given(self, modality: Modality) -> GivenPreprocessing:
         """Return the user's preprocessing settings, empty if None."""
@@ -206,16 +220,19 @@ def initial_network(data: PreparedData, start: Start, seed: int) -> tuple[nn.Mod
     torch.manual_seed(seed)
     if start.weights is None:
         card = _new_card(data, start)
-        network = build(card.architecture)
+        network, card = _as_task_asks(build(card.architecture), card, data, start)
     else:
         network, card = pretrained_network(data, start)
-    return _with_logits(network, card, data.classes)
+    if not find_task(data.task).names_outputs:
+        return network, card
+    return _with_logits(network, replace(card, task=data.task), data.classes)
 
 
 def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, ModelCard]:
     """Return a network with unchanged pretrained weights, in eval mode, and its card.
 
-    Its classes are those of the weights, or the data's classes if a class map is given.
+    Its classes are those of the weights, or the data's classes if a class map is given. Under a task of
+    embeddings, its output is an embedding.
 
     Raises:
         ModelError: the model or the weights are unknown, the class map does not fit, or the network fails
@@ -231,6 +248,7 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
         options=start.options,
         preprocessing=start.preprocessing,
         modality=data.modality,
+        task=data.task,
     )
     require_finite_weights(network, f"model {start.model}, weights {start.weights}")
     preprocessing = card.preprocessing
@@ -245,8 +263,65 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
             "correct the card, or load different weights"
         )
     if start.class_map is not None:
-        return with_classes(network, card, start.class_map, data.classes)
-    return network, card
+        network, card = with_classes(network, card, start.class_map, data.classes)
+    return _as_task_asks(network, card, data, start)
+
+
+def _as_task_asks(
+    network: nn.Module, card: ModelCard, data: PreparedData, start: Start
+) -> tuple[nn.Module, ModelCard]:
+    """Return a network with the kind of output that the data's task is of, and its card.
+
+    Raises:
+        ModelError: the network's code says that it is of another task, an embedding is asked for under a
+            task without one, or a class map without classes.
+    """
+    task, said = find_task(data.task), getattr(network, "task", None)
+    if isinstance(said, str) and said != data.task:
+        raise ModelError(
+            f"model {start.model} says that it is of task {quoted(said)}, and the data is of task "
+            f"{quoted(data.task)}; expected the same; set data.task, or use another model"
+        )
+    if task.names_outputs:
+        if start.output is not None or start.normalise != "none":
+            raise ModelError(
+                f"model {start.model} has output {quoted(start.output)} and normalise {start.normalise}, "
+                f"and task {data.task} takes an output per class; expected neither; remove them, or set "
+                "data.task: embedding"
+            )
+        return network, card
+    if start.class_map is not None:
+        raise ModelError(
+            f"model {start.model} has a class_map, and outputs of task {data.task} have no classes; "
+            "expected none; remove it"
+        )
+    usual = "" if isinstance(source_of(start.model), OwnCode) else EMBEDDING
+    output = usual if start.output is None else start.output
+    return _embedded(network, replace(card, task=data.task), output, start.normalise)
+
+
+def _embedded(
+    network: nn.Module, card: ModelCard, output: str, normalise: Normalise
+) -> tuple[nn.Module, ModelCard]:
+    """Return a network whose output is an embedding, and its card, which numbers the features."""
+    name, was_training = card.architecture.name, network.training
+    for prefix in auxiliary_prefixes(card.architecture):
+        # Auxiliary heads name classes, which an embedding does not have.
+        setattr(network, prefix.removesuffix("."), None)
+        network.aux_logits = False  # type: ignore[assignment]
+    if output or normalise != "none":
+        network = Embedder(network, output, normalise)
+    width = count_logits(network, name, card.preprocessing)
+    if isinstance(network, Embedder):
+        network.widen(width)
+    architecture = replace(
+        plain(card.architecture),
+        output=output,
+        normalise=normalise,
+        width=width if normalise == "features" else 0,
+    )
+    classes = tuple(map(str, range(width)))
+    return network.train(was_training), replace(card, architecture=architecture, classes=classes)
 
 
 def _seen_by(network: nn.Module, card: ModelCard, preprocessing: Preprocessing) -> ModelCard:

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.codecs import TeacherOutput
-from pipeline.core.errors import ModelError
+from pipeline.core.errors import ModelError, quoted
 from pipeline.core.hashing import Described, spec_digest
 from pipeline.core.progress import note
 from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.models.checkpoint import ModelCard, state_digest
+from pipeline.models.embedder import Embedder
+from pipeline.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +87,41 @@ class Teacher:
 
     @property
     def head(self) -> nn.Linear | None:
-        """The last linear layer with one output per class, or None."""
+        """The last linear layer with one output per class, or None; an embedding has none."""
+        if isinstance(self.network, Embedder):
+            return None
         layers = [m for m in self.network.modules() if isinstance(m, nn.Linear)]
         fitting = [layer for layer in layers if layer.out_features == len(self.card.classes)]
         return fitting[-1] if fitting else None
 
 
-def require_same_classes(name: str, card: ModelCard, data: PreparedData) -> None:
-    """Refuse a teacher whose classes are not the data's; note differing names.
+def require_same_outputs(name: str, card: ModelCard, data: PreparedData, task: Task) -> None:
+    """Refuse a teacher whose outputs are not the data's classes; note differing names.
+
+    Args:
+        name: of the teacher.
+        card: of the teacher.
+        data: the prepared data.
+        task: of the data. Under a task whose outputs have no names, e.g. an embedding, any number fits.
 
     Raises:
-        ModelError: the numbers of classes differ, or shared names have a different order.
+        ModelError: the card names a different task, the numbers of outputs differ, or shared names have a
+            different order.
     """
+    if card.task != task.name:
+        raise ModelError(
+            f"teacher {name} was made for task {quoted(card.task)}, the data is of task "
+            f"{quoted(task.name)}; expected the same; set data.task, or run: pipeline train-teacher {name}"
+        )
+    if not task.names_outputs:
+        return
     theirs, ours = len(card.classes), len(data.classes)
+    if theirs == 1 and not task.measures.is_absolute:
+        raise ModelError(
+            f"teacher {name} has one output, and task {task.name} is a softmax over {ours} classes; "
+            "expected an output per class; if it is a sigmoid or a score, set data.task to multilabel or "
+            "scores"
+        )
     if theirs != ours:
         raise ModelError(
             f"teacher {name!r} has {theirs} classes, but the data has {ours}; map them (class_map), "

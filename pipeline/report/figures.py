@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -20,8 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from pipeline.codecs.rule import Link
 from pipeline.modalities.picture import Picture
 from pipeline.report.results import Curve
+from pipeline.samples.label_forms import is_known, label_word
 from pipeline.samples.samples import UNLABELLED
 
 SOFT_TEMPERATURE = 4.0
@@ -63,7 +66,7 @@ _FOR_A_PAGE = (
 )
 
 
-Mixed = tuple[NDArray[np.int64], NDArray[np.float64]]
+Mixed = tuple[NDArray[Any], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,48 +174,67 @@ class Example:
 
 
 def make_examples(
-    labels_M: NDArray[np.int64],
+    labels_M: NDArray[Any],
     *,
     classes: Sequence[str],
     pictures: Sequence[Sequence[Picture]],
     logits: Sequence[NDArray[np.float32]],
     mixtures: Sequence[Mixed | None],
+    link: Link = "softmax",
 ) -> list[Example]:
     """Prepare M samples for the page, each in several views.
 
     Args:
-        labels_M: indices into the classes, or -1 for unlabelled.
-        classes: C names.
+        labels_M: (M, ...) of any kind of labels.
+        classes: names of classes, tags or numbers.
         pictures: per view, M pictures as rendered for the teacher.
-        logits: per view (M, C), the teacher's logits from the store.
-        mixtures: per view, the partners' labels (M,) and the samples' own shares (M,); None for unmixed
+        logits: per view (M, C), the teacher's outputs from the store.
+        mixtures: per view, the partners' labels (M, ...) and the samples' own shares (M,); None for unmixed
             views.
+        link: of the outputs; those of an identity are not shown.
     """
     return [
         Example(
-            label=None if label == UNLABELLED else classes[label],
+            label=_named(label, classes),
             views=tuple(
                 ExampleView(
                     picture=seen[place],
-                    labels=_soft_labels(said[place], classes, _shown(label, mixture, place)),
+                    labels=_soft_labels(said[place], classes, _shown(label, mixture, place), link),
                     mixed=_described(label, mixture, place, classes),
                 )
                 for seen, said, mixture in zip(pictures, logits, mixtures, strict=True)
             ),
         )
-        for place, label in enumerate(labels_M.tolist())
+        for place, label in enumerate(labels_M)
     ]
 
 
-def _shown(label: int, mixture: Mixed | None, place: int) -> dict[int, float]:
-    """Return the classes in a picture, with the share of each."""
-    if mixture is None:
-        return {label: 1.0}
-    other, share = int(mixture[0][place]), float(mixture[1][place])
-    return {label: 1.0} if other == label or share == 1 else {label: share, other: 1 - share}
+def _named(label: Any, classes: Sequence[str]) -> str | None:
+    """Return a label in words; None for an unlabelled sample."""
+    if label_word(label) == UNLABELLED:
+        return None
+    if np.ndim(label) == 0:
+        return str(classes[int(label)])
+    if label.dtype.kind == "f":
+        return ", ".join(f"{name} {value:g}" for name, value in zip(classes, label.tolist(), strict=True))
+    return ", ".join(classes[place] for place in np.flatnonzero(label == 1).tolist()) or "no tag"
 
 
-def _described(label: int, mixture: Mixed | None, place: int, classes: Sequence[str]) -> str | None:
+def _shown(label: Any, mixture: Mixed | None, place: int) -> dict[int, float]:
+    """Return the classes, or tags, in a picture, with the share of each."""
+    other, share = (label, 1.0) if mixture is None else (mixture[0][place], float(mixture[1][place]))
+    shown: dict[int, float] = {}
+    for one, part in ((label, share), (other, 1 - share)):
+        for name in [int(one)] if np.ndim(one) == 0 else np.flatnonzero(one == 1).tolist():
+            if part:
+                shown[name] = shown.get(name, 0.0) + part
+    return shown
+
+
+def _described(label: Any, mixture: Mixed | None, place: int, classes: Sequence[str]) -> str | None:
+    """Return the shares of a mixed picture's classes in words; None if it shows one, or has no classes."""
+    if np.ndim(label):
+        return None
     shown = _shown(label, mixture, place)
     names = {c: "unlabelled" if c == UNLABELLED else classes[c] for c in shown}
     parts = [f"{100 * share:.0f} % {names[c]}" for c, share in shown.items()]
@@ -220,24 +242,29 @@ def _described(label: int, mixture: Mixed | None, place: int, classes: Sequence[
 
 
 def _soft_labels(
-    logits_C: NDArray[np.float32], classes: Sequence[str], shown: Mapping[int, float]
+    logits_C: NDArray[np.float32], classes: Sequence[str], shown: Mapping[int, float], link: Link
 ) -> tuple[SoftLabel, ...]:
-    share, softened = _softmax(logits_C, 1.0), _softmax(logits_C, SOFT_TEMPERATURE)
+    if link == "identity":
+        return ()
+    probabilities = _softmax if link == "softmax" else _sigmoid
+    share, softened = probabilities(logits_C, 1.0), probabilities(logits_C, SOFT_TEMPERATURE)
     return tuple(
         SoftLabel(name=classes[c], share=float(share[c]), softened=float(softened[c]), correct=c in shown)
         for c in np.argsort(-share, kind="stable")[:TOP_LABELS].tolist()
     )
 
 
-def spread_rows(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def spread_rows(labels: NDArray[Any], count: int) -> NDArray[np.int64]:
     """Choose rows of as many classes as fit, spread over the classes, earliest rows first.
 
     Args:
-        labels: (N,), -1 for unlabelled.
+        labels: (N,), -1 for unlabelled; of tags and numbers, labelled rows are spread evenly.
         count: rows to choose, at least 1; fewer are returned if N is smaller.
     """
-    known = labels != UNLABELLED
+    known = is_known(labels)
     rows = np.flatnonzero(known) if known.any() else np.arange(len(labels))
+    if labels.ndim > 1:
+        return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
     classes = np.unique(labels[rows])
     places = np.linspace(0, len(classes) - 1, min(count, len(classes)))
     chosen = classes[places.round().astype(np.int64)]
@@ -246,6 +273,12 @@ def spread_rows(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     # The first row of each class precedes all second ones, so that cutting to `count` drops no class.
     ranked = sorted((rank, int(row)) for of_class in found for rank, row in enumerate(of_class))
     return np.sort(np.array([row for _, row in ranked[:count]], np.int64))
+
+
+def _sigmoid(logits_C: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    # tanh does not overflow: sigmoid(z) = (1 + tanh(z / 2)) / 2.
+    shares: NDArray[np.float64] = (1 + np.tanh(logits_C.astype(np.float64) / temperature / 2)) / 2
+    return shares
 
 
 def _softmax(logits_C: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:

@@ -142,7 +142,7 @@ class DumpGallery:
 
     Args:
         examples: training samples as the teacher saw them.
-        label_errors: findings about labels; None without the store's logits.
+        label_errors: findings about labels; None without the store's logits, or of other than classes.
         suspects: the samples with the worst labels.
     """
 
@@ -166,6 +166,9 @@ def make_gallery(name: str, store: SoftLabels, data: PreparedData) -> DumpGaller
         )
         return DumpGallery()
     note(f"collecting examples and suspect labels of {name}")
+    if store.measures.is_absolute:
+        # Only a softmax gives one label a probability against all others.
+        return DumpGallery(examples=_examples(name, store, data))
     errors = find_label_errors(store, data, SUSPECTS)
     return DumpGallery(
         examples=_examples(name, store, data),
@@ -198,6 +201,7 @@ def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example
         pictures=[list(map(picture, feed.evidence(view, rows), plain)) for view in views],
         logits=[store.view(view)[places].numpy() for view in views],
         mixtures=[_mixture(feed, view, rows) for view in views],
+        link=store.measures.link,
     )
     return tuple(examples)
 

@@ -18,6 +18,7 @@ from pipeline.core.errors import DataError, MismatchError, bounded
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import file_digest, spec_digest
 from pipeline.samples.index import Form
+from pipeline.samples.label_forms import is_known
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
@@ -259,7 +260,7 @@ def write_description(
         **form.to_dict(),
         **statistics,
         "samples": {name: len(split) for name, split in splits.items()},
-        "labelled": {name: int((split.labels != UNLABELLED).sum()) for name, split in splits.items()},
+        "labelled": {name: int(is_known(split.labels).sum()) for name, split in splits.items()},
         "digest": splits_digest(splits),
         **found,
         "files": index_files(folder),
@@ -280,7 +281,15 @@ def require_described(folder: Path, description: Description, splits: Mapping[st
             f"{description.digest[:12]}); run: pipeline prepare"
         )
     for name, split in splits.items():
-        highest = int(split.labels.max(initial=UNLABELLED))
+        labels, count = split.labels, description.samples[name]
+        if labels.ndim == 2:
+            if labels.shape != (count, n_classes):
+                raise DataError(
+                    f"{folder / name}.npz: labels of shape {labels.shape}; expected "
+                    f"{(count, n_classes)}, as dataset.json says; run: pipeline prepare"
+                )
+            continue
+        highest = int(labels.max(initial=UNLABELLED))
         if len(split) != description.samples[name] or highest >= n_classes:
             raise DataError(
                 f"{folder / name}.npz: {len(split):,} samples with labels up to {highest}; dataset.json "

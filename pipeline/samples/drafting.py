@@ -20,6 +20,7 @@ from pipeline.core.hashing import sample_key
 from pipeline.core.progress import note
 from pipeline.samples.draft import Draft, ReusableSamples
 from pipeline.samples.intake import IDENTITY, Bits, Entry, Intake
+from pipeline.samples.label_forms import label_word
 from pipeline.samples.reading import Seat, in_order
 from pipeline.samples.samples import Sample
 
@@ -139,7 +140,7 @@ class Measured:
 
 def identity_of(sample: Sample) -> tuple[int, ...]:
     """Return the values of `IDENTITY` of a sample."""
-    return sample_key(sample.name), sample.label, *_stamp(sample.file)
+    return sample_key(sample.name), label_word(sample.label), *_stamp(sample.file)
 
 
 def count_unchanged(rows: NDArray[np.void], samples: Sequence[Sample], workers: int) -> int:

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError, counted, did_you_mean, printable
 from pipeline.core.progress import note
+from pipeline.samples.label_forms import is_known
+from pipeline.samples.label_tables import TABLE, has_table, read_tables
 from pipeline.samples.labels import normal, require_class_names
 from pipeline.samples.samples import UNLABELLED, LeftOut, Names, Sample, Samples
 from pipeline.samples.splits import (
@@ -68,12 +70,12 @@ class Listed:
     Args:
         root: folder that the names are relative to.
         names: N names.
-        labels: (N,) int64, -1 for unlabelled.
+        labels: (N,) int64, -1 for unlabelled; or (N, C) of a table, see `label_tables.py`.
     """
 
     root: Path
     names: Names
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,8 +88,8 @@ class Listed:
         """Return samples with these names and labels; `load` maps a path to a sample's loader."""
 
         def make(row: int) -> Sample:
-            path = self.root / self.names[row]
-            return Sample(self.names[row], int(self.labels[row]), load(path), str(path))
+            path, label = self.root / self.names[row], self.labels[row]
+            return Sample(self.names[row], label if np.ndim(label) else int(label), load(path), str(path))
 
         return Samples(make, np.arange(len(self)))
 
@@ -250,6 +252,9 @@ def find_classes(root: Path, kind: Files) -> ClassFolders:
     Without any of these folders, the folders of PATH are the classes: PATH/CLASS/*, and PATH/unlabelled.
     Then a fifth of each class is the test split, see `draw_test`.
 
+    If PATH, or the folders of its splits, have a table labels.csv, folders are no classes: files lie at any
+    depth, and the table has their tags or numbers.
+
     Args:
         root: PATH.
         kind: the files that are samples.
@@ -263,6 +268,8 @@ def find_classes(root: Path, kind: Files) -> ClassFolders:
             f"{root}: no such folder; expected PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/*; "
             "correct data.source"
         )
+    if has_table(root, (TRAIN, TEST, *VALIDATION)):
+        return _find_labelled(root, kind)
     names, left_out = _splits(root, kind)
     if names is None:
         return _find_classes_alone(root, kind)
@@ -293,6 +300,40 @@ def _find_classes_alone(root: Path, kind: Files) -> ClassFolders:
     )
     train, test = (everything.subset(np.flatnonzero(part)) for part in (~tested, tested))
     return ClassFolders(classes=classes, train=train, validation=None, test=test, left_out=found.total)
+
+
+def _find_labelled(root: Path, kind: Files) -> ClassFolders:
+    """Find files at any depth, with labels in a table; without a test folder, a fifth of them are drawn."""
+    folders = [entry.name for entry in entries(root) if entry.is_dir()]
+    found = find_splits(root, folders)
+    held = [] if found is None else [name for name in (found.validation, found.test) if name is not None]
+    parts = [TRAIN, *held] if found is not None else ["."]
+    table = read_tables(root, parts if found is not None else ())
+    trees = {part: find_files(root, part, kind) for part in parts}
+    names = {part: [name.removeprefix("./") for name in tree.names] for part, tree in trees.items()}
+    table.require_files([name for some in names.values() for name in some])
+    listed = {}
+    for part, some in names.items():
+        if not some:
+            raise DataError(f"{root / part}: no {kind.noun} files; expected {kind.pattern}")
+        listed[part] = Listed(root, Names.of(some), table.of(Names.of(some), root / part, kind.noun))
+    left_out = sum((tree.left_out for tree in trees.values()), LeftOut())
+    # The tables themselves were read.
+    left_out = replace(left_out, suffixes=left_out.suffixes - Counter({suffix_of(TABLE): len(parts)}))
+    if found is not None:
+        validation = None if found.validation is None else listed[found.validation]
+        train, test = listed[TRAIN], listed[found.test]
+    else:
+        everything, validation = listed["."], None
+        tested = draw_test(everything.names, is_known(everything.labels).astype(np.int64) - 1)
+        note(
+            f"{root}: no test folder; {counted(int(tested.sum()), kind.noun)}, about {TEST_SHARE:.0%} of "
+            "labelled ones, are the test split: by the hashes of their names, so the same ones each time"
+        )
+        train, test = (everything.subset(np.flatnonzero(part)) for part in (~tested, tested))
+    return ClassFolders(
+        classes=table.classes, train=train, validation=validation, test=test, left_out=left_out
+    )
 
 
 def _splits(root: Path, kind: Files) -> tuple[SplitNames | None, LeftOut]:

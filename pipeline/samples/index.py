@@ -23,10 +23,12 @@ from pydantic import Field
 
 from pipeline.core.errors import DataError
 from pipeline.core.files import write_bytes
+from pipeline.samples.label_forms import DTYPES
 from pipeline.samples.samples import NO_DECODER, UNLABELLED, Names
 
 Columns = dict[str, NDArray[Any]]
-# Dtype of each column of the index; `shapes` is (N, axes), all others are (N,).
+# Dtype of each column of the index; `shapes` is (N, axes), all others are (N,). Labels may also be tags or
+# numbers, (N, C): see `label_forms.py`.
 INDEX: Mapping[str, str] = {
     "shapes": "<i4",
     "labels": "<i8",
@@ -94,6 +96,10 @@ def _problem(columns: Columns, count: int, form: Form, expected: tuple[str, ...]
         return f"contains arrays {sorted(columns)}, expected {', '.join(sorted(expected))}"
     for name, values in columns.items():
         shape = (count, form.axes) if name == "shapes" else (count,)
+        if name == "labels" and values.ndim == 2:
+            if values.dtype.str not in (DTYPES["tags"], DTYPES["numbers"]) or len(values) != count:
+                return f"labels are {values.dtype} {values.shape}, expected int8 or float32 ({count}, C)"
+            continue
         if values.dtype.newbyteorder("<") != np.dtype(INDEX[name]) or values.shape != shape:
             return f"{name} is {values.dtype} {values.shape}, expected {INDEX[name]} {shape}"
     lengths, labels = columns["shapes"], columns["labels"]
@@ -101,7 +107,7 @@ def _problem(columns: Columns, count: int, form: Form, expected: tuple[str, ...]
         return (
             f"shapes range from {int(lengths.min())} to {int(lengths.max())}, expected 1 to {form.longest}"
         )
-    if count and int(labels.min()) < UNLABELLED:
+    if count and labels.dtype.kind == "i" and labels.size and int(labels.min()) < UNLABELLED:
         return f"a label is {int(labels.min())}, expected {UNLABELLED} or more"
     return None
 

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import bytes_glance, content_digest
 from pipeline.samples.index import Form
+from pipeline.samples.label_forms import label_word
 from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.reading import Seat
 from pipeline.samples.samples import Sample, Source
 
-# A sample is the same in a later run if all of these are equal; -1 bytes means no file.
+# A sample is the same in a later run if all of these are equal; -1 bytes means no file. `label` is the word
+# of a label: labels themselves come from the source when the split is published.
 IDENTITY = [("key", "<u8"), ("label", "<i8"), ("file_bytes", "<i8"), ("modified_ns", "<i8")]
 # A digest of a small part of the content, without the label, and the remarks.
 _KNOWN = [("glance", "<u8"), ("remarks", "u1")]
@@ -220,7 +222,7 @@ class ArrayIntake:
             raise DataError(f"{sample.name}: shape is {array.shape}; expected lengths of 1 or more")
         seat.take(array.size)
         glance = bytes_glance(np.frombuffer(array.tobytes(), np.uint8))
-        row = (*identity, own, content_digest(array, sample.label), glance, 0)
+        row = (*identity, own, content_digest(array, label_word(sample.label)), glance, 0)
         return Entry(np.array(row, row_dtype(form)), array, NoStatistics())
 
     def measure(self, sample: Sample, seat: Seat) -> tuple[NoStatistics, int]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, counted, first_of
 from pipeline.core.progress import note
 from pipeline.core.random import Lane, permutation
+from pipeline.samples.label_forms import kind_of
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
@@ -105,7 +106,7 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
                 f"{where}: label {highest} is out of range; expected -1 to {len(classes) - 1} for "
                 f"{len(classes)} classes; {mend}"
             )
-    trained = _occurring(labels["train"])
+    trained = occurring(labels["train"])
     if not len(trained):
         return
     unseen = [classes[label] for label in np.setdiff1d(np.arange(len(classes)), trained)]
@@ -114,7 +115,7 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
         tell_unseen(unseen, where, "labelled training image")
         return
     for split, some in labels.items():
-        unknown = np.setdiff1d(_occurring(some), trained)
+        unknown = np.setdiff1d(occurring(some), trained)
         if len(unknown):
             raise DataError(
                 f"{where}: class {classes[unknown[0]]!r} (label {unknown[0]}) occurs in {split} but has "
@@ -130,12 +131,15 @@ def tell_unseen(names: Sequence[str], where: object, missing: str) -> None:
         note(f"{where}: {counted(len(names), 'class')} {have} no {missing}: {first_of(names, _SHOWN)}")
 
 
-def _occurring(labels: NDArray[Any]) -> NDArray[np.int64]:
-    return np.unique(labels[labels != UNLABELLED]).astype(np.int64)
+def occurring(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the classes (n,) with a sample, or the tags that apply to one; numbers have no classes."""
+    if labels.ndim == 1:
+        return np.unique(labels[labels != UNLABELLED]).astype(np.int64)
+    return np.flatnonzero((labels == 1).any(0)) if labels.dtype == np.int8 else np.zeros(0, np.int64)
 
 
 def _begin_at_one(labels: Labels) -> bool:
-    return min((int(known[0]) for known in map(_occurring, labels.values()) if len(known)), default=0) == 1
+    return min((int(known[0]) for known in map(occurring, labels.values()) if len(known)), default=0) == 1
 
 
 # Labels per class that students may see; all others are hidden.
@@ -156,8 +160,13 @@ def keep_labels(images: Split, classes: Sequence[str], *, per_class: int, seed: 
         seed: 64-bit unsigned.
 
     Raises:
-        DataError: a class has fewer labels.
+        DataError: a class has fewer labels, or labels are tags or numbers.
     """
+    if images.labels.ndim > 1:
+        raise DataError(
+            f"data.labels_per_class is {per_class}, and labels are {kind_of(images.labels)}; expected one "
+            "class per sample; set it to null"
+        )
     counts = np.bincount(images.labels[images.labels != UNLABELLED], minlength=len(classes))
     smallest = int(counts.argmin())
     if counts[smallest] < per_class:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import counted, printable
 from pipeline.core.files import read_json
 from pipeline.samples.description import DESCRIPTION
+from pipeline.samples.label_forms import label_word, label_words
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
@@ -108,7 +109,7 @@ def _alike(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uint64]
     # All splits in one sequence: split number, row, label and glance of each image, (N of all splits,).
     which = np.repeat(np.arange(len(names)), [len(splits[name]) for name in names])
     rows = np.concatenate([np.arange(len(splits[name])) for name in names])
-    labels = np.concatenate([splits[name].labels for name in names])
+    labels = np.concatenate([label_words(splits[name].labels) for name in names])
     glance = np.concatenate([glances[name] for name in names])
     _, group, sizes = np.unique(glance, return_inverse=True, return_counts=True)
     # Sorted by group, candidates with one glance are adjacent and are cut at each change of the group.
@@ -117,13 +118,13 @@ def _alike(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uint64]
     order = several[np.argsort(group[several], kind="stable")]
     ends = np.flatnonzero(np.diff(group[order])) + 1
     for alike in np.split(order, ends) if len(order) else ():
-        if np.ptp(which[alike]) or np.ptp(labels[alike]):
+        if np.ptp(which[alike]) or (labels[alike] != labels[alike[0]]).any():
             yield [Place(names[which[at]], int(rows[at])) for at in alike.tolist()]
 
 
 def _equal(splits: Mapping[str, Split], alike: Sequence[Place]) -> Iterator[list[Place]]:
     """Divide a group of candidates by full content; yield the groups of equal images."""
-    labels = {int(splits[place.split].labels[place.row]) for place in alike}
+    labels = {label_word(splits[place.split].labels[place.row]) for place in alike}
     by_content: dict[int, list[Place]] = defaultdict(list)
     for place in alike:
         images = splits[place.split]
@@ -140,7 +141,7 @@ def _count(leaks: Leaks, splits: Mapping[str, Split], equal: Sequence[Place]) ->
     by_label: dict[int, str] = {}
     for place in equal:
         by_split[place.split].append(names[place])
-        label = int(splits[place.split].labels[place.row])
+        label = label_word(splits[place.split].labels[place.row])
         if label != UNLABELLED:
             by_label.setdefault(label, names[place])
     for held, other in _PAIRS:

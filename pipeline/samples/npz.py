@@ -1,6 +1,7 @@
 """Datasets stored as arrays in one .npz file, of any modality.
 
 {train,test}_NAME (N, ...) with {train,test}_labels (N,) integers; NAME is the modality's, e.g. images.
+Labels may also be tags, (N, C) integers 1, 0 or -1 for unknown, or numbers, (N,) or (N, C) floats.
 Optional: val_NAME with val_labels, and classes (C,) texts. The modality checks the arrays of samples.
 """
 
@@ -18,12 +19,14 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DataError, bounded, brief
+from pipeline.core.errors import DataError, bounded, brief, first_of
+from pipeline.samples.label_forms import kind_of
 from pipeline.samples.labels import numbered_classes, require_class_names, require_known_labels
 from pipeline.samples.samples import UNLABELLED, LeftOut
 from pipeline.samples.splits import TEST, TRAIN, VALIDATION
 
 _CLASSES, _LABELS = "classes", "labels"
+_Labels = Mapping[str, NDArray[Any]]
 # Errors of numpy, zipfile and zlib for damaged, encrypted and absurd files.
 _DAMAGE = (
     *(OSError, EOFError, TypeError, ValueError, KeyError, IndexError, RuntimeError, MemoryError),
@@ -89,12 +92,29 @@ class Arrays:
 
     @property
     def labels(self) -> dict[str, NDArray[Any]]:
-        """Split -> its labels (N,); a column (N, 1), e.g. MedMNIST's, counts as (N,)."""
+        """Split -> its labels (N,) or (N, C); a column (N, 1), e.g. MedMNIST's, counts as (N,)."""
         found = {split: self.arrays[f"{split}_{_LABELS}"] for split in self.splits}
         return {s: a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for s, a in found.items()}
 
+    def _named_values(self, labels: Mapping[str, NDArray[Any]]) -> tuple[tuple[str, ...], _Labels]:
+        """Return the names of tags or numbers, and labels (N, C) of each split as a split keeps them."""
+        dtype = np.float32 if labels[TRAIN].dtype.kind == "f" else np.int8
+        values = {split: np.asarray(some, dtype).reshape(len(some), -1) for split, some in labels.items()}
+        width = values[TRAIN].shape[1]
+        if _CLASSES in self.arrays:
+            classes = _class_names(self.path, self.arrays[_CLASSES])
+        else:
+            classes = tuple(map(str, range(width)))
+        for split, some in values.items():
+            if some.shape[1] != len(classes):
+                raise DataError(
+                    f"{self.path}: {split}_labels has {some.shape[1]} values per sample; expected "
+                    f"{len(classes)}, one for each of {first_of(classes)}; correct it"
+                )
+        return classes, values
+
     def named_classes(self, noun: str) -> tuple[tuple[str, ...], Mapping[str, NDArray[Any]]]:
-        """Return class names, and labels (N,) of each split as indices into them.
+        """Return class names, and labels (N,) of each split as indices into them; or tags, or numbers.
 
         Args:
             noun: the word for one sample, for errors.
@@ -102,7 +122,16 @@ class Arrays:
         Raises:
             DataError: a label without a class, or an unlabelled validation sample.
         """
-        labels: Mapping[str, NDArray[Any]] = self.labels
+        labels: _Labels = self.labels
+        kinds = {split: kind_of(some) for split, some in labels.items()}
+        other = next((split for split in kinds if kinds[split] != kinds[TRAIN]), None)
+        if other is not None:
+            raise DataError(
+                f"{self.path}: train_labels is {kinds[TRAIN]} and {other}_labels is {kinds[other]}; "
+                "expected labels of one kind; convert one"
+            )
+        if labels[TRAIN].dtype.kind == "f" or labels[TRAIN].ndim > 1:
+            return self._named_values(labels)
         _require_labelled(self.path, self.validation, labels, noun)
         if _CLASSES in self.arrays:
             classes = _class_names(self.path, self.arrays[_CLASSES])
@@ -179,22 +208,28 @@ def _wanted(path: Path, names: Sequence[str], parts: Parts) -> list[str]:
 
 
 def require_labels(path: Path, split: str, labels: NDArray[Any], count: int, noun: str) -> None:
-    """Refuse labels that are not one integer per sample, or below -1.
+    """Refuse labels that are not one integer per sample, tags or numbers, or out of range.
 
     Raises:
         DataError: naming the array.
     """
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
+    whole = np.issubdtype(labels.dtype, np.integer) or (labels.dtype.kind == "b" and labels.ndim == 2)
+    shaped = len(labels) == count and labels.ndim in (1, 2) and 0 not in labels.shape[1:]
+    if not (whole or labels.dtype.kind == "f") or not shaped:
         raise DataError(
             f"{path}: {split}_labels is {labels.dtype} {labels.shape}; expected integers "
             f"({count},), one per {noun}; convert it"
         )
-    lowest = int(labels.min(initial=0))
-    if lowest < UNLABELLED:
-        row = int(np.argmin(labels))
-        raise DataError(
-            f"{path}: {split}_labels[{row}] is {lowest}; expected 0 or more, or -1 for unlabelled"
-        )
+    if labels.dtype.kind == "f":
+        wrong, expected = ~np.isfinite(labels), "a finite number"
+    elif labels.ndim == 2:
+        wrong, expected = (labels < UNLABELLED) | (labels > 1), "1, 0, or -1 for unknown"
+    else:
+        wrong, expected = labels < UNLABELLED, "0 or more, or -1 for unlabelled"
+    if wrong.any():
+        place = tuple(int(index) for index in np.argwhere(wrong)[0])
+        where = ", ".join(map(str, place))
+        raise DataError(f"{path}: {split}_labels[{where}] is {labels[place]}; expected {expected}")
 
 
 def _require_labelled(

@@ -15,6 +15,7 @@ from pipeline.core.arrays import Rows, spread
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import array_digest, content_digest
 from pipeline.samples.index import Form, missing, read_index
+from pipeline.samples.label_forms import label_word
 from pipeline.samples.samples import UNLABELLED, Names
 
 Uniform = tuple[NDArray[Any], Rows]
@@ -27,7 +28,7 @@ class Split(ABC):
     Args:
         form: the storage format.
         shapes: (N, axes) int32, lengths of the variable axes; for images, height and width.
-        labels: (N,) int64, -1 for unlabelled.
+        labels: (N,) int64, -1 for unlabelled; (N, C) int8 or float32: see `label_forms.py`.
         keys: (N,) uint64, hashes of the samples' names.
         digests: (N,) uint64, hashes of each sample's shape, content and label.
         names: the samples' names, for people.
@@ -36,7 +37,7 @@ class Split(ABC):
 
     form: Form
     shapes: NDArray[np.int32]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     keys: NDArray[np.uint64]
     digests: NDArray[np.uint64]
     names: Names
@@ -138,7 +139,7 @@ class PackedSplit(Split):
 
         Costs a BLAKE2b hash per sample, about 1 ms per megabyte.
         """
-        found = (content_digest(self.array(row), int(self.labels[row])) for row in rows.tolist())
+        found = (content_digest(self.array(row), label_word(self.labels[row])) for row in rows.tolist())
         digests = np.fromiter(found, np.uint64, len(rows))
         return [
             f"{self.origin}: {self.form.noun} {self.names[row]!r} has changed since it was prepared (the "

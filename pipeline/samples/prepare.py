@@ -21,10 +21,11 @@ from pipeline.samples.draft import Draft, require_none, unfinished
 from pipeline.samples.drafting import DraftBuilder, Progress
 from pipeline.samples.index import write_index
 from pipeline.samples.intake import Intake, Remarks
-from pipeline.samples.labels import tell_unseen
+from pipeline.samples.label_forms import Wanted, gather_labels
+from pipeline.samples.labels import occurring, tell_unseen
 from pipeline.samples.leaks import describe_leaks, find_leaks
 from pipeline.samples.packed import Split
-from pipeline.samples.samples import UNLABELLED, Names, Sample, Source
+from pipeline.samples.samples import Names, Sample, Source
 from pipeline.samples.splits import split_validation
 
 # If files stay, this many samples per split are decoded, for statistics and to find damaged files.
@@ -46,6 +47,7 @@ class Preparation:
         seed: of the validation split.
         made_with: values that decide or restrict the content, by keys of params.yaml's `data`; recorded.
         kinds: modality and task, without the defaults.
+        labels: the labels that the task takes.
     """
 
     origin: str
@@ -53,6 +55,7 @@ class Preparation:
     seed: int = 0
     made_with: Mapping[str, Any] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
+    labels: Wanted = field(default_factory=Wanted)
 
     def plan(self, intake: Intake) -> dict[str, Any]:
         """Return all values that decide the content of drafts, except their samples."""
@@ -95,6 +98,7 @@ def prepare(
         DataError: unreadable samples; a file in `state` names all of them.
 
     """
+    kind = asked.labels.require(source, asked.origin)
     splits = _divide(source, asked, intake.form.noun)
     with unfinished(state, asked.plan(intake), intake), intake:
         _sweep(folder, intake)
@@ -105,7 +109,8 @@ def prepare(
         for name, samples in splits.items():
             with Draft(state, name, intake) as draft:
                 glances[name] = draft.rows()["glance"]
-                opened[name] = publish_split(draft, samples, folder, name, intake)
+                labels = gather_labels(samples, kind, len(source.classes))
+                opened[name] = publish_split(draft, samples, labels, folder, name, intake)
         intake.tell(remarks, folder)
         left_out, leaks = source.left_out.to_dict(), find_leaks(opened, glances).to_dict()
         _tell(source, leaks, opened, intake.form.noun)
@@ -173,9 +178,9 @@ def _read(builder: DraftBuilder, splits: Splits) -> tuple[Any, Remarks]:
 def _tell(source: Source, leaks: Mapping[str, Any], opened: Mapping[str, Split], noun: str) -> None:
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
-    trained, tested = (set(opened[name].labels.tolist()) for name in ("train", "test"))
-    if tested - {UNLABELLED}:
-        tell_unseen([source.classes[row] for row in sorted(trained - tested - {UNLABELLED})], "test", noun)
+    trained, tested = (set(occurring(opened[name].labels).tolist()) for name in ("train", "test"))
+    if tested:
+        tell_unseen([source.classes[row] for row in sorted(trained - tested)], "test", noun)
     if leaks:
         counts = {name: len(split) for name, split in opened.items()}
         note(f"leaks: {describe_leaks(leaks, counts)}")
@@ -185,7 +190,12 @@ def _tell(source: Source, leaks: Mapping[str, Any], opened: Mapping[str, Split],
 
 
 def publish_split(
-    draft: Draft, samples: Sequence[Sample], folder: Path, split: str, intake: Intake
+    draft: Draft,
+    samples: Sequence[Sample],
+    labels: NDArray[Any],
+    folder: Path,
+    split: str,
+    intake: Intake,
 ) -> Split:
     """Put a split into the folder of a prepared dataset, and open it.
 
@@ -194,6 +204,7 @@ def publish_split(
     Args:
         draft: of all samples.
         samples: in the order of the draft.
+        labels: of these samples.
         folder: of the prepared dataset.
         split: its name.
         intake: opens the split.
@@ -205,7 +216,7 @@ def publish_split(
     _require_unique(rows["key"], names)
     columns = {
         "shapes": rows["shape"],
-        "labels": rows["label"],
+        "labels": labels,
         "keys": rows["key"],
         "digests": rows["digest"],
     }

@@ -19,6 +19,8 @@ _END = b"\n"
 _SHOWN = 8
 UNLABELLED = -1
 NO_DECODER = "none"
+# A class index, (C,) int8 tags or (C,) float32 numbers: see `label_forms.py`.
+Label = int | NDArray[np.int8] | NDArray[np.float32]
 
 
 class Names(Sequence[str]):
@@ -157,14 +159,15 @@ class Sample:
 
     Args:
         name: unique in its source; stable when other samples are added, removed or reordered.
-        label: index into the source's classes, or -1 for unlabelled.
+        label: index into the source's classes, or -1 for unlabelled; (C,) int8 of 1, 0 and -1 for unknown,
+            if the classes are tags; (C,) float32, or all NaN for unlabelled, if they are names of numbers.
         load: returns the decoded array, for images (H, W, C) uint8; safe to call from any thread.
         file: its source file: while the file is unchanged, so is the sample. None if unknown.
 
     """
 
     name: str
-    label: int
+    label: Label
     load: Callable[[], NDArray[Any]]
     file: str | None = None
 
@@ -200,7 +203,7 @@ class Source:
     """A dataset as found: training samples, test samples and class names.
 
     Args:
-        classes: class names in label order.
+        classes: names of classes, tags or numbers, in label order.
         train, test: the samples in the order of the source.
         validation: the samples that choose the epoch; None to draw them from `train`.
         decoder: name and version of the decoder of files; none for arrays.

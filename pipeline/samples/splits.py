@@ -13,6 +13,7 @@ from pipeline.core.errors import DataError, counted, first_of
 from pipeline.core.hashing import sample_key
 from pipeline.core.progress import note
 from pipeline.core.random import Lane, draw
+from pipeline.samples.label_forms import label_word
 from pipeline.samples.samples import UNLABELLED, Sample, Samples
 
 TRAIN, TEST = "train", "test"
@@ -47,9 +48,10 @@ def split_validation(
     keys = np.fromiter((sample_key(sample.name) for sample in samples), np.uint64, len(samples))
     words = draw(seed=seed, view=0, keys=keys, lane=Lane.VALIDATION)[0]
     chosen = words < _bound(fraction)
-    labels = np.fromiter((sample.label for sample in samples), np.int64, len(samples))
+    labels = np.fromiter((label_word(sample.label) for sample in samples), np.int64, len(samples))
     chosen &= labels != UNLABELLED
-    spared = _spare_last(chosen, labels, words)
+    # Only classes have a last image: nearly every row of tags or numbers is a label of its own.
+    spared = _spare_last(chosen, labels, words) if np.ndim(samples[0].label) == 0 else []
     if spared:
         names = first_of([samples[row].name for row in spared])
         stay = "of its class stays" if len(spared) == 1 else "of their classes stay"

@@ -8,6 +8,7 @@ Members lie beside it. A reader gets the rows of every member's arrays at once; 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.codecs.blend import SEPARATOR, Blend, BlendedDecoder
+from pipeline.codecs.rule import Measures
 from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, quoted
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.forms import require_form
@@ -55,9 +57,10 @@ class Ensemble:
         teacher_top1: float | None = None,
     ) -> None:
         self.location, self.names, self.members = location, tuple(members), tuple(members.values())
-        self.blend, self.teacher_top1 = blend, teacher_top1
+        self.teacher_top1 = teacher_top1
         _require_alike(location, self.members)
-        self.codec = BlendedDecoder([member.codec for member in self.members], blend)
+        self.blend = replace(blend, link=self.measures.link)
+        self.codec = BlendedDecoder([member.codec for member in self.members], self.blend)
         self._first = self.members[0]
         self._places = [self._rows_in(member) for member in self.members]
 
@@ -79,6 +82,11 @@ class Ensemble:
     def n_classes(self) -> int:
         """C, the number of classes."""
         return self._first.n_classes
+
+    @property
+    def measures(self) -> Measures:
+        """The link of the outputs, which all members share."""
+        return self.members[0].measures
 
     @property
     def views(self) -> Mapping[str, Any]:
@@ -134,7 +142,7 @@ class Ensemble:
         }
 
     def view(self, view: int) -> Tensor:
-        """Read one training view: (N, C) float32 logits, each row's maximum 0."""
+        """Read one training view: (N, C) float32 outputs; of a softmax, each row's maximum is 0."""
         arrays = {name: torch.from_numpy(values) for name, values in self.encoded_view(view).items()}
         chunks = range(0, self.n_samples, _DECODED_AT_ONCE)
         some = ({name: a[row : row + _DECODED_AT_ONCE] for name, a in arrays.items()} for row in chunks)
@@ -221,7 +229,7 @@ def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
 
     Args:
         path: the ensemble's folder.
-        names: of the members, e.g. "main.zarr".
+        names: of the members, e.g. "main.zarr", in the order of the weights.
         blend: the average.
 
     Raises:
@@ -233,8 +241,11 @@ def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
             f"{path}: is a logit store, but an ensemble was requested; choose a different name, or remove "
             f"the store with: rm -r {path}"
         )
-    members = {name: LogitStore.open(path.parent / name) for name in names}
-    return Ensemble(Location(path), members, blend)
+    # In the order of the manifest, whose keys are sorted: the weights are a list beside them.
+    order = sorted(range(len(names)), key=lambda place: names[place])
+    members = {names[place]: LogitStore.open(path.parent / names[place]) for place in order}
+    weights = tuple(blend.weights[place] for place in order)
+    return Ensemble(Location(path), members, replace(blend, weights=weights))
 
 
 def open_logits(place: Place, *, allow_drift: bool = False, **options: Any) -> SoftLabels:
@@ -306,6 +317,7 @@ def _require_alike(location: Location, members: Sequence[LogitStore]) -> None:
         for what, differs in (
             ("views", other.views != first.views),
             ("classes", other.n_classes != first.n_classes),
+            ("outputs", other.measures.link != first.measures.link),
             ("samples", bool((found == ABSENT).any()) or other.n_samples != first.n_samples),
         ):
             if differs:

@@ -219,7 +219,7 @@ class Header:
             codec = find_codec(name, n_classes)
         else:
             with reading(origin, "the codec's shared arrays"):
-                codec = find_codec(name, n_classes, state)
+                codec = find_codec(name, n_classes, state, absolute=self.layout.measures.is_absolute)
                 if (codec.name, dict(codec.arrays)) != (name, arrays):
                     raise ValueError(f"codec {codec.name} has different arrays than the layout")
         expected, found = self.fingerprint.codec, codec_fingerprint(codec)

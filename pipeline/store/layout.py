@@ -130,6 +130,8 @@ class Layout:
         n_classes: C.
         shard_rows: rows per block; a multiple of `chunk_rows`.
         sections: by name, of the splits with samples, in the order train, validation, test.
+        measures: names of the codec's costs in the records, and the outputs' link; a softmax's are not
+            written, since stores of older versions have no others.
     """
 
     codec: str
@@ -137,16 +139,12 @@ class Layout:
     n_classes: int
     shard_rows: int
     sections: Mapping[str, Section]
+    measures: Measures = SOFTMAX
 
     @property
     def chunk_rows(self) -> int:
         """Rows per inner chunk."""
         return min(CHUNK_ROWS, self.shard_rows)
-
-    @property
-    def measures(self) -> Measures:
-        """The names of the codec's costs in the records; a layout supports only a softmax so far."""
-        return SOFTMAX
 
     @property
     def n_shards(self) -> int:
@@ -240,6 +238,7 @@ class Layout:
                 name: {"extents": [list(extent) for extent in section.extents], "views": section.n_views}
                 for name, section in self.sections.items()
             },
+            **({} if self.measures == SOFTMAX else {"measures": self.measures.to_dict()}),
         }
 
     @classmethod
@@ -259,7 +258,8 @@ class Layout:
             for name, entry in value["sections"].items()
         }
         arrays = {name: ArraySpec.from_dict(spec) for name, spec in value["arrays"].items()}
-        layout = cls(**{**value, "arrays": arrays, "sections": sections})
+        measures = Measures.from_dict(value["measures"]) if "measures" in value else SOFTMAX
+        layout = cls(**{**value, "arrays": arrays, "sections": sections, "measures": measures})
         layout._require_consistent()
         return layout
 
@@ -269,6 +269,8 @@ class Layout:
             raise ValueError(f"shard_rows is {self.shard_rows}, not a multiple of {self.chunk_rows}")
         if "train" not in self.sections:
             raise ValueError("section train is missing")
+        if len(self.measures.scales) not in (0, self.n_classes):
+            raise ValueError(f"it has {len(self.measures.scales)} scales for {self.n_classes} outputs")
         if taken := set(self.arrays) & set(INDEX_ARRAYS):
             raise ValueError(f"the codec has an array {min(taken)}, a name reserved for the index")
         for section in self.sections.values():

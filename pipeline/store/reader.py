@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.codecs import Codec
 from pipeline.codecs.blend import Blend
+from pipeline.codecs.rule import Measures
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.hashing import Described, difference
@@ -110,7 +111,7 @@ class SectionReader:
         return arrays
 
     def logits(self, view: int = 0, rows: NDArray[np.int64] | None = None) -> Tensor:
-        """Read and decode one view, or some rows of it: (N, C) float32, each row's maximum 0."""
+        """Read and decode one view, or some rows of it: (N, C) float32; see `view`."""
         return torch.cat(list(self.decoded(view, rows)))
 
     def decoded(self, view: int, rows: NDArray[np.int64] | None = None) -> Iterator[Tensor]:
@@ -236,6 +237,11 @@ class LogitStore:
         return self.manifest.layout.n_classes
 
     @property
+    def measures(self) -> Measures:
+        """The link of the outputs, and the names of the codec's costs."""
+        return self.manifest.layout.measures
+
+    @property
     def teacher_names(self) -> tuple[str, ...]:
         """The name of the teacher, as a tuple of one."""
         return (self.manifest.header.teacher["name"],)
@@ -309,7 +315,7 @@ class LogitStore:
         return blocks
 
     def view(self, view: int) -> Tensor:
-        """Read one training view: (N, C) float32 logits, each row's maximum 0."""
+        """Read one training view: (N, C) float32 outputs; of a softmax, each row's maximum is 0."""
         return self.sections["train"].logits(view)
 
     def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:

@@ -45,7 +45,8 @@ class ShardRecord:
         rows: number of samples.
         files: array -> (bytes, SHA-256 in hex) of its file.
         fidelity: cost of the codec in this shard.
-        labelled, correct: labelled samples, and those whose label the teacher's own logits put first.
+        labelled, correct: labelled samples, and those that the teacher's own outputs answer correctly; no
+            number, and no key in the file, if the task counts no correct answers.
         witness: of the rendered samples at `witness_rows`.
     """
 
@@ -53,7 +54,7 @@ class ShardRecord:
     files: Mapping[str, tuple[int, str]]
     fidelity: Fidelity
     labelled: int
-    correct: int
+    correct: int | None
     witness: Witness
 
     @property
@@ -68,7 +69,7 @@ class ShardRecord:
             "files": {array: [size, digest] for array, (size, digest) in self.files.items()},
             "fidelity": self.fidelity.to_dict(),
             "labelled": self.labelled,
-            "correct": self.correct,
+            **({} if self.correct is None else {"correct": self.correct}),
             "witness": self.witness.to_dict(),
         }
 
@@ -84,8 +85,9 @@ class ShardRecord:
         files = {array: (size, digest) for array, (size, digest) in value["files"].items()}
         fidelity = Fidelity.from_dict(value["fidelity"])
         witness = Witness.from_dict(value["witness"])
-        record = cls(**{**value, "files": files, "fidelity": fidelity, "witness": witness})
-        if not record.correct <= record.labelled <= record.rows or fidelity.samples > record.rows:
+        told = {"correct": None, **value}
+        record = cls(**{**told, "files": files, "fidelity": fidelity, "witness": witness})
+        if not (record.correct or 0) <= record.labelled <= record.rows or fidelity.samples > record.rows:
             raise ValueError(f"more labelled, correct or measured samples than its {record.rows} rows")
         if len(witness.crcs) != len(witness_rows(record.rows)):
             raise ValueError(f"{len(witness.crcs)} render checksums for {record.rows} rows")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.codecs.base import Decoder
 from pipeline.codecs.blend import Blend
+from pipeline.codecs.rule import Measures
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.store.reader import LogitStore
@@ -34,6 +35,10 @@ class SoftLabels(Protocol):
     @property
     def codec(self) -> Decoder:
         """The decoder of rows of `encoded_view`."""
+
+    @property
+    def measures(self) -> Measures:
+        """The link of the outputs, and the names of the codec's costs."""
 
     @property
     def n_views(self) -> int:
@@ -72,7 +77,7 @@ class SoftLabels(Protocol):
         """Read one training view without decoding it."""
 
     def view(self, view: int) -> Tensor:
-        """Read one training view: (N, C) float32 logits, each row's maximum 0."""
+        """Read one training view: (N, C) float32 outputs; of a softmax, each row's maximum is 0."""
 
     def held_out(self, name: str, images: Split) -> Tensor | None:
         """Return the outputs for un-augmented samples of a split, in its order, or None."""

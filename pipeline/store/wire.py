@@ -32,6 +32,7 @@ ArrayName = Annotated[str, Field(pattern=ARRAY_NAME)]
 MemberName = Annotated[str, Field(pattern=rf"^{PATTERN}\.zarr$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
+Scale = Annotated[float, Field(gt=0)]
 FigureName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Histogram = dict[Annotated[str, Field(pattern=r"^-?[0-9]{1,5}$")], Count]
 Extent = Annotated[tuple[Count, Count], Field(strict=False)]
@@ -74,6 +75,15 @@ class SectionForm(_Form):
     views: Annotated[int, Field(ge=1, le=MOST_VIEWS)]
 
 
+class MeasuresForm(_Form):
+    """Names of a codec's costs, and the link of the outputs, of anything but a softmax."""
+
+    divergences: Annotated[list[FigureName], Field(min_length=1, max_length=_MOST_DIVERGENCES)]
+    agreement: FigureName
+    link: Literal["softmax", "sigmoid", "identity"]
+    scales: Annotated[list[Scale], Field(max_length=MOST_CLASSES)] = []
+
+
 class LayoutForm(_Form):
     """Arrays, sections and shards of a store."""
 
@@ -82,6 +92,7 @@ class LayoutForm(_Form):
     n_classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)]
     shard_rows: Annotated[int, Field(ge=1, le=MOST_SHARD_ROWS)]
     sections: dict[Literal["train", "validation", "test"], SectionForm]
+    measures: MeasuresForm | None = None
 
 
 class ArchitectureForm(OpenForm):
@@ -114,6 +125,7 @@ class CodecSpecForm(_Form):
 
     name: Text
     max_kl: float | None = None
+    max_error: float | None = None
 
 
 class HeaderForm(OpenForm):
@@ -152,7 +164,7 @@ class RecordForm(_Form):
     files: dict[ArrayName, FileEntry]
     fidelity: dict[str, Any]
     labelled: Count
-    correct: Count
+    correct: Count | None = None
     witness: WitnessForm
 
 

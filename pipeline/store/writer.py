@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 from numpy.typing import NDArray
 
@@ -59,6 +60,11 @@ class StoreWriter:
                 array = logits_array(self.layout, section, name)
                 array.require_metadata((self.path / array.metadata_file).read_bytes())
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether a complete store gets additions."""
+        return self.path != self.store
+
     def done(self) -> dict[ShardId, ShardRecord]:
         """Return the records of the finished shards, from every writer."""
         found = {**self._complete, **self._records.read(self.layout)}
@@ -83,7 +89,7 @@ class StoreWriter:
         *,
         fidelity: Fidelity,
         labelled: int,
-        correct: int,
+        correct: int | None,
         witness: Witness,
     ) -> None:
         """Write one whole shard, durably, then its record.
@@ -92,7 +98,8 @@ class StoreWriter:
             shard: a missing one.
             arrays: the codec's arrays, one row per row of the shard.
             fidelity: the cost of encoding them.
-            labelled, correct: labelled samples, and those whose label the teacher's own logits put first.
+            labelled, correct: labelled samples, and those that the teacher's own outputs answer correctly;
+                None if the task counts no correct answers.
             witness: of the rendered samples at `witness_rows`.
         """
         rows = self.layout.rows(shard)
@@ -114,6 +121,11 @@ class StoreWriter:
             witness=witness,
         )
         self._records.write(shard, record)
+
+    def read(self, section: str) -> dict[str, NDArray[Any]]:
+        """Return the codec's arrays of a section's only view, all of whose shards are finished."""
+        rows = self.layout.sections[section].rows()
+        return {array: np.asarray(self._arrays[section, array][0])[rows] for array in self.layout.arrays}
 
     def tidy(self) -> None:
         """Gather the records of a store without missing shards, and remove leftovers of killed writers."""
@@ -185,7 +197,13 @@ def _has(file: Path, size_bytes: int) -> bool:
 
 
 def direct_top1(records: Mapping[ShardId, ShardRecord], *sections: str) -> float | None:
-    """Return the teacher's accuracy on sections together, from its logits before encoding."""
+    """Return the share of correct answers on sections together, from the outputs before encoding.
+
+    None if no sample is labelled, or if the task counts no correct answers.
+    """
     chosen = [record for shard, record in records.items() if shard.section in sections]
-    labelled = sum(record.labelled for record in chosen)
-    return sum(record.correct for record in chosen) / labelled if labelled else None
+    labelled, correct = (
+        sum(r.labelled for r in chosen),
+        [r.correct for r in chosen if r.correct is not None],
+    )
+    return sum(correct) / labelled if labelled and len(correct) == len(chosen) else None

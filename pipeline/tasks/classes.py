@@ -19,17 +19,20 @@ from torch.nn import functional as F
 from pipeline.codecs.base import relative
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.rule import SOFTMAX
+from pipeline.samples.label_forms import LabelKind
 from pipeline.samples.samples import UNLABELLED
 from pipeline.tasks.class_figures import Metrics, calibrate, class_figures, compare, most_confused
-from pipeline.tasks.task import Column
+from pipeline.tasks.task import Column, UsualTask
 
 _TEMPERATURES = (1.0, 4.0)
 
 
-class Classes:
+class Classes(UsualTask):
     """The task of one softmax over the classes, registered under the name `classes`."""
 
     name = "classes"
+    labels: tuple[LabelKind, ...] = ("index",)
+    supervised: str | None = "scratch"
     # KL(teacher || decoded) in nats at temperatures 1 and 4, and the share of equal first classes.
     measures = SOFTMAX
     accuracy = "top-1"
@@ -41,7 +44,7 @@ class Classes:
         Column(name="agreement", title="agreement with teacher", form="share"),
         Column(name="kl_to_teacher", title="KL to teacher", form="nats"),
     )
-    mended = (
+    mended: tuple[Column, ...] = (
         Column(name="temperature", title="T", form="number"),
         Column(name="nll_calibrated", title="NLL at T", form="nats"),
         Column(name="ece_calibrated", title="ECE at T", form="share"),
@@ -74,6 +77,11 @@ class Classes:
     def tally(self, answers: NDArray[Any], labels_N: NDArray[np.int64]) -> tuple[int, int]:
         """Return the numbers of labelled samples and of samples whose label is the answer (N,)."""
         return int((labels_N != UNLABELLED).sum()), int((answers == labels_N).sum())
+
+    def quality(self, outputs_NC: Tensor, labels_N: NDArray[np.int64]) -> float | None:
+        """Return the share of labelled samples with correct outputs; None if no sample is labelled."""
+        labelled, correct = self.tally(self.answers(outputs_NC).cpu().numpy(), labels_N)
+        return correct / labelled if labelled else None
 
     def weakness(self, quality: float, labels_N: NDArray[np.int64], where: str) -> str | None:
         """Explain how a top-1 falls short of `least_top1`, or return None: see `Task.weakness`."""

@@ -8,11 +8,19 @@ from typing import Any
 from pipeline.core.open_table import OpenTable
 from pipeline.core.own_code import Kind
 from pipeline.tasks.classes import CLASSES
+from pipeline.tasks.embedding import EMBEDDING
+from pipeline.tasks.multilabel import MULTILABEL
+from pipeline.tasks.scores import SCORES
 from pipeline.tasks.task import Task
 
 TASKS: OpenTable[Task] = OpenTable(
     Kind(noun="task", returns="a task", plural="tasks"),
-    {CLASSES.name: lambda: CLASSES},
+    {
+        CLASSES.name: lambda: CLASSES,
+        MULTILABEL.name: lambda: MULTILABEL,
+        EMBEDDING.name: lambda: EMBEDDING,
+        SCORES.name: lambda: SCORES,
+    },
     Task,
     key="data.task",
     address="pipeline.tasks.table.TASKS",

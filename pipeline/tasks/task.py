@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.codecs.rule import Rule
+from pipeline.codecs.rule import Measures, Rule
+from pipeline.core.errors import MismatchError
+from pipeline.samples.label_forms import LabelKind
 
 
 class Figures(Protocol):
@@ -76,32 +77,65 @@ class Task(Rule, Protocol):
     def name(self) -> str:
         """The task's name in params.yaml and in the table."""
 
-    # A teacher's quality, stored as two counts in each shard's record.
+    @property
+    def labels(self) -> tuple[LabelKind, ...]:
+        """The kinds of labels that fit the task."""
+
+    @property
+    def names_outputs(self) -> bool:
+        """Whether output c belongs to class c of the data; if not, models have outputs of their own."""
+
+    @property
+    def supervised(self) -> str | None:
+        """The loss of labels alone that trains a teacher; None if labels cannot train one."""
+
+    # Units of the outputs that only a teacher's outputs tell.
+
+    @property
+    def needs_pilot(self) -> bool:
+        """Whether `fitted` measures anything; a dump then runs a pilot whatever its codec is."""
+
+    def fitted(self, outputs_NC: Tensor) -> Self:
+        """Return the task with units measured on a pilot's outputs (n, C), in `measures`; or itself."""
+
+    def restored(self, measures: Measures) -> Self:
+        """Return the task with the units that a store keeps; or itself.
+
+        Raises:
+            MismatchError: the store is of another task.
+        """
+
+    # A teacher's quality.
 
     def answers(self, outputs_BC: Tensor) -> Tensor:
         """Return the part of each row to keep until labels are compared: (B, ...), on the same device."""
 
-    def tally(self, answers: NDArray[Any], labels_N: NDArray[np.int64]) -> tuple[int, int]:
-        """Return the numbers of labelled samples and of correctly answered ones among N.
+    def tally(self, answers: NDArray[Any], labels_N: NDArray[Any]) -> tuple[int, int | None]:
+        """Return the numbers of labelled samples and of correctly answered ones among N, for a record.
+
+        The second is None if an answer is neither right nor wrong.
 
         Args:
             answers: (N, ...) from `answers`, on the host.
-            labels_N: -1 for unlabelled.
+            labels_N: of the task's kind; see `samples/label_forms.py`.
         """
 
-    def weakness(self, quality: float, labels_N: NDArray[np.int64], where: str) -> str | None:
+    def quality(self, outputs_NC: Tensor, labels_N: NDArray[Any]) -> float | None:
+        """Return a teacher's main figure, from 0 to 1; None if it cannot be computed, e.g. unlabelled."""
+
+    def weakness(self, quality: float, labels_N: NDArray[Any], where: str) -> str | None:
         """Explain how a teacher of this quality falls short, or return None for a good one.
 
         Args:
-            quality: share of labelled samples that the teacher answers correctly.
-            labels_N: labels of the samples, not all -1.
+            quality: of the teacher, as in `quality`.
+            labels_N: labels of the samples, not all unlabelled.
             where: the samples' splits, in words.
         """
 
     # Figures of a model on un-augmented samples.
 
     def compare(self, outputs_NC: Tensor, labels_N: Tensor, teacher_NC: Tensor | None = None) -> Figures:
-        """Return the figures of finite outputs from labels, -1 for unlabelled, and a teacher's outputs."""
+        """Return the figures of finite outputs (N, C) from labels, and a teacher's outputs (N, C')."""
 
     def calibrate(
         self, validation: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
@@ -122,13 +156,13 @@ class Task(Rule, Protocol):
 
     @property
     def accuracy(self) -> str:
-        """The name of the share of correct, or of agreeing, answers in printed lines."""
+        """The name of `quality` in printed lines."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The report's columns for a model, in the order of results.json.
 
-        The first is the main figure, a share; higher is better, and students are compared by it.
+        The first is the main figure, at most 1; higher is better, and students are compared by it.
         """
 
     @property
@@ -147,7 +181,52 @@ class Task(Rule, Protocol):
         """Describe a codec's cost in one line."""
 
 
-def quality(task: Task, outputs_NC: Tensor, labels_N: NDArray[np.int64]) -> float | None:
-    """Return the share of labelled samples with correct outputs; None if no sample is labelled."""
-    labelled, correct = task.tally(task.answers(outputs_NC).cpu().numpy(), labels_N)
-    return correct / labelled if labelled else None
+class UsualTask:
+    """Defaults for a task whose outputs are absolute and whose divergences need no units.
+
+    A class derived from it gives the other parts of `Task`.
+    """
+
+    names_outputs = True
+    needs_pilot = False
+    mended: tuple[Column, ...] = ()
+    measures: Measures
+
+    def fitted(self, outputs_NC: Tensor) -> Self:
+        """Return this task."""
+        return self
+
+    def restored(self, measures: Measures) -> Self:
+        """Return this task, if the measures are its own."""
+        require_measures(self.measures, measures)
+        return self
+
+    def kept(self, outputs_BC: Tensor) -> Tensor:
+        """Return the outputs: every value counts."""
+        return outputs_BC
+
+    def calibrate(
+        self, validation: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]
+    ) -> dict[str, float | None]:
+        """Return no figures."""
+        return {}
+
+    def details(
+        self, outputs_NC: Tensor, labels_N: Tensor, classes: Sequence[str]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Return no tables."""
+        return {}
+
+
+def require_measures(ours: Measures, theirs: Measures) -> None:
+    """Refuse a store of a task with other divergences or another link.
+
+    Raises:
+        MismatchError: names both.
+    """
+    if not ours.are_those_of(theirs) or ours.link != theirs.link:
+        raise MismatchError(
+            f"the store has {' and '.join(theirs.divergences)} of a {theirs.link}, the data's task "
+            f"{' and '.join(ours.divergences)} of a {ours.link}; expected the same task; correct "
+            "data.task, or make a new dump"
+        )

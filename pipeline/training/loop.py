@@ -79,7 +79,7 @@ def fit(
         spec: specification of the run.
         device: device of network and batches.
         evaluate: returns figures on the validation split, unknown ones if the split is empty.
-        projection: projection of a feature loss, on the device; its weights are changed, too.
+        projection: of a feature loss, or of outputs, on the device; its weights are changed, too.
         ranks: this process among those that train the network together; the first one writes.
 
     Raises:
@@ -294,6 +294,24 @@ def make_projection(
         return loss.features.projection(feature_dim(head), teacher_dim)
 
 
+def make_output_projection(loss: ScheduledLoss, widths: tuple[int, int], *, seed: int) -> nn.Module | None:
+    """Return a trainable linear layer from the student's outputs to the teacher's number of outputs.
+
+    None if the loss takes none, or if both numbers are equal.
+
+    Args:
+        loss: the loss.
+        widths: number of the student's outputs, and of the teacher's.
+        seed: seed of the layer's weights.
+    """
+    ours, theirs = widths
+    if not loss.projects or ours == theirs:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Linear(ours, theirs)
+
+
 class Objective:
     """The loss of a batch, of logits and optionally of features.
 
@@ -301,7 +319,7 @@ class Objective:
 
     Args:
         loss: loss of logits and labels, and of features if it asks for them.
-        projection: projection of features, or None.
+        projection: projection of features or, if the loss says so, of outputs; or None.
         ranks: this process among those that share each batch.
     """
 
@@ -338,6 +356,8 @@ class Objective:
             else:
                 # (b, C) of this process -> (B, C) of all: the loss compares rows with each other.
                 logits = self._whole(own, batch)
+                if self._projection is not None and self._loss.projects:
+                    logits = self._projection(logits)
                 value = loss(logits, batch.labels, batch.teacher_logits, *beside)
             losses.append(weight * value)
             # Features enter the first, main head's loss with gradients; auxiliary heads must not add more.

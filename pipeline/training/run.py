@@ -23,7 +23,7 @@ from pipeline.samples.packed import Split
 from pipeline.store.reader import read_checked
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.tasks.task import Figures
-from pipeline.training.loop import RunSpec, fit, make_projection
+from pipeline.training.loop import RunSpec, fit, make_output_projection, make_projection
 from pipeline.training.state import TrainingResult
 
 
@@ -89,6 +89,9 @@ def train(
         own_rows=loss.row_wise,
     )
     projection = make_projection(loss, network, loader.teacher_dim, seed=spec.seed)
+    if store is not None and projection is None:
+        widths = len(card.classes), store.n_classes
+        projection = make_output_projection(loss, widths, seed=spec.seed)
     held_out = context.feed(data.validation, None, preprocessing)
 
     def validate(trained: nn.Module) -> Figures:

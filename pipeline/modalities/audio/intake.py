@@ -18,6 +18,7 @@ from pipeline.modalities.audio.options import AudioOptions
 from pipeline.modalities.audio.resampling import LOUDEST
 from pipeline.samples.draft import require_none
 from pipeline.samples.intake import ArrayIntake, Entry, Identity, NoStatistics, Remarks, row_dtype
+from pipeline.samples.label_forms import label_word
 from pipeline.samples.reading import Seat
 from pipeline.samples.samples import Sample
 
@@ -69,8 +70,8 @@ class AudioIntake(ArrayIntake):
         recording = load.read() if isinstance(load, SoundFile) else self._array(sample)
         clip = to_rate(recording, self._rate, sample.file or sample.name)
         seat.take(clip.size)
-        glance = bytes_glance(clip.view(np.uint8))
-        row = (*identity, clip.shape, content_digest(clip, sample.label), glance, self._faults(recording))
+        digest, glance = content_digest(clip, label_word(sample.label)), bytes_glance(clip.view(np.uint8))
+        row = (*identity, clip.shape, digest, glance, self._faults(recording))
         return Entry(np.array(row, row_dtype(self.form)), clip, NoStatistics())
 
     def _array(self, sample: Sample) -> Recording:

@@ -19,6 +19,7 @@ from pipeline.core.hashing import bytes_glance, encoded_digest
 from pipeline.modalities.images.decoding import decode, read_file, shrink
 from pipeline.modalities.images.form import ImageForm, find_root
 from pipeline.samples.index import read_index
+from pipeline.samples.label_forms import label_word
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
@@ -79,7 +80,7 @@ class EncodedSplit(Split):
             raise DataError(f"{path}: missing, but it was prepared; restore it, or run: pipeline prepare")
         content = read_file(path)
         height, width = self.shapes[row].tolist()
-        digest = encoded_digest(content, (height, width, self.form.channels), int(self.labels[row]))
+        digest = encoded_digest(content, (height, width, self.form.channels), label_word(self.labels[row]))
         if digest != self.digests[row]:
             raise DataError(
                 f"{path}: content ({counted(len(content), 'byte')}) has changed since it was prepared; "

@@ -27,6 +27,7 @@ from pipeline.modalities.images.encoded import Moments, open_encoded
 from pipeline.modalities.images.form import ImageForm, ImageSource, image_form, relative_root
 from pipeline.modalities.images.options import ImageOptions
 from pipeline.samples.intake import Entry, Identity, Remarks, row_dtype
+from pipeline.samples.label_forms import label_word
 from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.reading import Seat
 from pipeline.samples.samples import Sample
@@ -161,7 +162,7 @@ class ImageIntake:
     def _decoded(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
         pixels, remarks = self._pixels(sample, seat)
         moments = Moments.of(pixels)
-        digest = content_digest(pixels, sample.label)
+        digest = content_digest(pixels, label_word(sample.label))
         row = (*identity, pixels.shape[:2], digest, moments.glance(), remarks)
         return Entry(np.array(row, row_dtype(self.form)), pixels, moments)
 
@@ -192,7 +193,7 @@ class ImageIntake:
             pixels, damaged = self._ear.listen(partial(file.decode, content))
             remarks = remark_on(content, pixels, damaged=damaged)
         shape = shrunk_shape(*file.shape(content), form.short_side)
-        digest = encoded_digest(content, (*shape, form.channels), sample.label)
+        digest = encoded_digest(content, (*shape, form.channels), label_word(sample.label))
         glance = bytes_glance(content[-_GLANCE_BYTES:])
         row = (*identity, shape, digest, glance, remarks)
         return Entry(np.array(row, row_dtype(form)), None, None)

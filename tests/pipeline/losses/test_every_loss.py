@@ -7,7 +7,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.core.errors import ConfigError
-from pipeline.losses import LOSSES
 from pipeline.losses.settings import settings_of
 from tests.pipeline.losses.batches import (
     BATCH,
@@ -21,6 +20,7 @@ from tests.pipeline.losses.batches import (
     logits,
     loss_of,
 )
+from tests.pipeline.losses.batches import OF_SOFTMAX as LOSSES
 from tests.pipeline.waiting import NoWaiting, no_waiting_on_cuda
 
 EVERY = pytest.mark.parametrize("name", LOSSES)

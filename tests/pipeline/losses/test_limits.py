@@ -151,7 +151,7 @@ def test_at_the_ends_of_the_range_single_precision_gives_what_double_gives(name,
     loss = make_loss(name, {"temperature": temperature})
     found, gradients = [], []
     for dtype in (torch.float32, torch.float64):
-        student = STUDENT.to(dtype).requires_grad_()
+        student = STUDENT.to(dtype, copy=True).requires_grad_()
         value = loss(student, LABELS, TEACHER.to(dtype))
         (gradient,) = torch.autograd.grad(value, student)
         assert value.dtype == gradient.dtype == dtype

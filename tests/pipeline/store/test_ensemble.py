@@ -85,6 +85,17 @@ def test_soft_labels_are_the_weighted_mean(folder, context, average):
     np.testing.assert_allclose(seen, expected, atol=1e-6)
 
 
+def test_weights_stay_with_their_members_whatever_the_order_of_the_names(folder, context):
+    told = _write(folder, context, names=("two.zarr", "one.zarr"))
+    read = open_logits(folder / "both.zarr")
+    assert torch.equal(read.view(0), told.view(0))
+    one, two = (
+        LogitStore.open(folder / name).view(0).double().numpy() for name in ("one.zarr", "two.zarr")
+    )
+    expected = 0.75 * _softmax(one) + 0.25 * _softmax(two)
+    np.testing.assert_allclose(_softmax(read.view(0).double().numpy()), expected, atol=1e-6)
+
+
 def test_a_loader_gives_the_mean_of_both(folder, context):
     ensemble = _write(folder, context)
     images = context.data.train

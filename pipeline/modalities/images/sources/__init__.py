@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean
 from pipeline.core.own_code import Kind, call, find_callable, is_own, parameters_of
 from pipeline.modalities.images.form import ImageSource
@@ -50,7 +52,7 @@ def open_source(name: str, options: ImageOptions) -> ImageSource:
     for split, samples in (("training", source.train), ("test", source.test)):
         if not samples:
             raise DataError(f"{name}: has no {split} images; expected at least one")
-    if len(source.classes) < 2:
+    if len(source.classes) < 2 and np.ndim(source.train[0].label) == 0:
         raise DataError(f"{name}: has {counted(len(source.classes), 'class')}; expected at least two")
     return source
 

@@ -155,6 +155,7 @@ def _array_samples(
 
     def make(row: int) -> Sample:
         name = row if positions is None else int(positions[row])
-        return Sample(f"{split}/{name}", int(labels[row]), lambda: images[row], file)
+        label = labels[row] if labels.ndim > 1 else int(labels[row])
+        return Sample(f"{split}/{name}", label, lambda: images[row], file)
 
     return Samples(make, np.arange(len(images)))

@@ -188,17 +188,49 @@ def test_npz_images_of_another_form_are_refused_with_what_was_found(open_npz, im
 @pytest.mark.parametrize(
     "labels",
     [
-        np.zeros(6),
         np.zeros(6, bool),
-        np.zeros((6, 2), int),
+        np.zeros((6, 2, 1), int),
+        np.zeros((6, 0), int),
         np.zeros(5, int),
         np.array(["a"] * 6),
     ],
-    ids=["float", "bool", "two-columns", "too-few", "text"],
+    ids=["bool", "three-axes", "no-columns", "too-few", "text"],
 )
 def test_npz_labels_of_another_form_are_refused_with_what_was_found(open_npz, labels):
     with pytest.raises(DataError, match=r"x.npz: train_labels is .*expected integers \(6,\)"):
         open_npz(train_labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "kept"),
+    [
+        (np.eye(6, 2, dtype=bool), np.ones((3, 2), np.int64), np.eye(6, 2, dtype=np.int8)),
+        (np.arange(6.0), np.ones((3, 1)), np.arange(6, dtype=np.float32)[:, None]),
+        (np.arange(12.0).reshape(6, 2), np.ones((3, 2)), np.arange(12, dtype=np.float32).reshape(6, 2)),
+    ],
+    ids=["tags", "a-number", "numbers"],
+)
+def test_npz_of_tags_or_numbers(open_npz, train, test, kept):
+    found = open_npz(train_labels=train, test_labels=test)
+    assert found.classes == tuple(map(str, range(kept.shape[1])))
+    labels = np.stack([sample.label for sample in found.train])
+    assert labels.dtype == kept.dtype
+    np.testing.assert_array_equal(labels, kept)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "said"),
+    [
+        (np.full((6, 2), 2), np.ones((3, 2), int), r"train_labels\[0, 0\] is 2; expected 1, 0, or -1"),
+        (np.full(6, np.nan), np.ones(3), r"train_labels\[0\] is nan; expected a finite number"),
+        (np.eye(6, 2, dtype=int), np.ones((3, 3), int), r"test_labels has 3 values .* expected 2"),
+        (np.arange(6.0), np.arange(3), "train_labels is numbers and test_labels is index"),
+    ],
+    ids=["range", "nan", "width", "kinds"],
+)
+def test_npz_of_wrong_tags_or_numbers_is_refused(open_npz, train, test, said):
+    with pytest.raises(DataError, match=said):
+        open_npz(train_labels=train, test_labels=test)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 5, 3), (6, 0, 5, 3)])
