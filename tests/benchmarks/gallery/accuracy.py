@@ -15,7 +15,7 @@ from tests.benchmarks.small_students import summary
 
 STUDENTS = {"shufflenet": "`shufflenet_v2_x0_5`", "mobilenet": "`mobilenet_v2`, width 0.35"}
 BASELINES = ("scratch", "label_smoothing")
-TAUGHT = [name for name, loss in LOSSES.items() if loss.needs_teacher]
+TAUGHT = [name for name, loss in LOSSES.items() if loss.needs_teacher and "softmax" in loss.links]
 Runs = Sequence[Mapping[str, Any]]
 Arms = dict[str, dict[str, float]]
 _PARITY = {

@@ -46,6 +46,8 @@ TABLES: Mapping[str, Shown] = {
     "main-job-ratios": _shown(speed.main_job, "main_job.json"),
     "rendering": _shown(speed.rendering, "rendering.json"),
     "sounds": _shown(speed.sounds, "audio_speed.json"),
+    "texts": _shown(speed.texts, "text_speed.json"),
+    "text-batches": _shown(speed.text_batches, "text_speed.json"),
     "loading-cifar10": _shown(lambda found: speed.loaders(found, "pad-crop"), "loading.json"),
     "loading-photographs": _shown(lambda found: speed.loaders(found, "resized crop"), "loading.json"),
     "students-cost": _shown(speed.students, "students_cost.json"),

@@ -27,6 +27,13 @@ _CHAINS = {
     "with noise and polarity": "the same, with background noise and polarity",
 }
 
+_WORD_OPERATIONS = ("random_deletion", "random_crop", "mask", "character_noise")
+_PADDED = {
+    "to the maximum": "the maximum, 128",
+    "to the longest": "the longest of a random batch",
+    "by length": "the longest of a batch by length",
+}
+
 
 def main_job(found: Found) -> str:
     """Return the ratios of each student; from main_job.json."""
@@ -97,3 +104,32 @@ def sounds(found: Found) -> str:
         for name, title in _CHAINS.items()
     )
     return table(("chain", "ours", "audiomentations", "ratio"), *rows)
+
+
+def texts(found: Found) -> str:
+    """Return times faster than tokenising every view; from text_speed.json."""
+    head = ("views", "first time", "strings given", "again, in a later epoch")
+    rows = (
+        (
+            f"`{name}`" if name in _WORD_OPERATIONS else name,
+            times(one["over_tokenised"]),
+            times(one["over_strings_given"]),
+            times(one["again_over_tokenised"]),
+        )
+        for name, one in found["rendering"].items()
+    )
+    return table(head, *rows)
+
+
+def text_batches(found: Found) -> str:
+    """Return times faster than padding to the maximum; from text_speed.json."""
+    rows = (
+        (title, f"{found['batches'][name]['tokens']:,}", times(found["batches"][name]["times_faster"]))
+        for name, title in _PADDED.items()
+    )
+    return table(("batches padded to", "token ids", "times faster"), *rows)
+
+
+def times(found: Found) -> str:
+    """Return a ratio with one digit and the range of the rounds, e.g. `3.4 [3.3, 3.7]`."""
+    return f"{found['median']:.1f} [{found['min']:.1f}, {found['max']:.1f}]"
