@@ -21,7 +21,7 @@ NAMES = [
 ]
 OPTIONS = {
     "init": {"FOLDER"},
-    "preset": {"NAME", "--out"},
+    "preset": {"NAME", "--out", "--dvc"},
     "prepare": {"--params", "--set", "--workers"},
     "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render"},
     "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--render", "--out", "--shards"},

@@ -182,7 +182,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
 
 
 def test_an_onnxscript_that_is_older_than_torch_is_told(monkeypatch):
-    def convert(traced):
+    def convert(traced, deployment):
         raise ModuleNotFoundError("No module named 'onnxscript._framework_apis.torch_2_99'")
 
     monkeypatch.setattr(formats, "_convert", convert)
