@@ -135,7 +135,9 @@ class _File(_Part):
     @pydantic.model_validator(mode="after")
     def _fits(self) -> _File:
         if self.modality == DEFAULT and self.architecture.channels not in _IMAGE_CHANNELS:
-            raise ValueError(f"{self.architecture.channels} channels; expected 1 or 3")
+            raise ValueError(
+                f"architecture.channels is {self.architecture.channels}: input should be 1 or 3"
+            )
         selected = self.architecture.selected
         if selected and len(selected) != len(self.classes):
             raise ValueError(f"{len(selected)} selected logits for {len(self.classes)} classes")
