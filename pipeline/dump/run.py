@@ -42,7 +42,9 @@ from pipeline.evaluation.context import RunContext
 from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import CompiledTeacher, Teacher
 from pipeline.places.location import Location
+from pipeline.samples.label_forms import is_known
 from pipeline.store.growth import is_complete, tell_pending
+from pipeline.store.index import ABSENT
 from pipeline.store.layout import ShardId
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, WHOLE, Slice, gate, writing
 from pipeline.store.manifest import Manifest
@@ -309,6 +311,8 @@ class _Dump:
         if self._spec.allow_poor_teacher or not held_out:
             return
         labels = np.concatenate([self._splits[name].labels for name in held_out])
+        if not is_known(labels).any():
+            return
         quality = direct_top1(self.writer.done(), *held_out)
         if quality is None and not self.writer.is_growing:
             quality = self._stored_quality(held_out)
@@ -327,9 +331,10 @@ class _Dump:
         outputs, labels = [], []
         for name in sections:
             arrays = {array: torch.from_numpy(v) for array, v in self.writer.read(name).items()}
-            outputs.append(self._codec.decode(arrays))
             rows = self._places[name][self.writer.layout.sections[name].rows()]
-            labels.append(self._splits[name].labels[rows])
+            # Samples of an unfinished store may have left the data.
+            outputs.append(self._codec.decode(arrays)[torch.from_numpy(rows != ABSENT)])
+            labels.append(self._splits[name].labels[rows[rows != ABSENT]])
         return self._task.quality(torch.cat(outputs), np.concatenate(labels))
 
 

@@ -72,7 +72,7 @@ def label_words(labels_N: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def gather_labels(samples: Sequence[Sample], kind: LabelKind, width: int) -> NDArray[Any]:
-    """Return the labels of samples that `require_labels` accepted, as a split has them.
+    """Return the labels of samples that `Wanted.require` accepted, as a split has them.
 
     Args:
         samples: N samples.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 
 from pipeline import LogitStore, PreparedData, ReplayDataset
 from pipeline.modalities.images.sources.arrays import CLASSES, load_subset
+from pipeline.models.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.store.ensemble import Ensemble
 from tests.stages.conftest import run
 
@@ -256,3 +258,19 @@ def test_a_teacher_of_another_task_is_refused(tags, capsys):
         card.write_text(json.dumps(content))
     error = capsys.readouterr().err
     assert "tutor was made for task 'classes', the data is of task 'multilabel'" in error
+
+
+def test_a_tagger_that_says_the_same_of_all_is_refused_and_leaves_no_store(tags, tmp_path, capsys):
+    path = Path("models/teachers/tutor.pt")
+    network, card = load_checkpoint(path)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    save_checkpoint(path, {**before, "head.weight": torch.zeros_like(before["head.weight"])}, card)
+    out = tmp_path / "constant.zarr"
+    strict = ["--set", "dumps.main.allow_poor_teacher=false", "--out", out]
+    try:
+        assert run("cache-logits", "main", *strict) == 1
+    finally:
+        save_checkpoint(path, before, card)
+    error = capsys.readouterr().err
+    assert re.search(r"teacher tutor has mAP (0\.\d+) on .*; a random ranking has \1, so at least", error)
+    assert not out.exists()
