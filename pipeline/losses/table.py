@@ -73,9 +73,9 @@ LOSSES: Mapping[str, Loss] = {
         centre, needs_teacher=True, features=FeatureNeeds(projection=CentreProjection, centres=True)
     ),
     # Of absolute outputs: many labels, scores, embeddings.
-    "bce": Loss(bce, needs_teacher=False, links=("sigmoid",)),
-    "binary_kd": Loss(binary_kd, needs_teacher=True, links=("sigmoid",)),
-    "squared_error": Loss(squared_error, needs_teacher=False, links=("identity",)),
+    "bce": Loss(bce, needs_teacher=False, links=("sigmoid",), row_wise=True),
+    "binary_kd": Loss(binary_kd, needs_teacher=True, links=("sigmoid",), row_wise=True),
+    "squared_error": Loss(squared_error, needs_teacher=False, links=("identity",), row_wise=True),
     "l2": Loss(l2, needs_teacher=True, links=("sigmoid", "identity"), projects=True),
     "smooth_l1": Loss(smooth_l1, needs_teacher=True, links=("sigmoid", "identity"), projects=True),
     "cosine": Loss(cosine, needs_teacher=True, links=("identity",), projects=True),

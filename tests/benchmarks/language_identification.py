@@ -54,7 +54,8 @@ from stages.params_file import load_params
 from stages.runtime import keep_freed_memory
 from tests.benchmarks.commands import pipeline
 from tests.benchmarks.environment import environment
-from tests.benchmarks.small_students import FirstViews, GivenTargets, summary
+from tests.benchmarks.rig import FirstViews, GivenTargets
+from tests.benchmarks.small_students import summary
 
 CPU = torch.device("cpu")
 REFERENCE = "scratch"

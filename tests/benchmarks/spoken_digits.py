@@ -68,7 +68,8 @@ from pipeline.training.optimizer import learning_rate, make_optimizer
 from pipeline.training.settings import TrainingSettings
 from stages.runtime import keep_freed_memory
 from tests.benchmarks.environment import environment
-from tests.benchmarks.small_students import FirstViews, GivenTargets, OnlineLoader, summary
+from tests.benchmarks.rig import FirstViews, GivenTargets, OnlineLoader
+from tests.benchmarks.small_students import summary
 
 CPU = torch.device("cpu")
 RATE, SECONDS, VIEW_COUNT, STEPS, FEW = 8_000, 0.7, 8, 50, 10

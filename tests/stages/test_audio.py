@@ -172,7 +172,7 @@ def test_other_noise_than_the_dumps_is_refused(words, capsys):
     capsys.readouterr()
     assert run("train-student", "pupil", "kd", "0", "--dump", "main") == 1
     assert (
-        "its views are not those of the dump's parameters: background_noise.digest was"
+        "the stored views differ from the dump's parameters: background_noise.digest was"
         in capsys.readouterr().err
     )
 

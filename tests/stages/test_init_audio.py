@@ -65,7 +65,7 @@ def test_files_without_a_header_are_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "here")
     assert run("init", "../sounds") == 0
     assert "1 of " in (told := capsys.readouterr().err)
-    assert "have no header of a sound file: low/x.wav" in told
+    assert "have no sound header: low/x.wav" in told
 
 
 @pytest.mark.slow

@@ -162,7 +162,10 @@ def test_a_damaged_store_is_mended_if_its_code_is_trusted(mine, capsys):
 def test_other_code_of_one_name_is_noticed(mine, capsys):
     assert run("cache-logits", "main") == 0
     for change, message in (
-        (("version=1", "version=2"), r"made with codec mine:logs-64\.1, this program has mine:logs-64\.2;"),
+        (
+            ("version=1", "version=2"),
+            r"written with codec mine:logs-64\.1, but this program has mine:logs-64\.2;",
+        ),
         (
             ('"codes"', '"codes_"'),
             "written with different arrays than codec mine:logs-64 has now; use the code that wrote it",
@@ -184,7 +187,10 @@ def test_a_student_may_compare_the_features_that_it_keeps(mine, capsys, edit):
     assert run("cache-logits", "main") == 0
     capsys.readouterr()
     assert run("train-student", "pupil", "kd", 1, "--dump", "main") == 1
-    assert "compares features, and the dump is of codec mine:logs-64" in capsys.readouterr().err
+    assert (
+        "needs teacher features, but the store was written with codec 'mine:logs-64'"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,5 +215,7 @@ def test_a_codec_that_fails_is_one_line_and_leaves_no_store(mine, capsys, codec,
 def test_a_budget_is_kept_to_or_refused_on_the_pilot(mine, capsys, edit):
     edit({"dumps": {"main": {"codec": "mine:logs-1", "max_kl": 1e-3}}})
     assert run("cache-logits", "main") == 1
-    assert "codec mine:logs-1 (max_kl 0.001): over its budget on the pilot" in capsys.readouterr().err
+    assert (
+        "codec mine:logs-1 (max_kl 0.001): exceeds its error budget on the pilot" in capsys.readouterr().err
+    )
     assert run("cache-logits", "main", "--set", "dumps.main.codec=mine:logs-64") == 0

@@ -244,7 +244,7 @@ def tags(tagged: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_project_is_not_begun_for_tags(tags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("init", tags / "photos") == 1
-    assert "init writes jobs of classes" in capsys.readouterr().err
+    assert "init writes class jobs" in capsys.readouterr().err
 
 
 def test_a_teacher_of_another_task_is_refused(tags, capsys):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.codecs import CODECS, Codec, TeacherOutput, find_codec
+from pipeline.codecs import CODECS, STATE_SHAPES, Codec, TeacherOutput, find_codec
 from pipeline.codecs.fitting import fit_features
 from pipeline.loading.feed import Feed
 from pipeline.modalities.images.operations import FACTOR, Op, operand, rand_augment_space, wide_space
@@ -67,7 +67,7 @@ def _codecs(classes: int, output: TeacherOutput, head: nn.Linear) -> Iterator[Co
     for name in CODECS:
         if name.endswith("-K"):
             yield from (find_codec(f"{name[:-1]}{kept}", classes) for kept in KEPT_CLASSES)
-        elif name != "features":
+        elif name not in STATE_SHAPES:
             yield find_codec(name, classes)
     pilot = TeacherOutput(output.logits[:2048], output.require_features()[:2048])
     yield fit_features(pilot, head, 1e-2, TASK)

@@ -28,7 +28,7 @@ MIXABLE = [name for name, loss in LOSSES.items() if not loss.one_target]
 EVERY_LABELLING = pytest.mark.parametrize("labels", [LABELS, HALF, NONE], ids=["all", "half", "none"])
 LABELLINGS = [*((name, HALF) for name in LOSSES), *((name, SHARES) for name in MIXABLE)]
 # These compare samples with each other: a batch is more than its parts.
-RELATIONAL = {"dist", "crd", "rkd"}
+RELATIONAL = {"dist", "crd", "rkd", "relational"}
 # Its weights are constants of the gradient; tested beside its formula.
 WITH_CONSTANTS = {"wsld"}
 
@@ -218,5 +218,6 @@ def test_baselines_need_no_teacher(name):
 
 @EVERY
 def test_row_wise_losses_are_those_that_compare_no_samples(name):
-    # Losses of features are gathered as wholes, `centre` too, which compares none.
-    assert LOSSES[name].row_wise == (name not in {*RELATIONAL, "centre"})
+    # Losses of features, and those with a projection, are gathered as wholes, though some compare none.
+    whole = LOSSES[name].features is not None or LOSSES[name].projects
+    assert LOSSES[name].row_wise == (name not in RELATIONAL and not whole)
