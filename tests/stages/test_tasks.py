@@ -272,5 +272,5 @@ def test_a_tagger_that_says_the_same_of_all_is_refused_and_leaves_no_store(tags,
     finally:
         save_checkpoint(path, before, card)
     error = capsys.readouterr().err
-    assert re.search(r"teacher tutor has mAP (0\.\d+) on .*; a random ranking has \1, so at least", error)
+    assert re.search(r"teacher 'tutor' has mAP (0\.\d+) on .*; a random ranking has \1, so at least", error)
     assert not out.exists()
