@@ -1,28 +1,25 @@
 """Files in class folders, of any modality; one folder may hold unlabelled files.
 
 Two layouts. ImageNet's: PATH/train/CLASS/*, with PATH/test/CLASS/* or PATH/val/CLASS/*. Or class folders
-alone, PATH/CLASS/*: a fixed fifth of each class is the test split (`samples/splits.draw_test`). Nothing is
-opened here: a modality says which suffixes count, and makes samples of the names.
+alone, PATH/CLASS/*: a fixed fifth of each class is the test split (`samples/splits.draw_test`).
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError, counted, did_you_mean, printable
 from pipeline.core.progress import note
+from pipeline.samples.files import Files, Listed, entries, find_files, is_hidden, suffix_of
 from pipeline.samples.label_forms import is_known
 from pipeline.samples.label_tables import TABLE, has_table, read_tables
 from pipeline.samples.labels import normal, require_class_names
-from pipeline.samples.samples import UNLABELLED, LeftOut, Names, Sample, Samples
+from pipeline.samples.samples import UNLABELLED, LeftOut, Names
 from pipeline.samples.splits import (
     TEST,
     TEST_SHARE,
@@ -33,65 +30,8 @@ from pipeline.samples.splits import (
     find_splits,
 )
 
-_SYSTEMS_OWN = ("thumbs.db", "desktop.ini", "__macosx")
-_LONGEST_SUFFIX = 12
-
-Identity = tuple[int, int]  # device and inode of a folder
 # Both spellings of the folder for unlabelled files.
 _UNLABELLED_FOLDERS = ("unlabelled", "unlabeled")
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    """A kind of sample files.
-
-    Args:
-        noun: the word for one file in messages, e.g. image.
-        suffixes: suffixes of such files, in lower case, e.g. .png.
-    """
-
-    noun: str
-    suffixes: Collection[str]
-
-    def include(self, name: str) -> bool:
-        """Whether a file is of this kind; only the suffix decides."""
-        return suffix_of(name) in self.suffixes
-
-    @property
-    def pattern(self) -> str:
-        """The suffixes as a shell pattern, e.g. *{.png,.jpg}."""
-        return f"*{{{','.join(self.suffixes)}}}"
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """The files of one split.
-
-    Args:
-        root: folder that the names are relative to.
-        names: N names.
-        labels: (N,) int64, -1 for unlabelled; or (N, C) of a table, see `label_tables.py`.
-    """
-
-    root: Path
-    names: Names
-    labels: NDArray[Any]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def subset(self, rows: NDArray[np.int64]) -> Listed:
-        """Return the files of these rows (n,), in the given order."""
-        return Listed(self.root, self.names.subset(rows), self.labels[rows])
-
-    def samples(self, load: Callable[[Path], Callable[[], NDArray[Any]]]) -> Samples:
-        """Return samples with these names and labels; `load` maps a path to a sample's loader."""
-
-        def make(row: int) -> Sample:
-            path, label = self.root / self.names[row], self.labels[row]
-            return Sample(self.names[row], label if np.ndim(label) else int(label), load(path), str(path))
-
-        return Samples(make, np.arange(len(self)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,101 +50,6 @@ class ClassFolders:
     test: Listed
     validation: Listed | None
     left_out: LeftOut
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """The files below a folder.
-
-    Args:
-        names: names of the sample files, relative to the root, sorted folder by folder.
-        left_out: counts of all other files.
-    """
-
-    names: list[str]
-    left_out: LeftOut
-
-
-@dataclass(frozen=True, slots=True)
-class _Visited:
-    """A folder to visit: its name relative to the root, and the identities of it and its parents."""
-
-    name: str
-    above: frozenset[Identity]
-
-
-def find_files(root: Path, folder: str, kind: Files) -> Tree:
-    """Find the sample files below a folder, at any depth.
-
-    Linked folders are followed, as in torchvision's ImageFolder, unless the link leads back to a parent
-    folder.
-
-    Args:
-        root: root of the returned names.
-        folder: the folder, relative to the root.
-        kind: the files to find; all others are counted.
-
-    Raises:
-        DataError: a folder cannot be listed.
-    """
-    names, suffixes, hidden = [], Counter[str](), 0
-    above, own = _above(root, folder), _identity(root / folder)
-    linked_back = int(own in above and folder != ".")
-    waiting = [] if linked_back else [_Visited(folder, above | {own})]
-    while waiting:
-        here = waiting.pop()
-        for entry in entries(root / here.name):
-            name = f"{here.name}/{entry.name}"
-            if is_hidden(entry.name):
-                hidden += 1
-            elif not entry.is_dir():
-                if kind.include(entry.name):
-                    names.append(name)
-                else:
-                    suffixes[suffix_of(entry.name)] += 1
-            elif (identity := _identity(entry)) in here.above:
-                linked_back += 1
-            else:
-                waiting.append(_Visited(name, here.above | {identity}))
-    names.sort(key=lambda name: name.split("/"))
-    return Tree(names, LeftOut(suffixes=suffixes, hidden=hidden, linked_back=linked_back))
-
-
-def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the entries of a folder.
-
-    Raises:
-        DataError: the folder cannot be listed.
-    """
-    try:
-        with os.scandir(folder) as found:
-            yield from found
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be listed ({error.strerror}); make the folder readable, or move it away"
-        ) from None
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder belongs to the operating system, e.g. .DS_Store or Thumbs.db."""
-    return name.startswith(".") or name.lower() in _SYSTEMS_OWN
-
-
-def suffix_of(name: str) -> str:
-    """Return a file's suffix in lower case, or "no suffix" if there is none or it is too long."""
-    suffix = os.path.splitext(name)[1].lower()
-    return suffix if 1 < len(suffix) <= _LONGEST_SUFFIX and suffix.isprintable() else "no suffix"
-
-
-def _above(root: Path, folder: str) -> frozenset[Identity]:
-    """Return the identities of a folder's parents, from the root on."""
-    parts = Path(folder).parts
-    return frozenset(_identity(root.joinpath(*parts[:count])) for count in range(len(parts)))
-
-
-def _identity(place: Path | os.DirEntry[str]) -> Identity:
-    status = place.stat()
-    return status.st_dev, status.st_ino
 
 
 @dataclass(frozen=True, slots=True)

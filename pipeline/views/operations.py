@@ -1,8 +1,7 @@
 """The base of every operation of a view: a name, ranges of settings, and one form for equal numbers.
 
 Each modality derives frozen dataclasses, one per operation, and owns their combinations. Here are the
-checks
-that all share, and the way back from the plain values of a header.
+checks that all share, and the way back from the plain values of a header.
 """
 
 from __future__ import annotations

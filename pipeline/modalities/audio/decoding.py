@@ -19,7 +19,7 @@ from pipeline.core.errors import ConfigError, DataError, brief
 from pipeline.core.package import extra_command, installed_version
 from pipeline.modalities.audio.form import HIGHEST_RATE, LOWEST_RATE, MOST_SAMPLES
 from pipeline.modalities.audio.resampling import LOUDEST, resample
-from pipeline.samples.folders import Files
+from pipeline.samples.files import Files
 
 AUDIO_FILES = Files("sound", (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"))
 _MOST_CHANNELS = 64

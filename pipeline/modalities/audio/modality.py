@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ModelError
-from pipeline.modalities.audio.decoding import sound_header
+from pipeline.modalities.audio.decoding import AUDIO_FILES, sound_header
 from pipeline.modalities.audio.form import AudioForm, AudioSource
 from pipeline.modalities.audio.intake import AudioIntake
 from pipeline.modalities.audio.models.keywords import AudioLiterature
@@ -19,11 +19,11 @@ from pipeline.modalities.audio.options import AudioOptions
 from pipeline.modalities.audio.pictures import listened
 from pipeline.modalities.audio.preprocessing import AudioPreprocessing, GivenAudio
 from pipeline.modalities.audio.sources import open_source
-from pipeline.modalities.audio.sources.folder import holds_sounds
 from pipeline.modalities.audio.spec import AudioViewSpec
 from pipeline.modalities.audio.trial import open_sounds
 from pipeline.modalities.modality import Modality, Recognised
 from pipeline.modalities.picture import Picture
+from pipeline.samples.files import holds_mostly
 from pipeline.samples.index import Form
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import Sample
@@ -52,7 +52,7 @@ class Audio(Modality):
 
     def recognise(self, path: Path, name: str) -> Recognised | None:
         """Return how to read a folder most of whose first files are sounds."""
-        return Recognised(source=f"folder:{name}") if holds_sounds(path) else None
+        return Recognised(source=f"folder:{name}") if holds_mostly(AUDIO_FILES, path) else None
 
     def open_files(self, folder: Path, preprocessing: AudioPreprocessing, count: int) -> Split:
         """Decode some sound files, evenly spread over a folder, at the model's rate of rendered clips."""

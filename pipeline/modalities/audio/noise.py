@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, MismatchError
 from pipeline.core.hashing import file_digest
 from pipeline.modalities.audio.decoding import AUDIO_FILES, read_sound, to_rate
-from pipeline.samples.folders import find_files
+from pipeline.samples.files import find_files
 
 # 1 hour at 16 kHz: all noises stay in memory.
 _MOST_SAMPLES = 3600 * 16_000

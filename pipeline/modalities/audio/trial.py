@@ -12,7 +12,7 @@ from pipeline.core.hashing import content_digest, sample_key
 from pipeline.core.progress import note
 from pipeline.modalities.audio.decoding import AUDIO_FILES, decoder, read_sound, to_rate
 from pipeline.modalities.audio.form import audio_form
-from pipeline.samples.folders import Tree, find_files
+from pipeline.samples.files import Tree, find_files
 from pipeline.samples.packed import PackedSplit, offsets_of
 from pipeline.samples.samples import UNLABELLED, LeftOut, Names
 

@@ -13,7 +13,7 @@ from pipeline.core.progress import note
 from pipeline.modalities.images.decoding import DECODER, SUFFIXES, load_image
 from pipeline.modalities.images.form import image_form
 from pipeline.modalities.images.sources.folder import IMAGE_FILES
-from pipeline.samples.folders import Tree, find_files
+from pipeline.samples.files import Tree, find_files
 from pipeline.samples.packed import PackedSplit, offsets_of
 from pipeline.samples.samples import UNLABELLED, LeftOut, Names
 

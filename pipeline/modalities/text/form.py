@@ -115,8 +115,7 @@ def require_text(where: str, array: NDArray[np.uint8]) -> None:
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{where}: not UTF-8 (byte 0x{part[error.start]:02X} at {error.start}); expected text in "
-                f"UTF-8; "
-                "convert it, e.g. iconv -t UTF-8"
+                "UTF-8; convert it, e.g. iconv -t UTF-8"
             ) from None
         if not pieces_of(text):
             raise DataError(f"{where}: no word in it; expected at least one; remove it, or fill it")

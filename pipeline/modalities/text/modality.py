@@ -30,10 +30,12 @@ from pipeline.modalities.text.options import TextOptions
 from pipeline.modalities.text.pictures import picture_of
 from pipeline.modalities.text.preprocessing import GivenText, TextPreprocessing
 from pipeline.modalities.text.sources import open_source
+from pipeline.modalities.text.sources.folder import TEXT_FILES, read_text
 from pipeline.modalities.text.sources.recognise import recognise
 from pipeline.modalities.text.spec import TextViews
 from pipeline.modalities.text.tokenizers import WordList
 from pipeline.modalities.text.words import text_of
+from pipeline.samples.files import find_files
 from pipeline.samples.index import Form
 from pipeline.samples.packed import PackedSplit, Split, offsets_of
 from pipeline.samples.samples import UNLABELLED, Names
@@ -78,9 +80,7 @@ class Text(Modality):
     def fresh_preprocessing(
         self, samples: Split, known: Mapping[str, Any], *, size: int | None, channels: int | None
     ) -> TextPreprocessing:
-        """Return the preprocessing of a model without weights: the dataset's words, if it wants nothing "
-        "else.
-        """
+        """Return the preprocessing of a model without weights: words of the dataset."""
         words = tuple(known["words"])
         length = size or TextOptions().max_length
         return TextPreprocessing(tokenizer=WordList(words), max_length=length, words=words)
@@ -91,11 +91,11 @@ class Text(Modality):
         Raises:
             DataError: there is none, or one is not a text.
         """
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.txt"))
+        names = find_files(folder, ".", TEXT_FILES).names
         if not names:
             raise DataError(f"{folder}: no .txt files; expected some to read; name another folder")
-        chosen = [names[row] for row in spread(len(names), count).tolist()]
-        texts = [np.frombuffer((folder / name).read_bytes(), np.uint8) for name in chosen]
+        chosen = [names[row].removeprefix("./") for row in spread(len(names), count).tolist()]
+        texts = [read_text(folder / name) for name in chosen]
         for name, text in zip(chosen, texts, strict=True):
             require_text(str(folder / name), text)
         shapes = np.array([[len(text)] for text in texts], np.int32)

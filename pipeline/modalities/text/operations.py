@@ -3,8 +3,7 @@
 Every decision about a word is drawn at (seed, view, sample key, word number), so it depends neither on the
 other words nor on the batch. Decisions about a segment, e.g. where a span begins, are drawn once a segment.
 A segment is one of the one or two texts of a sample; its words are numbered from 0, and lanes differ
-between
-the two.
+between the two.
 """
 
 from __future__ import annotations

@@ -201,8 +201,7 @@ class GivenText:
         if known.words is None and (self.tokenizer or self.vocabulary):
             raise ModelError(
                 f"preprocessing.tokenizer is {self.tokenizer or WordList.kind!r}, and the weights bring "
-                f"their own, of "
-                f"kind {known.tokenizer.kind}; expected no other; remove it"
+                f"their own, of kind {known.tokenizer.kind}; expected no other; remove it"
             )
         return TextPreprocessing(
             tokenizer=self._tokenizer(known),
@@ -228,8 +227,8 @@ class GivenText:
         if self.tokenizer in (None, WordList.kind) or self.max_length is None:
             raise ModelError(
                 f"{origin} does not say how it wants its texts; expected preprocessing: "
-                f"{{tokenizer, max_length}} of "
-                "the model in params.yaml, with tokenizer bytes or the path of a tokenizer.json; add it"
+                f"{{tokenizer, max_length}} of the model in params.yaml, with tokenizer bytes or the path "
+                "of a tokenizer.json; add it"
             )
         return self.over(TextPreprocessing(tokenizer=Bytes(), max_length=self.max_length, words=()))
 

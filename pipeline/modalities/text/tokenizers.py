@@ -1,9 +1,8 @@
 """Tokenizers: from pieces of text to token ids, and this project's own vocabularies.
 
 `Bytes` and `WordList` are built in, `tokenizer_files.py` reads those of the library `tokenizers`. A
-tokenizer
-says whether the ids of a text are those of its pieces, one after the other; only then may they be looked up
-piece by piece (`tokens.py`).
+tokenizer says whether the ids of a text are those of its pieces, one after the other; only then may they be
+looked up piece by piece (`tokens.py`).
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
 r"""Divide texts into words, and number the distinct words: a view of a text is then an array of integers.
 
 A word is a maximal run between white space. In scripts that are written without spaces, a character with
-its
-combining marks is a word; in Tibetan, a syllable. The scripts are listed here, not asked of a library, so
-that words are the same on every machine. A word's piece is the word with the white space before it:
-"to be,\n not" has the pieces "to", " be," and "\n not".
+its combining marks is a word; in Tibetan, a syllable. The scripts are listed here, not asked of a library,
+so that words are the same on every machine. A word's piece is the word with the white space before it: "to
+be,\n not" has the pieces "to", " be," and "\n not".
 
 A sample is the UTF-8 bytes of one or two texts. Two bytes that UTF-8 never contains stand for a mask and
-for
-the border of two texts. In a `str` they are lone surrogates (Python's `surrogateescape`).
+for the border of two texts. In a `str` they are lone surrogates (Python's `surrogateescape`).
 """
 
 from __future__ import annotations

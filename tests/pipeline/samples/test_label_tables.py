@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.samples.folders import Files, find_classes
+from pipeline.samples.files import Files
+from pipeline.samples.folders import find_classes
 
 FILES = Files("image", (".png",))
 

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from pathlib import Path
 
 from pipeline.modalities.audio.decoding import AUDIO_FILES, SoundFile, decoder
 from pipeline.modalities.audio.form import AudioSource
 from pipeline.modalities.audio.options import AudioOptions
 from pipeline.modalities.audio.sources.table import open_metadata
-from pipeline.samples.folders import find_classes, is_hidden
+from pipeline.samples.folders import find_classes
 
 METADATA = "metadata.csv"
-_ENOUGH_FILES = 1_000
-
-
-def holds_sounds(root: Path) -> bool:
-    """Whether more than half of the first files below a folder are sound files."""
-    names = (name for _, _, found in os.walk(root) for name in found if not is_hidden(name))
-    first = [AUDIO_FILES.include(name) for name in itertools.islice(names, _ENOUGH_FILES)]
-    return 2 * sum(first) > len(first)
 
 
 def open_folder(detail: str, options: AudioOptions) -> AudioSource:

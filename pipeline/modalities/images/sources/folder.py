@@ -8,7 +8,8 @@ from pathlib import Path
 from pipeline.modalities.images.decoding import DECODER, SUFFIXES, ImageFile
 from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.images.options import ImageOptions
-from pipeline.samples.folders import Files, find_classes
+from pipeline.samples.files import Files
+from pipeline.samples.folders import find_classes
 
 IMAGE_FILES = Files("image", SUFFIXES)
 

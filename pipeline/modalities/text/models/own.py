@@ -341,8 +341,7 @@ class Students(Family):
         if given.tokenizer not in (None, Bytes.kind):
             raise ModelError(
                 f"model byte_cnn takes bytes, and preprocessing.tokenizer is {given.tokenizer!r}; expected "
-                f"bytes; "
-                "remove it, or take kim_cnn, which takes any"
+                "bytes; remove it, or take kim_cnn, which takes any"
             )
         return TextPreprocessing(
             tokenizer=Bytes(),

@@ -1,8 +1,8 @@
 """Sequence classifiers of the library transformers, by local folder: `hf:FOLDER` or `hf:Class:FOLDER`.
 
 FOLDER holds config.json, tokenizer.json, and model.safetensors for pretrained weights. The configuration
-goes
-into the card, so that a checkpoint stands alone. Only safetensors are read, and no code of a folder runs.
+goes into the card, so that a checkpoint stands alone. Only safetensors are read, and no code of a folder
+runs.
 """
 
 from __future__ import annotations
@@ -165,8 +165,7 @@ def _folder(name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"model {name}: {folder} has no config.json; expected a folder of transformers "
-            f"(save_pretrained); correct "
-            "the path"
+            "(save_pretrained); correct the path"
         )
     return folder
 
@@ -184,8 +183,7 @@ def _config(name: str) -> dict[str, Any]:
     if "auto_map" in found:
         raise ModelError(
             f"{path}: names code of its own (auto_map), which is never run; expected a class of "
-            f"transformers; name "
-            "one: hf:Class:FOLDER, and remove auto_map"
+            "transformers; name one: hf:Class:FOLDER, and remove auto_map"
         )
     return found
 
@@ -220,8 +218,7 @@ def _class_of(library: Any, name: str) -> Any:
     if found is None or not kind.endswith("ForSequenceClassification"):
         raise ModelError(
             f"model {name}: transformers {library.__version__} has no sequence classifier {kind}; expected "
-            f"e.g. "
-            "BertForSequenceClassification; correct it"
+            "e.g. BertForSequenceClassification; correct it"
         )
     return found
 

@@ -1,9 +1,8 @@
 """The table of sources of texts, selected by `data.source`.
 
 A source is a function of the text behind the name's colon and a `TextOptions`. To add one, write one file
-and
-one line in `SOURCES`. User code is `module:callable`: a function without arguments, or of `options`, that
-returns a `TextSource`.
+and one line in `SOURCES`. User code is `module:callable`: a function without arguments, or of `options`,
+that returns a `TextSource`.
 """
 
 from __future__ import annotations
@@ -54,8 +53,7 @@ def open_source(name: str, options: TextOptions) -> TextSource:
     else:
         raise ConfigError(
             f"data.source is {name!r}; expected udhr-languages, csv:PATH, tsv:PATH, jsonl:PATH, "
-            f"parquet:PATH, "
-            f"hf:PATH, folder:PATH or module:callable of your own{hint}"
+            f"parquet:PATH, hf:PATH, folder:PATH or module:callable of your own{hint}"
         )
     for split, samples in (("training", source.train), ("test", source.test)):
         if not samples:

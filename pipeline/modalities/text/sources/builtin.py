@@ -1,8 +1,7 @@
 """The built-in texts: short snippets of the Universal Declaration of Human Rights, to tell languages apart.
 
 `builtin/udhr_languages.md` has origin, licence and selection. Snippets of 12 to 40 characters are cut from
-the
-articles; training, validation and test snippets come from different articles, since translations of the
+the articles; training, validation and test snippets come from different articles, since translations of the
 Declaration repeat themselves within an article.
 """
 

@@ -47,8 +47,7 @@ def _decoded(path: Path) -> str:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
             f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02X}); expected text in UTF-8; "
-            f"convert it, e.g. "
-            "iconv -t UTF-8"
+            "convert it, e.g. iconv -t UTF-8"
         ) from None
 
 
@@ -77,8 +76,7 @@ def read_delimited(path: Path, delimiter: str) -> Columns:
                 if len(row) != len(header):
                     raise DataError(
                         f"{path}:{reader.line_num}: {counted(len(row), 'field')}; expected {len(header)}, "
-                        f"as the header "
-                        f"has ({first_of(header)}); correct the line"
+                        f"as the header has ({first_of(header)}); correct the line"
                     )
                 for name, value in zip(header, row, strict=True):
                     columns[name].append(value)

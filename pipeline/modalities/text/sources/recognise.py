@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.core.errors import DataError, first_of
 from pipeline.modalities.modality import Recognised
+from pipeline.modalities.text.sources.folder import TEXT_FILES
 from pipeline.modalities.text.sources.readers import arrow_names
 from pipeline.modalities.text.sources.tables import split_of
+from pipeline.samples.files import holds_mostly
 
 _TRAIN = "train"
-_LOOKED_AT = 200
 # Usual names of columns, best first.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "text": (
@@ -58,10 +58,7 @@ def recognise(path: Path, name: str) -> Recognised | None:
     if (table := next(tables, None)) is not None:
         kind = table.suffix.removeprefix(".")
         return Recognised(source=f"{kind}:{name}", options=_columns(table, kind))
-    inside = (file for file in path.rglob("*") if file.is_file() and file.parent != path)
-    looked_at = list(itertools.islice(inside, _LOOKED_AT))
-    texts = sum(file.suffix == ".txt" for file in looked_at)
-    return Recognised(source=f"folder:{name}") if 2 * texts > len(looked_at) else None
+    return Recognised(source=f"folder:{name}") if holds_mostly(TEXT_FILES, path) else None
 
 
 def _columns(path: Path, kind: str) -> dict[str, str | None]:
@@ -79,9 +76,8 @@ def _columns(path: Path, kind: str) -> dict[str, str | None]:
         if found[key] is None:
             raise DataError(
                 f"{path}: has the columns {first_of([repr(name) for name in names]) or 'none'}; expected "
-                f"one called "
-                f"{' or '.join(_NAMES[key][:3])}; rename it, or write params.yaml by hand (pipeline preset "
-                f"text)"
+                f"one called {' or '.join(_NAMES[key][:3])}; rename it, or write params.yaml by hand "
+                "(pipeline preset text)"
             )
     return found
 
