@@ -254,7 +254,7 @@ def test_the_table_of_losses_has_all_of_a_softmax():
     params = load_params(loss_table.PARAMS)
     served = {name for name, loss in LOSSES.items() if "softmax" in loss.links}
     assert {params.recipes[name].loss for name in params.recipes} == served
-    assert {run[0] for run in loss_table.wanted(params)} == served
+    assert {run["recipe"] for run in loss_table.wanted(params)} == served
 
 
 def test_a_file_of_runs_is_resumed(tmp_path):

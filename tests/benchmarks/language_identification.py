@@ -13,10 +13,8 @@ All students train for the preset's epochs on the same views, in the same order 
     ones
 
 Told is the top-1 of the last epoch, mean and standard error over seeds, and the difference to scratch
-paired by
-seed. Settings are chosen with --split validation; then --split test is looked at once. Each run is written
-when it
-is done; what is in the file is not made again.
+paired by seed. Settings are chosen with --split validation; then --split test is looked at once. Each run
+is written when it is done; what is in the file is not made again.
 """
 
 from __future__ import annotations

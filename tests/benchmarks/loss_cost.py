@@ -36,8 +36,8 @@ from stages import paths
 from stages.params import ModelParams
 from stages.params_file import load_params
 from stages.runtime import keep_freed_memory
+from tests.benchmarks.cifar_subset import PARAMS
 from tests.benchmarks.environment import environment
-from tests.benchmarks.loss_table import PARAMS
 from tests.benchmarks.timing import seconds
 
 _IMAGES = 1024

@@ -1,12 +1,12 @@
 """Choose the losses' defaults on validation images: some settings of each loss, two students, short runs.
 
-    python -m tests.benchmarks.loss_defaults FOLDER [--set KEY.PATH=VALUE ...] [--losses NAME ...]
-        [--seeds 1] [--part I/N] [--out FILE.json]
+    python -m tests.benchmarks.loss_defaults FOLDER [--cifar10 SUBSET] [--set KEY.PATH=VALUE ...]
+        [--losses NAME ...] [--seeds 1] [--part I/N] [--out FILE.json]
 
-FOLDER and --set are those of `tests.benchmarks.loss_table`: its data, teacher, dump and students. Seeds
-start at 100, so that no run of a table is reused. The score of a run is its best top-1 on the validation
-images; test images are not read. Results are added to the file, and runs in it are skipped. Settings are
-ranked by their worst difference to cross-entropy, over students and files.
+FOLDER, SUBSET and --set are those of `tests.benchmarks.loss_table`: its data, teacher, dump and students.
+Seeds start at 100, so that no run of a table is reused. The score of a run is its best top-1 on the
+validation images; test images are not read. Results are added to the file, and runs in it are skipped.
+Settings are ranked by their worst difference to cross-entropy, over students and files.
 
     python -m tests.benchmarks.loss_defaults --ranking FILE.json ...
 """
@@ -35,13 +35,11 @@ from pipeline.training.run import train
 from stages import paths
 from stages.params import Params
 from stages.params_file import load_params
-from tests.benchmarks.environment import environment
-from tests.benchmarks.loss_table import PARAMS, Sweep
+from tests.benchmarks.cifar_subset import PARAMS, changed
+from tests.benchmarks.project import Project, Run, resume
 
 FIRST_SEED = 100
 Settings = Mapping[str, Any]
-Run = dict[str, Any]
-KEYS = ("loss", "settings", "student", "seed")
 
 
 def _warm(value: float, share: float = 0.1) -> dict[str, float]:
@@ -130,14 +128,14 @@ def score(folder: Path, params: Params, run: Run) -> float:
     return max(top1 for top1 in scores if top1 is not None)
 
 
-def measure(folder: Path, params: Params, runs: Sequence[Run], out: Path) -> None:
-    """Make the runs missing from a file; save it after each."""
-    saved = json.loads(out.read_text()) if out.exists() else {"environment": environment(), "runs": []}
-    known = [{key: run[key] for key in KEYS} for run in saved["runs"]]
-    for run in runs:
-        if run not in known:
-            saved["runs"].append({**run, "validation_top1": score(folder, params, run)})
-            out.write_text(json.dumps(saved, indent=1) + "\n")
+def measure(project: Project, params: Params, runs: Sequence[Run], out: Path) -> list[Run]:
+    """Return the runs with their scores; make those missing from a file."""
+
+    def make(run: Run) -> Run:
+        project.make("main", teachers=["main"])
+        return {"validation_top1": score(project.folder, params, run)}
+
+    return resume(out, runs, make)
 
 
 def ranking(results: Mapping[str, Sequence[Run]]) -> str:
@@ -175,6 +173,7 @@ def main() -> None:
     """Train missing runs, or print a ranking."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--cifar10", type=Path)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--losses", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument("--seeds", type=int, default=1)
@@ -185,12 +184,12 @@ def main() -> None:
     if options.ranking:
         print(ranking(_runs(options.ranking)))
         return
-    sweep, params = Sweep(options.folder, options.overrides), load_params(PARAMS, options.overrides)
-    sweep.prepare()
+    overrides = [*changed(options.cifar10), *options.overrides]
+    params = load_params(PARAMS, overrides)
     part, parts = map(int, options.part.split("/"))
     runs = list(planned(options.losses, params.sweep.students, options.seeds))[part - 1 :: parts]
-    measure(options.folder, params, runs, options.out)
-    print(ranking(_runs([options.out])))
+    found = measure(Project(options.folder, PARAMS, overrides), params, runs, options.out)
+    print(ranking({options.out.stem: found}))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,21 @@
-"""Compare all losses: two students, three seeds, one dump.
+"""Compare all losses with their defaults: two students, five seeds, one dump.
 
-    python -m tests.benchmarks.loss_table FOLDER [--set KEY.PATH=VALUE ...] [--part I/N] [--out FILE.json]
+    python -m tests.benchmarks.loss_table FOLDER [--cifar10 SUBSET] [--set KEY.PATH=VALUE ...] [--part I/N]
+        [--out FILE.json]
 
-Runs the commands in FOLDER as a user types them, with loss_table.yaml beside this file. --set goes to every
-command, to try other data, teachers or epochs. Finished runs are skipped, so an interrupted table resumes,
-and several processes may share it: --part 1/2 and --part 2/2. The table has the test top-1 of the best
-validation epoch and of the last epoch, in percent: means over seeds with standard errors, and differences
-to cross-entropy paired by seed.
+Runs the commands in FOLDER with loss_table.yaml, on the built-in images, or on SUBSET of
+`tests.benchmarks.cifar_subset`. Finished runs are skipped, so an interrupted table resumes, and several
+processes may share it: --part 1/2 and --part 2/2, each with a FILE.json of its own; a last call without
+--part collects all runs. The table has the test top-1 of the best validation epoch and of the last epoch,
+in percent: means over seeds with standard errors, and differences to cross-entropy paired by seed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,76 +26,43 @@ from pipeline.tasks.table import find_task
 from stages import paths
 from stages.params import Params
 from stages.params_file import load_params
-from tests.benchmarks.commands import pipeline
-from tests.benchmarks.environment import environment
+from tests.benchmarks.cifar_subset import PARAMS, changed
+from tests.benchmarks.project import Project, Run, resume
 from tests.benchmarks.small_students import summary
 
-PARAMS = Path(__file__).with_suffix(".yaml")
-Run = dict[str, Any]
 _REFERENCE = "scratch"
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """Runs in a folder.
-
-    Args:
-        folder: working folder of the commands.
-        overrides: changed parameters.
-    """
-
-    folder: Path
-    overrides: Sequence[str]
-
-    def call(self, *arguments: str) -> None:
-        """Run a command of the project."""
-        settings = [part for override in self.overrides for part in ("--set", override)]
-        pipeline(self.folder, *arguments, "--params", str(PARAMS), *settings)
-
-    def prepare(self) -> None:
-        """Make the data, teacher and dump that all runs read."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / paths.store("main") / "manifest.json").exists():
-            self.call("prepare")
-            self.call("train-teacher", "main")
-            self.call("cache-logits", "main")
-
-    def run(self, recipe: str, student: str, seed: int, *, taught: bool) -> Run:
-        """Return a run's figures; train it first if they are missing."""
-        name = paths.run_name("main" if taught else None, student, recipe, seed)
-        found = self.folder / paths.RUNS / name / "metrics.json"
-        if not found.exists():
-            self.call("train-student", student, recipe, str(seed), *(["--dump", "main"] if taught else []))
-        metrics = json.loads(found.read_text())
-        return {
-            "recipe": recipe,
-            "student": student,
-            "seed": seed,
-            "best": metrics["top1"],
-            "last": self._last(name),
-        }
-
-    def _last(self, name: str) -> float:
-        """Return the top-1 after the last epoch, which a run does not record; measured once."""
-        known = self.folder / paths.RUNS / name / "last.json"
-        if known.exists():
-            return float(json.loads(known.read_text()))
-        network, card = load_checkpoint(self.folder / paths.STUDENTS / f"{name}.last.pt")
-        data = PreparedData.open(self.folder / paths.PREPARED)
-        context = RunContext(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
-        top1 = context.evaluate(network.eval(), card.preprocessing, data.test).top1
-        assert top1 is not None
-        known.write_text(json.dumps(top1))
-        return top1
-
-
-def wanted(params: Params) -> Iterator[tuple[str, str, int, bool]]:
-    """Yield (recipe, student, seed, whether it has a teacher), seed by seed."""
+def wanted(params: Params) -> Iterator[Run]:
+    """Yield the runs of the table, seed by seed; those of baselines have no teacher."""
     sweep = params.sweep
     for seed in sweep.seeds:
         for student in sweep.students:
-            yield from ((recipe, student, seed, False) for recipe in sweep.baselines)
-            yield from ((recipe, student, seed, True) for recipe in sweep.recipes)
+            for recipe in (*sweep.baselines, *sweep.recipes):
+                yield {"recipe": recipe, "student": student, "seed": seed}
+
+
+def measure(project: Project, runs: Sequence[Run], baselines: Sequence[str], out: Path) -> list[Run]:
+    """Return the runs with their top-1 on the test images, 0..1; make those missing from a file."""
+
+    def make(run: Run) -> Run:
+        project.make("main", teachers=["main"])
+        dump = None if run["recipe"] in baselines else "main"
+        metrics = project.student(dump, run["student"], run["recipe"], run["seed"])
+        name = paths.run_name(dump, run["student"], run["recipe"], run["seed"])
+        return {"best": metrics["top1"], "last": _last(project.folder, name)}
+
+    return resume(out, runs, make)
+
+
+def _last(folder: Path, name: str) -> float:
+    """Return a run's top-1 after its last epoch, which the run does not record."""
+    network, card = load_checkpoint(folder / paths.STUDENTS / f"{name}.last.pt")
+    data = PreparedData.open(folder / paths.PREPARED)
+    context = RunContext(data=data, task=find_task(), device=torch.device("cpu"), workers=1)
+    top1 = context.evaluate(network.eval(), card.preprocessing, data.test).top1
+    assert top1 is not None
+    return top1
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -131,20 +96,19 @@ def main() -> None:
     """Train missing runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--cifar10", type=Path)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--part", default="1/1")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("loss_table.json"))
     options = parser.parse_args()
-    sweep, params = Sweep(options.folder, options.overrides), load_params(PARAMS, options.overrides)
-    sweep.prepare()
+    overrides = [*changed(options.cifar10), *options.overrides]
+    params = load_params(PARAMS, overrides)
     part, parts = map(int, options.part.split("/"))
-    every = list(wanted(params))[part - 1 :: parts]
-    runs = [sweep.run(recipe, student, seed, taught=taught) for recipe, student, seed, taught in every]
+    runs = list(wanted(params))[part - 1 :: parts]
+    project = Project(options.folder, PARAMS, overrides)
+    found = measure(project, runs, params.sweep.baselines, options.out)
     if parts == 1:
-        print(table(runs))
-    if options.out:
-        described = {"environment": environment(), "overrides": options.overrides, "runs": runs}
-        options.out.write_text(json.dumps(described, indent=1) + "\n")
+        print(table(found))
 
 
 if __name__ == "__main__":

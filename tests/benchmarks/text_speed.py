@@ -2,11 +2,9 @@
 
     python -m tests.benchmarks.text_speed [--rounds 15] [--out FILE.json]
 
-The texts are the paragraphs of the built-in Declaration in 20 languages; the
-tokenizer is
-a WordPiece with BERT's parts, trained on them. Needs the extra text. Seconds are of processor time of this
-process,
-in one thread. Both sides make the same token ids (B, 128), which is checked:
+The texts are the paragraphs of the built-in Declaration in 20 languages; the tokenizer is a WordPiece with
+BERT's parts, trained on them. Needs the extra text. Seconds are of processor time of this process, in one
+thread. Both sides make the same token ids (B, 128), which is checked:
 
     looked up     words drawn and changed as integers, ids of each distinct word looked up; "again" is a
     view's
@@ -15,8 +13,7 @@ in one thread. Both sides make the same token ids (B, 128), which is checked:
     strings given the strings are there already: tokenising alone
 
 Batches by length: a training step of `bert_tiny` on token ids padded to the maximum, to the longest of a
-random batch,
-and to the longest of a batch of similar lengths, as the loader makes them.
+random batch, and to the longest of a batch of similar lengths, as the loader makes them.
 """
 
 from __future__ import annotations
