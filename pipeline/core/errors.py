@@ -157,12 +157,12 @@ def counted(count: int, noun: str) -> str:
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:
-    """Return the first `most` names, escaped, as one text.
+    """Return the first `most` names, escaped and bounded, as one text.
 
     >>> first_of(["a", "b", "c", "d"])
     'a, b, c, …'
     """
-    shown = ", ".join(map(printable, names[:most]))
+    shown = ", ".join(map(bounded, names[:most]))
     return f"{shown}, …" if len(names) > most else shown
 
 

@@ -94,6 +94,14 @@ class Family(ABC):
             ModelError: the weights do not exist or cannot be loaded.
         """
 
+    def require_alone(self, name: str, options: Mapping[str, Any]) -> None:
+        """Refuse the options of a card from which `build` would look for files.
+
+        Raises:
+            ModelError: an option is missing that `build` would read from a folder named by the card.
+        """
+        return
+
     def packaged(self, name: str, weights: str) -> tuple[Traversable, str] | None:
         """Return the folder in this package and the name of a weights file in it, or None."""
         return None
@@ -178,6 +186,19 @@ def require_own_stem(name: str, stride: int, fitted: Collection[str] = ()) -> No
         raise ModelError(
             f"model {name} has stem_stride {stride}; expected 4: {only} a stem for small images; enlarge "
             f"data.image_size{' or choose one of these' if fitted else ''}"
+        )
+
+
+def require_config(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options without a configuration, which the builder would read from the folder in the name.
+
+    Raises:
+        ModelError: naming the model.
+    """
+    if not options.get("config"):
+        raise ModelError(
+            f"model {quoted(name)} has no 'config' in its options; a card alone reads no folder; save the "
+            "checkpoint again, by the stage that writes it (pipeline train-teacher or train-student)"
         )
 
 

@@ -204,10 +204,16 @@ def _is_named(name: str, expected: str) -> bool:
 
 
 def _require_trusted(architecture: Architecture, card: Path, trust: Trust) -> None:
-    if isinstance(source_of(architecture.name), OwnCode):
-        trust.require_code(architecture.name, architecture.options, str(card))
-    else:
-        require_plain_options(architecture.name, architecture.options, str(card))
+    name, options = architecture.name, architecture.options
+    source = source_of(name)
+    if isinstance(source, OwnCode):
+        trust.require_code(name, options, str(card))
+        return
+    require_plain_options(name, options, str(card))
+    try:
+        source.require_alone(name, options)
+    except ModelError as error:
+        raise ModelError(f"{card}: {error}") from None
 
 
 def _require_undamaged(content: object, file: CardFile, path: Path) -> None:

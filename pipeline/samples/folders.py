@@ -264,7 +264,7 @@ def _require_classes(
         if normal(name) in alike:
             raise DataError(
                 f"{root / split}: folder {name!a} and {alike[normal(name)]!a} of {root / TRAIN} differ "
-                "only in Unicode normalisation; expected the same name; rename one"
+                "only in Unicode normalisation or outer spaces; expected the same name; rename one"
             )
         raise DataError(
             f"{root / split / printable(name)}: this class is not in {root / TRAIN} ({len(classes)} "

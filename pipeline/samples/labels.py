@@ -35,7 +35,7 @@ def require_class_names(where: object, names: Sequence[str]) -> None:
     """
     seen: dict[str, str] = {}
     for name in names:
-        if not normal(name).strip():
+        if not normal(name):
             raise DataError(f"{where}: class name {ascii(name)[:100]} is empty; expected text; rename it")
         if any(unicodedata.category(character) in _UNPRINTED for character in name):
             raise DataError(
@@ -48,7 +48,7 @@ def require_class_names(where: object, names: Sequence[str]) -> None:
             how = (
                 "occurs twice"
                 if other == name
-                else f"and {ascii(other)[:100]} differ only in Unicode normalisation"
+                else f"and {ascii(other)[:100]} differ only in Unicode normalisation or outer spaces"
             )
             raise DataError(
                 f"{where}: class name {ascii(name)[:100]} {how}; expected unique class names; rename one, "
@@ -57,9 +57,12 @@ def require_class_names(where: object, names: Sequence[str]) -> None:
 
 
 def normal(name: str) -> str:
-    """Normalise a name to composed Unicode without invisible characters, so that equal looks are equal."""
+    """Normalise a name to composed Unicode without invisible characters and outer spaces.
+
+    Names that look equal are equal then.
+    """
     shown = "".join(letter for letter in name if unicodedata.category(letter) != _INVISIBLE)
-    return unicodedata.normalize("NFC", shown)
+    return unicodedata.normalize("NFC", shown).strip()
 
 
 # Numeric labels: their classes, and whether every class can be learned.

@@ -97,6 +97,7 @@ class LeftOut:
     Args:
         suffixes: suffix, or "no suffix" -> number of such files in class folders.
         loose: folder -> number of sample files directly in it, outside any class folder.
+        unlisted: folder -> number of its sample files that the table of the dataset does not name.
         hidden: files and folders whose name begins with a dot, and system files, e.g. Thumbs.db.
         linked_back: linked folders that lead back to one of their parents.
         unused: names of ignored folders, arrays or splits.
@@ -104,6 +105,7 @@ class LeftOut:
 
     suffixes: Counter[str] = field(default_factory=Counter)
     loose: Counter[str] = field(default_factory=Counter)
+    unlisted: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
     linked_back: int = 0
     unused: tuple[str, ...] = ()
@@ -112,6 +114,7 @@ class LeftOut:
         return LeftOut(
             suffixes=self.suffixes + other.suffixes,
             loose=self.loose + other.loose,
+            unlisted=self.unlisted + other.unlisted,
             hidden=self.hidden + other.hidden,
             linked_back=self.linked_back + other.linked_back,
             unused=self.unused + other.unused,
@@ -122,6 +125,7 @@ class LeftOut:
         values = {
             "suffixes": dict(sorted(self.suffixes.items())),
             "loose": dict(sorted(self.loose.items())),
+            "unlisted": dict(sorted(self.unlisted.items())),
             "hidden": self.hidden,
             "linked_back": self.linked_back,
             "unused": list(self.unused),
@@ -135,6 +139,7 @@ class LeftOut:
         4 files (.heic 3, .mp4 1), 6 loose in train/
         """
         parts = [f"{count:,} loose in {folder}" for folder, count in sorted(self.loose.items())]
+        parts += [f"{count:,} in {folder} that the table lacks" for folder, count in self.unlisted.items()]
         if self.suffixes:
             parts.insert(0, _files(self.suffixes))
         if self.hidden:

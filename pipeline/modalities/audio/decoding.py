@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import ConfigError, DataError, brief
 from pipeline.core.package import extra_command, installed_version
+from pipeline.modalities.audio.completeness import WHOLE, Completeness, completeness
 from pipeline.modalities.audio.form import HIGHEST_RATE, LOWEST_RATE, MOST_SAMPLES
 from pipeline.modalities.audio.resampling import LOUDEST, resample
 from pipeline.samples.files import Files
@@ -25,8 +27,7 @@ AUDIO_FILES = Files("sound", (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff",
 _MOST_CHANNELS = 64
 # Subtypes of integers; others hold floats, or are decoded to floats.
 _INTEGER = ("PCM_", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "ALAC_")
-# RIFF's length field is 0 or all ones where a program streamed to a pipe and never came back to fill it in.
-_STREAMED = (0, 0xFFFFFFFF)
+_OBJECT = re.compile(r"Error opening <[^>]*>: ")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,12 +37,14 @@ class Recording:
     Args:
         samples: (T,) int16, one channel.
         rate: samples per second.
-        is_cut: whether the file ends before the length in its header.
+        file: whether the file was whole.
+        is_finite: whether the file has no NaN and no infinity.
     """
 
     samples: NDArray[np.int16]
     rate: int
-    is_cut: bool = False
+    file: Completeness = WHOLE
+    is_finite: bool = True
 
     def at(self, rate: int) -> NDArray[np.int16]:
         """Return the samples (T,) at another rate.
@@ -95,15 +98,20 @@ def read_sound(path: Path) -> Recording:
         with library.SoundFile(io.BytesIO(content)) as file:
             rate, channels = int(file.samplerate), int(file.channels)
             _require_plain(path, rate, channels, int(file.frames))
-            frames = _frames(file)
+            frames, is_finite = _frames(file)
     except (OSError, library.SoundFileError) as error:
         raise DataError(
-            f"{path}: not a readable sound file ({brief(error) or type(error).__name__}); expected "
+            f"{path}: not a readable sound file ({_reason(error)}); expected "
             f"{', '.join(AUDIO_FILES.suffixes)}; replace or remove it"
         ) from None
     if not len(frames):
         raise DataError(f"{path}: no samples; expected at least one; replace or remove it")
-    return Recording(to_mono(frames), rate, _is_cut(content))
+    return Recording(to_mono(frames), rate, completeness(content), is_finite)
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of libsndfile's error without the object that was read."""
+    return _OBJECT.sub("", brief(error)) or type(error).__name__
 
 
 def sound_header(path: Path) -> tuple[int, int] | None:
@@ -120,15 +128,14 @@ def sound_header(path: Path) -> tuple[int, int] | None:
     return int(found.frames), int(found.samplerate)
 
 
-def _frames(file: Any) -> NDArray[np.int16]:
-    """Decode all frames (T, channels) of an open file."""
+def _frames(file: Any) -> tuple[NDArray[np.int16], bool]:
+    """Decode all frames (T, channels) of an open file; also return whether they are finite."""
     if file.subtype.startswith(_INTEGER):
-        frames: NDArray[np.int16] = file.read(dtype="int16", always_2d=True)
-        return frames
+        return file.read(dtype="int16", always_2d=True), True
     # libsndfile would not scale floats, and lossy formats may exceed full scale.
     scaled = np.rint(file.read(dtype="float64", always_2d=True) * (LOUDEST + 1))
-    limited: NDArray[np.int16] = np.clip(np.nan_to_num(scaled), -LOUDEST, LOUDEST).astype(np.int16)
-    return limited
+    limited = np.clip(np.nan_to_num(scaled), -LOUDEST, LOUDEST).astype(np.int16)
+    return limited, bool(np.isfinite(scaled).all())
 
 
 def _require_plain(path: Path, rate: int, channels: int, frames: int) -> None:
@@ -177,15 +184,6 @@ def to_rate(recording: Recording, rate: int, name: object) -> NDArray[np.int16]:
             "clips of one class each"
         )
     return samples
-
-
-def _is_cut(content: bytes) -> bool:
-    """Whether a WAV file is shorter than its header says; a decoder then returns what there is."""
-    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
-        return False
-    promised = int.from_bytes(content[4:8], "little")
-    # A writer may leave out the last padding byte.
-    return promised not in _STREAMED and promised + 8 > len(content) + 1
 
 
 def _soundfile(path: object) -> Any:

@@ -41,7 +41,9 @@ FAULTS = (
     Fault(1, "silent", f"never louder than {_SILENT_PEAK} of {LOUDEST:,}"),
     Fault(2, "clipped", f"{_STUCK} or more samples stay at full scale"),
     Fault(4, "short", f"shorter than {_SHORT_SECONDS:g} seconds"),
-    Fault(8, "cut", "the file ends before the length that its header gives"),
+    Fault(8, "cut", "the file ends before the length that its header gives, or without its last page"),
+    Fault(16, "not finite", "NaN is read as silence, infinity as full scale"),
+    Fault(32, "damaged", "a page's checksum differs, so its sound is missing"),
 )
 
 
@@ -90,7 +92,9 @@ class AudioIntake(ArrayIntake):
             "silent": int(loudness.max()) <= _SILENT_PEAK,
             "clipped": _stuck(recording.samples) >= _STUCK,
             "short": len(loudness) < _SHORT_SECONDS * recording.rate,
-            "cut": recording.is_cut,
+            "cut": recording.file.is_cut,
+            "not finite": not recording.is_finite,
+            "damaged": recording.file.is_damaged,
         }
         return sum(fault.bit for fault in FAULTS if found[fault.name])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DataError, MismatchError
+from pipeline.core.errors import DataError, MismatchError, quoted
 from pipeline.core.hashing import file_digest
 from pipeline.modalities.audio.decoding import AUDIO_FILES, read_sound, to_rate
 from pipeline.samples.files import find_files
 
 # 1 hour at 16 kHz: all noises stay in memory.
 _MOST_SAMPLES = 3600 * 16_000
+# Folders that the user named in this process.
+_NAMED: set[str] = set()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -69,6 +72,27 @@ def noise_digest(folder: str) -> str:
     return state.hexdigest()
 
 
+def trust_folder(folder: str) -> None:
+    """Let views read a folder outside the working folder: the user named it, not a store alone."""
+    _NAMED.add(folder)
+
+
+def _require_named(folder: str) -> None:
+    """Refuse a folder that only a store's header names, unless it lies in the working folder.
+
+    Raises:
+        MismatchError: it lies elsewhere, or in a store, which may contain links to any place.
+    """
+    place = Path(os.path.abspath(folder))
+    here = place.is_relative_to(Path.cwd()) and not any(part.endswith(".zarr") for part in place.parts)
+    if folder not in _NAMED and not here:
+        raise MismatchError(
+            f"background_noise: a store names the folder {quoted(folder)}, which is not in the working "
+            "folder; a store alone reads no other folder; name it in params.yaml, or link it into the "
+            "working folder and dump again"
+        )
+
+
 @lru_cache(maxsize=4)
 def open_noises(folder: str, digest: str, rate: int) -> Noises:
     """Decode a folder's sound files.
@@ -82,6 +106,7 @@ def open_noises(folder: str, digest: str, rate: int) -> Noises:
         DataError: a file is unreadable, or there is more than an hour.
         MismatchError: the files are not those of the digest.
     """
+    _require_named(folder)
     found = noise_digest(folder)
     if found != digest:
         raise MismatchError(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from pipeline.core.errors import MismatchError, brief, quoted
-from pipeline.modalities.audio.noise import noise_digest
+from pipeline.modalities.audio.noise import noise_digest, trust_folder
 from pipeline.modalities.audio.operations import (
     BackgroundNoise,
     FrequencyMask,
@@ -92,6 +92,7 @@ class AudioViewSpec(UsualViews):
         noise = self.background_noise
         if noise is None or noise.digest:
             return noise
+        trust_folder(noise.folder)
         return replace(noise, digest=noise_digest(noise.folder))
 
     def canonical(self) -> dict[str, Any]:
@@ -119,7 +120,10 @@ class AudioViewSpec(UsualViews):
                 f"{', '.join(OPERATIONS)}; use the version that made them, or make a new dump"
             )
         require(type(value.get("seed", 0)) is int, "views.seed", quoted(value.get("seed")), "an integer")
-        return cls(**{name: _parsed(name, value[name]) for name in given})
+        spec = cls(**{name: _parsed(name, value[name]) for name in given})
+        noise = spec.background_noise
+        require(noise is None or noise.digest != "", "background_noise.digest", "empty", "a SHA-256")
+        return spec
 
 
 def _plain(value: Any) -> Any:

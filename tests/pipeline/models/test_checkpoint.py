@@ -356,6 +356,15 @@ def test_a_card_cannot_name_a_model_of_a_hub_or_a_folder(saved, name):
         load_checkpoint(saved)
 
 
+@pytest.mark.parametrize("kind", ["bert", "hubert"])
+def test_a_card_alone_reads_no_folder(saved, tmp_path, kind):
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{kind}"}}')
+    name = f"hf:{tmp_path}"
+    _card(saved, architecture__name=name, architecture__stem_stride=4, architecture__options={})
+    with pytest.raises(ModelError, match=r"x\.json: model 'hf:.*' has no 'config' .* reads no folder"):
+        load_checkpoint(saved)
+
+
 def test_a_card_gives_timm_no_place_of_weights(saved, monkeypatch):
     """Cards of teachers that timm's file was named for have such an option, which nothing needs."""
     given = {}

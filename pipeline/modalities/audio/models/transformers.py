@@ -26,6 +26,7 @@ from pipeline.modalities.families import (
     OWN_WEIGHTS,
     Family,
     Pretrained,
+    require_config,
     require_no_weights,
     require_own_stem,
     unknown_weights,
@@ -142,6 +143,10 @@ class AudioTransformers(Family):
         frames = {"max_length": preprocessing.frame_count, "num_mel_bins": preprocessing.n_mels}
         return {"config": {**folder.config, **frames}}
 
+    def require_alone(self, name: str, options: Mapping[str, Any]) -> None:
+        """Refuse a card without the configuration; a folder that it names is not read."""
+        require_config(name, options)
+
     def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
         """Return a network with the weights of its folder; a missing last layer is fresh.
 
@@ -220,7 +225,7 @@ def _type_of(folder: Path) -> object:
 def _json(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file; nothing if it is missing or damaged."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

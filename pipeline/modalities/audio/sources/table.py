@@ -7,8 +7,10 @@ Classes are the labels in the order of their names. An empty label means unlabel
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,13 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, counted, did_you_mean, first_of, quoted
 from pipeline.core.hashing import sample_key
 from pipeline.core.progress import note
-from pipeline.modalities.audio.decoding import SoundFile, decoder
+from pipeline.modalities.audio.decoding import AUDIO_FILES, SoundFile, decoder
 from pipeline.modalities.audio.form import AudioSource
 from pipeline.modalities.audio.options import AudioOptions
+from pipeline.samples.cells import require_fields, require_regular, require_unique_columns
+from pipeline.samples.folders import find_files
 from pipeline.samples.labels import require_class_names
-from pipeline.samples.samples import UNLABELLED, Sample, Samples
+from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
 from pipeline.samples.splits import TEST, TEST_SHARE, TRAIN, VALIDATION, draw_test, find_splits
 
 # The usual names of a column of paths; the first is AudioFolder's.
@@ -69,7 +73,8 @@ def open_metadata(root: Path, name: str, options: AudioOptions) -> AudioSource:
         DataError: a missing column, or an unusable row.
     """
     if (root / name).is_file():
-        return _source(root / name, _read(root / name, root, options), options)
+        rows = _read(root / name, root, options)
+        return replace(_source(root / name, rows, options), left_out=_unnamed(root, rows))
     names = find_splits(root, [folder.name for folder in root.iterdir() if (folder / name).is_file()])
     if names is None:
         raise DataError(
@@ -88,17 +93,31 @@ def open_metadata(root: Path, name: str, options: AudioOptions) -> AudioSource:
         for split in splits
         for row in _read(root / split / name, root / split, options)
     ]
-    return _source(root, rows, options)
+    return replace(_source(root, rows, options), left_out=_unnamed(root, rows))
+
+
+def _unnamed(root: Path, rows: Sequence[Row]) -> LeftOut:
+    """Count the sound files below a folder that no row names, by the folder in which they lie."""
+    named = {os.path.realpath(row.file) for row in rows}
+    found = find_files(root, ".", AUDIO_FILES).names
+    missed = [name for name in found if os.path.realpath(root / name) not in named]
+    return LeftOut(unlisted=Counter(f"{root / Path(name).parent}/" for name in missed))
 
 
 def _read(path: Path, root: Path, options: AudioOptions) -> list[Row]:
     """Read the rows of one table."""
+    if path.exists() and not path.is_dir():
+        require_regular(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, strict=True)
-            columns = list(table.fieldnames or [])
+            table = csv.reader(file, strict=True)
+            columns = next(table, [])
             place = _require_columns(path, columns, options)
-            return [_row(path, number, row, root, place, options) for number, row in enumerate(table, 2)]
+            return [
+                _row(f"{path}: line {table.line_num}", columns, cells, root, place, options)
+                for cells in table
+                if cells
+            ]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected a table; correct data.source") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -109,6 +128,7 @@ def _read(path: Path, root: Path, options: AudioOptions) -> list[Row]:
 
 def _require_columns(path: Path, columns: Sequence[str], options: AudioOptions) -> str:
     """Return the name of the column of paths."""
+    require_unique_columns(path, columns)
     place = next((name for name in PATHS if name in columns), None)
     if place is None:
         raise DataError(
@@ -124,12 +144,13 @@ def _require_columns(path: Path, columns: Sequence[str], options: AudioOptions) 
 
 
 def _row(
-    path: Path, number: int, row: Mapping[str, str | None], root: Path, place: str, options: AudioOptions
+    where: str, columns: Sequence[str], cells: list[str], root: Path, place: str, options: AudioOptions
 ) -> Row:
-    values = {name: (text or "").strip() for name, text in row.items() if isinstance(text, str | None)}
+    require_fields(where, cells, columns)
+    values = {name: text.strip() for name, text in zip(columns, cells, strict=True)}
     name = values[place]
     if not name:
-        raise DataError(f"{path}: line {number} has no {place}; expected a path; add it")
+        raise DataError(f"{where} has no {place}; expected a path; add it")
     return Row(
         name=name,
         file=root / name,

@@ -25,6 +25,7 @@ from pipeline.modalities.families import (
     OWN_WEIGHTS,
     Family,
     Pretrained,
+    require_config,
     require_no_weights,
     require_own_stem,
     unknown_weights,
@@ -96,6 +97,10 @@ class Transformers(Family):
             kind = _class_of(library, name)
             network = kind.from_config(made) if hasattr(kind, "from_config") else kind(made)
         return SequenceClassifier(network, pad=pad, separator=separator)
+
+    def require_alone(self, name: str, options: Mapping[str, Any]) -> None:
+        """Refuse a card without the configuration; a folder that it names is not read."""
+        require_config(name, options)
 
     def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
         """Return a network with the weights of its folder; a missing last layer is fresh.
@@ -174,7 +179,7 @@ def _config(name: str) -> dict[str, Any]:
     path = _folder(name) / "config.json"
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"{path}: not JSON ({error}); expected that of save_pretrained; write it again"
         ) from None

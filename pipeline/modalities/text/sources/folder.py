@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError
 from pipeline.modalities.text.form import TextSource
 from pipeline.modalities.text.options import TextOptions
+from pipeline.samples.cells import require_regular
 from pipeline.samples.files import Files
 from pipeline.samples.folders import find_classes
 
@@ -41,8 +42,9 @@ def read_text(path: Path) -> NDArray[np.uint8]:
     """Return a file's bytes (n,), without a byte order mark.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: no regular file, or it cannot be read.
     """
+    require_regular(path)
     try:
         content = path.read_bytes()
     except OSError as error:

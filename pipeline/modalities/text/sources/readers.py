@@ -13,9 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import ConfigError, DataError, counted, first_of, quoted
+from pipeline.core.errors import ConfigError, DataError, quoted
 from pipeline.core.package import extra_command
 from pipeline.modalities.text.options import TextOptions
+from pipeline.samples.cells import (
+    parse_record,
+    require_fields,
+    require_regular,
+    require_unique_columns,
+)
 
 _MOST_FIELD = 1 << 28
 # The column with the line of each row; no name of a column.
@@ -38,8 +44,9 @@ def _decoded(path: Path) -> str:
     """Return a file's text.
 
     Raises:
-        DataError: not UTF-8; the message names the line.
+        DataError: no regular file, or not UTF-8; the message names the line.
     """
+    require_regular(path)
     content = path.read_bytes()
     try:
         return content.decode("utf-8-sig")
@@ -55,7 +62,8 @@ def read_delimited(path: Path, delimiter: str) -> Columns:
     """Read values divided by commas, which may be quoted, or by tabs, which may not.
 
     Raises:
-        DataError: broken text, or a line with another number of fields than the header.
+        DataError: broken text, a column that occurs twice, or a line with another number of fields than
+            the header.
     """
     quoted_fields = delimiter == ","
     text = io.StringIO(_decoded(path), newline="")
@@ -68,16 +76,13 @@ def read_delimited(path: Path, delimiter: str) -> Columns:
         )
         try:
             header = next(reader, [])
+            require_unique_columns(path, header)
             columns: Columns = {name: [] for name in header}
             columns[LINES] = []
             for row in reader:
                 if not row:
                     continue
-                if len(row) != len(header):
-                    raise DataError(
-                        f"{path}:{reader.line_num}: {counted(len(row), 'field')}; expected {len(header)}, "
-                        f"as the header has ({first_of(header)}); correct the line"
-                    )
+                require_fields(f"{path}:{reader.line_num}", row, header)
                 for name, value in zip(header, row, strict=True):
                     columns[name].append(value)
                 columns[LINES].append(reader.line_num)
@@ -92,21 +97,14 @@ def read_json_lines(path: Path, options: TextOptions) -> Columns:
     """Read one JSON object per line; other keys than the columns of `options` are left out.
 
     Raises:
-        DataError: a line that is no object.
+        DataError: a line that is no object, or names a key twice.
     """
     wanted = wanted_columns(options)
     columns: Columns = {LINES: []}
     for number, line in enumerate(_decoded(path).split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"{path}:{number}: not JSON ({error}); expected one object per line; correct it"
-            ) from None
-        if not isinstance(values, dict):
-            raise DataError(f"{path}:{number}: {quoted(values)}; expected an object; correct it")
+        values = parse_record(f"{path}:{number}", line)
         for name in wanted & set(values):
             # A column that begins late is missing in the rows before.
             column = columns.setdefault(name, [])
@@ -135,7 +133,12 @@ def read_arrow(path: Path, options: TextOptions) -> Columns:
         DataError: not such a file or folder.
     """
     table = _arrow_table(path, wanted_columns(options))
-    return _with_names(table.to_pydict(), (table.schema.metadata or {}).get(b"huggingface"), options)
+    names = _class_names((table.schema.metadata or {}).get(b"huggingface"), options.label)
+    columns: Columns = table.to_pydict()
+    if names and options.label in columns:
+        labels = columns[options.label]
+        columns[options.label] = [_named(path, row, one, names) for row, one in enumerate(labels)]
+    return columns
 
 
 def arrow_names(path: Path) -> list[str]:
@@ -158,7 +161,7 @@ def _arrow_table(path: Path, wanted: Collection[str]) -> Any:
     kind = "a folder of save_to_disk" if path.is_dir() else "a Parquet file"
     try:
         table = _saved_table(arrow, path) if path.is_dir() else _parquet_table(path)
-    except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+    except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(f"{path}: not {kind} ({reason}); write it again") from None
     names = [name for name in table.column_names if name in wanted or not wanted]
@@ -179,14 +182,31 @@ def _saved_table(arrow: Any, folder: Path) -> Any:
     return arrow.concat_tables(tables)
 
 
-def _with_names(columns: Columns, metadata: bytes | None, options: TextOptions) -> Columns:
-    """Replace numbers of a label column by class names, where the file tells these."""
-    features = json.loads(metadata)["info"]["features"] if metadata else {}
-    names = features.get(options.label, {}).get("names")
-    if names and options.label in columns:
-        labels = columns[options.label]
-        columns[options.label] = [None if one is None or one < 0 else names[one] for one in labels]
-    return columns
+def _class_names(metadata: bytes | None, column: str) -> list[str]:
+    """Return the class names that `datasets` wrote for a column of numbers; none if it wrote none."""
+    try:
+        names = json.loads(metadata or b"{}")["info"]["features"][column]["names"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _named(path: Path, row: int, label: object, names: list[str]) -> object:
+    """Return the class name of a number; None for unlabelled, and other labels unchanged.
+
+    Raises:
+        DataError: a number without a name.
+    """
+    if not isinstance(label, int | float) or label != label:
+        return label
+    if label < 0:
+        return None
+    if label != int(label) or label >= len(names):
+        raise DataError(
+            f"{path}: row {row}: label {quoted(label)}; expected 0 to {len(names) - 1}, as the file names "
+            f"{len(names)} classes; correct it"
+        )
+    return names[int(label)]
 
 
 def wanted_columns(options: TextOptions) -> set[str]:

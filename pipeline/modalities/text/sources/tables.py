@@ -31,6 +31,7 @@ from pipeline.modalities.text.sources.readers import (
     read_json_lines,
 )
 from pipeline.modalities.text.words import packed, pieces_of
+from pipeline.samples.cells import label_of_cell, text_of_cell
 from pipeline.samples.labels import require_class_names
 from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
 from pipeline.samples.splits import TEST, TEST_SHARE, TRAIN, draw_test
@@ -131,7 +132,8 @@ def _open(detail: str, options: TextOptions, suffix: str, read: Read) -> TextSou
     files: dict[str, list[Path]] = defaultdict(list)
     unused = []
     for path in sorted(root.iterdir()):
-        split = split_of(path) if path.suffix == f".{suffix}" else None
+        is_one = path.suffix.lower() == f".{suffix}" and not path.is_dir()
+        split = split_of(path) if is_one else None
         files[split].append(path) if split else unused.append(path.name)
     if TRAIN not in files or not {TEST, VALIDATION} & set(files):
         there = first_of([path.name for some in files.values() for path in some] + unused) or "nothing"
@@ -183,30 +185,35 @@ def _rows(path: Path, options: TextOptions, columns: Columns) -> Rows:
     places = (
         [f"{path}:{line}" for line in lines] if lines else [f"{path}: row {row}" for row in range(count)]
     )
+    _tell_unlabelled(path, options, columns)
     found = Rows(
-        texts=list(zip(*(map(_text, columns[name]) for name in texts), strict=True)),
-        labels=[_label(value) for value in columns.get(options.label, [None] * count)],
-        names=None if options.id is None else [str(value) for value in columns[options.id]],
+        texts=list(zip(*(_texts(places, name, columns[name]) for name in texts), strict=True)),
+        labels=[
+            label_of_cell(place, options.label, value)
+            for place, value in zip(places, columns.get(options.label, [None] * count), strict=True)
+        ],
+        names=None if options.id is None else _texts(places, options.id, columns[options.id]),
         places=places,
     )
     _require_words(found)
     return found
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else str(value)
+def _texts(places: Sequence[str], column: str, values: Sequence[Any]) -> list[str]:
+    return [text_of_cell(place, column, value) for place, value in zip(places, values, strict=True)]
 
 
-def _label(value: Any) -> str | None:
-    if value is None or value == "" or value == UNLABELLED or value != value:  # NaN
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # a column of integers with gaps
-    return str(value)
+def _tell_unlabelled(path: Path, options: TextOptions, columns: Columns) -> None:
+    """Tell that a file has no column of labels, so that a misspelt name is seen."""
+    if options.label not in columns and split_of(path) != UNLABELLED_FILE:
+        note(
+            f"{path}: no column {options.label!r}, so its rows are unlabelled; found "
+            f"{first_of([repr(one) for one in columns])}{did_you_mean(options.label, columns)}"
+        )
 
 
 def _require_words(rows: Rows) -> None:
-    """Refuse texts without words, and texts that UTF-8 cannot hold; all of them are counted."""
+    """Refuse texts without words; all of them are counted."""
     empty = [
         place
         for place, texts in zip(rows.places, rows.texts, strict=True)

@@ -61,6 +61,8 @@ def faulty(words):
     write(words / "words/train/no/blip.wav", noise(100), 16_000)
     cut = write(words / "words/test/no/cut.wav", noise(4000))
     cut.write_bytes(cut.read_bytes()[:4000])
+    broken = np.where(np.arange(4000) == 7, np.nan, 0.1)
+    write(words / "words/train/yes/broken.wav", broken, subtype="FLOAT")
     return words
 
 
@@ -71,17 +73,24 @@ def test_faults_are_counted_named_and_listed(faulty, capsys):
         "silent: 1 clip (never louder than 16 of 32,767): ",
         "clipped: 1 clip (12 or more samples stay at full scale): ",
         "short: 1 clip (shorter than 0.05 seconds): ",
-        "cut: 1 clip (the file ends before the length that its header gives): ",
+        "cut: 1 clip (the file ends before the length that its header gives, or without its last page): ",
+        "not finite: 1 clip (NaN is read as silence, infinity as full scale): ",
     ):
         assert line in told
     listed = (faulty / "prepared/faulty.txt").read_text().splitlines()
-    assert [line.partition("\t")[0] for line in listed] == ["silent", "clipped", "short", "cut"]
+    assert [line.partition("\t")[0] for line in listed] == [
+        "silent",
+        "clipped",
+        "short",
+        "cut",
+        "not finite",
+    ]
     described = json.loads((faulty / "prepared/dataset.json").read_text())
-    assert described["remarks"] == {"silent": 1, "clipped": 1, "short": 1, "cut": 1}
+    assert described["remarks"] == {"silent": 1, "clipped": 1, "short": 1, "cut": 1, "not finite": 1}
 
 
 def test_faults_are_refused_if_that_is_asked_for(faulty):
-    with pytest.raises(DataError, match=r"4 of 10 clips are faulty: .*the full list is in"):
+    with pytest.raises(DataError, match=r"5 of 11 clips are faulty: .*the full list is in"):
         prepared(faulty, faulty="refuse")
 
 

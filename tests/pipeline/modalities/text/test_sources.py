@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -195,12 +196,118 @@ def test_built_in_snippets_are_short_and_of_different_articles():
         (b"text,label,id\na,x,1\nb,y, \n", {"id": "id"}, r"t\.csv:3: an empty id"),
         (b"text,label\na,x\nb,x\n", {}, r"1 class; expected at least two"),
         (b"", {}, r"t\.csv: no column 'text'; found none"),
+        (b"text,label,text\na,x,b\n", {}, r"t\.csv: has two columns 'text'; expected unique names"),
+        (b"text,label\na,x\nb,x \n", {}, r"'x ' and 'x' differ only in Unicode normalisation or outer"),
     ],
 )
 def test_what_is_wrong_in_a_table_is_named_by_its_line(content, options, message):
     Path("t.csv").write_bytes(content)
     with pytest.raises(DataError, match=message):
         found("csv:t.csv", **options)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "label": "x", "label": "y"}', r"not JSON \(key 'label' occurs twice\)"),
+        ('{"text": "a", "label": ' + "[" * 100_000, r"not JSON \(nested too deeply\)"),
+        ('{"text": ["a"], "label": "x"}', r"text is \['a'\] \(list\); expected text"),
+        ('{"text": "a", "label": {"x": 1}}', r"label is \{'x': 1\} \(dict\); expected the name or number"),
+        ('{"text": "a\\ud800", "label": "x"}', r"text has half of a character \('\\ud800'\)"),
+        ('{"text": "a", "label": "x", "id": "\\udfff"}', r"id has half of a character"),
+        ('{"text": NaN, "label": "x"}', "no word in the text"),
+        ('["a", "x"]', r"\['a', 'x'\]; expected an object"),
+    ],
+)
+def test_what_is_wrong_in_a_line_of_json_is_named(line, message):
+    first = '{"text": "b", "label": "y", "id": "1"}'
+    Path("t.jsonl").write_text(f"{first}\n{line}\n")
+    with pytest.raises(DataError, match=r"t\.jsonl:2: " + message):
+        found("jsonl:t.jsonl", **({"id": "id"} if '"id"' in line else {}))
+
+
+def test_a_file_without_labels_is_told(capsys):
+    write("t/train.csv")
+    write("t/test.csv", [("one", "x")], ("text", "labl"))
+    write("t/unlabeled.csv", [("three",)], ("text",))
+    assert [sample.label for sample in found("csv:t").test] == [-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "t/test.csv: no column 'label', so its rows are unlabelled; found 'text', 'labl'"
+    )
+    assert line.endswith("did you mean 'label'?".replace("label", "labl"))
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "message"),
+    [
+        ({"label": {"names": ["no", "yes"]}}, [0, 1, 2], r"row 2: label 2; expected 0 to 1"),
+        ({"label": {"names": ["no", "yes"]}}, [0.0, 1.0, 0.5], r"row 2: label 0\.5; expected 0 to 1"),
+        ({"label": {"names": ["no", "yes"]}}, [0.0, 1.0, None], None),
+        ([1], [0, 1, 1], None),
+        ({"label": 1}, [0, 1, 1], None),
+        ({"label": {"names": 7}}, [0, 1, 1], None),
+    ],
+)
+def test_class_names_in_a_file_are_checked(features, labels, message):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pyarrow.table({"text": [f"t{n}" for n in range(12)], "label": labels * 4})
+    for text in (
+        json.dumps({"info": {"features": features}}),
+        *(["{no json", "[]"] if not message else []),
+    ):
+        parquet.write_table(table.replace_schema_metadata({"huggingface": text}), "t.parquet")
+        if message:
+            with pytest.raises(DataError, match=message):
+                found("parquet:t.parquet")
+        else:
+            assert len(found("parquet:t.parquet").classes) == 2
+
+
+def test_bytes_are_no_text():
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": [b"a", b"b"], "label": [0, 1]}), "t.parquet")
+    with pytest.raises(DataError, match=r"t\.parquet: row 0: text is b'a' \(bytes\); expected text"):
+        found("parquet:t.parquet")
+
+
+def test_a_table_that_is_no_file_is_refused_at_once():
+    write("t/test.csv")
+    os.mkfifo("t/train.csv")
+    with pytest.raises(DataError, match=r"t/train\.csv: no regular file"):
+        found("csv:t")
+
+
+def test_text_files_are_found_as_pictures_are(capsys):
+    for name in (
+        "train/a/1.txt",
+        "train/b/2.TXT",
+        "train/a/.hidden.txt",
+        "train/loose.txt",
+        "test/a/3.txt",
+    ):
+        Path("f", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("f", name).write_text(name)
+    Path("elsewhere").mkdir()
+    Path("elsewhere/4.txt").write_text("four")
+    os.symlink("../../../elsewhere", "f/train/a/linked")
+    os.symlink("../..", "f/train/a/loop")
+    Path("f/more").mkdir()
+    source = found("folder:f")
+    assert [sample.name for sample in source.train] == [
+        *("train/a/1.txt", "train/a/linked/4.txt", "train/b/2.TXT")
+    ]
+    assert (
+        str(source.left_out)
+        == "1 loose in train/, 1 hidden, 1 linked folder that leads back to itself, not read: more/"
+    )
+    os.mkfifo("f/train/a/pipe.txt")
+    with pytest.raises(DataError, match=r"pipe\.txt: no regular file"):
+        ready("folder:f")
 
 
 def test_labels_of_the_test_rows_are_those_of_training():

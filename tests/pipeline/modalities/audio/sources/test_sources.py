@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from types import ModuleType
 
@@ -118,6 +119,43 @@ def test_audio_folders_metadata_is_a_table(tmp_path):
     source = open_source(f"folder:{parts}", OPTIONS)
     assert names(source.test) == [f"valid/{n}.wav" for n in range(4)]
     assert source.train[0].file == str(parts / "train/0.wav")
+
+
+def test_sounds_that_no_table_names_are_counted(tmp_path):
+    rows = [{"file_name": f"{n}.wav", "label": "ab"[n % 2]} for n in range(20)]
+    table(tmp_path / "one/metadata.csv", rows)
+    for name in ("one/1.wav", "one/more/x.wav", "one/more/y.wav", "parts/train/1.wav", "parts/val/1.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = open_source(f"folder:{tmp_path / 'one'}", OPTIONS)
+    assert found.left_out.unlisted == {f"{tmp_path}/one/more/": 2}
+    assert str(found.left_out) == f"2 in {tmp_path}/one/more/ that the table lacks"
+    for split in ("train", "test"):
+        table(tmp_path / "parts" / split / "metadata.csv", rows)
+    assert open_source(f"folder:{tmp_path / 'parts'}", OPTIONS).left_out.to_dict() == {
+        "unlisted": {f"{tmp_path}/parts/val/": 1}
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,label,label\na.wav,a,b\n", "has two columns 'label'"),
+        ("path,label\na.wav,a\nb.wav\n", "line 3: 1 field; expected 2"),
+        ("path,label\na.wav,a\nb,c.wav,b\n", "line 3: 3 fields; expected 2"),
+        ("path,label\na.wav,a\n\nb.wav\n", "line 4: 1 field; expected 2"),
+    ],
+)
+def test_a_row_of_a_table_has_all_fields(tmp_path, text, message):
+    (tmp_path / "all.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_source(f"csv:{tmp_path / 'all.csv'}", OPTIONS)
+
+
+def test_a_table_that_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "all.csv")
+    with pytest.raises(DataError, match=r"all\.csv: no regular file"):
+        open_source(f"csv:{tmp_path / 'all.csv'}", OPTIONS)
 
 
 @pytest.mark.parametrize(
