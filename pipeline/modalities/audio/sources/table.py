@@ -23,7 +23,7 @@ from pipeline.modalities.audio.decoding import AUDIO_FILES, SoundFile, decoder
 from pipeline.modalities.audio.form import AudioSource
 from pipeline.modalities.audio.options import AudioOptions
 from pipeline.samples.cells import require_fields, require_regular, require_unique_columns
-from pipeline.samples.folders import find_files
+from pipeline.samples.files import find_files
 from pipeline.samples.labels import require_class_names
 from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
 from pipeline.samples.splits import TEST, TEST_SHARE, TRAIN, VALIDATION, draw_test, find_splits
