@@ -164,8 +164,8 @@ class _Training:
         name = f"epoch {run.epoch + 1}/{run.settings.epochs}"
         batches = iter(loader.epoch(run.epoch, first_step=current.step))
         saved = mark = time.perf_counter()
-        for _ in track(range(left // size), name, total=left, unit="image", per_item=size):
-            with naming_memory(run.device, f"a step of {size} images", _LESS_MEMORY):
+        for _ in track(range(left // size), name, total=left, unit="sample", per_item=size):
+            with naming_memory(run.device, f"a step of {size} samples", _LESS_MEMORY):
                 self._step(batches)
             now = time.perf_counter()
             current.step += 1

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError, counted, did_you_mean, first_of, quoted
-from pipeline.core.progress import note
 from pipeline.modalities.text.form import TextSource
 from pipeline.modalities.text.options import TextOptions
 from pipeline.modalities.text.sources.readers import (
@@ -33,7 +32,7 @@ from pipeline.modalities.text.sources.readers import (
 from pipeline.modalities.text.words import packed, pieces_of
 from pipeline.samples.labels import require_class_names
 from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
-from pipeline.samples.splits import TEST, TEST_SHARE, TRAIN, draw_test
+from pipeline.samples.splits import TEST, TRAIN, draw_test, tell_drawn_test
 
 VALIDATION, UNLABELLED_FILE = "validation", "unlabelled"
 # Names of files -> split.
@@ -254,11 +253,7 @@ def drawn(root: Path, samples: Samples) -> tuple[Samples, Samples]:
     """Return training and test samples of a source without a test split."""
     names = [sample.name for sample in samples]
     tested = draw_test(names, np.array([sample.label for sample in samples], np.int64))
-    note(
-        f"{root}: no test split; {counted(int(tested.sum()), 'text')}, about {TEST_SHARE:.0%} of each "
-        f"class, are "
-        "taken for it: by the hashes of their names, so the same ones each time"
-    )
+    tell_drawn_test(root, tested, "text")
     train, test = (Samples(samples.__getitem__, np.flatnonzero(part)) for part in (~tested, tested))
     return train, test
 
