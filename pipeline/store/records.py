@@ -85,7 +85,7 @@ class ShardRecord:
         files = {array: (size, digest) for array, (size, digest) in value["files"].items()}
         fidelity = Fidelity.from_dict(value["fidelity"])
         checksums = RenderChecksums.from_dict(value["witness"])
-        told = {key: value.get(key) for key in ("rows", "labelled", "correct")}
+        told: dict[str, Any] = {key: value.get(key) for key in ("rows", "labelled", "correct")}
         record = cls(**told, files=files, fidelity=fidelity, checksums=checksums)
         if not (record.correct or 0) <= record.labelled <= record.rows or fidelity.samples > record.rows:
             raise ValueError(f"more labelled, correct or measured samples than its {record.rows} rows")
