@@ -7,7 +7,7 @@ Owns each choice and its reason. `init.py` reads the folder and writes files; `p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,58 @@ _TELLING = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """The part of a project that its task decides.
+
+    Args:
+        noun: the outputs in words.
+        budget: key of a dump's error budget.
+        baseline, recipe: name of a recipe of labels alone, and of one with a teacher.
+        recipes: both, name -> settings as YAML.
+    """
+
+    noun: str
+    budget: str
+    baseline: str
+    recipe: str
+    recipes: Mapping[str, str]
+
+
+_JOBS: Mapping[str, Job] = {
+    "classes": Job(
+        noun="classes",
+        budget="max_kl",
+        baseline="scratch",
+        recipe="kd",
+        recipes={
+            "scratch": "{loss: scratch}",
+            "kd": "{loss: kd, temperature: 4, ce_weight: 0.1, kd_weight: 0.9}",
+        },
+    ),
+    "multilabel": Job(
+        noun="tags",
+        budget="max_error",
+        baseline="bce",
+        recipe="kd",
+        recipes={
+            "bce": "{loss: bce}",
+            "kd": "{loss: binary_kd, temperature: 1, ce_weight: 0.1, kd_weight: 0.9}",
+        },
+    ),
+    "scores": Job(
+        noun="numbers",
+        budget="max_error",
+        baseline="squared_error",
+        recipe="l2",
+        recipes={
+            "squared_error": "{loss: squared_error}",
+            "l2": "{loss: l2, label_weight: 0.1, kd_weight: 0.9}",
+        },
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """Counts and sizes of a folder of photographs.
 
@@ -41,6 +93,7 @@ class Survey:
         classes: C, the number of classes.
         train, validation, test: images per split; validation is None if it is drawn from train.
         sizes: (n, 2) height and width in pixels of some images, evenly spread; n may be 0.
+        task: that of the labels: classes, multilabel or scores.
     """
 
     folder: str
@@ -49,6 +102,7 @@ class Survey:
     validation: int | None
     test: int
     sizes: NDArray[np.int64]
+    task: str = "classes"
 
     @property
     def short_sides(self) -> NDArray[np.int64]:
@@ -71,8 +125,9 @@ class Survey:
     def __str__(self) -> str:
         """Return one line: classes, images per split, sizes."""
         validation = "" if self.validation is None else f", validation {self.validation:,}"
+        noun = _JOBS[self.task].noun
         return (
-            f"{self.classes} classes; train {self.train:,}{validation}, test {self.test:,} images; "
+            f"{self.classes} {noun}; train {self.train:,}{validation}, test {self.test:,} images; "
             f"shorter side {self.sides} pixels"
         )
 
@@ -156,6 +211,8 @@ def fit(survey: Survey, installed: Sequence[Installed], device: str) -> dict[str
     held_out = survey.test + (round(share * count) if survey.validation is None else survey.validation)
     return {
         "summary": str(survey),
+        "task": survey.task,
+        "job": _JOBS[survey.task],
         "source": quoted_yaml(f"folder:{survey.folder}"),
         "watch": quoted_yaml(survey.folder),
         "image_size": side,

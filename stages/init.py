@@ -37,11 +37,11 @@ _WAIT_SECONDS = 120.0
 def command(folder: Path) -> None:
     """Start a project in the working folder from the data in FOLDER, which is only read.
 
-    FOLDER contains train/CLASS/* and test/CLASS/* (or val/CLASS/*), or only CLASS/*: then about 20 % of
-    the files, each drawn by the hash of its name, form the test split. Files are photographs, sounds, or
-    texts (.txt). FOLDER may also be a table of texts, a CSV, TSV, JSON lines or Parquet file, or a folder
-    with train and test files of these. Writes params.yaml, fitted to the data, dvc.yaml, .dvc, .dvcignore
-    and .gitignore, and overwrites nothing. Next step: dvc repro.
+    FOLDER contains train/CLASS/* and test/CLASS/* (or val/CLASS/*), or only CLASS/*: then each file has a
+    chance of 20 %, by the hash of its name, to be a test file. Files are photographs, sounds, or texts
+    (.txt). FOLDER may also be a table of texts, a CSV, TSV, JSON lines or Parquet file, or a folder with
+    train and test files of these. Writes params.yaml, fitted to the data, dvc.yaml, .dvc, .dvcignore and
+    .gitignore, and overwrites nothing. Next step: dvc repro.
     """
     root = Path.cwd()
     _require_new(root)

@@ -93,7 +93,7 @@ def _cost(task: Task | None, fidelity: Fidelity) -> str:
 
 
 def _quality(share: float | None) -> str:
-    return "unknown" if share is None else f"{share:.4f} on the test images, from the cached logits"
+    return "unknown" if share is None else f"{share:.4f} on the test samples, from the cached logits"
 
 
 def _samples(found: Inspection) -> str:

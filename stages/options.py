@@ -112,7 +112,7 @@ def reads_store(command: Command) -> Command:
     option = click.option(
         "--allow-drift",
         is_flag=True,
-        help="Continue even if images render differently here than for the teacher, e.g. with a different "
+        help="Continue even if samples render differently here than for the teacher, e.g. with a different "
         "JPEG decoder. Reports the difference and, if the teacher is available, its KL cost.",
     )
     return option(command)

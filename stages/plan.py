@@ -25,8 +25,8 @@ from stages.params import Params
     type=click.IntRange(min=1),
     default=None,
     metavar="N",
-    help="Estimate for N training images, validation included; the prepared ones serve as a sample. The "
-    "test split keeps its size.  [default: the prepared images]",
+    help="Extrapolate from the prepared samples to N training samples, validation included. The "
+    "test split keeps its size.  [default: the prepared samples]",
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @writes_store
@@ -35,7 +35,7 @@ from stages.params import Params
 def command(
     params: Params, dump: str, out: Path | None, samples: int | None, as_json: bool, machine: Machine
 ) -> None:
-    """Run the teacher of DUMP over a few images and estimate the cost of the dump, or of its remainder.
+    """Run the teacher of DUMP over a few samples and estimate the cost of the dump, or of its remainder.
 
     Bytes are measured with the store's compressor, time on this machine. Both are compared with the free
     disk space and memory. Nothing is written.
@@ -63,7 +63,7 @@ def _lines(expected: Forecast, task: Task) -> dict[str, str]:
     short = "; the system may kill the dump" if there is not None and memory > there else ""
     kept = f"{expected.image_bytes:,} bytes, packed" if expected.image_bytes else "kept as files"
     return {
-        "images": f"{expected.samples:,} in all splits, {kept}",
+        "samples": f"{expected.samples:,} in all splits, {kept}",
         "codec": f"{expected.codec}, {expected.bytes_per_sample_view:.1f} bytes per sample and view",
         "fidelity": f"{task.describe(expected.fidelity)}, measured on the pilot",
         "size": f"{expected.bytes_total:,} bytes in {expected.files:,} files",

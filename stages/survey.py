@@ -20,12 +20,15 @@ from pipeline.core.errors import ConfigError, DataError, first_of
 from pipeline.core.progress import note
 from pipeline.modalities.modality import Modality, Recognised
 from pipeline.modalities.table import MODALITIES, families, find_modality
+from pipeline.samples.label_forms import LabelKind, kind_of
 from pipeline.samples.samples import Sample, Source
 from stages.fit import Survey, find_teacher, fit
 from stages.fit_audio import ClipSurvey, fit_clips
 from stages.fit_text import TextSurvey, fit_text
 from stages.render import render
 
+# The task that labels of each kind are for.
+_TASKS: Mapping[LabelKind, str] = {"index": "classes", "tags": "multilabel", "numbers": "scores"}
 # Number of samples to look at; more would not change a choice.
 _MOST = 2_000
 
@@ -78,7 +81,7 @@ def require_folder(folder: Path) -> None:
 
 def _photographs(folder: Path, named: str) -> Project:
     modality = find_modality()
-    source = _opened(modality, Recognised(source=f"folder:{named}"))
+    source = _opened(modality, Recognised(source=f"folder:{named}"), of_classes=False)
     survey = Survey(
         folder=named,
         classes=len(source.classes),
@@ -86,6 +89,7 @@ def _photographs(folder: Path, named: str) -> Project:
         validation=None if source.validation is None else len(source.validation),
         test=len(source.test),
         sizes=_headers(folder, modality, source, "image"),
+        task=_TASKS[kind_of(np.asarray(source.train[0].label)[None])],
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     installed = [one for family in families() for one in family.installed()]
@@ -136,13 +140,17 @@ _SURVEYS: Mapping[str, Callable[[Modality, Recognised, Path, str], Project]] = {
 }
 
 
-def _opened(modality: Modality, found: Recognised) -> Source:
-    """Open the data, and tell of what is left out."""
+def _opened(modality: Modality, found: Recognised, *, of_classes: bool = True) -> Source:
+    """Open the data, and tell which files are left out.
+
+    Raises:
+        ConfigError: the labels are tags or numbers, but the job is one of classes.
+    """
     source = modality.open_source(found.source, modality.options_type(**found.options))
-    if np.ndim(source.train[0].label):
+    if of_classes and np.ndim(source.train[0].label):
         raise ConfigError(
-            f"{found.source}: its files have tags or numbers in labels.csv, and init writes class jobs; "
-            "expected class folders; copy the params.yaml of a clone and set data.task"
+            f"{found.source}: its files have tags or numbers in labels.csv, for which init writes jobs of "
+            "images only; expected class folders; copy the params.yaml of a clone and set data.task"
         )
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")

@@ -186,4 +186,4 @@ def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:
         require_targets(recipe.loss, where, mixes=params.dump_views(run.dump).mixes)
         require_features(recipe.loss, params.dump_codecs(run.dump), where)
     elif allow_drift:
-        raise ConfigError("--allow-drift concerns a dump's images; use it with --dump DUMP, or remove it")
+        raise ConfigError("--allow-drift concerns a dump's samples; use it with --dump DUMP, or remove it")

@@ -46,7 +46,7 @@ from stages.ranks import require_alone
     "--data",
     "with_data",
     is_flag=True,
-    help="Check data/prepared too: every file, and every image against its digest. STORE is then optional.",
+    help="Check data/prepared too: every file, and each sample against its digest. STORE is then optional.",
 )
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @reads_store
@@ -99,7 +99,7 @@ def _audit_prepared(machine: Machine, *, as_json: bool) -> Audit:
         _tell(found.bad)
         click.echo(
             f"{paths.PREPARED}: {counted(found.checked, 'file')} checked, "
-            f"{counted(found.images, 'image')} compared with their digests, {len(found.bad)} bad"
+            f"{counted(found.images, 'sample')} compared with their digests, {len(found.bad)} bad"
         )
     return Audit(ok=not found.bad, checked=found.checked, bad=found.bad)
 

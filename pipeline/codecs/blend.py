@@ -52,6 +52,10 @@ class Blend:
         if self.average == "logits":
             mean = sum(share * relative(logits) for share, logits in zip(shares, each, strict=True))
             return relative(torch.as_tensor(mean))
+        # (M, B, C) for M teachers. Two teachers of equal shares, one sample, two classes:
+        #   probabilities  (0.9, 0.1) and (0.5, 0.5)  ->  mean (0.7, 0.3)
+        #   outputs        log (0.7, 0.3) less its maximum  =  (0, -0.847)
+        #   for comparison, average "logits": (0, -2.197) and (0, 0) give (0, -1.099)
         logs = torch.stack([F.log_softmax(logits, dim=1) for logits in each])
         # log sum_i share_i softmax_i, without leaving log space: small probabilities do not underflow.
         scale = logs.new_tensor(shares).log()[:, None, None]
@@ -60,6 +64,8 @@ class Blend:
 
 def _mean_of_sigmoids(each_MBC: Tensor, shares: Sequence[float]) -> Tensor:
     """Return the logit of the weighted mean probability (B, C), from log p and log (1 - p)."""
+    # Probabilities 0.9 and 0.3 with shares 1/3 and 2/3: p = 0.5, q = 0.5, so the output is 0. Both p and q
+    # are summed: 1 - p would lose all digits of a p near 1.
     scale = each_MBC.new_tensor(shares).log()[:, None, None]
     log_p, log_q = ((F.logsigmoid(sign * each_MBC) + scale).logsumexp(0) for sign in (1, -1))
     return log_p - log_q

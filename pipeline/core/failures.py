@@ -39,7 +39,7 @@ def naming_failure(work: str) -> Iterator[None]:
         reason = textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" …")
         raise ModelError(
             f"{work} failed ({type(error).__name__}: {reason}); expected a network that accepts these "
-            "images; correct the model or its options; --debug shows the traceback"
+            "samples; correct the model or its options; --debug shows the traceback"
         ) from error
 
 
@@ -53,7 +53,7 @@ def require_finite_logits(logits: Tensor, split: str) -> None:
     bad = int((~(logits.abs() <= _LARGEST_LOGIT)).any(1).sum())
     if bad:
         raise NotFiniteError(
-            f"logits of {bad:,} of {len(logits):,} {split} images ({bad / len(logits):.1%}) are not "
+            f"logits of {bad:,} of {len(logits):,} {split} samples ({bad / len(logits):.1%}) are not "
             "finite; expected finite numbers"
         )
 

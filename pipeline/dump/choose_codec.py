@@ -256,7 +256,7 @@ def run_pilot(context: RunContext, teacher: Teacher, spec: DumpSpec, foretold: i
         # `bool` also waits for the device; without that, the clock would measure kernel launches.
         if not bool(outputs[-1].are_finite().all()):
             raise ModelError(
-                f"teacher {teacher.name!r} returns non-finite logits for training images; expected finite "
+                f"teacher {teacher.name!r} returns non-finite logits for training samples; expected finite "
                 "numbers; use precision: fp32, or different weights"
             )
         times.append(time.perf_counter())

@@ -28,7 +28,7 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.arrays import Rows
 from pipeline.core.device import to_device
 from pipeline.store.layout import ShardId
-from pipeline.store.records import Witness, witness_rows
+from pipeline.store.records import RenderChecksums, checksum_rows
 from pipeline.tasks.task import Task
 
 # Two slots: one batch on its way, one being read. Each costs one batch of pinned memory.
@@ -144,7 +144,7 @@ class ShardBuffer:
         self._divergences = np.empty((len(order), len(task.measures.divergences)), np.float64)
         self._answers: list[NDArray[Any]] = []
         # Rendering positions of the rows with checksums: argsort inverts `order`.
-        self._checked = _Checked(np.argsort(order)[witness_rows(len(order))], device)
+        self._checked = _Checked(np.argsort(order)[checksum_rows(len(order))], device)
         # The first row with outputs that are not finite, and the first whose codec error is not finite.
         self.bad: int | None = None
         self.lost: int | None = None
@@ -190,9 +190,9 @@ class ShardBuffer:
         # Answers are in rendering order; argsort brings them into row order, that of the labels.
         return self._task.tally(np.concatenate(self._answers)[np.argsort(self._order)], labels)
 
-    def witness(self) -> Witness:
+    def checksums(self) -> RenderChecksums:
         """Return the render checksums of the shard."""
-        return self._checked.witness()
+        return self._checked.checksums()
 
 
 class ShardBuffers:
@@ -250,7 +250,7 @@ class _Checked:
         sorted places  [2, 5, 7], from order [1, 2, 0]
         batch 0 (0-3)  picks 2          -> row 2 of the batch
         batch 1 (4-7)  picks 5 and 7    -> rows 1 and 3 of the batch
-        witness        argsort(order) = [2, 0, 1] restores 7, 2, 5
+        checksums      argsort(order) = [2, 0, 1] restores 7, 2, 5
 
     Args:
         places: (W,) rendering positions within the shard, in the order of its rows.
@@ -278,9 +278,9 @@ class _Checked:
         """Collect picked samples (w, ...), in the order of `pick`; copied, as slots are reused."""
         self._kept.append(chosen.copy())
 
-    def witness(self) -> Witness:
+    def checksums(self) -> RenderChecksums:
         """Return the render checksums, in the order of the shard's rows."""
-        return Witness.of(np.concatenate(self._kept)[np.argsort(self._order)])
+        return RenderChecksums.of(np.concatenate(self._kept)[np.argsort(self._order)])
 
 
 class Downloader:

@@ -24,7 +24,7 @@ from pipeline.models.teacher import Teacher, require_same_outputs
 from pipeline.samples.index import Form
 from pipeline.store.layout import GATHERED, MANIFEST, Layout
 from pipeline.store.place import require_store_or_nothing
-from pipeline.store.records import PLACES, ShardRecord, Witness, witness_rows
+from pipeline.store.records import PLACES, RenderChecksums, ShardRecord, checksum_rows
 
 _INDEX_BYTES_PER_ROW = 16
 # Resident bytes per sample, measured as the difference between dumps of 220,000 and 20,000 samples.
@@ -142,14 +142,14 @@ def _bytes(layout: Layout, candidate: Candidate, form: Form) -> int:
 
 def _record_bytes(rows: int, layout: Layout, candidate: Candidate, form: Form) -> int:
     """Return the bytes of a shard's JSON: its record plus its copy in the manifest."""
-    rendered = np.zeros((len(witness_rows(rows)), *(PLACES,) * form.axes, *form.unit), form.dtype)
+    rendered = np.zeros((len(checksum_rows(rows)), *(PLACES,) * form.axes, *form.unit), form.dtype)
     record = ShardRecord(
         rows=rows,
         files=dict.fromkeys(layout.arrays, (rows, "0" * 64)),
         fidelity=candidate.fidelity,
         labelled=rows,
         correct=rows,
-        witness=Witness.of(rendered),
+        checksums=RenderChecksums.of(rendered),
     ).to_dict()
     return len(canonical_json(record)) + len(json.dumps(record, indent=1))
 

@@ -302,5 +302,5 @@ def require_samples(
         if absent:
             raise MismatchError(
                 f"{path}: {absent:,} samples of unfinished shard {shard} are no longer in the data; "
-                "expected the images that the dump started with; restore them, or make a new dump"
+                "expected the samples that the dump started with; restore them, or make a new dump"
             )

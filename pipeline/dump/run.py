@@ -49,7 +49,7 @@ from pipeline.store.layout import ShardId
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, WHOLE, Slice, gate, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links
-from pipeline.store.records import Witness, witness_rows
+from pipeline.store.records import RenderChecksums, checksum_rows
 from pipeline.store.writer import StoreWriter, direct_top1
 
 _LESS_MEMORY = "lower the dump's batch_size, use precision: bf16, or render on the CPU: --render cpu"
@@ -203,7 +203,7 @@ class _Dump:
                 self._stopwatch.see(images)
                 # Checksums that are not of rendered samples are taken when the shard is written.
                 checked = pixels if feed.checks_rendered else pixels[:, :0]
-                with naming_memory(self._device, f"a forward pass of {len(images)} images", _LESS_MEMORY):
+                with naming_memory(self._device, f"a forward pass of {len(images)} samples", _LESS_MEMORY):
                     whole = buffers.put(self._forward(images), checked)
                 # Batches arrive one late: the shard before becomes whole in this shard's first batch. A
                 # shard with a bad row comes at once, to be refused.
@@ -235,7 +235,7 @@ class _Dump:
     def _progress(self, shards: Iterable[ShardId]) -> Iterator[int]:
         size, counts = self._spec.batch_size, [len(self._rows(shard)) for shard in shards]
         steps = sum(-(-count // size) for count in counts)
-        return track(range(steps), "dump", total=sum(counts), unit="image", per_item=size)
+        return track(range(steps), "dump", total=sum(counts), unit="sample", per_item=size)
 
     @cached_property
     def _forward(self) -> Callable[[Tensor], TeacherOutput]:
@@ -256,14 +256,14 @@ class _Dump:
             fidelity=buffer.fidelity(),
             labelled=labelled,
             correct=correct,
-            witness=self._witness(buffer, rows),
+            checksums=self._checksums(buffer, rows),
         )
 
-    def _witness(self, buffer: ShardBuffer, rows: Rows) -> Witness:
+    def _checksums(self, buffer: ShardBuffer, rows: Rows) -> RenderChecksums:
         feed, shard = self._feeds[buffer.shard.section], buffer.shard
         if feed.checks_rendered:
-            return buffer.witness()
-        return Witness.of(feed.evidence(shard.view, rows[witness_rows(len(rows))]))
+            return buffer.checksums()
+        return RenderChecksums.of(feed.evidence(shard.view, rows[checksum_rows(len(rows))]))
 
     def _require_kept(self, buffer: ShardBuffer, rows: Rows) -> None:
         """Refuse a row that is not finite, or too large for the codec."""

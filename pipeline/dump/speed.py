@@ -37,11 +37,11 @@ class Speed:
         return self.images / self.seconds
 
     def __str__(self) -> str:
-        text = f"{self.images:,} images in {self.seconds:,.0f} s, {self.images_per_second:,.0f} images/s"
+        text = f"{self.images:,} samples in {self.seconds:,.0f} s, {self.images_per_second:,.0f} samples/s"
         if self.alone is None:
             return text
         share = self.images_per_second / self.alone
-        return f"{text}; the teacher alone {self.alone:,.0f} images/s, utilisation {share:.0%}"
+        return f"{text}; the teacher alone {self.alone:,.0f} samples/s, utilisation {share:.0%}"
 
 
 class Stopwatch:

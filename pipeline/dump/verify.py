@@ -1,4 +1,4 @@
-"""Check a store: every byte against the manifest, and the teacher again on a random sample."""
+"""Check a store: compare every byte with the manifest, and run the teacher again on random samples."""
 
 from __future__ import annotations
 

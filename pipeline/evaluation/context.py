@@ -23,7 +23,7 @@ from pipeline.samples.packed import Split
 from pipeline.tasks.task import Figures, Task
 
 EVALUATION_BATCH = 500
-_LESS_MEMORY = "use smaller images, or a different device: --device"
+_LESS_MEMORY = "use smaller inputs, or a different device: --device"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,7 @@ def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = S
     # Samples of similar length share a batch; the logits return to the split's order.
     order = feed.arrange(0, np.arange(count))
     with torch.inference_mode():
-        with naming_memory(feed.device, f"a forward pass of {batch_size} images", _LESS_MEMORY):
+        with naming_memory(feed.device, f"a forward pass of {batch_size} samples", _LESS_MEMORY):
             seen = feed.batches(0, [order[places] for places in own])
             logits = torch.cat([_logits(network, images) for images in seen])
         whole = ranks.assemble(logits, slice(int(own[0][0]), int(own[-1][-1]) + 1), count)
@@ -158,7 +158,7 @@ def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = S
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:
-    with naming_failure(f"a forward pass of {len(images)} images"):
+    with naming_failure(f"a forward pass of {len(images)} samples"):
         # Some models drop the dimension of a batch of one.
         logits: Tensor = network(images).float().reshape(len(images), -1)
     return logits

@@ -98,7 +98,7 @@ class Deployment:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(
                 f"{self.card.architecture.name} cannot be traced ({reason}); expected a network that runs "
-                "the same operations for every image; export a different model"
+                "the same operations for every sample; export a different model"
             ) from error
         # Stack traces name files of this machine.
         for node in program.graph.nodes:

@@ -222,7 +222,7 @@ class Parity:
     def __str__(self) -> str:
         sizes = ", ".join(map(str, self.batch_sizes))
         return (
-            f"{self.images} images in batches of {sizes}: logits differ by at most "
+            f"{self.images} samples in batches of {sizes}: logits differ by at most "
             f"{self.max_abs_diff:.2g}, {self.relative:.1g} of the largest ({self.largest_logit:.3g}); "
             f"{self.accuracy} agreement {self.agreement:.4f}"
         )

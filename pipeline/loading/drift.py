@@ -23,7 +23,7 @@ from pipeline.samples.packed import Split
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import Layout, ShardId
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import PLACES, ShardRecord, Witness, versions, witness_rows
+from pipeline.store.records import PLACES, RenderChecksums, ShardRecord, checksum_rows, versions
 from pipeline.store.soft_labels import SoftLabels
 
 # Samples that are rendered again at a start, however many shards a store has.
@@ -88,12 +88,12 @@ class Sighting:
     Args:
         view: view of the shard.
         rows: (W,) rows of these samples in the feed.
-        witness: stored checksums and pixels.
+        checksums: stored checksums and pixels.
     """
 
     view: int
     rows: Rows
-    witness: Witness
+    checksums: RenderChecksums
 
 
 def sightings(
@@ -118,11 +118,11 @@ def sightings(
         if shard.section != section:
             continue
         block = places[layout.rows(shard)]
-        rows = block[witness_rows(record.rows)]
+        rows = block[checksum_rows(record.rows)]
         lost = mixes and (block == ABSENT).any()
         there = np.flatnonzero((rows != ABSENT) & (not lost))
         if len(there):
-            found.append(Sighting(shard.view, rows[there], record.witness[there]))
+            found.append(Sighting(shard.view, rows[there], record.checksums[there]))
     return found
 
 
@@ -143,7 +143,9 @@ def spread_out(seen: Sequence[Sighting], seed: int = 0) -> list[Sighting]:
     found = []
     for place in chosen.tolist():
         some = np.sort(_shuffled(len(seen[place].rows), seed, view=place)[:each])
-        found.append(replace(seen[place], rows=seen[place].rows[some], witness=seen[place].witness[some]))
+        found.append(
+            replace(seen[place], rows=seen[place].rows[some], checksums=seen[place].checksums[some])
+        )
     return found
 
 
@@ -176,16 +178,16 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
     differing: list[str] = []
     levels = [np.zeros(0, np.int64)]
     for sighting, shown in zip(seen, _shown(feed, seen), strict=True):
-        now, then = Witness.of(shown), sighting.witness
+        now, then = RenderChecksums.of(shown), sighting.checksums
         if (now.values.shape, now.values.dtype) != (then.values.shape, then.values.dtype):
             raise MismatchError(
                 f"the teacher saw {then.values.dtype} samples with {then.channels} channels, but here "
                 f"they are {now.values.dtype} with {now.channels}; use the data of the dump"
             )
-        other = np.flatnonzero(np.array(now.crcs) != np.array(sighting.witness.crcs))
+        other = np.flatnonzero(np.array(now.crcs) != np.array(sighting.checksums.crcs))
         names = (feed.images.names[row] for row in sighting.rows[other])
         differing.extend(f"{name!r} in view {sighting.view}" for name in names)
-        before, after = (w.values[other].astype(np.int64).ravel() for w in (sighting.witness, now))
+        before, after = (w.values[other].astype(np.int64).ravel() for w in (sighting.checksums, now))
         levels.append(np.abs(after - before))
     off = np.concatenate(levels)
     return Drift(

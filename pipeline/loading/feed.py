@@ -96,9 +96,9 @@ class Feed:
         if self._queue is None:
             size = self.images.size_bytes
             where = "resident" if self._resident is not None else "copied batch by batch"
-            return f"{count:,} images, {size / 1e6:,.0f} MB, {where} on {self.device}, rendered there"
+            return f"{count:,} samples, {size / 1e6:,.0f} MB, {where} on {self.device}, rendered there"
         done = "decoded and rendered" if self.images.decodes_at_use else "rendered"
-        return f"{count:,} images, {done} ahead by {self._workers} threads, for {self.device}"
+        return f"{count:,} samples, {done} ahead by {self._workers} threads, for {self.device}"
 
     @property
     def mixes(self) -> bool:

@@ -79,9 +79,9 @@ class Division:
         """
         if count < self._least(unit):
             raise ConfigError(
-                f"{count} training images are too few for a step of {self.parts} parts on "
-                f"{self.ranks.count} processes, in groups of {unit} images; expected at least "
-                f"{self._least(unit)}; add images or labels, or lower accumulate or the number of "
+                f"{count} training samples are too few for a step of {self.parts} parts on "
+                f"{self.ranks.count} processes, in groups of {unit} samples; expected at least "
+                f"{self._least(unit)}; add samples or labels, or lower accumulate or the number of "
                 "processes"
             )
 
@@ -106,7 +106,7 @@ class Division:
         if min(sizes) < self.ranks.count * unit:
             raise ConfigError(
                 f"batch_size {batch_size} is too small for {self.parts} parts on {self.ranks.count} "
-                f"processes; expected at least {self._least(unit)} images; raise batch_size, or lower "
+                f"processes; expected at least {self._least(unit)} samples; raise batch_size, or lower "
                 "accumulate or the number of processes"
             )
         return [(part, self.ranks.share(size, unit)) for part, size in zip(cuts, sizes, strict=True)]

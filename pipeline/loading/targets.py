@@ -150,7 +150,7 @@ class Labels:
 
     def __init__(self, feed: Feed, n_classes: int | None, told: NDArray[Any] | None = None) -> None:
         if feed.mixes and n_classes is None:
-            raise ConfigError("the views mix images, but n_classes is None; pass the number of classes")
+            raise ConfigError("the views mix samples, but n_classes is None; pass the number of classes")
         self._feed, self._n_classes = feed, n_classes
         self.own = torch.from_numpy(feed.images.labels if told is None else told).to(feed.device)
 

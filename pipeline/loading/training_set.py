@@ -62,8 +62,8 @@ class TrainingSet:
         rows = np.flatnonzero(is_known(labels))
         if not len(rows):
             raise DataError(
-                f"none of the {len(images):,} training images is labelled, and training without a dump "
-                "needs labels; label images, or train a student from a dump"
+                f"none of the {len(images):,} training samples is labelled, and training without a dump "
+                "needs labels; label samples, or train a student from a dump"
             )
         return cls(images=images.subset(rows), labels=labels[rows], length=length or len(rows))
 
@@ -87,5 +87,5 @@ class TrainingSet:
         if self.labelled < count:
             said.append(f"{self.labelled:,} labelled")
         if self.length != count:
-            said.append(f"repeated to fill as many steps as {self.length:,} images")
+            said.append(f"repeated to fill as many steps as {self.length:,} samples")
         return said

@@ -170,6 +170,8 @@ def contrast(anchors: Tensor, candidates: Tensor, negative: Tensor, *, temperatu
     """
     # (B, B + K); the diagonal of the first B columns has the positive pairs.
     scores = anchors @ candidates.T / temperature
+    # In logs, with noise = log (N m): h = e / (e + N m) = sigmoid(score - noise), and 1 - h is the sigmoid
+    # of its negative. exp(score) alone overflows at a temperature of 0.01.
     count = negative.sum(1).to(scores.dtype)
     with torch.no_grad():
         mean = scores.masked_fill(~negative, -torch.inf).flatten().logsumexp(0) - count.sum().log()
@@ -226,6 +228,10 @@ def to_centres(features: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
 
 def _negative_pairs(labels: Tensor, features: Features) -> Tensor:
     """Return (B, B + K) bool: whether a candidate is a different sample of a different class."""
+    # B = 3 with labels [0, 1, -1], K = 2 with labels [0, -1]; 1 is a negative pair:
+    #   0 1 1 | 0 1     sample 0: not itself, nor the negative of its class
+    #   1 0 1 | 1 1
+    #   1 1 0 | 1 1     unlabelled: any other sample
     extra = 0 if features.negatives is None else len(features.negatives)
     other = ~torch.eye(len(labels), len(labels) + extra, dtype=torch.bool, device=labels.device)
     if labels.is_floating_point():
@@ -237,6 +243,8 @@ def _negative_pairs(labels: Tensor, features: Features) -> Tensor:
 
 
 def _relative_distances(features: Tensor) -> Tensor:
+    # Places 0, 1 and 3 on a line: distances 1, 2 and 3, whose mean over the 6 ordered pairs is 2. So
+    # the row of the first sample is [0, 0.5, 1.5].
     # Not by matrix products, which lose small distances to rounding.
     apart = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     pairs = max(1, len(features) * (len(features) - 1))

@@ -66,6 +66,8 @@ def binary_kd(
 
     Source: Schmid, Koutini and Widmer, arXiv 2211.04772: audio tagging, with T = 1 and these weights.
     """
+    # KL of two Bernoulli distributions: p (log p - log q) of the tag, and the same of its absence, whose
+    # logit is the negative one. logsigmoid is exact where log(sigmoid) would be log 0.
     s, t = student / temperature, teacher / temperature
     sides = ((t, s), (-t, -s))
     soft = torch.stack([a.sigmoid() * (F.logsigmoid(a) - F.logsigmoid(b)) for a, b in sides]).sum(0)
@@ -177,7 +179,9 @@ def relational(student: Tensor, labels: Tensor, teacher: Tensor, *, kd_weight: W
 
     Source: Tung and Mori, arXiv 1907.09682, with vectors of length 1 and without the diagonal.
     """
+    # (B, B) cosines of each network; the widths Ds and Dt are gone.
     grams = [unit @ unit.T for unit in (_unit(student), _unit(teacher))]
+    # The diagonal holds 1 in both, but for rounding and vectors of length 0, and is no pair.
     pairs = max(1, len(student) * (len(student) - 1))
     apart = (grams[0] - grams[1]).square()
     return kd_weight * (apart.sum() - apart.diagonal().sum()) / pairs
@@ -190,6 +194,8 @@ def _binary_cross_entropy(student: Tensor, labels: Tensor, pos_weight: float) ->
             f"a loss of many labels was given labels {tuple(labels.shape)} for outputs "
             f"{tuple(student.shape)}; expected one of 1, 0, -1 per tag; use task multilabel"
         )
+    # Labels [1, 0, -1]: the terms are -w log p, -log (1 - p) and 0. Shares of mixed samples, e.g. 0.7, take
+    # both terms in these shares.
     known, target = labels >= 0, labels.clamp(min=0).to(student.dtype)
     terms = -pos_weight * target * F.logsigmoid(student) - (1 - target) * F.logsigmoid(-student)
     return torch.where(known, terms, 0.0)
@@ -202,11 +208,13 @@ def _to_labels(student: Tensor, labels: Tensor, apart: Apart) -> Tensor:
             f"a loss of scores was given labels {tuple(labels.shape)} for outputs {tuple(student.shape)}; "
             "expected one number per output; use task scores, or set label_weight: 0"
         )
+    # NaN is replaced before the difference, too: 0 * NaN in the backward pass would be NaN.
     known = labels.isfinite()
     return torch.where(known, apart(student, torch.where(known, labels, 0.0)), 0.0).mean()
 
 
 def _unit(vectors_BD: Tensor) -> Tensor:
     """Return vectors of length 1, or 0; scaled first, so that no square overflows."""
+    # E.g. (3e30, 4e30) is (0.75, 1) after scaling and (0.6, 0.8) at last; its squares would be infinite.
     largest = vectors_BD.detach().abs().amax(1, keepdim=True)
     return F.normalize(vectors_BD / torch.where(largest > 0, largest, 1.0), dim=1)

@@ -133,7 +133,7 @@ def require_targets(name: str, where: str, *, mixes: bool) -> None:
     if find_loss(name).one_target and mixes:
         mixable = [other for other, loss in LOSSES.items() if loss.needs_teacher and not loss.one_target]
         raise ConfigError(
-            f"loss {name!r} needs one class per sample, but the views of {where} mix images (mixup, "
+            f"loss {name!r} needs one class per sample, but the views of {where} mix samples (mixup, "
             f"cutmix); choose a different dump, or one of these losses: {', '.join(mixable)}"
         )
 

@@ -144,7 +144,7 @@ def wsld(
     """
     if labels.is_floating_point():
         raise ConfigError(
-            "loss 'wsld' got class shares, as for mixed images; expected one class per sample; choose "
+            "loss 'wsld' got class shares, as for mixed samples; expected one class per sample; choose "
             "views without mixup and cutmix, or a different loss"
         )
     supervised = cross_entropy(student, labels)

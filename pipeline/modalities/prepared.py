@@ -227,7 +227,7 @@ def _audit_split(images: Split, folder: Path, name: str, *, workers: int, progre
     bad += _wrong_names(images, folder / f"{name}.names")
     files = 2 + (len(images) if images.decodes_at_use else 1)
     rest = len(bad) - _TOLD
-    more = [f"{folder / name}: {counted(rest, 'more image')} with faults"] if rest > 0 else []
+    more = [f"{folder / name}: {counted(rest, 'more sample')} with faults"] if rest > 0 else []
     return DataAudit(checked=files, images=len(images), bad=[*bad[:_TOLD], *more])
 
 

@@ -107,7 +107,7 @@ COST_COLUMNS: tuple[tuple[str, str, Written], ...] = (
     ("MACs", "macs", metric),
     ("CPU, ms", "cpu_latency_ms", partial(number, digits=2)),
 )
-SPEED_COLUMN: tuple[str, str, Written] = ("Images/s", "images_per_second", number)
+SPEED_COLUMN: tuple[str, str, Written] = ("Samples/s", "images_per_second", number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +211,7 @@ def lede(report: Report, test_images: int) -> str:
     count = tied("one seed each" if len(seeds) == 1 else f"{len(seeds)} seeds each")
     return (
         f"Trained {_listed(ways)}, {count}. Accuracies are measured on {test_images:,} un-augmented test "
-        "images, which were not used for any choice."
+        "samples, which were not used for any choice."
     )
 
 
@@ -229,7 +229,7 @@ def summary(report: Report) -> str:
         "worse": f"It is worse than a baseline by the same margin in {share['worse']}.",
         "one_seed": "One seed is not enough to judge: any difference below may be chance.",
         "no_baseline": "There is no baseline for comparison.",
-        "unlabelled": "The test images have no labels, so accuracies cannot be compared.",
+        "unlabelled": "The test samples have no labels, so accuracies cannot be compared.",
     }
     judged = bool(counts["not_shown"] or counts["worse"])
     return " ".join(
@@ -252,7 +252,7 @@ def verdict_sentence(report: Report, verdict: Verdict) -> str:
         "one_seed": f"One seed is not enough to judge. {name} has {gains}, which may be chance. "
         "Add more seeds to sweep.seeds.",
         "no_baseline": f"{name} has no baseline for comparison. Add one to sweep.baselines.",
-        "unlabelled": f"{name} cannot be judged: the test images have no labels.",
+        "unlabelled": f"{name} cannot be judged: the test samples have no labels.",
     }[verdict.outcome]
 
 

@@ -186,7 +186,7 @@ def _suspect(error: LabelError, store: SoftLabels, data: PreparedData) -> Suspec
 
 def _examples(name: str, store: SoftLabels, data: PreparedData) -> tuple[Example, ...]:
     if views_of(store).mixes and len(data.train) < store.n_samples:
-        note(f"{name}: no examples, because some mixed images are no longer in the data")
+        note(f"{name}: no examples, because some mixed samples are no longer in the data")
         return ()
     rows = spread_rows(data.train.labels, EXAMPLES)
     blocks, device = mixed_blocks(store, data.train), torch.device("cpu")

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import DataError, counted, did_you_mean, printable
-from pipeline.core.progress import note
 from pipeline.samples.files import Files, Listed, entries, find_files, is_hidden, suffix_of
 from pipeline.samples.label_forms import is_known
 from pipeline.samples.label_tables import TABLE, has_table, read_tables
@@ -22,12 +21,12 @@ from pipeline.samples.labels import normal, require_class_names
 from pipeline.samples.samples import UNLABELLED, LeftOut, Names
 from pipeline.samples.splits import (
     TEST,
-    TEST_SHARE,
     TRAIN,
     VALIDATION,
     SplitNames,
     draw_test,
     find_splits,
+    tell_drawn_test,
 )
 
 # Both spellings of the folder for unlabelled files.
@@ -139,10 +138,7 @@ def _find_classes_alone(root: Path, kind: Files) -> ClassFolders:
     classes = _classes(root, found, kind)
     everything = _listed(root, "", classes, found, kind)
     tested = draw_test(everything.names, everything.labels)
-    note(
-        f"{root}: no test folder, so {counted(int(tested.sum()), kind.noun)}, about {TEST_SHARE:.0%} of "
-        "each class, form the test split; the choice depends only on file names, so it is always the same"
-    )
+    tell_drawn_test(root, tested, kind.noun)
     train, test = (everything.subset(np.flatnonzero(part)) for part in (~tested, tested))
     return ClassFolders(classes=classes, train=train, validation=None, test=test, left_out=found.total)
 
@@ -171,10 +167,7 @@ def _find_labelled(root: Path, kind: Files) -> ClassFolders:
     else:
         everything, validation = listed["."], None
         tested = draw_test(everything.names, is_known(everything.labels).astype(np.int64) - 1)
-        note(
-            f"{root}: no test folder; {counted(int(tested.sum()), kind.noun)}, about {TEST_SHARE:.0%} of "
-            "labelled ones, are the test split: by the hashes of their names, so the same ones each time"
-        )
+        tell_drawn_test(root, tested, kind.noun)
         train, test = (everything.subset(np.flatnonzero(part)) for part in (~tested, tested))
     return ClassFolders(
         classes=table.classes, train=train, validation=validation, test=test, left_out=left_out

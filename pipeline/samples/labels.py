@@ -115,16 +115,16 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
     unseen = [classes[label] for label in np.setdiff1d(np.arange(len(classes)), trained)]
     # Unlabelled images may show any class.
     if len(labels["train"]) > np.count_nonzero(labels["train"] != UNLABELLED):
-        tell_unseen(unseen, where, "labelled training image")
+        tell_unseen(unseen, where, "labelled training sample")
         return
     for split, some in labels.items():
         unknown = np.setdiff1d(occurring(some), trained)
         if len(unknown):
             raise DataError(
                 f"{where}: class {classes[unknown[0]]!r} (label {unknown[0]}) occurs in {split} but has "
-                "no training image; add some, or remove the class"
+                "no training sample; add some, or remove the class"
             )
-    tell_unseen(unseen, where, "image in any split")
+    tell_unseen(unseen, where, "sample in any split")
 
 
 def tell_unseen(names: Sequence[str], where: object, missing: str) -> None:
@@ -175,7 +175,7 @@ def keep_labels(images: Split, classes: Sequence[str], *, per_class: int, seed: 
     if counts[smallest] < per_class:
         raise DataError(
             f"data.labels_per_class is {per_class}, but class {classes[smallest]!r} has only "
-            f"{counts[smallest]} labelled training images; lower it, or label more"
+            f"{counts[smallest]} labelled training samples; lower it, or label more"
         )
     kept = np.full(len(images), UNLABELLED, np.int64)
     for label in range(len(classes)):

@@ -27,10 +27,10 @@ _EXAMPLES = 3
 _PAIRS = (("test", "train"), ("test", "validation"), ("validation", "train"))
 _TWO_LABELS = "two_labels"
 _SENTENCES = {
-    "test_in_train": "{count:,} of {test:,} test images are also in train",
-    "test_in_validation": "{count:,} of {test:,} test images are also in validation",
-    "validation_in_train": "{count:,} of {validation:,} validation images are also in train",
-    _TWO_LABELS: "{pictures} two labels",
+    "test_in_train": "{count:,} of {test:,} test samples are also in train",
+    "test_in_validation": "{count:,} of {test:,} test samples are also in validation",
+    "validation_in_train": "{count:,} of {validation:,} validation samples are also in train",
+    _TWO_LABELS: "{labelled} two labels",
 }
 
 
@@ -91,8 +91,8 @@ def describe_leaks(leaks: Mapping[str, Any], samples: Mapping[str, int]) -> str:
             count, examples = leaks[kind]["count"], leaks[kind]["examples"]
             first, second = map(_end, examples[0])
             more = ", …" if count > 1 else ""
-            pictures = f"{counted(count, 'picture')} {'has' if count == 1 else 'have'}"
-            found = sentence.format(count=count, pictures=pictures, **samples)
+            labelled = f"{counted(count, 'sample')} {'has' if count == 1 else 'have'}"
+            found = sentence.format(count=count, labelled=labelled, **samples)
             parts.append(f"{found} ({first} = {second}{more})")
     return ", ".join(parts)
 

@@ -55,12 +55,12 @@ def split_validation(
     if spared:
         names = first_of([samples[row].name for row in spared])
         stay = "of its class stays" if len(spared) == 1 else "of their classes stay"
-        note(f"validation: {counted(len(spared), 'last training image')} {stay} in training: {names}")
+        note(f"validation: {counted(len(spared), 'last training sample')} {stay} in training: {names}")
     train, validation = (Samples(samples.__getitem__, np.flatnonzero(part)) for part in (~chosen, chosen))
     if not validation or not train:
         raise DataError(
             f"{len(samples)} training samples with data.validation = {fraction} leave {len(train)} for "
-            f"training and {len(validation)} for validation; expected at least one each; add images, or "
+            f"training and {len(validation)} for validation; expected at least one each; add samples, or "
             "change data.validation (0 skips validation and keeps the last epoch)"
         )
     return train, validation
@@ -94,6 +94,24 @@ def draw_test(names: Sequence[str], labels: NDArray[np.int64]) -> NDArray[np.boo
         chosen[rows[words[rows].argmin()]] = True
     _spare_last(chosen, labels, words)
     return chosen
+
+
+def tell_drawn_test(where: object, tested: NDArray[np.bool_], noun: str) -> None:
+    """Say which samples `draw_test` took, on stderr.
+
+    The share that came out is told beside the chance: of few samples, 35 % may be drawn.
+
+    Args:
+        where: the source.
+        tested: (N,) bool, as drawn.
+        noun: the word for one sample, e.g. image.
+    """
+    count = int(tested.sum())
+    share = f"{count:,} of {counted(len(tested), noun)} ({count / len(tested):.0%})"
+    note(
+        f"{where}: no test split; {share} are drawn for it, each with a chance of {TEST_SHARE:.0%} by the "
+        "hash of its name: the same ones each time"
+    )
 
 
 def _bound(fraction: float) -> np.uint64:

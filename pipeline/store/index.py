@@ -133,7 +133,7 @@ def _refuse(problem: NDArray[np.bool_], images: Split, origin: str, what: str) -
         sample = images.names[int(np.argmax(problem))]
         raise MismatchError(
             f"{origin}: written for a different dataset: sample {sample!r} {what} ({int(problem.sum()):,} "
-            f"of {len(images):,} samples); expected the images that the teacher saw; restore the data, "
+            f"of {len(images):,} samples); expected the samples that the teacher saw; restore the data, "
             f"use a new dump name, or remove the store with: rm -r {origin}"
         )
 
@@ -185,7 +185,7 @@ def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
         if name == "train" and (rows == ABSENT).all():
             raise MismatchError(
                 f"{path}: written for a different dataset: the store has none of the {len(images):,} "
-                f"training samples, e.g. {images.names[0]!r}; expected the images that the teacher saw; "
+                f"training samples, e.g. {images.names[0]!r}; expected the samples that the teacher saw; "
                 f"restore the data, {ways_out}"
             )
         grown[name] = known.with_new(images)

@@ -307,7 +307,7 @@ class LogitStore:
         rows = section.rows()[self.sections["train"].rows_of(images, changed=True)]
         if lacking:
             raise MismatchError(
-                f"{self.location}: the views mix images, and {lacking:,} of the store's "
+                f"{self.location}: the views mix samples, and {lacking:,} of the store's "
                 f"{self.n_samples:,} training samples are not in the data; restore them, or make a dump "
                 "without mixup and cutmix"
             )

@@ -31,7 +31,7 @@ from pipeline.store.arrays import logits_array
 from pipeline.store.layout import GATHERED, RECORDS, Layout, ShardId
 from pipeline.store.wire import FidelityForm, RecordForm
 
-WITNESSES_A_SHARD = 64
+CHECKSUMS_A_SHARD = 64
 # Number of values kept of each rendered sample (of an image, pixels), which show how far off it is.
 PLACES = 4
 _RECORD_FILE = re.compile(r"\w+\.v\d+\.b\d+\.json")
@@ -47,7 +47,7 @@ class ShardRecord:
         fidelity: cost of the codec in this shard.
         labelled, correct: labelled samples, and those that the teacher's own outputs answer correctly; no
             number, and no key in the file, if the task counts no correct answers.
-        witness: of the rendered samples at `witness_rows`.
+        checksums: of the rendered samples at `checksum_rows`.
     """
 
     rows: int
@@ -55,7 +55,7 @@ class ShardRecord:
     fidelity: Fidelity
     labelled: int
     correct: int | None
-    witness: Witness
+    checksums: RenderChecksums
 
     @property
     def bytes(self) -> int:
@@ -70,7 +70,7 @@ class ShardRecord:
             "fidelity": self.fidelity.to_dict(),
             "labelled": self.labelled,
             **({} if self.correct is None else {"correct": self.correct}),
-            "witness": self.witness.to_dict(),
+            "witness": self.checksums.to_dict(),  # the key of the first schema with checksums
         }
 
     @classmethod
@@ -84,13 +84,13 @@ class ShardRecord:
         require_form(FidelityForm, sort_keys(value["fidelity"]), "fidelity")
         files = {array: (size, digest) for array, (size, digest) in value["files"].items()}
         fidelity = Fidelity.from_dict(value["fidelity"])
-        witness = Witness.from_dict(value["witness"])
-        told = {"correct": None, **value}
-        record = cls(**{**told, "files": files, "fidelity": fidelity, "witness": witness})
+        checksums = RenderChecksums.from_dict(value["witness"])
+        told: dict[str, Any] = {key: value.get(key) for key in ("rows", "labelled", "correct")}
+        record = cls(**told, files=files, fidelity=fidelity, checksums=checksums)
         if not (record.correct or 0) <= record.labelled <= record.rows or fidelity.samples > record.rows:
             raise ValueError(f"more labelled, correct or measured samples than its {record.rows} rows")
-        if len(witness.crcs) != len(witness_rows(record.rows)):
-            raise ValueError(f"{len(witness.crcs)} render checksums for {record.rows} rows")
+        if len(checksums.crcs) != len(checksum_rows(record.rows)):
+            raise ValueError(f"{len(checksums.crcs)} render checksums for {record.rows} rows")
         return record
 
     def require_shard(self, shard: ShardId, layout: Layout) -> None:
@@ -190,7 +190,7 @@ def _unseal(line: bytes, layout: Layout | None) -> tuple[ShardId, ShardRecord] |
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
+class RenderChecksums:
     """Checksums of W rendered samples of a shard, and a few of their values.
 
     A reader renders the same samples again. Different bytes mean that a decoder, a resize kernel or a
@@ -205,7 +205,7 @@ class Witness:
     values: NDArray[Any]
 
     @classmethod
-    def of(cls, rendered: Sequence[NDArray[Any]] | NDArray[Any]) -> Witness:
+    def of(cls, rendered: Sequence[NDArray[Any]] | NDArray[Any]) -> RenderChecksums:
         """Return the checksums of W integer samples of any length; the last of several axes is whole."""
         crcs = tuple(zlib.crc32(np.ascontiguousarray(sample).data) for sample in rendered)
         return cls(crcs, np.stack([_spread(sample) for sample in rendered]))
@@ -215,8 +215,8 @@ class Witness:
         """Values per kept place; of images, their channels."""
         return int(self.values.shape[1]) // PLACES
 
-    def __getitem__(self, rows: NDArray[Any]) -> Witness:
-        return Witness(tuple(np.array(self.crcs, np.int64)[rows].tolist()), self.values[rows])
+    def __getitem__(self, rows: NDArray[Any]) -> RenderChecksums:
+        return RenderChecksums(tuple(np.array(self.crcs, np.int64)[rows].tolist()), self.values[rows])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the checksums as plain values: base64 of 32-bit words and of values, low bytes first."""
@@ -230,7 +230,7 @@ class Witness:
         }
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Witness:
+    def from_dict(cls, value: dict[str, Any]) -> RenderChecksums:
         """Return the checksums that `to_dict` described.
 
         Raises:
@@ -254,9 +254,9 @@ def _spread(sample: NDArray[Any]) -> NDArray[Any]:
     return flat[places].ravel()
 
 
-def witness_rows(count: int) -> NDArray[np.int64]:
+def checksum_rows(count: int) -> NDArray[np.int64]:
     """Return the rows (W,) of a shard that get render checksums, ascending and evenly spread."""
-    return np.linspace(0, count - 1, min(count, WITNESSES_A_SHARD)).astype(np.int64)
+    return np.linspace(0, count - 1, min(count, CHECKSUMS_A_SHARD)).astype(np.int64)
 
 
 def versions(decoder: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ MOST_ROWS = 1 << 36
 MOST_VIEWS = 1 << 20
 # The keys of a block are decompressed at once; the default block has at most 2^24 rows.
 MOST_SHARD_ROWS = 1 << 25
-_MOST_WITNESS_CHARACTERS = 1 << 13
+_MOST_CHECKSUM_CHARACTERS = 1 << 13
 _MOST_DIVERGENCES = 8
 _MOST_CHUNK_BYTES = 1 << 40
 
@@ -149,11 +149,11 @@ class FidelityForm(_Form):
     histograms: Annotated[dict[FigureName, Histogram], Field(min_length=1, max_length=_MOST_DIVERGENCES)]
 
 
-class WitnessForm(_Form):
+class RenderChecksumsForm(_Form):
     """Checksums and a few values of rendered samples, in base64."""
 
-    crcs: Annotated[str, Field(max_length=_MOST_WITNESS_CHARACTERS)]
-    pixels: Annotated[str, Field(max_length=_MOST_WITNESS_CHARACTERS)]
+    crcs: Annotated[str, Field(max_length=_MOST_CHECKSUM_CHARACTERS)]
+    pixels: Annotated[str, Field(max_length=_MOST_CHECKSUM_CHARACTERS)]
     dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64"] = "uint8"
 
 
@@ -165,7 +165,7 @@ class RecordForm(_Form):
     fidelity: dict[str, Any]
     labelled: Count
     correct: Count | None = None
-    witness: WitnessForm
+    witness: RenderChecksumsForm
 
 
 class Top1Form(_Form):

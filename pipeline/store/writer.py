@@ -28,7 +28,7 @@ from pipeline.store.header import Header
 from pipeline.store.layout import GATHERED, MANIFEST, ShardId
 from pipeline.store.leftovers import sweep
 from pipeline.store.manifest import Manifest
-from pipeline.store.records import Records, ShardRecord, Witness, written_by
+from pipeline.store.records import Records, RenderChecksums, ShardRecord, written_by
 
 
 class StoreWriter:
@@ -90,7 +90,7 @@ class StoreWriter:
         fidelity: Fidelity,
         labelled: int,
         correct: int | None,
-        witness: Witness,
+        checksums: RenderChecksums,
     ) -> None:
         """Write one whole shard, durably, then its record.
 
@@ -100,7 +100,7 @@ class StoreWriter:
             fidelity: the cost of encoding them.
             labelled, correct: labelled samples, and those that the teacher's own outputs answer correctly;
                 None if the task counts no correct answers.
-            witness: of the rendered samples at `witness_rows`.
+            checksums: of the rendered samples at `checksum_rows`.
         """
         rows = self.layout.rows(shard)
         files: dict[str, tuple[int, str]] = {}
@@ -118,7 +118,7 @@ class StoreWriter:
             fidelity=fidelity,
             labelled=labelled,
             correct=correct,
-            witness=witness,
+            checksums=checksums,
         )
         self._records.write(shard, record)
 

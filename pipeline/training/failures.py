@@ -29,7 +29,7 @@ def naming_step(loader: Loader) -> Iterator[None]:
         ModelError: the network fails for another reason.
     """
     size = loader.batch_size
-    step = f"step of {counted(size, 'image')} in {counted(loader.parts, 'part')}"
+    step = f"step of {counted(size, 'sample')} in {counted(loader.parts, 'part')}"
     try:
         with naming_failure(f"a training {step}"):
             yield
@@ -39,11 +39,11 @@ def naming_step(loader: Loader) -> Iterator[None]:
         mend = (
             f"lower accumulate to {size // 2} or less"
             if size > 1
-            else "add images to train on, or raise batch_size"
+            else "add samples to train on, or raise batch_size"
         )
         raise TrainingError(
-            f"a {step} feeds the network 1 image at a time, so its batch norms see one value per channel; "
-            f"expected at least 2 images per part; {mend}, or choose a model without batch norms"
+            f"a {step} feeds the network 1 sample at a time, so its batch norms see one value per channel; "
+            f"expected at least 2 samples per part; {mend}, or choose a model without batch norms"
         ) from error
 
 

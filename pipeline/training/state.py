@@ -131,7 +131,7 @@ def describe(record: EpochRecord, validation: Figures, epochs: int) -> str:
     if record.skipped_steps:
         figures.append(f"steps skipped by fp16's loss scale: {record.skipped_steps:,}")
     waited = record.data_seconds / record.seconds
-    figures.append(f"{record.images_per_second:,.0f} images/s, {waited:.1%} of the time waiting for data")
+    figures.append(f"{record.images_per_second:,.0f} samples/s, {waited:.1%} of the time waiting for data")
     return f"epoch {record.epoch}/{epochs}: {', '.join(figures)}"
 
 

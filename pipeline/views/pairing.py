@@ -180,7 +180,7 @@ def require_whole_groups(count: int, name: str = "batch_size", *, mixes: bool = 
         lower = count // GROUP * GROUP
         ways = f"{lower} or {lower + GROUP}" if lower else str(GROUP)
         raise ConfigError(
-            f"{name} is {count}, but the views mix images in groups of {GROUP}; expected a multiple of "
+            f"{name} is {count}, but the views mix samples in groups of {GROUP}; expected a multiple of "
             f"{GROUP}; set it to {ways}"
         )
 

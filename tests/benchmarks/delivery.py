@@ -39,7 +39,7 @@ from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import Layout, Section
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import Witness, versions, witness_rows
+from pipeline.store.records import RenderChecksums, checksum_rows, versions
 from pipeline.store.writer import StoreWriter
 from pipeline.tasks.classes import CLASSES as TASK
 from tests.benchmarks.environment import environment
@@ -79,14 +79,14 @@ def make_store(path: Path, samples: int, *, random: bool) -> LogitStore:
         rows = header.layout.n_rows(shard)
         codes = generator.integers(0, 256 if random else 1, (rows, CLASSES), np.uint8)
         arrays = {"codes": codes, "scale": np.ones(rows, np.float16)}
-        witness = Witness.of(np.zeros((len(witness_rows(rows)), 8, 8, 3), np.uint8))
+        checksums = RenderChecksums.of(np.zeros((len(checksum_rows(rows)), 8, 8, 3), np.uint8))
         writer.write(
             shard,
             arrays,
             fidelity=Fidelity.total(TASK.measures, []),
             labelled=0,
             correct=0,
-            witness=witness,
+            checksums=checksums,
         )
     writer.tidy()
     writer.complete_with(writer.manifest({}))

@@ -124,7 +124,7 @@ def test_prepared_data_is_checked_alone_or_beside_a_store(project, capsys):
     assert run("cache-logits", "main") == 0
     capsys.readouterr()
     assert run("verify", "--data") == 0
-    assert "data/prepared: 10 files checked, 140 images compared" in capsys.readouterr().out
+    assert "data/prepared: 10 files checked, 140 samples compared" in capsys.readouterr().out
     assert run("verify", STORE, "--json") == 0
     alone = json.loads(capsys.readouterr().out)
     assert run("verify", STORE, "--data", "--json") == 0

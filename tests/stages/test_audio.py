@@ -115,7 +115,7 @@ def test_exported_networks_take_waveforms(words, form, capsys):
     assert run(*export.split(), "--with-normalise") == 0
     assert "agreement 1.0000" in capsys.readouterr().out
     assert run(*export.split(), "--images", "words/test/high", "--samples", "4") == 0
-    assert "4 images in batches of 1, 3" in capsys.readouterr().out
+    assert "4 samples in batches of 1, 3" in capsys.readouterr().out
     if form == "onnx":
         assert run(*export.split(), "--with-normalise") == 0
         import onnxruntime

@@ -280,7 +280,7 @@ def test_teacher_whose_logits_are_not_finite(project, fails, edit, value, monkey
         "options": {"value": value},
     }
     edit({"teachers": {"bad": bad}, "dumps": {"main": {"teacher": "bad"}}})
-    fails(["train-teacher", "bad"], "logits of 40 of 40 test images (100.0%) are not finite")
+    fails(["train-teacher", "bad"], "logits of 40 of 40 test samples (100.0%) are not finite")
     assert not Path("models/teachers/bad.pt").exists()
     # Weights that were written before, or elsewhere.
     assert run("train-teacher", "bad", "--set", "teachers.bad.options.value=1") == 0
@@ -289,8 +289,8 @@ def test_teacher_whose_logits_are_not_finite(project, fails, edit, value, monkey
     Path("models/teachers/bad.json").write_text(json.dumps(card))
     fails(["cache-logits", "main"], "not finite", "test/0")
     assert not STORE.exists()
-    fails(["cache-logits", "main", "--set", "dumps.main.codec=auto"], "non-finite", "training images")
-    fails(["plan", "main"], "non-finite", "training images")
+    fails(["cache-logits", "main", "--set", "dumps.main.codec=auto"], "non-finite", "training samples")
+    fails(["plan", "main"], "non-finite", "training samples")
     assert not STORE.exists()
 
 

@@ -63,7 +63,7 @@ def test_without_the_teacher_drift_is_measured_in_pixels_alone(capsys):
 
 def test_a_baseline_has_no_drift_to_allow(capsys):
     assert run("train-student", "pupil", "scratch", 0, "--allow-drift") == 1
-    assert "--allow-drift concerns a dump's images" in capsys.readouterr().err
+    assert "--allow-drift concerns a dump's samples" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_brighter")

@@ -35,7 +35,7 @@ def test_onnx_runs_on_the_test_images_with_the_networks_logits(project, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith(f"{out}: {out.stat().st_size:,} bytes, onnx of wrn_16_2, 4 classes")
     assert re.match(
-        r"40 images in batches of 1, 3, 4, 32: logits differ by .* top-1 agreement 1\.0000", printed[1]
+        r"40 samples in batches of 1, 3, 4, 32: logits differ by .* top-1 agreement 1\.0000", printed[1]
     )
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
@@ -70,7 +70,7 @@ def test_a_file_that_computes_something_else_is_not_written(project, capsys, mon
     arguments = ["export", TEACHER, "--format", "pt2", "--out", out]
     assert run(*arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("pipeline: the exported network computes different logits: 40 images")
+    assert line.startswith("pipeline: the exported network computes different logits: 40 samples")
     assert out.read_bytes() == b"what was there before"
     assert run(*arguments, "--threshold", 0.2) == 0
     assert out.stat().st_size > 1e5
@@ -86,7 +86,7 @@ def test_other_images_can_be_compared_on(project, capsys):
     assert run(*arguments) == 1
     assert "pipeline prepare; or compare on a folder of images: --images FOLDER" in capsys.readouterr().err
     assert run(*arguments, "--images", "photos", "--samples", 2) == 0
-    assert "2 images in batches of 1" in capsys.readouterr().out
+    assert "2 samples in batches of 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_run_of_another_number_of_labels_is_not_gone_on_with(project, monkeypa
 def test_more_labels_than_the_smallest_class_has(project, capsys, command):
     assert run("cache-logits", "main") == 0
     counts = np.bincount(PreparedData.open(paths.PREPARED).train.labels)
-    smallest = f"class '{counts.argmin()}' has only {counts.min()} labelled training images"
+    smallest = f"class '{counts.argmin()}' has only {counts.min()} labelled training samples"
     assert run(*command, "--set", "data.labels_per_class=1000") == 1
     assert smallest in capsys.readouterr().err.splitlines()[-1]
 
@@ -124,7 +124,7 @@ def test_unlabelled_images_go_from_a_folder_to_students(photos, capsys, labels_s
 
     labelled = len(data.train) - 40
     assert run("train-teacher", "tutor") == 0
-    assert f"training on {labelled} images" in capsys.readouterr().err
+    assert f"training on {labelled} samples" in capsys.readouterr().err
     assert set(labels_seen) <= {"steps", *range(labelled)}
     # Once an epoch: what a teacher learns does not depend on images that it is not shown.
     assert labels_seen.pop("steps") == 4 * (labelled // 16)
@@ -173,4 +173,4 @@ def test_images_without_any_label_teach_students_of_a_dump_alone(photos, capsys,
     for command in (SCRATCH, ("train-teacher", "tutor")):
         capsys.readouterr()
         assert run(*command) == 1
-        assert "none of the 100 training images is labelled" in capsys.readouterr().err.splitlines()[-1]
+        assert "none of the 100 training samples is labelled" in capsys.readouterr().err.splitlines()[-1]

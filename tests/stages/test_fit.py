@@ -47,6 +47,17 @@ def test_parameters_load_and_agree(fitted, count, device, installed):
     assert dump.views.spec == params.training.views
 
 
+@pytest.mark.parametrize(
+    ("task", "losses"), [("multilabel", ("bce", "binary_kd")), ("scores", ("squared_error", "l2"))]
+)
+def test_tags_and_numbers_get_their_task_their_budget_and_their_losses(fitted, task, losses):
+    params = fitted(survey(300, task=task))
+    assert params.data.task == task
+    baseline, taught = params.sweep.baselines[0], params.sweep.recipes[0]
+    assert (params.recipe(baseline).loss, params.recipe(taught).loss) == losses
+    assert params.dump("main").max_error == 0.001
+
+
 def test_few_photographs_get_small_networks_and_many_passes(fitted):
     params = fitted(survey(48))
     assert params.data.validation == 0

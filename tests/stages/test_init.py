@@ -125,7 +125,8 @@ def test_prepare_finds_what_init_counted(begun, monkeypatch, tmp_path, capsys):
     summary = (begun / "params.yaml").read_text().splitlines()[0]
     assert f"3 classes; train {samples['train']}, test {samples['test']} images" in summary
     assert samples["train"] + samples["test"] == 60
-    assert "about 20% of each class, form the test split" in capsys.readouterr().err
+    share = f"{samples['test']} of 60 images ({samples['test'] / 60:.0%})"
+    assert f"no test split; {share} are drawn for it, each with a chance of 20%" in capsys.readouterr().err
 
 
 def test_it_says_what_comes_next(here, tmp_path, capsys):

@@ -97,14 +97,33 @@ def test_one_table_is_recognised_by_its_suffix_and_its_columns(here, suffix, cap
     assert run("prepare") == 0
     told = capsys.readouterr()
     assert "2 classes, train 16, validation 0, test 4 texts" in told.out
-    assert "no test split; 4 texts" in told.err
+    assert "no test split; 4 of 20 texts (20%)" in told.err
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "guess"),
+    [
+        ("message,topic", ("message", "topic"), "'message' is taken as the text"),
+        ("id,text,queue", ("text", "queue"), "'queue' is taken as the label"),
+    ],
+)
+def test_a_lone_column_without_a_usual_name_is_the_missing_one(here, header, columns, guess, capsys):
+    rows = [",".join(f"{name}{n}" for name in header.split(",")[:-1]) + f",{'ab'[n % 2]}" for n in range(9)]
+    Path("table.csv").write_text("\n".join([header, *rows]))
+    assert run("init", "table.csv") == 0
+    options = load_params(Path("params.yaml")).data.options
+    assert (options.text, options.label) == columns
+    assert f"column {guess}" in capsys.readouterr().err
 
 
 def test_a_table_without_texts_is_one_line(here, capsys):
-    Path("table.csv").write_text("number,label\n1,a\n")
+    Path("table.csv").write_text("number,size,label\n1,2,a\n")
     assert run("init", "table.csv") == 1
     error = capsys.readouterr().err
-    assert "table.csv: has the columns 'number', 'label'; expected one called text or sentence" in error
+    assert (
+        "table.csv: has the columns 'number', 'size', 'label'; expected one called text or sentence"
+        in error
+    )
     assert error.count("\n") == 1
     assert [path.name for path in here.iterdir()] == ["table.csv"]
 

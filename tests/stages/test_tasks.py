@@ -241,10 +241,31 @@ def tags(tagged: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tagged
 
 
-def test_a_project_is_not_begun_for_tags(tags, tmp_path, monkeypatch, capsys):
+def test_a_project_of_tags_is_started_and_runs(tags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert run("init", tags / "photos") == 1
-    assert "init writes class jobs" in capsys.readouterr().err
+    assert run("init", tags / "photos") == 0
+    assert f"{len(CLASSES)} tags; train {TRAIN}, test {TEST} images" in capsys.readouterr().out
+    text = Path("params.yaml").read_text()
+    assert "task: multilabel" in text
+    assert "max_error: 0.001" in text
+    assert "baselines: [bce]" in text
+    quick = (
+        "--set",
+        "training.epochs=1",
+        "--set",
+        "dumps.main.views.count=1",
+        "--set",
+        "data.image_size=32",
+    )
+    for command in (
+        "prepare",
+        "train-teacher teacher",
+        "cache-logits main",
+        "train-student student kd 0 --dump main",
+        "train-student student bce 0",
+    ):
+        assert run(*command.split(), *quick) == 0
+    assert json.loads(Path("runs/main-student-kd-0/metrics.json").read_text())["map"] is not None
 
 
 def test_a_teacher_of_another_task_is_refused(tags, capsys):

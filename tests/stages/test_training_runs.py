@@ -116,7 +116,7 @@ def test_a_model_that_is_bad_in_evaluation_ends_in_one_line_and_trains_when_mend
         if status:
             told = capsys.readouterr().err.strip().splitlines()[-1]
             assert re.match(r"pipeline: after epoch \d: logits of ", told)
-            assert f"{split} images (100.0%) are not finite" in told
+            assert f"{split} samples (100.0%) are not finite" in told
             assert files("models") == before
 
 

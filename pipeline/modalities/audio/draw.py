@@ -126,6 +126,7 @@ def plain_parameters(lengths: Ints, size: int) -> ClipParameters:
 
 def played_lengths(lengths: Ints, speeds: Ints) -> Ints:
     """Return the number of samples (N,) of clips (N,) after a change of speed, rounded up."""
+    # E.g. 100 samples at speed 22 / 20 become ceil(2000 / 22) = 91.
     return -(-lengths * SPEED_STEPS // speeds)
 
 
@@ -133,6 +134,7 @@ def draw_levels(spec: AudioViewSpec, draws: Draws) -> Ints | None:
     """Draw the share of each clip (N,) in its own mixture in 256ths, or None for views without mixing."""
     if spec.mixup is None:
         return None
+    # (4, N) words; word 0 says whether a clip is mixed, word 1 its share.
     words = draws.words(Lane.MIXING)
     levels = beta_levels(spec.mixup.alpha, words[1]).astype(np.int64)
     return np.where(chance(words[0], spec.mixup.probability), levels, WHOLE)
@@ -141,6 +143,7 @@ def draw_levels(spec: AudioViewSpec, draws: Draws) -> Ints | None:
 def _speeds(spec: AudioViewSpec, draws: Draws) -> Ints:
     if spec.speed is None:
         return np.full(len(draws), SPEED_STEPS)
+    # A place in the list of factors, (N,): the factors are twentieths, e.g. [18, 20, 22].
     choice = below(draws.words(Lane.SPEED)[0], len(spec.speed.steps)).astype(np.int64)
     return np.array(spec.speed.steps)[choice]
 
@@ -151,12 +154,14 @@ def _starts(spec: AudioViewSpec, draws: Draws, lengths: Ints, size: int, rate: i
     E.g. 10 samples, a window of 6: the centre starts at 2, a random one at 0 to 4. With a window of 16
     they start at -3, and at -6 to 0.
     """
+    # Positive: samples of a longer clip that the window leaves out. Negative: silence around a shorter one.
     spare = lengths - size
     starts = spare // 2
     if spec.crop == "random":
         words = below(draws.words(Lane.CROP)[0], (np.abs(spare) + 1).astype(np.uint64))
         starts = np.sign(spare) * words.astype(np.int64)
     if spec.shift is not None:
+        # A window that starts later shows the clip earlier; both ways are equally likely.
         farthest = round(spec.shift.seconds * rate)
         starts = starts + between(draws.words(Lane.SHIFT)[0], -farthest, farthest)
     return starts
@@ -184,6 +189,7 @@ def _noise(spec: AudioViewSpec, draws: Draws) -> NoiseDraws | None:
     noise = spec.background_noise
     if noise is None:
         return None
+    # (4, N) words of one lane: recording, place in it, ratio, chance.
     words = draws.words(Lane.BACKGROUND_NOISE)
     return NoiseDraws(
         words=np.ascontiguousarray(words[:2].T),
@@ -209,6 +215,8 @@ def _stretches(mask: TimeMask | FrequencyMask, draws: Draws, lane: int, *, most:
     happens, drawn = _happens(mask, draws, lane), []
     for number in range(mask.count):
         words = draws.words(lane + number)
+        # Length first, then a place where the whole stretch fits. Of 32 bands, a length of 6 leaves the
+        # firsts 0 to 26; a length of 0 is no mask.
         lengths = np.where(happens, between(words[0], 0, most), 0)
         firsts = below(words[1], (whole - lengths + 1).astype(np.uint64)).astype(np.int64)
         drawn.append(np.stack([firsts, firsts + lengths], axis=1))

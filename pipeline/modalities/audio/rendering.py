@@ -107,6 +107,7 @@ class AudioViews(UsualRenderer):
         if not self._pairing.mixes:
             return torch.from_numpy(self._rendered(rows, self.parameters(view, rows)))
         both = np.concatenate([rows, self._pairing.partners(view, rows)])
+        # Rows [4, 9] with partners [9, 2] need clips 2, 4 and 9 once each: own [1, 2], partners [2, 0].
         needed, places = np.unique(both, return_inverse=True)
         parameters = self.parameters(view, needed)
         plain = self._rendered(needed, parameters)
@@ -186,6 +187,7 @@ def add_noise(clips: Clips, drawn: NoiseDraws, noises: Noises) -> None:
     """Add noise to clips (B, T), in place; a silent clip stays silent."""
     for row in np.flatnonzero(drawn.happens).tolist():
         first, second = (int(word) for word in drawn.words[row])
+        # A 32-bit word w is scaled to 0..n-1 by w n / 2^32, rounded down: integers alone, as in `below`.
         number = first * len(noises.clips) >> 32
         start = second * len(noises.clips[number]) >> 32
         noise = noises.stretch(number, start, clips.shape[1])
@@ -241,7 +243,8 @@ def _filtered(clips: Clips, firsts: Ints, ends: Ints, rate: int) -> Clips:
     size = clips.shape[1]
     length = _smooth(size + 2 * _FILTER_REACH)
     filters = _bank(rate, length)
-    # 1 minus what passes between the two edges.
+    # A delay, less the band between two edges: 1 + band is the low-pass filter of a band's lower edge.
+    # Edge 0 passes nothing and the last one everything, so a band may touch either end.
     stops = filters[0] - (filters[1 + ends] - filters[1 + firsts])
     spectra = np.fft.rfft(clips.astype(np.float64), length)
     spectra *= stops

@@ -59,6 +59,8 @@ class Resampler:
 
     def needed(self, span: Span) -> Span:
         """Return the input samples of these output samples: whole blocks."""
+        # Outputs 3 to 6 at up 2, down 3 lie in blocks 1 to 3. With W = 27, a block has 55 inputs:
+        #   the first input is 3 * 1 - 27 + 1 = -23; 2 * 3 + 55 = 61 of them reach all outputs.
         first, last = span.first // self.up, (span.first + span.count - 1) // self.up
         return Span(first * self.down - self.reach + 1, (last - first) * self.down + self.matrix.shape[0])
 
@@ -75,6 +77,7 @@ class Resampler:
         blocks = np.lib.stride_tricks.sliding_window_view(samples, self.matrix.shape[0], axis=-1)
         # (..., blocks, inputs of a block) @ (inputs of a block, up)
         sums = blocks[..., :: self.down, :].astype(np.float64) @ self.matrix
+        # (..., blocks, up) -> (..., blocks * up). Blocks 1 to 3 hold outputs 2 to 7, so 3 to 6 start at 1.
         flat = sums.reshape(*samples.shape[:-1], -1)
         start = span.first % self.up
         return rounded(flat[..., start : start + span.count], _BITS)
@@ -98,6 +101,8 @@ def make_resampler(up: int, down: int, zeros: int = ZEROS) -> Resampler:
     cutoff = _PASSED * min(1.0, up / down)
     reach = math.ceil(zeros / cutoff)
     phases = np.arange(up) * down  # places of a block's outputs, in `up`ths of an input sample
+    # At up 2, down 3: phases [0, 3], so output 0 stands at input 0 and output 1 at input 1 1/2. The filter
+    # of output 1 is half a sample late (3 % 2 / 2), and its column begins one row down (3 // 2).
     taps = np.arange(-reach + 1, reach + 1)
     distances = taps - (phases % up)[:, None] / up
     filters = in_fixed_point(lowpass(distances, cutoff, float(reach)), _BITS)

@@ -53,6 +53,9 @@ def resampled(waves: Tensor, rate: int, target: int) -> Tensor:
         return waves
     resampler = make_resampler(target, rate)
     length, kernel = resampler.length(waves.shape[1]), resampler.matrix.shape[0]
+    # A block makes `up` outputs, and its inputs begin `reach` - 1 samples before it: silence there. E.g.
+    # up 2, down 3, reach 27, 9 samples: 6 outputs in 3 blocks; 26 zeros before, and after them
+    # 2 * 3 + 55 - 26 - 9 = 26.
     blocks = -(-length // resampler.up)
     before = resampler.reach - 1
     after = (blocks - 1) * resampler.down + kernel - before - waves.shape[1]

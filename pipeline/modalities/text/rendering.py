@@ -117,11 +117,14 @@ class TextRenderer(UsualRenderer):
 
     def lengths(self, view: int, rows: Rows) -> NDArray[np.int64]:
         """Return the un-augmented length in bytes of rows (B,)."""
+        # Bytes, not token ids: lengths only decide which samples share a batch, and every model of the same
+        # views then has the same batches.
         lengths: NDArray[np.int64] = self._samples.shapes[rows, 0].astype(np.int64)
         return lengths
 
     def used(self, rendered: Tensor) -> tuple[int, ...]:
         """Return (B, longest), with the longest sample rounded up to a multiple of 8."""
+        # (B, length) -> the last column in which any sample has an id: columns 0 to 12 are 13, so 16 stay.
         filled = (rendered != self._seen.tokenizer.pad).any(0).nonzero()
         longest = int(filled[-1]) + 1 if len(filled) else 1
         return len(rendered), min(-(-longest // _STEP) * _STEP, rendered.shape[1])
@@ -139,6 +142,7 @@ class TextRenderer(UsualRenderer):
         """Try on some texts whether they may be tokenised piece by piece."""
         if self._seen.tokenizer.kind != "file":
             return True
+        # The file says so (`by_piece`); whole texts of the data, tokenised both ways, confirm it.
         rows = spread(len(self._samples), _TRIED)
         texts = [
             part for text in self._index.get().words(rows).begun().texts() for part in text.split(BORDER)

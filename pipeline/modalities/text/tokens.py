@@ -81,7 +81,11 @@ class Encoder:
         starts, counts, flat, owner = self._of_pieces(words)
         if self._tokenizer.kind == "file":
             starts, counts, flat, owner = self._mended(words, starts, counts, flat, owner)
-        # Ids of all segments, one after the other.
+        # Gather the ids of all segments (M,), one after the other. Three words with starts [0, 4, 2] and
+        # counts [2, 1, 2] in flat:
+        #   repeat(starts, counts)  [0, 0, 4, 2, 2]
+        #   ranges(counts)          [0, 1, 0, 0, 1]
+        #   their sum               [0, 1, 4, 2, 3], places in flat
         owner = np.repeat(owner, counts)
         flat = flat[np.repeat(starts, counts) + ranges(counts)]
         return self._framed(flat, owner, words)
@@ -91,7 +95,12 @@ class Encoder:
         starts, counts, flat = self._lookup.ids(words.dictionary.pieces)
         if not words.typed:
             return starts[words.ids], counts[words.ids], flat, words.owner
-        # Ids of typed words stand behind the used part of a copy.
+        # Typed words are in no dictionary: their ids stand behind the used part of a copy. Pieces 0 and 2
+        # have ids [7, 8] and [5, 6], and typed word 0, whose number is ~0 = -1, has [4]:
+        #   words.ids   [2, -1, 0]
+        #   taken       [5, 6, 7, 8]        the known words, in order of the text
+        #   all_starts  [0, 4, 2]           place 4 is behind taken
+        #   all_counts  [2, 1, 2]           of [5, 6, 7, 8, 4]
         own_starts, own_counts, own_flat = flattened(self._tokenizer.encode(words.typed))
         typed, place = words.ids < 0, ~words.ids
         known = np.where(typed, 0, words.ids)
@@ -113,6 +122,8 @@ class Encoder:
         own_starts, own_counts, own_flat = flattened(
             self._tokenizer.encode([segments[s] for s in glued.tolist()])
         )
+        # Owners [0, 0, 1, 1, 2], segment 1 glued: its two words go, and one entry with the ids of the whole
+        # segment, behind flat, takes their place. The stable sort gives owners [0, 0, 1, 2].
         kept = ~np.isin(owner, glued)
         order = np.argsort(np.concatenate([owner[kept], glued]), kind="stable")
         return (
@@ -167,7 +178,8 @@ def _kept(lengths: Ids, words: Words, room: int, texts: int) -> Ids:
     # One text of samples that have two: S = 2 B.
     one, two = lengths[0::2], lengths[1::2]
     short = np.minimum(one, two)
-    # Three cases: nothing is cut; only the longer text is; both are, to halves.
+    # Three cases: nothing is cut; only the longer text is; both are, to halves. With room 10:
+    #   lengths 3, 4  -> 3, 4      lengths 3, 12 -> 3, 7      lengths 8, 9 -> 5, 5
     less = np.where(short > room, room, np.maximum(short, room - short))
     more_cut = short + less > room
     new_short, new_long = np.where(more_cut, room // 2, short), np.where(more_cut, room - room // 2, less)

@@ -2,8 +2,8 @@ r"""Divide texts into words, and number the distinct words: a view of a text is 
 
 A word is a maximal run between white space. In scripts that are written without spaces, a character with
 its combining marks is a word; in Tibetan, a syllable. The scripts are listed here, not asked of a library,
-so that words are the same on every machine. A word's piece is the word with the white space before it: "to
-be,\n not" has the pieces "to", " be," and "\n not".
+so that words are the same on every machine. A word's piece is the word with the white space before it:
+"to be,\n not" has the pieces "to", " be," and "\n not".
 
 A sample is the UTF-8 bytes of one or two texts. Two bytes that UTF-8 never contains stand for a mask and
 for the border of two texts. In a `str` they are lone surrogates (Python's `surrogateescape`).
@@ -27,8 +27,8 @@ MASK, BORDER = "\udcfe", "\udcff"
 _ESCAPED = "surrogateescape"
 
 # Thai, Lao; Myanmar; Khmer; Tai Le, New Tai Lue, Khmer symbols; Tai Tham; Balinese; ideographs, kana,
-# bopomofo
-# and their punctuation; Yi; Javanese, Myanmar, Tai Viet; wide forms; kana and ideographs of other planes.
+# bopomofo and their punctuation; Yi; Javanese, Myanmar, Tai Viet; wide forms; kana and ideographs of other
+# planes.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u2fdf"
     "\u3001-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\ua4cf\ua980-\ua9ff\uaa60-\uaadf\uf900-\ufaff"
@@ -198,6 +198,10 @@ class WordIndex:
 
     def words(self, rows: Rows) -> Words:
         """Return the words of some samples (B,), un-augmented."""
+        # Sample 0 has two texts with words [0, 1] and [2], sample 1 one text with words [0, 3]:
+        #   ids [0, 1, 2, 0, 3]    starts [0, 2, 3, 5]    first [0, 2, 3]
+        # Rows [1, 0] give segments [2, 0, 1] of lengths [2, 2, 1]:
+        #   ids [0, 3, 0, 1, 2]    owner [0, 0, 1, 1, 2]    samples [0, 1, 1]    part [0, 0, 1]
         counts = self.first[rows + 1] - self.first[rows]
         samples = np.repeat(np.arange(len(rows)), counts)
         part = ranges(counts)
@@ -210,9 +214,7 @@ class WordIndex:
 
 
 def with_room(values: NDArray[Any], count: int) -> NDArray[Any]:
-    """Return the same values in an array with room for `count`; twice as much, so that growth costs "
-    "little.
-    """
+    """Return the same values in an array with room for `count`; twice as much: growth then costs little."""
     if count <= len(values):
         return values
     larger = np.zeros(2 * count, values.dtype)

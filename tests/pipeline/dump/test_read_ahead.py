@@ -109,7 +109,7 @@ def test_what_is_missing_of_a_block_is_made_of_one_decoding(folders, tutor, make
     decoded.clear()
     cache_logits(context, tutor, make_spec(view_count=4), store)
     train = set(context.data.train.names)
-    # Witnesses of the finished view are looked at before: all rows of such small shards.
+    # Samples with checksums of the finished view are looked at before: all rows of such small shards.
     assert {name: count for name, count in decoded.items() if name in train} == dict.fromkeys(train, 2)
 
 

@@ -30,7 +30,7 @@ from pipeline.samples.samples import Sample
 from pipeline.store.layout import ShardId
 from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import Records, Witness, witness_rows
+from pipeline.store.records import Records, RenderChecksums, checksum_rows
 from tests.pipeline.conftest import VIEWS
 from tests.pipeline.waiting import NoWaiting, no_waiting_on_cuda
 
@@ -87,8 +87,8 @@ def test_a_dump_holds_what_a_plain_one_would(
             assert measured.divergences[name].histogram == divergence.histogram
             assert measured.divergences[name].total == pytest.approx(divergence.total, rel=1e-12)
         assert record.correct == (np.concatenate(predicted)[back] == images.labels[mine]).sum()
-        witness = Witness.of(np.concatenate(pixels)[back][witness_rows(len(mine))])
-        assert record.witness.to_dict() == witness.to_dict()
+        checksums = RenderChecksums.of(np.concatenate(pixels)[back][checksum_rows(len(mine))])
+        assert record.checksums.to_dict() == checksums.to_dict()
 
 
 def _spoil(monkeypatch, after: int, value: float, *, in_features: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Drift: readers render a store's witnesses again, and refuse pixels that the teacher did not see."""
+"""Drift: readers render a store's samples again, and refuse pixels that the teacher did not see."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.table import mixed_blocks, views_of
 from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import Witness
+from pipeline.store.records import RenderChecksums
 
 MIXED = ViewSpec(seed=3, random_resized_crop=RandomResizedCrop(), flip="random", cutmix=Cutmix())
 
@@ -57,7 +57,7 @@ def _feed(store: LogitStore, context, teacher, images=None) -> Feed:
     return context.feed(images, views_of(store), teacher.card.preprocessing, blocks)
 
 
-def test_the_witnesses_are_what_the_teacher_saw(store, context, teacher):
+def test_the_checksums_are_of_what_the_teacher_saw(store, context, teacher):
     feed = _feed(store, context, teacher)
     seen = store_sightings(store, "train", context.data.train)
     drift = measure_drift(feed, seen)
@@ -66,7 +66,7 @@ def test_the_witnesses_are_what_the_teacher_saw(store, context, teacher):
     assert (drift.differing, drift.first) == (0, None)
 
 
-def test_held_out_images_have_witnesses_too(store, context, teacher):
+def test_held_out_images_have_checksums_too(store, context, teacher):
     feed = context.feed(context.data.test, None, teacher.card.preprocessing)
     drift = measure_drift(feed, store_sightings(store, "test", context.data.test))
     assert (drift.checked, drift.differing) == (len(context.data.test), 0)
@@ -136,7 +136,7 @@ def test_other_eyes_of_the_student_make_no_difference(store, context, teacher):
     require_no_drift(store, feed)
 
 
-def test_a_subset_is_checked_by_its_own_witnesses(context, teacher, make_spec, tmp_path):
+def test_a_subset_is_checked_by_its_own_checksums(context, teacher, make_spec, tmp_path):
     path = tmp_path / "main.zarr"
     cache_logits(context, teacher, make_spec(), path)
     images = context.data.train.subset(np.arange(len(context.data.train))[5::3])
@@ -190,8 +190,8 @@ def test_checksums_beyond_a_number_are_spread_over_the_shards(
 @pytest.mark.parametrize("at_once", [1, 64])
 def test_a_drift_of_one_sample_in_a_hundred_is_always_seen(at_once):
     rows, shards = 64, 2000
-    witness = Witness(tuple(range(rows)), np.zeros((rows, 1), np.uint8))
-    seen = [Sighting(0, np.arange(rows) + rows * shard, witness) for shard in range(shards)]
+    checksums = RenderChecksums(tuple(range(rows)), np.zeros((rows, 1), np.uint8))
+    seen = [Sighting(0, np.arange(rows) + rows * shard, checksums) for shard in range(shards)]
     generator = np.random.default_rng(0)
     # Single samples, or whole shards as of a machine with another library.
     drifted = (generator.random(rows * shards // at_once) < 0.01).repeat(at_once)

@@ -63,7 +63,7 @@ def test_a_lesson_of_labelled_images_shows_no_others(tiny_data, few):
 
 def test_images_without_labels_alone_are_refused(tiny_data):
     nothing = np.full(len(tiny_data.train), -1)
-    with pytest.raises(DataError, match=r"none of the \d+ training images is labelled"):
+    with pytest.raises(DataError, match=r"none of the \d+ training samples is labelled"):
         TrainingSet.of_labelled(tiny_data.train, nothing)
 
 
@@ -132,4 +132,4 @@ def test_without_a_store_training_shows_labelled_images_alone(
     folder = prepare_quietly(source, tmp_path / "prepared")
     rank_run.result(folder, SINGLE, "plain")
     train = PreparedData.open(folder).train
-    assert f"training on {len(train) - 45} images" in capsys.readouterr().err
+    assert f"training on {len(train) - 45} samples" in capsys.readouterr().err

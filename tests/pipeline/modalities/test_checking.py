@@ -96,7 +96,7 @@ def test_every_fault_is_listed_and_a_flood_is_counted(copy):
     told = "\n".join(found.bad)
     assert "test.names: missing" in told
     assert sum("has changed since it was prepared" in line for line in found.bad) == 20
-    assert "more images with faults" in told
+    assert "more samples with faults" in told
 
 
 def test_a_folder_that_was_never_prepared_is_bad(tmp_path):

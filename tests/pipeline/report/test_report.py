@@ -471,7 +471,7 @@ def test_the_page_shows_labels_that_the_teacher_contradicts():
         ([0.880, 0.882], [0.882, 0.880], "kd does not beat scratch by two standard errors"),
         ([0.880, 0.882], [0.860, 0.861], "kd is worse than scratch by more than two standard errors"),
         ([0.880], [0.990], "One seed is not enough to judge"),
-        ([None], [None], "the test images have no labels"),
+        ([None], [None], "the test samples have no labels"),
         ([], [0.9, 0.9], "kd has no baseline"),
         ([0.9, 0.9], [], "Nothing was distilled"),
     ],
@@ -534,7 +534,7 @@ def test_top5_of_few_classes_that_an_older_version_wrote_is_left_out(tmp_path):
 
 def test_duplicates_in_the_data_are_on_the_page():
     report = make_report(*make_runs([0.9], [0.9]))
-    words = "2 of 3 test images are also in train (test/<a> = train/b)"
+    words = "2 of 3 test samples are also in train (test/<a> = train/b)"
     page = render_page(report, {}, test_images=3, leaks=words)
-    assert "Duplicates in the data: 2 of 3 test images are also in train (test/&lt;a&gt; = train/b)" in page
+    assert "Duplicates in the data: 2 of 3 test samples are also in train (test/&lt;a&gt; = " in page
     assert "Duplicates" not in render_page(report, {}, test_images=3)

@@ -63,8 +63,8 @@ def test_equal_images_are_counted_with_examples(prepared, photos, tmp_path, caps
     assert found["two_labels"] == {"count": 1, "examples": [["train/cat/2.png", "train/dog/also.png"]]}
     line = read_leaks(tmp_path / "prepared")
     assert f"leaks: {line}\n" in capsys.readouterr().err
-    assert "2 of 3 test images are also in train (" in line
-    assert "1 picture has two labels (train/cat/2.png = train/dog/also.png)" in line
+    assert "2 of 3 test samples are also in train (" in line
+    assert "1 sample has two labels (train/cat/2.png = train/dog/also.png)" in line
 
 
 def test_of_packed_images_the_pixels_count_not_the_files(prepared, photos):

@@ -82,7 +82,7 @@ def test_no_class_loses_its_last_training_sample(capsys):
     assert sorted(sample.label for sample in train)[-1] == 1
     assert len([sample for sample in train if sample.label == 1]) == 1
     assert {sample.label for sample in validation} == {0, 1}
-    assert "last training images of their classes stay in training: train/" in capsys.readouterr().err
+    assert "last training samples of their classes stay in training: train/" in capsys.readouterr().err
 
 
 def test_classes_that_keep_training_samples_are_split_as_ever(capsys):

@@ -1,4 +1,4 @@
-"""The witness of a shard: which rows, what is kept of them, and its plain form."""
+"""Render checksums of a shard: which rows, what is kept of them, and its plain form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from pipeline.store.records import WITNESSES_A_SHARD, Witness, versions, witness_rows
+from pipeline.store.records import CHECKSUMS_A_SHARD, RenderChecksums, checksum_rows, versions
 
 
 def _images(count: int, size: int = 12, channels: int = 3) -> np.ndarray:
@@ -17,22 +17,22 @@ def _images(count: int, size: int = 12, channels: int = 3) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 100, 4096, 160_000])
 def test_rows_are_distinct_ascending_and_include_both_ends(count):
-    rows = witness_rows(count)
-    assert len(rows) == min(count, WITNESSES_A_SHARD)
+    rows = checksum_rows(count)
+    assert len(rows) == min(count, CHECKSUMS_A_SHARD)
     assert (np.diff(rows) > 0).all()
     assert (rows[0], rows[-1]) == (0, count - 1)
 
 
-def test_a_witness_is_the_crc_of_each_samples_bytes():
+def test_checksums_are_the_crc_of_each_samples_bytes():
     images = _images(3)
-    assert Witness.of(images).crcs == tuple(zlib.crc32(image.tobytes()) for image in images)
+    assert RenderChecksums.of(images).crcs == tuple(zlib.crc32(image.tobytes()) for image in images)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [1, 8, 224])
 def test_kept_pixels_are_pixels_of_the_image(size, channels):
     images = _images(2, size, channels)
-    kept = Witness.of(images).values.reshape(2, -1, channels)
+    kept = RenderChecksums.of(images).values.reshape(2, -1, channels)
     for image, pixels in zip(images, kept, strict=True):
         there = {tuple(pixel) for pixel in image.reshape(-1, channels).tolist()}
         assert {tuple(pixel) for pixel in pixels.tolist()} <= there
@@ -42,20 +42,20 @@ def test_one_changed_level_changes_the_crc():
     images = _images(4)
     other = images.copy()
     other[2, 5, 7, 1] ^= 1
-    same = np.array(Witness.of(images).crcs) == np.array(Witness.of(other).crcs)
+    same = np.array(RenderChecksums.of(images).crcs) == np.array(RenderChecksums.of(other).crcs)
     assert same.tolist() == [True, True, False, True]
 
 
 def test_the_plain_form_is_json_and_comes_back():
-    witness = Witness.of(_images(5))
-    again = Witness.from_dict(json.loads(json.dumps(witness.to_dict())))
-    assert again.crcs == witness.crcs
-    assert np.array_equal(again.values, witness.values)
+    checksums = RenderChecksums.of(_images(5))
+    again = RenderChecksums.from_dict(json.loads(json.dumps(checksums.to_dict())))
+    assert again.crcs == checksums.crcs
+    assert np.array_equal(again.values, checksums.values)
 
 
-def test_some_of_a_witness_are_these_samples():
+def test_some_of_the_checksums_are_of_these_samples():
     images = _images(6)
-    some, alone = Witness.of(images)[np.array([4, 1])], Witness.of(images[[4, 1]])
+    some, alone = RenderChecksums.of(images)[np.array([4, 1])], RenderChecksums.of(images[[4, 1]])
     assert some.crcs == alone.crcs
     assert np.array_equal(some.values, alone.values)
 

@@ -20,7 +20,7 @@ from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import SampleIndex
 from pipeline.store.layout import Layout, Section, ShardId, default_shard_rows
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import Witness, versions, witness_rows
+from pipeline.store.records import RenderChecksums, checksum_rows, versions
 from pipeline.store.writer import StoreWriter
 from pipeline.tasks.classes import CLASSES as TASK
 
@@ -88,12 +88,12 @@ def write(writer: StoreWriter, shards: list[ShardId]) -> None:
             fidelity=Fidelity.measure(TASK, logits, CODEC.decode(encoded)),
             labelled=len(logits),
             correct=0,
-            witness=witness_of(writer.layout.n_rows(shard)),
+            checksums=checksums_of(writer.layout.n_rows(shard)),
         )
 
 
-def witness_of(count: int) -> Witness:
-    return Witness.of(np.zeros((len(witness_rows(count)), 4, 4, 3), np.uint8))
+def checksums_of(count: int) -> RenderChecksums:
+    return RenderChecksums.of(np.zeros((len(checksum_rows(count)), 4, 4, 3), np.uint8))
 
 
 @pytest.fixture
@@ -273,6 +273,6 @@ def test_a_shard_of_zeros_is_a_shard(tmp_path, splits):
         fidelity=Fidelity.total(TASK.measures, []),
         labelled=0,
         correct=0,
-        witness=witness_of(8),
+        checksums=checksums_of(8),
     )
     assert shard not in missing(writer)

@@ -40,7 +40,7 @@ class _BadInEvaluation(nn.Module):
 def test_logits_that_are_not_finite_end_the_run_at_their_first_evaluation(run, value):
     with pytest.raises(
         TrainingError,
-        match=r"after epoch 1: logits of \d+ of 22 held-out images \([\d.]+%\) are not finite.*learn",
+        match=r"after epoch 1: logits of \d+ of 22 held-out samples \([\d.]+%\) are not finite.*learn",
     ):
         run(network=_BadInEvaluation(value))
 
@@ -58,7 +58,7 @@ def test_the_epoch_of_bad_logits_is_named_and_the_one_before_is_resumed(run, tmp
 def test_a_share_of_bad_rows_is_told():
     logits = torch.zeros(8, 3)
     logits[2, 1] = math.nan
-    with pytest.raises(ModelError, match=r"logits of 1 of 8 test images \(12.5%\) are not finite"):
+    with pytest.raises(ModelError, match=r"logits of 1 of 8 test samples \(12.5%\) are not finite"):
         require_finite_logits(logits, "test")
 
 
@@ -125,7 +125,7 @@ def _with_one_value_a_channel() -> nn.Module:
 def test_parts_of_one_image_are_refused_with_the_arithmetic(run, accumulate, most):
     with pytest.raises(
         TrainingError,
-        match=rf"16 images in {accumulate} parts feeds .* 1 image at a time.*accumulate to {most} ",
+        match=rf"16 samples in {accumulate} parts feeds .* 1 sample at a time.*accumulate to {most} ",
     ):
         run(make_settings(accumulate=accumulate), network=_with_one_value_a_channel())
     run(make_settings(accumulate=most, epochs=1), network=_with_one_value_a_channel())
@@ -134,7 +134,7 @@ def test_parts_of_one_image_are_refused_with_the_arithmetic(run, accumulate, mos
 def test_parts_of_one_image_are_refused_when_compiled(run, monkeypatch):
     compile_it = torch.compile
     monkeypatch.setattr(torch, "compile", lambda network: compile_it(network, backend="eager"))
-    with pytest.raises(TrainingError, match="1 image at a time"):
+    with pytest.raises(TrainingError, match="1 sample at a time"):
         run(make_settings(accumulate=BATCH, compile=True), network=_with_one_value_a_channel())
 
 
@@ -146,7 +146,7 @@ def test_parts_of_one_image_train_a_network_that_can_take_them(run):
 def test_one_image_to_train_on_is_refused(run, tiny_data):
     feed = run.feed(tiny_data.train.subset(torch.tensor([0]).numpy()))
     loader = Loader(feed, None, batch_size=BATCH, seed=3)
-    with pytest.raises(TrainingError, match=r"a step of 1 image in 1 part feeds.*add images to train on"):
+    with pytest.raises(TrainingError, match=r"a step of 1 sample in 1 part feeds.*add samples to train on"):
         run(network=_with_one_value_a_channel(), loader=loader)
 
 
@@ -168,7 +168,7 @@ def test_a_network_that_fails_is_told_in_one_line(run, kind, trains):
                 raise kind("two\nlines")
             return self.layer(images.flatten(1))
 
-    work = "a training step of 16 images in 1 part" if trains else "a forward pass of 22 images"
+    work = "a training step of 16 samples in 1 part" if trains else "a forward pass of 22 samples"
     with pytest.raises(ModelError, match=rf"{work} failed \({kind.__name__}: .*--debug") as error:
         run(network=Failing())
     assert "\n" not in str(error.value)

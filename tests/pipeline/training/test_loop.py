@@ -147,7 +147,7 @@ def test_too_little_memory_is_said_with_what_to_do(run):
         raise torch.OutOfMemoryError("tried to allocate 3.00 GiB\nand much more")
 
     with pytest.raises(
-        DeviceError, match=r"for a step of 16 images \(tried to allocate 3.00 GiB\); raise acc"
+        DeviceError, match=r"for a step of 16 samples \(tried to allocate 3.00 GiB\); raise acc"
     ):
         run(loss=too_large)
 

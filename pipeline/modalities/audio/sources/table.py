@@ -26,7 +26,15 @@ from pipeline.samples.cells import require_fields, require_regular, require_uniq
 from pipeline.samples.files import find_files
 from pipeline.samples.labels import require_class_names
 from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
-from pipeline.samples.splits import TEST, TEST_SHARE, TRAIN, VALIDATION, draw_test, find_splits
+from pipeline.samples.splits import (
+    TEST,
+    TEST_SHARE,
+    TRAIN,
+    VALIDATION,
+    draw_test,
+    find_splits,
+    tell_drawn_test,
+)
 
 # The usual names of a column of paths; the first is AudioFolder's.
 PATHS = ("file_name", "path", "file", "filename")
@@ -196,11 +204,7 @@ def _splits(
         names = [held.get(row.group, TRAIN) for row in rows]
     else:
         tested = draw_test([row.name for row in rows], labels)
-        note(
-            f"{origin}: no column {SPLIT!r}, so {counted(int(tested.sum()), 'clip')}, about "
-            f"{TEST_SHARE:.0%} of each class, form the test split; the choice depends only on names, so it "
-            "is always the same"
-        )
+        tell_drawn_test(f"{origin} (no column {SPLIT!r})", tested, "clip")
         names = [TEST if test else TRAIN for test in tested.tolist()]
     return {split: np.flatnonzero(np.array(names) == split) for split in (TRAIN, _VALIDATION, TEST)}
 

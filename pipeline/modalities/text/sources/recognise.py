@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.core.errors import DataError, first_of
+from pipeline.core.errors import DataError, first_of, quoted
+from pipeline.core.progress import note
 from pipeline.modalities.modality import Recognised
 from pipeline.modalities.text.sources.folder import TEXT_FILES
 from pipeline.modalities.text.sources.readers import arrow_names
@@ -72,14 +73,27 @@ def _columns(path: Path, kind: str) -> dict[str, str | None]:
     found = {
         key: next((lower[one] for one in usual if one in lower), None) for key, usual in _NAMES.items()
     }
+    _fill(path, found, names)
     for key in ("text", "label"):
         if found[key] is None:
             raise DataError(
                 f"{path}: has the columns {first_of([repr(name) for name in names]) or 'none'}; expected "
-                f"one called {' or '.join(_NAMES[key][:3])}; rename it, or write params.yaml by hand "
-                "(pipeline preset text)"
+                f"one called {' or '.join(_NAMES[key][:3])}; rename it, or name it under data.{key} of a "
+                "params.yaml; run: pipeline preset text --out params.yaml --dvc"
             )
     return found
+
+
+def _fill(path: Path, found: dict[str, str | None], names: Sequence[str]) -> None:
+    """Take a lone column without a usual name as the missing one, and say so.
+
+    E.g. columns message, topic: topic is the label, so message is the text.
+    """
+    missing = [key for key in ("text", "label") if found[key] is None]
+    others = [name for name in names if name not in found.values()]
+    if len(missing) == len(others) == 1:
+        found[missing[0]] = others[0]
+        note(f"{path}: column {quoted(others[0])} is taken as the {missing[0]}; data.{missing[0]} names it")
 
 
 def _delimited(delimiter: str) -> Callable[[Path], list[str]]:

@@ -34,7 +34,7 @@ from pipeline.modalities.text.words import packed, pieces_of
 from pipeline.samples.cells import label_of_cell, text_of_cell
 from pipeline.samples.labels import require_class_names
 from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
-from pipeline.samples.splits import TEST, TEST_SHARE, TRAIN, draw_test
+from pipeline.samples.splits import TEST, TRAIN, draw_test, tell_drawn_test
 
 VALIDATION, UNLABELLED_FILE = "validation", "unlabelled"
 # Names of files -> split.
@@ -261,11 +261,7 @@ def drawn(root: Path, samples: Samples) -> tuple[Samples, Samples]:
     """Return training and test samples of a source without a test split."""
     names = [sample.name for sample in samples]
     tested = draw_test(names, np.array([sample.label for sample in samples], np.int64))
-    note(
-        f"{root}: no test split; {counted(int(tested.sum()), 'text')}, about {TEST_SHARE:.0%} of each "
-        f"class, are "
-        "taken for it: by the hashes of their names, so the same ones each time"
-    )
+    tell_drawn_test(root, tested, "text")
     train, test = (Samples(samples.__getitem__, np.flatnonzero(part)) for part in (~tested, tested))
     return train, test
 

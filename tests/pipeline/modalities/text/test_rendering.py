@@ -12,7 +12,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.modalities.text.preprocessing import TextPreprocessing
 from pipeline.modalities.text.tokenizers import Bytes
 from pipeline.modalities.text.words import text_of
-from pipeline.store.records import Witness
+from pipeline.store.records import RenderChecksums
 from tests.pipeline.modalities.text.test_operations import EVERYTHING
 from tests.pipeline.modalities.text.texts import TEXTS, split_of
 
@@ -47,8 +47,8 @@ def test_evidence_is_the_text_whatever_the_tokenizer_cuts():
     split = split_of(TEXTS)
     shown = feed_of(split, None, max_length=8).evidence(0, np.arange(len(split)))
     assert [text_of(one) for one in shown] == [text.strip() for text in TEXTS]
-    witness = Witness.of(shown)
-    assert (len(witness.crcs), witness.values.shape, witness.values.dtype) == (
+    checksums = RenderChecksums.of(shown)
+    assert (len(checksums.crcs), checksums.values.shape, checksums.values.dtype) == (
         len(TEXTS),
         (len(TEXTS), 4),
         np.uint8,

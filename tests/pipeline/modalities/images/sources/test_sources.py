@@ -517,10 +517,7 @@ def test_class_folders_alone_are_a_dataset_with_a_drawn_test(classes_alone, caps
         assert source.classes[sample.label] == sample.name.partition("/")[0]
         assert sample.file == str(classes_alone / sample.name)
     told = capsys.readouterr().err
-    assert (
-        f"no test folder, so {len(source.test)} images, about 20% of each class, form the test split"
-        in told
-    )
+    assert f"no test split; {len(source.test)} of {len(source.train) + len(source.test)} images (" in told
     assert [sample.name for sample in _open(classes_alone).test] == [s.name for s in source.test]
 
 
