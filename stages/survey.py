@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.core.arrays import spread
 from pipeline.core.errors import ConfigError, DataError, first_of
 from pipeline.core.progress import note
-from pipeline.modalities.modality import Modality, Recognised
+from pipeline.modalities.modality import DataOptions, Modality, Recognised
 from pipeline.modalities.table import MODALITIES, families, find_modality
 from pipeline.samples.samples import Sample, Source
 from stages.fit import Survey, find_teacher, fit
@@ -37,12 +37,14 @@ class Project:
     Args:
         modality: of its samples.
         params: text of params.yaml.
+        options: of the modality, as params.yaml has them; None for the defaults.
         told: lines about the data, for the user.
     """
 
     modality: Modality
     params: str
     told: Sequence[str]
+    options: DataOptions | None = None
 
 
 def begin(folder: Path, named: str) -> Project:
@@ -59,7 +61,7 @@ def begin(folder: Path, named: str) -> Project:
         if found := modality.recognise(folder, named):
             return _SURVEYS[modality.name](modality, found, folder, named)
     require_folder(folder)
-    return _photographs(folder, named)
+    return _photographs(find_modality(), Recognised(source=f"folder:{named}"), folder, named)
 
 
 def require_folder(folder: Path) -> None:
@@ -76,11 +78,12 @@ def require_folder(folder: Path) -> None:
         )
 
 
-def _photographs(folder: Path, named: str) -> Project:
-    modality = find_modality()
-    source = _opened(modality, Recognised(source=f"folder:{named}"))
+def _photographs(modality: Modality, found: Recognised, folder: Path, named: str) -> Project:
+    source = _opened(modality, found)
     survey = Survey(
-        folder=named,
+        source=found.source,
+        options=found.options,
+        watch=named,
         classes=len(source.classes),
         train=len(source.train),
         validation=None if source.validation is None else len(source.validation),
@@ -95,7 +98,8 @@ def _photographs(folder: Path, named: str) -> Project:
             "teacher: trained from scratch, because this machine has no pretrained weights; see params.yaml"
         )
     params = render("params.yaml.j2", **fit(survey, installed, device))
-    return Project(modality=modality, params=params, told=told)
+    options = modality.options_type(**found.options)
+    return Project(modality=modality, params=params, told=told, options=options)
 
 
 def _clips(modality: Modality, found: Recognised, folder: Path, named: str) -> Project:
@@ -131,6 +135,7 @@ def _texts(modality: Modality, found: Recognised, folder: Path, named: str) -> P
 
 
 _SURVEYS: Mapping[str, Callable[[Modality, Recognised, Path, str], Project]] = {
+    "images": _photographs,
     "text": _texts,
     "audio": _clips,
 }
@@ -141,8 +146,8 @@ def _opened(modality: Modality, found: Recognised) -> Source:
     source = modality.open_source(found.source, modality.options_type(**found.options))
     if np.ndim(source.train[0].label):
         raise ConfigError(
-            f"{found.source}: its files have tags or numbers in labels.csv, and init writes class jobs; "
-            "expected class folders; copy the params.yaml of a clone and set data.task"
+            f"{found.source}: its labels are tags or numbers, and init writes class jobs; expected one "
+            "class per sample; copy the params.yaml of a clone and set data.task"
         )
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
