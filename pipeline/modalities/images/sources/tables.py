@@ -84,9 +84,7 @@ def _of_arrow(where: str, kind: ContainerKind, parts: Parts, options: ImageOptio
         each = [_arrow_rows(container, part, options, labelled=labelled) for part in numbers]
         rows[split] = sum(each[1:], each[0])
         if options.id is None:
-            note(
-                f"{where}: reading {len(rows[split]):,} {split} images for names; or set data.id to a column"
-            )
+            note(f"{where}: reading {len(rows[split]):,} {split} images for names; or set data.id")
             rows[split] = _named_by_content(container, numbers, rows[split])
     labels = _label_columns(paths[0], schema.names, options)
     names = arrow.class_names(schema, labels[0]) if len(labels) == 1 else None
