@@ -109,8 +109,9 @@ def _known(schema: Any, wanted: Collection[str]) -> list[str]:
 
 def arrow_files(folder: Path) -> list[Path]:
     """Return the data files of a folder that `Dataset.save_to_disk` wrote; its state.json lists them."""
-    listed = json.loads((folder / STATE).read_text())["_data_files"]
-    return [folder / Path(part["filename"]).name for part in listed]
+    with _reading(folder):
+        listed = json.loads((folder / STATE).read_text())["_data_files"]
+        return [folder / Path(part["filename"]).name for part in listed]
 
 
 def image_columns(schema: Any) -> list[str]:

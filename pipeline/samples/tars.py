@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pipeline.core.errors import DataError, brief
 from pipeline.samples.samples import LeftOut
@@ -62,7 +63,7 @@ def list_members(path: Path) -> tuple[list[Member], LeftOut]:
                     hidden += 1
                 else:
                     members.append(Member(*named, info.offset_data, info.size, info.name))
-            _require_end(path, tar)
+            _require_end(path, file, tar.offset)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise DataError(_refusal(path, error)) from None
     suffixes = Counter({"link or device": links} if links else {})
@@ -89,20 +90,21 @@ def _infos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             kept.clear()
 
 
-def _require_end(path: Path, tar: tarfile.TarFile) -> None:
+def _require_end(path: Path, file: IO[bytes], place: int) -> None:
     """Refuse a tar whose headers end before its end mark, or with members behind that.
 
-    tarfile takes a cut or damaged header for the end.
+    Args:
+        path: of the tar.
+        file: the tar, open.
+        place: byte at which tarfile ended: it takes a cut or damaged header for the end.
     """
-    file, place = tar.fileobj, tar.offset
-    assert file is not None  # noqa: S101 (opened above)
     file.seek(place)
     mark = file.read(_BLOCK_BYTES)
     if len(mark) < _BLOCK_BYTES or any(mark):
         found = "ends" if len(mark) < _BLOCK_BYTES else "has a damaged header"
         raise DataError(
-            f"{path}: {found} at byte {place + len(mark) if len(mark) < _BLOCK_BYTES else place:,}, before "
-            "the end mark of a tar; expected a whole tar; copy or write it again"
+            f"{path}: {found} at byte {place:,}, before the end mark of a tar; expected a whole tar; copy "
+            "or write it again"
         )
     while block := file.read(1 << 20):
         if any(block):

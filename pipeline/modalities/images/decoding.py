@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +42,6 @@ from pipeline.modalities.images.formats import (
     upright,
     webp_exif,
 )
-from pipeline.samples.containers import Content
 
 DECODER = f"torchvision {version('torchvision')}"
 # In groups: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG 2000, AVIF.
@@ -75,7 +75,7 @@ class ImageFile:
     path: Path
     channels: int
     max_pixels: int = MAX_PIXELS
-    content: Content | None = None
+    content: Callable[[], Bytes] | None = None
 
     def __call__(self) -> Image_HWC:
         """Return the pixels (H, W, C)."""

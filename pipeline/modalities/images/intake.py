@@ -32,7 +32,7 @@ from pipeline.modalities.images.form import (
     relative_root,
 )
 from pipeline.modalities.images.options import ImageOptions
-from pipeline.samples.containers import Cell, cell_columns
+from pipeline.samples.containers import Cell, Content, cell_columns
 from pipeline.samples.index import Columns
 from pipeline.samples.intake import Entry, Identity, Remarks, row_dtype
 from pipeline.samples.label_forms import label_word
@@ -229,6 +229,6 @@ def _places_of(source: ImageSource, folder: Path) -> tuple[str, Contained | None
 
 
 def _cell(sample: Sample) -> Cell:
-    if not isinstance(sample.load, ImageFile) or sample.load.content is None:
+    if not isinstance(sample.load, ImageFile) or not isinstance(sample.load.content, Content):
         raise TypeError(f"{sample.name} is not inside a larger file")
     return sample.load.content.cell

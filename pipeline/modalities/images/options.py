@@ -19,10 +19,13 @@ DECISIVE = ("root", "channels", "short_side", "keep")
 REFUSING = ("max_pixels", "damaged")
 # Options of tars and tables; older files have none of them, so unset ones are not recorded.
 PARTS = ("image", "label", "id", "test_files", "validation_files", "unlabelled_files")
-# Sources of encoded image files, by the word before the colon; and those of them that have `PARTS`.
+# Sources of encoded image files, by the word before the colon; and the `PARTS` that sources do not use.
 FILES = ("folder", "wds", "parquet", "hf", "csv")
-_IN_PARTS = FILES[1:]
-SOURCES_WITHOUT_PARTS = ("folder", "npz", "torchvision", "fashion-mnist-10k")
+_UNUSED: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("folder", "npz", "torchvision", "fashion-mnist-10k"), PARTS),
+    "wds": ("id",),
+    "hf": ("test_files", "validation_files", "unlabelled_files"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +95,12 @@ class ImageOptions(DataOptions):
                 f"keep is encoded, and id is {self.id!r}; expected images named by their paths in a csv: "
                 "source that stay in place; leave id out, or set keep: pixels"
             )
-        given = [name for name in PARTS if getattr(self, name) is not None]
-        if given and kind in SOURCES_WITHOUT_PARTS:
+        unused = _UNUSED.get(kind, ())
+        given = next((name for name in unused if getattr(self, name) is not None), None)
+        if given is not None:
             raise ConfigError(
-                f"{given[0]} is {getattr(self, given[0])!r}, but source is {source!r}; only "
-                f"{', '.join(_IN_PARTS)} sources take it; remove it"
+                f"{given} is {getattr(self, given)!r}, but source is {source!r}, which does not use it; "
+                "expected it with other kinds of sources; remove it"
             )
 
     @property

@@ -7,7 +7,7 @@ drawn if the source has none. No image is decoded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +37,25 @@ class Rows:
     Args:
         names: N unique names.
         values: N labels as the source has them; None for unlabelled.
-        files: N paths of image files, or names of images inside larger files, for messages.
-        contents: N places inside larger files; None if images are files of their own.
+        files: N paths of image files, or names of images inside larger files, for messages; texts, since
+            a path takes several times the memory.
+        contents: N places inside larger files; empty if images are files of their own.
     """
 
     names: list[str]
     values: list[Any]
-    files: list[Path]
-    contents: list[Content] | None = None
+    files: list[str]
+    contents: list[Content] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __add__(self, other: Rows) -> Rows:
-        both = None if self.contents is None or other.contents is None else self.contents + other.contents
         return Rows(
             names=self.names + other.names,
             values=self.values + other.values,
             files=self.files + other.files,
-            contents=both,
+            contents=self.contents + other.contents,
         )
 
     def subset(self, rows: Sequence[int]) -> Rows:
@@ -64,7 +64,7 @@ class Rows:
             names=[self.names[row] for row in rows],
             values=[self.values[row] for row in rows],
             files=[self.files[row] for row in rows],
-            contents=None if self.contents is None else [self.contents[row] for row in rows],
+            contents=[self.contents[row] for row in rows] if self.contents else [],
         )
 
     def unlabelled(self) -> Rows:
@@ -73,7 +73,7 @@ class Rows:
 
     def place(self, row: int) -> str:
         """Return the name of a row for messages."""
-        return str(self.files[row])
+        return self.files[row]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,10 +184,10 @@ def _drawn(where: str, names: Sequence[str], labels: NDArray[Any]) -> NDArray[np
 def _samples(rows: Rows, labels: NDArray[Any], options: ImageOptions) -> Samples:
     def make(row: int) -> Sample:
         label = labels[row] if labels.ndim > 1 else int(labels[row])
-        content = None if rows.contents is None else rows.contents[row]
-        load = ImageFile(rows.files[row], options.channels, options.max_pixels, content)
+        content = rows.contents[row] if rows.contents else None
+        load = ImageFile(Path(rows.files[row]), options.channels, options.max_pixels, content)
         stamp = None if content is None else content.stamp
-        return Sample(rows.names[row], label, load, str(rows.files[row]), stamp)
+        return Sample(rows.names[row], label, load, rows.files[row], stamp)
 
     return Samples(make, np.arange(len(rows)))
 

@@ -105,7 +105,7 @@ def _arrow_rows(container: Container, part: int, options: ImageOptions, *, label
     return Rows(
         names=_ids(columns[ids[0]], places) if ids else [""] * count,
         values=_values(columns, labels, count),
-        files=list(map(Path, places)),
+        files=places,
         contents=[Content(container, Cell(part, row, 0)) for row in range(count)],
     )
 
@@ -160,7 +160,7 @@ def open_csv(detail: str, options: ImageOptions) -> ImageSource:
             for name, some in _csv_rows(path, parts.root, split, options).items():
                 rows[name] = rows[name] + some if name in rows else some
     if TRAIN not in rows:
-        raise DataError(f"csv:{detail}: no rows for training; expected some; correct the column {SPLIT}")
+        raise DataError(f"csv:{detail}: no rows for training; expected some; correct the table")
     found = Found(where=f"csv:{detail}", rows=rows, root=parts.root, left_out=parts.left_out)
     return joined(found, options)
 
@@ -185,7 +185,7 @@ def _csv_rows(path: Path, root: Path, split: str, options: ImageOptions) -> dict
     values = _values(columns, labels, len(lines))
     empty = [place for name, place in zip(linked, places, strict=True) if not name.strip()]
     refuse_all(empty, "a path in each; fill them, or remove the lines", fault="lines without a path")
-    whole = Rows(names=names, values=values, files=files)
+    whole = Rows(names=names, values=values, files=list(map(str, files)))
     splits = [split] * len(lines)
     if split == TRAIN and SPLIT in columns:
         splits = [_named_split(name, place) for name, place in zip(columns[SPLIT], places, strict=True)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ class _Reader:
 
     def rows(self, paths: Sequence[Path], *, needs_labels: bool) -> tuple[Rows, LeftOut]:
         """Return the samples of a split's tars in order, and counts of members that are not read."""
-        rows = Rows(names=[], values=[], files=[], contents=[])
+        rows = Rows(names=[], values=[], files=[])
         left_out, faults = LeftOut(), _Faults()
         for path in paths:
             try:
@@ -131,10 +132,9 @@ class _Reader:
             return
         image = group[images[0]]
         rows.names.append(key)
-        rows.files.append(Path(f"{path}/{image.name}"))
+        rows.files.append(str(Path(f"{path}/{image.name}")))
         rows.values.append(None if label is None else self._value(path, label, faults))
         place = Cell(self.numbers[path], image.start, image.length)
-        assert rows.contents is not None  # noqa: S101 (made by `rows`)
         rows.contents.append(Content(self.container, place))
 
     def _value(self, path: Path, member: Member, faults: _Faults) -> Any:
@@ -147,7 +147,7 @@ class _Reader:
                 return np.load(io.BytesIO(content), allow_pickle=False)
             text = content.decode()
             if member.suffix.rpartition(".")[2] != _JSON:
-                return text
+                return sys.intern(text)  # a million samples have a thousand labels
             value = json.loads(text)
             return value[self.wanted.key] if self.wanted.key else value
         except (ValueError, KeyError, TypeError, RecursionError) as error:
