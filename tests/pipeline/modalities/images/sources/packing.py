@@ -7,7 +7,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -84,7 +84,7 @@ def write_tars(root: Path, some: Sequence[Picture], *, shards: int = 2) -> Path:
     return root
 
 
-def as_table(some: Sequence[Picture]):
+def as_table(some: Sequence[Picture]) -> Any:
     """Return an Arrow table with id, image and label, as `datasets` has it, class names included."""
     import pyarrow
 
