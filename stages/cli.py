@@ -33,6 +33,7 @@ COMMANDS = {
     "report": "Compare all trained runs.",
     "inspect": "Show the contents of a logit store.",
     "verify": "Check every byte of a logit store, or of the prepared data.",
+    "export-logits": "Write the logits of a dump as tars or Parquet, for other loaders.",
     "export": "Export a trained model to one ONNX or torch.export file.",
 }
 

@@ -28,7 +28,8 @@ class DataParams:
 
     Args:
         source: origin of the samples; for images `fashion-mnist-10k`, `npz:PATH`, `folder:PATH`,
-            `torchvision:NAME`; for text `udhr-languages`, `csv:PATH`, `tsv:PATH`, `jsonl:PATH`,
+            `torchvision:NAME`, `wds:PATTERN`, `parquet:PATTERN`, `hf:FOLDER`, `csv:PATTERN`; for text
+            `udhr-languages`, `csv:PATH`, `tsv:PATH`, `jsonl:PATH`,
             `parquet:PATH`, `hf:PATH`, `folder:PATH`; for audio `spoken-words-synthetic`, `folder:PATH`,
             `csv:PATH`, `npz:PATH`; or your own `module:callable`.
         modality: kind of samples: `images`, `text`, `audio`, or your own `module:NAME`.
@@ -78,11 +79,12 @@ class DataParams:
     def preparation(self) -> Preparation:
         """Return the parameters of `pipeline prepare`."""
         kinds = {"modality": (self.modality, DEFAULT), "task": (self.task, CLASSES)}
+        unrecorded = {*kinds, *self.options.omitted}
         return Preparation(
             origin=self.source,
             validation=self.validation,
             seed=self.seed,
-            made_with={name: value for name, value in self.asked().items() if name not in kinds},
+            made_with={name: value for name, value in self.asked().items() if name not in unrecorded},
             kinds={name: value for name, (value, usual) in kinds.items() if value != usual},
             labels=Wanted(task=self.task, kinds=find_task(self.task).labels),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -86,23 +86,27 @@ _JOBS: Mapping[str, Job] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """Counts and sizes of a folder of photographs.
+    """Counts and sizes of photographs.
 
     Args:
-        folder: as params.yaml names it.
+        source: value of `data.source`.
+        options: further keys of `data` that tell how to read it.
+        watch: file or folder that DVC watches.
         classes: C, the number of classes.
         train, validation, test: images per split; validation is None if it is drawn from train.
         sizes: (n, 2) height and width in pixels of some images, evenly spread; n may be 0.
         task: that of the labels: classes, multilabel or scores.
     """
 
-    folder: str
+    source: str
+    watch: str
     classes: int
     train: int
     validation: int | None
     test: int
     sizes: NDArray[np.int64]
     task: str = "classes"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def short_sides(self) -> NDArray[np.int64]:
@@ -213,8 +217,9 @@ def fit(survey: Survey, installed: Sequence[Installed], device: str) -> dict[str
         "summary": str(survey),
         "task": survey.task,
         "job": _JOBS[survey.task],
-        "source": quoted_yaml(f"folder:{survey.folder}"),
-        "watch": quoted_yaml(survey.folder),
+        "source": quoted_yaml(survey.source),
+        "options": {name: quoted_yaml(value) for name, value in survey.options.items()},
+        "watch": quoted_yaml(survey.watch),
         "image_size": side,
         "short_side": short_side,
         "keep": "pixels" if packed <= _MOST_PACKED_BYTES else "encoded",

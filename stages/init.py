@@ -40,8 +40,9 @@ def command(folder: Path) -> None:
     FOLDER contains train/CLASS/* and test/CLASS/* (or val/CLASS/*), or only CLASS/*: then each file has a
     chance of 20 %, by the hash of its name, to be a test file. Files are photographs, sounds, or texts
     (.txt). FOLDER may also be a table of texts, a CSV, TSV, JSON lines or Parquet file, or a folder with
-    train and test files of these. Writes params.yaml, fitted to the data, dvc.yaml, .dvc, .dvcignore and
-    .gitignore, and overwrites nothing. Next step: dvc repro.
+    train and test files of these; or images in WebDataset tars, in Parquet files, in a folder saved by
+    Hugging Face's datasets, or named by a CSV file. Writes params.yaml, fitted to the data, dvc.yaml,
+    .dvc, .dvcignore and .gitignore, and overwrites nothing. Next step: dvc repro.
     """
     root = Path.cwd()
     _require_new(root)
@@ -50,7 +51,7 @@ def command(folder: Path) -> None:
     begun = begin(folder, named)
     texts = {
         _PARAMS: begun.params,
-        _STAGES: stages_of(begun.modality),
+        _STAGES: stages_of(begun.modality, begun.options),
         _GITIGNORE: render("gitignore.j2", data=_ignored(root, folder)),
     }
     _init_dvc(root)

@@ -45,7 +45,8 @@ def command(params: Params, workers: int | None) -> None:
     bound_threads()
     data = params.data
     _, _, path = data.source.partition(":")
-    if Path(path).exists() and path and Path(data.watch) != Path(path):
+    watched = data.watch and Path(path).absolute().is_relative_to(Path(data.watch).absolute())
+    if path and Path(path).exists() and not watched:
         note(
             f"data.watch is {data.watch!r}, so DVC will not notice changes in {path}; set data.watch to "
             "that path"

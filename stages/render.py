@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from pipeline.modalities.modality import Modality
+from pipeline.modalities.modality import DataOptions, Modality
 from pipeline.modalities.table import DEFAULT
 
 
@@ -24,10 +24,16 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def stages_of(modality: Modality) -> str:
-    """Return the text of dvc.yaml for a modality; stages depend on the keys of `data` that decide them."""
-    options = modality.options_type()
-    decisive = [name for name in options.asked() if name not in options.refusing]
+def stages_of(modality: Modality, options: DataOptions | None = None) -> str:
+    """Return the text of dvc.yaml for a modality; stages depend on the keys of `data` that decide them.
+
+    Args:
+        modality: of the samples.
+        options: as params.yaml has them; None for the defaults.
+    """
+    options = options or modality.options_type()
+    left_out = {*options.refusing, *options.omitted}
+    decisive = [name for name in options.asked() if name not in left_out]
     named = [] if modality.name == DEFAULT else ["modality"]
     return render("dvc.yaml.j2", decisive=[*named, *decisive], shaping=list(options.for_models()))
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.core.arrays import spread
 from pipeline.core.errors import ConfigError, DataError, first_of
 from pipeline.core.progress import note
-from pipeline.modalities.modality import Modality, Recognised
+from pipeline.modalities.modality import DataOptions, Modality, Recognised
 from pipeline.modalities.table import MODALITIES, families, find_modality
 from pipeline.samples.label_forms import LabelKind, kind_of
 from pipeline.samples.samples import Sample, Source
@@ -40,12 +40,14 @@ class Project:
     Args:
         modality: of its samples.
         params: text of params.yaml.
+        options: of the modality, as params.yaml has them; None for the defaults.
         told: lines about the data, for the user.
     """
 
     modality: Modality
     params: str
     told: Sequence[str]
+    options: DataOptions | None = None
 
 
 def begin(folder: Path, named: str) -> Project:
@@ -62,7 +64,7 @@ def begin(folder: Path, named: str) -> Project:
         if found := modality.recognise(folder, named):
             return _SURVEYS[modality.name](modality, found, folder, named)
     require_folder(folder)
-    return _photographs(folder, named)
+    return _photographs(find_modality(), Recognised(source=f"folder:{named}"), folder, named)
 
 
 def require_folder(folder: Path) -> None:
@@ -79,11 +81,12 @@ def require_folder(folder: Path) -> None:
         )
 
 
-def _photographs(folder: Path, named: str) -> Project:
-    modality = find_modality()
-    source = _opened(modality, Recognised(source=f"folder:{named}"), of_classes=False)
+def _photographs(modality: Modality, found: Recognised, folder: Path, named: str) -> Project:
+    source = _opened(modality, found, of_classes=False)
     survey = Survey(
-        folder=named,
+        source=found.source,
+        options=found.options,
+        watch=named,
         classes=len(source.classes),
         train=len(source.train),
         validation=None if source.validation is None else len(source.validation),
@@ -99,7 +102,8 @@ def _photographs(folder: Path, named: str) -> Project:
             "teacher: trained from scratch, because this machine has no pretrained weights; see params.yaml"
         )
     params = render("params.yaml.j2", **fit(survey, installed, device))
-    return Project(modality=modality, params=params, told=told)
+    options = modality.options_type(**found.options)
+    return Project(modality=modality, params=params, told=told, options=options)
 
 
 def _clips(modality: Modality, found: Recognised, folder: Path, named: str) -> Project:
@@ -135,6 +139,7 @@ def _texts(modality: Modality, found: Recognised, folder: Path, named: str) -> P
 
 
 _SURVEYS: Mapping[str, Callable[[Modality, Recognised, Path, str], Project]] = {
+    "images": _photographs,
     "text": _texts,
     "audio": _clips,
 }
@@ -149,8 +154,8 @@ def _opened(modality: Modality, found: Recognised, *, of_classes: bool = True) -
     source = modality.open_source(found.source, modality.options_type(**found.options))
     if of_classes and np.ndim(source.train[0].label):
         raise ConfigError(
-            f"{found.source}: its files have tags or numbers in labels.csv, for which init writes jobs of "
-            "images only; expected class folders; copy the params.yaml of a clone and set data.task"
+            f"{found.source}: its labels are tags or numbers, for which init writes jobs of images only; "
+            "expected one class per sample; copy the params.yaml of a clone and set data.task"
         )
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")

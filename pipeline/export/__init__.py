@@ -1,1 +1,1 @@
-"""Export a trained network to one file that runs without this project, and check its outputs."""
+"""Export networks to files that run without this project, and cached outputs to other loaders' formats."""

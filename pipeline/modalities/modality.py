@@ -44,6 +44,11 @@ class DataOptions:
         """Names of the options that only refuse samples."""
         return ()
 
+    @property
+    def omitted(self) -> Collection[str]:
+        """Names of unset options that files leave out, since they are younger than those files."""
+        return ()
+
     def require_source(self, source: str) -> None:
         """Refuse a value of `data.source` that contradicts these options.
 

@@ -140,7 +140,8 @@ class Measured:
 
 def identity_of(sample: Sample) -> tuple[int, ...]:
     """Return the values of `IDENTITY` of a sample."""
-    return sample_key(sample.name), label_word(sample.label), *_stamp(sample.file)
+    stamp = _stamp(sample.file) if sample.stamp is None else sample.stamp()
+    return sample_key(sample.name), label_word(sample.label), *stamp
 
 
 def count_unchanged(rows: NDArray[np.void], samples: Sequence[Sample], workers: int) -> int:

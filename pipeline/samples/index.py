@@ -35,6 +35,9 @@ INDEX: Mapping[str, str] = {
     "keys": "<u8",
     "digests": "<u8",
     "offsets": "<i8",
+    "parts": "<i4",
+    "starts": "<i8",
+    "lengths": "<i8",
 }
 # Errors of numpy for a damaged archive; which one depends on the first wrong byte.
 _DAMAGED = (

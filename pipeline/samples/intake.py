@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import bytes_glance, content_digest
-from pipeline.samples.index import Form
+from pipeline.samples.index import Columns, Form
 from pipeline.samples.label_forms import label_word
 from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.reading import Seat
@@ -151,6 +151,9 @@ class Intake(Protocol):
     def describe(self, statistics: Any) -> dict[str, Any]:
         """Return the statistics of the training samples as values for dataset.json."""
 
+    def places(self, samples: Sequence[Sample]) -> Columns:
+        """Return further columns of the index (N, …) for samples that stay inside their files."""
+
     def open_split(self, folder: Path, name: str) -> Split:
         """Open a split that was just written."""
 
@@ -244,6 +247,10 @@ class ArrayIntake:
 
     def describe(self, statistics: Any) -> dict[str, Any]:
         """Return nothing."""
+        return {}
+
+    def places(self, samples: Sequence[Sample]) -> Columns:
+        """Return no columns; all samples are packed."""
         return {}
 
     def open_split(self, folder: Path, name: str) -> Split:

@@ -219,6 +219,7 @@ def publish_split(
         "labels": labels,
         "keys": rows["key"],
         "digests": rows["digest"],
+        **intake.places(samples),
     }
     target = folder / f"{split}.{intake.form.suffix}"
     # The old file may be a link into DVC's cache.

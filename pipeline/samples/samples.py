@@ -168,6 +168,8 @@ class Sample:
             if the classes are tags; (C,) float32, or all NaN for unlabelled, if they are names of numbers.
         load: returns the decoded array, for images (H, W, C) uint8; safe to call from any thread.
         file: its source file: while the file is unchanged, so is the sample. None if unknown.
+        stamp: returns two integers that change with the sample, for one inside a larger file; `file` is
+            then a name for messages. None takes size and time of `file`.
 
     """
 
@@ -175,6 +177,7 @@ class Sample:
     label: Label
     load: Callable[[], NDArray[Any]]
     file: str | None = None
+    stamp: Callable[[], tuple[int, int]] | None = None
 
 
 class Samples(Sequence[Sample]):

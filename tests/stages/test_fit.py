@@ -18,7 +18,7 @@ LARGE = Installed(model="resnet152", weights="IMAGENET1K_V2", top1=0.823, forwar
 
 def survey(train: int, *, classes: int = 4, size: tuple[int, int] = (375, 500), **changed) -> Survey:
     values = {"validation": None, "test": train // 4, "sizes": np.array([size] * 9), **changed}
-    return Survey(folder="photos", classes=classes, train=train, **values)
+    return Survey(source="folder:photos", watch="photos", classes=classes, train=train, **values)
 
 
 @pytest.fixture

@@ -218,4 +218,4 @@ def test_images_of_too_many_pixels_are_refused_by_name(project, capsys):
 def test_only_files_can_stay_encoded(project, capsys, source):
     assert run("prepare", "--set", "data.keep=encoded", "--set", f"data.source={source}") == 1
     (message,) = capsys.readouterr().err.splitlines()
-    assert f"keep is encoded, but source is '{source}'; only folder:PATH" in message
+    assert f"keep is encoded, but source is '{source}'; only folder, wds, parquet, hf, csv" in message

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -67,11 +68,14 @@ class ImageFile:
         path: path of the file.
         channels: channels of the decoded image, 1 (grey) or 3 (colour).
         max_pixels: larger images are refused before decoding.
+        content: returns the bytes of an image inside a larger file; `path` is then a name for messages.
+            None reads the file.
     """
 
     path: Path
     channels: int
     max_pixels: int = MAX_PIXELS
+    content: Callable[[], Bytes] | None = None
 
     def __call__(self) -> Image_HWC:
         """Return the pixels (H, W, C)."""
@@ -85,7 +89,7 @@ class ImageFile:
         Raises:
             DataError: the file is missing or cannot be read.
         """
-        return read_file(self.path)
+        return read_file(self.path) if self.content is None else self.content()
 
     def pixels(self, content: Bytes) -> int:
         """Return the number of pixels to decode, from the header; 0 if the header cannot be read.

@@ -1,7 +1,7 @@
 """Encoded images, whose files stay in place and are decoded on use; and the moments of pixels.
 
-The index holds each file's decoded shape and a digest of its bytes. A file that has changed since
-preparation is refused.
+The index holds each image's decoded shape and a digest of its bytes, and the place of an image inside a
+larger file, e.g. a tar. An image that has changed since preparation is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.core.errors import DataError, counted
 from pipeline.core.hashing import bytes_glance, encoded_digest
 from pipeline.modalities.images.decoding import decode, read_file, shrink
 from pipeline.modalities.images.form import ImageForm, find_root
+from pipeline.samples.containers import Cell, Container, require_cells
 from pipeline.samples.index import read_index
 from pipeline.samples.label_forms import label_word
 from pipeline.samples.packed import Split
@@ -48,7 +49,7 @@ class EncodedSplit(Split):
         Raises:
             DataError: the file is missing or has changed since preparation.
         """
-        path, content = self.root / self.names[row], self._content(row)
+        path, content = self._path(row), self._content(row)
         height, width = self.shapes[row].tolist()
         image = shrink(decode(content, self.form.channels, path), self.form.short_side)
         if image.shape[:2] != (height, width):
@@ -60,8 +61,8 @@ class EncodedSplit(Split):
 
     def content(self, row: int) -> int:
         """Return a digest of one file's bytes, independent of its label."""
-        content = read_file(self.root / self.names[row])
-        return encoded_digest(content, (*self.shapes[row].tolist(), self.form.channels), UNLABELLED)
+        shape = (*self.shapes[row].tolist(), self.form.channels)
+        return encoded_digest(self._read(row), shape, UNLABELLED)
 
     def faults(self, rows: NDArray[np.int64]) -> list[str]:
         """Return a line for each of these files (n,) that is missing or changed since preparation."""
@@ -73,20 +74,54 @@ class EncodedSplit(Split):
                 lines.append(str(error))
         return lines
 
-    def _content(self, row: int) -> NDArray[np.uint8]:
-        """Read a file and require its prepared content."""
-        path = self.root / self.names[row]
+    def _path(self, row: int) -> Path:
+        """Return the path of an image, or a name of it for messages."""
+        return self.root / self.names[row]
+
+    def _read(self, row: int) -> NDArray[np.uint8]:
+        """Return the bytes of an image, changed or not."""
+        path = self._path(row)
         if not path.exists():
             raise DataError(f"{path}: missing, but it was prepared; restore it, or run: pipeline prepare")
-        content = read_file(path)
+        return read_file(path)
+
+    def _content(self, row: int) -> NDArray[np.uint8]:
+        """Read an image and require its prepared content."""
+        content = self._read(row)
         height, width = self.shapes[row].tolist()
         digest = encoded_digest(content, (height, width, self.form.channels), label_word(self.labels[row]))
         if digest != self.digests[row]:
             raise DataError(
-                f"{path}: content ({counted(len(content), 'byte')}) has changed since it was prepared; "
-                "restore the file, or run: pipeline prepare"
+                f"{self._path(row)}: content ({counted(len(content), 'byte')}) has changed since it was "
+                "prepared; restore the file, or run: pipeline prepare"
             )
         return content
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ContainedSplit(EncodedSplit):
+    """Images inside larger files, decoded on use.
+
+    Args:
+        container: the files.
+        parts: (N,) int32, number of the file of each image.
+        starts: (N,) int64, its first byte in a tar, or its row in a table.
+        lengths: (N,) int64, its length in bytes in a tar.
+    """
+
+    container: Container
+    parts: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    columns: ClassVar[tuple[str, ...]] = ("parts", "starts", "lengths", *EncodedSplit.columns)
+
+    def _path(self, row: int) -> Path:
+        return self.container.path(int(self.parts[row])) / self.names[row]
+
+    def _read(self, row: int) -> NDArray[np.uint8]:
+        place = Cell(int(self.parts[row]), int(self.starts[row]), int(self.lengths[row]))
+        return self.container.read(place)
 
 
 def open_encoded(folder: Path, split: str, form: ImageForm) -> EncodedSplit:
@@ -95,13 +130,14 @@ def open_encoded(folder: Path, split: str, form: ImageForm) -> EncodedSplit:
     Raises:
         DataError: an index file is missing or damaged.
     """
-    columns, names = read_index(folder, split, form, EncodedSplit.columns)
-    return EncodedSplit(
-        root=find_root(form.root or "", folder),
-        form=form,
-        names=names,
-        **columns,
-    )
+    root = find_root(form.root or "", folder)
+    if form.contained is None:
+        columns, names = read_index(folder, split, form, EncodedSplit.columns)
+        return EncodedSplit(root=root, form=form, names=names, **columns)
+    columns, names = read_index(folder, split, form, ContainedSplit.columns)
+    require_cells(folder / f"{split}.npz", columns, len(form.contained.parts))
+    container = form.contained.at(root)
+    return ContainedSplit(root=root, form=form, names=names, container=container, **columns)
 
 
 # Mean and deviation of pixels, from exact integer counts.

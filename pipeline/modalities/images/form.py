@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 
 from pipeline.core.hashing import canonical_json
+from pipeline.samples.containers import Container, ContainerKind
 from pipeline.samples.index import Form
 from pipeline.samples.samples import NO_DECODER, Source
 
@@ -25,10 +26,40 @@ class ImageSource(Source):
     Args:
         channels: channels of every decoded image, 1 or 3.
         root: folder that names are relative to, if every sample is an image file; else None.
+        container: the larger files with the images, if every sample is inside one; else None.
     """
 
     channels: int
     root: Path | None = None
+    container: Container | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contained:
+    """The larger files with images that stay encoded; see `Container`, whose root is the form's.
+
+    Args:
+        kind: of the files.
+        parts: names of the files.
+        column: with the images, in tables.
+    """
+
+    kind: ContainerKind
+    parts: tuple[str, ...]
+    column: str = ""
+
+    @classmethod
+    def of(cls, container: Container) -> Contained:
+        """Describe a container."""
+        return cls(kind=container.kind, parts=container.parts, column=container.column)
+
+    def at(self, root: Path) -> Container:
+        """Return the container in a folder."""
+        return Container(kind=self.kind, root=root, parts=self.parts, column=self.column)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description as plain values."""
+        return {"kind": self.kind, "parts": list(self.parts), "column": self.column}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +71,13 @@ class ImageForm(Form):
         short_side: largest shorter side in pixels; larger images are shrunk to it. None keeps all sizes.
         root: folder that the files' names are relative to; a relative root is relative to the folder of
             the prepared dataset. None for pixels.
+        contained: the larger files that images stay in, below `root`; None for files of their own.
     """
 
     keep: Keep = "pixels"
     short_side: int | None = None
     root: str | None = None
+    contained: Contained | None = None
 
     noun = "image"
     suffix = "pixels"
@@ -63,7 +96,9 @@ class ImageForm(Form):
     def to_dict(self) -> dict[str, Any]:
         """Return the form as plain values, for dataset.json."""
         kept = {"keep": self.keep, "short_side": self.short_side, "root": self.root}
-        return {"channels": self.channels, "decoder": self.decoder, **kept}
+        # Left out, not null: a dataset.json of files has had no such key.
+        inside = {} if self.contained is None else {"contained": self.contained.to_dict()}
+        return {"channels": self.channels, "decoder": self.decoder, **kept, **inside}
 
 
 def image_form(
@@ -73,6 +108,7 @@ def image_form(
     keep: Keep = "pixels",
     short_side: int | None = None,
     root: str | None = None,
+    contained: Contained | None = None,
 ) -> ImageForm:
     """Return the form of images with this number of channels; see `ImageForm`."""
     return ImageForm(
@@ -83,6 +119,7 @@ def image_form(
         keep=keep,
         short_side=short_side,
         root=root,
+        contained=contained,
     )
 
 
@@ -91,7 +128,7 @@ class ImagesDescribed:
     """The part of dataset.json about images.
 
     Args:
-        channels, decoder, keep, short_side, root: form of the images.
+        channels, decoder, keep, short_side, root, contained: form of the images.
         mean, std: per channel, of the training split's pixels scaled to 0..1.
     """
 
@@ -102,6 +139,7 @@ class ImagesDescribed:
     root: str | None
     mean: tuple[_Moment, ...]
     std: tuple[_Moment, ...]
+    contained: Contained | None = None
 
     def __post_init__(self) -> None:
         relations = {
@@ -109,6 +147,7 @@ class ImagesDescribed:
             f"{self.channels} values of std, above 0": len(self.std) == self.channels and min(self.std) > 0,
             "a root if and only if images stay encoded": (self.root is not None)
             == (self.keep == "encoded"),
+            "no files around packed images": self.contained is None or self.keep == "encoded",
         }
         broken = next((what for what, holds in relations.items() if not holds), None)
         if broken is not None:
@@ -127,8 +166,8 @@ class ImagesDescribed:
     @property
     def form(self) -> ImageForm:
         """The form of the images."""
-        plain = asdict(self)
-        return image_form(**{name: plain[name] for name in plain if name not in ("mean", "std")})
+        kept = {name: getattr(self, name) for name in ("keep", "short_side", "root", "contained")}
+        return image_form(self.channels, self.decoder, **kept)
 
     @property
     def statistics(self) -> dict[str, Any]:

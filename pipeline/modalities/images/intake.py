@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DataError
+from pipeline.core.errors import ConfigError, DataError
 from pipeline.core.hashing import bytes_glance, content_digest, encoded_digest
 from pipeline.core.progress import note
 from pipeline.modalities.images.damage import (
@@ -24,8 +24,16 @@ from pipeline.modalities.images.damage import (
 )
 from pipeline.modalities.images.decoding import ImageFile, shrink, shrunk_shape
 from pipeline.modalities.images.encoded import Moments, open_encoded
-from pipeline.modalities.images.form import ImageForm, ImageSource, image_form, relative_root
+from pipeline.modalities.images.form import (
+    Contained,
+    ImageForm,
+    ImageSource,
+    image_form,
+    relative_root,
+)
 from pipeline.modalities.images.options import ImageOptions
+from pipeline.samples.containers import Cell, Content, cell_columns
+from pipeline.samples.index import Columns
 from pipeline.samples.intake import Entry, Identity, Remarks, row_dtype
 from pipeline.samples.label_forms import label_word
 from pipeline.samples.packed import Split, open_packed
@@ -45,24 +53,23 @@ class ImageIntake:
         options: storage options.
 
     Raises:
-        ValueError: samples are not files, but are to stay encoded.
+        ConfigError: samples are not files, but are to stay encoded.
     """
 
     files = (DAMAGED_LIST,)
 
     def __init__(self, source: ImageSource, folder: Path, options: ImageOptions) -> None:
         self._options, self._ear = options, Ear()
-        root = None
+        root, contained = None, None
         if options.keep == "encoded":
-            if source.root is None:
-                raise ValueError("samples are not files, so they cannot stay encoded")
-            root = relative_root(source.root, folder)
+            root, contained = _places_of(source, folder)
         self.form: ImageForm = image_form(
             source.channels,
             source.decoder,
             keep=options.keep,
             short_side=options.short_side,
             root=root,
+            contained=contained,
         )
 
     def __enter__(self) -> Self:
@@ -88,11 +95,15 @@ class ImageIntake:
         return {"torch": torch.__version__, **reading}
 
     def goes_on(self, found: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
-        """Whether drafts of one plan serve another; a larger pixel bound admits all images of a smaller."""
+        """Whether drafts of one plan serve another; a larger pixel bound admits all images of a smaller.
+
+        The files around images may be others: a draft has no places, which come from the source.
+        """
         bound = found.get("max_pixels")
         if not isinstance(bound, int) or bound > plan["max_pixels"]:
             return False
-        return {**found, "max_pixels": plan["max_pixels"]} == plan
+        free = {name: plan[name] for name in ("max_pixels", "contained") if name in plan}
+        return {**found, **free} == plan
 
     def nothing(self) -> Moments:
         """Return the moments of zero images."""
@@ -153,6 +164,12 @@ class ImageIntake:
         mean, std = statistics.mean_and_std()
         return {"mean": mean, "std": std}
 
+    def places(self, samples: Sequence[Sample]) -> Columns:
+        """Return the places of images that stay inside larger files, as columns of the index."""
+        if self.form.contained is None:
+            return {}
+        return cell_columns([_cell(sample) for sample in samples])
+
     def open_split(self, folder: Path, name: str) -> Split:
         """Open a split just written."""
         if self.form.packs:
@@ -197,3 +214,21 @@ class ImageIntake:
         glance = bytes_glance(content[-_GLANCE_BYTES:])
         row = (*identity, shape, digest, glance, remarks)
         return Entry(np.array(row, row_dtype(form)), None, None)
+
+
+def _places_of(source: ImageSource, folder: Path) -> tuple[str, Contained | None]:
+    """Return the root, relative to a prepared dataset, and the larger files of images that stay."""
+    if source.container is not None:
+        return relative_root(source.container.root, folder), Contained.of(source.container)
+    if source.root is None:
+        raise ConfigError(
+            "keep is encoded, but the samples of data.source are no files; expected image files; set keep: "
+            "pixels"
+        )
+    return relative_root(source.root, folder), None
+
+
+def _cell(sample: Sample) -> Cell:
+    if not isinstance(sample.load, ImageFile) or not isinstance(sample.load.content, Content):
+        raise TypeError(f"{sample.name} is not inside a larger file")
+    return sample.load.content.cell

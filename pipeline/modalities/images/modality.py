@@ -6,6 +6,7 @@ import base64
 import io
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.modalities.images.augmentations import trust_augmentations
-from pipeline.modalities.images.decoding import header_size
+from pipeline.modalities.images.decoding import ImageFile, header_size, stored_size
 from pipeline.modalities.images.encoded import open_encoded
 from pipeline.modalities.images.form import ImageForm, ImagesDescribed, ImageSource
 from pipeline.modalities.images.intake import ImageIntake
@@ -26,8 +27,9 @@ from pipeline.modalities.images.options import ImageOptions
 from pipeline.modalities.images.pictures import open_pictures
 from pipeline.modalities.images.preprocessing import GivenPreprocessing, Preprocessing
 from pipeline.modalities.images.sources import open_source
+from pipeline.modalities.images.sources.recognise import recognise
 from pipeline.modalities.images.spec import ViewSpec
-from pipeline.modalities.modality import Modality
+from pipeline.modalities.modality import Modality, Recognised
 from pipeline.modalities.picture import Picture
 from pipeline.samples.description import IMAGES as IMAGES_NAME
 from pipeline.samples.index import Form
@@ -47,6 +49,10 @@ class Images(Modality):
     def open_source(self, source: str, options: ImageOptions) -> ImageSource:
         """Find a dataset of images; see `sources`."""
         return open_source(source, options)
+
+    def recognise(self, path: Path, name: str) -> Recognised | None:
+        """Return how to read tars or tables of images; class folders are not recognised here."""
+        return recognise(path, name)
 
     def intake(self, source: ImageSource, folder: Path, options: ImageOptions) -> ImageIntake:
         """Return the reader of images for `pipeline prepare`."""
@@ -71,7 +77,7 @@ class Images(Modality):
 
     def extents(self, samples: Sequence[Sample]) -> NDArray[np.int64]:
         """Return stored heights and widths (n, 2); 0 if a header has none."""
-        sizes = [header_size(Path(sample.file)) if sample.file else None for sample in samples]
+        sizes = [_stored_size(sample) for sample in samples]
         return np.array([size or (0, 0) for size in sizes], np.int64).reshape(-1, 2)
 
     def picture(
@@ -106,6 +112,13 @@ class Images(Modality):
             mean=_as_channels(known["mean"], channels),
             std=_as_channels(known["std"], channels),
         )
+
+
+def _stored_size(sample: Sample) -> tuple[int, int] | None:
+    if isinstance(sample.load, ImageFile) and sample.load.content is not None:
+        with suppress(DataError):
+            return stored_size(sample.load.read())
+    return header_size(Path(sample.file)) if sample.file else None
 
 
 def _as_channels(moments: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -17,6 +17,8 @@ from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.images.options import ImageOptions
 from pipeline.modalities.images.sources.arrays import open_builtin, open_npz
 from pipeline.modalities.images.sources.folder import open_folder
+from pipeline.modalities.images.sources.tables import open_csv, open_datasets, open_parquet
+from pipeline.modalities.images.sources.tars import open_wds
 from pipeline.modalities.images.sources.torchvision import open_torchvision
 
 __all__ = ["SOURCES", "ImageOptions", "open_source"]
@@ -27,6 +29,10 @@ SOURCES: Mapping[str, Callable[[str, ImageOptions], ImageSource]] = {
     "npz": open_npz,
     "folder": open_folder,
     "torchvision": open_torchvision,
+    "wds": open_wds,
+    "parquet": open_parquet,
+    "hf": open_datasets,
+    "csv": open_csv,
 }
 
 
@@ -47,7 +53,8 @@ def open_source(name: str, options: ImageOptions) -> ImageSource:
     else:
         raise ConfigError(
             f"data.source is {name!r}; expected fashion-mnist-10k, npz:PATH, folder:PATH, "
-            f"torchvision:NAME or your own module:callable{hint}"
+            f"torchvision:NAME, wds:PATTERN, parquet:PATTERN, hf:FOLDER, csv:PATTERN or your own "
+            f"module:callable{hint}"
         )
     for split, samples in (("training", source.train), ("test", source.test)):
         if not samples:

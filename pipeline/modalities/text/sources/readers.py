@@ -1,96 +1,17 @@
-"""Read files of tables into columns: CSV, TSV, JSON lines, Parquet, and folders of the library `datasets`.
+"""Read files of texts into columns: JSON lines, Parquet, and folders of the library `datasets`.
 
-Errors name the file and the line. `tables.py` makes samples of the columns.
+Errors name the file and the line. `tables.py` makes samples of the columns; `samples/tables.py` reads CSV.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from pipeline.core.errors import ConfigError, DataError, quoted
-from pipeline.core.package import extra_command
+from pipeline.core.errors import DataError, quoted
 from pipeline.modalities.text.options import TextOptions
-from pipeline.samples.cells import (
-    parse_record,
-    require_fields,
-    require_regular,
-    require_unique_columns,
-)
-
-_MOST_FIELD = 1 << 28
-# The column with the line of each row; no name of a column.
-LINES = "\n"
-# Name -> value of each row; values are text, numbers or None.
-Columns = dict[str, list[Any]]
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Let csv read long texts."""
-    before = csv.field_size_limit(_MOST_FIELD)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _decoded(path: Path) -> str:
-    """Return a file's text.
-
-    Raises:
-        DataError: no regular file, or not UTF-8; the message names the line.
-    """
-    require_regular(path)
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02X}); expected text in UTF-8; "
-            "convert it, e.g. iconv -t UTF-8"
-        ) from None
-
-
-def read_delimited(path: Path, delimiter: str) -> Columns:
-    """Read values divided by commas, which may be quoted, or by tabs, which may not.
-
-    Raises:
-        DataError: broken text, a column that occurs twice, or a line with another number of fields than
-            the header.
-    """
-    quoted_fields = delimiter == ","
-    text = io.StringIO(_decoded(path), newline="")
-    with _long_fields():
-        reader = csv.reader(
-            text,
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if quoted_fields else csv.QUOTE_NONE,
-            strict=quoted_fields,
-        )
-        try:
-            header = next(reader, [])
-            require_unique_columns(path, header)
-            columns: Columns = {name: [] for name in header}
-            columns[LINES] = []
-            for row in reader:
-                if not row:
-                    continue
-                require_fields(f"{path}:{reader.line_num}", row, header)
-                for name, value in zip(header, row, strict=True):
-                    columns[name].append(value)
-                columns[LINES].append(reader.line_num)
-        except csv.Error as error:
-            raise DataError(
-                f"{path}:{reader.line_num}: {error}; expected quoted values; correct the line"
-            ) from None
-    return columns
+from pipeline.samples.arrow import class_names, read_schema, read_table
+from pipeline.samples.cells import parse_record
+from pipeline.samples.tables import LINES, Columns, decoded_text
 
 
 def read_json_lines(path: Path, options: TextOptions) -> Columns:
@@ -101,7 +22,7 @@ def read_json_lines(path: Path, options: TextOptions) -> Columns:
     """
     wanted = wanted_columns(options)
     columns: Columns = {LINES: []}
-    for number, line in enumerate(_decoded(path).split("\n"), 1):
+    for number, line in enumerate(decoded_text(path).split("\n"), 1):
         if not line.strip():
             continue
         values = parse_record(f"{path}:{number}", line)
@@ -115,16 +36,6 @@ def read_json_lines(path: Path, options: TextOptions) -> Columns:
     return columns
 
 
-def _arrow(where: str) -> Any:
-    try:
-        import pyarrow
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"{where} needs pyarrow, which is not installed; run: {extra_command('text')}"
-        ) from None
-    return pyarrow
-
-
 def read_arrow(path: Path, options: TextOptions) -> Columns:
     """Read a Parquet file, or a folder of `save_to_disk`; numbers of named classes become their names.
 
@@ -132,9 +43,9 @@ def read_arrow(path: Path, options: TextOptions) -> Columns:
         ConfigError: pyarrow is not installed.
         DataError: not such a file or folder.
     """
-    table = _arrow_table(path, wanted_columns(options))
-    names = _class_names((table.schema.metadata or {}).get(b"huggingface"), options.label)
+    table = read_table(path, wanted_columns(options))
     columns: Columns = table.to_pydict()
+    names = class_names(table.schema, options.label)
     if names and options.label in columns:
         labels = columns[options.label]
         columns[options.label] = [_named(path, row, one, names) for row, one in enumerate(labels)]
@@ -148,47 +59,8 @@ def arrow_names(path: Path) -> list[str]:
         ConfigError: pyarrow is not installed.
         DataError: not such a file or folder.
     """
-    names: list[str] = _arrow_table(path, set()).schema.names
+    names: list[str] = read_schema(path).names
     return names
-
-
-def _arrow_table(path: Path, wanted: Collection[str]) -> Any:
-    """Read columns of a Parquet file, or of a folder whose state.json lists files of Arrow's stream format.
-
-    Without wanted columns, the table has all of them.
-    """
-    arrow = _arrow(str(path))
-    kind = "a folder of save_to_disk" if path.is_dir() else "a Parquet file"
-    try:
-        table = _saved_table(arrow, path) if path.is_dir() else _parquet_table(path)
-    except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path}: not {kind} ({reason}); write it again") from None
-    names = [name for name in table.column_names if name in wanted or not wanted]
-    return table.select(names)
-
-
-def _parquet_table(path: Path) -> Any:
-    from pyarrow import parquet
-
-    return parquet.read_table(path, memory_map=True)
-
-
-def _saved_table(arrow: Any, folder: Path) -> Any:
-    tables = []
-    for part in json.loads((folder / "state.json").read_text())["_data_files"]:
-        with arrow.memory_map(str(folder / Path(part["filename"]).name)) as file:
-            tables.append(arrow.ipc.open_stream(file).read_all())
-    return arrow.concat_tables(tables)
-
-
-def _class_names(metadata: bytes | None, column: str) -> list[str]:
-    """Return the class names that `datasets` wrote for a column of numbers; none if it wrote none."""
-    try:
-        names = json.loads(metadata or b"{}")["info"]["features"][column]["names"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return []
-    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _named(path: Path, row: int, label: object, names: list[str]) -> object:

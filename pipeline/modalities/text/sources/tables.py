@@ -23,27 +23,15 @@ from pipeline.core.errors import DataError, counted, did_you_mean, first_of, quo
 from pipeline.core.progress import note
 from pipeline.modalities.text.form import TextSource
 from pipeline.modalities.text.options import TextOptions
-from pipeline.modalities.text.sources.readers import (
-    LINES,
-    Columns,
-    read_arrow,
-    read_delimited,
-    read_json_lines,
-)
+from pipeline.modalities.text.sources.readers import read_arrow, read_json_lines
 from pipeline.modalities.text.words import packed, pieces_of
 from pipeline.samples.cells import label_of_cell, text_of_cell
 from pipeline.samples.labels import require_class_names
+from pipeline.samples.parts import SPLIT_WORDS, UNLABELLED_PART, VALIDATION
 from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
 from pipeline.samples.splits import TEST, TRAIN, draw_test, tell_drawn_test
+from pipeline.samples.tables import LINES, Columns, read_delimited
 
-VALIDATION, UNLABELLED_FILE = "validation", "unlabelled"
-# Names of files -> split.
-_SPLITS: Mapping[str, str] = {
-    TRAIN: TRAIN,
-    TEST: TEST,
-    **dict.fromkeys(("validation", "val", "valid", "dev"), VALIDATION),
-    **dict.fromkeys(("unlabelled", "unlabeled", "unsupervised"), UNLABELLED_FILE),
-}
 _PART = re.compile(r"(?P<split>.+?)(?:-\d+-of-\d+)?")
 _SHOWN = 3
 Read = Callable[[Path, TextOptions], Columns]
@@ -105,8 +93,8 @@ def open_datasets(detail: str, options: TextOptions) -> TextSource:
     if (root / "state.json").is_file():
         return _source(root, {TRAIN: _rows(root, options, read_arrow(root, options))}, LeftOut())
     folders = {path.name: path for path in sorted(root.iterdir()) if (path / "state.json").is_file()}
-    found = {_SPLITS[name]: path for name, path in folders.items() if name in _SPLITS}
-    left_out = LeftOut(unused=tuple(name for name in folders if name not in _SPLITS))
+    found = {SPLIT_WORDS[name]: path for name, path in folders.items() if name in SPLIT_WORDS}
+    left_out = LeftOut(unused=tuple(name for name in folders if name not in SPLIT_WORDS))
     if TRAIN not in found:
         raise DataError(
             f"{root}: has the splits {sorted(folders) or 'none'}; expected train, written by save_to_disk; "
@@ -157,7 +145,7 @@ def split_of(path: Path) -> str | None:
     ('train', 'validation', None)
     """
     found = _PART.fullmatch(path.stem)
-    return _SPLITS.get(found["split"]) if found else None
+    return SPLIT_WORDS.get(found["split"]) if found else None
 
 
 _NONE = Rows(texts=[], labels=[], names=[], places=[])
@@ -205,7 +193,7 @@ def _texts(places: Sequence[str], column: str, values: Sequence[Any]) -> list[st
 
 def _tell_unlabelled(path: Path, options: TextOptions, columns: Columns) -> None:
     """Tell that a file has no column of labels, so that a misspelt name is seen."""
-    if options.label not in columns and split_of(path) != UNLABELLED_FILE:
+    if options.label not in columns and split_of(path) != UNLABELLED_PART:
         note(
             f"{path}: no column {options.label!r}, so its rows are unlabelled; found "
             f"{first_of([repr(one) for one in columns])}{did_you_mean(options.label, columns)}"
@@ -234,8 +222,8 @@ def _more(places: Sequence[str]) -> str:
 def _source(root: Path, rows: Mapping[str, Rows], left_out: LeftOut) -> TextSource:
     """Return the source of a table's splits; draw a test split if it has none."""
     train = rows[TRAIN]
-    if UNLABELLED_FILE in rows:
-        more = rows[UNLABELLED_FILE]
+    if UNLABELLED_PART in rows:
+        more = rows[UNLABELLED_PART]
         train += Rows(
             texts=more.texts, labels=[None] * len(more.labels), names=more.names, places=more.places
         )

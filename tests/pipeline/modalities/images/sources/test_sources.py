@@ -24,7 +24,8 @@ CLASSES = ("cat", "dog")
 @pytest.mark.parametrize("name", ["fashon-mnist-10k", "fashion-mnist-10", "npzz:x", "foldr:x", ""])
 def test_an_unknown_source_is_refused_with_what_is_expected(tmp_path, name):
     expected = (
-        r"expected fashion-mnist-10k, npz:PATH, folder:PATH, torchvision:NAME or your own module:callable"
+        r"expected fashion-mnist-10k, npz:PATH, folder:PATH, torchvision:NAME, wds:PATTERN, "
+        r"parquet:PATTERN, hf:FOLDER, csv:PATTERN or your own module:callable"
     )
     with pytest.raises(ConfigError, match=expected):
         open_source(name, ImageOptions(root=tmp_path))
