@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DataError, counted
+from pipeline.core.errors import DataError, counted, plural
 from pipeline.core.files import write_atomic, written_beside
 from pipeline.core.progress import note
 from pipeline.samples.description import DESCRIPTION, SCHEMA, SPLITS, write_description
@@ -112,7 +112,8 @@ def prepare(
                 labels = gather_labels(samples, kind, len(source.classes))
                 opened[name] = publish_split(draft, samples, labels, folder, name, intake)
         intake.tell(remarks, folder)
-        left_out, leaks = source.left_out.to_dict(), find_leaks(opened, glances).to_dict()
+        left_out = source.left_out.to_dict()
+        leaks = {} if intake.form.repeats else find_leaks(opened, glances).to_dict()
         _tell(source, leaks, opened, intake.form.noun)
         return write_description(
             folder,
@@ -162,7 +163,7 @@ def _read(builder: DraftBuilder, splits: Splits) -> tuple[Any, Remarks]:
     measured = {} if packs else {name: builder.measure(name, splits[name], MEASURED) for name in splits}
     unreadable += [line for some in measured.values() for line in some.unreadable]
     count = sum(map(len, splits.values()))
-    fault = f"of {count:,} {builder.intake.form.noun}s cannot be read"
+    fault = f"of {count:,} {plural(builder.intake.form.noun)} cannot be read"
     require_none(list(dict.fromkeys(unreadable)), fault, builder.state)
     bits = {name: builder.rows(name)["remarks"] for name in splits}
     if packs:

@@ -5,89 +5,15 @@ Errors name the file and the line. `tables.py` makes samples of the columns.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import ConfigError, DataError, counted, first_of, quoted
+from pipeline.core.errors import ConfigError, DataError, quoted
 from pipeline.core.package import extra_command
 from pipeline.modalities.text.options import TextOptions
-
-_MOST_FIELD = 1 << 28
-# The column with the line of each row; no name of a column.
-LINES = "\n"
-# Name -> value of each row; values are text, numbers or None.
-Columns = dict[str, list[Any]]
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Let csv read long texts."""
-    before = csv.field_size_limit(_MOST_FIELD)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _decoded(path: Path) -> str:
-    """Return a file's text.
-
-    Raises:
-        DataError: not UTF-8; the message names the line.
-    """
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02X}); expected text in UTF-8; "
-            f"convert it, e.g. "
-            "iconv -t UTF-8"
-        ) from None
-
-
-def read_delimited(path: Path, delimiter: str) -> Columns:
-    """Read values divided by commas, which may be quoted, or by tabs, which may not.
-
-    Raises:
-        DataError: broken text, or a line with another number of fields than the header.
-    """
-    quoted_fields = delimiter == ","
-    text = io.StringIO(_decoded(path), newline="")
-    with _long_fields():
-        reader = csv.reader(
-            text,
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if quoted_fields else csv.QUOTE_NONE,
-            strict=quoted_fields,
-        )
-        try:
-            header = next(reader, [])
-            columns: Columns = {name: [] for name in header}
-            columns[LINES] = []
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise DataError(
-                        f"{path}:{reader.line_num}: {counted(len(row), 'field')}; expected {len(header)}, "
-                        f"as the header "
-                        f"has ({first_of(header)}); correct the line"
-                    )
-                for name, value in zip(header, row, strict=True):
-                    columns[name].append(value)
-                columns[LINES].append(reader.line_num)
-        except csv.Error as error:
-            raise DataError(
-                f"{path}:{reader.line_num}: {error}; expected quoted values; correct the line"
-            ) from None
-    return columns
+from pipeline.samples.delimited import LINES, Columns, decoded
 
 
 def read_json_lines(path: Path, options: TextOptions) -> Columns:
@@ -98,7 +24,7 @@ def read_json_lines(path: Path, options: TextOptions) -> Columns:
     """
     wanted = wanted_columns(options)
     columns: Columns = {LINES: []}
-    for number, line in enumerate(_decoded(path).split("\n"), 1):
+    for number, line in enumerate(decoded(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -23,14 +23,9 @@ from pipeline.core.errors import DataError, counted, did_you_mean, first_of, quo
 from pipeline.core.progress import note
 from pipeline.modalities.text.form import TextSource
 from pipeline.modalities.text.options import TextOptions
-from pipeline.modalities.text.sources.readers import (
-    LINES,
-    Columns,
-    read_arrow,
-    read_delimited,
-    read_json_lines,
-)
+from pipeline.modalities.text.sources.readers import read_arrow, read_json_lines
 from pipeline.modalities.text.words import packed, pieces_of
+from pipeline.samples.delimited import LINES, Columns, read_delimited
 from pipeline.samples.labels import require_class_names
 from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
 from pipeline.samples.splits import TEST, TEST_SHARE, TRAIN, draw_test
