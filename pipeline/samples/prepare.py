@@ -19,7 +19,7 @@ from pipeline.core.progress import note
 from pipeline.samples.description import DESCRIPTION, SCHEMA, SPLITS, write_description
 from pipeline.samples.draft import Draft, require_none, unfinished
 from pipeline.samples.drafting import DraftBuilder, Progress
-from pipeline.samples.index import write_index
+from pipeline.samples.index import Form, write_index
 from pipeline.samples.intake import Intake, Remarks
 from pipeline.samples.label_forms import Wanted, gather_labels
 from pipeline.samples.labels import occurring, tell_unseen
@@ -114,7 +114,7 @@ def prepare(
         intake.tell(remarks, folder)
         left_out = source.left_out.to_dict()
         leaks = {} if intake.form.repeats else find_leaks(opened, glances).to_dict()
-        _tell(source, leaks, opened, intake.form.noun)
+        _tell(source, leaks, opened, intake.form)
         return write_description(
             folder,
             source=asked.origin,
@@ -176,12 +176,12 @@ def _read(builder: DraftBuilder, splits: Splits) -> tuple[Any, Remarks]:
     return statistics, Remarks({name: (samples, bits[name]) for name, samples in splits.items()})
 
 
-def _tell(source: Source, leaks: Mapping[str, Any], opened: Mapping[str, Split], noun: str) -> None:
+def _tell(source: Source, leaks: Mapping[str, Any], opened: Mapping[str, Split], form: Form) -> None:
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
     trained, tested = (set(occurring(opened[name].labels).tolist()) for name in ("train", "test"))
-    if tested:
-        tell_unseen([source.classes[row] for row in sorted(trained - tested)], "test", noun)
+    if tested and not form.repeats:
+        tell_unseen([source.classes[row] for row in sorted(trained - tested)], "test", form.noun)
     if leaks:
         counts = {name: len(split) for name, split in opened.items()}
         note(f"leaks: {describe_leaks(leaks, counts)}")

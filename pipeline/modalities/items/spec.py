@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.core.errors import quoted
 from pipeline.modalities.preprocessing import UsualViews
-from pipeline.views.operations import Augmentation, plain_settings, require, spec_values
+from pipeline.views.operations import Augmentation, Bounds, plain_settings, require, spec_values
 
 # Raise it when a spec would render different histories; part of every store's fingerprint.
 SEMANTICS = 1
@@ -31,7 +31,7 @@ class Crop(Augmentation):
 
     name: ClassVar[str] = "crop"
 
-    scale: tuple[float, float] = (0.6, 1.0)
+    scale: Bounds = (0.6, 1.0)
     place: str = "random"
 
     def __post_init__(self) -> None:
