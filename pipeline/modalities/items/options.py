@@ -29,7 +29,7 @@ class ItemsOptions(DataOptions):
         min_user_interactions: users with fewer interactions are left out, at least 3.
         min_item_interactions: items with fewer interactions are left out, at least 1. Both limits are
             applied in turn until all users and items hold them.
-        samples_per_user: training samples of a user, his latest ones, at least 1; None for one per item.
+        samples_per_user: latest training samples of each user, at least 1; None for one per item.
         max_history: items of a history in prepared data, the latest ones, 2 to 32,768.
         max_length: items of a history that models trained here see, the latest ones, 2 to 32,768.
     """
