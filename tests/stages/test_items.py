@@ -109,7 +109,7 @@ def test_a_store_of_histories_is_verified_and_replayed(project, capsys):
 def test_rows_are_keyed_by_user_and_position(project):
     data = PreparedData.open(Path("data/prepared"))
     assert set(data.train.names[:9]) == {f"u0/{n}" for n in range(1, 10)}
-    assert list(data.test.names)[:2] == ["u0", "u1"]
+    assert list(data.test.names)[:2] == ["u0/11", "u1/11"]
     history, label, logits = ReplayDataset("data/logits/main.zarr", "data/prepared")[0]
     assert (history.shape, logits.shape, data.classes[label]) == ((12,), (24,), rows()[1][1])
 

@@ -3,10 +3,12 @@
 Of each user, the last item is the label of a test sample, the one before that of a validation sample. Each
 earlier item but the first is the label of a training sample; its history are the items before it.
 
-    user u: a b c d e    train u/1: a -> b, u/2: a b -> c   validation u: a b c -> d   test u: a b c d -> e
+    items of user u: a b c d e
+    train:           u/1: a -> b, u/2: a b -> c
+    validation:      u/3: a b c -> d
+    test:            u/4: a b c d -> e
 
-Training samples are named by user and position, held-out samples by user. So new interactions of a user
-add samples and change none.
+Samples are named by user and position. So new interactions of a user add samples and change none.
 """
 
 from __future__ import annotations
@@ -173,13 +175,12 @@ def _source(
     """
     starts = np.cumsum(counts) - counts
 
-    def samples(owners: Ints, positions: Ints, *, trains: bool) -> Samples:
+    def samples(owners: Ints, positions: Ints) -> Samples:
         def make(row: int) -> Sample:
             user, position = int(owners[row]), int(positions[row])
             end = int(starts[user]) + position
             first = max(int(starts[user]), end - options.max_history)
-            name = f"{users[user]}/{position}" if trains else users[user]
-            return Sample(name, int(items[end]), lambda: items[first:end])
+            return Sample(f"{users[user]}/{position}", int(items[end]), lambda: items[first:end])
 
         return Samples(make, np.arange(len(owners)))
 
@@ -198,9 +199,9 @@ def _source(
     _tell_unseen(origin, items[starts[owners] + positions], items[starts + counts - 1])
     return ItemsSource(
         classes=names,
-        train=samples(owners, positions, trains=True),
-        validation=samples(every, counts - 2, trains=False),
-        test=samples(every, counts - 1, trains=False),
+        train=samples(owners, positions),
+        validation=samples(every, counts - 2),
+        test=samples(every, counts - 1),
         left_out=left_out,
     )
 

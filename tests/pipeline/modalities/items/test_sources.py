@@ -32,8 +32,8 @@ def test_the_last_items_are_held_out(tmp_path):
     source = open_source(f"inter:{path}", ItemsOptions(**ALL))
     assert source.classes == tuple("abcde")
     assert named(source, source.train) == {"ann/1": (["a"], "b"), "ann/2": (["a", "b"], "c")}
-    assert named(source, source.validation) == {"ann": (list("abc"), "d"), "bob": (["c"], "b")}
-    assert named(source, source.test) == {"ann": (list("abcd"), "e"), "bob": (["c", "b"], "a")}
+    assert named(source, source.validation) == {"ann/3": (list("abc"), "d"), "bob/1": (["c"], "b")}
+    assert named(source, source.test) == {"ann/4": (list("abcd"), "e"), "bob/2": (["c", "b"], "a")}
 
 
 def test_samples_and_lengths_are_bounded(tmp_path):
@@ -87,14 +87,14 @@ def test_without_times_the_order_is_drawn_by_name(tmp_path, capsys):
 def test_equal_times_keep_the_order_of_the_log(tmp_path):
     log = [("ann", item, 7) for item in "dbcae"]
     source = open_source(f"csv:{write_csv(tmp_path / 'x.csv', log)}", ItemsOptions(**ALL))
-    assert named(source, source.test)["ann"] == (list("dbca"), "e")
+    assert named(source, source.test)["ann/4"] == (list("dbca"), "e")
 
 
 def test_times_of_nanoseconds_are_exact(tmp_path):
     base = 1_700_000_000_000_000_000
     log = [("ann", item, base + number) for number, item in enumerate("abcd")][::-1]
     source = open_source(f"csv:{write_csv(tmp_path / 'x.csv', log)}", ItemsOptions(**ALL))
-    assert named(source, source.test)["ann"] == (list("abc"), "d")
+    assert named(source, source.test)["ann/3"] == (list("abc"), "d")
 
 
 def test_a_test_item_that_never_trains_is_told(tmp_path, capsys):
