@@ -31,10 +31,12 @@ class DataParams:
             `torchvision:NAME`, `wds:PATTERN`, `parquet:PATTERN`, `hf:FOLDER`, `csv:PATTERN`; for text
             `udhr-languages`, `csv:PATH`, `tsv:PATH`, `jsonl:PATH`,
             `parquet:PATH`, `hf:PATH`, `folder:PATH`; for audio `spoken-words-synthetic`, `folder:PATH`,
-            `csv:PATH`, `npz:PATH`; or your own `module:callable`.
-        modality: kind of samples: `images`, `text`, `audio`, or your own `module:NAME`.
+            `csv:PATH`, `npz:PATH`; for items `debian-dependencies`, `inter:PATH`, `csv:PATH`; or
+            your own `module:callable`.
+        modality: kind of samples: `images`, `text`, `audio`, `items`, or your own `module:NAME`.
         task: meaning of the teacher's output: `classes` (one softmax), `multilabel` (a sigmoid per tag),
-            `embedding` (a vector), `scores` (numbers), or your own `module:NAME`.
+            `embedding` (a vector), `scores` (numbers), `next_item` (a softmax over items, the default of
+            modality items), or your own `module:NAME`.
         watch: file or folder; DVC imports the data again when it changes.
         validation: share of the training samples held out to choose the epoch, in [0, 1); unused if the
             source brings a validation split. With 0 the last epoch is kept.

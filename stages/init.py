@@ -1,4 +1,4 @@
-"""`pipeline init`: set up a project in the working folder for photographs, texts or sounds.
+"""`pipeline init`: set up a project in the working folder for photographs, texts, sounds or a log of items.
 
 Owns the checks and the written files; `survey.py` looks at the data and writes `params.yaml` for it.
 Nothing is overwritten, and nothing is written before all checks have passed.
@@ -41,8 +41,9 @@ def command(folder: Path) -> None:
     chance of 20 %, by the hash of its name, to be a test file. Files are photographs, sounds, or texts
     (.txt). FOLDER may also be a table of texts, a CSV, TSV, JSON lines or Parquet file, or a folder with
     train and test files of these; or images in WebDataset tars, in Parquet files, in a folder saved by
-    Hugging Face's datasets, or named by a CSV file. Writes params.yaml, fitted to the data, dvc.yaml,
-    .dvc, .dvcignore and .gitignore, and overwrites nothing. Next step: dvc repro.
+    Hugging Face's datasets, or named by a CSV file; or a log of users, items and times, a CSV or .inter
+    file. Writes params.yaml, fitted to the data, dvc.yaml, .dvc, .dvcignore and .gitignore, and overwrites
+    nothing. Next step: dvc repro.
     """
     root = Path.cwd()
     _require_new(root)

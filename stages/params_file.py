@@ -175,7 +175,11 @@ class _Reader:
     def _data(self, given: Mapping[str, Any]) -> dict[str, Any]:
         general = {key: value for key, value in given.items() if key in _DATA_KEYS}
         own = {key: value for key, value in given.items() if key not in _DATA_KEYS}
-        return {**general, "options": self._own(self._modality.options_type, own, "data")}
+        return {
+            "task": self._modality.task,
+            **general,
+            "options": self._own(self._modality.options_type, own, "data"),
+        }
 
     def _training(self, given: Mapping[str, Any], place: str) -> dict[str, Any]:
         views = self._own(self._modality.views_type, given.get("views", {}), f"{place}.views")

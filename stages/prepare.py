@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pipeline.core.errors import counted
+from pipeline.core.errors import counted, plural
 from pipeline.core.progress import note, track
 from pipeline.samples.description import SPLITS
 from pipeline.samples.prepare import prepare
@@ -64,7 +64,7 @@ def command(params: Params, workers: int | None) -> None:
     )
     counts = ", ".join(_count(description, name) for name in SPLITS)
     named = counted(len(description["classes"]), _NAMED[find_task(data.task).labels[0]])
-    say(f"{data.source}: {named}, {counts} {intake.form.noun}s")
+    say(f"{data.source}: {named}, {counts} {plural(intake.form.noun)}")
 
 
 def _count(description: Mapping[str, Any], split: str) -> str:

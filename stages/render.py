@@ -9,6 +9,7 @@ import yaml
 
 from pipeline.modalities.modality import DataOptions, Modality
 from pipeline.modalities.table import DEFAULT
+from pipeline.tasks.table import find_task
 
 
 def render(template: str, **values: Any) -> str:
@@ -35,7 +36,12 @@ def stages_of(modality: Modality, options: DataOptions | None = None) -> str:
     left_out = {*options.refusing, *options.omitted}
     decisive = [name for name in options.asked() if name not in left_out]
     named = [] if modality.name == DEFAULT else ["modality"]
-    return render("dvc.yaml.j2", decisive=[*named, *decisive], shaping=list(options.for_models()))
+    return render(
+        "dvc.yaml.j2",
+        decisive=[*named, *decisive],
+        shaping=list(options.for_models()),
+        main=find_task(modality.task).columns[0].name,
+    )
 
 
 def quoted_yaml(text: str) -> str:

@@ -1,7 +1,7 @@
 """Look at the data of a new project, and write its `params.yaml`.
 
-Owns the choice of a modality and the reading of counts, lengths and file headers. `fit.py`, `fit_text.py`
-and `fit_audio.py` choose the parameters; `init.py` writes the files.
+Owns the choice of a modality and the reading of counts, lengths and file headers. `fit.py`, `fit_text.py`,
+`fit_audio.py` and `fit_items.py` choose the parameters; `init.py` writes the files.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pipeline.samples.label_forms import LabelKind, kind_of
 from pipeline.samples.samples import Sample, Source
 from stages.fit import Survey, find_teacher, fit
 from stages.fit_audio import ClipSurvey, fit_clips
+from stages.fit_items import LogSurvey, fit_log
 from stages.fit_text import TextSurvey, fit_text
 from stages.render import render
 
@@ -76,8 +77,9 @@ def require_folder(folder: Path) -> None:
     if not folder.is_dir():
         found = "not a folder" if os.path.lexists(folder) else "no such folder"
         raise DataError(
-            f"{folder}: {found}; expected photographs, sounds or texts in class folders, or a table of "
-            "texts (.csv, .tsv, .jsonl, .parquet); correct the path"
+            f"{folder}: {found}; expected photographs, sounds or texts in class folders, a table of "
+            "texts (.csv, .tsv, .jsonl, .parquet), or a log of users and items (.inter, .csv); correct the "
+            "path"
         )
 
 
@@ -138,10 +140,29 @@ def _texts(modality: Modality, found: Recognised, folder: Path, named: str) -> P
     return Project(modality=modality, params=params, told=[str(survey)])
 
 
+def _log(modality: Modality, found: Recognised, folder: Path, named: str) -> Project:
+    del folder  # Histories have no headers: some are read.
+    source = _opened(modality, found)
+    tested = [source.test[row] for row in spread(len(source.test), _MOST).tolist()]
+    survey = LogSurvey(
+        source=found.source,
+        options=found.options,
+        watch=named,
+        items=len(source.classes),
+        users=len(source.test),
+        train=len(source.train),
+        lengths=np.array([sample.load().size for sample in tested], np.int64),
+    )
+    return Project(
+        modality=modality, params=render("params-items.yaml.j2", **fit_log(survey)), told=[str(survey)]
+    )
+
+
 _SURVEYS: Mapping[str, Callable[[Modality, Recognised, Path, str], Project]] = {
     "images": _photographs,
     "text": _texts,
     "audio": _clips,
+    "items": _log,
 }
 
 

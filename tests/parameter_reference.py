@@ -24,6 +24,10 @@ from pipeline.modalities.images.augmentations import OwnAugmentation
 from pipeline.modalities.images.options import ImageOptions
 from pipeline.modalities.images.preprocessing import GivenPreprocessing
 from pipeline.modalities.images.spec import AUGMENTATIONS, ViewSpec
+from pipeline.modalities.items.options import ItemsOptions
+from pipeline.modalities.items.preprocessing import GivenItems
+from pipeline.modalities.items.spec import OPERATIONS as ITEMS_OPERATIONS
+from pipeline.modalities.items.spec import ItemsViews
 from pipeline.modalities.text.options import TextOptions
 from pipeline.modalities.text.preprocessing import GivenText
 from pipeline.modalities.text.spec import OPERATIONS as TEXT_OPERATIONS
@@ -48,15 +52,18 @@ _SECTIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "data": ("`data`", (DataParams, ImageOptions)),
     "text data": ("`data` of texts", (TextOptions,)),
     "audio data": ("`data` of clips", (AudioOptions,)),
+    "items data": ("`data` of items", (ItemsOptions,)),
     "training": ("`training`", (TrainingParams,)),
     "models": ("`teachers.NAME`, `students.NAME`", (ModelParams,)),
     "preprocessing": ("`preprocessing` of a teacher or student", (GivenPreprocessing,)),
     "text preprocessing": ("`preprocessing` of texts", (GivenText,)),
     "audio preprocessing": ("`preprocessing` of clips", (GivenAudio,)),
+    "items preprocessing": ("`preprocessing` of items", (GivenItems,)),
     "dumps": ("`dumps.NAME`", (DumpParams,)),
     "views": ("`views` of a dump or of `training`", (DumpViews, ViewSpec)),
     "text views": ("`views` of texts", (TextViews,)),
     "audio views": ("`views` of clips", (AudioViewSpec,)),
+    "items views": ("`views` of items", (ItemsViews,)),
     "ensembles": ("`ensembles.NAME`", (EnsembleParams,)),
     "recipes": ("`recipes.NAME`", (RecipeParams,)),
     "sweep": ("`sweep`", (SweepParams,)),
@@ -65,10 +72,13 @@ _OPERATIONS: Mapping[str, tuple[type, ...]] = {
     "views": (*AUGMENTATIONS.values(), OwnAugmentation),
     "text views": tuple(TEXT_OPERATIONS.values()),
     "audio views": tuple(AUDIO_OPERATIONS.values()),
+    "items views": tuple(ITEMS_OPERATIONS.values()),
 }
 _NOTES = {
     "text data": "With `modality: text`, in place of the keys of images.",
     "audio data": "With `modality: audio`, in place of the keys of images.",
+    "items data": "With `modality: items`, in place of the keys of images.",
+    "items views": "`count` belongs to a dump alone. Operations run in this order.",
     "text views": "`count` belongs to a dump alone. Operations run in this order.",
     "audio views": "`count` belongs to a dump alone. Operations run in this order.",
     "training": "A teacher or student may set each of these keys for itself.",

@@ -152,8 +152,18 @@ def counted(count: int, noun: str) -> str:
     >>> counted(1, "image"), counted(2048, "image"), counted(2, "class")
     ('1 image', '2,048 images', '2 classes')
     """
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
+    return f"{count:,} {noun if count == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun.
+
+    >>> plural("view"), plural("class"), plural("key"), plural("history")
+    ('views', 'classes', 'keys', 'histories')
+    """
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
 def first_of(names: Sequence[str], most: int = 3) -> str:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from pipeline.core.errors import printable
+from pipeline.core.errors import plural, printable
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 20.0
@@ -53,5 +53,5 @@ def _lines(items: Iterable[T], description: str, total: int, unit: str, per_item
         if now - last >= _SECONDS_BETWEEN_LINES and done < total:
             rate = done / (now - start)
             left = (total - done) / rate
-            note(f"{description}: {done:,} of {total:,} {unit}s, {rate:,.0f}/s, {left:,.0f} s left")
+            note(f"{description}: {done:,} of {total:,} {plural(unit)}, {rate:,.0f}/s, {left:,.0f} s left")
             last = now

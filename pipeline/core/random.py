@@ -65,6 +65,11 @@ class Lane(IntEnum):
     BACKGROUND_NOISE = 44 << 8
     TIME_MASK = 45 << 8
     FREQUENCY_MASK = 46 << 8
+    HISTORY_ORDER = 60 << 8
+    HISTORY_CHOICE = 61 << 8
+    HISTORY_CROP = 62 << 8
+    HISTORY_MASK = 63 << 8
+    HISTORY_REORDER = 64 << 8
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> Words:

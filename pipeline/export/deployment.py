@@ -5,6 +5,7 @@ Owns the traced program and its description; `formats.py` owns the files.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,7 +94,10 @@ class Deployment:
         example = self.inputs(preprocessing.example(_TRACED_BATCH))
         axes = {axis: Dim(name, min=1, max=_longest(example, axis)) for axis, name in self.axes.items()}
         try:
-            program = torch.export.export(network.eval(), (example,), dynamic_shapes=(axes,))
+            with warnings.catch_warnings():
+                # A recurrent layer of torch lists its parameters a second time; the first time is exported.
+                warnings.filterwarnings("ignore", r"The tensor attributes .*_flat_weights", UserWarning)
+                program = torch.export.export(network.eval(), (example,), dynamic_shapes=(axes,))
         except (RuntimeError, ValueError, TypeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(

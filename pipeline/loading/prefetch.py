@@ -23,7 +23,8 @@ from pipeline.core.device import long_lived_stream
 _AHEAD = 1
 _BYTES_A_PART = 2 << 20
 
-Used = Callable[[Tensor], tuple[int, ...]]  # samples (n, ...) on the CPU -> shape without their padding
+# Samples (n, ...) on the CPU -> length, or slice, of each axis without their padding.
+Used = Callable[[Tensor], tuple[int | slice, ...]]
 Render = Callable[[int, Rows], Tensor]  # (view, rows (n,)) -> pixels (n, S, S, C) uint8 on the CPU
 
 
@@ -51,7 +52,7 @@ class _Slot:
         self._arrived, self._done = (_event() if self._on_gpu else None for _ in range(2))
         self._count, self._sent = 0, False
         self._filling: list[Future[None]] = []
-        self._used: tuple[int, ...] = ()
+        self._used: tuple[int | slice, ...] = ()
 
     def _make_room(self, count: int) -> None:
         # Slots created during evaluation also serve training, and autograd refuses inference tensors.
@@ -101,7 +102,7 @@ class _Slot:
         """Return the used part of the device buffer; the device, not the host, waits for the copy."""
         if self._arrived is not None:
             torch.cuda.current_stream(self._device).wait_event(self._arrived)
-        return self._there[tuple(slice(length) for length in self._used)]
+        return self._there[tuple(one if isinstance(one, slice) else slice(one) for one in self._used)]
 
     def give_back(self) -> None:
         """Mark the slot as free once the device finishes the work queued so far."""

@@ -20,7 +20,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.modalities.families import Family
 from pipeline.modalities.picture import Picture, plotted
 from pipeline.modalities.preprocessing import Preprocessing, Views
-from pipeline.samples.description import Description
+from pipeline.samples.description import CLASSES, Description
 from pipeline.samples.index import Form
 from pipeline.samples.intake import ArrayIntake, Intake
 from pipeline.samples.packed import Split, open_packed
@@ -96,6 +96,7 @@ class Modality(ABC):
 
     Attributes:
         name: name in params.yaml and in files, e.g. images; `module:NAME` for user code.
+        task: name of the task if params.yaml names none.
         families: sources of models for these samples.
         options_type: dataclass of this modality's keys of `data` in params.yaml.
         views_type: dataclass of `views` in params.yaml.
@@ -105,6 +106,7 @@ class Modality(ABC):
     """
 
     name: ClassVar[str]
+    task: ClassVar[str] = CLASSES
     families: ClassVar[Sequence[Family]] = ()
     options_type: ClassVar[type[DataOptions]] = DataOptions
     views_type: ClassVar[type[Any]]

@@ -176,8 +176,11 @@ class Renderer(Protocol):
         Batches of similar lengths are cheaper; nothing else depends on these numbers.
         """
 
-    def used(self, rendered: Tensor) -> tuple[int, ...]:
-        """Return the shape of the part of rendered samples (B, *shape) on the CPU that is not padding."""
+    def used(self, rendered: Tensor) -> tuple[int | slice, ...]:
+        """Return the part of rendered samples (B, *shape) on the CPU that is not padding.
+
+        Per axis its length from the beginning, or a slice where padding stands in front.
+        """
 
     def shares(self, view: int, rows: Rows) -> NDArray[np.float64] | None:
         """Return each row's share (B,) in its own mixture, or None without mixing."""
@@ -281,7 +284,7 @@ class UsualRenderer(ABC):
         """Return None: nothing is padded."""
         return None
 
-    def used(self, rendered: Tensor) -> tuple[int, ...]:
+    def used(self, rendered: Tensor) -> tuple[int | slice, ...]:
         """Return the whole shape."""
         return tuple(rendered.shape)
 

@@ -40,10 +40,16 @@ def _audio() -> Modality:
     return AUDIO
 
 
+def _items() -> Modality:
+    from pipeline.modalities.items.modality import ITEMS
+
+    return ITEMS
+
+
 DEFAULT = IMAGES
 MODALITIES: OpenTable[Modality] = OpenTable(
     Kind(noun="modality", returns="a modality", plural="modalities"),
-    {IMAGES: _images, "text": _text, "audio": _audio},
+    {IMAGES: _images, "items": _items, "text": _text, "audio": _audio},
     Modality,
     key="data.modality",
     address="pipeline.modalities.table.MODALITIES",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DataError
+from pipeline.core.errors import DataError, plural
 from pipeline.core.hashing import sample_key
 from pipeline.core.progress import note
 from pipeline.samples.draft import Draft, ReusableSamples
@@ -98,7 +98,7 @@ class DraftBuilder:
             draft.shorten(kept, spare if has_room and can_be_told else None)
         if len(rows) or len(spare):
             moved_too = f", up to {len(spare):,} more are reused" if len(spare) else ""
-            known = f"{kept:,} of {len(samples):,} {name} {self.intake.form.noun}s"
+            known = f"{kept:,} of {len(samples):,} {name} {plural(self.intake.form.noun)}"
             note(f"resuming: {known} are done{moved_too}")
 
     def _read(self, spare: ReusableSamples, sample: Sample, seat: Seat) -> Entry | DataError:

@@ -140,6 +140,8 @@ class Form:
 
     # The word for one sample in messages.
     noun: ClassVar[str] = "sample"
+    # Whether equal samples are usual, e.g. histories of one item; elsewhere prepare reports them as leaks.
+    repeats: ClassVar[bool] = False
     # Suffix of the file with a split's arrays, e.g. train.values.
     suffix: ClassVar[str] = "values"
     # The largest accepted length: an index is untrusted.

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DataError, counted
+from pipeline.core.errors import DataError, counted, plural
 from pipeline.core.files import write_atomic, written_beside
 from pipeline.core.progress import note
 from pipeline.samples.description import DESCRIPTION, SCHEMA, SPLITS, write_description
 from pipeline.samples.draft import Draft, require_none, unfinished
 from pipeline.samples.drafting import DraftBuilder, Progress
-from pipeline.samples.index import write_index
+from pipeline.samples.index import Form, write_index
 from pipeline.samples.intake import Intake, Remarks
 from pipeline.samples.label_forms import Wanted, gather_labels
 from pipeline.samples.labels import occurring, tell_unseen
@@ -112,8 +112,9 @@ def prepare(
                 labels = gather_labels(samples, kind, len(source.classes))
                 opened[name] = publish_split(draft, samples, labels, folder, name, intake)
         intake.tell(remarks, folder)
-        left_out, leaks = source.left_out.to_dict(), find_leaks(opened, glances).to_dict()
-        _tell(source, leaks, opened, intake.form.noun)
+        left_out = source.left_out.to_dict()
+        leaks = {} if intake.form.repeats else find_leaks(opened, glances).to_dict()
+        _tell(source, leaks, opened, intake.form)
         return write_description(
             folder,
             source=asked.origin,
@@ -162,7 +163,7 @@ def _read(builder: DraftBuilder, splits: Splits) -> tuple[Any, Remarks]:
     measured = {} if packs else {name: builder.measure(name, splits[name], MEASURED) for name in splits}
     unreadable += [line for some in measured.values() for line in some.unreadable]
     count = sum(map(len, splits.values()))
-    fault = f"of {count:,} {builder.intake.form.noun}s cannot be read"
+    fault = f"of {count:,} {plural(builder.intake.form.noun)} cannot be read"
     require_none(list(dict.fromkeys(unreadable)), fault, builder.state)
     bits = {name: builder.rows(name)["remarks"] for name in splits}
     if packs:
@@ -175,12 +176,12 @@ def _read(builder: DraftBuilder, splits: Splits) -> tuple[Any, Remarks]:
     return statistics, Remarks({name: (samples, bits[name]) for name, samples in splits.items()})
 
 
-def _tell(source: Source, leaks: Mapping[str, Any], opened: Mapping[str, Split], noun: str) -> None:
+def _tell(source: Source, leaks: Mapping[str, Any], opened: Mapping[str, Split], form: Form) -> None:
     if left_out := str(source.left_out):
         note(f"left out: {left_out}")
     trained, tested = (set(occurring(opened[name].labels).tolist()) for name in ("train", "test"))
-    if tested:
-        tell_unseen([source.classes[row] for row in sorted(trained - tested)], "test", noun)
+    if tested and not form.repeats:
+        tell_unseen([source.classes[row] for row in sorted(trained - tested)], "test", form.noun)
     if leaks:
         counts = {name: len(split) for name, split in opened.items()}
         note(f"leaks: {describe_leaks(leaks, counts)}")

@@ -101,6 +101,7 @@ class LeftOut:
         hidden: files and folders whose name begins with a dot, and system files, e.g. Thumbs.db.
         linked_back: linked folders that lead back to one of their parents.
         unused: names of ignored folders, arrays or splits.
+        dropped: reason -> number of ignored rows, users, items or the like.
     """
 
     suffixes: Counter[str] = field(default_factory=Counter)
@@ -109,6 +110,7 @@ class LeftOut:
     hidden: int = 0
     linked_back: int = 0
     unused: tuple[str, ...] = ()
+    dropped: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: LeftOut) -> LeftOut:
         return LeftOut(
@@ -118,6 +120,7 @@ class LeftOut:
             hidden=self.hidden + other.hidden,
             linked_back=self.linked_back + other.linked_back,
             unused=self.unused + other.unused,
+            dropped=self.dropped + other.dropped,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,6 +132,7 @@ class LeftOut:
             "hidden": self.hidden,
             "linked_back": self.linked_back,
             "unused": list(self.unused),
+            "dropped": dict(sorted(self.dropped.items())),
         }
         return {name: value for name, value in values.items() if value}
 
@@ -149,6 +153,7 @@ class LeftOut:
             parts.append(f"{counted(self.linked_back, 'linked folder')} that {lead}")
         if self.unused:
             parts.append(f"not read: {first_of(self.unused, _SHOWN)}")
+        parts += [f"{reason}: {count:,}" for reason, count in sorted(self.dropped.items())]
         return ", ".join(parts)
 
 

@@ -36,7 +36,7 @@ class Classes(UsualTask):
     # KL(teacher || decoded) in nats at temperatures 1 and 4, and the share of equal first classes.
     measures = SOFTMAX
     accuracy = "top-1"
-    columns = (
+    columns: tuple[Column, ...] = (
         Column(name="top1", title="top-1", form="share"),
         Column(name="top5", title="top-5", form="share", is_optional=True),
         Column(name="nll", title="NLL", form="nats"),

@@ -10,6 +10,7 @@ from pipeline.core.own_code import Kind
 from pipeline.tasks.classes import CLASSES
 from pipeline.tasks.embedding import EMBEDDING
 from pipeline.tasks.multilabel import MULTILABEL
+from pipeline.tasks.next_item import NEXT_ITEM
 from pipeline.tasks.scores import SCORES
 from pipeline.tasks.task import Task
 
@@ -20,6 +21,7 @@ TASKS: OpenTable[Task] = OpenTable(
         MULTILABEL.name: lambda: MULTILABEL,
         EMBEDDING.name: lambda: EMBEDDING,
         SCORES.name: lambda: SCORES,
+        NEXT_ITEM.name: lambda: NEXT_ITEM,
     },
     Task,
     key="data.task",

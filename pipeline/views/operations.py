@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
-from pipeline.core.errors import ConfigError, quoted
+from pipeline.core.errors import ConfigError, MismatchError, brief, quoted
 
 Bounds = tuple[float, float]
 
@@ -115,6 +115,46 @@ def unknown_settings(kinds: Mapping[str, type[Augmentation]], value: Mapping[str
         if isinstance(settings, Mapping)
         for setting in set(settings) - {field.name for field in fields(kinds[name])}  # type: ignore[arg-type]
     }
+
+
+def spec_values(
+    value: Mapping[str, Any], kinds: Mapping[str, type[Augmentation]], names: set[str], semantics: int
+) -> dict[str, Any]:
+    """Return the fields of a view spec from its canonical form.
+
+    Args:
+        value: the canonical form, which is untrusted.
+        kinds: the operations by name.
+        names: of all fields of the spec.
+        semantics: this program's version of rendering.
+
+    Raises:
+        MismatchError: written by an incompatible version of this program.
+        ConfigError: a value has a wrong type or range.
+    """
+    given = set(value) - {"semantics"}
+    unknown = sorted(given - names | unknown_settings(kinds, value))
+    if unknown or value.get("semantics") != semantics:
+        found = f"semantics {quoted(value.get('semantics'))} of rendering"
+        raise MismatchError(
+            f"the views have {f'operation {brief(unknown[0])}' if unknown else found}; this program knows "
+            f"semantics {semantics} and the operations {', '.join(kinds)}; use the version that made them, "
+            "or make a new dump"
+        )
+    require(type(value.get("seed", 0)) is int, "views.seed", quoted(value.get("seed")), "an integer")
+    return {
+        name: operation(kinds[name], value[name])
+        if name in kinds and value[name] is not None
+        else value[name]
+        for name in given
+    }
+
+
+def plain_settings(value: Any) -> Any:
+    """Return settings with lists for tuples, as JSON has them."""
+    if not isinstance(value, dict):
+        return value
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in value.items()}
 
 
 def _is_of(kind: str, value: Any) -> bool:

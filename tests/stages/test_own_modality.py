@@ -135,5 +135,5 @@ def test_a_task_may_be_ones_own_too(waves, capsys):
     assert run("inspect", "data/logits/main.zarr") == 0
     assert "teacher's correct 1.0000" in capsys.readouterr().out
     assert run("prepare", "--set", "data.task=grading") == 1
-    known = "classes, multilabel, embedding, scores, or module:NAME"
+    known = "classes, multilabel, embedding, scores, next_item, or module:NAME"
     assert f"task 'grading' is unknown; expected {known}" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from pipeline.core.errors import MismatchError, brief, quoted
+from pipeline.core.errors import quoted
 from pipeline.modalities.audio.noise import noise_digest, trust_folder
 from pipeline.modalities.audio.operations import (
     BackgroundNoise,
@@ -22,7 +22,7 @@ from pipeline.modalities.audio.operations import (
     TimeMask,
 )
 from pipeline.modalities.preprocessing import UsualViews
-from pipeline.views.operations import Augmentation, operation, require, unknown_settings
+from pipeline.views.operations import Augmentation, plain_settings, require, spec_values
 
 # Raise it when a spec would render different samples; part of every store's fingerprint.
 SEMANTICS = 1
@@ -98,7 +98,7 @@ class AudioViewSpec(UsualViews):
     def canonical(self) -> dict[str, Any]:
         """Return the spec as plain values, with the version of the rendering's semantics."""
         values = asdict(replace(self, background_noise=self.noise))
-        kept = {name: _plain(v) for name, v in values.items() if name in _ALWAYS or v is not None}
+        kept = {name: plain_settings(v) for name, v in values.items() if name in _ALWAYS or v is not None}
         return {"semantics": SEMANTICS, **kept}
 
     @classmethod
@@ -108,30 +108,8 @@ class AudioViewSpec(UsualViews):
         Raises:
             MismatchError: written by an incompatible version of this program.
         """
-        given = set(value) - {"semantics"}
-        unknown = sorted(
-            given - {field.name for field in fields(cls)} | unknown_settings(OPERATIONS, value)
-        )
-        if unknown or value.get("semantics") != SEMANTICS:
-            semantics = f"semantics {quoted(value.get('semantics'))} of rendering"
-            what = f"operation {brief(unknown[0])}" if unknown else semantics
-            raise MismatchError(
-                f"the views have {what}; this program knows semantics {SEMANTICS} and the operations "
-                f"{', '.join(OPERATIONS)}; use the version that made them, or make a new dump"
-            )
-        require(type(value.get("seed", 0)) is int, "views.seed", quoted(value.get("seed")), "an integer")
-        spec = cls(**{name: _parsed(name, value[name]) for name in given})
+        names = {field.name for field in fields(cls)}
+        spec = cls(**spec_values(value, OPERATIONS, names, SEMANTICS))
         noise = spec.background_noise
         require(noise is None or noise.digest != "", "background_noise.digest", "empty", "a SHA-256")
         return spec
-
-
-def _plain(value: Any) -> Any:
-    """Return settings with lists for tuples, as JSON has them."""
-    if not isinstance(value, dict):
-        return value
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in value.items()}
-
-
-def _parsed(name: str, value: Any) -> Any:
-    return value if value is None or name not in OPERATIONS else operation(OPERATIONS[name], value)

@@ -13,10 +13,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import ranges
 from pipeline.core.random import Lane, below, chance, draw, lanes_of
 from pipeline.core.random import Words as RandomWords
 from pipeline.modalities.text.spec import RandomCrop, RandomSwap, TextViews
-from pipeline.modalities.text.words import MASK, Ids, Words, divided, ranges
+from pipeline.modalities.text.words import MASK, Ids, Words, divided
 
 # A share of words in fixed point: 1 is 2^16.
 _UNIT = 1 << 16

@@ -14,8 +14,9 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import ranges
 from pipeline.modalities.text.tokenizers import Frame, Tokenizer
-from pipeline.modalities.text.words import Ids, Words, pieces_of, ranges, with_room
+from pipeline.modalities.text.words import Ids, Words, pieces_of, with_room
 
 Tokens = NDArray[np.int32]
 _ROOM = 1 << 12

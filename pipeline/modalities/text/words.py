@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.arrays import Rows
+from pipeline.core.arrays import Rows, ranges
 from pipeline.samples.packed import Split
 
 MASK_BYTE, BORDER_BYTE = 0xFE, 0xFF
@@ -220,13 +220,6 @@ def with_room(values: NDArray[Any], count: int) -> NDArray[Any]:
     larger = np.zeros(2 * count, values.dtype)
     larger[: len(values)] = values
     return larger
-
-
-def ranges(lengths: Ids) -> Ids:
-    """Return 0..n-1 for each length n, one after the other: [2, 3] gives [0, 1, 0, 1, 2]."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total) - np.repeat(ends - lengths, lengths)
 
 
 class Words:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean
-from pipeline.core.own_code import Kind, call, find_callable, is_own, parameters_of
+from pipeline.modalities.sources import SourceTable
 from pipeline.modalities.text.form import TextSource
 from pipeline.modalities.text.options import TextOptions
 from pipeline.modalities.text.sources.builtin import open_languages
@@ -25,7 +24,6 @@ from pipeline.modalities.text.sources.tables import (
 
 __all__ = ["SOURCES", "TextOptions", "open_source"]
 
-_OWN = Kind(noun="source", returns="a dataset of texts", plural="datasets")
 SOURCES: Mapping[str, Callable[[str, TextOptions], TextSource]] = {
     "udhr-languages": open_languages,
     "csv": open_csv,
@@ -35,48 +33,10 @@ SOURCES: Mapping[str, Callable[[str, TextOptions], TextSource]] = {
     "hf": open_datasets,
     "folder": open_folder,
 }
+_SHAPES = ("udhr-languages", *(f"{name}:PATH" for name in SOURCES if name != "udhr-languages"))
+_TABLE = SourceTable(SOURCES, TextSource, noun="text", shapes=_SHAPES)
 
 
 def open_source(name: str, options: TextOptions) -> TextSource:
-    """Find a dataset by the value of `data.source`.
-
-    Raises:
-        ConfigError: the table has no such name.
-        DataError: the dataset is missing, empty or malformed.
-    """
-    kind, _, detail = name.partition(":")
-    hint = did_you_mean(kind, SOURCES)
-    if kind in SOURCES:
-        source = SOURCES[kind](detail, options)
-    elif is_own(name) and not hint:
-        source = _own(name, options)
-    else:
-        raise ConfigError(
-            f"data.source is {name!r}; expected udhr-languages, csv:PATH, tsv:PATH, jsonl:PATH, "
-            f"parquet:PATH, hf:PATH, folder:PATH or module:callable of your own{hint}"
-        )
-    for split, samples in (("training", source.train), ("test", source.test)):
-        if not samples:
-            raise DataError(f"{name}: no {split} texts; expected at least one")
-    if len(source.classes) < 2:
-        raise DataError(
-            f"{name}: {counted(len(source.classes), 'class')}; expected at least two classes to tell apart"
-        )
-    return source
-
-
-def _own(name: str, options: TextOptions) -> TextSource:
-    """Call user code that returns a dataset.
-
-    Raises:
-        ConfigError: the code cannot be imported, raises, or returns something else.
-    """
-    function = find_callable(name, _OWN)
-    given = {"options": options} if "options" in parameters_of(function) else {}
-    found = call(name, _OWN, function, given)
-    if not isinstance(found, TextSource):
-        raise ConfigError(
-            f"source {name} returns a {type(found).__name__}; expected a "
-            "pipeline.modalities.text.form.TextSource; correct it"
-        )
-    return found
+    """Find a dataset by the value of `data.source`; see `SourceTable.open`."""
+    return _TABLE.open(name, options)

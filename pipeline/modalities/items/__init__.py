@@ -1,0 +1,1 @@
+"""Items: histories of users, the next item as label, recommenders as models."""

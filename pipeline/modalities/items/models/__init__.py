@@ -1,0 +1,1 @@
+"""Sequential recommenders of the literature."""
