@@ -38,6 +38,7 @@ from stages.params import (
     SweepParams,
     TrainingParams,
 )
+from stages.rehead_params import ProbeParams, ReheadParams
 
 DOCUMENT = Path(__file__).parents[1] / "stages" / "README.md"
 COMMAND = "python -m tests.parameter_reference"
@@ -58,6 +59,8 @@ _SECTIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "text views": ("`views` of texts", (TextViews,)),
     "audio views": ("`views` of clips", (AudioViewSpec,)),
     "ensembles": ("`ensembles.NAME`", (EnsembleParams,)),
+    "reheads": ("`reheads.NAME`", (ReheadParams,)),
+    "probes": ("`probes.NAME`", (ProbeParams,)),
     "recipes": ("`recipes.NAME`", (RecipeParams,)),
     "sweep": ("`sweep`", (SweepParams,)),
 }
