@@ -3,7 +3,7 @@
     python -m tests.benchmarks.reheading FOLDER [--images 1500] [--views 2] [--out FILE.json]
 
 The built-in teacher is dumped on the first built-in images: by `features` at several budgets, and as
-embeddings by `digits`. Each dump gets three heads: its ten classes merged into shoes, bags and clothes, a
+embeddings by `auto`. Each dump gets three heads: its ten classes merged into shoes, bags and clothes, a
 linear probe of the labels, and zero-shot vectors (the class means of the un-augmented validation images).
 Then the teacher runs on every training image in every view. Its own features through the same head are the
 truth: agreement of the first class and KL(truth || re-headed), beside the estimate of the re-headed dump.
@@ -47,7 +47,7 @@ GROUPS = {"shoes": [5, 7, 9], "bags": [8], "clothes": [0, 1, 2, 3, 4, 6]}
 DUMPS = {
     "features, max_kl 1e-3": ("classifier", CodecSpec(name="features", max_kl=1e-3)),
     "features, max_kl 1e-5": ("classifier", CodecSpec(name="features", max_kl=1e-5)),
-    "embeddings, max_error 1e-4": ("encoder", CodecSpec(name="digits", max_error=1e-4)),
+    "embeddings, max_error 1e-4": ("encoder", CodecSpec(name="auto", max_error=1e-4)),
 }
 _BATCH, _TEMPERATURE = 250, 0.05
 _CPU = torch.device("cpu")
