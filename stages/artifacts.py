@@ -7,7 +7,9 @@ refused; changed training values are only reported.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from pipeline.core.files import parse_object
 from pipeline.core.hashing import canonical_json, difference
 from pipeline.core.progress import note
 from pipeline.core.trust import NOTHING, Trust
+from pipeline.dump.rehead import require_classes
 from pipeline.dump.verify import replay
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
@@ -34,13 +37,24 @@ from pipeline.report.runs import read_metrics
 from pipeline.store.arrays import RESTORE
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
+from pipeline.store.reference import NOUNS, Kind
+from pipeline.store.rehead import Reheaded
 from pipeline.store.soft_labels import SoftLabels
+from pipeline.tasks.classes import CLASSES
+from pipeline.tasks.embedding import EMBEDDING
+from pipeline.tasks.table import task_of
 from pipeline.training.settings import Precision
 from stages import paths
-from stages.params import Params
+from stages.params import ModelParams, Params
+from stages.rehead_params import ProbeParams, ReheadParams
 
 # Values that decide the network itself, independently of its training.
 _DECISIVE = ("model", "weights", "fine_tune")
+_OPEN: Mapping[Kind, Callable[..., SoftLabels]] = {
+    "logits": LogitStore.open,
+    "ensemble": Ensemble.open,
+    "rehead": Reheaded.open,
+}
 # Number of (view, sample) pairs that the teacher evaluates again to measure drift.
 REPLAYED = 256
 
@@ -63,6 +77,11 @@ def load_teacher(
     network, card = load_checkpoint(paths.teacher_checkpoint(name), trust=trust)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Teacher(name=name, network=network, card=card, precision=precision)
+
+
+def judging(context: RunContext, spec: ModelParams) -> RunContext:
+    """Return the context of a teacher, whose task is that of embeddings if it is an encoder."""
+    return context.under(EMBEDDING) if spec.encodes else context
 
 
 def asked_teacher(params: Params, name: str, precision: Precision, device: torch.device) -> Teacher:
@@ -187,47 +206,106 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 def open_dump(
     params: Params, name: str, context: RunContext, *, allow_drift: bool
 ) -> tuple[SoftLabels, dict[str, Any] | None]:
-    """Open a dump or an ensemble; if drift is allowed, also return its cost per dump.
+    """Open a dump, an ensemble or a re-headed dump; if drift is allowed, also return its cost per dump.
 
     Raises:
-        MismatchError: the store has a different spec or teacher.
+        MismatchError: the store has a different spec, teacher, task or classes.
     """
-    path = paths.store(name)
-    if name not in params.ensembles:
-        store = LogitStore.open(path, allow_drift=allow_drift)
-        teacher = require_as_asked(params, name, store, context.device)
-        return store, _measure_drift(store, teacher, context) if allow_drift else None
-    ensemble = Ensemble.open(path, allow_drift=allow_drift)
+    kind = _kind_asked(params, name)
+    store = _OPEN[kind](paths.store(name), allow_drift=allow_drift)
     drift = {}
-    for dump, member in dumps_in(params, name, ensemble):
+    for dump, member in dumps_in(params, name, store):
         teacher = require_as_asked(params, dump, member, context.device)
         drift[dump] = _measure_drift(member, teacher, context) if allow_drift else None
-    return ensemble, drift if allow_drift else None
+    _require_task(name, store, context)
+    if isinstance(store, Reheaded) and context.task.names_outputs:
+        require_classes(name, store, context.data)
+    if not allow_drift:
+        return store, None
+    return store, drift[name] if kind == "logits" else drift
+
+
+def _kind_asked(params: Params, name: str) -> Kind:
+    """Return the kind of store that params.yaml asks for under a name."""
+    if name in params.ensembles:
+        return "ensemble"
+    if params.reheaded(name) is not None:
+        return "rehead"
+    params.dump(name)
+    return "logits"
+
+
+def _require_task(name: str, store: SoftLabels, context: RunContext) -> None:
+    """Refuse labels of another task than the data's, e.g. an embedding where students have classes.
+
+    Raises:
+        MismatchError: names both.
+    """
+    theirs, ours = str(store.teacher.get("task", CLASSES.name)), context.task.name
+    if theirs != ours:
+        raise MismatchError(
+            f"{store.location}: is of task {quoted(theirs)}, and the data of task {ours!r}; expected the "
+            f"same; set data.task, or give it another head: pipeline rehead {name} --head FILE --out NAME"
+        )
 
 
 def dumps_in(params: Params, name: str, opened: SoftLabels) -> list[tuple[str, LogitStore]]:
-    """Return the dumps (name, store) behind an open store or ensemble.
+    """Return the dumps (name, store) behind an open store, ensemble or re-headed dump.
 
     Raises:
         MismatchError: params.yaml defines this name differently.
     """
-    is_one, asks_for_one = isinstance(opened, Ensemble), name in params.ensembles
-    if is_one != asks_for_one:
-        kinds = {True: "an ensemble", False: "a logit store"}
+    found, asked = _kind_of(opened), _kind_asked(params, name)
+    if found != asked:
         raise MismatchError(
-            f"{opened.location}: is {kinds[is_one]}, but params.yaml asks for {kinds[asks_for_one]}; "
+            f"{opened.location}: is {NOUNS[found]}, but params.yaml asks for {NOUNS[asked]}; "
             f"remove it with: rm -r {opened.location} and run: pipeline cache-logits {name}"
         )
-    if isinstance(opened, LogitStore):
-        return [(name, opened)]
-    _require_members(params, name, opened)
-    return list(zip(params.ensembles[name].of, opened.members, strict=True))
+    if isinstance(opened, Ensemble):
+        _require_members(params, name, opened)
+        return list(zip(params.ensembles[name].of, opened.members, strict=True))
+    (store,) = opened.members
+    reheaded = params.reheaded(name)
+    if isinstance(opened, Reheaded) and reheaded is not None:
+        _require_head(name, reheaded, opened)
+        return [(reheaded.of, store)]
+    return [(name, store)]
 
 
-def _require_members(params: Params, name: str, ensemble: SoftLabels) -> None:
+def _kind_of(opened: SoftLabels) -> Kind:
+    if isinstance(opened, Ensemble):
+        return "ensemble"
+    return "rehead" if isinstance(opened, Reheaded) else "logits"
+
+
+def _require_head(name: str, asked: ReheadParams | ProbeParams, made: Reheaded) -> None:
+    """Refuse a re-headed dump that was made with other parameters, or from another head.
+
+    Raises:
+        MismatchError: names the difference and the command.
+    """
+    spec, finding = asked.head_spec(), made.finding
+    pairs: dict[str, tuple[Any, Any]] = {
+        "of": (Path(made.name).stem, asked.of),
+        "head": (finding.source, spec.label),
+        "budget": (str(finding.codec_spec), str(spec.budget)),
+        "penalty": (finding.penalty, spec.penalty),
+    }
+    # A machine that only trains students may not have the file.
+    if not spec.is_probe and Path(spec.source).exists():
+        pairs["content of the head"] = finding.digest, spec.digest()
+    there, here = ({key: pair[side] for key, pair in pairs.items()} for side in (0, 1))
+    if differing := difference(there, here):
+        raise MismatchError(
+            f"{made.location}: does not match params.yaml: {differing}; rebuild it with: pipeline "
+            f"cache-logits {name}"
+        )
+
+
+def _require_members(params: Params, name: str, ensemble: Ensemble) -> None:
     spec = params.ensembles[name]
     expected = tuple(paths.store(dump).name for dump in spec.of), spec.blend()
-    names = ensemble.names if isinstance(ensemble, Ensemble) else ()
+    names = ensemble.names
     if (names, ensemble.blend) != expected:
         raise MismatchError(
             f"{ensemble.location}: averages {', '.join(names)}, {ensemble.blend}; ensembles.{name} has "
@@ -315,7 +393,7 @@ def _measure_drift(
     if teacher is None:
         note(f"{store.location}: the KL cost of drift cannot be measured without the teacher")
         return None
-    audit = replay(store, context, teacher, REPLAYED)
+    audit = replay(store, context.under(task_of(store.teacher)), teacher, REPLAYED)
     note(
         f"{store.location}: replayed {REPLAYED} random (view, sample) pairs: mean KL(teacher || cached) "
         f"{audit.replay_kl_mean:.2e}"

@@ -12,16 +12,17 @@ from pipeline.dump.run import cache_logits
 from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
 from pipeline.store.manifest import Manifest
-from pipeline.store.place import behind_links, require_ensemble_or_nothing, require_store_or_nothing
+from pipeline.store.place import behind_links, require_reference_or_nothing, require_store_or_nothing
 from pipeline.store.reader import LogitStore
 from pipeline.tasks.task import Task
 from stages import paths
-from stages.artifacts import asked_teacher, require_as_asked, tell_other_data
+from stages.artifacts import asked_teacher, judging, require_as_asked, tell_other_data
 from stages.dvc import naming_experiments
 from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.ranks import rank_slice
+from stages.rehead import make as make_reheaded
 
 
 @click.command()
@@ -43,15 +44,21 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
     An interrupted dump resumes, and a complete one is left unchanged. Added views and images extend the
     store; finished shards are never rewritten. Under torchrun each rank writes its part.
 
-    DUMP may also be one of `ensembles`: then existing dumps are averaged, and no teacher runs.
+    DUMP may also be one of `ensembles`, `reheads` or `probes`: then existing dumps are averaged, or get
+    another last layer, and no teacher runs.
     """
     path = behind_links(out or paths.store(dump))
     if dump in params.ensembles:
         _average(params, dump, path, part, machine)
         return
+    if (reheaded := params.reheaded(dump)) is not None:
+        _require_no_part(part, f"re-headed dump {dump!r}")
+        if rank_slice(WHOLE).index == 0:
+            make_reheaded(params, dump, reheaded, path, machine)
+        return
     require_store_or_nothing(path)
     spec, mine = params.dump(dump), rank_slice(part or WHOLE)
-    context = machine.context(params.data)
+    context = judging(machine.context(params.data), params.teacher(spec.teacher))
     teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
     tell_other_data(spec.teacher, context.data.digest())
     with naming_experiments():
@@ -62,11 +69,10 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
 
 def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> None:
     """Write an ensemble; only the first of several processes does."""
-    if part is not None:
-        raise ConfigError(f"--shards does not apply to ensemble {name!r}, which has no shards; remove it")
+    _require_no_part(part, f"ensemble {name!r}")
     if rank_slice(WHOLE).index > 0:
         return
-    require_ensemble_or_nothing(path)
+    require_reference_or_nothing(path, "ensemble")
     spec = params.ensembles[name]
     members = {dump: paths.store(dump).name for dump in spec.of}
     context = machine.context(params.data)
@@ -80,6 +86,11 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
         f"{name}: {', '.join(spec.of)}, {counted(ensemble.n_views, 'view')}; {context.task.accuracy} on "
         f"test {top1} from the cached logits"
     )
+
+
+def _require_no_part(part: Slice | None, what: str) -> None:
+    if part is not None:
+        raise ConfigError(f"--shards does not apply to {what}, which has no shards; remove it")
 
 
 def _say(dump: str, manifest: Manifest, task: Task) -> None:

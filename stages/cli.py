@@ -28,6 +28,7 @@ COMMANDS = {
     "prepare": "Import and pack the dataset, and fix its splits.",
     "train-teacher": "Train or fine-tune a teacher, or evaluate pretrained weights.",
     "cache-logits": "Run a teacher once over all views and store its logits.",
+    "rehead": "Give a dump another last layer, without its teacher.",
     "plan": "Estimate the cost of a dump before it runs.",
     "train-student": "Train a student from a dump, or as a baseline.",
     "report": "Compare all trained runs.",

@@ -19,6 +19,7 @@ _OUTPUTS = {
     "prepare": [paths.PREPARED.parent],
     "train-teacher": [paths.TEACHERS, paths.RUNS],
     "cache-logits": [paths.LOGITS],
+    "rehead": [paths.LOGITS],
     "train-student": [paths.STUDENTS, paths.RUNS],
     "report": [paths.REPORTS],
 }

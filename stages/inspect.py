@@ -10,9 +10,11 @@ import click
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.rule import Measures
-from pipeline.core.errors import ConfigError, counted
+from pipeline.core.errors import ConfigError, counted, first_of
 from pipeline.places.location import hidden_place
-from pipeline.store.ensemble import Ensemble, is_ensemble
+from pipeline.store.ensemble import Ensemble
+from pipeline.store.reference import kind_of
+from pipeline.store.rehead import Reheaded
 from pipeline.store.summary import Inspection, inspect
 from pipeline.tasks.table import task_of
 from pipeline.tasks.task import Task
@@ -29,8 +31,12 @@ def command(store: str, as_json: bool) -> None:
 
     STORE is a folder, or an address such as s3://bucket/main.zarr.
     """
-    if is_ensemble(store):
+    kind = kind_of(store)
+    if kind == "ensemble":
         _say_ensemble(store, Ensemble.open(store), as_json=as_json)
+        return
+    if kind == "rehead":
+        _say_reheaded(store, Reheaded.open(store), as_json=as_json)
         return
     found = inspect(store)
     if as_json:
@@ -50,6 +56,26 @@ def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
         "weights": ", ".join(f"{weight:g}" for weight in blend.weights),
         "samples": _size(summary, ensemble.measures),
         _accuracy(_task(ensemble.teacher)): _quality(ensemble.teacher_top1),
+    }
+    for name, text in lines.items():
+        say(f"{name:15} {text}")
+
+
+def _say_reheaded(place: str, reheaded: Reheaded, *, as_json: bool) -> None:
+    summary, finding, task = reheaded.summary(), reheaded.finding, _task(reheaded.teacher)
+    if as_json:
+        click.echo(json.dumps(summary, indent=1))
+        return
+    absolute = finding.measures.is_absolute
+    cost = f"{_cost(task, finding.fidelity)}, estimated on {finding.rows:,} rows encoded again"
+    lines = {
+        "re-headed": f"{hidden_place(place)}: {reheaded.name} with head {finding.source}",
+        "samples": _size(summary, reheaded.measures),
+        "outputs": first_of(reheaded.head.classes),
+        f"its {_accuracy(task)}": _quality(finding.teacher_top1),
+        "fidelity": cost,
+        "budget": finding.codec_spec.under(absolute=absolute).partition(" ")[2].strip("()"),
+        "head digest": summary["rehead"]["digest"],
     }
     for name, text in lines.items():
         say(f"{name:15} {text}")

@@ -20,11 +20,14 @@ KINDS = {
     "teachers": "teacher",
     "dumps": "dump",
     "ensembles": "ensemble",
+    "reheads": "re-headed dump",
+    "probes": "probe",
     "students": "student",
     "recipes": "recipe",
 }
-# Groups whose files share a folder.
-_TOGETHER = (("teachers",), ("dumps", "ensembles"), ("students",), ("recipes",))
+# Groups whose stores share a folder.
+STORES = ("dumps", "ensembles", "reheads", "probes")
+_TOGETHER = (("teachers",), STORES, ("students",), ("recipes",))
 
 # Numbers in YAML 1.2, which DVC reads, but text for PyYAML, e.g. 1e3 or 0o17.
 _NUMBER = re.compile(r"[0-9]+[eE][0-9]+|0o[0-7]+")
@@ -94,7 +97,7 @@ def require_runs_apart(params: Params) -> None:
 
 
 def _heads(params: Params) -> _Heads:
-    dumps = [name.lower() for name in (*params.dumps, *params.ensembles)]
+    dumps = [name.lower() for name in params.stores]
     baselines = _tails(params, needs_teacher=False)
     return {**dict.fromkeys(dumps, _tails(params, needs_teacher=True)), paths.BASELINE: baselines}
 

@@ -26,6 +26,7 @@ from pipeline.training.settings import Precision, TrainingSettings
 from pipeline.views.pairing import require_whole_groups
 from stages.data_params import DataParams, Seed
 from stages.own_types import AsItIs
+from stages.rehead_params import ProbeParams, ReheadParams
 
 T = TypeVar("T")
 _DEEPEST = 16
@@ -71,7 +72,8 @@ class ModelParams:
             YAML or JSON file; None if both have the same classes.
         output: of a model under `task: embedding`: `embedding` (the input of its last layer), `layer:NAME`
             (a layer's output, averaged over positions) or `cls:NAME` (at its first position); None for
-            `embedding`, and for the output itself of your own code.
+            `embedding`, and for the output itself of your own code. A finished teacher gives embeddings
+            under any task if this or `normalise` is set: its dumps are for `reheads` and `probes`.
         normalise: of embeddings: `length` (to 1), or of a teacher `features` (each to mean 0 and deviation
             1, measured once); None for raw ones.
         seed: random seed of a teacher's training.
@@ -114,6 +116,12 @@ class ModelParams:
             raise ConfigError(
                 "freeze is true but weights is not set; freeze needs weights to keep; add them"
             )
+
+    @property
+    def encodes(self) -> bool:
+        """Whether a finished teacher gives embeddings, whatever the data's task is."""
+        finished = self.weights is not None and not self.fine_tune
+        return finished and (self.output is not None or self.normalise is not None)
 
     def start(self, size: int | None) -> Start:
         """Return the initial network's specification for a run.
@@ -293,7 +301,7 @@ class SweepParams:
     """The runs of the main job: dumps x students x recipes x seeds, and students x baselines x seeds.
 
     Args:
-        dumps: names of dumps or ensembles.
+        dumps: names of dumps, ensembles, re-headed dumps or probes.
         students: names of students.
         recipes: names of recipes with a distillation loss.
         baselines: names of recipes that need no dump.
@@ -317,6 +325,8 @@ class Params:
     teachers: dict[str, ModelParams] = field(default_factory=dict)
     dumps: dict[str, DumpParams] = field(default_factory=dict)
     ensembles: dict[str, EnsembleParams] = field(default_factory=dict)
+    reheads: dict[str, ReheadParams] = field(default_factory=dict)
+    probes: dict[str, ProbeParams] = field(default_factory=dict)
     students: dict[str, ModelParams] = field(default_factory=dict)
     recipes: dict[str, RecipeParams] = field(default_factory=dict)
     sweep: SweepParams = field(default_factory=SweepParams)
@@ -329,16 +339,28 @@ class Params:
         """Return a dump by name."""
         return _lookup(self.dumps, "dumps", name)
 
+    def reheaded(self, name: str) -> ReheadParams | ProbeParams | None:
+        """Return a dump with another head by name, or None."""
+        return self.reheads.get(name) or self.probes.get(name)
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """Names of everything that a student can learn from."""
+        return *self.dumps, *self.ensembles, *self.reheads, *self.probes
+
     def dump_views(self, name: str) -> DumpViews:
-        """Return the views of a dump or of an ensemble's dumps, which share them."""
+        """Return the views of a dump, or of the dumps behind a name, which share them."""
         return self.dump(self._dumps_of(name)[0]).views
 
     def dump_codecs(self, name: str) -> list[str]:
-        """Return the codec of a dump, or the codecs of an ensemble's dumps."""
+        """Return the codec of a dump, or the codecs of the dumps behind a name."""
         return [self.dump(member).codec for member in self._dumps_of(name)]
 
     def _dumps_of(self, name: str) -> tuple[str, ...]:
-        return self.ensembles[name].of if name in self.ensembles else (name,)
+        if name in self.ensembles:
+            return self.ensembles[name].of
+        reheaded = self.reheaded(name)
+        return (name,) if reheaded is None else (reheaded.of,)
 
     def student(self, name: str) -> ModelParams:
         """Return a student by name."""

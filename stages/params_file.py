@@ -17,7 +17,7 @@ from pipeline.modalities.table import DEFAULT, MODALITIES
 from pipeline.views.pairing import require_whole_groups
 from stages import paths
 from stages.data_params import DataParams
-from stages.names import KINDS, require_names, require_runs_apart
+from stages.names import KINDS, STORES, require_names, require_runs_apart
 from stages.own_types import checked, nested
 from stages.params import (
     DumpParams,
@@ -29,10 +29,11 @@ from stages.params import (
     SweepParams,
     TrainingParams,
 )
+from stages.rehead_params import ProbeParams, ReheadParams
 
 _STRICT: tuple[Any, ...] = (
     *(DumpViews, TrainingParams, DataParams, ModelParams),
-    *(DumpParams, EnsembleParams, RecipeParams, SweepParams, Params),
+    *(DumpParams, EnsembleParams, ReheadParams, ProbeParams, RecipeParams, SweepParams, Params),
 )
 for _class in _STRICT:
     _class.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
@@ -243,6 +244,8 @@ class _Reader:
             "students": [ModelParams, TrainingParams],
             "dumps": [DumpParams],
             "ensembles": [EnsembleParams],
+            "reheads": [ReheadParams],
+            "probes": [ProbeParams],
             "sweep": [SweepParams],
             "preprocessing": [modality.preprocessing_type],
             "views": [modality.views_type]
@@ -276,17 +279,18 @@ def _check_references(params: Params, path: Path) -> None:
     for name, ensemble in params.ensembles.items():
         for member in ensemble.of:
             _require_name(path, f"ensembles.{name}.of", member, params.dumps)
-    taken = next((name for name in params.ensembles if name in params.dumps), None)
-    if taken is not None:
-        raise ConfigError(f"{path}: {taken!r} is both a dump and an ensemble; rename one")
-    for name in (*params.dumps, *params.ensembles):
+    for group in ("reheads", "probes"):
+        for name, reheaded in getattr(params, group).items():
+            _require_name(path, f"{group}.{name}.of", reheaded.of, params.dumps)
+    _require_one_kind(params, path)
+    for name in params.stores:
         if name.lower() == paths.BASELINE:
             raise ConfigError(
                 f"{path}: a dump is named {name!r}, which is reserved for runs without a dump; rename it"
             )
     sweep = params.sweep
     for key, names, known in (
-        ("dumps", sweep.dumps, {**params.dumps, **params.ensembles}),
+        ("dumps", sweep.dumps, dict.fromkeys(params.stores)),
         ("students", sweep.students, params.students),
         ("recipes", sweep.recipes, params.recipes),
         ("baselines", sweep.baselines, params.recipes),
@@ -306,6 +310,18 @@ def _check_references(params: Params, path: Path) -> None:
                     f"{path}: sweep.{key} lists {name!r}, which {need}; move it to sweep.{other}"
                 )
     _require_targets(params)
+
+
+def _require_one_kind(params: Params, path: Path) -> None:
+    """Refuse a name in two groups whose stores share a folder."""
+    kinds: dict[str, str] = {}
+    for group, kind in KINDS.items():
+        if group in STORES:
+            for name in getattr(params, group):
+                here = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+                if name in kinds:
+                    raise ConfigError(f"{path}: {name!r} is both {kinds[name]} and {here}; rename one")
+                kinds[name] = here
 
 
 def _require_targets(params: Params) -> None:

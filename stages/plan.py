@@ -10,12 +10,15 @@ import click
 from pipeline.core.errors import ConfigError
 from pipeline.dump.forecast import Forecast, forecast
 from pipeline.dump.preflight import duration, size
+from pipeline.dump.rehead import require_fine
 from pipeline.tasks.task import Task
 from stages import paths
-from stages.artifacts import asked_teacher
+from stages.artifacts import asked_teacher, judging
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device, writes_store
 from stages.params import Params
+from stages.rehead import lines, prepared
+from stages.rehead_params import ProbeParams, ReheadParams
 
 
 @click.command()
@@ -45,8 +48,11 @@ def command(
             f"{dump!r} is an ensemble, which costs next to nothing; plan its dumps instead: "
             f"{', '.join(params.ensembles[dump].of)}"
         )
+    if (reheaded := params.reheaded(dump)) is not None:
+        _foresee_head(params, dump, reheaded, out or paths.store(dump), machine, as_json=as_json)
+        return
     spec = params.dump(dump)
-    context = machine.context(params.data)
+    context = judging(machine.context(params.data), params.teacher(spec.teacher))
     teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
     expected = forecast(context, teacher, spec.dump_spec(), out or paths.store(dump), samples)
     if as_json:
@@ -54,6 +60,28 @@ def command(
         return
     for name, text in _lines(expected, context.task).items():
         click.echo(f"{name:10} {text}")
+
+
+def _foresee_head(
+    params: Params,
+    name: str,
+    asked: ReheadParams | ProbeParams,
+    path: Path,
+    machine: Machine,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the cost of another head: bytes of its tensors, and no forward pass."""
+    made, context = prepared(params, name, asked, path, machine)
+    n_bytes = sum(values.nbytes for values in made.head.tensors().values())
+    if as_json:
+        figures = {"bytes_total": n_bytes, "bytes_per_sample_view": 0.0, "files": 2}
+        costs = {"teacher_forwards": 0, "seconds_estimate": 0.0}
+        click.echo(json.dumps({**figures, **costs, "fidelity": made.finding.fidelity.summary()}, indent=1))
+        return
+    for line in (*lines(name, made, context), f"{name}: {size(n_bytes)} to write, no forward pass"):
+        click.echo(line)
+    require_fine(name, made, context)
 
 
 def _lines(expected: Forecast, task: Task) -> dict[str, str]:

@@ -18,7 +18,7 @@ from pipeline.report.results import Report, dump_figures
 from pipeline.report.runs import PlannedRun, Run, planned_runs, read_run, read_teacher
 from pipeline.report.tables import make_gallery
 from pipeline.samples.leaks import read_leaks
-from pipeline.store.ensemble import open_logits
+from pipeline.store.opening import open_logits
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.tasks.table import find_task
 from pipeline.tasks.task import Task

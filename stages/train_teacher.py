@@ -27,7 +27,7 @@ from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
 from stages import paths
-from stages.artifacts import making
+from stages.artifacts import judging, making
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
 from stages.outputs import Outputs, main_figure
@@ -56,6 +56,7 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
             held.enter_context(outputs.held(ranks))
             context = machine.context(params.data, ranks)
             require_sample(context.data, seed=spec.seed, workers=machine.workers)
+            context = judging(context, spec)
             if spec.weights is not None and not spec.fine_tune:
                 network, card = _resolve(context, teacher, spec)
             else:
@@ -70,7 +71,7 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
 
 def _resolve(context: RunContext, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:
     """Load a pretrained network unchanged onto the device."""
-    network, card = pretrained_network(context.data, spec.start(None))
+    network, card = pretrained_network(context.data, spec.start(None), encodes=True)
     require_same_outputs(name, card, context.data, context.task)
     network.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if isinstance(network, Embedder) and spec.normalise == "features":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -15,13 +16,16 @@ from pipeline.core.errors import ConfigError, StoreError, counted
 from pipeline.core.progress import note, track
 from pipeline.core.trust import Trust
 from pipeline.dump.repair import read_header, repair
-from pipeline.dump.verify import Audit, replay, verify
+from pipeline.dump.verify import Audit, replay, verify, verify_reheaded
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import audit_data
 from pipeline.models.teacher import Teacher
-from pipeline.store.ensemble import Ensemble, is_ensemble
+from pipeline.store.ensemble import Ensemble
 from pipeline.store.growth import tell_pending
 from pipeline.store.reader import LogitStore
+from pipeline.store.reference import Kind, kind_of
+from pipeline.store.rehead import Reheaded
+from pipeline.tasks.table import task_of
 from stages import paths
 from stages.artifacts import load_teacher
 from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
@@ -118,14 +122,24 @@ class _CheckedStore:
     allow_drift: bool
 
     def __post_init__(self) -> None:
-        if is_ensemble(self.store):
+        if self._kind == "ensemble":
             names = " and ".join(Ensemble.open(self.store).names)
             raise ConfigError(
                 f"{self.store}: an ensemble stores no logits; verify its members instead: {names}"
             )
 
+    @property
+    def _kind(self) -> Kind:
+        return kind_of(self.store)
+
     def repair(self) -> None:
         """Repair the store; repaired files are new, so print how to fix the same damage in DVC's cache."""
+        if self._kind == "rehead":
+            raise ConfigError(
+                f"{self.store}: a re-headed dump has no shards to repair; repair the dump behind it with "
+                "--repair, or rebuild this one with: pipeline cache-logits "
+                f"{self.store.stem}"
+            )
         damaged: list[Path] = []
         lines = repair(
             self.store,
@@ -139,14 +153,14 @@ class _CheckedStore:
     def audit(self, pairs: int, *, as_json: bool) -> Audit:
         """Check the store, optionally replay its teacher, and print the findings."""
         try:
-            audit = verify(self.store)
+            audit = verify_reheaded(self.store) if self._kind == "rehead" else verify(self.store)
         except StoreError as error:
             if not as_json:
                 raise
             return Audit(ok=False, checked=0, bad=[str(error)])
         if audit.ok and pairs:
             context, teacher = self._bench_and_teacher()
-            opened = LogitStore.open(self.store, allow_drift=self.allow_drift)
+            opened = _open(self.store, self._kind, allow_drift=self.allow_drift)
             audit = replace(replay(opened, context, teacher, pairs), checked=audit.checked)
         if not as_json:
             tell_damaged_cache(self.store, audit.files)
@@ -155,10 +169,18 @@ class _CheckedStore:
         return audit
 
     def _bench_and_teacher(self) -> tuple[RunContext, Teacher]:
-        made_by = read_header(self.store).teacher
+        made_by = self._made_by()
         name, precision = made_by["name"], made_by["precision"]
         teacher = load_teacher(name, precision, self.machine.device, trust=self.trust)
-        return self.machine.context(None), teacher
+        context = self.machine.context(None)
+        return (context if self._kind == "rehead" else context.under(task_of(made_by))), teacher
+
+    def _made_by(self) -> Mapping[str, Any]:
+        """Return the teacher of the shards."""
+        if self._kind == "rehead":
+            (member,) = Reheaded.open(self.store, allow_drift=self.allow_drift).members
+            return member.teacher
+        return read_header(self.store).teacher
 
     def _tell(self, audit: Audit) -> None:
         _tell(audit.bad)
@@ -170,6 +192,12 @@ class _CheckedStore:
                 f"{counted(audit.replayed, 'pair')} replayed: largest difference "
                 f"{audit.replay_max_abs_diff:.3g}, mean {audit.measure} {audit.replay_kl_mean:.2e}"
             )
+
+
+def _open(store: Path, kind: Kind, *, allow_drift: bool) -> LogitStore | Reheaded:
+    if kind == "rehead":
+        return Reheaded.open(store, allow_drift=allow_drift)
+    return LogitStore.open(store, allow_drift=allow_drift)
 
 
 def _joined(data: Audit, store: Audit) -> Audit:

@@ -42,6 +42,7 @@ from stages.params import (
     SweepParams,
     TrainingParams,
 )
+from stages.rehead_params import ProbeParams, ReheadParams
 
 DOCUMENT = Path(__file__).parents[1] / "stages" / "README.md"
 COMMAND = "python -m tests.parameter_reference"
@@ -65,6 +66,8 @@ _SECTIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "audio views": ("`views` of clips", (AudioViewSpec,)),
     "items views": ("`views` of items", (ItemsViews,)),
     "ensembles": ("`ensembles.NAME`", (EnsembleParams,)),
+    "reheads": ("`reheads.NAME`", (ReheadParams,)),
+    "probes": ("`probes.NAME`", (ProbeParams,)),
     "recipes": ("`recipes.NAME`", (RecipeParams,)),
     "sweep": ("`sweep`", (SweepParams,)),
 }

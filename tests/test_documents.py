@@ -222,6 +222,19 @@ def test_ones_own_code_goes_through_the_commands(working_folder, monkeypatch):
     own_code._found.cache_clear()
 
 
+def test_the_heads_of_the_dump_page_go_through_the_commands(working_folder):
+    path = READMES["pipeline/dump/README.md"]
+    exec(block_with(path, "# groups.py"), {})
+    (change,) = (yaml.safe_load(block.code) for block in blocks(path, "yaml") if "reheads:" in block.code)
+    known = yaml.safe_load(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(yaml.safe_dump(_merged(known, change)))
+    few = ("--set", "dumps.fine.views.count=1")
+    for name in ("fine", "groups", "probe"):
+        assert run("cache-logits", name, *few) == 0
+    assert run("inspect", "data/logits/groups.zarr") == 0
+    assert run("train-student", "shufflenet", "kd", 0, "--dump", "probe", *few) == 0
+
+
 def test_the_codec_of_the_architecture_page_goes_through_the_commands(working_folder):
     path = READMES["pipeline/README.md"]
     Path("sixteenths.py").write_text(block_with(path, "# sixteenths.py"))

@@ -25,6 +25,8 @@ OPTIONS = {
     "prepare": {"--params", "--set", "--workers"},
     "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render"},
     "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--render", "--out", "--shards"},
+    "rehead": {"DUMP", "--head", "--out", "--penalty", "--max-kl", "--max-error", "--params", "--set"}
+    | {"--device", "--workers", "--render"},
     "plan": {"DUMP", "--params", "--set", "--device", "--workers", "--render"}
     | {"--out", "--samples", "--json"},
     "train-student": {

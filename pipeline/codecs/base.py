@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -112,6 +112,18 @@ class Decoder(Protocol):
         """Function from arrays of B rows to (B, C) float32 outputs; of a softmax, row maximum 0."""
 
 
+class StoredDecoder(Decoder, Protocol):
+    """Decode the rows of one store."""
+
+    @property
+    def name(self) -> str:
+        """Name of the store's codec."""
+
+    @property
+    def is_valid(self) -> Callable[[Mapping[str, Tensor]], bool] | None:
+        """Whether arrays of B rows can come from the codec's `encode`; None if any arrays can."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
     """Convert a teacher's C outputs to arrays, and back.
@@ -142,6 +154,13 @@ class Codec:
     def bytes(self) -> int:
         """Size of one sample before compression."""
         return sum(spec.bytes for spec in self.arrays.values())
+
+
+class Derivation(Protocol):
+    """How outputs derive from the rows of stores: an average over several, or another head."""
+
+    def decoder(self, codecs: Sequence[Codec]) -> Decoder:
+        """Return the decoder of rows of these codecs, in the order of the stores."""
 
 
 def relative(logits_BC: Tensor) -> Tensor:

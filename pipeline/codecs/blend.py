@@ -41,6 +41,10 @@ class Blend:
         if not sum(self.weights) < float("inf"):
             raise ConfigError(f"weights are {list(self.weights)}; their sum is too large; scale them down")
 
+    def decoder(self, codecs: Sequence[Codec]) -> BlendedDecoder:
+        """Return the decoder of rows of these codecs; see `Derivation`."""
+        return BlendedDecoder(codecs, self)
+
     def blend(self, each: Sequence[Tensor]) -> Tensor:
         """Return averaged outputs (B, C) float32 from each teacher's; of a softmax, row maximum 0."""
         total = sum(self.weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.codecs import Rule
+from pipeline.codecs import Rule, TeacherOutput
+from pipeline.codecs.head import Head
 from pipeline.core.errors import ConfigError, StoreError
 from pipeline.core.progress import note
 from pipeline.evaluation.context import RunContext
@@ -28,6 +29,7 @@ from pipeline.store.layout import MANIFEST, ZARR_JSON
 from pipeline.store.leftovers import is_passing
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
+from pipeline.store.rehead import Reheaded
 
 # Limit on the mean divergence (nats for classes), or ten times the codec's own mean if that is larger. A
 # single pair may reach ten times this, or twenty times the codec's 99th percentile. More is not rounding.
@@ -92,6 +94,25 @@ def verify(path: Path) -> Audit:
     return Audit(ok=not bad, checked=len(known), bad=bad, files=tuple(fault.name for fault in faults))
 
 
+def verify_reheaded(path: Path) -> Audit:
+    """Check a re-headed store: its manifest and head, every byte behind it, and its outputs.
+
+    Raises:
+        CorruptStoreError: manifest or head changed since they were written.
+        MismatchError: the store behind it was rewritten since.
+    """
+    store = Reheaded.open(path)
+    (member,) = store.members
+    audit = verify(Path(str(member.location.place)))
+    bad = audit.bad or [
+        f"{name} view {view} has non-finite outputs"
+        for name, section in store.sections.items()
+        for view in range(section.n_views)
+        if not all(bool(outputs.isfinite().all()) for outputs in section.decoded(view))
+    ]
+    return replace(audit, ok=not bad, bad=bad, checked=audit.checked + 2)
+
+
 def _contradictions(location: Location, manifest: Manifest) -> list[str]:
     """Compare redundant metadata: root with manifest, and samples with the dataset digest."""
     problems = []
@@ -143,14 +164,16 @@ def _undecodable(location: Location, manifest: Manifest) -> list[str]:
     return problems
 
 
-def replay(store: LogitStore, context: RunContext, teacher: Teacher, count: int, seed: int = 0) -> Audit:
+def replay(
+    store: LogitStore | Reheaded, context: RunContext, teacher: Teacher, count: int, seed: int = 0
+) -> Audit:
     """Run the teacher again on random (view, sample) pairs and compare with the stored logits.
 
     First, the samples with render checksums are rendered again. In a store opened with `allow_drift` they
     may differ; the logits' difference then includes the effect of that drift.
 
     Args:
-        store: a store that passed `verify`.
+        store: a store that passed `verify`, or one that re-heads it.
         context: the store's data, or a part of it, and the device.
         teacher: the store's teacher.
         count: number of pairs.
@@ -160,11 +183,12 @@ def replay(store: LogitStore, context: RunContext, teacher: Teacher, count: int,
         DataError: an image differs from the prepared one.
         MismatchError: the data or the teacher is not the store's.
     """
-    store.require_teacher(teacher.described())
+    (member,) = store.members
+    member.require_teacher(teacher.described())
     images = context.data.train
     feed = context.feed(images, views_of(store), teacher.card.preprocessing, mixed_blocks(store, images))
-    drift = measure_drift(feed, store_sightings(store, "train", images))
-    if drift.differing and not store.allow_drift:
+    drift = measure_drift(feed, store_sightings(member, "train", images))
+    if drift.differing and not member.allow_drift:
         return Audit(ok=False, checked=0, bad=[str(drift)], drift=drift)
     pairs = np.random.default_rng(seed).integers((0, 0), (store.n_views, len(images)), (count, 2))
     images.require_unchanged(np.unique(pairs[:, 1]))
@@ -172,7 +196,8 @@ def replay(store: LogitStore, context: RunContext, teacher: Teacher, count: int,
     differences, divergences = zip(*_compared(store, feed, teacher, pairs, task), strict=True)
     found = torch.cat(divergences)
     mean, worst = float(found.mean()), float(found.max())
-    cost, first = store.manifest.fidelity(), task.measures.divergences[0]
+    cost = store.finding.fidelity if isinstance(store, Reheaded) else store.manifest.fidelity()
+    first = task.measures.divergences[0]
     mean_limit = max(REPLAY_KL, 10 * cost.mean(first))
     worst_limit = max(10 * REPLAY_KL, 20 * cost.divergences[first].p99)
     bad, name = [], "KL" if not task.measures.is_absolute else first
@@ -195,17 +220,31 @@ def replay(store: LogitStore, context: RunContext, teacher: Teacher, count: int,
 
 
 def _compared(
-    store: LogitStore, feed: Feed, teacher: Teacher, pairs: NDArray[np.int64], rule: Rule
+    store: LogitStore | Reheaded,
+    feed: Feed,
+    teacher: Teacher,
+    pairs: NDArray[np.int64],
+    rule: Rule,
 ) -> Iterator[tuple[float, Tensor]]:
     """Yield per view of pairs (P, 2): the largest output difference, and the first divergence (p,)."""
     stored_rows = store.rows_of(feed.images)
     for view in np.unique(pairs[:, 0]).tolist():
         rows = pairs[pairs[:, 0] == view, 1]
-        fresh = rule.kept(_outputs(teacher, feed, view, rows))
+        head = store.head if isinstance(store, Reheaded) else None
+        fresh = rule.kept(_outputs(teacher, head, feed, view, rows))
         stored = store.sections["train"].logits(view, stored_rows[rows])
         yield float((fresh - stored).abs().max()), rule.diverge(fresh, stored)[:, 0]
 
 
-def _outputs(teacher: Teacher, feed: Feed, view: int, rows: NDArray[np.int64]) -> Tensor:
+def _outputs(teacher: Teacher, head: Head | None, feed: Feed, view: int, rows: NDArray[np.int64]) -> Tensor:
     batches = [rows[batch] for batch in consecutive(len(rows), _BATCH)]
-    return torch.cat([teacher.logits(images).cpu() for images in feed.batches(view, batches)])
+    found = (teacher.output(images) for images in feed.batches(view, batches))
+    return torch.cat([_said(output, head).cpu() for output in found])
+
+
+def _said(output: TeacherOutput, head: Head | None) -> Tensor:
+    """Return the teacher's outputs, or those of another head over its features."""
+    if head is None:
+        return output.logits
+    features = output.logits if head.of_outputs else output.require_features()
+    return head.to(features.device).outputs(features)

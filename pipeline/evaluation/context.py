@@ -5,7 +5,7 @@ Owns the loop over every sample of an un-augmented split; figures belong to the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,6 +46,10 @@ class RunContext:
     workers: int
     on_device: bool | None = None
     ranks: Ranks = SINGLE
+
+    def under(self, task: Task) -> RunContext:
+        """Return this context with another task, e.g. of a teacher that gives embeddings."""
+        return self if task.name == self.task.name else replace(self, task=task)
 
     def feed(
         self,

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.codecs import find_codec, trust_codec
-from pipeline.codecs.blend import BlendedDecoder
 from pipeline.core.arrays import Rows
 from pipeline.loading.drift import require_no_drift
 from pipeline.loading.feed import Feed
@@ -22,7 +21,7 @@ from pipeline.loading.targets import EncodedView, Labels
 from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
-from pipeline.store.ensemble import open_logits
+from pipeline.store.opening import open_logits
 from pipeline.store.soft_labels import SoftLabels
 
 _MOMENT = 1e-3
@@ -77,9 +76,10 @@ class ReplayDataset(Dataset[Item]):
         self._look()
         require_no_drift(opened, self._feed)
         self._rows = torch.from_numpy(opened.rows_of(images))
-        self._codecs = [(m.codec.name, m.n_classes, dict(m.codec.state)) for m in opened.members]
-        self._absolute = opened.measures.is_absolute
-        self._blend = opened.blend
+        self._codecs = [
+            (m.codec.name, m.n_classes, dict(m.codec.state), m.measures.is_absolute) for m in opened.members
+        ]
+        self._derivation = opened.derivation
         self._view = _SharedView()
         arrays = {name: _shared(values) for name, values in self._read(0).items()}
         self._labels = EncodedView(opened.codec, arrays)
@@ -147,12 +147,14 @@ class ReplayDataset(Dataset[Item]):
         arrays = state.pop("arrays")
         self.__dict__.update(state)
         self._store = None
-        for name, _, _ in self._codecs:
+        for name, *_ in self._codecs:
             trust_codec(name)  # the process that opened the store may run it, and so may its workers
-        codecs = [find_codec(*form, absolute=self._absolute) for form in self._codecs]
-        self._labels = EncodedView(
-            BlendedDecoder(codecs, self._blend) if self._blend else codecs[0], arrays
-        )
+        codecs = [
+            find_codec(name, n_classes, kept, absolute=absolute)
+            for name, n_classes, kept, absolute in self._codecs
+        ]
+        decoder = self._derivation.decoder(codecs) if self._derivation else codecs[0]
+        self._labels = EncodedView(decoder, arrays)
         self._look()
 
 

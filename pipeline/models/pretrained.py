@@ -40,6 +40,7 @@ from pipeline.models.embedder import EMBEDDING, Embedder, Normalise
 from pipeline.models.heads import SelectedLogits, replace_head
 from pipeline.models.own_code import OwnCode
 from pipeline.samples.description import CLASSES
+from pipeline.tasks.embedding import EMBEDDING as VECTORS
 from pipeline.tasks.table import find_task
 
 
@@ -201,6 +202,11 @@ class Start:
     output: str | None = None
     normalise: Normalise = "none"
 
+    @property
+    def embeds(self) -> bool:
+        """Whether an embedding is asked for."""
+        return self.output is not None or self.normalise != "none"
+
     def given(self, modality: Modality) -> GivenPreprocessing:
         """Return the user's preprocessing settings, empty if None."""
         given: GivenPreprocessing = self.preprocessing or modality.preprocessing_type()
@@ -228,11 +234,18 @@ def initial_network(data: PreparedData, start: Start, seed: int) -> tuple[nn.Mod
     return _with_logits(network, replace(card, task=data.task), data.classes)
 
 
-def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, ModelCard]:
+def pretrained_network(
+    data: PreparedData, start: Start, *, encodes: bool = False
+) -> tuple[nn.Module, ModelCard]:
     """Return a network with unchanged pretrained weights, in eval mode, and its card.
 
     Its classes are those of the weights, or the data's classes if a class map is given. Under a task of
     embeddings, its output is an embedding.
+
+    Args:
+        data: the prepared data.
+        start: the network and its weights.
+        encodes: whether it may give embeddings under any task, if `output` or `normalise` asks for them.
 
     Raises:
         ModelError: the model or the weights are unknown, the class map does not fit, or the network fails
@@ -264,6 +277,8 @@ def pretrained_network(data: PreparedData, start: Start) -> tuple[nn.Module, Mod
         )
     if start.class_map is not None:
         network, card = with_classes(network, card, start.class_map, data.classes)
+    if encodes and start.embeds and find_task(data.task).names_outputs:
+        return _encoder(network, card, start)
     return _as_task_asks(network, card, data, start)
 
 
@@ -295,9 +310,22 @@ def _as_task_asks(
             f"model {start.model} has a class_map, and outputs of task {data.task} have no classes; "
             "expected none; remove it"
         )
+    return _embedded(network, replace(card, task=data.task), _output_of(start), start.normalise)
+
+
+def _encoder(network: nn.Module, card: ModelCard, start: Start) -> tuple[nn.Module, ModelCard]:
+    """Return a network that gives embeddings under a task of other outputs, for dumps that get a head."""
+    if start.class_map is not None:
+        raise ModelError(
+            f"model {start.model} has a class_map and output {quoted(start.output)}, and an embedding has "
+            "no classes; expected one of them; remove one"
+        )
+    return _embedded(network, replace(card, task=VECTORS.name), _output_of(start), start.normalise)
+
+
+def _output_of(start: Start) -> str:
     usual = "" if isinstance(source_of(start.model), OwnCode) else EMBEDDING
-    output = usual if start.output is None else start.output
-    return _embedded(network, replace(card, task=data.task), output, start.normalise)
+    return usual if start.output is None else start.output
 
 
 def _embedded(

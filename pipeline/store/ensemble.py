@@ -17,19 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.codecs.blend import SEPARATOR, Blend, BlendedDecoder
+from pipeline.codecs.base import Derivation
+from pipeline.codecs.blend import SEPARATOR, Blend
 from pipeline.codecs.rule import Measures
-from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, quoted
-from pipeline.core.files import parse_object, write_json
-from pipeline.core.forms import require_form
+from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError
+from pipeline.core.files import write_json
 from pipeline.core.hashing import spec_digest
 from pipeline.places.location import Location, Place
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.index import ABSENT
-from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
+from pipeline.store.layout import MANIFEST, ZARR_JSON
 from pipeline.store.reader import LogitStore
-from pipeline.store.soft_labels import SoftLabels
+from pipeline.store.reference import open_referred, read_reference, sealed
 from pipeline.store.wire import EnsembleForm
 
 _DECODED_AT_ONCE = 4096
@@ -60,13 +60,18 @@ class Ensemble:
         self.teacher_top1 = teacher_top1
         _require_alike(location, self.members)
         self.blend = replace(blend, link=self.measures.link)
-        self.codec = BlendedDecoder([member.codec for member in self.members], self.blend)
+        self.codec = self.blend.decoder([member.codec for member in self.members])
         self._first = self.members[0]
         self._places = [self._rows_in(member) for member in self.members]
 
     def _rows_in(self, member: LogitStore) -> NDArray[np.int64]:
         """Return the positions of the first member's samples in another member."""
         return member.sections["train"].index.find(self._first.keys)
+
+    @property
+    def derivation(self) -> Derivation:
+        """The average."""
+        return self.blend
 
     @property
     def n_views(self) -> int:
@@ -183,17 +188,15 @@ class Ensemble:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the manifest, with its own digest."""
-        content = {
-            "schema": SCHEMA,
-            "members": {
-                name: member.manifest.digest()
-                for name, member in zip(self.names, self.members, strict=True)
-            },
-            "average": self.blend.average,
-            "weights": list(self.blend.weights),
-            "teacher_top1": self.teacher_top1,
-        }
-        return {**content, "digest": spec_digest(content)}
+        digests = (member.manifest.digest() for member in self.members)
+        return sealed(
+            {
+                "members": dict(zip(self.names, digests, strict=True)),
+                "average": self.blend.average,
+                "weights": list(self.blend.weights),
+                "teacher_top1": self.teacher_top1,
+            }
+        )
 
     @classmethod
     def open(cls, place: Place, *, allow_drift: bool = False, **options: Any) -> Ensemble:
@@ -210,18 +213,16 @@ class Ensemble:
             IncompleteStoreError: a member is missing or unfinished.
         """
         location = Location(place, **options)
-        content = _read_manifest(location)
-        members = {
-            name: LogitStore.open(_beside(place, name), allow_drift=allow_drift, **options)
-            for name in content["members"]
-        }
-        for name, member in members.items():
-            if member.manifest.digest() != content["members"][name]:
-                raise MismatchError(
-                    f"{location}: refers to an older {name}, which has been rewritten since; rebuild the "
-                    f"ensemble with: pipeline cache-logits {location.stem}"
-                )
-        return cls(location, members, _blend_of(content), teacher_top1=content["teacher_top1"])
+        content = read_reference(location, EnsembleForm, "ensemble")
+        try:
+            blend = _blend_of(content)
+        except ValueError as error:
+            raise CorruptStoreError(
+                f"{location}/{MANIFEST}: not an ensemble's manifest ({reason(error)}); {RESTORE}"
+            ) from None
+        digests = content["members"]
+        members = open_referred(place, digests, "ensemble", allow_drift=allow_drift, **options)
+        return cls(location, members, blend, teacher_top1=content["teacher_top1"])
 
 
 def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
@@ -248,33 +249,6 @@ def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
     return Ensemble(Location(path), members, replace(blend, weights=weights))
 
 
-def open_logits(place: Place, *, allow_drift: bool = False, **options: Any) -> SoftLabels:
-    """Open a store of logits, or an ensemble.
-
-    Raises:
-        StoreError: the place has neither, or an unfinished or changed one.
-    """
-    kind = Ensemble if is_ensemble(place, **options) else LogitStore
-    return kind.open(place, allow_drift=allow_drift, **options)
-
-
-def is_ensemble(place: Place, **options: Any) -> bool:
-    """Whether the place has an ensemble, not a store with its own logits."""
-    location = Location(place, **options)
-    if location.exists(ZARR_JSON) or not location.exists(MANIFEST):
-        return False
-    try:
-        return "members" in parse_object(location.read(MANIFEST))
-    except (ValueError, CorruptStoreError):  # opening it explains the error
-        return False
-
-
-def _beside(place: Place, name: str) -> Place:
-    if isinstance(place, str) and "://" in place:
-        return f"{place.rstrip('/').rpartition('/')[0]}/{name}"
-    return Path(str(place)).absolute().parent / name
-
-
 def _blend_of(content: Mapping[str, Any]) -> Blend:
     """Return the average that a manifest describes.
 
@@ -284,29 +258,6 @@ def _blend_of(content: Mapping[str, Any]) -> Blend:
     if len(content["weights"]) != len(content["members"]):
         raise ValueError(f"{len(content['weights'])} weights for {len(content['members'])} members")
     return Blend(average=content["average"], weights=tuple(content["weights"]))
-
-
-def _read_manifest(location: Location) -> dict[str, Any]:
-    origin = f"{location}/{MANIFEST}"
-    if not location.exists(MANIFEST):
-        raise StoreError(
-            f"{location}: no such ensemble; create it with: pipeline cache-logits {location.stem}"
-        )
-    try:
-        content = parse_object(location.read(MANIFEST))
-        digest = content.pop("digest")
-        if content.get("schema") != SCHEMA:
-            raise ValueError(f"schema {quoted(content.get('schema'))}, but this program reads {SCHEMA}")
-        changed = spec_digest(content) != digest
-        require_form(EnsembleForm, content)
-        _blend_of(content)
-    except (ValueError, KeyError, RecursionError) as error:
-        raise CorruptStoreError(
-            f"{origin}: not an ensemble's manifest ({reason(error)}); {RESTORE}"
-        ) from None
-    if changed:
-        raise CorruptStoreError(f"{origin}: changed since it was written (digest differs); {RESTORE}")
-    return content
 
 
 def _require_alike(location: Location, members: Sequence[LogitStore]) -> None:

@@ -104,6 +104,10 @@ class Manifest:
             raise StoreError(
                 f"{location}: is an ensemble, which stores no logits; use the stores that it averages"
             )
+        if "head" in content:
+            raise StoreError(
+                f"{location}: is a re-headed store, which stores no logits; use the dump that it refers to"
+            )
         # The schema first: a newer program may compute digests differently.
         header = Header.from_dict(content, origin)
         try:

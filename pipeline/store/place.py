@@ -9,7 +9,6 @@ from pathlib import Path
 from pipeline.core.errors import CorruptStoreError, StoreError
 from pipeline.places.local import require_own_folders
 from pipeline.store.arrays import RESTORE
-from pipeline.store.ensemble import is_ensemble
 from pipeline.store.faults import files_in
 from pipeline.store.frame import frame_files
 from pipeline.store.growth import settle
@@ -22,6 +21,8 @@ from pipeline.store.leftovers import (
     sweep_temporaries,
 )
 from pipeline.store.records import Records
+from pipeline.store.reference import NOUNS, Kind, kind_of
+from pipeline.store.rehead import HEAD
 
 # A new file system's root has this folder.
 _OF_THE_DISK = "lost+found"
@@ -48,8 +49,12 @@ def require_store_or_nothing(path: Path) -> None:
         raise problem
 
 
-def require_ensemble_or_nothing(path: Path) -> None:
-    """Refuse a place that is no ensemble and cannot become one.
+def require_reference_or_nothing(path: Path, kind: Kind) -> None:
+    """Refuse a place that is no ensemble, or no re-headed store, and cannot become one.
+
+    Args:
+        path: the folder.
+        kind: the requested one.
 
     Raises:
         StoreError: the place holds something else, or lies inside a store.
@@ -57,13 +62,19 @@ def require_ensemble_or_nothing(path: Path) -> None:
     _require_folder_of_its_own(path)
     if (path / ZARR_JSON).exists():
         raise StoreError(
-            f"{path}: is a logit store, but an ensemble was requested; choose a different name, or remove "
-            f"the store with: rm -r {path}"
+            f"{path}: is a logit store, but {NOUNS[kind]} was requested; choose a different name, or "
+            f"remove the store with: rm -r {path}"
         )
-    others = sorted(name for name in _files(path) - {MANIFEST} if not is_passing(name))
-    if others and not is_ensemble(path):
+    found = kind_of(path)
+    if found not in ("logits", kind):
         raise StoreError(
-            f"{path}: contains other files ({named(others)} in it); expected an ensemble or an empty "
+            f"{path}: is {NOUNS[found]}, but {NOUNS[kind]} was requested; choose a different name, or "
+            f"remove it with: rm -r {path}"
+        )
+    others = sorted(name for name in _files(path) - {MANIFEST, HEAD} if not is_passing(name))
+    if others and found != kind:
+        raise StoreError(
+            f"{path}: contains other files ({named(others)} in it); expected {NOUNS[kind]} or an empty "
             "folder; choose a different --out"
         )
 
@@ -118,15 +129,15 @@ def _require_folder_of_its_own(path: Path) -> None:
     if path.is_dir():
         require_own_folders(path)
     for around in path.absolute().parents:
-        if (around / ZARR_JSON).exists() or is_ensemble(around):
+        if (around / ZARR_JSON).exists() or kind_of(around) != "logits":
             raise StoreError(f"{path}: is inside another store, {around}; choose an --out outside of it")
 
 
 def _no_place(path: Path) -> StoreError | None:
     """Return the reason why a folder without a store cannot become one, or None."""
-    if is_ensemble(path):
+    if (found := kind_of(path)) != "logits":
         return StoreError(
-            f"{path}: is an ensemble, but a logit store was requested; choose a different name"
+            f"{path}: is {NOUNS[found]}, but a logit store was requested; choose a different name"
         )
     if (path / MANIFEST).exists():
         return CorruptStoreError(f"{path}: {ZARR_JSON} is missing; {RESTORE}")

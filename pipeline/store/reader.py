@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.codecs import Codec
-from pipeline.codecs.blend import Blend
+from pipeline.codecs.base import Derivation, StoredDecoder
 from pipeline.codecs.rule import Measures
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError
@@ -47,7 +47,7 @@ class SectionReader:
         location: Location,
         manifest: Manifest,
         name: str,
-        codec: Callable[[], Codec],
+        codec: Callable[[], StoredDecoder],
         *,
         allow_drift: bool,
     ) -> None:
@@ -252,8 +252,8 @@ class LogitStore:
         return (self,)
 
     @property
-    def blend(self) -> Blend | None:
-        """None: a single store is not averaged."""
+    def derivation(self) -> Derivation | None:
+        """None: the outputs are stored."""
         return None
 
     def identity(self) -> dict[str, Any]:

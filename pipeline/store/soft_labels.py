@@ -1,4 +1,4 @@
-"""Soft labels: the common interface of a store and an ensemble, for training."""
+"""Soft labels: the common interface of a store, an ensemble and a re-headed store, for training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.codecs.base import Decoder
-from pipeline.codecs.blend import Blend
+from pipeline.codecs.base import Decoder, Derivation
 from pipeline.codecs.rule import Measures
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
@@ -22,15 +21,15 @@ class SoftLabels(Protocol):
 
     @property
     def location(self) -> Location:
-        """The place of the store or ensemble."""
+        """The place of the store."""
 
     @property
     def members(self) -> Sequence[LogitStore]:
         """The stores of the outputs."""
 
     @property
-    def blend(self) -> Blend | None:
-        """The average over several members; None for a single one."""
+    def derivation(self) -> Derivation | None:
+        """How outputs derive from the members' rows; None if they are those of a single member."""
 
     @property
     def codec(self) -> Decoder:

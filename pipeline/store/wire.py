@@ -198,6 +198,38 @@ class EnsembleForm(OpenForm):
     teacher_top1: Share | None
 
 
+class HeadForm(_Form):
+    """The last layer of a re-headed store; its tensors are in a file of their own."""
+
+    digest: Digest
+    classes: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(min_length=1)]
+    unit: bool
+    of_outputs: bool
+    source: Text
+    file: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    penalty: Amount | None
+
+
+class EstimateForm(_Form):
+    """How the fidelity of a re-headed store was found; see `dump/reencode.py`."""
+
+    rows: Count
+    scale: Amount
+
+
+class ReheadForm(OpenForm):
+    """The store behind a re-headed one, a folder beside it, its head, and the fidelity with this head."""
+
+    of: Annotated[dict[MemberName, Digest], Field(min_length=1, max_length=1)]
+    head: HeadForm
+    task: Annotated[Text, Field(min_length=1)]
+    measures: MeasuresForm
+    fidelity: dict[str, Any]
+    estimate: EstimateForm
+    codec_spec: CodecSpecForm
+    teacher_top1: Share | None
+
+
 def require_plain(*texts: str) -> None:
     """Refuse texts with control characters, which a terminal would obey.
 

@@ -196,3 +196,21 @@ def test_dvc_finds_one_pipeline_in_a_clone_of_this_repository(tmp_path):
     command = ["git", "ls-files"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [name for name in listed.splitlines() if Path(name).name == "dvc.yaml"] == ["dvc.yaml"]
+
+
+def test_a_changed_head_is_read_again_and_a_probe_needs_no_file(repository):
+    fine = {"codec": "features", "max_kl": 1e-6}
+    heads = {
+        "reheads": {"all": {"of": "main", "head": "map.yaml"}},
+        "probes": {"fitted": {"of": "main", "max_kl": 1}},
+    }
+    Path("map.yaml").write_text("{a: [0, 1], b: [2, 3]}")
+    change(lambda params: (params["dumps"]["main"].update(fine), params.update(heads)))
+    call("dvc", "repro", "rehead@all", "probe@fitted")
+    assert {store.name for store in Path("data/logits").glob("*.zarr")} == {
+        "all.zarr",
+        "fitted.zarr",
+        "main.zarr",
+    }
+    Path("map.yaml").write_text("{a: [0], b: [1, 2, 3]}")
+    assert stages_run(call("dvc", "repro", "rehead@all", "probe@fitted")) == ["rehead@all"]

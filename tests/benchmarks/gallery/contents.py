@@ -42,6 +42,7 @@ TABLES: Mapping[str, Shown] = {
     "many-classes": _shown(size.many_classes, "rate_distortion.json"),
     "few-classes": _shown(size.few_classes, "main_job.json"),
     "features": _shown(size.features, "feature_error.json"),
+    "reheading": _shown(size.reheading, "reheading.json"),
     "access": _shown(size.access, "delivery.json", "dump_share.json"),
     "main-job-ratios": _shown(speed.main_job, "main_job.json"),
     "rendering": _shown(speed.rendering, "rendering.json"),

@@ -102,6 +102,23 @@ def features(found: Found) -> str:
     return table(("`max_kl`", "bytes per view", *errors), *rows)
 
 
+def reheading(found: Found) -> str:
+    """Return agreement and divergence of re-headed dumps; from reheading.json."""
+    rows = (
+        (
+            row["dump"],
+            f"{row['bytes_per_sample_view']:.1f}",
+            row["head"],
+            f"{row['agreement']:.4f}",
+            f"{row['kl_t1']:.1e}",
+            f"{row['estimated_kl_t1']:.1e}",
+        )
+        for row in found["rows"]
+    )
+    figures = ("agreement with the teacher", "KL, T = 1", "estimated by the dump")
+    return table(("dump", "bytes per view", "head", *figures), *rows)
+
+
 def access(delivery: Found, dump: Found) -> str:
     """Return the cost of stored rows; from delivery.json and dump_share.json."""
     over, opening, decoding = (

@@ -30,7 +30,8 @@ from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.table import preprocessing_of, views_of
 from pipeline.models.architecture import build
 from pipeline.models.teacher import Teacher
-from pipeline.store.ensemble import Ensemble, open_logits
+from pipeline.store.ensemble import Ensemble
+from pipeline.store.opening import open_logits
 from pipeline.store.reader import LogitStore
 
 WEIGHTS = (1.0, 3.0)

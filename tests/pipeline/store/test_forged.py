@@ -27,8 +27,8 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.modalities.table import preprocessing_of, views_of
 from pipeline.report.results import dump_figures
-from pipeline.store.ensemble import open_logits
 from pipeline.store.index import read_index
+from pipeline.store.opening import open_logits
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import Records
 from pipeline.store.summary import inspect
