@@ -44,7 +44,7 @@ def open_folder(detail: str, options: TextOptions) -> TextSource:
         files, left_out = _listed(root, "")
         classes = _classes(root, files)
         train, test = drawn(root, _samples(root, files, classes))
-        return TextSource(classes=classes, train=train, test=test, left_out=left_out)
+        return TextSource(classes=classes, train=train, test=test, left_out=left_out, forks=True)
     found = {
         split: _listed(root, split) for split in (TRAIN, names.test, names.validation) if split is not None
     }
@@ -56,6 +56,7 @@ def open_folder(detail: str, options: TextOptions) -> TextSource:
         test=samples[names.test],
         validation=None if names.validation is None else samples[names.validation],
         left_out=sum((left_out for _, left_out in found.values()), LeftOut()),
+        forks=True,
     )
 
 

@@ -247,6 +247,7 @@ def _source(root: Path, rows: Mapping[str, Rows], left_out: LeftOut) -> TextSour
         test=samples[TEST],
         validation=samples.get(VALIDATION),
         left_out=left_out,
+        forks=True,
     )
 
 
@@ -259,7 +260,7 @@ def drawn(root: Path, samples: Samples) -> tuple[Samples, Samples]:
         f"class, are "
         "taken for it: by the hashes of their names, so the same ones each time"
     )
-    train, test = (Samples(samples.__getitem__, np.flatnonzero(part)) for part in (~tested, tested))
+    train, test = (samples.subset(np.flatnonzero(part)) for part in (~tested, tested))
     return train, test
 
 
