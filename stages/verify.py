@@ -139,7 +139,7 @@ class _CheckedStore:
     def audit(self, pairs: int, *, as_json: bool) -> Audit:
         """Check the store, optionally replay its teacher, and print the findings."""
         try:
-            audit = verify(self.store)
+            audit = verify(self.store, self.machine.workers)
         except StoreError as error:
             if not as_json:
                 raise
