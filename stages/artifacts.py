@@ -38,6 +38,7 @@ from pipeline.store.soft_labels import SoftLabels
 from pipeline.training.settings import Precision
 from stages import paths
 from stages.params import Params
+from stages.places import find_store
 
 # Values that decide the network itself, independently of its training.
 _DECISIVE = ("model", "weights", "fine_tune")
@@ -192,7 +193,7 @@ def open_dump(
     Raises:
         MismatchError: the store has a different spec or teacher.
     """
-    path = paths.store(name)
+    path = find_store(params, name)
     if name not in params.ensembles:
         store = LogitStore.open(path, allow_drift=allow_drift)
         teacher = require_as_asked(params, name, store, context.device)

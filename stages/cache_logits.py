@@ -17,10 +17,11 @@ from pipeline.store.reader import LogitStore
 from pipeline.tasks.task import Task
 from stages import paths
 from stages.artifacts import asked_teacher, require_as_asked, tell_other_data
-from stages.dvc import naming_experiments
+from stages.dvc import naming_experiments, require_pointer_stage
 from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
+from stages.places import place_of, write_pointer
 from stages.ranks import rank_slice
 
 
@@ -45,9 +46,12 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
 
     DUMP may also be one of `ensembles`: then existing dumps are averaged, and no teacher runs.
     """
-    path = behind_links(out or paths.store(dump))
+    if out is None and params.places.logits is not None:
+        require_pointer_stage()
+    path = behind_links(out or place_of(params, dump))
     if dump in params.ensembles:
-        _average(params, dump, path, part, machine)
+        if _average(params, dump, path, part, machine) and out is None:
+            write_pointer(params, dump)
         return
     require_store_or_nothing(path)
     spec, mine = params.dump(dump), rank_slice(part or WHOLE)
@@ -57,15 +61,17 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
     with naming_experiments():
         manifest = cache_logits(context, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
     if manifest is not None:
+        if out is None:
+            write_pointer(params, dump)
         _say(dump, manifest, context.task)
 
 
-def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> None:
-    """Write an ensemble; only the first of several processes does."""
+def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> bool:
+    """Write an ensemble; only the first of several processes does. Return whether this one did."""
     if part is not None:
         raise ConfigError(f"--shards does not apply to ensemble {name!r}, which has no shards; remove it")
     if rank_slice(WHOLE).index > 0:
-        return
+        return False
     require_ensemble_or_nothing(path)
     spec = params.ensembles[name]
     members = {dump: paths.store(dump).name for dump in spec.of}
@@ -80,6 +86,7 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
         f"{name}: {', '.join(spec.of)}, {counted(ensemble.n_views, 'view')}; {context.task.accuracy} on "
         f"test {top1} from the cached logits"
     )
+    return True
 
 
 def _say(dump: str, manifest: Manifest, task: Task) -> None:

@@ -11,11 +11,11 @@ from pipeline.core.errors import ConfigError
 from pipeline.dump.forecast import Forecast, forecast
 from pipeline.dump.preflight import duration, size
 from pipeline.tasks.task import Task
-from stages import paths
 from stages.artifacts import asked_teacher
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device, writes_store
 from stages.params import Params
+from stages.places import place_of
 
 
 @click.command()
@@ -48,7 +48,7 @@ def command(
     spec = params.dump(dump)
     context = machine.context(params.data)
     teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
-    expected = forecast(context, teacher, spec.dump_spec(), out or paths.store(dump), samples)
+    expected = forecast(context, teacher, spec.dump_spec(), out or place_of(params, dump), samples)
     if as_json:
         click.echo(json.dumps(expected.to_dict(), indent=1))
         return

@@ -24,12 +24,18 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def stages_of(modality: Modality) -> str:
-    """Return the text of dvc.yaml for a modality; stages depend on the keys of `data` that decide them."""
+def stages_of(modality: Modality, *, pointer: bool = False) -> str:
+    """Return the text of dvc.yaml for a modality; stages depend on the keys of `data` that decide them.
+
+    Args:
+        modality: of the samples.
+        pointer: track a pointer per dump instead of its store: see `places.py`.
+    """
     options = modality.options_type()
     decisive = [name for name in options.asked() if name not in options.refusing]
     named = [] if modality.name == DEFAULT else ["modality"]
-    return render("dvc.yaml.j2", decisive=[*named, *decisive], shaping=list(options.for_models()))
+    keys = {"decisive": [*named, *decisive], "shaping": list(options.for_models())}
+    return render("dvc.yaml.j2", **keys, pointer=pointer)
 
 
 def quoted_yaml(text: str) -> str:

@@ -34,6 +34,7 @@ from stages.params import (
     DumpViews,
     EnsembleParams,
     ModelParams,
+    PlacesParams,
     RecipeParams,
     SweepParams,
     TrainingParams,
@@ -60,6 +61,7 @@ _SECTIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "ensembles": ("`ensembles.NAME`", (EnsembleParams,)),
     "recipes": ("`recipes.NAME`", (RecipeParams,)),
     "sweep": ("`sweep`", (SweepParams,)),
+    "places": ("`places`", (PlacesParams,)),
 }
 _OPERATIONS: Mapping[str, tuple[type, ...]] = {
     "views": (*AUGMENTATIONS.values(), OwnAugmentation),
