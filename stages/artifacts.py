@@ -46,6 +46,7 @@ from pipeline.tasks.table import task_of
 from pipeline.training.settings import Precision
 from stages import paths
 from stages.params import ModelParams, Params
+from stages.places import find_store
 from stages.rehead_params import ProbeParams, ReheadParams
 
 # Values that decide the network itself, independently of its training.
@@ -212,7 +213,7 @@ def open_dump(
         MismatchError: the store has a different spec, teacher, task or classes.
     """
     kind = _kind_asked(params, name)
-    store = _OPEN[kind](paths.store(name), allow_drift=allow_drift)
+    store = _OPEN[kind](find_store(params, name), allow_drift=allow_drift)
     drift = {}
     for dump, member in dumps_in(params, name, store):
         teacher = require_as_asked(params, dump, member, context.device)

@@ -17,10 +17,11 @@ from pipeline.store.reader import LogitStore
 from pipeline.tasks.task import Task
 from stages import paths
 from stages.artifacts import asked_teacher, judging, require_as_asked, tell_other_data
-from stages.dvc import naming_experiments
+from stages.dvc import naming_experiments, require_pointer_stage
 from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
+from stages.places import place_of, write_pointer
 from stages.ranks import rank_slice
 from stages.rehead import make as make_reheaded
 
@@ -47,14 +48,19 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
     DUMP may also be one of `ensembles`, `reheads` or `probes`: then existing dumps are averaged, or get
     another last layer, and no teacher runs.
     """
-    path = behind_links(out or paths.store(dump))
+    if out is None and params.places.logits is not None:
+        require_pointer_stage()
+    path = behind_links(out or place_of(params, dump))
     if dump in params.ensembles:
-        _average(params, dump, path, part, machine)
+        if _average(params, dump, path, part, machine) and out is None:
+            write_pointer(params, dump)
         return
     if (reheaded := params.reheaded(dump)) is not None:
         _require_no_part(part, f"re-headed dump {dump!r}")
         if rank_slice(WHOLE).index == 0:
             make_reheaded(params, dump, reheaded, path, machine)
+            if out is None:
+                write_pointer(params, dump)
         return
     require_store_or_nothing(path)
     spec, mine = params.dump(dump), rank_slice(part or WHOLE)
@@ -64,14 +70,16 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
     with naming_experiments():
         manifest = cache_logits(context, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
     if manifest is not None:
+        if out is None:
+            write_pointer(params, dump)
         _say(dump, manifest, context.task)
 
 
-def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> None:
-    """Write an ensemble; only the first of several processes does."""
+def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> bool:
+    """Write an ensemble; only the first of several processes does. Return whether this one did."""
     _require_no_part(part, f"ensemble {name!r}")
     if rank_slice(WHOLE).index > 0:
-        return
+        return False
     require_reference_or_nothing(path, "ensemble")
     spec = params.ensembles[name]
     members = {dump: paths.store(dump).name for dump in spec.of}
@@ -86,6 +94,7 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
         f"{name}: {', '.join(spec.of)}, {counted(ensemble.n_views, 'view')}; {context.task.accuracy} on "
         f"test {top1} from the cached logits"
     )
+    return True
 
 
 def _require_no_part(part: Slice | None, what: str) -> None:

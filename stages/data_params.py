@@ -37,7 +37,8 @@ class DataParams:
         task: meaning of the teacher's output: `classes` (one softmax), `multilabel` (a sigmoid per tag),
             `embedding` (a vector), `scores` (numbers), `next_item` (a softmax over items, the default of
             modality items), or your own `module:NAME`.
-        watch: file or folder; DVC imports the data again when it changes.
+        watch: file or folder; DVC imports the data again when it changes. A name that ends in `.watch` is a
+            digest file of the source, for folders of many files; `pipeline prepare --look` updates it.
         validation: share of the training samples held out to choose the epoch, in [0, 1); unused if the
             source brings a validation split. With 0 the last epoch is kept.
         labels_per_class: labels of each class that students may see, at least 1; None for all.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.core.errors import ConfigError, MismatchError
 from pipeline.core.progress import note
+from pipeline.core.text import parse_yaml
 from stages import paths
 
 # Folders of the outputs in dvc.yaml.
@@ -23,6 +24,7 @@ _OUTPUTS = {
     "train-student": [paths.STUDENTS, paths.RUNS],
     "report": [paths.REPORTS],
 }
+_DUMPING = ("cache-logits", "average-logits")
 _WAIT_SECONDS = 60.0
 
 
@@ -54,6 +56,27 @@ def require_outputs_inside(arguments: Sequence[str]) -> None:
                 "folders inside; use a real folder and move DVC's cache instead (dvc cache dir PLACE), or "
                 "run the command without DVC"
             )
+
+
+def require_pointer_stage() -> None:
+    """Refuse a stage early if dvc.yaml expects the store itself, which `places.logits` puts elsewhere.
+
+    Raises:
+        ConfigError: the stage of dumps has no pointer among its outputs.
+    """
+    if not is_stage():
+        return
+    try:
+        stages = parse_yaml(Path("dvc.yaml").read_text())["stages"]
+        outs = [out for name in _DUMPING if name in stages for out in stages[name]["do"]["outs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # laid out by someone else: DVC compares the outputs afterwards
+    if any(".zarr" in str(out) for out in outs):
+        raise ConfigError(
+            "dvc.yaml: the stage of dumps lists a store as its output, but places.logits puts stores "
+            "elsewhere; expected data/logits/${key}.json and no store; see stages/README.md, or remove "
+            "places.logits"
+        )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pipeline.core.files import write_bytes
 from stages import paths
 from stages.failures import say
 from stages.options import debuggable
-from stages.render import render, stages_of
+from stages.render import quoted_yaml, render, stages_of
 from stages.survey import begin, require_folder
 
 _PARAMS, _STAGES, _GITIGNORE = "params.yaml", "dvc.yaml", ".gitignore"
@@ -33,8 +33,16 @@ _WAIT_SECONDS = 120.0
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--logits",
+    "place",
+    type=click.Path(file_okay=False),
+    default=None,
+    help="Keep stores in this folder, e.g. on a large disk. DVC then tracks one pointer file per dump "
+    "instead of its 100,000 files.  [default: data/logits]",
+)
 @debuggable
-def command(folder: Path) -> None:
+def command(folder: Path, place: str | None) -> None:
     """Start a project in the working folder from the data in FOLDER, which is only read.
 
     FOLDER contains train/CLASS/* and test/CLASS/* (or val/CLASS/*), or only CLASS/*: then each file has a
@@ -50,12 +58,13 @@ def command(folder: Path) -> None:
     _require_apart(root, folder)
     named = _as_named(folder)
     begun = begin(folder, named)
+    hidden = None if place is None else _ignored(root, Path(place))
     texts = {
-        _PARAMS: begun.params,
-        _STAGES: stages_of(begun.modality, begun.options),
-        _GITIGNORE: render("gitignore.j2", data=_ignored(root, folder)),
+        _PARAMS: begun.params + ("" if place is None else _places(place)),
+        _STAGES: stages_of(begun.modality, begun.options, pointer=place is not None),
+        _GITIGNORE: render("gitignore.j2", data=_ignored(root, folder)) + (f"{hidden}\n" if hidden else ""),
     }
-    _init_dvc(root)
+    _init_dvc(root, hidden)
     for name, text in texts.items():
         write_bytes(root / name, text.encode())
     for line in begun.told:
@@ -119,8 +128,20 @@ def _as_named(folder: Path) -> str:
     return name
 
 
-def _init_dvc(root: Path) -> None:
+def _places(place: str) -> str:
+    """Return the end of params.yaml that puts stores elsewhere."""
+    return (
+        "\n# Folder of the stores; data/logits holds a pointer to each.\n"
+        f"places:\n  logits: {quoted_yaml(place)}\n"
+    )
+
+
+def _init_dvc(root: Path, hidden: str | None) -> None:
     """Create .dvc and .dvcignore; with Git if the working folder is in a Git repository.
+
+    Args:
+        root: the working folder.
+        hidden: pattern of a folder that DVC does not look into.
 
     Raises:
         ConfigError: DVC refuses; its files are removed.
@@ -143,7 +164,8 @@ def _init_dvc(root: Path) -> None:
     made, ours = (root / _DVC / "config").read_text(), _packaged("config")
     without_git = "    no_scm = True\n" if "no_scm" in made else ""
     write_bytes(root / _DVC / "config", ours.replace("[core]\n", f"[core]\n{without_git}", 1).encode())
-    write_bytes(root / _DVCIGNORE, _packaged("dvcignore").encode())
+    ignored = _packaged("dvcignore") + (f"{hidden}\n" if hidden else "")
+    write_bytes(root / _DVCIGNORE, ignored.encode())
 
 
 def _packaged(name: str) -> str:

@@ -22,7 +22,7 @@ from pipeline.models.class_map import read_class_map
 from pipeline.models.embedder import require_output
 from pipeline.models.pretrained import Start
 from pipeline.store.layout import CHUNK_ROWS
-from pipeline.training.settings import Precision, TrainingSettings
+from pipeline.training.settings import Precision, TrainingSettings, as_recorded
 from pipeline.views.pairing import require_whole_groups
 from stages.data_params import DataParams, Seed
 from stages.own_types import AsItIs
@@ -317,6 +317,26 @@ class SweepParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlacesParams:
+    """Folders outside of data/.
+
+    Args:
+        logits: folder of the stores, e.g. on a large disk; data/logits then holds one small pointer file
+            per dump, which DVC tracks instead of the store's files. None for data/logits itself.
+
+    """
+
+    logits: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.logits is not None and (not self.logits.strip() or ":/" in self.logits):
+            raise ConfigError(
+                f"logits is {quoted(self.logits)}; expected a local folder; push finished stores to other "
+                "places"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
     """All of params.yaml."""
 
@@ -330,6 +350,7 @@ class Params:
     students: dict[str, ModelParams] = field(default_factory=dict)
     recipes: dict[str, RecipeParams] = field(default_factory=dict)
     sweep: SweepParams = field(default_factory=SweepParams)
+    places: PlacesParams = field(default_factory=PlacesParams)
 
     def teacher(self, name: str) -> ModelParams:
         """Return a teacher by name."""
@@ -369,7 +390,7 @@ class Params:
     def makes(self, student: str, recipe: str) -> dict[str, Any]:
         """Return the plain values that decide a run, apart from data, dump and seed."""
         return {
-            f"students.{student}": asdict(self.student(student)),
+            f"students.{student}": _recorded(self.student(student)),
             f"recipes.{recipe}": asdict(self.recipe(recipe)),
             "data": {**self.data.options.for_models(), "labels_per_class": self.data.labels_per_class},
         }
@@ -377,7 +398,7 @@ class Params:
     def makes_teacher(self, name: str) -> dict[str, Any]:
         """Return the plain values that decide a teacher, apart from the data."""
         spec = self.teacher(name)
-        values = asdict(spec)
+        values = _recorded(spec)
         if spec.weights is not None and not spec.fine_tune:
             # The weights are used unchanged, so training values have no effect.
             return {f"teachers.{name}": {k: v for k, v in values.items() if k not in ("training", "seed")}}
@@ -386,6 +407,12 @@ class Params:
     def recipe(self, name: str) -> RecipeParams:
         """Return a recipe by name."""
         return _lookup(self.recipes, "recipes", name)
+
+
+def _recorded(spec: ModelParams) -> dict[str, Any]:
+    """Return a model's parameters as the metrics of its run keep them."""
+    values = asdict(spec)
+    return {**values, "training": as_recorded(values["training"])}
 
 
 def _require_json(key: str, value: object, depth: int = 0) -> None:

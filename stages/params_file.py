@@ -25,6 +25,7 @@ from stages.params import (
     EnsembleParams,
     ModelParams,
     Params,
+    PlacesParams,
     RecipeParams,
     SweepParams,
     TrainingParams,
@@ -33,12 +34,21 @@ from stages.rehead_params import ProbeParams, ReheadParams
 
 _STRICT: tuple[Any, ...] = (
     *(DumpViews, TrainingParams, DataParams, ModelParams),
-    *(DumpParams, EnsembleParams, ReheadParams, ProbeParams, RecipeParams, SweepParams, Params),
+    *(
+        DumpParams,
+        EnsembleParams,
+        ReheadParams,
+        ProbeParams,
+        RecipeParams,
+        SweepParams,
+        PlacesParams,
+        Params,
+    ),
 )
 for _class in _STRICT:
     _class.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
 _PARAMS = pydantic.TypeAdapter(Params)
-_MAY_BE_EMPTY = {*KINDS, "training", "sweep"}
+_MAY_BE_EMPTY = {*KINDS, "training", "sweep", "places"}
 # Kind of pydantic's error -> the expected YAML.
 _SHAPES = {"dataclass_type": "keys and values", "dict_type": "keys and values", "tuple_type": "a list"}
 _MODEL_KEYS = {f.name for f in fields(ModelParams)} - {"training"}
@@ -247,6 +257,7 @@ class _Reader:
             "reheads": [ReheadParams],
             "probes": [ProbeParams],
             "sweep": [SweepParams],
+            "places": [PlacesParams],
             "preprocessing": [modality.preprocessing_type],
             "views": [modality.views_type]
             if not path or path[0] != "dumps"

@@ -41,6 +41,11 @@ def store(dump: str) -> Path:
     return LOGITS / f"{dump}.zarr"
 
 
+def pointer(dump: str) -> Path:
+    """Return the path of the pointer to a dump's store, if stores lie elsewhere: see `places.py`."""
+    return LOGITS / f"{dump}.json"
+
+
 def run_name(dump: str | None, student: str, recipe: str, seed: int) -> str:
     """Return the name of a student's run, e.g. main-small-kd-0, or baseline-small-scratch-0."""
     return f"{dump or BASELINE}-{student}-{recipe}-{seed}"

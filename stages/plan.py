@@ -12,11 +12,11 @@ from pipeline.dump.forecast import Forecast, forecast
 from pipeline.dump.preflight import duration, size
 from pipeline.dump.rehead import require_fine
 from pipeline.tasks.task import Task
-from stages import paths
 from stages.artifacts import asked_teacher, judging
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device, writes_store
 from stages.params import Params
+from stages.places import place_of
 from stages.rehead import lines, prepared
 from stages.rehead_params import ProbeParams, ReheadParams
 
@@ -49,12 +49,12 @@ def command(
             f"{', '.join(params.ensembles[dump].of)}"
         )
     if (reheaded := params.reheaded(dump)) is not None:
-        _foresee_head(params, dump, reheaded, out or paths.store(dump), machine, as_json=as_json)
+        _foresee_head(params, dump, reheaded, out or place_of(params, dump), machine, as_json=as_json)
         return
     spec = params.dump(dump)
     context = judging(machine.context(params.data), params.teacher(spec.teacher))
     teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
-    expected = forecast(context, teacher, spec.dump_spec(), out or paths.store(dump), samples)
+    expected = forecast(context, teacher, spec.dump_spec(), out or place_of(params, dump), samples)
     if as_json:
         click.echo(json.dumps(expected.to_dict(), indent=1))
         return

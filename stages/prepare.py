@@ -9,18 +9,20 @@ from typing import Any
 
 import click
 
-from pipeline.core.errors import counted, plural
+from pipeline.core.errors import ConfigError, counted, plural
 from pipeline.core.progress import note, track
 from pipeline.samples.description import SPLITS
 from pipeline.samples.prepare import prepare
 from pipeline.samples.samples import Sample
 from pipeline.tasks.table import find_task
 from stages import paths
+from stages.data_params import DataParams
 from stages.failures import say
 from stages.options import reads_params
 from stages.params import Params
 from stages.ranks import require_alone
 from stages.runtime import bound_threads, default_workers
+from stages.watch import is_kept, keep, look
 
 # Words for the values of a sample's label.
 _NAMED = {"index": "class", "tags": "tag", "numbers": "number"}
@@ -31,10 +33,16 @@ _NAMED = {"index": "class", "tags": "tag", "numbers": "number"}
     "--workers",
     type=click.IntRange(1, 256),
     default=None,
-    help="Reading threads.  [default: one per available CPU]",
+    help="Reading threads, or processes for large datasets.  [default: one per available CPU]",
+)
+@click.option(
+    "--look",
+    "only_look",
+    is_flag=True,
+    help="Only compare the source with the digest file of `data.watch`, and rewrite it if they differ.",
 )
 @reads_params
-def command(params: Params, workers: int | None) -> None:
+def command(params: Params, workers: int | None, only_look: bool) -> None:
     """Import and prepare the dataset of `data.source`, and fix its splits.
 
     Reads every sample once into data/prepared: packed arrays (for images uint8 pixels), labels, stable
@@ -44,9 +52,14 @@ def command(params: Params, workers: int | None) -> None:
     require_alone()
     bound_threads()
     data = params.data
+    # Before the files are read: a change in between is noticed by the next look.
+    seen = look(data) if is_kept(data) else None
+    if only_look:
+        _tell_look(data, seen)
+        return
     _, _, path = data.source.partition(":")
     watched = data.watch and Path(path).absolute().is_relative_to(Path(data.watch).absolute())
-    if path and Path(path).exists() and not watched:
+    if path and Path(path).exists() and seen is None and not watched:
         note(
             f"data.watch is {data.watch!r}, so DVC will not notice changes in {path}; set data.watch to "
             "that path"
@@ -62,9 +75,27 @@ def command(params: Params, workers: int | None) -> None:
         workers=workers or default_workers(),
         progress=partial(_progress, intake.form.noun),
     )
+    if seen is not None:
+        keep(data, seen)
     counts = ", ".join(_count(description, name) for name in SPLITS)
     named = counted(len(description["classes"]), _NAMED[find_task(data.task).labels[0]])
     say(f"{data.source}: {named}, {counts} {plural(intake.form.noun)}")
+
+
+def _tell_look(data: DataParams, seen: dict[str, Any] | None) -> None:
+    """Write the digest file of the source, and print whether it changed.
+
+    Raises:
+        ConfigError: `data.watch` is no digest file.
+    """
+    if seen is None:
+        raise ConfigError(
+            f"data.watch is {data.watch!r}; --look expects the name of a digest file, e.g. photos.watch; "
+            "set data.watch to it"
+        )
+    changed = keep(data, seen)
+    told = "have changed; next: dvc repro, or pipeline prepare" if changed else "are unchanged"
+    say(f"{data.watch}: {counted(seen['files'], 'file')} of {data.source} {told}")
 
 
 def _count(description: Mapping[str, Any], split: str) -> str:

@@ -25,12 +25,13 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def stages_of(modality: Modality, options: DataOptions | None = None) -> str:
+def stages_of(modality: Modality, options: DataOptions | None = None, *, pointer: bool = False) -> str:
     """Return the text of dvc.yaml for a modality; stages depend on the keys of `data` that decide them.
 
     Args:
         modality: of the samples.
         options: as params.yaml has them; None for the defaults.
+        pointer: track a pointer per dump instead of its store: see `places.py`.
     """
     options = options or modality.options_type()
     left_out = {*options.refusing, *options.omitted}
@@ -41,6 +42,7 @@ def stages_of(modality: Modality, options: DataOptions | None = None) -> str:
         decisive=[*named, *decisive],
         shaping=list(options.for_models()),
         main=find_task(modality.task).columns[0].name,
+        pointer=pointer,
     )
 
 

@@ -27,6 +27,7 @@ from stages.artifacts import dumps_in, require_as_asked, require_described_teach
 from stages.machine import open_prepared
 from stages.options import reads_params
 from stages.params import Params
+from stages.places import find_store
 from stages.ranks import require_alone
 from stages.runtime import bound_threads, default_workers
 
@@ -46,11 +47,11 @@ def command(params: Params) -> None:
     data, task = open_prepared(params.data), find_task(params.data.task)
     require_sample(data, seed=params.data.seed, workers=default_workers())
     # Students were checked for drift, or trained with --allow-drift.
-    stores = {name: open_logits(paths.store(name), allow_drift=True) for name in params.sweep.dumps}
+    stores = {name: open_logits(find_store(params, name), allow_drift=True) for name in params.sweep.dumps}
     for name, store in stores.items():
         _require_teachers(params, name, store)
     report = _collect(params, stores, data.digest(), task)
-    galleries = {name: make_gallery(name, store, data) for name, store in stores.items()}
+    galleries = {name: make_gallery(name, store, data, default_workers()) for name, store in stores.items()}
     page = render_page(report, galleries, test_images=len(data.test), leaks=read_leaks(paths.PREPARED))
     results = report.to_dict()
     for name, gallery in galleries.items():

@@ -153,7 +153,11 @@ class _CheckedStore:
     def audit(self, pairs: int, *, as_json: bool) -> Audit:
         """Check the store, optionally replay its teacher, and print the findings."""
         try:
-            audit = verify_reheaded(self.store) if self._kind == "rehead" else verify(self.store)
+            audit = (
+                verify_reheaded(self.store)
+                if self._kind == "rehead"
+                else verify(self.store, self.machine.workers)
+            )
         except StoreError as error:
             if not as_json:
                 raise

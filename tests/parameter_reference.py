@@ -38,6 +38,7 @@ from stages.params import (
     DumpViews,
     EnsembleParams,
     ModelParams,
+    PlacesParams,
     RecipeParams,
     SweepParams,
     TrainingParams,
@@ -70,6 +71,7 @@ _SECTIONS: Mapping[str, tuple[str, tuple[type, ...]]] = {
     "probes": ("`probes.NAME`", (ProbeParams,)),
     "recipes": ("`recipes.NAME`", (RecipeParams,)),
     "sweep": ("`sweep`", (SweepParams,)),
+    "places": ("`places`", (PlacesParams,)),
 }
 _OPERATIONS: Mapping[str, tuple[type, ...]] = {
     "views": (*AUGMENTATIONS.values(), OwnAugmentation),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from pipeline.places.location import Location
 from pipeline.store.faults import metadata_faults, shard_faults, strays
 from pipeline.store.header import Header
 from pipeline.store.index import dataset_digest
-from pipeline.store.layout import MANIFEST, ZARR_JSON
+from pipeline.store.layout import MANIFEST, ZARR_JSON, ShardId
 from pipeline.store.leftovers import is_passing
 from pipeline.store.manifest import Manifest
-from pipeline.store.reader import LogitStore
+from pipeline.store.reader import LogitStore, SectionReader
 from pipeline.store.rehead import Reheaded
 
 # Limit on the mean divergence (nats for classes), or ten times the codec's own mean if that is larger. A
@@ -71,8 +71,12 @@ class Audit:
         return {name: value for name, value in asdict(self).items() if name not in _UNTOLD}
 
 
-def verify(path: Path) -> Audit:
-    """Read every file of a store and compare it with the manifest.
+def verify(path: Path, workers: int = 1) -> Audit:
+    """Read every file of a store once, and compare it with the manifest.
+
+    Args:
+        path: the store's folder.
+        workers: threads that read, hash and decode.
 
     Raises:
         IncompleteStoreError: the manifest is missing.
@@ -81,15 +85,16 @@ def verify(path: Path) -> Audit:
     location = Location(path)
     manifest = Manifest.read(location)
     known = {MANIFEST, *manifest.metadata, *manifest.shard_files()}
+    decoding = _Decoding(location, manifest)
     faults = [
         *metadata_faults(location, manifest.metadata),
-        *shard_faults(location, manifest.layout, manifest.shards),
+        *shard_faults(location, manifest.layout, manifest.shards, workers=workers, look=decoding.look),
         # Not a fault: leftovers of killed writers, which the next writer removes, and unfinished growths.
         *(stray for stray in strays(path, known) if not is_passing(stray.name)),
     ]
     bad = [str(fault) for fault in faults] or [
         *_contradictions(location, manifest),
-        *_undecodable(location, manifest),
+        *decoding.problems(),
     ]
     return Audit(ok=not bad, checked=len(known), bad=bad, files=tuple(fault.name for fault in faults))
 
@@ -139,29 +144,52 @@ def _require_described(store: LogitStore) -> None:
         note(f"{store.location}: views and preprocessing were not checked: {error}")
 
 
-def _undecodable(location: Location, manifest: Manifest) -> list[str]:
-    """Decode every view once: digests alone would accept values that were written wrongly.
+class _Decoding:
+    """Decodes every shard: digests alone would accept values that were written wrongly.
 
-    Only note it if the codec is user code that may not run.
+    Only notes it if the codec is user code that may not run.
+
+    Args:
+        location: of the store.
+        manifest: the store's.
     """
-    problems, store = [], LogitStore(location, manifest)
-    try:
-        _ = store.codec
-    except StoreError as error:
-        return [str(error)]
-    except ConfigError as error:
-        note(f"{location}: its bytes are checked, its logits are not decoded: {error}")
-        return []
-    for name, section in store.sections.items():
-        for view in range(section.n_views):
-            try:
-                finite = all(bool(logits.isfinite().all()) for logits in section.decoded(view))
-            except StoreError as error:
-                problems.append(str(error))
-                continue
-            if not finite:
-                problems.append(f"{name} view {view} has non-finite logits")
-    return problems
+
+    def __init__(self, location: Location, manifest: Manifest) -> None:
+        self._location, self._found = location, dict[ShardId, str]()
+        self._sections: Mapping[str, SectionReader] = {}
+        self._unopened: StoreError | ConfigError | None = None
+        try:
+            store = LogitStore(location, manifest)
+            _ = store.codec
+            self._sections = store.sections
+        except (StoreError, ConfigError) as error:
+            self._unopened = error
+
+    def look(self, shard: ShardId, contents: Mapping[str, bytes]) -> None:
+        """Decode the bytes of a shard; on any thread."""
+        if shard.section not in self._sections:
+            return
+        try:
+            finite = bool(self._sections[shard.section].decode_shard(shard, contents).isfinite().all())
+        except StoreError as error:
+            problem = str(error)
+        else:
+            problem = "" if finite else f"{shard.section} view {shard.view} has non-finite logits"
+        if problem:
+            self._found[shard] = problem
+
+    def problems(self) -> list[str]:
+        """Return one problem per view at most, section by section."""
+        if isinstance(self._unopened, ConfigError):
+            note(f"{self._location}: its bytes are checked, its logits are not decoded: {self._unopened}")
+        elif self._unopened is not None:
+            return [str(self._unopened)]
+        sections = list(self._sections)
+        order = sorted(self._found, key=lambda shard: (sections.index(shard.section), shard))
+        views: dict[tuple[str, int], str] = {}
+        for shard in order:
+            views.setdefault((shard.section, shard.view), self._found[shard])
+        return list(views.values())
 
 
 def replay(

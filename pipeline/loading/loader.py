@@ -6,11 +6,12 @@ Zips a `Feed` and a `Targets`, ahead of need. The batches of an epoch and their 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,15 +19,19 @@ from pipeline.core.arrays import Rows
 from pipeline.core.device import to_device
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import ConfigError
-from pipeline.core.random import Lane, permutation
 from pipeline.loading.feed import Feed
-from pipeline.loading.targets import FeatureSource, Labels, Targets, TeacherFeatures
+from pipeline.loading.order import GLOBAL, Order, OrderSpec
+from pipeline.loading.targets import (
+    EncodedView,
+    FeatureSource,
+    Labels,
+    Part,
+    Targets,
+    TeacherFeatures,
+)
 from pipeline.loading.training_set import TrainingSet
 from pipeline.losses import FeatureNeeds
 from pipeline.views.pairing import require_whole_groups
-
-# Batches whose rows are sorted by length together. 32 leave a third of the padding of random batches.
-_WINDOW = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +144,8 @@ class Loader:
         division: the division of a step; by default one part in one process.
         own_rows: labels and teacher logits of this process's rows alone, for losses that compare no
             samples with each other; by default those of all processes' rows.
+        order: the kind of order. With `blocks` and `own_rows`, each of several processes reads only the
+            images and teacher logits of its own blocks.
 
     Raises:
         ConfigError: a batch of mixed views splits groups, or `n_classes` is missing; a step has fewer
@@ -173,24 +180,29 @@ class Loader:
         features: FeatureNeeds | None = None,
         division: Division = WHOLE,
         own_rows: bool = False,
+        order: OrderSpec = GLOBAL,
     ) -> None:
         require_whole_groups(batch_size, mixes=feed.mixes)
-        self._feed, self._targets, self._seed = feed, targets, seed
+        self._feed, self._targets = feed, targets
         self._labels = Labels(feed, n_classes, None if training_set is None else training_set.labels)
         self._features = _feature_source(targets, self._labels, n_classes, features)
         count = len(feed.images)
         self.batch_size = min(batch_size, count)
         # Example: 10 images, batch_size 4, length 20: 2 steps per lap (2 images dropped), 5 per epoch.
         # Epoch 0 is lap 0, lap 1 and the first step of lap 2; epoch 1 begins with the second step of lap 2.
-        self._steps_per_lap = count // self.batch_size
+        blocks = None if targets is None or order.kind == "global" else targets.blocks()
+        self._order = Order(feed, batch_size=self.batch_size, seed=seed, spec=order, blocks=blocks)
         length = count if training_set is None else training_set.length
         self.steps_per_epoch = length // min(batch_size, length)
         self.parts = division.parts
         self._sorter = ThreadPoolExecutor(1, thread_name_prefix="epoch-order")
-        self._orders: dict[int, Future[Rows]] = {}
+        self._ready: dict[int, Future[Rows]] = {}
         division.require_enough(count, feed.pairing.group)
         self._cuts = division.cuts(self.batch_size, feed.pairing.group)
         self._own_rows = own_rows
+        # Negatives and class centres of a feature loss come from all samples.
+        self._holds_part = own_rows and order.kind == "blocks" and division.ranks.count > 1
+        self._holds_part &= targets is not None and self._features is None
 
     @property
     def smallest_part(self) -> int:
@@ -204,7 +216,7 @@ class Loader:
 
     def view(self, epoch: int) -> int:
         """Return the first view of an epoch."""
-        return self._view(epoch * self.steps_per_epoch // self._steps_per_lap)
+        return self._view(epoch * self.steps_per_epoch // self._order.steps)
 
     def _view(self, lap: int) -> int:
         return lap if self._targets is None else lap % self._targets.n_views
@@ -214,8 +226,8 @@ class Loader:
         # Counted over the whole run, so that a resumed epoch finds its lap without stored state.
         step, end = epoch * self.steps_per_epoch + first_step, (epoch + 1) * self.steps_per_epoch
         while step < end:
-            lap, first = divmod(step, self._steps_per_lap)
-            last = min(self._steps_per_lap, first + end - step)
+            lap, first = divmod(step, self._order.steps)
+            last = min(self._order.steps, first + end - step)
             yield from self._lap(lap, slice(first, last))
             step += last - first
 
@@ -225,11 +237,7 @@ class Loader:
         # (steps, B) int64, copied once per lap: a copy per batch would add a transfer to every step.
         whole = to_device(order, self._feed.device)
         features = None if self._features is None else self._features.epoch(view, whole.flatten())
-        logits = None
-        if self._targets is not None:
-            logits = self._targets.load(view)
-            # Read beside this lap's training; the cost is a second encoded view on the device.
-            self._targets.prefetch(following)
+        logits = self._read_logits(lap, order)
         # `steps` on the CPU is for rendering, `there` on the device for labels and logits.
         steps, there = order[which], whole[which]
         batches = [rows[part] for rows in steps for part, _ in self._cuts]
@@ -238,17 +246,20 @@ class Loader:
         own = [own for _ in steps for _, own in self._cuts]
         # Only this process's rows (b,) are rendered.
         seen = self._feed.batches(view, [rows[mine] for rows, mine in zip(batches, own, strict=True)])
-        on_device = (rows[part] for rows in there for part, _ in self._cuts)
+        # The rows with labels and logits: this process's, or all, since some losses compare samples.
+        taught = [mine if self._own_rows else slice(None) for mine in own]
+        on_device = [rows[part] for rows in there for part, _ in self._cuts]
+        on_device = [rows[some] for rows, some in zip(on_device, taught, strict=True)]
+        places = self._held_places(which) if self._holds_part else on_device
         # Position of the batch in the lap's flat order (M,), from which features take their negatives.
         first = which.start * self.batch_size
-        for rows, rows_there, images, mine in zip(batches, on_device, seen, own, strict=True):
-            # The rows with labels and logits: this process's, or all, since some losses compare samples.
-            taught = mine if self._own_rows else slice(None)
-            rows_there = rows_there[taught]
+        for rows, rows_there, images, mine, some, held in zip(
+            batches, on_device, seen, own, taught, places, strict=True
+        ):
             yield Batch(
                 images,
-                self._labels.of(view, rows[taught], rows_there),
-                None if logits is None else logits.logits(rows_there),
+                self._labels.of(view, rows[some], rows_there),
+                None if logits is None else logits.logits(held),
                 rows,
                 mine,
                 None if features is None else features.of(rows_there, first),
@@ -256,57 +267,36 @@ class Loader:
             first += len(rows)
 
     def _ready_order(self, lap: int) -> Rows:
-        """Return the rows of a lap, and compute those of the next one in the background."""
+        """Return the rows (steps, B) of a lap, and compute those of the next one in the background."""
         # Sorting 14 million samples takes seconds, in which the device would wait at each lap's start.
-        ready = self._orders.pop(lap, None)
-        self._orders = {lap + 1: self._sorter.submit(self._order, lap + 1)}
-        return self._order(lap) if ready is None else ready.result()
+        ready = self._ready.pop(lap, None)
+        self._ready = {lap + 1: self._sorter.submit(self._order.lap, lap + 1, self._view(lap + 1))}
+        return self._order.lap(lap, self._view(lap)) if ready is None else ready.result()
 
-    def _order(self, lap: int) -> Rows:
-        """Return the rows (steps, B) of a lap."""
-        order = self._shuffled(lap)
-        used = order[: self._steps_per_lap * self.batch_size]
-        lengths = self._feed.lengths(self._view(lap), used)
-        if lengths is not None and not self._feed.mixes:
-            used = self._by_length(lap, used, lengths)
-        return used.reshape(self._steps_per_lap, self.batch_size)
+    def _read_logits(self, lap: int, order: Rows) -> EncodedView | None:
+        """Return the logits of a lap, and read those of the next one in the background."""
+        if self._targets is None:
+            return None
+        logits = self._targets.load(self._view(lap), self._part(lap, lambda: order))
+        # Read beside this lap's training; the cost is a second encoded view on the device.
+        self._targets.prefetch(self._view(lap + 1), self._part(lap + 1, self._ready[lap + 1].result))
+        return logits
 
-    def _by_length(self, lap: int, rows: Rows, lengths: NDArray[np.int64]) -> Rows:
-        """Arrange rows (M,) so that a batch has samples of similar length; batches stay in random order.
+    def _part(self, lap: int, order: Callable[[], Rows]) -> Part | None:
+        """Return the rows of a lap whose logits this process reads; None for all."""
+        return Part(lap, lambda: self._own_of(order())) if self._holds_part else None
 
-        Only rows of a window of `_WINDOW` batches change places, so an epoch stays nearly as random.
-        """
-        # Example, B = 2, a window of 3 batches with lengths [5, 1, 4, 9, 2, 8]:
-        #   sorted by length  [1, 2 | 4, 5 | 8, 9]     batches of similar length
-        #   batches permuted  [8, 9 | 1, 2 | 4, 5]     by the key of each batch's first sample
-        size, keys, arranged = self.batch_size, self._feed.images.keys, []
-        for start in range(0, len(rows), _WINDOW * size):
-            window = slice(start, start + _WINDOW * size)
-            sorted_rows = rows[window][np.argsort(lengths[window], kind="stable")].reshape(-1, size)
-            arranged.append(sorted_rows[self._permutation(lap, keys[sorted_rows[:, 0]])].ravel())
-        return np.concatenate(arranged)
+    def _own_of(self, order: Rows) -> Rows:
+        """Return this process's rows (n,) of an order (steps, B), step by step."""
+        return np.concatenate([order[:, part][:, mine] for part, mine in self._cuts], 1).ravel()
 
-    def _shuffled(self, lap: int) -> Rows:
-        """Return the rows of a lap (steps * B,), at least.
-
-        Whole groups come first, so that batches do not split them. Odd groups come last, always kept.
-        """
-        # Example: mixed views, one block of 23 rows, B = 8, so 2 steps take 16 rows.
-        #   groups (4, 4): four whole groups; odd: one group of 7, i.e. the last four and the 3 left over
-        #   room = 16 - 7 = 9: groups 0 and 1, one row of group 2, then the 7 odd rows
-        # A row whose partner is in another batch costs one more rendering, but its pixels are the same.
-        # Without mixing, groups is (N, 1) and odd is empty: a plain shuffle.
-        keys = self._feed.images.keys
-        groups, odd = self._feed.pairing.groups(self._view(lap))
-        # Keyed by each group's first sample: the order follows the samples, not their rows in the split.
-        shuffled = groups[self._permutation(lap, keys[groups[:, 0]])].ravel()
-        first = np.array([group[0] for group in odd], np.int64)
-        last = [odd[place] for place in self._permutation(lap, keys[first]).tolist()]
-        room = self._steps_per_lap * self.batch_size - sum(map(len, odd))
-        return np.concatenate([shuffled[: max(0, room)], *last])
-
-    def _permutation(self, lap: int, keys: NDArray[np.uint64]) -> Rows:
-        return permutation(seed=self._seed, epoch=lap, keys=keys, lane=Lane.ORDER)
+    def _held_places(self, which: slice) -> list[Tensor]:
+        """Return the place of each part's rows (b,) among the lap's own rows, on the device."""
+        # Example, 2 steps of parts of 3 and 2 own rows: places 0 1 2 | 3 4, then 5 6 7 | 8 9.
+        sizes = [mine.stop - mine.start for _, mine in self._cuts]
+        first, last = which.start * sum(sizes), which.stop * sum(sizes)
+        held = torch.arange(first, last, device=self._feed.device)
+        return list(torch.split_with_sizes(held, sizes * (which.stop - which.start)))
 
 
 def _feature_source(

@@ -6,7 +6,7 @@ is a gather and a decode. Rows are found by sample key, never by position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,8 @@ from pipeline.samples.samples import UNLABELLED
 from pipeline.store.soft_labels import SoftLabels
 
 _ROWS_AT_ONCE = 4096
+# A view, and the lap of its part; None for the whole view.
+_Asked = tuple[int, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,19 @@ class EncodedView:
     def features(self, rows: Tensor) -> Tensor:
         """Return the teacher's features (B, D) float32 of a batch's rows (B,) int64."""
         return require_features(self.codec).decode(self.gather(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The rows whose outputs one process reads, if several processes share the samples.
+
+    Args:
+        lap: number of the pass over the split, which decides the rows.
+        rows: returns the rows (n,) of the split; called on the reading thread, where it may wait.
+    """
+
+    lap: int
+    rows: Callable[[], Rows]
 
 
 class Targets:
@@ -84,8 +99,8 @@ class Targets:
         self._rows = torch.from_numpy(store.rows_of(feed.images))
         self.n_views = store.n_views
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="view-reader")
-        self._pending: dict[int, Future[EncodedView]] = {}
-        self._current: tuple[int, EncodedView] | None = None
+        self._pending: dict[_Asked, Future[EncodedView]] = {}
+        self._current: tuple[_Asked, EncodedView] | None = None
 
     def require_features(self) -> int:
         """Return the number of features per sample (Dt).
@@ -95,26 +110,47 @@ class Targets:
         """
         return require_features(self._store.codec).dim
 
-    def load(self, view: int) -> EncodedView:
-        """Return one view's encoded outputs, in the order of the split; wait if they are still loading."""
-        if self._current is None or self._current[0] != view:
-            self.prefetch(view)
-            self._current = view, self._pending.pop(view).result()
+    def blocks(self) -> Rows:
+        """Return the block of the store (N,) that holds each sample: rows that are read together."""
+        layout = self._store.members[0].manifest.layout
+        blocks: Rows = layout.sections["train"].rows()[self._rows.numpy()] // layout.shard_rows
+        return blocks
+
+    def load(self, view: int, part: Part | None = None) -> EncodedView:
+        """Return one view's encoded outputs; wait if they are still loading.
+
+        Args:
+            view: the view.
+            part: rows of the split, whose outputs are returned in their order; None for all N samples.
+        """
+        asked = _asked(view, part)
+        if self._current is None or self._current[0] != asked:
+            self.prefetch(view, part)
+            self._current = asked, self._pending.pop(asked).result()
         return self._current[1]
 
-    def prefetch(self, view: int) -> None:
-        """Start to read a view in the background."""
+    def prefetch(self, view: int, part: Part | None = None) -> None:
+        """Start to read a view, or a part of it, in the background."""
         # Cost: two encoded views at a time, the current one and the next.
-        held = self._current is not None and self._current[0] == view
-        if not held and view not in self._pending:
-            self._pending[view] = self._pool.submit(self._read, view)
+        asked = _asked(view, part)
+        held = self._current is not None and self._current[0] == asked
+        if not held and asked not in self._pending:
+            self._pending[asked] = self._pool.submit(self._read, view, part)
 
-    def _read(self, view: int) -> EncodedView:
+    def _read(self, view: int, part: Part | None) -> EncodedView:
         # Store order (rows of the store, ...) -> split order (N, ...), once per view and on the host. Each
         # batch is then one gather on the device, and samples that the split lacks are never copied.
-        encoded = self._store.encoded_view(view)
-        arrays = {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
+        if part is None:
+            encoded = self._store.encoded_view(view)
+            arrays = {name: torch.from_numpy(a).index_select(0, self._rows) for name, a in encoded.items()}
+        else:
+            encoded = self._store.encoded_view(view, self._rows.numpy()[part.rows()])
+            arrays = {name: torch.from_numpy(values) for name, values in encoded.items()}
         return EncodedView(self._store.codec, self._courier.bring(arrays))
+
+
+def _asked(view: int, part: Part | None) -> _Asked:
+    return view, None if part is None else part.lap
 
 
 def require_features(codec: Decoder) -> FeatureDecoder:

@@ -151,13 +151,14 @@ class DumpGallery:
     suspects: tuple[SuspectLabel, ...] = ()
 
 
-def make_gallery(name: str, store: SoftLabels, data: PreparedData) -> DumpGallery:
-    """Collect images and label errors of a dump, with one view of logits in memory at a time.
+def make_gallery(name: str, store: SoftLabels, data: PreparedData, workers: int = 1) -> DumpGallery:
+    """Collect images and label errors of a dump, with a few views of logits in memory at a time.
 
     Args:
         name: the dump's name.
         store: the dump's store or ensemble, possibly a manifest without its shards.
         data: the samples.
+        workers: threads that read views side by side.
     """
     if not all(m.location.exists(file) for m in store.members for file in m.manifest.shard_files()):
         note(
@@ -169,7 +170,7 @@ def make_gallery(name: str, store: SoftLabels, data: PreparedData) -> DumpGaller
     if store.measures.is_absolute:
         # Only a softmax gives one label a probability against all others.
         return DumpGallery(examples=_examples(name, store, data))
-    errors = find_label_errors(store, data, SUSPECTS)
+    errors = find_label_errors(store, data, SUSPECTS, workers)
     return DumpGallery(
         examples=_examples(name, store, data),
         label_errors=errors,

@@ -35,6 +35,8 @@ from pipeline.core.progress import note
 from pipeline.samples.intake import IDENTITY, Entry, Intake, row_dtype
 from pipeline.samples.packed import offsets_of
 
+Buffer = bytes | memoryview
+
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 # After DVC is killed, its stage takes a moment to end.
 WAIT_SECONDS = 20.0
@@ -136,17 +138,26 @@ class Draft:
 
     def add(self, entry: Entry) -> None:
         """Append a sample; write a checkpoint every `SECONDS_BETWEEN_CHECKPOINTS`."""
-        written = 0
+        array = None if entry.array is None else np.ascontiguousarray(entry.array, self._form.dtype).data
+        self.extend(entry.row.tobytes(), array, entry.statistics)
+
+    def extend(self, rows: bytes, arrays: Buffer | None, statistics: Any) -> None:
+        """Append several samples; see `add`.
+
+        Args:
+            rows: bytes of their records.
+            arrays: bytes of their arrays; None if files are kept unchanged.
+            statistics: sum over their arrays.
+        """
+        written, done = 0, self._done
         # An error between the two writes leaves `_done` as it was, so both tails are cut off later.
-        if entry.array is not None:
-            values = np.ascontiguousarray(entry.array, self._form.dtype)
+        if arrays is not None:
             with naming(self.arrays_path):
-                written = self._arrays_file.write(values.data)
+                written = self._arrays_file.write(arrays)
         with naming(self._rows_path):
-            self._rows_file.write(entry.row.tobytes())
-        done = self._done
-        statistics = done.statistics if entry.array is None else done.statistics + entry.statistics
-        self._done = _Done(done.rows + 1, done.array_bytes + written, statistics)
+            self._rows_file.write(rows)
+        total = done.statistics if arrays is None else done.statistics + statistics
+        self._done = _Done(done.rows + len(rows) // self._row.itemsize, done.array_bytes + written, total)
         if time.monotonic() - self._saved_at >= SECONDS_BETWEEN_CHECKPOINTS:
             self.save()
 

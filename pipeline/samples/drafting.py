@@ -1,14 +1,15 @@
-"""Make the drafts of a dataset: every sample is read once, on threads, and measured."""
+"""Make the drafts of a dataset: every sample is read once, on threads or in processes, and measured."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from pipeline.core.progress import note
 from pipeline.samples.draft import Draft, ReusableSamples
 from pipeline.samples.intake import IDENTITY, Bits, Entry, Intake
 from pipeline.samples.label_forms import label_word
-from pipeline.samples.reading import Seat, in_order
+from pipeline.samples.processes import LEAST_SAMPLES, ProcessReader, Read
+from pipeline.samples.reading import Seat, closing_progress, in_order
 from pipeline.samples.samples import Sample
 
 Progress = Callable[[Sequence[Sample], str], Iterator[Sample]]
@@ -30,19 +32,21 @@ _NO_FILE = -1, -1
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class DraftBuilder:
-    """Makes drafts on threads, and shows the progress.
+    """Makes drafts on threads or in processes, with equal bytes, and shows the progress.
 
     Args:
         intake: reads the samples.
         state: folder of the drafts.
-        workers: threads.
+        workers: threads or processes.
         progress: wraps samples to show the progress of a step.
+        forks: whether samples may be read in forked processes.
     """
 
     intake: Intake
     state: Path
     workers: int
     progress: Progress
+    forks: bool = False
 
     def make_draft(self, name: str, samples: Sequence[Sample]) -> list[str]:
         """Make or resume a split's draft; return one message per unreadable sample."""
@@ -54,14 +58,36 @@ class DraftBuilder:
             rest = samples[len(draft) :]
             watched = self.progress(rest, f"{self.intake.step} {name}")
             read = partial(self._read, ReusableSamples(spare))
-            for entry in drafts.enter_context(closing(in_order(read, rest, self.workers, watched))):
-                if not isinstance(entry, DataError):
-                    draft.add(entry)
-                    continue
+            in_processes = self.forks and self.workers > 1 and len(rest) >= LEAST_SAMPLES
+            reader = self._by_processes if in_processes else self._by_threads
+            for line in drafts.enter_context(closing(reader(draft, read, rest, watched))):
                 if not unreadable:
-                    note(f"{entry}; continuing, to find all of them")
-                unreadable.append(str(entry))
+                    note(f"{line}; continuing, to find all of them")
+                unreadable.append(line)
         return unreadable
+
+    def _by_threads(
+        self, draft: Draft, read: Read, rest: Sequence[Sample], watched: Iterator[Sample]
+    ) -> Generator[str, None, None]:
+        """Add samples to a draft; yield one message per unreadable sample."""
+        with closing(in_order(read, rest, self.workers, watched)) as entries:
+            for entry in entries:
+                if isinstance(entry, DataError):
+                    yield str(entry)
+                else:
+                    draft.add(entry)
+
+    def _by_processes(
+        self, draft: Draft, read: Read, rest: Sequence[Sample], watched: Iterator[Sample]
+    ) -> Generator[str, None, None]:
+        """Do the same with processes."""
+        reader = ProcessReader(read=read, intake=self.intake, workers=self.workers)
+        with closing_progress(watched), closing(reader.pieces(rest)) as pieces:
+            for piece in pieces:
+                draft.extend(piece.rows, piece.arrays, piece.statistics)
+                yield from piece.unreadable
+                for _ in islice(watched, piece.count):
+                    pass
 
     def rows(self, name: str) -> NDArray[np.void]:
         """Return the records of a split's draft (N,), of `row_dtype`."""

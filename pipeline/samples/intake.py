@@ -178,6 +178,8 @@ class ArrayIntake:
 
     step = "read"
     files: Sequence[str] = ()
+    # Processes that `describe` may use.
+    workers = 1
 
     def __init__(self, form: Form) -> None:
         self.form = form

@@ -20,7 +20,7 @@ from pipeline.samples.description import DESCRIPTION, SCHEMA, SPLITS, write_desc
 from pipeline.samples.draft import Draft, require_none, unfinished
 from pipeline.samples.drafting import DraftBuilder, Progress
 from pipeline.samples.index import Form, write_index
-from pipeline.samples.intake import Intake, Remarks
+from pipeline.samples.intake import ArrayIntake, Intake, Remarks
 from pipeline.samples.label_forms import Wanted, gather_labels
 from pipeline.samples.labels import occurring, tell_unseen
 from pipeline.samples.leaks import describe_leaks, find_leaks
@@ -88,7 +88,7 @@ def prepare(
         asked: parameters of the preparation.
         intake: reads the samples.
         state: folder of the drafts; a later call with the same source resumes from it.
-        workers: reading threads.
+        workers: threads that read, or processes: see `processes.py`.
         progress: called with samples and the name of a step; yields the samples and shows the progress.
 
     Returns:
@@ -102,7 +102,11 @@ def prepare(
     splits = _divide(source, asked, intake.form.noun)
     with unfinished(state, asked.plan(intake), intake), intake:
         _sweep(folder, intake)
-        builder = DraftBuilder(intake=intake, state=state, workers=workers, progress=progress)
+        builder = DraftBuilder(
+            intake=intake, state=state, workers=workers, progress=progress, forks=source.forks
+        )
+        if isinstance(intake, ArrayIntake):
+            intake.workers = workers
         statistics, remarks = _read(builder, splits)
         intake.require_sound(remarks, sum(map(len, splits.values())), state)
         opened, glances = {}, {}

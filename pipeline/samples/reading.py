@@ -6,9 +6,10 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 # Room for pixels: a limit on the pixels in memory, from decoding until the result is taken.
 
@@ -61,11 +62,18 @@ class Room:
             self._changed.notify_all()
 
 
+class Budget(Protocol):
+    """A room to wait for, of threads or of processes."""
+
+    def enter(self, place: int, pixels: int) -> None:
+        """Wait until the pixels of the result at a position fit."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Seat:
     """The access of one result's work to a room."""
 
-    room: Room
+    room: Budget
     place: int
 
     def take(self, pixels: int) -> None:
@@ -85,7 +93,7 @@ def in_order(
         watched: yields once per item, and shows the progress.
     """
     room = Room()
-    with ThreadPoolExecutor(workers) as pool:
+    with closing_progress(watched), ThreadPoolExecutor(workers) as pool:
         upcoming = ((item, Seat(room, place)) for place, item in enumerate(items))
         first = itertools.islice(upcoming, workers * _AHEAD_A_WORKER)
         pending: deque[Future[R]] = deque(pool.submit(work, *some) for some in first)
@@ -99,5 +107,12 @@ def in_order(
             for future in pending:
                 future.cancel()
             room.close()
-            # Close a progress bar before an error is printed.
-            getattr(watched, "close", lambda: None)()
+
+
+@contextmanager
+def closing_progress(watched: object) -> Iterator[None]:
+    """Close a progress bar before an error is printed."""
+    try:
+        yield
+    finally:
+        getattr(watched, "close", lambda: None)()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -210,6 +210,18 @@ class Samples(Sequence[Sample]):
             return Samples(self._make, self._rows[row])
         return self._make(int(self._rows[row]))
 
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self._make, self._rows.tolist())
+
+    def subset(self, rows: NDArray[np.int64]) -> Samples:
+        """Return the samples at these positions (n,), in the given order."""
+        return Samples(self._make, self._rows[rows])
+
+
+def part_of(samples: Sequence[Sample], rows: NDArray[np.int64]) -> Samples:
+    """Return the samples at these positions (n,) of any sequence, in the given order."""
+    return samples.subset(rows) if isinstance(samples, Samples) else Samples(samples.__getitem__, rows)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
@@ -221,6 +233,8 @@ class Source:
         validation: the samples that choose the epoch; None to draw them from `train`.
         decoder: name and version of the decoder of files; none for arrays.
         left_out: files that the source does not read.
+        forks: whether samples load in forked processes as well: they share no open file, connection or
+            lock. If not, threads read them.
 
     """
 
@@ -230,3 +244,4 @@ class Source:
     decoder: str = NO_DECODER
     validation: Sequence[Sample] | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
+    forks: bool = False

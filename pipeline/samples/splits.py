@@ -14,7 +14,7 @@ from pipeline.core.hashing import sample_key
 from pipeline.core.progress import note
 from pipeline.core.random import Lane, draw
 from pipeline.samples.label_forms import label_word
-from pipeline.samples.samples import UNLABELLED, Sample, Samples
+from pipeline.samples.samples import UNLABELLED, Sample, part_of
 
 TRAIN, TEST = "train", "test"
 TEST_SHARE = 0.2  # of each class of a source without a test split; fixed, as is the seed
@@ -56,7 +56,7 @@ def split_validation(
         names = first_of([samples[row].name for row in spared])
         stay = "of its class stays" if len(spared) == 1 else "of their classes stay"
         note(f"validation: {counted(len(spared), 'last training sample')} {stay} in training: {names}")
-    train, validation = (Samples(samples.__getitem__, np.flatnonzero(part)) for part in (~chosen, chosen))
+    train, validation = (part_of(samples, np.flatnonzero(part)) for part in (~chosen, chosen))
     if not validation or not train:
         raise DataError(
             f"{len(samples)} training samples with data.validation = {fraction} leave {len(train)} for "

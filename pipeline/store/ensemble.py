@@ -138,12 +138,13 @@ class Ensemble:
             if _blocks_differ(self._first, other):
                 raise _unlike(self.location, self._first, other, "groups of mixed samples")
 
-    def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:
-        """Read one training view of every member, in the first one's order, without decoding."""
+    def encoded_view(self, view: int, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
+        """Read one training view of every member without decoding, or some rows (n,) of the first one."""
+        places = self._places if rows is None else [there[rows] for there in self._places]
         return {
-            f"{place}{SEPARATOR}{name}": values[rows]
-            for place, (member, rows) in enumerate(zip(self.members, self._places, strict=True))
-            for name, values in member.encoded_view(view).items()
+            f"{place}{SEPARATOR}{name}": values
+            for place, (member, there) in enumerate(zip(self.members, places, strict=True))
+            for name, values in member.encoded_view(view, there).items()
         }
 
     def view(self, view: int) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.hashing import bytes_digest
 from pipeline.core.progress import track
+from pipeline.core.threads import side_by_side
 from pipeline.places.local import NoFileError, names_in
 from pipeline.places.location import JSON_BYTES, Location
 from pipeline.store.layout import GROWTH, Layout, ShardId
@@ -43,14 +44,39 @@ def metadata_faults(location: Location, metadata: Mapping[str, str]) -> Iterator
 
 
 def shard_faults(
-    location: Location, layout: Layout, shards: Mapping[ShardId, ShardRecord]
+    location: Location,
+    layout: Layout,
+    shards: Mapping[ShardId, ShardRecord],
+    *,
+    workers: int = 1,
+    look: Callable[[ShardId, Mapping[str, bytes]], None] | None = None,
 ) -> Iterator[Fault]:
-    """Read the files of shards, and yield those that contradict their records."""
-    for shard in track(shards, "verify", total=len(shards), unit="shard"):
+    """Read the files of shards, and yield those that contradict their records.
+
+    Args:
+        location: of the store.
+        layout: of the store.
+        shards: the shards and their records.
+        workers: threads that read; hashing runs side by side.
+        look: called on any thread with each good shard's bytes by array, so that they are read once.
+    """
+
+    def check(shard: ShardId) -> list[Fault]:
+        faults, contents = [], {}
         for array, (size, digest) in shards[shard].files.items():
             name = str(layout.shard_file(shard, array))
-            if problem := _problem(location, name, digest, size):
-                yield Fault(name, problem, shard)
+            content, problem = _found(location, name, digest, size)
+            if content is None or problem:
+                faults.append(Fault(name, problem or MISSING, shard))
+            else:
+                contents[array] = content
+        if look is not None and not faults:
+            look(shard, contents)
+        return faults
+
+    checked = side_by_side(check, shards, workers)
+    for faults in track(checked, "verify", total=len(shards), unit="shard"):
+        yield from faults
 
 
 def strays(path: Path, known: set[str]) -> Iterator[Fault]:
@@ -98,12 +124,19 @@ def _read(
     return content, problem_of(content, digest, size)
 
 
-def _problem(location: Location, name: str, digest: str, size: int | None = None) -> str | None:
+def _problem(location: Location, name: str, digest: str) -> str | None:
     """Return the problem of a file that a manifest lists, or None."""
+    return _found(location, name, digest)[1]
+
+
+def _found(
+    location: Location, name: str, digest: str, size: int | None = None
+) -> tuple[bytes | None, str | None]:
+    """Return the content and the problem of a file, as `look_up` does, of other things as well."""
     try:
-        return look_up(location, name, digest, size)[1]
+        return look_up(location, name, digest, size)
     except NoFileError as error:
-        return error.problem
+        return None, error.problem
 
 
 def problem_of(content: bytes | None, digest: str, size: int | None = None) -> str | None:

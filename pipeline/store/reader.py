@@ -29,6 +29,7 @@ from pipeline.store.summary import summarise_manifest
 
 _READ_THREADS = 4
 _DECODED_AT_ONCE = 4096
+_Index = slice | NDArray[np.int64]
 
 
 class SectionReader:
@@ -84,8 +85,10 @@ class SectionReader:
         """
         return self.index.rows_of(images, str(self._location), changed=changed or self._allow_drift)
 
-    def encoded(self, view: int) -> dict[str, NDArray[Any]]:
-        """Read one whole view: the codec's arrays, N rows each.
+    def encoded(self, view: int, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
+        """Read one view: the codec's arrays, N rows each; or some rows (n,), in their order.
+
+        Only the shards that hold these rows are read.
 
         Raises:
             CorruptStoreError: bytes changed since they were written.
@@ -94,21 +97,37 @@ class SectionReader:
             raise IndexError(
                 f"view {view} of {self._location}; the store has {self.n_views} views, counted from 0"
             )
-        with reading(self._location, f"{self._name}, {len(self.index):,} samples"):
+        count = self.n_samples if rows is None else len(rows)
+        with reading(self._location, f"{self._name}, {count:,} samples"):
             arrays = {
-                name: np.empty((len(self.index), *spec.shape), spec.dtype)
+                name: np.empty((count, *spec.shape), spec.dtype)
                 for name, spec in self._layout.arrays.items()
             }
-        # Rows of a block land at their samples' positions: unused rows between extents are skipped.
-        start = 0
         jobs: list[Callable[[], None]] = []
-        for block in range(len(self._layout.blocks(self._name))):
-            shard = ShardId(self._name, view, block)
-            rows = slice(start, start + self._layout.n_rows(shard))
-            jobs.extend(partial(self._read_into, values[rows], shard, a) for a, values in arrays.items())
-            start = rows.stop
+        for shard, here, there in self._shards_of(view, rows):
+            jobs.extend(partial(self._read_into, a, here, shard, name, there) for name, a in arrays.items())
         _run(jobs)
         return arrays
+
+    def _shards_of(
+        self, view: int, rows: NDArray[np.int64] | None
+    ) -> Iterator[tuple[ShardId, _Index, _Index]]:
+        """Yield each shard that holds rows: their places in the result, and in the shard."""
+        # Rows of a block land at their samples' positions: unused rows between extents are skipped.
+        order = None if rows is None else np.argsort(rows, kind="stable")
+        ascending = None if rows is None else rows[order]
+        start = 0
+        for block in range(len(self._layout.blocks(self._name))):
+            shard = ShardId(self._name, view, block)
+            stop = start + self._layout.n_rows(shard)
+            if rows is None or order is None or ascending is None:
+                yield shard, slice(start, stop), slice(None)
+            else:
+                # Example: rows 7 2 9 of shards of 4 rows: of shard 1 place 0 is its row 3.
+                first, last = np.searchsorted(ascending, (start, stop)).tolist()
+                if first < last:
+                    yield shard, order[first:last], ascending[first:last] - start
+            start = stop
 
     def logits(self, view: int = 0, rows: NDArray[np.int64] | None = None) -> Tensor:
         """Read and decode one view, or some rows of it: (N, C) float32; see `view`."""
@@ -122,12 +141,25 @@ class SectionReader:
         for start in range(0, len(chosen), _DECODED_AT_ONCE):
             some = chosen[start : start + _DECODED_AT_ONCE]
             batch = {name: values.index_select(0, some) for name, values in arrays.items()}
-            if codec.is_valid is not None and not codec.is_valid(batch):
-                raise CorruptStoreError(
-                    f"{self._location}: {self._name} view {view} has values that codec {codec.name} "
-                    f"never writes; {RESTORE}"
-                )
-            yield codec.decode(batch)
+            yield self._decode(codec, view, batch)
+
+    def decode_shard(self, shard: ShardId, contents: Mapping[str, bytes]) -> Tensor:
+        """Decode a shard's verified bytes, by array, to logits (rows, C) float32; on any thread.
+
+        Raises:
+            CorruptStoreError: the codec never writes such values.
+        """
+        arrays = {name: self._values(shard, name, content) for name, content in contents.items()}
+        batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        return self._decode(self._codec(), shard.view, batch)
+
+    def _decode(self, codec: Codec, view: int, batch: Mapping[str, Tensor]) -> Tensor:
+        if codec.is_valid is not None and not codec.is_valid(batch):
+            raise CorruptStoreError(
+                f"{self._location}: {self._name} view {view} has values that codec {codec.name} never "
+                f"writes; {RESTORE}"
+            )
+        return codec.decode(batch)
 
     def read_shard(self, shard: ShardId, array: str) -> NDArray[Any]:
         """Read one array of a shard's rows.
@@ -135,14 +167,18 @@ class SectionReader:
         Raises:
             CorruptStoreError: bytes changed since they were written.
         """
+        return self._values(shard, array, read_checked(self._location, self._manifest, shard, array))
+
+    def _values(self, shard: ShardId, array: str, content: bytes) -> NDArray[Any]:
         name = str(self._layout.shard_file(shard, array))
-        content = read_checked(self._location, self._manifest, shard, array)
         stored = logits_array(self._layout, self._layout.sections[self._name], array)
         files = {stored.metadata_file: self._metadata(stored.metadata_file), name: content}
         return stored.decode(self._location, files, (shard.view, self._layout.rows(shard)))
 
-    def _read_into(self, out: NDArray[Any], shard: ShardId, array: str) -> None:
-        out[...] = self.read_shard(shard, array)
+    def _read_into(
+        self, out: NDArray[Any], here: _Index, shard: ShardId, array: str, there: _Index
+    ) -> None:
+        out[here] = self.read_shard(shard, array)[there]
 
     def _read_metadata(self, name: str) -> bytes:
         return self._manifest.read_metadata(self._location, name, METADATA_BYTES)
@@ -318,9 +354,9 @@ class LogitStore:
         """Read one training view: (N, C) float32 outputs; of a softmax, each row's maximum is 0."""
         return self.sections["train"].logits(view)
 
-    def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:
-        """Read one training view without decoding it."""
-        return self.sections["train"].encoded(view)
+    def encoded_view(self, view: int, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
+        """Read one training view without decoding it, or some rows (n,) of it, in their order."""
+        return self.sections["train"].encoded(view, rows)
 
     def held_out(self, name: str, images: Split) -> Tensor | None:
         """Return the teacher's logits of un-augmented images, in the split's order, or None.

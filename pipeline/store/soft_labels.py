@@ -72,8 +72,8 @@ class SoftLabels(Protocol):
     def blocks_of(self, images: Split) -> NDArray[np.int64]:
         """Return the block of each sample of a split (N,); views mix samples only within a block."""
 
-    def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:
-        """Read one training view without decoding it."""
+    def encoded_view(self, view: int, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
+        """Read one training view without decoding it, or some rows (n,) of it, in their order."""
 
     def view(self, view: int) -> Tensor:
         """Read one training view: (N, C) float32 outputs; of a softmax, each row's maximum is 0."""

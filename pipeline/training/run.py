@@ -87,6 +87,7 @@ def train(
         features=loss.features,
         division=Division(parts=settings.accumulate, ranks=context.ranks),
         own_rows=loss.row_wise,
+        order=settings.order_spec,
     )
     projection = make_projection(loss, network, loader.teacher_dim, seed=spec.seed)
     if store is not None and projection is None:

@@ -9,8 +9,11 @@ from typing import Any, Literal
 import torch
 
 from pipeline.core.errors import ConfigError
+from pipeline.loading.order import GLOBAL, OrderKind, OrderSpec
 
 Precision = Literal["fp32", "bf16"]
+# Settings that older records lack.
+_LATER = ("order", "order_window")
 _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -21,6 +24,10 @@ class TrainingSettings:
     Args:
         epochs: passes over the training split, at least 1.
         batch_size: samples per step, at least 2; ranks share it.
+        order: order of the samples in an epoch: global (all shuffled at once), or blocks (blocks of samples
+            are shuffled, then the samples of neighbouring blocks), so that each of several processes reads
+            only its part of a large dataset.
+        order_window: for order blocks, number of blocks of a stream that are shuffled together, at least 1.
         accumulate: number of parts in which a batch passes through the network, to save memory.
         optimizer: sgd (with Nesterov momentum) or adamw.
         learning_rate: peak learning rate, reached after warm-up; more than 0.
@@ -44,6 +51,8 @@ class TrainingSettings:
 
     epochs: int = 10
     batch_size: int = 128
+    order: OrderKind = "global"
+    order_window: int = GLOBAL.window
     accumulate: int = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.1
@@ -66,6 +75,7 @@ class TrainingSettings:
         checks = {
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 2, "at least 2"),
+            "order_window": (self.order_window >= 1, "at least 1 block"),
             "accumulate": (1 <= self.accumulate <= self.batch_size, f"1 to batch_size ({self.batch_size})"),
             "milestones": (
                 list(self.milestones) == sorted(set(self.milestones))
@@ -95,6 +105,23 @@ class TrainingSettings:
         """The dtype of forward and backward pass."""
         return _AUTOCAST[self.precision]
 
+    @property
+    def order_spec(self) -> OrderSpec:
+        """The order of the samples."""
+        return OrderSpec(kind=self.order, window=self.order_window)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        return asdict(self)
+        return as_recorded(asdict(self))
+
+
+def as_recorded(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without those that did not exist in older records, if they are the defaults.
+
+    So records of runs that were made before stay equal.
+
+    Args:
+        settings: the fields of `TrainingSettings`, and perhaps others.
+    """
+    known = asdict(TrainingSettings())
+    return {name: value for name, value in settings.items() if name not in _LATER or value != known[name]}

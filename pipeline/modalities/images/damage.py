@@ -87,6 +87,13 @@ class _Line:
                 self._closing.close()
                 self._heard = None
 
+    def renew(self) -> None:
+        """Record alone in a forked process; lines of before, and of others, are the parent's."""
+        self._changing, self._gate = Lock(), _Gate()
+        if self._heard is not None:
+            self._heard = tempfile.TemporaryFile()  # noqa: SIM115 (as long as this process)
+            os.dup2(self._heard.fileno(), _STDERR)
+
     def listen(self, decode: Callable[[], T]) -> tuple[T, bool]:
         if self._heard is None:
             return decode(), False
@@ -160,6 +167,7 @@ def _is_of_decoders(line: bytes) -> bool:
 
 
 _LINE = _Line()
+os.register_at_fork(after_in_child=_LINE.renew)
 
 
 def count_remarks(remarks: Remarks) -> dict[str, int]:

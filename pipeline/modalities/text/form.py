@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from pipeline.modalities.text.words import BORDER, BORDER_BYTE, pieces_of, text_
 from pipeline.samples.index import Form
 from pipeline.samples.intake import ArrayIntake, Entry, Identity, NoStatistics
 from pipeline.samples.packed import Split
+from pipeline.samples.processes import LEAST_SAMPLES, in_processes
 from pipeline.samples.reading import Seat
 from pipeline.samples.samples import Sample, Source
 
@@ -87,8 +89,13 @@ class TextIntake(ArrayIntake):
         """Return the frequent words of the training split, which was written before."""
         if self._train is None:
             return {"words": []}
-        texts = (text_of(self._train.array(row)) for row in range(len(self._train)))
-        return {"words": frequent_words(texts, self._vocabulary)}
+        rows, workers = np.arange(len(self._train)), self.workers
+        if workers == 1 or len(rows) < LEAST_SAMPLES:
+            found = _count_rows(self._train, rows)
+        else:
+            parts = [partial(_count_rows, self._train, part) for part in np.array_split(rows, workers)]
+            found = sum(in_processes(parts), Counter())
+        return {"words": _most_frequent(found, self._vocabulary)}
 
 
 def frequent_words(texts: Iterable[str], count: int) -> list[str]:
@@ -97,10 +104,22 @@ def frequent_words(texts: Iterable[str], count: int) -> list[str]:
     >>> frequent_words(["to be or not", "not to be to"], 3)
     ['to', 'be', 'not']
     """
+    return _most_frequent(_count_words(texts), count)
+
+
+def _most_frequent(found: Counter[str], count: int) -> list[str]:
+    return sorted(found, key=lambda word: (-found[word], word))[:count]
+
+
+def _count_rows(split: Split, rows: NDArray[np.int64]) -> Counter[str]:
+    return _count_words(text_of(split.array(row)) for row in rows.tolist())
+
+
+def _count_words(texts: Iterable[str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for text in texts:
         found.update(word for word in lexemes(text.replace(BORDER, " ")) if len(word) <= _LONGEST_WORD)
-    return sorted(found, key=lambda word: (-found[word], word))[:count]
+    return found
 
 
 def require_text(where: str, array: NDArray[np.uint8]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.dump.run import cache_logits
+from pipeline.evaluation import label_errors
 from pipeline.evaluation.context import RunContext
 from pipeline.evaluation.label_errors import LabelErrors, find_label_errors
 from pipeline.modalities.images.augmentations import Mixup
@@ -18,7 +19,8 @@ from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
 from pipeline.report.tables import make_gallery
 from pipeline.samples.samples import Source
-from pipeline.store.reader import LogitStore
+from pipeline.store.layout import ShardId
+from pipeline.store.reader import LogitStore, SectionReader
 from pipeline.tasks.table import find_task
 
 # Names of the source's samples that get the next class instead of their own.
@@ -148,3 +150,47 @@ def test_a_store_without_its_shards_has_no_exhibit(dump, data, capsys):
     gallery = make_gallery("main", store, data)
     assert (gallery.examples, gallery.label_errors) == ((), None)
     assert "its logits are not on this machine" in capsys.readouterr().err
+
+
+def test_a_large_dump_is_read_in_a_stated_sample_of_views(dump, data, monkeypatch):
+    store = dump()
+    whole = find_label_errors(store, data, 20)
+    assert (whole.views, whole.stored_views) == (3, 3)
+    monkeypatch.setattr(label_errors, "MOST_PAIRS", 1)
+    monkeypatch.setattr(label_errors, "LEAST_VIEWS", 2)
+    read: list[int] = []
+    original = SectionReader.encoded
+
+    def spy(self: SectionReader, view: int, rows: object = None) -> object:
+        read.append(view)
+        return original(self, view, rows)
+
+    monkeypatch.setattr(SectionReader, "encoded", spy)
+    some = find_label_errors(store, data, 20)
+    assert (some.views, some.stored_views) == (2, 3)
+    assert {0, 2} == set(read)
+    assert some.checked == whole.checked
+    assert {error.sample for error in some.worst} == {error.sample for error in whole.worst}
+
+
+def test_findings_do_not_depend_on_the_number_of_threads(dump, data):
+    store = dump()
+    assert find_label_errors(store, data, 20, workers=3) == find_label_errors(store, data, 20)
+
+
+def test_labels_are_read_in_one_pass_and_the_worst_from_few_shards(dump, data, monkeypatch):
+    store, read = dump(), []
+    original = SectionReader.read_shard
+
+    def spy(self: SectionReader, shard: ShardId, array: str) -> object:
+        read.append(shard)
+        return original(self, shard, array)
+
+    monkeypatch.setattr(SectionReader, "read_shard", spy)
+    found = find_label_errors(store, data, 20)
+    train = [shard for shard in read if shard.section == "train"]
+    n_arrays, n_shards = len(store.manifest.layout.arrays), len(set(train))
+    worst = store.rows_of(data.train)[[error.row for error in found.worst if error.split == "train"]]
+    again = len(set((worst // store.manifest.layout.shard_rows).tolist())) * store.n_views
+    assert 0 < again < n_shards
+    assert len(train) == (n_shards + again) * n_arrays

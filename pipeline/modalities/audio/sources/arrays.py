@@ -45,6 +45,7 @@ def open_npz(detail: str, options: AudioOptions) -> AudioSource:
         test=samples["test"],
         sample_rate=_rate(path, found.arrays["sample_rate"]),
         left_out=found.left_out,
+        forks=True,
     )
 
 

@@ -86,4 +86,6 @@ def open_builtin(detail: str, options: AudioOptions) -> AudioSource:
     train, validation, test = (
         Samples(make, np.flatnonzero(arrays["splits"] == number)) for number in range(len(_SPLITS))
     )
-    return AudioSource(classes=WORDS, train=train, validation=validation, test=test, sample_rate=RATE)
+    return AudioSource(
+        classes=WORDS, train=train, validation=validation, test=test, sample_rate=RATE, forks=True
+    )

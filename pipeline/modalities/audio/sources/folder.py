@@ -30,4 +30,5 @@ def open_folder(detail: str, options: AudioOptions) -> AudioSource:
         test=found.test.samples(SoundFile),
         decoder=decoder(),
         left_out=found.left_out,
+        forks=True,
     )

@@ -190,6 +190,7 @@ def _source(origin: Path, rows: list[Row], options: AudioOptions) -> AudioSource
         validation=samples(_VALIDATION) if len(splits[_VALIDATION]) else None,
         test=samples(TEST),
         decoder=decoder(),
+        forks=True,
     )
 
 

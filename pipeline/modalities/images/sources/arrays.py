@@ -100,7 +100,7 @@ def open_builtin(detail: str, options: ImageOptions) -> ImageSource:
         arrays["train_images"], arrays["train_labels"], "train", file, arrays["train_positions"]
     )
     test = _array_samples(arrays["test_images"], arrays["test_labels"], "test", file)
-    return ImageSource(classes=CLASSES, channels=1, train=train, test=test)
+    return ImageSource(classes=CLASSES, channels=1, train=train, test=test, forks=True)
 
 
 def open_npz(detail: str, options: ImageOptions) -> ImageSource:
@@ -125,6 +125,7 @@ def open_npz(detail: str, options: ImageOptions) -> ImageSource:
         validation=None if validation is None else samples[validation],
         test=samples["test"],
         left_out=found.left_out,
+        forks=True,
     )
 
 

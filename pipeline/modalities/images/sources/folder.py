@@ -28,4 +28,5 @@ def open_folder(detail: str, options: ImageOptions) -> ImageSource:
         decoder=DECODER,
         root=root,
         left_out=found.left_out,
+        forks=True,
     )

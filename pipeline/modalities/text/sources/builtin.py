@@ -60,6 +60,7 @@ def open_languages(detail: str, options: TextOptions) -> TextSource:
         train=samples[TRAIN],
         validation=samples[VALIDATION],
         test=samples[TEST],
+        forks=True,
     )
 
 

@@ -35,6 +35,7 @@ def open_folder(detail: str, options: TextOptions) -> TextSource:
         validation=None if found.validation is None else found.validation.samples(load),
         test=found.test.samples(load),
         left_out=found.left_out,
+        forks=True,
     )
 
 

@@ -242,6 +242,7 @@ def _source(root: Path, rows: Mapping[str, Rows], left_out: LeftOut) -> TextSour
         test=samples[TEST],
         validation=samples.get(VALIDATION),
         left_out=left_out,
+        forks=True,
     )
 
 
@@ -250,7 +251,7 @@ def drawn(root: Path, samples: Samples) -> tuple[Samples, Samples]:
     names = [sample.name for sample in samples]
     tested = draw_test(names, np.array([sample.label for sample in samples], np.int64))
     tell_drawn_test(root, tested, "text")
-    train, test = (Samples(samples.__getitem__, np.flatnonzero(part)) for part in (~tested, tested))
+    train, test = (samples.subset(np.flatnonzero(part)) for part in (~tested, tested))
     return train, test
 
 
