@@ -22,6 +22,7 @@ from pipeline.models.class_map import read_class_map
 from pipeline.models.embedder import require_output
 from pipeline.models.pretrained import Start
 from pipeline.store.layout import CHUNK_ROWS
+from pipeline.tracking.log import require_names
 from pipeline.training.settings import Precision, TrainingSettings
 from pipeline.views.pairing import require_whole_groups
 from stages.data_params import DataParams, Seed
@@ -37,13 +38,17 @@ class TrainingParams(TrainingSettings):
 
     Args:
         views: augmentation for baselines and for teachers trained here; see the views below.
+        log: trackers that record the run: `tensorboard`, `mlflow`, `wandb`, `csv`, or your own
+            `module:callable`; see `pipeline/tracking/README.md`.
 
     """
 
     views: Annotated[Views, AsItIs()] = field(default_factory=lambda: find_modality().views_type())
+    log: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         TrainingSettings.__post_init__(self)
+        require_names(self.log)
         if self.views.mixes:
             require_whole_groups(self.batch_size)
 
@@ -347,7 +352,7 @@ class Params:
     def makes(self, student: str, recipe: str) -> dict[str, Any]:
         """Return the plain values that decide a run, apart from data, dump and seed."""
         return {
-            f"students.{student}": asdict(self.student(student)),
+            f"students.{student}": _deciding(self.student(student)),
             f"recipes.{recipe}": asdict(self.recipe(recipe)),
             "data": {**self.data.options.for_models(), "labels_per_class": self.data.labels_per_class},
         }
@@ -355,7 +360,7 @@ class Params:
     def makes_teacher(self, name: str) -> dict[str, Any]:
         """Return the plain values that decide a teacher, apart from the data."""
         spec = self.teacher(name)
-        values = asdict(spec)
+        values = _deciding(spec)
         if spec.weights is not None and not spec.fine_tune:
             # The weights are used unchanged, so training values have no effect.
             return {f"teachers.{name}": {k: v for k, v in values.items() if k not in ("training", "seed")}}
@@ -364,6 +369,13 @@ class Params:
     def recipe(self, name: str) -> RecipeParams:
         """Return a recipe by name."""
         return _lookup(self.recipes, "recipes", name)
+
+
+def _deciding(spec: ModelParams) -> dict[str, Any]:
+    """Return a model's plain values without the trackers, which decide nothing."""
+    values = asdict(spec)
+    values["training"] = {name: value for name, value in values["training"].items() if name != "log"}
+    return values
 
 
 def _require_json(key: str, value: object, depth: int = 0) -> None:
