@@ -171,9 +171,10 @@ class DumpParams:
         teacher: name of an entry of `teachers`.
         views: number and augmentation of the views of each training sample; see the views below.
         codec: storage format of the outputs: fp16, affine8, affine6, affine4, topk-K (e.g. topk-50; only
-            classes), features, digits, auto, which takes the smallest of these within the budget, or your
-            own `module:NAME` or `module:NAME-K`; own code runs when a dump is made or its logits are read,
-            not when params.yaml is read.
+            classes), features, digits, auto, which takes the smallest of these within the budget; pq-M and
+            rvq-M, vectors in M bytes (e.g. pq-16; no classes); or your own `module:NAME` or
+            `module:NAME-K`; own code runs when a dump is made or its logits are read, not when params.yaml
+            is read.
         max_kl: error budget of classes in nats: mean KL(teacher || stored) at temperatures 1 and 4,
             measured on a pilot before the dump; None means 1e-3 for auto and features, no limit for the
             others.
