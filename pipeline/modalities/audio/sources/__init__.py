@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean
 from pipeline.core.own_code import Kind, call, find_callable, is_own, parameters_of
 from pipeline.modalities.audio.form import AudioSource
@@ -17,6 +19,7 @@ from pipeline.modalities.audio.sources.arrays import open_npz
 from pipeline.modalities.audio.sources.builtin import NAME, open_builtin
 from pipeline.modalities.audio.sources.folder import open_folder
 from pipeline.modalities.audio.sources.table import open_table
+from pipeline.samples.samples import NO_CLASSES
 
 _OWN = Kind(noun="source", returns="a dataset of clips", plural="datasets")
 SOURCES: Mapping[str, Callable[[str, AudioOptions], AudioSource]] = {
@@ -48,7 +51,8 @@ def open_source(name: str, options: AudioOptions) -> AudioSource:
     for split, samples in (("training", source.train), ("test", source.test)):
         if not samples:
             raise DataError(f"{name}: no {split} clips; expected at least one")
-    if len(source.classes) < 2:
+    is_index = np.ndim(source.train[0].label) == 0
+    if is_index and len(source.classes) < 2 and source.classes != NO_CLASSES:
         raise DataError(
             f"{name}: {counted(len(source.classes), 'class')}; expected at least two classes to tell apart"
         )

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean
 from pipeline.core.own_code import Kind, call, find_callable, is_own, parameters_of
 from pipeline.modalities.text.form import TextSource
@@ -23,6 +25,7 @@ from pipeline.modalities.text.sources.tables import (
     open_parquet,
     open_tsv,
 )
+from pipeline.samples.samples import NO_CLASSES
 
 __all__ = ["SOURCES", "TextOptions", "open_source"]
 
@@ -60,7 +63,8 @@ def open_source(name: str, options: TextOptions) -> TextSource:
     for split, samples in (("training", source.train), ("test", source.test)):
         if not samples:
             raise DataError(f"{name}: no {split} texts; expected at least one")
-    if len(source.classes) < 2:
+    is_index = np.ndim(source.train[0].label) == 0
+    if is_index and len(source.classes) < 2 and source.classes != NO_CLASSES:
         raise DataError(
             f"{name}: {counted(len(source.classes), 'class')}; expected at least two classes to tell apart"
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.core.errors import ConfigError, DataError, counted, first_of, quoted
 from pipeline.core.package import extra_command
-from pipeline.modalities.text.options import TextOptions
+from pipeline.modalities.text.options import TextOptions, wanted_columns
 
 _MOST_FIELD = 1 << 28
 # The column with the line of each row; no name of a column.
@@ -96,7 +96,7 @@ def read_json_lines(path: Path, options: TextOptions) -> Columns:
     Raises:
         DataError: a line that is no object.
     """
-    wanted = wanted_columns(options)
+    wanted = set(wanted_columns(options))
     columns: Columns = {LINES: []}
     for number, line in enumerate(_decoded(path).split("\n"), 1):
         if not line.strip():
@@ -184,15 +184,8 @@ def _saved_table(arrow: Any, folder: Path) -> Any:
 def _with_names(columns: Columns, metadata: bytes | None, options: TextOptions) -> Columns:
     """Replace numbers of a label column by class names, where the file tells these."""
     features = json.loads(metadata)["info"]["features"] if metadata else {}
-    names = features.get(options.label, {}).get("names")
-    if names and options.label in columns:
-        labels = columns[options.label]
-        columns[options.label] = [None if one is None or one < 0 else names[one] for one in labels]
+    label = options.label if isinstance(options.label, str) else ""
+    names = features.get(label, {}).get("names")
+    if names and label in columns:
+        columns[label] = [None if one is None or one < 0 else names[one] for one in columns[label]]
     return columns
-
-
-def wanted_columns(options: TextOptions) -> set[str]:
-    """Return the names of the columns that are read."""
-    return {
-        name for name in (options.text, options.text_pair, options.label, options.id) if name is not None
-    }
