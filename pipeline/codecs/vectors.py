@@ -139,7 +139,8 @@ def _codec(
     last = (state["table"].shape[1] if stem == PRODUCT else len(state["table"]) // number) - 1
 
     def encode(output: TeacherOutput, _: Rule) -> Arrays:
-        rows = output.logits.double().split(_ROWS_AT_ONCE)
+        starts = range(0, len(output.logits), _ROWS_AT_ONCE)
+        rows = (output.logits[start : start + _ROWS_AT_ONCE].double() for start in starts)
         return {"codes": torch.cat([search(some) for some in rows]).to(torch.uint8)}
 
     return Codec(
@@ -187,4 +188,4 @@ def require_state(stem: str, number: int, state: Mapping[str, Tensor], n_outputs
 
 def _are_parts(part_D: Tensor, number: int) -> bool:
     """Whether each of M parts has an output."""
-    return sorted(part_D.unique().tolist()) == list(range(number))
+    return sorted(set(part_D.tolist())) == list(range(number))

@@ -139,7 +139,7 @@ def text_vectors() -> str:
         dump={"codec": "rvq-8", "max_error": 0.5},
         data={"modality": "text", "source": "csv:notes.csv", "task": "embedding", "max_length": 32}
         | {"validation": 0},
-        teachers={"tutor": {**given, "preprocessing": {"tokenizer": "bytes"}}},
+        teachers={"tutor": {**given, "preprocessing": {"tokenizer": "bytes", "max_length": 32}}},
         students={"pupil": {"model": "kim_cnn", "options": {"dim": 8, "filters": 4}}},
         recipes={"taught": {"loss": "cosine"}},
     )
