@@ -1,4 +1,4 @@
-"""Tags, numbers and no labels in tables of texts and clips, from params.yaml alone to the report."""
+"""Tags and numbers in tables of texts and clips, from params.yaml alone to the report."""
 
 from __future__ import annotations
 
@@ -109,44 +109,7 @@ def clip_tags() -> str:
     return "map"
 
 
-ENCODER = """
-import torch
-from torch import nn
-
-class Bag(nn.Module):
-    def __init__(self, vocabulary):
-        super().__init__()
-        torch.manual_seed(0)
-        self.table = nn.Embedding(vocabulary, 24)
-
-    def forward(self, tokens):
-        return self.table(tokens).mean(1)
-
-def encoder(vocabulary=300):
-    return Bag(vocabulary)
-"""
-
-
-def text_vectors() -> str:
-    """Texts without labels, and vectors of an encoder of one's own, in eight bytes each."""
-    rows = [(text,) for text, _ in sentences(150)]
-    with Path("notes.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("text",), *rows])
-    Path("encoders_of_texts.py").write_text(ENCODER)
-    given = {"model": "encoders_of_texts:encoder", "weights": "pretrained"}
-    write_params(
-        TEXT_VIEWS,
-        dump={"codec": "rvq-8", "max_error": 0.5},
-        data={"modality": "text", "source": "csv:notes.csv", "task": "embedding", "max_length": 32}
-        | {"validation": 0},
-        teachers={"tutor": {**given, "preprocessing": {"tokenizer": "bytes", "max_length": 32}}},
-        students={"pupil": {"model": "kim_cnn", "options": {"dim": 8, "filters": 4}}},
-        recipes={"taught": {"loss": "cosine"}},
-    )
-    return "cka"
-
-
-@pytest.mark.parametrize("make", [text_tags, text_scores, clip_tags, text_vectors])
+@pytest.mark.parametrize("make", [text_tags, text_scores, clip_tags])
 def test_a_table_goes_from_its_rows_to_a_report(make: Callable[[], str], tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -161,9 +124,6 @@ def test_a_table_goes_from_its_rows_to_a_report(make: Callable[[], str], tmp_pat
     store = LogitStore.open("data/logits/main.zarr")
     budget = store.manifest.header.codec_spec.budget
     assert store.manifest.fidelity().within(1.5 * budget)
-    if make is text_vectors:
-        assert store.codec.bytes == 8
-    else:
-        kinds = {"tags": np.int8, "scores": np.float32}
-        labels = PreparedData.open(Path("data/prepared")).train.labels
-        assert (labels.ndim, labels.dtype) == (2, kinds["scores" if make is text_scores else "tags"])
+    kinds = {"tags": np.int8, "scores": np.float32}
+    labels = PreparedData.open(Path("data/prepared")).train.labels
+    assert (labels.ndim, labels.dtype) == (2, kinds["scores" if make is text_scores else "tags"])
