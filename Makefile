@@ -3,7 +3,7 @@
 # make test     set up the development extras too and pass the tests
 # make lint     ruff and mypy
 # make lowest   the lowest versions that pyproject.toml allows run a small job, in an environment of their own
-# make heavy    tests of the extra transformers, which is installed beside the environment
+# make heavy    tests of the extras transformers, tensorboard, mlflow and wandb, installed beside the environment
 # make setup    .venv alone, with the base
 # Needs git, make and python3 (3.11 or newer); uses uv where it is installed.
 
@@ -50,9 +50,15 @@ $(VENV)/heavy: $(VENV)/.develop
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ \
 		-c constraints.txt transformers regex
 
-heavy: $(VENV)/heavy
+# With their own dependencies, of the same versions where the environment has these too.
+$(VENV)/trackers: $(VENV)/.develop
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target $@ \
+		-c constraints.txt tensorboard mlflow-skinny sqlalchemy alembic wandb
+
+heavy: $(VENV)/heavy $(VENV)/trackers
 	$(RUN) PYTHONPATH="$(CURDIR)/$(VENV)/heavy" pytest tests/pipeline/modalities/text/models \
 		tests/stages/test_text_transformers.py
+	$(RUN) PYTHONPATH="$(CURDIR)/$(VENV)/trackers" pytest tests/pipeline/tracking
 
 slow: develop
 	$(RUN) pytest -m slow

@@ -13,7 +13,7 @@ from pipeline.export.logits import CARD, Request, export_logits
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.parts import find_parts
 from pipeline.samples.splits import TRAIN
-from pipeline.store.ensemble import open_logits
+from pipeline.store.opening import open_logits
 from stages import paths
 from stages.failures import say
 from stages.options import debuggable, trusts_code

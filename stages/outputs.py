@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from pipeline.core.files import write_bytes, write_json
 from pipeline.models.checkpoint import ModelCard, save_checkpoint
 from pipeline.store.lock import gate
 from pipeline.tasks.task import Figures
+from pipeline.tracking.log import RunLog
+from pipeline.tracking.tracker import TrackedRun
 from pipeline.training.state import EpochRecord, TrainingResult
 from stages import paths
 
@@ -60,6 +62,18 @@ class Outputs:
             return
         with gate(paths.STATE / self.name, WAIT_SECONDS):
             yield
+
+    def log(self, trackers: Sequence[str], parameters: Mapping[str, Any], ranks: Ranks) -> RunLog:
+        """Return the run's trackers, not yet started; none in any process but the first.
+
+        Args:
+            trackers: their names.
+            parameters: of the run, nested plain values.
+            ranks: this process among those that train the run together.
+        """
+        run = TrackedRun(name=self.name, folder=paths.LOGS, parameters=parameters)
+        ids = paths.STATE / f"{self.name}.trackers.json"
+        return RunLog(trackers if ranks.is_first else (), run, ids)
 
     def write_checkpoints(self, result: TrainingResult, card: ModelCard) -> None:
         """Write the weights of the best and of the last epoch."""
@@ -106,6 +120,12 @@ def main_figure(followed: Mapping[str, float | None]) -> dict[str, float | None]
     """Return the main figure of the validation split under its name in metrics.json."""
     name, value = next(iter(followed.items()))
     return {f"validation_{name}": value}
+
+
+def test_figures(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among the values under the names that trackers show, e.g. `test/top1`."""
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return {f"test/{name}": value for name, value in numbers.items()}
 
 
 def require_numbers(name: str, metrics: dict[str, Any]) -> None:

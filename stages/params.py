@@ -22,6 +22,7 @@ from pipeline.models.class_map import read_class_map
 from pipeline.models.embedder import require_output
 from pipeline.models.pretrained import Start
 from pipeline.store.layout import CHUNK_ROWS
+from pipeline.tracking.log import require_names
 from pipeline.training.settings import Precision, TrainingSettings, as_recorded
 from pipeline.views.pairing import require_whole_groups
 from stages.data_params import DataParams, Seed
@@ -38,13 +39,17 @@ class TrainingParams(TrainingSettings):
 
     Args:
         views: augmentation for baselines and for teachers trained here; see the views below.
+        log: trackers that record the run: `tensorboard`, `mlflow`, `wandb`, `csv`, or your own
+            `module:callable`; see `pipeline/tracking/README.md`.
 
     """
 
     views: Annotated[Views, AsItIs()] = field(default_factory=lambda: find_modality().views_type())
+    log: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         TrainingSettings.__post_init__(self)
+        require_names(self.log)
         if self.views.mixes:
             require_whole_groups(self.batch_size)
 
@@ -174,9 +179,10 @@ class DumpParams:
         teacher: name of an entry of `teachers`.
         views: number and augmentation of the views of each training sample; see the views below.
         codec: storage format of the outputs: fp16, affine8, affine6, affine4, topk-K (e.g. topk-50; only
-            classes), features, digits, auto, which takes the smallest of these within the budget, or your
-            own `module:NAME` or `module:NAME-K`; own code runs when a dump is made or its logits are read,
-            not when params.yaml is read.
+            classes), features, digits, auto, which takes the smallest of these within the budget; pq-M and
+            rvq-M, vectors in M bytes (e.g. pq-16; no classes); or your own `module:NAME` or
+            `module:NAME-K`; own code runs when a dump is made or its logits are read, not when params.yaml
+            is read.
         max_kl: error budget of classes in nats: mean KL(teacher || stored) at temperatures 1 and 4,
             measured on a pilot before the dump; None means 1e-3 for auto and features, no limit for the
             others.
@@ -390,7 +396,7 @@ class Params:
     def makes(self, student: str, recipe: str) -> dict[str, Any]:
         """Return the plain values that decide a run, apart from data, dump and seed."""
         return {
-            f"students.{student}": _recorded(self.student(student)),
+            f"students.{student}": _deciding(self.student(student)),
             f"recipes.{recipe}": asdict(self.recipe(recipe)),
             "data": {**self.data.options.for_models(), "labels_per_class": self.data.labels_per_class},
         }
@@ -398,7 +404,7 @@ class Params:
     def makes_teacher(self, name: str) -> dict[str, Any]:
         """Return the plain values that decide a teacher, apart from the data."""
         spec = self.teacher(name)
-        values = _recorded(spec)
+        values = _deciding(spec)
         if spec.weights is not None and not spec.fine_tune:
             # The weights are used unchanged, so training values have no effect.
             return {f"teachers.{name}": {k: v for k, v in values.items() if k not in ("training", "seed")}}
@@ -409,10 +415,11 @@ class Params:
         return _lookup(self.recipes, "recipes", name)
 
 
-def _recorded(spec: ModelParams) -> dict[str, Any]:
-    """Return a model's parameters as the metrics of its run keep them."""
+def _deciding(spec: ModelParams) -> dict[str, Any]:
+    """Return a model's plain values as the metrics of its run keep them: trackers decide nothing."""
     values = asdict(spec)
-    return {**values, "training": as_recorded(values["training"])}
+    settings = {name: value for name, value in values["training"].items() if name != "log"}
+    return {**values, "training": as_recorded(settings)}
 
 
 def _require_json(key: str, value: object, depth: int = 0) -> None:

@@ -14,6 +14,8 @@ STUDENTS = Path("models/students")
 RUNS = Path("runs")
 REPORTS = Path("reports")
 STATE = Path("runs/.state")
+# Of trackers. Not in RUNS, which DVC compares before it runs the report.
+LOGS = Path("logs")
 BASELINE = "baseline"
 
 

@@ -21,6 +21,7 @@ from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state
 from pipeline.models.pretrained import initial_network
 from pipeline.store.soft_labels import SoftLabels
+from pipeline.tracking.log import RunLog, require_installed
 from pipeline.training.failures import naming_epoch
 from pipeline.training.loop import RunSpec
 from pipeline.training.run import train
@@ -29,7 +30,7 @@ from stages import paths
 from stages.artifacts import open_dump
 from stages.machine import Machine
 from stages.options import reads_params, reads_store, runs_on_device
-from stages.outputs import Outputs, main_figure
+from stages.outputs import Outputs, main_figure, test_figures
 from stages.params import ModelParams, Params, RecipeParams
 from stages.ranks import training_ranks
 
@@ -55,14 +56,18 @@ def command(
 
     Writes models/students/RUN.pt (best epoch on validation) and RUN.last.pt with their cards, and
     runs/RUN/metrics.json (figures of the best epoch on the test images) and history.csv. Under torchrun
-    the ranks train one student together.
+    the ranks train one student together. Trackers of `training.log` write below logs/.
     """
     run = _Run(student=student, recipe=recipe, seed=seed, dump=dump)
     spec, loss = params.student(student), params.recipe(recipe)
+    require_installed(spec.training.log)
     _require_dump_fits(params, run, allow_drift=allow_drift)
+    made_by = params.makes(student, recipe)
     with ExitStack() as held:
         with training_ranks(machine.device) as ranks:
             held.enter_context(run.outputs.held(ranks))
+            log = run.outputs.log(spec.training.log, {**run.told, **made_by}, ranks)
+            held.enter_context(log)
             context = machine.context(params.data, ranks)
             task, n_outputs = context.task, len(context.data.classes)
             require_outputs(loss.loss, task.measures, n_outputs, task.name)
@@ -73,19 +78,25 @@ def command(
             training_set = _lesson(params, context.data, taught=store is not None)
             network, card = initial_network(context.data, spec.start(params.data.options.size), seed)
             result = run.train(
-                context, network, card, spec=spec, recipe=loss, store=store, training_set=training_set
+                context,
+                network,
+                card,
+                spec=spec,
+                recipe=loss,
+                store=store,
+                training_set=training_set,
+                log=log,
             )
         if ranks.is_first:
             logits = None if store is None else store.held_out("test", context.data.test)
-            made_with = canonical_json(params.makes(student, recipe))
             told = {
                 "labelled_images": training_set.labelled,
                 "drift": drift,
-                "made_with": made_with,
+                "made_with": canonical_json(made_by),
                 "dataset": context.data.digest(),
             }
             with naming_epoch(result.best_epoch, network, spec.training):
-                run.write(context, network, card, result, teacher_logits=logits, told=told)
+                run.write(context, network, card, result, teacher_logits=logits, told=told, log=log)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +113,11 @@ class _Run:
         return paths.run_name(self.dump, self.student, self.recipe, self.seed)
 
     @property
+    def told(self) -> dict[str, Any]:
+        """The parts of its name, for metrics.json and trackers."""
+        return {"student": self.student, "recipe": self.recipe, "seed": self.seed, "dump": self.dump}
+
+    @property
     def outputs(self) -> Outputs:
         return Outputs(name=self.name, checkpoint=paths.STUDENTS / f"{self.name}.pt")
 
@@ -115,6 +131,7 @@ class _Run:
         recipe: RecipeParams,
         store: SoftLabels | None,
         training_set: TrainingSet,
+        log: RunLog,
     ) -> TrainingResult:
         """Train the student, from a store's logits or from labels alone."""
         return train(
@@ -127,6 +144,7 @@ class _Run:
                 seed=self.seed,
                 state_path=self.outputs.state_path,
                 identity={"loss": [recipe.loss, recipe.settings], "store": store and store.identity()},
+                log=log,
             ),
             views=spec.training.views if store is None else views_of(store),
             store=store,
@@ -142,15 +160,13 @@ class _Run:
         *,
         teacher_logits: Tensor | None,
         told: dict[str, Any],
+        log: RunLog,
     ) -> None:
         """Write checkpoints, history and metrics: `told`, and the best epoch's figures on test images."""
         load_state(network, result.best, self.name)
         found = assess(context, network, card.preprocessing, teacher_logits)
         metrics: dict[str, Any] = {
-            "student": self.student,
-            "recipe": self.recipe,
-            "seed": self.seed,
-            "dump": self.dump,
+            **self.told,
             **found.to_dict(),
             **main_figure(result.history[result.best_epoch - 1].validation),
             "parameters": count_parameters(network, card.architecture),
@@ -163,6 +179,7 @@ class _Run:
         outputs = self.outputs
         outputs.write_checkpoints(result, card)
         outputs.write_run(metrics, result.history, found.validation)
+        log.end(test_figures({**found.to_dict(), "best_epoch": result.best_epoch}))
         outputs.finish()
         click.echo(f"{self.name}: test {found.test.headline}" if found.test.headline else self.name)
 

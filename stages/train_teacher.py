@@ -16,11 +16,12 @@ from pipeline.evaluation.context import RunContext
 from pipeline.losses import make_loss
 from pipeline.modalities.prepared import require_sample
 from pipeline.models.auxiliary import count_parameters
-from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint
+from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint, state_digest
 from pipeline.models.embedder import Embedder
 from pipeline.models.pretrained import initial_network, pretrained_network
 from pipeline.models.teacher import require_same_outputs
 from pipeline.tasks.task import Task
+from pipeline.tracking.log import RunLog, require_installed
 from pipeline.training.failures import naming_epoch
 from pipeline.training.loop import RunSpec
 from pipeline.training.run import train
@@ -30,7 +31,7 @@ from stages import paths
 from stages.artifacts import judging, making
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
-from stages.outputs import Outputs, main_figure
+from stages.outputs import Outputs, main_figure, test_figures
 from stages.params import ModelParams, Params
 from stages.ranks import training_ranks
 
@@ -46,27 +47,42 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     """Train or fine-tune TEACHER, or evaluate its pretrained weights.
 
     Writes models/teachers/TEACHER.pt with its card, and runs/teacher-TEACHER/metrics.json with its
-    figures on the un-augmented test images. Under torchrun the ranks train it together.
+    figures on the un-augmented test images. Under torchrun the ranks train it together. Trackers of
+    `training.log` write below logs/.
     """
     spec = params.teacher(teacher)
     outputs = Outputs(name=paths.teacher_run(teacher), checkpoint=paths.teacher_checkpoint(teacher))
     result: TrainingResult | None = None
+    require_installed(spec.training.log)
     with ExitStack() as held:
         with training_ranks(machine.device) as ranks:
             held.enter_context(outputs.held(ranks))
+            log = outputs.log(spec.training.log, params.makes_teacher(teacher), ranks)
+            held.enter_context(log)
             context = machine.context(params.data, ranks)
             require_sample(context.data, seed=spec.seed, workers=machine.workers)
             context = judging(context, spec)
             if spec.weights is not None and not spec.fine_tune:
                 network, card = _resolve(context, teacher, spec)
+                log.begin({"weights": state_digest(network)}, 0)
             else:
                 network, card = initial_network(
                     context.data, spec.start(params.data.options.size), spec.seed
                 )
-                result = _train(context, network, card, spec, outputs.state_path)
+                result = _train(context, network, card, spec, outputs.state_path, log)
         if ranks.is_first:
             settings, told = spec.training.settings(), making(params, teacher, context.data)
-            _write(context, teacher, network, card, result, settings=settings, outputs=outputs, told=told)
+            _write(
+                context,
+                teacher,
+                network,
+                card,
+                result,
+                settings=settings,
+                outputs=outputs,
+                told=told,
+                log=log,
+            )
 
 
 def _resolve(context: RunContext, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:
@@ -81,7 +97,12 @@ def _resolve(context: RunContext, name: str, spec: ModelParams) -> tuple[nn.Modu
 
 
 def _train(
-    context: RunContext, network: nn.Module, card: ModelCard, spec: ModelParams, state_path: Path
+    context: RunContext,
+    network: nn.Module,
+    card: ModelCard,
+    spec: ModelParams,
+    state_path: Path,
+    log: RunLog,
 ) -> TrainingResult:
     return train(
         context,
@@ -92,6 +113,7 @@ def _train(
             settings=spec.training.settings(),
             seed=spec.seed,
             state_path=state_path,
+            log=log,
         ),
         views=spec.training.views,
         store=None,
@@ -122,6 +144,7 @@ def _write(
     settings: TrainingSettings,
     outputs: Outputs,
     told: dict[str, Any],
+    log: RunLog,
 ) -> None:
     """Write the checkpoint and the metrics: test figures, and the parameters that decided them."""
     if result is None:
@@ -145,5 +168,6 @@ def _write(
         **told,
     }
     outputs.write_run(metrics, [] if result is None else result.history, found.validation)
+    log.end(test_figures(own))
     outputs.finish()
     click.echo(f"{name}: test {found.test.headline}" if found.test.headline else name)

@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from pipeline.codecs import CODECS, STATE_SHAPES, find_codec
+from pipeline.codecs import CODECS, find_codec, state_shapes
 from pipeline.modalities.images.spec import SEMANTICS
 from pipeline.samples import description, prepare
 from pipeline.store import layout
@@ -18,8 +18,10 @@ RELEASE = re.compile(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)$", re.MULTILI
 
 
 def codec_version(name: str) -> int:
-    if name in STATE_SHAPES:  # a fitted codec, which cannot be made without a teacher's outputs
-        (version,) = re.findall(r"\bversion=(\d+)", (ROOT / f"pipeline/codecs/{name}.py").read_text())
+    # A fitted codec cannot be made without a teacher's outputs.
+    file = "vectors" if name.endswith("-M") else name if state_shapes(name) else None
+    if file is not None:
+        (version,) = re.findall(r"\bversion=(\d+)", (ROOT / f"pipeline/codecs/{file}.py").read_text())
         return int(version)
     return find_codec(name.replace("-K", "-5"), 10).version
 

@@ -301,7 +301,7 @@ def test_bytes_are_compared_for_every_codec_operation_and_spec(tmp_path, finding
     )
     assert set(figures["codecs_differing"]) == {
         *("fp16", "affine8", "affine6", "affine4", "features"),
-        *("topk-1", "topk-5", "topk-100"),
+        *("topk-1", "topk-5", "topk-100", "pq-8", "rvq-8"),
     }
     assert len(figures["operations_differing"]) == 10
     assert len(figures["views_differing"]) == 2 * len(same_bytes.SPECS)

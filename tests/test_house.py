@@ -58,7 +58,18 @@ def test_no_files_import_each_other_in_a_circle():
 
 # From top to bottom; a folder imports only from folders after it.
 FLOORS = (
-    *("stages", "report", "export", "dump", "training", "evaluation", "loading", "models", "modalities"),
+    *(
+        "stages",
+        "report",
+        "export",
+        "dump",
+        "training",
+        "tracking",
+        "evaluation",
+        "loading",
+        "models",
+        "modalities",
+    ),
     *("tasks", "losses", "store", "codecs", "samples", "views", "places", "core"),
 )
 

@@ -7,7 +7,8 @@ a codec says so, and a store's layout tells it by the outputs' link.
 
 A new codec is one function and one line in a table: `_PLAIN`, and `_ABSOLUTE` if it keeps absolute outputs;
 `_NUMBERED` if the name ends in a number, e.g. `topk-50`; `_FITTED` if the codec is built from arrays that
-the store keeps once. Or it is user code, `module:NAME`: see `own_code.py`.
+the store keeps once, `_FITTED_NUMBERED` if both are true, e.g. `pq-16`. Or it is user code, `module:NAME`:
+see `own_code.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from pipeline.codecs import digits as digits_codec
 from pipeline.codecs import features as features_codec
+from pipeline.codecs import vectors as vector_codecs
 from pipeline.codecs.base import ArraySpec, Codec, TeacherOutput
 from pipeline.codecs.dense import affine, fp16
 from pipeline.codecs.own_code import OWN_CODECS, is_own_codec, own_codec, split_number, trust_codec
@@ -31,7 +33,6 @@ from pipeline.core.hashing import named_arrays_digest
 __all__ = [
     "CODECS",
     "OWN_CODECS",
-    "STATE_SHAPES",
     "ArraySpec",
     "Codec",
     "Rule",
@@ -39,6 +40,7 @@ __all__ = [
     "codec_fingerprint",
     "find_codec",
     "is_own_codec",
+    "state_shapes",
     "trust_codec",
 ]
 
@@ -85,9 +87,26 @@ _FITTED: Mapping[str, _Fitted] = {
         lambda state, _: digits_codec.digits(state), digits_codec.require_state, digits_codec.STATE
     ),
 }
-# name -> dtype and axes of each array that the store keeps once
-STATE_SHAPES: Mapping[str, Mapping[str, tuple[str, str]]] = {n: f.state for n, f in _FITTED.items()}
-CODECS = (*_PLAIN, *(f"{name}-K" for name in _NUMBERED), *_FITTED)
+# Names before the number of bytes in codecs of whole vectors; absolute outputs only.
+_FITTED_NUMBERED: Mapping[str, Mapping[str, tuple[str, str]]] = vector_codecs.STATES
+CODECS = (
+    *_PLAIN,
+    *(f"{name}-K" for name in _NUMBERED),
+    *_FITTED,
+    *(f"{name}-M" for name in _FITTED_NUMBERED),
+)
+
+
+def state_shapes(name: str) -> Mapping[str, tuple[str, str]]:
+    """Return dtype and axes of each array that a store of this codec keeps once; most codecs have none.
+
+    >>> state_shapes("pq-16")["part"]
+    ('int32', 'D')
+    """
+    if name in _FITTED:
+        return _FITTED[name].state
+    stem, number = split_number(name)
+    return {} if number is None else _FITTED_NUMBERED.get(stem, {})
 
 
 def find_codec(
@@ -96,7 +115,7 @@ def find_codec(
     """Return a codec by its name.
 
     Args:
-        name: one of `CODECS`, with a number for K; or user code, `module:NAME` or `module:NAME-K`.
+        name: one of `CODECS`, with a number for K or M; or user code, `module:NAME` or `module:NAME-K`.
         n_classes: C.
         state: the arrays that a store of a fitted codec keeps once.
         absolute: whether outputs are absolute, i.e. under another link than a softmax's.
@@ -118,6 +137,8 @@ def find_codec(
     if is_own_codec(name):
         return own_codec(name, n_classes)
     stem, number = split_number(name)
+    if number is not None and stem in _FITTED_NUMBERED:
+        return _of_vectors(stem, number, n_classes, state or {}, absolute=absolute)
     if number is None or stem not in _NUMBERED:
         raise ConfigError(
             f"codec is {quoted(name)}; expected one of {', '.join(CODECS)}, or module:NAME of your own"
@@ -129,6 +150,19 @@ def find_codec(
             f"softmax; expected {', '.join((*_ABSOLUTE, *_FITTED))} or auto"
         )
     return _NUMBERED[stem](number, n_classes)
+
+
+def _of_vectors(
+    stem: str, number: int, n_outputs: int, state: Mapping[str, Tensor], *, absolute: bool
+) -> Codec:
+    if not absolute:
+        raise ConfigError(
+            f"codec is '{stem}-{number}', which keeps vectors as a whole; this task has one softmax; "
+            f"expected {', '.join((*_PLAIN, 'features'))} or auto"
+        )
+    vector_codecs.require_bytes(stem, number, n_outputs)
+    vector_codecs.require_state(stem, number, state, n_outputs)
+    return vector_codecs.vectors(stem, number, state)
 
 
 def codec_fingerprint(codec: Codec) -> str:

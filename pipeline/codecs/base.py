@@ -50,8 +50,8 @@ class TeacherOutput:
             )
         return self.features
 
-    def __getitem__(self, rows: slice) -> TeacherOutput:
-        """Return a slice of the rows."""
+    def __getitem__(self, rows: slice | Tensor) -> TeacherOutput:
+        """Return a slice of the rows, or those of a (B,) bool tensor."""
         return TeacherOutput(self.logits[rows], None if self.features is None else self.features[rows])
 
 

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.codecs import CODECS, find_codec, is_own_codec
+from pipeline.codecs.own_code import split_number
 from pipeline.codecs.rule import Measures
+from pipeline.codecs.vectors import STATES, require_bytes
 from pipeline.core.errors import ConfigError, did_you_mean, quoted
 
 AUTO = "auto"
@@ -45,6 +47,9 @@ class CodecSpec:
             raise ConfigError("max_kl and max_error are both set; expected one; remove the other")
         if self.name in _FITTED or is_own_codec(self.name):
             return
+        if self.vector is not None:
+            require_bytes(*self.vector, _MANY_CLASSES)
+            return
         known = (AUTO, *CODECS)
         try:
             find_codec(self.name, _MANY_CLASSES)
@@ -55,6 +60,12 @@ class CodecSpec:
             ) from None
 
     @property
+    def vector(self) -> tuple[str, int] | None:
+        """Kind and bytes of a codec of whole vectors, e.g. ("pq", 16) for pq-16; None for others."""
+        stem, number = split_number(self.name)
+        return (stem, number) if number is not None and stem in STATES else None
+
+    @property
     def budget(self) -> float | None:
         """The largest mean of a divergence, or None for no limit."""
         asked = self.max_error if self.max_kl is None else self.max_kl
@@ -63,7 +74,7 @@ class CodecSpec:
     @property
     def needs_pilot(self) -> bool:
         """Whether the codec is known only after the teacher has run on some images."""
-        return self.budget is not None
+        return self.budget is not None or self.vector is not None
 
     def accepts(self, made_for: CodecSpec, codec: str) -> bool:
         """Whether a store with codec `codec`, made for the spec `made_for`, satisfies this spec."""

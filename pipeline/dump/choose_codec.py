@@ -16,6 +16,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from pipeline.codecs import Codec, Rule, TeacherOutput, find_codec, is_own_codec
+from pipeline.codecs.codebooks import fit_vectors
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_digits, fit_features
 from pipeline.codecs.spec import AUTO, DIGITS, FEATURES, CodecSpec
@@ -28,7 +29,7 @@ from pipeline.store.frame import compressor, create_array
 from pipeline.store.layout import CHUNK_ROWS, ZARR_JSON, Layout, Section
 from pipeline.tasks.task import Task
 
-_MOST_ROWS, _FEWEST_ROWS = 2048, 256
+_MOST_ROWS, _FEWEST_ROWS, _CODEBOOK_ROWS = 2048, 256, 8192
 _SHARE = 64
 _BATCHES_AT_LEAST = 4
 Files = dict[str, Buffer]
@@ -36,6 +37,8 @@ _DENSE = ("affine8", "affine6", "affine4", "fp16")
 # Attempts to fit `features`, and the safety factor on the error budget of each further attempt.
 _FITS, _CLOSER = 3, 0.95
 _KEPT = (5, 10, 20, 50, 100, 200)
+# One of so many rows of a pilot measures codebooks that the others fitted; below 64 rows, all do both.
+_UNSEEN, _ENOUGH_TO_DIVIDE = 8, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,9 @@ def choose_codec(
 
 def _candidates(spec: CodecSpec, pilot: Pilot, rule: Rule, head: nn.Linear | None) -> Iterator[Candidate]:
     n_outputs, absolute = pilot.output.logits.shape[1], rule.measures.is_absolute
+    if spec.vector is not None:
+        yield _of_vectors(*spec.vector, pilot, rule)
+        return
     if spec.name not in (AUTO, FEATURES, DIGITS):
         yield measure(find_codec(spec.name, n_outputs, absolute=absolute), pilot, rule)
         return
@@ -143,6 +149,16 @@ def _candidates(spec: CodecSpec, pilot: Pilot, rule: Rule, head: nn.Linear | Non
         yield _fitted(partial(fit_digits, pilot.output, rule=rule), pilot, spec.budget, rule)
     if spec.name != DIGITS and head is not None and pilot.output.features is not None:
         yield _fitted(partial(fit_features, pilot.output, head, rule=rule), pilot, spec.budget, rule)
+
+
+def _of_vectors(stem: str, number: int, pilot: Pilot, rule: Rule) -> Candidate:
+    """Fit codebooks to seven of eight rows of the pilot, and measure them on the eighth."""
+    rows = torch.arange(len(pilot), device=pilot.output.logits.device)
+    unseen = rows % _UNSEEN == 0
+    if len(pilot) < _ENOUGH_TO_DIVIDE:
+        return measure(fit_vectors(pilot.output, stem, number, rule), pilot, rule)
+    codec = fit_vectors(pilot.output[~unseen], stem, number, rule)
+    return measure(codec, Pilot(pilot.output[unseen], pilot.images_per_second), rule)
 
 
 def _fitted(fit: Callable[..., Codec], pilot: Pilot, budget: float, rule: Rule) -> Candidate:
@@ -211,18 +227,24 @@ class Pilot:
         return len(self.output.logits)
 
 
-def pilot_rows(n_samples: int, n_views: int, foretold: int | None = None) -> tuple[int, int]:
+def pilot_rows(
+    n_samples: int, n_views: int, foretold: int | None = None, *, for_codebooks: bool = False
+) -> tuple[int, int]:
     """Return the numbers of samples and views of a pilot; one view, unless samples are few.
 
-    A pilot has 1/64 of the dump's rows, at least 256 and at most 2,048.
+    A pilot has 1/64 of the dump's rows, at least 256 and at most 2,048; 8,192 for codebooks, which need
+    many rows for each of 256 codewords.
 
     Args:
         n_samples: samples of the data.
         n_views: views of the dump.
         foretold: samples of a larger dump to forecast; None for those of the data.
+        for_codebooks: whether the codec has codebooks.
     """
     rows = (foretold or n_samples) * n_views
     wanted = min(_MOST_ROWS, max(_FEWEST_ROWS, rows // _SHARE))
+    if for_codebooks:
+        wanted = min(_CODEBOOK_ROWS, rows)
     return min(n_samples, wanted), min(n_views, -(-wanted // n_samples))
 
 
@@ -240,7 +262,9 @@ def run_pilot(context: RunContext, teacher: Teacher, spec: DumpSpec, foretold: i
         ModelError: logits are not finite.
     """
     images = context.data.train
-    count, n_views = pilot_rows(len(images), spec.view_count, foretold)
+    count, n_views = pilot_rows(
+        len(images), spec.view_count, foretold, for_codebooks=spec.codec.vector is not None
+    )
     size = min(spec.batch_size, -(-count // _BATCHES_AT_LEAST))
     feed = context.feed(images, spec.views, teacher.card.preprocessing)
     batches = [

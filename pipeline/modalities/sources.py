@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean, plural
 from pipeline.core.own_code import Kind, call, find_callable, is_own, parameters_of
-from pipeline.samples.samples import Source
+from pipeline.samples.samples import NO_CLASSES, Source
 
 T = TypeVar("T", bound=Source)
 
@@ -65,7 +65,8 @@ class SourceTable(Generic[T]):
         for split, samples in (("training", source.train), ("test", source.test)):
             if not samples:
                 raise DataError(f"{name}: has no {split} {plural(self._noun)}; expected at least one")
-        if len(source.classes) < 2 and np.ndim(source.train[0].label) == 0:
+        is_index = np.ndim(source.train[0].label) == 0
+        if is_index and len(source.classes) < 2 and source.classes != NO_CLASSES:
             raise DataError(f"{name}: has {counted(len(source.classes), 'class')}; expected at least two")
 
     def _call(self, name: str, options: Any) -> T:

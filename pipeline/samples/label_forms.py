@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError, first_of, quoted
-from pipeline.samples.samples import UNLABELLED, Label, Sample, Source
+from pipeline.samples.samples import NO_CLASSES, UNLABELLED, Label, Sample, Source
 
 LabelKind = Literal["index", "tags", "numbers"]
 # Little-endian dtype of each kind, as the index of a split has it.
@@ -116,6 +116,11 @@ class Wanted:
             raise DataError(
                 f"{name}: its labels are {_DESCRIBED[kind]}, and task {self.task} takes {expected}; "
                 "expected labels that fit the task; correct data.task or data.source"
+            )
+        if source.classes == NO_CLASSES and self.kinds == ("index",):
+            raise DataError(
+                f"{name}: no labels; expected at least two classes to tell apart; correct data.label, or "
+                "set data.task to embedding"
             )
         for samples in (source.train, source.validation or (), source.test):
             for sample in samples if kind != "index" else ():

@@ -8,13 +8,13 @@
 A column per tag has 1, 0, or nothing for unknown. A single column `tags` lists those that apply, separated
 by semicolons. Any other number makes all columns numbers; a row without any is unlabelled. A file that the
 table does not name is unlabelled. The table lies in PATH, or one lies in each split's folder; names are
-relative to the table.
+relative to the table. `label_rows` has the same rules for the columns of any other table.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,14 +65,17 @@ class LabelTable:
             where: their folder, for messages.
             noun: the word for one file.
         """
-        unknown = np.full(
-            len(self.classes), np.nan if self.kind == "numbers" else UNLABELLED, DTYPES[self.kind]
-        )
-        found = np.stack([self.labels.get(name, unknown) for name in names])
+        found = self.rows(names)
         missing = int((~is_known(found)).sum())
         if missing:
             note(f"{where}: {counted(missing, noun)} of {len(names):,} without a label in {TABLE}")
         return found
+
+    def rows(self, names: Iterable[str]) -> NDArray[Any]:
+        """Return the labels (N, C) of these names; those that the table does not have are unlabelled."""
+        missing = np.nan if self.kind == "numbers" else UNLABELLED
+        unknown = np.full(len(self.classes), missing, DTYPES[self.kind])
+        return np.stack([self.labels.get(name, unknown) for name in names])
 
     def require_files(self, names: Sequence[str]) -> None:
         """Refuse a row of a file that is not there.
@@ -119,7 +122,60 @@ def read_tables(root: Path, splits: Sequence[str]) -> LabelTable:
         columns = found
         rows += some
     _require_unique(rows)
-    return _lists(root, rows) if columns == (_TAGS,) else _columns(root, columns or (), rows)
+    return _table(root / TABLE, columns or (), rows)
+
+
+def label_rows(
+    where: object, columns: tuple[str, ...], rows: Iterable[tuple[str, Sequence[Any] | None]]
+) -> tuple[tuple[str, ...], NDArray[Any]]:
+    """Return the names of tags or numbers (C), and the labels (N, C) int8 or float32, of a table's rows.
+
+    Args:
+        where: the table, for errors.
+        columns: of the labels; a single one named `tags`, or with lists in it, lists those that apply.
+        rows: the place of each row, for errors, and its cells: texts, numbers, truth values, lists of tags,
+            or None; None for an unlabelled row.
+
+    Raises:
+        DataError: a cell is none of these, or a name of a tag is unusable.
+
+    >>> classes, labels = label_rows("a.csv", ("tags",), [("line 2", ["b;a"]), ("line 3", None)])
+    >>> classes, labels.tolist()
+    (('a', 'b'), [[1, 1], [-1, -1]])
+    """
+    given = list(rows)
+    lists = any(isinstance(cell, list | tuple) for _, cells in given for cell in cells or ())
+    if lists and len(columns) > 1:
+        raise DataError(
+            f"{where}: a list in one of {counted(len(columns), 'label column')}; expected one column of "
+            "lists, or 1, 0 or a number in each; correct data.label"
+        )
+    numbered = [
+        _Row(place, str(number), tuple(_cell(cell, lists=lists) for cell in cells))
+        for number, (place, cells) in enumerate(given)
+        if cells is not None
+    ]
+    table = _table(where, (_TAGS,) if lists else columns, numbered)
+    return table.classes, table.rows(map(str, range(len(given))))
+
+
+def _cell(value: Any, *, lists: bool) -> str:
+    """Return a cell as a table of text would have it."""
+    if isinstance(value, list | tuple):
+        if divided := [tag for tag in map(str, value) if _SEPARATOR in tag]:
+            raise DataError(f"tag {quoted(divided[0])} has a {_SEPARATOR!r}; expected none; rename it")
+        return _SEPARATOR.join(map(str, value))
+    if value is None or value != value or (lists and value == ""):
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _table(where: object, columns: tuple[str, ...], rows: Sequence[_Row]) -> LabelTable:
+    return _lists(where, rows) if columns == (_TAGS,) else _columns(columns, rows)
 
 
 def _read(path: Path, prefix: str) -> tuple[tuple[str, ...], list[_Row]]:
@@ -162,11 +218,11 @@ def _require_unique(rows: Sequence[_Row]) -> None:
         seen.add(row.name)
 
 
-def _lists(root: Path, rows: Sequence[_Row]) -> LabelTable:
+def _lists(where: object, rows: Sequence[_Row]) -> LabelTable:
     """Return the tags that rows list in their only cell."""
     each = [[tag.strip() for tag in row.cells[0].split(_SEPARATOR) if tag.strip()] for row in rows]
     classes = tuple(sorted({tag for tags in each for tag in tags}))
-    require_class_names(root / TABLE, classes)
+    require_class_names(where, classes)
     places = {tag: place for place, tag in enumerate(classes)}
     labels = {}
     for row, tags in zip(rows, each, strict=True):
@@ -175,7 +231,7 @@ def _lists(root: Path, rows: Sequence[_Row]) -> LabelTable:
     return LabelTable(classes=classes, kind="tags", labels=labels)
 
 
-def _columns(root: Path, classes: tuple[str, ...], rows: Sequence[_Row]) -> LabelTable:
+def _columns(classes: tuple[str, ...], rows: Sequence[_Row]) -> LabelTable:
     """Return the truth values, or the numbers, of rows with a cell per column."""
     if all(cell in _TRUTHS for row in rows for cell in row.cells):
         truths = {row.name: np.array([_TRUTHS[cell] for cell in row.cells], np.int8) for row in rows}

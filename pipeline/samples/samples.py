@@ -18,6 +18,8 @@ from pipeline.core.errors import DataError, counted, first_of
 _END = b"\n"
 _SHOWN = 8
 UNLABELLED = -1
+# Stands for the classes of a dataset without any label, which only embeddings can use.
+NO_CLASSES = ("unlabelled",)
 NO_DECODER = "none"
 # A class index, (C,) int8 tags or (C,) float32 numbers: see `label_forms.py`.
 Label = int | NDArray[np.int8] | NDArray[np.float32]

@@ -24,7 +24,7 @@ from pydantic import Field
 from zarr.core.buffer.cpu import Buffer
 from zarr.storage import MemoryStore
 
-from pipeline.codecs import STATE_SHAPES
+from pipeline.codecs import state_shapes
 from pipeline.core.errors import CorruptStoreError, brief, is_out_of_memory, quoted
 from pipeline.core.files import parse_object
 from pipeline.core.forms import require_form
@@ -48,6 +48,7 @@ _DAMAGE = (
 )
 METADATA_BYTES = 1 << 20
 _MOST_WIDTH = 1 << 16  # features of a teacher
+_MOST_CODEWORDS = 64 * 256  # of all codebooks of a vector
 # `level` only affects compression, and `checksum` only verification: neither changes the decoded bytes.
 _FREE_SETTINGS = {"level", "checksum"}
 _INDEX_CODECS = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
@@ -269,8 +270,8 @@ def state_array(layout: Layout, name: str, metadata: bytes) -> StoredArray:
     found = parse_object(metadata)
     require_form(_StateForm, found)
     shape, chunk = tuple(found["shape"]), tuple(found["chunk_grid"]["configuration"]["chunk_shape"])
-    dtype, axes = STATE_SHAPES[layout.codec][name]
-    most = {"C": layout.n_classes, "D": _MOST_WIDTH, "L": 256}
+    dtype, axes = state_shapes(layout.codec)[name]
+    most = {"C": layout.n_classes, "D": _MOST_WIDTH, "L": 256, "R": _MOST_CODEWORDS}
     if len(shape) != len(axes) or any(n > most[axis] for n, axis in zip(shape, axes, strict=True)):
         raise ValueError(f"its shape is {shape}, expected {', '.join(axes) or 'a number'}")
     if len(chunk) != len(shape) or any(part > n for part, n in zip(chunk, shape, strict=True)):
@@ -326,7 +327,7 @@ def read_state(store: object, layout: Layout, fetch: Fetch) -> dict[str, NDArray
         CorruptStoreError: an array is missing, or contradicts the codec.
     """
     state = {}
-    for name in STATE_SHAPES.get(layout.codec, ()):
+    for name in state_shapes(layout.codec):
         metadata = _fetch_all(
             store, [f"{CODEC_GROUP}/{name}/{ZARR_JSON}"], METADATA_BYTES, fetch, "an array of its codec"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.codecs import STATE_SHAPES
+from pipeline.codecs import state_shapes
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, quoted
 from pipeline.core.files import parse_object, write_json
@@ -186,7 +186,7 @@ def _require_names(layout: Layout, names: Collection[str]) -> None:
     Raises:
         ValueError: names a missing or a foreign file.
     """
-    expected, fitted = layout.frame_files(), layout.codec in STATE_SHAPES
+    expected, fitted = layout.frame_files(), bool(state_shapes(layout.codec))
     if lacking := expected.difference(names):
         raise ValueError(f"metadata lacks {min(lacking)}")
     for name in names:

@@ -153,7 +153,7 @@ class SectionReader:
         batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
         return self._decode(self._codec(), shard.view, batch)
 
-    def _decode(self, codec: Codec, view: int, batch: Mapping[str, Tensor]) -> Tensor:
+    def _decode(self, codec: StoredDecoder, view: int, batch: Mapping[str, Tensor]) -> Tensor:
         if codec.is_valid is not None and not codec.is_valid(batch):
             raise CorruptStoreError(
                 f"{self._location}: {self._name} view {view} has values that codec {codec.name} never "

@@ -148,9 +148,9 @@ class Reheaded:
         """Return the block of each sample (N,); see `LogitStore.blocks_of`."""
         return self._store.blocks_of(images)
 
-    def encoded_view(self, view: int) -> dict[str, NDArray[Any]]:
-        """Read one training view of the store behind this one, without decoding it."""
-        return self._store.encoded_view(view)
+    def encoded_view(self, view: int, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
+        """Read one training view of the store behind this one, without decoding it, or rows (n,) of it."""
+        return self._store.encoded_view(view, rows)
 
     def view(self, view: int) -> Tensor:
         """Read one training view: (N, C) float32 outputs; of a softmax, each row's maximum is 0."""

@@ -29,6 +29,7 @@ from pipeline.models.auxiliary import weighted_logits
 from pipeline.models.heads import WithFeatures, feature_dim, head_of
 from pipeline.models.teacher import compiled
 from pipeline.tasks.task import Figures
+from pipeline.tracking.log import RunLog
 from pipeline.training.failures import naming_epoch, naming_step, require_learning
 from pipeline.training.optimizer import learning_rate
 from pipeline.training.settings import TrainingSettings
@@ -51,6 +52,7 @@ class RunSpec:
         state_path: file for the state of an unfinished run; the caller removes it at the end.
         identity: further values that identify the run; a state with a different identity is not resumed.
         save_seconds: time between saved states during an epoch.
+        log: trackers of the run, told of its begin and of each epoch; the caller ends them.
     """
 
     loss: ScheduledLoss
@@ -59,6 +61,7 @@ class RunSpec:
     state_path: Path
     identity: Mapping[str, Any] = field(default_factory=dict)
     save_seconds: float = 300.0
+    log: RunLog = field(default_factory=RunLog)
 
 
 def fit(
@@ -86,12 +89,14 @@ def fit(
         TrainingError: the loss, weights or logits are not finite, every step was skipped, or processes
             resume from different states.
         ModelError: the network fails.
+        ConfigError: a tracker cannot start.
 
     """
     settings, state_path = spec.settings, spec.state_path
     run = RunState(network, settings, device, projection, ranks)
     identity = {**spec.identity, "state": _STATE_VERSION}
     _resume(run, state_path, identity, ranks)
+    spec.log.begin(identity, run.epoch)
     steps = settings.epochs * loader.steps_per_epoch
     with closing(_Training(run, loader, spec.loss, seed=spec.seed, ranks=ranks)) as training:
         # If the trained network itself is evaluated, its compiled form is reused.
@@ -106,6 +111,7 @@ def fit(
             run.require_finite()
             run.finish_epoch(record, figures)
             note(describe(record, figures, settings.epochs))
+            spec.log.epoch(record.epoch, record.figures())
             if run.epoch == settings.epochs:
                 require_learning(run.skipped, steps)
             if ranks.is_first:

@@ -75,6 +75,21 @@ class EpochRecord:
         values |= {f"{_VALIDATION}{name}": figure for name, figure in figures}
         return {name: values[name] for name in self.columns(self.validation)}
 
+    def figures(self) -> dict[str, float]:
+        """Return the known figures under the names that trackers show, e.g. `validation/top1`."""
+        trained = {
+            "loss": self.loss,
+            "learning_rate": self.learning_rate,
+            "images_per_second": self.images_per_second,
+            "skipped_steps": self.skipped_steps,
+            "stall_fraction": self.data_seconds / self.seconds,
+        }
+        known = {name: value for name, value in self.validation.items() if value is not None}
+        return {
+            **{f"train/{name}": value for name, value in trained.items()},
+            **{f"validation/{name}": value for name, value in known.items()},
+        }
+
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> EpochRecord:
         """Return the record from the values of `to_dict`."""

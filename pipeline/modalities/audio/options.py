@@ -25,7 +25,9 @@ class AudioOptions(DataOptions):
             resampled once.
         clip_seconds: length of the models' input in seconds; longer clips are cropped, shorter ones are
             padded with silence. None takes the longest training clip.
-        label: column of a table that names a clip's class.
+        label: column of a table that names a clip's class. For tags or numbers: a list of columns, e.g.
+            [rain, wind], of 1, 0 or nothing, or of numbers; or `[tags]`, texts such as `rain;wind`. An
+            empty list for no labels.
         group: column of a table, e.g. speaker. Without a split column, whole groups are held out for
             validation and test, so that no voice is in two splits. None draws clips one by one.
         faulty: silent, clipped, cut off and very short clips: warn (read and list them) or refuse.
@@ -33,7 +35,7 @@ class AudioOptions(DataOptions):
 
     sample_rate: int = 16_000
     clip_seconds: float | None = None
-    label: str = "label"
+    label: str | tuple[str, ...] = "label"
     group: str | None = None
     faulty: OnFault = "warn"
 
@@ -62,6 +64,11 @@ class AudioOptions(DataOptions):
     def for_models(self) -> dict[str, Any]:
         """Return the options that shape networks and leave prepared data unchanged."""
         return {"clip_seconds": self.clip_seconds}
+
+    def asked(self) -> dict[str, Any]:
+        """Return the options that change the prepared data, by name."""
+        label = self.label if isinstance(self.label, str) else ",".join(self.label)
+        return {**DataOptions.asked(self), "label": label}
 
     def known(self, description: Description) -> dict[str, Any]:
         """Return the options recorded in a prepared dataset."""

@@ -21,7 +21,9 @@ class TextOptions(DataOptions):
     Args:
         text: column with the text.
         text_pair: column with a second text, e.g. a hypothesis; None for one text per sample.
-        label: column with the label; an empty one means unlabelled.
+        label: column with the label; an empty one means unlabelled. For tags or numbers: a list of columns,
+            e.g. [sea, wood], of 1, 0 or nothing, or of numbers; `[tags]`, texts such as `sea;wood`; or a
+            column of lists. An empty list for no labels.
         id: column with a unique name of each sample; None names samples by their content.
         vocabulary: number of frequent words of the training texts that `prepare` keeps for tokenizer words,
             1 to 1,000,000.
@@ -30,13 +32,13 @@ class TextOptions(DataOptions):
 
     text: str = "text"
     text_pair: str | None = None
-    label: str = "label"
+    label: str | tuple[str, ...] = "label"
     id: str | None = None
     vocabulary: int = 20_000
     max_length: int = 128
 
     def __post_init__(self) -> None:
-        columns = [name for name in (self.text, self.text_pair, self.label, self.id) if name is not None]
+        columns = wanted_columns(self)
         if len(set(columns)) < len(columns):
             raise ConfigError(
                 f"data names the columns {', '.join(columns)}; expected a different one for each key"
@@ -57,6 +59,10 @@ class TextOptions(DataOptions):
         """Return the options that shape networks and leave prepared data unchanged."""
         return {"max_length": self.max_length}
 
+    def asked(self) -> dict[str, Any]:
+        """Return the options that change the prepared data, by name."""
+        return {**DataOptions.asked(self), "label": ",".join(label_columns(self.label))}
+
     def known(self, description: Description) -> dict[str, Any]:
         """Return the options recorded in a prepared dataset."""
         return {name: description.made_with[name] for name in self.asked() if name in description.made_with}
@@ -65,3 +71,14 @@ class TextOptions(DataOptions):
         """Whether an option asks for different data; columns matter to tables alone."""
         table = str(was["source"]).partition(":")[0] not in ("folder", "udhr-languages")
         return bool(was[name] != asked[name]) and (table or name not in _COLUMNS)
+
+
+def label_columns(label: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return the columns of the labels."""
+    return (label,) if isinstance(label, str) else label
+
+
+def wanted_columns(options: TextOptions) -> list[str]:
+    """Return the names of the columns that are read."""
+    single = (options.text, options.text_pair, *label_columns(options.label), options.id)
+    return [name for name in single if name is not None]

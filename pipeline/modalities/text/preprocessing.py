@@ -198,7 +198,7 @@ class GivenText:
             ModelError: the weights bring their own tokenizer.
             ConfigError: a tokenizer file is missing.
         """
-        if known.words is None and (self.tokenizer or self.vocabulary):
+        if known.words is None and (self.tokenizer or self.vocabulary) and not self._names(known.tokenizer):
             raise ModelError(
                 f"preprocessing.tokenizer is {self.tokenizer or WordList.kind!r}, and the weights bring "
                 f"their own, of kind {known.tokenizer.kind}; expected no other; remove it"
@@ -208,6 +208,16 @@ class GivenText:
             max_length=self.max_length or known.max_length,
             truncation=self.truncation or known.truncation,
         )
+
+    def _names(self, known: Tokenizer) -> bool:
+        """Whether the given tokenizer is the known one: user code that says nothing has it from here."""
+        if self.vocabulary is not None or self.tokenizer in (None, WordList.kind):
+            return False
+        given = Path(str(self.tokenizer))
+        if self.tokenizer != Bytes.kind and not given.exists():
+            return False
+        own = Bytes() if self.tokenizer == Bytes.kind else read_tokenizer(given)
+        return own.identity() == known.identity()
 
     def _tokenizer(self, known: TextPreprocessing) -> Tokenizer:
         if self.tokenizer == Bytes.kind:

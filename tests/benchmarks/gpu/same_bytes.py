@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.codecs import CODECS, STATE_SHAPES, Codec, TeacherOutput, find_codec
+from pipeline.codecs import CODECS, Codec, TeacherOutput, find_codec, state_shapes
+from pipeline.codecs.codebooks import fit_vectors
 from pipeline.codecs.fitting import fit_features
+from pipeline.codecs.vectors import STATES
 from pipeline.loading.feed import Feed
 from pipeline.modalities.images.operations import FACTOR, Op, operand, rand_augment_space, wide_space
 from pipeline.modalities.images.preprocessing import Preprocessing
@@ -23,6 +25,7 @@ from tests.pipeline.modalities.images.examples import SPECS
 GEOMETRIES = ((32, 32, 1024), (48, 32, 1024), (256, 224, 128))
 SMALL_GEOMETRIES = ((12, 12, 8), (16, 12, 8))
 KEPT_CLASSES = (1, 5, 100)
+VECTOR_BYTES = 8
 
 
 def run(setting: Setting, findings: Findings) -> None:
@@ -67,10 +70,12 @@ def _codecs(classes: int, output: TeacherOutput, head: nn.Linear) -> Iterator[Co
     for name in CODECS:
         if name.endswith("-K"):
             yield from (find_codec(f"{name[:-1]}{kept}", classes) for kept in KEPT_CLASSES)
-        elif name not in STATE_SHAPES:
+        elif not name.endswith("-M") and not state_shapes(name):
             yield find_codec(name, classes)
     pilot = TeacherOutput(output.logits[:2048], output.require_features()[:2048])
     yield fit_features(pilot, head, 1e-2, TASK)
+    # The logits as vectors; the task decides nothing of them.
+    yield from (fit_vectors(pilot, stem, VECTOR_BYTES, TASK) for stem in STATES)
 
 
 @torch.no_grad()

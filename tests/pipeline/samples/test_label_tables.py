@@ -10,6 +10,7 @@ import pytest
 from pipeline.core.errors import DataError
 from pipeline.samples.files import Files
 from pipeline.samples.folders import find_classes
+from pipeline.samples.label_tables import label_rows
 
 FILES = Files("image", (".png",))
 
@@ -101,3 +102,41 @@ def test_tables_of_splits_have_the_same_columns(tmp_path):
     (tmp_path / "test/labels.csv").unlink()
     with pytest.raises(DataError, match=r"test/labels.csv: not a readable table"):
         find_classes(tmp_path, FILES)
+
+
+def _rows(columns: tuple[str, ...], *cells):
+    return label_rows("a.csv", columns, [(f"a.csv:{n}", row) for n, row in enumerate(cells, 2)])
+
+
+def test_rows_of_any_table_have_the_same_rules():
+    classes, labels = _rows(("cat", "dog"), ("1", ""), (True, 0), (None, 1.0), None)
+    assert (classes, labels.dtype, labels.tolist()) == (
+        *(("cat", "dog"), np.int8),
+        [[1, -1], [1, 0], [-1, 1], [-1, -1]],
+    )
+    classes, labels = _rows(("a", "b"), ("0.5", 2), (None, float("nan")), None)
+    assert (classes, labels.dtype, labels[0].tolist()) == (("a", "b"), np.float32, [0.5, 2.0])
+    assert np.isnan(labels[1:]).all()
+
+
+def test_lists_of_tags_are_texts_or_lists():
+    expected = (("cat", "dog"), [[1, 0], [1, 1], [0, 0], [-1, -1]])
+    classes, labels = _rows(("tags",), ("cat",), ("dog; cat",), ("",), None)
+    assert (classes, labels.tolist()) == expected
+    classes, labels = _rows(("topics",), (["cat"],), (["dog", "cat"],), ([],), None)
+    assert (classes, labels.tolist()) == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "message"),
+    [
+        (("a", "b"), [("0.5", "")], "a.csv:2: b is ''; expected a finite number"),
+        (("a",), [("0.5",), ("inf",)], "a.csv:3: a is 'inf'; expected a finite number"),
+        (("a",), [("0.5",), ("much",)], "a.csv:3: a is 'much'; expected a finite number"),
+        (("a", "b"), [(["x"], "1")], "a list in one of 2 label columns"),
+        (("a",), [(["x;y"],)], "tag 'x;y' has a ';'"),
+    ],
+)
+def test_a_wrong_cell_of_any_table_is_named(columns, cells, message):
+    with pytest.raises(DataError, match=message):
+        _rows(columns, *cells)

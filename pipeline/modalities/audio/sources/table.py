@@ -1,7 +1,8 @@
 """Tables of sound files: a row has a path and a label, perhaps a split and a group, e.g. a speaker.
 
 One table for all splits, or Hugging Face's AudioFolder: a metadata.csv in the folder, or one per split.
-Classes are the labels in the order of their names. An empty label means unlabelled.
+Classes are the labels in the order of their names. An empty label means unlabelled. Where `data.label`
+lists columns, labels are tags or numbers, by the rules of `samples/label_tables.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,10 @@ from pipeline.modalities.audio.form import AudioSource
 from pipeline.modalities.audio.options import AudioOptions
 from pipeline.samples.cells import require_fields, require_regular, require_unique_columns
 from pipeline.samples.files import find_files
+from pipeline.samples.label_forms import is_known
+from pipeline.samples.label_tables import label_rows
 from pipeline.samples.labels import require_class_names
-from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
+from pipeline.samples.samples import NO_CLASSES, UNLABELLED, LeftOut, Sample, Samples
 from pipeline.samples.splits import (
     TEST,
     TEST_SHARE,
@@ -49,14 +53,16 @@ class Row:
     Args:
         name: path as the table has it; the sample's stable name.
         file: the sound file.
-        label: name of its class, "" for unlabelled.
+        place: file and line, for errors.
+        label: name of its class, "" for unlabelled; or the cells of the columns that `data.label` lists.
         split: name of its split, "" if the table has none.
         group: text of the column `data.group`, "" if there is none.
     """
 
     name: str
     file: Path
-    label: str
+    place: str
+    label: str | tuple[str, ...]
     split: str
     group: str
 
@@ -94,6 +100,7 @@ def open_metadata(root: Path, name: str, options: AudioOptions) -> AudioSource:
         Row(
             name=f"{split}/{row.name}",
             file=row.file,
+            place=row.place,
             label=row.label,
             split=TEST if split == names.test else split,
             group=row.group,
@@ -142,7 +149,8 @@ def _require_columns(path: Path, columns: Sequence[str], options: AudioOptions) 
         raise DataError(
             f"{path}: has the columns {columns[:12]}; expected one of {', '.join(PATHS)}; rename one"
         )
-    for key, name in (("label", options.label), ("group", options.group)):
+    labels = (options.label,) if isinstance(options.label, str) else options.label
+    for key, name in (*(("label", label) for label in labels), ("group", options.group)):
         if name is not None and name not in columns:
             raise DataError(
                 f"{path}: has no column {name!r}, which data.{key} names; expected one of "
@@ -162,7 +170,10 @@ def _row(
     return Row(
         name=name,
         file=root / name,
-        label=values[options.label],
+        place=where,
+        label=values[options.label]
+        if isinstance(options.label, str)
+        else tuple(values[column] for column in options.label),
         split=values.get(SPLIT, ""),
         group="" if options.group is None else values[options.group],
     )
@@ -171,16 +182,14 @@ def _row(
 def _source(origin: Path, rows: list[Row], options: AudioOptions) -> AudioSource:
     if not rows:
         raise DataError(f"{origin}: no rows; expected one per sound file")
-    classes = tuple(sorted({row.label for row in rows if row.label}))
-    require_class_names(origin, classes)
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.array([numbers.get(row.label, UNLABELLED) for row in rows])
+    classes, labels = _labels(origin, rows, options)
     splits = _splits(origin, rows, labels, options)
 
     def samples(split: str) -> Samples:
         def make(place: int) -> Sample:
             row = rows[place]
-            return Sample(row.name, int(labels[place]), SoundFile(row.file), str(row.file))
+            label = labels[place] if labels.ndim > 1 else int(labels[place])
+            return Sample(row.name, label, SoundFile(row.file), str(row.file))
 
         return Samples(make, splits[split])
 
@@ -194,8 +203,23 @@ def _source(origin: Path, rows: list[Row], options: AudioOptions) -> AudioSource
     )
 
 
+def _labels(
+    origin: Path, rows: Sequence[Row], options: AudioOptions
+) -> tuple[tuple[str, ...], NDArray[Any]]:
+    """Return the names of classes, tags or numbers, and the labels (N,) or (N, C)."""
+    if not options.label:
+        return NO_CLASSES, np.full(len(rows), UNLABELLED)
+    if not isinstance(options.label, str):
+        return label_rows(origin, options.label, ((row.place, row.label) for row in rows))
+    classes = tuple(sorted({str(row.label) for row in rows if row.label}))
+    require_class_names(origin, classes)
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers.get(str(row.label), UNLABELLED) for row in rows])
+    return classes or NO_CLASSES, labels
+
+
 def _splits(
-    origin: Path, rows: Sequence[Row], labels: NDArray[np.int64], options: AudioOptions
+    origin: Path, rows: Sequence[Row], labels: NDArray[Any], options: AudioOptions
 ) -> dict[str, NDArray[np.int64]]:
     """Return the places of the rows of each split: train, val (may be empty) and test."""
     if any(row.split for row in rows):
@@ -204,7 +228,11 @@ def _splits(
         held = _held_out_groups(origin, {row.group for row in rows}, options.group)
         names = [held.get(row.group, TRAIN) for row in rows]
     else:
-        tested = draw_test([row.name for row in rows], labels)
+        known = is_known(labels)
+        is_divided = labels.ndim == 1 and known.any()
+        # Tags and numbers divide no classes, and without any label every clip counts alike.
+        kinds = labels if is_divided else np.where(known | ~known.any(), 0, UNLABELLED)
+        tested = draw_test([row.name for row in rows], kinds)
         tell_drawn_test(f"{origin} (no column {SPLIT!r})", tested, "clip")
         names = [TEST if test else TRAIN for test in tested.tolist()]
     return {split: np.flatnonzero(np.array(names) == split) for split in (TRAIN, _VALIDATION, TEST)}

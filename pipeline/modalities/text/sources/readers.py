@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.core.errors import DataError, quoted
-from pipeline.modalities.text.options import TextOptions
+from pipeline.modalities.text.options import TextOptions, wanted_columns
 from pipeline.samples.arrow import class_names, read_schema, read_table
 from pipeline.samples.cells import parse_record
 from pipeline.samples.tables import LINES, Columns, decoded_text
@@ -20,7 +20,7 @@ def read_json_lines(path: Path, options: TextOptions) -> Columns:
     Raises:
         DataError: a line that is no object, or names a key twice.
     """
-    wanted = wanted_columns(options)
+    wanted = set(wanted_columns(options))
     columns: Columns = {LINES: []}
     for number, line in enumerate(decoded_text(path).split("\n"), 1):
         if not line.strip():
@@ -45,7 +45,7 @@ def read_arrow(path: Path, options: TextOptions) -> Columns:
     """
     table = read_table(path, wanted_columns(options))
     columns: Columns = table.to_pydict()
-    names = class_names(table.schema, options.label)
+    names = class_names(table.schema, options.label) if isinstance(options.label, str) else None
     if names and options.label in columns:
         labels = columns[options.label]
         columns[options.label] = [_named(path, row, one, names) for row, one in enumerate(labels)]
@@ -64,11 +64,13 @@ def arrow_names(path: Path) -> list[str]:
 
 
 def _named(path: Path, row: int, label: object, names: list[str]) -> object:
-    """Return the class name of a number; None for unlabelled, and other labels unchanged.
+    """Return the class name of a number, or of each in a list; None for unlabelled, others unchanged.
 
     Raises:
         DataError: a number without a name.
     """
+    if isinstance(label, list):
+        return [_named(path, row, one, names) for one in label]
     if not isinstance(label, int | float) or label != label:
         return label
     if label < 0:
@@ -79,10 +81,3 @@ def _named(path: Path, row: int, label: object, names: list[str]) -> object:
             f"{len(names)} classes; correct it"
         )
     return names[int(label)]
-
-
-def wanted_columns(options: TextOptions) -> set[str]:
-    """Return the names of the columns that are read."""
-    return {
-        name for name in (options.text, options.text_pair, options.label, options.id) if name is not None
-    }

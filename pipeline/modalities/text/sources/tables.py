@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, counted, did_you_mean, first_of, quoted
 from pipeline.core.progress import note
 from pipeline.modalities.text.form import TextSource
-from pipeline.modalities.text.options import TextOptions
+from pipeline.modalities.text.options import TextOptions, label_columns
 from pipeline.modalities.text.sources.readers import read_arrow, read_json_lines
 from pipeline.modalities.text.words import packed, pieces_of
 from pipeline.samples.cells import label_of_cell, text_of_cell
+from pipeline.samples.label_forms import is_known
+from pipeline.samples.label_tables import label_rows
 from pipeline.samples.labels import require_class_names
 from pipeline.samples.parts import SPLIT_WORDS, UNLABELLED_PART, VALIDATION
-from pipeline.samples.samples import UNLABELLED, LeftOut, Sample, Samples
+from pipeline.samples.samples import NO_CLASSES, UNLABELLED, LeftOut, Sample, Samples
 from pipeline.samples.splits import TEST, TRAIN, draw_test, tell_drawn_test
 from pipeline.samples.tables import LINES, Columns, read_delimited
 
@@ -43,15 +45,17 @@ class Rows:
 
     Args:
         texts: per row, its one or two texts.
-        labels: names of classes, or None for unlabelled.
+        labels: names of classes, or the cells of `columns`; None for unlabelled.
         names: values of the id column, or None without one.
         places: per row, file and line for errors.
+        columns: of tags or numbers; empty for one class per row.
     """
 
     texts: list[tuple[str, ...]]
-    labels: list[str | None]
+    labels: list[Any]
     names: list[str] | None
     places: list[str]
+    columns: tuple[str, ...] = ()
 
     def __add__(self, other: Rows) -> Rows:
         names = None if self.names is None or other.names is None else self.names + other.names
@@ -60,6 +64,7 @@ class Rows:
             labels=self.labels + other.labels,
             names=names,
             places=self.places + other.places,
+            columns=self.columns or other.columns,
         )
 
 
@@ -173,31 +178,56 @@ def _rows(path: Path, options: TextOptions, columns: Columns) -> Rows:
     places = (
         [f"{path}:{line}" for line in lines] if lines else [f"{path}: row {row}" for row in range(count)]
     )
-    _tell_unlabelled(path, options, columns)
+    many, labels = _labels(path, options, columns, places)
     found = Rows(
         texts=list(zip(*(_texts(places, name, columns[name]) for name in texts), strict=True)),
-        labels=[
-            label_of_cell(place, options.label, value)
-            for place, value in zip(places, columns.get(options.label, [None] * count), strict=True)
-        ],
+        labels=labels,
         names=None if options.id is None else _texts(places, options.id, columns[options.id]),
         places=places,
+        columns=many,
     )
     _require_words(found)
     return found
 
 
+def _labels(
+    path: Path, options: TextOptions, columns: Columns, places: Sequence[str]
+) -> tuple[tuple[str, ...], list[Any]]:
+    """Return the columns of tags or numbers, if labels are such, and the labels of all rows.
+
+    Raises:
+        DataError: some of several columns are missing.
+    """
+    names = label_columns(options.label)
+    there = [name for name in names if name in columns]
+    if not there:
+        _tell_unlabelled(path, names, columns)
+        return (), [None] * len(places)
+    if absent := [name for name in names if name not in columns]:
+        raise DataError(
+            f"{path}: no column {absent[0]!r}, which data.label lists; expected all of them, or none in a "
+            f"table without labels; correct one{did_you_mean(absent[0], columns)}"
+        )
+    first = columns[names[0]]
+    if isinstance(options.label, str) and not any(isinstance(value, list | tuple) for value in first):
+        return (), [
+            label_of_cell(place, names[0], value) for place, value in zip(places, first, strict=True)
+        ]
+    cells = list(zip(*(columns[name] for name in names), strict=True))
+    return names, [None if all(value is None for value in row) else row for row in cells]
+
+
+def _tell_unlabelled(path: Path, names: Sequence[str], columns: Columns) -> None:
+    """Tell that a file has no column of labels, so that a misspelt name is seen."""
+    if names and split_of(path) != UNLABELLED_PART:
+        note(
+            f"{path}: no column {names[0]!r}, so its rows are unlabelled; found "
+            f"{first_of([repr(one) for one in columns])}{did_you_mean(names[0], columns)}"
+        )
+
+
 def _texts(places: Sequence[str], column: str, values: Sequence[Any]) -> list[str]:
     return [text_of_cell(place, column, value) for place, value in zip(places, values, strict=True)]
-
-
-def _tell_unlabelled(path: Path, options: TextOptions, columns: Columns) -> None:
-    """Tell that a file has no column of labels, so that a misspelt name is seen."""
-    if options.label not in columns and split_of(path) != UNLABELLED_PART:
-        note(
-            f"{path}: no column {options.label!r}, so its rows are unlabelled; found "
-            f"{first_of([repr(one) for one in columns])}{did_you_mean(options.label, columns)}"
-        )
 
 
 def _require_words(rows: Rows) -> None:
@@ -221,17 +251,19 @@ def _more(places: Sequence[str]) -> str:
 
 def _source(root: Path, rows: Mapping[str, Rows], left_out: LeftOut) -> TextSource:
     """Return the source of a table's splits; draw a test split if it has none."""
-    train = rows[TRAIN]
+    splits = {split: some for split, some in rows.items() if split != UNLABELLED_PART}
     if UNLABELLED_PART in rows:
         more = rows[UNLABELLED_PART]
-        train += Rows(
+        splits[TRAIN] += Rows(
             texts=more.texts, labels=[None] * len(more.labels), names=more.names, places=more.places
         )
-    classes = _classes(root, train.labels)
-    samples = {TRAIN: _samples(train, classes)}
-    for split in (VALIDATION, TEST):
-        if split in rows:
-            samples[split] = _samples(rows[split], classes)
+    columns = next((some.columns for some in splits.values() if some.columns), ())
+    if columns:
+        classes, labels = _many(root, columns, splits)
+    else:
+        classes = _classes(root, splits[TRAIN].labels)
+        labels = {split: _indices(some, classes) for split, some in splits.items()}
+    samples = {split: _samples(some, labels[split]) for split, some in splits.items()}
     if TEST not in samples and VALIDATION in samples:
         samples[TEST] = samples.pop(VALIDATION)
     if TEST not in samples:
@@ -249,7 +281,12 @@ def _source(root: Path, rows: Mapping[str, Rows], left_out: LeftOut) -> TextSour
 def drawn(root: Path, samples: Samples) -> tuple[Samples, Samples]:
     """Return training and test samples of a source without a test split."""
     names = [sample.name for sample in samples]
-    tested = draw_test(names, np.array([sample.label for sample in samples], np.int64))
+    labels = np.array([sample.label for sample in samples])
+    kinds = labels
+    if labels.ndim > 1 or not is_known(labels).any():
+        # Tags and numbers divide no classes, and without any label every row counts alike.
+        kinds = np.where(is_known(labels) | ~is_known(labels).any(), 0, UNLABELLED)
+    tested = draw_test(names, kinds)
     tell_drawn_test(root, tested, "text")
     train, test = (samples.subset(np.flatnonzero(part)) for part in (~tested, tested))
     return train, test
@@ -258,17 +295,29 @@ def drawn(root: Path, samples: Samples) -> tuple[Samples, Samples]:
 def _classes(root: Path, labels: Sequence[str | None]) -> tuple[str, ...]:
     """Return the class names in order: numbers by value, other names by their characters."""
     names = {label for label in labels if label is not None}
+    if not names:
+        return NO_CLASSES
     numbers = all(re.fullmatch(r"\d{1,9}", name) for name in names)
     classes = tuple(sorted(names, key=int) if numbers else sorted(names))
     require_class_names(root, classes)
     return classes
 
 
-def _samples(rows: Rows, classes: Sequence[str]) -> Samples:
-    """Return the samples of a split.
+def _many(
+    root: Path, columns: tuple[str, ...], splits: Mapping[str, Rows]
+) -> tuple[tuple[str, ...], dict[str, NDArray[Any]]]:
+    """Return the names of tags or numbers, and the labels (N, C) of each split."""
+    every = sum(splits.values(), _NONE)
+    classes, labels = label_rows(root, columns, zip(every.places, every.labels, strict=True))
+    ends = np.cumsum([len(some.labels) for some in splits.values()])[:-1]
+    return classes, dict(zip(splits, np.split(labels, ends), strict=True))
+
+
+def _indices(rows: Rows, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return the classes (N,) of a split's rows.
 
     Raises:
-        DataError: an id occurs twice, or a label is unknown in training.
+        DataError: a label is unknown in training.
     """
     places = {name: label for label, name in enumerate(classes)}
     for place, label in zip(rows.places, rows.labels, strict=True):
@@ -278,12 +327,21 @@ def _samples(rows: Rows, classes: Sequence[str]) -> Samples:
                 f"({counted(len(places), 'class')}); "
                 f"expected one of these; correct it{did_you_mean(label, classes)}"
             )
-    labels = np.array([UNLABELLED if label is None else places[label] for label in rows.labels], np.int64)
+    return np.array([UNLABELLED if label is None else places[label] for label in rows.labels], np.int64)
+
+
+def _samples(rows: Rows, labels: NDArray[Any]) -> Samples:
+    """Return the samples of a split with its labels, (N,) or (N, C).
+
+    Raises:
+        DataError: an id occurs twice.
+    """
     contents = [packed(*texts) for texts in rows.texts]
     names = _by_content(contents) if rows.names is None else _unique(rows)
 
     def make(row: int) -> Sample:
-        return Sample(names[row], int(labels[row]), lambda: contents[row])
+        label = labels[row] if labels.ndim > 1 else int(labels[row])
+        return Sample(names[row], label, lambda: contents[row])
 
     return Samples(make, np.arange(len(contents)))
 

@@ -1,0 +1,1 @@
+"""Trackers of experiments: TensorBoard, MLflow, W&B, CSV files, and user code."""
