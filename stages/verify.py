@@ -21,7 +21,9 @@ from pipeline.modalities.prepared import audit_data
 from pipeline.models.teacher import Teacher
 from pipeline.store.ensemble import Ensemble, is_ensemble
 from pipeline.store.growth import tell_pending
+from pipeline.store.layout import SCHEMA
 from pipeline.store.reader import LogitStore
+from pipeline.store.upgrade import upgrade
 from stages import paths
 from stages.artifacts import load_teacher
 from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
@@ -41,6 +43,12 @@ from stages.ranks import require_alone
     show_default=True,
     help="Run the teacher again on this many random (view, sample) pairs, and compare.",
 )
+@click.option(
+    "--upgrade",
+    "upgrades",
+    is_flag=True,
+    help="First rewrite the bookkeeping of an older store in the present schema; no shard is touched.",
+)
 @click.option("--repair", "mend", is_flag=True, help="Rewrite damaged or missing files, then check again.")
 @click.option(
     "--data",
@@ -56,6 +64,7 @@ from stages.ranks import require_alone
 def command(
     store: Path | None,
     pairs: int,
+    upgrades: bool,
     mend: bool,
     with_data: bool,
     as_json: bool,
@@ -69,15 +78,17 @@ def command(
     checks the prepared data too; STORE is then optional. Code named by STORE or the teacher's card runs
     only with --trust-code.
     """
-    if store is None and (not with_data or pairs or mend):
+    if store is None and (not with_data or pairs or mend or upgrades):
         raise click.UsageError("Missing argument 'STORE'; only --data works without one")
-    if mend:
+    if mend or upgrades:
         require_alone()
     found = []
     if with_data:
         found.append(_audit_prepared(machine, as_json=as_json))
     if store is not None:
         checked = _CheckedStore(store=store, machine=machine, trust=trust, allow_drift=allow_drift)
+        if upgrades:
+            checked.upgrade()
         if mend:
             checked.repair()
         found.append(checked.audit(pairs, as_json=as_json))
@@ -123,6 +134,11 @@ class _CheckedStore:
             raise ConfigError(
                 f"{self.store}: an ensemble stores no logits; verify its members instead: {names}"
             )
+
+    def upgrade(self) -> None:
+        """Rewrite the store's bookkeeping in the present schema."""
+        changed = upgrade(self.store)
+        note(f"{self.store}: {'upgraded to' if changed else 'has'} schema {SCHEMA}")
 
     def repair(self) -> None:
         """Repair the store; repaired files are new, so print how to fix the same damage in DVC's cache."""

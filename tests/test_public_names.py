@@ -45,6 +45,7 @@ OPTIONS = {
         "--replay",
         "--data",
         "--repair",
+        "--upgrade",
         "--trust-code",
         "--allow-drift",
         "--json",

@@ -27,11 +27,12 @@ from pipeline.places.location import Location, Place
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.index import ABSENT
-from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
+from pipeline.store.layout import MANIFEST, ZARR_JSON
 from pipeline.store.reader import LogitStore
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.store.wire import EnsembleForm
 
+SCHEMA = 3
 _DECODED_AT_ONCE = 4096
 
 

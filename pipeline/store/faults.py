@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pipeline.core.progress import track
 from pipeline.places.local import NoFileError, names_in
 from pipeline.places.location import JSON_BYTES, Location
 from pipeline.store.layout import GROWTH, Layout, ShardId
-from pipeline.store.records import ShardRecord
+from pipeline.store.ledger import Finished
 
 MISSING = "is missing"
 STRAY = "is not part of the store"
@@ -42,9 +43,7 @@ def metadata_faults(location: Location, metadata: Mapping[str, str]) -> Iterator
             yield Fault(name, problem)
 
 
-def shard_faults(
-    location: Location, layout: Layout, shards: Mapping[ShardId, ShardRecord]
-) -> Iterator[Fault]:
+def shard_faults(location: Location, layout: Layout, shards: Mapping[ShardId, Finished]) -> Iterator[Fault]:
     """Read the files of shards, and yield those that contradict their records."""
     for shard in track(shards, "verify", total=len(shards), unit="shard"):
         for array, (size, digest) in shards[shard].files.items():
@@ -59,9 +58,14 @@ def strays(path: Path, known: set[str]) -> Iterator[Fault]:
         yield Fault(name, STRAY)
 
 
-def files_in(path: Path) -> set[str]:
-    """Return the names of all files in a folder, relative to it; a link to a file counts as one."""
-    return {name for name in names_in(path) if (path / name).is_file()}
+def files_in(path: Path, skip: Callable[[str], bool] | None = None) -> set[str]:
+    """Return the names of all files in a folder, relative to it; a link to a file counts as one.
+
+    Args:
+        path: the folder.
+        skip: whether to leave out a folder in it, by its name.
+    """
+    return {name for name in names_in(path, skip) if os.path.isfile(f"{path}/{name}")}
 
 
 def look_up(
