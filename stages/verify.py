@@ -22,9 +22,11 @@ from pipeline.modalities.prepared import audit_data
 from pipeline.models.teacher import Teacher
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.growth import tell_pending
+from pipeline.store.layout import SCHEMA
 from pipeline.store.reader import LogitStore
 from pipeline.store.reference import Kind, kind_of
 from pipeline.store.rehead import Reheaded
+from pipeline.store.upgrade import upgrade
 from pipeline.tasks.table import task_of
 from stages import paths
 from stages.artifacts import load_teacher
@@ -45,6 +47,12 @@ from stages.ranks import require_alone
     show_default=True,
     help="Run the teacher again on this many random (view, sample) pairs, and compare.",
 )
+@click.option(
+    "--upgrade",
+    "upgrades",
+    is_flag=True,
+    help="First rewrite the bookkeeping of an older store in the present schema; no shard is touched.",
+)
 @click.option("--repair", "mend", is_flag=True, help="Rewrite damaged or missing files, then check again.")
 @click.option(
     "--data",
@@ -60,6 +68,7 @@ from stages.ranks import require_alone
 def command(
     store: Path | None,
     pairs: int,
+    upgrades: bool,
     mend: bool,
     with_data: bool,
     as_json: bool,
@@ -73,15 +82,17 @@ def command(
     checks the prepared data too; STORE is then optional. Code named by STORE or the teacher's card runs
     only with --trust-code.
     """
-    if store is None and (not with_data or pairs or mend):
+    if store is None and (not with_data or pairs or mend or upgrades):
         raise click.UsageError("Missing argument 'STORE'; only --data works without one")
-    if mend:
+    if mend or upgrades:
         require_alone()
     found = []
     if with_data:
         found.append(_audit_prepared(machine, as_json=as_json))
     if store is not None:
         checked = _CheckedStore(store=store, machine=machine, trust=trust, allow_drift=allow_drift)
+        if upgrades:
+            checked.upgrade()
         if mend:
             checked.repair()
         found.append(checked.audit(pairs, as_json=as_json))
@@ -131,6 +142,11 @@ class _CheckedStore:
     @property
     def _kind(self) -> Kind:
         return kind_of(self.store)
+
+    def upgrade(self) -> None:
+        """Rewrite the store's bookkeeping in the present schema."""
+        changed = upgrade(self.store)
+        note(f"{self.store}: {'upgraded to' if changed else 'has'} schema {SCHEMA}")
 
     def repair(self) -> None:
         """Repair the store; repaired files are new, so print how to fix the same damage in DVC's cache."""

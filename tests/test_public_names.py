@@ -47,6 +47,7 @@ OPTIONS = {
         "--replay",
         "--data",
         "--repair",
+        "--upgrade",
         "--trust-code",
         "--allow-drift",
         "--json",

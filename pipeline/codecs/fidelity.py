@@ -22,7 +22,7 @@ from pipeline.codecs.rule import Measures, Rule, histogram_key, sort_keys
 _BINS_AN_OCTAVE = 16
 _LOWEST = 2.0**-60
 # Beyond this bin, 2 to the power of its edge is no float64.
-_HIGHEST_BIN = 1023 * _BINS_AN_OCTAVE
+HIGHEST_BIN = 1023 * _BINS_AN_OCTAVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +177,10 @@ class Fidelity:
             raise ValueError(f"{same} unchanged answers for {samples} samples")
         divergences = {}
         for name, total in totals.items():
-            counts = {int(bin_): count for bin_, count in histograms[histogram_key(name)].items()}
-            if sum(counts.values()) != samples or max(map(abs, counts), default=0) > _HIGHEST_BIN:
+            found = histograms[histogram_key(name)]
+            # JSON sorts keys as texts, "-9" after "-10"; a percentile needs ascending bins.
+            counts = dict(sorted((int(bin_), count) for bin_, count in found.items()))
+            if sum(counts.values()) != samples or max(map(abs, counts), default=0) > HIGHEST_BIN:
                 raise ValueError(f"a histogram does not count its {samples} samples")
             divergences[name] = Divergence(total=total, histogram=counts)
         return cls(samples=samples, divergences=divergences, agreement=agreement, same=same)

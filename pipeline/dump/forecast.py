@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.core.hashing import canonical_json
 from pipeline.core.limits import free_disk_bytes, free_memory_bytes
 from pipeline.dump.choose_codec import Candidate, choose_codec, measure, run_pilot
 from pipeline.dump.plan import new_layout, plan_dump
-from pipeline.dump.preflight import memory_bytes, written_bytes
+from pipeline.dump.preflight import memory_bytes
 from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher, require_same_outputs
 from pipeline.samples.index import Form
-from pipeline.store.layout import GATHERED, MANIFEST, Layout
+from pipeline.store.catalogue import Catalogue
+from pipeline.store.layout import MANIFEST, Layout, Span
 from pipeline.store.place import require_store_or_nothing
 from pipeline.store.records import PLACES, RenderChecksums, ShardRecord, checksum_rows
 
@@ -98,7 +98,7 @@ def forecast(
     if samples is None:
         plan = plan_dump(context, teacher, spec, path, pilot=pilot)
         layout, forwards = plan.header.layout, plan.forwards
-        candidate, written = measure(plan.codec, pilot, plan.context.task), written_bytes(layout, plan.done)
+        candidate, written = measure(plan.codec, pilot, plan.context.task), plan.written_bytes
     else:
         rows, task = counts["train"] * spec.view_count, context.task.fitted(pilot.output.logits)
         candidate = choose_codec(spec.codec, pilot, task, head=teacher.head, rows=rows)
@@ -136,12 +136,13 @@ def _image_bytes(data: PreparedData, counts: Mapping[str, int]) -> int:
 def _bytes(layout: Layout, candidate: Candidate, form: Form) -> int:
     logits = sum(layout.n_rows(shard) for shard in layout.shards()) * candidate.bytes_per_row
     samples = sum(section.n_samples for section in layout.sections.values())
-    records = sum(_record_bytes(layout.n_rows(shard), layout, candidate, form) for shard in layout.shards())
+    counts = Counter(map(layout.n_rows, layout.shards()))
+    records = sum(n * _record_bytes(rows, layout, candidate, form) for rows, n in counts.items())
     return math.ceil(logits) + _INDEX_BYTES_PER_ROW * samples + candidate.state_bytes + records
 
 
 def _record_bytes(rows: int, layout: Layout, candidate: Candidate, form: Form) -> int:
-    """Return the bytes of a shard's JSON: its record plus its copy in the manifest."""
+    """Return the bytes of a shard's record: in a catalogue and in its copy."""
     rendered = np.zeros((len(checksum_rows(rows)), *(PLACES,) * form.axes, *form.unit), form.dtype)
     record = ShardRecord(
         rows=rows,
@@ -150,10 +151,12 @@ def _record_bytes(rows: int, layout: Layout, candidate: Candidate, form: Form) -
         labelled=rows,
         correct=rows,
         checksums=RenderChecksums.of(rendered),
-    ).to_dict()
-    return len(canonical_json(record)) + len(json.dumps(record, indent=1))
+    )
+    return 2 * len(Catalogue.of(Span("train", 0, 0, 1), [record], "0" * 64).to_bytes())
 
 
 def _files(layout: Layout, candidate: Candidate) -> int:
     shards = layout.n_shards * len(layout.arrays)
-    return shards + len(layout.frame_files()) + candidate.state_files + len((MANIFEST, GATHERED))
+    return (
+        shards + len(layout.frame_files()) + candidate.state_files + 2 * layout.n_spans + len((MANIFEST,))
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from pipeline.core.progress import note
 from pipeline.dump.plan import DumpPlan, places, require_samples
 from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import RunContext
-from pipeline.loading.drift import measure_drift, sightings, spread_out
+from pipeline.loading.drift import measure_drift, picked, sightings, spread_out
 from pipeline.loading.feed import Feed
 from pipeline.modalities.preprocessing import Views
 from pipeline.modalities.table import read_views
@@ -23,6 +25,7 @@ from pipeline.models.teacher import Teacher
 from pipeline.places.location import Location
 from pipeline.store.frame import build_frame
 from pipeline.store.growth import (
+    forget_work,
     growth_folder,
     is_complete,
     is_growing,
@@ -31,7 +34,9 @@ from pipeline.store.growth import (
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, Index
 from pipeline.store.layout import MANIFEST, Layout, ShardId
-from pipeline.store.lock import writers
+from pipeline.store.ledger import Done
+from pipeline.store.leftovers import half_written
+from pipeline.store.lock import PREPARATION_SECONDS, WHOLE, forget_killed, gate, writers, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import (
     clean,
@@ -41,36 +46,54 @@ from pipeline.store.place import (
     require_store_or_nothing,
 )
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import ShardRecord
+from pipeline.store.records import Recorded
 from pipeline.store.writer import StoreWriter
 from pipeline.tasks.task import Task
 
 
-def clean_up(path: Path) -> None:
-    """Remove the leftovers of killed writers; the caller holds the store's gate.
+def clean_up(path: Path, wait_seconds: float) -> None:
+    """Remove the leftovers of killed writers; they are looked for before the store's gate is held.
+
+    Args:
+        path: the store's folder.
+        wait_seconds: maximum wait at the gate.
 
     Raises:
         StoreError: the folder holds something other than a store.
+        LockedError: another process still holds the gate.
     """
     require_store_or_nothing(path)
-    clean(path, alone=not writers(path))
+    found = half_written(path) if path.is_dir() else []
+    with gate(path, wait_seconds):
+        forget_killed(path)
+        clean(path, () if writers(path) else found)
+
+
+def require_resumable(plan: DumpPlan) -> None:
+    """Refuse data that lacks samples of missing shards, or renders differently from the finished ones.
+
+    Raises:
+        MismatchError: samples are missing from the data, or their pixels differ from the teacher's.
+    """
+    if plan.is_new or is_complete(plan.path, plan.header):
+        return
+    rows = places(plan.header.layout, plan.index, splits_of(plan.context.data))
+    require_samples(plan.path, plan.header.layout, rows, plan.missing)
+    require_same_pixels(plan.context, plan.teacher, plan.path, plan.header, rows, plan.done)
 
 
 def open_store(plan: DumpPlan) -> None:
     """Create or grow a store to match its plan; the caller holds the store's gate.
 
+    A frame that stands already is not read: how long the gate is held does not depend on the shards.
+
     Raises:
-        MismatchError: samples are missing from the data, or their pixels differ from the teacher's.
         LockedError: the store should grow while other processes write it.
     """
     path = plan.path
     if plan.is_new:
         _create(plan)
-    elif not is_complete(path, plan.header):
-        rows = places(plan.header.layout, plan.index, splits_of(plan.context.data))
-        require_samples(path, plan.header.layout, rows, plan.missing)
-        there = {shard: plan.done[shard] for shard in plan.header.layout.shards() if shard in plan.done}
-        require_same_pixels(plan.context, plan.teacher, path, plan.header, rows, there)
+    elif not (plan.is_framed or is_complete(path, plan.header)):
         _grow(path, plan.header, plan.index, plan.codec.state)
 
 
@@ -117,7 +140,7 @@ def require_same_pixels(
     path: Path,
     header: Header,
     rows: Mapping[str, NDArray[np.int64]],
-    done: Mapping[ShardId, ShardRecord],
+    done: Mapping[ShardId, Recorded],
 ) -> None:
     """Refuse to resume a store if its images render differently here than in its finished shards.
 
@@ -127,7 +150,7 @@ def require_same_pixels(
         path: the store's folder, still untouched.
         header: the store's planned content.
         rows: the store's `places`.
-        done: records of its finished shards.
+        done: its finished shards.
 
     Raises:
         MismatchError: names the difference and the versions that rendered then and now.
@@ -137,13 +160,15 @@ def require_same_pixels(
     views, layout = read_views(header.views, header.teacher, path), header.layout
     for name, feed in make_feeds(context, teacher, views, layout, rows).items():
         mixes = name == "train" and views.mixes
-        seen = sightings(layout, done, rows[name], name, mixes=mixes) if name in rows else []
+        shards = [shard for shard in done if shard.section == name and layout.holds(shard)]
+        records = ((shard, done[shard]) for shard in picked(shards))
+        seen = sightings(layout, records, rows[name], name, mixes=mixes) if name in rows else []
         measure_drift(feed, spread_out(seen)).require_none(str(path), header.versions, feed.images.decoder)
 
 
 def discard_without_views(path: Path, writer: StoreWriter) -> None:
     """Remove a store without training shards, unless another process is writing it."""
-    begun = any(shard.section == "train" for shard in writer.done())
+    begun = writer.is_growing or any(shard.section == "train" for shard in writer.begun())
     if not begun and len(writers(path)) <= 1:
         discard(path)
 
@@ -194,23 +219,40 @@ def complete(path: Path, header: Header, context: RunContext, *, completes: bool
     if is_complete(path, header):
         return Manifest.read(location)
     writer = StoreWriter(path, header)
-    done, total = len(writer.done()), sum(1 for _ in writer.layout.shards())
+    finished, total = writer.done(), writer.layout.n_shards
+    done = len(finished)
     if done < total or not completes:
         rest = "" if done < total else "; complete the store with the same command without --shards"
         note(f"{path}: {done} of {total} shards are done{rest}")
         return None
+    with ExitStack() as held:
+        # No shard is missing, so that no other process has anything to write, or to complete.
+        with gate(path, PREPARATION_SECONDS):
+            held.enter_context(writing(path, WHOLE, PREPARATION_SECONDS))
+            if is_complete(path, header):
+                return Manifest.read(location)
+        manifest = _completed(path, writer, finished, context)
+    _warn_of_cost(path, manifest, context.task)
+    return manifest
+
+
+def _completed(path: Path, writer: StoreWriter, finished: Done, context: RunContext) -> Manifest:
+    """Write catalogues and manifest of a store without missing shards."""
+    location = Location(path)
     writer.tidy()
     splits = splits_of(context.data)
     held_out = [name for name in splits if name != "train"]
-    store = LogitStore(location, writer.manifest(dict.fromkeys(held_out)))
+    manifest = writer.manifest(dict.fromkeys(held_out), finished)
+    store = LogitStore(location, manifest)
     cached: dict[str, float | None] = {}
     for name in held_out:
         section = store.sections[name]
         outputs = section.logits(0, section.rows_of(splits[name]))
         cached[name] = context.task.quality(outputs, splits[name].labels)
-    manifest = writer.manifest(cached)
-    writer.complete_with(manifest)
-    _warn_of_cost(path, manifest, context.task)
+    manifest = replace(manifest, teacher_top1={**manifest.teacher_top1, "cached": cached})
+    with gate(path, PREPARATION_SECONDS):
+        writer.publish(manifest)
+    forget_work(path, manifest)
     return manifest
 
 

@@ -27,14 +27,16 @@ from pipeline.models.teacher import Teacher, require_same_outputs
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE
-from pipeline.store.frame import read_state
-from pipeline.store.growth import frame_folder, growth_folder, is_growing, read_growth
+from pipeline.store.frame import has_frame, read_state
+from pipeline.store.growth import frame_folder, growth_folder, is_growing, read_growth, writing_folder
 from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import ABSENT, Index, SampleIndex, Wanted, adopt, dataset_digest, read_index
-from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
+from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
+from pipeline.store.ledger import Records
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_store_or_nothing
-from pipeline.store.records import Records, ShardRecord, versions
+from pipeline.store.records import Recorded, versions
+from pipeline.store.shards import Joined
 from pipeline.tasks.task import Task
 
 
@@ -50,9 +52,11 @@ class DumpPlan:
         header: the store's planned content.
         index: the store's samples, by section.
         codec: the store's codec.
-        done: records of the finished shards.
+        done: the finished shards.
+        written_bytes: size of these.
         rates: bytes and seconds per row, from the pilot or from finished shards.
         is_new: whether the store does not exist yet.
+        is_framed: whether the store's frame is already the planned one.
     """
 
     context: RunContext
@@ -62,9 +66,11 @@ class DumpPlan:
     header: Header
     index: Index
     codec: Codec
-    done: Mapping[ShardId, ShardRecord]
+    done: Mapping[ShardId, Recorded]
+    written_bytes: int
     rates: Rates
     is_new: bool
+    is_framed: bool
 
     @property
     def missing(self) -> list[ShardId]:
@@ -101,13 +107,14 @@ def plan_dump(
     path = behind_links(path)
     require_store_or_nothing(path)
     is_new = not (path / ZARR_JSON).exists()
-    done: Mapping[ShardId, ShardRecord] = {}
+    done: Mapping[ShardId, Recorded] = {}
+    written_bytes = 0
     if is_new:
         header, index, codec, rates = _new(context, teacher, spec, pilot)
     else:
         header, index, codec = _extended(context, teacher, spec, path)
-        done = finished_shards(path)
-        rates = Rates.of_shards(done.values(), codec)
+        done, written_bytes, rows = _finished(path, header)
+        rates = Rates.of_sizes(written_bytes, rows, codec)
     return DumpPlan(
         context=replace(context, task=context.task.restored(header.layout.measures)),
         teacher=teacher,
@@ -117,8 +124,10 @@ def plan_dump(
         index=index,
         codec=codec,
         done=done,
+        written_bytes=written_bytes,
         rates=rates,
         is_new=is_new,
+        is_framed=not is_new and has_frame(writing_folder(path), header, codec.state),
     )
 
 
@@ -175,6 +184,9 @@ def _extended(
     header, index = adopt(path, found, known, wanted)
     if header != found and is_growing(path):
         header, index = _as_begun(path, found, known, wanted)
+    if header != found or not (path / MANIFEST).exists():
+        # A store of schema 3 keeps it until its next addition, which writes the catalogues of all shards.
+        header = replace(header, schema=SCHEMA)
     return header, index, codec
 
 
@@ -262,11 +274,17 @@ def new_layout(
     )
 
 
-def finished_shards(path: Path) -> Mapping[ShardId, ShardRecord]:
-    """Return the records of a store's finished shards; empty if the store does not exist."""
-    if not (path / MANIFEST).exists():
-        return Records(path).read()
-    return {**Manifest.read(Location(path)).shards, **Records(growth_folder(path)).read()}
+def _finished(path: Path, header: Header) -> tuple[Mapping[ShardId, Recorded], int, int]:
+    """Return the finished shards of a store that exists, and their bytes and rows."""
+    complete = (path / MANIFEST).exists()
+    manifest = Manifest.read(Location(path)) if complete else None
+    new = Records(growth_folder(path) if complete else path).read(header)
+    written, rows = sum(one.bytes for one in new.values()), sum(one.rows for one in new.values())
+    if manifest is None:
+        return new, written, rows
+    written += manifest.size_bytes
+    rows += sum(totals.rows for totals in manifest.totals.values())
+    return Joined(new, manifest.shards), written, rows
 
 
 def places(layout: Layout, index: Index, splits: Mapping[str, Split]) -> dict[str, NDArray[np.int64]]:

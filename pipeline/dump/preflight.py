@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import resource
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from pipeline.core.limits import free_disk_bytes, free_memory_bytes
 from pipeline.core.progress import note
 from pipeline.dump.read_ahead import held_bytes
 from pipeline.samples.packed import Split
-from pipeline.store.layout import Layout, ShardId
-from pipeline.store.records import ShardRecord
+from pipeline.store.layout import Layout
+from pipeline.store.ledger import Finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +37,15 @@ class Rates:
     seconds_per_row: float | None = None
 
     @classmethod
-    def of_shards(cls, records: Iterable[ShardRecord], codec: Codec) -> Rates:
-        """Return bytes per row of finished shards, at most uncompressed: small shards add overhead."""
+    def of_shards(cls, records: Iterable[Finished], codec: Codec) -> Rates:
+        """Return the rates of finished shards."""
         sizes = [(record.bytes, record.rows) for record in records]
-        rows = sum(count for _, count in sizes)
-        return cls(bytes_per_row=min(sum(size for size, _ in sizes) / rows, codec.bytes)) if rows else cls()
+        return cls.of_sizes(sum(size for size, _ in sizes), sum(rows for _, rows in sizes), codec)
+
+    @classmethod
+    def of_sizes(cls, size: int, rows: int, codec: Codec) -> Rates:
+        """Return bytes per row of so many bytes, at most uncompressed: small shards add overhead."""
+        return cls(bytes_per_row=min(size / rows, codec.bytes)) if rows else cls()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +87,6 @@ def memory_bytes(layout: Layout, codec: Codec, images: Split) -> int:
     # Linux reports ru_maxrss in KiB. Two shards: one is filled while the thread writes the other.
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     return resident + 2 * layout.shard_rows * codec.bytes + held_bytes(images, layout.shard_rows)
-
-
-def written_bytes(layout: Layout, done: Mapping[ShardId, ShardRecord]) -> int:
-    """Return the bytes of the finished shards that belong to a layout."""
-    return sum(done[shard].bytes for shard in layout.shards() if shard in done)
 
 
 def require_room(path: Path, need: Need) -> None:

@@ -38,12 +38,13 @@ from pipeline.store.layout import (
     ZARR_JSON,
     Layout,
     ShardId,
+    catalogue_digest,
 )
-from pipeline.store.leftovers import is_passing, is_shard_file
+from pipeline.store.ledger import Finished, Records
+from pipeline.store.leftovers import half_written, is_passing, is_shard_file
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, gate, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, clean
-from pipeline.store.records import Records, ShardRecord
 
 _CANNOT = "restore it (dvc checkout --force), or remove the store and dump again"
 
@@ -54,13 +55,15 @@ class _Findings:
 
     Args:
         header: the store's planned content.
-        records: records of its shards, including bad ones.
+        records: its finished shards, including bad ones.
         faults: the problems.
+        manifest: of a complete store.
     """
 
     header: Header
-    records: Mapping[ShardId, ShardRecord]
+    records: Mapping[ShardId, Finished]
     faults: Sequence[Fault]
+    manifest: Manifest | None
 
 
 def _ignore(files: list[Path]) -> None:
@@ -107,10 +110,13 @@ def repair(
     """
     path = behind_links(path)
     with ExitStack() as held:
-        held.enter_context(gate(path, WAIT_SECONDS))
-        held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
-        with suppress(CorruptStoreError):  # a bad manifest, repaired below
-            clean(path, alone=True)
+        require_own_folders(path)
+        found_before = half_written(path)
+        with gate(path, WAIT_SECONDS):
+            # Every other writer waits for this lock, so the gate is not needed for the rest.
+            held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
+            with suppress(CorruptStoreError):  # a bad manifest, repaired below
+                clean(path, found_before)
         found = _examine(path)
         header, layout = found.header, found.header.layout
         header.require_teacher(teacher.described(), str(path))
@@ -136,14 +142,22 @@ def repair(
 
 def _mend(path: Path, found: _Findings, index: Index, state: Mapping[str, Tensor]) -> None:
     """Remove bad files and the manifest, which leaves an incomplete store for the dump to complete."""
-    Records(path).gather(found.records)
+    if found.manifest is not None:
+        _keep_proof(path, found.manifest)
     for fault in found.faults:
         if _is_foreign(fault):
             _move_away(path, fault.name)
-        elif fault.name not in (ZARR_JSON, MANIFEST, GATHERED):
+        elif fault.name not in (ZARR_JSON, MANIFEST, GATHERED) and catalogue_digest(fault.name) is None:
             remove_inside(path, fault.name)
     build_frame(path, found.header, index=index, state=state)
     (path / MANIFEST).unlink(missing_ok=True)
+
+
+def _keep_proof(path: Path, manifest: Manifest) -> None:
+    """Write each catalogue that can be read, and its copy, unless whole: they outlive the manifest."""
+    for span in manifest.layout.spans():
+        with suppress(CorruptStoreError, IncompleteStoreError):
+            Records(path).put(manifest.catalogue(span))
 
 
 def _is_foreign(fault: Fault) -> bool:
@@ -174,26 +188,27 @@ def _examine(path: Path) -> _Findings:
     """Check a store against its manifest or, if that is lost, against its header and records."""
     require_own_folders(path)
     location = Location(path)
-    try:
-        manifest = Manifest.read(location)
-    except (CorruptStoreError, IncompleteStoreError):
+    manifest = None
+    with suppress(CorruptStoreError, IncompleteStoreError):
+        manifest = Manifest.read(location, copies=True)
+    if manifest is None:
         header = Header.read(location)
-        records = Records(path).read(header.layout)
+        records = Records(path).read(header)
         # Only a manifest proves the metadata of arrays; the header has digests of index and codec.
         metadata = [
             name for name in sorted(frame_files(path)) if _only_manifest_proves(header.layout, name)
         ]
         faults = [Fault(name, "is not covered by a manifest") for name in metadata]
     else:
-        header, records = manifest.header, dict(manifest.shards)
-        metadata = sorted(manifest.metadata)
-        faults = list(metadata_faults(location, manifest.metadata))
+        header, records = manifest.header, manifest.readable()
+        metadata = sorted({**manifest.metadata, **manifest.catalogue_files()})
+        faults = list(metadata_faults(location, {**manifest.metadata, **manifest.catalogue_files()}))
     layout = header.layout
     faults += shard_faults(location, layout, records)
     shards = {str(layout.shard_file(s, array)) for s in layout.shards() for array in layout.arrays}
     known = {MANIFEST, GATHERED, *metadata, *frame_files(path), *shards}
     faults += (stray for stray in strays(path, known) if not is_passing(stray.name))
-    return _Findings(header, records, faults)
+    return _Findings(header, records, faults, manifest)
 
 
 def _only_manifest_proves(layout: Layout, name: str) -> bool:

@@ -32,7 +32,14 @@ from pipeline.core.device import naming_memory
 from pipeline.core.errors import ConfigError, ModelError, StoreError
 from pipeline.core.progress import note, track
 from pipeline.dump.encode import ShardBuffer, ShardBuffers
-from pipeline.dump.open import clean_up, complete, discard_without_views, make_feeds, open_store
+from pipeline.dump.open import (
+    clean_up,
+    complete,
+    discard_without_views,
+    make_feeds,
+    open_store,
+    require_resumable,
+)
 from pipeline.dump.plan import DumpPlan, places, plan_dump, renewed
 from pipeline.dump.preflight import Need, Rates, memory_bytes, require_room
 from pipeline.dump.read_ahead import DecodedBlocks, PixelChecks
@@ -45,10 +52,10 @@ from pipeline.places.location import Location
 from pipeline.samples.label_forms import is_known
 from pipeline.store.growth import is_complete, tell_pending
 from pipeline.store.index import ABSENT
-from pipeline.store.layout import ShardId
+from pipeline.store.layout import ZARR_JSON, ShardId
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, WHOLE, Slice, gate, writing
 from pipeline.store.manifest import Manifest
-from pipeline.store.place import behind_links
+from pipeline.store.place import behind_links, form_of
 from pipeline.store.records import RenderChecksums, checksum_rows
 from pipeline.store.writer import StoreWriter, direct_top1
 
@@ -96,39 +103,68 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
     # Slices start together: the first one plans and makes the held-out shards at the gate, the others wait
     # for it and find that work done.
     wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
+    clean_up(path, wait)
     with ExitStack() as held:
-        with gate(path, wait):
-            clean_up(path)
-            planned = plan()
-            require_room(path, _need(planned, part, planned.missing, planned.rates))
-            open_store(planned)
-            if is_complete(path, planned.header):
-                note(f"{path}: complete, nothing to do")
-                tell_pending(path)
-                return Manifest.read(Location(path))
-            held.enter_context(writing(path, part, WAIT_SECONDS))
-            dump = _Dump(planned)
-            shards = list(planned.header.layout.shards())
-            try:
-                dump.make([shard for shard in shards if shard.section != "train"])
-                dump.require_good_teacher()
-            except (ModelError, ConfigError):
-                # Otherwise the store of a wrong teacher or codec would block the dump of the right one.
-                discard_without_views(path, dump.writer)
-                raise
-            if planned.rates.bytes_per_row is None:
-                # The codec needed no pilot, so the held-out shards, just made, give the rates.
-                require_room(path, _need(planned, part, dump.writer.missing(shards), dump.rates()))
+        begun = None
+        while begun is None:
+            begun = _begin(path, plan, part, wait, held)
+        dump, planned = begun
+        if dump is None:
+            note(f"{path}: complete, nothing to do")
+            tell_pending(path)
+            return Manifest.read(Location(path))
         # Outside the gate: slices of training shards run at the same time.
+        shards = planned.header.layout.shards()
         dump.make(part.of([shard for shard in shards if shard.section == "train"]))
-    with gate(path, PREPARATION_SECONDS):
-        manifest = complete(path, planned.header, planned.context, completes=completes)
+    manifest = complete(path, planned.header, planned.context, completes=completes)
     if manifest is None and completes and part == WHOLE:
         raise StoreError(f"{path}: finished shards have disappeared; run the command again to rewrite them")
     dump.report_speed()
     if manifest is not None:
         tell_pending(path)
     return manifest
+
+
+def _begin(
+    path: Path, plan: Callable[[], DumpPlan], part: Slice, wait: float, held: ExitStack
+) -> tuple[_Dump | None, DumpPlan] | None:
+    """Open a store for a slice of its shards, and make its held-out shards.
+
+    A store that exists is planned, and compared with the data, before the gate is held: that reads every
+    record. A new one is planned at the gate, so that one of several slices runs the pilot.
+
+    Returns:
+        The dump, or None for a complete store, and the plan. Nothing if another process created, grew or
+        completed the store in between; then the plan is out of date.
+    """
+    form = form_of(path)
+    ahead = plan() if (path / ZARR_JSON).exists() else None
+    if ahead is not None:
+        require_room(path, _need(ahead, part, ahead.missing, ahead.rates))
+        require_resumable(ahead)
+    with gate(path, wait):
+        if form_of(path) != form:
+            return None
+        planned = ahead or plan()
+        if ahead is None:
+            require_room(path, _need(planned, part, planned.missing, planned.rates))
+        open_store(planned)
+        if is_complete(path, planned.header):
+            return None, planned
+        held.enter_context(writing(path, part, WAIT_SECONDS))
+        dump = _Dump(planned)
+        try:
+            dump.make(list(planned.header.layout.held_out_shards()))
+            dump.require_good_teacher()
+        except (ModelError, ConfigError):
+            # Otherwise the store of a wrong teacher or codec would block the dump of the right one.
+            discard_without_views(path, dump.writer)
+            raise
+        if planned.rates.bytes_per_row is None:
+            # The codec needed no pilot, so the held-out shards, just made, give the rates.
+            missing = [shard for shard in planned.missing if shard.section == "train"]
+            require_room(path, _need(planned, part, missing, dump.rates()))
+    return dump, planned
 
 
 def _need(plan: DumpPlan, part: Slice, missing: Sequence[ShardId], rates: Rates) -> Need:
@@ -292,7 +328,7 @@ class _Dump:
 
     def rates(self) -> Rates:
         """Return bytes and seconds per row of the shards made so far."""
-        made = Rates.of_shards(self.writer.done().values(), self._codec)
+        made = Rates.of_shards(self.writer.done(self.writer.layout.held_out_shards()).values(), self._codec)
         return replace(made, seconds_per_row=self._stopwatch.seconds_per_image)
 
     def report_speed(self) -> None:
@@ -313,7 +349,8 @@ class _Dump:
         labels = np.concatenate([self._splits[name].labels for name in held_out])
         if not is_known(labels).any():
             return
-        quality = direct_top1(self.writer.done(), *held_out)
+        shards = self.writer.layout.held_out_shards()
+        quality = direct_top1(self.writer.done(shard for shard in shards if shard.section in held_out))
         if quality is None and not self.writer.is_growing:
             quality = self._stored_quality(held_out)
         if quality is None:

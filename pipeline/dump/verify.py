@@ -27,7 +27,7 @@ from pipeline.store.header import Header
 from pipeline.store.index import dataset_digest
 from pipeline.store.layout import MANIFEST, ZARR_JSON, ShardId
 from pipeline.store.leftovers import is_passing
-from pipeline.store.manifest import Manifest
+from pipeline.store.manifest import Manifest, sum_up
 from pipeline.store.reader import LogitStore, SectionReader
 from pipeline.store.rehead import Reheaded
 
@@ -83,12 +83,13 @@ def verify(path: Path, workers: int = 1) -> Audit:
         CorruptStoreError: the manifest itself was changed.
     """
     location = Location(path)
-    manifest = Manifest.read(location)
-    known = {MANIFEST, *manifest.metadata, *manifest.shard_files()}
+    # A whole copy stands in for a damaged catalogue, which is a fault, so that its shards are checked too.
+    manifest = Manifest.read(location, copies=True)
+    known = {MANIFEST, *manifest.metadata, *manifest.shard_files(), *manifest.catalogue_files()}
     decoding = _Decoding(location, manifest)
     faults = [
-        *metadata_faults(location, manifest.metadata),
-        *shard_faults(location, manifest.layout, manifest.shards, workers=workers, look=decoding.look),
+        *metadata_faults(location, {**manifest.metadata, **manifest.catalogue_files()}),
+        *shard_faults(location, manifest.layout, manifest.readable(), workers=workers, look=decoding.look),
         # Not a fault: leftovers of killed writers, which the next writer removes, and unfinished growths.
         *(stray for stray in strays(path, known) if not is_passing(stray.name)),
     ]
@@ -128,8 +129,11 @@ def _contradictions(location: Location, manifest: Manifest) -> list[str]:
         store = LogitStore(location, manifest)
         _require_described(store)
         index = {name: section.index for name, section in store.sections.items()}
+        different = manifest.totals != sum_up(manifest.layout, manifest.catalogue)
     except StoreError as error:
         return [str(error)]
+    if different:
+        problems.append(f"{MANIFEST} and the catalogues tell different sums")
     if dataset_digest(index) != manifest.header.fingerprint.dataset:
         problems.append("the samples' keys and digests do not match the dataset's fingerprint")
     return problems

@@ -6,7 +6,7 @@ Renders some samples of each shard again and compares them with the shard's stor
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipeline.samples.packed import Split
 from pipeline.store.index import ABSENT, SampleIndex
 from pipeline.store.layout import Layout, ShardId
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import PLACES, RenderChecksums, ShardRecord, checksum_rows, versions
+from pipeline.store.records import PLACES, Recorded, RenderChecksums, checksum_rows, versions
 from pipeline.store.soft_labels import SoftLabels
 
 # Samples that are rendered again at a start, however many shards a store has.
@@ -96,9 +96,17 @@ class Sighting:
     checksums: RenderChecksums
 
 
+def picked(shards: Iterable[ShardId], seed: int = 0) -> list[ShardId]:
+    """Return at most `MOST_CHECKED` shards, in order, so that each catalogue is read once."""
+    some = sorted(shards)
+    if len(some) > MOST_CHECKED:
+        some = [some[place] for place in np.sort(_shuffled(len(some), seed)[:MOST_CHECKED]).tolist()]
+    return some
+
+
 def sightings(
     layout: Layout,
-    records: Mapping[ShardId, ShardRecord],
+    records: Iterable[tuple[ShardId, Recorded]],
     places: Rows,
     section: str,
     *,
@@ -108,17 +116,17 @@ def sightings(
 
     Args:
         layout: the store's layout.
-        records: records of finished shards.
+        records: finished shards; those of other sections are skipped.
         places: (R,) image of each row of the section, or `ABSENT`.
         section: name of the section.
         mixes: whether views mix images; then a shard with one absent image cannot be rendered again.
     """
     found = []
-    for shard, record in records.items():
+    for shard, record in records:
         if shard.section != section:
             continue
         block = places[layout.rows(shard)]
-        rows = block[checksum_rows(record.rows)]
+        rows = block[checksum_rows(layout.n_rows(shard))]
         lost = mixes and (block == ABSENT).any()
         there = np.flatnonzero((rows != ABSENT) & (not lost))
         if len(there):
@@ -159,7 +167,9 @@ def store_sightings(store: LogitStore, section: str, images: Split, seed: int = 
     places = np.full(layout.sections[section].n_rows, ABSENT)
     places[layout.sections[section].rows()] = SampleIndex.of(images).find(index.keys)
     mixes = section == "train" and views_of(store).mixes
-    return spread_out(sightings(layout, store.manifest.shards, places, section, mixes=mixes), seed)
+    chosen = picked((shard for shard in store.manifest.shards if shard.section == section), seed)
+    records = store.manifest.finished(chosen)
+    return spread_out(sightings(layout, records, places, section, mixes=mixes), seed)
 
 
 def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:

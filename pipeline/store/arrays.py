@@ -316,8 +316,13 @@ def read_section(store: object, layout: Layout, section: Section, fetch: Fetch) 
         with reading(store, array.name):
             longer = max(array.shape, rows_of(metadata[array.metadata_file]))
         columns.append(replace(array, shape=longer).decode(store, {**metadata, **chunks}, rows))
-    # (R,) -> (N,): drop the unused rows between extents.
-    return [values[section.rows()] for values in columns]
+    # (R,) -> (N,): drop the unused rows between extents. By slices: an index takes as much memory as keys.
+    extents = [slice(first, first + count) for first, count in section.extents]
+    one = len(extents) == 1
+    return [
+        values[extents[0]] if one else np.concatenate([values[extent] for extent in extents])
+        for values in columns
+    ]
 
 
 def read_state(store: object, layout: Layout, fetch: Fetch) -> dict[str, NDArray[Any]]:

@@ -32,6 +32,7 @@ from pipeline.store.reader import LogitStore
 from pipeline.store.reference import open_referred, read_reference, sealed
 from pipeline.store.wire import EnsembleForm
 
+SCHEMA = 3
 _DECODED_AT_ONCE = 4096
 
 

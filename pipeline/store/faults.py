@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from pipeline.core.threads import side_by_side
 from pipeline.places.local import NoFileError, names_in
 from pipeline.places.location import JSON_BYTES, Location
 from pipeline.store.layout import GROWTH, Layout, ShardId
-from pipeline.store.records import ShardRecord
+from pipeline.store.ledger import Finished
 
 MISSING = "is missing"
 STRAY = "is not part of the store"
@@ -46,7 +47,7 @@ def metadata_faults(location: Location, metadata: Mapping[str, str]) -> Iterator
 def shard_faults(
     location: Location,
     layout: Layout,
-    shards: Mapping[ShardId, ShardRecord],
+    shards: Mapping[ShardId, Finished],
     *,
     workers: int = 1,
     look: Callable[[ShardId, Mapping[str, bytes]], None] | None = None,
@@ -85,9 +86,14 @@ def strays(path: Path, known: set[str]) -> Iterator[Fault]:
         yield Fault(name, STRAY)
 
 
-def files_in(path: Path) -> set[str]:
-    """Return the names of all files in a folder, relative to it; a link to a file counts as one."""
-    return {name for name in names_in(path) if (path / name).is_file()}
+def files_in(path: Path, skip: Callable[[str], bool] | None = None) -> set[str]:
+    """Return the names of all files in a folder, relative to it; a link to a file counts as one.
+
+    Args:
+        path: the folder.
+        skip: whether to leave out a folder in it, by its name.
+    """
+    return {name for name in names_in(path, skip) if os.path.isfile(f"{path}/{name}")}
 
 
 def look_up(

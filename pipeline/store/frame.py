@@ -22,7 +22,16 @@ from pipeline.store.arrays import index_array, logits_array, reading
 from pipeline.store.faults import files_in
 from pipeline.store.header import Header
 from pipeline.store.index import SampleIndex
-from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, Layout, Section
+from pipeline.store.layout import (
+    CATALOGUES,
+    CODEC_GROUP,
+    GROWTH,
+    INDEX_ARRAYS,
+    RECORDS,
+    ZARR_JSON,
+    Layout,
+    Section,
+)
 
 Node = Any  # an array or group, as zarr.Group returns it by name
 _WHOLE_ARRAY = r"(zarr\.json|c(/\d+)*)"
@@ -68,9 +77,30 @@ def build_frame(
         header.write(path)
 
 
+def has_frame(path: Path, header: Header, state: Mapping[str, Tensor]) -> bool:
+    """Whether `build_frame` has nothing to do; the content of arrays is not compared.
+
+    Args:
+        path: the store's folder.
+        header: of the store.
+        state: the codec's state.
+    """
+    names = {*header.layout.frame_files(), *(f"{CODEC_GROUP}/{name}/{ZARR_JSON}" for name in state)}
+    return _root_is(path, header) and all((path / name).exists() for name in names)
+
+
 def frame_files(path: Path) -> set[str]:
     """Return the names of a store's metadata, index and codec state files."""
-    return {name for name in files_in(path) if _FRAME_FILE.fullmatch(name)}
+    # Folders of shards are skipped: a store may have 100,000.
+    return {name for name in files_in(path, skip=_is_of_shards) if _FRAME_FILE.fullmatch(name)}
+
+
+def _is_of_shards(folder: str) -> bool:
+    section, _, rest = folder.partition("/")
+    array, _, below = rest.partition("/")
+    return section in (GROWTH, RECORDS, CATALOGUES) or (
+        below == "c" and section != CODEC_GROUP and array not in INDEX_ARRAYS
+    )
 
 
 def _build_section(path: Path, layout: Layout, section: Section, samples: SampleIndex) -> None:

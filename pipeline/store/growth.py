@@ -3,8 +3,8 @@
     NAME.zarr/growth/
       zarr.json, {train,validation,test}/…, codec/…   the frame of the store after the growth
       {train,validation,test}/ARRAY/c/…               the missing shards
-      records/                                        one line per new shard
-      records.jsonl                                   all lines, once no shard is missing
+      records/                                        a record per new shard
+      catalogues/                                     of the new shards, once none is missing
 
 Meanwhile the complete store keeps every byte. Replacing its manifest publishes the growth atomically; then
 the files move to their places. Until they have moved, readers find them here, because a file counts by its
@@ -14,7 +14,7 @@ digest. Shards for more views than are published stay here for the next growth.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,10 @@ from pipeline.store.faults import files_in
 from pipeline.store.frame import build_frame, frame_files, read_state
 from pipeline.store.header import Header
 from pipeline.store.index import Index, read_index
-from pipeline.store.layout import GATHERED, GROWTH, MANIFEST, ZARR_JSON, Layout, ShardId
+from pipeline.store.layout import GATHERED, GROWTH, MANIFEST, ZARR_JSON, ShardId
+from pipeline.store.ledger import Records
 from pipeline.store.leftovers import remove_empty_folders
 from pipeline.store.manifest import Manifest
-from pipeline.store.records import Records, ShardRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,11 @@ class Pending:
         return {"n_views": self.n_views, "n_samples": self.n_samples, "shards": shards}
 
     def __str__(self) -> str:
+        if not self.total:
+            return (
+                f"unfinished upgrade in {self.folder}; finish it with: pipeline verify "
+                f"{self.folder.parent} --upgrade, or remove it with: rm -r {self.folder}"
+            )
         return (
             f"unfinished growth to {self.n_views} views of {self.n_samples:,} samples in {self.folder} "
             f"({self.done} of {self.total} shards are done); finish it with views.count: {self.n_views}, "
@@ -69,6 +74,11 @@ class Pending:
 def growth_folder(path: Path) -> Path:
     """Return the folder of a store's growth."""
     return path / GROWTH
+
+
+def writing_folder(path: Path) -> Path:
+    """Return the folder that gets a store's next shards: its growth, if it is complete."""
+    return growth_folder(path) if (path / MANIFEST).exists() else path
 
 
 def frame_folder(path: Path) -> Path:
@@ -99,6 +109,11 @@ def is_complete(path: Path, header: Header) -> bool:
     return (path / MANIFEST).exists() and Manifest.read(Location(path)).header.says_the_same_as(header)
 
 
+def begun_as(path: Path, header: Header) -> bool:
+    """Whether a store's unfinished growth is to become this one."""
+    return _header(path).says_the_same_as(header)
+
+
 def is_growing(path: Path) -> bool:
     """Whether a store has a growth, published or not."""
     return (growth_folder(path) / ZARR_JSON).exists()
@@ -111,13 +126,13 @@ def pending(path: Path) -> Pending | None:
     folder, manifest, header = growth_folder(path), Manifest.read(Location(path)), _header(path)
     if header.says_the_same_as(manifest.header):
         return None
-    train, done = header.layout.sections["train"], Records(folder).read()
-    lacking = set(header.layout.shards()) - set(manifest.shards)
+    train, layout = header.layout.sections["train"], manifest.layout
+    lacking = {shard for shard in header.layout.shards() if not layout.holds(shard)}
     return Pending(
         folder=folder,
         n_views=train.n_views,
         n_samples=train.n_samples,
-        done=len(lacking & set(done)),
+        done=len(Records(folder).read(header, lacking)),
         total=len(lacking),
     )
 
@@ -161,47 +176,59 @@ def settle(path: Path) -> None:
         return
     # The manifest is already replaced, so each step below may be killed and is repeated at the next gate.
     manifest = Manifest.read(Location(path))
-    there = files_in(folder)
-    _move(folder, path, sorted(there & manifest.shard_files()))
+    there, layout, ours = files_in(folder), manifest.layout, manifest.catalogue_files()
+    shards = (shard for name in there if (shard := layout.shard_of(name)) is not None)
+    own = {str(layout.shard_file(shard, array)) for shard in shards for array in layout.arrays}
+    _move(folder, path, sorted(there & own))
+    _move(folder, path, sorted(there & set(ours)))
     for name in sorted(there & set(manifest.metadata)):
         content = (folder / name).read_bytes()
         # A file with a different digest belongs to the next growth, begun from this one's files and killed.
         if bytes_digest(content) == manifest.metadata[name]:
             write_bytes(path / name, content)
     (folder / GATHERED).unlink(missing_ok=True)
-    Records(folder).drop(manifest.shards)
-    if surplus := Records(folder).read():
+    records = Records(folder)
+    records.drop(layout)
+    records.clear_catalogues()
+    if surplus := records.shards():
         _keep(folder, manifest.header, surplus)
     else:
         _remove(folder)
 
 
-def without(records: Mapping[ShardId, ShardRecord], layout: Layout) -> dict[ShardId, ShardRecord]:
-    """Return the records of shards outside a layout."""
-    own = set(layout.shards())
-    return {shard: record for shard, record in records.items() if shard not in own}
+def forget_work(path: Path, manifest: Manifest) -> None:
+    """Remove the records of a complete store, and catalogues that its manifest does not name.
+
+    A run killed between the manifest and this removal leaves them to the next one.
+    """
+    records = Records(path)
+    records.clear()
+    records.clear_catalogues(set(manifest.catalogue_files().values()))
+    if GATHERED not in manifest.metadata:
+        (path / GATHERED).unlink(missing_ok=True)
 
 
-def set_aside(path: Path, header: Header, surplus: Mapping[ShardId, ShardRecord]) -> None:
+def set_aside(path: Path, header: Header, shards: Collection[ShardId]) -> None:
     """Move finished shards of extra views from an unfinished store to its growth.
 
     Args:
         path: the store's folder.
         header: of the store.
-        surplus: records of the shards with views beyond the header's.
+        shards: the shards with views beyond the header's.
     """
-    if not surplus:
+    if not shards:
         return
     folder, records = growth_folder(path), Records(growth_folder(path))
+    surplus = Records(path).read(_with_views_of(header, shards), shards)
     if not is_growing(path):
         index, state = read_index(path, header), read_state(path, header.layout)
-        prepare_growth(path, _with_views_of(header, surplus), index=index, state=state)
+        prepare_growth(path, _with_views_of(header, shards), index=index, state=state)
     # Files first, record second: the growth never has a record without its files.
-    for shard, record in surplus.items():
+    for shard, finished in surplus.items():
         names = [str(header.layout.shard_file(shard, array)) for array in header.layout.arrays]
         _move(path, folder, [name for name in names if (path / name).exists()])
-        records.write(shard, record)
-    Records(path).drop(surplus)
+        records.write(shard, finished.record, header.origin)
+    Records(path).drop(shards)
 
 
 def _header(path: Path) -> Header:
@@ -249,7 +276,9 @@ def _remove(folder: Path) -> None:
     if not folder.is_dir():
         return
     (folder / ZARR_JSON).unlink(missing_ok=True)
-    Records(folder).clear()
+    records = Records(folder)
+    records.clear()
+    records.clear_catalogues()
     for name in sorted({*frame_files(folder), GATHERED}):
         (folder / name).unlink(missing_ok=True)
     remove_empty_folders(folder)

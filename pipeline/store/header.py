@@ -25,13 +25,14 @@ from pipeline.core.errors import (
 )
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.forms import require_form
-from pipeline.core.hashing import Described, canonical_json, difference
+from pipeline.core.hashing import Described, canonical_json, difference, spec_digest
 from pipeline.places.location import Location
 from pipeline.store.arrays import RESTORE, reading, reason
-from pipeline.store.layout import SCHEMA, ZARR_JSON, Layout
+from pipeline.store.layout import SCHEMA, SCHEMAS, ZARR_JSON, Layout
 from pipeline.store.wire import HeaderForm, require_plain
 
 _MOST_BYTES = 1 << 26
+_READ = " and ".join(map(str, SCHEMAS))
 _MOST_VIEW_CHARACTERS = 10_000
 
 
@@ -68,6 +69,7 @@ class Header:
         codec_spec: the requested codec; the layout has the resulting one.
         batch_size: images per forward pass, on which a logit's last bits may depend.
         versions: of the decoder, torch and torchvision at the start.
+        schema: of the store's bookkeeping.
     """
 
     layout: Layout
@@ -77,11 +79,18 @@ class Header:
     codec_spec: CodecSpec
     batch_size: int
     versions: dict[str, str]
+    schema: int = SCHEMA
+
+    @property
+    def origin(self) -> str:
+        """The digest of teacher, views and codec, which never change; a catalogue has it."""
+        made = self.fingerprint.to_dict()
+        return spec_digest({name: made[name] for name in ("teacher", "views", "codec")})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the header as plain values, with the schema."""
         return {
-            "schema": SCHEMA,
+            "schema": self.schema,
             "layout": self.layout.to_dict(),
             "fingerprint": self.fingerprint.to_dict(),
             "teacher": self.teacher,
@@ -104,10 +113,10 @@ class Header:
             CorruptStoreError: the value is no header.
         """
         schema = value.get("schema")
-        if schema != SCHEMA:
+        if type(schema) is not int or schema not in SCHEMAS:
             raise StoreError(
-                f"{origin}: schema {quoted(schema)}, but this program reads {SCHEMA}; use the version "
-                "that wrote it, or dump again under a new name"
+                f"{origin}: schema {quoted(schema)}, but this program reads {_READ}; use "
+                " the version that wrote it, or dump again under a new name"
             )
         try:
             require_form(HeaderForm, value)
@@ -119,6 +128,7 @@ class Header:
                 codec_spec=CodecSpec(**value["codec_spec"]),
                 batch_size=value["batch_size"],
                 versions=value["versions"],
+                schema=schema,
             )
             header._require_consistent()
         except (KeyError, TypeError, ValueError, ModelError, RecursionError) as error:

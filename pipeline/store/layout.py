@@ -7,8 +7,9 @@
       {train,validation,test}/
         keys, digests   (R,) uint64   identify the rows' samples
         ARRAY       (V, R, ...)       the codec's arrays, view by view
-      records.jsonl                   one line per finished shard; the manifest repeats these
-      records/                        only while unfinished: one line per shard written since
+      catalogues/DIGEST, DIGEST.copy  records of one view's shards; see catalogue.py
+      records/                        only while unfinished: a record per shard
+      records.jsonl                   instead of catalogues in stores of schema 3
       growth/                         only while a complete store grows; see growth.py
 
 A shard is one view of one block of rows, one file per array. Its inner chunks can be read one by one or
@@ -30,6 +31,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +44,28 @@ from pipeline.core.errors import quoted
 from pipeline.core.forms import require_form
 from pipeline.store.wire import LayoutForm
 
-SCHEMA = 3
+SCHEMA = 4
+# Schema 3 has a record per shard in the manifest, and a copy of them in `records.jsonl`.
+OF_RECORDS = 3
+SCHEMAS = (OF_RECORDS, SCHEMA)
 MANIFEST = "manifest.json"
 ZARR_JSON = "zarr.json"
 RECORDS = "records"
 GROWTH = "growth"
 GATHERED = "records.jsonl"
+CATALOGUES = "catalogues"
 CODEC_GROUP = "codec"
 INDEX_ARRAYS = ("keys", "digests")
 # Rows that are compressed, and decompressed, together.
 CHUNK_ROWS = 4096
 _SHARD_BYTES = 64 << 20
 _BLOCKS_AT_LEAST = 8
+# A catalogue of so many shards is about a megabyte.
+_SPAN_SHARDS = 1024
 _INDEX_CHUNK_ROWS = 1 << 16  # 512 KiB per file of keys or digests
 _SHARD_ID = re.compile(r"(train|validation|test)\.v([0-9]{5,7})\.b([0-9]{5,11})")
+_SHARD_FILE = re.compile(r"(train|validation|test)/(\w+)/c/([0-9]{1,7})/([0-9]{1,11})(?:/0)*")
+_CATALOGUE_FILE = re.compile(rf"{CATALOGUES}/([0-9a-f]{{64}})(\.copy)?")
 _CODEC_FILE = re.compile(r"codec/(zarr\.json|[a-z]{1,16}/(zarr\.json|c(/[0-9]{1,9}){0,3}))")
 
 
@@ -83,6 +93,28 @@ class ShardId:
         if shard is None or str(shard) != text:
             raise ValueError(f"{quoted(text)} is not a shard")
         return shard
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """The shards of one catalogue: consecutive blocks of one view of one extent."""
+
+    section: str
+    view: int
+    first: int
+    count: int
+
+    @classmethod
+    def of(cls, shard: ShardId) -> Span:
+        """Return the span of one shard."""
+        return cls(shard.section, shard.view, shard.block, 1)
+
+    def __str__(self) -> str:
+        return str(ShardId(self.section, self.view, self.first))
+
+    def shards(self) -> Iterator[ShardId]:
+        """Yield the shards."""
+        return (ShardId(self.section, self.view, self.first + place) for place in range(self.count))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,17 +224,72 @@ class Layout:
                 for view in range(self.sections[name].n_views):
                     yield ShardId(name, view, block)
 
+    @property
+    def n_spans(self) -> int:
+        """The number of spans, computed without enumerating them."""
+        return sum(section.n_views * len(self._cuts(section)) for section in self.sections.values())
+
+    def spans(self) -> Iterator[Span]:
+        """Yield the spans of all shards, view by view.
+
+        No span crosses an extent, so that a growth adds spans and changes none: more views have their own,
+        and so do the blocks of an addition.
+        """
+        for section in self.sections.values():
+            for view in range(section.n_views):
+                yield from (Span(section.name, view, first, count) for first, count in self._cuts(section))
+
+    def span_of(self, shard: ShardId) -> Span:
+        """Return the span of a shard of this layout."""
+        cuts = self._cuts(self.sections[shard.section])
+        first, count = next(cut for cut in reversed(cuts) if cut[0] <= shard.block)
+        return Span(shard.section, shard.view, first, count)
+
+    def has_span(self, span: Span) -> bool:
+        """Whether one of the layout's spans is this one."""
+        first = ShardId(span.section, span.view, span.first)
+        return self.holds(first) and self.span_of(first) == span
+
+    def _cuts(self, section: Section) -> list[tuple[int, int]]:
+        """Return (first block, blocks) of each span of a view."""
+        # e.g. 2,500 blocks, then an addition of 2: (0, 1024), (1024, 1024), (2048, 452), (2500, 2)
+        cuts = []
+        for first, count in section.extents:
+            start, blocks = first // self.shard_rows, -(-count // self.shard_rows)
+            cuts += [
+                (start + place, min(_SPAN_SHARDS, blocks - place))
+                for place in range(0, blocks, _SPAN_SHARDS)
+            ]
+        return cuts
+
+    def held_out_shards(self) -> Iterator[ShardId]:
+        """Yield the shards of all sections but train, without a step for each training shard."""
+        return takewhile(lambda shard: shard.section != "train", self.shards())
+
     def shard_file(self, shard: ShardId, array: str) -> Path:
         """Return the path of a shard's file of one array, relative to the store."""
+        return Path(self.shard_name(shard, array))
+
+    def shard_name(self, shard: ShardId, array: str) -> str:
+        """Return the name of a shard's file of one array in the store."""
         # zarr's key of a shard of shape (1, shard_rows, *sample): view, block, then 0 for each sample axis.
-        chunk = [str(shard.view), str(shard.block), *("0" for _ in self.arrays[array].shape)]
-        return Path(shard.section, array, "c", *chunk)
+        zeros = "/0" * len(self.arrays[array].shape)
+        return f"{shard.section}/{array}/c/{shard.view}/{shard.block}{zeros}"
+
+    def shard_of(self, file: str) -> ShardId | None:
+        """Return the shard of a file by its name in the store; None for other files."""
+        match = _SHARD_FILE.fullmatch(file)
+        if match is None or match[2] not in self.arrays:
+            return None
+        shard = ShardId(match[1], int(match[3]), int(match[4]))
+        same = self.holds(shard) and self.shard_name(shard, match[2]) == file
+        return shard if same else None
 
     def shard_files(self) -> Iterator[str]:
         """Yield the names of all shards' files."""
         for shard in self.shards():
             for array in self.arrays:
-                yield self.shard_file(shard, array).as_posix()
+                yield self.shard_name(shard, array)
 
     def index_files(self, section: str, column: str) -> list[str]:
         """Return the names of the files of a section's keys, or of its digests."""
@@ -285,6 +372,17 @@ class Layout:
                     )
                 # Round up to the next block: where the next extent must begin.
                 expected = -(-(first + count) // self.shard_rows) * self.shard_rows
+
+
+def catalogue_file(digest: str, *, copy: bool = False) -> str:
+    """Return the name of a catalogue, or of its copy, by its SHA-256 (hex)."""
+    return f"{CATALOGUES}/{digest}{'.copy' if copy else ''}"
+
+
+def catalogue_digest(name: str) -> str | None:
+    """Return the digest in the name of a catalogue or of its copy; None for other files."""
+    match = _CATALOGUE_FILE.fullmatch(name)
+    return match[1] if match else None
 
 
 def is_codec_file(name: str) -> bool:

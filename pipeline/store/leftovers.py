@@ -7,16 +7,18 @@ stays.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from pipeline.core.files import written_beside
 from pipeline.core.progress import note
 from pipeline.places.local import remove_inside
 from pipeline.store.faults import files_in
-from pipeline.store.layout import GROWTH, RECORDS
+from pipeline.store.layout import GATHERED, GROWTH, RECORDS, catalogue_digest
 
-_WRITTEN = re.compile(r"zarr\.json|manifest\.json|records\.jsonl|\w+\.v\d+\.b\d+\.json|\d+")
+_WRITTEN = re.compile(
+    r"zarr\.json|manifest\.json|records\.jsonl|\w+\.v\d+\.b\d+\.(record|json)|[0-9a-f]{64}(\.copy)?|\d+"
+)
 # zarr's names of files that it is writing.
 _PARTIAL = re.compile(r"(zarr|\d+)\.[0-9a-f]+\.partial")
 _SHARD_FILE = re.compile(r"(train|validation|test)/\w+/c(/\d+)+")
@@ -25,7 +27,9 @@ _NAMED_AT_MOST = 5
 
 def is_passing(name: str) -> bool:
     """Whether a file belongs to unfinished or killed work, not to the finished store."""
-    return name.startswith((f"{RECORDS}/", f"{GROWTH}/")) or _is_temporary(name)
+    of_work = name.startswith((f"{RECORDS}/", f"{GROWTH}/")) or catalogue_digest(name) is not None
+    # The records of schema 3 remain for a moment after an upgrade is published.
+    return of_work or name == GATHERED or _is_temporary(name)
 
 
 def is_shard_file(name: str) -> bool:
@@ -33,9 +37,14 @@ def is_shard_file(name: str) -> bool:
     return _SHARD_FILE.fullmatch(name) is not None
 
 
+def half_written(path: Path) -> list[str]:
+    """Return the names of half-written files, of killed writers or of writers at work."""
+    return [name for name in files_in(path) if _is_temporary(name)]
+
+
 def sweep_temporaries(path: Path) -> None:
     """Remove half-written files of killed writers; call it while no writer is at work."""
-    _remove_files(path, [name for name in files_in(path) if _is_temporary(name)])
+    remove_files(path, half_written(path))
 
 
 def sweep(path: Path, known: Collection[str]) -> None:
@@ -46,9 +55,13 @@ def sweep(path: Path, known: Collection[str]) -> None:
         known: the names of the files that stay.
     """
     others = sorted(files_in(path) - set(known))
-    others = [name for name in others if not name.startswith((f"{RECORDS}/", f"{GROWTH}/"))]
+    others = [
+        name
+        for name in others
+        if not name.startswith((f"{RECORDS}/", f"{GROWTH}/")) and catalogue_digest(name) is None
+    ]
     left = [name for name in others if _is_temporary(name) or is_shard_file(name)]
-    _remove_files(path, left)
+    remove_files(path, left)
     if foreign := [name for name in others if name not in left]:
         note(f"{path}: {named(foreign)} not part of the store; left unchanged")
 
@@ -83,6 +96,7 @@ def _is_temporary(name: str) -> bool:
     return bool(_PARTIAL.fullmatch(last) or _WRITTEN.fullmatch(written_beside(last) or ""))
 
 
-def _remove_files(path: Path, names: list[str]) -> None:
+def remove_files(path: Path, names: Iterable[str]) -> None:
+    """Remove files of a store's folder by name."""
     for name in names:
         remove_inside(path, name)

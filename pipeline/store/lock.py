@@ -113,6 +113,14 @@ def writers(store: Path, part: Slice = WHOLE) -> list[str]:
     return [file.stem for file in sorted(files) if _is_held(file)]
 
 
+def forget_killed(store: Path) -> None:
+    """Remove the names of killed writers, whose locks the kernel released; call it at the gate."""
+    for holder in _folder(store).glob("*-of-*.holder"):
+        lock = holder.with_suffix(".lock")
+        if not (lock.exists() and _is_held(lock)):
+            holder.unlink(missing_ok=True)
+
+
 def _overlaps(name: str, part: Slice) -> bool:
     """Whether a lock's name is a slice that overlaps `part`; other files beside a store are no locks."""
     with suppress(ValueError):

@@ -1,41 +1,60 @@
-"""The manifest: a complete store's content, origin and fidelity, and the digest of every file.
+"""The manifest: the root of a complete store's digests, with its content, origin and fidelity.
 
-It is written last and atomically. It carries no clock, host or path, so the same dump has the same
-manifest. Students depend on this one file.
+It names the catalogues, which name the shards' files: see `catalogue.py`. It is written last and
+atomically. It carries no clock, host or path, so the same dump has the same manifest. Students depend on
+this one file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from pipeline.codecs import state_shapes
 from pipeline.codecs.fidelity import Fidelity
+from pipeline.codecs.rule import sort_keys
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, quoted
 from pipeline.core.files import parse_object, write_json
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
 from pipeline.places.location import JSON_BYTES, Location
 from pipeline.store.arrays import RESTORE, reason
+from pipeline.store.catalogue import Catalogue
 from pipeline.store.faults import MISSING, look_up
 from pipeline.store.header import Header
-from pipeline.store.layout import GATHERED, MANIFEST, Layout, ShardId, is_codec_file
-from pipeline.store.records import ShardRecord
-from pipeline.store.wire import ManifestForm, WrittenByForm
+from pipeline.store.layout import (
+    GATHERED,
+    MANIFEST,
+    OF_RECORDS,
+    Layout,
+    ShardId,
+    Span,
+    catalogue_file,
+    is_codec_file,
+)
+from pipeline.store.ledger import Finished
+from pipeline.store.records import ShardRecord, require_measures
+from pipeline.store.shards import Catalogues
+from pipeline.store.totals import Totals
+from pipeline.store.wire import FidelityForm, ManifestForm, ManifestOfRecordsForm, WrittenByForm
 
 _SEAL = "digest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The header, the records and the digests of a complete store.
+    """The header of a complete store, and the digests of its catalogues and of all files but the shards'.
 
     Args:
         header: its content and origin.
-        shards: a record for every shard.
-        metadata: SHA-256 (hex) of every other file, by its name in the store.
+        shards: a record for every shard; of schema 4, read from the catalogues when asked for.
+        totals: sums over the shards of each section.
+        metadata: SHA-256 (hex) of every file besides shards and catalogues, by its name in the store.
         teacher_top1: {"direct": ..., "cached": ...}, each {section: accuracy or None}.
         written_by: versions of this program and of the libraries that wrote the bytes. Not in the digest:
             the same dump by a different version is the same dump. Empty in stores of older versions.
@@ -43,6 +62,7 @@ class Manifest:
 
     header: Header
     shards: Mapping[ShardId, ShardRecord]
+    totals: Mapping[str, Totals]
     metadata: Mapping[str, str]
     teacher_top1: dict[str, dict[str, float | None]]
     written_by: Mapping[str, str] = field(default_factory=dict)
@@ -55,12 +75,11 @@ class Manifest:
     @property
     def size_bytes(self) -> int:
         """Size of all shards."""
-        return sum(record.bytes for record in self.shards.values())
+        return sum(totals.bytes for totals in self.totals.values())
 
     def fidelity(self) -> Fidelity:
         """Return the codec's cost over the training views."""
-        training = (r.fidelity for s, r in self.shards.items() if s.section == "train")
-        return Fidelity.total(self.layout.measures, training)
+        return self.totals["train"].fidelity
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of everything except `written_by`."""
@@ -70,7 +89,7 @@ class Manifest:
         """Return the manifest as plain values, with its own digest."""
         content = {
             **self.header.to_dict(),
-            "shards": {str(shard): record.to_dict() for shard, record in self.shards.items()},
+            **self._told_shards(),
             "metadata": dict(self.metadata),
             "teacher_top1": self.teacher_top1,
         }
@@ -79,13 +98,23 @@ class Manifest:
         written_by = {**self.written_by, _SEAL: spec_digest(dict(self.written_by))}
         return {**content, "written_by": written_by, "digest": spec_digest(content)}
 
+    def _told_shards(self) -> dict[str, Any]:
+        if not isinstance(self.shards, Catalogues):
+            return {"shards": {str(shard): record.to_dict() for shard, record in self.shards.items()}}
+        totals = {name: totals.to_dict() for name, totals in self.totals.items()}
+        return {"catalogues": dict(self.shards.digests), "totals": totals}
+
     def write(self, store: Path) -> None:
         """Write the manifest, which makes the store complete."""
         write_json(store / MANIFEST, self.to_dict())
 
     @classmethod
-    def read(cls, location: Location) -> Manifest:
-        """Read a store's manifest.
+    def read(cls, location: Location, *, copies: bool = False) -> Manifest:
+        """Read a store's manifest; the cost does not grow with the number of shards.
+
+        Args:
+            location: of the store.
+            copies: whether a copy stands in for a damaged catalogue, for a repair.
 
         Raises:
             IncompleteStoreError: the manifest is missing.
@@ -110,34 +139,49 @@ class Manifest:
             )
         # The schema first: a newer program may compute digests differently.
         header = Header.from_dict(content, origin)
+        parse = _of_records if header.schema == OF_RECORDS else _of_catalogues
         try:
             if spec_digest(content) == digest:
-                return replace(cls._of(header, content), written_by=_unsealed(written_by))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+                return replace(parse(content, header, location, copies), written_by=_unsealed(written_by))
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise CorruptStoreError(f"{origin}: not a manifest ({reason(error)}); {RESTORE}") from None
         raise CorruptStoreError(f"{origin}: changed since it was written (digest differs); {RESTORE}")
 
-    @classmethod
-    def _of(cls, header: Header, content: dict[str, Any]) -> Manifest:
-        """Return the manifest from its header and the rest of its content.
+    def catalogue_files(self) -> dict[str, str]:
+        """Return the SHA-256 (hex) of each catalogue and copy, by its name in the store."""
+        digests = self.shards.digests.values() if isinstance(self.shards, Catalogues) else ()
+        return {catalogue_file(digest, copy=copy): digest for digest in digests for copy in (False, True)}
 
-        Raises:
-            ValueError: names or shards contradict the layout, or values are out of range.
-        """
-        require_form(ManifestForm, content)
-        layout, told = header.layout, content["shards"]
-        if len(told) != layout.n_shards:
-            raise ValueError(f"{len(told):,} shards, but the layout has {layout.n_shards:,}")
-        shards = {ShardId.parse(shard): ShardRecord.from_dict(record) for shard, record in told.items()}
-        for shard, record in shards.items():
-            record.require_shard(shard, layout)
-        _require_names(layout, content["metadata"])
-        return cls(
-            header=header,
-            shards=shards,
-            metadata=content["metadata"],
-            teacher_top1=content["teacher_top1"],
-        )
+    def file_of(self, shard: ShardId, array: str) -> tuple[int, str]:
+        """Return (bytes, SHA-256 in hex) of a shard's file of one array."""
+        if isinstance(self.shards, Catalogues):
+            return self.shards.of(shard).files(shard)[array]
+        return self.shards[shard].files[array]
+
+    def catalogue(self, span: Span) -> Catalogue:
+        """Return the records of a span's shards."""
+        if isinstance(self.shards, Catalogues):
+            return self.shards.read(span)
+        return Catalogue.of(span, [self.shards[shard] for shard in span.shards()], self.header.origin)
+
+    def finished(self, shards: Iterable[ShardId]) -> Iterator[tuple[ShardId, Finished]]:
+        """Yield some shards as finished ones, reading each catalogue once if they are in order."""
+        held = (shard for shard in shards if self.layout.holds(shard))
+        for span, some in groupby(held, self.layout.span_of):
+            catalogue = self.catalogue(span)
+            # Of schema 4 it is read again if it is needed, so that few stay in memory.
+            kept = not isinstance(self.shards, Catalogues)
+            read = partial(_itself, catalogue) if kept else partial(self.catalogue, span)
+            rows = list(Finished.all_of(catalogue, read))
+            yield from ((shard, rows[shard.block - span.first]) for shard in some)
+
+    def readable(self) -> dict[ShardId, Finished]:
+        """Return the shards whose catalogue can be read."""
+        found: dict[ShardId, Finished] = {}
+        for span in self.layout.spans():
+            with suppress(StoreError):
+                found |= dict(self.finished(span.shards()))
+        return found
 
     def find_metadata(self, location: Location, name: str, most_bytes: int) -> bytes | None:
         """Return the verified bytes of a file that is no shard, or None if it is not listed."""
@@ -167,6 +211,72 @@ class Manifest:
         return set(self.layout.shard_files())
 
 
+def _itself(catalogue: Catalogue) -> Catalogue:
+    return catalogue
+
+
+def _of_catalogues(content: dict[str, Any], header: Header, location: Location, copies: bool) -> Manifest:
+    """Return a manifest of schema 4.
+
+    Raises:
+        KeyError, ValueError: a value is missing or out of range.
+    """
+    require_form(ManifestForm, content)
+    layout, digests = header.layout, content["catalogues"]
+    if len(digests) != layout.n_spans or not all(str(span) in digests for span in layout.spans()):
+        raise ValueError(f"{len(digests):,} catalogues, but the layout has {layout.n_spans:,} others")
+    _require_names(layout, content["metadata"], header.schema)
+    for told in content["totals"].values():
+        require_form(FidelityForm, sort_keys(told["fidelity"]), "fidelity")
+    totals = {name: Totals.from_dict(content["totals"][name]) for name in layout.sections}
+    for name, found in totals.items():
+        require_measures(name, found.fidelity.measures, layout.measures)
+    return Manifest(
+        header=header,
+        shards=Catalogues(location, header, digests, copies=copies),
+        totals=totals,
+        metadata=content["metadata"],
+        teacher_top1=content["teacher_top1"],
+    )
+
+
+def _of_records(content: dict[str, Any], header: Header, *_: object) -> Manifest:
+    """Return a manifest of schema 3, with all records.
+
+    Raises:
+        KeyError, ValueError: a value is missing or out of range.
+    """
+    require_form(ManifestOfRecordsForm, content)
+    layout, told = header.layout, content["shards"]
+    if len(told) != layout.n_shards:
+        raise ValueError(f"{len(told):,} shards, but the layout has {layout.n_shards:,}")
+    shards = {ShardId.parse(shard): ShardRecord.from_dict(record) for shard, record in told.items()}
+    for shard, record in shards.items():
+        record.require_shard(shard, layout)
+    _require_names(layout, content["metadata"], header.schema)
+    manifest = Manifest(
+        header=header,
+        shards=shards,
+        totals={},
+        metadata=content["metadata"],
+        teacher_top1=content["teacher_top1"],
+    )
+    return replace(manifest, totals=sum_up(layout, manifest.catalogue))
+
+
+def sum_up(layout: Layout, read: Callable[[Span], Catalogue]) -> dict[str, Totals]:
+    """Return the sums over the shards of each section.
+
+    Args:
+        layout: of the store.
+        read: returns the catalogue of a span.
+    """
+    return {
+        name: Totals.of(layout.measures, (read(span) for span in layout.spans() if span.section == name))
+        for name in layout.sections
+    }
+
+
 def _unsealed(written_by: Any) -> dict[str, str]:
     """Return versions without the digest beside them, which proves them.
 
@@ -180,7 +290,7 @@ def _unsealed(written_by: Any) -> dict[str, str]:
     return versions
 
 
-def _require_names(layout: Layout, names: Collection[str]) -> None:
+def _require_names(layout: Layout, names: Collection[str], schema: int) -> None:
     """Refuse files outside the layout: no name from a manifest is trusted.
 
     Raises:
@@ -190,7 +300,8 @@ def _require_names(layout: Layout, names: Collection[str]) -> None:
     if lacking := expected.difference(names):
         raise ValueError(f"metadata lacks {min(lacking)}")
     for name in names:
-        if name not in expected and name != GATHERED and not (fitted and is_codec_file(name)):
+        gathered = schema == OF_RECORDS and name == GATHERED
+        if name not in expected and not gathered and not (fitted and is_codec_file(name)):
             raise ValueError(f"metadata lists {quoted(name)}, which is not a file of this layout")
 
 

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from pipeline.core.errors import CorruptStoreError, StoreError
 from pipeline.places.local import require_own_folders
+from pipeline.places.location import Location
 from pipeline.store.arrays import RESTORE
 from pipeline.store.faults import files_in
 from pipeline.store.frame import frame_files
-from pipeline.store.growth import settle
-from pipeline.store.layout import GATHERED, MANIFEST, ZARR_JSON
+from pipeline.store.growth import forget_work, settle
+from pipeline.store.layout import GATHERED, GROWTH, MANIFEST, ZARR_JSON
+from pipeline.store.ledger import Records
 from pipeline.store.leftovers import (
     is_passing,
     is_shard_file,
     named,
     remove_empty_folders,
-    sweep_temporaries,
+    remove_files,
 )
-from pipeline.store.records import Records
+from pipeline.store.manifest import Manifest
 from pipeline.store.reference import NOUNS, Kind, kind_of
 from pipeline.store.rehead import HEAD
 
 # A new file system's root has this folder.
 _OF_THE_DISK = "lost+found"
+Form = tuple[tuple[int, int, int] | None, ...]
 
 
 def behind_links(path: Path) -> Path:
@@ -79,30 +83,40 @@ def require_reference_or_nothing(path: Path, kind: Kind) -> None:
         )
 
 
+def form_of(path: Path) -> Form:
+    """Return the state of the files that say what a store is: its root, its growth's root, its manifest.
+
+    Two equal forms mean that the store was neither created, nor grown, nor completed in between.
+    """
+    files = (path / ZARR_JSON, path / GROWTH / ZARR_JSON, path / MANIFEST)
+    return tuple(_state(file) for file in files)
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def partial_folder(path: Path) -> Path:
     """Return the folder for building a store that is then renamed at once."""
     return path.with_name(f".{path.name}.partial")
 
 
-def clean(path: Path, *, alone: bool) -> None:
+def clean(path: Path, half_written: Iterable[str]) -> None:
     """Finish work that a killed writer had published, and remove its leftovers; call it at the gate.
 
     Args:
-        path: the store's folder, which may not exist yet.
-        alone: whether no other process writes the store.
-
-    Raises:
-        CorruptStoreError: an entry is neither a file nor a folder of the store.
+        path: the store's folder, which may not exist yet; it has passed `require_store_or_nothing`.
+        half_written: names of files to remove, found before; none while other processes write the store.
     """
-    if path.is_dir():
-        require_own_folders(path)
     shutil.rmtree(partial_folder(path), ignore_errors=True)
     if (path / MANIFEST).exists():
         settle(path)
-        # A run killed between the manifest and this removal leaves them.
-        Records(path).clear()
-    if alone:
-        sweep_temporaries(path)
+        forget_work(path, Manifest.read(Location(path)))
+    remove_files(path, half_written)
 
 
 def clear_unfinished_frame(path: Path) -> None:
@@ -116,6 +130,7 @@ def discard(path: Path) -> None:
     files = files_in(path)
     own = {name for name in files if is_shard_file(name)} | (frame_files(path) - {ZARR_JSON})
     Records(path).clear()
+    Records(path).clear_catalogues()
     # The header last: until then the folder counts as a store.
     for name in (*sorted(own), *sorted(files & {GATHERED, ZARR_JSON})):
         (path / name).unlink(missing_ok=True)

@@ -382,7 +382,7 @@ def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: 
         CorruptStoreError: the file changed since it was written.
     """
     name = str(manifest.layout.shard_file(shard, array))
-    size, digest = manifest.shards[shard].files[array]
+    size, digest = manifest.file_of(shard, array)
     content, problem = look_up(location, name, digest, size)
     if content is None or problem:
         raise CorruptStoreError(f"{location}: {name} {problem}; {RESTORE}")

@@ -1,40 +1,47 @@
-"""Records: one per finished shard, each sealed by its own digest.
+"""Records: the facts about each finished shard, and checksums of its rendered samples.
 
-While a store is written, each record is a file. When the store is complete, they are gathered in one file,
-and the manifest repeats them: if one of the two is lost, the other still names the finished shards.
+Files of records are in `ledger.py`, those of a complete store in `catalogue.py`.
 """
 
 from __future__ import annotations
 
 import base64
-import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.codecs.rule import sort_keys
+from pipeline.codecs.rule import Measures, sort_keys
 from pipeline.core.errors import quoted
-from pipeline.core.files import parse_object, write_bytes, written_beside
 from pipeline.core.forms import require_form
-from pipeline.core.hashing import canonical_json, spec_digest
 from pipeline.core.package import NAME, installed_version, program_version
-from pipeline.places.local import read_inside
-from pipeline.places.location import JSON_BYTES
 from pipeline.store.arrays import logits_array
-from pipeline.store.layout import GATHERED, RECORDS, Layout, ShardId
+from pipeline.store.layout import Layout, ShardId
 from pipeline.store.wire import FidelityForm, RecordForm
 
 CHECKSUMS_A_SHARD = 64
 # Number of values kept of each rendered sample (of an image, pixels), which show how far off it is.
 PLACES = 4
-_RECORD_FILE = re.compile(r"\w+\.v\d+\.b\d+\.json")
+
+
+class Recorded(Protocol):
+    """A finished shard, whether its record is at hand or is read when asked for."""
+
+    @property
+    def rows(self) -> int:
+        """Number of samples."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of the shard's files."""
+
+    @property
+    def checksums(self) -> RenderChecksums:
+        """The checksums of rendered samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,86 +114,12 @@ class ShardRecord:
             raise ValueError(
                 f"{shard} has files for {quoted(sorted(self.files))}, but the layout has different arrays"
             )
-        if not self.fidelity.measures.are_those_of(layout.measures):
-            raise ValueError(
-                f"{shard} has different fidelity measures than the layout: {quoted(self.fidelity.measures)}"
-            )
+        require_measures(str(shard), self.fidelity.measures, layout.measures)
         section = layout.sections[shard.section]
         for array, (size, _) in self.files.items():
             most_bytes = logits_array(layout, section, array).most_file_bytes
             if size > most_bytes:
                 raise ValueError(f"{shard}, {array} has {size:,} bytes, expected at most {most_bytes:,}")
-
-
-class Records:
-    """The records in a store's folder.
-
-    Args:
-        store: the store's folder.
-    """
-
-    def __init__(self, store: Path) -> None:
-        self._store, self._folder, self._gathered = store, store / RECORDS, store / GATHERED
-
-    def read(self, layout: Layout | None = None) -> dict[ShardId, ShardRecord]:
-        """Return the present records; other processes may be adding some.
-
-        A record that changed since it was written, or contradicts the layout, counts as missing.
-
-        Args:
-            layout: of the store; None to accept every shard.
-        """
-        found = (_unseal(line, layout) for line in self._lines())
-        return dict(sealed for sealed in found if sealed is not None)
-
-    def write(self, shard: ShardId, record: ShardRecord) -> None:
-        """Write one record, durably."""
-        write_bytes(self._file(shard), _seal(shard, record).encode())
-
-    def gather(self, records: Mapping[ShardId, ShardRecord]) -> None:
-        """Write records into one file, durably and at once; `clear` removes the single files."""
-        lines = "".join(_seal(shard, record) for shard, record in records.items())
-        write_bytes(self._gathered, lines.encode())
-
-    def drop(self, shards: Iterable[ShardId]) -> None:
-        """Remove the single files of some shards."""
-        for shard in shards:
-            self._file(shard).unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        """Remove the single files, and leftovers of interrupted writes."""
-        for file in self._folder.glob("*"):
-            if _RECORD_FILE.fullmatch(written_beside(file.name) or file.name):
-                file.unlink()
-        with suppress(OSError):  # the folder is missing, or holds something else
-            self._folder.rmdir()
-
-    def _file(self, shard: ShardId) -> Path:
-        return self._folder / f"{shard}.json"
-
-    def _lines(self) -> Iterator[bytes]:
-        """Yield records; the single file of a rewritten shard comes last, and so wins."""
-        names = sorted(file.name for file in self._folder.glob("*.json") if file.is_file())
-        for name in (GATHERED, *(f"{RECORDS}/{name}" for name in names)):
-            yield from (read_inside(self._store, name, JSON_BYTES) or b"").splitlines()
-
-
-def _seal(shard: ShardId, record: ShardRecord) -> str:
-    content = {"shard": str(shard), **record.to_dict()}
-    return canonical_json({**content, "digest": spec_digest(content)}) + "\n"
-
-
-def _unseal(line: bytes, layout: Layout | None) -> tuple[ShardId, ShardRecord] | None:
-    try:
-        content = parse_object(line)
-        if content.pop("digest") != spec_digest(content):
-            return None
-        shard, record = ShardId.parse(content.pop("shard")), ShardRecord.from_dict(content)
-        if layout is not None:
-            record.require_shard(shard, layout)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return shard, record
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +177,16 @@ class RenderChecksums:
         if not len(crcs) or not len(values) or len(values) % (PLACES * len(crcs)):
             raise ValueError(f"render checksums have {len(values)} values for {len(crcs)} samples")
         return cls(tuple(crcs.tolist()), values.reshape(len(crcs), -1))
+
+
+def require_measures(shard: str, found: Measures, expected: Measures) -> None:
+    """Refuse figures that are none of the layout's.
+
+    Raises:
+        ValueError: names the shard and its figures.
+    """
+    if not found.are_those_of(expected):
+        raise ValueError(f"{shard} has different fidelity measures than the layout: {quoted(found)}")
 
 
 def _spread(sample: NDArray[Any]) -> NDArray[Any]:

@@ -13,9 +13,10 @@ from pipeline.core.errors import IncompleteStoreError, StoreError
 from pipeline.places.location import Location, Place
 from pipeline.store.growth import Pending, pending
 from pipeline.store.header import Header
-from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, ShardId
+from pipeline.store.layout import MANIFEST, ZARR_JSON
+from pipeline.store.ledger import Done, Records
 from pipeline.store.manifest import Manifest
-from pipeline.store.records import Records, ShardRecord
+from pipeline.store.totals import Totals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ def inspect(place: Place) -> Inspection:
             summary={**summarise_manifest(manifest), **told},
             header=manifest.header,
             fidelity=manifest.fidelity(),
-            labelled=_labelled(manifest.shards),
+            labelled=_labelled(manifest),
             growing=growing,
         )
     if not isinstance(place, (str, Path)) or not Path(place).is_dir():
@@ -60,11 +61,10 @@ def inspect(place: Place) -> Inspection:
             f"{location}: not complete; inspect an unfinished store on the machine that writes it"
         )
     header = Header.read(location)
-    shards = Records(Path(place)).read(header.layout)
-    summary = summarise(header, shards, complete=False, teacher_top1=None)
-    return Inspection(
-        summary=summary, header=header, fidelity=_training_fidelity(header, shards), labelled=None
-    )
+    done = Records(Path(place)).read(header)
+    totals = _totals_of(header, done)
+    summary = summarise(header, totals, len(done), complete=False, teacher_top1=None)
+    return Inspection(summary=summary, header=header, fidelity=totals["train"].fidelity, labelled=None)
 
 
 def _growth_of(place: Place) -> Pending | None:
@@ -76,13 +76,14 @@ def _growth_of(place: Place) -> Pending | None:
 
 def summarise_manifest(manifest: Manifest) -> dict[str, Any]:
     """Return a complete store's figures."""
-    top1 = manifest.teacher_top1["cached"].get("test")
-    return summarise(manifest.header, manifest.shards, complete=True, teacher_top1=top1)
+    top1, n_shards = manifest.teacher_top1["cached"].get("test"), manifest.layout.n_shards
+    return summarise(manifest.header, manifest.totals, n_shards, complete=True, teacher_top1=top1)
 
 
 def summarise(
     header: Header,
-    shards: Mapping[ShardId, ShardRecord],
+    totals: Mapping[str, Totals],
+    done: int,
     *,
     complete: bool,
     teacher_top1: float | None,
@@ -91,35 +92,41 @@ def summarise(
 
     Args:
         header: of the store.
-        shards: the finished ones.
+        totals: sums over the finished shards of each section.
+        done: their number.
         complete: whether the store has its manifest.
         teacher_top1: on the test images, from the cached logits.
     """
-    layout = header.layout
-    train = [record for shard, record in shards.items() if shard.section == "train"]
-    train_rows = sum(record.rows for record in train)
-    section, fidelity = layout.sections["train"], _training_fidelity(header, shards)
+    layout, train = header.layout, totals["train"]
+    section, fidelity = layout.sections["train"], train.fidelity
     return {
-        "schema": SCHEMA,
+        "schema": header.schema,
         "complete": complete,
         "n_samples": section.n_samples,
         "n_views": section.n_views,
         "n_classes": layout.n_classes,
         "codec": layout.codec,
-        "bytes": sum(record.bytes for record in shards.values()),
-        "bytes_per_sample_view": sum(r.bytes for r in train) / train_rows if train_rows else None,
-        "shards": {"total": layout.n_shards, "done": len(shards)},
+        "bytes": sum(some.bytes for some in totals.values()),
+        "bytes_per_sample_view": train.bytes / train.rows if train.rows else None,
+        "shards": {"total": layout.n_shards, "done": done},
         "fingerprint": header.fingerprint.to_dict(),
-        "fidelity": fidelity.summary() if train else dict.fromkeys(fidelity.summary()),
+        "fidelity": fidelity.summary() if train.rows else dict.fromkeys(fidelity.summary()),
         "teacher_top1": teacher_top1,
     }
 
 
-def _labelled(shards: Mapping[ShardId, ShardRecord]) -> int:
+def _totals_of(header: Header, done: Done) -> dict[str, Totals]:
+    """Return the sums over the finished shards of an unfinished store, read one after the other."""
+    return {
+        name: Totals.of(
+            header.layout.measures,
+            (finished.read().only(shard) for shard, finished in done.items() if shard.section == name),
+        )
+        for name in header.layout.sections
+    }
+
+
+def _labelled(manifest: Manifest) -> int:
     """Return the number of training samples with a label; view 0 has each sample once."""
-    return sum(r.labelled for shard, r in shards.items() if shard.section == "train" and shard.view == 0)
-
-
-def _training_fidelity(header: Header, shards: Mapping[ShardId, ShardRecord]) -> Fidelity:
-    training = (record.fidelity for shard, record in shards.items() if shard.section == "train")
-    return Fidelity.total(header.layout.measures, training)
+    spans = (span for span in manifest.layout.spans() if (span.section, span.view) == ("train", 0))
+    return sum(int(manifest.catalogue(span).columns["labelled"].sum()) for span in spans)

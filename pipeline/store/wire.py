@@ -34,7 +34,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(gt=0)]
 FigureName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-Histogram = dict[Annotated[str, Field(pattern=r"^-?[0-9]{1,5}$")], Count]
+# Samples times views.
+Pairs = Annotated[int, Field(ge=0, le=1 << 56)]
+Histogram = dict[Annotated[str, Field(pattern=r"^-?[0-9]{1,5}$")], Pairs]
 Extent = Annotated[tuple[Count, Count], Field(strict=False)]
 FileEntry = Annotated[tuple[Size, Digest], Field(strict=False)]
 BySplit = dict[Literal["train", "validation", "test"], Share | None]
@@ -143,9 +145,9 @@ class HeaderForm(OpenForm):
 class FidelityForm(_Form):
     """A codec's cost, with keys sorted by `codecs.rule.sort_keys`; the layout defines the measures."""
 
-    samples: Count
+    samples: Pairs
     divergences: Annotated[dict[FigureName, Amount], Field(min_length=1, max_length=_MOST_DIVERGENCES)]
-    agreement: Annotated[dict[FigureName, Count], Field(min_length=1, max_length=1)]
+    agreement: Annotated[dict[FigureName, Pairs], Field(min_length=1, max_length=1)]
     histograms: Annotated[dict[FigureName, Histogram], Field(min_length=1, max_length=_MOST_DIVERGENCES)]
 
 
@@ -168,6 +170,31 @@ class RecordForm(_Form):
     witness: RenderChecksumsForm
 
 
+class CatalogueForm(_Form):
+    """The first line of a catalogue: names and sizes of its arrays."""
+
+    first: Text
+    shards: Annotated[int, Field(ge=1, le=1 << 16)]
+    made: Digest
+    arrays: Annotated[list[ArrayName], Field(min_length=1, max_length=MOST_ARRAYS)]
+    divergences: Annotated[list[FigureName], Field(min_length=1, max_length=_MOST_DIVERGENCES)]
+    agreement: FigureName
+    dtype: Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "int64"]
+    width: Annotated[int, Field(ge=1, le=1 << 13)]
+    checked: Count
+    bins: Count
+
+
+class TotalsForm(_Form):
+    """Sums over the shards of a section."""
+
+    bytes: Annotated[int, Field(ge=1, le=1 << 60)]
+    rows: Annotated[int, Field(ge=1, le=1 << 56)]
+    labelled: Annotated[int, Field(ge=0, le=1 << 56)]
+    correct: Annotated[int, Field(ge=0, le=1 << 56)] | None = None
+    fidelity: dict[str, Any]
+
+
 class Top1Form(_Form):
     """A teacher's accuracy by section, before and after the codec."""
 
@@ -176,7 +203,16 @@ class Top1Form(_Form):
 
 
 class ManifestForm(OpenForm):
-    """A manifest's content besides the header; records are checked one by one."""
+    """A manifest's content besides the header."""
+
+    catalogues: dict[Text, Digest]
+    totals: dict[Literal["train", "validation", "test"], TotalsForm]
+    metadata: dict[str, Digest]
+    teacher_top1: Top1Form
+
+
+class ManifestOfRecordsForm(OpenForm):
+    """The same of schema 3; records are checked one by one."""
 
     shards: dict[str, Any]
     metadata: dict[str, Digest]

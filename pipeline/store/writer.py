@@ -7,8 +7,9 @@ writers may work at once, each on a slice of the shards.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,21 @@ import zarr
 from numpy.typing import NDArray
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.core.errors import StoreError
+from pipeline.core.errors import CorruptStoreError, StoreError
 from pipeline.core.files import naming, sync_file, sync_folder
 from pipeline.core.hashing import file_digest
 from pipeline.places.location import Location
-from pipeline.store.arrays import logits_array, reading
+from pipeline.store.arrays import RESTORE, logits_array, reading, reason
+from pipeline.store.catalogue import Catalogue
 from pipeline.store.frame import frame_files
-from pipeline.store.growth import growth_folder, set_aside, settle, without
+from pipeline.store.growth import forget_work, growth_folder, set_aside, settle
 from pipeline.store.header import Header
-from pipeline.store.layout import GATHERED, MANIFEST, ShardId
+from pipeline.store.layout import GATHERED, MANIFEST, ShardId, Span
+from pipeline.store.ledger import Done, Finished, Records
 from pipeline.store.leftovers import sweep
-from pipeline.store.manifest import Manifest
-from pipeline.store.records import Records, RenderChecksums, ShardRecord, written_by
+from pipeline.store.manifest import Manifest, sum_up
+from pipeline.store.records import RenderChecksums, ShardRecord, written_by
+from pipeline.store.shards import Catalogues
 
 
 class StoreWriter:
@@ -41,7 +45,7 @@ class StoreWriter:
 
     def __init__(self, store: Path, header: Header) -> None:
         self.store, self.header, self.layout = store, header, header.layout
-        self._complete = Manifest.read(Location(store)).shards if (store / MANIFEST).exists() else {}
+        self._complete = Manifest.read(Location(store)) if (store / MANIFEST).exists() else None
         self.path = path = growth_folder(store) if self._complete else store
         self._records = Records(path)
         # zarr would omit a shard of zeros; every shard needs a file.
@@ -65,18 +69,21 @@ class StoreWriter:
         """Whether a complete store gets additions."""
         return self.path != self.store
 
-    def done(self) -> dict[ShardId, ShardRecord]:
-        """Return the records of the finished shards, from every writer."""
-        found = {**self._complete, **self._records.read(self.layout)}
-        return {
-            shard: found[shard]
-            for shard in self.layout.shards()
-            if shard in found and self._is_there(shard, found[shard])
-        }
+    def done(self, shards: Iterable[ShardId] | None = None) -> Done:
+        """Return the finished ones of some shards, or of all, from every writer."""
+        asked = list(self.layout.shards() if shards is None else shards)
+        found = self._finished_before(asked)
+        found |= self._records.read(self.header, [shard for shard in asked if shard not in found])
+        return {shard: found[shard] for shard in asked if shard in found and self._is_there(found[shard])}
+
+    def begun(self) -> set[ShardId]:
+        """Return the shards that have a record, by the names of the records."""
+        return self._records.shards()
 
     def missing(self, shards: Iterable[ShardId]) -> list[ShardId]:
         """Return the unfinished ones of some shards, and remove their leftovers."""
-        done = self.done()
+        shards = list(shards)
+        done = self.done(shards)
         missing = [shard for shard in shards if shard not in done]
         for shard in missing:
             self._sweep(shard)
@@ -120,7 +127,7 @@ class StoreWriter:
             correct=correct,
             checksums=checksums,
         )
-        self._records.write(shard, record)
+        self._records.write(shard, record, self.header.origin)
 
     def read(self, section: str) -> dict[str, NDArray[Any]]:
         """Return the codec's arrays of a section's only view, all of whose shards are finished."""
@@ -128,60 +135,88 @@ class StoreWriter:
         return {array: np.asarray(self._arrays[section, array][0])[rows] for array in self.layout.arrays}
 
     def tidy(self) -> None:
-        """Gather the records of a store without missing shards, and remove leftovers of killed writers."""
-        done = self.done()
+        """Remove leftovers of killed writers from a store without missing shards."""
+        surplus = {shard for shard in self._records.shards() if not self.layout.holds(shard)}
         if self.path == self.store:
-            set_aside(self.store, self.header, without(self._records.read(), self.layout))
-        self._records.gather(done)
-        shards = {
-            str(self.layout.shard_file(shard, array))
-            for shard in (*done, *self._records.read())
+            set_aside(self.store, self.header, surplus)
+        of_growth = surplus if self.is_growing else set()
+        known = {
+            self.layout.shard_name(shard, array)
+            for shard in chain(self.layout.shards(), of_growth)
             for array in self.layout.arrays
         }
-        sweep(self.path, {*shards, *frame_files(self.path), GATHERED})
+        sweep(self.path, known | frame_files(self.path) | {GATHERED})
 
-    def manifest(self, cached_top1: Mapping[str, float | None]) -> Manifest:
-        """Return the manifest of a tidied store without missing shards.
+    def manifest(self, cached_top1: Mapping[str, float | None], done: Done | None = None) -> Manifest:
+        """Write the catalogues of a store without missing shards, and return its manifest.
 
         Args:
             cached_top1: the teacher's accuracy by section, read back from this store.
+            done: its shards, if they are known; see `done`.
 
         Raises:
             StoreError: a shard is missing.
         """
-        shards = self.done()
-        if len(shards) < sum(1 for _ in self.layout.shards()):
+        done = self.done() if done is None else done
+        if len(done) < self.layout.n_shards:
             raise StoreError(
                 f"{self.path}: shards are missing; the manifest needs all of them; run the dump again"
             )
-        manifest = Manifest(
+        digests = {str(span): self._catalogue(span, done) for span in self.layout.spans()}
+        catalogues = Catalogues(Location(self.store), self.header, digests)
+        totals = sum_up(self.layout, catalogues.read)
+        names = sorted(frame_files(self.path))
+        return Manifest(
             header=self.header,
-            shards=shards,
-            metadata={},
+            shards=catalogues,
+            totals=totals,
+            metadata={name: file_digest(self.path / name) for name in names},
             teacher_top1={
-                "direct": {name: direct_top1(shards, name) for name in cached_top1},
+                "direct": {name: totals[name].accuracy for name in cached_top1},
                 "cached": dict(cached_top1),
             },
             written_by=written_by(),
         )
-        others = sorted({*frame_files(self.path), GATHERED})
-        metadata = {name: file_digest(self.path / name) for name in others}
-        return replace(manifest, metadata=metadata)
 
     def complete_with(self, manifest: Manifest) -> None:
+        """Complete the store, or publish its growth, and remove what it no longer needs."""
+        self.publish(manifest)
+        forget_work(self.store, manifest)
+
+    def publish(self, manifest: Manifest) -> None:
         """Write the manifest, which completes the store or publishes its growth."""
         manifest.write(self.store)
         settle(self.store)
-        Records(self.store).clear()
 
-    def _is_there(self, shard: ShardId, record: ShardRecord) -> bool:
+    def _catalogue(self, span: Span, done: Done) -> str:
+        """Write the catalogue of a span, unless the complete store has it; return its SHA-256 (hex)."""
+        if self._complete is not None and self._complete.layout.has_span(span):
+            if isinstance(self._complete.shards, Catalogues):
+                return self._complete.shards.digests[str(span)]
+            return self._records.put(self._complete.catalogue(span))
+        parts = [part.only(shard) for shard in span.shards() for part in [done[shard].read()]]
+        try:
+            joined = Catalogue.joined(span, parts)
+            joined.require_sound()
+        except ValueError as error:
+            raise CorruptStoreError(
+                f"{self.path}: records of {span} and the next shards contradict each other "
+                f"({reason(error)}); {RESTORE}"
+            ) from None
+        return self._records.put(joined)
+
+    def _finished_before(self, shards: Iterable[ShardId]) -> Done:
+        """Return those of some shards that a complete store has."""
+        if self._complete is None:
+            return {}
+        return dict(self._complete.finished(sorted(shards)))
+
+    def _is_there(self, finished: Finished) -> bool:
         """Whether a shard's files exist, in the growth or in the store."""
+        names = [self.layout.shard_name(finished.shard, array) for array in sorted(self.layout.arrays)]
         return all(
-            any(
-                _has(folder / self.layout.shard_file(shard, array), size)
-                for folder in {self.path, self.store}
-            )
-            for array, (size, _) in record.files.items()
+            any(_has(f"{folder}/{name}", size) for folder in {self.path, self.store})
+            for name, size in zip(names, finished.sizes, strict=True)
         )
 
     def _sweep(self, shard: ShardId) -> None:
@@ -192,18 +227,18 @@ class StoreWriter:
                 leftover.unlink(missing_ok=True)
 
 
-def _has(file: Path, size_bytes: int) -> bool:
-    return file.exists() and file.stat().st_size == size_bytes
+def _has(file: str, size_bytes: int) -> bool:
+    try:
+        return os.stat(file).st_size == size_bytes
+    except OSError:
+        return False
 
 
-def direct_top1(records: Mapping[ShardId, ShardRecord], *sections: str) -> float | None:
-    """Return the share of correct answers on sections together, from the outputs before encoding.
+def direct_top1(done: Done) -> float | None:
+    """Return the share of correct answers on some shards together, from the outputs before encoding.
 
     None if no sample is labelled, or if the task counts no correct answers.
     """
-    chosen = [record for shard, record in records.items() if shard.section in sections]
-    labelled, correct = (
-        sum(r.labelled for r in chosen),
-        [r.correct for r in chosen if r.correct is not None],
-    )
-    return sum(correct) / labelled if labelled and len(correct) == len(chosen) else None
+    labelled, correct = sum(f.labelled for f in done.values()), [f.correct for f in done.values()]
+    known = [count for count in correct if count is not None]
+    return sum(known) / labelled if labelled and len(known) == len(correct) else None

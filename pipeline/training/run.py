@@ -134,7 +134,7 @@ def _require_test(store: SoftLabels, images: Split) -> None:
         if section is None or not len(images):
             continue
         section.rows_of(images)
-        for shard, record in member.manifest.shards.items():
+        for shard in member.manifest.layout.shards():
             if shard.section == "test":
-                for array in record.files:
+                for array in member.manifest.layout.arrays:
                     read_checked(member.location, member.manifest, shard, array)

@@ -176,7 +176,7 @@ def test_an_interrupted_repro_ends_with_the_same_store(repository, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    assert patience.until(lambda: len(list(STORE.glob("records/*.json"))) >= 3, process)
+    assert patience.until(lambda: len(list(STORE.glob("records/*.record"))) >= 3, process)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as a terminal does
     else:

@@ -107,7 +107,7 @@ def test_a_mistyped_number_of_views_leaves_nothing_to_reproduce(repository):
     process = subprocess.Popen(
         ["dvc", "repro", "cache-logits@main"], env=ENVIRONMENT, stdout=subprocess.DEVNULL
     )
-    while not list(STORE.glob("growth/records/*.json")) and process.poll() is None:
+    while not list(STORE.glob("growth/records/*.record")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     process.wait()
@@ -116,7 +116,7 @@ def test_a_mistyped_number_of_views_leaves_nothing_to_reproduce(repository):
         time.sleep(0.5)  # the stage ends after DVC
     assert stages_run(call("dvc", "repro", "cache-logits@main")) == []
     assert {n: d for n, d in content(STORE).items() if not n.startswith("growth/")} == expected
-    assert list(STORE.glob("growth/records/*.json"))
+    assert list(STORE.glob("growth/records/*.record"))
 
 
 def test_a_linked_folder_of_outputs_is_refused_before_the_work(repository, tmp_path):

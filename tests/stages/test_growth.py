@@ -34,7 +34,7 @@ def complete(project) -> dict[str, str]:
 def grown(complete) -> dict[str, str]:
     """The bytes of a complete dump, to which half of a growth was added."""
     assert run("cache-logits", "main", *MORE, "--shards", "1/2") == 0
-    assert any(GROWTH.glob("records/*.json"))
+    assert any(GROWTH.glob("records/*.record"))
     return complete
 
 
@@ -157,7 +157,7 @@ def test_a_student_that_has_opened_the_store_goes_on_when_it_has_grown(grown):
 def test_terminated_in_the_middle_of_a_growth(complete):
     slow = ["--set", "dumps.main.batch_size=1", "--set", "dumps.main.views.count=400"]
     with subprocess.Popen([*DUMP, *slow], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as process:
-        while not list(GROWTH.glob("records/*.json")) and process.poll() is None:
+        while not list(GROWTH.glob("records/*.record")) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         process.communicate()

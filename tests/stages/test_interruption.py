@@ -46,7 +46,7 @@ def start() -> subprocess.Popen[str]:
 
 
 def finished_shards() -> int:
-    return len(list(STORE.glob("records/*.json")))
+    return len(list(STORE.glob("records/*.record")))
 
 
 def stop_in_the_middle(number: signal.Signals, after: int, delay: float = 0.0) -> int:
@@ -247,7 +247,7 @@ def test_a_full_disk_keeps_what_is_done(project, small_disk, capsys):
     assert run("cache-logits", "main", "--out", store, *views) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "No space left on device; free some space" in message
-    done = len(list(store.glob("records/*.json")))
+    done = len(list(store.glob("records/*.record")))
     assert done > 3
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     assert run("cache-logits", "main", "--out", store, *views) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import yaml
 
 from pipeline.dump.verify import verify
 from pipeline.store.reader import LogitStore
+from tests.pipeline.store.older import to_schema_3
 from tests.stages.conftest import write_images, write_pictures
 from tests.stages.forks import Forks
 from tests.stages.projects import DUMPED, MADE, TRAINED, Projects, Step, differing
@@ -63,12 +65,23 @@ def second_dump(folder: Path) -> None:
     edited(folder, change)
 
 
+def older(folder: Path) -> None:
+    """Make the store one of schema 3."""
+    to_schema_3(folder / STORE)
+
+
 def damage(folder: Path) -> None:
-    for name in ("train/codes/c/1/0/0", "train/keys/c/0", "test/codes/zarr.json"):
+    manifest = json.loads((folder / STORE / "manifest.json").read_text())
+    catalogue = f"catalogues/{manifest['catalogues']['train.v00000.b00000']}"
+    for name in ("train/codes/c/1/0/0", "train/keys/c/0", "test/codes/zarr.json", catalogue):
         file = folder / STORE / name
         changed = bytearray(file.read_bytes())
         changed[len(changed) // 2] ^= 1
         file.write_bytes(changed)
+
+
+def damage_shard(folder: Path) -> None:
+    (folder / STORE / "train/codes/c/1/0/0").write_bytes(b"damaged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +112,9 @@ SCENARIOS = {
     "fewer-views": Scenario(command=DUMP, before=(*DUMPED, *NARROWED), readable=(3, 4)),
     "more-images": Scenario(command=DUMP, before=(*DUMPED, more_images, "prepare"), readable=(3,)),
     "repair": Scenario(command=f"verify {STORE} --repair", before=(*DUMPED, damage)),
+    "upgrade": Scenario(command=f"verify {STORE} --upgrade", before=(*DUMPED, older), readable=(3,)),
+    "older-more-views": Scenario(command=DUMP, before=(*DUMPED, older, MORE_VIEWS), readable=(3, 5)),
+    "older-repair": Scenario(command=f"verify {STORE} --repair", before=(*DUMPED, older, damage_shard)),
     "student": Scenario(command="train-student pupil kd 0 --dump main", before=DUMPED),
     "baseline": Scenario(command="train-student pupil scratch 0", before=DUMPED),
     "ensemble": Scenario(command="cache-logits both", before=(*DUMPED, second_dump, "cache-logits other")),

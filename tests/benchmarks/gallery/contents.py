@@ -45,6 +45,7 @@ TABLES: Mapping[str, Shown] = {
     "reheading": _shown(size.reheading, "reheading.json"),
     "access": _shown(size.access, "delivery.json", "dump_share.json"),
     "main-job-ratios": _shown(speed.main_job, "main_job.json"),
+    "scale": _shown(speed.scale, "scale.json"),
     "rendering": _shown(speed.rendering, "rendering.json"),
     "sounds": _shown(speed.sounds, "audio_speed.json"),
     "texts": _shown(speed.texts, "text_speed.json"),
@@ -125,6 +126,8 @@ def _two_digits(value: float) -> str:
 
 _CURVE, _FIRST = "relative_difference_of_the_loss.mean", "relative_difference_of_the_loss.first"
 FIGURES: Mapping[str, Shown] = {
+    "gate": _shown(speed.gate_ratio, "scale.json"),
+    "open-default": _shown(speed.default_ratio, "scale.json"),
     "stored-15": _parity(lambda found: mean(found["table"]["cached"])),
     "online": _parity(lambda found: mean(found["table"]["online"])),
     "loss-of-the-mistake": _parity(lambda found: f"{-found['table']['mistake']['difference']:.2f}"),

@@ -51,6 +51,43 @@ def main_job(found: Found) -> str:
     return table(("measure", *students), *rows)
 
 
+_STEPS = {
+    "open_only": "open, 1.28 M samples x 300 views",
+    "index_only": "open and read the keys, 14.2 M samples x 89 views",
+    "index_one_view": "the same, 1 view, with extents cut by slices",
+    "open": "open, 1.28 M samples x 10 views",
+    "complete": "complete the same",
+    "done_1000": "find the finished shards of an unfinished store",
+}
+
+
+def scale(found: Found) -> str:
+    """Return CPU seconds, memory and bytes read of each step, before and now; from scale.json."""
+    rows = []
+    for step, title in _STEPS.items():
+        now, before = found["now"].get(step), found.get("before", {}).get(step)
+        if now is not None:
+            shards = now.get("shards", now.get("done"))
+            rows.append((title, f"{shards:,}", _cost(before), _cost(now)))
+    return table(("step", "shards", "before: CPU s, MB, MB read", "now"), *rows)
+
+
+def _cost(found: Found | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['cpu_seconds']:.2g}, {found['memory_mb']:.0f}, {found['read_mb']:.3g}"
+
+
+def gate_ratio(found: Found) -> str:
+    """Return the time at the gate with 10,000 finished shards ÷ that with 1,000; from scale.json."""
+    return f"{found['now']['locks_10000']['held'] / found['now']['locks_1000']['held']:.1f}"
+
+
+def default_ratio(found: Found) -> str:
+    """Return the time to open a default store now ÷ before; from scale.json."""
+    return f"{found['now']['default']['open_ms'] / found['before']['default']['open_ms']:.2f}"
+
+
 def rendering(found: Found) -> str:
     """Return images per second by renderer and job, with ours ÷ theirs; from rendering.json."""
     rows = (

@@ -244,13 +244,19 @@ def test_lost_keys_are_no_new_samples(context, teacher, make_spec, path, name):
     assert content(path) == before
 
 
-def test_growing_needs_no_records_of_a_complete_store(context, teacher, make_spec, path):
+def test_growing_adds_catalogues_and_changes_none(context, teacher, make_spec, path):
     cache_logits(context, teacher, make_spec(view_count=1), path)
-    before = shards(path)
-    (path / "records.jsonl").unlink()
+    before = {name: values for name, values in content(path).items() if "catalogues" in name}
+    for copy in path.glob("catalogues/*.copy"):
+        copy.unlink()
     cache_logits(context, teacher, make_spec(view_count=2), path)
-    assert before.items() < shards(path).items()
-    assert verify(path).ok
+    after = {name: values for name, values in content(path).items() if "catalogues" in name}
+    kept = {name for name in before if not name.endswith(".copy")}
+    assert kept
+    assert all(after[name] == before[name] for name in kept)
+    # Two of the new view: its catalogue and the copy.
+    assert len(after.keys() - kept) == 2
+    assert LogitStore.open(path).n_views == 2
 
 
 def test_leftovers_are_no_part_of_a_finished_store(context, teacher, make_spec, path):
@@ -265,7 +271,7 @@ def test_leftovers_are_no_part_of_a_finished_store(context, teacher, make_spec, 
 
 def test_records_that_outlived_completion_are_swept(context, teacher, make_spec, path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.store.records.Records.clear", lambda self: None)
+        patch.setattr("pipeline.store.ledger.Records.clear", lambda self: None)
         cache_logits(context, teacher, make_spec(), path)
     assert (path / "records").exists()
     assert verify(path).ok

@@ -40,7 +40,7 @@ def test_a_good_store_is_left_alone(path, context, teacher):
     [
         *("train/codes/c/1/0/0", "train/scale/c/2/1", "test/codes/c/0/0/0"),
         *("train/codes/zarr.json", "train/zarr.json", "zarr.json", "train/keys/c/0"),
-        *("test/digests/zarr.json", "validation/keys/c/0", "records.jsonl", "manifest.json"),
+        *("test/digests/zarr.json", "validation/keys/c/0", "manifest.json"),
     ],
 )
 @pytest.mark.parametrize("damage", ["flip", "remove", "empty"])
@@ -90,7 +90,7 @@ def test_a_lost_manifest_costs_no_forward_pass(path, context, teacher, seen, dam
     before = content(path)
     file = path / "manifest.json"
     if damage == "edit":
-        file.write_text(file.read_text().replace('"correct": ', '"correct": 1'))
+        file.write_text(file.read_text().replace('"labelled": ', '"labelled": 1'))
     else:
         file.unlink() if damage == "remove" else file.write_bytes(b"{")
     repair(path, context, teacher)
@@ -155,7 +155,7 @@ def test_a_repair_that_is_killed_can_be_gone_on_with(path, context, teacher, mon
     flip(path / "zarr.json")
     flip(path / "train/codes/c/1/2/0")
     target = {
-        "gather": "pipeline.store.records.Records.gather",
+        "gather": "pipeline.store.ledger.Records.put",
         "unlink": "pathlib.Path.unlink",
         "write": "pipeline.store.header.Header.write",
     }[step]

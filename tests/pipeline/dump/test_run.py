@@ -28,9 +28,10 @@ from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
 from pipeline.samples.samples import Sample
 from pipeline.store.layout import ShardId
+from pipeline.store.ledger import Records
 from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import Records, RenderChecksums, checksum_rows
+from pipeline.store.records import RenderChecksums, checksum_rows
 from tests.pipeline.conftest import VIEWS
 from tests.pipeline.waiting import NoWaiting, no_waiting_on_cuda
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.hashing import bytes_digest, canonical_json
+from pipeline.store.catalogue import Catalogue
 
 Place = tuple[str | int, ...]
 HEADER = (
@@ -43,16 +44,29 @@ def forge_file(store: Path, name: str, content: bytes) -> None:
     """Replace a file of a complete store, and what the manifest says of it."""
     (store / name).write_bytes(content)
     manifest = json.loads((store / "manifest.json").read_text())
-    entry = len(content), bytes_digest(content)
     if name in manifest["metadata"]:
-        manifest["metadata"][name] = entry[1]
-    for shard, record in manifest["shards"].items():
-        section, view, block = shard.split(".")
-        prefix = f"{int(view[1:])}/{int(block[1:])}"
-        for array in record["files"]:
-            if name.startswith(f"{section}/{array}/c/{prefix}"):
-                record["files"][array] = list(entry)
+        manifest["metadata"][name] = bytes_digest(content)
+    for first, digest in manifest["catalogues"].items():
+        catalogue = Catalogue.parse((store / "catalogues" / digest).read_bytes())
+        sizes, digests = catalogue.columns["sizes"].copy(), catalogue.columns["digests"].copy()
+        for place, shard in enumerate(catalogue.span.shards()):
+            for column, array in enumerate(catalogue.head.arrays):
+                if name.startswith(f"{shard.section}/{array}/c/{shard.view}/{shard.block}"):
+                    manifest["totals"][shard.section]["bytes"] += len(content) - int(sizes[place, column])
+                    sizes[place, column] = len(content)
+                    digests[place, column] = list(bytes.fromhex(bytes_digest(content)))
+        columns = {**catalogue.columns, "sizes": sizes, "digests": digests}
+        changed = Catalogue(catalogue.span, catalogue.head, columns).to_bytes()
+        manifest["catalogues"][first] = forge_catalogue(store, changed)
     (store / "manifest.json").write_text(seal(manifest))
+
+
+def forge_catalogue(store: Path, content: bytes) -> str:
+    """Write a catalogue and its copy under the digest of their content, and return it."""
+    digest = bytes_digest(content)
+    for name in (digest, f"{digest}.copy"):
+        (store / "catalogues" / name).write_bytes(content)
+    return digest
 
 
 def seal_record(record: dict[str, Any]) -> bytes:
@@ -67,7 +81,7 @@ def places(value: Any, place: Place = ()) -> Iterator[Place]:
     items = (
         value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     )
-    for key, inner in [*items][:1] if place == ("shards",) else items:
+    for key, inner in [*items][:1] if place == ("catalogues",) else items:
         yield from places(inner, (*place, key))
 
 

@@ -89,7 +89,9 @@ def test_random_damage_is_refused_and_found(path, context, tmp_path, count, seed
         kinds[kind] = kinds.get(kind, 0) + 1
         served = everything(copy, context)
         where = f"trial {trial}: {kind} of {[str(file.relative_to(copy)) for file in before]}"
-        assert len(served) < len(expected), where
+        # No reader needs the copy of a catalogue.
+        copied = all(file.name.endswith(".copy") for file in before)
+        assert (len(served) == len(expected)) if copied else (len(served) < len(expected)), where
         for name, values in served.items():
             assert torch.equal(values, expected[name]), where
         with suppress(StoreError):

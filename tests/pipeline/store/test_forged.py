@@ -8,6 +8,7 @@ import shutil
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,24 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.targets import Targets
 from pipeline.modalities.table import preprocessing_of, views_of
 from pipeline.report.results import dump_figures
+from pipeline.store.catalogue import Catalogue
 from pipeline.store.index import read_index
+from pipeline.store.layout import Span
+from pipeline.store.ledger import Records, seal_line
 from pipeline.store.opening import open_logits
 from pipeline.store.reader import LogitStore
-from pipeline.store.records import Records
+from pipeline.store.records import RenderChecksums
 from pipeline.store.summary import inspect
-from tests.pipeline.store.forging import forge, forge_file, nested, places, put, seal, seal_record
+from tests.pipeline.store.forging import (
+    forge,
+    forge_catalogue,
+    forge_file,
+    nested,
+    places,
+    put,
+    seal,
+    seal_record,
+)
 
 VALUES = (
     *(None, True, -1, 0, 1, 2**31, 10**13, 10**400, 0.5, float("nan"), float("inf"), 1e308),
@@ -165,18 +178,16 @@ def test_samples_that_the_index_cannot_tell_apart_are_not_allocated(store, monke
 
     def grow(manifest):
         manifest["layout"]["shard_rows"] = 4096 * 256
-        record = next(iter(manifest["shards"].values()))
+        checksums = RenderChecksums((0,) * 64, np.zeros((64, 4), np.uint8))
+        record = next(iter(Records(store).read().values())).record
+        record = replace(record, rows=4096 * 256, checksums=checksums)
+        manifest["catalogues"] = {}
         for name, section in manifest["layout"]["sections"].items():
             section["extents"] = [[0, 4096 * 256]]
-            for shard in list(manifest["shards"]):
-                if shard.startswith(name):
-                    del manifest["shards"][shard]
             for view in range(section["views"]):
-                manifest["shards"][f"{name}.v{view:05d}.b00000"] = {**record, "rows": 4096 * 256}
-                manifest["shards"][f"{name}.v{view:05d}.b00000"]["witness"] = {
-                    "crcs": "AAAA" * 85 + "AA==",
-                    "pixels": "AAAA" * 85 + "AA==",
-                }
+                span = Span(name, view, 0, 1)
+                content = Catalogue.of(span, [record], inspect(store).header.origin).to_bytes()
+                manifest["catalogues"][str(span)] = forge_catalogue(store, content)
 
     forge(store, grow)
     opened = LogitStore.open(store)
@@ -203,7 +214,7 @@ def test_a_name_that_is_none_of_the_layouts_is_refused(store, context, teacher, 
     forge(store, lambda manifest: manifest["metadata"].update({name: "0" * 64}))
     if not there:
         (store / "manifest.json").rename(store / "manifest.json.old")
-        (store / "records.jsonl").write_text("")
+        shutil.rmtree(store / "catalogues")
     with pytest.raises(StoreError, match="which is not a file of this layout" if there else "not complete"):
         verify(store)
     repair(store, context, teacher)
@@ -213,8 +224,8 @@ def test_a_name_that_is_none_of_the_layouts_is_refused(store, context, teacher, 
 
 def test_figures_that_are_none_of_the_layouts_measures_are_refused(store):
     def rename(manifest):
-        for record in manifest["shards"].values():
-            told = record["fidelity"]
+        for totals in manifest["totals"].values():
+            told = totals["fidelity"]
             told["cosine"], told["histogram_cosine"] = told.pop("kl_t4"), told.pop("histogram_t4")
 
     forge(store, rename)
@@ -240,12 +251,15 @@ def test_an_arrays_name_is_no_path(store, context, tmp_path):
     "shard", ["train.v00000.b00009", "../x.v00000.b00000", "train.v٠٠٠٠٠.b00000", "train.v0.b0"]
 )
 def test_records_of_other_shards_count_as_none(store, shard):
-    records = [json.loads(line) for line in (store / "records.jsonl").read_bytes().splitlines()]
-    expected = set(inspect(store).header.layout.shards()) - {next(iter(Records(store).read()))}
+    """In the lines of schema 3."""
+    header, shards = inspect(store).header, LogitStore.open(store).manifest.shards
+    records = [json.loads(seal_line(*item)) for item in shards.items()]
+    expected = set(header.layout.shards()) - {next(iter(shards))}
     records[0]["shard"] = shard
     (store / "records.jsonl").write_bytes(b"\n".join(seal_record(record) for record in records))
     (store / "manifest.json").unlink()
-    assert set(Records(store).read(inspect(store).header.layout)) == expected
+    shutil.rmtree(store / "catalogues")
+    assert set(Records(store).read(header)) == expected
     assert inspect(store).summary["shards"]["done"] == len(expected)
 
 
@@ -429,7 +443,7 @@ def test_a_bomb_is_not_unpacked(store, unpacked, frames):
 def test_a_shard_larger_than_its_rows_can_be_is_not_even_read(store):
     forge_file(store, "train/codes/c/0/0/0", shard_of(zstd_frame(LARGE_BOMB, told=LARGE_BOMB)))
     with pytest.raises(CorruptStoreError, match="codes has 8,226 bytes, expected at most 580"):
-        LogitStore.open(store)
+        LogitStore.open(store).view(0)
 
 
 @pytest.mark.parametrize("column", ["keys", "digests"])
