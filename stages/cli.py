@@ -23,7 +23,7 @@ from stages.failures import explain, one_line
 from stages.runtime import die_with_parent
 
 COMMANDS = {
-    "init": "Start a project from a folder of photographs.",
+    "init": "Start a project from your own data.",
     "preset": "Print or write a ready-made parameter file.",
     "prepare": "Import and pack the dataset, and fix its splits.",
     "train-teacher": "Train or fine-tune a teacher, or evaluate pretrained weights.",

@@ -20,9 +20,9 @@ NAMES = [
     *("losses", "render", "view_parameters"),
 ]
 OPTIONS = {
-    "init": {"FOLDER"},
+    "init": {"FOLDER", "--logits"},
     "preset": {"NAME", "--out", "--dvc"},
-    "prepare": {"--params", "--set", "--workers"},
+    "prepare": {"--params", "--set", "--workers", "--look"},
     "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render"},
     "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--render", "--out", "--shards"},
     "rehead": {"DUMP", "--head", "--out", "--penalty", "--max-kl", "--max-error", "--params", "--set"}
@@ -55,6 +55,7 @@ OPTIONS = {
         "--workers",
         "--render",
     },
+    "export-logits": {"DUMP", "--format", "--out", "--fp16", "--shard-rows", "--like", "--trust-code"},
     "export": {
         "CHECKPOINT",
         "--format",
