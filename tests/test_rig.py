@@ -34,12 +34,12 @@ class WatchedTargets(GivenTargets):
         self.seen: list[int] = []
         self._stops_at = stops_at
 
-    def load(self, view: int) -> GivenView:
+    def load(self, view: int, part: object = None) -> GivenView:
         """Return one view's logits."""
         if view == self._stops_at:
             raise KeyboardInterrupt
         self.seen.append(view)
-        return super().load(view)
+        return super().load(view, part)
 
 
 @pytest.fixture

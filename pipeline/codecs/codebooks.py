@@ -65,7 +65,7 @@ def deal(spread_D: Tensor, parts: int) -> Tensor:
     """Return the part (D,) of each output: dealt to and fro by descending spread.
 
     >>> deal(torch.tensor([1.0, 9.0, 4.0, 2.0, 3.0]), 2).tolist()
-    [1, 0, 1, 0, 1]
+    [0, 0, 1, 0, 1]
     """
     order = spread_D.argsort(descending=True, stable=True)
     place = torch.arange(len(spread_D), device=spread_D.device)

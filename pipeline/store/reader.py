@@ -97,7 +97,8 @@ class SectionReader:
             raise IndexError(
                 f"view {view} of {self._location}; the store has {self.n_views} views, counted from 0"
             )
-        count = self.n_samples if rows is None else len(rows)
+        # The index is the proof that the store has that many samples, before memory is taken for them.
+        count = len(self.index) if rows is None else len(rows)
         with reading(self._location, f"{self._name}, {count:,} samples"):
             arrays = {
                 name: np.empty((count, *spec.shape), spec.dtype)

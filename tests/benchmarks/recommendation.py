@@ -206,7 +206,7 @@ class Rig:
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             if len(losses) == _STEPS:
                 break
         return losses

@@ -185,9 +185,10 @@ class GivenTargets:
     def __init__(self, views: Sequence[Tensor], n_views: int | None = None) -> None:
         self._views, self.n_views = views, n_views or len(views)
 
-    def load(self, view: int) -> GivenView:
-        """Return one view's logits."""
+    def load(self, view: int, part: object = None) -> GivenView:
+        """Return one view's logits; benchmarks train in the global order, without parts."""
+        assert part is None
         return GivenView(self._views[view % len(self._views)])
 
-    def prefetch(self, view: int) -> None:
+    def prefetch(self, view: int, part: object = None) -> None:
         """Do nothing: all views are in memory."""

@@ -517,7 +517,7 @@ def test_a_loss_of_one_class_for_mixed_images(project, fails):
     recipe = ["--set", "recipes.kd.loss=wsld"]
     words = (
         "loss 'wsld' needs one class per sample",
-        "dump main mix images",
+        "dump main mix samples",
         "choose a different dump",
         "kd",
     )

@@ -253,6 +253,8 @@ def test_a_project_of_tags_is_started_and_runs(tags, tmp_path, monkeypatch, caps
         "--set",
         "training.epochs=1",
         "--set",
+        "training.warmup_epochs=0",
+        "--set",
         "dumps.main.views.count=1",
         "--set",
         "data.image_size=32",

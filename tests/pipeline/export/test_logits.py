@@ -16,7 +16,7 @@ from pipeline.core.errors import ConfigError, DataError
 from pipeline.dump.average import write_ensemble
 from pipeline.dump.run import cache_logits
 from pipeline.export.logits import CARD, Request, _as_written, export_logits
-from pipeline.store.ensemble import open_logits
+from pipeline.store.opening import open_logits
 from pipeline.store.soft_labels import SoftLabels
 
 TARS, TABLES = Request(form="wds", shard_rows=30), Request(form="parquet")

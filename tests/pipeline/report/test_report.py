@@ -454,11 +454,11 @@ def test_the_page_shows_labels_that_the_teacher_contradicts():
     )
     picture = IMAGES.picture(np.zeros((8, 8, 1), np.uint8))
     gallery = DumpGallery(
-        label_errors=LabelErrors(checked=1000, doubted=7, worst=(error,)),
+        label_errors=LabelErrors(checked=1000, doubted=7, worst=(error,), views=3, stored_views=3),
         suspects=(SuspectLabel(found=error, picture=picture),),
     )
     page = render_page(make_report(*make_runs([0.9], [0.9])), {"main": gallery}, test_images=1)
-    assert "7 of 1,000 labelled images" in page
+    assert "7 of 1,000 labelled samples" in page
     assert "cat 0.10 % &lt;dog&gt; 98.00 % test/&lt;3&gt;" in text_of(page)
     assert page.count("<img") == 1
     assert "contradicts" not in page_of(*make_runs([0.9], [0.9]))

@@ -64,7 +64,7 @@ def test_numbers_from_one_are_shifted(capsys):
         ([0.5, "high"], [1], r"label 'high' is no class|no class of"),
         ([0, 900], [0], r"without large gaps"),
         ([0, -7], [0], r"train row 1: label -7; expected a class number from 0"),
-        ([0, 1], [2], r"occurs in test but has no training image"),
+        ([0, 1], [2], r"occurs in test but has no training sample"),
     ],
 )
 def test_labels_of_several_kinds_are_refused_by_row(train, test, message):

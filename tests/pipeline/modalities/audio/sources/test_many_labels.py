@@ -67,7 +67,7 @@ def test_clips_without_labels_need_an_empty_list():
 
 def test_a_wrong_cell_is_named_with_its_line():
     write_table(["path", "loudness"], [("a.wav", 0.5), ("b.wav", "loud")])
-    with pytest.raises(DataError, match=r"clips.csv, line 3: loudness is 'loud'; expected a finite number"):
+    with pytest.raises(DataError, match=r"clips.csv: line 3: loudness is 'loud'; expected a finite number"):
         open_source("csv:clips.csv", AudioOptions(label=("loudness",)))
 
 

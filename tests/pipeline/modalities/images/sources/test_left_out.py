@@ -219,7 +219,7 @@ def test_arrays_that_are_not_looked_at_are_told(open_npz):
         ({"val_images": VALIDATION, "val_labels": np.array([0, 1, -1])}, r"val_labels\[2\] is -1"),
         ({"val_images": VALIDATION[..., :1], "val_labels": np.arange(3)}, "differ in channels"),
         ({"val_images": VALIDATION, "val_labels": np.array([0, 1, 3])}, "occurs in val but has no"),
-        ({"test_labels": np.array([0, 1, 3])}, "class '3' .* occurs in test but has no training image"),
+        ({"test_labels": np.array([0, 1, 3])}, "class '3' .* occurs in test but has no training sample"),
         ({"classes": np.array([b"a", b"\xff", b"c"])}, "not valid UTF-8"),
         ({"classes": np.array(3)}, r"classes is int64 \(\); expected strings \(C,\)"),
         ({"classes": np.array(["a", "b", "a"])}, "class name 'a' occurs twice"),
@@ -247,13 +247,13 @@ def test_classes_in_bytes_are_texts(open_npz):
 
 def test_classes_without_any_image_are_told(open_npz, capsys):
     open_npz(classes=np.array(["a", "b", "c", "never"]))
-    assert "1 class has no image in any split: never" in capsys.readouterr().err
+    assert "1 class has no sample in any split: never" in capsys.readouterr().err
 
 
 def test_classes_that_only_unlabelled_images_may_show_are_told(open_npz, capsys):
     source = open_npz(train_labels=np.array([1, 2, -1] * 2), test_labels=np.array([0, 1, 2]))
     assert source.classes == ("0", "1", "2")
-    assert "1 class has no labelled training image: 0" in capsys.readouterr().err
+    assert "1 class has no labelled training sample: 0" in capsys.readouterr().err
 
 
 def test_a_single_array_is_refused_in_plain_words(tmp_path):
