@@ -34,7 +34,7 @@ from pipeline.core.hashing import file_digest
 from pipeline.core.package import program_version
 from pipeline.core.progress import note
 from pipeline.modalities.prepared import PreparedData
-from pipeline.samples.arrow import library
+from pipeline.samples.arrow import require_pyarrow
 from pipeline.samples.packed import Split
 from pipeline.samples.tars import list_members, split_name
 from pipeline.store.soft_labels import SoftLabels
@@ -275,7 +275,7 @@ def _write_tar(file: IO[bytes], *, outputs: Outputs, rows: NDArray[np.int64]) ->
 
 def _tables(folder: Path, outputs: Outputs, request: Request, layout: Layout | None) -> None:
     """Write a view as one Parquet file."""
-    arrow = library("--format parquet")
+    arrow = require_pyarrow("--format parquet")
     name = outputs.split if outputs.view is None else f"{outputs.split}-view-{outputs.label}"
     kind = arrow.float16() if request.half else arrow.float32()
     schema = arrow.schema({"key": arrow.string(), "view": arrow.int32(), "logits": arrow.list_(kind)})
@@ -283,7 +283,7 @@ def _tables(folder: Path, outputs: Outputs, request: Request, layout: Layout | N
 
 
 def _write_table(file: IO[bytes], *, schema: Any, outputs: Outputs) -> None:
-    arrow = library("--format parquet")
+    arrow = require_pyarrow("--format parquet")
     from pyarrow import parquet
 
     with parquet.ParquetWriter(file, schema) as writer:

@@ -154,6 +154,48 @@ class Family(ABC):
         return
 
 
+class FreshNetworks(Family):
+    """Networks of one table that read integers of a vocabulary, with fresh weights alone.
+
+    Args:
+        networks: name -> builder, which takes `num_classes`, `vocabulary` and options.
+        noun: of the samples, in messages, e.g. texts.
+    """
+
+    def __init__(self, networks: Mapping[str, Callable[..., nn.Module]], noun: str) -> None:
+        self._networks = networks
+        self.described = f"{', '.join(networks)} ({noun})"
+
+    def knows(self, name: str) -> bool:
+        """Whether the table has this name."""
+        return name in self._networks
+
+    def names(self) -> list[str]:
+        """Return the names of the table."""
+        return list(self._networks)
+
+    def build(
+        self, name: str, *, num_classes: int, channels: int, stem_stride: int, options: Mapping[str, Any]
+    ) -> nn.Module:
+        """Build a network; `channels` is the number of ids.
+
+        Raises:
+            ModelError: an option that the builder rejects, or a stem stride.
+        """
+        require_own_stem(name, stem_stride)
+        return call_builder(
+            name, self._networks[name], options, num_classes=num_classes, vocabulary=channels
+        )
+
+    def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
+        """Refuse: no weights have a name.
+
+        Raises:
+            ModelError: always.
+        """
+        raise unknown_weights(name, weights, [])
+
+
 def call_builder(
     name: str, builder: Callable[..., nn.Module], options: Mapping[str, Any], **arguments: Any
 ) -> nn.Module:

@@ -32,7 +32,7 @@ _HELD_GROUPS = 4
 _SCANNED_ROWS = 64
 
 
-def library(where: object) -> Any:
+def require_pyarrow(where: object) -> Any:
     """Return pyarrow.
 
     Args:
@@ -53,7 +53,7 @@ def library(where: object) -> Any:
 @contextmanager
 def _reading(path: Path) -> Iterator[Any]:
     """Yield pyarrow; turn its errors into one about the file."""
-    arrow = library(path)
+    arrow = require_pyarrow(path)
     kind = "a folder of save_to_disk" if path.is_dir() else f"{_a_kind(path)} file"
     try:
         yield arrow

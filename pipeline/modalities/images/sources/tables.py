@@ -36,13 +36,13 @@ SPLIT = "split"
 
 def open_parquet(detail: str, options: ImageOptions) -> ImageSource:
     """Open Parquet files by a pattern, or a folder whose files' names tell their splits; needs pyarrow."""
-    arrow.library(f"parquet:{detail}")
+    arrow.require_pyarrow(f"parquet:{detail}")
     return _of_arrow(f"parquet:{detail}", "parquet", parts_of(detail, ".parquet", options), options)
 
 
 def open_datasets(detail: str, options: ImageOptions) -> ImageSource:
     """Open a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote; needs pyarrow."""
-    arrow.library(f"hf:{detail}")
+    arrow.require_pyarrow(f"hf:{detail}")
     return _of_arrow(f"hf:{detail}", "arrow", _saved_parts(Path(detail)), options)
 
 

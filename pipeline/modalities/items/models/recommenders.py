@@ -15,13 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.core.errors import ModelError
-from pipeline.modalities.families import (
-    Family,
-    Pretrained,
-    call_builder,
-    require_own_stem,
-    unknown_weights,
-)
+from pipeline.modalities.families import FreshNetworks
 from pipeline.modalities.items.preprocessing import GivenItems, ItemsPreprocessing
 from pipeline.modalities.items.rendering import FIRST, PAD
 from pipeline.modalities.preprocessing import Preprocessing
@@ -187,37 +181,11 @@ class Gru4Rec(nn.Module):
 RECOMMENDERS: Mapping[str, Callable[..., nn.Module]] = {"sasrec": SasRec, "gru4rec": Gru4Rec}
 
 
-class Recommenders(Family):
+class Recommenders(FreshNetworks):
     """The networks of this file, with fresh weights."""
 
-    described = "sasrec, gru4rec (items)"
-
-    def knows(self, name: str) -> bool:
-        """Whether the table has this name."""
-        return name in RECOMMENDERS
-
-    def names(self) -> list[str]:
-        """Return the names of the table."""
-        return list(RECOMMENDERS)
-
-    def build(
-        self, name: str, *, num_classes: int, channels: int, stem_stride: int, options: Mapping[str, Any]
-    ) -> nn.Module:
-        """Build a network; `channels` is the number of ids.
-
-        Raises:
-            ModelError: an option that the builder rejects, or a stem stride.
-        """
-        require_own_stem(name, stem_stride)
-        return call_builder(name, RECOMMENDERS[name], options, num_classes=num_classes, vocabulary=channels)
-
-    def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
-        """Refuse: no weights have a name.
-
-        Raises:
-            ModelError: always.
-        """
-        raise unknown_weights(name, weights, [])
+    def __init__(self) -> None:
+        super().__init__(RECOMMENDERS, "items")
 
     def fitted(self, name: str, preprocessing: Preprocessing, given: GivenItems) -> Preprocessing:
         """Return the user's preprocessing.

@@ -15,13 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.core.errors import ModelError
-from pipeline.modalities.families import (
-    Family,
-    Pretrained,
-    call_builder,
-    require_own_stem,
-    unknown_weights,
-)
+from pipeline.modalities.families import FreshNetworks
 from pipeline.modalities.text.preprocessing import GivenText, TextPreprocessing
 from pipeline.modalities.text.tokenizers import Bytes
 
@@ -298,37 +292,11 @@ STUDENTS: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 
-class Students(Family):
+class Students(FreshNetworks):
     """The networks of this file, with fresh weights."""
 
-    described = "kim_cnn, bilstm, bert_tiny, byte_cnn (texts)"
-
-    def knows(self, name: str) -> bool:
-        """Whether the table has this name."""
-        return name in STUDENTS
-
-    def names(self) -> list[str]:
-        """Return the names of the table."""
-        return list(STUDENTS)
-
-    def build(
-        self, name: str, *, num_classes: int, channels: int, stem_stride: int, options: Mapping[str, Any]
-    ) -> nn.Module:
-        """Build a network; `channels` is the number of token ids.
-
-        Raises:
-            ModelError: an option that the builder rejects, or a stem stride.
-        """
-        require_own_stem(name, stem_stride)
-        return call_builder(name, STUDENTS[name], options, num_classes=num_classes, vocabulary=channels)
-
-    def pretrained(self, name: str, weights: str, options: Mapping[str, Any]) -> Pretrained:
-        """Refuse: no weights have a name.
-
-        Raises:
-            ModelError: always.
-        """
-        raise unknown_weights(name, weights, [])
+    def __init__(self) -> None:
+        super().__init__(STUDENTS, "texts")
 
     def fitted(self, name: str, preprocessing: TextPreprocessing, given: GivenText) -> TextPreprocessing:
         """Return the user's preprocessing; `byte_cnn` takes bytes if nothing else is said.
