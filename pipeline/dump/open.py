@@ -227,8 +227,8 @@ def complete(path: Path, header: Header, context: RunContext, *, completes: bool
         return None
     with ExitStack() as held:
         # No shard is missing, so that no other process has anything to write, or to complete.
-        with gate(path, PREPARATION_SECONDS):
-            held.enter_context(writing(path, WHOLE, PREPARATION_SECONDS))
+        with gate(path, PREPARATION_SECONDS, free_of=WHOLE, writers_seconds=PREPARATION_SECONDS):
+            held.enter_context(writing(path, WHOLE))
             if is_complete(path, header):
                 return Manifest.read(location)
         manifest = _completed(path, writer, finished, context)

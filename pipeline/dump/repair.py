@@ -112,9 +112,9 @@ def repair(
     with ExitStack() as held:
         require_own_folders(path)
         found_before = half_written(path)
-        with gate(path, WAIT_SECONDS):
+        with gate(path, WAIT_SECONDS, free_of=WHOLE):
             # Every other writer waits for this lock, so the gate is not needed for the rest.
-            held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
+            held.enter_context(writing(path, WHOLE))
             with suppress(CorruptStoreError):  # a bad manifest, repaired below
                 clean(path, found_before)
         found = _examine(path)

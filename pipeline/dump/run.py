@@ -142,7 +142,7 @@ def _begin(
     if ahead is not None:
         require_room(path, _need(ahead, part, ahead.missing, ahead.rates))
         require_resumable(ahead)
-    with gate(path, wait):
+    with gate(path, wait, free_of=part, writers_seconds=WAIT_SECONDS):
         if form_of(path) != form:
             return None
         planned = ahead or plan()
@@ -151,7 +151,7 @@ def _begin(
         open_store(planned)
         if is_complete(path, planned.header):
             return None, planned
-        held.enter_context(writing(path, part, WAIT_SECONDS))
+        held.enter_context(writing(path, part))
         dump = _Dump(planned)
         try:
             dump.make(list(planned.header.layout.held_out_shards()))

@@ -70,16 +70,39 @@ WHOLE = Slice(0, 1)
 
 
 @contextmanager
-def gate(store: Path, wait_seconds: float) -> Iterator[None]:
+def gate(
+    store: Path,
+    wait_seconds: float,
+    *,
+    free_of: Slice | None = None,
+    writers_seconds: float = WAIT_SECONDS,
+) -> Iterator[None]:
     """Hold the store's gate: only one process at a time inspects or changes its form.
 
     Args:
         store: the store's folder; a folder beside it has the locks and their holders' names.
         wait_seconds: maximum wait for the present holder.
+        free_of: hold it only once no process writes a slice that overlaps this one. Meanwhile the gate is
+            open: a writer needs it to finish.
+        writers_seconds: maximum wait for these writers.
 
     Raises:
-        LockedError: another process still holds the gate.
+        LockedError: another process still holds the gate, or still writes an overlapping slice.
     """
+    deadline = time.monotonic() + writers_seconds
+    while True:
+        with _gate(store, wait_seconds):
+            held = writers(store, free_of) if free_of else []
+            if not held:
+                yield
+                return
+        if time.monotonic() > deadline:
+            raise _locked(store, held, writers_seconds)
+        time.sleep(_POLL_SECONDS)
+
+
+@contextmanager
+def _gate(store: Path, wait_seconds: float) -> Iterator[None]:
     lock = FileLock(_folder(store) / f"{_GATE}.lock")
     try:
         lock.acquire(timeout=wait_seconds)
@@ -90,19 +113,16 @@ def gate(store: Path, wait_seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def writing(store: Path, part: Slice, wait_seconds: float) -> Iterator[None]:
-    """Lock a slice of a store for writing; enter it at the gate.
+def writing(store: Path, part: Slice) -> Iterator[None]:
+    """Lock a slice of a store for writing; enter it at the gate, `free_of` this slice.
 
     Raises:
-        LockedError: another process still holds an overlapping slice.
+        LockedError: another process holds an overlapping slice.
     """
-    deadline = time.monotonic() + wait_seconds
-    while held := writers(store, part):
-        if time.monotonic() > deadline:
-            raise _locked(store, held, wait_seconds)
-        time.sleep(_POLL_SECONDS)
+    if held := writers(store, part):
+        raise _locked(store, held, 0)
     lock = FileLock(_folder(store) / f"{part}.lock")
-    lock.acquire(timeout=wait_seconds)
+    lock.acquire(timeout=0)
     with _named(store, str(part), lock):
         yield
 

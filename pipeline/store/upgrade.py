@@ -52,8 +52,8 @@ def upgrade(path: Path) -> bool:
     require_own_folders(path)
     left = half_written(path)
     with ExitStack() as held:
-        with gate(path, WAIT_SECONDS):
-            held.enter_context(writing(path, WHOLE, WAIT_SECONDS))
+        with gate(path, WAIT_SECONDS, free_of=WHOLE):
+            held.enter_context(writing(path, WHOLE))
             clean(path, left)
         manifest = Manifest.read(Location(path))
         if manifest.header.schema == SCHEMA:

@@ -219,7 +219,7 @@ def test_more_views_leave_finished_shards_alone(project, edit):
 
 def test_a_second_writer_waits_then_names_the_first(project, monkeypatch, capsys):
     monkeypatch.setattr("pipeline.dump.run.WAIT_SECONDS", 0.2)
-    with writing(STORE, WHOLE, 0):
+    with writing(STORE, WHOLE):
         assert run("cache-logits", "main") == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"process {os.getpid()}" in message

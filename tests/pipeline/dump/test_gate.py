@@ -24,8 +24,8 @@ def seen_at_gate(monkeypatch) -> list[str]:
     gate, read, listed = run.gate, ledger.read_inside, ledger._listed
 
     @contextmanager
-    def watched(*arguments: Any) -> Iterator[None]:
-        with gate(*arguments):
+    def watched(*arguments: Any, **options: Any) -> Iterator[None]:
+        with gate(*arguments, **options):
             held.append(True)
             yield
             held.clear()

@@ -150,7 +150,7 @@ def test_slices_are_disjoint_and_cover():
 
 def test_writers_of_overlapping_slices_exclude_each_other(context, teacher, make_spec, path, monkeypatch):
     monkeypatch.setattr("pipeline.dump.run.WAIT_SECONDS", 0.3)
-    with writing(path, Slice(1, 3), 0):
+    with writing(path, Slice(1, 3)):
         with pytest.raises(LockedError, match=r"process \d+ on .* \(slice 1-of-3\)"):
             cache_logits(context, teacher, make_spec(), path)
         with pytest.raises(LockedError, match="slice 1-of-3"):
@@ -161,8 +161,8 @@ def test_writers_of_overlapping_slices_exclude_each_other(context, teacher, make
 
 def test_a_store_does_not_grow_while_others_write_it(context, teacher, make_spec, path):
     cache_logits(context, teacher, make_spec(view_count=1), path)
-    with writing(path, Slice(0, 4), 0), pytest.raises(LockedError, match="cannot grow"):
-        cache_logits(context, teacher, make_spec(view_count=2), path)
+    with writing(path, Slice(0, 4)), pytest.raises(LockedError, match="cannot grow"):
+        cache_logits(context, teacher, make_spec(view_count=2), path, part=Slice(1, 4), completes=False)
 
 
 def test_a_newcomer_says_who_is_at_the_gate(path, context, teacher, make_spec, monkeypatch):

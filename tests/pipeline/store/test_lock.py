@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 
 import pytest
 
 from pipeline.core.errors import LockedError, StoreError
-from pipeline.store.lock import Slice, gate, writers, writing
+from pipeline.store.lock import WHOLE, Slice, gate, writers, writing
 
 
 @pytest.mark.parametrize(
@@ -22,7 +24,7 @@ def test_files_that_are_no_locks_are_passed_over(tmp_path):
     (tmp_path / "main.zarr.locks").mkdir()
     for name in ("0-of-0.lock", "x-of-y.lock", "5-of-2.lock"):
         (tmp_path / "main.zarr.locks" / name).touch()
-    with gate(tmp_path / "main.zarr", 0), writing(tmp_path / "main.zarr", Slice(0, 2), 0):
+    with gate(tmp_path / "main.zarr", 0), writing(tmp_path / "main.zarr", Slice(0, 2)):
         assert writers(tmp_path / "main.zarr") == ["0-of-2"]
 
 
@@ -57,3 +59,34 @@ def test_a_holder_is_told_in_one_line(tmp_path):
             pass
     assert "\x1b" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_a_writer_gets_the_gate_while_another_process_waits_for_it_to_finish(tmp_path):
+    """Held by the one that waits, the gate would keep both waiting."""
+    store, entered = tmp_path / "main.zarr", threading.Event()
+
+    def newcomer() -> None:
+        with gate(store, 60, free_of=Slice(1, 4), writers_seconds=60):
+            entered.set()
+
+    other = threading.Thread(target=newcomer)
+    with writing(store, WHOLE):
+        other.start()
+        for _ in range(3):
+            with gate(store, 60):  # as it publishes its manifest
+                assert not entered.is_set()
+            time.sleep(0.1)
+    other.join()
+    assert entered.is_set()
+
+
+def test_a_writer_that_does_not_finish_is_named(tmp_path):
+    store = tmp_path / "main.zarr"
+    with (
+        writing(store, Slice(0, 2)),
+        pytest.raises(LockedError, match=r"process \d+ on .*\(slice 0-of-2\)"),
+        gate(store, 1, free_of=Slice(1, 4), writers_seconds=0),
+    ):
+        pass
+    with writing(store, Slice(0, 2)), gate(store, 1, free_of=Slice(2, 4)):
+        assert writers(store) == ["0-of-2"]
