@@ -67,7 +67,7 @@ class Candidate:
 
     def describe(self, task: Task) -> str:
         """Return size and cost in one line."""
-        return f"{self.codec.name}: {self.bytes_per_row:.1f} bytes, {task.describe(self.fidelity)}"
+        return f"{self.codec.name}: {self.bytes_per_row:.1f} bytes per view, {task.describe(self.fidelity)}"
 
 
 def measure(codec: Codec, pilot: Pilot, rule: Rule) -> Candidate:

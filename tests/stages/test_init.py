@@ -183,6 +183,7 @@ def test_a_folder_that_is_none_is_refused(refused, here):
     [
         ([], "has 0 images and no class folders; expected train/CLASS/*"),
         (["a.jpg", "b.jpg"], "has 2 images and no class folders; expected train/CLASS/*"),
+        (["a.jpg"], "move the images of each class into a folder of its name"),
         (["cats/a.pdf", "dogs/b.pdf"], "no image files in class folders, left out: 2 files (.pdf 2)"),
         (["cats/a.jpg", "dogs/b.txt"], "dogs: a class folder without images, left out: 1 file (.txt 1)"),
         (["cats/a.jpg", "cats/deep/b.jpg", "cats/c.jpg"], "has 1 class; expected at least two"),
