@@ -117,7 +117,8 @@ def choose_codec(
     budget = math.inf if spec.budget is None else spec.budget
     fitting = [c for c in candidates if c.fidelity.within(budget)]
     for candidate in candidates:
-        kept = "" if candidate in fitting else f": refused{_tail_mass(candidate.codec, pilot)}"
+        omitted = _tail_mass(candidate.codec, pilot)
+        kept = "" if candidate in fitting else f": above {budget:g}, refused{omitted}"
         note(f"pilot: {candidate.describe(task)}{kept}")
     if not fitting:
         closest, absolute = min(candidates, key=lambda c: c.fidelity.worst), task.measures.is_absolute

@@ -135,6 +135,7 @@ def test_it_says_what_comes_next(here, tmp_path, capsys):
     told = capsys.readouterr()
     assert told.out.splitlines()[-1].endswith("next: dvc repro")
     assert "validation 12, test 12 images" in told.out
+    assert f"\n{tmp_path / 'photos'}: teacher: " in told.out
     assert "test split" not in told.err
     assert Path(load_params(here / "params.yaml").data.watch).is_absolute()
 
