@@ -19,6 +19,7 @@ from pipeline.core.errors import (
     DataError,
     IncompleteStoreError,
     MismatchError,
+    ModelError,
     bounded,
     counted,
     quoted,
@@ -92,8 +93,10 @@ def asked_teacher(params: Params, name: str, precision: Precision, device: torch
         ModelError: the checkpoint is missing, or cannot be loaded.
         MismatchError: the checkpoint has a different network than params.yaml asks for.
     """
-    teacher = load_teacher(name, precision, device, trust=_trust_in(params, name))
     path, again = paths.teacher_checkpoint(name), f"run: pipeline train-teacher {name}"
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; the teacher is not trained or evaluated yet; {again}")
+    teacher = load_teacher(name, precision, device, trust=_trust_in(params, name))
     was, now = _recorded_making(name), _plain(params.makes_teacher(name))
     differing = card_difference(params, name, teacher.card)
     if was and not differing:

@@ -111,6 +111,6 @@ def _say(dump: str, manifest: Manifest, task: Task) -> None:
             click.echo(f"{dump}: teacher {task.accuracy} on {name} {figures}")
     views = manifest.layout.sections["train"].n_views
     click.echo(
-        f"{dump}: {counted(views, 'view')}, {manifest.size_bytes:,} bytes, {manifest.layout.codec}: "
-        f"{task.describe(manifest.fidelity())}"
+        f"{dump}: {counted(views, 'view')}, {manifest.size_bytes:,} bytes of outputs, "
+        f"{manifest.layout.codec}: {task.describe(manifest.fidelity())}"
     )

@@ -63,6 +63,7 @@ def command(params: Params) -> None:
     for group in report.groups:
         figure = f"{task.columns[0].title} {group.main or 'unknown, no labels'}"
         click.echo(f"{group.student} {group.name}: {figure}")
+    click.echo(f"wrote {paths.REPORTS / 'index.html'}, results.json and results.csv")
 
 
 def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str, task: Task) -> Report:

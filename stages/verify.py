@@ -209,8 +209,9 @@ class _CheckedStore:
             click.echo(str(audit.drift))
         if audit.replayed:
             click.echo(
-                f"{counted(audit.replayed, 'pair')} replayed: largest difference "
-                f"{audit.replay_max_abs_diff:.3g}, mean {audit.measure} {audit.replay_kl_mean:.2e}"
+                f"{counted(audit.replayed, 'pair')} of sample and view replayed by the teacher: stored "
+                f"outputs differ by up to {audit.replay_max_abs_diff:.3g}, mean {audit.measure} "
+                f"{audit.replay_kl_mean:.2e}"
             )
 
 
