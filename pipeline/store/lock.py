@@ -133,6 +133,22 @@ def writers(store: Path, part: Slice = WHOLE) -> list[str]:
     return [file.stem for file in sorted(files) if _is_held(file)]
 
 
+def writer_of(store: Path) -> str | None:
+    """Return the process that writes a store or holds its gate, e.g. "process 12 on host"; None if none.
+
+    The gate is held for milliseconds. Locks that cannot be reached, e.g. in a read-only folder, count as
+    free.
+    """
+    try:
+        with _gate(store, 0):
+            held = writers(store)
+    except LockedError:
+        held = [_GATE]
+    except OSError:
+        held = []
+    return _holder(store, held[0]) if held else None
+
+
 def forget_killed(store: Path) -> None:
     """Remove the names of killed writers, whose locks the kernel released; call it at the gate."""
     for holder in _folder(store).glob("*-of-*.holder"):
@@ -186,12 +202,14 @@ def _folder(store: Path) -> Path:
 
 
 def _locked(store: Path, names: list[str], wait_seconds: float) -> LockedError:
-    holder = _folder(store) / f"{names[0]}.holder"
-    who = "another process"
-    with suppress(FileNotFoundError, UnicodeDecodeError):  # released just now
-        who = brief(holder.read_text())
     part = "" if names[0] in (_GATE, str(WHOLE)) else f" (slice {names[0]})"
     return LockedError(
-        f"{store} is locked by {who}{part} and was not released within {wait_seconds:g} s; wait for that "
-        "process, or stop it and run the command again"
+        f"{store} is locked by {_holder(store, names[0])}{part} and was not released within "
+        f"{wait_seconds:g} s; wait for that process, or stop it and run the command again"
     )
+
+
+def _holder(store: Path, name: str) -> str:
+    with suppress(FileNotFoundError, UnicodeDecodeError):  # released just now
+        return brief((_folder(store) / f"{name}.holder").read_text())
+    return "another process"
