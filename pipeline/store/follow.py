@@ -31,7 +31,7 @@ from pipeline.store.frame import frame_files
 from pipeline.store.header import Header
 from pipeline.store.index import read_index
 from pipeline.store.layout import MANIFEST, ZARR_JSON, ShardId, Span
-from pipeline.store.ledger import Records
+from pipeline.store.ledger import FEW, Records
 from pipeline.store.lock import writer_of
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
@@ -87,11 +87,13 @@ class Arriving(Catalogues):
     def _look_for(self, shards: list[ShardId]) -> set[ShardId]:
         """Read the records of some shards; return the shards without one."""
         missing = [shard for shard in shards if shard not in self._parts]
-        done = self._records.read(self._header, missing) if missing else {}
-        for shard, finished in done.items():
-            # It may disappear: the store is complete now, or the dump makes the shard again.
-            with suppress(StoreError):
-                self._parts[shard] = finished.read().only(shard)
+        # A few at a time: a listing, twice a second, would cost as much as the store has shards.
+        for start in range(0, len(missing), FEW):
+            done = self._records.read(self._header, missing[start : start + FEW])
+            for shard, finished in done.items():
+                # It may disappear: the store is complete now, or the dump makes the shard again.
+                with suppress(StoreError):
+                    self._parts[shard] = finished.read().only(shard)
         return {shard for shard in missing if shard not in self._parts}
 
     def _joined(self, span: Span) -> Catalogue:

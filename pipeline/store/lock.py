@@ -27,6 +27,7 @@ WAIT_SECONDS = 20.0
 # Another rank may run the pilot and the held-out images while this rank waits at the gate.
 PREPARATION_SECONDS = 3 * 3600.0
 _POLL_SECONDS = 0.2
+_PROBE_SECONDS = 1.0
 _GATE = "gate"
 
 
@@ -136,11 +137,11 @@ def writers(store: Path, part: Slice = WHOLE) -> list[str]:
 def writer_of(store: Path) -> str | None:
     """Return the process that writes a store or holds its gate, e.g. "process 12 on host"; None if none.
 
-    The gate is held for milliseconds. Locks that cannot be reached, e.g. in a read-only folder, count as
-    free.
+    The gate is held for milliseconds, and waited for a little longer: others may ask at the same time.
+    Locks that cannot be reached, e.g. in a read-only folder, count as free.
     """
     try:
-        with _gate(store, 0):
+        with _gate(store, _PROBE_SECONDS):
             held = writers(store)
     except LockedError:
         held = [_GATE]
