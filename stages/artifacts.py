@@ -47,7 +47,7 @@ from pipeline.tasks.table import task_of
 from pipeline.training.settings import Precision
 from stages import paths
 from stages.params import ModelParams, Params
-from stages.places import find_growing_store, find_store
+from stages.places import find_store, find_store_to_follow
 from stages.rehead_params import ProbeParams, ReheadParams
 
 # Values that decide the network itself, independently of its training.
@@ -231,7 +231,7 @@ def open_dump(
     if follow_seconds is None:
         store = _OPEN[kind](find_store(params, name), allow_drift=allow_drift)
     else:
-        store = follow(find_growing_store(params, name), timeout_seconds=follow_seconds)
+        store = follow(find_store_to_follow(params, name), timeout_seconds=follow_seconds)
     drift = {}
     for dump, member in dumps_in(params, name, store):
         teacher = require_as_asked(params, dump, member, context.device)

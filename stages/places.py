@@ -61,7 +61,7 @@ def find_store(params: Params, dump: str) -> Path:
     return store
 
 
-def find_growing_store(params: Params, dump: str) -> Path:
+def find_store_to_follow(params: Params, dump: str) -> Path:
     """Return the folder of a dump's store, which may be unfinished, or not exist yet.
 
     A pointer is written after the store is complete; if there is one, see `find_store`.

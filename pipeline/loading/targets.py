@@ -131,12 +131,12 @@ class Targets:
         """
         asked = _asked(view, part)
         if self._current is None or self._current[0] != asked:
-            self._arrive(view)
+            self._wait_for(view)
             self.prefetch(view, part)
             self._current = asked, self._pending.pop(asked).result()
         return self._current[1]
 
-    def _arrive(self, view: int) -> None:
+    def _wait_for(self, view: int) -> None:
         """Wait for a view of an unfinished store, and compare its samples with those rendered here."""
         for store in self._followed:
             store.wait_for_view(view)

@@ -44,7 +44,7 @@ _POLL_SECONDS = 0.5
 _SECONDS_BETWEEN_LINES = 60.0
 
 
-class Arriving(Catalogues):
+class UnfinishedCatalogues(Catalogues):
     """The records of a store that is being written, of the spans that are whole so far.
 
     Args:
@@ -146,7 +146,7 @@ class Arriving(Catalogues):
     def _begun_anew(self) -> MismatchError:
         return MismatchError(
             f"{self._location}: data, teacher, views or codec changed while the store was followed; "
-            "expected the store of the beginning; run the command again"
+            "expected one store throughout; run the command again"
         )
 
     def _changed(self, span: Span) -> MismatchError:
@@ -168,10 +168,10 @@ class FollowedStore(LogitStore):
     def __init__(self, path: Path, header: Header, *, timeout_seconds: float) -> None:
         self._path, self._timeout_seconds = path, timeout_seconds
         metadata = {name: file_digest(path / name) for name in sorted(frame_files(path))}
-        self._arriving = Arriving(path, header, metadata)
+        self._catalogues = UnfinishedCatalogues(path, header, metadata)
         manifest = Manifest(
             header=header,
-            shards=self._arriving,
+            shards=self._catalogues,
             totals={},
             metadata=metadata,
             teacher_top1={"direct": {}, "cached": {}},
@@ -180,7 +180,7 @@ class FollowedStore(LogitStore):
 
     def has_view(self, view: int) -> bool:
         """Whether all shards of a training view are written, without waiting."""
-        return not self._arriving.lacking(self._spans("train", view))
+        return not self._catalogues.lacking(self._spans("train", view))
 
     def wait_for_view(self, view: int) -> None:
         """Wait until all shards of a training view are written.
@@ -208,7 +208,7 @@ class FollowedStore(LogitStore):
         total = sum(span.count for span in spans)
 
         def look() -> str:
-            lacking = len(self._arriving.lacking(spans))
+            lacking = len(self._catalogues.lacking(spans))
             return f"{what}, {lacking:,} of {counted(total, 'shard')} missing{advice()}" if lacking else ""
 
         wait_until(self._path, look, timeout_seconds=self._timeout_seconds)
@@ -216,7 +216,7 @@ class FollowedStore(LogitStore):
     def _advice(self, view: int) -> str:
         """Return a remark if a view far ahead has shards: the dump makes all views of a block in turn."""
         last = self.n_views - 1
-        ahead = last > view + 1 and self._arriving.has_record(ShardId("train", last, 0))
+        ahead = last > view + 1 and self._catalogues.has_record(ShardId("train", last, 0))
         return " (to have whole views first, restart the dump with --by-view)" if ahead else ""
 
 
@@ -245,7 +245,7 @@ def follow(path: Path, *, timeout_seconds: float = TIMEOUT_SECONDS) -> LogitStor
 
 
 def _has_begun(path: Path) -> bool:
-    return (path / ZARR_JSON).exists()
+    return any((path / name).exists() for name in (ZARR_JSON, MANIFEST))
 
 
 def wait_until(path: Path, look: Callable[[], str], *, timeout_seconds: float) -> None:

@@ -140,6 +140,8 @@ def writer_of(store: Path) -> str | None:
     The gate is held for milliseconds, and waited for a little longer: others may ask at the same time.
     Locks that cannot be reached, e.g. in a read-only folder, count as free.
     """
+    if not _locks_of(store).is_dir():
+        return None
     try:
         with _gate(store, _PROBE_SECONDS):
             held = writers(store)
@@ -189,9 +191,13 @@ def _named(store: Path, name: str, lock: FileLock) -> Iterator[None]:
             lock.release()
 
 
-def _folder(store: Path) -> Path:
+def _locks_of(store: Path) -> Path:
     store = store.resolve()
-    folder = store.with_name(f"{store.name}.locks")
+    return store.with_name(f"{store.name}.locks")
+
+
+def _folder(store: Path) -> Path:
+    folder = _locks_of(store)
     folder.mkdir(parents=True, exist_ok=True)
     # Locks are emptied and holders written: a link would redirect that to somebody's file.
     for file in (folder, *folder.iterdir()):
