@@ -36,10 +36,18 @@ from stages.rehead import make as make_reheaded
     help="Write part I of N of the shards, counted from 0 or from 1 (0 and N are the same part). When all "
     "parts are written, run once without this option to complete the store.",
 )
+@click.option(
+    "--by-view",
+    is_flag=True,
+    help="Finish each view before the next one, for students that --follow the dump; else all views of a "
+    "block of samples are made in turn. The bytes are the same; encoded images are decoded once per view.",
+)
 @writes_store
 @runs_on_device
 @reads_params
-def command(params: Params, dump: str, out: Path | None, part: Slice | None, machine: Machine) -> None:
+def command(
+    params: Params, dump: str, out: Path | None, part: Slice | None, by_view: bool, machine: Machine
+) -> None:
     """Run the teacher of DUMP once over all views and store its logits in a Zarr store.
 
     An interrupted dump resumes, and a complete one is left unchanged. Added views and images extend the
@@ -68,7 +76,15 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
     teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
     tell_other_data(spec.teacher, context.data.digest())
     with naming_experiments():
-        manifest = cache_logits(context, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
+        manifest = cache_logits(
+            context,
+            teacher,
+            spec.dump_spec(),
+            path,
+            part=mine,
+            completes=part is None,
+            by_view=by_view,
+        )
     if manifest is not None:
         if out is None:
             write_pointer(params, dump)

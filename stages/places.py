@@ -61,6 +61,14 @@ def find_store(params: Params, dump: str) -> Path:
     return store
 
 
+def find_store_to_follow(params: Params, dump: str) -> Path:
+    """Return the folder of a dump's store, which may be unfinished, or not exist yet.
+
+    A pointer is written after the store is complete; if there is one, see `find_store`.
+    """
+    return find_store(params, dump) if paths.pointer(dump).exists() else place_of(params, dump)
+
+
 def _require_same(pointer: Path, store: Path, again: str) -> None:
     expected, manifest = _read(pointer, again)["manifest"], store / MANIFEST
     anew = f"dump it again with: rm {pointer} && {again}"

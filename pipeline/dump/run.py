@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
@@ -70,23 +70,26 @@ def cache_logits(
     *,
     part: Slice = WHOLE,
     completes: bool = True,
+    by_view: bool = False,
 ) -> Manifest | None:
     """Plan and run a dump; among several processes, one plans and the others follow its plan.
 
     See `plan_dump` and `run_dump` for arguments and errors.
     """
-    return _run(
-        behind_links(path), lambda: plan_dump(context, teacher, spec, path), part, completes=completes
-    )
+    plan = partial(plan_dump, context, teacher, spec, path)
+    return _run(behind_links(path), plan, part, completes=completes, by_view=by_view)
 
 
-def run_dump(plan: DumpPlan, *, part: Slice = WHOLE, completes: bool = True) -> Manifest | None:
+def run_dump(
+    plan: DumpPlan, *, part: Slice = WHOLE, completes: bool = True, by_view: bool = False
+) -> Manifest | None:
     """Make the missing shards of a store; a complete store stays unchanged.
 
     Args:
         plan: the dump's plan.
         part: the slice of training shards for this process; others may run at the same time.
         completes: write the manifest if no shard is missing at the end.
+        by_view: finish each view before the next one, for students that follow; the bytes are the same.
 
     Returns:
         The manifest, or None if the store is still incomplete.
@@ -96,10 +99,12 @@ def run_dump(plan: DumpPlan, *, part: Slice = WHOLE, completes: bool = True) -> 
         MismatchError: the existing store has a different teacher, data, views or codec.
         LockedError: another process is writing the store.
     """
-    return _run(plan.path, lambda: renewed(plan), part, completes=completes)
+    return _run(plan.path, partial(renewed, plan), part, completes=completes, by_view=by_view)
 
 
-def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool) -> Manifest | None:
+def _run(
+    path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool, by_view: bool
+) -> Manifest | None:
     # Slices start together: the first one plans and makes the held-out shards at the gate, the others wait
     # for it and find that work done.
     wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
@@ -115,7 +120,9 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
             return Manifest.read(Location(path))
         # Outside the gate: slices of training shards run at the same time.
         shards = planned.header.layout.shards()
-        dump.make(part.of([shard for shard in shards if shard.section == "train"]))
+        mine = part.of([shard for shard in shards if shard.section == "train"])
+        # Sorted by view and block, within the part: parts are the same in either order.
+        dump.make(sorted(mine) if by_view else mine)
     manifest = complete(path, planned.header, planned.context, completes=completes)
     if manifest is None and completes and part == WHOLE:
         raise StoreError(f"{path}: finished shards have disappeared; run the command again to rewrite them")
