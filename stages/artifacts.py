@@ -45,6 +45,7 @@ from pipeline.tasks.embedding import EMBEDDING
 from pipeline.tasks.table import task_of
 from pipeline.training.settings import Precision
 from stages import paths
+from stages.labels import tell_changed_labels
 from stages.params import ModelParams, Params
 from stages.places import find_store
 from stages.rehead_params import ProbeParams, ReheadParams
@@ -221,6 +222,8 @@ def open_dump(
     _require_task(name, store, context)
     if isinstance(store, Reheaded) and context.task.names_outputs:
         require_classes(name, store, context.data)
+    if context.ranks.is_first:
+        tell_changed_labels(store, context.data)
     if not allow_drift:
         return store, None
     return store, drift[name] if kind == "logits" else drift

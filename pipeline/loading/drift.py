@@ -165,7 +165,7 @@ def store_sightings(store: LogitStore, section: str, images: Split, seed: int = 
     """Return a store's checksums of samples present in a split, at most `MOST_CHECKED`."""
     layout, index = store.manifest.layout, store.sections[section].index
     places = np.full(layout.sections[section].n_rows, ABSENT)
-    places[layout.sections[section].rows()] = SampleIndex.of(images).find(index.keys)
+    places[layout.sections[section].rows()] = SampleIndex.of(images, labels=False).find(index.keys)
     mixes = section == "train" and views_of(store).mixes
     chosen = picked((shard for shard in store.manifest.shards if shard.section == section), seed)
     records = store.manifest.finished(chosen)
