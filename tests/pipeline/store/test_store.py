@@ -171,7 +171,7 @@ def test_summary_has_the_agreed_keys(path):
     summary = LogitStore.open(path).summary()
     assert list(summary) == [
         *("schema", "complete", "n_samples", "n_views", "n_classes", "codec", "bytes"),
-        *("bytes_per_sample_view", "shards", "fingerprint", "fidelity", "teacher_top1"),
+        *("bytes_per_sample_view", "shards", "fingerprint", "labels_digest", "fidelity", "teacher_top1"),
     ]
     assert summary["shards"] == {"total": 3 * VIEWS + 2, "done": 3 * VIEWS + 2}
     files = [f for f in path.glob("*/*/c/**/*") if f.is_file() and f.parts[-5] != "keys"]
