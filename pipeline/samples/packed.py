@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from pipeline.core.arrays import Rows, spread
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import array_digest, content_digest
+from pipeline.core.progress import note
 from pipeline.samples.index import Form, missing, read_index
 from pipeline.samples.label_forms import is_known, label_word, label_words
 from pipeline.samples.samples import UNLABELLED, Names
 
 Uniform = tuple[NDArray[Any], Rows]
+# Reading fewer samples takes a moment, which needs no word.
+_MANY = 10_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,6 +78,11 @@ class Split(ABC):
         if self.contents is not None:
             return self.contents
         labelled = np.flatnonzero(is_known(self.labels))
+        if len(labelled) >= _MANY:
+            note(
+                f"reading {len(labelled):,} samples for the digests of their contents, which data of an "
+                "older version lacks; to keep them, run: pipeline prepare"
+            )
         found = self.digests.copy()  # an unlabelled sample's digest covers its content alone
         with ThreadPoolExecutor() as pool:
             found[labelled] = np.fromiter(pool.map(self.content, labelled.tolist()), "<u8", len(labelled))

@@ -111,25 +111,21 @@ class SampleIndex:
             MismatchError: a sample has different content here.
         """
         rows = self.find(images.keys)
+        if not len(self):
+            return rows
         # `ABSENT` is -1: a missing key compares with the last digest, and the first term masks the result.
-        changed = (
-            (rows != ABSENT) & (self.digests[rows] != self._digests_of(images, rows))
-            if len(self)
-            else rows != rows
-        )
-        untold = bool(self.untold[rows[changed]].any())
-        what = (
-            "has different content in the store"
-            if not untold
-            else "has a different content or label in the store"
-        )
-        hint = f"if labels were corrected, run: pipeline verify {origin} --upgrade" if untold else ""
-        _refuse(changed, images, origin, f"{what}{self._other_decoder(images)}", hint)
+        changed = (rows != ABSENT) & (self.digests[rows] != self._digests_of(images, rows))
+        what, hint = "different content", ""
+        if self.untold[rows[changed]].any():
+            what += " or another label"
+            hint = f"if labels were corrected, run: pipeline verify {origin} --upgrade; otherwise "
+        _refuse(changed, images, origin, f"has {what} in the store{self._other_decoder(images)}", hint)
         return rows
 
     def _digests_of(self, images: Split, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return the digests (n,) of a split's samples, made as those of these rows (n,) are."""
         untold = self.untold[rows]
+        # Each kind alone, if it does: content digests of older data are read from all samples.
         if untold.all():
             return images.digests
         return np.where(untold, images.digests, images.content_digests)
@@ -163,10 +159,8 @@ class SampleIndex:
     def with_new(self, images: Split) -> SampleIndex:
         """Return an index with a split's new samples appended to the existing ones."""
         # Appended, not sorted in: existing rows keep their places in finished shards.
-        labels = self.labels
-        added = SampleIndex.of(
-            images.subset(np.flatnonzero(self.find(images.keys) == ABSENT)), labels=labels is not None
-        )
+        labels, new = self.labels, np.flatnonzero(self.find(images.keys) == ABSENT)
+        added = SampleIndex.of(images.subset(new), labels=labels is not None)
         return SampleIndex(
             np.concatenate([self.keys, added.keys]),
             np.concatenate([self.digests, added.digests]),
@@ -184,9 +178,8 @@ def _refuse(problem: NDArray[np.bool_], images: Split, origin: str, what: str, h
         sample = images.names[int(np.argmax(problem))]
         raise MismatchError(
             f"{origin}: written for a different dataset: sample {sample!r} {what} ({int(problem.sum()):,} "
-            f"of {len(images):,} samples); expected the samples that the teacher saw; "
-            f"{f'{hint}; otherwise ' if hint else ''}restore the data, "
-            f"use a new dump name, or remove the store with: rm -r {origin}"
+            f"of {len(images):,} samples); expected the samples that the teacher saw; {hint}restore the "
+            f"data, use a new dump name, or remove the store with: rm -r {origin}"
         )
 
 

@@ -84,7 +84,7 @@ def test_labels_of_every_kind_are_compared_and_digests_of_contents_ignore_them(f
     assert index["train"].find_unchanged(now, "main.zarr").tolist() == [0, 1, 2, 3]
     older = SampleIndex.of(was, labels=False)
     assert changed_labels({"train": older}, words_of({"train": now})).changed is None
-    with pytest.raises(MismatchError, match=r"'train/1' has a different content or label.*--upgrade"):
+    with pytest.raises(MismatchError, match=r"'train/1' has different content or another label.*--upgrade"):
         older.find_unchanged(now, "main.zarr")
 
 
@@ -172,7 +172,7 @@ def test_lost_labels_are_repaired_from_equal_data_alone(path, context, teacher):
 def test_an_upgrade_finds_the_class_of_the_dump_behind_a_corrected_one(path, context, make_older):
     before, now = content(path), splits_of(corrected(context, 0, 5, 29).data)
     make_older(path, splits_of(context.data))
-    with pytest.raises(MismatchError, match="different content or label"):
+    with pytest.raises(MismatchError, match="different content or another label"):
         LogitStore.open(path).rows_of(now["train"])
     assert upgrade(path, now) == Upgraded(changed=True, untold=0)
     assert content(path) == before
@@ -187,7 +187,7 @@ def test_an_upgrade_leaves_what_the_data_does_not_prove(path, context):
     store, now = LogitStore.open(path), splits_of(corrected(context, 0).data)
     assert verify(path).ok
     assert store.rows_of(splits["train"]).tolist() == store.rows_of(now["train"]).tolist()
-    with pytest.raises(MismatchError, match=r"has a different content or label in the store \(1 of 68"):
+    with pytest.raises(MismatchError, match=r"another label in the store \(1 of 68"):
         store.rows_of(corrected(context, 0, 64).data.train)
     assert store.label_changes(words_of(now)).count == 2
     assert upgrade(path, splits) == Upgraded(changed=True, untold=0)
