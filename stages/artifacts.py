@@ -47,6 +47,7 @@ from pipeline.tasks.embedding import EMBEDDING
 from pipeline.tasks.table import task_of
 from pipeline.training.settings import Precision
 from stages import paths
+from stages.labels import tell_changed_labels
 from stages.params import ModelParams, Params
 from stages.places import find_store, find_store_to_follow
 from stages.rehead_params import ProbeParams, ReheadParams
@@ -244,6 +245,8 @@ def open_dump(
         require_classes(name, store, context.data)
     if isinstance(store, FollowedStore):
         store.wait_for_held_out()
+    if context.ranks.is_first:
+        tell_changed_labels(store, context.data)
     if not allow_drift:
         return store, None
     return store, drift[name] if kind == "logits" else drift

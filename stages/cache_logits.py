@@ -9,6 +9,7 @@ import click
 from pipeline.core.errors import ConfigError, counted
 from pipeline.dump.average import write_ensemble
 from pipeline.dump.run import cache_logits
+from pipeline.places.location import Location
 from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
 from pipeline.store.manifest import Manifest
@@ -18,6 +19,7 @@ from pipeline.tasks.task import Task
 from stages import paths
 from stages.artifacts import asked_teacher, judging, require_as_asked, tell_other_data
 from stages.dvc import naming_experiments, require_pointer_stage
+from stages.labels import tell_changed_labels
 from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
@@ -86,6 +88,8 @@ def command(
             by_view=by_view,
         )
     if manifest is not None:
+        if mine.index == 0:
+            tell_changed_labels(LogitStore(Location(path), manifest), context.data)
         if out is None:
             write_pointer(params, dump)
         _say(dump, manifest, context.task)

@@ -30,7 +30,16 @@ from pipeline.store.arrays import RESTORE
 from pipeline.store.frame import has_frame, read_state
 from pipeline.store.growth import frame_folder, growth_folder, is_growing, read_growth, writing_folder
 from pipeline.store.header import Fingerprint, Header
-from pipeline.store.index import ABSENT, Index, SampleIndex, Wanted, adopt, dataset_digest, read_index
+from pipeline.store.index import (
+    ABSENT,
+    Index,
+    SampleIndex,
+    Wanted,
+    adopt,
+    dataset_digest,
+    labels_digest,
+    read_index,
+)
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
 from pipeline.store.ledger import Records
 from pipeline.store.manifest import Manifest
@@ -148,6 +157,7 @@ def _new(
     described, views = teacher.described(), spec.views.described()
     header = Header(
         layout=new_layout(context.data, spec, codec, outputs, counts_of(context.data)),
+        labels=labels_digest(index),
         fingerprint=Fingerprint(
             dataset=dataset_digest(index),
             teacher=described.digest,
@@ -271,6 +281,7 @@ def new_layout(
         shard_rows=spec.shard_rows or fitting_shard_rows(data.train, shard_rows),
         sections=sections,
         measures=measures,
+        keeps_labels=True,
     )
 
 
@@ -297,7 +308,8 @@ def places(layout: Layout, index: Index, splits: Mapping[str, Split]) -> dict[st
     for name, section in layout.sections.items():
         found[name] = np.full(section.n_rows, ABSENT, np.int64)
         if name in splits:
-            found[name][section.rows()] = SampleIndex.of(splits[name]).find(index[name].keys)
+            there = SampleIndex.of(splits[name], labels=False)
+            found[name][section.rows()] = there.find(index[name].keys)
     return found
 
 

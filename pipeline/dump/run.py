@@ -52,6 +52,7 @@ from pipeline.places.location import Location
 from pipeline.samples.label_forms import is_known
 from pipeline.store.growth import is_complete, tell_pending
 from pipeline.store.index import ABSENT
+from pipeline.store.labels import labels_at_dump
 from pipeline.store.layout import ZARR_JSON, ShardId
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, WHOLE, Slice, gate, writing
 from pipeline.store.manifest import Manifest
@@ -196,6 +197,12 @@ class _Dump:
         self.writer = StoreWriter(plan.path, plan.header)
         self._splits = splits_of(plan.context.data)
         self._places = places(self.writer.layout, plan.index, self._splits)
+        # Not those of the data now: the figures of all shards are by the same labels.
+        n_classes = self.writer.layout.n_classes
+        self._labels = {
+            name: labels_at_dump(plan.index[name], images, n_classes)
+            for name, images in self._splits.items()
+        }
         # Feeds read from this context, whose splits hold decoded images; checks read the files themselves.
         self._decoded = DecodedBlocks(plan.context, plan.spec.batch_size)
         self._checks = PixelChecks(self._splits, plan.context.workers)
@@ -292,7 +299,7 @@ class _Dump:
         return CompiledTeacher(self._teacher, self._spec.batch_size, self._device).output
 
     def _write(self, buffer: ShardBuffer, rows: Rows) -> None:
-        labelled, correct = buffer.tally(self._splits[buffer.shard.section].labels[rows])
+        labelled, correct = buffer.tally(self._labels[buffer.shard.section][rows])
         self.writer.write(
             buffer.shard,
             buffer.arrays,
@@ -353,7 +360,7 @@ class _Dump:
         held_out = [name for name in self._splits if name != "train"]
         if self._spec.allow_poor_teacher or not held_out:
             return
-        labels = np.concatenate([self._splits[name].labels for name in held_out])
+        labels = np.concatenate([self._labels[name] for name in held_out])
         if not is_known(labels).any():
             return
         shards = self.writer.layout.held_out_shards()
@@ -378,7 +385,7 @@ class _Dump:
             rows = self._places[name][self.writer.layout.sections[name].rows()]
             # Samples of an unfinished store may have left the data.
             outputs.append(self._codec.decode(arrays)[torch.from_numpy(rows != ABSENT)])
-            labels.append(self._splits[name].labels[rows[rows != ABSENT]])
+            labels.append(self._labels[name][rows[rows != ABSENT]])
         return self._task.quality(torch.cat(outputs), np.concatenate(labels))
 
 

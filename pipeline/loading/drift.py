@@ -175,7 +175,7 @@ def store_sightings(
     """
     layout, index = store.manifest.layout, store.sections[section].index
     places = np.full(layout.sections[section].n_rows, ABSENT)
-    places[layout.sections[section].rows()] = SampleIndex.of(images).find(index.keys)
+    places[layout.sections[section].rows()] = SampleIndex.of(images, labels=False).find(index.keys)
     mixes = section == "train" and views_of(store).mixes
     views = range(store.sections[section].n_views) if view is None else (view,)
     shards = (shard for shard in store.manifest.shards if shard.section == section and shard.view in views)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.core.errors import IncompleteStoreError, StoreError
 from pipeline.places.location import Location, Place
 from pipeline.store.growth import Pending, pending
 from pipeline.store.header import Header
+from pipeline.store.index import Index, read_index, read_samples
 from pipeline.store.layout import MANIFEST, ZARR_JSON
 from pipeline.store.ledger import Done, Records
 from pipeline.store.manifest import Manifest
@@ -28,6 +30,7 @@ class Inspection:
         header: the planned content and the origin.
         fidelity: cost of the codec over the finished shards.
         labelled: training samples with a label; None for an unfinished store.
+        read_index: reads the samples of each section, with their labels at the dump.
         growing: the unfinished growth of a complete store, if any.
     """
 
@@ -35,6 +38,7 @@ class Inspection:
     header: Header
     fidelity: Fidelity
     labelled: int | None
+    read_index: Callable[[], Index]
     growing: Pending | None = None
 
 
@@ -54,6 +58,7 @@ def inspect(place: Place) -> Inspection:
             header=manifest.header,
             fidelity=manifest.fidelity(),
             labelled=_labelled(manifest),
+            read_index=partial(_index, location, manifest),
             growing=growing,
         )
     if not isinstance(place, (str, Path)) or not Path(place).is_dir():
@@ -64,7 +69,19 @@ def inspect(place: Place) -> Inspection:
     done = Records(Path(place)).read(header)
     totals = _totals_of(header, done)
     summary = summarise(header, totals, len(done), complete=False, teacher_top1=None)
-    return Inspection(summary=summary, header=header, fidelity=totals["train"].fidelity, labelled=None)
+    return Inspection(
+        summary=summary,
+        header=header,
+        fidelity=totals["train"].fidelity,
+        labelled=None,
+        read_index=partial(read_index, Path(place), header),
+    )
+
+
+def _index(location: Location, manifest: Manifest) -> Index:
+    header, fetch = manifest.header, partial(manifest.find_metadata, location)
+    sections = header.layout.sections
+    return {name: read_samples(location, header, sections[name], fetch) for name in sections}
 
 
 def _growth_of(place: Place) -> Pending | None:
@@ -110,6 +127,7 @@ def summarise(
         "bytes_per_sample_view": train.bytes / train.rows if train.rows else None,
         "shards": {"total": layout.n_shards, "done": done},
         "fingerprint": header.fingerprint.to_dict(),
+        "labels_digest": header.labels,
         "fidelity": fidelity.summary() if train.rows else dict.fromkeys(fidelity.summary()),
         "teacher_top1": teacher_top1,
     }

@@ -24,10 +24,10 @@ STORE = Path("data/logits/main.zarr")
 TUTOR = Path("models/teachers/tutor.pt")
 OWN = """
 import torch
-from pipeline.modalities.images.models.cifar import wide_resnet
+from pipeline.modalities.images.models.cifar import cifar_resnet
 
 def teacher(path="models/teachers/tutor.pt"):
-    network = wide_resnet(16, 2)(4)
+    network = cifar_resnet(8)(4)
     network.load_state_dict(torch.load(path, weights_only=True))
     return network
 """
