@@ -15,8 +15,8 @@ import yaml
 
 from pipeline.core.trust import Trust
 from pipeline.evaluation.context import evaluate
-from pipeline.models.auxiliary import count_parameters
 from pipeline.modalities.prepared import PreparedData
+from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import load_checkpoint, read_tensors, save_checkpoint
 from pipeline.tasks.task import Figures
 from tests.stages.conftest import make_images, run
@@ -138,11 +138,11 @@ def test_a_teacher_of_more_classes_is_mapped_and_dumped(project, edit, in_a_file
     edit({"dumps": {"main": {"teacher": "mapped", "codec": "features"}}})
     assert run("train-teacher", "mapped") == 0
     network, card = load_checkpoint(Path("big.pt"))
-    images, labels = PreparedData.open(Path("data/prepared")).test.uniform
+    test = PreparedData.open(Path("data/prepared")).test
     with torch.no_grad():
-        logits = network(card.preprocessing.normalise(torch.from_numpy(images.copy())))
+        logits = network(card.preprocessing.normalise(torch.from_numpy(test.uniform[0].copy())))
     found = logits[:, [3, 1, 2]].argmax(1).numpy()
-    assert metrics("teacher-mapped")["top1"] == pytest.approx((found == labels).mean())
+    assert metrics("teacher-mapped")["top1"] == pytest.approx((found == test.labels).mean())
     big, mapped = read_tensors(Path("big.pt")), read_tensors(Path("models/teachers/mapped.pt"))
     assert torch.equal(mapped["head.weight"], big["head.weight"][[3, 1, 2]])
     assert run("cache-logits", "main") == 0
