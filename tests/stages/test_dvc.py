@@ -48,17 +48,15 @@ def test_only_what_changed_runs_again(repository):
     assert stages_run(call("dvc", "repro")) == []
     assert "git" not in call("git", "status", "--porcelain", "--", ".gitignore")
 
+    students = ["train-baseline@pupil-scratch-0", "train-student@main-pupil-kd-0"]
     change(lambda params: params["students"]["pupil"].update(learning_rate=0.02))
-    again = stages_run(call("dvc", "repro"))
-    assert sorted(again) == ["report", "train-baseline@pupil-scratch-0", "train-student@main-pupil-kd-0"]
-
-    change(lambda params: params["recipes"]["kd"].update(temperature=2))
-    assert stages_run(call("dvc", "repro")) == ["train-student@main-pupil-kd-0", "report"]
+    assert sorted(json.loads(call("dvc", "status", "--json"))) == students
+    change(lambda params: params["students"]["pupil"].pop("learning_rate"))
 
     # Which params.yaml did not name.
     change(lambda params: params["data"].update(labels_per_class=5))
     fewer = json.loads(call("dvc", "status", "--json"))
-    assert sorted(fewer) == ["train-baseline@pupil-scratch-0", "train-student@main-pupil-kd-0"]
+    assert sorted(fewer) == students
     change(lambda params: params["data"].pop("labels_per_class"))
 
     shown = call("dvc", "metrics", "show", "--json")
@@ -66,7 +64,7 @@ def test_only_what_changed_runs_again(repository):
     assert "top1" in shown
     call("dvc", "plots", "show", "--json")
 
-    tried = call("dvc", "exp", "run", "-S", "recipes.kd.temperature=3")
+    tried = call("dvc", "exp", "run", "-S", "+recipes.kd.temperature=3")
     assert stages_run(tried) == ["train-student@main-pupil-kd-0", "report"]
     assert yaml.safe_load(Path("params.yaml").read_text())["recipes"]["kd"]["temperature"] == 3
 
