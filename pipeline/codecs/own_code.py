@@ -43,7 +43,7 @@ Decode = Callable[[Mapping[str, Tensor]], Tensor]
 _KIND = Kind(noun="codec", returns="a codec", plural="codecs")
 _NUMBERED = re.compile(r"(.+)-([1-9][0-9]{0,5})")
 # Names of the arrays that identify a store's rows.
-_TAKEN = ("keys", "digests")
+_TAKEN = ("keys", "digests", "labels")
 
 
 @dataclass(frozen=True, slots=True)
