@@ -13,7 +13,7 @@ A dump that visits view by view decodes encoded images once per view, and holds 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
@@ -243,6 +243,17 @@ class PixelChecks:
             images = self._splits[shard.section]
             parts = np.array_split(rows, _parts(images, rows))
             self._blocks[place] = [self._pool.submit(images.require_unchanged, part) for part in parts]
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """End the comparisons with a `with` block, also those of a dump that fails."""
+        try:
+            yield
+        finally:
+            parts = [part for block in self._blocks.values() for part in block]
+            for part in parts:
+                part.cancel()
+            wait(parts)
 
     def finish(self, shard: ShardId) -> None:
         """Wait for the comparison of a shard's images.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -228,6 +228,7 @@ class _Dump:
         with (
             self._stopwatch.running(self._forward, sum(map(len, rows.values()))),
             self._decoded.expecting(rows),
+            self._checks.ending(),
             _ShardThread() as thread,
         ):
             progress = self._progress(missing)
@@ -239,28 +240,39 @@ class _Dump:
         feed = self._feeds[shards[0].section]
         buffers = ShardBuffers(self._codec, self._task, self._device)
         # One stream over all shards, so that the device never waits at the border of two shards.
-        rendered = feed.rendered((shard.view, rows) for shard in shards for rows in self._batches(shard))
-        for shard in shards:
-            rows = self._rows(shard)
-            self._decoded.start(shard)
-            self._checks.begin(shard, rows)
-            # The same order as in `_batches`: position i of the stream is row arrange(...)[i] of the shard.
-            buffers.begin(shard, feed.arrange(shard.view, rows))
-            for _ in range(-(-len(rows) // self._spec.batch_size)):
-                pixels = next(rendered)  # (B, *shape) integers; images (B, S, S, C) uint8
-                # (B, channels, S, S) float32, as the teacher wants it.
-                images = self._teacher.card.preprocessing.normalise(pixels)
-                self._stopwatch.see(images)
-                # Checksums that are not of rendered samples are taken when the shard is written.
-                checked = pixels if feed.checks_rendered else pixels[:, :0]
-                with naming_memory(self._device, f"a forward pass of {len(images)} samples", _LESS_MEMORY):
-                    whole = buffers.put(self._forward(images), checked)
-                # Batches arrive one late: the shard before becomes whole in this shard's first batch. A
-                # shard with a bad row comes at once, to be refused.
-                self._finish(whole, thread)
-                next(progress, None)
-            self._decoded.end(shard)
+        requests = ((shard.view, rows) for shard in shards for rows in self._batches(shard))
+        with closing(feed.rendered(requests)) as rendered:
+            for shard in shards:
+                self._make_shard(shard, rendered, buffers, progress, thread)
         self._finish(buffers.finish(), thread)
+
+    def _make_shard(
+        self,
+        shard: ShardId,
+        rendered: Iterator[Tensor],
+        buffers: ShardBuffers,
+        progress: Iterator[int],
+        thread: _ShardThread,
+    ) -> None:
+        feed, rows = self._feeds[shard.section], self._rows(shard)
+        self._decoded.start(shard)
+        self._checks.begin(shard, rows)
+        # The same order as in `_batches`: position i of the stream is row arrange(...)[i] of the shard.
+        buffers.begin(shard, feed.arrange(shard.view, rows))
+        for _ in range(-(-len(rows) // self._spec.batch_size)):
+            pixels = next(rendered)  # (B, *shape) integers; images (B, S, S, C) uint8
+            # (B, channels, S, S) float32, as the teacher wants it.
+            images = self._teacher.card.preprocessing.normalise(pixels)
+            self._stopwatch.see(images)
+            # Checksums that are not of rendered samples are taken when the shard is written.
+            checked = pixels if feed.checks_rendered else pixels[:, :0]
+            with naming_memory(self._device, f"a forward pass of {len(images)} samples", _LESS_MEMORY):
+                whole = buffers.put(self._forward(images), checked)
+            # Batches arrive one late: the shard before becomes whole in this shard's first batch. A
+            # shard with a bad row comes at once, to be refused.
+            self._finish(whole, thread)
+            next(progress, None)
+        self._decoded.end(shard)
 
     def _finish(self, buffer: ShardBuffer | None, thread: _ShardThread) -> None:
         """Hand a whole shard to the writing thread, after its images were compared."""

@@ -9,8 +9,7 @@ path or device.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -167,14 +166,14 @@ class Feed:
         """Yield a batch per (view, rows), like `batches`; the view may change between batches."""
         return map(self.preprocessing.normalise, self.rendered(requests))
 
-    def rendered(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
+    def rendered(self, requests: Iterable[tuple[int, Rows]]) -> Generator[Tensor, None, None]:
         """Yield the rendered samples (B, *shape) per (view, rows), on the device.
 
         Padding beyond a batch's longest sample is left out. Each tensor is valid until the next is
-        requested.
+        requested. A consumer that may stop early closes it, which ends the rendering ahead.
         """
         if self._queue is None:
-            return itertools.starmap(self.pixels, requests)
+            return (self.pixels(view, rows) for view, rows in requests)
         return self._queue.stream(requests)
 
 

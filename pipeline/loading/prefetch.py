@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 
@@ -145,7 +145,7 @@ class PrefetchQueue:
         self._stream = long_lived_stream(device) if device.type == "cuda" else None
         self._idle: list[_Slot] = []
 
-    def stream(self, requests: Iterable[tuple[int, Rows]]) -> Iterator[Tensor]:
+    def stream(self, requests: Iterable[tuple[int, Rows]]) -> Generator[Tensor, None, None]:
         """Yield rendered samples (n, *shape) per (view, rows), each valid until the next is requested."""
         upcoming = iter(requests)
         filled: deque[_Slot] = deque()
