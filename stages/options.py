@@ -94,7 +94,7 @@ def writes_store(command: Command) -> Command:
 
 def _local_folder(path: Path) -> Path:
     if ":/" in str(path):
-        from pipeline.places.location import hidden_place
+        from pipeline.places.addresses import hidden_place
 
         raise click.BadParameter(
             f"{hidden_place(str(path))}: stores are written to local folders only; push the store "

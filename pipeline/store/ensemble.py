@@ -23,7 +23,7 @@ from pipeline.codecs.rule import Measures
 from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError
 from pipeline.core.files import write_json
 from pipeline.core.hashing import spec_digest
-from pipeline.places.location import Location, Place
+from pipeline.places.location import Address, Location
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.index import ABSENT
@@ -201,7 +201,7 @@ class Ensemble:
         )
 
     @classmethod
-    def open(cls, place: Place, *, allow_drift: bool = False, **options: Any) -> Ensemble:
+    def open(cls, place: Address, *, allow_drift: bool = False, **options: Any) -> Ensemble:
         """Open an ensemble and its members, which lie beside it.
 
         Args:

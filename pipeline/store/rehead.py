@@ -31,7 +31,7 @@ from pipeline.core.errors import ConfigError, CorruptStoreError
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
-from pipeline.places.location import Location, Place
+from pipeline.places.location import Address, Location
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import reason
 from pipeline.store.layout import MANIFEST
@@ -206,7 +206,7 @@ class Reheaded:
         )
 
     @classmethod
-    def open(cls, place: Place, *, allow_drift: bool = False, **options: Any) -> Reheaded:
+    def open(cls, place: Address, *, allow_drift: bool = False, **options: Any) -> Reheaded:
         """Open a re-headed store and the store behind it, which lies beside it.
 
         Args:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.errors import IncompleteStoreError, StoreError
-from pipeline.places.location import Location, Place
+from pipeline.places.location import Address, Location
 from pipeline.store.growth import Pending, pending
 from pipeline.store.header import Header
 from pipeline.store.layout import MANIFEST, ZARR_JSON
@@ -38,7 +38,7 @@ class Inspection:
     growing: Pending | None = None
 
 
-def inspect(place: Place) -> Inspection:
+def inspect(place: Address) -> Inspection:
     """Return a store's figures without reading its logits.
 
     Raises:
@@ -67,7 +67,7 @@ def inspect(place: Place) -> Inspection:
     return Inspection(summary=summary, header=header, fidelity=totals["train"].fidelity, labelled=None)
 
 
-def _growth_of(place: Place) -> Pending | None:
+def _growth_of(place: Address) -> Pending | None:
     """Return a complete store's growth; a damaged growth, which the store does not need, counts as none."""
     with suppress(StoreError):
         return pending(Path(place)) if isinstance(place, (str, Path)) else None
