@@ -175,8 +175,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Create or replace a JSON file (sorted keys, indented, no NaN), atomically."""
-    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
-    write_bytes(path, text.encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return the content of a JSON file: sorted keys, indented, no NaN."""
+    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:

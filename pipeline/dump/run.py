@@ -19,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -48,6 +47,7 @@ from pipeline.dump.speed import Stopwatch
 from pipeline.evaluation.context import RunContext
 from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import CompiledTeacher, Teacher
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.samples.label_forms import is_known
 from pipeline.store.growth import is_complete, tell_pending
@@ -66,7 +66,7 @@ def cache_logits(
     context: RunContext,
     teacher: Teacher,
     spec: DumpSpec,
-    path: Path,
+    path: Root,
     *,
     part: Slice = WHOLE,
     completes: bool = True,
@@ -99,7 +99,7 @@ def run_dump(plan: DumpPlan, *, part: Slice = WHOLE, completes: bool = True) -> 
     return _run(plan.path, lambda: renewed(plan), part, completes=completes)
 
 
-def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool) -> Manifest | None:
+def _run(path: Root, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool) -> Manifest | None:
     # Slices start together: the first one plans and makes the held-out shards at the gate, the others wait
     # for it and find that work done.
     wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
@@ -126,7 +126,7 @@ def _run(path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
 
 
 def _begin(
-    path: Path, plan: Callable[[], DumpPlan], part: Slice, wait: float, held: ExitStack
+    path: Root, plan: Callable[[], DumpPlan], part: Slice, wait: float, held: ExitStack
 ) -> tuple[_Dump | None, DumpPlan] | None:
     """Open a store for a slice of its shards, and make its held-out shards.
 
@@ -138,7 +138,7 @@ def _begin(
         completed the store in between; then the plan is out of date.
     """
     form = form_of(path)
-    ahead = plan() if (path / ZARR_JSON).exists() else None
+    ahead = plan() if at(path).exists(ZARR_JSON) else None
     if ahead is not None:
         require_room(path, _need(ahead, part, ahead.missing, ahead.rates))
         require_resumable(ahead)

@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.core.errors import LockedError
@@ -63,6 +63,20 @@ class LocalPlace(Place):
                 found[whole] = size
         return found
 
+    def names(self, folder: str) -> list[str]:
+        """Return the names in one folder."""
+        try:
+            return os.listdir(self.folder / folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def size(self, name: str) -> int | None:
+        """Return the size of a file, or None if it is missing."""
+        try:
+            return os.stat(f"{self.folder}/{name}").st_size
+        except OSError:
+            return None
+
     def get(self, name: str, first: int = 0, count: int | None = None) -> bytes | None:
         """Return a file's bytes, or None if it is missing."""
         return read_inside(self.folder, name, first=first, count=count)
@@ -95,6 +109,25 @@ class LocalPlace(Place):
         """Remove files, or links themselves; missing ones are ignored."""
         for name in names:
             remove_inside(self.folder, name)
+
+    def move(self, names: Iterable[str], target: Place) -> None:
+        """Rename files into another folder, durably."""
+        if not isinstance(target, LocalPlace):
+            raise TypeError(f"{target} is no folder")
+        folders = set()
+        for name in names:
+            (target.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(self.folder / name, target.folder / name)
+            # (a/b/file) -> a/b, a, the folder itself: a rename lasts once every folder above it is synced.
+            folders |= {target.folder / parent for parent in Path(name).parents}
+        # Reverse order: children before parents.
+        for folder in sorted(folders, reverse=True):
+            sync_folder(folder)
+
+    def prune(self, folder: str) -> None:
+        """Remove a folder if it is empty."""
+        with suppress(OSError):  # it is missing, or holds something
+            (self.folder / folder).rmdir()
 
     def _written(self, name: str, content: bytes, publish: Callable[[Path, Path], None]) -> Tag:
         """Write a file under a name of its own and publish it; return its tag."""

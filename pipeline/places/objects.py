@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import PurePosixPath
@@ -45,8 +45,7 @@ _CUT = (
     "incomplete",
     "closed before",
 )
-_TIMED_OUT = ("timed out", "TimedOut", "Timeout")
-_SILENT = (*_TIMED_OUT, "error sending", "HTTP error", "Connect", "dns error")
+_SILENT = ("timed out", "Timeout", "error sending", "HTTP error", "Connect", "dns error")
 _BEYOND = ("416", "InvalidRange", "Invalid range")
 
 
@@ -132,6 +131,24 @@ class ObjectPlace(Place):
                 for entry in chunk
             }
 
+    def names(self, folder: str) -> list[str]:
+        """Return the names of the objects in a folder."""
+        return [name[len(folder) + 1 :] for name in self.sizes(folder)]
+
+    def size(self, name: str) -> int | None:
+        """Return the size of an object, or None if it is missing."""
+        told = self._head(name)
+        return None if told is None else int(told["size"])
+
+    def sizes_of(self, names: Collection[str]) -> dict[str, int]:
+        """Return the sizes of those objects that exist; a listing tells many at once."""
+        if len(names) <= REQUESTS_AT_ONCE:
+            return super().sizes_of(names)
+        found = {}
+        for top in {name.partition("/")[0] for name in names if "/" in name}:
+            found |= self.sizes(top)
+        return {name: found[name] for name in names if name in found}
+
     def get(self, name: str, first: int = 0, count: int | None = None) -> bytes | None:
         """Return an object's bytes, or None if it is missing."""
         if count == 0:
@@ -154,11 +171,8 @@ class ObjectPlace(Place):
 
     def tag(self, name: str) -> Tag | None:
         """Return the ETag and version of an object, or None if it is missing."""
-        try:
-            with _explaining(f"{self._name}/{name}", "be read"):
-                return _tag(_obstore().head(self._store, self._prefix + name))
-        except FileNotFoundError:
-            return None
+        told = self._head(name)
+        return None if told is None else _tag(told)
 
     def put(self, name: str, content: bytes) -> Tag:
         """Create or replace an object."""
@@ -178,6 +192,26 @@ class ObjectPlace(Place):
         if keys:
             with _explaining(self._name, "be written"):
                 _obstore().delete(self._store, keys)
+
+    def move(self, names: Iterable[str], target: Place) -> None:
+        """Copy objects to another prefix of the bucket, then remove them here."""
+        if not isinstance(target, ObjectPlace):
+            raise TypeError(f"{target} is no place of objects")
+        names = list(names)
+        for name in names:
+            with _explaining(f"{target}/{name}", "be written"):
+                _obstore().copy(self._store, self._prefix + name, target._prefix + name)
+        self.delete(names)
+
+    def prune(self, folder: str) -> None:
+        """Do nothing: object storage has no folders."""
+
+    def _head(self, name: str) -> Any:
+        try:
+            with _explaining(f"{self._name}/{name}", "be read"):
+                return _obstore().head(self._store, self._prefix + name)
+        except FileNotFoundError:
+            return None
 
     def _put_if(self, name: str, content: bytes, mode: object) -> Tag | None:
         errors = _obstore().exceptions
@@ -306,8 +340,7 @@ def _explained(place: str, verb: str, error: Exception, text: str) -> StoreError
             f"{place}: cannot {verb}: the environment has no credentials; set those of the service, e.g. "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
-    timed_out = any(sign in text for sign in _TIMED_OUT)
-    if not timed_out and any(sign in text for sign in _CUT):
+    if any(sign in text for sign in _CUT):
         return CutShortError(
             f"{place}: the service sent only a part of the object, {_READS} times; run the command again"
         )

@@ -56,6 +56,14 @@ class Place(ABC):
         """
 
     @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """Return the names in one folder; none if it does not exist."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """Return the size of a file in bytes, or None if it is missing."""
+
+    @abstractmethod
     def get(self, name: str, first: int = 0, count: int | None = None) -> bytes | None:
         """Return a file's bytes, or None if it is missing.
 
@@ -85,6 +93,17 @@ class Place(ABC):
     def delete(self, names: Iterable[str]) -> None:
         """Remove files; missing ones are ignored."""
 
+    @abstractmethod
+    def move(self, names: Iterable[str], target: Place) -> None:
+        """Move files to the same names in another place of the same kind, replacing those there.
+
+        Killed in between, it can be repeated with the files that are left.
+        """
+
+    @abstractmethod
+    def prune(self, folder: str) -> None:
+        """Remove a folder if it is empty."""
+
     @property
     @abstractmethod
     def stem(self) -> str:
@@ -94,10 +113,10 @@ class Place(ABC):
         """Whether a file of this name exists."""
         return self.tag(name) is not None
 
-    def get_all(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Yield small files by name, in their order, several requests at a time."""
-        workers = min(self.at_once, max(len(names), 1))
-        yield from zip(names, side_by_side(self.get, names, workers), strict=True)
+    def sizes_of(self, names: Collection[str]) -> dict[str, int]:
+        """Return the sizes in bytes of those files that exist, by name."""
+        found = zip(names, side_by_side(self.size, names, self.at_once), strict=True)
+        return {name: size for name, size in found if size is not None}
 
     def __truediv__(self, folder: str) -> Place:
         return self.below(folder)

@@ -23,9 +23,10 @@ from pipeline.core.errors import (
     StoreError,
     quoted,
 )
-from pipeline.core.files import parse_object, write_json
+from pipeline.core.files import json_bytes, parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import Described, canonical_json, difference, spec_digest
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.store.arrays import RESTORE, reading, reason
 from pipeline.store.layout import SCHEMA, SCHEMAS, ZARR_JSON, Layout
@@ -270,7 +271,10 @@ class Header:
                 "the original checkpoint, or make a new dump"
             )
 
-    def write(self, store: Path) -> None:
+    def to_bytes(self) -> bytes:
+        """Return the root's zarr.json: a group with the header as its attributes."""
+        return json_bytes({"attributes": self.to_dict(), "zarr_format": 3, "node_type": "group"})
+
+    def write(self, store: Root) -> None:
         """Write the root group with the header as its attributes."""
-        root = {"attributes": self.to_dict(), "zarr_format": 3, "node_type": "group"}
-        write_json(store / ZARR_JSON, root)
+        at(store).put(ZARR_JSON, self.to_bytes())

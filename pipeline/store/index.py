@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError, counted
 from pipeline.core.hashing import Described, array_digest, difference, spec_digest
+from pipeline.places.folder import Root
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
@@ -165,7 +166,7 @@ def dataset_digest(index: Mapping[str, SampleIndex]) -> str:
     return spec_digest({name: part.digest() for name, part in index.items()})
 
 
-def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Header, Index]:
+def adopt(path: Root, header: Header, index: Index, wanted: Wanted) -> tuple[Header, Index]:
     """Return header and index of a store extended to what a dump wants.
 
     Views and samples can be added; existing ones keep their places. Every other difference is refused by
@@ -198,7 +199,7 @@ def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
     return replace(header, layout=layout, fingerprint=fingerprint), grown
 
 
-def read_index(path: Path, header: Header) -> Index:
+def read_index(path: Root, header: Header) -> Index:
     """Return the samples of each section of an unfinished store.
 
     Args:
@@ -208,7 +209,8 @@ def read_index(path: Path, header: Header) -> Index:
     Raises:
         CorruptStoreError: keys or digests changed since they were written.
     """
-    require_own_folders(path)
+    if isinstance(path, Path):
+        require_own_folders(path)
     index, location = {}, Location(path)
     for name, section in header.layout.sections.items():
         keys, digests = read_section(path, header.layout, section, location.find)
@@ -220,7 +222,7 @@ def read_index(path: Path, header: Header) -> Index:
     return index
 
 
-def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: str) -> None:
+def _require_same_making(path: Root, header: Header, wanted: Wanted, ways_out: str) -> None:
     found, teacher = header.fingerprint, wanted.teacher
     for what, same, differing in (
         ("a different teacher", teacher.digest == found.teacher, header.teacher_difference(teacher)),
