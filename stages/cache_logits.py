@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from pipeline.core.errors import ConfigError, counted
 from pipeline.dump.average import write_ensemble
 from pipeline.dump.run import cache_logits
+from pipeline.places.folder import Root
 from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_reference_or_nothing, require_store_or_nothing
 from pipeline.store.reader import LogitStore
+from pipeline.store.reference import beside
 from pipeline.tasks.task import Task
 from stages import paths
 from stages.artifacts import asked_teacher, judging, require_as_asked, tell_other_data
@@ -39,7 +39,7 @@ from stages.rehead import make as make_reheaded
 @writes_store
 @runs_on_device
 @reads_params
-def command(params: Params, dump: str, out: Path | None, part: Slice | None, machine: Machine) -> None:
+def command(params: Params, dump: str, out: Root | None, part: Slice | None, machine: Machine) -> None:
     """Run the teacher of DUMP once over all views and store its logits in a Zarr store.
 
     An interrupted dump resumes, and a complete one is left unchanged. Added views and images extend the
@@ -75,7 +75,7 @@ def command(params: Params, dump: str, out: Path | None, part: Slice | None, mac
         _say(dump, manifest, context.task)
 
 
-def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> bool:
+def _average(params: Params, name: str, path: Root, part: Slice | None, machine: Machine) -> bool:
     """Write an ensemble; only the first of several processes does. Return whether this one did."""
     _require_no_part(part, f"ensemble {name!r}")
     if rank_slice(WHOLE).index > 0:
@@ -85,7 +85,7 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
     members = {dump: paths.store(dump).name for dump in spec.of}
     context = machine.context(params.data)
     for dump, member in members.items():
-        require_as_asked(params, dump, LogitStore.open(path.parent / member), machine.device)
+        require_as_asked(params, dump, LogitStore.open(beside(path, member)), machine.device)
     with gate(path, WAIT_SECONDS):
         sweep_temporaries(path)
         ensemble = write_ensemble(path, list(members.values()), spec.blend(), context)

@@ -8,12 +8,14 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
 _CREATED = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+_ATTEMPTS, _PAUSE_SECONDS = 10, 0.01
 # Temporary files of `write_atomic`: `.NAME.partial`; without locks, eight random characters instead.
 _TEMPORARY = re.compile(r"\.(.+)\.(partial|[a-z0-9_]{8})")
 
@@ -89,7 +91,8 @@ def write_new(path: Path, content: bytes, publish: Callable[[Path, Path], None])
     Returns:
         The state of the file, which does not change as it gets its name.
     """
-    for last in (False, False, True):
+    for attempt in range(_ATTEMPTS):
+        time.sleep(_PAUSE_SECONDS * attempt)
         partial = _beside(path)
         file = os.fdopen(os.open(partial, _CREATED | os.O_EXCL, 0o666), "wb")
         try:
@@ -101,7 +104,7 @@ def write_new(path: Path, content: bytes, publish: Callable[[Path, Path], None])
             publish(partial, path)
         except FileNotFoundError:
             # Without working locks another process may take the file for a killed writer's, and remove it.
-            if last or os.path.lexists(partial):
+            if attempt == _ATTEMPTS - 1 or os.path.lexists(partial):
                 raise
         except BaseException:
             partial.unlink(missing_ok=True)

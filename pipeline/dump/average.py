@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.codecs.blend import Blend
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.table import views_of
+from pipeline.places.folder import Root
 from pipeline.store.ensemble import Ensemble, open_members
 
 
-def write_ensemble(path: Path, names: Sequence[str], blend: Blend, context: RunContext) -> Ensemble:
+def write_ensemble(path: Root, names: Sequence[str], blend: Blend, context: RunContext) -> Ensemble:
     """Write an ensemble of stores in the same folder, and replace an existing one.
 
     Args:

@@ -54,6 +54,8 @@ from pipeline.store.records import Recorded
 from pipeline.store.writer import StoreWriter
 from pipeline.tasks.task import Task
 
+_ATTEMPTS = 10
+
 
 def clean_up(path: Root, wait_seconds: float) -> None:
     """Remove the leftovers of killed writers; they are looked for before the store's gate is held.
@@ -203,7 +205,7 @@ def _create(plan: DumpPlan) -> None:
 
 def _create_folder(plan: DumpPlan, path: Path) -> bool:
     """Build a store beside its place and rename it, which fails if another process has created one."""
-    for last in (False, False, True):
+    for last in (*(False,) * _ATTEMPTS, True):
         partial = partial_folder(path)
         try:
             build_frame(partial, plan.header, index=plan.index, state=plan.codec.state)
@@ -252,7 +254,7 @@ def complete(path: Root, header: Header, context: RunContext, *, completes: bool
     """Complete a store without missing shards, and measure the teacher on its stored held-out logits.
 
     Args:
-        path: the store's folder.
+        path: the store's folder or place.
         header: the store's planned content.
         context: the data and its task.
         completes: write the manifest; if False, only report progress.
@@ -260,9 +262,24 @@ def complete(path: Root, header: Header, context: RunContext, *, completes: bool
     Returns:
         The manifest, or None if the store is still incomplete.
     """
-    location = Location(path)
-    if is_complete(path, header):
-        return Manifest.read(location)
+    try:
+        manifest = None if is_complete(path, header) else _complete(path, header, context, completes)
+    except (StoreError, OSError):
+        # Without locks another process may complete the store meanwhile, and remove its records.
+        if not is_complete(path, header):
+            raise
+        manifest = None
+    if manifest is not None:
+        _warn_of_cost(path, manifest, context.task)
+    elif is_complete(path, header):
+        manifest = Manifest.read(Location(path))
+        if not at(path).has_locks:
+            forget_work(path, manifest)
+    return manifest
+
+
+def _complete(path: Root, header: Header, context: RunContext, completes: bool) -> Manifest | None:
+    """Complete a store; nothing is returned if shards are missing, or another process completes it."""
     writer = StoreWriter(path, header)
     finished, total = writer.done(), writer.layout.n_shards
     done = len(finished)
@@ -275,16 +292,8 @@ def complete(path: Root, header: Header, context: RunContext, *, completes: bool
         with gate(path, PREPARATION_SECONDS, free_of=WHOLE, writers_seconds=PREPARATION_SECONDS):
             held.enter_context(writing(path, WHOLE))
             if is_complete(path, header):
-                return Manifest.read(location)
-        try:
-            manifest = _completed(path, writer, finished, context)
-        except (StoreError, OSError):
-            # Without locks another process may complete the store meanwhile, and remove its records.
-            if not is_complete(path, header):
-                raise
-            return Manifest.read(location)
-    _warn_of_cost(path, manifest, context.task)
-    return manifest
+                return None
+        return _completed(path, writer, finished, context)
 
 
 def _completed(path: Root, writer: StoreWriter, finished: Done, context: RunContext) -> Manifest:

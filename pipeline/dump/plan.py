@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs import Codec, codec_fingerprint, find_codec
+from pipeline.codecs import Codec, codec_fingerprint, find_codec, state_shapes
 from pipeline.codecs.rule import Measures
 from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.progress import note
@@ -23,6 +23,7 @@ from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher, require_same_outputs
+from pipeline.places.addresses import removal
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
@@ -30,8 +31,26 @@ from pipeline.store.arrays import RESTORE
 from pipeline.store.frame import has_frame, read_state
 from pipeline.store.growth import frame_folder, growth_folder, is_growing, read_growth, writing_folder
 from pipeline.store.header import Fingerprint, Header
-from pipeline.store.index import ABSENT, Index, SampleIndex, Wanted, adopt, dataset_digest, read_index
-from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
+from pipeline.store.index import (
+    ABSENT,
+    Index,
+    SampleIndex,
+    Wanted,
+    adopt,
+    dataset_digest,
+    read_index,
+    require_same_making,
+)
+from pipeline.store.layout import (
+    CODEC_GROUP,
+    MANIFEST,
+    SCHEMA,
+    ZARR_JSON,
+    Layout,
+    Section,
+    ShardId,
+    default_shard_rows,
+)
 from pipeline.store.ledger import Records
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_store_or_nothing
@@ -106,7 +125,7 @@ def plan_dump(
     spec.codec.require_link(context.task.measures)
     path = behind_links(path)
     require_store_or_nothing(path)
-    is_new = not at(path).exists(ZARR_JSON)
+    is_new = not at(path).exists(ZARR_JSON) or _is_claimed(context, teacher, spec, path)
     done: Mapping[ShardId, Recorded] = {}
     written_bytes = 0
     if is_new:
@@ -129,6 +148,25 @@ def plan_dump(
         is_new=is_new,
         is_framed=not is_new and has_frame(writing_folder(path), header, codec.state),
     )
+
+
+def _is_claimed(context: RunContext, teacher: Teacher, spec: DumpSpec, path: Root) -> bool:
+    """Whether the store, in object storage, has a header and no whole frame yet.
+
+    Another writer creates it, or was killed meanwhile: whoever plans the same store completes its frame.
+
+    Raises:
+        MismatchError: that writer has a different teacher, views or codec.
+    """
+    if at(path).has_locks or at(path).exists(MANIFEST):
+        return False
+    header = Header.read(Location(path))
+    state = (f"{CODEC_GROUP}/{name}/{ZARR_JSON}" for name in state_shapes(header.layout.codec))
+    frame = {*header.layout.frame_files(), *state}
+    if len(at(path).sizes_of(frame)) == len(frame):
+        return False
+    require_same_making(path, header, _wanted(context, teacher, spec))
+    return True
 
 
 def renewed(plan: DumpPlan) -> DumpPlan:
@@ -203,7 +241,7 @@ def _as_begun(path: Root, found: Header, known: Index, wanted: Wanted) -> tuple[
     if not begun.extends(found) or not all(index[name].begins_with(some) for name, some in known.items()):
         raise MismatchError(
             f"{folder}: this unfinished growth belongs to a different store; expected the samples, "
-            f"teacher, views and codec of the store around it; remove it with: rm -r {folder}"
+            f"teacher, views and codec of the store around it; remove it with: {removal(folder)}"
         )
     return adopt(folder, begun.with_views(wanted.view_count), index, wanted)
 

@@ -152,7 +152,13 @@ def _begin(
         if is_complete(path, planned.header):
             return None, planned
         held.enter_context(writing(path, part))
-        dump = _Dump(planned)
+        try:
+            dump = _Dump(planned)
+        except StoreError:
+            # Without locks another process may complete the store in between.
+            if not is_complete(path, planned.header):
+                raise
+            return None, planned
         try:
             dump.make(list(planned.header.layout.held_out_shards()))
             dump.require_good_teacher()

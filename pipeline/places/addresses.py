@@ -8,6 +8,11 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 _HIDDEN = "***"
+_REMOVE = {
+    "s3": "aws s3 rm --recursive",
+    "gs": "gcloud storage rm --recursive",
+    "az": "azcopy remove --recursive",
+}
 # Separates nested file systems in fsspec's addresses, e.g. simplecache::s3://bucket/main.zarr.
 _LINK = "::"
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]"
@@ -19,6 +24,24 @@ _CUTS = re.compile("[/?#:@]")
 _SECRET_OPTION = re.compile(r"key|secret|token|pass|cred|auth|sas|conn|sign|user", re.IGNORECASE)
 # Hiding shorter secrets would destroy ordinary words.
 _SHORTEST = 4
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is an address, not a path; also `s3:/bucket`, the form of s3://bucket as a path.
+
+    >>> is_address("s3://bucket/main.zarr"), is_address("data/main.zarr")
+    (True, False)
+    """
+    return _ADDRESS.match(text) is not None
+
+
+def removal(place: object) -> str:
+    """Return the command that removes a folder, or everything below an address, for messages.
+
+    >>> removal("s3://bucket/main.zarr"), removal("data/logits/main.zarr")
+    ('aws s3 rm --recursive s3://bucket/main.zarr', 'rm -r data/logits/main.zarr')
+    """
+    return f"{_REMOVE.get(str(place).partition('://')[0], 'rm -r')} {place}"
 
 
 def hidden(text: str) -> str:

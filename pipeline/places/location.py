@@ -19,8 +19,8 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.core.errors import StoreError, brief
 from pipeline.core.package import extra_command
-from pipeline.places.addresses import hidden_place, secrets_of, without
-from pipeline.places.folder import LocalPlace
+from pipeline.places.addresses import hidden_place, is_address, secrets_of, without
+from pipeline.places.folder import LocalPlace, Root
 from pipeline.places.local import NoFileError, exists_inside, read_inside, too_large
 from pipeline.places.objects import REQUESTS_AT_ONCE, ObjectPlace, is_installed, is_object_address
 from pipeline.places.place import Place
@@ -47,6 +47,11 @@ class Location:
         self._source: Path | Store | Place
         self._source = self._reached(place, options) if folder is None else folder.absolute()
         self.place: Address = place if folder is None else self._source
+
+    @property
+    def root(self) -> Root | None:
+        """The folder, or the place; None for addresses and stores that can only be read."""
+        return self._source if isinstance(self._source, Path | Place) else None
 
     @property
     def reads_at_once(self) -> int:
@@ -153,6 +158,19 @@ class Location:
 
     def __str__(self) -> str:
         return self._name
+
+
+def root_of(address: str) -> Root:
+    """Return the folder or place of an address that a user wrote, for writing.
+
+    Raises:
+        ConfigError: it is an address, and none of object storage.
+        StoreError: obstore is not installed.
+
+    >>> root_of("data/logits/main.zarr").name
+    'main.zarr'
+    """
+    return ObjectPlace.open(address) if is_address(address) else Path(address)
 
 
 def _is_address(place: Address) -> bool:

@@ -75,17 +75,8 @@ class ObjectPlace(Place):
             ConfigError: the address is not valid, or holds credentials.
             StoreError: obstore is not installed, or the environment does not describe the service.
         """
+        require_object_address(url)
         parts = urlsplit(url)
-        if parts.scheme not in SCHEMES or not parts.hostname or parts.query or parts.fragment:
-            raise ConfigError(
-                f"{hidden_place(url)}: is not an address of object storage; expected "
-                f"{', '.join(f'{scheme}://BUCKET/FOLDER' for scheme in SCHEMES)}"
-            )
-        if "@" in parts.netloc or ":" in parts.netloc:
-            raise ConfigError(
-                f"{hidden_place(url)}: has credentials or a port in it; expected the bucket alone; set the "
-                "service's environment variables, e.g. AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL"
-            )
         bucket, prefix = f"{parts.scheme}://{parts.netloc}", parts.path.strip("/")
         name = f"{bucket}/{prefix}" if prefix else bucket
         with _explaining(name, "be opened"):
@@ -144,7 +135,7 @@ class ObjectPlace(Place):
         """Return the sizes of those objects that exist; a listing tells many at once."""
         if len(names) <= REQUESTS_AT_ONCE:
             return super().sizes_of(names)
-        found = {}
+        found: dict[str, int] = {}
         for top in {name.partition("/")[0] for name in names if "/" in name}:
             found |= self.sizes(top)
         return {name: found[name] for name in names if name in found}
@@ -239,6 +230,25 @@ class CutShortError(StoreError):
 
 class _OutOfRangeError(StoreError):
     """A range begins at the end of an object."""
+
+
+def require_object_address(url: str) -> None:
+    """Refuse an address that is none of object storage, or that holds credentials.
+
+    Raises:
+        ConfigError: says what is expected.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or not parts.netloc or parts.query or parts.fragment:
+        raise ConfigError(
+            f"{hidden_place(url)}: is not an address of object storage; expected a folder, or "
+            f"{', '.join(f'{scheme}://BUCKET/FOLDER' for scheme in SCHEMES)}"
+        )
+    if "@" in parts.netloc or ":" in parts.netloc:
+        raise ConfigError(
+            f"{hidden_place(url)}: has credentials or a port in it; expected the bucket alone; set the "
+            "service's environment variables, e.g. AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL"
+        )
 
 
 def is_object_address(address: object) -> bool:

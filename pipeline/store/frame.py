@@ -15,6 +15,7 @@ from zarr.codecs import TransposeCodec, ZstdCodec
 from zarr.core.buffer import Buffer, cpu
 from zarr.storage import MemoryStore
 
+from pipeline.core.errors import LockedError
 from pipeline.core.files import parse_object
 from pipeline.core.hashing import canonical_json
 from pipeline.core.threads import side_by_side
@@ -67,8 +68,11 @@ def build_frame(
         index: the samples of each section.
         state: the codec's state, which the store keeps once.
         with_header: whether to write the header; without it there is no store yet.
+
+    Raises:
+        LockedError: another process has written a different header meanwhile.
     """
-    place, before = at(path), _read_frame(path)
+    place, replaced, before = at(path), at(path).tag(ZARR_JSON), _read_frame(path)
     after = dict(before)
     with reading(path, "a group or array"):
         root = MemoryStore(after)
@@ -83,8 +87,11 @@ def build_frame(
         if name != ZARR_JSON and (name not in before or before[name].to_bytes() != content):
             place.put(name, content)
     place.delete(sorted(set(before) - set(after)))
-    if with_header and not _root_is(path, header):
-        header.write(path)
+    if with_header and not _root_is(path, header) and not header.publish(path, replaced):
+        raise LockedError(
+            f"{path}: another process has changed this store in the meantime; wait for it, and run the "
+            "command again"
+        )
 
 
 def _read_frame(path: Root) -> dict[str, Buffer]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from pipeline.core.errors import CorruptStoreError, StoreError
 from pipeline.core.hashing import bytes_digest
 from pipeline.core.progress import note
+from pipeline.places.addresses import removal
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.store.faults import files_in
@@ -61,12 +62,12 @@ class Pending:
         if not self.total:
             return (
                 f"unfinished upgrade in {self.folder}; finish it with: pipeline verify "
-                f"{self.folder.parent} --upgrade, or remove it with: rm -r {self.folder}"
+                f"{next(at(self.folder).parents())} --upgrade, or remove it with: {removal(self.folder)}"
             )
         return (
             f"unfinished growth to {self.n_views} views of {self.n_samples:,} samples in {self.folder} "
             f"({self.done} of {self.total} shards are done); finish it with views.count: {self.n_views}, "
-            f"or remove it with: rm -r {self.folder}"
+            f"or remove it with: {removal(self.folder)}"
         )
 
 
@@ -243,7 +244,7 @@ def _explaining(path: Root) -> Iterator[None]:
     except StoreError as error:
         reason, folder = str(error).partition(";")[0], growth_folder(path)
         raise CorruptStoreError(
-            f"{reason}; the store does not need this unfinished growth; remove it with: rm -r {folder}"
+            f"{reason}; the store does not need this unfinished growth; remove it with: {removal(folder)}"
         ) from None
 
 

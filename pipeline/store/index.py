@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError, counted
 from pipeline.core.hashing import Described, array_digest, difference, spec_digest
+from pipeline.places.addresses import removal
 from pipeline.places.folder import Root
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
@@ -135,7 +136,7 @@ def _refuse(problem: NDArray[np.bool_], images: Split, origin: str, what: str) -
         raise MismatchError(
             f"{origin}: written for a different dataset: sample {sample!r} {what} ({int(problem.sum()):,} "
             f"of {len(images):,} samples); expected the samples that the teacher saw; restore the data, "
-            f"use a new dump name, or remove the store with: rm -r {origin}"
+            f"use a new dump name, or remove the store with: {removal(origin)}"
         )
 
 
@@ -175,8 +176,8 @@ def adopt(path: Root, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
     Raises:
         MismatchError: teacher, dataset, views or codec differ, or the store has more views.
     """
-    ways_out = f"use a new dump name, or remove it with: rm -r {path}"
-    _require_same_making(path, header, wanted, ways_out)
+    ways_out = f"use a new dump name, or remove it with: {removal(path)}"
+    require_same_making(path, header, wanted)
     layout, grown = header.layout, dict(index)
     for name, images in wanted.splits.items():
         # A split that is new to the store begins with an empty index.
@@ -222,8 +223,14 @@ def read_index(path: Root, header: Header) -> Index:
     return index
 
 
-def _require_same_making(path: Root, header: Header, wanted: Wanted, ways_out: str) -> None:
+def require_same_making(path: Root, header: Header, wanted: Wanted) -> None:
+    """Refuse a store of another teacher, of other views, or of another codec.
+
+    Raises:
+        MismatchError: names the difference.
+    """
     found, teacher = header.fingerprint, wanted.teacher
+    ways_out = f"use a new dump name, or remove it with: {removal(path)}"
     for what, same, differing in (
         ("a different teacher", teacher.digest == found.teacher, header.teacher_difference(teacher)),
         (

@@ -159,9 +159,14 @@ class Records:
         there = self._single(name, made)
         return there is not None and there.span == Span.of(shard) and there.files(shard) == record.files
 
-    def has(self, shard: ShardId) -> bool:
-        """Whether a shard has a record of its own."""
-        return self._store.exists(f"{RECORDS}/{shard}.record")
+    def named(self, shards: Collection[ShardId]) -> set[ShardId]:
+        """Return those of some shards that have a record of their own, readable or not."""
+        names = self._names(shards)
+        if len(shards) <= _FEW:
+            sizes = self._store.sizes_of([f"{RECORDS}/{name}" for name in names])
+            names = [name for name in names if f"{RECORDS}/{name}" in sizes]
+        found = {shard for name in names if (shard := _shard_of(name)) is not None}
+        return found.intersection(shards)
 
     def put(self, catalogue: Catalogue) -> str:
         """Write a catalogue and its copy, durably, unless they exist; return its SHA-256 (hex)."""
@@ -180,8 +185,10 @@ class Records:
 
     def drop(self, shards: Collection[ShardId] | Layout) -> None:
         """Remove the records of some shards, or of those in a layout."""
-        of_layout = isinstance(shards, Layout)
-        named = ((name, _shard_of(name)) for name in self._names(None if of_layout else shards))
+        if not shards:
+            return
+        names = self._names(None if isinstance(shards, Layout) else shards)
+        named = ((name, _shard_of(name)) for name in names)
         self._remove(
             name
             for name, shard in named

@@ -44,7 +44,7 @@ def half_written(path: Root) -> list[str]:
     return [name for name in files_in(path) if _is_temporary(name)]
 
 
-def sweep_temporaries(path: Path) -> None:
+def sweep_temporaries(path: Root) -> None:
     """Remove half-written files of killed writers; call it while no writer is at work."""
     remove_files(path, half_written(path))
 

@@ -10,6 +10,8 @@ Locks save work that would be done twice.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import socket
@@ -19,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -94,7 +96,7 @@ def gate(
     Raises:
         LockedError: another process still holds the gate, or still writes an overlapping slice.
     """
-    if not isinstance(store, Path):
+    if not _has_locks(store):
         yield
         return
     deadline = time.monotonic() + writers_seconds
@@ -127,7 +129,7 @@ def writing(store: Root, part: Slice) -> Iterator[None]:
     Raises:
         LockedError: another process holds an overlapping slice.
     """
-    if not isinstance(store, Path):
+    if not _has_locks(store):
         yield
         return
     if held := writers(store, part):
@@ -140,7 +142,7 @@ def writing(store: Root, part: Slice) -> Iterator[None]:
 
 def writers(store: Root, part: Slice = WHOLE) -> list[str]:
     """Return the slices under way that overlap `part`; call it at the gate."""
-    if not isinstance(store, Path):
+    if not _has_locks(store):
         return []
     files = [file for file in _folder(store).glob("*-of-*.lock") if _overlaps(file.stem, part)]
     return [file.stem for file in sorted(files) if _is_held(file)]
@@ -148,12 +150,26 @@ def writers(store: Root, part: Slice = WHOLE) -> list[str]:
 
 def forget_killed(store: Root) -> None:
     """Remove the names of killed writers, whose locks the kernel released; call it at the gate."""
-    if not isinstance(store, Path):
+    if not _has_locks(store):
         return
     for holder in _folder(store).glob("*-of-*.holder"):
         lock = holder.with_suffix(".lock")
         if not (lock.exists() and _is_held(lock)):
             holder.unlink(missing_ok=True)
+
+
+def _has_locks(store: Root) -> TypeGuard[Path]:
+    """Whether locks beside a store keep writers apart; NFS with `nolock`, and some others, refuse them."""
+    if not isinstance(store, Path):
+        return False
+    handle = os.open(_folder(store), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+    finally:
+        os.close(handle)
+    return True
 
 
 def _overlaps(name: str, part: Slice) -> bool:

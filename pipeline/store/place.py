@@ -10,6 +10,7 @@ from glob import escape
 from pathlib import Path
 
 from pipeline.core.errors import CorruptStoreError, StoreError
+from pipeline.places.addresses import removal
 from pipeline.places.folder import Root, at
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
@@ -71,13 +72,13 @@ def require_reference_or_nothing(path: Root, kind: Kind) -> None:
     if at(path).exists(ZARR_JSON):
         raise StoreError(
             f"{path}: is a logit store, but {NOUNS[kind]} was requested; choose a different name, or "
-            f"remove the store with: rm -r {path}"
+            f"remove the store with: {removal(path)}"
         )
     found = kind_of(path)
     if found not in ("logits", kind):
         raise StoreError(
             f"{path}: is {NOUNS[found]}, but {NOUNS[kind]} was requested; choose a different name, or "
-            f"remove it with: rm -r {path}"
+            f"remove it with: {removal(path)}"
         )
     others = sorted(name for name in _files(path) - {MANIFEST, HEAD} if not is_passing(name))
     if others and found != kind:

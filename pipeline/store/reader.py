@@ -18,6 +18,7 @@ from pipeline.codecs.rule import Measures
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.hashing import Described, difference
+from pipeline.places.addresses import removal
 from pipeline.places.location import Address, Location
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import METADATA_BYTES, RESTORE, logits_array, read_section, read_state, reading
@@ -308,7 +309,7 @@ class LogitStore:
             raise MismatchError(
                 f"{self.location}: the stored views differ from the dump's parameters: "
                 f"{difference(self.views, views.plain)}; correct the parameters, use a new dump name, or "
-                f"remove the store with: rm -r {self.location}"
+                f"remove the store with: {removal(self.location)}"
             )
         for what, found, expected, same in (
             ("views.count", self.n_views, view_count, self.n_views == view_count),
@@ -317,7 +318,7 @@ class LogitStore:
             if not same:
                 raise MismatchError(
                     f"{self.location}: {what} is {found}; the dump's parameters say {expected}; correct "
-                    f"them, use a new dump name, or remove the store with: rm -r {self.location}"
+                    f"them, use a new dump name, or remove the store with: {removal(self.location)}"
                 )
 
     def require_teacher(self, teacher: Described) -> None:

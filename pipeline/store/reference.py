@@ -19,6 +19,7 @@ from pipeline.core.files import parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
 from pipeline.places.location import Address, Location
+from pipeline.places.place import Place
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
 from pipeline.store.reader import LogitStore
@@ -115,6 +116,8 @@ def open_referred(
 
 def beside(place: Address, name: str) -> Address:
     """Return the place of a store in the same folder."""
+    if isinstance(place, Place):
+        return next(place.parents()).below(name)
     if isinstance(place, str) and "://" in place:
         return f"{place.rstrip('/').rpartition('/')[0]}/{name}"
     return Path(str(place)).absolute().parent / name

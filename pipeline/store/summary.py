@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
@@ -47,7 +46,7 @@ def inspect(place: Address) -> Inspection:
     """
     location = Location(place)
     if location.exists(MANIFEST) or not location.exists(ZARR_JSON):
-        manifest, growing = Manifest.read(location), _growth_of(place)
+        manifest, growing = Manifest.read(location), _growth_of(location)
         told = {"growing": growing.to_dict()} if growing else {}
         return Inspection(
             summary={**summarise_manifest(manifest), **told},
@@ -56,21 +55,21 @@ def inspect(place: Address) -> Inspection:
             labelled=_labelled(manifest),
             growing=growing,
         )
-    if not isinstance(place, (str, Path)) or not Path(place).is_dir():
+    if location.root is None:
         raise IncompleteStoreError(
-            f"{location}: not complete; inspect an unfinished store on the machine that writes it"
+            f"{location}: not complete; inspect an unfinished store by the address that it is written to"
         )
     header = Header.read(location)
-    done = Records(Path(place)).read(header)
+    done = Records(location.root).read(header)
     totals = _totals_of(header, done)
     summary = summarise(header, totals, len(done), complete=False, teacher_top1=None)
     return Inspection(summary=summary, header=header, fidelity=totals["train"].fidelity, labelled=None)
 
 
-def _growth_of(place: Address) -> Pending | None:
+def _growth_of(location: Location) -> Pending | None:
     """Return a complete store's growth; a damaged growth, which the store does not need, counts as none."""
     with suppress(StoreError):
-        return pending(Path(place)) if isinstance(place, (str, Path)) else None
+        return pending(location.root) if location.root is not None else None
     return None
 
 

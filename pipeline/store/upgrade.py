@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError
+from pipeline.places.addresses import removal
+from pipeline.places.folder import Root, at
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.store.arrays import RESTORE
@@ -28,7 +30,7 @@ from pipeline.store.place import clean
 from pipeline.store.writer import StoreWriter
 
 
-def upgrade(path: Path) -> bool:
+def upgrade(path: Root) -> bool:
     """Rewrite the bookkeeping of a complete store in the present schema; shards are neither read nor moved.
 
     Args:
@@ -43,13 +45,14 @@ def upgrade(path: Path) -> bool:
         StoreError: the store has an unfinished growth, whose completion upgrades it.
         LockedError: another process is writing the store.
     """
-    if not (path / MANIFEST).exists():
+    if not at(path).exists(MANIFEST):
         Header.read(Location(path))
         raise IncompleteStoreError(
             f"{path}: not complete, and an unfinished store needs no upgrade; resume the dump with: "
-            f"pipeline cache-logits {path.stem}"
+            f"pipeline cache-logits {at(path).stem}"
         )
-    require_own_folders(path)
+    if isinstance(path, Path):
+        require_own_folders(path)
     left = half_written(path)
     with ExitStack() as held:
         with gate(path, WAIT_SECONDS, free_of=WHOLE):
@@ -64,14 +67,15 @@ def upgrade(path: Path) -> bool:
     return True
 
 
-def _upgraded(path: Path, manifest: Manifest) -> tuple[StoreWriter, Manifest]:
+def _upgraded(path: Root, manifest: Manifest) -> tuple[StoreWriter, Manifest]:
     """Write header and catalogues into the store's growth; return the manifest that publishes them."""
     header = replace(manifest.header, schema=SCHEMA)
     _require_whole(path, manifest)
     if is_growing(path) and not begun_as(path, header):
         raise StoreError(
             f"{path}: has an unfinished growth, which upgrades the store once it is complete; finish it "
-            f"with: pipeline cache-logits {path.stem}, or remove it with: rm -r {growth_folder(path)}"
+            f"with: pipeline cache-logits {at(path).stem}, or remove it with: "
+            f"{removal(growth_folder(path))}"
         )
     index, state = read_index(path, manifest.header), read_state(path, manifest.layout)
     prepare_growth(path, header, index=index, state=state)
@@ -81,7 +85,7 @@ def _upgraded(path: Path, manifest: Manifest) -> tuple[StoreWriter, Manifest]:
     return writer, replace(made, teacher_top1=manifest.teacher_top1, written_by=manifest.written_by)
 
 
-def _require_whole(path: Path, manifest: Manifest) -> None:
+def _require_whole(path: Root, manifest: Manifest) -> None:
     """Refuse files that contradict the manifest: the upgrade would give them digests that fit.
 
     Raises:

@@ -90,11 +90,11 @@ class StoreWriter:
     def missing(self, shards: Iterable[ShardId]) -> list[ShardId]:
         """Return the unfinished ones of some shards, and remove records whose files are gone."""
         shards = list(shards)
+        # Listed first: a record that another writer adds from now on is none of those.
+        recorded = self._records.named(shards)
         done = self.done(shards)
-        missing = [shard for shard in shards if shard not in done]
-        if missing:
-            self._records.drop(set(missing))
-        return missing
+        self._records.drop(recorded.difference(done))
+        return [shard for shard in shards if shard not in done]
 
     def write(
         self,
@@ -172,7 +172,7 @@ class StoreWriter:
     def _require_unrecorded(self, shard: ShardId) -> None:
         """Wait for the record of another writer at work, if no lock keeps such away, and refuse it."""
         deadline = time.monotonic() + (0 if self._place.has_locks else _OTHERS_SECONDS)
-        while not self._records.has(shard):
+        while not self._records.named([shard]):
             if time.monotonic() >= deadline:
                 return
             time.sleep(_POLL_SECONDS)

@@ -10,7 +10,7 @@ import boto3
 import pytest
 import torch
 
-from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError
+from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, MismatchError
 from pipeline.dump.repair import repair
 from pipeline.dump.run import cache_logits
 from pipeline.dump.verify import verify
@@ -85,3 +85,31 @@ def test_a_different_writer_is_refused_by_name(context, teacher, make_spec, loca
     with pytest.raises(MismatchError, match=r"memory://bucket/main.zarr: .*codec"):
         cache_logits(context, teacher, make_spec("fp16"), place)
     assert files_of(place) == {"zarr.json": local["zarr.json"]}
+
+
+def test_a_store_in_a_bucket_grows(context, teacher, make_spec, place, tmp_path):
+    for root in (place, tmp_path / "main.zarr"):
+        cache_logits(context, teacher, make_spec("affine8", view_count=2), root)
+    more = make_spec("affine8", view_count=4)
+    cache_logits(context, teacher, more, place, part=Slice(1, 3), completes=False)
+    assert inspect(place).summary["growing"]["n_views"] == 4
+    assert LogitStore.open(place).n_views == 2
+    for root in (place, tmp_path / "main.zarr"):
+        cache_logits(context, teacher, more, root)
+    assert files_of(place) == files_of(LocalPlace(tmp_path / "main.zarr"))
+
+
+def test_a_store_in_a_bucket_is_repaired(context, teacher, make_spec, local, place):
+    for name, content in local.items():
+        place.put(name, content)
+    place.put("train/codes/c/1/0/0", local["train/codes/c/1/0/0"][:-1])
+    with pytest.raises(CorruptStoreError, match=r"memory://bucket/main.zarr: train/codes/c/1/0/0 has"):
+        LogitStore.open(place).view(1)
+    place.put("notes.md", b"mine")
+    place.delete(["train/scale/c/0/1", "train/keys/c/0"])
+    assert set(verify(place).files) == {
+        *("train/codes/c/1/0/0", "train/scale/c/0/1", "train/keys/c/0", "notes.md")
+    }
+    assert len(repair(place, context, teacher)) == 4
+    assert files_of(place) == local
+    assert next(place.parents()).get("main.zarr.strays/notes.md") == b"mine"

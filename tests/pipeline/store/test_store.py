@@ -78,9 +78,9 @@ def missing(writer: StoreWriter) -> list[ShardId]:
     return writer.missing(writer.layout.shards())
 
 
-def write(writer: StoreWriter, shards: list[ShardId]) -> None:
+def write(writer: StoreWriter, shards: list[ShardId], shift: float = 0) -> None:
     for shard in shards:
-        logits = logits_of(shard, writer.layout.n_rows(shard))
+        logits = logits_of(shard, writer.layout.n_rows(shard)) * (1 + shift)
         encoded = CODEC.encode(TeacherOutput(logits), TASK)
         writer.write(
             shard,
