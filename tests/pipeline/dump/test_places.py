@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,18 @@ def files_of(place):
     return {name: place.get(name) for name in place.sizes()}
 
 
+def together(work, writers=4):
+    """Call a function by so many threads that start at once."""
+    barrier = threading.Barrier(writers)
+
+    def begin(_: int) -> None:
+        barrier.wait()
+        work()
+
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(begin, range(writers)))
+
+
 def test_a_bucket_gets_the_bytes_of_a_folder(context, teacher, make_spec, local, s3_server):
     bucket = f"bucket-{os.urandom(4).hex()}"
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=bucket)
@@ -64,13 +78,7 @@ def test_parts_and_resumed_writers_make_the_same_store(context, teacher, make_sp
 
 
 def test_many_writers_that_start_at_once_make_one_store(context, teacher, make_spec, local, place):
-    def write(_: int) -> None:
-        barrier.wait()
-        cache_logits(context, teacher, make_spec("affine8"), place)
-
-    barrier = threading.Barrier(4)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, range(4)))
+    together(lambda: cache_logits(context, teacher, make_spec("affine8"), place))
     assert files_of(place) == local
 
 
@@ -113,3 +121,16 @@ def test_a_store_in_a_bucket_is_repaired(context, teacher, make_spec, local, pla
     assert "rewritten: train/scale/c/0/1 is missing" in repair(place, context, teacher)
     assert files_of(place) == local
     assert next(place.parents()).get("main.zarr.strays/notes.md") == b"mine"
+
+
+@pytest.mark.parametrize("refused", [None, errno.ENOLCK])
+def test_a_folder_without_working_locks_loses_nothing(
+    context, teacher, make_spec, local, tmp_path, monkeypatch, refused
+):
+    def flock(*_):
+        if refused:
+            raise OSError(refused, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    together(lambda: cache_logits(context, teacher, make_spec("affine8"), tmp_path / "main.zarr"))
+    assert files_of(LocalPlace(tmp_path / "main.zarr")) == local
