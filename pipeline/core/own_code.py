@@ -11,13 +11,14 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import ConfigError, PipelineError, did_you_mean, is_out_of_memory
+from pipeline.core.prints import prints_to_stderr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +102,7 @@ def running(name: str, kind: Kind) -> Iterator[None]:
         PipelineError: the kind's; the code raises. Out-of-memory errors pass unchanged.
     """
     try:
-        with redirect_stdout(sys.stderr):
+        with prints_to_stderr():
             yield
     except Exception as error:
         if is_out_of_memory(error):
@@ -157,7 +158,7 @@ def _import(name: str, kind: Kind, module_name: str) -> Any:
         # First, as with `python -m`: a console script has only its own folder on sys.path.
         sys.path.insert(0, here)
     try:
-        with redirect_stdout(sys.stderr):
+        with prints_to_stderr():
             return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):

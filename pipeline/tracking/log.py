@@ -6,9 +6,7 @@ for a full disk or a server that is gone, is dropped with one line, and the run 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +18,7 @@ from pipeline.core.files import read_json, write_json
 from pipeline.core.hashing import spec_digest
 from pipeline.core.own_code import Kind, find_callable, is_own
 from pipeline.core.package import extra_command
+from pipeline.core.prints import prints_to_stderr
 from pipeline.core.progress import note
 from pipeline.tracking.libraries import CsvTracker, MlflowTracker, TensorBoardTracker, WandbTracker
 from pipeline.tracking.tracker import TrackedRun, Tracker
@@ -148,7 +147,7 @@ class RunLog:
     def _tell(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._started.items()):
             try:
-                with redirect_stdout(sys.stderr):
+                with prints_to_stderr():
                     call(tracker)
             except Exception as error:
                 del self._started[name]
@@ -183,7 +182,7 @@ class RunLog:
 def _start(name: str, run: TrackedRun) -> Tracker:
     start = TRACKERS[name].start if name in TRACKERS else find_callable(name, _KIND)
     try:
-        with redirect_stdout(sys.stderr):
+        with prints_to_stderr():
             tracker: object = start(run)
     except Exception as error:
         raise ConfigError(

@@ -35,7 +35,7 @@ def context(tiny_data: PreparedData) -> RunContext:
 def teacher(tiny_data: PreparedData) -> Teacher:
     torch.manual_seed(0)
     channels, classes = tiny_data.train.form.unit[-1], tiny_data.classes
-    architecture = Architecture(name="wrn_16_2", num_classes=len(classes), channels=channels, stem_stride=1)
+    architecture = Architecture(name="resnet8", num_classes=len(classes), channels=channels, stem_stride=1)
     preprocessing = Preprocessing(size=12, **tiny_data.statistics)
     card = ModelCard(architecture=architecture, preprocessing=preprocessing, classes=classes)
     return Teacher(name="t", network=build(architecture).eval(), card=card, precision="fp32")

@@ -15,6 +15,7 @@ import torchvision
 import yaml
 
 from stages.cli import main
+from tests.stages import dvc_projects
 from tests.stages.forks import Forks
 from tests.stages.projects import Projects
 
@@ -24,12 +25,12 @@ PARAMS = {
     | {"root": "data/raw", "validation": 0.2, "seed": 0, "short_side": None, "keep": "pixels"},
     "training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "warmup_epochs": 1}
     | {"views": {"seed": 3, "pad_crop": {"padding": 2}, "flip": "random"}},
-    "teachers": {"tutor": {"model": "wrn_16_2", "epochs": 4}},
+    "teachers": {"tutor": {"model": "resnet8", "epochs": 4}},
     "dumps": {
         "main": {"teacher": "tutor", "codec": "affine8", "batch_size": 16, "shard_rows": 40}
         | {"views": {"count": VIEWS, "seed": 3, "random_resized_crop": {}, "flip": "random"}}
     },
-    "students": {"pupil": {"model": "shufflenet_v2_x0_5"}},
+    "students": {"pupil": {"model": "resnet8"}},
     "recipes": {
         "scratch": {"loss": "scratch"},
         "label_smoothing": {"loss": "label_smoothing"},
@@ -105,6 +106,28 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert run("train-teacher", "tutor") == 0
     finally:
         os.chdir(before)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dvc_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of Git with data, teacher and dump that DVC made; all is committed."""
+    folder = tmp_path_factory.mktemp("dvc") / "repository"
+    dvc_projects.lay_out(folder, template / "data.npz", PARAMS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        dvc_projects.call("git", "init", "-q")
+        dvc_projects.call("dvc", "repro", "cache-logits@main")
+        dvc_projects.commit("dump")
+    return folder
+
+
+@pytest.fixture
+def dumped_by_dvc(dvc_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that repository, which is the working folder."""
+    folder = tmp_path / "repository"
+    shutil.copytree(dvc_template, folder, symlinks=True)
+    monkeypatch.chdir(folder)
     return folder
 
 

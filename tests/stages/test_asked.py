@@ -170,7 +170,7 @@ def test_a_store_of_another_teacher_is_refused_without_its_checkpoint(dumped, ed
     for command in (STUDENT, ("report",)):
         line = refused(*command)
         assert line.startswith(
-            f"{STORE} was made by teacher 'tutor' (wrn_16_2), but params.yaml asks for 'prof' (resnet32): "
+            f"{STORE} was made by teacher 'tutor' (resnet8), but params.yaml asks for 'prof' (resnet32): "
         )
         assert "set dumps.main.teacher: tutor" in line
         assert line.endswith("run: pipeline cache-logits main")
@@ -179,7 +179,7 @@ def test_a_store_of_another_teacher_is_refused_without_its_checkpoint(dumped, ed
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "resnet20"}, "teachers.tutor.model was wrn_16_2, is resnet20"),
+        ({"model": "resnet20"}, "teachers.tutor.model was resnet8, is resnet20"),
         ({"stem_stride": 4}, "teachers.tutor.stem_stride was"),
         ({"channels": 1}, "teachers.tutor.channels was 3, is 1"),
         ({"options": {"width": 9}}, "teachers.tutor.options.width was None, is 9"),
@@ -213,7 +213,7 @@ def test_a_store_that_is_as_asked_trains_without_the_checkpoint(dumped, told):
 
 
 def test_a_teacher_that_was_renamed_is_told_by_its_weights(dumped, edit, told, refused):
-    edit({"dumps": {"main": {"teacher": "prof"}}, "teachers": {"prof": {"model": "wrn_16_2", "epochs": 4}}})
+    edit({"dumps": {"main": {"teacher": "prof"}}, "teachers": {"prof": {"model": "resnet8", "epochs": 4}}})
     for suffix in ("pt", "json"):
         Path(f"models/teachers/tutor.{suffix}").rename(f"models/teachers/prof.{suffix}")
     assert "teacher 'prof' is named 'tutor' in the store; the weights are the same" in told(*STUDENT)

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import boto3
@@ -18,64 +17,22 @@ import yaml
 from pipeline.store.reader import LogitStore
 from tests import patience
 from tests.stages.conftest import PARAMS
+from tests.stages.dvc_projects import ENVIRONMENT, ROOT, call, change, commit, lay_out, stages_run
 from tests.stages.test_interruption import content
 
 # Each is dozens of processes, of which each imports torch; `tests.patience` notices when one hangs.
 pytestmark = pytest.mark.timeout(4 * 3600)
-ROOT = Path(__file__).parents[2]
 STORE = Path("data/logits/main.zarr")
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "PYTHONPATH": str(ROOT),
-    "OMP_NUM_THREADS": "1",
-    "GIT_AUTHOR_NAME": "test",
-    "GIT_AUTHOR_EMAIL": "test@example.org",
-    "GIT_COMMITTER_NAME": "test",
-    "GIT_COMMITTER_EMAIL": "test@example.org",
-}
-
-
-def call(*command: str, environment: dict[str, str] = ENVIRONMENT) -> str:
-    """Run a command that must succeed; return what it printed."""
-    done = patience.call(command, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def stages_run(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-
-
-def lay_out(folder: Path, data: Path) -> None:
-    """Make a project of this repository's DVC files and small data."""
-    (folder / ".dvc").mkdir(parents=True)
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    shutil.copy(data, folder / "data.npz")
-    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-
-
-def commit(message: str) -> None:
-    call("git", "add", "-A")
-    call("git", "commit", "-qm", message)
 
 
 @pytest.fixture
 def repository(template, tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "repository"
-    lay_out(folder, template / "data.npz")
+    lay_out(folder, template / "data.npz", PARAMS)
     monkeypatch.chdir(folder)
     call("git", "init", "-q")
     commit("start")
     return folder
-
-
-def change(edit: object) -> None:
-    path = Path("params.yaml")
-    params = yaml.safe_load(path.read_text())
-    edit(params)  # type: ignore[operator]
-    path.write_text(yaml.safe_dump(params))
 
 
 def test_only_what_changed_runs_again(repository):
@@ -114,16 +71,16 @@ def test_only_what_changed_runs_again(repository):
     assert yaml.safe_load(Path("params.yaml").read_text())["recipes"]["kd"]["temperature"] == 3
 
 
-def test_a_dump_from_another_machine(repository, tmp_path, monkeypatch):
+def test_a_dump_from_another_machine(dumped_by_dvc, tmp_path, monkeypatch):
     remote, laptop = tmp_path / "remote", tmp_path / "laptop"
     call("dvc", "remote", "add", "-d", "box", str(remote))
-    call("dvc", "repro", "train-teacher@tutor")
+    shutil.rmtree(STORE)
     call("pipeline", "cache-logits", "main")
     call("dvc", "commit", "-f", "cache-logits@main")
     commit("dump")
     call("dvc", "push")
 
-    call("git", "clone", "-q", str(repository), str(laptop))
+    call("git", "clone", "-q", str(dumped_by_dvc), str(laptop))
     monkeypatch.chdir(laptop)
     # Every forward pass of a teacher leaves a line in a file.
     spy = tmp_path / "spy"
@@ -146,28 +103,42 @@ def test_a_dump_from_another_machine(repository, tmp_path, monkeypatch):
     assert (spy / "forwards").exists()
 
 
-def test_a_pushed_store_is_read_where_it_lies(repository, s3_server):
+def test_a_pushed_store_is_read_where_it_lies(dumped_by_dvc, s3_server):
     """A version-aware remote keeps names, so that a student's machine needs no copy."""
     boto3.client("s3").create_bucket(Bucket="dumps")
     boto3.client("s3").put_bucket_versioning(Bucket="dumps", VersioningConfiguration={"Status": "Enabled"})
     environment = {**os.environ, **ENVIRONMENT}
     call("dvc", "remote", "add", "-d", "storage", "s3://dumps/project")
     call("dvc", "remote", "modify", "storage", "version_aware", "true")
-    call("dvc", "repro", "cache-logits@main")
     call("dvc", "push", "cache-logits@main", environment=environment)
     remote = LogitStore.open(f"s3://dumps/project/{STORE}")
     assert torch.equal(remote.view(1), LogitStore.open(STORE).view(1))
     assert remote.summary() == LogitStore.open(STORE).summary()
 
 
+@pytest.fixture(scope="module")
+def slow_dump(dvc_template, tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """A repository with a teacher, whose dump takes long enough to be stopped; and what it will contain."""
+    folder = tmp_path_factory.mktemp("slow") / "repository"
+    shutil.copytree(dvc_template, folder, symlinks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        change(lambda params: params["dumps"]["main"].update(batch_size=1, shard_rows=8))
+        call("pipeline", "cache-logits", "main", "--out", "expected.zarr")
+        expected = content(Path("expected.zarr"))
+        shutil.rmtree("expected.zarr")
+        shutil.rmtree(STORE)
+        lock = yaml.safe_load(Path("dvc.lock").read_text())
+        del lock["stages"]["cache-logits@main"]
+        Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    return folder, expected
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_repro_ends_with_the_same_store(repository, number):
-    change(lambda params: params["dumps"]["main"].update(batch_size=1, shard_rows=8))
-    call("dvc", "repro", "cache-logits@main")
-    expected = content(STORE)
-    shutil.rmtree(STORE)
-    Path("dvc.lock").unlink()
-    call("dvc", "repro", "train-teacher@tutor")
+def test_an_interrupted_repro_ends_with_the_same_store(slow_dump, tmp_path, monkeypatch, number):
+    made, expected = slow_dump
+    shutil.copytree(made, tmp_path / "repository", symlinks=True)
+    monkeypatch.chdir(tmp_path / "repository")
 
     process = subprocess.Popen(
         ["dvc", "repro", "--no-run-cache", "cache-logits@main"],
@@ -198,7 +169,7 @@ def test_dvc_finds_one_pipeline_in_a_clone_of_this_repository(tmp_path):
     assert [name for name in listed.splitlines() if Path(name).name == "dvc.yaml"] == ["dvc.yaml"]
 
 
-def test_a_changed_head_is_read_again_and_a_probe_needs_no_file(repository):
+def test_a_changed_head_is_read_again_and_a_probe_needs_no_file(dumped_by_dvc):
     fine = {"codec": "features", "max_kl": 1e-6}
     heads = {
         "reheads": {"all": {"of": "main", "head": "map.yaml"}},

@@ -13,38 +13,21 @@ import pytest
 
 from pipeline.core.errors import ConfigError, MismatchError
 from stages.dvc import cached_objects, naming_experiments, require_outputs_inside
-from tests.stages.test_dvc import ENVIRONMENT, STORE, call, change, commit, lay_out, stages_run
+from tests.stages.dvc_projects import ENVIRONMENT, call, change, commit, stages_run
+from tests.stages.test_dvc import STORE
 from tests.stages.test_interruption import content
 
 # Each is a dozen processes, of which each imports torch.
 pytestmark = pytest.mark.timeout(4 * 3600)
 
 
-@pytest.fixture(scope="module")
-def reproduced(template, tmp_path_factory) -> Path:
-    """A repository with a dump that DVC made, in hard links to its cache."""
-    folder = tmp_path_factory.mktemp("reproduced") / "repository"
-    lay_out(folder, template / "data.npz")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        call("git", "init", "-q")
-        call("dvc", "config", "cache.type", "hardlink,copy")
-        call("dvc", "repro", "cache-logits@main")
-        call("dvc", "remote", "add", "-d", "box", "remote")
-        call("dvc", "push")
-        commit("dump")
-    finally:
-        os.chdir(before)
-    return folder
-
-
 @pytest.fixture
-def repository(reproduced, tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "repository"
-    shutil.copytree(reproduced, folder, symlinks=True)
-    monkeypatch.chdir(folder)
-    return folder
+def repository(dumped_by_dvc) -> Path:
+    call("dvc", "config", "cache.type", "hardlink,copy")
+    call("dvc", "remote", "add", "-d", "box", "remote")
+    call("dvc", "push")
+    commit("remote")
+    return dumped_by_dvc
 
 
 def fails(*command: str) -> str:

@@ -19,7 +19,7 @@ from stages.params_file import load_params
 from stages.render import stages_of
 from tests import patience
 from tests.stages.conftest import run
-from tests.stages.test_dvc import ENVIRONMENT, ROOT
+from tests.stages.dvc_projects import ENVIRONMENT, ROOT
 
 WRITTEN = ("params.yaml", "dvc.yaml", ".gitignore", ".dvc", ".dvcignore")
 STAGES = [

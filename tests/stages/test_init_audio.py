@@ -12,7 +12,7 @@ from stages.params_file import load_params
 from tests import patience
 from tests.pipeline.modalities.audio.clips import noise, tone, write
 from tests.stages.conftest import run
-from tests.stages.test_dvc import ENVIRONMENT
+from tests.stages.dvc_projects import ENVIRONMENT
 from tests.stages.test_init import STAGES, asked
 
 

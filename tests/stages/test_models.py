@@ -110,7 +110,7 @@ def test_a_state_dict_alone_is_a_teacher(project, edit):
     edit(
         {
             "teachers": {
-                "raw": {"model": "wrn_16_2", "weights": "elsewhere.pth", "preprocessing": preprocessing()}
+                "raw": {"model": "resnet8", "weights": "elsewhere.pth", "preprocessing": preprocessing()}
             }
         }
     )
@@ -130,7 +130,7 @@ def test_a_teacher_of_more_classes_is_mapped_and_dumped(project, edit, in_a_file
     if in_a_file:
         Path("classes.yaml").write_text("0: 3\n1: '1'\n2: 2\n")
         mapping = "classes.yaml"
-    edit({"teachers": {"mapped": {"model": "wrn_16_2", "weights": "big.pt"}}})
+    edit({"teachers": {"mapped": {"model": "resnet8", "weights": "big.pt"}}})
     assert run("train-teacher", "mapped") == 1
     assert "has 4 classes, but the data has 3; map them (class_map)" in capsys.readouterr().err
     edit({"teachers": {"mapped": {"class_map": mapping}}})
@@ -166,11 +166,11 @@ def test_a_teacher_is_fine_tuned_on_other_classes(project, edit, freeze):
     shutil.copy(TUTOR, "big.pt")
     shutil.copy(TUTOR.with_suffix(".json"), "big.json")
     three_classes()
-    tuned = {"model": "wrn_16_2", "weights": "big.pt", "fine_tune": True, "freeze": freeze, "epochs": 3}
+    tuned = {"model": "resnet8", "weights": "big.pt", "fine_tune": True, "freeze": freeze, "epochs": 3}
     edit({"teachers": {"tuned": {**tuned, "layer_decay": 0.75, "head_rate_factor": 2}}})
     assert run("train-teacher", "tuned") == 0
     before, after = read_tensors(Path("big.pt")), read_tensors(Path("models/teachers/tuned.pt"))
-    assert after["head.weight"].shape == (3, 128)
+    assert after["head.weight"].shape == (3, 64)
     changed = {name for name in before if name[:4] != "head" and not torch.equal(before[name], after[name])}
     assert bool(changed) is not freeze
     assert metrics("teacher-tuned")["top1"] > 0.6
@@ -187,25 +187,25 @@ def test_a_distilled_student_is_adapted_to_another_dataset_in_another_project(
     other.mkdir()
     monkeypatch.chdir(other)
     params = yaml.safe_load((project / "params.yaml").read_text())
-    pupil = {"model": "shufflenet_v2_x0_5", "weights": str(student), "freeze": True}
+    pupil = {"model": "resnet8", "weights": str(student), "freeze": True}
     (other / "params.yaml").write_text(yaml.safe_dump({**params, "students": {"pupil": pupil}}))
     three_classes()
     assert run("train-student", "pupil", "scratch", 0) == 0
     adapted = Path("models/students/baseline-pupil-scratch-0.pt")
     before, after = read_tensors(student), read_tensors(adapted)
     assert {name for name in before if not torch.equal(before[name], after[name])} == {
-        "fc.weight",
-        "fc.bias",
+        "head.weight",
+        "head.bias",
     }
     _, card = load_checkpoint(student)
     network, adapted_card = load_checkpoint(adapted)
     assert adapted_card.preprocessing == card.preprocessing
     assert adapted_card.classes == ("0", "1", "2")
-    assert network.fc.out_features == 3
+    assert network.head.out_features == 3
 
 
 def test_a_run_that_began_with_other_weights_is_not_gone_on_with(project, edit, capsys, monkeypatch):
-    edit({"students": {"pupil": {"model": "wrn_16_2", "weights": str(TUTOR)}}})
+    edit({"students": {"pupil": {"model": "resnet8", "weights": str(TUTOR)}}})
     judged = iter(range(1, 100))
 
     def interrupted(*arguments: Any, **settings: Any) -> Figures:
@@ -300,12 +300,12 @@ def test_what_needs_weights_without_them(project, fails, changed):
 
 
 def test_a_class_map_that_is_not_there(project, fails):
-    spec = {"model": "wrn_16_2", "weights": str(TUTOR), "class_map": "nowhere.json"}
+    spec = {"model": "resnet8", "weights": str(TUTOR), "class_map": "nowhere.json"}
     fails(spec, "nowhere.json: no such file; expected a class map")
 
 
 def test_a_class_map_of_other_classes(project, fails):
-    spec = {"model": "wrn_16_2", "weights": str(TUTOR), "class_map": {"0": 0, "1": 1, "two": 2, "3": 3}}
+    spec = {"model": "resnet8", "weights": str(TUTOR), "class_map": {"0": 0, "1": 1, "two": 2, "3": 3}}
     fails(spec, "class_map has 'two', which is not a class of the data")
 
 
@@ -315,6 +315,6 @@ def test_a_pickle_with_code(project, fails):
             return Path.touch, (Path("executed"),)
 
     torch.save({"state_dict": {}, "args": Danger()}, "bad.pth")
-    spec = {"model": "wrn_16_2", "weights": "bad.pth", "preprocessing": preprocessing()}
+    spec = {"model": "resnet8", "weights": "bad.pth", "preprocessing": preprocessing()}
     fails(spec, "bad.pth: not a checkpoint of tensors only")
     assert not Path("executed").exists()

@@ -54,7 +54,8 @@ def test_a_dump_of_ones_own_augmentation_is_proven_and_learnt_from(fogged, capsy
     capsys.readouterr()
     assert run("verify", STORE, "--replay", 32, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["ok"], found["replayed"], found["replay_max_abs_diff"] < 1e-2) == (True, 32, True)
+    # Half a step of affine8 over the logits of a small teacher, whose range differs between machines.
+    assert (found["ok"], found["replayed"], found["replay_max_abs_diff"] < 0.05) == (True, 32, True)
     assert run("train-student", "pupil", "kd", 0, "--dump", "main") == 0
 
 

@@ -179,7 +179,7 @@ def test_other_code_of_one_name_is_noticed(mine, capsys):
 
 
 def test_a_student_may_compare_the_features_that_it_keeps(mine, capsys, edit):
-    edit({"dumps": {"main": {"codec": "mine:seen-128"}}, "recipes": {"kd": {"loss": "rkd"}}})
+    edit({"dumps": {"main": {"codec": "mine:seen-64"}}, "recipes": {"kd": {"loss": "rkd"}}})
     assert run("cache-logits", "main") == 0
     assert run("train-student", "pupil", "kd", 0, "--dump", "main") == 0
     edit({"dumps": {"main": {"codec": "mine:logs-64"}}})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 
-from pipeline.modalities.images.models.cifar import WideResNet
+from pipeline.modalities.images.models.cifar import CifarResNet
 from pipeline.models.checkpoint import load_checkpoint
 from stages.paths import teacher_checkpoint
 from tests.stages.conftest import VIEWS, run
@@ -31,7 +31,7 @@ class Recorder:
         self.stop_after: int | None = None
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if isinstance(module, WideResNet) and not module.training:
+        if isinstance(module, CifarResNet) and not module.training:
             self._record(self.teacher, inputs[0])
         elif isinstance(module, ShuffleNetV2) and module.training:
             self._record(self.student, inputs[0])
@@ -40,6 +40,12 @@ class Recorder:
         if self.stop_after is not None and len(seen) >= self.stop_after:
             raise KeyboardInterrupt
         seen.append(images.detach().clone())
+
+
+@pytest.fixture(autouse=True)
+def _student_of_its_own_kind(project, edit) -> None:
+    """Give the student another class than the teacher's, by which `Recorder` tells them apart."""
+    edit({"students": {"pupil": {"model": "shufflenet_v2_x0_5"}}})
 
 
 @pytest.fixture

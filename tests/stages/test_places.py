@@ -139,12 +139,12 @@ def test_a_stores_place_may_be_the_root_of_a_disk(complete, tmp_path):
 
 
 def test_a_teacher_that_is_refused_takes_no_users_file_along(project, capsys, edit):
-    edit({"teachers": {"tutor": {"model": "wrn_16_2", "epochs": 4}}})
+    edit({"teachers": {"tutor": {"model": "resnet8", "epochs": 4}}})
     shutil.copytree("models", "good")
     assert run("cache-logits", "main", "--shards", "1/2") == 0
     shutil.rmtree(STORE)
     STORE.mkdir(parents=True)
-    poor = ("--set", "teachers.poor.model=wrn_16_2", "--set", "teachers.poor.epochs=1")
+    poor = ("--set", "teachers.poor.model=resnet8", "--set", "teachers.poor.epochs=1")
     spec = ("--set", "dumps.main.teacher=poor", "--set", "teachers.poor.learning_rate=1e-9")
     assert run("train-teacher", "poor", *poor, "--set", "teachers.poor.learning_rate=1e-9") == 0
     assert run("cache-logits", "main", *poor, *spec) == 1

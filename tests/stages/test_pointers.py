@@ -17,7 +17,8 @@ from stages.dvc import require_pointer_stage
 from stages.params import Params, PlacesParams
 from stages.places import find_store, place_of, write_pointer
 from stages.render import stages_of
-from tests.stages.test_dvc import call, change, commit, lay_out, stages_run
+from tests.stages.conftest import PARAMS
+from tests.stages.dvc_projects import call, change, commit, lay_out, stages_run
 from tests.stages.test_dvc_stores import fails
 
 POINTER = Path("data/logits/main.json")
@@ -131,7 +132,7 @@ def test_init_writes_a_project_with_pointers(tmp_path, monkeypatch):
 @pytest.mark.timeout(4 * 3600)
 def test_dvc_tracks_the_pointer_and_students_refuse_another_store(template, tmp_path, monkeypatch):
     folder, place = tmp_path / "repository", tmp_path / "big"
-    lay_out(folder, template / "data.npz")
+    lay_out(folder, template / "data.npz", PARAMS)
     (folder / "dvc.yaml").write_text(stages_of(find_modality(), pointer=True))
     monkeypatch.chdir(folder)
     change(lambda params: params.update(places={"logits": str(place)}))

@@ -242,9 +242,9 @@ def test_a_changed_head_is_noticed(dump, edit, capsys):
     [
         ({"weight": None}, "has bias, classes; expected weight (C, D) or prototypes (C, D), and classes"),
         ({"classes": None}, "has bias, weight; expected"),
-        ({"weight": np.zeros((4, 7), np.float32)}, "the head has weights of 7 features; expected 128"),
-        ({"weight": np.zeros((4, 128), np.int64)}, "weight is int64; expected floats (C, D)"),
-        ({"weight": np.full((4, 128), np.nan, np.float32)}, "weight has NaN or infinite values"),
+        ({"weight": np.zeros((4, 7), np.float32)}, "the head has weights of 7 features; expected 64"),
+        ({"weight": np.zeros((4, 64), np.int64)}, "weight is int64; expected floats (C, D)"),
+        ({"weight": np.full((4, 64), np.nan, np.float32)}, "weight has NaN or infinite values"),
         ({"weight": np.zeros(4, np.float32)}, "weight has shape (4,); expected (C, D)"),
         ({"bias": np.zeros(3, np.float32)}, "bias has 3 values for 4 rows"),
         ({"classes": np.array(["a", "b", "a", "c"])}, "two outputs are named 'a'"),
@@ -308,7 +308,7 @@ def test_a_plan_costs_no_forward_pass(dump, edit, capsys):
     edit({"reheads": {"new": {"of": "main", "head": write()}}})
     assert run("plan", "new", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["teacher_forwards"], found["bytes_total"]) == (0, 4 * (4 * 128 + 4))
+    assert (found["teacher_forwards"], found["bytes_total"]) == (0, 4 * (4 * 64 + 4))
     assert not NEW.exists()
 
 
@@ -317,7 +317,7 @@ def test_an_encoder_in_a_job_of_classes_gets_its_heads_there(project, edit, caps
     weights = "models/teachers/tutor.pt"
     shutil.copy(weights, "tutor.pt")
     shutil.copy("models/teachers/tutor.json", "tutor.json")
-    encoder = {"model": "wrn_16_2", "weights": "tutor.pt", "output": "embedding"}
+    encoder = {"model": "resnet8", "weights": "tutor.pt", "output": "embedding"}
     vectors = {**PARAMS["dumps"]["main"], "teacher": "encoder", "codec": "auto", "max_error": 1e-4}
     vectors["allow_poor_teacher"] = True
     edit({"teachers": {"encoder": encoder}, "dumps": {"vectors": vectors}})

@@ -12,7 +12,7 @@ import yaml
 from pipeline.core.errors import ConfigError, DataError
 from stages.data_params import DataParams
 from stages.watch import is_kept, keep, look
-from tests.stages.test_dvc import call
+from tests.stages.dvc_projects import call
 from tests.stages.test_dvc_stores import fails
 
 DATA = DataParams(source="folder:texts", watch="texts.watch")
