@@ -11,17 +11,22 @@ message shows one. Failed requests are repeated with growing pauses.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.core.errors import ConfigError, StoreError, brief
-from pipeline.core.package import extra_command
+from pipeline.core.errors import ConfigError
 from pipeline.places.addresses import hidden_place
+from pipeline.places.failures import (
+    READS,
+    CutShortError,
+    OutOfRangeError,
+    explaining,
+    load_obstore,
+    no_bucket,
+)
 from pipeline.places.place import Place, Tag
 
 SCHEMES = ("s3", "gs", "az")
@@ -29,24 +34,6 @@ REQUESTS_AT_ONCE = 32
 # A request ends after so long, with its body: 64 MB at 1 MB/s. Its repetitions end after the second time.
 _REQUEST_SECONDS, _PATIENCE_SECONDS = 90, 60
 _RETRIES, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 8, 0.1, 10
-# A body that ends early is asked for again.
-_READS = 4
-_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
-_STATUS = re.compile(r"status code: (\d{3}[\w ]{0,40})")
-_ADDRESS = re.compile(r"\w+://\S+")
-_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
-_FORBIDDEN = ("403", "401", "AccessDenied", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId")
-_NO_CREDENTIALS = ("169.254.169.254", "metadata.google", "Account must be specified", "nable to get cred")
-_CUT = (
-    "Content-Range",
-    "end of file",
-    "error decoding",
-    "IncompleteMessage",
-    "incomplete",
-    "closed before",
-)
-_SILENT = ("timed out", "Timeout", "error sending", "HTTP error", "Connect", "dns error")
-_BEYOND = ("416", "InvalidRange", "Invalid range")
 
 
 class ObjectPlace(Place):
@@ -79,14 +66,14 @@ class ObjectPlace(Place):
         parts = urlsplit(url)
         bucket, prefix = f"{parts.scheme}://{parts.netloc}", parts.path.strip("/")
         name = f"{bucket}/{prefix}" if prefix else bucket
-        with _explaining(name, "be opened"):
+        with explaining(name, "be opened"):
             store = _bucket(bucket)
         return cls(store, name, f"{prefix}/" if prefix else "")
 
     @classmethod
     def in_memory(cls, name: str = "memory://place") -> ObjectPlace:
         """Return an empty place in this process's memory, e.g. for tests."""
-        return cls(_obstore().store.MemoryStore(), name)
+        return cls(load_obstore().store.MemoryStore(), name)
 
     def __str__(self) -> str:
         return self._name
@@ -114,8 +101,8 @@ class ObjectPlace(Place):
     def sizes(self, under: str = "") -> dict[str, int]:
         """Return the size of every object, by name; a request returns a thousand."""
         prefix = self._prefix + (f"{under}/" if under else "")
-        with _explaining(self._name, "be listed"):
-            listed = _obstore().list(self._store, prefix=prefix or None, chunk_size=1000)
+        with explaining(self._name, "be listed"):
+            listed = load_obstore().list(self._store, prefix=prefix or None, chunk_size=1000)
             return {
                 str(entry["path"])[len(self._prefix) :]: int(entry["size"])
                 for chunk in listed
@@ -147,13 +134,13 @@ class ObjectPlace(Place):
         # A range beyond the end is cut by the service; one that begins there is refused.
         span = (first, first + count) if count is not None else {"offset": first} if first else None
         options = {} if span is None else {"options": {"range": span}}
-        for left in reversed(range(_READS)):
+        for left in reversed(range(READS)):
             try:
-                with _explaining(f"{self._name}/{name}", "be read"):
-                    return bytes(_obstore().get(self._store, self._prefix + name, **options).bytes())
+                with explaining(f"{self._name}/{name}", "be read"):
+                    return bytes(load_obstore().get(self._store, self._prefix + name, **options).bytes())
             except FileNotFoundError:
                 return None
-            except _OutOfRangeError:
+            except OutOfRangeError:
                 return b""
             except CutShortError:
                 if not left:
@@ -181,8 +168,8 @@ class ObjectPlace(Place):
         """Remove objects; missing ones are ignored."""
         keys = [self._prefix + name for name in names]
         if keys:
-            with _explaining(self._name, "be written"):
-                _obstore().delete(self._store, keys)
+            with explaining(self._name, "be written"):
+                load_obstore().delete(self._store, keys)
 
     def move(self, names: Iterable[str], target: Place) -> None:
         """Copy objects to another prefix of the bucket, then remove them here."""
@@ -190,8 +177,8 @@ class ObjectPlace(Place):
             raise TypeError(f"{target} is no place of objects")
         names = list(names)
         for name in names:
-            with _explaining(f"{target}/{name}", "be written"):
-                _obstore().copy(self._store, self._prefix + name, target._prefix + name)
+            with explaining(f"{target}/{name}", "be written"):
+                load_obstore().copy(self._store, self._prefix + name, target._prefix + name)
         self.delete(names)
 
     def prune(self, folder: str) -> None:
@@ -199,13 +186,13 @@ class ObjectPlace(Place):
 
     def _head(self, name: str) -> Any:
         try:
-            with _explaining(f"{self._name}/{name}", "be read"):
-                return _obstore().head(self._store, self._prefix + name)
+            with explaining(f"{self._name}/{name}", "be read"):
+                return load_obstore().head(self._store, self._prefix + name)
         except FileNotFoundError:
             return None
 
     def _put_if(self, name: str, content: bytes, mode: object) -> Tag | None:
-        errors = _obstore().exceptions
+        errors = load_obstore().exceptions
         try:
             return self._put(name, content, mode)
         except (errors.AlreadyExistsError, errors.PreconditionError):
@@ -215,21 +202,13 @@ class ObjectPlace(Place):
         place = f"{self._name}/{name}"
         try:
             # One request, not a multipart upload, which has no conditions.
-            with _explaining(place, "be written"):
-                made = _obstore().put(
+            with explaining(place, "be written"):
+                made = load_obstore().put(
                     self._store, self._prefix + name, content, mode=mode, use_multipart=False
                 )
                 return _tag(made)
         except FileNotFoundError as error:  # GCS and others, of a bucket
-            raise _no_bucket(place, str(error)) from None
-
-
-class CutShortError(StoreError):
-    """A service sent less than a whole object."""
-
-
-class _OutOfRangeError(StoreError):
-    """A range begins at the end of an object."""
+            raise no_bucket(place, str(error)) from None
 
 
 def require_object_address(url: str) -> None:
@@ -271,27 +250,10 @@ def _tag(told: Any) -> Tag:
     return "\n".join(part for part in (told["e_tag"], told["version"]) if part)
 
 
-def _obstore() -> Any:
-    """Import obstore where it is needed: local folders do without.
-
-    Raises:
-        StoreError: it is not installed.
-    """
-    try:
-        import obstore
-        import obstore.exceptions
-        import obstore.store
-    except ImportError:
-        raise StoreError(
-            f"object storage needs the library obstore; run: {extra_command('cloud')}"
-        ) from None
-    return obstore
-
-
 def _bucket(url: str) -> Any:
     """Return obstore's store of a bucket, which reads the environment for credentials."""
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
-    return _obstore().store.from_url(
+    return load_obstore().store.from_url(
         url,
         client_options={
             "allow_http": plain,
@@ -311,69 +273,3 @@ def _bucket(url: str) -> Any:
 
 # An endpoint without TLS is allowed if the user wrote http:// himself.
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-
-
-@contextmanager
-def _explaining(place: str, verb: str) -> Iterator[None]:
-    """Turn obstore's errors, of many lines, into one line without credentials.
-
-    Conditions that are not met, and missing objects, stay obstore's own errors.
-    """
-    try:
-        yield
-    except (StoreError, ConfigError):
-        raise
-    except Exception as error:
-        errors, text = _obstore().exceptions, str(error)
-        if isinstance(error, (errors.AlreadyExistsError, errors.PreconditionError)):
-            raise
-        if any(sign in text for sign in _NO_BUCKET):
-            raise _no_bucket(place, text) from None
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise _explained(place, verb, error, text) from None
-
-
-def _explained(place: str, verb: str, error: Exception, text: str) -> StoreError:
-    """Return the error of one line for what a service or the network refused."""
-    errors, reason = _obstore().exceptions, _reason(text)
-    if any(sign in reason for sign in _BEYOND):
-        return _OutOfRangeError(f"{place}: the range begins at the end of the object")
-    denied = isinstance(error, (errors.PermissionDeniedError, errors.UnauthenticatedError))
-    if denied or any(sign in reason for sign in _FORBIDDEN):
-        return StoreError(
-            f"{place}: may not {verb} with these credentials ({reason}); set credentials with this right, "
-            "e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and run the command again"
-        )
-    if any(sign in text for sign in _NO_CREDENTIALS):
-        return StoreError(
-            f"{place}: cannot {verb}: the environment has no credentials; set those of the service, e.g. "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
-    if any(sign in text for sign in _CUT):
-        return CutShortError(
-            f"{place}: the service sent only a part of the object, {_READS} times; run the command again"
-        )
-    if any(sign in text for sign in _SILENT) and "status code" not in text:
-        return StoreError(
-            f"{place}: cannot {verb}: the service does not answer; check network and endpoint, e.g. "
-            "AWS_ENDPOINT_URL, and run the same command again"
-        )
-    return StoreError(
-        f"{place}: cannot {verb} ({reason}); check address, credentials and endpoint, and run the same "
-        "command again"
-    )
-
-
-def _no_bucket(place: str, text: str) -> StoreError:
-    return StoreError(
-        f"{place}: the bucket does not exist ({_reason(text)}); create it, or correct the address"
-    )
-
-
-def _reason(text: str) -> str:
-    """Return the service's own code, e.g. AccessDenied; never the text, which may quote a key."""
-    found = [match[1] for pattern in (_STATUS, _CODE) if (match := pattern.search(text))]
-    if found:
-        return " ".join(found)
-    return brief(_ADDRESS.sub("…", text.partition("Debug source")[0]), 120)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -241,3 +243,24 @@ def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "obstore", None)
     with pytest.raises(StoreError, match=r"needs the library obstore; run: .*cloud"):
         ObjectPlace.open("s3://bucket/x")
+
+
+def test_a_forked_process_is_refused_instead_of_waiting_forever(place):
+    place.put("file", b"1")
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def read() -> None:
+        try:
+            theirs.send(place.get("file").decode())
+        except StoreError as error:
+            theirs.send(str(error))
+
+    process = context.Process(target=read)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+        process.start()
+    assert ours.poll(60)
+    told = ours.recv()
+    process.join()
+    assert told == "1" if isinstance(place, LocalPlace) else "start the process by spawn" in told
