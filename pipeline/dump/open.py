@@ -27,7 +27,7 @@ from pipeline.modalities.table import read_views
 from pipeline.models.teacher import Teacher
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
-from pipeline.store.frame import build_frame
+from pipeline.store.frame import begin_frame, build_frame
 from pipeline.store.growth import (
     forget_work,
     growth_folder,
@@ -44,7 +44,6 @@ from pipeline.store.lock import PREPARATION_SECONDS, WHOLE, forget_killed, gate,
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import (
     clean,
-    clear_unfinished_frame,
     discard,
     partial_folder,
     require_store_or_nothing,
@@ -194,13 +193,12 @@ def _create(plan: DumpPlan) -> None:
     else:
         if isinstance(path, Path):
             # An existing folder may be a mount point, which cannot be renamed over.
-            clear_unfinished_frame(path)
-            build_frame(path, plan.header, index=index, state=state, with_header=False)
+            begin_frame(path, plan.header, index=index, state=state)
         created = at(path).put_if_absent(ZARR_JSON, plan.header.to_bytes()) is not None
     if not created:
         _require_same_header(path, plan.header)
     if not isinstance(path, Path):
-        build_frame(path, plan.header, index=index, state=state)
+        begin_frame(path, plan.header, index=index, state=state)
 
 
 def _create_folder(plan: DumpPlan, path: Path) -> bool:

@@ -51,47 +51,67 @@ def compressor(level: int = 1) -> ZstdCodec:
 
 
 def build_frame(
-    path: Root,
-    header: Header,
-    *,
-    index: Mapping[str, SampleIndex],
-    state: Mapping[str, Tensor],
-    with_header: bool = True,
+    path: Root, header: Header, *, index: Mapping[str, SampleIndex], state: Mapping[str, Tensor]
 ) -> None:
     """Create or update everything in a store except shards.
 
     The header comes last, once the rows that it describes are on the disk.
 
     Args:
-        path: the store's folder.
+        path: the store's folder or place.
         header: of the store.
         index: the samples of each section.
         state: the codec's state, which the store keeps once.
-        with_header: whether to write the header; without it there is no store yet.
 
     Raises:
         LockedError: another process has written a different header meanwhile.
     """
-    place, replaced, before = at(path), at(path).tag(ZARR_JSON), _read_frame(path)
-    after = dict(before)
-    with reading(path, "a group or array"):
-        root = MemoryStore(after)
-        if state:
-            group = zarr.open_group(root, path=CODEC_GROUP, mode="a", zarr_format=3)
-            for name, values in state.items():
-                _put_state(group, name, values.cpu().numpy())
-        for name, section in header.layout.sections.items():
-            _build_section(after, header.layout, section, index[name])
-    for name in sorted(after):
-        content = after[name].to_bytes()
-        if name != ZARR_JSON and (name not in before or before[name].to_bytes() != content):
-            place.put(name, content)
-    place.delete(sorted(set(before) - set(after)))
-    if with_header and not _root_is(path, header) and not header.publish(path, replaced):
+    replaced, before = at(path).tag(ZARR_JSON), _read_frame(path)
+    _put(path, before, _frame(path, before, header, index, state))
+    if not _root_is(path, header) and not header.publish(path, replaced):
         raise LockedError(
             f"{path}: another process has changed this store in the meantime; wait for it, and run the "
             "command again"
         )
+
+
+def begin_frame(
+    path: Root, header: Header, *, index: Mapping[str, SampleIndex], state: Mapping[str, Tensor]
+) -> None:
+    """Write the frame of a new store without its header, and remove what a killed run had begun.
+
+    Several processes may do so at once: of the same store, none removes a file of another.
+    """
+    _put(path, _read_frame(path), _frame(path, {}, header, index, state))
+
+
+def _frame(
+    path: Root,
+    before: Mapping[str, Buffer],
+    header: Header,
+    index: Mapping[str, SampleIndex],
+    state: Mapping[str, Tensor],
+) -> dict[str, Buffer]:
+    """Return the files of a frame by name, but for the header, made in memory from those before."""
+    after = dict(before)
+    with reading(path, "a group or array"):
+        if state:
+            group = zarr.open_group(MemoryStore(after), path=CODEC_GROUP, mode="a", zarr_format=3)
+            for name, values in state.items():
+                _put_state(group, name, values.cpu().numpy())
+        for name, section in header.layout.sections.items():
+            _build_section(after, header.layout, section, index[name])
+    # zarr makes a root of its own; the header is written last.
+    return {name: content for name, content in after.items() if name != ZARR_JSON}
+
+
+def _put(path: Root, before: Mapping[str, Buffer], after: Mapping[str, Buffer]) -> None:
+    """Write the files of a frame that changed, and remove those that it no longer has."""
+    for name in sorted(after):
+        content = after[name].to_bytes()
+        if name not in before or before[name].to_bytes() != content:
+            at(path).put(name, content)
+    at(path).delete(sorted(set(before) - {*after, ZARR_JSON}))
 
 
 def _read_frame(path: Root) -> dict[str, Buffer]:

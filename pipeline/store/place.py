@@ -125,11 +125,6 @@ def clean(path: Root, half_written: Iterable[str]) -> None:
     remove_files(path, half_written)
 
 
-def clear_unfinished_frame(path: Root) -> None:
-    """Remove the frame that a killed run had begun in an existing folder."""
-    at(path).delete(frame_files(path))
-
-
 def discard(path: Root) -> None:
     """Remove a store's files and no others; remove its folder too, unless it is a disk's root."""
     files = files_in(path)
