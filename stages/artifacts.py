@@ -19,6 +19,7 @@ from pipeline.core.errors import (
     DataError,
     IncompleteStoreError,
     MismatchError,
+    ModelError,
     bounded,
     counted,
     quoted,
@@ -37,6 +38,7 @@ from pipeline.places.addresses import removal
 from pipeline.report.runs import read_metrics
 from pipeline.store.arrays import RESTORE
 from pipeline.store.ensemble import Ensemble
+from pipeline.store.follow import FollowedStore, follow
 from pipeline.store.reader import LogitStore
 from pipeline.store.reference import NOUNS, Kind
 from pipeline.store.rehead import Reheaded
@@ -46,8 +48,9 @@ from pipeline.tasks.embedding import EMBEDDING
 from pipeline.tasks.table import task_of
 from pipeline.training.settings import Precision
 from stages import paths
+from stages.labels import tell_changed_labels
 from stages.params import ModelParams, Params
-from stages.places import find_store
+from stages.places import find_store, find_store_to_follow
 from stages.rehead_params import ProbeParams, ReheadParams
 
 # Values that decide the network itself, independently of its training.
@@ -93,8 +96,10 @@ def asked_teacher(params: Params, name: str, precision: Precision, device: torch
         ModelError: the checkpoint is missing, or cannot be loaded.
         MismatchError: the checkpoint has a different network than params.yaml asks for.
     """
-    teacher = load_teacher(name, precision, device, trust=_trust_in(params, name))
     path, again = paths.teacher_checkpoint(name), f"run: pipeline train-teacher {name}"
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; the teacher is not trained or evaluated yet; {again}")
+    teacher = load_teacher(name, precision, device, trust=_trust_in(params, name))
     was, now = _recorded_making(name), _plain(params.makes_teacher(name))
     differing = card_difference(params, name, teacher.card)
     if was and not differing:
@@ -206,15 +211,32 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_dump(
-    params: Params, name: str, context: RunContext, *, allow_drift: bool
+    params: Params,
+    name: str,
+    context: RunContext,
+    *,
+    allow_drift: bool,
+    follow_seconds: float | None = None,
 ) -> tuple[SoftLabels, dict[str, Any] | None]:
     """Open a dump, an ensemble or a re-headed dump; if drift is allowed, also return its cost per dump.
 
+    Args:
+        params: all of params.yaml.
+        name: of the dump.
+        context: the data and its task.
+        allow_drift: accept samples that render differently here.
+        follow_seconds: accept a dump that is being written, and wait so long if no process writes it.
+
     Raises:
+        IncompleteStoreError: the store is unfinished, and not or no longer followed.
         MismatchError: the store has a different spec, teacher, task or classes.
     """
     kind = _kind_asked(params, name)
-    store = _OPEN[kind](find_store(params, name), allow_drift=allow_drift)
+    store: SoftLabels
+    if follow_seconds is None:
+        store = _OPEN[kind](find_store(params, name), allow_drift=allow_drift)
+    else:
+        store = follow(find_store_to_follow(params, name), timeout_seconds=follow_seconds)
     drift = {}
     for dump, member in dumps_in(params, name, store):
         teacher = require_as_asked(params, dump, member, context.device)
@@ -222,6 +244,10 @@ def open_dump(
     _require_task(name, store, context)
     if isinstance(store, Reheaded) and context.task.names_outputs:
         require_classes(name, store, context.data)
+    if isinstance(store, FollowedStore):
+        store.wait_for_held_out()
+    if context.ranks.is_first:
+        tell_changed_labels(store, context.data)
     if not allow_drift:
         return store, None
     return store, drift[name] if kind == "logits" else drift

@@ -8,6 +8,7 @@ from pipeline.core.errors import ConfigError, counted
 from pipeline.dump.average import write_ensemble
 from pipeline.dump.run import cache_logits
 from pipeline.places.folder import Root
+from pipeline.places.location import Location
 from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
 from pipeline.store.manifest import Manifest
@@ -18,6 +19,7 @@ from pipeline.tasks.task import Task
 from stages import paths
 from stages.artifacts import asked_teacher, judging, require_as_asked, tell_other_data
 from stages.dvc import naming_experiments, require_pointer_stage
+from stages.labels import tell_changed_labels
 from stages.machine import Machine
 from stages.options import SliceType, reads_params, runs_on_device, writes_store
 from stages.params import Params
@@ -36,10 +38,18 @@ from stages.rehead import make as make_reheaded
     help="Write part I of N of the shards, counted from 0 or from 1 (0 and N are the same part). When all "
     "parts are written, run once without this option to complete the store.",
 )
+@click.option(
+    "--by-view",
+    is_flag=True,
+    help="Finish each view before the next one, for students that --follow the dump; else all views of a "
+    "block of samples are made in turn. The bytes are the same; encoded images are decoded once per view.",
+)
 @writes_store
 @runs_on_device
 @reads_params
-def command(params: Params, dump: str, out: Root | None, part: Slice | None, machine: Machine) -> None:
+def command(
+    params: Params, dump: str, out: Root | None, part: Slice | None, by_view: bool, machine: Machine
+) -> None:
     """Run the teacher of DUMP once over all views and store its logits in a Zarr store.
 
     An interrupted dump resumes, and a complete one is left unchanged. Added views and images extend the
@@ -68,8 +78,18 @@ def command(params: Params, dump: str, out: Root | None, part: Slice | None, mac
     teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
     tell_other_data(spec.teacher, context.data.digest())
     with naming_experiments():
-        manifest = cache_logits(context, teacher, spec.dump_spec(), path, part=mine, completes=part is None)
+        manifest = cache_logits(
+            context,
+            teacher,
+            spec.dump_spec(),
+            path,
+            part=mine,
+            completes=part is None,
+            by_view=by_view,
+        )
     if manifest is not None:
+        if mine.index == 0:
+            tell_changed_labels(LogitStore(Location(path), manifest), context.data)
         if out is None:
             write_pointer(params, dump)
         _say(dump, manifest, context.task)
@@ -111,6 +131,6 @@ def _say(dump: str, manifest: Manifest, task: Task) -> None:
             click.echo(f"{dump}: teacher {task.accuracy} on {name} {figures}")
     views = manifest.layout.sections["train"].n_views
     click.echo(
-        f"{dump}: {counted(views, 'view')}, {manifest.size_bytes:,} bytes, {manifest.layout.codec}: "
-        f"{task.describe(manifest.fidelity())}"
+        f"{dump}: {counted(views, 'view')}, {manifest.size_bytes:,} bytes of outputs, "
+        f"{manifest.layout.codec}: {task.describe(manifest.fidelity())}"
     )

@@ -76,9 +76,10 @@ def _print_version(context: click.Context, parameter: click.Parameter, asked: bo
 )
 @click.option("--debug", is_flag=True, help="Show a traceback with an error.")
 def cli(debug: bool) -> None:
-    """Distil image classifiers offline: run a teacher once, train many students from its logits.
+    """Distil offline: run a large teacher once, store its logits, train many small students from them.
 
-    Parameters are read from params.yaml; each command is also a stage of dvc.yaml.
+    A project of your own begins with `pipeline init FOLDER`. Parameters are read from params.yaml; dvc.yaml
+    runs these commands as its stages.
     """
 
 

@@ -26,6 +26,8 @@ _MOST_PACKED_BYTES = 16 << 30
 _FEW, _SOME, _MANY = 1_000, 10_000, 50_000
 # Limit for one forward pass at 224 pixels: ResNet-50 fits on a CPU, all common networks on a GPU.
 _MOST_FLOPS = {"cpu": 9e9, "cuda": 4e10}
+# Weights to download, where a machine has none: 97 MB, good on any photographs.
+_ADVISED = Installed(model="resnet50", weights="IMAGENET1K_V2", top1=0.809, forward_flops=8.2e9)
 # Below this, a fifth of the images would choose an epoch by chance, and training needs them more.
 _CHOOSING = 250
 # Below this, accuracy on held-out images has a standard error of 4 points or more.
@@ -208,8 +210,7 @@ def fit(survey: Survey, installed: Sequence[Installed], device: str) -> dict[str
     count, plan = survey.train, schedule(survey.train)
     known = find_teacher(installed, device)
     side = image_size(survey, pretrained=known is not None)
-    room = 256 if side == _LARGEST_SIDE else 2 * side
-    short_side = room if np.quantile(survey.short_sides, 0.95) > room else None
+    short_side = _short_side(survey, side)
     packed = survey.packed_bytes(short_side)
     share = _validation(count)
     held_out = survey.test + (round(share * count) if survey.validation is None else survey.validation)
@@ -226,7 +227,7 @@ def fit(survey: Survey, installed: Sequence[Installed], device: str) -> dict[str
         "packed": f"{packed / 1e9:,.1f} GB" if packed >= 1e8 else f"{packed / 1e6:,.1f} MB",
         "has_validation": survey.validation is not None,
         "validation": share,
-        "few": count < _FEW,
+        "advised": None if known else _advised(survey, plan),
         "device": "a CPU" if device == "cpu" else "a GPU",
         "precision": "fp32" if device == "cpu" else "bf16",
         "epochs": plan.epochs,
@@ -243,6 +244,12 @@ def fit(survey: Survey, installed: Sequence[Installed], device: str) -> dict[str
         "view_count": plan.views,
         "passes": plan.epochs // plan.views,
     }
+
+
+def _short_side(survey: Survey, side: int) -> int | None:
+    """Choose the size that larger images are shrunk to: twice the input's; None if few are larger."""
+    room = 256 if side == _LARGEST_SIDE else 2 * side
+    return room if np.quantile(survey.short_sides, 0.95) > room else None
 
 
 def _validation(count: int) -> float:
@@ -268,6 +275,13 @@ def _fresh(model: str, side: int) -> dict[str, Any]:
     stem = source_of(model).stem_stride(model, side)
     has_one = source_of(model).stem_stride(model, 1) != source_of(model).stem_stride(model, _LARGEST_SIDE)
     return {"model": model, "weights": None, "stem_stride": stem if has_one else None}
+
+
+def _advised(survey: Survey, plan: Schedule) -> dict[str, Any]:
+    """Return the teacher to replace a fresh one, with the sizes of `data` that suit it."""
+    side = image_size(survey, pretrained=True)
+    sizes = {"image_size": side, "short_side": _short_side(survey, side)}
+    return {**_tuned(_ADVISED, survey.train, plan), **sizes}
 
 
 def _tuned(known: Installed, count: int, plan: Schedule) -> dict[str, Any]:

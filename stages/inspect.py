@@ -13,12 +13,14 @@ from pipeline.codecs.rule import Measures
 from pipeline.core.errors import ConfigError, counted, first_of
 from pipeline.places.addresses import hidden_place
 from pipeline.store.ensemble import Ensemble
+from pipeline.store.labels import LabelChanges
 from pipeline.store.reference import kind_of
 from pipeline.store.rehead import Reheaded
 from pipeline.store.summary import Inspection, inspect
 from pipeline.tasks.table import task_of
 from pipeline.tasks.task import Task
 from stages.failures import say
+from stages.labels import changes_at
 from stages.options import debuggable
 
 
@@ -31,41 +33,50 @@ def command(store: str, as_json: bool) -> None:
 
     STORE is a folder, or an address such as s3://bucket/main.zarr.
     """
-    kind = kind_of(store)
-    if kind == "ensemble":
-        _say_ensemble(store, Ensemble.open(store), as_json=as_json)
-        return
-    if kind == "rehead":
-        _say_reheaded(store, Reheaded.open(store), as_json=as_json)
-        return
-    found = inspect(store)
+    summary, lines = _described(store)
+    changes = changes_at(store)
     if as_json:
-        click.echo(json.dumps(found.summary, indent=1))
+        told = LabelChanges() if changes is None else changes
+        click.echo(json.dumps({**summary, **told.to_dict()}, indent=1))
         return
-    for name, text in _lines(store, found).items():
+    for name, text in {**lines, **_labels(store, summary, changes)}.items():
         say(f"{name:15} {text}")
 
 
-def _say_ensemble(place: str, ensemble: Ensemble, *, as_json: bool) -> None:
+def _described(store: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a store's figures, and the lines that tell them to people."""
+    kind = kind_of(store)
+    if kind == "ensemble":
+        return _of_ensemble(store, Ensemble.open(store))
+    if kind == "rehead":
+        return _of_reheaded(store, Reheaded.open(store))
+    found = inspect(store)
+    return found.summary, _lines(store, found)
+
+
+def _labels(store: str, summary: Mapping[str, Any], changes: LabelChanges | None) -> dict[str, str]:
+    """Return the line about labels; none without prepared data to compare with."""
+    if changes is None:
+        return {}
+    if changes.changed is None and summary["labels_digest"] is None:
+        remedy = f"; tell them apart with: pipeline verify {hidden_place(store)} --upgrade"
+        return {"labels": f"part of the dataset digest, so that a changed label is refused{remedy}"}
+    return {"labels": str(changes)}
+
+
+def _of_ensemble(place: str, ensemble: Ensemble) -> tuple[dict[str, Any], dict[str, str]]:
     summary, blend = ensemble.summary(), ensemble.blend
-    if as_json:
-        click.echo(json.dumps(summary, indent=1))
-        return
     lines = {
         "ensemble": f"{hidden_place(place)}: the mean of {blend.average} of {', '.join(ensemble.names)}",
         "weights": ", ".join(f"{weight:g}" for weight in blend.weights),
         "samples": _size(summary, ensemble.measures),
         _accuracy(_task(ensemble.teacher)): _quality(ensemble.teacher_top1),
     }
-    for name, text in lines.items():
-        say(f"{name:15} {text}")
+    return summary, lines
 
 
-def _say_reheaded(place: str, reheaded: Reheaded, *, as_json: bool) -> None:
+def _of_reheaded(place: str, reheaded: Reheaded) -> tuple[dict[str, Any], dict[str, str]]:
     summary, finding, task = reheaded.summary(), reheaded.finding, _task(reheaded.teacher)
-    if as_json:
-        click.echo(json.dumps(summary, indent=1))
-        return
     absolute = finding.measures.is_absolute
     cost = f"{_cost(task, finding.fidelity)}, estimated on {finding.rows:,} rows encoded again"
     lines = {
@@ -77,8 +88,7 @@ def _say_reheaded(place: str, reheaded: Reheaded, *, as_json: bool) -> None:
         "budget": finding.codec_spec.under(absolute=absolute).partition(" ")[2].strip("()"),
         "head digest": summary["rehead"]["digest"],
     }
-    for name, text in lines.items():
-        say(f"{name:15} {text}")
+    return summary, lines
 
 
 def _lines(store: str, found: Inspection) -> dict[str, str]:

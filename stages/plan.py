@@ -7,8 +7,9 @@ import json
 import click
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.progress import duration
 from pipeline.dump.forecast import Forecast, forecast
-from pipeline.dump.preflight import duration, size
+from pipeline.dump.preflight import size
 from pipeline.dump.rehead import require_fine
 from pipeline.places.folder import Root
 from pipeline.tasks.task import Task

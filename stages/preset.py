@@ -62,9 +62,11 @@ def _give(name: str, out: Path | None, *, dvc: bool) -> None:
         if path.exists():
             raise ConfigError(f"{path}: already exists; choose a different name, or remove it first")
     write_bytes(out, known[name].encode())
-    if dvc:
-        write_bytes(stages, _stages(known[name]).encode())
-    click.echo(f"{out}: wrote preset {name}; next: pipeline prepare --params {out}")
+    if not dvc:
+        click.echo(f"{out}: wrote preset {name}; next: pipeline prepare --params {out}")
+        return
+    write_bytes(stages, _stages(known[name]).encode())
+    click.echo(f"{out}, {stages}: wrote preset {name}; next: dvc init --no-scm && dvc repro")
 
 
 def _stages(preset: str) -> str:

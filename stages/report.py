@@ -12,7 +12,7 @@ from pipeline.core.files import parse_object, write_bytes, write_json
 from pipeline.core.hashing import difference
 from pipeline.core.progress import note
 from pipeline.core.text import NAME
-from pipeline.modalities.prepared import require_sample
+from pipeline.modalities.prepared import PreparedData, require_sample
 from pipeline.report.page import render_page
 from pipeline.report.results import Report, dump_figures
 from pipeline.report.runs import PlannedRun, Run, planned_runs, read_run, read_teacher
@@ -24,6 +24,7 @@ from pipeline.tasks.table import find_task
 from pipeline.tasks.task import Task
 from stages import paths
 from stages.artifacts import dumps_in, require_as_asked, require_described_teacher, tell_other_data
+from stages.labels import tell_changed_labels
 from stages.machine import open_prepared
 from stages.options import reads_params
 from stages.params import Params
@@ -50,7 +51,7 @@ def command(params: Params) -> None:
     stores = {name: open_logits(find_store(params, name), allow_drift=True) for name in params.sweep.dumps}
     for name, store in stores.items():
         _require_teachers(params, name, store)
-    report = _collect(params, stores, data.digest(), task)
+    report = _collect(params, stores, data, task)
     galleries = {name: make_gallery(name, store, data, default_workers()) for name, store in stores.items()}
     page = render_page(report, galleries, test_images=len(data.test), leaks=read_leaks(paths.PREPARED))
     results = report.to_dict()
@@ -63,10 +64,11 @@ def command(params: Params) -> None:
     for group in report.groups:
         figure = f"{task.columns[0].title} {group.main or 'unknown, no labels'}"
         click.echo(f"{group.student} {group.name}: {figure}")
+    click.echo(f"wrote {paths.REPORTS / 'index.html'}, results.json and results.csv")
 
 
-def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str, task: Task) -> Report:
-    sweep = params.sweep
+def _collect(params: Params, stores: dict[str, SoftLabels], data: PreparedData, task: Task) -> Report:
+    sweep, dataset = params.sweep, data.digest()
     plans = planned_runs(
         students=sweep.students,
         baselines=sweep.baselines,
@@ -85,7 +87,10 @@ def _collect(params: Params, stores: dict[str, SoftLabels], dataset: str, task: 
         _tell_other_parameters(params, name, plan, run)
         if run.dataset not in (None, dataset):
             note(f"{name}: trained on different data than {paths.PREPARED} holds now; run: {plan.command}")
-    dumps = {name: dump_figures(store.summary(), store.teacher_names) for name, store in stores.items()}
+    dumps = {
+        name: dump_figures(store.summary(), store.teacher_names, tell_changed_labels(store, data))
+        for name, store in stores.items()
+    }
     teachers = {
         name: read_teacher(paths.RUNS / paths.teacher_run(name), name)
         for name in dict.fromkeys(name for store in stores.values() for name in store.teacher_names)

@@ -99,9 +99,12 @@ def _photographs(modality: Modality, found: Recognised, folder: Path, named: str
     device = "cuda" if torch.cuda.is_available() else "cpu"
     installed = [one for family in families() for one in family.installed()]
     told = [str(survey)]
-    if find_teacher(installed, device) is None:
+    if known := find_teacher(installed, device):
+        told.append(f"teacher: {known.model} with the weights {known.weights} of this machine")
+    else:
         told.append(
-            "teacher: trained from scratch, because this machine has no pretrained weights; see params.yaml"
+            "teacher: trained from scratch, because this machine has no pretrained weights; those of "
+            "ImageNet teach far better: params.yaml has the lines that download them"
         )
     params = render("params.yaml.j2", **fit(survey, installed, device))
     options = modality.options_type(**found.options)

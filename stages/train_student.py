@@ -20,6 +20,7 @@ from pipeline.modalities.table import views_of
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state
 from pipeline.models.pretrained import initial_network
+from pipeline.store.follow import TIMEOUT_SECONDS
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.tracking.log import RunLog, require_installed
 from pipeline.training.failures import naming_epoch
@@ -40,6 +41,20 @@ from stages.ranks import training_ranks
 @click.argument("recipe")
 @click.argument("seed", type=click.IntRange(0, 2**32 - 1))
 @click.option("--dump", default=None, help="Dump to learn from; omit it for a baseline.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Begin while the dump is still being written (best with cache-logits --by-view): each epoch waits "
+    "until its view is whole. The weights are the same as with the complete dump.",
+)
+@click.option(
+    "--follow-timeout",
+    type=click.FloatRange(0, 7 * 86_400),
+    metavar="SECONDS",
+    default=TIMEOUT_SECONDS,
+    show_default=True,
+    help="With --follow: wait this long without a new shard while no process writes the dump.",
+)
 @reads_store
 @runs_on_device
 @reads_params
@@ -49,6 +64,8 @@ def command(
     recipe: str,
     seed: int,
     dump: str | None,
+    follow: bool,
+    follow_timeout: float,
     allow_drift: bool,
     machine: Machine,
 ) -> None:
@@ -61,7 +78,7 @@ def command(
     run = _Run(student=student, recipe=recipe, seed=seed, dump=dump)
     spec, loss = params.student(student), params.recipe(recipe)
     require_installed(spec.training.log)
-    _require_dump_fits(params, run, allow_drift=allow_drift)
+    _require_dump_fits(params, run, allow_drift=allow_drift, follow=follow)
     made_by = params.makes(student, recipe)
     with ExitStack() as held:
         with training_ranks(machine.device) as ranks:
@@ -74,7 +91,10 @@ def command(
             require_sample(context.data, seed=seed, workers=machine.workers)
             store, drift = None, None
             if dump is not None:
-                store, drift = open_dump(params, dump, context, allow_drift=allow_drift)
+                seconds = follow_timeout if follow else None
+                store, drift = open_dump(
+                    params, dump, context, allow_drift=allow_drift, follow_seconds=seconds
+                )
             training_set = _lesson(params, context.data, taught=store is not None)
             network, card = initial_network(context.data, spec.start(params.data.options.size), seed)
             result = run.train(
@@ -192,7 +212,7 @@ def _lesson(params: Params, data: PreparedData, *, taught: bool) -> TrainingSet:
     return TrainingSet.of_labelled(data.train, labels, length=len(data.train))
 
 
-def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:
+def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool, follow: bool) -> None:
     recipe = params.recipe(run.recipe)
     if recipe.needs_teacher and run.dump is None:
         raise ConfigError(f"recipe {run.recipe!r} learns from a teacher's logits; add --dump DUMP")
@@ -202,5 +222,20 @@ def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool) -> None:
         where = f"dump {run.dump}"
         require_targets(recipe.loss, where, mixes=params.dump_views(run.dump).mixes)
         require_features(recipe.loss, params.dump_codecs(run.dump), where)
-    elif allow_drift:
-        raise ConfigError("--allow-drift concerns a dump's samples; use it with --dump DUMP, or remove it")
+        if follow:
+            _require_can_follow(params, run.dump, allow_drift=allow_drift)
+    elif allow_drift or follow:
+        option = "--allow-drift" if allow_drift else "--follow"
+        raise ConfigError(f"{option} concerns a dump's samples; use it with --dump DUMP, or remove it")
+
+
+def _require_can_follow(params: Params, dump: str, *, allow_drift: bool) -> None:
+    if allow_drift:
+        raise ConfigError(
+            "--allow-drift replays samples of all views, which a dump has only at its end; remove --follow "
+            "or --allow-drift"
+        )
+    if dump in params.ensembles or params.reheaded(dump) is not None:
+        raise ConfigError(
+            f"{dump!r} is made of complete dumps; --follow expects a dump that a teacher writes; remove it"
+        )

@@ -12,17 +12,19 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import ConfigError, StoreError, counted
+from pipeline.core.errors import ConfigError, DataError, StoreError, counted
 from pipeline.core.progress import note, track
 from pipeline.core.trust import Trust
 from pipeline.dump.repair import read_header, repair
+from pipeline.dump.spec import splits_of
 from pipeline.dump.verify import Audit, replay, verify, verify_reheaded
 from pipeline.evaluation.context import RunContext
-from pipeline.modalities.prepared import audit_data
+from pipeline.modalities.prepared import PreparedData, audit_data
 from pipeline.models.teacher import Teacher
 from pipeline.places.folder import Root, at
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.growth import tell_pending
+from pipeline.store.index import Splits
 from pipeline.store.layout import SCHEMA
 from pipeline.store.reader import LogitStore
 from pipeline.store.reference import Kind, kind_of
@@ -33,6 +35,7 @@ from stages import paths
 from stages.artifacts import load_teacher
 from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
 from stages.failures import say
+from stages.labels import changes_at
 from stages.machine import Machine
 from stages.options import debuggable, reads_store, runs_on_device, store_root, trusts_code
 from stages.ranks import require_alone
@@ -52,7 +55,8 @@ from stages.ranks import require_alone
     "--upgrade",
     "upgrades",
     is_flag=True,
-    help="First rewrite the bookkeeping of an older store in the present schema; no shard is touched.",
+    help="First rewrite the bookkeeping of an older store in the present schema; no shard is touched. With "
+    "the dump's samples in data/prepared, contents and labels are told apart.",
 )
 @click.option("--repair", "mend", is_flag=True, help="Rewrite damaged or missing files, then check again.")
 @click.option(
@@ -147,8 +151,19 @@ class _CheckedStore:
 
     def upgrade(self) -> None:
         """Rewrite the store's bookkeeping in the present schema."""
-        changed = upgrade(self.store)
-        note(f"{self.store}: {'upgraded to' if changed else 'has'} schema {SCHEMA}")
+        if self._kind == "rehead":
+            raise ConfigError(
+                f"{self.store}: a re-headed dump has no records of its own; upgrade the dump behind it, "
+                f"and rebuild this one with: pipeline cache-logits {self.store.stem}"
+            )
+        done = upgrade(self.store, _prepared_splits())
+        note(f"{self.store}: {'upgraded to' if done.changed else 'has'} schema {SCHEMA}")
+        if done.untold:
+            note(
+                f"{self.store}: the digests of {counted(done.untold, 'sample')} still cover labels, and a "
+                f"changed label is refused: {paths.PREPARED} lacks them, or has other contents or labels; "
+                f"restore those of the dump and run again: pipeline verify {self.store} --upgrade"
+            )
 
     def repair(self) -> None:
         """Repair the store; repaired files are new, so print how to fix the same damage in DVC's cache."""
@@ -188,6 +203,9 @@ class _CheckedStore:
             tell_damaged_cache(self.store, audit.files)
             tell_pending(self.store)
             self._tell(audit)
+            changes = changes_at(self.store) if audit.ok else None
+            if changes is not None and changes.changed:
+                click.echo(str(changes))
         return audit
 
     def _bench_and_teacher(self) -> tuple[RunContext, Teacher]:
@@ -211,9 +229,19 @@ class _CheckedStore:
             click.echo(str(audit.drift))
         if audit.replayed:
             click.echo(
-                f"{counted(audit.replayed, 'pair')} replayed: largest difference "
-                f"{audit.replay_max_abs_diff:.3g}, mean {audit.measure} {audit.replay_kl_mean:.2e}"
+                f"{counted(audit.replayed, 'pair')} of sample and view replayed by the teacher: stored "
+                f"outputs differ by up to {audit.replay_max_abs_diff:.3g}, mean {audit.measure} "
+                f"{audit.replay_kl_mean:.2e}"
             )
+
+
+def _prepared_splits() -> Splits:
+    """Return the splits of the prepared data; none if it is missing or of user code, which is told."""
+    try:
+        return splits_of(PreparedData.open(paths.PREPARED))
+    except (DataError, ConfigError) as error:
+        note(f"labels cannot be told from contents: {error}")
+        return {}
 
 
 def _open(store: Root, kind: Kind, *, allow_drift: bool) -> LogitStore | Reheaded:

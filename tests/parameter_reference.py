@@ -173,12 +173,15 @@ def meanings(kind: type) -> dict[str, str]:
     """Return the meaning of each field of a class, from its docstring or a base's.
 
     Raises:
-        KeyError: no docstring documents a field.
+        ValueError: no docstring documents a field.
     """
     told: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         told |= _arguments(one.__doc__ or "")
-    return {field.name: told[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if missing := [name for name in names if name not in told]:
+        raise ValueError(f"{kind.__module__}.{kind.__name__}: no line under Args for {', '.join(missing)}")
+    return {name: told[name] for name in names}
 
 
 def _arguments(docstring: str) -> dict[str, str]:

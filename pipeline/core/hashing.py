@@ -40,6 +40,12 @@ def encoded_digest(content: NDArray[Any], shape: tuple[int, ...], label: int) ->
     return int.from_bytes(state.digest(), "little")
 
 
+def encoded_digests(content: NDArray[Any], shape: tuple[int, ...], label: int) -> tuple[int, int]:
+    """Return `encoded_digest` with the label, and without it (-1)."""
+    own = encoded_digest(content, shape, -1)
+    return (own if label == -1 else encoded_digest(content, shape, label)), own
+
+
 def bytes_glance(content: NDArray[np.uint8]) -> int:
     """Return a 64-bit digest of bytes, without shape or label."""
     return int.from_bytes(hashlib.blake2b(content.tobytes(), digest_size=8).digest(), "little")

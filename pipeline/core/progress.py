@@ -1,4 +1,7 @@
-"""Show the progress of a long step on stderr: a bar on a terminal, occasional lines in a log."""
+"""Show the progress of a long step on stderr: a bar on a terminal, occasional lines in a log.
+
+Owns the words for durations, too.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,18 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str, per_it
 def note(text: str) -> None:
     """Print one line to stderr, above any progress bar."""
     tqdm.write(printable(text), file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Format a duration in hours and minutes.
+
+    >>> duration(12), duration(125), duration(3720)
+    ('less than a minute', '2 min', '1 h 2 min')
+    """
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else "less than a minute"
 
 
 def _bar(items: Iterable[T], description: str, total: int, unit: str, per_item: int) -> Iterator[T]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.codecs.blend import Blend
+from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.table import views_of
 from pipeline.places.folder import Root
 from pipeline.store.ensemble import Ensemble, open_members
+from pipeline.store.labels import words_of
 
 
 def write_ensemble(path: Root, names: Sequence[str], blend: Blend, context: RunContext) -> Ensemble:
@@ -28,5 +30,6 @@ def write_ensemble(path: Root, names: Sequence[str], blend: Blend, context: RunC
     if views_of(ensemble).mixes:
         ensemble.require_same_blocks()
     outputs, labels = ensemble.held_out("test", context.data.test), context.data.test.labels
-    ensemble.write(path, None if outputs is None else context.task.quality(outputs, labels))
+    quality = None if outputs is None else context.task.quality(outputs, labels)
+    ensemble.write(path, quality, words_of(splits_of(context.data)))
     return ensemble

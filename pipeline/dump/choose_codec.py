@@ -67,7 +67,7 @@ class Candidate:
 
     def describe(self, task: Task) -> str:
         """Return size and cost in one line."""
-        return f"{self.codec.name}: {self.bytes_per_row:.1f} bytes, {task.describe(self.fidelity)}"
+        return f"{self.codec.name}: {self.bytes_per_row:.1f} bytes per view, {task.describe(self.fidelity)}"
 
 
 def measure(codec: Codec, pilot: Pilot, rule: Rule) -> Candidate:
@@ -117,7 +117,8 @@ def choose_codec(
     budget = math.inf if spec.budget is None else spec.budget
     fitting = [c for c in candidates if c.fidelity.within(budget)]
     for candidate in candidates:
-        kept = "" if candidate in fitting else f": refused{_tail_mass(candidate.codec, pilot)}"
+        omitted = _tail_mass(candidate.codec, pilot)
+        kept = "" if candidate in fitting else f": above {budget:g}, refused{omitted}"
         note(f"pilot: {candidate.describe(task)}{kept}")
     if not fitting:
         closest, absolute = min(candidates, key=lambda c: c.fidelity.worst), task.measures.is_absolute

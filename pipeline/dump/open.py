@@ -37,6 +37,7 @@ from pipeline.store.growth import (
 )
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, Index
+from pipeline.store.labels import labels_at_dump
 from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, ShardId
 from pipeline.store.ledger import Done
 from pipeline.store.leftovers import half_written
@@ -306,7 +307,8 @@ def _completed(path: Root, writer: StoreWriter, finished: Done, context: RunCont
     for name in held_out:
         section = store.sections[name]
         outputs = section.logits(0, section.rows_of(splits[name]))
-        cached[name] = context.task.quality(outputs, splits[name].labels)
+        labels = labels_at_dump(section.index, splits[name], store.n_classes)
+        cached[name] = context.task.quality(outputs, labels)
     manifest = replace(manifest, teacher_top1={**manifest.teacher_top1, "cached": cached})
     with gate(path, PREPARATION_SECONDS):
         writer.publish(manifest)

@@ -38,6 +38,7 @@ from pipeline.store.index import (
     Wanted,
     adopt,
     dataset_digest,
+    labels_digest,
     read_index,
     require_same_making,
 )
@@ -186,6 +187,7 @@ def _new(
     described, views = teacher.described(), spec.views.described()
     header = Header(
         layout=new_layout(context.data, spec, codec, outputs, counts_of(context.data)),
+        labels=labels_digest(index),
         fingerprint=Fingerprint(
             dataset=dataset_digest(index),
             teacher=described.digest,
@@ -309,6 +311,7 @@ def new_layout(
         shard_rows=spec.shard_rows or fitting_shard_rows(data.train, shard_rows),
         sections=sections,
         measures=measures,
+        keeps_labels=True,
     )
 
 
@@ -335,7 +338,8 @@ def places(layout: Layout, index: Index, splits: Mapping[str, Split]) -> dict[st
     for name, section in layout.sections.items():
         found[name] = np.full(section.n_rows, ABSENT, np.int64)
         if name in splits:
-            found[name][section.rows()] = SampleIndex.of(splits[name]).find(index[name].keys)
+            there = SampleIndex.of(splits[name], labels=False)
+            found[name][section.rows()] = there.find(index[name].keys)
     return found
 
 

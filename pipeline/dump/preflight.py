@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.codecs import Codec
 from pipeline.core.errors import StoreError
 from pipeline.core.limits import free_disk_bytes, free_memory_bytes
-from pipeline.core.progress import note
+from pipeline.core.progress import duration, note
 from pipeline.dump.read_ahead import held_bytes
 from pipeline.places.folder import Root
 from pipeline.samples.packed import Split
@@ -140,13 +140,3 @@ def size(count: float) -> str:
         return f"{round(count)} bytes"
     unit = next((unit for unit in ("kB", "MB", "GB") if (count := count / 1000) < 999.95), None)
     return f"{count:.1f} {unit}" if unit else f"{count / 1000:,.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Format a duration in hours and minutes.
-
-    >>> duration(12), duration(3720)
-    ('less than a minute', '1 h 2 min')
-    """
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours or minutes else "less than a minute"

@@ -6,14 +6,17 @@ ahead. Packed images need no decoding; they are compared with their digests inst
 
     shards    (block 0, view 0) (block 0, view 1) (block 1, view 0) (block 1, view 1)
     held      blocks 0, 1       blocks 0, 1       blocks 1, 2       blocks 1, 2
+
+A dump that visits view by view decodes encoded images once per view, and holds none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from typing import Any, Self
 
 import numpy as np
@@ -115,7 +118,7 @@ class DecodedBlocks:
     def expecting(self, shards: Mapping[ShardId, Rows]) -> Iterator[None]:
         """Expect shards with their rows (n,), in the order of the dump; release everything at the end."""
         # All views of a block have the same rows, so the first view's rows serve for the block.
-        for shard, rows in shards.items():
+        for shard, rows in shards.items() if _is_by_block(shards) else ():
             if shard.section in self._held:
                 images = self._held[shard.section]
                 place = shard.section, shard.block
@@ -189,6 +192,17 @@ def held_bytes(images: Split, shard_rows: int) -> int:
     if not images.decodes_at_use:
         return 0
     return _AT_ONCE * min(BLOCK_BYTES, shard_rows * images.size_bytes // len(images))
+
+
+def _is_by_block(shards: Iterable[ShardId]) -> bool:
+    """Whether all views of each block follow one another; else a block would be held until the last view.
+
+    >>> from pipeline.store.layout import ShardId
+    >>> _is_by_block(ShardId("train", view, block) for view in (0, 1) for block in (0, 1))
+    False
+    """
+    visits = [place for place, _ in groupby((shard.section, shard.block) for shard in shards)]
+    return len(visits) == len(set(visits))
 
 
 def _fitting(block: _Block) -> int:

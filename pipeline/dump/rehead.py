@@ -15,11 +15,13 @@ from pipeline.core.errors import ConfigError, MismatchError, ModelError, first_o
 from pipeline.core.hashing import file_digest
 from pipeline.dump.probe import fit_probe
 from pipeline.dump.reencode import recode
+from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.head_files import read_head
 from pipeline.places.folder import Root
 from pipeline.places.location import Location
+from pipeline.store.labels import digest_of_present, words_of
 from pipeline.store.reader import LogitStore
 from pipeline.store.reference import beside
 from pipeline.store.rehead import Finding, Reheaded, is_embedding, require_features
@@ -117,6 +119,7 @@ def rehead(path: Root, name: str, spec: HeadSpec, head: Head, context: RunContex
         source=spec.label,
         digest=spec.digest(),
         penalty=spec.penalty,
+        labels=digest_of_present(store.index, words_of(splits_of(context.data))),
     )
     reheaded = Reheaded(Location(path), name, store, head, found)
     reheaded.finding = replace(found, teacher_top1=_quality(reheaded, context))

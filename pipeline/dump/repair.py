@@ -30,7 +30,7 @@ from pipeline.places.location import Location
 from pipeline.store.faults import STRAY, Fault, metadata_faults, shard_faults, strays
 from pipeline.store.frame import build_frame, frame_files, read_state
 from pipeline.store.header import Header
-from pipeline.store.index import ABSENT, Index, SampleIndex, dataset_digest, read_index
+from pipeline.store.index import ABSENT, Index, SampleIndex, is_described, read_index
 from pipeline.store.layout import (
     CODEC_GROUP,
     GATHERED,
@@ -230,11 +230,16 @@ def _index(path: Root, header: Header, data: PreparedData) -> tuple[Index, list[
     with suppress(CorruptStoreError):
         return read_index(path, header), []
     splits = splits_of(data)
-    index = {name: SampleIndex.of(splits[name]) for name in header.layout.sections if name in splits}
-    if dataset_digest(index) != header.fingerprint.dataset:
+    layout = header.layout
+    index = {
+        name: SampleIndex.of(splits[name], labels=layout.keeps_labels)
+        for name in layout.sections
+        if name in splits
+    }
+    if not is_described(index, header):
         raise StoreError(
-            f"{path}: the sample index is lost, and the data differs from the data of the dump, so it "
-            f"cannot be rebuilt; {_CANNOT}"
+            f"{path}: the sample index is lost, and samples or labels of the data differ from those of the "
+            f"dump, so it cannot be rebuilt; {_CANNOT}"
         )
     return index, _lost(path, lambda name: name.split("/")[1] in INDEX_ARRAYS)
 

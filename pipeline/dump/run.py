@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Self
 
 import numpy as np
@@ -52,6 +52,7 @@ from pipeline.places.location import Location
 from pipeline.samples.label_forms import is_known
 from pipeline.store.growth import is_complete, tell_pending
 from pipeline.store.index import ABSENT
+from pipeline.store.labels import labels_at_dump
 from pipeline.store.layout import ZARR_JSON, ShardId
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, WHOLE, Slice, gate, writing
 from pipeline.store.manifest import Manifest
@@ -70,23 +71,26 @@ def cache_logits(
     *,
     part: Slice = WHOLE,
     completes: bool = True,
+    by_view: bool = False,
 ) -> Manifest | None:
     """Plan and run a dump; among several processes, one plans and the others follow its plan.
 
     See `plan_dump` and `run_dump` for arguments and errors.
     """
-    return _run(
-        behind_links(path), lambda: plan_dump(context, teacher, spec, path), part, completes=completes
-    )
+    plan = partial(plan_dump, context, teacher, spec, path)
+    return _run(behind_links(path), plan, part, completes=completes, by_view=by_view)
 
 
-def run_dump(plan: DumpPlan, *, part: Slice = WHOLE, completes: bool = True) -> Manifest | None:
+def run_dump(
+    plan: DumpPlan, *, part: Slice = WHOLE, completes: bool = True, by_view: bool = False
+) -> Manifest | None:
     """Make the missing shards of a store; a complete store stays unchanged.
 
     Args:
         plan: the dump's plan.
         part: the slice of training shards for this process; others may run at the same time.
         completes: write the manifest if no shard is missing at the end.
+        by_view: finish each view before the next one, for students that follow; the bytes are the same.
 
     Returns:
         The manifest, or None if the store is still incomplete.
@@ -96,10 +100,12 @@ def run_dump(plan: DumpPlan, *, part: Slice = WHOLE, completes: bool = True) -> 
         MismatchError: the existing store has a different teacher, data, views or codec.
         LockedError: another process is writing the store.
     """
-    return _run(plan.path, lambda: renewed(plan), part, completes=completes)
+    return _run(plan.path, partial(renewed, plan), part, completes=completes, by_view=by_view)
 
 
-def _run(path: Root, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool) -> Manifest | None:
+def _run(
+    path: Root, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool, by_view: bool
+) -> Manifest | None:
     # Slices start together: the first one plans and makes the held-out shards at the gate, the others wait
     # for it and find that work done.
     wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
@@ -115,7 +121,9 @@ def _run(path: Root, plan: Callable[[], DumpPlan], part: Slice, *, completes: bo
             return Manifest.read(Location(path))
         # Outside the gate: slices of training shards run at the same time.
         shards = planned.header.layout.shards()
-        dump.make(part.of([shard for shard in shards if shard.section == "train"]))
+        mine = part.of([shard for shard in shards if shard.section == "train"])
+        # Sorted by view and block, within the part: parts are the same in either order.
+        dump.make(sorted(mine) if by_view else mine)
     manifest = complete(path, planned.header, planned.context, completes=completes)
     if manifest is None and completes and part == WHOLE:
         raise StoreError(f"{path}: finished shards have disappeared; run the command again to rewrite them")
@@ -195,6 +203,12 @@ class _Dump:
         self.writer = StoreWriter(plan.path, plan.header)
         self._splits = splits_of(plan.context.data)
         self._places = places(self.writer.layout, plan.index, self._splits)
+        # Not those of the data now: the figures of all shards are by the same labels.
+        n_classes = self.writer.layout.n_classes
+        self._labels = {
+            name: labels_at_dump(plan.index[name], images, n_classes)
+            for name, images in self._splits.items()
+        }
         # Feeds read from this context, whose splits hold decoded images; checks read the files themselves.
         self._decoded = DecodedBlocks(plan.context, plan.spec.batch_size)
         self._checks = PixelChecks(self._splits, plan.context.workers)
@@ -291,7 +305,7 @@ class _Dump:
         return CompiledTeacher(self._teacher, self._spec.batch_size, self._device).output
 
     def _write(self, buffer: ShardBuffer, rows: Rows) -> None:
-        labelled, correct = buffer.tally(self._splits[buffer.shard.section].labels[rows])
+        labelled, correct = buffer.tally(self._labels[buffer.shard.section][rows])
         self.writer.write(
             buffer.shard,
             buffer.arrays,
@@ -352,7 +366,7 @@ class _Dump:
         held_out = [name for name in self._splits if name != "train"]
         if self._spec.allow_poor_teacher or not held_out:
             return
-        labels = np.concatenate([self._splits[name].labels for name in held_out])
+        labels = np.concatenate([self._labels[name] for name in held_out])
         if not is_known(labels).any():
             return
         shards = self.writer.layout.held_out_shards()
@@ -377,7 +391,7 @@ class _Dump:
             rows = self._places[name][self.writer.layout.sections[name].rows()]
             # Samples of an unfinished store may have left the data.
             outputs.append(self._codec.decode(arrays)[torch.from_numpy(rows != ABSENT)])
-            labels.append(self._splits[name].labels[rows[rows != ABSENT]])
+            labels.append(self._labels[name][rows[rows != ABSENT]])
         return self._task.quality(torch.cat(outputs), np.concatenate(labels))
 
 

@@ -25,7 +25,7 @@ from pipeline.places.folder import Root
 from pipeline.places.location import Location
 from pipeline.store.faults import metadata_faults, shard_faults, strays
 from pipeline.store.header import Header
-from pipeline.store.index import dataset_digest
+from pipeline.store.index import is_described
 from pipeline.store.layout import MANIFEST, ZARR_JSON, ShardId
 from pipeline.store.leftovers import is_passing
 from pipeline.store.manifest import Manifest, sum_up
@@ -136,8 +136,8 @@ def _contradictions(location: Location, manifest: Manifest) -> list[str]:
         return [str(error)]
     if different:
         problems.append(f"{MANIFEST} and the catalogues tell different sums")
-    if dataset_digest(index) != manifest.header.fingerprint.dataset:
-        problems.append("the samples' keys and digests do not match the dataset's fingerprint")
+    if not is_described(index, manifest.header):
+        problems.append("the samples' keys, digests and labels do not match the header's digests")
     return problems
 
 

@@ -23,7 +23,7 @@ from pipeline.core.threads import side_by_side
 from pipeline.loading.feed import consecutive
 from pipeline.loading.targets import EncodedView
 from pipeline.modalities.prepared import PreparedData
-from pipeline.modalities.table import views_of
+from pipeline.modalities.table import require_data_classes, views_of
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.soft_labels import SoftLabels
@@ -98,8 +98,9 @@ def find_label_errors(store: SoftLabels, data: PreparedData, count: int, workers
         workers: threads that read views side by side.
 
     Raises:
-        MismatchError: the store lacks some samples.
+        MismatchError: the store lacks some samples, or has other classes.
     """
+    require_data_classes(store, data.classes, data.task)
     limit = min(_DOUBTED, 1 / len(data.classes))
     checked = doubted = 0
     worst: list[LabelError] = []

@@ -161,14 +161,25 @@ def _shuffled(count: int, seed: int, view: int = 0) -> Rows:
     return permutation(seed=seed, epoch=view, keys=np.arange(count, dtype=np.uint64), lane=Lane.CHECKED)
 
 
-def store_sightings(store: LogitStore, section: str, images: Split, seed: int = 0) -> list[Sighting]:
-    """Return a store's checksums of samples present in a split, at most `MOST_CHECKED`."""
+def store_sightings(
+    store: LogitStore, section: str, images: Split, seed: int = 0, view: int | None = None
+) -> list[Sighting]:
+    """Return a store's checksums of samples present in a split, at most `MOST_CHECKED`.
+
+    Args:
+        store: the store.
+        section: the split's name.
+        images: the split.
+        seed: of the choice of samples, if there are many.
+        view: the only view to look at; None for all.
+    """
     layout, index = store.manifest.layout, store.sections[section].index
     places = np.full(layout.sections[section].n_rows, ABSENT)
-    places[layout.sections[section].rows()] = SampleIndex.of(images).find(index.keys)
+    places[layout.sections[section].rows()] = SampleIndex.of(images, labels=False).find(index.keys)
     mixes = section == "train" and views_of(store).mixes
-    chosen = picked((shard for shard in store.manifest.shards if shard.section == section), seed)
-    records = store.manifest.finished(chosen)
+    views = range(store.sections[section].n_views) if view is None else (view,)
+    shards = (shard for shard in store.manifest.shards if shard.section == section and shard.view in views)
+    records = store.manifest.finished(picked(shards, seed))
     return spread_out(sightings(layout, records, places, section, mixes=mixes), seed)
 
 
@@ -217,7 +228,7 @@ def _shown(feed: Feed, seen: Sequence[Sighting]) -> Iterator[Sequence[NDArray[An
     return itertools.starmap(feed.evidence, requests)
 
 
-def require_no_drift(store: SoftLabels, feed: Feed, seed: int = 0) -> None:
+def require_no_drift(store: SoftLabels, feed: Feed, seed: int = 0, view: int | None = None) -> None:
     """Refuse a store, or an ensemble's member, whose training images render differently here.
 
     If the store was opened with `allow_drift`, note the difference instead.
@@ -226,21 +237,22 @@ def require_no_drift(store: SoftLabels, feed: Feed, seed: int = 0) -> None:
         store: the store or ensemble.
         feed: the student's feed.
         seed: of the choice of samples, if there are many.
+        view: the only view to compare; None for all.
 
     Raises:
         MismatchError: the teacher saw different images, or they decode or render differently here.
     """
     for member in store.members:
-        _require_no_drift(member, feed, seed)
+        _require_no_drift(member, feed, seed, view)
 
 
-def _require_no_drift(store: LogitStore, feed: Feed, seed: int) -> None:
+def _require_no_drift(store: LogitStore, feed: Feed, seed: int, view: int | None) -> None:
     images, made_with = feed.images, store.manifest.header.versions
     if images.decoder == made_with["decoder"]:
         # With the same decoder, different content is a different image: refuse it by name, before drift.
         store.rows_of(images)
     preprocessing = feed.seen_by(preprocessing_of(store))
-    drift = measure_drift(preprocessing, store_sightings(store, "train", images, seed))
+    drift = measure_drift(preprocessing, store_sightings(store, "train", images, seed, view))
     if not store.allow_drift:
         way_out = ", or measure the cost with --allow-drift"
         drift.require_none(str(store.location), made_with, images.decoder, way_out)

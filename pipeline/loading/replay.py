@@ -20,7 +20,7 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.targets import EncodedView, Labels
 from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.preprocessing import Preprocessing
-from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
+from pipeline.modalities.table import mixed_blocks, preprocessing_of, require_data_classes, views_of
 from pipeline.store.opening import open_logits
 from pipeline.store.soft_labels import SoftLabels
 
@@ -44,7 +44,8 @@ class ReplayDataset(Dataset[Item]):
         allow_drift: for a path: continue even if images render differently than for the teacher.
 
     Raises:
-        MismatchError: images are missing, have different content, or render differently here.
+        MismatchError: images are missing, have different content, or render differently here; or the data
+            has other classes.
 
     Example:
         >>> from pipeline import ReplayDataset
@@ -70,6 +71,7 @@ class ReplayDataset(Dataset[Item]):
         self._place, self._data, self._spec = opened.location.place, data, views_of(opened)
         self._preprocessing = preprocessing or preprocessing_of(opened)
         prepared = self._prepared()
+        require_data_classes(opened, prepared.classes, prepared.task)
         images = prepared.train
         self._blocks = mixed_blocks(opened, images)
         self._n_classes, self.n_views = len(prepared.classes), opened.n_views

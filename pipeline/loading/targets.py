@@ -23,6 +23,7 @@ from pipeline.loading.drift import require_no_drift
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.losses import FeatureNeeds, Features
 from pipeline.samples.samples import UNLABELLED
+from pipeline.store.follow import FollowedStore
 from pipeline.store.soft_labels import SoftLabels
 
 _ROWS_AT_ONCE = 4096
@@ -73,7 +74,7 @@ class Targets:
     """The teacher's logits of a split's samples, one view at a time.
 
     Args:
-        store: an open store or ensemble.
+        store: an open store or ensemble; a view of a `FollowedStore` is waited for when it is loaded.
         feed: the training images, with the store's views; logits are decoded on its device.
         seed: of the choice of samples whose checksums are compared, if there are many.
 
@@ -94,8 +95,13 @@ class Targets:
     """
 
     def __init__(self, store: SoftLabels, feed: Feed, seed: int = 0) -> None:
-        require_no_drift(store, feed, seed)
         self._store, self._courier = store, Courier(feed.device)
+        self._feed, self._seed = feed, seed
+        self._followed = [member for member in store.members if isinstance(member, FollowedStore)]
+        # Views of an unfinished store are compared one by one, when they are whole.
+        self._compared: set[int] = set()
+        if not self._followed:
+            require_no_drift(store, feed, seed)
         self._rows = torch.from_numpy(store.rows_of(feed.images))
         self.n_views = store.n_views
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="view-reader")
@@ -125,12 +131,23 @@ class Targets:
         """
         asked = _asked(view, part)
         if self._current is None or self._current[0] != asked:
+            self._wait_for(view)
             self.prefetch(view, part)
             self._current = asked, self._pending.pop(asked).result()
         return self._current[1]
 
+    def _wait_for(self, view: int) -> None:
+        """Wait for a view of an unfinished store, and compare its samples with those rendered here."""
+        for store in self._followed:
+            store.wait_for_view(view)
+        if self._followed and view not in self._compared:
+            require_no_drift(self._store, self._feed, self._seed, view)
+            self._compared.add(view)
+
     def prefetch(self, view: int, part: Part | None = None) -> None:
-        """Start to read a view, or a part of it, in the background."""
+        """Start to read a view, or a part of it, in the background, unless it is not written yet."""
+        if not all(store.has_view(view) for store in self._followed):
+            return
         # Cost: two encoded views at a time, the current one and the next.
         asked = _asked(view, part)
         held = self._current is not None and self._current[0] == asked

@@ -96,7 +96,7 @@ class PreparedData:
         )
 
     def digest(self) -> str:
-        """Return the SHA-256 (hex) of the keys and contents of all splits, as stored in dataset.json."""
+        """Return the SHA-256 (hex) of keys, contents and labels of all splits, as dataset.json has it."""
         return splits_digest({name: getattr(self, name) for name in SPLITS})
 
 

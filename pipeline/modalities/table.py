@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import CorruptStoreError, ModelError
+from pipeline.core.errors import CorruptStoreError, MismatchError, ModelError, quoted
 from pipeline.core.open_table import OpenTable
 from pipeline.core.own_code import Kind
 from pipeline.modalities.families import Family
 from pipeline.modalities.modality import Modality
 from pipeline.modalities.preprocessing import Preprocessing, Views
-from pipeline.samples.description import IMAGES
+from pipeline.samples.description import CLASSES, IMAGES
+from pipeline.samples.labels import moved_class
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE, reason
+from pipeline.store.rehead import EMBEDDING, Reheaded
 from pipeline.store.soft_labels import SoftLabels
 
 # Imported on use: a project of texts needs no library of images, and one of images none of texts.
@@ -121,3 +123,39 @@ def preprocessing_of(labels: SoftLabels) -> Preprocessing:
         raise CorruptStoreError(
             f"{labels.location}: the header does not describe preprocessing ({reason(error)}); {RESTORE}"
         ) from None
+
+
+def require_data_classes(labels: SoftLabels, classes: Sequence[str], task: str) -> None:
+    """Refuse outputs of teachers whose classes are not the data's, in their order.
+
+    Labels are not part of a sample's digest, so this alone keeps an output and a label of one index apart
+    from those of another class. Classes with new names in the old places pass, and so do the classes of
+    another head, which were chosen on purpose.
+
+    Args:
+        labels: the store.
+        classes: of the data.
+        task: name of the data's task.
+
+    Raises:
+        MismatchError: names the store, and the first class that differs.
+    """
+    if isinstance(labels, Reheaded) or task == EMBEDDING:
+        return
+    for member in labels.members:
+        theirs = member.teacher["classes"]
+        if str(member.teacher.get("task", CLASSES)) != task:
+            continue
+        if len(theirs) != len(classes):
+            what = f"has {len(theirs):,} classes, and the data has {len(classes):,}"
+        elif (moved := moved_class(theirs, classes)) is not None:
+            what = (
+                f"has the data's classes in another order: class {moved} is {quoted(theirs[moved])}, and "
+                f"{classes[moved]!r} in the data"
+            )
+        else:
+            continue
+        raise MismatchError(
+            f"{member.location}: its teacher {what}; expected the classes of the dump, since outputs and "
+            "labels meet by their number; restore them in the data, or make a new dump"
+        )

@@ -19,6 +19,7 @@ from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.models.checkpoint import ModelCard, state_digest
 from pipeline.models.embedder import Embedder
+from pipeline.samples.labels import moved_class
 from pipeline.tasks.task import Task
 
 
@@ -128,7 +129,7 @@ def require_same_outputs(name: str, card: ModelCard, data: PreparedData, task: T
             "fine-tune the teacher on this data (fine_tune: true), or choose a different teacher"
         )
     others = [n for n in range(ours) if card.classes[n] != data.classes[n]]
-    moved = next((n for n in others if data.classes[n] in card.classes), None)
+    moved = moved_class(card.classes, data.classes)
     if moved is not None:
         raise ModelError(
             f"teacher {name!r} has the data's classes in a different order: class {moved} is "

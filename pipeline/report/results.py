@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.report.runs import DETAILS, Run, result_columns
+from pipeline.store.labels import LabelChanges
 from pipeline.tasks.task import Task
 
 REFERENCE = "scratch"
@@ -284,12 +285,15 @@ class Report:
         return text.getvalue()
 
 
-def dump_figures(summary: Mapping[str, Any], teachers: Sequence[str]) -> dict[str, Any]:
+def dump_figures(
+    summary: Mapping[str, Any], teachers: Sequence[str], changes: LabelChanges | None = None
+) -> dict[str, Any]:
     """Flatten the output of `pipeline inspect --json` for a store, and add its teachers' names.
 
     Args:
         summary: `LogitStore.summary()`.
         teachers: names of the store's teachers.
+        changes: of the labels since the dump; None if they were not compared.
     """
     names = ("complete", "n_samples", "n_views", "n_classes", "codec", "bytes", "bytes_per_sample_view")
     return {
@@ -299,4 +303,5 @@ def dump_figures(summary: Mapping[str, Any], teachers: Sequence[str]) -> dict[st
         "shards": dict(summary["shards"]),
         **summary["fidelity"],
         "teacher_top1": summary["teacher_top1"],
+        **(changes or LabelChanges()).to_dict(),
     }

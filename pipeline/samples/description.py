@@ -45,7 +45,7 @@ class Description:
         source: `data.source` of the preparation.
         classes: C names.
         samples: split -> number of samples.
-        digest: SHA-256 of the keys and contents of all splits.
+        digest: SHA-256 of the keys, contents and labels of all splits.
         modality: of the samples.
         task: name of the task, e.g. classes.
         files: SHA-256 of each index file; empty in data of older versions.
@@ -223,7 +223,7 @@ def _unchanged(content: bytes, path: Path) -> dict[str, Any]:
 
 
 def splits_digest(splits: Mapping[str, Split]) -> str:
-    """Return the SHA-256 (hex) of the keys and contents of all splits."""
+    """Return the SHA-256 (hex) of the keys, contents and labels of all splits."""
     return spec_digest({name: split.digest() for name, split in splits.items()})
 
 

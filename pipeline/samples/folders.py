@@ -191,17 +191,18 @@ def _splits(root: Path, kind: Files) -> tuple[SplitNames | None, LeftOut]:
 
 def _neither_layout(root: Path, found: _Folder, kind: Files) -> DataError:
     folders, loose = found.folders, found.left_out.loose.total()
-    advice = ""
+    advice = f"move the classes into train/ and some {kind.noun}s of each into test/"
     if TRAIN in folders:
-        advice = f", or use {root / TRAIN} as the source, to draw a test split from it"
+        advice += f", or use {root / TRAIN} as the source, to draw a test split from it"
     files = f" and {counted(loose, kind.noun)} outside of them" if loose else ""
     if folders:
         holds = f"has the folders {sorted(folders)[:5]}{files}"
     else:
         holds = f"has {counted(loose, kind.noun)} and no class folders"
+        advice = f"move the {kind.noun}s of each class into a folder of its name"
     return DataError(
         f"{root}: {holds}; expected train/CLASS/* and test/CLASS/* (or val/CLASS/*), or class folders "
-        f"alone; move the classes into train/ and some {kind.noun}s of each into test/{advice}"
+        f"alone; {advice}"
     )
 
 

@@ -1,6 +1,6 @@
 """The index of a prepared split: facts about each sample, and the storage format.
 
-SPLIT.npz      arrays of N: shapes, labels, keys, digests, and further columns of a kind of split
+SPLIT.npz      arrays of N: shapes, labels, keys, digests, contents, and further columns of a kind of split
 SPLIT.names    one sample name per line
 """
 
@@ -34,11 +34,14 @@ INDEX: Mapping[str, str] = {
     "labels": "<i8",
     "keys": "<u8",
     "digests": "<u8",
+    "contents": "<u8",
     "offsets": "<i8",
     "parts": "<i4",
     "starts": "<i8",
     "lengths": "<i8",
 }
+# Columns that data of older versions lacks.
+_NEWER = {"contents"}
 # Errors of numpy for a damaged archive; which one depends on the first wrong byte.
 _DAMAGED = (
     *(EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError),
@@ -85,6 +88,20 @@ def read_index(folder: Path, split: str, form: Form, expected: tuple[str, ...]) 
     return columns, names
 
 
+def read_labels(folder: Path, split: str) -> tuple[NDArray[np.uint64], NDArray[Any]]:
+    """Read keys (N,) and labels (N, ...) of a split alone: no sample, and no name.
+
+    Raises:
+        DataError: the index is missing or damaged.
+    """
+    path = folder / f"{split}.npz"
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return archive["keys"], archive["labels"]
+    except (OSError, *_DAMAGED) as error:
+        raise DataError(f"{path}: cannot be read ({error}); run: pipeline prepare") from None
+
+
 def _is_utf8(text: bytes) -> bool:
     try:
         text.decode()
@@ -95,7 +112,7 @@ def _is_utf8(text: bytes) -> bool:
 
 def _problem(columns: Columns, count: int, form: Form, expected: tuple[str, ...]) -> str | None:
     """Describe the first problem of the columns of an index with `count` names, or return None."""
-    if set(columns) != set(expected):
+    if set(columns) - _NEWER != set(expected):
         return f"contains arrays {sorted(columns)}, expected {', '.join(sorted(expected))}"
     for name, values in columns.items():
         shape = (count, form.axes) if name == "shapes" else (count,)

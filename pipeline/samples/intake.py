@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
-from pipeline.core.hashing import bytes_glance, content_digest
+from pipeline.core.hashing import bytes_glance, encoded_digests
 from pipeline.samples.index import Columns, Form
 from pipeline.samples.label_forms import label_word
 from pipeline.samples.packed import Split, open_packed
@@ -21,6 +21,8 @@ from pipeline.samples.samples import Sample, Source
 # A sample is the same in a later run if all of these are equal; -1 bytes means no file. `label` is the word
 # of a label: labels themselves come from the source when the split is published.
 IDENTITY = [("key", "<u8"), ("label", "<i8"), ("file_bytes", "<i8"), ("modified_ns", "<i8")]
+# Digests of the content with the label, and of the content alone.
+_DIGESTS = [("digest", "<u8"), ("content", "<u8")]
 # A digest of a small part of the content, without the label, and the remarks.
 _KNOWN = [("glance", "<u8"), ("remarks", "u1")]
 
@@ -30,7 +32,7 @@ Bits = NDArray[np.uint8]  # (N,), one byte per sample
 
 def row_dtype(form: Form) -> np.dtype[np.void]:
     """Return the dtype of a draft's record: identity of a sample, shape, and digests of its content."""
-    return np.dtype([*IDENTITY, ("shape", "<i4", (form.axes,)), ("digest", "<u8"), *_KNOWN])
+    return np.dtype([*IDENTITY, ("shape", "<i4", (form.axes,)), *_DIGESTS, *_KNOWN])
 
 
 class Statistics(Protocol):
@@ -227,7 +229,8 @@ class ArrayIntake:
             raise DataError(f"{sample.name}: shape is {array.shape}; expected lengths of 1 or more")
         seat.take(array.size)
         glance = bytes_glance(np.frombuffer(array.tobytes(), np.uint8))
-        row = (*identity, own, content_digest(array, label_word(sample.label)), glance, 0)
+        digests = encoded_digests(array, array.shape, label_word(sample.label))
+        row = (*identity, own, *digests, glance, 0)
         return Entry(np.array(row, row_dtype(form)), array, NoStatistics())
 
     def measure(self, sample: Sample, seat: Seat) -> tuple[NoStatistics, int]:

@@ -21,6 +21,7 @@ _UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
 _INVISIBLE = "Cf"
 _SHOWN = 5
 Labels = Mapping[str, NDArray[Any]]  # split -> (N,) integers
+LabelWords = Mapping[str, tuple[NDArray[np.uint64], NDArray[np.int64]]]  # split -> keys and words (N,)
 
 
 def require_class_names(where: object, names: Sequence[str]) -> None:
@@ -63,6 +64,17 @@ def normal(name: str) -> str:
     """
     shown = "".join(letter for letter in name if unicodedata.category(letter) != _INVISIBLE)
     return unicodedata.normalize("NFC", shown).strip()
+
+
+def moved_class(there: Sequence[str], here: Sequence[str]) -> int | None:
+    """Return the first class of `here` that has another place among as many classes; None if none has.
+
+    >>> moved_class(["cat", "dog"], ["dog", "cat"]), moved_class(["0", "1"], ["cat", "dog"])
+    (0, None)
+    """
+    known = set(there)
+    pairs = zip(there, here, strict=True)
+    return next((n for n, (one, other) in enumerate(pairs) if one != other and other in known), None)
 
 
 # Numeric labels: their classes, and whether every class can be learned.

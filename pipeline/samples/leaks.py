@@ -124,13 +124,9 @@ def _alike(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uint64]
 
 def _equal(splits: Mapping[str, Split], alike: Sequence[Place]) -> Iterator[list[Place]]:
     """Divide a group of candidates by full content; yield the groups of equal images."""
-    labels = {label_word(splits[place.split].labels[place.row]) for place in alike}
     by_content: dict[int, list[Place]] = defaultdict(list)
     for place in alike:
-        images = splits[place.split]
-        # Stored digests include the label, so they compare content only within one label.
-        same = int(images.digests[place.row]) if len(labels) == 1 else images.content(place.row)
-        by_content[same].append(place)
+        by_content[int(splits[place.split].content_digests[place.row])].append(place)
     yield from (places for places in by_content.values() if len(places) > 1)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +16,14 @@ from numpy.typing import NDArray
 from pipeline.core.arrays import Rows, spread
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import array_digest, content_digest
+from pipeline.core.progress import note
 from pipeline.samples.index import Form, missing, read_index
-from pipeline.samples.label_forms import label_word
+from pipeline.samples.label_forms import is_known, label_word, label_words
 from pipeline.samples.samples import UNLABELLED, Names
 
 Uniform = tuple[NDArray[Any], Rows]
+# Reading fewer samples takes a moment, which needs no word.
+_MANY = 10_000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,6 +37,8 @@ class Split(ABC):
         keys: (N,) uint64, hashes of the samples' names.
         digests: (N,) uint64, hashes of each sample's shape, content and label.
         names: the samples' names, for people.
+        contents: (N,) uint64, the same hashes without the label; None in data of older versions: see
+            `content_digests`.
 
     """
 
@@ -41,6 +48,7 @@ class Split(ABC):
     keys: NDArray[np.uint64]
     digests: NDArray[np.uint64]
     names: Names
+    contents: NDArray[np.uint64] | None = None
 
     columns: ClassVar[tuple[str, ...]] = ("shapes", "labels", "keys", "digests")
     decodes_at_use: ClassVar[bool] = False
@@ -54,7 +62,36 @@ class Split(ABC):
 
     def content(self, row: int) -> int:
         """Return a digest of one sample's content, without its label."""
-        return content_digest(self.array(row), UNLABELLED)
+        return self.digests_with(row, [UNLABELLED])[0]
+
+    def digests_with(self, row: int, words: Iterable[int]) -> list[int]:
+        """Return a digest of one sample's content with each of these label words."""
+        array = self.array(row)
+        return [content_digest(array, word) for word in words]
+
+    @functools.cached_property
+    def content_digests(self) -> NDArray[np.uint64]:
+        """Digests of the samples' contents, without their labels (N,).
+
+        Data of older versions has none: then every labelled sample is read, once per process.
+        """
+        if self.contents is not None:
+            return self.contents
+        labelled = np.flatnonzero(is_known(self.labels))
+        if len(labelled) >= _MANY:
+            note(
+                f"reading {len(labelled):,} samples for the digests of their contents, which data of an "
+                "older version lacks; to keep them, run: pipeline prepare"
+            )
+        found = self.digests.copy()  # an unlabelled sample's digest covers its content alone
+        with ThreadPoolExecutor() as pool:
+            found[labelled] = np.fromiter(pool.map(self.content, labelled.tolist()), "<u8", len(labelled))
+        return found
+
+    @functools.cached_property
+    def label_words(self) -> NDArray[np.int64]:
+        """A 64-bit integer per label (N,): see `label_word`."""
+        return label_words(self.labels)
 
     @abstractmethod
     def faults(self, rows: Rows) -> list[str]:
@@ -98,6 +135,8 @@ class Split(ABC):
     def subset(self, rows: Rows) -> Split:
         """Return the samples of these rows (n,), in the given order."""
         chosen = {column: getattr(self, column)[rows] for column in self.columns}
+        if self.contents is not None:
+            chosen["contents"] = self.contents[rows]
         return replace(self, **chosen, names=self.names.subset(rows))
 
     def spread(self, count: int) -> Split:
@@ -105,7 +144,7 @@ class Split(ABC):
         return self.subset(spread(len(self), count))
 
     def digest(self) -> str:
-        """Return the SHA-256 (hex) of keys and contents, in order."""
+        """Return the SHA-256 (hex) of keys, contents and labels, in order."""
         return array_digest(self.keys, self.digests)
 
 

@@ -3,7 +3,7 @@
 zarr trusts an array's metadata: its shape, its codecs, its chunk sizes. This module compares metadata and
 chunks with the layout first, so that no forged file decides which code runs or how much is allocated.
 
-Arrays beside the shards are read whole: the keys and digests of the samples, and the codec's state. One
+Arrays beside the shards are read whole: keys, digests and labels of the samples, and the codec's state. One
 reader serves complete and unfinished stores. A complete store's manifest has a digest of each file; an
 unfinished store's header has digests of all of them together.
 """
@@ -28,7 +28,7 @@ from pipeline.codecs import state_shapes
 from pipeline.core.errors import CorruptStoreError, brief, is_out_of_memory, quoted
 from pipeline.core.files import parse_object
 from pipeline.core.forms import require_form
-from pipeline.store.layout import CODEC_GROUP, INDEX_ARRAYS, ZARR_JSON, Layout, Section
+from pipeline.store.layout import CODEC_GROUP, ZARR_JSON, Layout, Section
 from pipeline.store.wire import (
     MOST_ROWS,
     OpenForm,
@@ -256,7 +256,7 @@ def logits_array(layout: Layout, section: Section, array: str) -> StoredArray:
 
 
 def index_array(layout: Layout, section: Section, column: str) -> StoredArray:
-    """Return the array of a section's keys, or of its digests."""
+    """Return the array of a section's keys, digests or labels."""
     return StoredArray(
         name=f"{section.name}/{column}",
         shape=(section.n_rows,),
@@ -308,7 +308,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_section(store: object, layout: Layout, section: Section, fetch: Fetch) -> list[NDArray[Any]]:
-    """Return keys and digests, (N,) uint64 each, of a section's samples.
+    """Return keys, digests and, if the layout has them, labels, (N,) uint64 each, of a section's samples.
 
     Args:
         store: for errors.
@@ -321,7 +321,7 @@ def read_section(store: object, layout: Layout, section: Section, fetch: Fetch) 
     """
     rows = slice(0, section.n_rows)
     columns = []
-    for column in INDEX_ARRAYS:
+    for column in layout.index_arrays:
         array = index_array(layout, section, column)
         metadata = _fetch_all(store, [array.metadata_file], METADATA_BYTES, fetch)
         chunks = _fetch_all(store, array.files(), array.most_file_bytes, fetch)
@@ -365,7 +365,7 @@ def _fetch_all(
     names: Iterable[str],
     most_bytes: int,
     fetch: Fetch,
-    what: str = "an array of its keys or digests",
+    what: str = "an array of its keys, digests or labels",
 ) -> dict[str, bytes]:
     """Return required files by name.
 

@@ -25,9 +25,11 @@ from pipeline.core.hashing import spec_digest
 from pipeline.places.addresses import removal
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Address, Location
+from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.index import ABSENT
+from pipeline.store.labels import LabelChanges, compared_with, digest_of_present
 from pipeline.store.layout import MANIFEST, ZARR_JSON
 from pipeline.store.reader import LogitStore
 from pipeline.store.reference import beside, open_referred, read_reference, sealed
@@ -45,6 +47,7 @@ class Ensemble:
         members: open stores, by their names beside it.
         blend: the average.
         teacher_top1: of the average, on the test images.
+        labels: digest of the labels by which that was measured; None in ensembles of older versions.
 
     Raises:
         MismatchError: views, samples or classes of the members differ.
@@ -57,9 +60,10 @@ class Ensemble:
         blend: Blend,
         *,
         teacher_top1: float | None = None,
+        labels: str | None = None,
     ) -> None:
         self.location, self.names, self.members = location, tuple(members), tuple(members.values())
-        self.teacher_top1 = teacher_top1
+        self.teacher_top1, self.labels = teacher_top1, labels
         _require_alike(location, self.members)
         self.blend = replace(blend, link=self.measures.link)
         self.codec = self.blend.decoder([member.codec for member in self.members])
@@ -161,6 +165,10 @@ class Ensemble:
         each = [logits for m in self.members if (logits := m.held_out(name, images)) is not None]
         return self.blend.blend(each) if len(each) == len(self.members) else None
 
+    def label_changes(self, present: LabelWords) -> LabelChanges:
+        """Compare the labels that its accuracy is by with those of the data, by split."""
+        return compared_with(self.labels, self._first.index, present)
+
     def summary(self) -> dict[str, Any]:
         """Return figures with a store's keys; figures of a codec are None."""
         each = [member.summary() for member in self.members]
@@ -175,18 +183,20 @@ class Ensemble:
                 part: spec_digest([one["fingerprint"][part] for one in each])
                 for part in each[0]["fingerprint"]
             },
+            "labels_digest": self.labels,
             "fidelity": dict.fromkeys(each[0]["fidelity"]),
             "teacher_top1": self.teacher_top1,
         }
 
-    def write(self, path: Root, teacher_top1: float | None) -> None:
+    def write(self, path: Root, teacher_top1: float | None, present: LabelWords) -> None:
         """Write the manifest, which makes the folder an ensemble and replaces an existing one.
 
         Args:
             path: its folder.
             teacher_top1: of the average, on the test samples.
+            present: the labels by which it was measured, by split.
         """
-        self.teacher_top1 = teacher_top1
+        self.teacher_top1, self.labels = teacher_top1, digest_of_present(self._first.index, present)
         at(path).put(MANIFEST, json_bytes(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
@@ -198,6 +208,7 @@ class Ensemble:
                 "average": self.blend.average,
                 "weights": list(self.blend.weights),
                 "teacher_top1": self.teacher_top1,
+                **({} if self.labels is None else {"labels": self.labels}),
             }
         )
 
@@ -225,7 +236,8 @@ class Ensemble:
             ) from None
         digests = content["members"]
         members = open_referred(place, digests, "ensemble", allow_drift=allow_drift, **options)
-        return cls(location, members, blend, teacher_top1=content["teacher_top1"])
+        figures = {"teacher_top1": content["teacher_top1"], "labels": content.get("labels")}
+        return cls(location, members, blend, **figures)
 
 
 def open_members(path: Root, names: Sequence[str], blend: Blend) -> Ensemble:

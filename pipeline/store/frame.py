@@ -41,7 +41,7 @@ Node = Any  # an array or group, as zarr.Group returns it by name
 _WHOLE_ARRAY = r"(zarr\.json|c(/\d+)*)"
 _FRAME_FILE = re.compile(
     rf"zarr\.json|codec/(zarr\.json|\w+/{_WHOLE_ARRAY})"
-    rf"|(train|validation|test)/(zarr\.json|(keys|digests)/{_WHOLE_ARRAY}|\w+/zarr\.json)"
+    rf"|(train|validation|test)/(zarr\.json|(keys|digests|labels)/{_WHOLE_ARRAY}|\w+/zarr\.json)"
 )
 
 
@@ -155,8 +155,11 @@ def _build_section(
     files: dict[str, Buffer], layout: Layout, section: Section, samples: SampleIndex
 ) -> None:
     group = zarr.open_group(MemoryStore(files), path=section.name, mode="a", zarr_format=3)
-    for column in INDEX_ARRAYS:
-        _put_index(group, column, layout, section, getattr(samples, column))
+    # Labels may be zeros; zarr would omit such a file, and every file of an index has a digest.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        for column in layout.index_arrays:
+            there = all(name in files for name in layout.index_files(section.name, column))
+            _put_index(group, column, layout, section, samples.column(column), is_there=there)
     for array in layout.arrays:
         shape = logits_array(layout, section, array).shape
         if array in group and _shrinks(group[array], shape):
@@ -214,9 +217,15 @@ def _put_state(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
 
 
 def _put_index(
-    group: zarr.Group, name: str, layout: Layout, section: Section, samples: NDArray[np.uint64]
+    group: zarr.Group,
+    name: str,
+    layout: Layout,
+    section: Section,
+    samples: NDArray[np.uint64],
+    *,
+    is_there: bool,
 ) -> None:
-    """Write keys or digests; existing ones keep their places and their files."""
+    """Write keys, digests or labels; existing ones keep their places and their files."""
     form = index_array(layout, section, name)
     values = np.zeros(form.shape, form.dtype)
     values[section.rows()] = samples
@@ -226,7 +235,7 @@ def _put_index(
         )
     array: Node = group[name]
     _resize(array, values.shape)
-    if not _is(array, values):
+    if not (is_there and _is(array, values)):
         array[:] = values
 
 

@@ -43,7 +43,8 @@ class Fingerprint:
     """Digests of everything that determines a store's content.
 
     Args:
-        dataset: keys and contents of the samples of all splits.
+        dataset: keys and contents of the samples of all splits; in stores without labels of their own
+            (schema 3), the contents include the labels.
         teacher: weights, preprocessing and precision.
         views: the view spec without the number of views.
         codec: name and version, and a digest of the codec's state.
@@ -72,6 +73,8 @@ class Header:
         batch_size: images per forward pass, on which a logit's last bits may depend.
         versions: of the decoder, torch and torchvision at the start.
         schema: of the store's bookkeeping.
+        labels: digest of the labels at the dump, which decide no output and are never refused; None if the
+            store has no labels of its own, and `fingerprint.dataset` covers them.
     """
 
     layout: Layout
@@ -82,6 +85,7 @@ class Header:
     batch_size: int
     versions: dict[str, str]
     schema: int = SCHEMA
+    labels: str | None = None
 
     @property
     def origin(self) -> str:
@@ -100,6 +104,7 @@ class Header:
             "codec_spec": self.codec_spec.to_dict(),
             "batch_size": self.batch_size,
             "versions": self.versions,
+            **({} if self.labels is None else {"labels": self.labels}),
         }
 
     @classmethod
@@ -131,6 +136,7 @@ class Header:
                 batch_size=value["batch_size"],
                 versions=value["versions"],
                 schema=schema,
+                labels=value.get("labels"),
             )
             header._require_consistent()
         except (KeyError, TypeError, ValueError, ModelError, RecursionError) as error:
@@ -148,6 +154,8 @@ class Header:
             raise ValueError(
                 f"{self.layout.n_classes} classes, but the teacher has {len(teacher['classes'])}"
             )
+        if self.layout.keeps_labels != (self.labels is not None):
+            raise ValueError("its labels and their digest contradict each other")
         if "decoder" not in self.versions:
             raise ValueError("versions lack the decoder")
         digests = self.fingerprint.to_dict().values()

@@ -1,4 +1,12 @@
-"""The samples of a section's rows, found by key; and additions to an existing store."""
+"""The samples of a section's rows, found by key; and additions to an existing store.
+
+A row has the key of its sample, the digest of its content, and the word of its label at the dump. An output
+of the teacher depends on the first two: another content is refused. Another label is told, and no more.
+
+A row without a label word (`UNTOLD`) is of an older version: its digest covers content and label together,
+so that another label is refused, too, until `upgrade.py` tells them apart. Stores of schema 3, and those of
+schema 4 without `keeps_labels`, have such rows only.
+"""
 
 from __future__ import annotations
 
@@ -19,32 +27,53 @@ from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import NO_DECODER
-from pipeline.store.arrays import RESTORE, read_section
+from pipeline.store.arrays import RESTORE, Fetch, read_section
 from pipeline.store.header import Header
 from pipeline.store.layout import Layout, Section
 
 ABSENT = -1
+UNTOLD = np.iinfo(np.int64).min
 Splits = Mapping[str, Split]
 
 
 @dataclass(frozen=True, eq=False)
 class SampleIndex:
-    """Keys and content digests of N samples.
+    """Keys, content digests and labels of N samples.
 
     Args:
         keys: (N,) uint64.
-        digests: (N,) uint64, of image and label.
+        digests: (N,) uint64, of the content; of `UNTOLD` rows, of content and label.
         decoder: the program that decoded the images from files.
+        labels: (N,) int64, the word of each label or `UNTOLD`; None if all rows are.
     """
 
     keys: NDArray[np.uint64]
     digests: NDArray[np.uint64]
     decoder: str = NO_DECODER
+    labels: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, images: Split) -> SampleIndex:
-        """Return the index of a split, in its order."""
-        return cls(images.keys, images.digests, images.decoder)
+    def of(cls, images: Split, *, labels: bool = True) -> SampleIndex:
+        """Return the index of a split, in its order, with or without labels of their own."""
+        if not labels:
+            return cls(images.keys, images.digests, images.decoder)
+        return cls(images.keys, images.content_digests, images.decoder, images.label_words)
+
+    @classmethod
+    def empty(cls, *, labels: bool) -> SampleIndex:
+        """Return an index of no samples."""
+        none = np.zeros(0, np.uint64)
+        return cls(none, none, labels=none.view(np.int64) if labels else None)
+
+    def column(self, name: str) -> NDArray[np.uint64]:
+        """Return keys, digests or labels as a store has them, (N,) uint64."""
+        values: NDArray[np.uint64] = getattr(self, name).view(np.uint64)
+        return values
+
+    @property
+    def untold(self) -> NDArray[np.bool_]:
+        """Whether a row's digest covers its label, which is not known by itself (N,)."""
+        return np.ones(len(self), np.bool_) if self.labels is None else self.labels == UNTOLD
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -84,10 +113,24 @@ class SampleIndex:
             MismatchError: a sample has different content here.
         """
         rows = self.find(images.keys)
+        if not len(self):
+            return rows
         # `ABSENT` is -1: a missing key compares with the last digest, and the first term masks the result.
-        changed = (rows != ABSENT) & (self.digests[rows] != images.digests) if len(self) else rows != rows
-        _refuse(changed, images, origin, f"has different content in the store{self._other_decoder(images)}")
+        changed = (rows != ABSENT) & (self.digests[rows] != self._digests_of(images, rows))
+        what, hint = "different content", ""
+        if self.untold[rows[changed]].any():
+            what += " or another label"
+            hint = f"if labels were corrected, run: pipeline verify {origin} --upgrade; otherwise "
+        _refuse(changed, images, origin, f"has {what} in the store{self._other_decoder(images)}", hint)
         return rows
+
+    def _digests_of(self, images: Split, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the digests (n,) of a split's samples, made as those of these rows (n,) are."""
+        untold = self.untold[rows]
+        # Each kind alone, if it does: content digests of older data are read from all samples.
+        if untold.all():
+            return images.digests
+        return np.where(untold, images.digests, images.content_digests)
 
     def rows_of(self, images: Split, origin: str, *, changed: bool = False) -> NDArray[np.int64]:
         """Return the position of each sample of a split.
@@ -118,11 +161,13 @@ class SampleIndex:
     def with_new(self, images: Split) -> SampleIndex:
         """Return an index with a split's new samples appended to the existing ones."""
         # Appended, not sorted in: existing rows keep their places in finished shards.
-        new = self.find(images.keys) == ABSENT
+        labels, new = self.labels, np.flatnonzero(self.find(images.keys) == ABSENT)
+        added = SampleIndex.of(images.subset(new), labels=labels is not None)
         return SampleIndex(
-            np.concatenate([self.keys, images.keys[new]]),
-            np.concatenate([self.digests, images.digests[new]]),
+            np.concatenate([self.keys, added.keys]),
+            np.concatenate([self.digests, added.digests]),
             self.decoder,
+            None if labels is None or added.labels is None else np.concatenate([labels, added.labels]),
         )
 
     def digest(self) -> str:
@@ -130,13 +175,13 @@ class SampleIndex:
         return array_digest(self.keys, self.digests)
 
 
-def _refuse(problem: NDArray[np.bool_], images: Split, origin: str, what: str) -> None:
+def _refuse(problem: NDArray[np.bool_], images: Split, origin: str, what: str, hint: str = "") -> None:
     if problem.any():
         sample = images.names[int(np.argmax(problem))]
         raise MismatchError(
             f"{origin}: written for a different dataset: sample {sample!r} {what} ({int(problem.sum()):,} "
-            f"of {len(images):,} samples); expected the samples that the teacher saw; restore the data, "
-            f"use a new dump name, or remove the store with: {removal(origin)}"
+            f"of {len(images):,} samples); expected the samples that the teacher saw; {hint}restore the "
+            f"data, use a new dump name, or remove the store with: {removal(origin)}"
         )
 
 
@@ -163,8 +208,21 @@ class Wanted:
 
 
 def dataset_digest(index: Mapping[str, SampleIndex]) -> str:
-    """Return the digest of the samples of all sections."""
+    """Return the digest of keys and contents of the samples of all sections."""
     return spec_digest({name: part.digest() for name, part in index.items()})
+
+
+def labels_digest(index: Mapping[str, SampleIndex]) -> str | None:
+    """Return the digest of the labels of all sections; None for an index without labels."""
+    parts = {name: part.labels for name, part in index.items()}
+    known = {name: array_digest(labels) for name, labels in parts.items() if labels is not None}
+    return spec_digest(known) if len(known) == len(parts) else None
+
+
+def describing(header: Header, layout: Layout, index: Mapping[str, SampleIndex]) -> Header:
+    """Return a header with this layout, and the digests of these samples and their labels."""
+    fingerprint = replace(header.fingerprint, dataset=dataset_digest(index))
+    return replace(header, layout=layout, fingerprint=fingerprint, labels=labels_digest(index))
 
 
 def adopt(path: Root, header: Header, index: Index, wanted: Wanted) -> tuple[Header, Index]:
@@ -181,7 +239,7 @@ def adopt(path: Root, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
     layout, grown = header.layout, dict(index)
     for name, images in wanted.splits.items():
         # A split that is new to the store begins with an empty index.
-        known = index.get(name, SampleIndex(np.zeros(0, np.uint64), np.zeros(0, np.uint64)))
+        known = index.get(name, SampleIndex.empty(labels=layout.keeps_labels))
         rows = known.find_unchanged(images, str(path))
         # No common training sample means a different dataset, not an addition.
         if name == "train" and (rows == ABSENT).all():
@@ -196,8 +254,7 @@ def adopt(path: Root, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
             _extended(layout, name, added=len(grown[name]) - len(known), n_views=n_views)
         )
     grown = {name: grown[name] for name in layout.sections}
-    fingerprint = replace(header.fingerprint, dataset=dataset_digest(grown))
-    return replace(header, layout=layout, fingerprint=fingerprint), grown
+    return describing(header, layout, grown), grown
 
 
 def read_index(path: Root, header: Header) -> Index:
@@ -208,19 +265,30 @@ def read_index(path: Root, header: Header) -> Index:
         header: of the store.
 
     Raises:
-        CorruptStoreError: keys or digests changed since they were written.
+        CorruptStoreError: keys, digests or labels changed since they were written.
     """
     if isinstance(path, Path):
         require_own_folders(path)
-    index, location = {}, Location(path)
-    for name, section in header.layout.sections.items():
-        keys, digests = read_section(path, header.layout, section, location.find)
-        index[name] = SampleIndex(keys, digests, header.versions["decoder"])
-    if dataset_digest(index) != header.fingerprint.dataset:
+    location, sections = Location(path), header.layout.sections
+    index = {name: read_samples(path, header, sections[name], location.find) for name in sections}
+    if not is_described(index, header):
         raise CorruptStoreError(
-            f"{path}: the sample index (keys or digests) has changed since it was written; {RESTORE}"
+            f"{path}: the sample index (keys, digests or labels) has changed since it was written; "
+            f"{RESTORE}"
         )
     return index
+
+
+def is_described(index: Mapping[str, SampleIndex], header: Header) -> bool:
+    """Whether samples and labels have the digests of a header."""
+    return (dataset_digest(index), labels_digest(index)) == (header.fingerprint.dataset, header.labels)
+
+
+def read_samples(store: object, header: Header, section: Section, fetch: Fetch) -> SampleIndex:
+    """Read the samples of one section; see `read_section`."""
+    keys, digests, *labels = read_section(store, header.layout, section, fetch)
+    words = labels[0].view(np.int64) if labels else None
+    return SampleIndex(keys, digests, header.versions["decoder"], words)
 
 
 def require_same_making(path: Root, header: Header, wanted: Wanted) -> None:

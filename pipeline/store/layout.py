@@ -5,7 +5,8 @@
       manifest.json                   written last: a store with a manifest is complete
       codec/ARRAY                     arrays of the codec's state, if it has one
       {train,validation,test}/
-        keys, digests   (R,) uint64   identify the rows' samples
+        keys, digests   (R,) uint64   identify the rows' samples and their contents
+        labels          (R,) uint64   the labels at the dump: see index.py; older stores have none
         ARRAY       (V, R, ...)       the codec's arrays, view by view
       catalogues/DIGEST, DIGEST.copy  records of one view's shards; see catalogue.py
       records/                        only while unfinished: a record per shard
@@ -55,14 +56,14 @@ GROWTH = "growth"
 GATHERED = "records.jsonl"
 CATALOGUES = "catalogues"
 CODEC_GROUP = "codec"
-INDEX_ARRAYS = ("keys", "digests")
+INDEX_ARRAYS = ("keys", "digests", "labels")
 # Rows that are compressed, and decompressed, together.
 CHUNK_ROWS = 4096
 _SHARD_BYTES = 64 << 20
 _BLOCKS_AT_LEAST = 8
 # A catalogue of so many shards is about a megabyte.
 _SPAN_SHARDS = 1024
-_INDEX_CHUNK_ROWS = 1 << 16  # 512 KiB per file of keys or digests
+_INDEX_CHUNK_ROWS = 1 << 16  # 512 KiB per file of keys, digests or labels
 _SHARD_ID = re.compile(r"(train|validation|test)\.v([0-9]{5,7})\.b([0-9]{5,11})")
 _SHARD_FILE = re.compile(r"(train|validation|test)/(\w+)/c/([0-9]{1,7})/([0-9]{1,11})(?:/0)*")
 _CATALOGUE_FILE = re.compile(rf"{CATALOGUES}/([0-9a-f]{{64}})(\.copy)?")
@@ -164,6 +165,8 @@ class Layout:
         sections: by name, of the splits with samples, in the order train, validation, test.
         measures: names of the codec's costs in the records, and the outputs' link; a softmax's are not
             written, since stores of older versions have no others.
+        keeps_labels: whether rows have labels of their own. In stores of older versions they have none,
+            and digests cover contents and labels together.
     """
 
     codec: str
@@ -172,6 +175,12 @@ class Layout:
     shard_rows: int
     sections: Mapping[str, Section]
     measures: Measures = SOFTMAX
+    keeps_labels: bool = False
+
+    @property
+    def index_arrays(self) -> tuple[str, ...]:
+        """The arrays that identify the samples of rows."""
+        return INDEX_ARRAYS if self.keeps_labels else INDEX_ARRAYS[:2]
 
     @property
     def chunk_rows(self) -> int:
@@ -185,7 +194,7 @@ class Layout:
 
     @property
     def index_chunk_rows(self) -> int:
-        """Rows per file of keys, or of digests."""
+        """Rows per file of keys, digests or labels."""
         return max(self.shard_rows, _INDEX_CHUNK_ROWS)
 
     def holds(self, shard: ShardId) -> bool:
@@ -292,7 +301,7 @@ class Layout:
                 yield self.shard_name(shard, array)
 
     def index_files(self, section: str, column: str) -> list[str]:
-        """Return the names of the files of a section's keys, or of its digests."""
+        """Return the names of the files of a section's keys, digests or labels."""
         chunks = -(-self.sections[section].n_rows // self.index_chunk_rows)
         return [f"{section}/{column}/c/{chunk}" for chunk in range(chunks)]
 
@@ -303,9 +312,9 @@ class Layout:
         """
         names = {ZARR_JSON}
         for section in self.sections:
-            arrays = (*INDEX_ARRAYS, *self.arrays)
+            arrays = (*self.index_arrays, *self.arrays)
             names |= {f"{section}/{ZARR_JSON}", *(f"{section}/{a}/{ZARR_JSON}" for a in arrays)}
-            names |= {name for column in INDEX_ARRAYS for name in self.index_files(section, column)}
+            names |= {name for column in self.index_arrays for name in self.index_files(section, column)}
         return names
 
     def with_section(self, section: Section) -> Layout:
@@ -326,6 +335,7 @@ class Layout:
                 for name, section in self.sections.items()
             },
             **({} if self.measures == SOFTMAX else {"measures": self.measures.to_dict()}),
+            **({"keeps_labels": True} if self.keeps_labels else {}),
         }
 
     @classmethod

@@ -43,7 +43,8 @@ from pipeline.store.records import RenderChecksums, ShardRecord
 _RECORD_FILE = re.compile(r"(\w+\.v\d+\.b\d+)\.(record|json)")
 _SEAL_BYTES = 65  # SHA-256 in hex, and a line break
 _KEPT = 16
-_FEW = 64
+# Records of so many shards are read without listing all of them.
+FEW = 64
 # Stands for the origin of a record whose store is unknown.
 _NOWHERE = "0" * 64
 
@@ -162,7 +163,7 @@ class Records:
     def named(self, shards: Collection[ShardId]) -> set[ShardId]:
         """Return those of some shards that have a record of their own, readable or not."""
         names = self._names(shards)
-        if len(shards) <= _FEW:
+        if len(shards) <= FEW:
             sizes = self._store.sizes_of([f"{RECORDS}/{name}" for name in names])
             names = [name for name in names if f"{RECORDS}/{name}" in sizes]
         found = {shard for name in names if (shard := _shard_of(name)) is not None}
@@ -223,7 +224,7 @@ class Records:
 
     def _names(self, wanted: Collection[ShardId] | None = None) -> list[str]:
         """Return the names of single records; a newer form of the same shard comes later."""
-        if wanted is not None and len(wanted) <= _FEW:
+        if wanted is not None and len(wanted) <= FEW:
             # No listing: its cost would grow with the number of finished shards.
             return [f"{shard}.{form}" for shard in wanted for form in ("json", "record")]
         return sorted(name for name in self._store.names(RECORDS) if _RECORD_FILE.fullmatch(name))

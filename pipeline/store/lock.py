@@ -34,6 +34,7 @@ WAIT_SECONDS = 20.0
 # Another rank may run the pilot and the held-out images while this rank waits at the gate.
 PREPARATION_SECONDS = 3 * 3600.0
 _POLL_SECONDS = 0.2
+_PROBE_SECONDS = 1.0
 _GATE = "gate"
 
 
@@ -148,6 +149,24 @@ def writers(store: Root, part: Slice = WHOLE) -> list[str]:
     return [file.stem for file in sorted(files) if _is_held(file)]
 
 
+def writer_of(store: Root) -> str | None:
+    """Return the process that writes a store or holds its gate, e.g. "process 12 on host"; None if none.
+
+    The gate is held for milliseconds, and waited for a little longer: others may ask at the same time.
+    Locks that cannot be reached, e.g. in a read-only folder, count as free.
+    """
+    if not isinstance(store, Path) or not _locks_of(store).is_dir():
+        return None
+    try:
+        with _gate(store, _PROBE_SECONDS):
+            held = writers(store)
+    except LockedError:
+        held = [_GATE]
+    except OSError:
+        held = []
+    return _holder(store, held[0]) if held else None
+
+
 def forget_killed(store: Root) -> None:
     """Remove the names of killed writers, whose locks the kernel released; call it at the gate."""
     if not _has_locks(store):
@@ -203,9 +222,13 @@ def _named(store: Path, name: str, lock: FileLock) -> Iterator[None]:
             lock.release()
 
 
-def _folder(store: Path) -> Path:
+def _locks_of(store: Path) -> Path:
     store = store.resolve()
-    folder = store.with_name(f"{store.name}.locks")
+    return store.with_name(f"{store.name}.locks")
+
+
+def _folder(store: Path) -> Path:
+    folder = _locks_of(store)
     folder.mkdir(parents=True, exist_ok=True)
     # Locks are emptied and holders written: a link would redirect that to somebody's file.
     for file in (folder, *folder.iterdir()):
@@ -217,12 +240,14 @@ def _folder(store: Path) -> Path:
 
 
 def _locked(store: Path, names: list[str], wait_seconds: float) -> LockedError:
-    holder = _folder(store) / f"{names[0]}.holder"
-    who = "another process"
-    with suppress(FileNotFoundError, UnicodeDecodeError):  # released just now
-        who = brief(holder.read_text())
     part = "" if names[0] in (_GATE, str(WHOLE)) else f" (slice {names[0]})"
     return LockedError(
-        f"{store} is locked by {who}{part} and was not released within {wait_seconds:g} s; wait for that "
-        "process, or stop it and run the command again"
+        f"{store} is locked by {_holder(store, names[0])}{part} and was not released within "
+        f"{wait_seconds:g} s; wait for that process, or stop it and run the command again"
     )
+
+
+def _holder(store: Path, name: str) -> str:
+    with suppress(FileNotFoundError, UnicodeDecodeError):  # released just now
+        return brief((_folder(store) / f"{name}.holder").read_text())
+    return "another process"

@@ -20,10 +20,12 @@ from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.hashing import Described, difference
 from pipeline.places.addresses import removal
 from pipeline.places.location import Address, Location
+from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
-from pipeline.store.arrays import METADATA_BYTES, RESTORE, logits_array, read_section, read_state, reading
+from pipeline.store.arrays import METADATA_BYTES, RESTORE, logits_array, read_state, reading
 from pipeline.store.faults import look_up
-from pipeline.store.index import SampleIndex
+from pipeline.store.index import SampleIndex, read_samples
+from pipeline.store.labels import LabelChanges, changed_labels
 from pipeline.store.layout import GATHERED, ZARR_JSON, ShardId
 from pipeline.store.manifest import Manifest
 from pipeline.store.summary import summarise_manifest
@@ -65,8 +67,7 @@ class SectionReader:
         """The samples (N), read on first use."""
         section = self._layout.sections[self._name]
         fetch = partial(self._manifest.find_metadata, self._location)
-        keys, digests = read_section(self._location, self._layout, section, fetch)
-        return SampleIndex(keys, digests, self._manifest.header.versions["decoder"])
+        return read_samples(self._location, self._manifest.header, section, fetch)
 
     def keep_metadata(self) -> None:
         """Read the arrays' metadata now: they change when a store grows while it is open."""
@@ -370,6 +371,15 @@ class LogitStore:
             return None
         section = self.sections[name]
         return section.logits(0, section.rows_of(images))
+
+    def label_changes(self, present: LabelWords) -> LabelChanges:
+        """Compare the labels of the dump with those of the data, by split: keys and label words."""
+        return changed_labels(self.index, present)
+
+    @property
+    def index(self) -> dict[str, SampleIndex]:
+        """The samples of each section."""
+        return {name: section.index for name, section in self.sections.items()}
 
     def summary(self) -> dict[str, Any]:
         """Return the figures of `pipeline inspect --json`."""

@@ -33,8 +33,10 @@ from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Address, Location
+from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import reason
+from pipeline.store.labels import LabelChanges, compared_with
 from pipeline.store.layout import MANIFEST
 from pipeline.store.reader import LogitStore, SectionReader
 from pipeline.store.reference import open_referred, read_reference, sealed
@@ -60,6 +62,8 @@ class Finding:
         digest: SHA-256 (hex) of that file; empty for a probe, which is made from the store and labels.
         penalty: requested for a probe; None if it was chosen.
         teacher_top1: quality of the new outputs on the test samples; None if unknown.
+        labels: digest of the labels by which that was measured, and to which a probe was fitted; None in
+            stores of older versions.
     """
 
     task: str
@@ -72,6 +76,7 @@ class Finding:
     digest: str = ""
     penalty: float | None = None
     teacher_top1: float | None = None
+    labels: str | None = None
 
 
 class Reheaded:
@@ -164,6 +169,10 @@ class Reheaded:
         section = self.sections[name]
         return section.logits(0, section.rows_of(images))
 
+    def label_changes(self, present: LabelWords) -> LabelChanges:
+        """Compare the labels that its accuracy, or its probe, is by with those of the data, by split."""
+        return compared_with(self.finding.labels, self._store.index, present)
+
     def summary(self) -> dict[str, Any]:
         """Return figures with a store's keys; bytes are those that it reads from the store behind it."""
         found = self._store.summary()
@@ -172,6 +181,7 @@ class Reheaded:
             **found,
             "n_classes": self.n_classes,
             "fingerprint": {**fingerprint, "teacher": spec_digest([fingerprint["teacher"], digest])},
+            "labels_digest": self.finding.labels,
             "fidelity": self.finding.fidelity.summary(),
             "teacher_top1": self.finding.teacher_top1,
             "rehead": {"of": self.name, "head": self.finding.source, "digest": digest},
@@ -203,6 +213,7 @@ class Reheaded:
                 "estimate": {"rows": finding.rows, "scale": finding.scale},
                 "codec_spec": finding.codec_spec.to_dict(),
                 "teacher_top1": finding.teacher_top1,
+                **({} if finding.labels is None else {"labels": finding.labels}),
             }
         )
 
@@ -292,6 +303,7 @@ def _finding(content: Mapping[str, Any]) -> Finding:
         digest=content["head"]["file"],
         penalty=content["head"]["penalty"],
         teacher_top1=content["teacher_top1"],
+        labels=content.get("labels"),
     )
 
 

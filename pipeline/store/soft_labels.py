@@ -12,7 +12,9 @@ from torch import Tensor
 from pipeline.codecs.base import Decoder, Derivation
 from pipeline.codecs.rule import Measures
 from pipeline.places.location import Location
+from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
+from pipeline.store.labels import LabelChanges
 from pipeline.store.reader import LogitStore
 
 
@@ -80,6 +82,9 @@ class SoftLabels(Protocol):
 
     def held_out(self, name: str, images: Split) -> Tensor | None:
         """Return the outputs for un-augmented samples of a split, in its order, or None."""
+
+    def label_changes(self, present: LabelWords) -> LabelChanges:
+        """Compare the labels that its figures are by with those of the data, by split."""
 
     def summary(self) -> dict[str, Any]:
         """Return figures with the keys of `pipeline inspect --json`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
@@ -12,6 +13,7 @@ from pipeline.core.errors import IncompleteStoreError, StoreError
 from pipeline.places.location import Address, Location
 from pipeline.store.growth import Pending, pending
 from pipeline.store.header import Header
+from pipeline.store.index import Index, read_index, read_samples
 from pipeline.store.layout import MANIFEST, ZARR_JSON
 from pipeline.store.ledger import Done, Records
 from pipeline.store.manifest import Manifest
@@ -27,6 +29,7 @@ class Inspection:
         header: the planned content and the origin.
         fidelity: cost of the codec over the finished shards.
         labelled: training samples with a label; None for an unfinished store.
+        read_index: reads the samples of each section, with their labels at the dump.
         growing: the unfinished growth of a complete store, if any.
     """
 
@@ -34,6 +37,7 @@ class Inspection:
     header: Header
     fidelity: Fidelity
     labelled: int | None
+    read_index: Callable[[], Index]
     growing: Pending | None = None
 
 
@@ -53,6 +57,7 @@ def inspect(place: Address) -> Inspection:
             header=manifest.header,
             fidelity=manifest.fidelity(),
             labelled=_labelled(manifest),
+            read_index=partial(_index, location, manifest),
             growing=growing,
         )
     if location.root is None:
@@ -63,7 +68,19 @@ def inspect(place: Address) -> Inspection:
     done = Records(location.root).read(header)
     totals = _totals_of(header, done)
     summary = summarise(header, totals, len(done), complete=False, teacher_top1=None)
-    return Inspection(summary=summary, header=header, fidelity=totals["train"].fidelity, labelled=None)
+    return Inspection(
+        summary=summary,
+        header=header,
+        fidelity=totals["train"].fidelity,
+        labelled=None,
+        read_index=partial(read_index, location.root, header),
+    )
+
+
+def _index(location: Location, manifest: Manifest) -> Index:
+    header, fetch = manifest.header, partial(manifest.find_metadata, location)
+    sections = header.layout.sections
+    return {name: read_samples(location, header, sections[name], fetch) for name in sections}
 
 
 def _growth_of(location: Location) -> Pending | None:
@@ -109,6 +126,7 @@ def summarise(
         "bytes_per_sample_view": train.bytes / train.rows if train.rows else None,
         "shards": {"total": layout.n_shards, "done": done},
         "fingerprint": header.fingerprint.to_dict(),
+        "labels_digest": header.labels,
         "fidelity": fidelity.summary() if train.rows else dict.fromkeys(fidelity.summary()),
         "teacher_top1": teacher_top1,
     }

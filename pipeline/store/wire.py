@@ -95,6 +95,7 @@ class LayoutForm(_Form):
     shard_rows: Annotated[int, Field(ge=1, le=MOST_SHARD_ROWS)]
     sections: dict[Literal["train", "validation", "test"], SectionForm]
     measures: MeasuresForm | None = None
+    keeps_labels: bool = False
 
 
 class ArchitectureForm(OpenForm):
@@ -140,6 +141,7 @@ class HeaderForm(OpenForm):
     codec_spec: CodecSpecForm
     batch_size: Annotated[int, Field(ge=1, le=MOST_ROWS)]
     versions: Annotated[dict[Text, Text], Field(max_length=64)]
+    labels: Digest | None = None
 
 
 class FidelityForm(_Form):
@@ -232,6 +234,7 @@ class EnsembleForm(OpenForm):
     average: Literal["probabilities", "logits"]
     weights: list[float]
     teacher_top1: Share | None
+    labels: Digest | None = None
 
 
 class HeadForm(_Form):
@@ -264,6 +267,7 @@ class ReheadForm(OpenForm):
     estimate: EstimateForm
     codec_spec: CodecSpecForm
     teacher_top1: Share | None
+    labels: Digest | None = None
 
 
 def require_plain(*texts: str) -> None:

@@ -110,7 +110,7 @@ def fit(
             record = training.record(figures, time.perf_counter() - start)
             run.require_finite()
             run.finish_epoch(record, figures)
-            note(describe(record, figures, settings.epochs))
+            note(describe(run.history, figures, settings.epochs))
             spec.log.epoch(record.epoch, record.figures())
             if run.epoch == settings.epochs:
                 require_learning(run.skipped, steps)

@@ -17,7 +17,7 @@ from pipeline.loading.loader import Division, Loader
 from pipeline.loading.targets import Targets
 from pipeline.loading.training_set import TrainingSet
 from pipeline.modalities.preprocessing import Views
-from pipeline.modalities.table import mixed_blocks
+from pipeline.modalities.table import mixed_blocks, require_data_classes
 from pipeline.models.checkpoint import ModelCard, state_digest
 from pipeline.samples.packed import Split
 from pipeline.store.reader import read_checked
@@ -51,7 +51,7 @@ def train(
 
     Raises:
         DataError: there is neither a store nor a label.
-        MismatchError: the store has different images, or they render differently here.
+        MismatchError: the store has different images or classes, or images render differently here.
         CorruptStoreError: the store's test logits, needed for agreement afterwards, are damaged.
         ConfigError: the loss compares features, and the store has none.
         TrainingError: the loss, weights or logits are not finite, or every step was skipped.
@@ -63,6 +63,8 @@ def train(
             TrainingSet.of_labelled(data.train) if store is None else TrainingSet.of_all(data.train)
         )
     images = training_set.images
+    if store is not None:
+        require_data_classes(store, data.classes, data.task)
     network.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     synchronise_norms(network, context.ranks, context.device)
     feed = context.feed(

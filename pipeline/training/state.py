@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import TrainingError, is_out_of_memory
 from pipeline.core.files import write_tensors
 from pipeline.core.hashing import difference
-from pipeline.core.progress import note
+from pipeline.core.progress import duration, note
 from pipeline.models.states import StateDict
 from pipeline.tasks.task import Figures
 from pipeline.training.failures import require_finite_state
@@ -138,8 +138,9 @@ class TrainingResult:
         return float(sum(getattr(record, what) for record in self.history))
 
 
-def describe(record: EpochRecord, validation: Figures, epochs: int) -> str:
-    """Return a record as one line of progress output."""
+def describe(history: Sequence[EpochRecord], validation: Figures, epochs: int) -> str:
+    """Return the last record as one line of progress output, with the time that is left."""
+    record = history[-1]
     figures = [f"loss {record.loss:.4f}"]
     if words := str(validation):
         figures.append(f"validation {words}")
@@ -147,6 +148,9 @@ def describe(record: EpochRecord, validation: Figures, epochs: int) -> str:
         figures.append(f"steps skipped by fp16's loss scale: {record.skipped_steps:,}")
     waited = record.data_seconds / record.seconds
     figures.append(f"{record.images_per_second:,.0f} samples/s, {waited:.1%} of the time waiting for data")
+    if record.epoch < epochs:
+        spent = sum(one.seconds + one.evaluation_seconds for one in history)
+        figures.append(f"{duration(spent / len(history) * (epochs - record.epoch))} left")
     return f"epoch {record.epoch}/{epochs}: {', '.join(figures)}"
 
 

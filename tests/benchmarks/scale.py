@@ -59,7 +59,9 @@ def header_of(samples: int, rows: int, shards: int) -> Any:
             n_classes=CLASSES,
             shard_rows=rows,
             sections={"train": train},
+            **({"keeps_labels": True} if _has_labels() else {}),
         ),
+        **({"labels": "0" * 64} if _has_labels() else {}),
         fingerprint=Fingerprint(dataset="", teacher="", views="", codec=codec_fingerprint(codec)),
         teacher={
             "name": "none",
@@ -75,16 +77,31 @@ def header_of(samples: int, rows: int, shards: int) -> Any:
     )
 
 
-def make(path: Path, samples: int, rows: int, shards: int) -> None:
-    """Make an unfinished store with records of all its shards, or of the first `shards`."""
+def _has_labels() -> bool:
+    """Whether this code keeps labels beside contents."""
+    from pipeline.store.layout import Layout
+
+    return "keeps_labels" in Layout.__dataclass_fields__
+
+
+def _index_of(samples: int) -> Any:
+    """Return random keys and digests of so many samples, and labels in the order of classes."""
     import numpy as np
 
-    from pipeline.store.frame import build_frame
     from pipeline.store.index import SampleIndex
 
-    header, generator = header_of(samples, rows, shards), np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     keys, digests = (generator.integers(0, 2**64, samples, np.uint64) for _ in range(2))
-    build_frame(path, header, index={"train": SampleIndex(keys, digests)}, state={})
+    labels = {"labels": np.sort(generator.integers(0, CLASSES, samples))} if _has_labels() else {}
+    return SampleIndex(keys, digests, **labels)
+
+
+def make(path: Path, samples: int, rows: int, shards: int) -> None:
+    """Make an unfinished store with records of all its shards, or of the first `shards`."""
+    from pipeline.store.frame import build_frame
+
+    header = header_of(samples, rows, shards)
+    build_frame(path, header, index={"train": _index_of(samples)}, state={})
     add_records(path, header, list(header.layout.shards()))
 
 
@@ -143,15 +160,13 @@ def step_finished(path: Path, sizes: dict[str, int]) -> dict[str, Any]:
     from pipeline.places.location import Location
     from pipeline.store.catalogue import Catalogue
     from pipeline.store.frame import build_frame, frame_files
-    from pipeline.store.index import SampleIndex
     from pipeline.store.layout import Span
     from pipeline.store.ledger import Records
     from pipeline.store.manifest import Manifest, sum_up
     from pipeline.store.shards import Catalogues
 
     header, generator = header_of(**sizes), np.random.default_rng(0)
-    keys, digests = (generator.integers(0, 2**64, sizes["samples"], np.uint64) for _ in range(2))
-    build_frame(path, header, index={"train": SampleIndex(keys, digests)}, state={})
+    build_frame(path, header, index={"train": _index_of(sizes["samples"])}, state={})
     layout, records, named = header.layout, Records(path), {}
     for span in layout.spans():
         shards = list(span.shards())

@@ -238,6 +238,12 @@ def test_teacher_that_knows_nothing(project, fails):
     assert run("cache-logits", "main", "--set", "dumps.main.allow_poor_teacher=true") == 0
 
 
+def test_a_missing_teacher_is_told_with_the_command_that_makes_it(project, fails):
+    Path("models/teachers/tutor.pt").unlink()
+    for command in ("plan", "cache-logits"):
+        fails([command, "main"], "tutor.pt: no such file", "run: pipeline train-teacher tutor")
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_teacher_whose_weights_are_not_finite(project, fails, value, capsys):
     assert run("cache-logits", "main") == 0

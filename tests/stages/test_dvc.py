@@ -170,16 +170,17 @@ def test_dvc_finds_one_pipeline_in_a_clone_of_this_repository(tmp_path):
 
 
 def test_a_changed_head_is_read_again_and_a_probe_needs_no_file(dumped_by_dvc):
-    fine = {"codec": "features", "max_kl": 1e-6}
+    fine = {**PARAMS["dumps"]["main"], "codec": "features", "max_kl": 1e-6}
     heads = {
-        "reheads": {"all": {"of": "main", "head": "map.yaml"}},
-        "probes": {"fitted": {"of": "main", "max_kl": 1}},
+        "reheads": {"all": {"of": "fine", "head": "map.yaml"}},
+        "probes": {"fitted": {"of": "fine", "max_kl": 1}},
     }
     Path("map.yaml").write_text("{a: [0, 1], b: [2, 3]}")
-    change(lambda params: (params["dumps"]["main"].update(fine), params.update(heads)))
+    change(lambda params: (params["dumps"].update(fine=fine), params.update(heads)))
     call("dvc", "repro", "rehead@all", "probe@fitted")
     assert {store.name for store in Path("data/logits").glob("*.zarr")} == {
         "all.zarr",
+        "fine.zarr",
         "fitted.zarr",
         "main.zarr",
     }

@@ -111,6 +111,21 @@ def test_the_teacher_is_the_best_that_the_device_can_run(fitted):
     assert few.data.options.image_size == 128
 
 
+@pytest.mark.parametrize("count", [48, 5_000])
+def test_the_advice_for_a_fresh_teacher_is_that_for_found_weights(tmp_path, fitted, count):
+    found = survey(count)
+    text = render("params.yaml.j2", **fit(found, (), "cpu"))
+    advice = text.partition("# set data.image_size")[2].partition("    model: ")[0]
+    sizes, *lines = advice.splitlines()
+    installed = Installed(model="resnet50", weights="IMAGENET1K_V2", top1=0.8, forward_flops=8e9)
+    expected = fitted(found, [installed])
+    options = expected.data.options
+    assert sizes == f": {options.image_size} and data.short_side: {options.short_side}:"
+    teacher = yaml.safe_load("\n".join(line.strip().removeprefix("# ") for line in lines))
+    written = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    assert teacher == written["teachers"]["teacher"]
+
+
 def test_more_photographs_take_fewer_passes_in_larger_batches():
     plans = [schedule(count) for count in (100, 800, 5_000, 20_000)]
     assert [plan.epochs for plan in plans] == sorted((plan.epochs for plan in plans), reverse=True)

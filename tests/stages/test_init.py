@@ -135,6 +135,7 @@ def test_it_says_what_comes_next(here, tmp_path, capsys):
     told = capsys.readouterr()
     assert told.out.splitlines()[-1].endswith("next: dvc repro")
     assert "validation 12, test 12 images" in told.out
+    assert f"\n{tmp_path / 'photos'}: teacher: " in told.out
     assert "test split" not in told.err
     assert Path(load_params(here / "params.yaml").data.watch).is_absolute()
 
@@ -183,6 +184,7 @@ def test_a_folder_that_is_none_is_refused(refused, here):
     [
         ([], "has 0 images and no class folders; expected train/CLASS/*"),
         (["a.jpg", "b.jpg"], "has 2 images and no class folders; expected train/CLASS/*"),
+        (["a.jpg"], "move the images of each class into a folder of its name"),
         (["cats/a.pdf", "dogs/b.pdf"], "no image files in class folders, left out: 2 files (.pdf 2)"),
         (["cats/a.jpg", "dogs/b.txt"], "dogs: a class folder without images, left out: 1 file (.txt 1)"),
         (["cats/a.jpg", "cats/deep/b.jpg", "cats/c.jpg"], "has 1 class; expected at least two"),

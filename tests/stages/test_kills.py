@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.dump.spec import splits_of
 from pipeline.dump.verify import verify
+from pipeline.modalities.prepared import PreparedData
 from pipeline.store.reader import LogitStore
 from tests.pipeline.store.older import to_schema_3
 from tests.stages.conftest import write_images, write_pictures
@@ -67,7 +69,7 @@ def second_dump(folder: Path) -> None:
 
 def older(folder: Path) -> None:
     """Make the store one of schema 3."""
-    to_schema_3(folder / STORE)
+    to_schema_3(folder / STORE, splits_of(PreparedData.open(folder / "data/prepared")))
 
 
 def damage(folder: Path) -> None:

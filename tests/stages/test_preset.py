@@ -50,6 +50,8 @@ def test_the_stages_are_written_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("preset", "audio", "--dvc") == 2
     assert run("preset", "audio", "--out", "params.yaml", "--dvc") == 0
+    said = "params.yaml, dvc.yaml: wrote preset audio; next: dvc init --no-scm && dvc repro\n"
+    assert capsys.readouterr().out == said
     tree = yaml.safe_load(Path("dvc.yaml").read_text())
     assert "data.sample_rate" in tree["stages"]["prepare"]["params"]
     assert "data.clip_seconds" in tree["stages"]["train-teacher"]["do"]["params"]

@@ -15,6 +15,8 @@ import yaml
 from safetensors.torch import save_file
 
 from pipeline import LogitStore, PreparedData, ReplayDataset
+from pipeline.dump.spec import splits_of
+from pipeline.store.labels import words_of
 from pipeline.store.opening import open_logits
 from pipeline.store.rehead import Reheaded
 from tests.stages.conftest import PARAMS, run
@@ -90,9 +92,11 @@ def test_the_teachers_own_head_gives_its_own_labels_and_trains_a_student(dump, e
     made, store = open_logits(NEW), LogitStore.open(STORE)
     for view in range(3):
         torch.testing.assert_close(made.view(view), store.view(view))
+    prepared = PreparedData.open(Path("data/prepared"))
+    assert made.label_changes(words_of(splits_of(prepared))).changed is False
     dataset = ReplayDataset(NEW, "data/prepared")
     dataset.set_view(2)
-    place = store.rows_of(PreparedData.open(Path("data/prepared")).train)[5]
+    place = store.rows_of(prepared.train)[5]
     torch.testing.assert_close(dataset[5][2], store.view(2)[place])
     assert run("train-student", "pupil", "kd", 0, "--dump", "new") == 0
     edit({"sweep": {"dumps": ["new"], "baselines": []}})

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError, counted, first_of
 from pipeline.core.files import write_bytes
-from pipeline.core.hashing import bytes_glance, content_digest
+from pipeline.core.hashing import bytes_glance, encoded_digests
 from pipeline.core.progress import note
 from pipeline.modalities.audio.decoding import Recording, SoundFile, to_rate
 from pipeline.modalities.audio.form import AudioSource, audio_form
@@ -72,8 +72,9 @@ class AudioIntake(ArrayIntake):
         recording = load.read() if isinstance(load, SoundFile) else self._array(sample)
         clip = to_rate(recording, self._rate, sample.file or sample.name)
         seat.take(clip.size)
-        digest, glance = content_digest(clip, label_word(sample.label)), bytes_glance(clip.view(np.uint8))
-        row = (*identity, clip.shape, digest, glance, self._faults(recording))
+        digests = encoded_digests(clip, clip.shape, label_word(sample.label))
+        glance = bytes_glance(clip.view(np.uint8))
+        row = (*identity, clip.shape, *digests, glance, self._faults(recording))
         return Entry(np.array(row, row_dtype(self.form)), clip, NoStatistics())
 
     def _array(self, sample: Sample) -> Recording:

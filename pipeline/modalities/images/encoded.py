@@ -6,6 +6,7 @@ larger file, e.g. a tar. An image that has changed since preparation is refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +23,6 @@ from pipeline.samples.containers import Cell, Container, require_cells
 from pipeline.samples.index import read_index
 from pipeline.samples.label_forms import label_word
 from pipeline.samples.packed import Split
-from pipeline.samples.samples import UNLABELLED
 
 _LEVELS = 256
 # Smallest deviation, so that a constant channel can be divided by it.
@@ -59,10 +59,10 @@ class EncodedSplit(Split):
             )
         return image
 
-    def content(self, row: int) -> int:
-        """Return a digest of one file's bytes, independent of its label."""
-        shape = (*self.shapes[row].tolist(), self.form.channels)
-        return encoded_digest(self._read(row), shape, UNLABELLED)
+    def digests_with(self, row: int, words: Iterable[int]) -> list[int]:
+        """Return a digest of one file's bytes with each of these label words."""
+        content, shape = self._read(row), (*self.shapes[row].tolist(), self.form.channels)
+        return [encoded_digest(content, shape, word) for word in words]
 
     def faults(self, rows: NDArray[np.int64]) -> list[str]:
         """Return a line for each of these files (n,) that is missing or changed since preparation."""

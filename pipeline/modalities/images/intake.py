@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.errors import ConfigError, DataError
-from pipeline.core.hashing import bytes_glance, content_digest, encoded_digest
+from pipeline.core.hashing import bytes_glance, encoded_digests
 from pipeline.core.progress import note
 from pipeline.modalities.images.damage import (
     DAMAGED_LIST,
@@ -179,8 +179,8 @@ class ImageIntake:
     def _decoded(self, sample: Sample, seat: Seat, identity: Identity) -> Entry:
         pixels, remarks = self._pixels(sample, seat)
         moments = Moments.of(pixels)
-        digest = content_digest(pixels, label_word(sample.label))
-        row = (*identity, pixels.shape[:2], digest, moments.glance(), remarks)
+        digests = encoded_digests(pixels, pixels.shape, label_word(sample.label))
+        row = (*identity, pixels.shape[:2], *digests, moments.glance(), remarks)
         return Entry(np.array(row, row_dtype(self.form)), pixels, moments)
 
     def _pixels(self, sample: Sample, seat: Seat) -> tuple[NDArray[np.uint8], int]:
@@ -210,9 +210,9 @@ class ImageIntake:
             pixels, damaged = self._ear.listen(partial(file.decode, content))
             remarks = remark_on(content, pixels, damaged=damaged)
         shape = shrunk_shape(*file.shape(content), form.short_side)
-        digest = encoded_digest(content, (*shape, form.channels), label_word(sample.label))
+        digests = encoded_digests(content, (*shape, form.channels), label_word(sample.label))
         glance = bytes_glance(content[-_GLANCE_BYTES:])
-        row = (*identity, shape, digest, glance, remarks)
+        row = (*identity, shape, *digests, glance, remarks)
         return Entry(np.array(row, row_dtype(form)), None, None)
 
 

@@ -205,6 +205,13 @@ CLAIMS = (
         found=verdicts.ten_students,
     ),
     Claim(
+        sentence="[A dump and a student that follows it take 0.7 of the time of both](#following-a-dump)",
+        published="–",
+        command=f"{_MODULE}live_dump FOLDER",
+        files=("live_dump.json",),
+        found=verdicts.live_dump,
+    ),
+    Claim(
         sentence="[A GPU reaches every aim](#gpus)",
         published="–",
         command=f"{_MODULE}gpu",

@@ -113,6 +113,13 @@ def ten_students(found: Found) -> Verdict:
     return told, one["cached_over_online"] < 0.5
 
 
+def live_dump(found: Found) -> Verdict:
+    """Return the time of a dump and a student that follows it over that of both in turn."""
+    one = found["at_once_over_one_after_the_other"]
+    told = f"{ratio(one)} of the time (bound {found['bound']:.2f})"
+    return told, one["median"] <= 0.7 and found["same_weights"]
+
+
 def dump_speed(found: Found) -> Verdict:
     """Return the speed of a dump over the teacher's bare forward pass."""
     one = found["dump_over_bare_forward"]

@@ -239,7 +239,7 @@ def test_lost_keys_are_no_new_samples(context, teacher, make_spec, path, name):
     cache_logits(context, teacher, make_spec(), path)
     (path / name).unlink()
     before = content(path)
-    with pytest.raises(CorruptStoreError, match=r"keys or digests.*--repair"):
+    with pytest.raises(CorruptStoreError, match=r"keys, digests or labels.*--repair"):
         cache_logits(context, teacher, make_spec(), path)
     assert content(path) == before
 

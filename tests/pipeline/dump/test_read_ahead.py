@@ -27,6 +27,7 @@ from pipeline.models.architecture import Architecture, build
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.store.layout import CHUNK_ROWS, ShardId
+from pipeline.store.writer import StoreWriter
 from pipeline.tasks.table import find_task
 
 MIXED = ViewSpec(seed=9, random_resized_crop=RandomResizedCrop(), mixup=Mixup())
@@ -101,6 +102,24 @@ def test_each_image_is_decoded_once_and_shards_are_those_of_packed_images(
     assert decoded == Counter(dict.fromkeys(names, 1))
     assert len(_shards(tmp_path / "pixels.zarr")) > 3
     assert _shards(tmp_path / "encoded.zarr") == _shards(tmp_path / "pixels.zarr")
+
+
+def test_view_by_view_images_are_decoded_once_a_view_and_the_store_is_the_same(
+    folders, tutor, make_spec, tmp_path, decoded, monkeypatch
+):
+    context, spec = _bench(folders["encoded"]), make_spec()
+    by_block = cache_logits(context, tutor, spec, tmp_path / "by-block.zarr")
+    decoded.clear()
+    made, write = [], StoreWriter.write
+    monkeypatch.setattr(
+        StoreWriter, "write", lambda self, shard, *a, **k: (made.append(shard), write(self, shard, *a, **k))
+    )
+    by_view = cache_logits(context, tutor, spec, tmp_path / "by-view.zarr", by_view=True)
+    assert by_view.to_dict() == by_block.to_dict()
+    train = [shard for shard in made if shard.section == "train"]
+    assert train == sorted(train)
+    assert len(train) > 2 * spec.view_count
+    assert {decoded[name] for name in context.data.train.names} == {spec.view_count}
 
 
 def test_what_is_missing_of_a_block_is_made_of_one_decoding(folders, tutor, make_spec, tmp_path, decoded):

@@ -156,10 +156,10 @@ def test_a_dump_does_not_go_on_with_other_pixels(context, teacher, make_spec, tm
 
 
 def test_images_of_another_decoder_are_refused_by_its_name(store, context):
-    changed = context.data.train.digests.copy()
+    changed = context.data.train.content_digests.copy()
     changed[7] ^= np.uint64(1)
     form = replace(context.data.train.form, decoder="torchvision 9.9")
-    images = replace(context.data.train, digests=changed, form=form)
+    images = replace(context.data.train, contents=changed, form=form)
     with pytest.raises(
         MismatchError, match=r"different content in the store, decoded by none, here by torchvision 9\.9"
     ):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, MismatchError
 from pipeline.dump.run import cache_logits
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Batch, Division, Loader
@@ -15,6 +17,11 @@ from pipeline.losses import FeatureNeeds
 from pipeline.modalities.images.augmentations import Cutmix, PadCrop
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.table import mixed_blocks, views_of
+from pipeline.places.location import Location
+from pipeline.store.follow import follow
+from pipeline.store.header import Header
+from pipeline.store.layout import ShardId
+from pipeline.store.ledger import Records
 from pipeline.store.reader import LogitStore
 
 CPU = torch.device("cpu")
@@ -176,3 +183,24 @@ def test_a_loader_without_a_store_is_refused(context, decided_teacher):
 def test_centres_need_the_number_of_classes(loader):
     with pytest.raises(ConfigError, match=r"class centres, but n_classes is None"):
         loader(n_classes=None)
+
+
+def test_each_view_of_an_unfinished_store_is_compared_when_it_is_loaded(
+    context, teacher, make_spec, tmp_path
+):
+    path, images = tmp_path / "main.zarr", context.data.train
+    cache_logits(context, teacher, make_spec(views=PLAIN), path, completes=False)
+    records, header = Records(path), Header.read(Location(path))
+    last, other = ShardId("train", 2, 0), ShardId("train", 1, 0)
+    found = {shard: finished.record for shard, finished in records.read(header, [last, other]).items()}
+    # View 1 tells pixels of view 2, and view 2 is not whole.
+    records.write(other, replace(found[other], checksums=found[last].checksums), header.origin)
+    records.drop([last])
+    store = follow(path)
+    targets = Targets(store, Feed(images, PLAIN, teacher.card.preprocessing, device=CPU))
+    complete = targets.load(0)
+    torch.testing.assert_close(complete.logits(torch.arange(len(images))), store.view(0))
+    with pytest.raises(MismatchError, match="checksummed samples render differently than they did"):
+        targets.load(1)
+    targets.prefetch(2)
+    assert [view for view, _ in targets._pending] == []

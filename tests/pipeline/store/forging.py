@@ -14,7 +14,7 @@ from pipeline.store.catalogue import Catalogue
 Place = tuple[str | int, ...]
 HEADER = (
     *("schema", "layout", "fingerprint", "teacher", "views"),
-    *("codec_spec", "batch_size", "versions"),
+    *("codec_spec", "batch_size", "versions", "labels"),
 )
 
 

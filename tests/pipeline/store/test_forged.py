@@ -538,7 +538,7 @@ def test_a_root_that_describes_another_store_is_bad(store):
 
 def test_keys_that_are_not_the_fingerprints_are_bad(store):
     forge_file(store, "train/keys/c/0", (store / "train/digests/c/0").read_bytes())
-    assert verify(store).bad == ["the samples' keys and digests do not match the dataset's fingerprint"]
+    assert verify(store).bad == ["the samples' keys, digests and labels do not match the header's digests"]
 
 
 def test_a_place_is_fixed_when_it_is_opened(store, monkeypatch, tmp_path):

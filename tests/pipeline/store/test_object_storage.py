@@ -11,6 +11,7 @@ from zarr.storage import FsspecStore
 
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError
 from pipeline.dump.run import cache_logits
+from pipeline.store.labels import LabelChanges
 from pipeline.store.reader import LogitStore
 from pipeline.store.summary import inspect
 from stages.cli import main
@@ -99,4 +100,6 @@ def test_what_is_not_there_is_said_in_one_line(s3_server, bucket):
 
 def test_inspect_takes_an_address(s3_server, local, bucket, capsys):
     main(["inspect", f"s3://{bucket[1]}/main.zarr", "--json"])
-    assert json.loads(capsys.readouterr().out) == inspect(local).summary
+    # Without prepared data in the working folder, nothing is known of its labels.
+    unknown = LabelChanges().to_dict()
+    assert json.loads(capsys.readouterr().out) == {**inspect(local).summary, **unknown}

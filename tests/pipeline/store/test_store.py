@@ -47,13 +47,21 @@ def layout(views: int = VIEWS, rows: int = 8) -> Layout:
         "test": Section(name="test", extents=((0, 11),), n_views=1),
     }
     arrays = CODEC.arrays
-    return Layout(codec="affine8", arrays=arrays, n_classes=CLASSES, shard_rows=rows, sections=sections)
+    return Layout(
+        codec="affine8",
+        arrays=arrays,
+        n_classes=CLASSES,
+        shard_rows=rows,
+        sections=sections,
+        keeps_labels=True,
+    )
 
 
 def header(cut: Layout | None = None) -> Header:
     return Header(
         layout=cut or layout(),
         fingerprint=FINGERPRINT,
+        labels="0" * 64,
         teacher={
             "name": "t",
             "precision": "fp32",
@@ -153,17 +161,17 @@ def test_a_sample_that_is_not_there_is_named(path, splits):
 
 
 def test_a_changed_sample_is_named(path, splits):
-    digests = splits["train"].digests.copy()
+    digests = splits["train"].content_digests.copy()
     digests[4] ^= np.uint64(1)
     with pytest.raises(MismatchError, match="'train/4' has different content"):
-        LogitStore.open(path).rows_of(replace(splits["train"], digests=digests))
+        LogitStore.open(path).rows_of(replace(splits["train"], contents=digests))
 
 
 def test_summary_has_the_agreed_keys(path):
     summary = LogitStore.open(path).summary()
     assert list(summary) == [
         *("schema", "complete", "n_samples", "n_views", "n_classes", "codec", "bytes"),
-        *("bytes_per_sample_view", "shards", "fingerprint", "fidelity", "teacher_top1"),
+        *("bytes_per_sample_view", "shards", "fingerprint", "labels_digest", "fidelity", "teacher_top1"),
     ]
     assert summary["shards"] == {"total": 3 * VIEWS + 2, "done": 3 * VIEWS + 2}
     files = [f for f in path.glob("*/*/c/**/*") if f.is_file() and f.parts[-5] != "keys"]

@@ -11,11 +11,14 @@ import torch
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError
 from pipeline.dump.repair import repair
 from pipeline.dump.run import cache_logits
+from pipeline.dump.spec import splits_of
 from pipeline.dump.verify import verify
+from pipeline.store.index import Splits
+from pipeline.store.layout import SCHEMA
 from pipeline.store.lock import Slice
 from pipeline.store.reader import LogitStore
 from pipeline.store.summary import inspect
-from pipeline.store.upgrade import upgrade
+from pipeline.store.upgrade import Upgraded, upgrade
 from tests.pipeline.dump.test_growth import content
 from tests.pipeline.store.older import to_schema_3
 
@@ -34,23 +37,28 @@ def shards_of(path: Path) -> dict[Path, tuple[int, int]]:
 
 
 @pytest.fixture
-def states(path) -> tuple[dict, dict]:
+def splits(context) -> Splits:
+    return splits_of(context.data)
+
+
+@pytest.fixture
+def states(path, splits) -> tuple[dict, dict]:
     """The store before and after it became one of schema 3."""
     before = content(path)
-    to_schema_3(path)
+    to_schema_3(path, splits)
     return before, content(path)
 
 
-def test_an_upgrade_gives_the_bytes_of_a_new_dump(path, states):
+def test_an_upgrade_gives_the_bytes_of_a_new_dump(path, states, splits):
     before, older = states
     kept = shards_of(path)
     assert older != before
     assert json.loads((path / "manifest.json").read_text())["schema"] == 3
-    assert upgrade(path)
+    assert upgrade(path, splits) == Upgraded(changed=True, untold=0)
     assert content(path) == before
     assert shards_of(path) == kept
     assert verify(path).ok
-    assert not upgrade(path)
+    assert upgrade(path, splits) == Upgraded(changed=False, untold=0)
 
 
 def test_an_older_store_is_read_and_verified(path, states):
@@ -69,25 +77,33 @@ def test_an_older_store_that_is_complete_stays_as_it_is(path, states, context, t
     assert content(path) == states[1]
 
 
-def test_an_older_store_is_upgraded_as_it_grows(path, states, context, teacher, make_spec, tmp_path):
+def test_an_older_store_is_upgraded_as_it_grows(
+    path, states, splits, context, teacher, make_spec, tmp_path
+):
     files = shards_of(path)
     cache_logits(context, teacher, make_spec("affine8", view_count=4), path)
     assert files.items() < shards_of(path).items()
     assert not (path / "records.jsonl").exists()
     at_once = tmp_path / "once.zarr"
     cache_logits(context, teacher, make_spec("affine8", view_count=4), at_once)
+    upgrade(path, splits)
     assert content(path) == content(at_once)
 
 
-def test_an_older_store_is_upgraded_as_it_is_repaired(path, states, context, teacher):
+def test_an_older_store_is_upgraded_as_it_is_repaired(path, states, splits, context, teacher):
     (path / "train/codes/c/1/2/0").write_bytes(b"damaged")
     repair(path, context, teacher)
+    assert inspect(path).header.schema == SCHEMA
+    upgrade(path, splits)
     assert content(path) == states[0]
 
 
-def test_an_older_store_without_its_manifest_is_completed(path, states, context, teacher, make_spec):
+def test_an_older_store_without_its_manifest_is_completed(
+    path, states, splits, context, teacher, make_spec
+):
     (path / "manifest.json").unlink()
     cache_logits(context, teacher, make_spec("affine8"), path)
+    upgrade(path, splits)
     assert content(path) == states[0]
 
 
@@ -110,4 +126,4 @@ def test_what_cannot_be_upgraded_is_said(path, states, context, teacher, make_sp
         upgrade(path)
     cache_logits(context, teacher, spec, path)
     assert LogitStore.open(path).n_views == 5
-    assert not upgrade(path)
+    assert not upgrade(path).changed

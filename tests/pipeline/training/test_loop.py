@@ -19,7 +19,7 @@ from pipeline.losses import Schedule, ScheduledLoss, scratch
 from pipeline.tasks.class_figures import Metrics
 from pipeline.training.optimizer import WeightAverage
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.state import TrainingResult
+from pipeline.training.state import EpochRecord, TrainingResult, describe
 from tests.pipeline.training.runs import BATCH
 from tests.pipeline.training.runs import make_network as _network
 from tests.pipeline.training.runs import make_settings as _settings
@@ -563,6 +563,18 @@ def test_time_is_told_apart_by_what_took_it(run, monkeypatch):
     assert 0.02 * run.steps <= record.data_seconds < record.seconds
     assert record.evaluation_seconds >= 0.05
     assert result.speed["stall_fraction"] == pytest.approx(record.data_seconds / record.seconds)
+
+
+def test_a_line_of_progress_tells_the_time_that_is_left():
+    times = {"data_seconds": 1.0, "images_per_second": 50.0, "skipped_steps": 0}
+    figures = {"view": 0, "loss": 1.25, "learning_rate": 0.1, "validation": {}}
+    history = [
+        EpochRecord(epoch=n, seconds=50.0 * n, evaluation_seconds=10.0, **times, **figures) for n in (1, 2)
+    ]
+    said = "epoch 2/4: loss 1.2500, 50 samples/s, 1.0% of the time waiting for data"
+    # Epochs of 60 and 110 s: two more take 170 s.
+    assert describe(history, Metrics(), 4) == f"{said}, 3 min left"
+    assert describe(history, Metrics(), 2) == said.replace("2/4", "2/2")
 
 
 def test_the_rate_of_a_run_is_the_median_of_its_epochs(run):
