@@ -34,6 +34,7 @@ from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.models.teacher import Teacher
+from pipeline.places.addresses import removal
 from pipeline.report.runs import read_metrics
 from pipeline.store.arrays import RESTORE
 from pipeline.store.ensemble import Ensemble
@@ -286,7 +287,7 @@ def dumps_in(params: Params, name: str, opened: SoftLabels) -> list[tuple[str, L
     if found != asked:
         raise MismatchError(
             f"{opened.location}: is {NOUNS[found]}, but params.yaml asks for {NOUNS[asked]}; "
-            f"remove it with: rm -r {opened.location} and run: pipeline cache-logits {name}"
+            f"remove it with: {removal(opened.location)} and run: pipeline cache-logits {name}"
         )
     if isinstance(opened, Ensemble):
         _require_members(params, name, opened)
@@ -398,7 +399,7 @@ def require_described_teacher(params: Params, dump: str, store: LogitStore) -> N
     raise MismatchError(
         f"{store.location} was made by teacher {made_by}, but params.yaml asks for "
         f"{asked_for}{f': {differing}' if differing else ''}; {''.join(f'{way}, ' for way in ways)}use a "
-        f"new dump name, or remove it with: rm -r {store.location} and run: pipeline cache-logits {dump}"
+        f"new dump name, or remove it with: {removal(store.location)} and run: pipeline cache-logits {dump}"
     )
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from pipeline.core.errors import ConfigError, counted
 from pipeline.dump.average import write_ensemble
 from pipeline.dump.run import cache_logits
+from pipeline.places.folder import Root
 from pipeline.places.location import Location
 from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_reference_or_nothing, require_store_or_nothing
 from pipeline.store.reader import LogitStore
+from pipeline.store.reference import beside
 from pipeline.tasks.task import Task
 from stages import paths
 from stages.artifacts import asked_teacher, judging, require_as_asked, tell_other_data
@@ -48,7 +48,7 @@ from stages.rehead import make as make_reheaded
 @runs_on_device
 @reads_params
 def command(
-    params: Params, dump: str, out: Path | None, part: Slice | None, by_view: bool, machine: Machine
+    params: Params, dump: str, out: Root | None, part: Slice | None, by_view: bool, machine: Machine
 ) -> None:
     """Run the teacher of DUMP once over all views and store its logits in a Zarr store.
 
@@ -95,7 +95,7 @@ def command(
         _say(dump, manifest, context.task)
 
 
-def _average(params: Params, name: str, path: Path, part: Slice | None, machine: Machine) -> bool:
+def _average(params: Params, name: str, path: Root, part: Slice | None, machine: Machine) -> bool:
     """Write an ensemble; only the first of several processes does. Return whether this one did."""
     _require_no_part(part, f"ensemble {name!r}")
     if rank_slice(WHOLE).index > 0:
@@ -105,7 +105,7 @@ def _average(params: Params, name: str, path: Path, part: Slice | None, machine:
     members = {dump: paths.store(dump).name for dump in spec.of}
     context = machine.context(params.data)
     for dump, member in members.items():
-        require_as_asked(params, dump, LogitStore.open(path.parent / member), machine.device)
+        require_as_asked(params, dump, LogitStore.open(beside(path, member)), machine.device)
     with gate(path, WAIT_SECONDS):
         sweep_temporaries(path)
         ensemble = write_ensemble(path, list(members.values()), spec.blend(), context)

@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline.core.errors import ConfigError, MismatchError
 from pipeline.core.progress import note
 from pipeline.core.text import parse_yaml
+from pipeline.places.folder import Root
 from stages import paths
 
 # Folders of the outputs in dvc.yaml.
@@ -98,13 +99,16 @@ def naming_experiments() -> Iterator[None]:
         ) from None
 
 
-def cached_objects(store: Path, files: Iterable[Path]) -> list[Path]:
+def cached_objects(store: Root, names: Iterable[str]) -> list[Path]:
     """Return the objects of DVC's cache to which these files are links.
 
     Args:
-        store: a folder, inside or outside a repository.
-        files: some of its files.
+        store: a folder, inside or outside a repository, or a place, which DVC does not know.
+        names: some of its files.
     """
+    if not isinstance(store, Path):
+        return []
+    files = [store / name for name in names]
     linked = {_identity(file) for file in files if file.exists() and _is_linked(file)}
     cache = _cache_of(store) if linked else None
     if cache is None:
@@ -112,14 +116,14 @@ def cached_objects(store: Path, files: Iterable[Path]) -> list[Path]:
     return sorted(found for found in cache.glob("files/md5/??/*") if _identity(found) in linked)
 
 
-def tell_damaged_cache(store: Path, files: Iterable[str]) -> None:
+def tell_damaged_cache(store: Root, files: Iterable[str]) -> None:
     """Print how to restore damaged files that are links into DVC's cache; dvc checkout cannot.
 
     Args:
         store: the store's folder.
         files: names of damaged files in it.
     """
-    if damaged := cached_objects(store, [store / name for name in files]):
+    if damaged := cached_objects(store, files):
         note(
             f"{store}: DVC's cache has the same damage, so dvc checkout cannot restore it; repair it with: "
             f"pipeline verify {store} --repair, or run: rm -f {_listed(damaged)} && dvc pull --force "
@@ -127,7 +131,7 @@ def tell_damaged_cache(store: Path, files: Iterable[str]) -> None:
         )
 
 
-def tell_cache_to_mend(store: Path, damaged: Sequence[Path]) -> None:
+def tell_cache_to_mend(store: Root, damaged: Sequence[Path]) -> None:
     """Print how to repair objects of DVC's cache that share the damage of a repaired store."""
     if damaged:
         note(

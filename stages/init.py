@@ -18,6 +18,7 @@ import click
 
 from pipeline.core.errors import ConfigError, brief, printable, quoted
 from pipeline.core.files import write_bytes
+from pipeline.places.addresses import is_address
 from stages import paths
 from stages.failures import say
 from stages.options import debuggable
@@ -38,8 +39,9 @@ _WAIT_SECONDS = 120.0
     "place",
     type=click.Path(file_okay=False),
     default=None,
-    help="Keep stores in this folder, e.g. on a large disk. DVC then tracks one pointer file per dump "
-    "instead of its 100,000 files.  [default: data/logits]",
+    metavar="PLACE",
+    help="Keep stores in this folder, e.g. on a large disk, or at this address, e.g. s3://bucket/logits. "
+    "DVC then tracks one pointer file per dump instead of its 100,000 files.  [default: data/logits]",
 )
 @debuggable
 def command(folder: Path, place: str | None) -> None:
@@ -58,7 +60,7 @@ def command(folder: Path, place: str | None) -> None:
     _require_apart(root, folder)
     named = _as_named(folder)
     begun = begin(folder, named)
-    hidden = None if place is None else _ignored(root, Path(place))
+    hidden = None if place is None or is_address(place) else _ignored(root, Path(place))
     texts = {
         _PARAMS: begun.params + ("" if place is None else _places(place)),
         _STAGES: stages_of(begun.modality, begun.options, pointer=place is not None),
@@ -131,7 +133,7 @@ def _as_named(folder: Path) -> str:
 def _places(place: str) -> str:
     """Return the end of params.yaml that puts stores elsewhere."""
     return (
-        "\n# Folder of the stores; data/logits holds a pointer to each.\n"
+        "\n# Place of the stores; data/logits holds a pointer to each.\n"
         f"places:\n  logits: {quoted_yaml(place)}\n"
     )
 

@@ -11,7 +11,7 @@ import click
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.rule import Measures
 from pipeline.core.errors import ConfigError, counted, first_of
-from pipeline.places.location import hidden_place
+from pipeline.places.addresses import hidden_place
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.labels import LabelChanges
 from pipeline.store.reference import kind_of

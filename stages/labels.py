@@ -10,7 +10,7 @@ from contextlib import suppress
 from pipeline.core.errors import DataError, StoreError
 from pipeline.core.progress import note
 from pipeline.modalities.prepared import PreparedData
-from pipeline.places.location import Place
+from pipeline.places.location import Address
 from pipeline.samples.description import DESCRIPTION, SPLITS
 from pipeline.samples.index import read_labels
 from pipeline.samples.label_forms import label_words
@@ -31,7 +31,7 @@ def tell_changed_labels(store: SoftLabels, data: PreparedData) -> LabelChanges:
     return changes
 
 
-def changes_at(place: Place) -> LabelChanges | None:
+def changes_at(place: Address) -> LabelChanges | None:
     """Compare the labels of a store, complete or not, with those of the prepared data in this project.
 
     None without prepared data. Samples, names and user code are not read. A damaged index, which other

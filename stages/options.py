@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.core.errors import ConfigError
 from stages.ranks import local_device, local_ranks
 from stages.runtime import bound_threads, default_workers, keep_freed_memory
 
 if TYPE_CHECKING:
+    from pipeline.places.folder import Root
+
     _ParamType = click.ParamType[Any]
 else:  # ParamType is generic only since click 8.4
     _ParamType = click.ParamType
@@ -77,30 +80,41 @@ def debuggable(command: Command) -> Command:
 
 
 def writes_store(command: Command) -> Command:
-    """Add --out; the command gets `out`, an absolute folder that exists or can be created, or None."""
+    """Add --out; the command gets `out`, an absolute folder that can be created, a place, or None."""
 
     @click.option(
         "--out",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(file_okay=False),
         default=None,
-        help="The store's folder.  [default: data/logits/DUMP.zarr]",
+        metavar="PLACE",
+        help="The store's folder, or its address, e.g. s3://bucket/main.zarr.  "
+        "[default: data/logits/DUMP.zarr]",
     )
     @functools.wraps(command)
-    def wrapped(out: Path | None, **arguments: Any) -> Any:
-        return command(out=None if out is None else _local_folder(out), **arguments)
+    def wrapped(out: str | None, **arguments: Any) -> Any:
+        return command(out=None if out is None else _writable(out), **arguments)
 
     return wrapped
 
 
-def _local_folder(path: Path) -> Path:
-    if ":/" in str(path):
-        from pipeline.places.location import hidden_place
+def store_root(address: str, hint: str) -> Root:
+    """Return the folder or place of a store.
 
-        raise click.BadParameter(
-            f"{hidden_place(str(path))}: stores are written to local folders only; push the store "
-            "afterwards",
-            param_hint="--out",
-        )
+    Raises:
+        click.BadParameter: the address has another form.
+    """
+    from pipeline.places.location import root_of
+
+    try:
+        return root_of(address)
+    except ConfigError as error:
+        raise click.BadParameter(str(error), param_hint=hint) from None
+
+
+def _writable(address: str) -> Root:
+    path = store_root(address, "--out")
+    if not isinstance(path, Path):
+        return path
     there = next(parent for parent in path.resolve().parents if parent.exists())
     if not there.is_dir():
         raise click.BadParameter(f"{path}: {there} is not a folder", param_hint="--out")

@@ -21,6 +21,8 @@ from pipeline.modalities.table import find_modality
 from pipeline.models.class_map import read_class_map
 from pipeline.models.embedder import require_output
 from pipeline.models.pretrained import Start
+from pipeline.places.addresses import is_address
+from pipeline.places.objects import require_object_address
 from pipeline.store.layout import CHUNK_ROWS
 from pipeline.tracking.log import require_names
 from pipeline.training.settings import Precision, TrainingSettings, as_recorded
@@ -324,22 +326,24 @@ class SweepParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacesParams:
-    """Folders outside of data/.
+    """Places outside of data/.
 
     Args:
-        logits: folder of the stores, e.g. on a large disk; data/logits then holds one small pointer file
-            per dump, which DVC tracks instead of the store's files. None for data/logits itself.
+        logits: folder of the stores, e.g. on a large disk, or an address, e.g. s3://bucket/logits;
+            data/logits then holds one small pointer file per dump, which DVC tracks instead of the store's
+            files. None for data/logits itself.
 
     """
 
     logits: str | None = None
 
     def __post_init__(self) -> None:
-        if self.logits is not None and (not self.logits.strip() or ":/" in self.logits):
-            raise ConfigError(
-                f"logits is {quoted(self.logits)}; expected a local folder; push finished stores to other "
-                "places"
-            )
+        if self.logits is None:
+            return
+        if not self.logits.strip():
+            raise ConfigError(f"logits is {quoted(self.logits)}; expected a folder or an address")
+        if is_address(self.logits):
+            require_object_address(self.logits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Places of stores: in data/logits, or in the folder that `places.logits` names, behind a pointer file.
+"""Places of stores: data/logits, or the folder or bucket that `places.logits` names, behind a pointer file.
 
 A store of a large dump has 100,000 files, and DVC takes up to a millisecond for each, at every command.
 With `places.logits` DVC tracks one small file instead, the pointer:
@@ -16,16 +16,18 @@ from pathlib import Path
 
 from pipeline.core.errors import ConfigError, IncompleteStoreError, MismatchError, bounded
 from pipeline.core.files import parse_object, write_json
-from pipeline.core.hashing import file_digest
+from pipeline.core.hashing import bytes_digest
+from pipeline.places.folder import Root, at
+from pipeline.places.location import root_of
 from pipeline.store.layout import MANIFEST
 from stages import paths
 from stages.params import Params
 
 
-def place_of(params: Params, dump: str) -> Path:
-    """Return the folder of a dump's store, which may not exist yet."""
+def place_of(params: Params, dump: str) -> Root:
+    """Return the folder or place of a dump's store, which may not exist yet."""
     place = params.places.logits
-    return paths.store(dump) if place is None else Path(place) / paths.store(dump).name
+    return paths.store(dump) if place is None else root_of(place) / paths.store(dump).name
 
 
 def write_pointer(params: Params, dump: str) -> None:
@@ -33,11 +35,14 @@ def write_pointer(params: Params, dump: str) -> None:
     if params.places.logits is None:
         return
     store = place_of(params, dump)
-    write_json(paths.pointer(dump), {"manifest": file_digest(store / MANIFEST), "place": str(store)})
+    manifest = at(store).get(MANIFEST)
+    if manifest is None:
+        raise IncompleteStoreError(f"{store}: has no {MANIFEST}; run: pipeline cache-logits {dump}")
+    write_json(paths.pointer(dump), {"manifest": bytes_digest(manifest), "place": str(store)})
 
 
-def find_store(params: Params, dump: str) -> Path:
-    """Return the folder of a dump's store for reading; see the module.
+def find_store(params: Params, dump: str) -> Root:
+    """Return the folder or place of a dump's store for reading; see the module.
 
     Raises:
         ConfigError: the store lies in a place that params.yaml does not name.
@@ -47,7 +52,7 @@ def find_store(params: Params, dump: str) -> Path:
     pointer, store = paths.pointer(dump), place_of(params, dump)
     again = f"pipeline cache-logits {dump}"
     if params.places.logits is None:
-        if pointer.exists() and not store.exists():
+        if pointer.exists() and not paths.store(dump).exists():
             raise ConfigError(
                 f"{pointer}: points to {bounded(_read(pointer, again)['place'])}, but places.logits is not "
                 "set; expected the folder of the store; set it"
@@ -65,19 +70,28 @@ def find_store_to_follow(params: Params, dump: str) -> Path:
     """Return the folder of a dump's store, which may be unfinished, or not exist yet.
 
     A pointer is written after the store is complete; if there is one, see `find_store`.
+
+    Raises:
+        ConfigError: the store lies in object storage.
     """
-    return find_store(params, dump) if paths.pointer(dump).exists() else place_of(params, dump)
+    store = find_store(params, dump) if paths.pointer(dump).exists() else place_of(params, dump)
+    if not isinstance(store, Path):
+        raise ConfigError(
+            f"{store}: --follow reads a dump in a folder only; wait until it is complete, and run the "
+            "command without --follow"
+        )
+    return store
 
 
-def _require_same(pointer: Path, store: Path, again: str) -> None:
-    expected, manifest = _read(pointer, again)["manifest"], store / MANIFEST
+def _require_same(pointer: Path, store: Root, again: str) -> None:
+    expected, manifest = _read(pointer, again)["manifest"], at(store).get(MANIFEST)
     anew = f"dump it again with: rm {pointer} && {again}"
-    if not manifest.is_file():
+    if manifest is None:
         raise IncompleteStoreError(
             f"{store}: has no {MANIFEST}, but {pointer} points to a complete store; restore it, set "
             f"places.logits to its folder, or {anew}"
         )
-    found = file_digest(manifest)
+    found = bytes_digest(manifest)
     if found != expected:
         raise MismatchError(
             f"{store}: has changed since {pointer} was written ({MANIFEST} is {found[:12]}, expected "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
@@ -12,6 +11,7 @@ from pipeline.core.progress import duration
 from pipeline.dump.forecast import Forecast, forecast
 from pipeline.dump.preflight import size
 from pipeline.dump.rehead import require_fine
+from pipeline.places.folder import Root
 from pipeline.tasks.task import Task
 from stages.artifacts import asked_teacher, judging
 from stages.machine import Machine
@@ -37,7 +37,7 @@ from stages.rehead_params import ProbeParams, ReheadParams
 @runs_on_device
 @reads_params
 def command(
-    params: Params, dump: str, out: Path | None, samples: int | None, as_json: bool, machine: Machine
+    params: Params, dump: str, out: Root | None, samples: int | None, as_json: bool, machine: Machine
 ) -> None:
     """Run the teacher of DUMP over a few samples and estimate the cost of the dump, or of its remainder.
 
@@ -67,7 +67,7 @@ def _foresee_head(
     params: Params,
     name: str,
     asked: ReheadParams | ProbeParams,
-    path: Path,
+    path: Root,
     machine: Machine,
     *,
     as_json: bool,
@@ -87,7 +87,10 @@ def _foresee_head(
 
 def _lines(expected: Forecast, task: Task) -> dict[str, str]:
     needed, free = expected.disk_needed_bytes, expected.disk_free_bytes
-    room = "enough" if needed <= free else f"{size(needed - free)} short: the dump will be refused"
+    disk = f"{size(needed)} to write"
+    if free is not None:
+        short = f"{size(needed - free)} short: the dump will be refused"
+        disk += f", {size(free)} free, {'enough' if needed <= free else short}"
     memory, there = expected.memory_bytes, expected.memory_free_bytes
     short = "; the system may kill the dump" if there is not None and memory > there else ""
     kept = f"{expected.image_bytes:,} bytes, packed" if expected.image_bytes else "kept as files"
@@ -98,6 +101,6 @@ def _lines(expected: Forecast, task: Task) -> dict[str, str]:
         "size": f"{expected.bytes_total:,} bytes in {expected.files:,} files",
         "teacher": f"{expected.teacher_forwards:,} forward passes to do",
         "time": f"{duration(expected.seconds_estimate)} on this device",
-        "disk": f"{size(needed)} to write, {size(free)} free, {room}",
+        "disk": disk,
         "memory": f"{size(memory)}{'' if there is None else f' of {size(there)} available'}{short}",
     }

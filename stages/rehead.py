@@ -11,10 +11,12 @@ from pipeline.core.progress import note
 from pipeline.core.text import require_name
 from pipeline.dump.rehead import PROBE, rehead, require_classes, require_fine
 from pipeline.evaluation.context import RunContext
+from pipeline.places.folder import Root
 from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, gate
 from pipeline.store.place import behind_links, require_reference_or_nothing
 from pipeline.store.reader import LogitStore
+from pipeline.store.reference import beside
 from pipeline.store.rehead import Reheaded
 from stages import paths
 from stages.artifacts import require_as_asked
@@ -99,7 +101,7 @@ def require_dump(params: Params, name: str) -> None:
 
 
 def prepared(
-    params: Params, name: str, asked: ReheadParams | ProbeParams, path: Path, machine: Machine
+    params: Params, name: str, asked: ReheadParams | ProbeParams, path: Root, machine: Machine
 ) -> tuple[Reheaded, RunContext]:
     """Return a re-headed dump that is not written yet, and the data.
 
@@ -108,7 +110,7 @@ def prepared(
         ModelError: the head's file is missing or damaged.
     """
     context, member = machine.context(params.data), paths.store(asked.of).name
-    store = LogitStore.open(path.parent / member)
+    store = LogitStore.open(beside(path, member))
     require_as_asked(params, asked.of, store, machine.device)
     spec = asked.head_spec()
     spec.budget.require_link(context.task.measures)
@@ -120,7 +122,7 @@ def prepared(
 
 
 def make(
-    params: Params, name: str, asked: ReheadParams | ProbeParams, path: Path, machine: Machine
+    params: Params, name: str, asked: ReheadParams | ProbeParams, path: Root, machine: Machine
 ) -> None:
     """Write a re-headed dump, or replace an older one.
 

@@ -21,6 +21,7 @@ from pipeline.dump.verify import Audit, replay, verify, verify_reheaded
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData, audit_data
 from pipeline.models.teacher import Teacher
+from pipeline.places.folder import Root, at
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.growth import tell_pending
 from pipeline.store.index import Splits
@@ -36,12 +37,12 @@ from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
 from stages.failures import say
 from stages.labels import changes_at
 from stages.machine import Machine
-from stages.options import debuggable, reads_store, runs_on_device, trusts_code
+from stages.options import debuggable, reads_store, runs_on_device, store_root, trusts_code
 from stages.ranks import require_alone
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path), required=False)
+@click.argument("store", required=False)
 @click.option(
     "--replay",
     "pairs",
@@ -70,7 +71,7 @@ from stages.ranks import require_alone
 @runs_on_device
 @debuggable
 def command(
-    store: Path | None,
+    store: str | None,
     pairs: int,
     upgrades: bool,
     mend: bool,
@@ -94,7 +95,8 @@ def command(
     if with_data:
         found.append(_audit_prepared(machine, as_json=as_json))
     if store is not None:
-        checked = _CheckedStore(store=store, machine=machine, trust=trust, allow_drift=allow_drift)
+        root = store_root(store, "STORE")
+        checked = _CheckedStore(store=root, machine=machine, trust=trust, allow_drift=allow_drift)
         if upgrades:
             checked.upgrade()
         if mend:
@@ -131,7 +133,7 @@ class _CheckedStore:
         ConfigError: the store is an ensemble, which has no logits of its own.
     """
 
-    store: Path
+    store: Root
     machine: Machine
     trust: Trust
     allow_drift: bool
@@ -169,13 +171,13 @@ class _CheckedStore:
             raise ConfigError(
                 f"{self.store}: a re-headed dump has no shards to repair; repair the dump behind it with "
                 "--repair, or rebuild this one with: pipeline cache-logits "
-                f"{self.store.stem}"
+                f"{at(self.store).stem}"
             )
         damaged: list[Path] = []
         lines = repair(
             self.store,
             *self._bench_and_teacher(),
-            about_to_mend=lambda files: damaged.extend(cached_objects(self.store, files)),
+            about_to_mend=lambda names: damaged.extend(cached_objects(self.store, names)),
         )
         for line in lines:
             note(line)
@@ -242,7 +244,7 @@ def _prepared_splits() -> Splits:
         return {}
 
 
-def _open(store: Path, kind: Kind, *, allow_drift: bool) -> LogitStore | Reheaded:
+def _open(store: Root, kind: Kind, *, allow_drift: bool) -> LogitStore | Reheaded:
     if kind == "rehead":
         return Reheaded.open(store, allow_drift=allow_drift)
     return LogitStore.open(store, allow_drift=allow_drift)

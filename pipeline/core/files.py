@@ -8,12 +8,14 @@ import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
 _CREATED = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+_ATTEMPTS, _PAUSE_SECONDS = 10, 0.01
 # Temporary files of `write_atomic`: `.NAME.partial`; without locks, eight random characters instead.
 _TEMPORARY = re.compile(r"\.(.+)\.(partial|[a-z0-9_]{8})")
 
@@ -49,7 +51,7 @@ def _open_partial(path: Path) -> tuple[Path, IO[bytes]]:
         # The file system has no locks, or another user left the file.
         if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EACCES, errno.EPERM):
             raise
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    partial = _beside(path)
     return partial, os.fdopen(os.open(partial, _CREATED | os.O_EXCL, 0o666), "wb")
 
 
@@ -76,6 +78,44 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
         return os.path.samestat(os.lstat(path), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
+
+
+def write_new(path: Path, content: bytes, publish: Callable[[Path, Path], None]) -> os.stat_result:
+    """Write a file under a name of its own, durably, then give it its name; needs no lock.
+
+    Args:
+        path: of the file; its folder exists.
+        content: the bytes.
+        publish: called with the written file and `path`, e.g. `os.replace`.
+
+    Returns:
+        The state of the file, which does not change as it gets its name.
+    """
+    for attempt in range(_ATTEMPTS):
+        time.sleep(_PAUSE_SECONDS * attempt)
+        partial = _beside(path)
+        file = os.fdopen(os.open(partial, _CREATED | os.O_EXCL, 0o666), "wb")
+        try:
+            with file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                state = os.fstat(file.fileno())
+            publish(partial, path)
+        except FileNotFoundError:
+            # Without working locks another process may take the file for a killed writer's, and remove it.
+            if attempt == _ATTEMPTS - 1 or os.path.lexists(partial):
+                raise
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        else:
+            return state
+    raise AssertionError
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def write_tensors(path: Path, value: Any) -> None:
@@ -138,8 +178,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Create or replace a JSON file (sorted keys, indented, no NaN), atomically."""
-    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
-    write_bytes(path, text.encode())
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return the content of a JSON file: sorted keys, indented, no NaN."""
+    return (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.codecs.blend import Blend
 from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.table import views_of
+from pipeline.places.folder import Root
 from pipeline.store.ensemble import Ensemble, open_members
 from pipeline.store.labels import words_of
 
 
-def write_ensemble(path: Path, names: Sequence[str], blend: Blend, context: RunContext) -> Ensemble:
+def write_ensemble(path: Root, names: Sequence[str], blend: Blend, context: RunContext) -> Ensemble:
     """Write an ensemble of stores in the same folder, and replace an existing one.
 
     Args:

@@ -20,6 +20,7 @@ from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher, require_same_outputs
+from pipeline.places.folder import Root
 from pipeline.samples.index import Form
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.layout import MANIFEST, Layout, Span
@@ -47,7 +48,7 @@ class Forecast:
         memory_bytes: peak resident bytes of the pilot, plus two shards, images held decoded, and the index
             of samples that the pilot's data lacks.
         disk_needed_bytes: bytes of `bytes_total` still to write.
-        disk_free_bytes: free bytes on the store's disk.
+        disk_free_bytes: free bytes on the store's disk; None in object storage.
         memory_free_bytes: memory available to this process; None if the system does not report it.
         fidelity: the codec's error on the pilot.
     """
@@ -62,7 +63,7 @@ class Forecast:
     seconds_estimate: float
     memory_bytes: int
     disk_needed_bytes: int
-    disk_free_bytes: int
+    disk_free_bytes: int | None
     memory_free_bytes: int | None
     fidelity: Fidelity
 
@@ -73,7 +74,7 @@ class Forecast:
 
 
 def forecast(
-    context: RunContext, teacher: Teacher, spec: DumpSpec, path: Path, samples: int | None = None
+    context: RunContext, teacher: Teacher, spec: DumpSpec, path: Root, samples: int | None = None
 ) -> Forecast:
     """Run the pilot and forecast the cost of a dump, or of the rest of an unfinished one.
 
@@ -81,7 +82,7 @@ def forecast(
         context: the data and the device.
         teacher: the model to run.
         spec: the dump's settings.
-        path: folder of the store, existing or not; nothing is written.
+        path: folder or place of the store, existing or not; nothing is written.
         samples: forecast a new dump of a larger dataset with this many training and validation samples, of
             which the data is an excerpt; None for the data itself.
 
@@ -118,7 +119,7 @@ def forecast(
         memory_bytes=memory_bytes(layout, candidate.codec, context.data.train)
         + _MEMORY_PER_SAMPLE * (sum(counts.values()) - sum(counts_of(context.data).values())),
         disk_needed_bytes=max(0, total - written) if forwards else 0,
-        disk_free_bytes=free_disk_bytes(path),
+        disk_free_bytes=free_disk_bytes(path) if isinstance(path, Path) else None,
         memory_free_bytes=free_memory_bytes(),
         fidelity=candidate.fidelity,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.core.errors import LockedError
+from pipeline.core.errors import LockedError, MismatchError, StoreError
 from pipeline.core.files import sync_folder
+from pipeline.core.hashing import difference
 from pipeline.core.progress import note
 from pipeline.dump.plan import DumpPlan, places, require_samples
 from pipeline.dump.spec import splits_of
@@ -22,8 +25,9 @@ from pipeline.loading.feed import Feed
 from pipeline.modalities.preprocessing import Views
 from pipeline.modalities.table import read_views
 from pipeline.models.teacher import Teacher
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
-from pipeline.store.frame import build_frame
+from pipeline.store.frame import begin_frame, build_frame
 from pipeline.store.growth import (
     forget_work,
     growth_folder,
@@ -34,14 +38,13 @@ from pipeline.store.growth import (
 from pipeline.store.header import Header
 from pipeline.store.index import ABSENT, Index
 from pipeline.store.labels import labels_at_dump
-from pipeline.store.layout import MANIFEST, Layout, ShardId
+from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, ShardId
 from pipeline.store.ledger import Done
 from pipeline.store.leftovers import half_written
 from pipeline.store.lock import PREPARATION_SECONDS, WHOLE, forget_killed, gate, writers, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import (
     clean,
-    clear_unfinished_frame,
     discard,
     partial_folder,
     require_store_or_nothing,
@@ -51,8 +54,10 @@ from pipeline.store.records import Recorded
 from pipeline.store.writer import StoreWriter
 from pipeline.tasks.task import Task
 
+_ATTEMPTS = 10
 
-def clean_up(path: Path, wait_seconds: float) -> None:
+
+def clean_up(path: Root, wait_seconds: float) -> None:
     """Remove the leftovers of killed writers; they are looked for before the store's gate is held.
 
     Args:
@@ -64,7 +69,7 @@ def clean_up(path: Path, wait_seconds: float) -> None:
         LockedError: another process still holds the gate.
     """
     require_store_or_nothing(path)
-    found = half_written(path) if path.is_dir() else []
+    found = half_written(path)
     with gate(path, wait_seconds):
         forget_killed(path)
         clean(path, () if writers(path) else found)
@@ -138,7 +143,7 @@ def make_feeds(
 def require_same_pixels(
     context: RunContext,
     teacher: Teacher,
-    path: Path,
+    path: Root,
     header: Header,
     rows: Mapping[str, NDArray[np.int64]],
     done: Mapping[ShardId, Recorded],
@@ -167,7 +172,7 @@ def require_same_pixels(
         measure_drift(feed, spread_out(seen)).require_none(str(path), header.versions, feed.images.decoder)
 
 
-def discard_without_views(path: Path, writer: StoreWriter) -> None:
+def discard_without_views(path: Root, writer: StoreWriter) -> None:
     """Remove a store without training shards, unless another process is writing it."""
     begun = writer.is_growing or any(shard.section == "train" for shard in writer.begun())
     if not begun and len(writers(path)) <= 1:
@@ -175,22 +180,62 @@ def discard_without_views(path: Path, writer: StoreWriter) -> None:
 
 
 def _create(plan: DumpPlan) -> None:
-    """Create a store without shards, atomically: a killed run leaves no header, so no store."""
+    """Create a store without shards; of several writers at once, one does, and the others follow it.
+
+    In a folder it appears whole: a killed run leaves no header, so no store. In object storage the header
+    comes first, and whoever wants the same store completes its frame.
+
+    Raises:
+        MismatchError: another writer has just created a different store.
+    """
     path, index, state = plan.path, plan.index, plan.codec.state
-    if path.is_dir():
-        # An existing folder may be a mount point, which cannot be renamed over.
-        clear_unfinished_frame(path)
-        build_frame(path, plan.header, index=index, state=state)
-        return
-    partial = partial_folder(path)
-    build_frame(partial, plan.header, index=index, state=state)
-    partial.rename(path)
-    sync_folder(path.parent)
+    if isinstance(path, Path) and not path.is_dir():
+        created = _create_folder(plan, path)
+    else:
+        if isinstance(path, Path):
+            # An existing folder may be a mount point, which cannot be renamed over.
+            begin_frame(path, plan.header, index=index, state=state)
+        created = at(path).put_if_absent(ZARR_JSON, plan.header.to_bytes()) is not None
+    if not created:
+        _require_same_header(path, plan.header)
+    if not isinstance(path, Path):
+        begin_frame(path, plan.header, index=index, state=state)
 
 
-def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor]) -> None:
+def _create_folder(plan: DumpPlan, path: Path) -> bool:
+    """Build a store beside its place and rename it, which fails if another process has created one."""
+    for last in (*(False,) * _ATTEMPTS, True):
+        partial = partial_folder(path)
+        try:
+            build_frame(partial, plan.header, index=plan.index, state=plan.codec.state)
+            partial.rename(path)
+        except OSError as error:
+            gone = not partial.exists()
+            shutil.rmtree(partial, ignore_errors=True)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                return False
+            # Without working locks another process may take the folder for a killed run's, and remove it.
+            if last or not gone:
+                raise
+        else:
+            sync_folder(path.parent)
+            return True
+    raise AssertionError
+
+
+def _require_same_header(path: Root, header: Header) -> None:
+    found = Header.read(Location(path))
+    if not found.says_the_same_as(header):
+        raise MismatchError(
+            f"{path}: another process has just created this store, and it differs: "
+            f"{difference(found.to_dict(), header.to_dict())}; give all writers the same parameters, data "
+            "and versions, or choose a different --out"
+        )
+
+
+def _grow(path: Root, header: Header, index: Index, state: Mapping[str, Tensor]) -> None:
     """Prepare a store for more views or samples, or resume an interrupted preparation."""
-    complete = (path / MANIFEST).exists()
+    complete = at(path).exists(MANIFEST)
     there = growth_folder(path) if complete and is_growing(path) else path
     if header != Header.read(Location(there)) and (others := writers(path)):
         raise LockedError(
@@ -204,11 +249,11 @@ def _grow(path: Path, header: Header, index: Index, state: Mapping[str, Tensor])
 # Completion: the manifest is written last and marks a store without missing shards.
 
 
-def complete(path: Path, header: Header, context: RunContext, *, completes: bool) -> Manifest | None:
+def complete(path: Root, header: Header, context: RunContext, *, completes: bool) -> Manifest | None:
     """Complete a store without missing shards, and measure the teacher on its stored held-out logits.
 
     Args:
-        path: the store's folder.
+        path: the store's folder or place.
         header: the store's planned content.
         context: the data and its task.
         completes: write the manifest; if False, only report progress.
@@ -216,9 +261,24 @@ def complete(path: Path, header: Header, context: RunContext, *, completes: bool
     Returns:
         The manifest, or None if the store is still incomplete.
     """
-    location = Location(path)
-    if is_complete(path, header):
-        return Manifest.read(location)
+    try:
+        manifest = None if is_complete(path, header) else _complete(path, header, context, completes)
+    except (StoreError, OSError):
+        # Without locks another process may complete the store meanwhile, and remove its records.
+        if not is_complete(path, header):
+            raise
+        manifest = None
+    if manifest is not None:
+        _warn_of_cost(path, manifest, context.task)
+    elif is_complete(path, header):
+        manifest = Manifest.read(Location(path))
+        if not at(path).has_locks:
+            forget_work(path, manifest)
+    return manifest
+
+
+def _complete(path: Root, header: Header, context: RunContext, completes: bool) -> Manifest | None:
+    """Complete a store; nothing is returned if shards are missing, or another process completes it."""
     writer = StoreWriter(path, header)
     finished, total = writer.done(), writer.layout.n_shards
     done = len(finished)
@@ -231,13 +291,11 @@ def complete(path: Path, header: Header, context: RunContext, *, completes: bool
         with gate(path, PREPARATION_SECONDS, free_of=WHOLE, writers_seconds=PREPARATION_SECONDS):
             held.enter_context(writing(path, WHOLE))
             if is_complete(path, header):
-                return Manifest.read(location)
-        manifest = _completed(path, writer, finished, context)
-    _warn_of_cost(path, manifest, context.task)
-    return manifest
+                return None
+        return _completed(path, writer, finished, context)
 
 
-def _completed(path: Path, writer: StoreWriter, finished: Done, context: RunContext) -> Manifest:
+def _completed(path: Root, writer: StoreWriter, finished: Done, context: RunContext) -> Manifest:
     """Write catalogues and manifest of a store without missing shards."""
     location = Location(path)
     writer.tidy()
@@ -258,7 +316,7 @@ def _completed(path: Path, writer: StoreWriter, finished: Done, context: RunCont
     return manifest
 
 
-def _warn_of_cost(path: Path, manifest: Manifest, task: Task) -> None:
+def _warn_of_cost(path: Root, manifest: Manifest, task: Task) -> None:
     """Warn if the codec exceeded its budget over the whole dump, e.g. after an unlucky pilot."""
     budget, fidelity = manifest.header.codec_spec.budget, manifest.fidelity()
     if budget is not None and not fidelity.within(budget):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs import Codec, codec_fingerprint, find_codec
+from pipeline.codecs import Codec, codec_fingerprint, find_codec, state_shapes
 from pipeline.codecs.rule import Measures
 from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.progress import note
@@ -24,6 +23,8 @@ from pipeline.dump.spec import DumpSpec, counts_of, splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher, require_same_outputs
+from pipeline.places.addresses import removal
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE
@@ -39,8 +40,18 @@ from pipeline.store.index import (
     dataset_digest,
     labels_digest,
     read_index,
+    require_same_making,
 )
-from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON, Layout, Section, ShardId, default_shard_rows
+from pipeline.store.layout import (
+    CODEC_GROUP,
+    MANIFEST,
+    SCHEMA,
+    ZARR_JSON,
+    Layout,
+    Section,
+    ShardId,
+    default_shard_rows,
+)
 from pipeline.store.ledger import Records
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, require_store_or_nothing
@@ -71,7 +82,7 @@ class DumpPlan:
     context: RunContext
     teacher: Teacher
     spec: DumpSpec
-    path: Path
+    path: Root
     header: Header
     index: Index
     codec: Codec
@@ -93,7 +104,7 @@ class DumpPlan:
 
 
 def plan_dump(
-    context: RunContext, teacher: Teacher, spec: DumpSpec, path: Path, *, pilot: Pilot | None = None
+    context: RunContext, teacher: Teacher, spec: DumpSpec, path: Root, *, pilot: Pilot | None = None
 ) -> DumpPlan:
     """Plan a new store, or additions to an existing one.
 
@@ -115,7 +126,7 @@ def plan_dump(
     spec.codec.require_link(context.task.measures)
     path = behind_links(path)
     require_store_or_nothing(path)
-    is_new = not (path / ZARR_JSON).exists()
+    is_new = not at(path).exists(ZARR_JSON) or _is_claimed(context, teacher, spec, path)
     done: Mapping[ShardId, Recorded] = {}
     written_bytes = 0
     if is_new:
@@ -140,9 +151,28 @@ def plan_dump(
     )
 
 
+def _is_claimed(context: RunContext, teacher: Teacher, spec: DumpSpec, path: Root) -> bool:
+    """Whether the store, in object storage, has a header and no whole frame yet.
+
+    Another writer creates it, or was killed meanwhile: whoever plans the same store completes its frame.
+
+    Raises:
+        MismatchError: that writer has a different teacher, views or codec.
+    """
+    if at(path).has_locks or at(path).exists(MANIFEST):
+        return False
+    header = Header.read(Location(path))
+    state = (f"{CODEC_GROUP}/{name}/{ZARR_JSON}" for name in state_shapes(header.layout.codec))
+    frame = {*header.layout.frame_files(), *state}
+    if len(at(path).sizes_of(frame)) == len(frame):
+        return False
+    require_same_making(path, header, _wanted(context, teacher, spec))
+    return True
+
+
 def renewed(plan: DumpPlan) -> DumpPlan:
     """Plan again from the store's current state; keep the plan if the store does not exist yet."""
-    if plan.is_new and not (plan.path / ZARR_JSON).exists():
+    if plan.is_new and not at(plan.path).exists(ZARR_JSON):
         return plan
     return plan_dump(plan.context, plan.teacher, plan.spec, plan.path)
 
@@ -174,7 +204,7 @@ def _new(
 
 
 def _extended(
-    context: RunContext, teacher: Teacher, spec: DumpSpec, path: Path
+    context: RunContext, teacher: Teacher, spec: DumpSpec, path: Root
 ) -> tuple[Header, Index, Codec]:
     """Return header, samples and codec of an existing store plus the spec's additions.
 
@@ -188,32 +218,32 @@ def _extended(
     found = Header.read(Location(frame))
     codec = found.codec(read_state(frame, found.layout), str(path))
     known = read_index(frame, found)
-    if not (path / MANIFEST).exists() and not is_growing(path):
+    if not at(path).exists(MANIFEST) and not is_growing(path):
         # No reader opens an unfinished store, so a lower view_count may still drop views.
         found = found.with_views(min(found.layout.sections["train"].n_views, wanted.view_count))
     header, index = adopt(path, found, known, wanted)
     if header != found and is_growing(path):
         header, index = _as_begun(path, found, known, wanted)
-    if header != found or not (path / MANIFEST).exists():
+    if header != found or not at(path).exists(MANIFEST):
         # A store of schema 3 keeps it until its next addition, which writes the catalogues of all shards.
         header = replace(header, schema=SCHEMA)
     return header, index, codec
 
 
-def _as_begun(path: Path, found: Header, known: Index, wanted: Wanted) -> tuple[Header, Index]:
+def _as_begun(path: Root, found: Header, known: Index, wanted: Wanted) -> tuple[Header, Index]:
     """Return header and samples of an unfinished growth, adapted to the spec, possibly with fewer views.
 
     Raises:
         CorruptStoreError: the manifest is missing, or the growth is damaged.
         MismatchError: the growth belongs to a different store, or the spec has different samples.
     """
-    if not (path / MANIFEST).exists():
+    if not at(path).exists(MANIFEST):
         raise CorruptStoreError(f"{path}: {MANIFEST} is missing beside an unfinished growth; {RESTORE}")
     folder, (begun, index) = growth_folder(path), read_growth(path)
     if not begun.extends(found) or not all(index[name].begins_with(some) for name, some in known.items()):
         raise MismatchError(
             f"{folder}: this unfinished growth belongs to a different store; expected the samples, "
-            f"teacher, views and codec of the store around it; remove it with: rm -r {folder}"
+            f"teacher, views and codec of the store around it; remove it with: {removal(folder)}"
         )
     return adopt(folder, begun.with_views(wanted.view_count), index, wanted)
 
@@ -285,9 +315,9 @@ def new_layout(
     )
 
 
-def _finished(path: Path, header: Header) -> tuple[Mapping[ShardId, Recorded], int, int]:
+def _finished(path: Root, header: Header) -> tuple[Mapping[ShardId, Recorded], int, int]:
     """Return the finished shards of a store that exists, and their bytes and rows."""
-    complete = (path / MANIFEST).exists()
+    complete = at(path).exists(MANIFEST)
     manifest = Manifest.read(Location(path)) if complete else None
     new = Records(growth_folder(path) if complete else path).read(header)
     written, rows = sum(one.bytes for one in new.values()), sum(one.rows for one in new.values())
@@ -314,7 +344,7 @@ def places(layout: Layout, index: Index, splits: Mapping[str, Split]) -> dict[st
 
 
 def require_samples(
-    path: Path, layout: Layout, rows: Mapping[str, NDArray[np.int64]], shards: Iterable[ShardId]
+    path: Root, layout: Layout, rows: Mapping[str, NDArray[np.int64]], shards: Iterable[ShardId]
 ) -> None:
     """Refuse to make shards if the data lacks their samples.
 

@@ -19,6 +19,7 @@ from pipeline.core.errors import StoreError
 from pipeline.core.limits import free_disk_bytes, free_memory_bytes
 from pipeline.core.progress import duration, note
 from pipeline.dump.read_ahead import held_bytes
+from pipeline.places.folder import Root
 from pipeline.samples.packed import Split
 from pipeline.store.layout import Layout
 from pipeline.store.ledger import Finished
@@ -89,11 +90,11 @@ def memory_bytes(layout: Layout, codec: Codec, images: Split) -> int:
     return resident + 2 * layout.shard_rows * codec.bytes + held_bytes(images, layout.shard_rows)
 
 
-def require_room(path: Path, need: Need) -> None:
+def require_room(path: Root, need: Need) -> None:
     """Report the needs of the rest of a dump, and refuse it if the disk is too small.
 
     Args:
-        path: the store's folder, existing or not.
+        path: the store's folder, existing or not, or its place.
         need: resources for the missing part.
 
     Raises:
@@ -101,8 +102,10 @@ def require_room(path: Path, need: Need) -> None:
     """
     if not need.rows:
         return
-    disk, memory = free_disk_bytes(path), free_memory_bytes()
-    if need.disk_bytes is not None and need.disk_bytes > disk:
+    # Object storage has no limit that could be asked for.
+    disk = free_disk_bytes(path) if isinstance(path, Path) else None
+    memory = free_memory_bytes()
+    if disk is not None and need.disk_bytes is not None and need.disk_bytes > disk:
         raise StoreError(
             f"{path}: the missing shards need {size(need.disk_bytes)}, but the disk has {size(disk)} "
             "free; free some space, lower views.count, choose a smaller codec, or use a different disk "
@@ -117,12 +120,13 @@ def require_room(path: Path, need: Need) -> None:
         )
 
 
-def _told(need: Need, disk: int) -> list[str]:
+def _told(need: Need, disk: int | None) -> list[str]:
     parts = [f"{need.rows:,} forward passes to do"]
     if need.seconds is not None:
         parts.append(duration(need.seconds))
     if need.disk_bytes is not None:
-        parts.append(f"{size(need.disk_bytes)} of {size(disk)} free disk space")
+        room = f" of {size(disk)} free disk space" if disk is not None else " to write"
+        parts.append(f"{size(need.disk_bytes)}{room}")
     return parts
 
 

@@ -19,9 +19,11 @@ from pipeline.dump.spec import splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.head_files import read_head
+from pipeline.places.folder import Root
 from pipeline.places.location import Location
 from pipeline.store.labels import digest_of_present, words_of
 from pipeline.store.reader import LogitStore
+from pipeline.store.reference import beside
 from pipeline.store.rehead import Finding, Reheaded, is_embedding, require_features
 from pipeline.tasks.table import task_of
 
@@ -85,7 +87,7 @@ class HeadSpec:
         return Path(self.source).name
 
 
-def rehead(path: Path, name: str, spec: HeadSpec, head: Head, context: RunContext) -> Reheaded:
+def rehead(path: Root, name: str, spec: HeadSpec, head: Head, context: RunContext) -> Reheaded:
     """Return a re-headed store, with its fidelity and quality; nothing is written.
 
     Args:
@@ -101,7 +103,7 @@ def rehead(path: Path, name: str, spec: HeadSpec, head: Head, context: RunContex
         MismatchError: the outputs need a different budget.
     """
     spec.budget.require_link(context.task.measures)
-    store = LogitStore.open(path.parent / name)
+    store = LogitStore.open(beside(path, name))
     require_features(name, store, head)
     rule = task_of(store.teacher).restored(store.measures)
     recoded = recode(store, rule, of_outputs=head.of_outputs)

@@ -24,7 +24,8 @@ from pipeline.dump.spec import DumpSpec, splits_of
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.teacher import Teacher
-from pipeline.places.local import remove_inside, require_own_folders
+from pipeline.places.folder import Root, at
+from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.store.faults import STRAY, Fault, metadata_faults, shard_faults, strays
 from pipeline.store.frame import build_frame, frame_files, read_state
@@ -46,6 +47,7 @@ from pipeline.store.lock import WAIT_SECONDS, WHOLE, gate, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, clean
 
+_STRAYS = ".strays"
 _CANNOT = "restore it (dvc checkout --force), or remove the store and dump again"
 
 
@@ -66,11 +68,11 @@ class _Findings:
     manifest: Manifest | None
 
 
-def _ignore(files: list[Path]) -> None:
+def _ignore(names: Sequence[str]) -> None:
     """Ignore bad files."""
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Root) -> Header:
     """Return a store's header from its manifest or, if that is lost, from its root.
 
     Raises:
@@ -84,11 +86,11 @@ def read_header(path: Path) -> Header:
 
 
 def repair(
-    path: Path,
+    path: Root,
     context: RunContext,
     teacher: Teacher,
     *,
-    about_to_mend: Callable[[list[Path]], None] = _ignore,
+    about_to_mend: Callable[[Sequence[str]], None] = _ignore,
 ) -> list[str]:
     """Make bad files of a store again, and complete the store.
 
@@ -99,7 +101,7 @@ def repair(
         path: the store's folder, complete or not.
         context: the store's data and the device.
         teacher: the store's teacher.
-        about_to_mend: called with the bad files before any of them is touched.
+        about_to_mend: called with the names of the bad files before any of them is touched.
 
     Returns:
         One line per file that was rewritten, removed or moved away.
@@ -110,7 +112,8 @@ def repair(
     """
     path = behind_links(path)
     with ExitStack() as held:
-        require_own_folders(path)
+        if isinstance(path, Path):
+            require_own_folders(path)
         found_before = half_written(path)
         with gate(path, WAIT_SECONDS, free_of=WHOLE):
             # Every other writer waits for this lock, so the gate is not needed for the rest.
@@ -121,7 +124,7 @@ def repair(
         header, layout = found.header, found.header.layout
         header.require_teacher(teacher.described(), str(path))
         spec = DumpSpec.of(header, path)
-        if not found.faults and (path / MANIFEST).exists():
+        if not found.faults and at(path).exists(MANIFEST):
             return []
         index, lost = _index(path, header, context.data)
         context = replace(context, data=_known(context.data, index))
@@ -133,14 +136,14 @@ def repair(
         require_same_pixels(context, teacher, path, header, rows, good)
         state, also_lost = _state(path, header, context, teacher)
         faults = [*found.faults, *lost, *also_lost]
-        about_to_mend([path / fault.name for fault in faults])
+        about_to_mend([fault.name for fault in faults])
         _mend(path, replace(found, faults=faults), index, state)
     note(f"{path}: {counted(len(faults), 'file')} to rewrite, remove or move away")
     cache_logits(context, teacher, spec, path)
     return [_done_about(path, fault) for fault in faults]
 
 
-def _mend(path: Path, found: _Findings, index: Index, state: Mapping[str, Tensor]) -> None:
+def _mend(path: Root, found: _Findings, index: Index, state: Mapping[str, Tensor]) -> None:
     """Remove bad files and the manifest, which leaves an incomplete store for the dump to complete."""
     if found.manifest is not None:
         _keep_proof(path, found.manifest)
@@ -148,12 +151,12 @@ def _mend(path: Path, found: _Findings, index: Index, state: Mapping[str, Tensor
         if _is_foreign(fault):
             _move_away(path, fault.name)
         elif fault.name not in (ZARR_JSON, MANIFEST, GATHERED) and catalogue_digest(fault.name) is None:
-            remove_inside(path, fault.name)
+            at(path).delete([fault.name])
     build_frame(path, found.header, index=index, state=state)
-    (path / MANIFEST).unlink(missing_ok=True)
+    at(path).delete([MANIFEST])
 
 
-def _keep_proof(path: Path, manifest: Manifest) -> None:
+def _keep_proof(path: Root, manifest: Manifest) -> None:
     """Write each catalogue that can be read, and its copy, unless whole: they outlive the manifest."""
     for span in manifest.layout.spans():
         with suppress(CorruptStoreError, IncompleteStoreError):
@@ -165,8 +168,11 @@ def _is_foreign(fault: Fault) -> bool:
     return fault.problem == STRAY and not is_shard_file(fault.name)
 
 
-def _move_away(path: Path, name: str) -> None:
-    target = _strays_folder(path) / name
+def _move_away(path: Root, name: str) -> None:
+    if not isinstance(path, Path):
+        at(path).move([name], at(_strays_folder(path)))
+        return
+    target = path.with_name(f"{path.name}{_STRAYS}") / name
     target.parent.mkdir(parents=True, exist_ok=True)
     numbered = (target.with_name(f"{target.name}.{number}") for number in itertools.count(1))
     free = next(place for place in itertools.chain([target], numbered) if not os.path.lexists(place))
@@ -174,19 +180,22 @@ def _move_away(path: Path, name: str) -> None:
     shutil.move(path / name, free)
 
 
-def _strays_folder(path: Path) -> Path:
-    return path.with_name(f"{path.name}.strays")
+def _strays_folder(path: Root) -> Root:
+    if isinstance(path, Path):
+        return path.with_name(f"{path.name}{_STRAYS}")
+    return next(path.parents()).below(f"{str(path).rpartition('/')[2]}{_STRAYS}")
 
 
-def _done_about(path: Path, fault: Fault) -> str:
+def _done_about(path: Root, fault: Fault) -> str:
     if _is_foreign(fault):
         return f"moved to {_strays_folder(path)}: {fault.name}, which is not part of the store"
     return f"{'removed' if fault.problem == STRAY else 'rewritten'}: {fault}"
 
 
-def _examine(path: Path) -> _Findings:
+def _examine(path: Root) -> _Findings:
     """Check a store against its manifest or, if that is lost, against its header and records."""
-    require_own_folders(path)
+    if isinstance(path, Path):
+        require_own_folders(path)
     location = Location(path)
     manifest = None
     with suppress(CorruptStoreError, IncompleteStoreError):
@@ -216,7 +225,7 @@ def _only_manifest_proves(layout: Layout, name: str) -> bool:
     return section in layout.sections and rest.partition("/")[0] not in INDEX_ARRAYS
 
 
-def _index(path: Path, header: Header, data: PreparedData) -> tuple[Index, list[Fault]]:
+def _index(path: Root, header: Header, data: PreparedData) -> tuple[Index, list[Fault]]:
     """Return the samples of a store; if its index is lost, those of the data and the lost files."""
     with suppress(CorruptStoreError):
         return read_index(path, header), []
@@ -246,7 +255,7 @@ def _known(data: PreparedData, index: Index) -> PreparedData:
 
 
 def _state(
-    path: Path, header: Header, context: RunContext, teacher: Teacher
+    path: Root, header: Header, context: RunContext, teacher: Teacher
 ) -> tuple[Mapping[str, Tensor], list[Fault]]:
     """Return the codec's state; if it is lost, that of a new pilot and the lost files."""
     with suppress(CorruptStoreError):
@@ -260,6 +269,6 @@ def _state(
     return codec.state, _lost(path, lambda name: name.startswith(f"{CODEC_GROUP}/"))
 
 
-def _lost(path: Path, which: Callable[[str], bool]) -> list[Fault]:
+def _lost(path: Root, which: Callable[[str], bool]) -> list[Fault]:
     names = sorted(name for name in frame_files(path) if "/" in name and which(name))
     return [Fault(name, "has changed, or belongs to a group of files that has") for name in names]

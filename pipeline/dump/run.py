@@ -19,7 +19,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -48,6 +47,7 @@ from pipeline.dump.speed import Stopwatch
 from pipeline.evaluation.context import RunContext
 from pipeline.loading.feed import consecutive
 from pipeline.models.teacher import CompiledTeacher, Teacher
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.samples.label_forms import is_known
 from pipeline.store.growth import is_complete, tell_pending
@@ -67,7 +67,7 @@ def cache_logits(
     context: RunContext,
     teacher: Teacher,
     spec: DumpSpec,
-    path: Path,
+    path: Root,
     *,
     part: Slice = WHOLE,
     completes: bool = True,
@@ -104,7 +104,7 @@ def run_dump(
 
 
 def _run(
-    path: Path, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool, by_view: bool
+    path: Root, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool, by_view: bool
 ) -> Manifest | None:
     # Slices start together: the first one plans and makes the held-out shards at the gate, the others wait
     # for it and find that work done.
@@ -134,7 +134,7 @@ def _run(
 
 
 def _begin(
-    path: Path, plan: Callable[[], DumpPlan], part: Slice, wait: float, held: ExitStack
+    path: Root, plan: Callable[[], DumpPlan], part: Slice, wait: float, held: ExitStack
 ) -> tuple[_Dump | None, DumpPlan] | None:
     """Open a store for a slice of its shards, and make its held-out shards.
 
@@ -146,7 +146,7 @@ def _begin(
         completed the store in between; then the plan is out of date.
     """
     form = form_of(path)
-    ahead = plan() if (path / ZARR_JSON).exists() else None
+    ahead = plan() if at(path).exists(ZARR_JSON) else None
     if ahead is not None:
         require_room(path, _need(ahead, part, ahead.missing, ahead.rates))
         require_resumable(ahead)
@@ -160,7 +160,13 @@ def _begin(
         if is_complete(path, planned.header):
             return None, planned
         held.enter_context(writing(path, part))
-        dump = _Dump(planned)
+        try:
+            dump = _Dump(planned)
+        except StoreError:
+            # Without locks another process may complete the store in between.
+            if not is_complete(path, planned.header):
+                raise
+            return None, planned
         try:
             dump.make(list(planned.header.layout.held_out_shards()))
             dump.require_good_teacher()

@@ -21,6 +21,7 @@ from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
 from pipeline.models.teacher import Teacher
+from pipeline.places.folder import Root
 from pipeline.places.location import Location
 from pipeline.store.faults import metadata_faults, shard_faults, strays
 from pipeline.store.header import Header
@@ -71,7 +72,7 @@ class Audit:
         return {name: value for name, value in asdict(self).items() if name not in _UNTOLD}
 
 
-def verify(path: Path, workers: int = 1) -> Audit:
+def verify(path: Root, workers: int = 1) -> Audit:
     """Read every file of a store once, and compare it with the manifest.
 
     Args:
@@ -100,7 +101,7 @@ def verify(path: Path, workers: int = 1) -> Audit:
     return Audit(ok=not bad, checked=len(known), bad=bad, files=tuple(fault.name for fault in faults))
 
 
-def verify_reheaded(path: Path) -> Audit:
+def verify_reheaded(path: Root) -> Audit:
     """Check a re-headed store: its manifest and head, every byte behind it, and its outputs.
 
     Raises:
@@ -109,7 +110,8 @@ def verify_reheaded(path: Path) -> Audit:
     """
     store = Reheaded.open(path)
     (member,) = store.members
-    audit = verify(Path(str(member.location.place)))
+    root = member.location.root
+    audit = verify(Path(str(member.location)) if root is None else root)
     bad = audit.bad or [
         f"{name} view {view} has non-finite outputs"
         for name, section in store.sections.items()

@@ -39,18 +39,21 @@ class NoFileError(CorruptStoreError):
         self.name, self.problem = name, problem
 
 
-def read_inside(root: Path, name: str, most_bytes: int) -> bytes | None:
+def read_inside(
+    root: Path, name: str, most_bytes: int | None = None, *, first: int = 0, count: int | None = None
+) -> bytes | None:
     """Return a file's bytes, or None if it is missing.
 
     Args:
         root: the folder.
         name: path of the file inside the folder, with / between the parts.
-        most_bytes: the largest accepted size.
+        most_bytes: the largest accepted size; None for any.
+        first, count: the first byte to return, and their number at most; None for all.
 
     Raises:
         CorruptStoreError: the file is not regular, too large, or outside the folder.
     """
-    path = _inside(root, name)
+    path = path_inside(root, name)
     try:
         kind = path.stat().st_mode
         if not stat.S_ISREG(kind):
@@ -59,13 +62,14 @@ def read_inside(root: Path, name: str, most_bytes: int) -> bytes | None:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise NoFileError(root, name, "was replaced while being opened")
-            if found.st_size > most_bytes:
+            if most_bytes is not None and found.st_size > most_bytes:
                 raise too_large(root, name, found.st_size, most_bytes)
+            file.seek(first)
             # The size is no proof: a file may grow, and files of /proc report 0.
-            content = file.read(most_bytes + 1)
+            content = file.read(count if most_bytes is None else most_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if len(content) > most_bytes:
+    if most_bytes is not None and len(content) > most_bytes:
         raise too_large(root, name, len(content), most_bytes)
     return content
 
@@ -81,7 +85,7 @@ def remove_inside(root: Path, name: str) -> None:
     Raises:
         CorruptStoreError: the name leads out of the folder.
     """
-    _inside(root, name).unlink(missing_ok=True)
+    path_inside(root, name).unlink(missing_ok=True)
 
 
 def names_in(root: Path, skip: Callable[[str], bool] | None = None) -> Iterator[str]:
@@ -124,7 +128,7 @@ def too_large(store: object, name: str, size: int, most_bytes: int) -> NoFileErr
     return NoFileError(store, name, f"has {size} bytes, expected at most {most_bytes}")
 
 
-def _inside(root: Path, name: str) -> Path:
+def path_inside(root: Path, name: str) -> Path:
     """Return the path of a name inside the root.
 
     Raises:

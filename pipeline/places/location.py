@@ -1,17 +1,16 @@
-"""Locations of stores: a local folder, or object storage through zarr's store classes.
+"""Locations of stores for reading: a folder, an address of object storage, or a zarr store.
 
-Only local folders are written. Reading needs whole files by name, which every location supports. A relative
-folder is resolved once, so a later change of the working folder has no effect. Files outside the store, or
-larger than their reader allows, are refused. Messages never show passwords, tokens or keys of an address.
+Reading needs whole files by name, which every location supports. Addresses of `objects.py` are read with
+obstore if it is installed and no option is given, and with fsspec otherwise. A relative folder is resolved
+once, so a later change of the working folder has no effect. Files outside the store, or larger than their
+reader allows, are refused. Messages never show passwords, tokens or keys of an address.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote
 
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import default_buffer_prototype
@@ -20,111 +19,44 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.core.errors import StoreError, brief
 from pipeline.core.package import extra_command
+from pipeline.places.addresses import hidden_place, is_address, secrets_of, without
+from pipeline.places.folder import LocalPlace, Root
 from pipeline.places.local import NoFileError, exists_inside, read_inside, too_large
+from pipeline.places.objects import REQUESTS_AT_ONCE, ObjectPlace, is_installed, is_object_address
+from pipeline.places.place import Place
 
-_HIDDEN = "***"
-# Separates nested file systems in fsspec's addresses, e.g. simplecache::s3://bucket/main.zarr.
-_LINK = "::"
-_SCHEME = "[A-Za-z][A-Za-z0-9+.-]"
-# `Path("s3://bucket")` collapses the slashes to `s3:/bucket`, so one slash is enough.
-_ADDRESS = re.compile(rf"(?P<scheme>{_SCHEME}*://|{_SCHEME}+:/)(?P<rest>[^\s'\"<>]*)")
-_PLACE = re.compile(rf".*?://|{_SCHEME}+:/", re.DOTALL)
-# A library may split an address here by mistake, and report a part of a password as a port or a path.
-_CUTS = re.compile("[/?#:@]")
-_SECRET_OPTION = re.compile(r"key|secret|token|pass|cred|auth|sas|conn|sign|user", re.IGNORECASE)
-# Hiding shorter secrets would destroy ordinary words.
-_SHORTEST = 4
 T = TypeVar("T")
-Place = Path | str | Store
+Address = Path | str | Store | Place
 JSON_BYTES = 1 << 29  # enough for a manifest of more than 100,000 shards
+_READ_THREADS = 4
 _LOCAL = ("file://", "local://")
-
-
-def hidden(text: str) -> str:
-    """Hide user, password, query and fragment of all addresses in a text.
-
-    >>> hidden("see s3://key:secret@bucket/main.zarr?token=1")
-    'see s3://***@bucket/main.zarr?***'
-    """
-    return _ADDRESS.sub(lambda found: found["scheme"] + _without_secrets(found["rest"]), text)
-
-
-def hidden_place(place: str) -> str:
-    """Hide the secrets of one address; a password may contain any character, even spaces.
-
-    >>> hidden_place("ftp://me:it's secret@host/main.zarr")
-    'ftp://***@host/main.zarr'
-    """
-    return _LINK.join(_hidden_link(link) for link in place.split(_LINK))
-
-
-def without(text: str, secrets: frozenset[str]) -> str:
-    """Hide these secrets in a text, and the secrets of its addresses."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, _HIDDEN)
-    return hidden(text)
-
-
-def secrets_of(address: str, options: Mapping[str, Any]) -> frozenset[str]:
-    """Return the secrets of an address and of its file system's options."""
-    found = [*_secret_values(options)]
-    for link in address.split(_LINK):
-        user, place = _split(link.partition("://")[2])
-        after = [part for mark in "?#" for part in [place.partition(mark)[2]]]
-        found += [user, *_CUTS.split(user), *after, *(v for part in after for _, v in parse_qsl(part))]
-    return frozenset(s for secret in found for s in (secret, unquote(secret)) if len(s) >= _SHORTEST)
-
-
-def _hidden_link(link: str) -> str:
-    scheme = _PLACE.match(link)
-    return link if scheme is None else scheme[0] + _without_secrets(link[scheme.end() :])
-
-
-def _without_secrets(rest: str) -> str:
-    """Hide user, password, query and fragment in the part after the scheme."""
-    user, place = _split(rest)
-    mark = re.search("[?#]", place)
-    if mark is not None:
-        place = f"{place[: mark.start()]}{mark[0]}{_HIDDEN}"
-    return f"{_HIDDEN}@{place}" if user else place
-
-
-def _split(rest: str) -> tuple[str, str]:
-    """Split an address without scheme into (user and password or "", the rest)."""
-    host = rest.partition("/")[0]
-    if "@" in host:
-        user, _, host = host.rpartition("@")
-        return user, rest[len(user) + 1 :]
-    # A colon without a port means a password with a slash, e.g. me:a/b@host.
-    if "@" in rest and re.search(r":(?!\d*$)", host):
-        user, _, place = rest.rpartition("@")
-        return user, place
-    return "", rest
-
-
-def _secret_values(options: Mapping[str, Any], named: bool = False) -> Iterator[str]:
-    for name, value in options.items():
-        secret = named or bool(_SECRET_OPTION.search(str(name)))
-        if isinstance(value, Mapping):
-            yield from _secret_values(value, secret)
-        elif secret and isinstance(value, str):
-            yield value
 
 
 class Location:
     """The files of a store, by name.
 
     Args:
-        place: a folder, a URL, e.g. s3://bucket/main.zarr, or a zarr `Store`.
+        place: a folder, a URL, e.g. s3://bucket/main.zarr, a zarr `Store`, or a `Place`.
         options: fsspec options of the URL's file system, e.g. endpoint_url.
     """
 
-    def __init__(self, place: Place, **options: Any) -> None:
+    def __init__(self, place: Address, **options: Any) -> None:
         self._name = hidden_place(str(place))
         self._secrets = secrets_of(str(place), options) if _is_address(place) else frozenset()
         folder = _folder(place)
-        self._source: Path | Store = self._reached(place, options) if folder is None else folder.absolute()
-        self.place: Place = place if folder is None else self._source
+        self._source: Path | Store | Place
+        self._source = self._reached(place, options) if folder is None else folder.absolute()
+        self.place: Address = place if folder is None else self._source
+
+    @property
+    def root(self) -> Root | None:
+        """The folder, or the place; None for addresses and stores that can only be read."""
+        return self._source if isinstance(self._source, Path | Place) else None
+
+    @property
+    def reads_at_once(self) -> int:
+        """Number of files that are read at the same time at most."""
+        return _READ_THREADS if isinstance(self._source, Path) else REQUESTS_AT_ONCE
 
     @property
     def stem(self) -> str:
@@ -144,6 +76,11 @@ class Location:
         """
         if isinstance(self._source, Path):
             return self._read(self._source, name, most_bytes)
+        if isinstance(self._source, Place):
+            content = self._source.get(name, 0, most_bytes + 1)
+            if content is not None and len(content) > most_bytes:
+                raise too_large(self, name, len(content), most_bytes)
+            return content
         request = RangeByteRequest(0, most_bytes + 1)
         buffer = self._ask(self._source.get(name, default_buffer_prototype(), request), None)
         if buffer is not None and len(buffer) > most_bytes:
@@ -167,6 +104,8 @@ class Location:
         """Whether a file of this name exists."""
         if isinstance(self._source, Path):
             return exists_inside(self._source, name)
+        if isinstance(self._source, Place):
+            return self._source.exists(name)
         return self._ask(self._source.exists(name), False)
 
     def _read(self, folder: Path, name: str, most_bytes: int) -> bytes | None:
@@ -188,10 +127,12 @@ class Location:
         except Exception as error:
             raise self._unreadable(error) from None
 
-    def _reached(self, place: Place, options: dict[str, Any]) -> Store:
-        """Return the zarr store of a location that is not a local folder."""
-        if isinstance(place, Store):
+    def _reached(self, place: Address, options: dict[str, Any]) -> Store | Place:
+        """Return the source of a location that is not a local folder."""
+        if isinstance(place, Store | Place):
             return place
+        if not options and is_object_address(place) and is_installed():
+            return ObjectPlace.open(str(place))
         try:
             return FsspecStore.from_url(str(place), storage_options=options, read_only=True)
         except ImportError as error:
@@ -219,15 +160,30 @@ class Location:
         return self._name
 
 
-def _is_address(place: Place) -> bool:
+def root_of(address: str) -> Root:
+    """Return the folder or place of an address that a user wrote, for writing.
+
+    Raises:
+        ConfigError: it is an address, and none of object storage.
+        StoreError: obstore is not installed.
+
+    >>> root_of("data/logits/main.zarr").name
+    'main.zarr'
+    """
+    return ObjectPlace.open(address) if is_address(address) else Path(address)
+
+
+def _is_address(place: Address) -> bool:
     return isinstance(place, str) and "://" in place
 
 
-def _folder(place: Place) -> Path | None:
+def _folder(place: Address) -> Path | None:
     """Return the folder of a local place, or None."""
     if isinstance(place, LocalStore):
         return place.root
-    if isinstance(place, Store):
+    if isinstance(place, LocalPlace):
+        return place.folder
+    if isinstance(place, Store | Place):
         return None
     text = str(place)
     scheme = next((scheme for scheme in _LOCAL if text.startswith(scheme)), None)

@@ -201,6 +201,21 @@ class StoredArray:
             memory = MemoryStore({name: Buffer.from_bytes(content) for name, content in files.items()})
             return np.asarray(zarr.open_array(memory, path=self.name, mode="r")[selection])
 
+    def encode(self, metadata: bytes, name: str, values: NDArray[Any], where: Any) -> bytes:
+        """Return the bytes of one file of the array.
+
+        Args:
+            metadata: of the array.
+            name: of the file.
+            values: the file's part of the array, or a part of that.
+            where: their place in the array, as zarr takes it.
+        """
+        kept: dict[str, zarr.core.buffer.Buffer] = {self.metadata_file: Buffer.from_bytes(metadata)}
+        # zarr would omit a file of zeros; every shard needs one.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            zarr.open_array(MemoryStore(kept), path=self.name, mode="r+")[where] = values
+        return kept[name].to_bytes()
+
     def _metadata(self) -> dict[str, Any]:
         chunk: list[dict[str, Any]] = [{"name": "bytes"}, {"name": "zstd"}]
         if self.order is not None:

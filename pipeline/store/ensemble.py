@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,11 @@ from pipeline.codecs.base import Derivation
 from pipeline.codecs.blend import SEPARATOR, Blend
 from pipeline.codecs.rule import Measures
 from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError
-from pipeline.core.files import write_json
+from pipeline.core.files import json_bytes
 from pipeline.core.hashing import spec_digest
-from pipeline.places.location import Location, Place
+from pipeline.places.addresses import removal
+from pipeline.places.folder import Root, at
+from pipeline.places.location import Address, Location
 from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE, reason
@@ -31,7 +32,7 @@ from pipeline.store.index import ABSENT
 from pipeline.store.labels import LabelChanges, compared_with, digest_of_present
 from pipeline.store.layout import MANIFEST, ZARR_JSON
 from pipeline.store.reader import LogitStore
-from pipeline.store.reference import open_referred, read_reference, sealed
+from pipeline.store.reference import beside, open_referred, read_reference, sealed
 from pipeline.store.wire import EnsembleForm
 
 SCHEMA = 3
@@ -187,7 +188,7 @@ class Ensemble:
             "teacher_top1": self.teacher_top1,
         }
 
-    def write(self, path: Path, teacher_top1: float | None, present: LabelWords) -> None:
+    def write(self, path: Root, teacher_top1: float | None, present: LabelWords) -> None:
         """Write the manifest, which makes the folder an ensemble and replaces an existing one.
 
         Args:
@@ -196,7 +197,7 @@ class Ensemble:
             present: the labels by which it was measured, by split.
         """
         self.teacher_top1, self.labels = teacher_top1, digest_of_present(self._first.index, present)
-        write_json(path / MANIFEST, self.to_dict())
+        at(path).put(MANIFEST, json_bytes(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the manifest, with its own digest."""
@@ -212,7 +213,7 @@ class Ensemble:
         )
 
     @classmethod
-    def open(cls, place: Place, *, allow_drift: bool = False, **options: Any) -> Ensemble:
+    def open(cls, place: Address, *, allow_drift: bool = False, **options: Any) -> Ensemble:
         """Open an ensemble and its members, which lie beside it.
 
         Args:
@@ -239,7 +240,7 @@ class Ensemble:
         return cls(location, members, blend, **figures)
 
 
-def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
+def open_members(path: Root, names: Sequence[str], blend: Blend) -> Ensemble:
     """Return the ensemble of stores beside a folder; nothing is written.
 
     Args:
@@ -251,14 +252,14 @@ def open_members(path: Path, names: Sequence[str], blend: Blend) -> Ensemble:
         MismatchError: views, samples or classes of the members differ.
         StoreError: the folder has a store of logits.
     """
-    if (path / ZARR_JSON).exists():
+    if at(path).exists(ZARR_JSON):
         raise StoreError(
             f"{path}: is a logit store, but an ensemble was requested; choose a different name, or remove "
-            f"the store with: rm -r {path}"
+            f"the store with: {removal(path)}"
         )
     # In the order of the manifest, whose keys are sorted: the weights are a list beside them.
     order = sorted(range(len(names)), key=lambda place: names[place])
-    members = {names[place]: LogitStore.open(path.parent / names[place]) for place in order}
+    members = {names[place]: LogitStore.open(beside(path, names[place])) for place in order}
     weights = tuple(blend.weights[place] for place in order)
     return Ensemble(Location(path), members, replace(blend, weights=weights))
 

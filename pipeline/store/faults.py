@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.core.hashing import bytes_digest
 from pipeline.core.progress import track
 from pipeline.core.threads import side_by_side
+from pipeline.places.folder import Root, at
 from pipeline.places.local import NoFileError, names_in
 from pipeline.places.location import JSON_BYTES, Location
 from pipeline.store.layout import GROWTH, Layout, ShardId
@@ -80,19 +81,22 @@ def shard_faults(
         yield from faults
 
 
-def strays(path: Path, known: set[str]) -> Iterator[Fault]:
-    """Yield files of a folder with unknown names, and links to folders, which are not followed."""
-    for name in sorted(set(names_in(path)) - known):
+def strays(path: Root, known: set[str]) -> Iterator[Fault]:
+    """Yield files with unknown names, and links to folders, which are not followed."""
+    found = names_in(path) if isinstance(path, Path) else at(path).sizes()
+    for name in sorted(set(found) - known):
         yield Fault(name, STRAY)
 
 
-def files_in(path: Path, skip: Callable[[str], bool] | None = None) -> set[str]:
-    """Return the names of all files in a folder, relative to it; a link to a file counts as one.
+def files_in(path: Root, skip: Callable[[str], bool] | None = None) -> set[str]:
+    """Return the names of all files of a store; a link to a file counts as one.
 
     Args:
-        path: the folder.
-        skip: whether to leave out a folder in it, by its name.
+        path: the store's folder or place.
+        skip: whether a folder in it may be left out, by its name.
     """
+    if not isinstance(path, Path):
+        return set(path.sizes())
     return {name for name in names_in(path, skip) if os.path.isfile(f"{path}/{name}")}
 
 

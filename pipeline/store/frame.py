@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,14 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 from zarr.codecs import TransposeCodec, ZstdCodec
+from zarr.core.buffer import Buffer, cpu
+from zarr.storage import MemoryStore
 
-from pipeline.core.files import parse_object, sync_file, sync_folder
+from pipeline.core.errors import LockedError
+from pipeline.core.files import parse_object
 from pipeline.core.hashing import canonical_json
+from pipeline.core.threads import side_by_side
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.store import arrays
 from pipeline.store.arrays import index_array, logits_array, reading
@@ -47,37 +51,81 @@ def compressor(level: int = 1) -> ZstdCodec:
 
 
 def build_frame(
-    path: Path,
-    header: Header,
-    *,
-    index: Mapping[str, SampleIndex],
-    state: Mapping[str, Tensor],
+    path: Root, header: Header, *, index: Mapping[str, SampleIndex], state: Mapping[str, Tensor]
 ) -> None:
     """Create or update everything in a store except shards.
 
     The header comes last, once the rows that it describes are on the disk.
 
     Args:
-        path: the store's folder.
+        path: the store's folder or place.
         header: of the store.
         index: the samples of each section.
         state: the codec's state, which the store keeps once.
+
+    Raises:
+        LockedError: another process has written a different header meanwhile.
     """
+    replaced, before = at(path).tag(ZARR_JSON), _read_frame(path)
+    _put(path, before, _frame(path, before, header, index, state))
+    if not _root_is(path, header) and not header.publish(path, replaced):
+        raise LockedError(
+            f"{path}: another process has changed this store in the meantime; wait for it, and run the "
+            "command again"
+        )
+
+
+def begin_frame(
+    path: Root, header: Header, *, index: Mapping[str, SampleIndex], state: Mapping[str, Tensor]
+) -> None:
+    """Write the frame of a new store without its header, and remove what a killed run had begun.
+
+    Several processes may do so at once: of the same store, none removes a file of another.
+    """
+    _put(path, _read_frame(path), _frame(path, {}, header, index, state))
+
+
+def _frame(
+    path: Root,
+    before: Mapping[str, Buffer],
+    header: Header,
+    index: Mapping[str, SampleIndex],
+    state: Mapping[str, Tensor],
+) -> dict[str, Buffer]:
+    """Return the files of a frame by name, but for the header, made in memory from those before."""
+    after = dict(before)
     with reading(path, "a group or array"):
         if state:
-            group = zarr.open_group(path / CODEC_GROUP, mode="a", zarr_format=3)
+            group = zarr.open_group(MemoryStore(after), path=CODEC_GROUP, mode="a", zarr_format=3)
             for name, values in state.items():
                 _put_state(group, name, values.cpu().numpy())
         for name, section in header.layout.sections.items():
-            _build_section(path, header.layout, section, index[name])
-    if not _root_is(path, header):
-        for name in frame_files(path):
-            sync_file(path / name)
-            sync_folder((path / name).parent)
-        header.write(path)
+            _build_section(after, header.layout, section, index[name])
+    # zarr makes a root of its own; the header is written last.
+    return {name: content for name, content in after.items() if name != ZARR_JSON}
 
 
-def has_frame(path: Path, header: Header, state: Mapping[str, Tensor]) -> bool:
+def _put(path: Root, before: Mapping[str, Buffer], after: Mapping[str, Buffer]) -> None:
+    """Write the files of a frame that changed, and remove those that it no longer has."""
+    for name in sorted(after):
+        content = after[name].to_bytes()
+        if name not in before or before[name].to_bytes() != content:
+            at(path).put(name, content)
+    at(path).delete(sorted(set(before) - {*after, ZARR_JSON}))
+
+
+def _read_frame(path: Root) -> dict[str, Buffer]:
+    """Return the files of a frame by name; zarr changes them in memory, and only then the store changes."""
+    names = sorted(frame_files(path))
+    contents = side_by_side(at(path).get, names, at(path).at_once)
+    return {
+        name: cpu.Buffer.from_bytes(content)
+        for name, content in zip(names, contents, strict=True)
+        if content is not None
+    }
+
+
+def has_frame(path: Root, header: Header, state: Mapping[str, Tensor]) -> bool:
     """Whether `build_frame` has nothing to do; the content of arrays is not compared.
 
     Args:
@@ -86,10 +134,10 @@ def has_frame(path: Path, header: Header, state: Mapping[str, Tensor]) -> bool:
         state: the codec's state.
     """
     names = {*header.layout.frame_files(), *(f"{CODEC_GROUP}/{name}/{ZARR_JSON}" for name in state)}
-    return _root_is(path, header) and all((path / name).exists() for name in names)
+    return _root_is(path, header) and all(at(path).exists(name) for name in names)
 
 
-def frame_files(path: Path) -> set[str]:
+def frame_files(path: Root) -> set[str]:
     """Return the names of a store's metadata, index and codec state files."""
     # Folders of shards are skipped: a store may have 100,000.
     return {name for name in files_in(path, skip=_is_of_shards) if _FRAME_FILE.fullmatch(name)}
@@ -103,24 +151,26 @@ def _is_of_shards(folder: str) -> bool:
     )
 
 
-def _build_section(path: Path, layout: Layout, section: Section, samples: SampleIndex) -> None:
-    group = zarr.open_group(path / section.name, mode="a", zarr_format=3)
+def _build_section(
+    files: dict[str, Buffer], layout: Layout, section: Section, samples: SampleIndex
+) -> None:
+    group = zarr.open_group(MemoryStore(files), path=section.name, mode="a", zarr_format=3)
     # Labels may be zeros; zarr would omit such a file, and every file of an index has a digest.
     with zarr.config.set({"array.write_empty_chunks": True}):
         for column in layout.index_arrays:
-            there = all((path / name).exists() for name in layout.index_files(section.name, column))
+            there = all(name in files for name in layout.index_files(section.name, column))
             _put_index(group, column, layout, section, samples.column(column), is_there=there)
     for array in layout.arrays:
         shape = logits_array(layout, section, array).shape
         if array in group and _shrinks(group[array], shape):
             # Shrinking by zarr would delete the shards outside the new shape; new metadata keeps them.
-            (path / section.name / array / ZARR_JSON).unlink()
+            del files[f"{section.name}/{array}/{ZARR_JSON}"]
         if array not in group:
             create_array(group, layout, section, array)
         _resize(group[array], shape)
 
 
-def read_state(path: Path, layout: Layout | None = None) -> dict[str, Tensor]:
+def read_state(path: Root, layout: Layout | None = None) -> dict[str, Tensor]:
     """Return the codec's state from an unfinished store.
 
     Args:
@@ -152,10 +202,10 @@ def create_array(group: zarr.Group, layout: Layout, section: Section, array: str
     )
 
 
-def _root_is(path: Path, header: Header) -> bool:
+def _root_is(path: Root, header: Header) -> bool:
     try:
-        found = parse_object((path / ZARR_JSON).read_bytes())["attributes"]
-    except (FileNotFoundError, ValueError, KeyError):
+        found = parse_object(at(path).get(ZARR_JSON) or b"")["attributes"]
+    except (ValueError, KeyError):
         return False
     return canonical_json(found) == canonical_json(header.to_dict())
 

@@ -13,7 +13,6 @@ digest. Shards for more views than are published stay here for the next growth.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.core.errors import CorruptStoreError, StoreError
-from pipeline.core.files import sync_folder, write_bytes
 from pipeline.core.hashing import bytes_digest
 from pipeline.core.progress import note
+from pipeline.places.addresses import removal
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.store.faults import files_in
 from pipeline.store.frame import build_frame, frame_files, read_state
@@ -47,7 +47,7 @@ class Pending:
         done, total: shards that the growth adds.
     """
 
-    folder: Path
+    folder: Root
     n_views: int
     n_samples: int
     done: int
@@ -62,28 +62,28 @@ class Pending:
         if not self.total:
             return (
                 f"unfinished upgrade in {self.folder}; finish it with: pipeline verify "
-                f"{self.folder.parent} --upgrade, or remove it with: rm -r {self.folder}"
+                f"{next(at(self.folder).parents())} --upgrade, or remove it with: {removal(self.folder)}"
             )
         return (
             f"unfinished growth to {self.n_views} views of {self.n_samples:,} samples in {self.folder} "
             f"({self.done} of {self.total} shards are done); finish it with views.count: {self.n_views}, "
-            f"or remove it with: rm -r {self.folder}"
+            f"or remove it with: {removal(self.folder)}"
         )
 
 
-def growth_folder(path: Path) -> Path:
+def growth_folder(path: Root) -> Root:
     """Return the folder of a store's growth."""
     return path / GROWTH
 
 
-def writing_folder(path: Path) -> Path:
+def writing_folder(path: Root) -> Root:
     """Return the folder that gets a store's next shards: its growth, if it is complete."""
-    return growth_folder(path) if (path / MANIFEST).exists() else path
+    return growth_folder(path) if at(path).exists(MANIFEST) else path
 
 
-def frame_folder(path: Path) -> Path:
+def frame_folder(path: Root) -> Root:
     """Return the folder of a store's frame: its growth, from publishing until the files have moved."""
-    if not is_growing(path) or not (path / MANIFEST).exists():
+    if not is_growing(path) or not at(path).exists(MANIFEST):
         return path
     try:
         header = _header(path)
@@ -93,7 +93,7 @@ def frame_folder(path: Path) -> Path:
     return growth_folder(path) if is_complete(path, header) else path
 
 
-def read_growth(path: Path) -> tuple[Header, Index]:
+def read_growth(path: Root) -> tuple[Header, Index]:
     """Return the header and the samples of a store's growth.
 
     Raises:
@@ -104,24 +104,24 @@ def read_growth(path: Path) -> tuple[Header, Index]:
         return header, read_index(growth_folder(path), header)
 
 
-def is_complete(path: Path, header: Header) -> bool:
+def is_complete(path: Root, header: Header) -> bool:
     """Whether a store is complete and its manifest's header equals this one."""
-    return (path / MANIFEST).exists() and Manifest.read(Location(path)).header.says_the_same_as(header)
+    return at(path).exists(MANIFEST) and Manifest.read(Location(path)).header.says_the_same_as(header)
 
 
-def begun_as(path: Path, header: Header) -> bool:
+def begun_as(path: Root, header: Header) -> bool:
     """Whether a store's unfinished growth is to become this one."""
     return _header(path).says_the_same_as(header)
 
 
-def is_growing(path: Path) -> bool:
+def is_growing(path: Root) -> bool:
     """Whether a store has a growth, published or not."""
-    return (growth_folder(path) / ZARR_JSON).exists()
+    return at(growth_folder(path)).exists(ZARR_JSON)
 
 
-def pending(path: Path) -> Pending | None:
+def pending(path: Root) -> Pending | None:
     """Return a complete store's unfinished growth, or None."""
-    if not is_growing(path) or not (path / MANIFEST).exists():
+    if not is_growing(path) or not at(path).exists(MANIFEST):
         return None
     folder, manifest, header = growth_folder(path), Manifest.read(Location(path)), _header(path)
     if header.says_the_same_as(manifest.header):
@@ -137,7 +137,7 @@ def pending(path: Path) -> Pending | None:
     )
 
 
-def tell_pending(path: Path) -> None:
+def tell_pending(path: Root) -> None:
     """Print a note if a complete store has an unfinished growth."""
     try:
         growth = pending(path)
@@ -148,7 +148,7 @@ def tell_pending(path: Path) -> None:
             note(f"{path}: {growth}")
 
 
-def prepare_growth(path: Path, header: Header, *, index: Index, state: Mapping[str, Tensor]) -> None:
+def prepare_growth(path: Root, header: Header, *, index: Index, state: Mapping[str, Tensor]) -> None:
     """Build the frame of a complete store's growth, or resize the frame of an unfinished one.
 
     Args:
@@ -163,11 +163,11 @@ def prepare_growth(path: Path, header: Header, *, index: Index, state: Mapping[s
         Records(folder).clear()
         # Copy all but the root's zarr.json: `build_frame` writes that last, and only then is it a growth.
         for name in sorted(frame_files(path) - {ZARR_JSON}):
-            write_bytes(folder / name, (path / name).read_bytes())
+            at(folder).put(name, at(path).get(name) or b"")
     build_frame(folder, header, index=index, state=state)
 
 
-def settle(path: Path) -> None:
+def settle(path: Root) -> None:
     """Move the files of a published growth to their places; call it at the store's gate."""
     folder = growth_folder(path)
     if not is_growing(path):
@@ -179,14 +179,14 @@ def settle(path: Path) -> None:
     there, layout, ours = files_in(folder), manifest.layout, manifest.catalogue_files()
     shards = (shard for name in there if (shard := layout.shard_of(name)) is not None)
     own = {str(layout.shard_file(shard, array)) for shard in shards for array in layout.arrays}
-    _move(folder, path, sorted(there & own))
-    _move(folder, path, sorted(there & set(ours)))
+    at(folder).move(sorted(there & own), at(path))
+    at(folder).move(sorted(there & set(ours)), at(path))
     for name in sorted(there & set(manifest.metadata)):
-        content = (folder / name).read_bytes()
+        content = at(folder).get(name)
         # A file with a different digest belongs to the next growth, begun from this one's files and killed.
-        if bytes_digest(content) == manifest.metadata[name]:
-            write_bytes(path / name, content)
-    (folder / GATHERED).unlink(missing_ok=True)
+        if content is not None and bytes_digest(content) == manifest.metadata[name]:
+            at(path).put(name, content)
+    at(folder).delete([GATHERED])
     records = Records(folder)
     records.drop(layout)
     records.clear_catalogues()
@@ -196,7 +196,7 @@ def settle(path: Path) -> None:
         _remove(folder)
 
 
-def forget_work(path: Path, manifest: Manifest) -> None:
+def forget_work(path: Root, manifest: Manifest) -> None:
     """Remove the records of a complete store, and catalogues that its manifest does not name.
 
     A run killed between the manifest and this removal leaves them to the next one.
@@ -205,10 +205,10 @@ def forget_work(path: Path, manifest: Manifest) -> None:
     records.clear()
     records.clear_catalogues(set(manifest.catalogue_files().values()))
     if GATHERED not in manifest.metadata:
-        (path / GATHERED).unlink(missing_ok=True)
+        at(path).delete([GATHERED])
 
 
-def set_aside(path: Path, header: Header, shards: Collection[ShardId]) -> None:
+def set_aside(path: Root, header: Header, shards: Collection[ShardId]) -> None:
     """Move finished shards of extra views from an unfinished store to its growth.
 
     Args:
@@ -226,25 +226,25 @@ def set_aside(path: Path, header: Header, shards: Collection[ShardId]) -> None:
     # Files first, record second: the growth never has a record without its files.
     for shard, finished in surplus.items():
         names = [str(header.layout.shard_file(shard, array)) for array in header.layout.arrays]
-        _move(path, folder, [name for name in names if (path / name).exists()])
+        at(path).move([name for name in names if at(path).exists(name)], at(folder))
         records.write(shard, finished.record, header.origin)
     Records(path).drop(shards)
 
 
-def _header(path: Path) -> Header:
+def _header(path: Root) -> Header:
     with _explaining(path):
         return Header.read(Location(growth_folder(path)))
 
 
 @contextmanager
-def _explaining(path: Path) -> Iterator[None]:
+def _explaining(path: Root) -> Iterator[None]:
     """Explain how to remove an unreadable growth: the complete store does not need it."""
     try:
         yield
     except StoreError as error:
         reason, folder = str(error).partition(";")[0], growth_folder(path)
         raise CorruptStoreError(
-            f"{reason}; the store does not need this unfinished growth; remove it with: rm -r {folder}"
+            f"{reason}; the store does not need this unfinished growth; remove it with: {removal(folder)}"
         ) from None
 
 
@@ -252,33 +252,19 @@ def _with_views_of(header: Header, shards: Iterable[ShardId]) -> Header:
     return header.with_views(1 + max(shard.view for shard in shards))
 
 
-def _move(source: Path, target: Path, names: Iterable[str]) -> None:
-    """Rename files from one folder into another, durably."""
-    folders = set()
-    for name in names:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source / name, target / name)
-        # (a/b/file) -> a/b, a, the folder itself: a rename lasts once every folder above it is synced.
-        folders |= {target / parent for parent in Path(name).parents}
-    # Reverse order: children before parents.
-    for folder in sorted(folders, reverse=True):
-        sync_folder(folder)
-
-
-def _keep(folder: Path, published: Header, surplus: Iterable[ShardId]) -> None:
+def _keep(folder: Root, published: Header, surplus: Iterable[ShardId]) -> None:
     """Keep shards of views beyond the published ones for the next growth."""
     index, state = read_index(folder, published), read_state(folder, published.layout)
     build_frame(folder, _with_views_of(published, surplus), index=index, state=state)
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: Root) -> None:
     """Remove the leftovers of a growth; the header first, because it marks the folder as a growth."""
-    if not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         return
-    (folder / ZARR_JSON).unlink(missing_ok=True)
+    at(folder).delete([ZARR_JSON])
     records = Records(folder)
     records.clear()
     records.clear_catalogues()
-    for name in sorted({*frame_files(folder), GATHERED}):
-        (folder / name).unlink(missing_ok=True)
+    at(folder).delete(sorted({*frame_files(folder), GATHERED}))
     remove_empty_folders(folder)

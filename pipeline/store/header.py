@@ -23,10 +23,12 @@ from pipeline.core.errors import (
     StoreError,
     quoted,
 )
-from pipeline.core.files import parse_object, write_json
+from pipeline.core.files import json_bytes, parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import Described, canonical_json, difference, spec_digest
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
+from pipeline.places.place import Tag
 from pipeline.store.arrays import RESTORE, reading, reason
 from pipeline.store.layout import SCHEMA, SCHEMAS, ZARR_JSON, Layout
 from pipeline.store.wire import HeaderForm, require_plain
@@ -278,7 +280,27 @@ class Header:
                 "the original checkpoint, or make a new dump"
             )
 
-    def write(self, store: Path) -> None:
-        """Write the root group with the header as its attributes."""
-        root = {"attributes": self.to_dict(), "zarr_format": 3, "node_type": "group"}
-        write_json(store / ZARR_JSON, root)
+    def to_bytes(self) -> bytes:
+        """Return the root's zarr.json: a group with the header as its attributes."""
+        return json_bytes({"attributes": self.to_dict(), "zarr_format": 3, "node_type": "group"})
+
+    def write(self, store: Root) -> None:
+        """Write the root's zarr.json, whatever is there."""
+        at(store).put(ZARR_JSON, self.to_bytes())
+
+    def publish(self, store: Root, replaced: Tag | None) -> bool:
+        """Write the root's zarr.json, unless another process has written a different one meanwhile.
+
+        Args:
+            store: its folder or place.
+            replaced: the tag of the file that this one replaces; None if there is none.
+
+        Returns:
+            Whether the header is there now.
+        """
+        place, content = at(store), self.to_bytes()
+        if replaced is None:
+            done = place.put_if_absent(ZARR_JSON, content)
+        else:
+            done = place.put_if_match(ZARR_JSON, content, replaced)
+        return done is not None or place.get(ZARR_JSON) == content

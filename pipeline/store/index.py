@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError, counted
 from pipeline.core.hashing import Described, array_digest, difference, spec_digest
+from pipeline.places.addresses import removal
+from pipeline.places.folder import Root
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
@@ -179,7 +181,7 @@ def _refuse(problem: NDArray[np.bool_], images: Split, origin: str, what: str, h
         raise MismatchError(
             f"{origin}: written for a different dataset: sample {sample!r} {what} ({int(problem.sum()):,} "
             f"of {len(images):,} samples); expected the samples that the teacher saw; {hint}restore the "
-            f"data, use a new dump name, or remove the store with: rm -r {origin}"
+            f"data, use a new dump name, or remove the store with: {removal(origin)}"
         )
 
 
@@ -223,7 +225,7 @@ def describing(header: Header, layout: Layout, index: Mapping[str, SampleIndex])
     return replace(header, layout=layout, fingerprint=fingerprint, labels=labels_digest(index))
 
 
-def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Header, Index]:
+def adopt(path: Root, header: Header, index: Index, wanted: Wanted) -> tuple[Header, Index]:
     """Return header and index of a store extended to what a dump wants.
 
     Views and samples can be added; existing ones keep their places. Every other difference is refused by
@@ -232,8 +234,8 @@ def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
     Raises:
         MismatchError: teacher, dataset, views or codec differ, or the store has more views.
     """
-    ways_out = f"use a new dump name, or remove it with: rm -r {path}"
-    _require_same_making(path, header, wanted, ways_out)
+    ways_out = f"use a new dump name, or remove it with: {removal(path)}"
+    require_same_making(path, header, wanted)
     layout, grown = header.layout, dict(index)
     for name, images in wanted.splits.items():
         # A split that is new to the store begins with an empty index.
@@ -255,7 +257,7 @@ def adopt(path: Path, header: Header, index: Index, wanted: Wanted) -> tuple[Hea
     return describing(header, layout, grown), grown
 
 
-def read_index(path: Path, header: Header) -> Index:
+def read_index(path: Root, header: Header) -> Index:
     """Return the samples of each section of an unfinished store.
 
     Args:
@@ -265,7 +267,8 @@ def read_index(path: Path, header: Header) -> Index:
     Raises:
         CorruptStoreError: keys, digests or labels changed since they were written.
     """
-    require_own_folders(path)
+    if isinstance(path, Path):
+        require_own_folders(path)
     location, sections = Location(path), header.layout.sections
     index = {name: read_samples(path, header, sections[name], location.find) for name in sections}
     if not is_described(index, header):
@@ -288,8 +291,14 @@ def read_samples(store: object, header: Header, section: Section, fetch: Fetch) 
     return SampleIndex(keys, digests, header.versions["decoder"], words)
 
 
-def _require_same_making(path: Path, header: Header, wanted: Wanted, ways_out: str) -> None:
+def require_same_making(path: Root, header: Header, wanted: Wanted) -> None:
+    """Refuse a store of another teacher, of other views, or of another codec.
+
+    Raises:
+        MismatchError: names the difference.
+    """
     found, teacher = header.fingerprint, wanted.teacher
+    ways_out = f"use a new dump name, or remove it with: {removal(path)}"
     for what, same, differing in (
         ("a different teacher", teacher.digest == found.teacher, header.teacher_difference(teacher)),
         (

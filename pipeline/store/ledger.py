@@ -9,7 +9,6 @@ A shard counts as finished once its record exists. Records are read one at a tim
 
 from __future__ import annotations
 
-import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -17,14 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.errors import CorruptStoreError, StoreError
-from pipeline.core.files import parse_object, write_bytes, written_beside
+from pipeline.core.files import parse_object, written_beside
 from pipeline.core.hashing import bytes_digest, canonical_json, spec_digest
-from pipeline.places.local import NoFileError, read_inside
+from pipeline.core.threads import side_by_side
+from pipeline.places.folder import Root, at
+from pipeline.places.local import NoFileError
 from pipeline.places.location import JSON_BYTES
 from pipeline.store.catalogue import Catalogue, Largest, largest_files
 from pipeline.store.header import Header
@@ -106,14 +106,14 @@ Done = dict[ShardId, Finished]
 
 
 class Records:
-    """The ledger in a store's folder.
+    """The ledger in a store's folder or place.
 
     Args:
-        store: the store's folder.
+        store: the store's folder or place.
     """
 
-    def __init__(self, store: Path) -> None:
-        self._store, self._folder = store, store / RECORDS
+    def __init__(self, store: Root) -> None:
+        self._store = at(store)
         self._kept: OrderedDict[str, Catalogue] = OrderedDict()
 
     def read(self, header: Header | None = None, shards: Collection[ShardId] | None = None) -> Done:
@@ -132,27 +132,42 @@ class Records:
             if _fits(catalogue, header, made, largest):
                 _add(found, Finished.all_of(catalogue, read), wanted)
         # The single record of a rewritten shard comes last, and so wins.
-        for name in self._names(wanted):
-            shard = _shard_of(name)
-            if shard is None or (wanted is not None and shard not in wanted):
-                continue
-            single = self._single(name, made)
+        named = ((name, _shard_of(name)) for name in self._names(wanted))
+        asked = {name: shard for name, shard in named if shard and (wanted is None or shard in wanted)}
+        singles = side_by_side(partial(self._single, made=made), asked, self._store.at_once)
+        for (name, shard), single in zip(asked.items(), singles, strict=True):
             if single is None or single.span != Span.of(shard):
                 continue
             if _fits(single, header, made, largest):
                 found[shard] = next(Finished.all_of(single, partial(self._again, name, made)))
         return found if wanted is None else {shard: found[shard] for shard in found if shard in wanted}
 
-    def write(self, shard: ShardId, record: ShardRecord, made: str) -> None:
-        """Write one record, durably.
+    def write(self, shard: ShardId, record: ShardRecord, made: str) -> bool:
+        """Write one record, durably, unless the shard has one.
 
         Args:
             shard: the shard.
             record: its record.
             made: `Header.origin` of the store.
+
+        Returns:
+            Whether the record there tells the same files.
         """
         content = Catalogue.of(Span.of(shard), [record], made).to_bytes()
-        write_bytes(self._file(shard), f"{bytes_digest(content)}\n".encode() + content)
+        name = f"{shard}.record"
+        if self._store.put_if_absent(f"{RECORDS}/{name}", f"{bytes_digest(content)}\n".encode() + content):
+            return True
+        there = self._single(name, made)
+        return there is not None and there.span == Span.of(shard) and there.files(shard) == record.files
+
+    def named(self, shards: Collection[ShardId]) -> set[ShardId]:
+        """Return those of some shards that have a record of their own, readable or not."""
+        names = self._names(shards)
+        if len(shards) <= FEW:
+            sizes = self._store.sizes_of([f"{RECORDS}/{name}" for name in names])
+            names = [name for name in names if f"{RECORDS}/{name}" in sizes]
+        found = {shard for name in names if (shard := _shard_of(name)) is not None}
+        return found.intersection(shards)
 
     def put(self, catalogue: Catalogue) -> str:
         """Write a catalogue and its copy, durably, unless they exist; return its SHA-256 (hex)."""
@@ -160,8 +175,8 @@ class Records:
         digest = bytes_digest(content)
         for copy in (True, False):
             name = catalogue_file(digest, copy=copy)
-            if read_inside(self._store, name, JSON_BYTES) != content:
-                write_bytes(self._store / name, content)
+            if self._read(name) != content:
+                self._store.put(name, content)
         return digest
 
     def shards(self) -> set[ShardId]:
@@ -171,20 +186,21 @@ class Records:
 
     def drop(self, shards: Collection[ShardId] | Layout) -> None:
         """Remove the records of some shards, or of those in a layout."""
-        for name in self._names():
-            shard = _shard_of(name)
-            if shard is None:
-                continue
-            if shards.holds(shard) if isinstance(shards, Layout) else shard in shards:
-                (self._folder / name).unlink(missing_ok=True)
+        if not shards:
+            return
+        names = self._names(None if isinstance(shards, Layout) else shards)
+        named = ((name, _shard_of(name)) for name in names)
+        self._remove(
+            name
+            for name, shard in named
+            if shard and (shards.holds(shard) if isinstance(shards, Layout) else shard in shards)
+        )
 
     def clear(self) -> None:
         """Remove the records, and leftovers of interrupted writes."""
-        for name in sorted(_listed(self._folder)):
-            if _RECORD_FILE.fullmatch(written_beside(name) or name):
-                (self._folder / name).unlink(missing_ok=True)
-        with suppress(OSError):  # the folder is missing, or holds something else
-            self._folder.rmdir()
+        names = sorted(self._store.names(RECORDS))
+        self._remove(name for name in names if _RECORD_FILE.fullmatch(written_beside(name) or name))
+        self._store.prune(RECORDS)
 
     def clear_catalogues(self, keep: Collection[str] = ()) -> None:
         """Remove catalogues that no manifest names.
@@ -192,27 +208,31 @@ class Records:
         Args:
             keep: digests of the others.
         """
-        for name in sorted(_listed(self._store / CATALOGUES)):
+        others = []
+        for name in sorted(self._store.names(CATALOGUES)):
             digest = catalogue_digest(f"{CATALOGUES}/{written_beside(name) or name}")
             if digest is not None and (digest not in keep or written_beside(name)):
-                (self._store / CATALOGUES / name).unlink(missing_ok=True)
-        with suppress(OSError):
-            (self._store / CATALOGUES).rmdir()
+                others.append(f"{CATALOGUES}/{name}")
+        self._store.delete(others)
+        self._store.prune(CATALOGUES)
 
-    def _file(self, shard: ShardId) -> Path:
-        return self._folder / f"{shard}.record"
+    def _read(self, name: str) -> bytes | None:
+        return self._store.get(name, 0, JSON_BYTES)
+
+    def _remove(self, names: Iterable[str]) -> None:
+        self._store.delete(f"{RECORDS}/{name}" for name in names)
 
     def _names(self, wanted: Collection[ShardId] | None = None) -> list[str]:
         """Return the names of single records; a newer form of the same shard comes later."""
         if wanted is not None and len(wanted) <= FEW:
             # No listing: its cost would grow with the number of finished shards.
             return [f"{shard}.{form}" for shard in wanted for form in ("json", "record")]
-        return sorted(name for name in _listed(self._folder) if _RECORD_FILE.fullmatch(name))
+        return sorted(name for name in self._store.names(RECORDS) if _RECORD_FILE.fullmatch(name))
 
     def _single(self, name: str, made: str) -> Catalogue | None:
         content = b""
         with suppress(NoFileError):  # e.g. a FIFO, which writers refuse
-            content = read_inside(self._store, f"{RECORDS}/{name}", JSON_BYTES) or b""
+            content = self._read(f"{RECORDS}/{name}") or b""
         return _unseal(content, made) if name.endswith(".json") else _opened(content)
 
     def _again(self, name: str, made: str) -> Catalogue:
@@ -226,12 +246,12 @@ class Records:
         return found
 
     def _gathered(self, made: str) -> Iterator[tuple[Catalogue, Callable[[], Catalogue]]]:
-        for line in (read_inside(self._store, GATHERED, JSON_BYTES) or b"").splitlines():
+        for line in (self._read(GATHERED) or b"").splitlines():
             if (catalogue := _unseal(line, made)) is not None:
                 yield catalogue, partial(_itself, catalogue)
 
     def _catalogued(self) -> Iterator[tuple[Catalogue, Callable[[], Catalogue]]]:
-        names = _listed(self._store / CATALOGUES)
+        names = self._store.names(CATALOGUES)
         for digest in sorted({catalogue_digest(f"{CATALOGUES}/{name}") or "" for name in names} - {""}):
             with suppress(CorruptStoreError):
                 yield self._catalogue(digest), partial(self._catalogue, digest)
@@ -253,19 +273,12 @@ class Records:
 
     def _content(self, digest: str) -> bytes | None:
         for copy in (False, True):
-            content = read_inside(self._store, catalogue_file(digest, copy=copy), JSON_BYTES)
+            content = self._read(catalogue_file(digest, copy=copy))
             if content is not None and bytes_digest(content) == digest:
                 with suppress(ValueError):
                     Catalogue.parse(content)
                     return content
         return None
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def _shard_of(name: str) -> ShardId | None:

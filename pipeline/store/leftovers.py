@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.core.files import written_beside
 from pipeline.core.progress import note
-from pipeline.places.local import remove_inside
+from pipeline.places.folder import Root, at
 from pipeline.store.faults import files_in
 from pipeline.store.layout import GATHERED, GROWTH, RECORDS, catalogue_digest
 
@@ -37,17 +37,19 @@ def is_shard_file(name: str) -> bool:
     return _SHARD_FILE.fullmatch(name) is not None
 
 
-def half_written(path: Path) -> list[str]:
+def half_written(path: Root) -> list[str]:
     """Return the names of half-written files, of killed writers or of writers at work."""
+    if not isinstance(path, Path):
+        return []  # an object is whole
     return [name for name in files_in(path) if _is_temporary(name)]
 
 
-def sweep_temporaries(path: Path) -> None:
+def sweep_temporaries(path: Root) -> None:
     """Remove half-written files of killed writers; call it while no writer is at work."""
     remove_files(path, half_written(path))
 
 
-def sweep(path: Path, known: Collection[str]) -> None:
+def sweep(path: Root, known: Collection[str]) -> None:
     """Remove leftovers of writers from a store's folder, and report foreign files.
 
     Args:
@@ -79,8 +81,10 @@ def named(names: Collection[str]) -> str:
     return f"{', '.join(shown)}{more} {'is' if len(names) == 1 else 'are'}"
 
 
-def remove_empty_folders(path: Path) -> None:
+def remove_empty_folders(path: Root) -> None:
     """Remove folders without files, and the folder itself if it is empty."""
+    if not isinstance(path, Path):
+        return
     folders = sorted((folder for folder in path.rglob("*") if _is_folder(folder)), reverse=True)
     for folder in (*folders, path):
         if not any(folder.iterdir()):
@@ -96,7 +100,6 @@ def _is_temporary(name: str) -> bool:
     return bool(_PARTIAL.fullmatch(last) or _WRITTEN.fullmatch(written_beside(last) or ""))
 
 
-def remove_files(path: Path, names: Iterable[str]) -> None:
-    """Remove files of a store's folder by name."""
-    for name in names:
-        remove_inside(path, name)
+def remove_files(path: Root, names: Iterable[str]) -> None:
+    """Remove files of a store by name."""
+    at(path).delete(names)

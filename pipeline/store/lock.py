@@ -2,10 +2,16 @@
 
 A process holds `gate` while it inspects or changes the store's form, and a slice's lock while it writes the
 slice's shards. Overlapping slices exclude each other, however they were cut.
+
+Object storage has no locks: there, and on file systems whose locks do nothing, `gate` and `writing` keep
+nobody away. What must not go wrong then rests on conditional writes: see `writer.py` and `places/place.py`.
+Locks save work that would be done twice.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import socket
@@ -15,11 +21,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 from filelock import FileLock, Timeout
 
 from pipeline.core.errors import LockedError, StoreError, brief, quoted
+from pipeline.places.folder import Root
 
 T = TypeVar("T")
 _NAME = re.compile(r"([0-9]{1,6})-of-([0-9]{1,6})")
@@ -72,7 +79,7 @@ WHOLE = Slice(0, 1)
 
 @contextmanager
 def gate(
-    store: Path,
+    store: Root,
     wait_seconds: float,
     *,
     free_of: Slice | None = None,
@@ -90,6 +97,9 @@ def gate(
     Raises:
         LockedError: another process still holds the gate, or still writes an overlapping slice.
     """
+    if not _has_locks(store):
+        yield
+        return
     deadline = time.monotonic() + writers_seconds
     while True:
         with _gate(store, wait_seconds):
@@ -114,12 +124,15 @@ def _gate(store: Path, wait_seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def writing(store: Path, part: Slice) -> Iterator[None]:
+def writing(store: Root, part: Slice) -> Iterator[None]:
     """Lock a slice of a store for writing; enter it at the gate, `free_of` this slice.
 
     Raises:
         LockedError: another process holds an overlapping slice.
     """
+    if not _has_locks(store):
+        yield
+        return
     if held := writers(store, part):
         raise _locked(store, held, 0)
     lock = FileLock(_folder(store) / f"{part}.lock")
@@ -128,19 +141,21 @@ def writing(store: Path, part: Slice) -> Iterator[None]:
         yield
 
 
-def writers(store: Path, part: Slice = WHOLE) -> list[str]:
+def writers(store: Root, part: Slice = WHOLE) -> list[str]:
     """Return the slices under way that overlap `part`; call it at the gate."""
+    if not _has_locks(store):
+        return []
     files = [file for file in _folder(store).glob("*-of-*.lock") if _overlaps(file.stem, part)]
     return [file.stem for file in sorted(files) if _is_held(file)]
 
 
-def writer_of(store: Path) -> str | None:
+def writer_of(store: Root) -> str | None:
     """Return the process that writes a store or holds its gate, e.g. "process 12 on host"; None if none.
 
     The gate is held for milliseconds, and waited for a little longer: others may ask at the same time.
     Locks that cannot be reached, e.g. in a read-only folder, count as free.
     """
-    if not _locks_of(store).is_dir():
+    if not isinstance(store, Path) or not _locks_of(store).is_dir():
         return None
     try:
         with _gate(store, _PROBE_SECONDS):
@@ -152,12 +167,28 @@ def writer_of(store: Path) -> str | None:
     return _holder(store, held[0]) if held else None
 
 
-def forget_killed(store: Path) -> None:
+def forget_killed(store: Root) -> None:
     """Remove the names of killed writers, whose locks the kernel released; call it at the gate."""
+    if not _has_locks(store):
+        return
     for holder in _folder(store).glob("*-of-*.holder"):
         lock = holder.with_suffix(".lock")
         if not (lock.exists() and _is_held(lock)):
             holder.unlink(missing_ok=True)
+
+
+def _has_locks(store: Root) -> TypeGuard[Path]:
+    """Whether locks beside a store keep writers apart; NFS with `nolock`, and some others, refuse them."""
+    if not isinstance(store, Path):
+        return False
+    handle = os.open(_folder(store), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+    finally:
+        os.close(handle)
+    return True
 
 
 def _overlaps(name: str, part: Slice) -> bool:

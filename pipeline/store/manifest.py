@@ -12,17 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from pipeline.codecs import state_shapes
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.rule import sort_keys
-from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError, quoted
-from pipeline.core.files import parse_object, write_json
+from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError, quoted
+from pipeline.core.files import json_bytes, parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
+from pipeline.places.folder import Root, at
 from pipeline.places.location import JSON_BYTES, Location
+from pipeline.places.place import Tag
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.faults import MISSING, look_up
@@ -104,9 +105,30 @@ class Manifest:
         totals = {name: totals.to_dict() for name, totals in self.totals.items()}
         return {"catalogues": dict(self.shards.digests), "totals": totals}
 
-    def write(self, store: Path) -> None:
-        """Write the manifest, which makes the store complete."""
-        write_json(store / MANIFEST, self.to_dict())
+    def write(self, store: Root) -> None:
+        """Write the manifest, whatever is there."""
+        at(store).put(MANIFEST, json_bytes(self.to_dict()))
+
+    def publish(self, store: Root, replaced: Tag | None) -> None:
+        """Write the manifest, which makes the store complete.
+
+        Args:
+            store: its folder or place.
+            replaced: the tag of the manifest that this one replaces; None if there is none.
+
+        Raises:
+            MismatchError: another writer has completed the store with other content.
+        """
+        place, content = at(store), json_bytes(self.to_dict())
+        if replaced is None:
+            done = place.put_if_absent(MANIFEST, content)
+        else:
+            done = place.put_if_match(MANIFEST, content, replaced)
+        if done is None and place.get(MANIFEST) != content:
+            raise MismatchError(
+                f"{store}: another process has completed this store in the meantime, with other content; "
+                "give all writers the same parameters, data and versions, and run the command again"
+            )
 
     @classmethod
     def read(cls, location: Location, *, copies: bool = False) -> Manifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.places.location import Place
+from pipeline.places.location import Address
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.reader import LogitStore
 from pipeline.store.reference import Kind, kind_of
@@ -19,7 +19,7 @@ _OPEN: Mapping[Kind, Callable[..., SoftLabels]] = {
 }
 
 
-def open_logits(place: Place, *, allow_drift: bool = False, **options: Any) -> SoftLabels:
+def open_logits(place: Address, *, allow_drift: bool = False, **options: Any) -> SoftLabels:
     """Open a store of logits, an ensemble or a re-headed store.
 
     Raises:

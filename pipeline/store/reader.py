@@ -18,7 +18,8 @@ from pipeline.codecs.rule import Measures
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.hashing import Described, difference
-from pipeline.places.location import Location, Place
+from pipeline.places.addresses import removal
+from pipeline.places.location import Address, Location
 from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import METADATA_BYTES, RESTORE, logits_array, read_state, reading
@@ -29,7 +30,6 @@ from pipeline.store.layout import GATHERED, ZARR_JSON, ShardId
 from pipeline.store.manifest import Manifest
 from pipeline.store.summary import summarise_manifest
 
-_READ_THREADS = 4
 _DECODED_AT_ONCE = 4096
 _Index = slice | NDArray[np.int64]
 
@@ -108,7 +108,7 @@ class SectionReader:
         jobs: list[Callable[[], None]] = []
         for shard, here, there in self._shards_of(view, rows):
             jobs.extend(partial(self._read_into, a, here, shard, name, there) for name, a in arrays.items())
-        _run(jobs)
+        _run(jobs, self._location.reads_at_once)
         return arrays
 
     def _shards_of(
@@ -211,7 +211,7 @@ class LogitStore:
         }
 
     @classmethod
-    def open(cls, place: Place, *, allow_drift: bool = False, **options: Any) -> LogitStore:
+    def open(cls, place: Address, *, allow_drift: bool = False, **options: Any) -> LogitStore:
         """Open a store.
 
         Args:
@@ -310,7 +310,7 @@ class LogitStore:
             raise MismatchError(
                 f"{self.location}: the stored views differ from the dump's parameters: "
                 f"{difference(self.views, views.plain)}; correct the parameters, use a new dump name, or "
-                f"remove the store with: rm -r {self.location}"
+                f"remove the store with: {removal(self.location)}"
             )
         for what, found, expected, same in (
             ("views.count", self.n_views, view_count, self.n_views == view_count),
@@ -319,7 +319,7 @@ class LogitStore:
             if not same:
                 raise MismatchError(
                     f"{self.location}: {what} is {found}; the dump's parameters say {expected}; correct "
-                    f"them, use a new dump name, or remove the store with: rm -r {self.location}"
+                    f"them, use a new dump name, or remove the store with: {removal(self.location)}"
                 )
 
     def require_teacher(self, teacher: Described) -> None:
@@ -400,7 +400,7 @@ def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: 
     return content
 
 
-def _run(jobs: list[Callable[[], None]]) -> None:
-    with ThreadPoolExecutor(_READ_THREADS, thread_name_prefix="shard-reader") as pool:
+def _run(jobs: list[Callable[[], None]], threads: int) -> None:
+    with ThreadPoolExecutor(threads, thread_name_prefix="shard-reader") as pool:
         for done in [pool.submit(job) for job in jobs]:
             done.result()

@@ -18,7 +18,8 @@ from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, q
 from pipeline.core.files import parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
-from pipeline.places.location import Location, Place
+from pipeline.places.location import Address, Location
+from pipeline.places.place import Place
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
 from pipeline.store.reader import LogitStore
@@ -33,7 +34,7 @@ NOUNS: Mapping[Kind, str] = {
 }
 
 
-def kind_of(place: Place, **options: Any) -> Kind:
+def kind_of(place: Address, **options: Any) -> Kind:
     """Return the kind of a store; a damaged or missing one counts as logits, and opening it explains."""
     location = Location(place, **options)
     if location.exists(ZARR_JSON) or not location.exists(MANIFEST):
@@ -85,7 +86,7 @@ def read_reference(location: Location, form: type[BaseModel], kind: Kind) -> dic
 
 
 def open_referred(
-    place: Place, digests: Mapping[str, str], kind: Kind, *, allow_drift: bool, **options: Any
+    place: Address, digests: Mapping[str, str], kind: Kind, *, allow_drift: bool, **options: Any
 ) -> dict[str, LogitStore]:
     """Open the stores beside a place, in the order of the names.
 
@@ -113,8 +114,10 @@ def open_referred(
     return opened
 
 
-def beside(place: Place, name: str) -> Place:
+def beside(place: Address, name: str) -> Address:
     """Return the place of a store in the same folder."""
+    if isinstance(place, Place):
+        return next(place.parents()).below(name)
     if isinstance(place, str) and "://" in place:
         return f"{place.rstrip('/').rpartition('/')[0]}/{name}"
     return Path(str(place)).absolute().parent / name

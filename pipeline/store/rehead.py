@@ -28,10 +28,11 @@ from pipeline.codecs.head import Head, ReheadedDecoder, features_of
 from pipeline.codecs.rule import Measures, sort_keys
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import ConfigError, CorruptStoreError
-from pipeline.core.files import write_bytes, write_json
+from pipeline.core.files import json_bytes
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
-from pipeline.places.location import Location, Place
+from pipeline.places.folder import Root, at
+from pipeline.places.location import Address, Location
 from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import reason
@@ -186,10 +187,10 @@ class Reheaded:
             "rehead": {"of": self.name, "head": self.finding.source, "digest": digest},
         }
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Root) -> None:
         """Write the head and then the manifest, which replaces an existing one."""
-        write_bytes(path / HEAD, save(self.head.tensors()))
-        write_json(path / MANIFEST, self.to_dict())
+        at(path).put(HEAD, save(self.head.tensors()))
+        at(path).put(MANIFEST, json_bytes(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the manifest, with its own digest."""
@@ -217,7 +218,7 @@ class Reheaded:
         )
 
     @classmethod
-    def open(cls, place: Place, *, allow_drift: bool = False, **options: Any) -> Reheaded:
+    def open(cls, place: Address, *, allow_drift: bool = False, **options: Any) -> Reheaded:
         """Open a re-headed store and the store behind it, which lies beside it.
 
         Args:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.errors import IncompleteStoreError, StoreError
-from pipeline.places.location import Location, Place
+from pipeline.places.location import Address, Location
 from pipeline.store.growth import Pending, pending
 from pipeline.store.header import Header
 from pipeline.store.index import Index, read_index, read_samples
@@ -42,7 +41,7 @@ class Inspection:
     growing: Pending | None = None
 
 
-def inspect(place: Place) -> Inspection:
+def inspect(place: Address) -> Inspection:
     """Return a store's figures without reading its logits.
 
     Raises:
@@ -51,7 +50,7 @@ def inspect(place: Place) -> Inspection:
     """
     location = Location(place)
     if location.exists(MANIFEST) or not location.exists(ZARR_JSON):
-        manifest, growing = Manifest.read(location), _growth_of(place)
+        manifest, growing = Manifest.read(location), _growth_of(location)
         told = {"growing": growing.to_dict()} if growing else {}
         return Inspection(
             summary={**summarise_manifest(manifest), **told},
@@ -61,12 +60,12 @@ def inspect(place: Place) -> Inspection:
             read_index=partial(_index, location, manifest),
             growing=growing,
         )
-    if not isinstance(place, (str, Path)) or not Path(place).is_dir():
+    if location.root is None:
         raise IncompleteStoreError(
-            f"{location}: not complete; inspect an unfinished store on the machine that writes it"
+            f"{location}: not complete; inspect an unfinished store by the address that it is written to"
         )
     header = Header.read(location)
-    done = Records(Path(place)).read(header)
+    done = Records(location.root).read(header)
     totals = _totals_of(header, done)
     summary = summarise(header, totals, len(done), complete=False, teacher_top1=None)
     return Inspection(
@@ -74,7 +73,7 @@ def inspect(place: Place) -> Inspection:
         header=header,
         fidelity=totals["train"].fidelity,
         labelled=None,
-        read_index=partial(read_index, Path(place), header),
+        read_index=partial(read_index, location.root, header),
     )
 
 
@@ -84,10 +83,10 @@ def _index(location: Location, manifest: Manifest) -> Index:
     return {name: read_samples(location, header, sections[name], fetch) for name in sections}
 
 
-def _growth_of(place: Place) -> Pending | None:
+def _growth_of(location: Location) -> Pending | None:
     """Return a complete store's growth; a damaged growth, which the store does not need, counts as none."""
     with suppress(StoreError):
-        return pending(Path(place)) if isinstance(place, (str, Path)) else None
+        return pending(location.root) if location.root is not None else None
     return None
 
 

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError
+from pipeline.places.addresses import removal
+from pipeline.places.folder import Root, at
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
@@ -63,7 +65,7 @@ class Upgraded:
     untold: int
 
 
-def upgrade(path: Path, splits: Splits | None = None) -> Upgraded:
+def upgrade(path: Root, splits: Splits | None = None) -> Upgraded:
     """Rewrite the bookkeeping of a complete store in the present schema; shards are neither read nor moved.
 
     Args:
@@ -76,13 +78,14 @@ def upgrade(path: Path, splits: Splits | None = None) -> Upgraded:
         StoreError: the store has an unfinished growth, whose completion upgrades it.
         LockedError: another process is writing the store.
     """
-    if not (path / MANIFEST).exists():
+    if not at(path).exists(MANIFEST):
         Header.read(Location(path))
         raise IncompleteStoreError(
             f"{path}: not complete, and an unfinished store needs no upgrade; resume the dump with: "
-            f"pipeline cache-logits {path.stem}"
+            f"pipeline cache-logits {at(path).stem}"
         )
-    require_own_folders(path)
+    if isinstance(path, Path):
+        require_own_folders(path)
     left = half_written(path)
     with ExitStack() as held:
         with gate(path, WAIT_SECONDS, free_of=WHOLE):
@@ -103,14 +106,14 @@ def upgrade(path: Path, splits: Splits | None = None) -> Upgraded:
     return Upgraded(changed=True, untold=untold)
 
 
-def _upgraded(path: Path, manifest: Manifest, header: Header, index: Index) -> tuple[StoreWriter, Manifest]:
+def _upgraded(path: Root, manifest: Manifest, header: Header, index: Index) -> tuple[StoreWriter, Manifest]:
     """Write header and catalogues into the store's growth; return the manifest that publishes them."""
     _require_whole(path, manifest)
     if is_growing(path) and not begun_as(path, header):
         upgrades = ", which upgrades the store once it is complete" if _is_older(manifest) else ""
         raise StoreError(
             f"{path}: has an unfinished growth{upgrades}; finish it with: pipeline cache-logits "
-            f"{path.stem}, or remove it with: rm -r {growth_folder(path)}"
+            f"{at(path).stem}, or remove it with: {removal(growth_folder(path))}"
         )
     prepare_growth(path, header, index=index, state=read_state(path, manifest.layout))
     writer = StoreWriter(path, header)
@@ -170,7 +173,7 @@ def _labels_by_digest(
         return np.fromiter(pool.map(of_sample, places.tolist(), digests.tolist()), np.int64, len(places))
 
 
-def _require_whole(path: Path, manifest: Manifest) -> None:
+def _require_whole(path: Root, manifest: Manifest) -> None:
     """Refuse files that contradict the manifest: the upgrade would give them digests that fit.
 
     Raises:

@@ -1,28 +1,28 @@
 """Writing a store: whole shards, each with a record, until the manifest makes the store complete.
 
 New views or samples of a complete store are written beside it; see growth.py. A shard counts as finished
-once its record exists; leftovers without a record are swept before the shard is written again. Several
-writers may work at once, each on a slice of the shards.
+once its record exists; leftovers without a record are replaced. Several writers may work at once, each on a
+slice of the shards. Where no lock keeps slices apart, e.g. in object storage, two may write the same shard:
+equal bytes are as good as one's, and different ones are refused.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from pipeline.codecs.fidelity import Fidelity
-from pipeline.core.errors import CorruptStoreError, StoreError
-from pipeline.core.files import naming, sync_file, sync_folder
-from pipeline.core.hashing import file_digest
+from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError
+from pipeline.core.hashing import bytes_digest
+from pipeline.core.threads import side_by_side
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
-from pipeline.store.arrays import RESTORE, logits_array, reading, reason
+from pipeline.places.place import Tag
+from pipeline.store.arrays import RESTORE, StoredArray, logits_array, reading, reason
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.frame import frame_files
 from pipeline.store.growth import forget_work, growth_folder, set_aside, settle
@@ -34,35 +34,39 @@ from pipeline.store.manifest import Manifest, sum_up
 from pipeline.store.records import RenderChecksums, ShardRecord, written_by
 from pipeline.store.shards import Catalogues
 
+# A writer takes so long at most from a shard's last file to its record.
+_OTHERS_SECONDS = 10.0
+_POLL_SECONDS = 0.2
+
 
 class StoreWriter:
     """Write shards into a store that has its frame. Hold a lock on the slice that is written.
 
     Args:
-        store: the store's folder.
+        store: the store's folder or place.
         header: the store's; if the store is complete with a different header, its growth's.
     """
 
-    def __init__(self, store: Path, header: Header) -> None:
+    def __init__(self, store: Root, header: Header) -> None:
         self.store, self.header, self.layout = store, header, header.layout
-        self._complete = Manifest.read(Location(store)) if (store / MANIFEST).exists() else None
+        # Its tag first: should it be replaced in between, publishing this growth fails.
+        self._replaced = at(store).tag(MANIFEST)
+        self._complete = Manifest.read(Location(store)) if self._replaced else None
         self.path = path = growth_folder(store) if self._complete else store
-        self._records = Records(path)
-        # zarr would omit a shard of zeros; every shard needs a file.
-        with zarr.config.set({"array.write_empty_chunks": True}), reading(path, "an array"):
-            self._require_arrays()
-            self._arrays = {
-                (section, array): zarr.open_array(path / section / array, mode="r+")
-                for section in self.layout.sections
-                for array in self.layout.arrays
-            }
+        self._place, self._records = at(path), Records(path)
+        with reading(path, "an array"):
+            self._metadata = dict(self._read_metadata())
 
-    def _require_arrays(self) -> None:
-        """Refuse arrays whose shards or codecs contradict the layout: zarr would trust them."""
+    def _read_metadata(self) -> Iterator[tuple[StoredArray, bytes]]:
+        """Yield each array; refuse metadata that contradict the layout, which zarr would trust."""
         for section in self.layout.sections.values():
             for name in self.layout.arrays:
                 array = logits_array(self.layout, section, name)
-                array.require_metadata((self.path / array.metadata_file).read_bytes())
+                metadata = self._place.get(array.metadata_file)
+                if metadata is None:
+                    raise FileNotFoundError(f"{array.metadata_file} is missing")
+                array.require_metadata(metadata)
+                yield array, metadata
 
     @property
     def is_growing(self) -> bool:
@@ -74,20 +78,23 @@ class StoreWriter:
         asked = list(self.layout.shards() if shards is None else shards)
         found = self._finished_before(asked)
         found |= self._records.read(self.header, [shard for shard in asked if shard not in found])
-        return {shard: found[shard] for shard in asked if shard in found and self._is_there(found[shard])}
+        there = self._sizes(found.values())
+        return {
+            shard: found[shard] for shard in asked if shard in found and self._is_there(found[shard], there)
+        }
 
     def begun(self) -> set[ShardId]:
         """Return the shards that have a record, by the names of the records."""
         return self._records.shards()
 
     def missing(self, shards: Iterable[ShardId]) -> list[ShardId]:
-        """Return the unfinished ones of some shards, and remove their leftovers."""
+        """Return the unfinished ones of some shards, and remove records whose files are gone."""
         shards = list(shards)
+        # Listed first: a record that another writer adds from now on is none of those.
+        recorded = self._records.named(shards)
         done = self.done(shards)
-        missing = [shard for shard in shards if shard not in done]
-        for shard in missing:
-            self._sweep(shard)
-        return missing
+        self._records.drop(recorded.difference(done))
+        return [shard for shard in shards if shard not in done]
 
     def write(
         self,
@@ -109,16 +116,14 @@ class StoreWriter:
                 None if the task counts no correct answers.
             checksums: of the rendered samples at `checksum_rows`.
         """
-        rows = self.layout.rows(shard)
+        rows, section = self.layout.rows(shard), self.layout.sections[shard.section]
         files: dict[str, tuple[int, str]] = {}
+        written: dict[str, Tag] = {}
         for name, values in arrays.items():
-            file = self.path / self.layout.shard_file(shard, name)
-            with naming(file):
-                self._arrays[shard.section, name][shard.view, rows] = values
-            sync_file(file)
-            for folder in file.relative_to(self.path).parents[:-1]:
-                sync_folder(self.path / folder)
-            files[name] = file.stat().st_size, file_digest(file)
+            file, array = self.layout.shard_name(shard, name), logits_array(self.layout, section, name)
+            content = array.encode(self._metadata[array], file, values, (shard.view, rows))
+            written[file] = self._put(shard, file, content)
+            files[name] = len(content), bytes_digest(content)
         record = ShardRecord(
             rows=self.layout.n_rows(shard),
             files=files,
@@ -127,12 +132,73 @@ class StoreWriter:
             correct=correct,
             checksums=checksums,
         )
-        self._records.write(shard, record, self.header.origin)
+        self._record(shard, record, written)
+
+    def _put(self, shard: ShardId, file: str, content: bytes) -> Tag:
+        """Write a shard's file; one that differs is replaced if it was left by a killed writer.
+
+        Raises:
+            MismatchError: another writer has finished this shard, with other bytes.
+        """
+        tag = self._place.put_if_absent(file, content)
+        while tag is None:
+            there = self._place.tag(file)
+            if self._place.get(file) == content and there is not None:
+                return there
+            self._require_unrecorded(shard)
+            if there is None:
+                tag = self._place.put_if_absent(file, content)
+            else:
+                tag = self._place.put_if_match(file, content, there)
+        return tag
+
+    def _record(self, shard: ShardId, record: ShardRecord, written: Mapping[str, Tag]) -> None:
+        """Write a shard's record, unless another writer, without a lock between both, changed its files.
+
+        Both write files first and look at the other's record, or files, afterwards; so one of them sees the
+        other, and no record of other files remains.
+
+        Raises:
+            MismatchError: another writer has written this shard with other bytes.
+        """
+        ours = self._records.write(shard, record, self.header.origin)
+        untouched = all(self._place.tag(file) == tag for file, tag in written.items())
+        if ours and untouched:
+            return
+        if ours or untouched:
+            self._records.drop([shard])
+        raise self._unequal(shard)
+
+    def _require_unrecorded(self, shard: ShardId) -> None:
+        """Wait for the record of another writer at work, if no lock keeps such away, and refuse it."""
+        deadline = time.monotonic() + (0 if self._place.has_locks else _OTHERS_SECONDS)
+        while not self._records.named([shard]):
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(_POLL_SECONDS)
+        raise self._unequal(shard)
+
+    def _unequal(self, shard: ShardId) -> MismatchError:
+        return MismatchError(
+            f"{self.path}: another process has written shard {shard} with other bytes; writers of one "
+            "store need equal devices, threads and versions; stop one of both, and run the command again"
+        )
 
     def read(self, section: str) -> dict[str, NDArray[Any]]:
         """Return the codec's arrays of a section's only view, all of whose shards are finished."""
-        rows = self.layout.sections[section].rows()
-        return {array: np.asarray(self._arrays[section, array][0])[rows] for array in self.layout.arrays}
+        cut = self.layout.sections[section]
+        found = {}
+        for name in self.layout.arrays:
+            array = logits_array(self.layout, cut, name)
+            files = [
+                self.layout.shard_name(ShardId(section, 0, block), name)
+                for block in range(len(self.layout.blocks(section)))
+            ]
+            contents = side_by_side(self._place.get, files, self._place.at_once)
+            whole = {f: content for f, content in zip(files, contents, strict=True) if content is not None}
+            kept = {array.metadata_file: self._metadata[array], **whole}
+            found[name] = array.decode(self.path, kept, 0)[cut.rows()]
+        return found
 
     def tidy(self) -> None:
         """Remove leftovers of killed writers from a store without missing shards."""
@@ -170,7 +236,7 @@ class StoreWriter:
             header=self.header,
             shards=catalogues,
             totals=totals,
-            metadata={name: file_digest(self.path / name) for name in names},
+            metadata={name: bytes_digest(self._place.get(name) or b"") for name in names},
             teacher_top1={
                 "direct": {name: totals[name].accuracy for name in cached_top1},
                 "cached": dict(cached_top1),
@@ -185,7 +251,7 @@ class StoreWriter:
 
     def publish(self, manifest: Manifest) -> None:
         """Write the manifest, which completes the store or publishes its growth."""
-        manifest.write(self.store)
+        manifest.publish(self.store, self._replaced)
         settle(self.store)
 
     def _catalogue(self, span: Span, done: Done) -> str:
@@ -211,27 +277,21 @@ class StoreWriter:
             return {}
         return dict(self._complete.finished(sorted(shards)))
 
-    def _is_there(self, finished: Finished) -> bool:
+    def _sizes(self, found: Collection[Finished]) -> Sequence[Mapping[str, int]]:
+        """Return the sizes of shards' files by name, in the growth and in the store."""
+        names = [name for finished in found for name in self._names(finished)]
+        places = [self._place, at(self.store)] if self.is_growing else [self._place]
+        return [place.sizes_of(names) for place in places]
+
+    def _is_there(self, finished: Finished, there: Sequence[Mapping[str, int]]) -> bool:
         """Whether a shard's files exist, in the growth or in the store."""
-        names = [self.layout.shard_name(finished.shard, array) for array in sorted(self.layout.arrays)]
         return all(
-            any(_has(f"{folder}/{name}", size) for folder in {self.path, self.store})
-            for name, size in zip(names, finished.sizes, strict=True)
+            any(sizes.get(name) == size for sizes in there)
+            for name, size in zip(self._names(finished), finished.sizes, strict=True)
         )
 
-    def _sweep(self, shard: ShardId) -> None:
-        """Remove a shard's leftovers: zarr would read a truncated file before overwriting it."""
-        for array in self.layout.arrays:
-            file = self.path / self.layout.shard_file(shard, array)
-            for leftover in (file, *file.parent.glob(f"{file.name}.*.partial")):
-                leftover.unlink(missing_ok=True)
-
-
-def _has(file: str, size_bytes: int) -> bool:
-    try:
-        return os.stat(file).st_size == size_bytes
-    except OSError:
-        return False
+    def _names(self, finished: Finished) -> list[str]:
+        return [self.layout.shard_name(finished.shard, array) for array in sorted(self.layout.arrays)]
 
 
 def direct_top1(done: Done) -> float | None:

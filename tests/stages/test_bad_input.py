@@ -367,7 +367,7 @@ def test_a_file_is_no_store(project, fails):
     fails(["inspect", "params.yaml"], "params.yaml", "no such store")
 
 
-@pytest.mark.parametrize("out", ["data.npz", "data.npz/x.zarr", "s3://bucket/main.zarr"])
+@pytest.mark.parametrize("out", ["data.npz", "data.npz/x.zarr", "ftp://host/main.zarr"])
 @pytest.mark.parametrize("command", ["cache-logits", "plan"])
 def test_places_for_no_store(project, capsys, command, out):
     assert run(command, "main", "--out", out) == 2

@@ -89,12 +89,6 @@ def test_a_pointer_without_its_place_is_refused(params):
         find_store(Params(), "main")
 
 
-@pytest.mark.parametrize("place", ["", "s3://bucket/logits"])
-def test_only_a_local_folder_is_a_place(place):
-    with pytest.raises(ConfigError, match="expected a local folder"):
-        PlacesParams(logits=place)
-
-
 def test_without_a_place_stores_stay_where_they_were(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_pointer(Params(), "main")

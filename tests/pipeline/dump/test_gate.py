@@ -12,7 +12,7 @@ from pipeline.dump import open as opening
 from pipeline.dump import run
 from pipeline.dump.run import cache_logits
 from pipeline.dump.verify import verify
-from pipeline.store import ledger
+from pipeline.places.folder import LocalPlace
 from pipeline.store.lock import Slice
 
 
@@ -21,7 +21,7 @@ def seen_at_gate(monkeypatch) -> list[str]:
     """The names of records and catalogues read, and of folders listed, while the gate is held."""
     seen: list[str] = []
     held: list[bool] = []
-    gate, read, listed = run.gate, ledger.read_inside, ledger._listed
+    gate, read, listed = run.gate, LocalPlace.get, LocalPlace.names
 
     @contextmanager
     def watched(*arguments: Any, **options: Any) -> Iterator[None]:
@@ -30,18 +30,18 @@ def seen_at_gate(monkeypatch) -> list[str]:
             yield
             held.clear()
 
-    def reading(root, name, most_bytes):
+    def reading(place, name, *part):
         seen.extend([name] if held else [])
-        return read(root, name, most_bytes)
+        return read(place, name, *part)
 
-    def listing(folder):
-        seen.extend([folder.name] if held else [])
-        return listed(folder)
+    def listing(place, folder):
+        seen.extend([folder] if held else [])
+        return listed(place, folder)
 
     for module in (run, opening):
         monkeypatch.setattr(module, "gate", watched)
-    monkeypatch.setattr(ledger, "read_inside", reading)
-    monkeypatch.setattr(ledger, "_listed", listing)
+    monkeypatch.setattr(LocalPlace, "get", reading)
+    monkeypatch.setattr(LocalPlace, "names", listing)
     return seen
 
 
@@ -56,7 +56,7 @@ def test_records_of_training_shards_are_not_read_at_the_gate(
     assert verify(path).ok
     # The records of held-out shards are: the first process makes those at the gate.
     assert any(name.startswith("records/test") for name in seen_at_gate)
-    assert not [name for name in seen_at_gate if "train" in name or name == "records"]
+    assert not [name for name in seen_at_gate if name.startswith("records/train") or name == "records"]
     seen_at_gate.clear()
     cache_logits(context, teacher, make_spec(view_count=4), path)
-    assert not [name for name in seen_at_gate if "train" in name]
+    assert not [name for name in seen_at_gate if name.startswith("records/train")]

@@ -188,7 +188,7 @@ def test_a_run_killed_while_it_creates_the_store_leaves_none(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.store.header.Header.write", killed)
+        patch.setattr("pipeline.store.header.Header.publish", killed)
         with pytest.raises(KeyboardInterrupt):
             cache_logits(context, teacher, make_spec(), path)
     assert not path.exists()
@@ -201,7 +201,7 @@ def test_a_run_killed_while_it_creates_the_store_leaves_none(
     [
         *(("pipeline.store.frame._put_index", n) for n in (0, 1, 3)),
         *(("pipeline.store.frame._resize", n) for n in (0, 2, 4)),
-        ("pipeline.store.header.Header.write", 0),
+        ("pipeline.store.header.Header.publish", 0),
     ],
 )
 @pytest.mark.parametrize("goes_on", ["grown", "as before"])

@@ -157,7 +157,7 @@ def test_a_repair_that_is_killed_can_be_gone_on_with(path, context, teacher, mon
     target = {
         "gather": "pipeline.store.ledger.Records.put",
         "unlink": "pathlib.Path.unlink",
-        "write": "pipeline.store.header.Header.write",
+        "write": "pipeline.store.header.Header.publish",
     }[step]
 
     def killed(*arguments, **options):

@@ -6,7 +6,8 @@ import pytest
 from zarr.storage import LocalStore, MemoryStore
 
 from pipeline.core.errors import CorruptStoreError, StoreError
-from pipeline.places.location import Location, hidden, hidden_place, secrets_of, without
+from pipeline.places.addresses import hidden, hidden_place, secrets_of, without
+from pipeline.places.location import Location
 from pipeline.store.reader import LogitStore
 from stages.cli import main
 
