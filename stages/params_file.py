@@ -17,12 +17,10 @@ from pipeline.modalities.table import DEFAULT, MODALITIES
 from pipeline.views.pairing import require_whole_groups
 from stages import paths
 from stages.data_params import DataParams
+from stages.dump_params import DumpParams, DumpViews, EnsembleParams
 from stages.names import KINDS, STORES, require_names, require_runs_apart
 from stages.own_types import checked, nested
 from stages.params import (
-    DumpParams,
-    DumpViews,
-    EnsembleParams,
     ModelParams,
     Params,
     PlacesParams,

@@ -33,10 +33,8 @@ from pipeline.modalities.text.preprocessing import GivenText
 from pipeline.modalities.text.spec import OPERATIONS as TEXT_OPERATIONS
 from pipeline.modalities.text.spec import TextViews
 from stages.data_params import DataParams
+from stages.dump_params import DumpParams, DumpViews, EnsembleParams
 from stages.params import (
-    DumpParams,
-    DumpViews,
-    EnsembleParams,
     ModelParams,
     PlacesParams,
     RecipeParams,
