@@ -1,6 +1,6 @@
 """The plan of a dump: existing, planned and missing shards. Values only; nothing is written.
 
-`pipeline plan` prints it, `open.py` creates or grows the store, `run.py` makes the missing shards, and
+`pipeline plan` prints it, `open.py` creates or grows the store, `shards.py` makes the missing shards, and
 `repair.py` mends a store by the same rules.
 """
 

@@ -254,8 +254,8 @@ def step_locks(path: Path, sizes: dict[str, int]) -> dict[str, Any]:
     original = run.gate  # type: ignore[attr-defined]
 
     @contextmanager
-    def timed(*arguments: Any) -> Iterator[None]:
-        with original(*arguments):
+    def timed(*arguments: Any, **options: Any) -> Iterator[None]:
+        with original(*arguments, **options):
             begin = time.process_time()
             yield
             held.append(time.process_time() - begin)
@@ -272,7 +272,9 @@ def step_locks(path: Path, sizes: dict[str, int]) -> dict[str, Any]:
         if hasattr(module, "require_same_pixels"):
             module.require_same_pixels = lambda *_: None  # type: ignore[attr-defined]
     context, teacher, spec = small_dump(path.parent, sizes["shards"])
-    run._Dump._make_section = reached  # type: ignore[method-assign, assignment]
+    # In older code the class is in `run`.
+    maker = getattr(run, "_Dump", None) or run.ShardMaker
+    maker._make_section = reached
     with suppress(Reached):
         run.cache_logits(context, teacher, spec, path)
     return {"held": sum(held), "times": len(held)}
