@@ -17,7 +17,7 @@ from pipeline.store.reader import LogitStore
 from pipeline.store.reference import beside
 from pipeline.tasks.task import Task
 from stages import paths
-from stages.artifacts import asked_teacher, judging, require_as_asked, tell_other_data
+from stages.dumps import require_as_asked
 from stages.dvc import naming_experiments, require_pointer_stage
 from stages.labels import tell_changed_labels
 from stages.machine import Machine
@@ -26,6 +26,7 @@ from stages.params import Params
 from stages.places import place_of, write_pointer
 from stages.ranks import rank_slice
 from stages.rehead import make as make_reheaded
+from stages.teachers import asked_teacher, judging, tell_other_data
 
 
 @click.command()

@@ -13,13 +13,13 @@ from pipeline.dump.preflight import size
 from pipeline.dump.rehead import require_fine
 from pipeline.places.folder import Root
 from pipeline.tasks.task import Task
-from stages.artifacts import asked_teacher, judging
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device, writes_store
 from stages.params import Params
 from stages.places import place_of
 from stages.rehead import lines, prepared
 from stages.rehead_params import ProbeParams, ReheadParams
+from stages.teachers import asked_teacher, judging
 
 
 @click.command()

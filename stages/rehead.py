@@ -19,7 +19,7 @@ from pipeline.store.reader import LogitStore
 from pipeline.store.reference import beside
 from pipeline.store.rehead import Reheaded
 from stages import paths
-from stages.artifacts import require_as_asked
+from stages.dumps import require_as_asked
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
 from stages.params import Params

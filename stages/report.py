@@ -23,7 +23,7 @@ from pipeline.store.soft_labels import SoftLabels
 from pipeline.tasks.table import find_task
 from pipeline.tasks.task import Task
 from stages import paths
-from stages.artifacts import dumps_in, require_as_asked, require_described_teacher, tell_other_data
+from stages.dumps import dumps_in, require_as_asked, require_described_teacher
 from stages.labels import tell_changed_labels
 from stages.machine import open_prepared
 from stages.options import reads_params
@@ -31,6 +31,7 @@ from stages.params import Params
 from stages.places import find_store
 from stages.ranks import require_alone
 from stages.runtime import bound_threads, default_workers
+from stages.teachers import tell_other_data
 
 _CPU = torch.device("cpu")
 

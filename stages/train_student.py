@@ -28,7 +28,7 @@ from pipeline.training.loop import RunSpec
 from pipeline.training.run import train
 from pipeline.training.state import TrainingResult
 from stages import paths
-from stages.artifacts import open_dump
+from stages.dumps import open_dump
 from stages.machine import Machine
 from stages.options import reads_params, reads_store, runs_on_device
 from stages.outputs import Outputs, main_figure, test_figures

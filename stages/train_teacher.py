@@ -28,12 +28,12 @@ from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
 from stages import paths
-from stages.artifacts import judging, making
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
 from stages.outputs import Outputs, main_figure, test_figures
 from stages.params import ModelParams, Params
 from stages.ranks import training_ranks
+from stages.teachers import judging, making
 
 # Training samples on which the features of an embedding are standardised.
 _MEASURED = 2048

@@ -32,13 +32,13 @@ from pipeline.store.rehead import Reheaded
 from pipeline.store.upgrade import upgrade
 from pipeline.tasks.table import task_of
 from stages import paths
-from stages.artifacts import load_teacher
 from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
 from stages.failures import say
 from stages.labels import changes_at
 from stages.machine import Machine
 from stages.options import debuggable, reads_store, runs_on_device, store_root, trusts_code
 from stages.ranks import require_alone
+from stages.teachers import load_teacher
 
 
 @click.command()

@@ -29,8 +29,8 @@ from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.tasks.table import find_task
 from stages import paths
-from stages.artifacts import load_teacher
 from stages.runtime import keep_freed_memory
+from stages.teachers import load_teacher
 from tests.benchmarks.environment import environment
 from tests.benchmarks.main_job import VIEWS
 

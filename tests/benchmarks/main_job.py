@@ -42,8 +42,8 @@ from pipeline.store.reader import LogitStore
 from pipeline.tasks.table import find_task
 from pipeline.training.settings import TrainingSettings
 from stages import paths
-from stages.artifacts import load_teacher
 from stages.runtime import keep_freed_memory
+from stages.teachers import load_teacher
 from tests.benchmarks.environment import environment
 from tests.benchmarks.student_epochs import Student, StudentEpochs
 from tests.benchmarks.timing import ratio

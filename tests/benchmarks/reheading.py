@@ -36,8 +36,8 @@ from pipeline.store.reader import LogitStore
 from pipeline.store.rehead import require_features
 from pipeline.tasks.classes import CLASSES
 from pipeline.tasks.embedding import EMBEDDING
-from stages.artifacts import load_teacher
 from stages.runtime import keep_freed_memory
+from stages.teachers import load_teacher
 from tests.benchmarks.commands import pipeline
 from tests.benchmarks.environment import environment
 from tests.benchmarks.main_job import VIEWS

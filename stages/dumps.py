@@ -1,12 +1,7 @@
-"""Load teachers and dumps, and refuse those that do not match params.yaml.
-
-Without DVC, a changed params.yaml does not retrain a teacher. A network that would give different logits is
-refused; changed training values are only reported.
-"""
+"""Open dumps, ensembles and re-headed dumps, and refuse those that do not match params.yaml."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,26 +11,20 @@ import torch
 
 from pipeline.core.errors import (
     CorruptStoreError,
-    DataError,
     IncompleteStoreError,
     MismatchError,
-    ModelError,
     bounded,
     counted,
     quoted,
 )
-from pipeline.core.files import parse_object
-from pipeline.core.hashing import canonical_json, difference
+from pipeline.core.hashing import difference
 from pipeline.core.progress import note
-from pipeline.core.trust import NOTHING, Trust
 from pipeline.dump.rehead import require_classes
 from pipeline.dump.verify import replay
 from pipeline.evaluation.context import RunContext
-from pipeline.modalities.prepared import PreparedData
-from pipeline.models.checkpoint import ModelCard, load_checkpoint
+from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.places.addresses import removal
-from pipeline.report.runs import read_metrics
 from pipeline.store.arrays import RESTORE
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.follow import FollowedStore, follow
@@ -44,17 +33,14 @@ from pipeline.store.reference import NOUNS, Kind
 from pipeline.store.rehead import Reheaded
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.tasks.classes import CLASSES
-from pipeline.tasks.embedding import EMBEDDING
 from pipeline.tasks.table import task_of
-from pipeline.training.settings import Precision
 from stages import paths
 from stages.labels import tell_changed_labels
-from stages.params import ModelParams, Params
+from stages.params import Params
 from stages.places import find_store, find_store_to_follow
 from stages.rehead_params import ProbeParams, ReheadParams
+from stages.teachers import asked_teacher, card_difference
 
-# Values that decide the network itself, independently of its training.
-_DECISIVE = ("model", "weights", "fine_tune")
 _OPEN: Mapping[Kind, Callable[..., SoftLabels]] = {
     "logits": LogitStore.open,
     "ensemble": Ensemble.open,
@@ -62,152 +48,6 @@ _OPEN: Mapping[Kind, Callable[..., SoftLabels]] = {
 }
 # Number of (view, sample) pairs that the teacher evaluates again to measure drift.
 REPLAYED = 256
-
-
-def load_teacher(
-    name: str, precision: Precision, device: torch.device, *, trust: Trust = NOTHING
-) -> Teacher:
-    """Load a teacher onto a device, ready to run.
-
-    Args:
-        name: of a checkpoint in models/teachers.
-        precision: of its forward pass.
-        device: to run on.
-        trust: user code that may run.
-
-    Raises:
-        ConfigError: the name is invalid, e.g. a path.
-        ModelError: the checkpoint is missing or damaged, or needs code that the user did not name.
-    """
-    network, card = load_checkpoint(paths.teacher_checkpoint(name), trust=trust)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Teacher(name=name, network=network, card=card, precision=precision)
-
-
-def judging(context: RunContext, spec: ModelParams) -> RunContext:
-    """Return the context of a teacher, whose task is that of embeddings if it is an encoder."""
-    return context.under(EMBEDDING) if spec.encodes else context
-
-
-def asked_teacher(params: Params, name: str, precision: Precision, device: torch.device) -> Teacher:
-    """Load a teacher whose checkpoint matches params.yaml.
-
-    Raises:
-        ModelError: the checkpoint is missing, or cannot be loaded.
-        MismatchError: the checkpoint has a different network than params.yaml asks for.
-    """
-    path, again = paths.teacher_checkpoint(name), f"run: pipeline train-teacher {name}"
-    if not path.exists():
-        raise ModelError(f"{path}: no such file; the teacher is not trained or evaluated yet; {again}")
-    teacher = load_teacher(name, precision, device, trust=_trust_in(params, name))
-    was, now = _recorded_making(name), _plain(params.makes_teacher(name))
-    differing = card_difference(params, name, teacher.card)
-    if was and not differing:
-        differing = difference(_decisive(was, name), _decisive(now, name))
-    if differing:
-        raise MismatchError(
-            f"{path}: does not match params.yaml: {differing}; {again}, or restore the old values"
-        )
-    changed = difference(was, now) if was else ""
-    if changed:
-        note(f"{path}: params.yaml has changed since it was trained: {changed}; {again}")
-    return teacher
-
-
-def _trust_in(params: Params, teacher: str) -> Trust:
-    """Return the code that params.yaml names for a teacher."""
-    spec = params.teacher(teacher)
-    remedy = f"name it in teachers.{teacher}.model, or run: pipeline train-teacher {teacher}"
-    return Trust(models={spec.model: spec.options}, remedy=remedy)
-
-
-def card_difference(params: Params, name: str, card: ModelCard) -> str:
-    """List the differences between a card and a teacher of params.yaml; "" if none is known.
-
-    Args:
-        params: all of params.yaml.
-        name: of the teacher.
-        card: of the teacher's checkpoint, or of the teacher that a store names.
-    """
-    spec, built, said = params.teacher(name), card.architecture, params.teacher(name).preprocessing.said()
-    pairs: dict[str, tuple[Any, Any]] = {"model": (_without_tag(built.name), _without_tag(spec.model))}
-    if spec.stem_stride is not None:
-        pairs["stem_stride"] = built.stem_stride, spec.stem_stride
-    if spec.channels is not None and "mean" not in said:
-        pairs["channels"] = built.channels, spec.channels
-    if spec.output is not None:
-        pairs["output"] = built.output, spec.output
-    if spec.normalise is not None:
-        pairs["normalise"] = built.normalise, spec.normalise
-    for key, value in spec.options.items():
-        pairs[f"options.{key}"] = built.options.get(key), value
-    for key, value in said.items():
-        pairs[f"preprocessing.{key}"] = getattr(card.preprocessing, key), value
-    there, here = (
-        _plain({f"teachers.{name}.{key}": pair[side] for key, pair in pairs.items()}) for side in (0, 1)
-    )
-    return difference(there, here)
-
-
-def making(params: Params, name: str, data: PreparedData) -> dict[str, Any]:
-    """Return a teacher's parameters, as JSON, and the digest of its data, for its metrics."""
-    return {"made_with": canonical_json(_plain(params.makes_teacher(name))), "dataset": data.digest()}
-
-
-def tell_other_data(name: str, dataset: str) -> None:
-    """Print a note if a teacher was trained on data other than the present prepared data.
-
-    Args:
-        name: of the teacher.
-        dataset: digest of the prepared data.
-    """
-    metrics = _metrics(name)
-    if metrics.get("epochs") and metrics.get("dataset") not in (None, dataset):
-        note(
-            f"teacher {name}: trained on different data than {paths.PREPARED} holds now; to retrain it, "
-            f"run: pipeline train-teacher {name}"
-        )
-
-
-def _recorded_making(name: str) -> dict[str, Any]:
-    """Return the parameters that a teacher was made with; empty if unknown."""
-    try:
-        return parse_object(_metrics(name).get("made_with", "{}").encode())
-    except (ValueError, AttributeError) as error:
-        note(f"teacher {name}: cannot be compared with params.yaml: its 'made_with' is damaged ({error})")
-        return {}
-
-
-def _metrics(name: str) -> dict[str, Any]:
-    """Return the metrics of a teacher's run; empty if the file is missing or damaged."""
-    path = paths.RUNS / f"teacher-{name}" / "metrics.json"
-    if not path.exists():
-        return {}
-    try:
-        return read_metrics(path, f"pipeline train-teacher {name}")
-    except DataError as error:
-        note(str(error))
-        return {}
-
-
-def _decisive(making: dict[str, Any], name: str) -> dict[str, Any]:
-    spec = making.get(f"teachers.{name}")
-    known = spec if isinstance(spec, dict) else {}
-    return {f"teachers.{name}.{key}": known.get(key) for key in _DECISIVE}
-
-
-def _without_tag(name: str) -> str:
-    """Return a model's name without timm's weights tag, e.g. timm:resnet18 for timm:resnet18.a1_in1k."""
-    return name.partition(".")[0] if name.startswith("timm:") else name
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """Convert values by a round trip through JSON, for comparison with stored ones."""
-    plain: dict[str, Any] = json.loads(json.dumps(value, default=str))
-    return plain
-
-
-# Dumps for students: compared with params.yaml, and checked for drift of the images.
 
 
 def open_dump(
