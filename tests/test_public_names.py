@@ -24,7 +24,8 @@ OPTIONS = {
     "preset": {"NAME", "--out", "--dvc"},
     "prepare": {"--params", "--set", "--workers", "--look"},
     "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render"},
-    "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--render", "--out", "--shards"},
+    "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--render"}
+    | {"--out", "--shards", "--by-view"},
     "rehead": {"DUMP", "--head", "--out", "--penalty", "--max-kl", "--max-error", "--params", "--set"}
     | {"--device", "--workers", "--render"},
     "plan": {"DUMP", "--params", "--set", "--device", "--workers", "--render"}
@@ -39,7 +40,7 @@ OPTIONS = {
         "--set",
         "--device",
     }
-    | {"--workers", "--render"},
+    | {"--workers", "--render", "--follow", "--follow-timeout"},
     "report": {"--params", "--set"},
     "inspect": {"STORE", "--json"},
     "verify": {
