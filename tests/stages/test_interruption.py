@@ -156,9 +156,9 @@ def test_ranks_die_with_their_launcher(project):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_at_random_moments(uninterrupted, ranks):
+def test_killed_at_a_random_moment(uninterrupted, ranks):
     command = DUMP if ranks == 1 else torchrun(ranks)
-    assert kill_at_random(command, 2, seed=ranks, expected=uninterrupted)
+    assert kill_at_random(command, 1, seed=ranks, expected=uninterrupted)
 
 
 @pytest.mark.slow
