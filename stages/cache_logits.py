@@ -53,7 +53,7 @@ def command(
 ) -> None:
     """Run the teacher of DUMP once over all views and store its logits in a Zarr store.
 
-    An interrupted dump resumes, and a complete one is left unchanged. Added views and images extend the
+    An interrupted dump resumes, and a complete one is left unchanged. Added views and samples extend the
     store; finished shards are never rewritten. Under torchrun each rank writes its part.
 
     DUMP may also be one of `ensembles`, `reheads` or `probes`: then existing dumps are averaged, or get

@@ -257,7 +257,7 @@ def _described(store: LogitStore) -> tuple[str, ModelCard]:
 def _measure_drift(
     store: LogitStore, teacher: Teacher | None, context: RunContext
 ) -> dict[str, Any] | None:
-    """Measure the KL cost of images that may render differently here; needs the teacher."""
+    """Measure the KL cost of samples that may render differently here; needs the teacher."""
     if teacher is None:
         note(f"{store.location}: the KL cost of drift cannot be measured without the teacher")
         return None

@@ -54,7 +54,7 @@ from stages.runtime import bound_threads
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Compare outputs on at most this many images.",
+    help="Compare outputs on at most this many samples.",
 )
 @click.option(
     "--threshold",
@@ -78,7 +78,7 @@ def command(
     """Export CHECKPOINT (NAME.pt with its card NAME.json) to one ONNX or torch.export file.
 
     The batch size is dynamic. Preprocessing and classes are included as JSON: in ONNX's metadata, or as
-    extra files of the archive. The file is written only if it gives the network's logits on real images.
+    extra files of the archive. The file is written only if it gives the network's logits on real samples.
     Code named by the card runs only with --trust-code.
     """
     require_alone()

@@ -55,7 +55,7 @@ def command(
 ) -> None:
     """Write the outputs of DUMP, a dump, an ensemble or a store's folder, for loaders of other libraries.
 
-    Each sample keeps its key, so outputs are siblings of its image. OUT appears when it is complete;
+    Each sample keeps its key, so outputs are siblings of its file. OUT appears when it is complete;
     card.json in it describes views, codec and fidelity. Nothing is overwritten.
     """
     del trust  # The option has named the code to the tables.

@@ -1,4 +1,4 @@
-"""Load teachers and refuse those that do not match params.yaml.
+"""Load teachers and refuse those that do not match params.yaml; `dumps.py` does so for dumps.
 
 Without DVC, a changed params.yaml does not retrain a teacher. A network that would give different logits is
 refused; changed training values are only reported.
@@ -175,6 +175,3 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
     """Convert values by a round trip through JSON, for comparison with stored ones."""
     plain: dict[str, Any] = json.loads(json.dumps(value, default=str))
     return plain
-
-
-# Dumps for students: compared with params.yaml, and checked for drift of the images.

@@ -72,8 +72,8 @@ def command(
     """Train STUDENT by RECIPE with SEED, from a dump or, for a baseline, without one.
 
     Writes models/students/RUN.pt (best epoch on validation) and RUN.last.pt with their cards, and
-    runs/RUN/metrics.json (figures of the best epoch on the test images) and history.csv. Under torchrun
-    the ranks train one student together. Trackers of `training.log` write below logs/.
+    runs/RUN/metrics.json (figures of the best epoch on the test samples) and history.csv. Under
+    torchrun the ranks train one student together. Trackers of `training.log` write below logs/.
     """
     run = _Run(student=student, recipe=recipe, seed=seed, dump=dump)
     spec, loss = params.student(student), params.recipe(recipe)
@@ -182,7 +182,7 @@ class _Run:
         told: dict[str, Any],
         log: RunLog,
     ) -> None:
-        """Write checkpoints, history and metrics: `told`, and the best epoch's figures on test images."""
+        """Write checkpoints, history and metrics: `told`, and the best epoch's figures on test samples."""
         load_state(network, result.best, self.name)
         found = assess(context, network, card.preprocessing, teacher_logits)
         metrics: dict[str, Any] = {

@@ -47,7 +47,7 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     """Train or fine-tune TEACHER, or evaluate its pretrained weights.
 
     Writes models/teachers/TEACHER.pt with its card, and runs/teacher-TEACHER/metrics.json with its
-    figures on the un-augmented test images. Under torchrun the ranks train it together. Trackers of
+    figures on the un-augmented test samples. Under torchrun the ranks train it together. Trackers of
     `training.log` write below logs/.
     """
     spec = params.teacher(teacher)

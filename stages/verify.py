@@ -83,7 +83,7 @@ def command(
 ) -> None:
     """Check every byte of STORE against its manifest; exit with status 1 on any fault.
 
-    --replay and --repair run the teacher of models/teachers again on images of data/prepared. --data
+    --replay and --repair run the teacher of models/teachers again on samples of data/prepared. --data
     checks the prepared data too; STORE is then optional. Code named by STORE or the teacher's card runs
     only with --trust-code.
     """

@@ -259,7 +259,7 @@ def run_pilot(context: RunContext, teacher: Teacher, spec: DumpSpec, foretold: i
         foretold: training samples of a larger dump to forecast; None for those of the data.
 
     Raises:
-        DataError: an image differs from the prepared one.
+        DataError: a sample differs from the prepared one.
         ModelError: logits are not finite.
     """
     images = context.data.train

@@ -115,7 +115,7 @@ def examine(output: TeacherOutput, codec: Codec, task: Task, checked: Tensor) ->
 class ShardBuffer:
     """The n rows of one shard on the host, filled in rendering order.
 
-    Rendering order differs from row order if views mix images. The four samples of a group, which mix among
+    Rendering order differs from row order if views mix samples. The four of a group, which mix among
     themselves, are then side by side, and a batch of whole groups contains all partners. Batches are slices
     of `order`. A shard of 6 rows in batches of 4:
 

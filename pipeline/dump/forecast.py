@@ -38,12 +38,12 @@ class Forecast:
 
     Args:
         samples: samples of all splits.
-        image_bytes: bytes of packed pixels; 0 if files stay encoded.
+        image_bytes: bytes of packed samples; 0 if files stay encoded.
         codec: the named codec, or the pilot's choice.
         bytes_total: bytes of the finished store.
         bytes_per_sample_view: compressed bytes per training sample and view.
         files: files of the finished store.
-        teacher_forwards: remaining forward passes, in images.
+        teacher_forwards: remaining forward passes, in samples.
         seconds_estimate: time for the remaining passes at the pilot's speed, without torch.compile.
         memory_bytes: peak resident bytes of the pilot, plus two shards, images held decoded, and the index
             of samples that the pilot's data lacks.
@@ -126,7 +126,7 @@ def forecast(
 
 
 def _image_bytes(data: PreparedData, counts: Mapping[str, int]) -> int:
-    """Return the bytes of `counts` packed images, at the mean size of the existing ones."""
+    """Return the bytes of `counts` packed samples, at the mean size of the existing ones."""
     return sum(
         images.size_bytes * counts[name] // len(images)
         for name, images in splits_of(data).items()

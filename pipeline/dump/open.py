@@ -79,7 +79,7 @@ def require_resumable(plan: DumpPlan) -> None:
     """Refuse data that lacks samples of missing shards, or renders differently from the finished ones.
 
     Raises:
-        MismatchError: samples are missing from the data, or their pixels differ from the teacher's.
+        MismatchError: samples are missing from the data, or they render differently from the teacher's.
     """
     if plan.is_new or is_complete(plan.path, plan.header):
         return
@@ -126,8 +126,8 @@ def make_feeds(
     Args:
         context: the data and the device.
         teacher: owner of the preprocessing.
-        views: views of the training images.
-        layout: the store's layout; images are mixed only within a block.
+        views: views of the training samples.
+        layout: the store's layout; samples are mixed only within a block.
         rows: the store's `places`.
     """
     splits, preprocessing = splits_of(context.data), teacher.card.preprocessing
@@ -148,7 +148,7 @@ def require_same_pixels(
     rows: Mapping[str, NDArray[np.int64]],
     done: Mapping[ShardId, Recorded],
 ) -> None:
-    """Refuse to resume a store if its images render differently here than in its finished shards.
+    """Refuse to resume a store if its samples render differently here than in its finished shards.
 
     Args:
         context: the data and the device.

@@ -1,8 +1,8 @@
-"""Read each image of a dump once for all its views: decode encoded images, compare packed ones.
+"""Read each sample of a dump once for all its views: decode encoded images, compare packed samples.
 
-A dump visits blocks in order, each with all its views, so an image is needed for V consecutive shards and
+A dump visits blocks in order, each with all its views, so a sample is needed for V consecutive shards and
 never again. Encoded images of the current block are held decoded, and those of the next block are decoded
-ahead. Packed images need no decoding; they are compared with their digests instead. With V = 2:
+ahead. Packed samples need no decoding; they are compared with their digests instead. With V = 2:
 
     shards    (block 0, view 0) (block 0, view 1) (block 1, view 0) (block 1, view 1)
     held      blocks 0, 1       blocks 0, 1       blocks 1, 2       blocks 1, 2
@@ -33,7 +33,7 @@ from pipeline.store.layout import CHUNK_ROWS, ShardId
 # current and the next block are held; more only if blocks are so small that rendering is further ahead.
 BLOCK_BYTES = 3 << 30
 _AT_ONCE = 2
-# Bytes of images that one task compares, small enough to balance tasks over threads.
+# Bytes of samples that one task compares, small enough to balance tasks over threads.
 _CHECKED_AT_ONCE_BYTES = 4 << 20
 
 
@@ -66,7 +66,7 @@ class HeldImages(Split):
         return self.source.faults(rows)
 
     def require_unchanged(self, rows: Rows) -> None:
-        """Refuse rows (n,) whose images differ from the prepared ones; see `Images.require_unchanged`."""
+        """Refuse rows (n,) whose images differ from the prepared ones; see `Split.require_unchanged`."""
         self.source.require_unchanged(rows)
 
     def subset(self, rows: Rows) -> Split:
@@ -188,7 +188,7 @@ def fitting_shard_rows(images: Split, wanted: int) -> int:
 
 
 def held_bytes(images: Split, shard_rows: int) -> int:
-    """Return the bytes of decoded images during a dump: two blocks, or 0 for packed images."""
+    """Return the bytes of decoded images during a dump: two blocks, or 0 for packed samples."""
     if not images.decodes_at_use:
         return 0
     return _AT_ONCE * min(BLOCK_BYTES, shard_rows * images.size_bytes // len(images))
@@ -220,14 +220,14 @@ def _forget(block: _Block) -> None:
 
 
 class PixelChecks:
-    """Compare the packed images of each block with their digests, once for all views.
+    """Compare the packed samples of each block with their digests, once for all views.
 
     Without this, a flipped bit in a packed file would end in plausible but wrong logits. Threads compare a
     block while it is dumped, and its shards are written only after the comparison. Encoded images are
     skipped: they are compared at every read.
 
     Args:
-        splits: the images, by section.
+        splits: the samples, by section.
         workers: number of threads.
     """
 
@@ -237,7 +237,7 @@ class PixelChecks:
         self._blocks: dict[tuple[str, int], list[Future[None]]] = {}
 
     def begin(self, shard: ShardId, rows: Rows) -> None:
-        """Start to compare a shard's images, rows (n,), unless another view of its block did."""
+        """Start to compare a shard's samples, rows (n,), unless another view of its block did."""
         place = shard.section, shard.block
         if shard.section in self._splits and place not in self._blocks:
             images = self._splits[shard.section]
@@ -256,10 +256,10 @@ class PixelChecks:
             wait(parts)
 
     def finish(self, shard: ShardId) -> None:
-        """Wait for the comparison of a shard's images.
+        """Wait for the comparison of a shard's samples.
 
         Raises:
-            DataError: an image differs from the prepared one.
+            DataError: a sample differs from the prepared one.
         """
         # A failed future raises again for every view, so no shard of a bad block is ever written.
         for part in self._blocks.get((shard.section, shard.block), []):

@@ -73,7 +73,7 @@ class ShardMaker:
         """Make the missing ones among some shards.
 
         Raises:
-            DataError: an image differs from the prepared one.
+            DataError: a sample differs from the prepared one.
             ModelError: logits are not finite.
         """
         missing = self.writer.missing(shards)
@@ -133,7 +133,7 @@ class ShardMaker:
         self._decoded.end(shard)
 
     def _finish(self, buffer: ShardBuffer | None, thread: _ShardThread) -> None:
-        """Hand a whole shard to the writing thread, after its images were compared."""
+        """Hand a whole shard to the writing thread, after its samples were compared."""
         if buffer is None:
             return
         rows = self._rows(buffer.shard)

@@ -18,10 +18,10 @@ class DumpSpec:
     """Settings of a dump.
 
     Args:
-        views: view spec of the training images.
-        view_count: V, number of views per training image.
+        views: view spec of the training samples.
+        view_count: V, number of views per training sample.
         codec: codec of the logits.
-        batch_size: images per forward pass.
+        batch_size: samples per forward pass.
         shard_rows: samples per shard; None chooses by the size of the dataset.
         allow_poor_teacher: accept a teacher hardly better than always naming the largest class.
         compile: use torch.compile for the teacher's network. Not part of the fingerprint: like a different

@@ -22,9 +22,9 @@ class Speed:
     """Measured speed of a dump.
 
     Args:
-        images: number of forward passes, in images.
-        seconds: from the first image to the end of the last shard, without preparation and completion.
-        alone: images per second of the teacher's bare forward pass; None if the dump was too small.
+        images: number of forward passes, in samples.
+        seconds: from the first sample to the end of the last shard, without preparation and completion.
+        alone: samples per second of the teacher's bare forward pass; None if the dump was too small.
     """
 
     images: int
@@ -33,7 +33,7 @@ class Speed:
 
     @property
     def images_per_second(self) -> float:
-        """Images per second of the dump."""
+        """Samples per second of the dump."""
         return self.images / self.seconds
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Stopwatch:
     that of the measurement.
 
     Args:
-        batch_size: images per full batch.
+        batch_size: samples per full batch.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -62,7 +62,7 @@ class Stopwatch:
 
     @contextmanager
     def running(self, forward: Forward, images: int) -> Iterator[None]:
-        """Time the body, in which `images` images pass through the teacher and into the store."""
+        """Time the body, in which `images` samples pass through the teacher and into the store."""
         start = time.perf_counter()
         yield
         self._seconds += time.perf_counter() - start
@@ -75,11 +75,11 @@ class Stopwatch:
 
     @property
     def seconds_per_image(self) -> float | None:
-        """Mean seconds per image so far; None before the first image."""
+        """Mean seconds per sample so far; None before the first one."""
         return self._seconds / self._images if self._images else None
 
     def speed(self) -> Speed | None:
-        """Return the speed so far; None before the first image."""
+        """Return the speed so far; None before the first sample."""
         if not self._images:
             return None
         return Speed(images=self._images, seconds=self._seconds, alone=self._alone())

@@ -29,10 +29,10 @@ class Assessment:
     """A finished model's figures.
 
     Args:
-        test, validation: figures on the un-augmented images of each split; none for empty splits.
+        test, validation: figures on the un-augmented samples of each split; none for empty splits.
         mended: test figures after calibration on the validation images.
-        details: tables of the test images, by name.
-        cost: cost per image.
+        details: tables of the test samples, by name.
+        cost: cost per sample.
     """
 
     test: Figures
@@ -42,7 +42,7 @@ class Assessment:
     cost: Cost
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the test images' figures and the cost as plain values."""
+        """Return the test samples' figures and the cost as plain values."""
         return {**self.test.to_dict(), **self.mended, **asdict(self.cost), **self.details}
 
 
@@ -58,7 +58,7 @@ def assess(
         context: the data and the network's device.
         network: maps images to logits; its mode is restored.
         preprocessing: the network's preprocessing.
-        teacher_logits: (N, C) for the test images, in the split's order, for agreement and KL.
+        teacher_logits: (N, C) for the test samples, in the split's order, for agreement and KL.
     """
     data, task = context.data, context.task
     test = context.predict(network, preprocessing, data.test)
@@ -72,12 +72,12 @@ def assess(
     )
 
 
-# Cost of inference: multiply-accumulates per image, and time on one CPU thread.
+# Cost of inference: multiply-accumulates per sample, and time on one CPU thread.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Cost of inference per image.
+    """Cost of inference per sample.
 
     Args:
         macs: multiply-accumulates of convolutions, linear layers and attention; half of their FLOPs.

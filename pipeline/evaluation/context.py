@@ -83,13 +83,13 @@ class RunContext:
         images: Split,
         teacher_logits: Tensor | None = None,
     ) -> Figures:
-        """Evaluate a network on the un-augmented images of a split; an empty split has no figures."""
+        """Evaluate a network on the un-augmented samples of a split; an empty split has no figures."""
         return self.task.compare(*self.predict(network, preprocessing, images), teacher_logits)
 
     def predict(
         self, network: nn.Module, preprocessing: Preprocessing, images: Split
     ) -> tuple[Tensor, Tensor]:
-        """Return a network's logits (N, C) on the un-augmented images of a split, and their labels (N,).
+        """Return a network's logits (N, C) on the un-augmented samples of a split, and their labels (N,).
 
         Raises:
             NotFiniteError: logits are not finite.
@@ -116,13 +116,13 @@ def evaluate(
     ranks: Ranks = SINGLE,
     split: str = "held-out",
 ) -> Figures:
-    """Evaluate a network on every image of an un-augmented feed.
+    """Evaluate a network on every sample of an un-augmented feed.
 
     Args:
         network: maps the feed's batches to logits; its mode is restored afterwards.
         feed: one split without views.
         task: the meaning of outputs.
-        batch_size: images per forward pass.
+        batch_size: samples per forward pass.
         teacher_logits: (N, C), in the split's order, for agreement and KL.
         ranks: the processes that share the work; each gets the figures.
         split: the split's name in messages.
@@ -138,7 +138,7 @@ def evaluate(
 
 
 def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = SINGLE) -> Tensor:
-    """Return a network's float32 logits (N, C) on every image of a feed, on the feed's device.
+    """Return a network's float32 logits (N, C) on every sample of a feed, on the feed's device.
 
     Raises:
         ModelError: the network fails.
@@ -146,7 +146,7 @@ def predict(network: nn.Module, feed: Feed, *, batch_size: int, ranks: Ranks = S
     """
     was_training, count = network.training, len(feed.images)
     network.eval()
-    # Each rank needs at least one image; with fewer images than ranks, every rank computes all of them.
+    # Each rank needs at least one sample; with fewer samples than ranks, every rank computes all of them.
     ranks = ranks if count >= ranks.count else SINGLE
     batches = consecutive(count, min(batch_size, count // ranks.count))
     own = batches[ranks.share(len(batches))]

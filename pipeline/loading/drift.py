@@ -32,7 +32,7 @@ MOST_CHECKED = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """The difference between images rendered here and for the teacher.
+    """The difference between samples rendered here and for the teacher.
 
     Args:
         checked: number of samples rendered again.
@@ -64,7 +64,7 @@ class Drift:
         Args:
             origin: the store.
             made_with: versions of decoder, torch and torchvision that rendered for the store.
-            decoder: the images' decoder here.
+            decoder: the samples' decoder here.
             way_out: an additional remedy for the message, beside those versions and a new dump.
 
         Raises:
@@ -117,9 +117,9 @@ def sightings(
     Args:
         layout: the store's layout.
         records: finished shards; those of other sections are skipped.
-        places: (R,) image of each row of the section, or `ABSENT`.
+        places: (R,) sample of each row of the section, or `ABSENT`.
         section: name of the section.
-        mixes: whether views mix images; then a shard with one absent image cannot be rendered again.
+        mixes: whether views mix samples; then a shard with one absent sample cannot be rendered again.
     """
     found = []
     for shard, record in records:
@@ -187,12 +187,12 @@ def measure_drift(feed: Feed, seen: Sequence[Sighting]) -> Drift:
     """Render samples again and compare them with stored checksums.
 
     Args:
-        feed: the images, with the store's views and the teacher's preprocessing.
+        feed: the samples, with the store's views and the teacher's preprocessing.
         seen: the stored checksums.
 
     Raises:
         MismatchError: the number of channels or the dtype differs.
-        DataError: an image changed since it was prepared, which is not drift.
+        DataError: a sample changed since it was prepared, which is not drift.
     """
     if seen:
         feed.images.require_unchanged(np.unique(np.concatenate([s.rows for s in seen])))
@@ -229,7 +229,7 @@ def _shown(feed: Feed, seen: Sequence[Sighting]) -> Iterator[Sequence[NDArray[An
 
 
 def require_no_drift(store: SoftLabels, feed: Feed, seed: int = 0, view: int | None = None) -> None:
-    """Refuse a store, or an ensemble's member, whose training images render differently here.
+    """Refuse a store, or an ensemble's member, whose training samples render differently here.
 
     If the store was opened with `allow_drift`, note the difference instead.
 
@@ -240,7 +240,7 @@ def require_no_drift(store: SoftLabels, feed: Feed, seed: int = 0, view: int | N
         view: the only view to compare; None for all.
 
     Raises:
-        MismatchError: the teacher saw different images, or they decode or render differently here.
+        MismatchError: the teacher saw different samples, or they decode or render differently here.
     """
     for member in store.members:
         _require_no_drift(member, feed, seed, view)
@@ -249,7 +249,7 @@ def require_no_drift(store: SoftLabels, feed: Feed, seed: int = 0, view: int | N
 def _require_no_drift(store: LogitStore, feed: Feed, seed: int, view: int | None) -> None:
     images, made_with = feed.images, store.manifest.header.versions
     if images.decoder == made_with["decoder"]:
-        # With the same decoder, different content is a different image: refuse it by name, before drift.
+        # With the same decoder, different content is a different sample: refuse it by name, before drift.
         store.rows_of(images)
     preprocessing = feed.seen_by(preprocessing_of(store))
     drift = measure_drift(preprocessing, store_sightings(store, "train", images, seed, view))

@@ -3,7 +3,7 @@
 Owns the rows of every step of a lap; views and batches are left to the loader. The order is a pure function
 of (seed, lap, samples, blocks). It depends on no thread or process, nor on the step of a resumed run.
 
-`global` shuffles all samples. Every process then reads from every part of the images and of the store.
+`global` shuffles all samples. Every process then reads from every part of the samples and of the store.
 
 `blocks` cuts the samples into `STREAMS` streams of blocks, and each batch takes rows from all of them. A
 process renders consecutive rows of a batch, so it reads the blocks of its own streams and no others:

@@ -30,21 +30,21 @@ _LEFT_BEHIND = ("_store", "_feed", "_hard", "_labels")
 
 
 class ReplayDataset(Dataset[Item]):
-    """The training images of one view as the teacher saw them, with the teacher's logits.
+    """The training samples of one view as the teacher saw them, with the teacher's logits.
 
     Call `set_view(epoch % dataset.n_views)` before iterating a `DataLoader` for the next epoch. All workers
     see the change, including persistent ones. Logits are held in memory once, encoded. Image and logits
     always belong to the same view; items prefetched by workers keep the view of their time.
 
     Args:
-        store: an open store, or its path.
+        store: an open store, its path, or its address, e.g. s3://bucket/main.zarr.
         data: the prepared dataset of the store, or its folder. Pass the folder if workers do not fork: they
             open it again, but a dataset object would be copied to each worker.
         preprocessing: the student's preprocessing; None for the teacher's.
-        allow_drift: for a path: continue even if images render differently than for the teacher.
+        allow_drift: for a path: continue even if samples render differently than for the teacher.
 
     Raises:
-        MismatchError: images are missing, have different content, or render differently here; or the data
+        MismatchError: samples are missing, have different content, or render differently here; or the data
             has other classes.
 
     Example:
@@ -87,7 +87,7 @@ class ReplayDataset(Dataset[Item]):
         self._labels = EncodedView(opened.codec, arrays)
 
     def set_view(self, view: int) -> None:
-        """Change the view of all images, 0 <= view < n_views."""
+        """Change the view of all samples, 0 <= view < n_views."""
         encoded = self._read(view)
         with self._view.changing_to(view):
             for name, values in encoded.items():

@@ -1,4 +1,4 @@
-"""The training set of a run: images of a split, student labels, and the length of an epoch.
+"""The training set of a run: samples of a split, student labels, and the length of an epoch.
 
 Views are left to the feed, the order to the loader.
 """
@@ -19,14 +19,14 @@ from pipeline.samples.packed import Split
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class TrainingSet:
-    """Images of a split, student labels, and the length of an epoch.
+    """Samples of a split, student labels, and the length of an epoch.
 
-    Distilled students train on every image, baselines only on labelled ones.
+    Distilled students train on every sample, baselines only on labelled ones.
 
     Args:
-        images: N images of the split.
-        labels: (N, ...) student labels, of the images' kind.
-        length: images per epoch; more than N means several passes.
+        images: N samples of the split.
+        labels: (N, ...) student labels, of the samples' kind.
+        length: samples per epoch; more than N means several passes.
     """
 
     images: Split
@@ -48,15 +48,15 @@ class TrainingSet:
     def of_labelled(
         cls, images: Split, labels: NDArray[Any] | None = None, *, length: int | None = None
     ) -> TrainingSet:
-        """Return a training set with the labelled images only.
+        """Return a training set with the labelled samples only.
 
         Args:
             images: the split.
             labels: (N,) student labels; None for the images' labels.
-            length: images per epoch; None for one pass.
+            length: samples per epoch; None for one pass.
 
         Raises:
-            DataError: no image is labelled.
+            DataError: no sample is labelled.
         """
         labels = images.labels if labels is None else labels
         rows = np.flatnonzero(is_known(labels))

@@ -142,8 +142,8 @@ def render_page(
     Args:
         report: the results.
         galleries: dump -> its gallery.
-        test_images: number of test images behind the accuracies.
-        leaks: description of equal images across splits; empty for none.
+        test_images: number of test samples behind the accuracies.
+        leaks: description of equal samples across splits; empty for none.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.report", "."),

@@ -117,7 +117,7 @@ class Comparison:
 
 
 def compare(group: Group, baseline: Group) -> Comparison | None:
-    """Compare the main figures of two groups; None if the test images are unlabelled."""
+    """Compare the main figures of two groups; None if the test samples are unlabelled."""
     ours, theirs = group.main, baseline.main
     if ours is None or theirs is None:
         return None

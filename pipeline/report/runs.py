@@ -73,14 +73,14 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One finished run: figures of its best epoch on the test images, and its history.
+    """One finished run: figures of its best epoch on the test samples, and its history.
 
     Args:
         figures: values of the task's columns, the main one first; None if unknown, e.g. without labels or a
             teacher.
         images_per_second: training speed, on the machine of the training.
         mended: test figures after calibration on the validation images.
-        macs, cpu_latency_ms: cost per image. Fields with a default are missing in runs of older versions.
+        macs, cpu_latency_ms: cost per sample. Fields with a default are missing in runs of older versions.
         classes, confusions: tables of the test images.
         made_with: the parameters of the run as JSON; None for a run of an older version.
         dataset: digest of the training data; None for a run of an older version.

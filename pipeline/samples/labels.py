@@ -104,7 +104,7 @@ def numbered_classes(where: object, labels: Labels) -> tuple[tuple[str, ...], La
 
 
 def require_known_labels(where: object, classes: Sequence[str], labels: Labels) -> None:
-    """Refuse labels without a class or a training image; report classes without a labelled image.
+    """Refuse labels without a class or a training sample; report classes without a labelled one.
 
     Raises:
         DataError: naming the first such label.
@@ -125,7 +125,7 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
     if not len(trained):
         return
     unseen = [classes[label] for label in np.setdiff1d(np.arange(len(classes)), trained)]
-    # Unlabelled images may show any class.
+    # Unlabelled samples may be of any class.
     if len(labels["train"]) > np.count_nonzero(labels["train"] != UNLABELLED):
         tell_unseen(unseen, where, "labelled training sample")
         return
@@ -140,7 +140,7 @@ def require_known_labels(where: object, classes: Sequence[str], labels: Labels) 
 
 
 def tell_unseen(names: Sequence[str], where: object, missing: str) -> None:
-    """Report classes without a kind of image, e.g. a labelled training image."""
+    """Report classes without a kind of sample, e.g. a labelled training sample."""
     if names:
         have = "has" if len(names) == 1 else "have"
         note(f"{where}: {counted(len(names), 'class')} {have} no {missing}: {first_of(names, _SHOWN)}")
@@ -159,7 +159,7 @@ def _begin_at_one(labels: Labels) -> bool:
 
 # Labels per class that students may see; all others are hidden.
 #
-# Hiding changes no image and no digest, so one dump serves students of any budget.
+# Hiding changes no sample and no digest, so one dump serves students of any budget.
 
 
 def keep_labels(images: Split, classes: Sequence[str], *, per_class: int, seed: int) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
-"""Find leaks: equal images in two splits, e.g. training and test, or with two labels.
+"""Find leaks: equal samples in two splits, e.g. training and test, or with two labels.
 
-Images are equal if their pixels are equal, or their bytes for files that stay encoded. Candidates have the
-same glance, a digest of a small part that the draft stores per image. Full digests then decide.
+Samples are equal if their values are equal, or their bytes for files that stay encoded. Candidates have the
+same glance, a digest of a small part that the draft stores per sample. Full digests then decide.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 
 _EXAMPLES = 3
-# Images of the first split that are also in the second are counted.
+# Samples of the first split that are also in the second are counted.
 _PAIRS = (("test", "train"), ("test", "validation"), ("validation", "train"))
 _TWO_LABELS = "two_labels"
 _SENTENCES = {
@@ -43,14 +43,14 @@ class Place:
 
 
 class Leaks:
-    """Counts and examples of equal images, by kind: test_in_train and so on, and two_labels."""
+    """Counts and examples of equal samples, by kind: test_in_train and so on, and two_labels."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, list[tuple[str, str]]] = defaultdict(list)
 
     def add(self, kind: str, names: tuple[str, str]) -> None:
-        """Count an image, given its name and the name of an equal one."""
+        """Count a sample, given its name and the name of an equal one."""
         self.counts[kind] += 1
         if len(self.examples[kind]) < _EXAMPLES:
             self.examples[kind].append(names)
@@ -65,7 +65,7 @@ class Leaks:
 
 
 def find_leaks(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uint64]]) -> Leaks:
-    """Find equal images of different splits or labels.
+    """Find equal samples of different splits or labels.
 
     Args:
         splits: of a prepared dataset.
@@ -104,9 +104,9 @@ def read_leaks(folder: Path) -> str:
 
 
 def _alike(splits: Mapping[str, Split], glances: Mapping[str, NDArray[np.uint64]]) -> Iterator[list[Place]]:
-    """Yield groups of images with equal glance and different splits or labels."""
+    """Yield groups of samples with equal glance and different splits or labels."""
     names = list(splits)
-    # All splits in one sequence: split number, row, label and glance of each image, (N of all splits,).
+    # All splits in one sequence: split number, row, label and glance of each sample, (N of all splits,).
     which = np.repeat(np.arange(len(names)), [len(splits[name]) for name in names])
     rows = np.concatenate([np.arange(len(splits[name])) for name in names])
     labels = np.concatenate([label_words(splits[name].labels) for name in names])

@@ -161,7 +161,7 @@ class Ensemble:
         return torch.cat([self.codec.decode(rows) for rows in some])
 
     def held_out(self, name: str, images: Split) -> Tensor | None:
-        """Return the average logits of un-augmented images, in the split's order, or None."""
+        """Return the average logits of un-augmented samples, in the split's order, or None."""
         each = [logits for m in self.members if (logits := m.held_out(name, images)) is not None]
         return self.blend.blend(each) if len(each) == len(self.members) else None
 

@@ -70,7 +70,7 @@ class Header:
         teacher: name, card and precision of the teacher.
         views: canonical form of the view spec.
         codec_spec: the requested codec; the layout has the resulting one.
-        batch_size: images per forward pass, on which a logit's last bits may depend.
+        batch_size: samples per forward pass, on which a logit's last bits may depend.
         versions: of the decoder, torch and torchvision at the start.
         schema: of the store's bookkeeping.
         labels: digest of the labels at the dump, which decide no output and are never refused; None if the

@@ -43,7 +43,7 @@ class SampleIndex:
     Args:
         keys: (N,) uint64.
         digests: (N,) uint64, of the content; of `UNTOLD` rows, of content and label.
-        decoder: the program that decoded the images from files.
+        decoder: the program that decoded the samples from files.
         labels: (N,) int64, the word of each label or `UNTOLD`; None if all rows are.
     """
 

@@ -14,7 +14,7 @@
       growth/                         only while a complete store grows; see growth.py
 
 A shard is one view of one block of rows, one file per array. Its inner chunks can be read one by one or
-together. `train` holds V augmented views; the other two hold the un-augmented images as their only view. A
+together. `train` holds V augmented views; the other two hold the un-augmented samples as their only view. A
 split without samples has no section.
 
 Rows come in extents: the samples of the first dump, then the samples of each later addition. An extent

@@ -31,7 +31,7 @@ from pipeline.places.folder import Root
 T = TypeVar("T")
 _NAME = re.compile(r"([0-9]{1,6})-of-([0-9]{1,6})")
 WAIT_SECONDS = 20.0
-# Another rank may run the pilot and the held-out images while this rank waits at the gate.
+# Another rank may run the pilot and the held-out samples while this rank waits at the gate.
 PREPARATION_SECONDS = 3 * 3600.0
 _POLL_SECONDS = 0.2
 _PROBE_SECONDS = 1.0

@@ -192,7 +192,7 @@ class LogitStore:
     Args:
         location: of the store.
         manifest: read from there.
-        allow_drift: accept images that are decoded or rendered differently from the teacher's.
+        allow_drift: accept samples that are decoded or rendered differently from the teacher's.
 
     Example:
         >>> from pipeline import LogitStore
@@ -216,7 +216,7 @@ class LogitStore:
 
         Args:
             place: a folder, a URL, e.g. s3://bucket/main.zarr, or a zarr `Store`.
-            allow_drift: accept images that are decoded or rendered differently from the teacher's.
+            allow_drift: accept samples that are decoded or rendered differently from the teacher's.
             options: of the URL's file system, e.g. endpoint_url.
 
         Raises:
@@ -361,7 +361,7 @@ class LogitStore:
         return self.sections["train"].encoded(view, rows)
 
     def held_out(self, name: str, images: Split) -> Tensor | None:
-        """Return the teacher's logits of un-augmented images, in the split's order, or None.
+        """Return the teacher's logits of un-augmented samples, in the split's order, or None.
 
         Args:
             name: validation or test.

@@ -111,7 +111,7 @@ def summarise(
         totals: sums over the finished shards of each section.
         done: their number.
         complete: whether the store has its manifest.
-        teacher_top1: on the test images, from the cached logits.
+        teacher_top1: on the test samples, from the cached logits.
     """
     layout, train = header.layout, totals["train"]
     section, fidelity = layout.sections["train"], train.fidelity

@@ -46,12 +46,12 @@ def train(
         spec: specification of the run; weights, card, views and training set are added to its identity.
         views: training views; with a store, the store's views.
         store: store or ensemble with teacher logits of these views, or None.
-        training_set: the images to train on; None for the whole training split with a store, else for its
-            labelled images once per epoch.
+        training_set: the samples to train on; None for the whole training split with a store, else for its
+            labelled samples once per epoch.
 
     Raises:
         DataError: there is neither a store nor a label.
-        MismatchError: the store has different images or classes, or images render differently here.
+        MismatchError: the store has different samples or classes, or samples render differently here.
         CorruptStoreError: the store's test logits, needed for agreement afterwards, are damaged.
         ConfigError: the loss compares features, and the store has none.
         TrainingError: the loss, weights or logits are not finite, or every step was skipped.

@@ -123,7 +123,7 @@ class TrainingResult:
 
     @property
     def speed(self) -> dict[str, float]:
-        """Images per second (median over epochs), seconds by activity, and the fraction spent waiting."""
+        """Samples per second (median over epochs), seconds by activity, and the fraction spent waiting."""
         rates = sorted(record.images_per_second for record in self.history)
         seconds, waited = self._total("seconds"), self._total("data_seconds")
         return {
