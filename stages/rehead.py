@@ -23,6 +23,7 @@ from stages.dumps import require_as_asked
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
 from stages.params import Params
+from stages.places import place_of, write_pointer
 from stages.ranks import require_alone
 from stages.rehead_params import ProbeParams, ReheadParams
 
@@ -61,8 +62,8 @@ def command(
 ) -> None:
     """Give DUMP another last layer and write the result as dump NAME: its labels for other classes.
 
-    Nothing is copied and no teacher runs: data/logits/NAME.zarr has the head, and refers to DUMP, which
-    must keep features. An entry of `reheads` or `probes` in params.yaml makes the same under DVC.
+    Nothing is copied and no teacher runs: NAME.zarr, beside DUMP's store, has the head and refers to DUMP,
+    which must keep features. An entry of `reheads` or `probes` in params.yaml makes the same under DVC.
     """
     require_alone()
     require_name("dump", name)
@@ -76,7 +77,8 @@ def command(
     )
     require_dump(params, dump)
     _require_as_named(params, name, asked)
-    make(params, name, asked, behind_links(paths.store(name)), machine)
+    make(params, name, asked, behind_links(place_of(params, name)), machine)
+    write_pointer(params, name)
     if name not in params.stores:
         note(f"to train from it, add to params.yaml: {_entry(name, asked)}")
 

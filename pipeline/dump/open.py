@@ -41,7 +41,7 @@ from pipeline.store.labels import labels_at_dump
 from pipeline.store.layout import MANIFEST, ZARR_JSON, Layout, ShardId
 from pipeline.store.ledger import Done
 from pipeline.store.leftovers import half_written
-from pipeline.store.lock import PREPARATION_SECONDS, WHOLE, forget_killed, gate, writers, writing
+from pipeline.store.lock import PREPARATION_SECONDS, WHOLE, forget_killed, gate, has_locks, writers, writing
 from pipeline.store.manifest import Manifest
 from pipeline.store.place import (
     clean,
@@ -173,9 +173,9 @@ def require_same_pixels(
 
 
 def discard_without_views(path: Root, writer: StoreWriter) -> None:
-    """Remove a store without training shards, unless another process is writing it."""
+    """Remove a store without training shards, unless another process is, or may be, writing it."""
     begun = writer.is_growing or any(shard.section == "train" for shard in writer.begun())
-    if not begun and len(writers(path)) <= 1:
+    if has_locks(path) and not begun and len(writers(path)) <= 1:
         discard(path)
 
 

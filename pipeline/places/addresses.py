@@ -11,7 +11,6 @@ _HIDDEN = "***"
 _REMOVE = {
     "s3": "aws s3 rm --recursive",
     "gs": "gcloud storage rm --recursive",
-    "az": "azcopy remove --recursive",
 }
 # Separates nested file systems in fsspec's addresses, e.g. simplecache::s3://bucket/main.zarr.
 _LINK = "::"
@@ -41,7 +40,11 @@ def removal(place: object) -> str:
     >>> removal("s3://bucket/main.zarr"), removal("data/logits/main.zarr")
     ('aws s3 rm --recursive s3://bucket/main.zarr', 'rm -r data/logits/main.zarr')
     """
-    return f"{_REMOVE.get(str(place).partition('://')[0], 'rm -r')} {place}"
+    scheme, _, rest = str(place).partition("://")
+    if scheme == "az":
+        container, _, prefix = rest.partition("/")
+        return f"az storage blob delete-batch -s {container} --pattern '{prefix}/*'"
+    return f"{_REMOVE.get(scheme, 'rm -r')} {place}"
 
 
 def hidden(text: str) -> str:

@@ -21,7 +21,7 @@ _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _STATUS = re.compile(r"status code: (\d{3}[\w ]{0,40})")
 _ADDRESS = re.compile(r"\w+://\S+")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
-_FORBIDDEN = ("403", "401", "AccessDenied", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId")
+_FORBIDDEN = ("403 ", "401 ", "AccessDenied", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId")
 _NO_CREDENTIALS = ("169.254.169.254", "metadata.google", "Account must be specified", "nable to get cred")
 _CUT = (
     "Content-Range",
@@ -32,7 +32,10 @@ _CUT = (
     "closed before",
 )
 _SILENT = ("timed out", "Timeout", "error sending", "HTTP error", "Connect", "dns error")
-_BEYOND = ("416", "InvalidRange", "Invalid range")
+_BEYOND = ("416 ", "InvalidRange", "Invalid range")
+_OTHER_REGION = ("incorrectly configured region", "AuthorizationHeaderMalformed", "PermanentRedirect")
+# Of obstore's own text, whose digits are no status: "error sending request in 61.416250265s".
+_DURATION = re.compile(r"\bin [\d.]+\w*s\b")
 
 
 class CutShortError(StoreError):
@@ -41,6 +44,10 @@ class CutShortError(StoreError):
 
 class OutOfRangeError(StoreError):
     """A range begins at the end of an object."""
+
+
+class ForbiddenError(StoreError):
+    """The credentials do not give this right."""
 
 
 def load_obstore() -> Any:
@@ -95,15 +102,15 @@ def explaining(place: str, verb: str) -> Iterator[None]:
 def _explained(place: str, verb: str, error: Exception, text: str) -> StoreError:
     """Return the error of one line for what a service or the network refused."""
     errors, reason = load_obstore().exceptions, _reason(text)
-    if any(sign in reason for sign in _BEYOND):
+    if any(sign in f"{reason} " for sign in _BEYOND):
         return OutOfRangeError(f"{place}: the range begins at the end of the object")
-    if "region" in text.partition("Debug source")[0]:
+    if any(sign in text for sign in _OTHER_REGION):
         return StoreError(
             f"{place}: cannot {verb}: the bucket lies in another region; set AWS_DEFAULT_REGION to it"
         )
     denied = isinstance(error, (errors.PermissionDeniedError, errors.UnauthenticatedError))
-    if denied or any(sign in reason for sign in _FORBIDDEN):
-        return StoreError(
+    if denied or any(sign in f"{reason} " for sign in _FORBIDDEN):
+        return ForbiddenError(
             f"{place}: may not {verb} with these credentials ({reason}); set credentials with this right, "
             "e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and run the command again"
         )
@@ -139,4 +146,4 @@ def _reason(text: str) -> str:
     found = [match[1] for pattern in (_STATUS, _CODE) if (match := pattern.search(text))]
     if found:
         return " ".join(found)
-    return brief(_ADDRESS.sub("…", text.partition("Debug source")[0]), 120)
+    return brief(_DURATION.sub("", _ADDRESS.sub("…", text.partition("Debug source")[0])), 120)

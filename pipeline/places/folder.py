@@ -117,7 +117,11 @@ class LocalPlace(Place):
         folders = set()
         for name in names:
             (target.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(self.folder / name, target.folder / name)
+            try:
+                os.replace(self.folder / name, target.folder / name)
+            except FileNotFoundError:
+                if not target.exists(name):  # another process has moved it
+                    raise
             # (a/b/file) -> a/b, a, the folder itself: a rename lasts once every folder above it is synced.
             folders |= {target.folder / parent for parent in Path(name).parents}
         # Reverse order: children before parents.
@@ -146,22 +150,24 @@ class LocalPlace(Place):
         claim = path.with_name(f".{path.name}.claiming")
         deadline = time.monotonic() + 2 * _STALE_SECONDS
         claim.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
-                break
-            except FileExistsError:
-                if time.monotonic() > deadline:
-                    raise LockedError(
-                        f"{claim}: another process is replacing {path.name} and does not end; stop it, or "
-                        f"remove the file with: rm {claim}"
-                    ) from None
-                _forget_stale(claim)
-                time.sleep(_POLL_SECONDS)
+        ours, since = secrets.token_hex(8), 0.0
+        seen: str | None = None
+        while not _claims(claim, ours):
+            now, theirs = time.monotonic(), _claimed_by(claim)
+            if now > deadline:
+                raise LockedError(
+                    f"{claim}: another process is replacing {path.name} and does not end; stop it, or "
+                    f"remove the file with: rm {claim}"
+                )
+            if theirs != seen:
+                seen, since = theirs, now
+            elif now - since > _STALE_SECONDS:
+                _remove_claim(claim, theirs)
+            time.sleep(_POLL_SECONDS)
         try:
             yield
         finally:
-            claim.unlink(missing_ok=True)
+            _remove_claim(claim, ours)
 
 
 Root = Path | Place
@@ -202,16 +208,34 @@ def _make_folders(folder: Path) -> list[Path]:
     return made
 
 
-def _forget_stale(claim: Path) -> None:
-    """Remove the claim of a killed process: renamed first, so that only one of several removes it."""
+def _claims(claim: Path, token: str) -> bool:
+    """Create a claim, which holds a token; False if there is one."""
     try:
-        age = time.time() - claim.stat().st_mtime
-        if age > _STALE_SECONDS:
-            taken = claim.with_name(f"{claim.name}.{secrets.token_hex(4)}")
-            os.rename(claim, taken)
-            taken.unlink()
+        handle = os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w") as file:
+        file.write(token)
+    return True
+
+
+def _claimed_by(claim: Path) -> str:
+    """Return the token of a claim; none if it is gone, or not written yet."""
+    try:
+        return claim.read_text(errors="replace")
     except FileNotFoundError:
-        return
+        return ""
+
+
+def _remove_claim(claim: Path, token: str) -> None:
+    """Remove the claim with this token, renamed first: what came in its place meanwhile is put back."""
+    taken = claim.with_name(f"{claim.name}.{secrets.token_hex(4)}")
+    with suppress(FileNotFoundError):
+        os.rename(claim, taken)
+        if taken.read_text(errors="replace") != token:
+            with suppress(FileExistsError):
+                os.link(taken, claim)
+        taken.unlink()
 
 
 def _size(path: str) -> int | None:

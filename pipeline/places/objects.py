@@ -13,11 +13,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import timedelta
+from functools import partial
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.threads import side_by_side
 from pipeline.places.addresses import hidden_place
 from pipeline.places.failures import (
     READS,
@@ -31,6 +34,8 @@ from pipeline.places.place import Place, Tag
 
 SCHEMES = ("s3", "gs", "az")
 REQUESTS_AT_ONCE = 32
+# Objects that a move has copied and not yet removed, at most; a killed one repeats these.
+_MOVED_AT_ONCE = 1000
 # A request ends after so long, with its body: 64 MB at 1 MB/s. Its repetitions end after the second time.
 _REQUEST_SECONDS, _PATIENCE_SECONDS = 90, 60
 _RETRIES, _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 8, 0.1, 10
@@ -175,14 +180,22 @@ class ObjectPlace(Place):
         """Copy objects to another prefix of the bucket, then remove them here."""
         if not isinstance(target, ObjectPlace):
             raise TypeError(f"{target} is no place of objects")
-        names = list(names)
-        for name in names:
-            with explaining(f"{target}/{name}", "be written"):
-                load_obstore().copy(self._store, self._prefix + name, target._prefix + name)
-        self.delete(names)
+        rest = iter(names)
+        while some := list(islice(rest, _MOVED_AT_ONCE)):
+            for _ in side_by_side(partial(self._copy, target), some, REQUESTS_AT_ONCE):
+                pass
+            self.delete(some)
 
     def prune(self, folder: str) -> None:
         """Do nothing: object storage has no folders."""
+
+    def _copy(self, target: ObjectPlace, name: str) -> None:
+        try:
+            with explaining(f"{target}/{name}", "be written"):
+                load_obstore().copy(self._store, self._prefix + name, target._prefix + name)
+        except FileNotFoundError:
+            if not target.exists(name):  # another process has moved it
+                raise
 
     def _head(self, name: str) -> Any:
         try:

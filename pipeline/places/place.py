@@ -13,10 +13,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator
 
+from pipeline.core.errors import StoreError
 from pipeline.core.threads import side_by_side
 
 # What tells two contents of a name apart, e.g. an ETag.
 Tag = str
+
+
+def required(place: Place, name: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        StoreError: it is missing.
+    """
+    content = place.get(name)
+    if content is None:
+        raise StoreError(f"{place}/{name}: is missing, but was there a moment ago; run the command again")
+    return content
 
 
 class Place(ABC):

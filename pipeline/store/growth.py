@@ -27,6 +27,7 @@ from pipeline.core.progress import note
 from pipeline.places.addresses import removal
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
+from pipeline.places.place import required
 from pipeline.store.faults import files_in
 from pipeline.store.frame import build_frame, frame_files, read_state
 from pipeline.store.header import Header
@@ -163,7 +164,7 @@ def prepare_growth(path: Root, header: Header, *, index: Index, state: Mapping[s
         Records(folder).clear()
         # Copy all but the root's zarr.json: `build_frame` writes that last, and only then is it a growth.
         for name in sorted(frame_files(path) - {ZARR_JSON}):
-            at(folder).put(name, at(path).get(name) or b"")
+            at(folder).put(name, required(at(path), name))
     build_frame(folder, header, index=index, state=state)
 
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from threading import Lock
 from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
@@ -115,6 +116,7 @@ class Records:
     def __init__(self, store: Root) -> None:
         self._store = at(store)
         self._kept: OrderedDict[str, Catalogue] = OrderedDict()
+        self._lock = Lock()
 
     def read(self, header: Header | None = None, shards: Collection[ShardId] | None = None) -> Done:
         """Return the finished shards; other processes may be adding some.
@@ -262,14 +264,16 @@ class Records:
         Raises:
             CorruptStoreError: both are missing or damaged.
         """
-        if digest not in self._kept:
-            content = self._content(digest)
-            if content is None:
-                raise CorruptStoreError(f"{self._store}: catalogue {digest[:12]} has disappeared")
-            self._kept[digest] = Catalogue.parse(content)
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        return self._kept[digest]
+        # One thread at a time: several that read records ask for the same catalogue.
+        with self._lock:
+            if digest not in self._kept:
+                content = self._content(digest)
+                if content is None:
+                    raise CorruptStoreError(f"{self._store}: catalogue {digest[:12]} has disappeared")
+                self._kept[digest] = Catalogue.parse(content)
+                if len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            return self._kept[digest]
 
     def _content(self, digest: str) -> bytes | None:
         for copy in (False, True):

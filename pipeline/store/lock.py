@@ -97,7 +97,7 @@ def gate(
     Raises:
         LockedError: another process still holds the gate, or still writes an overlapping slice.
     """
-    if not _has_locks(store):
+    if not has_locks(store):
         yield
         return
     deadline = time.monotonic() + writers_seconds
@@ -130,7 +130,7 @@ def writing(store: Root, part: Slice) -> Iterator[None]:
     Raises:
         LockedError: another process holds an overlapping slice.
     """
-    if not _has_locks(store):
+    if not has_locks(store):
         yield
         return
     if held := writers(store, part):
@@ -143,7 +143,7 @@ def writing(store: Root, part: Slice) -> Iterator[None]:
 
 def writers(store: Root, part: Slice = WHOLE) -> list[str]:
     """Return the slices under way that overlap `part`; call it at the gate."""
-    if not _has_locks(store):
+    if not has_locks(store):
         return []
     files = [file for file in _folder(store).glob("*-of-*.lock") if _overlaps(file.stem, part)]
     return [file.stem for file in sorted(files) if _is_held(file)]
@@ -169,7 +169,7 @@ def writer_of(store: Root) -> str | None:
 
 def forget_killed(store: Root) -> None:
     """Remove the names of killed writers, whose locks the kernel released; call it at the gate."""
-    if not _has_locks(store):
+    if not has_locks(store):
         return
     for holder in _folder(store).glob("*-of-*.holder"):
         lock = holder.with_suffix(".lock")
@@ -177,7 +177,7 @@ def forget_killed(store: Root) -> None:
             holder.unlink(missing_ok=True)
 
 
-def _has_locks(store: Root) -> TypeGuard[Path]:
+def has_locks(store: Root) -> TypeGuard[Path]:
     """Whether locks beside a store keep writers apart; NFS with `nolock`, and some others, refuse them."""
     if not isinstance(store, Path):
         return False

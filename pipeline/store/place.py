@@ -11,10 +11,11 @@ from pathlib import Path
 
 from pipeline.core.errors import CorruptStoreError, StoreError
 from pipeline.places.addresses import removal
+from pipeline.places.failures import ForbiddenError
 from pipeline.places.folder import Root, at
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
-from pipeline.places.place import Tag
+from pipeline.places.place import Place, Tag
 from pipeline.store.arrays import RESTORE
 from pipeline.store.faults import files_in
 from pipeline.store.frame import frame_files
@@ -148,8 +149,15 @@ def _require_folder_of_its_own(path: Root) -> None:
         if path.is_dir():
             require_own_folders(path)
     for around in at(path).parents():
-        if around.exists(ZARR_JSON) or kind_of(around) != "logits":
+        if _is_store(around):
             raise StoreError(f"{path}: is inside another store, {around}; choose an --out outside of it")
+
+
+def _is_store(place: Place) -> bool:
+    # Credentials of one prefix may not read those around it.
+    with suppress(ForbiddenError):
+        return place.exists(ZARR_JSON) or kind_of(place) != "logits"
+    return False
 
 
 def _no_place(path: Root) -> StoreError | None:

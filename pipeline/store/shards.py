@@ -113,6 +113,10 @@ class Joined(Mapping[ShardId, Recorded]):
     def __getitem__(self, shard: ShardId) -> Recorded:
         return self._growth[shard] if shard in self._growth else self._store[shard]
 
+    def __contains__(self, shard: object) -> bool:
+        """Without this, `in` would read a catalogue."""
+        return shard in self._growth or shard in self._store
+
     def __iter__(self) -> Iterator[ShardId]:
         return chain(self._store, (shard for shard in self._growth if shard not in self._store))
 

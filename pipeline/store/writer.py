@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipeline.core.hashing import bytes_digest
 from pipeline.core.threads import side_by_side
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
-from pipeline.places.place import Tag
+from pipeline.places.place import Tag, required
 from pipeline.store.arrays import RESTORE, StoredArray, logits_array, reading, reason
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.frame import frame_files
@@ -170,9 +171,12 @@ class StoreWriter:
         raise self._unequal(shard)
 
     def _require_unrecorded(self, shard: ShardId) -> None:
-        """Wait for the record of another writer at work, if no lock keeps such away, and refuse it."""
+        """Wait for the record of another writer at work, if no lock keeps such away, and refuse it.
+
+        Another writer that has completed the store meanwhile has removed its records.
+        """
         deadline = time.monotonic() + (0 if self._place.has_locks else _OTHERS_SECONDS)
-        while not self._records.named([shard]):
+        while not self._records.named([shard]) and at(self.store).tag(MANIFEST) == self._replaced:
             if time.monotonic() >= deadline:
                 return
             time.sleep(_POLL_SECONDS)
@@ -236,7 +240,7 @@ class StoreWriter:
             header=self.header,
             shards=catalogues,
             totals=totals,
-            metadata={name: bytes_digest(self._place.get(name) or b"") for name in names},
+            metadata={name: bytes_digest(required(self._place, name)) for name in names},
             teacher_top1={
                 "direct": {name: totals[name].accuracy for name in cached_top1},
                 "cached": dict(cached_top1),
@@ -260,7 +264,7 @@ class StoreWriter:
             if isinstance(self._complete.shards, Catalogues):
                 return self._complete.shards.digests[str(span)]
             return self._records.put(self._complete.catalogue(span))
-        parts = [part.only(shard) for shard in span.shards() for part in [done[shard].read()]]
+        parts = list(side_by_side(partial(_record_of, done), span.shards(), self._place.at_once))
         try:
             joined = Catalogue.joined(span, parts)
             joined.require_sound()
@@ -292,6 +296,10 @@ class StoreWriter:
 
     def _names(self, finished: Finished) -> list[str]:
         return [self.layout.shard_name(finished.shard, array) for array in sorted(self.layout.arrays)]
+
+
+def _record_of(done: Done, shard: ShardId) -> Catalogue:
+    return done[shard].read().only(shard)
 
 
 def direct_top1(done: Done) -> float | None:

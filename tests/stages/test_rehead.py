@@ -337,3 +337,13 @@ def test_an_encoder_in_a_job_of_classes_gets_its_heads_there(project, edit, caps
     assert run("report") == 0, capsys.readouterr().err
     assert run("verify", NEW, "--replay", 12) == 0, capsys.readouterr().err
     assert run("verify", "data/logits/vectors.zarr", "--replay", 12) == 0, capsys.readouterr().err
+
+
+def test_a_dump_in_a_place_of_its_own_is_re_headed_there(dump, edit):
+    edit({"places": {"logits": "big"}})
+    Path("data/logits").rename("big")
+    assert run("rehead", "main", "--head", "map.yaml", "--out", "new") == 1
+    Path("map.yaml").write_text("{a: [0, 1], b: [2, 3]}")
+    assert run("rehead", "main", "--head", "map.yaml", "--out", "new") == 0
+    assert open_logits("big/new.zarr").n_classes == 2
+    assert json.loads(Path("data/logits/new.json").read_text())["place"] == "big/new.zarr"

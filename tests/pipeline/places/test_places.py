@@ -118,13 +118,22 @@ def test_a_folder_without_hard_links_is_a_place(tmp_path, monkeypatch):
     assert place.get("zarr.json") == b"1"
 
 
-def test_a_claim_of_a_killed_process_is_taken_over(tmp_path):
+@pytest.mark.parametrize("token", ["", "killed"])
+def test_a_claim_of_a_killed_process_is_taken_over(tmp_path, monkeypatch, token):
+    monkeypatch.setattr(folder, "_STALE_SECONDS", 0.2)
     place = LocalPlace(tmp_path)
     tag, claim = place.put("manifest.json", b"1"), tmp_path / ".manifest.json.claiming"
-    claim.touch()
-    os.utime(claim, (0, time.time() - 2 * folder._STALE_SECONDS))
+    claim.write_text(token)
     assert place.put_if_match("manifest.json", b"2", tag)
     assert list(place.sizes()) == ["manifest.json"]
+
+
+def test_a_claim_that_came_in_place_of_a_killed_ones_is_put_back(tmp_path):
+    claim = tmp_path / ".manifest.json.claiming"
+    claim.write_text("living")
+    folder._remove_claim(claim, "killed")
+    assert claim.read_text() == "living"
+    assert [file.name for file in tmp_path.iterdir()] == [claim.name]
 
 
 def test_a_file_that_another_process_swept_is_written_again(tmp_path, monkeypatch):

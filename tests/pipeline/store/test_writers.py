@@ -85,3 +85,16 @@ def test_a_file_of_another_machine_that_was_killed_is_replaced(root, monkeypatch
     write(writer, [shard])
     assert list(writer.done()) == [shard]
     assert wrong_shards(root) == []
+
+
+def test_a_late_writer_of_other_bytes_leaves_a_complete_store_as_it_is(root, monkeypatch):
+    """Its records are gone by then."""
+    monkeypatch.setattr(writing, "_OTHERS_SECONDS", 0.05)
+    first, late = StoreWriter(root, header()), StoreWriter(root, header())
+    shard, *_ = shards = list(first.layout.shards())
+    write(first, shards)
+    first.complete_with(first.manifest({}))
+    there = at(root).get(first.layout.shard_name(shard, "codes"))
+    with pytest.raises(MismatchError, match="another process has written shard"):
+        write(late, [shard], 1)
+    assert at(root).get(first.layout.shard_name(shard, "codes")) == there
