@@ -272,8 +272,8 @@ def complete(path: Root, header: Header, context: RunContext, *, completes: bool
         _warn_of_cost(path, manifest, context.task)
     elif is_complete(path, header):
         manifest = Manifest.read(Location(path))
-        if not at(path).has_locks:
-            forget_work(path, manifest)
+        # Without locks, or with some that do not work, this process may have written a record after that.
+        forget_work(path, manifest)
     return manifest
 
 
