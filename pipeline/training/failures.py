@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -92,16 +92,26 @@ def require_finite_state(epoch: int, network: nn.Module, settings: TrainingSetti
         )
 
 
-def require_learning(skipped: int, steps: int) -> None:
-    """Refuse the result of a run if all steps were skipped.
+def require_learning(skipped: int, steps: int, losses: Iterable[float]) -> None:
+    """Refuse the result of a run that learned nothing.
+
+    Args:
+        skipped: number of skipped fp16 steps.
+        steps: number of steps of the run.
+        losses: mean loss of each epoch.
 
     Raises:
-        TrainingError: all steps were skipped.
+        TrainingError: all steps were skipped, or the loss was 0 in each of them.
     """
     if skipped == steps:
         raise TrainingError(
             f"nothing was learnt: fp16 gradients overflowed in all {steps:,} steps of the run, so every "
             "step was skipped; train longer, or use precision: bf16 or fp32"
+        )
+    if not any(losses):
+        raise TrainingError(
+            f"nothing was learnt: the loss was exactly 0 in all {steps:,} steps of the run; expected "
+            "a term above 0; check that samples have labels, and the loss and its weights"
         )
 
 

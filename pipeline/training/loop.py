@@ -86,7 +86,7 @@ def fit(
         ranks: this process among those that train the network together; the first one writes.
 
     Raises:
-        TrainingError: the loss, weights or logits are not finite, every step was skipped, or processes
+        TrainingError: the loss, weights or logits are not finite, the run learned nothing, or processes
             resume from different states.
         ModelError: the network fails.
         ConfigError: a tracker cannot start.
@@ -113,7 +113,7 @@ def fit(
             note(describe(run.history, figures, settings.epochs))
             spec.log.epoch(record.epoch, record.figures())
             if run.epoch == settings.epochs:
-                require_learning(run.skipped, steps)
+                require_learning(run.skipped, steps, (record.loss for record in run.history))
             if ranks.is_first:
                 run.save(state_path, identity)
     if run.skipped:

@@ -56,6 +56,12 @@ def test_a_student_learns_by_a_loss_of_ones_own(own, edit):
     assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-4)
 
 
+def test_a_loss_that_is_0_in_each_step_ends_in_one_line(own, edit, capsys):
+    edit({"recipes": {"own": {"weight": 0}}})
+    assert run(*RUN) == 1
+    assert "pipeline: nothing was learnt: the loss was exactly 0 in all 4 steps" in capsys.readouterr().err
+
+
 def test_a_baseline_of_ones_own_takes_no_dump(own, edit, capsys):
     edit({"recipes": {"own": {"loss": "mine:Baseline"}}})
     Path("params.yaml").write_text(Path("params.yaml").read_text().replace("    weight: 0.5\n", ""))
