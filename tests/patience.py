@@ -6,6 +6,7 @@ some. A wait therefore fails after minutes with hardly any processor time.
 
 from __future__ import annotations
 
+import select
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -82,6 +83,19 @@ def call(command: Sequence[object], **options: Any) -> subprocess.CompletedProce
     with subprocess.Popen([str(word) for word in command], **{**pipes, **options}) as process:
         out, err = finish(process)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def read_line(process: subprocess.Popen[str], seconds: float = HANGING_SECONDS) -> str:
+    """Return the next line of a process's stdout; "" if the process ends without one.
+
+    Raises:
+        AssertionError: the process hangs.
+    """
+    watch = Watch(process, seconds)
+    # The process writes a line only when asked, so none waits in the stream's own buffer.
+    while not select.select([process.stdout], [], [], min(_LOOK_SECONDS, seconds))[0]:
+        watch.look()
+    return process.stdout.readline()
 
 
 def until(

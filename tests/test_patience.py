@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.patience import call, finish, until
+from tests.patience import call, finish, read_line, until
 
 
 def start(code: str) -> subprocess.Popen[str]:
@@ -36,6 +36,14 @@ def test_what_a_child_works_counts_as_work():
 def test_status_and_output_of_a_command_are_returned():
     done = call([sys.executable, "-c", "import sys; print(1); print(2, file=sys.stderr); sys.exit(3)"])
     assert (done.returncode, done.stdout, done.stderr) == (3, "1\n", "2\n")
+
+
+def test_a_line_is_waited_for_until_the_process_ends_or_hangs():
+    with start("print('x', flush=True)") as process:
+        assert [read_line(process), read_line(process)] == ["x\n", ""]
+    hanging = start("import time; time.sleep(10_000)")
+    with pytest.raises(AssertionError, match="hangs: no work in 2 s"):
+        read_line(hanging, seconds=2)
 
 
 def test_waiting_for_something_ends_when_the_process_does():

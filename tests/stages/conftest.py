@@ -86,11 +86,14 @@ def begin(folder: Path) -> None:
 
 
 def run(*arguments: object) -> int:
-    """Run a command in this process and return its exit status."""
+    """Run a command in this process and return its exit status; `main` handles SIGTERM meanwhile."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
         main([str(argument) for argument in arguments])
     except SystemExit as done:
         return int(done.code or 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

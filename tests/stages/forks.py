@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.patience import read_line
+
 ROOT = Path(__file__).parents[2]
 STAGES = (
     "prepare",
@@ -78,7 +80,7 @@ class Forks:
         }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        answer = read_line(self._process)
         assert answer, "the process that forks has ended"
         return int(answer), output.read_text(errors="replace")
 
