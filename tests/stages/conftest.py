@@ -17,6 +17,7 @@ import yaml
 from stages.cli import main
 from tests.stages import dvc_projects
 from tests.stages.forks import Forks
+from tests.stages.preloaded import Preloaded
 from tests.stages.projects import Projects
 
 SIZE, CLASSES, VIEWS = 16, 4, 3
@@ -113,7 +114,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dvc_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let `dvc_projects.call` run `pipeline` and `dvc` as forks of a process that has imported both."""
+    with Preloaded(tmp_path_factory.mktemp("programs")) as preloaded, pytest.MonkeyPatch.context() as patch:
+        path = f"{preloaded.programs}:{dvc_projects.ENVIRONMENT['PATH']}"
+        patch.setitem(dvc_projects.ENVIRONMENT, "PATH", path)
+        yield
+
+
+@pytest.fixture(scope="session")
+def dvc_template(preloaded: None, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of Git with data, teacher and dump that DVC made; all is committed."""
     folder = tmp_path_factory.mktemp("dvc") / "repository"
     dvc_projects.lay_out(folder, template / "data.npz", PARAMS)

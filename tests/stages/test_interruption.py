@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,7 +23,9 @@ from pipeline.store.lock import WHOLE, writing
 from pipeline.store.reader import LogitStore
 from tests import patience
 from tests.stages.conftest import run
+from tests.stages.forks import ALIKE, Fork, Forks
 
+Process = subprocess.Popen[Any] | Fork
 STORE = Path("data/logits/main.zarr")
 LOCKS = Path("data/logits/main.zarr.locks")
 # A kill comes at most so long after a dump began to write; about as long as it takes.
@@ -30,7 +33,7 @@ LONGEST_SECONDS = 3.0
 DUMP = [sys.executable, "-c", "from stages.cli import main; main()", "cache-logits", "main"]
 # Slow enough to be caught in the middle: one image a forward pass.
 SLOW = ["--set", "dumps.main.batch_size=1", "--set", "dumps.main.shard_rows=8"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, **ALIKE}
 
 
 def content(store: Path) -> dict[str, str]:
@@ -41,30 +44,34 @@ def content(store: Path) -> dict[str, str]:
     }
 
 
-def start() -> subprocess.Popen[str]:
-    return subprocess.Popen([*DUMP, *SLOW], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+def start(forks: Forks) -> Fork:
+    return forks.start(Path.cwd(), "cache-logits", "main", *SLOW)
+
+
+def dump(forks: Forks, *options: str, folder: Path | None = None) -> None:
+    status, said = forks.run(folder or Path.cwd(), "cache-logits", "main", *SLOW, *options)
+    assert status == 0, said
 
 
 def finished_shards() -> int:
     return len(list(STORE.glob("records/*.record")))
 
 
-def stop_in_the_middle(number: signal.Signals, after: int, delay: float = 0.0) -> int:
+def stop_in_the_middle(forks: Forks, number: signal.Signals, after: int) -> int:
     """Start a dump, wait for some finished shards, stop it; return its exit status."""
-    process = start()
+    process = start(forks)
     patience.until(lambda: finished_shards() >= after, process)
-    time.sleep(delay)
     process.send_signal(number)
-    patience.finish(process)
+    process.finish()
     return process.returncode
 
 
 @pytest.fixture(scope="module")
-def reference(template, tmp_path_factory) -> dict[str, str]:
+def reference(forks, template, tmp_path_factory) -> dict[str, str]:
     """The bytes of a dump that nothing interrupted."""
     folder = tmp_path_factory.mktemp("reference") / "project"
     shutil.copytree(template, folder)
-    subprocess.run([*DUMP, *SLOW], env=ENVIRONMENT, check=True, capture_output=True, cwd=folder)
+    dump(forks, folder=folder)
     return content(folder / STORE)
 
 
@@ -73,8 +80,8 @@ def uninterrupted(reference, project) -> dict[str, str]:
     return reference
 
 
-def test_a_second_run_gives_the_same_bytes(uninterrupted):
-    subprocess.run([*DUMP, *SLOW], env=ENVIRONMENT, check=True, capture_output=True)
+def test_a_second_run_gives_the_same_bytes(forks, uninterrupted):
+    dump(forks)
     assert content(STORE) == uninterrupted
 
 
@@ -82,68 +89,63 @@ def test_a_second_run_gives_the_same_bytes(uninterrupted):
     ("number", "status"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
 )
-def test_stopped_and_resumed_equals_uninterrupted(uninterrupted, number, status):
-    assert stop_in_the_middle(number, after=3) == status
+def test_stopped_and_resumed_equals_uninterrupted(forks, uninterrupted, number, status):
+    assert stop_in_the_middle(forks, number, after=3) == status
     assert 3 <= finished_shards() < len(uninterrupted)
     with pytest.raises(IncompleteStoreError, match="not complete"):
         LogitStore.open(STORE)
-    subprocess.run([*DUMP, *SLOW], env=ENVIRONMENT, check=True, capture_output=True)
+    dump(forks)
     assert content(STORE) == uninterrupted
 
 
-def torchrun(ranks: int) -> list[str]:
-    """Return the command of a dump on several ranks."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    return [*launcher, "--no-python", *DUMP]
-
-
-def writes(process: subprocess.Popen[bytes]) -> bool:
+def writes(process: Process) -> bool:
     """Wait until a process, or one that it started, holds a slice of the store; False if it ended."""
     return patience.until(lambda: any(LOCKS.glob("*.holder")), process)
 
 
-def kill_with_all_it_started(process: subprocess.Popen[bytes]) -> None:
+def kill_with_all_it_started(process: Process) -> None:
     """SIGKILL: ranks are no longer asked to end when their launcher is gone."""
     ranks = psutil.Process(process.pid).children(recursive=True)
     for each in (*ranks, process):
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            each.send_signal(signal.SIGKILL)
+    patience.until(lambda: False, process)
     psutil.wait_procs(ranks, timeout=patience.HANGING_SECONDS)
 
 
-def kill_at_random(command: list[str], kills: int, seed: int, expected: dict[str, str]) -> int:
+def kill_at_random(begin: Callable[[], Process], kills: int, seed: int, expected: dict[str, str]) -> int:
     """Kill a dump, with all that it started, at random moments, and start it again, so many times.
 
     A dump that ended before is compared, removed and begun anew. Returns how many ended.
     """
     generator, ended, killed = random.Random(seed), 0, 0
-    while killed < kills:
+    while True:
         for stale in LOCKS.glob("*.holder"):
             stale.unlink()
-        with subprocess.Popen([*command, *SLOW], env=ENVIRONMENT) as process:
-            if writes(process):
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=generator.random() * LONGEST_SECONDS)
+        process = begin()
+        if killed < kills and writes(process):
+            time.sleep(generator.random() * LONGEST_SECONDS)
             if process.poll() is None:
                 kill_with_all_it_started(process)
                 killed += 1
                 continue
+        patience.until(lambda: False, process)
         assert process.returncode == 0
         assert content(STORE) == expected
-        shutil.rmtree(STORE)
         ended += 1
-    subprocess.run([*command, *SLOW], env=ENVIRONMENT, check=True, capture_output=True)
-    assert content(STORE) == expected
-    return ended + 1
+        if killed == kills:
+            return ended
+        shutil.rmtree(STORE)
 
 
-def test_two_ranks_make_the_bytes_of_one(uninterrupted):
-    subprocess.run([*torchrun(2), *SLOW], env=ENVIRONMENT, check=True, capture_output=True)
-    assert content(STORE) == uninterrupted
+def torchrun(ranks: int) -> subprocess.Popen[bytes]:
+    """Start a dump on several ranks."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return subprocess.Popen([*launcher, "--no-python", *DUMP, *SLOW], env=ENVIRONMENT)
 
 
-def test_ranks_die_with_their_launcher(project):
-    launcher = subprocess.Popen([*torchrun(2), *SLOW], env=ENVIRONMENT)
+def test_ranks_die_with_their_launcher_and_others_go_on_to_the_bytes_of_one_process(uninterrupted):
+    launcher = torchrun(2)
     assert writes(launcher)
     ranks = psutil.Process(launcher.pid).children(recursive=True)
     assert len(ranks) == 2
@@ -151,32 +153,32 @@ def test_ranks_die_with_their_launcher(project):
     launcher.wait()
     assert psutil.wait_procs(ranks, timeout=patience.HANGING_SECONDS)[1] == []
     assert not (STORE / "manifest.json").exists()
-    subprocess.run([*DUMP, *SLOW], env=ENVIRONMENT, check=True, capture_output=True)
-    LogitStore.open(STORE)
+    launcher = torchrun(2)
+    patience.until(lambda: False, launcher)
+    assert launcher.returncode == 0
+    assert content(STORE) == uninterrupted
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_at_a_random_moment(uninterrupted, ranks):
-    command = DUMP if ranks == 1 else torchrun(ranks)
-    assert kill_at_random(command, 1, seed=ranks, expected=uninterrupted)
+def test_killed_at_a_random_moment(forks, uninterrupted):
+    assert kill_at_random(lambda: start(forks), 2, seed=1, expected=uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(24 * 3600)
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_killed_a_hundred_times(uninterrupted, ranks):
-    command = DUMP if ranks == 1 else torchrun(ranks)
-    ended = kill_at_random(command, 100, seed=10 + ranks, expected=uninterrupted)
+def test_killed_a_hundred_times(forks, uninterrupted, ranks):
+    begin = (lambda: start(forks)) if ranks == 1 else (lambda: torchrun(ranks))
+    ended = kill_at_random(begin, 100, seed=10 + ranks, expected=uninterrupted)
     print(f"{ranks} ranks: killed 100 times at random moments, {ended} dumps ended, all with equal bytes")
 
 
-def test_the_parts_of_a_job_array_make_the_bytes_of_one(uninterrupted):
+def test_the_parts_of_a_job_array_make_the_bytes_of_one(forks, uninterrupted):
     for part in ("2/3", "0/3"):
-        assert run("cache-logits", "main", *SLOW, "--shards", part) == 0
+        dump(forks, "--shards", part)
         with pytest.raises(IncompleteStoreError):
             LogitStore.open(STORE)
-    assert run("cache-logits", "main", *SLOW, "--shards", "1/3") == 0
-    assert run("cache-logits", "main", *SLOW) == 0
+    dump(forks, "--shards", "1/3")
+    dump(forks)
     assert content(STORE) == uninterrupted
 
 
@@ -185,9 +187,9 @@ def test_parts_that_are_none(project, part):
     assert run("cache-logits", "main", "--shards", part) == 2
 
 
-def test_two_writers_at_once_end_with_one_good_store(uninterrupted):
-    writers = [start() for _ in range(2)]
-    errors = [patience.finish(writer)[1] for writer in writers]
+def test_two_writers_at_once_end_with_one_good_store(forks, uninterrupted):
+    writers = [start(forks) for _ in range(2)]
+    errors = [writer.finish() for writer in writers]
     statuses = sorted(writer.returncode for writer in writers)
     # The second waits, and finds the store complete or says who writes it.
     assert statuses in ([0, 0], [0, 1])
@@ -229,11 +231,11 @@ def test_a_second_writer_waits_then_names_the_first(project, monkeypatch, capsys
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
-    """A file system of half a megabyte."""
+    """A file system of a quarter of a megabyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True
     )
     if mounted.returncode:
         pytest.skip(f"cannot mount here: {mounted.stderr.decode().strip()}")
@@ -243,7 +245,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
 
 def test_a_full_disk_keeps_what_is_done(project, small_disk, capsys):
     store = small_disk / "main.zarr"
-    views = ["--set", "dumps.main.views.count=200", "--set", "dumps.main.shard_rows=8"]
+    views = ["--set", "dumps.main.views.count=40", "--set", "dumps.main.shard_rows=16"]
     assert run("cache-logits", "main", "--out", store, *views) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "No space left on device; free some space" in message
