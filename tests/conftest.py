@@ -18,7 +18,10 @@ from pipeline.modalities.images.form import ImageSource, image_form
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.packed import PackedSplit
 from pipeline.samples.samples import Names, Sample
+from tests.benchmarks import commands
 from tests.pipeline.preparing import asking, prepare
+from tests.stages import dvc_projects
+from tests.stages.preloaded import Preloaded
 
 Split = Sequence[NDArray[np.uint8]]
 
@@ -43,6 +46,16 @@ def _short_latencies() -> Iterator[None]:
     """Time a network's forward pass a few times, not for a second: nothing here looks at the figure."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assessment, "_MOST", assessment._FEWEST)
+        yield
+
+
+@pytest.fixture(scope="session")
+def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let `pipeline` and `dvc` of tests and benchmarks be forks of a process that has imported both."""
+    with Preloaded(tmp_path_factory.mktemp("programs")) as preloaded, pytest.MonkeyPatch.context() as patch:
+        path = f"{preloaded.programs}:{dvc_projects.ENVIRONMENT['PATH']}"
+        patch.setitem(dvc_projects.ENVIRONMENT, "PATH", path)
+        patch.setattr(commands, "PIPELINE", [str(preloaded.programs / "pipeline")])
         yield
 
 

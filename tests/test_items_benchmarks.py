@@ -13,6 +13,8 @@ from tests.benchmarks import built_in_dependencies, recommendation
 from tests.pipeline.modalities.items.logs import rows, write_inter
 from tests.stages.test_items import SMALL
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 INDEX = """Package: app-bin
 Source: app (1.2)
 Pre-Depends: base (>= 2)

@@ -20,6 +20,8 @@ from tests.benchmarks.datasets import patterned
 from tests.benchmarks.small_students import figure
 from tests.stages.conftest import run
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 SMALL = (
     *("--set", "training.batch_size=20", "--set", "training.learning_rate=0.05"),
     *("--set", "teachers.trained.batch_size=20", "--set", "teachers.trained.learning_rate=0.05"),

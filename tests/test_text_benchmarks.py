@@ -10,6 +10,8 @@ from stages.params_file import load_params
 from tests.benchmarks import language_identification, text_speed
 from tests.stages.test_text import SMALL, write_table
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 
 def test_the_speed_of_views_and_batches_is_told():
     pytest.importorskip("tokenizers")

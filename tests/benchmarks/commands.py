@@ -7,14 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+PIPELINE = [sys.executable, "-c", "from stages.cli import main; main()"]
+
 
 def pipeline(project: Path, *arguments: str) -> str:
     """Run a command of this project in a folder, and return its output."""
     here = str(Path(__file__).parents[2])
     paths = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    code = "from stages.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [*PIPELINE, *arguments],
         cwd=project,
         env={**os.environ, "PYTHONPATH": paths},
         stdout=subprocess.PIPE,

@@ -17,7 +17,6 @@ import yaml
 from stages.cli import main
 from tests.stages import dvc_projects
 from tests.stages.forks import Forks
-from tests.stages.preloaded import Preloaded
 from tests.stages.projects import Projects
 
 SIZE, CLASSES, VIEWS = 16, 4, 3
@@ -111,15 +110,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         os.chdir(before)
     return folder
-
-
-@pytest.fixture(scope="session")
-def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let `dvc_projects.call` run `pipeline` and `dvc` as forks of a process that has imported both."""
-    with Preloaded(tmp_path_factory.mktemp("programs")) as preloaded, pytest.MonkeyPatch.context() as patch:
-        path = f"{preloaded.programs}:{dvc_projects.ENVIRONMENT['PATH']}"
-        patch.setitem(dvc_projects.ENVIRONMENT, "PATH", path)
-        yield
 
 
 @pytest.fixture(scope="session")

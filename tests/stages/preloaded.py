@@ -117,6 +117,7 @@ def _run(client: socket.socket) -> None:
         (signal.SIGINT, signal.default_int_handler),
     ):
         signal.signal(number, handler)
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = [request["program"], *request["arguments"]]
     client.sendall(os.getpid().to_bytes(8, "big"))
     status = 1

@@ -21,6 +21,8 @@ from tests import patience
 from tests.stages.conftest import run
 from tests.stages.dvc_projects import ENVIRONMENT, ROOT
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 WRITTEN = ("params.yaml", "dvc.yaml", ".gitignore", ".dvc", ".dvcignore")
 STAGES = [
     "cache-logits@main",

@@ -15,6 +15,8 @@ from tests.stages.conftest import run
 from tests.stages.dvc_projects import ENVIRONMENT
 from tests.stages.test_init import STAGES, asked
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 
 def record(folder: Path, each: int = 12, seconds: float = 0.3) -> Path:
     """Write tones of three pitches into folders of classes."""

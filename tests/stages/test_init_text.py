@@ -16,6 +16,8 @@ from tests.stages.conftest import run
 from tests.stages.test_init import asked
 from tests.stages.test_text import write_table
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:

@@ -20,6 +20,8 @@ from stages.render import stages_of
 from tests.stages.dvc_projects import call, change, stages_run
 from tests.stages.test_dvc_stores import fails
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 POINTER = Path("data/logits/main.json")
 
 

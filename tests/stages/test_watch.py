@@ -15,6 +15,8 @@ from stages.watch import is_kept, keep, look
 from tests.stages.dvc_projects import call
 from tests.stages.test_dvc_stores import fails
 
+pytestmark = pytest.mark.usefixtures("preloaded")
+
 DATA = DataParams(source="folder:texts", watch="texts.watch")
 
 
