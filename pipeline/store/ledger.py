@@ -285,6 +285,17 @@ class Records:
         return None
 
 
+def single_catalogues(done: Done, shards: Iterable[ShardId], at_once: int) -> Iterator[Catalogue]:
+    """Yield the catalogue of each of some finished shards alone, in order.
+
+    Args:
+        done: the finished shards.
+        shards: some of them.
+        at_once: number of records that are read at the same time.
+    """
+    return side_by_side(lambda shard: done[shard].read().only(shard), shards, at_once)
+
+
 def _shard_of(name: str) -> ShardId | None:
     match = _RECORD_FILE.fullmatch(name)
     with suppress(ValueError):

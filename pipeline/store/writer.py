@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -29,7 +28,7 @@ from pipeline.store.frame import frame_files
 from pipeline.store.growth import forget_work, growth_folder, set_aside, settle
 from pipeline.store.header import Header
 from pipeline.store.layout import GATHERED, MANIFEST, ShardId, Span
-from pipeline.store.ledger import Done, Finished, Records
+from pipeline.store.ledger import Done, Finished, Records, single_catalogues
 from pipeline.store.leftovers import sweep
 from pipeline.store.manifest import Manifest, sum_up
 from pipeline.store.records import RenderChecksums, ShardRecord, written_by
@@ -264,7 +263,7 @@ class StoreWriter:
             if isinstance(self._complete.shards, Catalogues):
                 return self._complete.shards.digests[str(span)]
             return self._records.put(self._complete.catalogue(span))
-        parts = list(side_by_side(partial(_record_of, done), span.shards(), self._place.at_once))
+        parts = list(single_catalogues(done, span.shards(), self._place.at_once))
         try:
             joined = Catalogue.joined(span, parts)
             joined.require_sound()
@@ -296,10 +295,6 @@ class StoreWriter:
 
     def _names(self, finished: Finished) -> list[str]:
         return [self.layout.shard_name(finished.shard, array) for array in sorted(self.layout.arrays)]
-
-
-def _record_of(done: Done, shard: ShardId) -> Catalogue:
-    return done[shard].read().only(shard)
 
 
 def direct_top1(done: Done) -> float | None:
