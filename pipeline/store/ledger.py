@@ -157,10 +157,15 @@ class Records:
         """
         content = Catalogue.of(Span.of(shard), [record], made).to_bytes()
         name = f"{shard}.record"
-        if self._store.put_if_absent(f"{RECORDS}/{name}", f"{bytes_digest(content)}\n".encode() + content):
-            return True
-        there = self._single(name, made)
-        return there is not None and there.span == Span.of(shard) and there.files(shard) == record.files
+        whole = f"{bytes_digest(content)}\n".encode() + content
+        while not self._store.put_if_absent(f"{RECORDS}/{name}", whole):
+            there = self._single(name, made)
+            if there is not None:
+                return there.span == Span.of(shard) and there.files(shard) == record.files
+            # Another process that has completed the store removes its records.
+            if self._store.exists(f"{RECORDS}/{name}"):
+                return False
+        return True
 
     def named(self, shards: Collection[ShardId]) -> set[ShardId]:
         """Return those of some shards that have a record of their own, readable or not."""
