@@ -159,12 +159,17 @@ class Records:
         name = f"{shard}.record"
         whole = f"{bytes_digest(content)}\n".encode() + content
         while not self._store.put_if_absent(f"{RECORDS}/{name}", whole):
-            there = self._single(name, made)
+            there: bytes | None = b""
+            with suppress(NoFileError):
+                there = self._read(f"{RECORDS}/{name}")
+            # None: another process has completed the store and removed its records.
             if there is not None:
-                return there.span == Span.of(shard) and there.files(shard) == record.files
-            # Another process that has completed the store removes its records.
-            if self._store.exists(f"{RECORDS}/{name}"):
-                return False
+                known = _opened(there)
+                return (
+                    known is not None
+                    and known.span == Span.of(shard)
+                    and known.files(shard) == record.files
+                )
         return True
 
     def named(self, shards: Collection[ShardId]) -> set[ShardId]:

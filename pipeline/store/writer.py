@@ -142,14 +142,18 @@ class StoreWriter:
         """
         tag = self._place.put_if_absent(file, content)
         while tag is None:
-            there = self._place.tag(file)
-            if self._place.get(file) == content and there is not None:
+            there, before = self._place.tag(file), self._place.get(file)
+            if before == content and there is not None:
                 return there
             self._require_unrecorded(shard)
-            if there is None:
+            if there is None or before is None:
                 tag = self._place.put_if_absent(file, content)
-            else:
-                tag = self._place.put_if_match(file, content, there)
+                continue
+            tag = self._place.put_if_match(file, content, there)
+            if tag is not None and self._is_recorded(shard):
+                # The other writer has looked at its files for the last time: it would not see this one.
+                self._place.put_if_match(file, before, tag)
+                raise self._unequal(shard)
         return tag
 
     def _record(self, shard: ShardId, record: ShardRecord, written: Mapping[str, Tag]) -> None:
@@ -175,11 +179,15 @@ class StoreWriter:
         Another writer that has completed the store meanwhile has removed its records.
         """
         deadline = time.monotonic() + (0 if self._place.has_locks else _OTHERS_SECONDS)
-        while not self._records.named([shard]) and at(self.store).tag(MANIFEST) == self._replaced:
+        while not self._is_recorded(shard):
             if time.monotonic() >= deadline:
                 return
             time.sleep(_POLL_SECONDS)
         raise self._unequal(shard)
+
+    def _is_recorded(self, shard: ShardId) -> bool:
+        """Whether another writer has finished a shard, or the store, whose records are then gone."""
+        return bool(self._records.named([shard])) or at(self.store).tag(MANIFEST) != self._replaced
 
     def _unequal(self, shard: ShardId) -> MismatchError:
         return MismatchError(

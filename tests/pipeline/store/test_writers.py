@@ -99,6 +99,27 @@ def test_a_record_that_a_complete_store_loses_meanwhile_is_no_other_writers(root
     assert manifest.shards[shard].files == Records(root).read(header(), [shard])[shard].files
 
 
+def test_a_file_that_is_replaced_right_after_its_record_was_written_is_put_back(root, monkeypatch):
+    monkeypatch.setattr(writing, "_OTHERS_SECONDS", 0)
+    first, second = StoreWriter(root, header()), StoreWriter(root, header())
+    shard = next(first.layout.shards())
+    place, replace = type(at(root)), type(at(root)).put_if_match
+
+    def late(self, name, content, tag):
+        """The first writer finishes the shard between the look at its record and the replacement."""
+        monkeypatch.setattr(place, "put_if_match", replace)
+        write(first, [shard])
+        return replace(self, name, content, tag)
+
+    write(first, [shard])
+    first._records.drop([shard])
+    monkeypatch.setattr(place, "put_if_match", late)
+    with pytest.raises(MismatchError, match="another process has written shard"):
+        write(second, [shard], 1)
+    assert list(first.done([shard])) == [shard]
+    assert wrong_shards(root) == []
+
+
 def test_a_file_of_another_machine_that_was_killed_is_replaced(root, monkeypatch):
     monkeypatch.setattr(writing, "_OTHERS_SECONDS", 0.05)
     writer = StoreWriter(root, header())
