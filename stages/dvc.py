@@ -25,7 +25,7 @@ _OUTPUTS = {
     "train-student": [paths.STUDENTS, paths.RUNS],
     "report": [paths.REPORTS],
 }
-_DUMPING = ("cache-logits", "average-logits")
+_DUMPING = ("cache-logits", "average-logits", "rehead", "probe")
 _WAIT_SECONDS = 60.0
 
 

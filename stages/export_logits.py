@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -16,7 +17,9 @@ from pipeline.samples.splits import TRAIN
 from pipeline.store.opening import open_logits
 from stages import paths
 from stages.failures import say
-from stages.options import debuggable, trusts_code
+from stages.options import finds_params, trusts_code
+from stages.params import Params
+from stages.places import find_store
 from stages.ranks import require_alone
 from stages.runtime import bound_threads
 
@@ -49,21 +52,30 @@ from stages.runtime import bound_threads
     "names.  [default: in the order of data/prepared]",
 )
 @trusts_code
-@debuggable
+@finds_params
 def command(
-    dump: str, form: str, out: Path, fp16: bool, shard_rows: int, like: str | None, trust: Trust
+    read_params: Callable[[], Params],
+    dump: str,
+    form: str,
+    out: Path,
+    fp16: bool,
+    shard_rows: int,
+    like: str | None,
+    trust: Trust,
 ) -> None:
     """Write the outputs of DUMP, a dump, an ensemble or a store's folder, for loaders of other libraries.
 
-    Each sample keeps its key, so outputs are siblings of its file. OUT appears when it is complete;
-    card.json in it describes views, codec and fidelity. Nothing is overwritten.
+    The store of a name lies where `places` of params.yaml says; a folder or an address, e.g.
+    s3://bucket/main.zarr, needs no params.yaml. Each sample keeps its key, so outputs are siblings of its
+    file. OUT appears when it is complete; card.json in it describes views, codec and fidelity. Nothing is
+    overwritten.
     """
     del trust  # The option has named the code to the tables.
     require_alone()
     bound_threads()
     if like is not None and form != "wds":
         raise ConfigError("--like is for --format wds; a Parquet file is joined by key; leave it out")
-    store = open_logits(paths.store(dump) if NAME.fullmatch(dump) else dump)
+    store = open_logits(find_store(read_params(), dump) if NAME.fullmatch(dump) else dump)
     tars = () if like is None else find_parts(like, ".tar", {}).files[TRAIN]
     request = Request(form=form, half=fp16, shard_rows=shard_rows, like=tars)
     card = export_logits(store, PreparedData.open(paths.PREPARED), out, request)

@@ -19,7 +19,7 @@ from pipeline.store.labels import LabelChanges, changed_labels, words_of
 from pipeline.store.opening import open_logits
 from pipeline.store.reference import kind_of
 from pipeline.store.soft_labels import SoftLabels
-from pipeline.store.summary import inspect
+from pipeline.store.summary import samples_of
 from stages import paths
 
 
@@ -41,7 +41,7 @@ def changes_at(place: Address) -> LabelChanges | None:
         return None
     with suppress(DataError, StoreError):
         if kind_of(place) == "logits":
-            return changed_labels(inspect(place).read_index(), _prepared_labels())
+            return changed_labels(samples_of(place), _prepared_labels())
         return open_logits(place).label_changes(_prepared_labels())
     return LabelChanges()
 

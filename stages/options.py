@@ -16,6 +16,7 @@ from stages.runtime import bound_threads, default_workers, keep_freed_memory
 
 if TYPE_CHECKING:
     from pipeline.places.folder import Root
+    from stages.params import Params
 
     _ParamType = click.ParamType[Any]
 else:  # ParamType is generic only since click 8.4
@@ -43,6 +44,17 @@ class SliceType(_ParamType):
 def reads_params(command: Command) -> Command:
     """Add --params, --set and --debug; the command gets checked `params`."""
 
+    @finds_params
+    @functools.wraps(command)
+    def wrapped(read_params: Callable[[], Params], **arguments: Any) -> Any:
+        return command(read_params(), **arguments)
+
+    return wrapped
+
+
+def finds_params(command: Command) -> Command:
+    """Add --params, --set and --debug; the command gets `read_params`, which returns checked parameters."""
+
     @click.option(
         "--params",
         "params_path",
@@ -61,9 +73,12 @@ def reads_params(command: Command) -> Command:
     @debuggable
     @functools.wraps(command)
     def wrapped(params_path: Path, overrides: tuple[str, ...], **arguments: Any) -> Any:
-        from stages.params_file import load_params
+        def read_params() -> Params:
+            from stages.params_file import load_params
 
-        return command(load_params(params_path, overrides), **arguments)
+            return load_params(params_path, overrides)
+
+        return command(read_params=read_params, **arguments)
 
     return wrapped
 

@@ -66,21 +66,12 @@ def find_store(params: Params, dump: str) -> Root:
     return store
 
 
-def find_store_to_follow(params: Params, dump: str) -> Path:
-    """Return the folder of a dump's store, which may be unfinished, or not exist yet.
+def find_store_to_follow(params: Params, dump: str) -> Root:
+    """Return the folder or place of a dump's store, which may be unfinished, or not exist yet.
 
     A pointer is written after the store is complete; if there is one, see `find_store`.
-
-    Raises:
-        ConfigError: the store lies in object storage.
     """
-    store = find_store(params, dump) if paths.pointer(dump).exists() else place_of(params, dump)
-    if not isinstance(store, Path):
-        raise ConfigError(
-            f"{store}: --follow reads a dump in a folder only; wait until it is complete, and run the "
-            "command without --follow"
-        )
-    return store
+    return find_store(params, dump) if paths.pointer(dump).exists() else place_of(params, dump)
 
 
 def _require_same(pointer: Path, store: Root, again: str) -> None:

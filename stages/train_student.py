@@ -20,8 +20,8 @@ from pipeline.modalities.table import views_of
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state
 from pipeline.models.pretrained import initial_network
-from pipeline.store.follow import TIMEOUT_SECONDS
 from pipeline.store.soft_labels import SoftLabels
+from pipeline.store.waiting import TIMEOUT_SECONDS
 from pipeline.tracking.log import RunLog, require_installed
 from pipeline.training.failures import naming_epoch
 from pipeline.training.loop import RunSpec

@@ -25,6 +25,8 @@ _LINKLESS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.E
 # A claim is held while one small file is compared and replaced; a longer one was left by a killed process.
 _STALE_SECONDS = 30.0
 _POLL_SECONDS = 0.002
+# A folder that is removed while a file is written into it is made again so often.
+_ATTEMPTS = 5
 
 
 class LocalPlace(Place):
@@ -135,12 +137,20 @@ class LocalPlace(Place):
 
     def _written(self, name: str, content: bytes, publish: Callable[[Path, Path], None]) -> Tag:
         """Write a file under a name of its own and publish it; return its tag."""
-        path = path_inside(self.folder, name)
-        made = _make_folders(path.parent)
-        with naming(path):
-            state = write_new(path, content, publish)
-        for folder in (path.parent, *made):
-            sync_folder(folder)
+        path, made = path_inside(self.folder, name), list[Path]()
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                made += _make_folders(path.parent)
+                with naming(path):
+                    state = write_new(path, content, publish)
+                for folder in (path.parent, *made):
+                    sync_folder(folder)
+            except FileNotFoundError:
+                # Another process has removed the folder, which was empty before, e.g. of a complete store.
+                if not left:
+                    raise
+            else:
+                break
         return f"{state.st_ino}-{state.st_mtime_ns}-{state.st_size}"
 
     @contextmanager

@@ -9,53 +9,50 @@ A complete store's manifest names the digest of every file. Here the same digest
     manifest    once it is written, it must name the same files and the same catalogues
 
 So a reader sees the bytes that it would have seen after the manifest. A store that is complete from the
-beginning is an ordinary `LogitStore`. Waiting is done by the caller's thread, so that Ctrl-C ends it.
+beginning is an ordinary `LogitStore`. Waiting, in `waiting.py`, is done by the caller's thread, so
+that Ctrl-C ends it.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, MismatchError, StoreError, counted
-from pipeline.core.hashing import bytes_digest, file_digest
-from pipeline.core.progress import note
+from pipeline.core.hashing import bytes_digest
+from pipeline.core.threads import side_by_side
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
+from pipeline.places.place import required
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.catalogue import Catalogue
 from pipeline.store.frame import frame_files
 from pipeline.store.header import Header
 from pipeline.store.index import read_index
 from pipeline.store.layout import MANIFEST, ZARR_JSON, ShardId, Span
-from pipeline.store.ledger import FEW, Records
-from pipeline.store.lock import writer_of
+from pipeline.store.ledger import FEW, Done, Records
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore
 from pipeline.store.shards import Catalogues
 from pipeline.store.summary import inspect
-
-# Time without a new shard and without a writer, after which a reader gives up.
-TIMEOUT_SECONDS = 300.0
-_POLL_SECONDS = 0.5
-_SECONDS_BETWEEN_LINES = 60.0
+from pipeline.store.waiting import TIMEOUT_SECONDS, wait_until
 
 
 class UnfinishedCatalogues(Catalogues):
     """The records of a store that is being written, of the spans that are whole so far.
 
     Args:
-        path: the store's folder.
+        path: the store's folder or place.
         header: of the store.
         metadata: SHA-256 (hex) of each file besides shards and catalogues, by its name.
     """
 
-    def __init__(self, path: Path, header: Header, metadata: dict[str, str]) -> None:
+    def __init__(self, path: Root, header: Header, metadata: dict[str, str]) -> None:
         self.digests: dict[str, str] = {}
         super().__init__(Location(path), header, self.digests)
+        self._is_folder, self._at_once = isinstance(path, Path), at(path).at_once
         self._metadata, self._records = metadata, Records(path)
         self._manifest: Manifest | None = None
         # Records of spans that are not whole yet.
@@ -87,13 +84,15 @@ class UnfinishedCatalogues(Catalogues):
     def _look_for(self, shards: list[ShardId]) -> set[ShardId]:
         """Read the records of some shards; return the shards without one."""
         missing = [shard for shard in shards if shard not in self._parts]
-        # A few at a time: a listing, twice a second, would cost as much as the store has shards.
-        for start in range(0, len(missing), FEW):
-            done = self._records.read(self._header, missing[start : start + FEW])
-            for shard, finished in done.items():
-                # It may disappear: the store is complete now, or the dump makes the shard again.
-                with suppress(StoreError):
-                    self._parts[shard] = finished.read().only(shard)
+        # A few at a time: a listing, twice a second, would cost as much as the store has shards. In object
+        # storage it costs a request per thousand names, and a look for each record two.
+        is_listed = not self._is_folder and len(missing) > FEW
+        there = sorted(self._records.named(missing)) if is_listed else missing
+        for start in range(0, len(there), FEW):
+            done = self._records.read(self._header, there[start : start + FEW])
+            parts = side_by_side(partial(_part_of, done), done, self._at_once)
+            found = zip(done, parts, strict=True)
+            self._parts.update((shard, part) for shard, part in found if part is not None)
         return {shard for shard in missing if shard not in self._parts}
 
     def _joined(self, span: Span) -> Catalogue:
@@ -160,14 +159,14 @@ class FollowedStore(LogitStore):
     """A store that is being written; a view can be read once `has_view`, and `wait_for_view` returned.
 
     Args:
-        path: the store's folder, with its header.
+        path: the store's folder or place, with its header.
         header: of the store.
         timeout_seconds: without a new shard and without a writer, after which waiting ends.
     """
 
-    def __init__(self, path: Path, header: Header, *, timeout_seconds: float) -> None:
+    def __init__(self, path: Root, header: Header, *, timeout_seconds: float) -> None:
         self._path, self._timeout_seconds = path, timeout_seconds
-        metadata = {name: file_digest(path / name) for name in sorted(frame_files(path))}
+        metadata = _digests(path, sorted(frame_files(path)))
         self._catalogues = UnfinishedCatalogues(path, header, metadata)
         manifest = Manifest(
             header=header,
@@ -220,11 +219,11 @@ class FollowedStore(LogitStore):
         return " (to have whole views first, restart the dump with --by-view)" if ahead else ""
 
 
-def follow(path: Path, *, timeout_seconds: float = TIMEOUT_SECONDS) -> LogitStore:
+def follow(path: Root, *, timeout_seconds: float = TIMEOUT_SECONDS) -> LogitStore:
     """Open a store that may be unfinished; wait until its dump has begun.
 
     Args:
-        path: the store's folder, which may not exist yet.
+        path: the store's folder or place, which may not exist yet.
         timeout_seconds: without a new shard and without a writer, after which waiting ends.
 
     Raises:
@@ -233,7 +232,7 @@ def follow(path: Path, *, timeout_seconds: float = TIMEOUT_SECONDS) -> LogitStor
     """
     begins = "the dump to begin"
     wait_until(path, lambda: "" if _has_begun(path) else begins, timeout_seconds=timeout_seconds)
-    if (path / MANIFEST).exists():
+    if at(path).exists(MANIFEST):
         return LogitStore.open(path)
     header = Header.read(Location(path))
     read_index(path, header)  # proves the keys
@@ -244,42 +243,20 @@ def follow(path: Path, *, timeout_seconds: float = TIMEOUT_SECONDS) -> LogitStor
     return store
 
 
-def _has_begun(path: Path) -> bool:
-    return any((path / name).exists() for name in (ZARR_JSON, MANIFEST))
+def _has_begun(path: Root) -> bool:
+    return any(at(path).exists(name) for name in (ZARR_JSON, MANIFEST))
 
 
-def wait_until(path: Path, look: Callable[[], str], *, timeout_seconds: float) -> None:
-    """Wait until nothing is missing; note once a minute what is, and who writes the store.
-
-    Args:
-        path: the store's folder.
-        look: returns what is missing, or nothing.
-        timeout_seconds: without a change and without a writer, after which waiting ends.
-
-    Raises:
-        IncompleteStoreError: the time is over.
-    """
-    missing, alive, told = look(), time.monotonic(), float("-inf")
-    while missing:
-        now = time.monotonic()
-        is_late, tells = now - alive >= timeout_seconds, now - told >= _SECONDS_BETWEEN_LINES
-        if is_late or tells:
-            writer = writer_of(path)
-            if writer is None and is_late:
-                raise IncompleteStoreError(
-                    f"{path}: waited for {missing}, but no process has written the store for "
-                    f"{timeout_seconds:g} s; resume the dump with: {_command(path)}, then run this command "
-                    "again"
-                )
-            alive = alive if writer is None else now
-        if tells:
-            by = f"written by {writer}" if writer else f"no process writes it; run: {_command(path)}"
-            note(f"{path}: waiting for {missing}; {by}")
-            told = now
-        time.sleep(_POLL_SECONDS)
-        before, missing = missing, look()
-        alive = alive if missing == before else time.monotonic()
+def _digests(path: Root, names: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 (hex) of some files by name."""
+    place = at(path)
+    contents = side_by_side(partial(required, place), names, place.at_once)
+    return {name: bytes_digest(content) for name, content in zip(names, contents, strict=True)}
 
 
-def _command(path: Path) -> str:
-    return f"pipeline cache-logits {path.stem} --by-view"
+def _part_of(done: Done, shard: ShardId) -> Catalogue | None:
+    """Return the catalogue of a finished shard; None if its record has disappeared."""
+    try:
+        return done[shard].read().only(shard)
+    except StoreError:  # the store is complete now, or the dump makes the shard again
+        return None

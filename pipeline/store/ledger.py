@@ -157,10 +157,20 @@ class Records:
         """
         content = Catalogue.of(Span.of(shard), [record], made).to_bytes()
         name = f"{shard}.record"
-        if self._store.put_if_absent(f"{RECORDS}/{name}", f"{bytes_digest(content)}\n".encode() + content):
-            return True
-        there = self._single(name, made)
-        return there is not None and there.span == Span.of(shard) and there.files(shard) == record.files
+        whole = f"{bytes_digest(content)}\n".encode() + content
+        while not self._store.put_if_absent(f"{RECORDS}/{name}", whole):
+            there: bytes | None = b""
+            with suppress(NoFileError):
+                there = self._read(f"{RECORDS}/{name}")
+            # None: another process has completed the store and removed its records.
+            if there is not None:
+                known = _opened(there)
+                return (
+                    known is not None
+                    and known.span == Span.of(shard)
+                    and known.files(shard) == record.files
+                )
+        return True
 
     def named(self, shards: Collection[ShardId]) -> set[ShardId]:
         """Return those of some shards that have a record of their own, readable or not."""
@@ -283,6 +293,17 @@ class Records:
                     Catalogue.parse(content)
                     return content
         return None
+
+
+def single_catalogues(done: Done, shards: Iterable[ShardId], at_once: int) -> Iterator[Catalogue]:
+    """Yield the catalogue of each of some finished shards alone, in order.
+
+    Args:
+        done: the finished shards.
+        shards: some of them.
+        at_once: number of records that are read at the same time.
+    """
+    return side_by_side(lambda shard: done[shard].read().only(shard), shards, at_once)
 
 
 def _shard_of(name: str) -> ShardId | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +10,13 @@ from typing import Any
 
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.core.errors import IncompleteStoreError, StoreError
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Address, Location
 from pipeline.store.growth import Pending, pending
 from pipeline.store.header import Header
 from pipeline.store.index import Index, read_index, read_samples
 from pipeline.store.layout import MANIFEST, ZARR_JSON
-from pipeline.store.ledger import Done, Records
+from pipeline.store.ledger import Done, Records, single_catalogues
 from pipeline.store.manifest import Manifest
 from pipeline.store.totals import Totals
 
@@ -29,7 +30,6 @@ class Inspection:
         header: the planned content and the origin.
         fidelity: cost of the codec over the finished shards.
         labelled: training samples with a label; None for an unfinished store.
-        read_index: reads the samples of each section, with their labels at the dump.
         growing: the unfinished growth of a complete store, if any.
     """
 
@@ -37,7 +37,6 @@ class Inspection:
     header: Header
     fidelity: Fidelity
     labelled: int | None
-    read_index: Callable[[], Index]
     growing: Pending | None = None
 
 
@@ -49,7 +48,7 @@ def inspect(place: Address) -> Inspection:
         CorruptStoreError: its manifest changed since it was written.
     """
     location = Location(place)
-    if location.exists(MANIFEST) or not location.exists(ZARR_JSON):
+    if not _is_unfinished(location):
         manifest, growing = Manifest.read(location), _growth_of(location)
         told = {"growing": growing.to_dict()} if growing else {}
         return Inspection(
@@ -57,30 +56,47 @@ def inspect(place: Address) -> Inspection:
             header=manifest.header,
             fidelity=manifest.fidelity(),
             labelled=_labelled(manifest),
-            read_index=partial(_index, location, manifest),
             growing=growing,
         )
-    if location.root is None:
-        raise IncompleteStoreError(
-            f"{location}: not complete; inspect an unfinished store by the address that it is written to"
-        )
-    header = Header.read(location)
-    done = Records(location.root).read(header)
-    totals = _totals_of(header, done)
+    root, header = _written_at(location), Header.read(location)
+    done = Records(root).read(header)
+    totals = _totals_of(header, done, at(root).at_once)
     summary = summarise(header, totals, len(done), complete=False, teacher_top1=None)
     return Inspection(
         summary=summary,
         header=header,
         fidelity=totals["train"].fidelity,
         labelled=None,
-        read_index=partial(read_index, location.root, header),
     )
 
 
-def _index(location: Location, manifest: Manifest) -> Index:
+def samples_of(place: Address) -> Index:
+    """Return the samples of each section, complete store or not, with their labels at the dump.
+
+    Raises:
+        IncompleteStoreError: there is no store.
+        CorruptStoreError: manifest, keys, digests or labels changed since they were written.
+    """
+    location = Location(place)
+    if _is_unfinished(location):
+        return read_index(_written_at(location), Header.read(location))
+    manifest = Manifest.read(location)
     header, fetch = manifest.header, partial(manifest.find_metadata, location)
     sections = header.layout.sections
     return {name: read_samples(location, header, sections[name], fetch) for name in sections}
+
+
+def _is_unfinished(location: Location) -> bool:
+    return location.exists(ZARR_JSON) and not location.exists(MANIFEST)
+
+
+def _written_at(location: Location) -> Root:
+    """Return the folder or place of an unfinished store, whose records are listed."""
+    if location.root is None:
+        raise IncompleteStoreError(
+            f"{location}: not complete; inspect an unfinished store by the address that it is written to"
+        )
+    return location.root
 
 
 def _growth_of(location: Location) -> Pending | None:
@@ -132,15 +148,13 @@ def summarise(
     }
 
 
-def _totals_of(header: Header, done: Done) -> dict[str, Totals]:
-    """Return the sums over the finished shards of an unfinished store, read one after the other."""
-    return {
-        name: Totals.of(
-            header.layout.measures,
-            (finished.read().only(shard) for shard, finished in done.items() if shard.section == name),
-        )
-        for name in header.layout.sections
-    }
+def _totals_of(header: Header, done: Done, at_once: int) -> dict[str, Totals]:
+    """Return the sums over the finished shards of an unfinished store, some records at a time."""
+    totals = {}
+    for name in header.layout.sections:
+        shards = [shard for shard in done if shard.section == name]
+        totals[name] = Totals.of(header.layout.measures, single_catalogues(done, shards, at_once))
+    return totals
 
 
 def _labelled(manifest: Manifest) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -29,7 +28,7 @@ from pipeline.store.frame import frame_files
 from pipeline.store.growth import forget_work, growth_folder, set_aside, settle
 from pipeline.store.header import Header
 from pipeline.store.layout import GATHERED, MANIFEST, ShardId, Span
-from pipeline.store.ledger import Done, Finished, Records
+from pipeline.store.ledger import Done, Finished, Records, single_catalogues
 from pipeline.store.leftovers import sweep
 from pipeline.store.manifest import Manifest, sum_up
 from pipeline.store.records import RenderChecksums, ShardRecord, written_by
@@ -143,14 +142,18 @@ class StoreWriter:
         """
         tag = self._place.put_if_absent(file, content)
         while tag is None:
-            there = self._place.tag(file)
-            if self._place.get(file) == content and there is not None:
+            there, before = self._place.tag(file), self._place.get(file)
+            if before == content and there is not None:
                 return there
             self._require_unrecorded(shard)
-            if there is None:
+            if there is None or before is None:
                 tag = self._place.put_if_absent(file, content)
-            else:
-                tag = self._place.put_if_match(file, content, there)
+                continue
+            tag = self._place.put_if_match(file, content, there)
+            if tag is not None and self._is_recorded(shard):
+                # The other writer has looked at its files for the last time: it would not see this one.
+                self._place.put_if_match(file, before, tag)
+                raise self._unequal(shard)
         return tag
 
     def _record(self, shard: ShardId, record: ShardRecord, written: Mapping[str, Tag]) -> None:
@@ -176,11 +179,15 @@ class StoreWriter:
         Another writer that has completed the store meanwhile has removed its records.
         """
         deadline = time.monotonic() + (0 if self._place.has_locks else _OTHERS_SECONDS)
-        while not self._records.named([shard]) and at(self.store).tag(MANIFEST) == self._replaced:
+        while not self._is_recorded(shard):
             if time.monotonic() >= deadline:
                 return
             time.sleep(_POLL_SECONDS)
         raise self._unequal(shard)
+
+    def _is_recorded(self, shard: ShardId) -> bool:
+        """Whether another writer has finished a shard, or the store, whose records are then gone."""
+        return bool(self._records.named([shard])) or at(self.store).tag(MANIFEST) != self._replaced
 
     def _unequal(self, shard: ShardId) -> MismatchError:
         return MismatchError(
@@ -264,7 +271,7 @@ class StoreWriter:
             if isinstance(self._complete.shards, Catalogues):
                 return self._complete.shards.digests[str(span)]
             return self._records.put(self._complete.catalogue(span))
-        parts = list(side_by_side(partial(_record_of, done), span.shards(), self._place.at_once))
+        parts = list(single_catalogues(done, span.shards(), self._place.at_once))
         try:
             joined = Catalogue.joined(span, parts)
             joined.require_sound()
@@ -296,10 +303,6 @@ class StoreWriter:
 
     def _names(self, finished: Finished) -> list[str]:
         return [self.layout.shard_name(finished.shard, array) for array in sorted(self.layout.arrays)]
-
-
-def _record_of(done: Done, shard: ShardId) -> Catalogue:
-    return done[shard].read().only(shard)
 
 
 def direct_top1(done: Done) -> float | None:

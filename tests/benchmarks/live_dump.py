@@ -59,12 +59,7 @@ class Job:
 
     def prepare(self, images: int) -> None:
         """Write the first images of each split, prepare them and the teacher."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with np.load(BUILT_IN) as arrays:
-            names = ("train_images", "train_labels", "test_images", "test_labels")
-            some = {name: arrays[name][:images] for name in names}
-        pixels = {name: some[name][..., None] for name in names if name.endswith("images")}
-        np.savez(self.folder / "data.npz", **{**some, **pixels})
+        write_images(self.folder, images)
         for command in (("prepare",), ("train-teacher", "wrn_16_2")):
             finish(self.begin(*command, core=STUDENT_CORE))
 
@@ -108,6 +103,16 @@ class Job:
         with (self.folder / paths.RUNS / self.run / "history.csv").open() as lines:
             rows = list(csv.DictReader(lines))
         return min(float(row["seconds"]) + float(row["evaluation_seconds"]) for row in rows)
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Write the first built-in images of each split to data.npz."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with np.load(BUILT_IN) as arrays:
+        names = ("train_images", "train_labels", "test_images", "test_labels")
+        some = {name: arrays[name][:count] for name in names}
+    pixels = {name: some[name][..., None] for name in names if name.endswith("images")}
+    np.savez(folder / "data.npz", **{**some, **pixels})
 
 
 def finish(*begun: subprocess.Popen[bytes]) -> None:

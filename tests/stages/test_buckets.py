@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import boto3
@@ -11,8 +12,10 @@ import pytest
 
 from pipeline.core.errors import ConfigError
 from pipeline.places.objects import ObjectPlace
+from pipeline.store import waiting
 from stages.params import PlacesParams
 from tests.stages.conftest import run
+from tests.stages.projects import content
 
 
 @pytest.fixture
@@ -43,6 +46,40 @@ def test_all_commands_work_on_a_bucket(project, bucket, edit, capsys):
     assert run("verify", place) == 1
     assert f"{place}: " in capsys.readouterr().out
     assert run("verify", place, "--repair", "--replay", "4") == 0
+
+
+def test_a_student_follows_a_dump_in_a_bucket(project, bucket, edit, monkeypatch, capsys):
+    edit({"places": {"logits": f"{bucket}/logits"}})
+    student = ("train-student", "pupil", "kd", 0, "--dump", "main")
+    # The dump makes its next step whenever the student looks in vain: view 0, then all the rest.
+    steps = [("--shards", "0/6"), ("--shards", "3/6"), ("--by-view",)]
+
+    class Clock:
+        monotonic = staticmethod(waiting.time.monotonic)
+
+        @staticmethod
+        def sleep(_: float) -> None:
+            assert run("cache-logits", "main", *steps.pop(0)) == 0
+
+    monkeypatch.setattr(waiting, "time", Clock)
+    assert run(*student, "--follow") == 0
+    told = capsys.readouterr().err
+    expected = ["waiting for the dump to begin", "waiting for view 0, 1 of 2 shards missing", "epoch 1/2"]
+    places = [told.index(text) for text in (*expected, "waiting for view 1", "epoch 2/2")]
+    assert places == sorted(places)
+    followed = content(Path(), ("models/students", "runs/main"))
+    for folder in ("models/students", "runs"):
+        shutil.rmtree(folder)
+    # The store is complete and behind its pointer; the student reads the same labels again.
+    assert run(*student) == 0
+    assert content(Path(), ("models/students", "runs/main")) == followed
+    place = ObjectPlace.open(f"{bucket}/logits/main.zarr")
+    place.delete(place.sizes())
+    assert run(*student, "--follow") == 1
+    assert "points to a complete store; restore it" in capsys.readouterr().err
+    Path("data/logits/main.json").unlink()
+    assert run(*student, "--follow", "--follow-timeout", 0) == 1
+    assert "waited for the dump to begin, but no shard was added for 0 s" in capsys.readouterr().err
 
 
 def test_what_is_wrong_with_a_bucket_is_told_in_one_line(project, bucket, capsys):

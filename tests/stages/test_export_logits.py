@@ -40,6 +40,22 @@ def test_a_dump_is_exported_by_name_or_by_place(dumped, capsys):
     assert json.loads(Path("other/card.json").read_text()) == card
 
 
+def test_a_name_is_looked_up_in_the_place_of_stores(dumped, edit, capsys):
+    form = ("--format", "wds", "--out")
+    assert run("export-logits", "main", *form, "before") == 0
+    edit({"places": {"logits": "big"}})
+    Path("data/logits").rename("big")
+    assert "main.json: is missing" in refused(capsys, "main", *form, "out")
+    assert run("cache-logits", "main") == 0
+    assert run("export-logits", "main", *form, "out") == 0
+    assert Path("out/card.json").read_text() == Path("before/card.json").read_text()
+    Path("other.yaml").write_text("places: {logits: empty}")
+    Path("params.yaml").rename("away.yaml")
+    assert "params.yaml: no such file" in refused(capsys, "main", *form, "more")
+    assert "main.json points to" in refused(capsys, "main", *form, "more", "--params", "other.yaml")
+    assert run("export-logits", "big/main.zarr", *form, "more") == 0
+
+
 def test_what_cannot_be_exported_is_one_line(dumped, capsys):
     assert "nothing.zarr" in refused(capsys, "nothing", "--format", "wds", "--out", "out")
     like = refused(capsys, "main", "--format", "parquet", "--out", "out", "--like", "a.tar")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import follow as following
+from pipeline.store import waiting
 from tests.stages.conftest import run
 from tests.stages.projects import content
 from tests.stages.test_interruption import STORE
@@ -37,7 +37,7 @@ def test_a_student_that_follows_a_dump_ends_with_the_weights_of_one_that_waited(
     steps = [*map(shard, (0, 3)), CTRL_C, *map(shard, (1, 4)), ("cache-logits", "main", "--by-view")]
 
     class Clock:
-        monotonic = staticmethod(following.time.monotonic)
+        monotonic = staticmethod(waiting.time.monotonic)
 
         @staticmethod
         def sleep(_: float) -> None:
@@ -46,7 +46,7 @@ def test_a_student_that_follows_a_dump_ends_with_the_weights_of_one_that_waited(
                 raise KeyboardInterrupt
             assert run(*step) == 0
 
-    monkeypatch.setattr(following, "time", Clock)
+    monkeypatch.setattr(waiting, "time", Clock)
     capsys.readouterr()
     assert run(*STUDENT, "--follow") == 130
     assert run(*STUDENT, "--follow") == 0

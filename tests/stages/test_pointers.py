@@ -108,6 +108,20 @@ def test_a_stage_that_expects_the_store_is_refused_before_the_dump(tmp_path, mon
         require_pointer_stage()
     Path("dvc.yaml").write_text(stages_of(modality, pointer=True))
     require_pointer_stage()
+    laid_out = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    for name in ("cache-logits", "average-logits", "rehead", "probe"):
+        Path("dvc.yaml").write_text(
+            yaml.safe_dump({"stages": {name: laid_out[name]}}).replace(".json", ".zarr")
+        )
+        with pytest.raises(ConfigError, match=r"expected data/logits/\$\{key\}\.json"):
+            require_pointer_stage()
+
+
+def test_no_stage_of_pointers_names_a_file_of_a_store():
+    laid_out = yaml.safe_load(stages_of(find_modality(), pointer=True))["stages"]
+    assert [name for name, stage in laid_out.items() if ".zarr" in str(stage)] == []
+    assert "data/logits/${item.of}.json" in laid_out["rehead"]["do"]["deps"]
+    assert "data/logits/${item.of}.json" in laid_out["probe"]["do"]["deps"]
 
 
 def test_init_writes_a_project_with_pointers(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Tables of whole jobs: the reduced ImageNet preset and its forecast, kills and damage."""
+"""Tables of whole jobs: the reduced ImageNet preset and its forecast, writers, buckets, kills, damage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.benchmarks.gallery.results import Found, scientific, table
+from tests.benchmarks.gallery.results import Found, ratio, scientific, table
 
 _IMPORTS = ("prepare", "prepare-encoded", "prepare-more-images")
 _DUMPS = ("dump", "joined", "second-half", "more-views", "fewer-views", "more-images", "repair")
@@ -94,6 +94,46 @@ def imagenet_hours(found: Found) -> float:
     """Return the hours of all forward passes of the ResNet-50 in bf16."""
     forwards = found["plan of all of ImageNet"]["EfficientNet-Lite2"]["teacher_forwards"]
     return float(forwards / imagenet_speed(found, "bf16") / 3600)
+
+
+# Several writers, and a store in a bucket.
+
+
+def writers(found: Found) -> str:
+    """Return the starts and races of several writers, in a folder and in a bucket; from writers.json."""
+    places = [found[name] for name in ("folder", "bucket")]
+    raced = [
+        ("raced shards, of these refused by name", "{shards:,}, {shards_named:,}"),
+        ("shards of the one, the other, neither writer", "{of_one:,}, {of_the_other:,}, {of_neither:,}"),
+        ("faults that `verify` finds in the complete store", "{faults:,}"),
+    ]
+    begun = [
+        ("starts of 8 writers at once", "{trials:,}"),
+        ("failed processes, lost or differing files", "{failed_processes:,}, {differing_files:,}"),
+    ]
+    return table(
+        ("count", "folder, `flock` without effect", "bucket"),
+        *((title, *(form.format(**place["races"]) for place in places)) for title, form in raced),
+        *((title, *(form.format(**place["starts"]) for place in places)) for title, form in begun),
+    )
+
+
+def far_store(found: Found) -> str:
+    """Return students that read a store over a slow network; from far_store.json."""
+    return table(
+        ("measure", "result"),
+        ("runs, of these failed", f"{len(found['runs'])}, {found['failed_runs']}"),
+        ("requests, of these failed", f"{found['requests']:,}, {found['failed_requests']:,}"),
+        ("runs with the weights of a student that read a local folder", f"{found['equal_weights']}"),
+        ("share of the time spent waiting for data", _stall(found, "far")),
+        ("the same, local folder", _stall(found, "near")),
+        ("views read per epoch", ratio(found["views_per_epoch"])),
+        ("kilobytes read once per run, e.g. keys", f"{found['once_bytes']['median'] / 1000:,.0f}"),
+    )
+
+
+def _stall(found: Found, arm: str) -> str:
+    return "{median:.4f} [{min:.4f}, {max:.4f}]".format(**found["stall_fraction"][arm])
 
 
 # Kills and damage: each campaign tells its counts in a line, e.g. "dump: 300 damages, 250 refused, …".

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import boto3
@@ -75,6 +76,27 @@ def test_parts_and_resumed_writers_make_the_same_store(context, teacher, make_sp
     place.delete([shards[0], f"records/{sorted(place.names('records'))[-1]}"])
     cache_logits(context, teacher, spec, place)
     assert files_of(place) == local
+
+
+def test_records_of_an_unfinished_store_are_read_at_the_same_time(
+    context, teacher, make_spec, place, monkeypatch
+):
+    cache_logits(context, teacher, make_spec("affine8"), place, completes=False)
+    expected = inspect(place).summary
+    reads, together, get = Counter(), threading.Event(), ObjectPlace.get
+
+    def waiting(self, name, *rest):
+        """The first record that is read for its sums waits for the second one."""
+        reads[name] += name.startswith("records/train.")
+        summed = [name for name, count in reads.items() if count > 1]
+        if len(summed) > 1:
+            together.set()
+        assert not summed or together.wait(60)
+        return get(self, name, *rest)
+
+    monkeypatch.setattr(ObjectPlace, "get", waiting)
+    assert inspect(place).summary == expected
+    assert together.is_set()
 
 
 def test_many_writers_that_start_at_once_make_one_store(context, teacher, make_spec, local, place):

@@ -150,6 +150,23 @@ def test_a_file_that_another_process_swept_is_written_again(tmp_path, monkeypatc
     assert len(seen) == 2
 
 
+def test_a_folder_that_another_process_removed_is_made_again(tmp_path, monkeypatch):
+    place, write = LocalPlace(tmp_path), folder.write_new
+    meanwhile = [(tmp_path / "records").rmdir] * 2
+
+    def removed(*arguments):
+        if meanwhile:
+            meanwhile.pop()()
+        return write(*arguments)
+
+    monkeypatch.setattr(folder, "write_new", removed)
+    assert place.put_if_absent("records/one", b"1") == place.tag("records/one")
+    assert not meanwhile
+    meanwhile = [lambda: (tmp_path / "more").rmdir()] * 99
+    with pytest.raises(FileNotFoundError):
+        place.put("more/one", b"1")
+
+
 def test_names_that_lead_out_of_a_folder_are_refused(tmp_path):
     (tmp_path / "out").symlink_to(tmp_path)
     place = LocalPlace(tmp_path)

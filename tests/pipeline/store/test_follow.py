@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +11,12 @@ import pytest
 
 from pipeline.core.errors import IncompleteStoreError, MismatchError
 from pipeline.dump.run import cache_logits
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
+from pipeline.places.objects import ObjectPlace
+from pipeline.places.place import Place, required
 from pipeline.store import follow as following
+from pipeline.store import ledger, waiting
 from pipeline.store.follow import FollowedStore, follow
 from pipeline.store.header import Header
 from pipeline.store.layout import MANIFEST, ShardId
@@ -43,8 +46,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(following, "time", found)
-    monkeypatch.setattr(following, "_POLL_SECONDS", 10.0)
+    monkeypatch.setattr(waiting, "time", found)
+    monkeypatch.setattr(waiting, "_POLL_SECONDS", 10.0)
     return found
 
 
@@ -60,28 +63,41 @@ def whole(context, teacher, make_spec, tmp_path_factory) -> Path:
 class Dump:
     """A dump in steps: what `whole` has, record by record."""
 
-    whole: Path
-    path: Path
+    whole: Place
+    path: Root
     complete: Callable[[], object]
+
+    @property
+    def place(self) -> Place:
+        return at(self.path)
 
     def begin(self) -> None:
         """Make the frame and the held-out shards; shards' files alone count for nothing."""
-        shutil.copytree(self.whole, self.path)
-        for record in (self.path / "records").glob("train.*"):
-            record.unlink()
+        for name in self.whole.sizes():
+            if not name.startswith("records/train."):
+                self.place.put(name, required(self.whole, name))
 
     def make(self, view: int, block: int) -> None:
         name = f"records/{ShardId('train', view, block)}.record"
-        shutil.copy(self.whole / name, self.path / name)
+        self.place.put(name, required(self.whole, name))
+
+    def remove(self) -> None:
+        self.place.delete(self.place.sizes())
 
     def steps(self, view: int) -> list[Callable[[], object]]:
         return [lambda block=block: self.make(view, block) for block in range(BLOCKS)]
 
 
+@pytest.fixture(params=["folder", "bucket"])
+def root(request, tmp_path) -> Root:
+    """Where the dump is written."""
+    return tmp_path / "main.zarr" if request.param == "folder" else ObjectPlace.in_memory() / "main.zarr"
+
+
 @pytest.fixture
-def dump(context, teacher, make_spec, whole, tmp_path) -> Dump:
-    path, spec = tmp_path / "main.zarr", make_spec("affine8", view_count=VIEWS)
-    return Dump(whole, path, lambda: cache_logits(context, teacher, spec, path))
+def dump(context, teacher, make_spec, whole, root) -> Dump:
+    spec = make_spec("affine8", view_count=VIEWS)
+    return Dump(at(whole), root, lambda: cache_logits(context, teacher, spec, root))
 
 
 @pytest.fixture
@@ -105,7 +121,7 @@ def test_views_are_read_before_the_manifest_with_the_bytes_of_the_complete_store
     assert store.summary()["complete"] is False
     store.wait_for_view(1)
     found.append(store.encoded_view(1))
-    assert not (dump.path / MANIFEST).exists()
+    assert not dump.place.exists(MANIFEST)
     clock.steps = [*dump.steps(2), dump.complete]
     store.wait_for_view(2)
     found.append(store.encoded_view(2))
@@ -126,7 +142,7 @@ def test_views_are_read_again_after_the_dump_has_removed_its_records(store, dump
     for step in [*dump.steps(1), *dump.steps(2)]:
         step()
     dump.complete()
-    assert not list(dump.path.glob("records/*"))
+    assert dump.place.names("records") == []
     for view in (2, 0):
         after = store.encoded_view(view)
     for name, values in before.items():
@@ -138,6 +154,7 @@ def test_a_view_that_is_not_whole_is_not_read(store):
         store.encoded_view(1)
 
 
+@pytest.mark.parametrize("root", ["folder"], indirect=True)
 def test_waiting_ends_when_nobody_writes(store, dump, clock, capfd):
     # Each shard begins the time anew.
     clock.steps = [*[lambda: None] * 9, lambda: dump.make(1, 4)]
@@ -157,16 +174,66 @@ def test_waiting_ends_when_nobody_writes(store, dump, clock, capfd):
 
 
 def test_a_dump_that_never_begins_is_told(dump, clock):
-    with pytest.raises(IncompleteStoreError, match="waited for the dump to begin, but no process"):
+    with pytest.raises(IncompleteStoreError, match="waited for the dump to begin, but no "):
         follow(dump.path, timeout_seconds=1)
 
 
+@pytest.mark.parametrize("root", ["folder"], indirect=True)
 def test_a_writer_without_a_new_shard_is_waited_for_and_named(store, dump, clock, capfd):
     clock.steps = [*[lambda: None] * 50, *dump.steps(1)]
     with writing(dump.path, WHOLE):
         store.wait_for_view(1)
     assert clock.now > 500
     assert "; written by process " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("root", ["bucket"], indirect=True)
+def test_in_a_bucket_new_records_of_other_views_are_signs_of_a_writer(store, dump, clock, capfd):
+    idle = [lambda: None] * 9
+    clock.steps = [*idle, lambda: dump.make(2, 0), *idle, lambda: dump.make(2, 1), *idle, *dump.steps(1)]
+    store.wait_for_view(1)
+    assert clock.now > 2 * 150
+    told = capfd.readouterr().err
+    assert f"{dump.path}: waiting for view 1, 5 of 5 shards missing; if no process writes it, run: " in told
+    assert "; 1 new shard since the last look" in told
+    with pytest.raises(IncompleteStoreError) as refused:
+        store.wait_for_view(2)
+    assert str(refused.value) == (
+        f"{dump.path}: waited for view 2, 3 of 5 shards missing, but no shard was added for 150 s; resume "
+        "the dump with: pipeline cache-logits main --by-view, then run this command again"
+    )
+
+
+@pytest.mark.parametrize("root", ["bucket"], indirect=True)
+def test_in_a_bucket_pauses_grow_with_the_time_waited(store, dump, clock, monkeypatch):
+    monkeypatch.setattr(waiting, "_POLL_SECONDS", 0.5)
+    pauses, sleep = [], clock.sleep
+    monkeypatch.setattr(clock, "sleep", lambda seconds: pauses.append(seconds) or sleep(seconds))
+    with pytest.raises(IncompleteStoreError):
+        store.wait_for_view(1)
+    assert pauses == sorted(pauses)
+    assert pauses[0] == 0.5
+    assert 10 < pauses[-1] <= 15
+    # It looks at 5, 10 and 100 seconds a tenth later at most.
+    assert len(pauses) < 50
+
+
+@pytest.mark.parametrize("root", ["bucket"], indirect=True)
+def test_in_a_bucket_records_of_many_shards_are_listed_first(store, dump, monkeypatch):
+    monkeypatch.setattr(following, "FEW", 2)
+    monkeypatch.setattr(ledger, "FEW", 2)
+    asked, get = [], ObjectPlace.get
+    monkeypatch.setattr(
+        ObjectPlace, "get", lambda place, name, *rest: asked.append(name) or get(place, name, *rest)
+    )
+    dump.make(1, 3)
+    assert not store.has_view(1)
+    assert {name for name in asked if name.startswith("records/train.v00001.")} == {
+        f"records/{ShardId('train', 1, 3)}.{form}" for form in ("json", "record")
+    }
+    for step in dump.steps(1):
+        step()
+    assert store.has_view(1)
 
 
 def test_the_order_of_the_dump_is_told_if_views_far_ahead_have_shards(dump, clock, capfd):
@@ -180,7 +247,7 @@ def test_the_order_of_the_dump_is_told_if_views_far_ahead_have_shards(dump, cloc
 
 def test_a_store_that_was_begun_anew_is_refused(store, dump, clock, context, teacher, make_spec):
     def begin_anew() -> None:
-        shutil.rmtree(dump.path)
+        dump.remove()
         cache_logits(context, teacher, make_spec("fp16"), dump.path, completes=False)
 
     clock.steps = [begin_anew]
@@ -189,7 +256,7 @@ def test_a_store_that_was_begun_anew_is_refused(store, dump, clock, context, tea
 
 
 def test_a_store_that_was_removed_is_refused(store, dump, clock):
-    clock.steps = [lambda: shutil.rmtree(dump.path)]
+    clock.steps = [dump.remove]
     with pytest.raises(IncompleteStoreError, match=r"no such store.*run: pipeline cache-logits main"):
         store.wait_for_view(1)
 
@@ -197,10 +264,10 @@ def test_a_store_that_was_removed_is_refused(store, dump, clock):
 def test_a_damaged_record_counts_as_missing_until_it_is_written_again(store, dump):
     for step in dump.steps(1):
         step()
-    record = dump.path / f"records/{ShardId('train', 1, 3)}.record"
-    content = bytearray(record.read_bytes())
+    record = f"records/{ShardId('train', 1, 3)}.record"
+    content = bytearray(required(dump.place, record))
     content[-1] ^= 1
-    record.write_bytes(content)
+    dump.place.put(record, bytes(content))
     assert not store.has_view(1)
     dump.make(1, 3)
     assert store.has_view(1)

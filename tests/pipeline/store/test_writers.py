@@ -10,10 +10,13 @@ import pytest
 from pipeline.core.errors import MismatchError
 from pipeline.core.hashing import bytes_digest
 from pipeline.places.folder import at
+from pipeline.places.location import Location
 from pipeline.places.objects import ObjectPlace
 from pipeline.store import writer as writing
 from pipeline.store.frame import build_frame
 from pipeline.store.index import SampleIndex
+from pipeline.store.ledger import Records
+from pipeline.store.manifest import Manifest
 from pipeline.store.writer import StoreWriter
 from tests.pipeline.store.test_store import header, splits, write
 
@@ -74,6 +77,46 @@ def test_of_different_writers_no_wrong_shard_remains_and_one_is_told(root, monke
     writer = StoreWriter(root, header())
     write(writer, writer.missing(writer.layout.shards()))
     assert len(writer.done()) == writer.layout.n_shards
+    assert wrong_shards(root) == []
+
+
+def test_a_record_that_a_complete_store_loses_meanwhile_is_no_other_writers(root, monkeypatch):
+    first, late = StoreWriter(root, header()), StoreWriter(root, header())
+    shard, *_ = shards = list(first.layout.shards())
+    write(first, shards)
+    place, get = type(at(root)), type(at(root)).get
+
+    def completed(self, name, *rest):
+        """Another process completes the store between the record that is found and its content."""
+        if name == f"records/{shard}.record":
+            monkeypatch.setattr(place, "get", get)
+            first.complete_with(first.manifest({}))
+        return get(self, name, *rest)
+
+    monkeypatch.setattr(place, "get", completed)
+    write(late, [shard])
+    manifest = Manifest.read(Location(root))
+    assert manifest.shards[shard].files == Records(root).read(header(), [shard])[shard].files
+
+
+def test_a_file_that_is_replaced_right_after_its_record_was_written_is_put_back(root, monkeypatch):
+    monkeypatch.setattr(writing, "_OTHERS_SECONDS", 0)
+    first, second = StoreWriter(root, header()), StoreWriter(root, header())
+    shard = next(first.layout.shards())
+    place, replace = type(at(root)), type(at(root)).put_if_match
+
+    def late(self, name, content, tag):
+        """The first writer finishes the shard between the look at its record and the replacement."""
+        monkeypatch.setattr(place, "put_if_match", replace)
+        write(first, [shard])
+        return replace(self, name, content, tag)
+
+    write(first, [shard])
+    first._records.drop([shard])
+    monkeypatch.setattr(place, "put_if_match", late)
+    with pytest.raises(MismatchError, match="another process has written shard"):
+        write(second, [shard], 1)
+    assert list(first.done([shard])) == [shard]
     assert wrong_shards(root) == []
 
 
