@@ -14,8 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
@@ -79,29 +80,15 @@ def started(engine: Engine) -> Iterator[Cluster]:
         EngineError: no Ray answers at the address, or it has another version.
     """
     ray, address = _load(), engine.address or os.environ.get("RAY_ADDRESS") or None
-    # Ray exits by itself on SIGTERM, with another status and no message.
-    before = signal.getsignal(signal.SIGTERM)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if address is None:
-            processors = max(usable_processors(), (engine.workers or 0) * threads_per_worker())
-            ray.init(
-                address="local",
-                num_cpus=processors,
-                object_store_memory=_STORE_BYTES,
-                include_dashboard=False,
-                **quiet,
-            )
-        else:
-            ray.init(address=address, **quiet)
+        with _holding_back_sigterm():
+            _connect(ray, engine, address)
     except (OSError, RuntimeError, ValueError) as error:
         where = address or "this machine"
         raise EngineError(
             f"ray does not start or answer on {where}: {brief(error)}; expected a running cluster of the "
             "same versions of Ray and Python; check the address and its ports"
         ) from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
     try:
         yield _cluster(ray, engine, is_here=address is None)
     finally:
@@ -119,6 +106,29 @@ def _load() -> Any:
             f"--on ray needs {error.name}, which is not installed; run: {extra_command('ray')}"
         ) from None
     return ray
+
+
+def _connect(ray: Any, engine: Engine, address: str | None) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is not None:
+        ray.init(address=address, **quiet)
+        return
+    processors = max(usable_processors(), (engine.workers or 0) * threads_per_worker())
+    sizes = {"num_cpus": processors, "object_store_memory": _STORE_BYTES}
+    ray.init(address="local", include_dashboard=False, **sizes, **quiet)
+
+
+@contextmanager
+def _holding_back_sigterm() -> Iterator[None]:
+    """Handle SIGTERM after a `with` block, a call of Ray: it would turn our exit status into its own."""
+    held: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if held and callable(before):
+            before(held[0], None)
 
 
 def _cluster(ray: Any, engine: Engine, *, is_here: bool) -> Cluster:
@@ -202,9 +212,12 @@ class RayCrew:
     def begin(self) -> Begun:
         """Let the worker that starts first begin the dump; print the notes that it made."""
         ray = self._cluster.ray
-        while not (there := _done(ray, self._starting, _PATIENCE_SECONDS)):
+        while not (there := _done(ray, self._starting)):
             self._tell_waiting()
-        begun, notes = _result(ray, self._starting[there[0]].begin.remote())
+        call = self._starting[there[0]].begin.remote()
+        while not _done(ray, [call]):
+            continue
+        begun, notes = _result(ray, call)
         for line in notes:
             note(line)
         return begun  # type: ignore[no-any-return]
@@ -213,7 +226,7 @@ class RayCrew:
         """Give each worker that has started a unit at a time; yield each one when it is written."""
         ray, waiting, running = self._cluster.ray, deque(units), dict[Any, tuple[Any, Unit]]()
         while waiting or running:
-            done = _done(ray, {**self._starting, **running}, _PATIENCE_SECONDS)
+            done = _done(ray, [*self._starting, *running])
             if not done and not running:
                 self._tell_waiting()
             for call in done:
@@ -329,7 +342,7 @@ def run_commands(cluster: Cluster, commands: Mapping[str, Sequence[str]]) -> Ite
         while waiting and len(running) < cluster.workers:
             name, arguments = waiting.popleft()
             running[task.remote(str(Path.cwd()), list(arguments), cluster.cpus)] = name
-        for call in _done(ray, running, _PATIENCE_SECONDS):
+        for call in _done(ray, running):
             yield running.pop(call), _result(ray, call)
 
 
@@ -346,13 +359,14 @@ def _run_command(folder: str, arguments: Sequence[str], threads: int) -> Ended:
     return Ended(status=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
 
-def _done(ray: Any, calls: Mapping[Any, Any], seconds: float) -> list[Any]:
-    """Return calls that have ended; none if none ends in time. Signals are seen every second."""
-    for _ in range(max(1, int(seconds / _LOOK_SECONDS))):
-        done: list[Any] = ray.wait(list(calls), num_returns=1, timeout=_LOOK_SECONDS)[0]
-        if done:
-            return done
-    return []
+def _done(ray: Any, calls: Iterable[Any]) -> list[Any]:
+    """Return a call that has ended; none if none ends in `_PATIENCE_SECONDS`. SIGTERM is seen meanwhile."""
+    asked, start = list(calls), time.monotonic()
+    done: list[Any] = []
+    while not done and time.monotonic() - start < _PATIENCE_SECONDS:
+        with _holding_back_sigterm():
+            done, _ = ray.wait(asked, num_returns=1, timeout=_LOOK_SECONDS)
+    return done
 
 
 def _result(ray: Any, call: Any) -> Any:

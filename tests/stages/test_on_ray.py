@@ -51,7 +51,7 @@ def begin(*arguments: object) -> subprocess.Popen[str]:
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return the processes of Ray that make shards now."""
     found = []
-    for each in psutil.Process(process.pid).children(recursive=True):
+    for each in family_of(process):
         try:
             if each.cmdline()[:1] == ["ray::_DumpActor.make"]:
                 found.append(each)
@@ -61,7 +61,10 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def wait_for_the_end_of(processes: list[psutil.Process]) -> None:
@@ -114,7 +117,7 @@ def test_killed_workers_and_a_killed_command_leave_no_trace(project, alone):
         )
         workers_of(process)[0].kill()
         done = len(list(records.glob("train*")))
-        assert patience.until(lambda: len(list(records.glob("train*"))) > done + 2, process)
+        assert patience.until(lambda: len(list(records.glob("train*"))) > done + 2, process, 0.5)
         family = family_of(process)
         process.kill()
     wait_for_the_end_of(family)
@@ -129,7 +132,7 @@ def test_killed_workers_and_a_killed_command_leave_no_trace(project, alone):
 def test_a_terminated_command_ends_its_workers(project, edit):
     edit({"dumps": {"main": {"shard_rows": 16, "views": {"count": 40}}}})
     with begin(*ON_RAY) as process:
-        assert patience.until(lambda: bool(workers_of(process)), process)
+        assert patience.until(lambda: bool(workers_of(process)), process, 0.5), patience.finish(process)
         family = family_of(process)
         process.terminate()
         _, told = patience.finish(process)
