@@ -23,7 +23,7 @@ def dumped(project) -> Path:
 
 @pytest.fixture
 def record(monkeypatch) -> Callable[[], list[Sequence[str]]]:
-    """Return a function after which a sweep's commands do nothing; it returns the list of their arguments."""
+    """Return a function that lists the arguments of a sweep's commands, which do nothing from then on."""
 
     def start() -> list[Sequence[str]]:
         commands: list[Sequence[str]] = []
