@@ -44,6 +44,7 @@ from stages.teachers import dumping
 _TRIES = 10
 # Ray starts a worker in seconds; a cluster that grows may take minutes.
 _PATIENCE_SECONDS = 30.0
+_STARTS = 3
 _LOOK_SECONDS = 1.0
 _STORE_BYTES = 100 << 20  # for Ray's objects, of which there are none but small ones
 
@@ -83,11 +84,13 @@ def started(engine: Engine) -> Iterator[Cluster]:
     try:
         with _holding_back_sigterm():
             _connect(ray, engine, address)
-    except (OSError, RuntimeError, ValueError) as error:
-        where = address or "this machine"
+    except Exception as error:  # of any class: Ray has none of its own for this
+        where, expected = "this machine", "a machine that is not too busy; run the command again"
+        if address is not None:
+            where = address
+            expected = "a running cluster of the same versions of Ray and Python; check the address"
         raise EngineError(
-            f"ray does not start or answer on {where}: {brief(error)}; expected a running cluster of the "
-            "same versions of Ray and Python; check the address and its ports"
+            f"ray does not start or answer on {where}: {brief(error)}; expected {expected}"
         ) from error
     try:
         yield _cluster(ray, engine, is_here=address is None)
@@ -115,7 +118,16 @@ def _connect(ray: Any, engine: Engine, address: str | None) -> None:
         return
     processors = max(usable_processors(), (engine.workers or 0) * threads_per_worker())
     sizes = {"num_cpus": processors, "object_store_memory": _STORE_BYTES}
-    ray.init(address="local", include_dashboard=False, **sizes, **quiet)
+    for last in (*(False,) * (_STARTS - 1), True):
+        try:
+            ray.init(address="local", include_dashboard=False, **sizes, **quiet)
+        except Exception:
+            # Ray gives up after 30 s, which a busy machine may need for its processes.
+            if last:
+                raise
+            ray.shutdown()
+        else:
+            return
 
 
 @contextmanager
