@@ -3,7 +3,7 @@
 # make test     set up the development extras too and pass the tests
 # make lint     ruff and mypy
 # make lowest   the lowest versions that pyproject.toml allows run a small job, in an environment of their own
-# make heavy    tests of the extras transformers, tensorboard, mlflow and wandb, installed beside the environment
+# make heavy    tests of the extras transformers, tensorboard, mlflow, wandb and ray, installed beside the environment
 # make setup    .venv alone, with the base
 # Needs git, make and python3 (3.11 or newer); uses uv where it is installed.
 
@@ -55,10 +55,15 @@ $(VENV)/trackers: $(VENV)/.develop
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target $@ \
 		-c constraints.txt tensorboard mlflow-skinny sqlalchemy alembic wandb
 
-heavy: $(VENV)/heavy $(VENV)/trackers
+$(VENV)/ray: $(VENV)/.develop
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target $@ \
+		-c constraints.txt 'ray[client]'
+
+heavy: $(VENV)/heavy $(VENV)/trackers $(VENV)/ray
 	$(RUN) PYTHONPATH="$(CURDIR)/$(VENV)/heavy" pytest tests/pipeline/modalities/text/models \
 		tests/stages/test_text_transformers.py
 	$(RUN) PYTHONPATH="$(CURDIR)/$(VENV)/trackers" pytest tests/pipeline/tracking
+	$(RUN) PYTHONPATH="$(CURDIR)/$(VENV)/ray" pytest tests/stages/test_on_ray.py
 
 slow: develop
 	$(RUN) pytest -m slow

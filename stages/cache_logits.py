@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import click
+from torch import set_num_threads
 
 from pipeline.core.errors import ConfigError, counted
 from pipeline.dump.average import write_ensemble
+from pipeline.dump.crew import run_shared_dump
 from pipeline.dump.run import cache_logits
+from pipeline.evaluation.context import RunContext
 from pipeline.places.folder import Root
 from pipeline.places.location import Location
 from pipeline.store.leftovers import sweep_temporaries
@@ -19,14 +22,16 @@ from pipeline.tasks.task import Task
 from stages import paths
 from stages.dumps import require_as_asked
 from stages.dvc import naming_experiments, require_pointer_stage
+from stages.engine import Engine
 from stages.labels import tell_changed_labels
 from stages.machine import Machine
-from stages.options import SliceType, reads_params, runs_on_device, writes_store
+from stages.on_ray import RayCrew, started
+from stages.options import SliceType, reads_params, runs_on_engine, writes_store
 from stages.params import Params
 from stages.places import place_of, write_pointer
-from stages.ranks import rank_slice
+from stages.ranks import rank_slice, require_alone
 from stages.rehead import make as make_reheaded
-from stages.teachers import asked_teacher, judging, tell_other_data
+from stages.teachers import dumping, judging, tell_other_data
 
 
 @click.command()
@@ -46,15 +51,22 @@ from stages.teachers import asked_teacher, judging, tell_other_data
     "block of samples are made in turn. The bytes are the same; encoded images are decoded once per view.",
 )
 @writes_store
-@runs_on_device
+@runs_on_engine
 @reads_params
 def command(
-    params: Params, dump: str, out: Root | None, part: Slice | None, by_view: bool, machine: Machine
+    params: Params,
+    dump: str,
+    out: Root | None,
+    part: Slice | None,
+    by_view: bool,
+    machine: Machine,
+    engine: Engine | None,
 ) -> None:
     """Run the teacher of DUMP once over all views and store its logits in a Zarr store.
 
     An interrupted dump resumes, and a complete one is left unchanged. Added views and samples extend the
-    store; finished shards are never rewritten. Under torchrun each rank writes its part.
+    store; finished shards are never rewritten. Under torchrun each rank writes its part; with --on, workers
+    of Ray share the work.
 
     DUMP may also be one of `ensembles`, `reheads` or `probes`: then existing dumps are averaged, or get
     another last layer, and no teacher runs.
@@ -63,42 +75,72 @@ def command(
         require_pointer_stage()
     path = behind_links(out or place_of(params, dump))
     if dump in params.ensembles:
-        if _average(params, dump, path, part, machine) and out is None:
+        _require_no_share(part, engine, f"ensemble {dump!r}")
+        if _average(params, dump, path, machine) and out is None:
             write_pointer(params, dump)
         return
     if (reheaded := params.reheaded(dump)) is not None:
-        _require_no_part(part, f"re-headed dump {dump!r}")
+        _require_no_share(part, engine, f"re-headed dump {dump!r}")
         if rank_slice(WHOLE).index == 0:
             make_reheaded(params, dump, reheaded, path, machine)
             if out is None:
                 write_pointer(params, dump)
         return
     require_store_or_nothing(path)
-    spec, mine = params.dump(dump), rank_slice(part or WHOLE)
-    context = judging(machine.context(params.data), params.teacher(spec.teacher))
-    teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
-    tell_other_data(spec.teacher, context.data.digest())
-    with naming_experiments():
-        manifest = cache_logits(
-            context,
-            teacher,
-            spec.dump_spec(),
-            path,
-            part=mine,
-            completes=part is None,
-            by_view=by_view,
-        )
+    if engine is not None:
+        context, manifest = _on_engine(params, dump, path, part, machine, engine, by_view=by_view)
+    else:
+        context, manifest = _here(params, dump, path, part, machine, by_view=by_view)
     if manifest is not None:
-        if mine.index == 0:
+        if rank_slice(part or WHOLE).index == 0:
             tell_changed_labels(LogitStore(Location(path), manifest), context.data)
         if out is None:
             write_pointer(params, dump)
         _say(dump, manifest, context.task)
 
 
-def _average(params: Params, name: str, path: Root, part: Slice | None, machine: Machine) -> bool:
+def _here(
+    params: Params, dump: str, path: Root, part: Slice | None, machine: Machine, *, by_view: bool
+) -> tuple[RunContext, Manifest | None]:
+    """Run a dump, or a part of it, in this process."""
+    mine = rank_slice(part or WHOLE)
+    context, teacher, spec = dumping(params, dump, machine)
+    tell_other_data(teacher.name, context.data.digest())
+    with naming_experiments():
+        return context, cache_logits(
+            context, teacher, spec, path, part=mine, completes=part is None, by_view=by_view
+        )
+
+
+def _on_engine(
+    params: Params,
+    dump: str,
+    path: Root,
+    part: Slice | None,
+    machine: Machine,
+    engine: Engine,
+    *,
+    by_view: bool,
+) -> tuple[RunContext, Manifest | None]:
+    """Run a dump on the workers of an engine; this process opens the data, and no teacher."""
+    if part is not None:
+        raise ConfigError(
+            "--shards is for jobs without an engine, and --on gives out all shards; remove one"
+        )
+    require_alone()
+    teacher = params.dump(dump).teacher
+    context = judging(machine.context(params.data), params.teacher(teacher))
+    tell_other_data(teacher, context.data.digest())
+    with started(engine) as cluster:
+        if not cluster.gpus:
+            # Held-out figures are computed here, and have the last bits of a worker's.
+            set_num_threads(cluster.cpus)
+        crew = RayCrew(cluster, params, dump, path, engine)
+        return context, run_shared_dump(context, path, crew, by_view=by_view)
+
+
+def _average(params: Params, name: str, path: Root, machine: Machine) -> bool:
     """Write an ensemble; only the first of several processes does. Return whether this one did."""
-    _require_no_part(part, f"ensemble {name!r}")
     if rank_slice(WHOLE).index > 0:
         return False
     require_reference_or_nothing(path, "ensemble")
@@ -118,9 +160,10 @@ def _average(params: Params, name: str, path: Root, part: Slice | None, machine:
     return True
 
 
-def _require_no_part(part: Slice | None, what: str) -> None:
-    if part is not None:
-        raise ConfigError(f"--shards does not apply to {what}, which has no shards; remove it")
+def _require_no_share(part: Slice | None, engine: Engine | None, what: str) -> None:
+    if part is not None or engine is not None:
+        option = "--shards" if part is not None else "--on"
+        raise ConfigError(f"{option} does not apply to {what}, which has no shards; remove it")
 
 
 def _say(dump: str, manifest: Manifest, task: Task) -> None:

@@ -31,6 +31,7 @@ COMMANDS = {
     "rehead": "Give a dump another last layer, without its teacher.",
     "plan": "Estimate the cost of a dump before it runs.",
     "train-student": "Train a student from a dump, or as a baseline.",
+    "sweep": "Train the missing runs of the sweep, and compare all.",
     "report": "Compare all trained runs.",
     "inspect": "Show the contents of a logit store.",
     "verify": "Check every byte of a logit store, or of the prepared data.",

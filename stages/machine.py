@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import click
 import torch
 
 from pipeline.core.distributed import SINGLE, Ranks
@@ -13,6 +14,10 @@ from pipeline.samples.description import read_description, require_as_asked
 from pipeline.tasks.table import find_task
 from stages import paths
 from stages.data_params import DataParams
+from stages.ranks import local_device, local_ranks
+from stages.runtime import bound_threads, default_workers, keep_freed_memory
+
+RENDERED_ON_DEVICE = {"auto": None, "cpu": False, "device": True}
 
 
 def open_prepared(asked: DataParams) -> PreparedData:
@@ -61,3 +66,32 @@ class Machine:
             on_device=self.on_device,
             ranks=ranks,
         )
+
+
+def find_machine(device: str, workers: int | None, render: str) -> Machine:
+    """Return the resources that options ask for, and prepare this process for them.
+
+    Args:
+        device: cpu, cuda, cuda:N, or auto.
+        workers: threads that decode and render; None for one per available CPU.
+        render: auto, cpu or device.
+
+    Raises:
+        click.BadParameter: there is no such device.
+    """
+    available = local_device() if torch.cuda.is_available() else "cpu"
+    name = available if device == "auto" else device
+    try:
+        chosen = torch.device(name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise click.BadParameter(f"{device}: {reason}", param_hint="--device") from None
+    if chosen.type == "cpu":
+        keep_freed_memory()
+        bound_threads()
+    return Machine(
+        device=chosen,
+        workers=workers or default_workers(sharing=local_ranks()),
+        on_device=RENDERED_ON_DEVICE[render],
+    )

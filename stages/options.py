@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.core.errors import ConfigError
-from stages.ranks import local_device, local_ranks
-from stages.runtime import bound_threads, default_workers, keep_freed_memory
+from stages.engine import Engine
 
 if TYPE_CHECKING:
     from pipeline.places.folder import Root
@@ -23,7 +22,6 @@ else:  # ParamType is generic only since click 8.4
     _ParamType = click.ParamType
 
 Command = Callable[..., Any]
-RENDERED_ON_DEVICE = {"auto": None, "cpu": False, "device": True}
 
 
 class SliceType(_ParamType):
@@ -186,47 +184,96 @@ def trusts_code(command: Command) -> Command:
 def runs_on_device(command: Command) -> Command:
     """Add --device, --workers and --render; the command gets `machine`, a `Machine`."""
 
-    @click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        help="cpu, cuda, cuda:N, or auto: a GPU if available; under torchrun, each rank's own GPU.",
-    )
-    @click.option(
-        "--workers",
-        type=click.IntRange(1, 256),
-        default=None,
-        help="Decoding and rendering threads.  [default: one per available CPU; ranks share them]",
-    )
-    @click.option(
-        "--render",
-        type=click.Choice(list(RENDERED_ON_DEVICE)),
-        default="auto",
-        show_default=True,
-        help="Where to render images; the pixels are the same. auto: on a GPU if all images have one size.",
+    @_asks_for_machine(
+        "Decoding and rendering threads.  [default: one per available CPU; ranks share them]"
     )
     @functools.wraps(command)
     def wrapped(device: str, workers: int | None, render: str, **arguments: Any) -> Any:
-        import torch
+        from stages.machine import find_machine
 
-        from stages.machine import Machine
-
-        available = local_device() if torch.cuda.is_available() else "cpu"
-        name = available if device == "auto" else device
-        try:
-            chosen = torch.device(name)
-            torch.empty(0, device=chosen)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise click.BadParameter(f"{device}: {reason}", param_hint="--device") from None
-        if chosen.type == "cpu":
-            keep_freed_memory()
-            bound_threads()
-        machine = Machine(
-            device=chosen,
-            workers=workers or default_workers(sharing=local_ranks()),
-            on_device=RENDERED_ON_DEVICE[render],
-        )
-        return command(machine=machine, **arguments)
+        return command(machine=find_machine(device, workers, render), **arguments)
 
     return wrapped
+
+
+def runs_on_engine(command: Command) -> Command:
+    """Add --on and the options of `runs_on_device`; the command gets `machine`, and `engine` or None.
+
+    With an engine the options describe its workers, and `machine` is this process's CPUs.
+    """
+
+    @_on
+    @_asks_for_machine(
+        "Decoding and rendering threads; with --on the number of worker processes.  [default: one per "
+        "available CPU, or with --on one per GPU, or CPU if there is none; ranks share them]"
+    )
+    @functools.wraps(command)
+    def wrapped(on: str | None, device: str, workers: int | None, render: str, **arguments: Any) -> Any:
+        from stages.machine import find_machine
+
+        if on is None:
+            return command(machine=find_machine(device, workers, render), engine=None, **arguments)
+        engine = make_engine(on, device, workers, render)
+        return command(machine=find_machine("cpu", None, "cpu"), engine=engine, **arguments)
+
+    return wrapped
+
+
+def make_engine(on: str, device: str, workers: int | None, render: str = "auto") -> Engine:
+    """Return the engine that options ask for.
+
+    Raises:
+        click.BadParameter: the device is one GPU of a machine.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise click.BadParameter(
+            f"{device}: with --on each worker gets a GPU of its own; expected auto, cuda or cpu",
+            param_hint="--device",
+        )
+    return Engine(address=None if on == "ray" else on, workers=workers, device=device, render=render)
+
+
+class _EngineType(_ParamType):
+    """The engine's name, or its address."""
+
+    name = "ray[://HOST:PORT]"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """Check the form of an engine."""
+        if re.fullmatch(r"ray(://[A-Za-z0-9_.:\[\]-]+:[0-9]{1,5})?", str(value)) is None:
+            self.fail(f"{value!r}; expected ray, or ray://HOST:PORT", param, context)
+        return str(value)
+
+
+_on = click.option(
+    "--on",
+    type=_EngineType(),
+    default=None,
+    help="Share the work among workers of Ray: ray starts them on this machine, ray://HOST:PORT uses a "
+    "cluster.  [default: this process alone]",
+)
+
+
+def _asks_for_machine(workers_help: str) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option(
+                "--render",
+                type=click.Choice(("auto", "cpu", "device")),
+                default="auto",
+                show_default=True,
+                help="Where to render images; the pixels are the same. auto: on a GPU if all images have "
+                "one size.",
+            ),
+            click.option("--workers", type=click.IntRange(1, 256), default=None, help=workers_help),
+            click.option(
+                "--device",
+                default="auto",
+                show_default=True,
+                help="cpu, cuda, cuda:N, or auto: a GPU if available; under torchrun, each rank's own GPU.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate

@@ -19,7 +19,7 @@ from stages.params import Params
 from stages.places import place_of
 from stages.rehead import lines, prepared
 from stages.rehead_params import ProbeParams, ReheadParams
-from stages.teachers import asked_teacher, judging
+from stages.teachers import dumping
 
 
 @click.command()
@@ -52,10 +52,8 @@ def command(
     if (reheaded := params.reheaded(dump)) is not None:
         _foresee_head(params, dump, reheaded, out or place_of(params, dump), machine, as_json=as_json)
         return
-    spec = params.dump(dump)
-    context = judging(machine.context(params.data), params.teacher(spec.teacher))
-    teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
-    expected = forecast(context, teacher, spec.dump_spec(), out or place_of(params, dump), samples)
+    context, teacher, spec = dumping(params, dump, machine)
+    expected = forecast(context, teacher, spec, out or place_of(params, dump), samples)
     if as_json:
         click.echo(json.dumps(expected.to_dict(), indent=1))
         return

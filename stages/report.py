@@ -7,15 +7,14 @@ from dataclasses import asdict
 import click
 import torch
 
-from pipeline.core.errors import ConfigError, MismatchError, ModelError, counted
-from pipeline.core.files import parse_object, write_bytes, write_json
-from pipeline.core.hashing import difference
+from pipeline.core.errors import MismatchError, ModelError, counted
+from pipeline.core.files import write_bytes, write_json
 from pipeline.core.progress import note
 from pipeline.core.text import NAME
 from pipeline.modalities.prepared import PreparedData, require_sample
 from pipeline.report.page import render_page
 from pipeline.report.results import Report, dump_figures
-from pipeline.report.runs import PlannedRun, Run, planned_runs, read_run, read_teacher
+from pipeline.report.runs import PlannedRun, Run, read_run, read_teacher
 from pipeline.report.tables import make_gallery
 from pipeline.samples.leaks import read_leaks
 from pipeline.store.opening import open_logits
@@ -30,6 +29,7 @@ from stages.options import reads_params
 from stages.params import Params
 from stages.places import find_store
 from stages.ranks import require_alone
+from stages.runs import changed_parameters, runs_of
 from stages.runtime import bound_threads, default_workers
 from stages.teachers import tell_other_data
 
@@ -45,11 +45,29 @@ def command(params: Params) -> None:
     self-contained page. A missing run of the sweep is an error.
     """
     require_alone()
+    write_report(params)
+
+
+def open_stores(params: Params) -> dict[str, SoftLabels]:
+    """Open the dumps of the sweep.
+
+    Raises:
+        IncompleteStoreError: one is missing or unfinished.
+    """
+    # Students were checked for drift, or trained with --allow-drift.
+    return {name: open_logits(find_store(params, name), allow_drift=True) for name in params.sweep.dumps}
+
+
+def write_report(params: Params) -> None:
+    """Compare all runs of the sweep; write results and the page.
+
+    Raises:
+        DataError: a run is missing.
+    """
     bound_threads()
     data, task = open_prepared(params.data), find_task(params.data.task)
     require_sample(data, seed=params.data.seed, workers=default_workers())
-    # Students were checked for drift, or trained with --allow-drift.
-    stores = {name: open_logits(find_store(params, name), allow_drift=True) for name in params.sweep.dumps}
+    stores = open_stores(params)
     for name, store in stores.items():
         _require_teachers(params, name, store)
     report = _collect(params, stores, data, task)
@@ -69,22 +87,11 @@ def command(params: Params) -> None:
 
 
 def _collect(params: Params, stores: dict[str, SoftLabels], data: PreparedData, task: Task) -> Report:
-    sweep, dataset = params.sweep, data.digest()
-    plans = planned_runs(
-        students=sweep.students,
-        baselines=sweep.baselines,
-        dumps=sweep.dumps,
-        recipes=sweep.recipes,
-        seeds=sweep.seeds,
-    )
-    if not plans:
-        raise ConfigError(
-            "sweep lists no run; it needs students, seeds, and recipes or baselines; add them"
-        )
+    dataset, plans = data.digest(), runs_of(params)
     note(f"reading {counted(len(plans), 'run')}")
-    names = [paths.run_name(p.dump, p.student, p.recipe, p.seed) for p in plans]
-    runs = [read_run(paths.RUNS / name, plan, task) for name, plan in zip(names, plans, strict=True)]
-    for name, plan, run in zip(names, plans, runs, strict=True):
+    runs = {name: read_run(paths.RUNS / name, plan, task) for name, plan in plans.items()}
+    for name, run in runs.items():
+        plan = plans[name]
         _tell_other_parameters(params, name, plan, run)
         if run.dataset not in (None, dataset):
             note(f"{name}: trained on different data than {paths.PREPARED} holds now; run: {plan.command}")
@@ -99,19 +106,16 @@ def _collect(params: Params, stores: dict[str, SoftLabels], data: PreparedData, 
     }
     for name in teachers:
         tell_other_data(name, dataset)
-    return Report.of(runs, teachers, dumps, task)
+    return Report.of(list(runs.values()), teachers, dumps, task)
 
 
 def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run) -> None:
     """Print the differences between a run and params.yaml: without DVC, nothing retrains it."""
-    if run.made_with is None:
-        return
     try:
-        made_with = parse_object(run.made_with.encode())
+        changed = changed_parameters(params, plan, run)
     except ValueError as error:
         note(f"{name}: cannot be compared with params.yaml: its 'made_with' is damaged ({error})")
         return
-    changed = difference(made_with, params.makes(plan.student, plan.recipe))
     if changed:
         note(f"{name}: params.yaml has changed since it was trained: {changed}; run: {plan.command}")
 

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.core.limits import cgroups
@@ -37,16 +38,25 @@ def keep_freed_memory() -> None:
         mallopt(_M_TOP_PAD, _PAD_BYTES)
 
 
-# A stage ends when DVC or torchrun, its parent, is killed, so no orphan keeps writing.
+# A stage ends when its parent, e.g. DVC or torchrun, is killed, so no orphan keeps writing.
+
+# Environment variable with the number of a process of this program that started a command.
+STARTED_BY = "PIPELINE_STARTED_BY"
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """Return the words that run a command of this program with the same Python."""
+    return [sys.executable, "-c", "from stages.cli import main; main()", *arguments]
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent dies, if it is DVC or torchrun (Linux only).
+    """Ask the kernel for SIGTERM when the parent dies, if it is DVC, torchrun or a sweep (Linux only).
 
     A command started by a person is left alone: with nohup it must outlive its shell.
     """
-    if sys.platform == "linux" and (is_stage() or under_torchrun()):
-        parent = os.getppid()
+    starter = os.environ.pop(STARTED_BY, None)
+    if sys.platform == "linux" and (is_stage() or under_torchrun() or starter):
+        parent = int(starter) if starter and starter.isdecimal() else os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)

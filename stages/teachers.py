@@ -20,6 +20,7 @@ from pipeline.core.files import parse_object
 from pipeline.core.hashing import canonical_json, difference
 from pipeline.core.progress import note
 from pipeline.core.trust import NOTHING, Trust
+from pipeline.dump.spec import DumpSpec
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import ModelCard, load_checkpoint
@@ -28,6 +29,7 @@ from pipeline.report.runs import read_metrics
 from pipeline.tasks.embedding import EMBEDDING
 from pipeline.training.settings import Precision
 from stages import paths
+from stages.machine import Machine
 from stages.params import ModelParams, Params
 
 # Values that decide the network itself, independently of its training.
@@ -89,6 +91,19 @@ def _trust_in(params: Params, teacher: str) -> Trust:
     spec = params.teacher(teacher)
     remedy = f"name it in teachers.{teacher}.model, or run: pipeline train-teacher {teacher}"
     return Trust(models={spec.model: spec.options}, remedy=remedy)
+
+
+def dumping(params: Params, dump: str, machine: Machine) -> tuple[RunContext, Teacher, DumpSpec]:
+    """Open data and teacher of a dump on a machine, and return the dump's settings.
+
+    Raises:
+        ConfigError: params.yaml has no such dump.
+        DataError, MismatchError, ModelError: data or teacher are missing, or others than params.yaml says.
+    """
+    spec = params.dump(dump)
+    context = judging(machine.context(params.data), params.teacher(spec.teacher))
+    teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
+    return context, teacher, spec.dump_spec()
 
 
 def card_difference(params: Params, name: str, card: ModelCard) -> str:

@@ -25,7 +25,7 @@ OPTIONS = {
     "prepare": {"--params", "--set", "--workers", "--look"},
     "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render"},
     "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--render"}
-    | {"--out", "--shards", "--by-view"},
+    | {"--out", "--shards", "--by-view", "--on"},
     "rehead": {"DUMP", "--head", "--out", "--penalty", "--max-kl", "--max-error", "--params", "--set"}
     | {"--device", "--workers", "--render"},
     "plan": {"DUMP", "--params", "--set", "--device", "--workers", "--render"}
@@ -41,6 +41,7 @@ OPTIONS = {
         "--device",
     }
     | {"--workers", "--render", "--follow", "--follow-timeout"},
+    "sweep": {"--params", "--set", "--device", "--workers", "--render", "--on"},
     "report": {"--params", "--set"},
     "inspect": {"STORE", "--json"},
     "verify": {

@@ -7,6 +7,7 @@
     │   └── NotFiniteError         weights or logits that are NaN or infinite
     ├── TrainingError    a run that cannot continue
     ├── DeviceError      a device that cannot hold the work
+    ├── EngineError      an engine of several machines, or one of its workers
     └── StoreError       a store of cached logits
         ├── IncompleteStoreError   unfinished, or a part is missing
         ├── CorruptStoreError      bytes differ from the bytes that were written
@@ -60,6 +61,10 @@ class TrainingError(PipelineError):
 
 class DeviceError(PipelineError):
     """A device has too little memory for the work."""
+
+
+class EngineError(PipelineError):
+    """An engine that runs work on several machines cannot be used, or one of its workers failed."""
 
 
 class StoreError(PipelineError):

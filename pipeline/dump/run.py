@@ -79,15 +79,8 @@ def run_dump(
 def _run(
     path: Root, plan: Callable[[], DumpPlan], part: Slice, *, completes: bool, by_view: bool
 ) -> Manifest | None:
-    # Slices start together: the first one plans and makes the held-out shards at the gate, the others wait
-    # for it and find that work done.
-    wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
-    clean_up(path, wait)
     with ExitStack() as held:
-        begun = None
-        while begun is None:
-            begun = _begin(path, plan, part, wait, held)
-        dump, planned = begun
+        dump, planned = begin_dump(path, plan, part, held)
         if dump is None:
             note(f"{path}: complete, nothing to do")
             tell_pending(path)
@@ -104,6 +97,33 @@ def _run(
     if manifest is not None:
         tell_pending(path)
     return manifest
+
+
+def begin_dump(
+    path: Root, plan: Callable[[], DumpPlan], part: Slice, held: ExitStack
+) -> tuple[ShardMaker | None, DumpPlan]:
+    """Plan a dump, create or grow its store, and make its held-out shards.
+
+    Args:
+        path: the store's folder or place, behind links.
+        plan: makes the plan; called again if another process changes the store meanwhile.
+        part: the slice of training shards that the caller makes next.
+        held: gets the lock of that slice.
+
+    Returns:
+        A maker of its shards, or None for a complete store, and the plan.
+
+    Raises:
+        ModelError, MismatchError, LockedError: see `run_dump`.
+    """
+    # Slices start together: the first one plans and makes the held-out shards at the gate, the others wait
+    # for it and find that work done.
+    wait = WAIT_SECONDS if part == WHOLE else PREPARATION_SECONDS
+    clean_up(path, wait)
+    begun = None
+    while begun is None:
+        begun = _begin(path, plan, part, wait, held)
+    return begun
 
 
 def _begin(

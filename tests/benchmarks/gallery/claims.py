@@ -229,4 +229,11 @@ CLAIMS = (
         files=("campaigns.json",),
         found=verdicts.kills,
     ),
+    Claim(
+        sentence="[Killed workers of Ray, and a killed command, leave no trace](#kills-and-damage)",
+        published="–",
+        command=f"{_MODULE}ray_kills FOLDER",
+        files=("ray_kills.json",),
+        found=verdicts.ray_kills,
+    ),
 )

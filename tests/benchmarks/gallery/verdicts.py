@@ -147,6 +147,19 @@ def kills(found: Found) -> Verdict:
     return f"{made:,} kills, {left:,} left a trace", left == 0
 
 
+def ray_kills(found: Found) -> Verdict:
+    """Return the kills of workers and commands, and files of stores that differ from one process's."""
+    places = [found["folder"], found["bucket"]]
+    workers, commands, differing = (
+        sum(one[name] for one in places) for name in ("kills", "driver_kills", "differing_files")
+    )
+    told = f"{workers} and {commands} kills, {differing} of {2 * found['files']} files differ"
+    bounded = all(
+        one["units_made"] <= found["units"] + one["kills"] + one["workers_lost"] for one in places
+    )
+    return told, differing == 0 and bounded
+
+
 def gpus() -> Verdict | None:
     """Return how many aims each card reaches; none while no card was measured."""
     rows = {

@@ -1,0 +1,66 @@
+"""The runs of the sweep of params.yaml: their names, and which of them are missing or out of date."""
+
+from __future__ import annotations
+
+from pipeline.core.errors import ConfigError, DataError
+from pipeline.core.files import parse_object
+from pipeline.core.hashing import difference
+from pipeline.report.runs import PlannedRun, Run, planned_runs, read_run
+from pipeline.tasks.task import Task
+from stages import paths
+from stages.params import Params
+
+
+def runs_of(params: Params) -> dict[str, PlannedRun]:
+    """Return the runs of the sweep by name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    sweep = params.sweep
+    plans = planned_runs(
+        students=sweep.students,
+        baselines=sweep.baselines,
+        dumps=sweep.dumps,
+        recipes=sweep.recipes,
+        seeds=sweep.seeds,
+    )
+    if not plans:
+        raise ConfigError(
+            "sweep lists no run; it needs students, seeds, and recipes or baselines; add them"
+        )
+    return {paths.run_name(p.dump, p.student, p.recipe, p.seed): p for p in plans}
+
+
+def missing_runs(params: Params, task: Task, dataset: str) -> dict[str, PlannedRun]:
+    """Return the runs that are missing or unfinished, or made with other parameters or data than now.
+
+    Args:
+        params: all of params.yaml.
+        task: of the data.
+        dataset: digest of the prepared data.
+    """
+    return {
+        name: plan
+        for name, plan in runs_of(params).items()
+        if not _is_made(params, name, plan, task, dataset)
+    }
+
+
+def changed_parameters(params: Params, plan: PlannedRun, run: Run) -> str:
+    """List the differences between params.yaml and the parameters that made a run; "" if none is known.
+
+    Raises:
+        ValueError: the run's record of them is damaged.
+    """
+    if run.made_with is None:
+        return ""
+    return difference(parse_object(run.made_with.encode()), params.makes(plan.student, plan.recipe))
+
+
+def _is_made(params: Params, name: str, plan: PlannedRun, task: Task, dataset: str) -> bool:
+    try:
+        run = read_run(paths.RUNS / name, plan, task)
+        return run.dataset in (None, dataset) and not changed_parameters(params, plan, run)
+    except (DataError, ValueError):
+        return False
