@@ -35,7 +35,6 @@ from pipeline.store.reader import LogitStore
 from pipeline.store.reference import beside, open_referred, read_reference, sealed
 from pipeline.store.wire import EnsembleForm
 
-SCHEMA = 3
 _DECODED_AT_ONCE = 4096
 
 
