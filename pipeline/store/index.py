@@ -27,7 +27,8 @@ from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import NO_DECODER
-from pipeline.store.arrays import RESTORE, Fetch, read_section
+from pipeline.store.arrays import RESTORE, Fetch
+from pipeline.store.columns import read_section
 from pipeline.store.header import Header
 from pipeline.store.layout import Layout, Section
 
@@ -113,8 +114,13 @@ class SampleIndex:
             MismatchError: a sample has different content here.
         """
         rows = self.find(images.keys)
+        self._require_unchanged(images, rows, origin)
+        return rows
+
+    def _require_unchanged(self, images: Split, rows: NDArray[np.int64], origin: str) -> None:
+        """Refuse samples with different content here; see `find_unchanged`."""
         if not len(self):
-            return rows
+            return
         # `ABSENT` is -1: a missing key compares with the last digest, and the first term masks the result.
         changed = (rows != ABSENT) & (self.digests[rows] != self._digests_of(images, rows))
         what, hint = "different content", ""
@@ -122,12 +128,13 @@ class SampleIndex:
             what += " or another label"
             hint = f"if labels were corrected, run: pipeline verify {origin} --upgrade; otherwise "
         _refuse(changed, images, origin, f"has {what} in the store{self._other_decoder(images)}", hint)
-        return rows
 
     def _digests_of(self, images: Split, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return the digests (n,) of a split's samples, made as those of these rows (n,) are."""
-        untold = self.untold[rows]
         # Each kind alone, if it does: content digests of older data are read from all samples.
+        if not self.untold.any():
+            return images.content_digests
+        untold = self.untold[rows]
         if untold.all():
             return images.digests
         return np.where(untold, images.digests, images.content_digests)
@@ -145,7 +152,9 @@ class SampleIndex:
         """
         rows = self.find(images.keys)
         _refuse(rows == ABSENT, images, origin, "is not in the store")
-        return rows if changed else self.find_unchanged(images, origin)
+        if not changed:
+            self._require_unchanged(images, rows, origin)
+        return rows
 
     def _other_decoder(self, images: Split) -> str:
         same = self.decoder == images.decoder
@@ -270,7 +279,10 @@ def read_index(path: Root, header: Header) -> Index:
     if isinstance(path, Path):
         require_own_folders(path)
     location, sections = Location(path), header.layout.sections
-    index = {name: read_samples(path, header, sections[name], location.find) for name in sections}
+    index = {
+        name: read_samples(path, header, section, location.find, at_once=location.reads_at_once)
+        for name, section in sections.items()
+    }
     if not is_described(index, header):
         raise CorruptStoreError(
             f"{path}: the sample index (keys, digests or labels) has changed since it was written; "
@@ -284,9 +296,11 @@ def is_described(index: Mapping[str, SampleIndex], header: Header) -> bool:
     return (dataset_digest(index), labels_digest(index)) == (header.fingerprint.dataset, header.labels)
 
 
-def read_samples(store: object, header: Header, section: Section, fetch: Fetch) -> SampleIndex:
+def read_samples(
+    store: object, header: Header, section: Section, fetch: Fetch, *, at_once: int
+) -> SampleIndex:
     """Read the samples of one section; see `read_section`."""
-    keys, digests, *labels = read_section(store, header.layout, section, fetch)
+    keys, digests, *labels = read_section(store, header.layout, section, fetch, at_once=at_once)
     words = labels[0].view(np.int64) if labels else None
     return SampleIndex(keys, digests, header.versions["decoder"], words)
 

@@ -79,8 +79,10 @@ def inspect(place: Address) -> Inspection:
 
 def _index(location: Location, manifest: Manifest) -> Index:
     header, fetch = manifest.header, partial(manifest.find_metadata, location)
-    sections = header.layout.sections
-    return {name: read_samples(location, header, sections[name], fetch) for name in sections}
+    return {
+        name: read_samples(location, header, section, fetch, at_once=location.reads_at_once)
+        for name, section in header.layout.sections.items()
+    }
 
 
 def _growth_of(location: Location) -> Pending | None:
