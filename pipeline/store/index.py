@@ -11,7 +11,7 @@ schema 4 without `keeps_labels`, have such rows only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -52,6 +52,9 @@ class SampleIndex:
     digests: NDArray[np.uint64]
     decoder: str = NO_DECODER
     labels: NDArray[np.int64] | None = None
+    _last: list[tuple[NDArray[np.uint64] | None, NDArray[np.int64]]] = field(
+        default_factory=lambda: [(None, np.zeros(0, np.int64))], init=False, repr=False
+    )
 
     @classmethod
     def of(cls, images: Split, *, labels: bool = True) -> SampleIndex:
@@ -88,20 +91,39 @@ class SampleIndex:
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the position of each key (n,) int64; `ABSENT` if the key is missing.
 
-        Data in the store's order, the usual case, takes one comparison of all keys.
+        Data in the store's order, the usual case, takes one comparison of all keys. The last answer is kept
+        for the same array, and not to be changed: a student's start asks for all samples several times.
         """
+        last, rows = self._last[0]
+        if last is not keys:
+            rows = self._find(keys)
+            self._last[0] = keys, rows
+        return rows
+
+    def _find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         if np.array_equal(self.keys[: len(keys)], keys):
             return np.arange(len(keys))
         if not len(self):
             return np.full(len(keys), ABSENT, np.int64)
         # Both sides are sorted, so the searches walk through memory; random access takes ten times as long.
         order, ascending = self._ascending
-        asked = np.argsort(keys)
+        asked, rows = np.argsort(keys), np.empty(len(keys), np.int64)
+        wanted = keys[asked]
+        if np.array_equal(ascending, wanted):
+            rows[asked] = order
+            return rows
         # A key above all others gets place N: clamp it; the comparison then rejects it.
-        place = np.minimum(np.searchsorted(ascending, keys[asked]), len(self) - 1)
-        rows = np.empty(len(keys), np.int64)
-        rows[asked] = np.where(ascending[place] == keys[asked], order[place], ABSENT)
+        place = np.minimum(np.searchsorted(ascending, wanted), len(self) - 1)
+        rows[asked] = np.where(ascending[place] == wanted, order[place], ABSENT)
         return rows
+
+    def samples_of(self, images: Split) -> NDArray[np.int64]:
+        """Return the position in a split of each sample here (N,) int64; `ABSENT` if the split lacks it."""
+        rows = self.find(images.keys)
+        there = np.flatnonzero(rows != ABSENT)
+        places = np.full(len(self), ABSENT, np.int64)
+        places[rows[there]] = there
+        return places
 
     def find_unchanged(self, images: Split, origin: str) -> NDArray[np.int64]:
         """Return the position of each sample of a split; `ABSENT` if the sample is missing.
