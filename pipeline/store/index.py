@@ -33,6 +33,7 @@ from pipeline.store.header import Header
 from pipeline.store.layout import Layout, Section
 
 ABSENT = -1
+_MOST_SWAPS = 10_000
 UNTOLD = np.iinfo(np.int64).min
 Splits = Mapping[str, Split]
 
@@ -85,8 +86,7 @@ class SampleIndex:
     @cached_property
     def _ascending(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         # Sorted once for all lookups, 16 bytes per sample: the order (N,), and the keys in it (N,).
-        order = np.argsort(self.keys)
-        return order, self.keys[order]
+        return _in_order(self.keys)
 
     def find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the position of each key (n,) int64; `ABSENT` if the key is missing.
@@ -107,8 +107,7 @@ class SampleIndex:
             return np.full(len(keys), ABSENT, np.int64)
         # Both sides are sorted, so the searches walk through memory; random access takes ten times as long.
         order, ascending = self._ascending
-        asked, rows = np.argsort(keys), np.empty(len(keys), np.int64)
-        wanted = keys[asked]
+        (asked, wanted), rows = _in_order(keys), np.empty(len(keys), np.int64)
         if np.array_equal(ascending, wanted):
             rows[asked] = order
             return rows
@@ -204,6 +203,27 @@ class SampleIndex:
     def digest(self) -> str:
         """Return the SHA-256 (hex) of keys and contents, in order."""
         return array_digest(self.keys, self.digests)
+
+
+def _in_order(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Return the order (n,) that sorts hashes, and the hashes in it (n,), in a third of `np.argsort`'s time.
+
+    The position of a hash takes the place of its lowest bits, and plain numbers are sorted. E.g. 14.2
+    million positions have 24 bits. About a hundred pairs of hashes are equal in the other 40, and may have
+    to change places.
+    """
+    low = np.uint64((1 << max(1, len(keys) - 1).bit_length()) - 1)
+    mixed = (keys & ~low) | np.arange(len(keys), dtype=np.uint64)
+    mixed.sort()
+    order = (mixed & low).view(np.int64)
+    ascending = keys[order]
+    while len(wrong := np.flatnonzero(ascending[:-1] > ascending[1:])):
+        if len(wrong) > _MOST_SWAPS or (np.diff(wrong) == 1).any():
+            order = np.argsort(keys)
+            return order, keys[order]
+        for values in (order, ascending):
+            values[wrong], values[wrong + 1] = values[wrong + 1], values[wrong]
+    return order, ascending
 
 
 def _refuse(problem: NDArray[np.bool_], images: Split, origin: str, what: str, hint: str = "") -> None:
