@@ -206,7 +206,7 @@ class SampleIndex:
 
 
 def _in_order(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Return the order (n,) that sorts hashes, and the hashes in it (n,), in a third of `np.argsort`'s time.
+    """Return the order (n,) that sorts hashes, and the hashes in it (n,), in a third of argsort's time.
 
     The position of a hash takes the place of its lowest bits, and plain numbers are sorted. E.g. 14.2
     million positions have 24 bits. About a hundred pairs of hashes are equal in the other 40, and may have
