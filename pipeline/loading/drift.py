@@ -20,7 +20,7 @@ from pipeline.core.random import Lane, permutation
 from pipeline.loading.feed import Feed
 from pipeline.modalities.table import preprocessing_of, views_of
 from pipeline.samples.packed import Split
-from pipeline.store.index import ABSENT, SampleIndex
+from pipeline.store.index import ABSENT
 from pipeline.store.layout import Layout, ShardId
 from pipeline.store.reader import LogitStore
 from pipeline.store.records import PLACES, Recorded, RenderChecksums, checksum_rows, versions
@@ -175,7 +175,7 @@ def store_sightings(
     """
     layout, index = store.manifest.layout, store.sections[section].index
     places = np.full(layout.sections[section].n_rows, ABSENT)
-    places[layout.sections[section].rows()] = SampleIndex.of(images, labels=False).find(index.keys)
+    places[layout.sections[section].rows()] = index.samples_of(images)
     mixes = section == "train" and views_of(store).mixes
     views = range(store.sections[section].n_views) if view is None else (view,)
     shards = (shard for shard in store.manifest.shards if shard.section == section and shard.view in views)

@@ -3,17 +3,17 @@
 zarr trusts an array's metadata: its shape, its codecs, its chunk sizes. This module compares metadata and
 chunks with the layout first, so that no forged file decides which code runs or how much is allocated.
 
-Arrays beside the shards are read whole: keys, digests and labels of the samples, and the codec's state. One
-reader serves complete and unfinished stores. A complete store's manifest has a digest of each file; an
-unfinished store's header has digests of all of them together.
+The codec's state is read whole here; `columns.py` reads the keys of the samples. One reader serves complete
+and unfinished stores: a complete store's manifest has a digest of each file, an unfinished store's header
+has digests of all of them together.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Any
 
@@ -30,7 +30,6 @@ from pipeline.core.files import parse_object
 from pipeline.core.forms import require_form
 from pipeline.store.layout import CODEC_GROUP, ZARR_JSON, Layout, Section
 from pipeline.store.wire import (
-    MOST_ROWS,
     OpenForm,
     most_frame_bytes,
     most_shard_bytes,
@@ -56,7 +55,6 @@ _KEYS = {"name": "default", "configuration": {"separator": "/"}}
 Shape = tuple[int, ...]
 # (file name, largest size that is read) -> bytes, or None if the file is missing.
 Fetch = Callable[[str, int], bytes | None]
-_LEAST_KEY_BYTES = 4
 
 
 @contextmanager
@@ -93,12 +91,6 @@ class _RegularGrid(OpenForm):
 
 class _Grid(OpenForm):
     configuration: _RegularGrid
-
-
-class _RowsForm(OpenForm):
-    """The trusted part of an index array's metadata: its length."""
-
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=MOST_ROWS)]], Field(min_length=1, max_length=1)]
 
 
 class _StateForm(OpenForm):
@@ -255,27 +247,6 @@ def logits_array(layout: Layout, section: Section, array: str) -> StoredArray:
     )
 
 
-def index_array(layout: Layout, section: Section, column: str) -> StoredArray:
-    """Return the array of a section's keys, digests or labels."""
-    return StoredArray(
-        name=f"{section.name}/{column}",
-        shape=(section.n_rows,),
-        dtype="uint64",
-        chunk=(layout.index_chunk_rows,),
-    )
-
-
-def rows_of(metadata: bytes) -> Shape:
-    """Return the shape of a one-dimensional array from its metadata.
-
-    Raises:
-        ValueError: the metadata have a different form.
-    """
-    found = parse_object(metadata)
-    require_form(_RowsForm, found)
-    return tuple(found["shape"])
-
-
 def state_array(layout: Layout, name: str, metadata: bytes) -> StoredArray:
     """Return an array of the codec's state; its width comes from its metadata, within bounds.
 
@@ -307,39 +278,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def read_section(store: object, layout: Layout, section: Section, fetch: Fetch) -> list[NDArray[Any]]:
-    """Return keys, digests and, if the layout has them, labels, (N,) uint64 each, of a section's samples.
-
-    Args:
-        store: for errors.
-        layout: of the store.
-        section: of the layout.
-        fetch: reads the section's files.
-
-    Raises:
-        CorruptStoreError: a file is missing, or the arrays contradict the layout.
-    """
-    rows = slice(0, section.n_rows)
-    columns = []
-    for column in layout.index_arrays:
-        array = index_array(layout, section, column)
-        metadata = _fetch_all(store, [array.metadata_file], METADATA_BYTES, fetch)
-        chunks = _fetch_all(store, array.files(), array.most_file_bytes, fetch)
-        if column == "keys":
-            _require_incompressible(store, array, section.n_samples, chunks)
-        # A kill before a growth's new header leaves arrays longer than the old header says: read R rows.
-        with reading(store, array.name):
-            longer = max(array.shape, rows_of(metadata[array.metadata_file]))
-        columns.append(replace(array, shape=longer).decode(store, {**metadata, **chunks}, rows))
-    # (R,) -> (N,): drop the unused rows between extents. By slices: an index takes as much memory as keys.
-    extents = [slice(first, first + count) for first, count in section.extents]
-    one = len(extents) == 1
-    return [
-        values[extents[0]] if one else np.concatenate([values[extent] for extent in extents])
-        for values in columns
-    ]
-
-
 def read_state(store: object, layout: Layout, fetch: Fetch) -> dict[str, NDArray[Any]]:
     """Return the arrays of a codec's state by name; most codecs have none.
 
@@ -348,54 +286,31 @@ def read_state(store: object, layout: Layout, fetch: Fetch) -> dict[str, NDArray
     """
     state = {}
     for name in state_shapes(layout.codec):
-        metadata = _fetch_all(
-            store, [f"{CODEC_GROUP}/{name}/{ZARR_JSON}"], METADATA_BYTES, fetch, "an array of its codec"
-        )
+        file = f"{CODEC_GROUP}/{name}/{ZARR_JSON}"
+        metadata = required(store, file, METADATA_BYTES, fetch, "an array of its codec")
         with reading(store, f"{CODEC_GROUP}/{name}"):
-            array = state_array(layout, name, *metadata.values())
+            array = state_array(layout, name, metadata)
         # zarr writes no file for a chunk of zeros; the codec's fingerprint reveals a lost one.
         found = {chunk: fetch(chunk, array.most_file_bytes) for chunk in array.files()}
         chunks = {chunk: content for chunk, content in found.items() if content is not None}
-        state[name] = array.decode(store, {**metadata, **chunks})
+        state[name] = array.decode(store, {file: metadata, **chunks})
     return state
 
 
-def _fetch_all(
-    store: object,
-    names: Iterable[str],
-    most_bytes: int,
-    fetch: Fetch,
-    what: str = "an array of its keys, digests or labels",
-) -> dict[str, bytes]:
-    """Return required files by name.
+def required(store: object, name: str, most_bytes: int, fetch: Fetch, what: str) -> bytes:
+    """Return the bytes of a file that every store has.
+
+    Args:
+        store: for errors.
+        name: of the file in the store.
+        most_bytes: the largest size that is read.
+        fetch: reads the file.
+        what: the meaning of the file, for errors.
 
     Raises:
-        CorruptStoreError: a file is missing.
+        CorruptStoreError: the file is missing.
     """
-    files = {}
-    for name in names:
-        content = fetch(name, most_bytes)
-        if content is None:
-            raise CorruptStoreError(f"{store}: {name} is missing, {what}; {RESTORE}")
-        files[name] = content
-    return files
-
-
-def _require_incompressible(
-    store: object, array: StoredArray, samples: int, files: Mapping[str, bytes]
-) -> None:
-    """Refuse keys that are too few bytes for the claimed number of samples.
-
-    Keys are hashes of different names, so they do not compress: a sample takes nearly eight bytes. Later
-    reads allocate memory by the number of samples; this check bounds that memory by the keys' bytes.
-    Digests of equal samples are equal, and may take less.
-
-    Raises:
-        CorruptStoreError: there are fewer than four bytes per sample.
-    """
-    size = sum(map(len, files.values()))
-    if size < _LEAST_KEY_BYTES * samples:
-        raise CorruptStoreError(
-            f"{store}: {array.name} has {size:,} bytes for {samples:,} samples, expected eight per "
-            f"sample; {RESTORE}"
-        )
+    content = fetch(name, most_bytes)
+    if content is None:
+        raise CorruptStoreError(f"{store}: {name} is missing, {what}; {RESTORE}")
+    return content

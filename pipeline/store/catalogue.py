@@ -191,14 +191,15 @@ class Catalogue:
             **{**plain, "arrays": tuple(plain["arrays"]), "divergences": tuple(plain["divergences"])}
         )
         shard, offset = ShardId.parse(head.first), len(line) + 1
-        columns: Columns = {}
-        expected = offset + sum(
-            np.dtype(dtype).itemsize * prod(shape) for dtype, shape in head.columns().values()
-        )
+        kinds = {
+            name: (np.dtype(dtype), shape, prod(shape)) for name, (dtype, shape) in head.columns().items()
+        }
+        expected = offset + sum(dtype.itemsize * count for dtype, _, count in kinds.values())
         if len(content) != expected:
             raise ValueError(f"a catalogue of {len(content):,} bytes, expected {expected:,}")
-        for name, (dtype, shape) in head.columns().items():
-            columns[name] = np.frombuffer(content, dtype, prod(shape), offset).reshape(shape)
+        columns: Columns = {}
+        for name, (dtype, shape, count) in kinds.items():
+            columns[name] = np.frombuffer(content, dtype, count, offset).reshape(shape)
             offset += columns[name].nbytes
         found = cls(Span(shard.section, shard.view, shard.block, head.shards), head, columns)
         if not is_sound:

@@ -35,7 +35,6 @@ from pipeline.store.reader import LogitStore
 from pipeline.store.reference import beside, open_referred, read_reference, sealed
 from pipeline.store.wire import EnsembleForm
 
-SCHEMA = 3
 _DECODED_AT_ONCE = 4096
 
 
@@ -64,15 +63,12 @@ class Ensemble:
     ) -> None:
         self.location, self.names, self.members = location, tuple(members), tuple(members.values())
         self.teacher_top1, self.labels = teacher_top1, labels
-        _require_alike(location, self.members)
+        self._first = self.members[0]
+        # (N,) each: the rows of the first member's samples in every member.
+        self._places = [member.sections["train"].index.find(self._first.keys) for member in self.members]
+        _require_alike(location, self.members, self._places)
         self.blend = replace(blend, link=self.measures.link)
         self.codec = self.blend.decoder([member.codec for member in self.members])
-        self._first = self.members[0]
-        self._places = [self._rows_in(member) for member in self.members]
-
-    def _rows_in(self, member: LogitStore) -> NDArray[np.int64]:
-        """Return the positions of the first member's samples in another member."""
-        return member.sections["train"].index.find(self._first.keys)
 
     @property
     def derivation(self) -> Derivation:
@@ -275,11 +271,12 @@ def _blend_of(content: Mapping[str, Any]) -> Blend:
     return Blend(average=content["average"], weights=tuple(content["weights"]))
 
 
-def _require_alike(location: Location, members: Sequence[LogitStore]) -> None:
+def _require_alike(
+    location: Location, members: Sequence[LogitStore], places: Sequence[NDArray[np.int64]]
+) -> None:
     """Refuse members with different views, classes or samples."""
     first = members[0]
-    for other in members[1:]:
-        found = other.sections["train"].index.find(first.keys)
+    for other, found in zip(members[1:], places[1:], strict=True):
         for what, differs in (
             ("views", other.views != first.views),
             ("classes", other.n_classes != first.n_classes),

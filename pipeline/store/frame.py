@@ -22,7 +22,8 @@ from pipeline.core.threads import side_by_side
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.store import arrays
-from pipeline.store.arrays import index_array, logits_array, reading
+from pipeline.store.arrays import logits_array, reading
+from pipeline.store.columns import index_array
 from pipeline.store.faults import files_in
 from pipeline.store.header import Header
 from pipeline.store.index import SampleIndex

@@ -67,7 +67,8 @@ class SectionReader:
         """The samples (N), read on first use."""
         section = self._layout.sections[self._name]
         fetch = partial(self._manifest.find_metadata, self._location)
-        return read_samples(self._location, self._manifest.header, section, fetch)
+        header, at_once = self._manifest.header, self._location.reads_at_once
+        return read_samples(self._location, header, section, fetch, at_once=at_once)
 
     def keep_metadata(self) -> None:
         """Read the arrays' metadata now: they change when a store grows while it is open."""

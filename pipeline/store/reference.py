@@ -21,7 +21,7 @@ from pipeline.core.hashing import spec_digest
 from pipeline.places.location import Address, Location
 from pipeline.places.place import Place
 from pipeline.store.arrays import RESTORE, reason
-from pipeline.store.layout import MANIFEST, SCHEMA, ZARR_JSON
+from pipeline.store.layout import MANIFEST, OF_RECORDS, SCHEMAS, ZARR_JSON
 from pipeline.store.reader import LogitStore
 
 Kind = Literal["logits", "ensemble", "rehead"]
@@ -32,6 +32,8 @@ NOUNS: Mapping[Kind, str] = {
     "ensemble": "an ensemble",
     "rehead": "a re-headed store",
 }
+# These manifests keep the form of schema 3. Development versions wrote 4 for the same form.
+_WRITTEN, _READ = OF_RECORDS, SCHEMAS
 
 
 def kind_of(place: Address, **options: Any) -> Kind:
@@ -48,7 +50,7 @@ def kind_of(place: Address, **options: Any) -> Kind:
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a manifest with its own digest."""
-    whole = {"schema": SCHEMA, **content}
+    whole = {"schema": _WRITTEN, **content}
     return {**whole, "digest": spec_digest(whole)}
 
 
@@ -72,8 +74,10 @@ def read_reference(location: Location, form: type[BaseModel], kind: Kind) -> dic
     try:
         content = parse_object(location.read(MANIFEST))
         digest = content.pop("digest")
-        if content.get("schema") != SCHEMA:
-            raise ValueError(f"schema {quoted(content.get('schema'))}, but this program reads {SCHEMA}")
+        schema = content.get("schema")
+        if type(schema) is not int or schema not in _READ:
+            known = " and ".join(map(str, _READ))
+            raise ValueError(f"schema {quoted(schema)}, but this program reads {known}")
         changed = spec_digest(content) != digest
         require_form(form, content)
     except (ValueError, KeyError, RecursionError) as error:

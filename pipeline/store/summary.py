@@ -82,8 +82,10 @@ def samples_of(place: Address) -> Index:
         return read_index(_written_at(location), Header.read(location))
     manifest = Manifest.read(location)
     header, fetch = manifest.header, partial(manifest.find_metadata, location)
-    sections = header.layout.sections
-    return {name: read_samples(location, header, sections[name], fetch) for name in sections}
+    return {
+        name: read_samples(location, header, section, fetch, at_once=location.reads_at_once)
+        for name, section in header.layout.sections.items()
+    }
 
 
 def _is_unfinished(location: Location) -> bool:

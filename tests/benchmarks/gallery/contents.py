@@ -128,7 +128,10 @@ def _two_digits(value: float) -> str:
 
 _CURVE, _FIRST = "relative_difference_of_the_loss.mean", "relative_difference_of_the_loss.first"
 FIGURES: Mapping[str, Shown] = {
-    "gate": _shown(speed.gate_ratio, "scale.json"),
+    "gate": _shown(lambda found: speed.gate_ratio(found, "now"), "scale.json"),
+    "gate-before": _shown(lambda found: speed.gate_ratio(found, "before"), "scale.json"),
+    "manifest-imagenet": _shown(lambda found: speed.manifest_megabytes(found, "open"), "scale.json"),
+    "manifest-large": _shown(lambda found: speed.manifest_megabytes(found, "index"), "scale.json"),
     "open-default": _shown(speed.default_ratio, "scale.json"),
     "stored-15": _parity(lambda found: mean(found["table"]["cached"])),
     "online": _parity(lambda found: mean(found["table"]["online"])),

@@ -52,35 +52,53 @@ def main_job(found: Found) -> str:
 
 
 _STEPS = {
-    "open_only": "open, 1.28 M samples x 300 views",
-    "index_only": "open and read the keys, 14.2 M samples x 89 views",
-    "index_one_view": "the same, 1 view, with extents cut by slices",
-    "open": "open, 1.28 M samples x 10 views",
-    "complete": "complete the same",
+    "open": "open, 1.28 M samples x 300 views",
+    "index": "open and read all keys, 14.2 M samples x 89 views",
+    "complete": "complete, 1.28 M samples x 300 views",
+    "open_ten_views": "open, 1.28 M samples x 10 views",
+    "complete_ten_views": "complete the same",
     "done_1000": "find the finished shards of an unfinished store",
+    "done_10000": "the same",
+    "rows_equal": "rows by key at a student's start, 14.2 M samples in the store's order",
+    "rows_shuffled": "the same in another order",
+    "status": "`dvc status` of a project with the 1.28 M x 300",
 }
 
 
 def scale(found: Found) -> str:
     """Return CPU seconds, memory and bytes read of each step, before and now; from scale.json."""
-    rows = []
-    for step, title in _STEPS.items():
-        now, before = found["now"].get(step), found.get("before", {}).get(step)
-        if now is not None:
-            shards = now.get("shards", now.get("done"))
-            rows.append((title, f"{shards:,}", _cost(before), _cost(now)))
+    now, before = found["now"], found["before"]
+    rows = (
+        (title, _shards(now[step]), _cost(before.get(step)), _cost(now[step]))
+        for step, title in _STEPS.items()
+        if step in now
+    )
     return table(("step", "shards", "before: CPU s, MB, MB read", "now"), *rows)
 
 
-def _cost(found: Found | None) -> str:
-    if found is None:
+def _shards(one: Found) -> str:
+    shards = one.get("shards", one.get("done"))
+    return "" if shards is None else f"{shards:,}"
+
+
+def _cost(one: Found | None) -> str:
+    """Return the costs of a step; with a star those that were reported, not measured by the same run."""
+    if one is None:
         return ""
-    return f"{found['cpu_seconds']:.2g}, {found['memory_mb']:.0f}, {found['read_mb']:.3g}"
+    read = "" if one["read_mb"] is None else f", {one['read_mb']:.3g}"
+    star = "*" if one.get("reported") else ""
+    seconds = format(one["cpu_seconds"], ".0f" if one["cpu_seconds"] >= 10 else ".2g")
+    return f"{seconds}, {one['memory_mb']:,.0f}{read}{star}"
 
 
-def gate_ratio(found: Found) -> str:
+def gate_ratio(found: Found, code: str) -> str:
     """Return the time at the gate with 10,000 finished shards ÷ that with 1,000; from scale.json."""
-    return f"{found['now']['locks_10000']['held'] / found['now']['locks_1000']['held']:.1f}"
+    return f"{found[code]['locks_10000']['held'] / found[code]['locks_1000']['held']:.1f}"
+
+
+def manifest_megabytes(found: Found, step: str) -> str:
+    """Return the size of a large store's manifest; from scale.json."""
+    return f"{found['now'][step]['manifest_mb']:.2f}"
 
 
 def default_ratio(found: Found) -> str:

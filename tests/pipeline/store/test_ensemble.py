@@ -19,8 +19,10 @@ from pipeline.core.errors import (
     MismatchError,
     StoreError,
 )
+from pipeline.core.hashing import spec_digest
 from pipeline.dump.average import write_ensemble
 from pipeline.dump.run import cache_logits
+from pipeline.dump.spec import splits_of
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Loader
 from pipeline.loading.replay import ReplayDataset
@@ -33,6 +35,8 @@ from pipeline.models.teacher import Teacher
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.opening import open_logits
 from pipeline.store.reader import LogitStore
+from pipeline.store.upgrade import upgrade
+from tests.pipeline.store.older import to_schema_3
 
 WEIGHTS = (1.0, 3.0)
 
@@ -159,6 +163,41 @@ def test_an_edited_manifest_is_noticed(folder, context):
     manifest.write_text(json.dumps({**content, "weights": [1.0, 1.0]}))
     with pytest.raises(CorruptStoreError, match="changed since it was written"):
         open_logits(folder / "both.zarr")
+
+
+def _of_schema(folder: Path, schema: object) -> None:
+    """Give an ensemble's manifest another schema, and the digest that fits."""
+    manifest = folder / "both.zarr" / "manifest.json"
+    content = {**json.loads(manifest.read_text()), "schema": schema}
+    del content["digest"]
+    manifest.write_text(json.dumps({**content, "digest": spec_digest(content)}))
+
+
+@pytest.mark.parametrize("schema", [3, 4])
+def test_manifests_of_older_versions_are_read(folder, context, schema):
+    written = _write(folder, context)
+    _of_schema(folder, schema)
+    assert torch.equal(open_logits(folder / "both.zarr").view(0), written.view(0))
+
+
+@pytest.mark.parametrize("schema", [2, 5, True, "3"])
+def test_manifests_of_another_schema_are_refused(folder, context, schema):
+    _write(folder, context)
+    _of_schema(folder, schema)
+    with pytest.raises(CorruptStoreError, match=r"not an ensemble's manifest .*this program reads 3 and 4"):
+        open_logits(folder / "both.zarr")
+
+
+def test_an_ensemble_of_older_stores_is_made_again_after_their_upgrade(folder, context):
+    for name in ("one.zarr", "two.zarr"):
+        to_schema_3(folder / name, splits_of(context.data))
+    _write(folder, context)
+    before = open_logits(folder / "both.zarr").view(0)
+    upgrade(folder / "one.zarr", splits_of(context.data))
+    with pytest.raises(MismatchError, match=r"refers to an older one\.zarr.* pipeline cache-logits both"):
+        open_logits(folder / "both.zarr")
+    _write(folder, context)
+    assert torch.equal(open_logits(folder / "both.zarr").view(0), before)
 
 
 def test_a_store_of_logits_is_not_overwritten(folder, context):

@@ -412,7 +412,7 @@ def unpacked(monkeypatch) -> list[int]:
 
     def decode(self, content, out=None):
         values = original(self, content, out)
-        sizes.append(len(values))
+        sizes.append(memoryview(values).nbytes)
         return values
 
     monkeypatch.setattr(Zstd, "decode", decode)

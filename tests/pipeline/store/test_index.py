@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -34,3 +36,47 @@ def test_absent_keys_are_marked_and_the_others_found():
 def test_nothing_is_found_in_an_empty_index():
     empty = SampleIndex(KEYS[:0], KEYS[:0])
     assert empty.find(KEYS[:3]).tolist() == [ABSENT] * 3
+
+
+ALIKE = KEYS & np.uint64(2**64 - 2**10)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ALIKE + np.uint64(7) * (np.arange(COUNT, dtype=np.uint64) % np.uint64(3)),
+        # Pairs that differ in the lowest bits alone, the larger one first, and neighbours of three.
+        np.repeat(ALIKE[::2], 2) + np.tile(np.array([9, 3], np.uint64), COUNT // 2),
+        np.concatenate([ALIKE[:5], ALIKE[:5] + np.uint64(2), ALIKE[:5] + np.uint64(1)]),
+        np.concatenate([ALIKE[:5] + np.uint64(low) for low in (3, 2, 1)]),
+        np.arange(COUNT, dtype=np.uint64)[::-1] + np.uint64(2**63),
+    ],
+    ids=["few", "pairs", "three", "descending", "one block"],
+)
+def test_keys_that_differ_in_the_lowest_bits_are_told_apart(keys):
+    shuffled = np.random.default_rng(2).permutation(len(keys))
+    assert SampleIndex(keys, keys).find(keys[shuffled]).tolist() == shuffled.tolist()
+    assert SampleIndex(keys, keys).find(keys[shuffled] ^ np.uint64(1 << 40)).tolist() == [ABSENT] * len(
+        keys
+    )
+
+
+def test_samples_of_a_split_are_found_from_the_other_side():
+    """Rows 0 to 9 have no sample in the split, and two samples of the split have no row."""
+    order = np.concatenate([SHUFFLED[SHUFFLED >= 10], [0]])
+    keys = KEYS[order]
+    keys[[3, len(keys) - 1]] = 1, 2
+    images = SimpleNamespace(keys=keys)
+    expected = np.full(COUNT, ABSENT)
+    known = np.setdiff1d(np.arange(len(keys)), [3, len(keys) - 1])
+    expected[order[known]] = known
+    assert INDEX.samples_of(images).tolist() == expected.tolist()
+
+
+def test_an_answer_is_kept_for_the_same_array_alone():
+    keys = KEYS[SHUFFLED]
+    first = INDEX.find(keys)
+    assert INDEX.find(keys) is first
+    other = keys[::-1].copy()
+    assert INDEX.find(other).tolist() == SHUFFLED[::-1].tolist()
+    assert INDEX.find(keys).tolist() == first.tolist()
