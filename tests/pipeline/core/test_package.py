@@ -73,5 +73,5 @@ def test_extras_that_errors_name_exist():
         file.read_text() for folder in ("pipeline", "stages") for file in (ROOT / folder).rglob("*.py")
     ]
     named = {extra for text in texts for extra in re.findall(r"extra_command\('(\w+)'\)", text)}
-    assert named == {"s3", "cloud", "timm", "export", "parquet", "text", "audio", "transformers"}
+    assert named == {"s3", "cloud", "timm", "export", "parquet", "text", "audio", "transformers", "ray"}
     assert named <= set(project["optional-dependencies"])
