@@ -111,7 +111,7 @@ class Job:
 
     def units_made(self) -> int:
         """Return how many units the workers of all commands have begun."""
-        files = self.logs.glob("session_2*/logs/worker-*.err")
+        files = self.logs.glob("ray/session_2*/logs/worker-*.err")
         return sum(len(_BEGUN.findall(file.read_text(errors="replace"))) for file in files)
 
 
