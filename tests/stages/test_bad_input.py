@@ -401,8 +401,14 @@ def test_ranks_that_are_none(project, fails, monkeypatch):
     fails(["cache-logits", "main"], "RANK and WORLD_SIZE")
 
 
-@pytest.mark.parametrize("name", ["zarr.json", "manifest.json", "train/keys/c/0", "train/codes/zarr.json"])
-@pytest.mark.parametrize("damage", [None, b"", b"{}", b'{"attributes": []}', b"\xff"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, None) for name in ("zarr.json", "manifest.json", "train/keys/c/0", "train/codes/zarr.json")),
+        *(("zarr.json", damage) for damage in (b"", b"{}", b'{"attributes": []}', b"\xff")),
+        *(("manifest.json", damage) for damage in (b"", b"{}")),
+    ],
+)
 def test_a_damaged_store_is_refused_then_mended(project, fails, name, damage):
     assert run("cache-logits", "main") == 0
     file = STORE / name

@@ -15,7 +15,7 @@ from tests.stages.forks import Forks
 from tests.stages.projects import DUMPED, MADE, TRAINED, Step, content
 
 STORE = "data/logits/main.zarr"
-SHORT, LONG = 6, 300
+SHORT, LONG = 4, 300
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,8 +129,7 @@ def student_pixels(recorder: Recorder, batch_size: int, workers: int) -> Pixels:
     return by_view_of_student(recorder.student, VIEWS)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("batch_size", [7, 64, 256])
+@pytest.mark.parametrize(("batch_size", "workers"), [(7, 2), (64, 1), (256, 2)])
 def test_student_sees_what_teacher_saw(teacher_pixels, recorder, batch_size, workers):
     train, _ = split_numbers()
     assert len(teacher_pixels) == VIEWS * len(train)

@@ -35,15 +35,20 @@ def test_a_good_store_is_left_alone(path, context, teacher):
     assert content(path) == before
 
 
+FILES = [
+    *("train/codes/c/1/0/0", "train/codes/zarr.json", "manifest.json", "train/keys/c/0"),
+    *("train/scale/c/2/1", "test/codes/c/0/0/0", "train/zarr.json", "zarr.json"),
+    *("test/digests/zarr.json", "validation/keys/c/0"),
+]
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "damage"),
     [
-        *("train/codes/c/1/0/0", "train/scale/c/2/1", "test/codes/c/0/0/0"),
-        *("train/codes/zarr.json", "train/zarr.json", "zarr.json", "train/keys/c/0"),
-        *("test/digests/zarr.json", "validation/keys/c/0", "manifest.json"),
+        *((name, "flip") for name in FILES),
+        *((name, damage) for name in FILES[:4] for damage in ("remove", "empty")),
     ],
 )
-@pytest.mark.parametrize("damage", ["flip", "remove", "empty"])
 def test_damage_is_mended_to_the_same_bytes(path, context, teacher, name, damage):
     before = content(path)
     file = path / name

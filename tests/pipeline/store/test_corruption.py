@@ -16,7 +16,7 @@ from pipeline.dump.run import cache_logits
 from pipeline.dump.verify import verify
 from pipeline.store.reader import LogitStore
 
-SHORT, LONG = 40, 500
+SHORT, LONG = 20, 500
 
 
 @pytest.fixture(scope="module", params=["affine8", "features"])
