@@ -1,4 +1,4 @@
-"""Dumps and sweeps on Ray, on this machine with two workers; `make heavy` runs these."""
+"""Dumps and sweeps on Ray, on this machine with two workers: `make heavy`; slow ones by hand."""
 
 from __future__ import annotations
 
@@ -90,14 +90,16 @@ def alone(project, edit) -> Path:
 
 
 @needs_ray
-def test_workers_write_the_bytes_of_one_process(project, alone, s3_server):
+def test_workers_write_the_bytes_of_one_process(project, alone):
     done = call(*ON_RAY)
     assert done.returncode == 0, done.stderr
     assert "main: 12 views, " in done.stdout
     assert differing(STORE, alone / STORE) == []
-    again = call(*ON_RAY)
-    assert again.returncode == 0
-    assert "complete, nothing to do" in again.stderr
+
+
+@needs_ray
+@pytest.mark.slow
+def test_workers_write_to_a_bucket_view_by_view(project, alone, s3_server):
     name = f"bucket-{os.urandom(4).hex()}"
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=name)
     done = call(*ON_RAY, "--by-view", "--out", f"s3://{name}/main.zarr")
@@ -109,6 +111,7 @@ def test_workers_write_the_bytes_of_one_process(project, alone, s3_server):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_killed_workers_and_a_killed_command_leave_no_trace(project, alone):
     records = STORE / "records"
     with begin(*ON_RAY) as process:
@@ -129,6 +132,7 @@ def test_killed_workers_and_a_killed_command_leave_no_trace(project, alone):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_terminated_command_ends_its_workers(project, edit):
     edit({"dumps": {"main": {"shard_rows": 16, "views": {"count": 40}}}})
     with begin(*ON_RAY) as process:
@@ -158,6 +162,7 @@ def test_an_address_without_a_cluster_is_told(project):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_a_sweep_trains_the_runs_that_the_commands_train(project):
     assert call("cache-logits", "main").returncode == 0
     one_by_one = project.with_name("one-by-one")
