@@ -28,7 +28,9 @@ IMPORTED = (
     *("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.stage.run", "dvc_data.index"),
 )
 CLIENT = """#!{python} -ISE
-import json, os, signal, socket, sys, time
+import ctypes, json, os, signal, socket, sys, time
+if "DVC_STAGE" in os.environ:  # as `stages.runtime.die_with_parent`
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 server = socket.socket(socket.AF_UNIX)
 while True:
     try:
