@@ -105,10 +105,13 @@ def _load() -> Any:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--on ray needs {error.name}, which is not installed; run: {extra_command('ray')}"
-        ) from None
-    return ray
+        missing = error.name
+    else:
+        # Without the library, a folder of this name imports as an empty package.
+        if hasattr(ray, "init"):
+            return ray
+        missing = "ray"
+    raise ConfigError(f"--on ray needs {missing}, which is not installed; run: {extra_command('ray')}")
 
 
 def _connect(ray: Any, engine: Engine, address: str | None) -> None:

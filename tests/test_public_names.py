@@ -57,7 +57,8 @@ OPTIONS = {
         "--workers",
         "--render",
     },
-    "export-logits": {"DUMP", "--format", "--out", "--fp16", "--shard-rows", "--like", "--trust-code"},
+    "export-logits": {"DUMP", "--format", "--out", "--fp16", "--shard-rows", "--like", "--trust-code"}
+    | {"--params", "--set"},
     "export": {
         "CHECKPOINT",
         "--format",
