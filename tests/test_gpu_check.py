@@ -34,8 +34,6 @@ from tests.benchmarks.gpu.processes import ROOT, Plan
 from tests.benchmarks.gpu.steps import AIMS, FULL_SECONDS, STEPS, Step
 from tests.benchmarks.gpu.table import markdown, read_results
 
-# Subprocesses import torch, on a machine that may be busy.
-pytestmark = pytest.mark.timeout(4 * 3600)
 SMALL = Setting(device="cpu", small=True)
 # Packages that a GPU machine may lack.
 ABSENT = ("dvc", "matplotlib", "moto", "onnx", "onnxruntime", "onnxscript", "timm")

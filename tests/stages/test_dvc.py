@@ -29,8 +29,7 @@ from tests.stages.dvc_projects import (
 )
 from tests.stages.test_interruption import content
 
-# Each is dozens of processes, of which each imports torch; `tests.patience` notices when one hangs.
-pytestmark = [pytest.mark.timeout(4 * 3600), pytest.mark.usefixtures("preloaded")]
+pytestmark = pytest.mark.usefixtures("preloaded")
 STORE = Path("data/logits/main.zarr")
 
 

@@ -144,7 +144,6 @@ def test_init_writes_a_project_with_pointers(tmp_path, monkeypatch):
     call("dvc", "stage", "list")
 
 
-@pytest.mark.timeout(4 * 3600)
 def test_dvc_tracks_the_pointer_and_students_refuse_another_store(dumped_by_dvc, tmp_path):
     student = "train-student@main-pupil-kd-0"
     place = tmp_path / "big"

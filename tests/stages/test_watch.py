@@ -89,7 +89,6 @@ def test_a_source_without_files_is_refused(texts):
         look(DataParams(source="folder:away", watch="x.watch"))
 
 
-@pytest.mark.timeout(3600)
 def test_the_command_keeps_the_file(texts):
     params = {"data": {"modality": "text", "source": "folder:texts", "watch": "texts.watch"}}
     Path("params.yaml").write_text(yaml.safe_dump(params))
