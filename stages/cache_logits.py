@@ -48,7 +48,7 @@ from stages.teachers import dumping, judging, tell_other_data
     "--by-view",
     is_flag=True,
     help="Finish each view before the next one, for students that --follow the dump; else all views of a "
-    "block of samples are made in turn. The bytes are the same; encoded images are decoded once per view.",
+    "block of samples are made in turn. The bytes are the same; encoded files are decoded once per view.",
 )
 @writes_store
 @runs_on_engine
@@ -131,7 +131,7 @@ def _on_engine(
     teacher = params.dump(dump).teacher
     context = judging(machine.context(params.data), params.teacher(teacher))
     tell_other_data(teacher, context.data.digest())
-    with started(engine) as cluster:
+    with naming_experiments(), started(engine) as cluster:
         if not cluster.gpus:
             # Held-out figures are computed here, and have the last bits of a worker's.
             set_num_threads(cluster.cpus)

@@ -17,7 +17,7 @@ from pipeline.core.errors import (
     counted,
     quoted,
 )
-from pipeline.core.hashing import difference
+from pipeline.core.hashing import difference, spec_digest
 from pipeline.core.progress import note
 from pipeline.dump.rehead import require_classes
 from pipeline.dump.verify import replay
@@ -91,6 +91,11 @@ def open_dump(
     if not allow_drift:
         return store, None
     return store, drift[name] if kind == "logits" else drift
+
+
+def store_digest(store: SoftLabels) -> str:
+    """Return a digest of everything that determines a store's soft labels, for the record of a run."""
+    return spec_digest(store.identity())
 
 
 def _kind_asked(params: Params, name: str) -> Kind:

@@ -47,7 +47,7 @@ from stages.runtime import bound_threads
     "folder",
     type=click.Path(path_type=Path),
     default=None,
-    help="Compare outputs on the image files of this folder.  [default: the test split of data/prepared]",
+    help="Compare outputs on the files of this folder.  [default: the test split of data/prepared]",
 )
 @click.option(
     "--samples",
@@ -111,9 +111,9 @@ def _samples(folder: Path | None, card: ModelCard, count: int) -> Split:
     try:
         held_out = PreparedData.open(paths.PREPARED).test
     except DataError as error:
-        raise DataError(f"{error}; or compare on a folder of images: --images FOLDER") from None
+        raise DataError(f"{error}; or compare on a folder of files: --images FOLDER") from None
     if not len(held_out):
-        raise DataError(f"{paths.PREPARED}: has no test images to compare on; use --images FOLDER")
+        raise DataError(f"{paths.PREPARED}: has no test samples to compare on; use --images FOLDER")
     chosen = held_out.spread(count)
     chosen.require_unchanged(np.arange(len(chosen)))
     return chosen

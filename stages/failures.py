@@ -63,6 +63,8 @@ def explain(error: Exception) -> str:
     """Return one line about the error that stopped a command: failure, reason, remedy."""
     if isinstance(error, PipelineError):
         return str(error)
+    if isinstance(error, click.ClickException):
+        return error.format_message()
     if is_out_of_memory(error):
         return _about_memory(error)
     if _says(error, _OUT_OF_THREADS):

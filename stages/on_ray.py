@@ -18,14 +18,21 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import ConfigError, EngineError, PipelineError, brief, counted
+from pipeline.core.errors import (
+    ConfigError,
+    EngineError,
+    MismatchError,
+    PipelineError,
+    brief,
+    counted,
+)
 from pipeline.core.package import extra_command
-from pipeline.core.progress import note
+from pipeline.core.progress import duration, note
 from pipeline.dump.crew import Begun, DumpWorker, Unit
 from pipeline.dump.plan import plan_dump
 from pipeline.modalities.table import MODALITIES
@@ -35,7 +42,9 @@ from stages.engine import Engine, threads_per_worker
 from stages.environment import fill_in
 from stages.failures import explain
 from stages.machine import find_machine
+from stages.options import MOST_WORKERS
 from stages.params import Params
+from stages.ranks import without_launcher
 from stages.runtime import STARTED_BY, command_line, usable_processors
 from stages.teachers import dumping
 
@@ -94,12 +103,18 @@ def started(engine: Engine) -> Iterator[Cluster]:
         ) from error
     try:
         yield _cluster(ray, engine, is_here=address is None)
+    except ConnectionError as error:
+        raise EngineError(
+            f"ray: the cluster is gone ({brief(error)}); finished work is kept; start it, and run the "
+            "command again"
+        ) from error
     finally:
         ray.shutdown()
 
 
 def _load() -> Any:
-    # Read when Ray is imported. Workers without a GPU see none in any case.
+    # Read when Ray is imported. 0: the GPUs of a worker without one are not hidden from it, which Ray would
+    # announce with a warning; it is told to use the CPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -210,7 +225,7 @@ class RayCrew:
             modality=params.data.modality,
             dump=dump,
             place=place,
-            engine=engine,
+            engine=engine if cluster.gpus else replace(engine, device="cpu"),
             threads=cluster.cpus,
             is_here=cluster.is_here,
         )
@@ -229,7 +244,8 @@ class RayCrew:
         ray = self._cluster.ray
         while not (there := _done(ray, self._starting)):
             self._tell_waiting()
-        call = self._starting[there[0]].begin.remote()
+        call = self._starting[there[0]].begin.remote(self.size)
+        note("ray: a worker opens the dump and makes its held-out samples")
         while not _done(ray, [call]):
             continue
         begun, notes = _result(ray, call)
@@ -240,10 +256,15 @@ class RayCrew:
     def make(self, begun: Begun, units: Sequence[Unit]) -> Iterator[Unit]:
         """Give each worker that has started a unit at a time; yield each one when it is written."""
         ray, waiting, running = self._cluster.ray, deque(units), dict[Any, tuple[Any, Unit]]()
+        silent = 0
         while waiting or running:
             done = _done(ray, [*self._starting, *running])
+            silent = 0 if done else silent + 1
             if not done and not running:
                 self._tell_waiting()
+            elif silent and not silent & (silent - 1):  # a power of two: after 30 s, 1, 2, 4, … minutes
+                since = duration(silent * _PATIENCE_SECONDS)
+                note(f"ray: {counted(len(running), 'unit')} under way, none finished for {since}")
             for call in done:
                 _result(ray, call)
                 if call in running:
@@ -260,11 +281,11 @@ class RayCrew:
 
     def _tell_waiting(self) -> None:
         needs, has = self._cluster.needs, self._cluster.ray.available_resources()
-        free = f"{has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs"
-        note(
-            f"ray: no worker has started yet; each needs {needs['num_cpus']} CPUs and {needs['num_gpus']} "
-            f"GPUs, and {free} are free; waiting"
+        wanted, free = (
+            f"{counted(int(found.get(cpu, 0)), 'CPU')} and {counted(int(found.get(gpu, 0)), 'GPU')}"
+            for found, cpu, gpu in ((needs, "num_cpus", "num_gpus"), (has, "CPU", "GPU"))
         )
+        note(f"ray: no worker has started yet; each needs {wanted}, and free are {free}; waiting")
 
 
 class _DumpActor:
@@ -277,10 +298,10 @@ class _DumpActor:
     def ready(self) -> None:
         """Return as soon as the process has started."""
 
-    def begin(self) -> tuple[Begun, list[str]]:
-        """Begin the dump; return the notes that it printed, too."""
+    def begin(self, sharing: int) -> tuple[Begun, list[str]]:
+        """Begin the dump that so many workers share; return the notes that it printed, too."""
         with _told(self._job), redirect_stderr(io.StringIO()) as printed:
-            return self._worker.begin(), printed.getvalue().splitlines()
+            return self._worker.begin(sharing), printed.getvalue().splitlines()
 
     def make(self, begun: Begun, unit: Unit) -> None:
         """Make the shards of a unit."""
@@ -329,7 +350,9 @@ def _told(job: DumpJob) -> Iterator[None]:
         yield
     except Exception as error:
         where = "" if job.is_here else f" (worker on {socket.gethostname()})"
-        raise EngineError(f"{explain(error)}{where}") from error
+        # Its class matters to the command: under `dvc exp run` it has another remedy.
+        kind = MismatchError if isinstance(error, MismatchError) else EngineError
+        raise kind(f"{explain(error)}{where}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,16 +379,26 @@ def run_commands(cluster: Cluster, commands: Mapping[str, Sequence[str]]) -> Ite
     while waiting or running:
         while waiting and len(running) < cluster.workers:
             name, arguments = waiting.popleft()
-            running[task.remote(str(Path.cwd()), list(arguments), cluster.cpus)] = name
+            words = [*arguments, *(() if cluster.gpus else ("--device", "cpu"))]
+            running[task.remote(str(Path.cwd()), words, cluster.cpus)] = name
         for call in _done(ray, running):
-            yield running.pop(call), _result(ray, call)
+            yield running.pop(call), _ended(ray, call)
+
+
+def _ended(ray: Any, call: Any) -> Ended:
+    """Return the result of a command; one that Ray gave up has failed, and stops no other."""
+    try:
+        return _result(ray, call)  # type: ignore[no-any-return]
+    except PipelineError as error:
+        return Ended(status=1, stdout="", stderr=str(error))
 
 
 def _run_command(folder: str, arguments: Sequence[str], threads: int) -> Ended:
     _enter(folder)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    # `ray start` may itself have been started by srun.
+    environment = {**without_launcher(os.environ), "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(  # noqa: S603
-        command_line([*arguments, "--workers", str(threads)]),
+        command_line([*arguments, "--workers", str(min(threads, MOST_WORKERS))]),
         env={**environment, STARTED_BY: str(os.getpid())},
         capture_output=True,
         text=True,
@@ -393,7 +426,7 @@ def _result(ray: Any, call: Any) -> Any:
         raise (cause if isinstance(cause, PipelineError) else EngineError(explain(cause))) from error
     except ray.exceptions.RayError as error:
         raise EngineError(
-            f"ray: a worker died {_TRIES + 1} times at the same work, or its cluster is gone "
-            f"({brief(error)}); expected workers with enough memory; use fewer --workers or a lower "
-            "batch_size, and run the command again"
+            f"ray: a worker could not start, or died {_TRIES + 1} times at the same work, or its cluster "
+            f"is gone ({brief(error)}); expected workers with enough memory; use fewer --workers or a "
+            "lower batch_size, and run the command again"
         ) from error

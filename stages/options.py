@@ -22,6 +22,11 @@ else:  # ParamType is generic only since click 8.4
     _ParamType = click.ParamType
 
 Command = Callable[..., Any]
+MOST_WORKERS = 256
+_WORKERS_ON_ENGINE = (
+    "Decoding and rendering threads; with --on the number of worker processes.  [default: one per "
+    "available CPU, or with --on one per GPU, or CPU if there is none; ranks share them]"
+)
 
 
 class SliceType(_ParamType):
@@ -203,10 +208,7 @@ def runs_on_engine(command: Command) -> Command:
     """
 
     @_on
-    @_asks_for_machine(
-        "Decoding and rendering threads; with --on the number of worker processes.  [default: one per "
-        "available CPU, or with --on one per GPU, or CPU if there is none; ranks share them]"
-    )
+    @_asks_for_machine(_WORKERS_ON_ENGINE)
     @functools.wraps(command)
     def wrapped(on: str | None, device: str, workers: int | None, render: str, **arguments: Any) -> Any:
         from stages.machine import find_machine
@@ -215,6 +217,22 @@ def runs_on_engine(command: Command) -> Command:
             return command(machine=find_machine(device, workers, render), engine=None, **arguments)
         engine = make_engine(on, device, workers, render)
         return command(machine=find_machine("cpu", None, "cpu"), engine=engine, **arguments)
+
+    return wrapped
+
+
+def starts_on_engine(command: Command) -> Command:
+    """Add the options of `runs_on_engine` to a command that only starts others.
+
+    The command gets `engine`, or None; it looks for no device itself, so that it takes no GPU memory.
+    """
+
+    @_on
+    @_asks_for_machine(_WORKERS_ON_ENGINE)
+    @functools.wraps(command)
+    def wrapped(on: str | None, device: str, workers: int | None, render: str, **arguments: Any) -> Any:
+        engine = None if on is None else make_engine(on, device, workers, render)
+        return command(engine=engine, **arguments)
 
     return wrapped
 
@@ -262,10 +280,12 @@ def _asks_for_machine(workers_help: str) -> Callable[[Command], Command]:
                 type=click.Choice(("auto", "cpu", "device")),
                 default="auto",
                 show_default=True,
-                help="Where to render images; the pixels are the same. auto: on a GPU if all images have "
+                help="Where to render views; the values are the same. auto: on a GPU if all samples have "
                 "one size.",
             ),
-            click.option("--workers", type=click.IntRange(1, 256), default=None, help=workers_help),
+            click.option(
+                "--workers", type=click.IntRange(1, MOST_WORKERS), default=None, help=workers_help
+            ),
             click.option(
                 "--device",
                 default="auto",

@@ -6,7 +6,7 @@ Under another launcher, every process would do the whole work and write the same
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +52,12 @@ def require_alone() -> None:
     """
     several = {"torchrun": ("WORLD_SIZE", "RANK")} if under_torchrun() else _launchers()
     _refuse_several(several, "one process; run the command once, without a launcher")
+
+
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return environment variables without those of launchers, for a process that is none of theirs."""
+    names = {name for pair in _LAUNCHERS.values() for name in pair}
+    return {name: value for name, value in environment.items() if name not in names}
 
 
 def _refuse_several(launchers: dict[str, tuple[str, str]], expected: str) -> None:

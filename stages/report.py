@@ -22,7 +22,7 @@ from pipeline.store.soft_labels import SoftLabels
 from pipeline.tasks.table import find_task
 from pipeline.tasks.task import Task
 from stages import paths
-from stages.dumps import dumps_in, require_as_asked, require_described_teacher
+from stages.dumps import dumps_in, require_as_asked, require_described_teacher, store_digest
 from stages.labels import tell_changed_labels
 from stages.machine import open_prepared
 from stages.options import reads_params
@@ -95,6 +95,9 @@ def _collect(params: Params, stores: dict[str, SoftLabels], data: PreparedData, 
         _tell_other_parameters(params, name, plan, run)
         if run.dataset not in (None, dataset):
             note(f"{name}: trained on different data than {paths.PREPARED} holds now; run: {plan.command}")
+        store = stores.get(plan.dump or "")
+        if store is not None and run.store not in (None, store_digest(store)):
+            note(f"{name}: dump {plan.dump} has been made again since it was trained; run: {plan.command}")
     dumps = {
         name: dump_figures(store.summary(), store.teacher_names, tell_changed_labels(store, data))
         for name, store in stores.items()

@@ -46,7 +46,8 @@ STARTED_BY = "PIPELINE_STARTED_BY"
 
 def command_line(arguments: Sequence[str]) -> list[str]:
     """Return the words that run a command of this program with the same Python."""
-    return [sys.executable, "-c", "from stages.cli import main; main()", *arguments]
+    # -P: no module of the working folder is imported in place of this program's.
+    return [sys.executable, "-P", "-c", "from stages.cli import main; main()", *arguments]
 
 
 def die_with_parent() -> None:
@@ -65,7 +66,7 @@ def die_with_parent() -> None:
 # CPUs that this process may use, limited by affinity and cgroups.
 #
 # `os.cpu_count()` counts the whole machine. E.g. a container with a quota of 2 of 96 CPUs would start 96
-# threads, each with an image in memory. Memory limits are ignored.
+# threads. Memory limits are ignored: samples being decoded are bounded in bytes, see samples/reading.py.
 
 
 def default_workers(sharing: int = 1) -> int:

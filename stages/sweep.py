@@ -14,9 +14,9 @@ from pipeline.core.progress import note
 from pipeline.report.runs import PlannedRun
 from pipeline.tasks.table import find_task
 from stages.engine import Engine
-from stages.machine import Machine, open_prepared
+from stages.machine import open_prepared
 from stages.on_ray import Ended, run_commands, started
-from stages.options import reads_params, runs_on_engine
+from stages.options import reads_params, starts_on_engine
 from stages.params import Params
 from stages.ranks import require_alone
 from stages.report import open_stores, write_report
@@ -27,19 +27,19 @@ _DVC = ("dvc.yaml", ".dvc")
 
 
 @click.command()
-@runs_on_engine
+@starts_on_engine
 @reads_params
-def command(params: Params, machine: Machine, engine: Engine | None) -> None:
+def command(params: Params, engine: Engine | None) -> None:
     """Train every run that `sweep` of params.yaml lists and that is missing, and write the report.
 
-    A run whose parameters or data have changed since is trained again. Each run is a process of its own,
-    `pipeline train-student`: one after the other, or with --on as many at a time as Ray has workers. The
-    dumps must be complete. Interrupted runs resume.
+    A run whose parameters, data or dump have changed since is trained again. Each run is a process of its
+    own, `pipeline train-student`: one after the other, or with --on as many at a time as Ray has workers.
+    The dumps must be complete. Interrupted runs resume.
     """
     require_alone()
     data, every = open_prepared(params.data), runs_of(params)
-    open_stores(params)
-    missing = missing_runs(params, find_task(params.data.task), data.digest())
+    stores = open_stores(params)
+    missing = missing_runs(params, find_task(params.data.task), data.digest(), stores)
     note(f"{len(missing)} of {counted(len(every), 'run')} to train")
     commands = {name: _arguments(plan) for name, plan in missing.items()}
     if engine is None:
@@ -77,8 +77,9 @@ def _one_by_one(commands: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, En
             try:
                 told, _ = process.communicate()
             except BaseException:
-                # Not killed: it saves its state.
+                # Not killed: it saves its state, and holds its lock until it has ended.
                 process.terminate()
+                process.wait()
                 raise
         yield name, Ended(status=process.returncode, stdout=told, stderr="")
 

@@ -28,7 +28,7 @@ from pipeline.training.loop import RunSpec
 from pipeline.training.run import train
 from pipeline.training.state import TrainingResult
 from stages import paths
-from stages.dumps import open_dump
+from stages.dumps import open_dump, store_digest
 from stages.machine import Machine
 from stages.options import reads_params, reads_store, runs_on_device
 from stages.outputs import Outputs, main_figure, test_figures
@@ -114,6 +114,7 @@ def command(
                 "drift": drift,
                 "made_with": canonical_json(made_by),
                 "dataset": context.data.digest(),
+                "store": None if store is None else store_digest(store),
             }
             with naming_epoch(result.best_epoch, network, spec.training):
                 run.write(context, network, card, result, teacher_logits=logits, told=told, log=log)

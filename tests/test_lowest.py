@@ -33,6 +33,15 @@ def test_every_lower_bound_is_tried_but_those_of_torch_and_dvc(lowest):
         assert below == [version]
 
 
+def test_torch_is_not_allowed_below_a_reported_hole():
+    # CVE-2026-24747: before 2.10, loading weights only could run code of a file.
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    allowed = {Requirement(line).name: Requirement(line).specifier for line in lines}
+    assert Version("2.10") in allowed["torch"]
+    assert not any(Version(version) in allowed["torch"] for version in ("2.9.1", "2.9.99"))
+    assert not any(Version(version) in allowed["torchvision"] for version in ("0.24.1", "0.24.99"))
+
+
 def test_the_lower_bounds_of_the_extras_that_commands_import_are_tried(lowest):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     tried = lowest.lowest_extras(ROOT / "pyproject.toml")

@@ -68,5 +68,6 @@ def _lines(items: Iterable[T], description: str, total: int, unit: str, per_item
         if now - last >= _SECONDS_BETWEEN_LINES and done < total:
             rate = done / (now - start)
             left = (total - done) / rate
-            note(f"{description}: {done:,} of {total:,} {plural(unit)}, {rate:,.0f}/s, {left:,.0f} s left")
+            pace = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+            note(f"{description}: {done:,} of {total:,} {plural(unit)}, {pace}/s, {left:,.0f} s left")
             last = now

@@ -70,14 +70,17 @@ class DumpWorker:
         self._path, self._plan = behind_links(path), plan
         self._maker: ShardMaker | None = None
 
-    def begin(self) -> Begun:
+    def begin(self, sharing: int = 1) -> Begun:
         """Open the store and make its held-out shards; done once, by one worker.
+
+        Args:
+            sharing: number of workers, for the forecast of the time.
 
         Raises:
             ModelError, MismatchError, LockedError: see `run_dump`.
         """
         with ExitStack() as held:
-            self._maker, planned = begin_dump(self._path, self._plan, WHOLE, held)
+            self._maker, planned = begin_dump(self._path, self._plan, WHOLE, held, sharing=sharing)
         return Begun(header=planned.header, versions=_versions(planned))
 
     def make(self, begun: Begun, unit: Unit) -> None:
@@ -152,8 +155,8 @@ def run_shared_dump(context: RunContext, path: Root, crew: Crew, *, by_view: boo
         made = chain.from_iterable(crew.make(begun, units))
         for _ in track(made, "dump", total=len(missing), unit="shard"):
             pass
-    with_units = replace(context, task=context.task.restored(header.layout.measures))
-    manifest = complete(path, header, with_units, completes=True)
+    judged = replace(context, task=context.task.restored(header.layout.measures))
+    manifest = complete(path, header, judged, completes=True)
     if manifest is None:
         raise StoreError(f"{path}: finished shards have disappeared; run the command again to rewrite them")
     tell_pending(path)

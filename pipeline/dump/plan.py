@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.codecs import Codec, codec_fingerprint, find_codec, state_shapes
+from pipeline.codecs import Codec, codec_fingerprint, find_codec
 from pipeline.codecs.rule import Measures
 from pipeline.core.errors import CorruptStoreError, MismatchError
 from pipeline.core.progress import note
@@ -28,7 +28,7 @@ from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import RESTORE
-from pipeline.store.frame import has_frame, read_state
+from pipeline.store.frame import has_frame, is_framed, read_state
 from pipeline.store.growth import frame_folder, growth_folder, is_growing, read_growth, writing_folder
 from pipeline.store.header import Fingerprint, Header
 from pipeline.store.index import (
@@ -43,7 +43,6 @@ from pipeline.store.index import (
     require_same_making,
 )
 from pipeline.store.layout import (
-    CODEC_GROUP,
     MANIFEST,
     SCHEMA,
     ZARR_JSON,
@@ -162,9 +161,7 @@ def _is_claimed(context: RunContext, teacher: Teacher, spec: DumpSpec, path: Roo
     if at(path).has_locks or at(path).exists(MANIFEST):
         return False
     header = Header.read(Location(path))
-    state = (f"{CODEC_GROUP}/{name}/{ZARR_JSON}" for name in state_shapes(header.layout.codec))
-    frame = {*header.layout.frame_files(), *state}
-    if len(at(path).sizes_of(frame)) == len(frame):
+    if is_framed(path, header.layout):
         return False
     require_same_making(path, header, _wanted(context, teacher, spec))
     return True

@@ -171,7 +171,7 @@ class DecodedBlocks:
         if any(block.shards > 1 for block in large):
             size = max(int(block.images.array_bytes(block.rows).sum()) for block in large)
             note(
-                f"a shard's decoded images take up to {size / 1e9:.1f} GB; {BLOCK_BYTES / 1e9:.1f} GB of "
+                f"a shard's decoded samples take up to {size / 1e9:.1f} GB; {BLOCK_BYTES / 1e9:.1f} GB of "
                 "them are decoded once, the rest for every view; to decode all of them once, lower "
                 "data.short_side, or make a new dump with fewer shard_rows"
             )

@@ -100,7 +100,7 @@ def _run(
 
 
 def begin_dump(
-    path: Root, plan: Callable[[], DumpPlan], part: Slice, held: ExitStack
+    path: Root, plan: Callable[[], DumpPlan], part: Slice, held: ExitStack, *, sharing: int = 1
 ) -> tuple[ShardMaker | None, DumpPlan]:
     """Plan a dump, create or grow its store, and make its held-out shards.
 
@@ -109,6 +109,7 @@ def begin_dump(
         plan: makes the plan; called again if another process changes the store meanwhile.
         part: the slice of training shards that the caller makes next.
         held: gets the lock of that slice.
+        sharing: number of processes that make this slice together, for the forecast of the time.
 
     Returns:
         A maker of its shards, or None for a complete store, and the plan.
@@ -122,12 +123,12 @@ def begin_dump(
     clean_up(path, wait)
     begun = None
     while begun is None:
-        begun = _begin(path, plan, part, wait, held)
+        begun = _begin(path, plan, part, wait, held, sharing)
     return begun
 
 
 def _begin(
-    path: Root, plan: Callable[[], DumpPlan], part: Slice, wait: float, held: ExitStack
+    path: Root, plan: Callable[[], DumpPlan], part: Slice, wait: float, held: ExitStack, sharing: int
 ) -> tuple[ShardMaker | None, DumpPlan] | None:
     """Open a store for a slice of its shards, and make its held-out shards.
 
@@ -141,14 +142,14 @@ def _begin(
     form = form_of(path)
     ahead = plan() if at(path).exists(ZARR_JSON) else None
     if ahead is not None:
-        require_room(path, _need(ahead, part, ahead.missing, ahead.rates))
+        require_room(path, _need(ahead, part, sharing, ahead.missing, ahead.rates))
         require_resumable(ahead)
     with gate(path, wait, free_of=part, writers_seconds=WAIT_SECONDS):
         if form_of(path) != form:
             return None
         planned = ahead or plan()
         if ahead is None:
-            require_room(path, _need(planned, part, planned.missing, planned.rates))
+            require_room(path, _need(planned, part, sharing, planned.missing, planned.rates))
         open_store(planned)
         if is_complete(path, planned.header):
             return None, planned
@@ -170,18 +171,18 @@ def _begin(
         if planned.rates.bytes_per_row is None:
             # The codec needed no pilot, so the held-out shards, just made, give the rates.
             missing = [shard for shard in planned.missing if shard.section == "train"]
-            require_room(path, _need(planned, part, missing, dump.rates()))
+            require_room(path, _need(planned, part, sharing, missing, dump.rates()))
     return dump, planned
 
 
-def _need(plan: DumpPlan, part: Slice, missing: Sequence[ShardId], rates: Rates) -> Need:
-    """Return the needs of missing shards: disk for all of them, time for this process's part."""
+def _need(plan: DumpPlan, part: Slice, sharing: int, missing: Sequence[ShardId], rates: Rates) -> Need:
+    """Return the needs of missing shards: disk for all of them, time for this process's share of a part."""
     layout = plan.header.layout
     train = [shard for shard in layout.shards() if shard.section == "train"]
     others = set(train).difference(part.of(train))
     return Need.of(
         rows=sum(map(layout.n_rows, missing)),
-        own_rows=sum(layout.n_rows(shard) for shard in missing if shard not in others),
+        own_rows=sum(layout.n_rows(shard) for shard in missing if shard not in others) // sharing,
         rates=rates,
         memory_bytes=memory_bytes(layout, plan.codec, plan.context.data.train),
     )

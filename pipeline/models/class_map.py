@@ -36,7 +36,7 @@ def count_logits(network: nn.Module, name: str, preprocessing: Preprocessing) ->
     outputs = try_out(network, name, preprocessing.normalise(preprocessing.example(2)))
     if outputs.ndim != 2 or len(outputs) != 2:
         raise ModelError(
-            f"model {name} returns shape {tuple(outputs.shape)} for two images; expected logits (2, C); "
+            f"model {name} returns shape {tuple(outputs.shape)} for two samples; expected logits (2, C); "
             "choose a different model"
         )
     return outputs.shape[1]

@@ -96,11 +96,18 @@ class LocalPlace(Place):
         return self._written(name, content, os.replace)
 
     def put_if_absent(self, name: str, content: bytes) -> Tag | None:
-        """Create a file, durably, unless the name is taken; a link never replaces."""
+        """Create a file, durably, unless the name is taken.
+
+        A link to nothing, e.g. into a cache of DVC that was emptied, counts as absent and is replaced.
+        """
         try:
             return self._written(name, content, _link)
         except FileExistsError:
-            return None
+            path = self.folder / name
+            if path.exists() or not path.is_symlink():
+                return None
+        remove_inside(self.folder, name)
+        return self.put_if_absent(name, content)
 
     def put_if_match(self, name: str, content: bytes, tag: Tag) -> Tag | None:
         """Replace a file if it still has this tag."""

@@ -83,7 +83,8 @@ class Run:
         macs, cpu_latency_ms: cost per sample. Fields with a default are missing in runs of older versions.
         classes, confusions: tables of the test images.
         made_with: the parameters of the run as JSON; None for a run of an older version.
-        dataset: digest of the training data; None for a run of an older version.
+        dataset, store: digests of the training data and of the soft labels; None for a run of an older
+            version, and without a dump.
     """
 
     student: str
@@ -102,6 +103,7 @@ class Run:
     history: tuple[Epoch, ...]
     made_with: str | None = None
     dataset: str | None = None
+    store: str | None = None
 
     @property
     def main(self) -> float | None:
@@ -166,6 +168,7 @@ def read_run(folder: Path, planned: PlannedRun, task: Task) -> Run:
         history=_read_history(folder / "history.csv", f"validation_{figures[0]}", planned.command),
         made_with=metrics.get("made_with"),
         dataset=metrics.get("dataset"),
+        store=metrics.get("store"),
     )
 
 
@@ -232,7 +235,7 @@ def _read_history(path: Path, main: str, command: str) -> tuple[Epoch, ...]:
         )
     except FileNotFoundError:
         raise _missing(path, command) from None
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(
             f"{path}: not a training history ({error}); expected epoch, loss and {main}; run: {command}"
         ) from None

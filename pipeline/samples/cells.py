@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError, counted, first_of, quoted
+from pipeline.samples.samples import UNLABELLED
 
 
 def require_regular(path: Path) -> None:
@@ -104,15 +105,15 @@ def text_of_cell(where: object, column: str, value: object) -> str:
 
 
 def label_of_cell(where: object, column: str, value: object) -> str | None:
-    """Return the name of the class in a cell; None for unlabelled: a missing, empty or -1 label.
+    """Return the name of the class in a cell; None for unlabelled: a missing or empty label, or -1.
 
     Raises:
         DataError: a list, an object, bytes or an infinite number, or text that UTF-8 cannot hold.
 
-    >>> [label_of_cell("row", "label", value) for value in ("sea", 2.0, True, -1, "", None)]
-    ['sea', '2', 'True', None, None, None]
+    >>> [label_of_cell("row", "label", value) for value in ("sea", 2.0, True, -1, "-1", "", None)]
+    ['sea', '2', 'True', None, None, None, None]
     """
-    if value is None or value == "" or value == -1 or value != value:
+    if value is None or value in ("", "-1", UNLABELLED) or value != value:
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # a column of integers with gaps

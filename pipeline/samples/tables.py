@@ -47,6 +47,15 @@ def decoded_text(path: Path) -> str:
         ) from None
 
 
+def header_of(path: Path, delimiter: str = ",") -> list[str]:
+    """Return the names of a table's columns; none if the first line is none of a table."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        try:
+            return next(csv.reader(file, delimiter=delimiter), [])
+        except csv.Error:  # e.g. a field of more than 128 kB
+            return []
+
+
 def read_delimited(path: Path, delimiter: str) -> Columns:
     """Read values divided by commas, which may be quoted, or by tabs, which may not.
 

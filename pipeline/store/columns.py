@@ -99,7 +99,7 @@ def _read(
             Zstd().decode(content, values[place])
 
     deque(side_by_side(unpack, range(len(names)), at_once), maxlen=0)
-    return values.reshape(-1)
+    return values.reshape(-1).astype(np.uint64, copy=False)
 
 
 def _rows_of(metadata: bytes) -> Shape:

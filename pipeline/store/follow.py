@@ -28,7 +28,7 @@ from pipeline.places.location import Location
 from pipeline.places.place import required
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.catalogue import Catalogue
-from pipeline.store.frame import frame_files
+from pipeline.store.frame import frame_files, is_framed
 from pipeline.store.header import Header
 from pipeline.store.index import read_index
 from pipeline.store.layout import MANIFEST, ZARR_JSON, ShardId, Span
@@ -244,7 +244,11 @@ def follow(path: Root, *, timeout_seconds: float = TIMEOUT_SECONDS) -> LogitStor
 
 
 def _has_begun(path: Root) -> bool:
-    return any(at(path).exists(name) for name in (ZARR_JSON, MANIFEST))
+    """Whether a store is complete or has its frame; in object storage, the frame follows the header."""
+    place = at(path)
+    return place.exists(MANIFEST) or (
+        place.exists(ZARR_JSON) and is_framed(path, Header.read(Location(path)).layout)
+    )
 
 
 def _digests(path: Root, names: Sequence[str]) -> dict[str, str]:

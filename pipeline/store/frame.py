@@ -15,6 +15,7 @@ from zarr.codecs import TransposeCodec, ZstdCodec
 from zarr.core.buffer import Buffer, cpu
 from zarr.storage import MemoryStore
 
+from pipeline.codecs import state_shapes
 from pipeline.core.errors import LockedError
 from pipeline.core.files import parse_object
 from pipeline.core.hashing import canonical_json
@@ -124,6 +125,13 @@ def _read_frame(path: Root) -> dict[str, Buffer]:
         for name, content in zip(names, contents, strict=True)
         if content is not None
     }
+
+
+def is_framed(path: Root, layout: Layout) -> bool:
+    """Whether a store has all files of its frame; in object storage, the header is written before them."""
+    state = (f"{CODEC_GROUP}/{name}/{ZARR_JSON}" for name in state_shapes(layout.codec))
+    names = {*layout.frame_files(), *state}
+    return len(at(path).sizes_of(names)) == len(names)
 
 
 def has_frame(path: Root, header: Header, state: Mapping[str, Tensor]) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.stages.forks import Forks
 from tests.stages.projects import DUMPED, MADE, TRAINED, Step, content
+from tests.stages.test_kills import features
 
 STORE = "data/logits/main.zarr"
 SHORT, LONG = 4, 300
@@ -55,6 +56,17 @@ READERS = {
         makes=("reports",),
         after=TRAINED,
         tells="because its logits are not on this machine",
+    ),
+    "probe": Reader(
+        command="cache-logits new",
+        reads=(PREPARED, f"{STORE}/**/*"),
+        makes=("data/logits/new.zarr",),
+        after=(features, *DUMPED),
+    ),
+    "export-logits": Reader(
+        command="export-logits main --format wds --out tars",
+        reads=(PREPARED, f"{STORE}/**/*"),
+        makes=("tars",),
     ),
     "verify": Reader(command=f"verify {STORE}", reads=(f"{STORE}/**/*",), always=True),
     "verify-data": Reader(command="verify --data", reads=(PREPARED,), always=True),

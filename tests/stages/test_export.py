@@ -84,7 +84,7 @@ def test_other_images_can_be_compared_on(project, capsys):
     shutil.rmtree("data/prepared")
     arguments = ["export", TEACHER, "--format", "pt2", "--out", "tutor.pt2"]
     assert run(*arguments) == 1
-    assert "pipeline prepare; or compare on a folder of images: --images FOLDER" in capsys.readouterr().err
+    assert "pipeline prepare; or compare on a folder of files: --images FOLDER" in capsys.readouterr().err
     assert run(*arguments, "--images", "photos", "--samples", 2) == 0
     assert "2 samples in batches of 1" in capsys.readouterr().out
 

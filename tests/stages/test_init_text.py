@@ -118,6 +118,17 @@ def test_a_lone_column_without_a_usual_name_is_the_missing_one(here, header, col
     assert f"column {guess}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["[" * 5000, "x" * 200_000 + ",label\n1,2\n", "", "\0\n", "[1]\n"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_what_is_no_table_is_one_line(here, capsys, suffix, content):
+    Path(f"table.{suffix}").write_text(content)
+    assert run("init", f"table.{suffix}") == 1
+    error = capsys.readouterr().err
+    assert f"table.{suffix}: " in error
+    assert error.count("\n") == 1
+    assert "unexpected" not in error
+
+
 def test_a_table_without_texts_is_one_line(here, capsys):
     Path("table.csv").write_text("number,size,label\n1,2,a\n")
     assert run("init", "table.csv") == 1

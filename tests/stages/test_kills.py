@@ -67,6 +67,28 @@ def second_dump(folder: Path) -> None:
     edited(folder, change)
 
 
+def features(folder: Path) -> None:
+    """Let the dump keep features, and define a probe on it."""
+
+    def change(params: dict[str, Any]) -> None:
+        params["dumps"]["main"].update(codec="features", max_kl=1e-6)
+        params["probes"] = {"new": {"of": "main", "max_kl": 1}}
+
+    edited(folder, change)
+
+
+def texts(folder: Path) -> None:
+    """Take texts from a table."""
+    lines = [f"wave {n} salt ship,sea\ntree {n} moss,wood" for n in range(40)]
+    (folder / "notes.csv").write_text("\n".join(["text,label", *lines]))
+
+    def change(params: dict[str, Any]) -> None:
+        params["data"] = {"modality": "text", "source": "csv:notes.csv", "validation": 0.2}
+        params["training"]["views"], params["dumps"]["main"]["views"] = {"seed": 3}, {"seed": 3, "count": 2}
+
+    edited(folder, change)
+
+
 def older(folder: Path) -> None:
     """Make the store one of schema 3."""
     to_schema_3(folder / STORE, splits_of(PreparedData.open(folder / "data/prepared")))
@@ -106,6 +128,7 @@ SCENARIOS = {
     "prepare": Scenario(command="prepare"),
     "prepare-more-images": Scenario(command="prepare", before=("prepare", more_images)),
     "prepare-encoded": Scenario(command="prepare", before=(image_files,)),
+    "prepare-texts": Scenario(command="prepare", before=(texts,)),
     "teacher": Scenario(command="train-teacher tutor", before=("prepare",)),
     "dump": Scenario(command=DUMP, before=MADE),
     "second-half": Scenario(command=HALVES[1], before=(*MADE, HALVES[0])),
@@ -120,6 +143,8 @@ SCENARIOS = {
     "student": Scenario(command="train-student pupil kd 0 --dump main", before=DUMPED),
     "baseline": Scenario(command="train-student pupil scratch 0", before=DUMPED),
     "ensemble": Scenario(command="cache-logits both", before=(*DUMPED, second_dump, "cache-logits other")),
+    "probe": Scenario(command="cache-logits new", before=(features, *DUMPED)),
+    "export-logits": Scenario(command="export-logits main --format wds --out tars", before=DUMPED),
     "report": Scenario(command="report", before=TRAINED),
     "export": Scenario(command=EXPORT, before=MADE),
 }

@@ -91,8 +91,11 @@ def test_a_number_of_ranks_that_is_none_is_one(monkeypatch, given, expected):
         *(["prepare"], ["train-teacher", "tutor"], ["train-student", "pupil", "scratch", "0"]),
         *(["cache-logits", "main"], ["report"], ["verify", "data/logits/main.zarr", "--repair"]),
         ["export", "models/teachers/tutor.pt", "--format", "pt2", "--out", "tutor.pt2"],
+        *(["sweep"], ["rehead", "main", "--head", "head.npz", "--out", "other"]),
+        ["export-logits", "main", "--format", "parquet", "--out", "exported"],
+        *(["verify", "data/logits/main.zarr", "--upgrade"], ["cache-logits", "main", "--on", "ray"]),
     ],
-    ids=lambda command: command[0],
+    ids=lambda command: " ".join(word for word in command if word[0] != "d")[:30],
 )
 def test_a_command_of_several_processes_ends_before_it_writes(project, monkeypatch, capsys, command):
     monkeypatch.setenv("RANK", "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +65,29 @@ def test_the_missing_runs_are_trained_and_compared(dumped, edit, capfd, record):
     (arguments,) = asked
     assert arguments[:6] == ["train-student", "pupil", "kd", "0", "--dump", "main"]
     assert arguments[6:10] == ["--workers", "1", "--device", "cpu"]
+
+
+def test_a_run_of_a_dump_that_was_made_again_is_missing(dumped, edit, record, capfd):
+    assert run("train-student", "pupil", "scratch", "0") == 0
+    assert run("train-student", "pupil", "kd", "0", "--dump", "main") == 0
+    asked = record()
+    assert run("sweep") == 0
+    assert asked == []
+    shutil.rmtree("data/logits/main.zarr")
+    edit({"dumps": {"main": {"codec": "fp16"}}})
+    assert run("cache-logits", "main") == 0
+    capfd.readouterr()
+    assert run("sweep") == 0
+    (arguments,) = asked
+    assert arguments[:4] == ["train-student", "pupil", "kd", "0"]
+    told = f"{KD}: dump main has been made again since it was trained; run: pipeline train-student pupil"
+    assert told in capfd.readouterr().err
+
+
+def test_a_module_of_the_working_folder_takes_no_part(dumped, capfd):
+    Path("click.py").write_text("raise SystemExit('the wrong click')")
+    assert run("sweep") == 0
+    assert "2 of 2 runs done" in capfd.readouterr().err
 
 
 def test_a_run_that_fails_stops_no_other_and_is_named_at_the_end(dumped, monkeypatch, capfd):

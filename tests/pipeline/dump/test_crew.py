@@ -43,7 +43,7 @@ class Hands:
         return len(self._workers)
 
     def begin(self) -> Begun:
-        return self._workers[0].begin()
+        return self._workers[0].begin(self.size)
 
     def make(self, begun: Begun, units: Sequence[Unit]) -> Iterator[Unit]:
         for number, unit in enumerate(units):

@@ -128,6 +128,18 @@ def test_a_claim_of_a_killed_process_is_taken_over(tmp_path, monkeypatch, token)
     assert list(place.sizes()) == ["manifest.json"]
 
 
+def test_a_link_to_nothing_is_replaced_and_any_other_name_is_taken(tmp_path):
+    place, target = LocalPlace(tmp_path), tmp_path / "target"
+    (tmp_path / "gone").symlink_to(target)
+    assert place.put_if_absent("gone", b"new") == place.tag("gone")
+    assert (place.get("gone"), target.exists(), (tmp_path / "gone").is_symlink()) == (b"new", False, False)
+    target.write_bytes(b"old")
+    (tmp_path / "link").symlink_to(target)
+    assert place.put_if_absent("link", b"new") is None
+    assert place.put_if_absent("gone", b"other") is None
+    assert (target.read_bytes(), place.get("gone")) == (b"old", b"new")
+
+
 def test_a_claim_that_came_in_place_of_a_killed_ones_is_put_back(tmp_path):
     claim = tmp_path / ".manifest.json.claiming"
     claim.write_text("living")

@@ -178,6 +178,17 @@ def test_a_dump_that_never_begins_is_told(dump, clock):
         follow(dump.path, timeout_seconds=1)
 
 
+@pytest.mark.parametrize("lacking", ["train/keys/c/0", "train/codes/zarr.json"])
+def test_a_header_without_its_whole_frame_has_not_begun(dump, clock, lacking):
+    # In object storage the frame follows the header.
+    dump.begin()
+    dump.place.delete([lacking])
+    with pytest.raises(IncompleteStoreError, match="waited for the dump to begin, but no "):
+        follow(dump.path, timeout_seconds=1)
+    dump.place.put(lacking, required(dump.whole, lacking))
+    assert follow(dump.path, timeout_seconds=1).n_views == VIEWS
+
+
 @pytest.mark.parametrize("root", ["folder"], indirect=True)
 def test_a_writer_without_a_new_shard_is_waited_for_and_named(store, dump, clock, capfd):
     clock.steps = [*[lambda: None] * 50, *dump.steps(1)]

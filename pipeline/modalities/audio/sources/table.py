@@ -24,7 +24,12 @@ from pipeline.core.progress import note
 from pipeline.modalities.audio.decoding import AUDIO_FILES, SoundFile, decoder
 from pipeline.modalities.audio.form import AudioSource
 from pipeline.modalities.audio.options import AudioOptions
-from pipeline.samples.cells import require_fields, require_regular, require_unique_columns
+from pipeline.samples.cells import (
+    label_of_cell,
+    require_fields,
+    require_regular,
+    require_unique_columns,
+)
 from pipeline.samples.files import find_files
 from pipeline.samples.label_forms import is_known
 from pipeline.samples.label_tables import label_rows
@@ -211,10 +216,11 @@ def _labels(
         return NO_CLASSES, np.full(len(rows), UNLABELLED)
     if not isinstance(options.label, str):
         return label_rows(origin, options.label, ((row.place, row.label) for row in rows))
-    classes = tuple(sorted({str(row.label) for row in rows if row.label}))
+    named = [label_of_cell(row.place, options.label, row.label) for row in rows]
+    classes = tuple(sorted({name for name in named if name is not None}))
     require_class_names(origin, classes)
     numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.array([numbers.get(str(row.label), UNLABELLED) for row in rows])
+    labels = np.array([UNLABELLED if name is None else numbers[name] for name in named])
     return classes or NO_CLASSES, labels
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from pipeline.modalities.items.options import ItemsOptions
 from pipeline.modalities.items.sources.files import SUFFIX, columns_of
 from pipeline.modalities.modality import Recognised
+from pipeline.samples.tables import header_of
 
 # A table with one of these is a set of texts, e.g. reviews of products by users.
 _TEXTS = ("text", "review", "review_text", "sentence", "content", "comment")
@@ -27,8 +27,7 @@ def recognise(path: Path, name: str) -> Recognised | None:
         return Recognised(source=f"inter:{name}")
     if path.suffix != ".csv" or not path.is_file():
         return None
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        header = next(csv.reader(file), [])
+    header = header_of(path)
     columns = columns_of(header, ItemsOptions())
     is_log = columns["user"] is not None and columns["item"] is not None
     if not is_log or {one.lower() for one in header} & set(_TEXTS):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from pipeline.core.errors import DataError, first_of, quoted
@@ -14,6 +14,7 @@ from pipeline.modalities.text.sources.folder import TEXT_FILES
 from pipeline.modalities.text.sources.readers import arrow_names
 from pipeline.modalities.text.sources.tables import split_of
 from pipeline.samples.files import holds_mostly
+from pipeline.samples.tables import header_of
 
 _TRAIN = "train"
 # Usual names of columns, best first.
@@ -96,26 +97,18 @@ def _fill(path: Path, found: dict[str, str | None], names: Sequence[str]) -> Non
         note(f"{path}: column {quoted(others[0])} is taken as the {missing[0]}; data.{missing[0]} names it")
 
 
-def _delimited(delimiter: str) -> Callable[[Path], list[str]]:
-    def names(path: Path) -> list[str]:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            return next(csv.reader(file, delimiter=delimiter), [])
-
-    return names
-
-
 def _json_lines(path: Path) -> list[str]:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         try:
             first = json.loads(file.readline())
-        except ValueError:
+        except (ValueError, RecursionError):
             return []
     return list(first) if isinstance(first, dict) else []
 
 
 _HEADERS: Mapping[str, Callable[[Path], Sequence[str]]] = {
-    "csv": _delimited(","),
-    "tsv": _delimited("\t"),
+    "csv": header_of,
+    "tsv": partial(header_of, delimiter="\t"),
     "jsonl": _json_lines,
     "parquet": arrow_names,
     "hf": arrow_names,

@@ -56,6 +56,13 @@ def test_numbers_and_unlabelled_clips_of_a_drawn_split():
     assert 1 <= len(found.test) < 15
 
 
+def test_an_empty_label_and_minus_one_are_unlabelled():
+    rows = [("a.wav", "sea"), ("b.wav", ""), ("c.wav", "-1"), ("d.wav", "wood")]
+    write_table(["path", "label", "split"], [*((*row, "train") for row in rows), ("e.wav", "sea", "test")])
+    found = open_source("csv:clips.csv", AudioOptions())
+    assert (found.classes, [one.label for one in found.train]) == (("sea", "wood"), [0, -1, -1, 1])
+
+
 def test_clips_without_labels_need_an_empty_list():
     write_table(["path"], [(f"{n}.wav",) for n in range(30)])
     with pytest.raises(DataError, match=r"no column 'label', which data\.label names"):

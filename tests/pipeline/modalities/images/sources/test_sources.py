@@ -758,10 +758,10 @@ def test_further_splits_of_torchvision_are_told(tmp_path, monkeypatch):
     assert [sample.label for sample in source.train] == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["Caltech101", "EMNIST", "CelebA", "FakeData", "ImageFolder"])
+@pytest.mark.parametrize("name", ["Caltech101", "EMNIST", "FakeData", "ImageFolder"])
 def test_a_dataset_without_train_and_test_is_told_from_missing_files(tmp_path, name, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", lambda *a, **k: 1 / 0)
-    with pytest.raises(DataError, match=rf"{name}( in|: no train and test split with one class per image)"):
+    with pytest.raises(DataError, match=rf"{name}: no train and test split with one class per image"):
         open_source(f"torchvision:{name}", ImageOptions(root=tmp_path))
 
 
