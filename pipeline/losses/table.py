@@ -6,7 +6,6 @@ from params.yaml reach this module; names of losses in a run, a card or a store 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,8 +81,6 @@ LOSSES: Mapping[str, Loss] = {
     "cosine": Loss(cosine, needs_teacher=True, links=("identity",), projects=True),
     "relational": Loss(relational, needs_teacher=True, links=("identity",)),
 }
-# Settings that divide the term of a weight: without all of them, the term is 0.
-_PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {"dkd": {"kd_weight": ("alpha", "beta")}}
 # Losses that see little of a teacher of two classes, and the reason: see `require_outputs`.
 _BLIND: Mapping[str, str] = {
     "kd_ls": "two standardised logits are 1 and -1, whatever the teacher's confidence",
@@ -191,7 +188,7 @@ def make_loss(name: str, settings: Mapping[str, Any]) -> ScheduledLoss:
             own losses may take other plain values.
 
     Raises:
-        ConfigError: unknown loss, unknown setting, a value out of range, or weights that are all 0.
+        ConfigError: unknown loss, unknown setting or a value out of range.
 
     """
     loss = find_loss(name)
@@ -209,31 +206,9 @@ def fill(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
     accepted = settings_of(loss.function)
     require_settings(name, chosen, [*accepted, *(["preset"] if name in PAPER else [])])
     given = {key: number_or_schedule(name, key, value, accepted[key]) for key, value in chosen.items()}
-    scheduled = {**loss.schedules, **given}
-    _require_a_term(name, loss, scheduled)
-    return ScheduledLoss(loss.function, scheduled, loss.features, loss.projects, loss.row_wise)
-
-
-def _require_a_term(name: str, loss: Loss, scheduled: Mapping[str, Schedule]) -> None:
-    """Refuse weights that are all 0 during the whole run: the student would learn nothing."""
-    defaults = inspect.signature(loss.function).parameters
-
-    def always_zero(key: str) -> bool:
-        schedule = scheduled.get(key)
-        return not (defaults[key].default if schedule is None else schedule.start or schedule.end)
-
-    kinds = settings_of(loss.function)
-    weights = [key for key, kind in kinds.items() if key.endswith("_weight") and kind.holds(0)]
-    parts = _PARTS.get(name, {})
-    if weights and all(
-        always_zero(key) or (key in parts and all(map(always_zero, parts[key]))) for key in weights
-    ):
-        silent = [*weights, *(part for key in weights for part in parts.get(key, ()))]
-        raise ConfigError(
-            f"loss {name!r} is always 0, because its weights are: "
-            f"{', '.join(filter(always_zero, silent))}; the student would learn nothing; set one of them "
-            "above 0"
-        )
+    return ScheduledLoss(
+        loss.function, {**loss.schedules, **given}, loss.features, loss.projects, loss.row_wise
+    )
 
 
 def _preset(name: str, preset: object) -> Mapping[str, Any]:

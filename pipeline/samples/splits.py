@@ -172,4 +172,7 @@ def find_splits(where: object, names: Collection[str]) -> SplitNames | None:
     validation = found[0] if found else None
     if TRAIN not in names or (TEST not in names and validation is None):
         return None
-    return SplitNames(TEST, validation) if TEST in names else SplitNames(str(validation), None)
+    if TEST in names:
+        return SplitNames(TEST, validation)
+    note(f"{where}: has no {TEST!r}, so {validation!r} is the test split")
+    return SplitNames(str(validation), None)

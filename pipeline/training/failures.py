@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import nn
 
 from pipeline.core.errors import ModelError, NotFiniteError, TrainingError, counted
 from pipeline.core.failures import naming_failure, not_finite
+from pipeline.core.progress import note
 from pipeline.loading.loader import Loader
 from pipeline.training.settings import TrainingSettings
 
@@ -92,26 +93,30 @@ def require_finite_state(epoch: int, network: nn.Module, settings: TrainingSetti
         )
 
 
-def require_learning(skipped: int, steps: int, losses: Iterable[float]) -> None:
-    """Refuse the result of a run that learned nothing.
-
-    Args:
-        skipped: number of skipped fp16 steps.
-        steps: number of steps of the run.
-        losses: mean loss of each epoch.
+def require_learning(skipped: int, steps: int) -> None:
+    """Refuse the result of a run if all steps were skipped.
 
     Raises:
-        TrainingError: all steps were skipped, or the loss was 0 in each of them.
+        TrainingError: all steps were skipped.
     """
     if skipped == steps:
         raise TrainingError(
             f"nothing was learnt: fp16 gradients overflowed in all {steps:,} steps of the run, so every "
             "step was skipped; train longer, or use precision: bf16 or fp32"
         )
-    if not any(losses):
-        raise TrainingError(
-            f"nothing was learnt: the loss was exactly 0 in all {steps:,} steps of the run; expected "
-            "a term above 0; check that samples have labels, and the loss and its weights"
+
+
+def tell_without_loss(losses: Sequence[float], epochs: int) -> None:
+    """Tell, after the first epoch and after the last one, that the loss has been 0 in every step so far.
+
+    Args:
+        losses: mean loss of each epoch so far.
+        epochs: of the whole run.
+    """
+    if len(losses) in (1, epochs) and not any(losses):
+        note(
+            "nothing is learnt: the loss was exactly 0 in every step so far; expected a term above 0; "
+            "check that samples have labels, and the loss and its weights"
         )
 
 

@@ -30,7 +30,12 @@ from pipeline.models.heads import WithFeatures, feature_dim, head_of
 from pipeline.models.teacher import compiled
 from pipeline.tasks.task import Figures
 from pipeline.tracking.log import RunLog
-from pipeline.training.failures import naming_epoch, naming_step, require_learning
+from pipeline.training.failures import (
+    naming_epoch,
+    naming_step,
+    require_learning,
+    tell_without_loss,
+)
 from pipeline.training.optimizer import learning_rate
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import EpochRecord, RunState, TrainingResult, describe
@@ -86,7 +91,7 @@ def fit(
         ranks: this process among those that train the network together; the first one writes.
 
     Raises:
-        TrainingError: the loss, weights or logits are not finite, the run learned nothing, or processes
+        TrainingError: the loss, weights or logits are not finite, every step was skipped, or processes
             resume from different states.
         ModelError: the network fails.
         ConfigError: a tracker cannot start.
@@ -111,9 +116,10 @@ def fit(
             run.require_finite()
             run.finish_epoch(record, figures)
             note(describe(run.history, figures, settings.epochs))
+            tell_without_loss([record.loss for record in run.history], settings.epochs)
             spec.log.epoch(record.epoch, record.figures())
             if run.epoch == settings.epochs:
-                require_learning(run.skipped, steps, (record.loss for record in run.history))
+                require_learning(run.skipped, steps)
             if ranks.is_first:
                 run.save(state_path, identity)
     if run.skipped:

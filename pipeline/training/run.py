@@ -54,7 +54,7 @@ def train(
         MismatchError: the store has different samples or classes, or samples render differently here.
         CorruptStoreError: the store's test logits, needed for agreement afterwards, are damaged.
         ConfigError: the loss compares features, and the store has none.
-        TrainingError: the loss, weights or logits are not finite, or the run learned nothing.
+        TrainingError: the loss, weights or logits are not finite, or every step was skipped.
     """
     data, preprocessing, begins_with = context.data, card.preprocessing, state_digest(network)
     loss, settings = spec.loss.over(spec.settings.epochs), spec.settings

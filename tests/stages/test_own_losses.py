@@ -56,10 +56,17 @@ def test_a_student_learns_by_a_loss_of_ones_own(own, edit):
     assert ours["nll"] == pytest.approx(theirs["nll"], rel=1e-4)
 
 
-def test_a_loss_that_is_0_in_each_step_ends_in_one_line(own, edit, capsys):
+def test_a_loss_that_is_0_in_each_step_is_told(own, edit, capsys):
     edit({"recipes": {"own": {"weight": 0}}})
-    assert run(*RUN) == 1
-    assert "pipeline: nothing was learnt: the loss was exactly 0 in all 4 steps" in capsys.readouterr().err
+    assert run(*RUN) == 0
+    told = "nothing is learnt: the loss was exactly 0 in every step so far; expected a term above 0"
+    assert capsys.readouterr().err.count(told) == 1
+    edit({"training": {"epochs": 3}, "recipes": {"kd": {"ce_weight": 0, "kd_weight": 0}}})
+    assert run("train-student", "pupil", "kd", 0, "--dump", "main") == 0
+    assert capsys.readouterr().err.count(told) == 2
+    edit({"recipes": {"kd": {"kd_weight": {"from": 0, "to": 1, "epochs": 1}}}})
+    assert run("train-student", "pupil", "kd", 0, "--dump", "main") == 0
+    assert told not in capsys.readouterr().err
 
 
 def test_a_baseline_of_ones_own_takes_no_dump(own, edit, capsys):

@@ -162,33 +162,6 @@ def test_a_value_out_of_range_is_refused_with_its_range(name, key, value, expect
 # Targets
 
 
-WEIGHTED = {
-    name: [
-        key for key, kind in settings_of(loss.function).items() if key.endswith("_weight") and kind.holds(0)
-    ]
-    for name, loss in LOSSES.items()
-}
-
-
-@pytest.mark.parametrize("name", [name for name, weights in WEIGHTED.items() if weights])
-def test_a_loss_whose_weights_are_all_0_is_refused_and_one_of_them_is_enough(name):
-    zeros = dict.fromkeys(WEIGHTED[name], 0)
-    with pytest.raises(ConfigError, match=rf"loss '{name}' is always 0, .* {WEIGHTED[name][0]}.* above 0$"):
-        make_loss(name, zeros)
-    with pytest.raises(ConfigError, match="is always 0"):
-        make_loss(name, {**zeros, WEIGHTED[name][-1]: {"from": 0, "to": 0, "share": 0.5}})
-    for key in WEIGHTED[name]:
-        make_loss(name, {**zeros, key: 0.5})
-        make_loss(name, {**zeros, key: {"from": 0.5, "to": 0, "share": 0.5}})
-
-
-def test_a_weight_of_a_term_whose_parts_are_all_0_counts_as_0():
-    nothing = {"ce_weight": 0, "kd_weight": 1, "alpha": 0, "beta": 0}
-    with pytest.raises(ConfigError, match="weights are: ce_weight, alpha, beta; "):
-        make_loss("dkd", nothing)
-    make_loss("dkd", {**nothing, "beta": 1})
-
-
 def test_a_loss_of_one_class_a_sample_is_refused_where_views_mix():
     with pytest.raises(
         ConfigError, match=r"loss 'wsld' needs one class per sample.*the views of dump x mix.*kd"

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import DataError
 from pipeline.samples.samples import Sample
-from pipeline.samples.splits import draw_test, split_validation
+from pipeline.samples.splits import SplitNames, draw_test, find_splits, split_validation
 
 # Of 80 samples at a fifth and seed 0, before any sample was ever spared.
 HELD = [4, 7, 14, 15, 16, 17, 18, 19, 24, 26, 35, 36, 38, 40, 42, 44, 48, 54, 57, 61, 71, 73]
@@ -141,3 +141,10 @@ def test_a_small_class_is_tested_on_one_at_least_and_keeps_one(count):
 def test_a_single_image_and_unlabelled_ones_train():
     drawn = _tested(["only/0.jpg", *_class("cat", 50), *_class("unlabelled", 100)])
     assert {name.partition("/")[0] for name in drawn} == {"cat"}
+
+
+def test_a_validation_folder_without_a_test_folder_is_the_test_split_and_is_told(capsys):
+    assert find_splits("photos", ["train", "valid", "other"]) == SplitNames("valid", None)
+    assert capsys.readouterr().err == "photos: has no 'test', so 'valid' is the test split\n"
+    assert find_splits("photos", ["train", "valid", "test"]) == SplitNames("test", "valid")
+    assert capsys.readouterr().err == ""
