@@ -25,11 +25,12 @@ from stages.dvc import naming_experiments, require_pointer_stage
 from stages.engine import Engine
 from stages.labels import tell_changed_labels
 from stages.machine import Machine
-from stages.on_ray import RayCrew, started
+from stages.on_ray import RayCrew
 from stages.options import SliceType, reads_params, runs_on_engine, writes_store
 from stages.params import Params
 from stages.places import place_of, write_pointer
 from stages.ranks import rank_slice, require_alone
+from stages.ray_cluster import started
 from stages.rehead import make as make_reheaded
 from stages.teachers import dumping, judging, tell_other_data
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,20 +170,22 @@ def trusts_code(command: Command) -> Command:
             raise click.BadParameter(
                 f"{bad!r}; expected module or module:callable", param_hint="--trust-code"
             )
-        if named:
-            from pipeline.codecs import OWN_CODECS
-            from pipeline.modalities.table import MODALITIES
-            from pipeline.tasks.table import TASKS
-
-            MODALITIES.trust(named)
-            TASKS.trust(named)
-            OWN_CODECS.trust(named)
-            for modality in MODALITIES:
-                modality.trust(named)
+        trust_code(named)
         trust = Trust(code=frozenset(named), remedy="add --trust-code {name}")
         return command(trust=trust, **arguments)
 
     return wrapped
+
+
+def trust_code(named: Collection[str]) -> None:
+    """Let the tables of this process import code of these names, module or module:callable."""
+    if named:
+        from pipeline.codecs import OWN_CODECS
+        from pipeline.modalities.table import MODALITIES
+        from pipeline.tasks.table import TASKS
+
+        for table in (MODALITIES, TASKS, OWN_CODECS, *MODALITIES):
+            table.trust(named)
 
 
 def runs_on_device(command: Command) -> Command:
@@ -235,6 +237,25 @@ def starts_on_engine(command: Command) -> Command:
         return command(engine=engine, **arguments)
 
     return wrapped
+
+
+def shares_reading(workers_help: str) -> Callable[[Command], Command]:
+    """Add --on and --workers to a command that reads and needs no device.
+
+    The command gets `workers`, and `engine` or None.
+    """
+
+    def decorate(command: Command) -> Command:
+        @_on
+        @click.option("--workers", type=click.IntRange(1, MOST_WORKERS), default=None, help=workers_help)
+        @functools.wraps(command)
+        def wrapped(on: str | None, workers: int | None, **arguments: Any) -> Any:
+            engine = None if on is None else make_engine(on, "cpu", workers)
+            return command(workers=workers, engine=engine, **arguments)
+
+        return wrapped
+
+    return decorate
 
 
 def make_engine(on: str, device: str, workers: int | None, render: str = "auto") -> Engine:

@@ -11,14 +11,17 @@ import click
 
 from pipeline.core.errors import ConfigError, counted, plural
 from pipeline.core.progress import note, track
+from pipeline.core.team import Elsewhere
 from pipeline.samples.description import SPLITS
-from pipeline.samples.prepare import prepare
+from pipeline.samples.elsewhere import Reopened
+from pipeline.samples.prepare import divide, prepare
 from pipeline.samples.samples import Sample
 from pipeline.tasks.table import find_task
 from stages import paths
 from stages.data_params import DataParams
+from stages.engine import Engine, team_of
 from stages.failures import say
-from stages.options import reads_params
+from stages.options import reads_params, shares_reading
 from stages.params import Params
 from stages.ranks import require_alone
 from stages.runtime import bound_threads, default_workers
@@ -29,11 +32,9 @@ _NAMED = {"index": "class", "tags": "tag", "numbers": "number"}
 
 
 @click.command()
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 256),
-    default=None,
-    help="Reading threads, or processes for large datasets.  [default: one per available CPU]",
+@shares_reading(
+    "Reading threads, or processes for large datasets; with --on the number of worker processes.  "
+    "[default: one per available CPU]"
 )
 @click.option(
     "--look",
@@ -42,12 +43,13 @@ _NAMED = {"index": "class", "tags": "tag", "numbers": "number"}
     help="Only compare the source with the digest file of `data.watch`, and rewrite it if they differ.",
 )
 @reads_params
-def command(params: Params, workers: int | None, only_look: bool) -> None:
+def command(params: Params, workers: int | None, engine: Engine | None, only_look: bool) -> None:
     """Import and prepare the dataset of `data.source`, and fix its splits.
 
     Reads every sample once into data/prepared: packed arrays (for images uint8 pixels), labels, stable
     sample keys and content digests of the training, validation and test splits. With `data.keep: encoded`
-    image files stay in place and are only scanned. An interrupted preparation resumes.
+    image files stay in place and are only scanned. An interrupted preparation resumes. With --on, workers
+    of Ray read the samples; each of them finds the source at the same path.
     """
     require_alone()
     bound_threads()
@@ -66,20 +68,29 @@ def command(params: Params, workers: int | None, only_look: bool) -> None:
         )
     source = data.kind.open_source(data.source, data.options)
     intake = data.kind.intake(source, paths.PREPARED, data.options)
-    description = prepare(
-        source,
-        paths.PREPARED,
-        data.preparation(),
-        intake,
-        state=paths.STATE / "prepare",
-        workers=workers or default_workers(),
-        progress=partial(_progress, intake.form.noun),
-    )
+    with team_of(engine, params) as team:
+        description = prepare(
+            source,
+            paths.PREPARED,
+            data.preparation(),
+            intake,
+            state=paths.STATE / "prepare",
+            workers=default_workers() if workers is None or engine is not None else workers,
+            progress=partial(_progress, intake.form.noun),
+            elsewhere=None if engine is None else Elsewhere(team=team, reopen=partial(_reopen, data)),
+        )
     if seen is not None:
         keep(data, seen)
     counts = ", ".join(_count(description, name) for name in SPLITS)
     named = counted(len(description["classes"]), _NAMED[find_task(data.task).labels[0]])
     say(f"{data.source}: {named}, {counts} {plural(intake.form.noun)}")
+
+
+def _reopen(data: DataParams) -> Reopened:
+    """Open the splits of the source, and their intake, in a worker, which ends with its last part."""
+    source = data.kind.open_source(data.source, data.options)
+    intake = data.kind.intake(source, paths.PREPARED, data.options).__enter__()
+    return divide(source, data.preparation(), intake.form.noun), intake
 
 
 def _tell_look(data: DataParams, seen: dict[str, Any] | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 
 import click
 import torch
@@ -10,8 +11,10 @@ import torch
 from pipeline.core.errors import MismatchError, ModelError, counted
 from pipeline.core.files import write_bytes, write_json
 from pipeline.core.progress import note
+from pipeline.core.team import ALONE, Elsewhere, Team
 from pipeline.core.text import NAME
 from pipeline.modalities.prepared import PreparedData, require_sample
+from pipeline.places.folder import Root
 from pipeline.report.page import render_page
 from pipeline.report.results import Report, dump_figures
 from pipeline.report.runs import PlannedRun, Run, read_run, read_teacher
@@ -23,9 +26,10 @@ from pipeline.tasks.table import find_task
 from pipeline.tasks.task import Task
 from stages import paths
 from stages.dumps import dumps_in, require_as_asked, require_described_teacher, store_digest
+from stages.engine import Engine, team_of
 from stages.labels import tell_changed_labels
 from stages.machine import open_prepared
-from stages.options import reads_params
+from stages.options import reads_params, shares_reading
 from stages.params import Params
 from stages.places import find_store
 from stages.ranks import require_alone
@@ -37,15 +41,21 @@ _CPU = torch.device("cpu")
 
 
 @click.command()
+@shares_reading(
+    "Threads that read stored views; with --on the number of worker processes.  [default: one per "
+    "available CPU]"
+)
 @reads_params
-def command(params: Params) -> None:
+def command(params: Params, workers: int | None, engine: Engine | None) -> None:
     """Compare every run that `sweep` of params.yaml lists.
 
     Writes reports/results.json and results.csv, one row per run, and reports/index.html, one
-    self-contained page. A missing run of the sweep is an error.
+    self-contained page. A missing run of the sweep is an error. With --on, workers of Ray look for label
+    errors in the stored views.
     """
     require_alone()
-    write_report(params)
+    with team_of(engine, params) as team:
+        write_report(params, workers if engine is None else None, team)
 
 
 def open_stores(params: Params) -> dict[str, SoftLabels]:
@@ -58,8 +68,13 @@ def open_stores(params: Params) -> dict[str, SoftLabels]:
     return {name: open_logits(find_store(params, name), allow_drift=True) for name in params.sweep.dumps}
 
 
-def write_report(params: Params) -> None:
+def write_report(params: Params, workers: int | None = None, team: Team = ALONE) -> None:
     """Compare all runs of the sweep; write results and the page.
+
+    Args:
+        params: all of params.yaml.
+        workers: threads that read stored views; None for one per available CPU.
+        team: processes that read them instead, if there are several.
 
     Raises:
         DataError: a run is missing.
@@ -71,7 +86,18 @@ def write_report(params: Params) -> None:
     for name, store in stores.items():
         _require_teachers(params, name, store)
     report = _collect(params, stores, data, task)
-    galleries = {name: make_gallery(name, store, data, default_workers()) for name, store in stores.items()}
+    galleries = {
+        name: make_gallery(
+            name,
+            store,
+            data,
+            workers or default_workers(),
+            Elsewhere(team=team, reopen=partial(_reopen, find_store(params, name)))
+            if team.size > 1
+            else None,
+        )
+        for name, store in stores.items()
+    }
     page = render_page(report, galleries, test_images=len(data.test), leaks=read_leaks(paths.PREPARED))
     results = report.to_dict()
     for name, gallery in galleries.items():
@@ -84,6 +110,11 @@ def write_report(params: Params) -> None:
         figure = f"{task.columns[0].title} {group.main or 'unknown, no labels'}"
         click.echo(f"{group.student} {group.name}: {figure}")
     click.echo(f"wrote {paths.REPORTS / 'index.html'}, results.json and results.csv")
+
+
+def _reopen(place: Root) -> tuple[SoftLabels, PreparedData]:
+    """Open a dump and the data, in a worker."""
+    return open_logits(place, allow_drift=True), PreparedData.open(paths.PREPARED)
 
 
 def _collect(params: Params, stores: dict[str, SoftLabels], data: PreparedData, task: Task) -> Report:

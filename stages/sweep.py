@@ -15,10 +15,11 @@ from pipeline.report.runs import PlannedRun
 from pipeline.tasks.table import find_task
 from stages.engine import Engine
 from stages.machine import open_prepared
-from stages.on_ray import Ended, run_commands, started
+from stages.on_ray import Ended, run_commands
 from stages.options import reads_params, starts_on_engine
 from stages.params import Params
 from stages.ranks import require_alone
+from stages.ray_cluster import started
 from stages.report import open_stores, write_report
 from stages.runs import missing_runs, runs_of
 from stages.runtime import STARTED_BY, command_line

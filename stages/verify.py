@@ -33,10 +33,11 @@ from pipeline.store.upgrade import upgrade
 from pipeline.tasks.table import task_of
 from stages import paths
 from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
+from stages.engine import Engine, team_of, threads_per_worker
 from stages.failures import say
 from stages.labels import changes_at
 from stages.machine import Machine
-from stages.options import debuggable, reads_store, runs_on_device, store_root, trusts_code
+from stages.options import debuggable, reads_store, runs_on_engine, store_root, trusts_code
 from stages.ranks import require_alone
 from stages.teachers import load_teacher
 
@@ -68,7 +69,7 @@ from stages.teachers import load_teacher
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @reads_store
 @trusts_code
-@runs_on_device
+@runs_on_engine
 @debuggable
 def command(
     store: str | None,
@@ -80,23 +81,30 @@ def command(
     allow_drift: bool,
     trust: Trust,
     machine: Machine,
+    engine: Engine | None,
 ) -> None:
     """Check every byte of STORE against its manifest; exit with status 1 on any fault.
 
     --replay and --repair run the teacher of models/teachers again on samples of data/prepared. --data
     checks the prepared data too; STORE is then optional. Code named by STORE or the teacher's card runs
-    only with --trust-code.
+    only with --trust-code. With --on, workers of Ray share the shards.
     """
     if store is None and (not with_data or pairs or mend or upgrades):
         raise click.UsageError("Missing argument 'STORE'; only --data works without one")
     if mend or upgrades:
         require_alone()
+    if engine is not None and (pairs or mend or upgrades or with_data):
+        raise ConfigError(
+            "--on shares the check of STORE alone; run --replay, --repair, --upgrade and --data without it"
+        )
     found = []
     if with_data:
         found.append(_audit_prepared(machine, as_json=as_json))
     if store is not None:
         root = store_root(store, "STORE")
-        checked = _CheckedStore(store=root, machine=machine, trust=trust, allow_drift=allow_drift)
+        checked = _CheckedStore(
+            store=root, machine=machine, trust=trust, allow_drift=allow_drift, engine=engine
+        )
         if upgrades:
             checked.upgrade()
         if mend:
@@ -137,6 +145,7 @@ class _CheckedStore:
     machine: Machine
     trust: Trust
     allow_drift: bool
+    engine: Engine | None = None
 
     def __post_init__(self) -> None:
         if self._kind == "ensemble":
@@ -186,11 +195,7 @@ class _CheckedStore:
     def audit(self, pairs: int, *, as_json: bool) -> Audit:
         """Check the store, optionally replay its teacher, and print the findings."""
         try:
-            audit = (
-                verify_reheaded(self.store)
-                if self._kind == "rehead"
-                else verify(self.store, self.machine.workers)
-            )
+            audit = self._checked()
         except StoreError as error:
             if not as_json:
                 raise
@@ -207,6 +212,14 @@ class _CheckedStore:
             if changes is not None and changes.changed:
                 click.echo(str(changes))
         return audit
+
+    def _checked(self) -> Audit:
+        """Check every byte, in this process or on the workers of an engine."""
+        check = verify_reheaded if self._kind == "rehead" else verify
+        if self.engine is None:
+            return check(self.store, self.machine.workers)
+        with team_of(self.engine, trusted=self.trust.code) as team:
+            return check(self.store, threads_per_worker(), team)
 
     def _bench_and_teacher(self) -> tuple[RunContext, Teacher]:
         made_by = self._made_by()

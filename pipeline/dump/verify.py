@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from pipeline.codecs import Rule, TeacherOutput
 from pipeline.codecs.head import Head
 from pipeline.core.errors import ConfigError, StoreError
-from pipeline.core.progress import note
+from pipeline.core.progress import note, track
+from pipeline.core.team import ALONE, Team, parts_for
 from pipeline.evaluation.context import RunContext
 from pipeline.loading.drift import Drift, measure_drift, store_sightings
 from pipeline.loading.feed import Feed, consecutive
@@ -23,10 +25,10 @@ from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
 from pipeline.models.teacher import Teacher
 from pipeline.places.folder import Root
 from pipeline.places.location import Location
-from pipeline.store.faults import metadata_faults, shard_faults, strays
+from pipeline.store.faults import Fault, metadata_faults, shard_faults, strays
 from pipeline.store.header import Header
 from pipeline.store.index import is_described
-from pipeline.store.layout import MANIFEST, ZARR_JSON, ShardId
+from pipeline.store.layout import MANIFEST, ZARR_JSON, ShardId, Span
 from pipeline.store.leftovers import is_passing
 from pipeline.store.manifest import Manifest, sum_up
 from pipeline.store.reader import LogitStore, SectionReader
@@ -72,12 +74,13 @@ class Audit:
         return {name: value for name, value in asdict(self).items() if name not in _UNTOLD}
 
 
-def verify(path: Root, workers: int = 1) -> Audit:
+def verify(path: Root, workers: int = 1, team: Team = ALONE) -> Audit:
     """Read every file of a store once, and compare it with the manifest.
 
     Args:
-        path: the store's folder.
-        workers: threads that read, hash and decode.
+        path: the store's folder or place.
+        workers: threads that read, hash and decode, in each process.
+        team: processes that share the shards.
 
     Raises:
         IncompleteStoreError: the manifest is missing.
@@ -88,9 +91,10 @@ def verify(path: Root, workers: int = 1) -> Audit:
     manifest = Manifest.read(location, copies=True)
     known = {MANIFEST, *manifest.metadata, *manifest.shard_files(), *manifest.catalogue_files()}
     decoding = _Decoding(location, manifest)
+    check = partial(_check_shards, location, manifest, decoding, workers)
     faults = [
         *metadata_faults(location, {**manifest.metadata, **manifest.catalogue_files()}),
-        *shard_faults(location, manifest.layout, manifest.readable(), workers=workers, look=decoding.look),
+        *(check() if team.size == 1 else _check_together(path, manifest, decoding, workers, team)),
         # Not a fault: leftovers of killed writers, which the next writer removes, and unfinished growths.
         *(stray for stray in strays(path, known) if not is_passing(stray.name)),
     ]
@@ -101,7 +105,40 @@ def verify(path: Root, workers: int = 1) -> Audit:
     return Audit(ok=not bad, checked=len(known), bad=bad, files=tuple(fault.name for fault in faults))
 
 
-def verify_reheaded(path: Root) -> Audit:
+def _check_shards(
+    location: Location,
+    manifest: Manifest,
+    decoding: _Decoding,
+    workers: int,
+    spans: Sequence[Span] | None = None,
+) -> list[Fault]:
+    """Check the shards of some spans, or of all with progress; `decoding` notes what does not decode."""
+    shards, quiet = manifest.readable(spans), spans is not None
+    return list(
+        shard_faults(location, manifest.layout, shards, workers=workers, quiet=quiet, look=decoding.look)
+    )
+
+
+def _check_together(
+    path: Root, manifest: Manifest, decoding: _Decoding, workers: int, team: Team
+) -> Iterator[Fault]:
+    """Do the same with a team; each process opens the store for each part of it."""
+    parts = parts_for(team, list(manifest.layout.spans()))
+    checked = team.map(partial(_check_part, path, workers), parts)
+    for faults, problems in track(checked, "verify", total=len(parts), unit="part"):
+        decoding.found.update(problems)
+        yield from faults
+
+
+def _check_part(path: Root, workers: int, spans: Sequence[Span]) -> tuple[list[Fault], dict[ShardId, str]]:
+    """Check the shards of some spans in another process."""
+    location = Location(path)
+    manifest = Manifest.read(location, copies=True)
+    decoding = _Decoding(location, manifest)
+    return _check_shards(location, manifest, decoding, workers, spans), decoding.found
+
+
+def verify_reheaded(path: Root, workers: int = 1, team: Team = ALONE) -> Audit:
     """Check a re-headed store: its manifest and head, every byte behind it, and its outputs.
 
     Raises:
@@ -111,7 +148,7 @@ def verify_reheaded(path: Root) -> Audit:
     store = Reheaded.open(path)
     (member,) = store.members
     root = member.location.root
-    audit = verify(Path(str(member.location)) if root is None else root)
+    audit = verify(Path(str(member.location)) if root is None else root, workers, team)
     bad = audit.bad or [
         f"{name} view {view} has non-finite outputs"
         for name, section in store.sections.items()
@@ -158,10 +195,13 @@ class _Decoding:
     Args:
         location: of the store.
         manifest: the store's.
+
+    Attributes:
+        found: the problem of each shard that does not decode to finite outputs.
     """
 
     def __init__(self, location: Location, manifest: Manifest) -> None:
-        self._location, self._found = location, dict[ShardId, str]()
+        self._location, self.found = location, dict[ShardId, str]()
         self._sections: Mapping[str, SectionReader] = {}
         self._unopened: StoreError | ConfigError | None = None
         try:
@@ -182,7 +222,7 @@ class _Decoding:
         else:
             problem = "" if finite else f"{shard.section} view {shard.view} has non-finite logits"
         if problem:
-            self._found[shard] = problem
+            self.found[shard] = problem
 
     def problems(self) -> list[str]:
         """Return one problem per view at most, section by section."""
@@ -191,10 +231,10 @@ class _Decoding:
         elif self._unopened is not None:
             return [str(self._unopened)]
         sections = list(self._sections)
-        order = sorted(self._found, key=lambda shard: (sections.index(shard.section), shard))
+        order = sorted(self.found, key=lambda shard: (sections.index(shard.section), shard))
         views: dict[tuple[str, int], str] = {}
         for shard in order:
-            views.setdefault((shard.section, shard.view), self._found[shard])
+            views.setdefault((shard.section, shard.view), self.found[shard])
         return list(views.values())
 
 

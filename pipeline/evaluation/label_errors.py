@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.arrays import Rows, spread
+from pipeline.core.team import Elsewhere
 from pipeline.core.threads import side_by_side
 from pipeline.loading.feed import consecutive
 from pipeline.loading.targets import EncodedView
@@ -40,6 +42,8 @@ _HELD_BYTES = 1 << 30
 Logits = Callable[[Tensor], Tensor]
 # Opens one view for some rows (n,) of a split.
 ReadView = Callable[[int, Rows], Logits]
+# What another process opens again.
+Reopened = tuple[SoftLabels, PreparedData]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,13 @@ class LabelErrors:
     stored_views: int
 
 
-def find_label_errors(store: SoftLabels, data: PreparedData, count: int, workers: int = 1) -> LabelErrors:
+def find_label_errors(
+    store: SoftLabels,
+    data: PreparedData,
+    count: int,
+    workers: int = 1,
+    elsewhere: Elsewhere[Reopened] | None = None,
+) -> LabelErrors:
     """Find the labels that a store's teacher contradicts most.
 
     Each view is read once for all labels. Of the worst ones a few shards are read again, so that memory
@@ -96,6 +106,7 @@ def find_label_errors(store: SoftLabels, data: PreparedData, count: int, workers
         data: the store's samples, or a part of them.
         count: number of worst labels to return.
         workers: threads that read views side by side.
+        elsewhere: reads the training views instead.
 
     Raises:
         MismatchError: the store lacks some samples, or has other classes.
@@ -106,8 +117,8 @@ def find_label_errors(store: SoftLabels, data: PreparedData, count: int, workers
     worst: list[LabelError] = []
     views = sampled_views(store.n_views, len(data.train))
     for split in _splits(store, data, views, workers):
-        rows = np.flatnonzero(split.images.labels != UNLABELLED)
-        scores = split.label_probabilities(rows)
+        rows = split.labelled()
+        scores = split.label_probabilities(rows, elsewhere if split.name == "train" else None)
         lowest = np.argsort(scores, kind="stable")[:count]
         checked, doubted = checked + len(rows), doubted + int((scores < limit).sum())
         worst += split.describe(rows[lowest[scores[lowest] < limit]], data.classes)
@@ -149,20 +160,31 @@ class _Split:
     read: ReadView
     workers: int = 1
 
-    def label_probabilities(self, rows: Rows) -> NDArray[np.float64]:
-        """Return the mean probability (N,) of the labels of rows (N,)."""
-        labels = torch.from_numpy(self.images.labels[rows])
+    def labelled(self) -> Rows:
+        """Return the rows that have a label."""
+        return np.flatnonzero(self.images.labels != UNLABELLED)
 
-        def of_labels(view: int) -> Tensor:
-            parts = self._probabilities(view, rows)
-            return torch.cat([found.gather(1, labels[part, None])[:, 0] for part, found in parts])
-
+    def label_probabilities(
+        self, rows: Rows, elsewhere: Elsewhere[Reopened] | None = None
+    ) -> NDArray[np.float64]:
+        """Return the mean probability (N,) of the labels of the labelled rows (N,)."""
         total = torch.zeros(len(rows), dtype=torch.float64)
-        # Added in the order of the views, so that sums do not depend on the number of threads.
-        for found in side_by_side(of_labels, self.views.tolist(), self.workers) if len(rows) else ():
+        views = self.views.tolist() if len(rows) else []
+        # Added in the order of the views, so that sums do not depend on the number of threads or processes.
+        for found in (
+            side_by_side(partial(self.of_labels, rows=rows), views, self.workers)
+            if elsewhere is None
+            else elsewhere.map(_of_labels, views)
+        ):
             total += found
         mean: NDArray[np.float64] = (total / len(self.views)).numpy()
         return mean
+
+    def of_labels(self, view: int, rows: Rows) -> Tensor:
+        """Return the probability (N,) float64 of the labels of rows (N,) in one view."""
+        labels = torch.from_numpy(self.images.labels[rows])
+        parts = self._probabilities(view, rows)
+        return torch.cat([found.gather(1, labels[part, None])[:, 0] for part, found in parts])
 
     def describe(self, rows: Rows, classes: tuple[str, ...]) -> Iterator[LabelError]:
         """Yield a `LabelError` for each of a few rows (M,)."""
@@ -191,6 +213,13 @@ class _Split:
         logits = self.read(view, rows)
         for part in consecutive(len(rows), _DECODED_AT_ONCE):
             yield part, torch.softmax(logits(torch.from_numpy(part)).double(), 1)
+
+
+def _of_labels(reopened: Reopened, view: int) -> Tensor:
+    """Return the probabilities (N,) of all labels in one training view, in another process."""
+    store, data = reopened
+    train = next(_splits(store, data, np.arange(store.n_views), workers=1))
+    return train.of_labels(view, train.labelled())
 
 
 def _splits(store: SoftLabels, data: PreparedData, views: Rows, workers: int) -> Iterator[_Split]:

@@ -246,7 +246,8 @@ def _claimed_by(claim: Path) -> str:
 
 def _remove_claim(claim: Path, token: str) -> None:
     """Remove the claim with this token, renamed first: what came in its place meanwhile is put back."""
-    taken = claim.with_name(f"{claim.name}.{secrets.token_hex(4)}")
+    # Named like a half-written file: a kill in between leaves nothing that is not known as a leftover.
+    taken = claim.with_name(f"{claim.stem}.{secrets.token_hex(4)}")
     with suppress(FileNotFoundError):
         os.rename(claim, taken)
         if taken.read_text(errors="replace") != token:

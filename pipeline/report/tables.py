@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.progress import note
-from pipeline.evaluation.label_errors import LabelError, LabelErrors, find_label_errors
+from pipeline.core.team import Elsewhere
+from pipeline.evaluation.label_errors import LabelError, LabelErrors, Reopened, find_label_errors
 from pipeline.loading.feed import Feed
 from pipeline.modalities.picture import Picture
 from pipeline.modalities.prepared import PreparedData
@@ -151,7 +152,13 @@ class DumpGallery:
     suspects: tuple[SuspectLabel, ...] = ()
 
 
-def make_gallery(name: str, store: SoftLabels, data: PreparedData, workers: int = 1) -> DumpGallery:
+def make_gallery(
+    name: str,
+    store: SoftLabels,
+    data: PreparedData,
+    workers: int = 1,
+    elsewhere: Elsewhere[Reopened] | None = None,
+) -> DumpGallery:
     """Collect images and label errors of a dump, with a few views of logits in memory at a time.
 
     Args:
@@ -159,6 +166,7 @@ def make_gallery(name: str, store: SoftLabels, data: PreparedData, workers: int 
         store: the dump's store or ensemble, possibly a manifest without its shards.
         data: the samples.
         workers: threads that read views side by side.
+        elsewhere: other processes, which read the training views instead.
     """
     if not all(m.location.exists(file) for m in store.members for file in m.manifest.shard_files()):
         note(
@@ -170,7 +178,7 @@ def make_gallery(name: str, store: SoftLabels, data: PreparedData, workers: int 
     if store.measures.is_absolute:
         # Only a softmax gives one label a probability against all others.
         return DumpGallery(examples=_examples(name, store, data))
-    errors = find_label_errors(store, data, SUSPECTS, workers)
+    errors = find_label_errors(store, data, SUSPECTS, workers, elsewhere)
     return DumpGallery(
         examples=_examples(name, store, data),
         label_errors=errors,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,17 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError, plural
-from pipeline.core.hashing import sample_key
 from pipeline.core.progress import note
+from pipeline.core.team import Elsewhere
 from pipeline.samples.draft import Draft, ReusableSamples
-from pipeline.samples.intake import IDENTITY, Bits, Entry, Intake
-from pipeline.samples.label_forms import label_word
-from pipeline.samples.processes import LEAST_SAMPLES, ProcessReader, Read
+from pipeline.samples.elsewhere import Reopened, read_elsewhere
+from pipeline.samples.intake import IDENTITY, Bits, Entry, Intake, identity_of, read_by
+from pipeline.samples.processes import LEAST_SAMPLES, Piece, ProcessReader, Read
 from pipeline.samples.reading import Seat, closing_progress, in_order
 from pipeline.samples.samples import Sample
 
 Progress = Callable[[Sequence[Sample], str], Iterator[Sample]]
-_NO_FILE = -1, -1
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
@@ -40,6 +38,7 @@ class DraftBuilder:
         workers: threads or processes.
         progress: wraps samples to show the progress of a step.
         forks: whether samples may be read in forked processes.
+        elsewhere: reads samples in other processes; None for this machine.
     """
 
     intake: Intake
@@ -47,6 +46,7 @@ class DraftBuilder:
     workers: int
     progress: Progress
     forks: bool = False
+    elsewhere: Elsewhere[Reopened] | None = None
 
     def make_draft(self, name: str, samples: Sequence[Sample]) -> list[str]:
         """Make or resume a split's draft; return one message per unreadable sample."""
@@ -58,9 +58,15 @@ class DraftBuilder:
             rest = samples[len(draft) :]
             watched = self.progress(rest, f"{self.intake.step} {name}")
             read = partial(self._read, ReusableSamples(spare))
-            in_processes = self.forks and self.workers > 1 and len(rest) >= LEAST_SAMPLES
-            reader = self._by_processes if in_processes else self._by_threads
-            for line in drafts.enter_context(closing(reader(draft, read, rest, watched))):
+            if self.elsewhere is not None:
+                read_there = read_elsewhere(self.elsewhere, name, samples, len(draft))
+                lines = self._by_pieces(draft, read_there, watched)
+            elif self.forks and self.workers > 1 and len(rest) >= LEAST_SAMPLES:
+                reader = ProcessReader(read=read, intake=self.intake, workers=self.workers)
+                lines = self._by_pieces(draft, reader.pieces(rest), watched)
+            else:
+                lines = self._by_threads(draft, read, rest, watched)
+            for line in drafts.enter_context(closing(lines)):
                 if not unreadable:
                     note(f"{line}; continuing, to find all of them")
                 unreadable.append(line)
@@ -77,12 +83,11 @@ class DraftBuilder:
                 else:
                     draft.add(entry)
 
-    def _by_processes(
-        self, draft: Draft, read: Read, rest: Sequence[Sample], watched: Iterator[Sample]
+    def _by_pieces(
+        self, draft: Draft, read: Generator[Piece, None, None], watched: Iterator[Sample]
     ) -> Generator[str, None, None]:
-        """Do the same with processes."""
-        reader = ProcessReader(read=read, intake=self.intake, workers=self.workers)
-        with closing_progress(watched), closing(reader.pieces(rest)) as pieces:
+        """Do the same with pieces that other processes read."""
+        with closing_progress(watched), closing(read) as pieces:
             for piece in pieces:
                 draft.extend(piece.rows, piece.arrays, piece.statistics)
                 yield from piece.unreadable
@@ -135,12 +140,7 @@ class DraftBuilder:
         # Taken before the read: if the file is replaced meanwhile, a later run notices the change.
         identity = identity_of(sample)
         known = spare.find(identity)
-        if known is not None:
-            return known
-        try:
-            return self.intake.read(sample, seat, identity)
-        except DataError as error:
-            return error
+        return read_by(self.intake, sample, seat, identity) if known is None else known
 
     def _measured(self, sample: Sample, seat: Seat) -> tuple[Any, int] | DataError:
         try:
@@ -162,12 +162,6 @@ class Measured:
     statistics: Any
     remarks: Bits
     unreadable: list[str]
-
-
-def identity_of(sample: Sample) -> tuple[int, ...]:
-    """Return the values of `IDENTITY` of a sample."""
-    stamp = _stamp(sample.file) if sample.stamp is None else sample.stamp()
-    return sample_key(sample.name), label_word(sample.label), *stamp
 
 
 def count_unchanged(rows: NDArray[np.void], samples: Sequence[Sample], workers: int) -> int:
@@ -192,14 +186,3 @@ def count_unchanged(rows: NDArray[np.void], samples: Sequence[Sample], workers: 
 
 def _identities(samples: Sequence[Sample], rows: NDArray[np.int64]) -> NDArray[np.void]:
     return np.fromiter((identity_of(samples[row]) for row in rows.tolist()), np.dtype(IDENTITY), len(rows))
-
-
-def _stamp(file: str | None) -> tuple[int, int]:
-    """Return a file's size in bytes and modification time in ns; -1 for both if it is missing."""
-    if file is None:
-        return _NO_FILE
-    try:
-        status = os.stat(file)
-    except OSError:
-        return _NO_FILE
-    return status.st_size, status.st_mtime_ns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
-from pipeline.core.hashing import bytes_glance, encoded_digests
+from pipeline.core.hashing import bytes_glance, encoded_digests, sample_key
 from pipeline.samples.index import Columns, Form
 from pipeline.samples.label_forms import label_word
 from pipeline.samples.packed import Split, open_packed
@@ -25,6 +26,8 @@ IDENTITY = [("key", "<u8"), ("label", "<i8"), ("file_bytes", "<i8"), ("modified_
 _DIGESTS = [("digest", "<u8"), ("content", "<u8")]
 # A digest of a small part of the content, without the label, and the remarks.
 _KNOWN = [("glance", "<u8"), ("remarks", "u1")]
+
+_NO_FILE = -1, -1
 
 Identity = tuple[int, ...]
 Bits = NDArray[np.uint8]  # (N,), one byte per sample
@@ -274,3 +277,40 @@ class NoStatistics:
 
     def to_plain(self) -> None:
         """Return nothing."""
+
+
+# Read one sample.
+
+
+def read_by(
+    intake: Intake, sample: Sample, seat: Seat, identity: Identity | None = None
+) -> Entry | DataError:
+    """Return a sample's entry for the draft, or its error.
+
+    Args:
+        intake: reads it.
+        sample: the sample.
+        seat: takes the room that it needs.
+        identity: of the sample, if it is known.
+    """
+    try:
+        return intake.read(sample, seat, identity_of(sample) if identity is None else identity)
+    except DataError as error:
+        return error
+
+
+def identity_of(sample: Sample) -> tuple[int, ...]:
+    """Return the values of `IDENTITY` of a sample."""
+    stamp = _stamp(sample.file) if sample.stamp is None else sample.stamp()
+    return sample_key(sample.name), label_word(sample.label), *stamp
+
+
+def _stamp(file: str | None) -> tuple[int, int]:
+    """Return a file's size in bytes and modification time in ns; -1 for both if it is missing."""
+    if file is None:
+        return _NO_FILE
+    try:
+        status = os.stat(file)
+    except OSError:
+        return _NO_FILE
+    return status.st_size, status.st_mtime_ns

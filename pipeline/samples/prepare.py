@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from pipeline.core.errors import DataError, counted, plural
 from pipeline.core.files import write_atomic, written_beside
 from pipeline.core.progress import note
+from pipeline.core.team import Elsewhere
 from pipeline.samples.description import DESCRIPTION, SCHEMA, SPLITS, write_description
 from pipeline.samples.draft import Draft, require_none, unfinished
 from pipeline.samples.drafting import DraftBuilder, Progress
+from pipeline.samples.elsewhere import Reopened
 from pipeline.samples.index import Form, write_index
 from pipeline.samples.intake import ArrayIntake, Intake, Remarks
 from pipeline.samples.label_forms import Wanted, gather_labels
@@ -79,6 +81,7 @@ def prepare(
     state: Path,
     workers: int,
     progress: Progress,
+    elsewhere: Elsewhere[Reopened] | None = None,
 ) -> dict[str, Any]:
     """Prepare a source in `folder`; `dataset.json`, written last, makes it complete.
 
@@ -90,6 +93,7 @@ def prepare(
         state: folder of the drafts; a later call with the same source resumes from it.
         workers: threads that read, or processes: see `processes.py`.
         progress: called with samples and the name of a step; yields the samples and shows the progress.
+        elsewhere: reads the samples in other processes instead.
 
     Returns:
         The content of dataset.json.
@@ -99,11 +103,16 @@ def prepare(
 
     """
     kind = asked.labels.require(source, asked.origin)
-    splits = _divide(source, asked, intake.form.noun)
+    splits = divide(source, asked, intake.form.noun)
     with unfinished(state, asked.plan(intake), intake), intake:
         _sweep(folder, intake)
         builder = DraftBuilder(
-            intake=intake, state=state, workers=workers, progress=progress, forks=source.forks
+            intake=intake,
+            state=state,
+            workers=workers,
+            progress=progress,
+            forks=source.forks,
+            elsewhere=elsewhere,
         )
         if isinstance(intake, ArrayIntake):
             intake.workers = workers
@@ -132,7 +141,7 @@ def prepare(
         )
 
 
-def _divide(source: Source, asked: Preparation, noun: str) -> Splits:
+def divide(source: Source, asked: Preparation, noun: str) -> Splits:
     """Return the samples of each split; draw a validation split if the source has none."""
     if source.validation is None:
         train, held = split_validation(source.train, fraction=asked.validation, seed=asked.seed)

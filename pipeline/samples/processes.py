@@ -143,7 +143,7 @@ class ProcessReader:
         with self._own_intake():
             for batch in batches:
                 rows = range(batch * BATCH, min(len(samples), (batch + 1) * BATCH))
-                for piece in self._batch(samples, rows, Seat(room, batch), room):
+                for piece in self.batch(samples, rows, Seat(room, batch), room.taken):
                     send(piece)
 
     @contextmanager
@@ -154,9 +154,17 @@ class ProcessReader:
         finally:
             self.intake.__exit__(None, None, None)
 
-    def _batch(
-        self, samples: Sequence[Sample], rows: range, seat: Seat, room: SharedRoom
+    def batch(
+        self, samples: Sequence[Sample], rows: range, seat: Seat, taken: Callable[[], int] = int
     ) -> Iterator[Piece]:
+        """Read consecutive samples in this process.
+
+        Args:
+            samples: of the split.
+            rows: the ones to read.
+            seat: takes the room that they need.
+            taken: returns the room that was taken since its last call.
+        """
         entries: list[Entry] = []
         unreadable: list[str] = []
         held = 0
@@ -169,7 +177,7 @@ class ProcessReader:
                 held += 0 if found.array is None else found.array.nbytes
             is_last = row == rows.stop - 1
             if is_last or held > _PIECE_BYTES:
-                yield self._piece(entries, unreadable, room.taken(), is_last=is_last)
+                yield self._piece(entries, unreadable, taken(), is_last=is_last)
                 entries, unreadable, held = [], [], 0
 
     def _piece(

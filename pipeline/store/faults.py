@@ -51,6 +51,7 @@ def shard_faults(
     shards: Mapping[ShardId, Finished],
     *,
     workers: int = 1,
+    quiet: bool = False,
     look: Callable[[ShardId, Mapping[str, bytes]], None] | None = None,
 ) -> Iterator[Fault]:
     """Read the files of shards, and yield those that contradict their records.
@@ -60,6 +61,7 @@ def shard_faults(
         layout: of the store.
         shards: the shards and their records.
         workers: threads that read; hashing runs side by side.
+        quiet: show no progress.
         look: called on any thread with each good shard's bytes by array, so that they are read once.
     """
 
@@ -77,7 +79,8 @@ def shard_faults(
         return faults
 
     checked = side_by_side(check, shards, workers)
-    for faults in track(checked, "verify", total=len(shards), unit="shard"):
+    watched = checked if quiet else track(checked, "verify", total=len(shards), unit="shard")
+    for faults in watched:
         yield from faults
 
 

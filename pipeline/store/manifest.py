@@ -197,10 +197,10 @@ class Manifest:
             rows = list(Finished.all_of(catalogue, read))
             yield from ((shard, rows[shard.block - span.first]) for shard in some)
 
-    def readable(self) -> dict[ShardId, Finished]:
-        """Return the shards whose catalogue can be read."""
+    def readable(self, spans: Iterable[Span] | None = None) -> dict[ShardId, Finished]:
+        """Return the shards, of some spans or of all, whose catalogue can be read."""
         found: dict[ShardId, Finished] = {}
-        for span in self.layout.spans():
+        for span in self.layout.spans() if spans is None else spans:
             with suppress(StoreError):
                 found |= dict(self.finished(span.shards()))
         return found

@@ -129,7 +129,7 @@ def at_work(process: subprocess.Popen[str]) -> list[psutil.Process]:
     found = []
     for each in family_of(process):
         try:
-            if each.cmdline()[:1] == ["ray::_DumpActor.make"]:
+            if each.cmdline()[:1] == ["ray::_Worker.do"]:
                 found.append(each)
         except psutil.Error:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from pipeline.places.objects import ObjectPlace
 from stages.engine import threads_per_worker
 from stages.options import make_engine
 from tests import patience
-from tests.stages.conftest import run
+from tests.stages.conftest import run, write_pictures
 from tests.stages.projects import content, differing
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     found = []
     for each in family_of(process):
         try:
-            if each.cmdline()[:1] == ["ray::_DumpActor.make"]:
+            if each.cmdline()[:1] == ["ray::_Worker.do"]:
                 found.append(each)
         except psutil.Error:
             continue
@@ -146,6 +147,47 @@ def test_a_terminated_command_ends_its_workers(project, edit):
     assert process.returncode == TERMINATED
     assert "terminated; completed work is saved" in told
     wait_for_the_end_of(family)
+
+
+@needs_ray
+def test_workers_find_what_one_process_finds(project, edit):
+    edit({"dumps": {"main": {"shard_rows": 16}}})
+    assert run("cache-logits", "main") == 0
+    done = call("verify", STORE, "--on", "ray", "--workers", "2")
+    assert (done.returncode, done.stdout) == (0, f"{STORE}: 79 files checked, 0 bad\n")
+    for name in ("train/codes/c/1/0/0", "train/scale/c/2/3", "test/codes/c/0/1/0"):
+        file = STORE / name
+        file.write_bytes(file.read_bytes()[:-1])
+    (STORE / "notes.txt").touch()
+    there, here = (call("verify", STORE, "--json", *more) for more in (("--on", "ray"), ()))
+    assert (there.returncode, here.returncode) == (1, 1)
+    assert json.loads(there.stdout) == json.loads(here.stdout)
+    assert len(json.loads(here.stdout)["bad"]) == 4
+
+
+@needs_ray
+def test_workers_prepare_the_bytes_of_one_process_and_write_its_report(project, edit):
+    write_pictures(project)
+    edit({"data": {"source": "folder:photos", "watch": "photos"}})
+    alone = project.with_name("alone")
+    shutil.copytree(project, alone)
+    os.chdir(alone)
+    student = ("train-student", "pupil")
+    for command in (
+        *(("prepare",), ("train-teacher", "tutor"), ("cache-logits", "main")),
+        *((*student, "kd", 0, "--dump", "main"), (*student, "scratch", 0), ("report",)),
+    ):
+        assert run(*command) == 0
+    os.chdir(project)
+    on_ray = ("--on", "ray", "--workers", "2")
+    done = call("prepare", *on_ray)
+    assert done.returncode == 0, done.stderr
+    assert content(project, ("data/prepared",)) == content(alone, ("data/prepared",))
+    for folder in ("data/logits", "models", "runs"):
+        shutil.copytree(alone / folder, folder, dirs_exist_ok=True)
+    done = call("report", *on_ray)
+    assert done.returncode == 0, done.stderr
+    assert content(project, ("reports/results.json",)) == content(alone, ("reports/results.json",))
 
 
 @needs_ray

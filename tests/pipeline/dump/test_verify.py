@@ -14,6 +14,7 @@ from pipeline.dump.verify import verify
 from pipeline.places.location import Location
 from pipeline.store.manifest import Manifest
 from pipeline.store.reader import LogitStore, SectionReader
+from tests.pipeline.teams import Copies
 
 
 @pytest.fixture
@@ -48,6 +49,19 @@ def test_findings_do_not_depend_on_the_number_of_threads(path):
     assert len(one.bad) == len(shards[2::5]) + 1
 
 
+@pytest.mark.parametrize("size", [2, 50])
+def test_findings_of_a_team_are_those_of_one_process(path, size):
+    assert verify(path, team=Copies(size)) == verify(path)
+    shards = sorted(path.glob("train/*/c/*/*/*"))
+    for file in shards[::4]:
+        file.write_bytes(file.read_bytes()[:-1])
+    (path / "test/keys/c/0").unlink()
+    (path / "notes.txt").touch()
+    alone, team = verify(path), verify(path, workers=2, team=Copies(size))
+    assert alone == team
+    assert len(team.bad) == len(shards[::4]) + 2
+
+
 def test_values_that_were_written_wrongly_are_found_once_a_view(path, monkeypatch):
     """Two of the shards of view 1 decode to NaN, though their bytes are as written."""
     original = SectionReader.decode_shard
@@ -59,3 +73,4 @@ def test_values_that_were_written_wrongly_are_found_once_a_view(path, monkeypatc
     assert len(LogitStore.open(path).manifest.layout.blocks("train")) > 1
     monkeypatch.setattr(SectionReader, "decode_shard", wrong)
     assert verify(path, workers=2).bad == ["train view 1 has non-finite logits"]
+    assert verify(path, team=Copies()).bad == ["train view 1 has non-finite logits"]

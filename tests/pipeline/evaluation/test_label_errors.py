@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from pipeline.core.team import Elsewhere
 from pipeline.dump.run import cache_logits
 from pipeline.evaluation import label_errors
 from pipeline.evaluation.context import RunContext
@@ -22,6 +24,7 @@ from pipeline.samples.samples import Source
 from pipeline.store.layout import ShardId
 from pipeline.store.reader import LogitStore, SectionReader
 from pipeline.tasks.table import find_task
+from tests.pipeline.teams import Copies
 
 # Names of the source's samples that get the next class instead of their own.
 FLIPPED = {"train/4", "train/37", "train/81", "test/11"}
@@ -86,6 +89,16 @@ def test_labels_that_were_flipped_are_found_and_no_other(found, data):
     assert {error.sample for error in found.worst} == FLIPPED
     assert found.doubted == len(FLIPPED)
     assert found.checked == len(data.train) + len(data.validation) + len(data.test) == 120
+
+
+def reopen(store: Path, prepared: Path) -> tuple[LogitStore, PreparedData]:
+    return LogitStore.open(store), PreparedData.open(prepared)
+
+
+def test_other_processes_find_the_same(found, store, data):
+    prepared = Path(data.train.origin).parent
+    there = Elsewhere(team=Copies(3), reopen=partial(reopen, store.location.root, prepared))
+    assert find_label_errors(store, data, 20, elsewhere=there) == found
 
 
 def test_each_says_what_it_is_and_what_the_teacher_sees(found, data):

@@ -19,6 +19,7 @@ from pipeline.core.errors import ConfigError, CorruptStoreError, StoreError
 from pipeline.places import folder, objects
 from pipeline.places.folder import LocalPlace
 from pipeline.places.objects import ObjectPlace
+from pipeline.store.leftovers import is_passing
 
 WRITERS = 8
 
@@ -126,6 +127,23 @@ def test_a_claim_of_a_killed_process_is_taken_over(tmp_path, monkeypatch, token)
     claim.write_text(token)
     assert place.put_if_match("manifest.json", b"2", tag)
     assert list(place.sizes()) == ["manifest.json"]
+
+
+def test_what_a_kill_leaves_of_a_claim_is_known_as_a_leftover(tmp_path, monkeypatch):
+    place, seen = LocalPlace(tmp_path), set[str]()
+    tag = place.put("manifest.json", b"1")
+    for name in ("rename", "unlink"):
+        original = getattr(os, name)
+
+        def spy(path, *rest, original=original):
+            seen.update(os.listdir(tmp_path))
+            return original(path, *rest)
+
+        monkeypatch.setattr(os, name, spy)
+    assert place.put_if_match("manifest.json", b"2", tag)
+    seen.remove("manifest.json")
+    assert len(seen) >= 2
+    assert all(is_passing(name) for name in seen)
 
 
 def test_a_link_to_nothing_is_replaced_and_any_other_name_is_taken(tmp_path):
