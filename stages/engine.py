@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-from pipeline.core.team import ALONE, Team
-
-if TYPE_CHECKING:
-    from stages.params import Params
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,24 +30,3 @@ def threads_per_worker() -> int:
     """
     given = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, int(given)) if given.isascii() and given.isdecimal() and len(given) < 5 else 1
-
-
-@contextmanager
-def team_of(
-    engine: Engine | None, params: Params | None = None, trusted: Collection[str] = ()
-) -> Iterator[Team]:
-    """Start an engine's workers, on CPUs, for a `with` block; without an engine, this process is the team.
-
-    Args:
-        engine: that the command asks for.
-        params: all of params.yaml, whose user code workers may run.
-        trusted: further code that they may run.
-    """
-    if engine is None:
-        yield ALONE
-        return
-    from stages.on_ray import Bench, RayTeam
-    from stages.ray_cluster import started
-
-    with started(replace(engine, device="cpu")) as cluster:
-        yield RayTeam(cluster, Bench.of(cluster, params, trusted))

@@ -19,12 +19,13 @@ from pipeline.samples.samples import Sample
 from pipeline.tasks.table import find_task
 from stages import paths
 from stages.data_params import DataParams
-from stages.engine import Engine, team_of
+from stages.engine import Engine
 from stages.failures import say
 from stages.options import reads_params, shares_reading
 from stages.params import Params
 from stages.ranks import require_alone
 from stages.runtime import bound_threads, default_workers
+from stages.team import team_of
 from stages.watch import is_kept, keep, look
 
 # Words for the values of a sample's label.

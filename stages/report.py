@@ -26,7 +26,7 @@ from pipeline.tasks.table import find_task
 from pipeline.tasks.task import Task
 from stages import paths
 from stages.dumps import dumps_in, require_as_asked, require_described_teacher, store_digest
-from stages.engine import Engine, team_of
+from stages.engine import Engine
 from stages.labels import tell_changed_labels
 from stages.machine import open_prepared
 from stages.options import reads_params, shares_reading
@@ -36,6 +36,7 @@ from stages.ranks import require_alone
 from stages.runs import changed_parameters, runs_of
 from stages.runtime import bound_threads, default_workers
 from stages.teachers import tell_other_data
+from stages.team import team_of
 
 _CPU = torch.device("cpu")
 

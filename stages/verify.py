@@ -33,13 +33,14 @@ from pipeline.store.upgrade import upgrade
 from pipeline.tasks.table import task_of
 from stages import paths
 from stages.dvc import cached_objects, tell_cache_to_mend, tell_damaged_cache
-from stages.engine import Engine, team_of, threads_per_worker
+from stages.engine import Engine, threads_per_worker
 from stages.failures import say
 from stages.labels import changes_at
 from stages.machine import Machine
 from stages.options import debuggable, reads_store, runs_on_engine, store_root, trusts_code
 from stages.ranks import require_alone
 from stages.teachers import load_teacher
+from stages.team import team_of
 
 
 @click.command()

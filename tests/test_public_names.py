@@ -22,7 +22,7 @@ NAMES = [
 OPTIONS = {
     "init": {"FOLDER", "--logits"},
     "preset": {"NAME", "--out", "--dvc"},
-    "prepare": {"--params", "--set", "--workers", "--look"},
+    "prepare": {"--params", "--set", "--workers", "--look", "--on"},
     "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render"},
     "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--render"}
     | {"--out", "--shards", "--by-view", "--on"},
@@ -42,7 +42,7 @@ OPTIONS = {
     }
     | {"--workers", "--render", "--follow", "--follow-timeout"},
     "sweep": {"--params", "--set", "--device", "--workers", "--render", "--on"},
-    "report": {"--params", "--set"},
+    "report": {"--params", "--set", "--workers", "--on"},
     "inspect": {"STORE", "--json"},
     "verify": {
         "STORE",
@@ -56,6 +56,7 @@ OPTIONS = {
         "--device",
         "--workers",
         "--render",
+        "--on",
     },
     "export-logits": {"DUMP", "--format", "--out", "--fp16", "--shard-rows", "--like", "--trust-code"}
     | {"--params", "--set"},
