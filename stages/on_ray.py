@@ -42,10 +42,10 @@ from pipeline.tasks.table import TASKS
 from stages.engine import Engine
 from stages.environment import fill_in
 from stages.failures import explain
+from stages.launchers import without_launcher
 from stages.machine import find_machine
 from stages.options import MOST_WORKERS, trust_code
 from stages.params import Params
-from stages.ranks import without_launcher
 from stages.ray_cluster import Cluster
 from stages.runtime import STARTED_BY, command_line
 from stages.teachers import dumping

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.core.limits import cgroups
 from stages.dvc import is_stage
-from stages.ranks import under_torchrun
+from stages.launchers import under_torchrun
 
 # Memory of CPU runs: keep freed pages instead of returning them to the kernel at every step.
 

@@ -1,4 +1,4 @@
-"""One of several processes: torchrun's are joined, those of other launchers are refused."""
+"""One of several processes: they share the work if they can meet, and are refused if they cannot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 
 from pipeline.core.errors import ConfigError
 from pipeline.store.lock import WHOLE, Slice
-from stages.ranks import local_ranks, rank_slice, training_ranks
+from stages.launchers import find_launch
+from stages.ranks import local_device, local_ranks, rank_slice, training_ranks
 from tests.stages.conftest import run
 
 CPU = torch.device("cpu")
@@ -38,7 +39,9 @@ ALONE = [
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch):
     for name in os.environ:
-        if name.startswith(("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_")) or name in ("RANK", "WORLD_SIZE"):
+        if name.startswith(("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "MASTER_")) or name in (
+            *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+        ):
             monkeypatch.delenv(name)
 
 
@@ -69,6 +72,64 @@ def test_one_process_works_alone(monkeypatch, given):
     assert rank_slice(WHOLE) == WHOLE
     with training_ranks(CPU) as ranks:
         assert (ranks.index, ranks.count) == (0, 1)
+
+
+MEETING = {"MASTER_ADDR": "head", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "meeting", "local"),
+    [
+        ({"RANK": "3", "WORLD_SIZE": "4", **MEETING}, Slice(3, 4), ("head", 29500), (0, 1)),
+        (
+            {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", **MEETING},
+            Slice(3, 4),
+            ("head", 29500),
+            (1, 2),
+        ),
+        (
+            {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_STEP_ID": "2", "SLURM_JOB_ID": "1000"}
+            | {"SLURM_STEP_NODELIST": "gpu[03-04]", "SLURM_LOCALID": "1"}
+            | {"SLURM_STEP_TASKS_PER_NODE": "4(x2)"},
+            Slice(5, 8),
+            ("gpu03", 27002),
+            (1, 4),
+        ),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "2"}
+            | {"OMPI_COMM_WORLD_LOCAL_SIZE": "4", **MEETING},
+            Slice(2, 4),
+            ("head", 29500),
+            (2, 4),
+        ),
+    ],
+    ids=["Kubeflow", "Ray Train", "srun", "mpirun"],
+)
+def test_processes_that_can_meet_share_the_work(monkeypatch, given, expected, meeting, local):
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    launch = find_launch()
+    assert (rank_slice(WHOLE), launch.meeting) == (expected, meeting)
+    assert (launch.local_rank, local_ranks()) == local
+    assert rank_slice(Slice(1, 2)) == Slice(expected.count + expected.index, 2 * expected.count)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    assert local_device() == f"cuda:{local[0]}"
+    # Each task sees its own GPU alone, e.g. by srun --gpus-per-task=1.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert local_device() == "cuda:0"
+
+
+def test_processes_that_do_not_meet_are_one_line(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", **MEETING}.items():
+        monkeypatch.setenv(name, value)
+
+    def wait(*_, **given):
+        raise torch.distributed.DistNetworkError("the client socket has timed out\nmore")
+
+    monkeypatch.setattr("torch.distributed.init_process_group", wait)
+    message = r"the 2 processes of .* did not meet at head:29500 \(the client socket has timed out\)"
+    with pytest.raises(ConfigError, match=message), training_ranks(CPU):
+        pass
 
 
 def test_torchrun_under_another_launcher_is_torchrun(monkeypatch):

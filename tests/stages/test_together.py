@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,58 @@ def test_two_ranks_train_the_student_that_one_trains(project):
     assert done.stdout.count("test top-1") == 1
     assert done.stderr.count("epoch 2/2") == 1
     assert not list(Path("runs/.state").glob("*.pt"))
+
+
+def test_ranks_of_other_launchers_train_what_torchrun_trains(project):
+    assert run("cache-logits", "main") == 0
+    words = ("train-student", "pupil", "kd", "0", "--dump", "main", *STUDENT)
+    assert by_two_ranks(*words).returncode == 0
+    expected = json.loads(METRICS.read_text())
+    METRICS.unlink()
+    command = [sys.executable, "-c", "from stages.cli import main; main()", *words]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "SLURM_STEP_NUM_TASKS": "2"}
+    ranks = [
+        subprocess.Popen(
+            command,
+            env={**ENVIRONMENT, **meeting, "SLURM_PROCID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    told = [patience.finish(rank) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], told
+    assert sum(out.count("test top-1") for out, _ in told) == 1
+    found = json.loads(METRICS.read_text())
+    for figure in ("nll", "kl_to_teacher", "validation_top1", "best_epoch"):
+        assert found[figure] == expected[figure]
+
+
+GROUP = """
+import sys
+import torch.distributed as dist
+from stages.cli import main
+
+dist.init_process_group("gloo")
+try:
+    main(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code
+assert dist.is_initialized() and dist.get_world_size() == 2
+"""
+
+
+def test_a_process_group_that_exists_is_used_as_it_is(project):
+    Path("group.py").write_text(GROUP)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words = ("train-student", "pupil", "scratch", "0", *STUDENT)
+    done = patience.call([*launcher, "group.py", *words], env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test top-1") == 1
 
 
 def test_a_step_that_ranks_cannot_share_is_refused(project):
