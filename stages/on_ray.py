@@ -132,14 +132,19 @@ class _Worker:
     def ready(self) -> None:
         """Return as soon as the process has started."""
 
-    def do(self, method: str, arguments: Sequence[Any]) -> tuple[Any, list[str]]:
-        """Call a method of the object; return its result, and the lines that it printed to stderr."""
-        with self._bench.telling(), redirect_stderr(io.StringIO()) as printed:
+    def do(self, method: str, arguments: Sequence[Any]) -> Any:
+        """Call a method of the object."""
+        with self._bench.telling():
             # Here, not in __init__: Ray would report an error there as a dead worker.
             if self._opened is None:
                 self._bench.enter()
                 self._opened = pickle.loads(self._opens)()  # noqa: S301 (sent by the command)
-            return getattr(self._opened, method)(*arguments), printed.getvalue().splitlines()
+            return getattr(self._opened, method)(*arguments)
+
+    def do_and_tell(self, method: str, arguments: Sequence[Any]) -> tuple[Any, list[str]]:
+        """Do the same; return the lines that it printed to stderr, too, which is else Ray's log."""
+        with redirect_stderr(io.StringIO()) as printed:
+            return self.do(method, arguments), printed.getvalue().splitlines()
 
 
 class _Workers:
@@ -163,7 +168,7 @@ class _Workers:
         """Let the worker that starts first call a method; print the lines that it printed."""
         while not (there := _done(self._cluster, self._starting)):
             self._tell_waiting()
-        call = self._starting[there[0]].do.remote(method, arguments)
+        call = self._starting[there[0]].do_and_tell.remote(method, arguments)
         while not _done(self._cluster, [call]):
             continue
         result, lines = _result(self._cluster, call)
@@ -200,7 +205,7 @@ class _Workers:
                     continue
                 worker, number = running.pop(call)
                 free.append(worker)
-                yield number, _result(self._cluster, call)[0]
+                yield number, _result(self._cluster, call)
             if not waiting:
                 # Their processors may be what a worker of a lost machine waits for.
                 while free:
