@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,9 @@ def find_modality(name: str = DEFAULT) -> Modality:
     return MODALITIES.find(name)
 
 
-def families() -> tuple[Family, ...]:
-    """Return the model families of all modalities, in the order of the table."""
-    return tuple(family for modality in MODALITIES for family in modality.families)
+def families() -> Iterator[Family]:
+    """Yield the model families of all modalities; a modality is imported when it is reached."""
+    return (family for modality in MODALITIES for family in modality.families)
 
 
 def modality_of(plain: Mapping[str, Any]) -> str:
