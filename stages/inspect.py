@@ -12,6 +12,7 @@ from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.rule import Measures
 from pipeline.core.errors import ConfigError, counted, first_of
 from pipeline.places.addresses import hidden_place
+from pipeline.places.location import Location
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.labels import LabelChanges
 from pipeline.store.reference import kind_of
@@ -21,7 +22,7 @@ from pipeline.tasks.table import task_of
 from pipeline.tasks.task import Task
 from stages.failures import say
 from stages.labels import changes_at
-from stages.options import debuggable
+from stages.options import debuggable, named_store
 
 
 @click.command()
@@ -31,8 +32,9 @@ from stages.options import debuggable
 def command(store: str, as_json: bool) -> None:
     """Show the contents of STORE: samples, teacher, size, fidelity and completeness.
 
-    STORE is a folder, or an address such as s3://bucket/main.zarr.
+    STORE is a folder, an address such as s3://bucket/main.zarr, or the name of a dump in data/logits.
     """
+    store = named_store(store)
     summary, lines = _described(store)
     changes = changes_at(store)
     if as_json:
@@ -94,7 +96,8 @@ def _of_reheaded(place: str, reheaded: Reheaded) -> tuple[dict[str, Any], dict[s
 def _lines(store: str, found: Inspection) -> dict[str, str]:
     summary, teacher, task = found.summary, found.header.teacher, _task(found.header.teacher)
     shards, per_view = summary["shards"], summary["bytes_per_sample_view"]
-    complete = "complete" if summary["complete"] else "NOT complete; resume with: pipeline cache-logits"
+    again = f"pipeline cache-logits {Location(store).stem}"
+    complete = "complete" if summary["complete"] else f"NOT complete; resume with: {again}"
     views = {key: value for key, value in found.header.views.items() if value is not None}
     return {
         "store": f"{hidden_place(store)}, schema {summary['schema']}, {complete}",

@@ -115,6 +115,15 @@ def writes_store(command: Command) -> Command:
     return wrapped
 
 
+def named_store(given: str) -> str:
+    """Return the address of a store that a command is given, or the folder of the dump of this name."""
+    from stages import paths
+
+    if re.fullmatch(r"[\w-]+", given) and not Path(given).exists() and paths.store(given).exists():
+        return str(paths.store(given))
+    return given
+
+
 def store_root(address: str, hint: str) -> Root:
     """Return the folder or place of a store.
 

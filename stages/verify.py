@@ -37,7 +37,14 @@ from stages.engine import Engine, threads_per_worker
 from stages.failures import say
 from stages.labels import changes_at
 from stages.machine import Machine
-from stages.options import debuggable, reads_store, runs_on_engine, store_root, trusts_code
+from stages.options import (
+    debuggable,
+    named_store,
+    reads_store,
+    runs_on_engine,
+    store_root,
+    trusts_code,
+)
 from stages.ranks import require_alone
 from stages.teachers import load_teacher
 from stages.team import team_of
@@ -86,6 +93,8 @@ def command(
 ) -> None:
     """Check every byte of STORE against its manifest; exit with status 1 on any fault.
 
+    STORE is a folder, an address, or the name of a dump in data/logits.
+
     --replay and --repair run the teacher of models/teachers again on samples of data/prepared. --data
     checks the prepared data too; STORE is then optional. Code named by STORE or the teacher's card runs
     only with --trust-code. With --on, workers of Ray share the shards.
@@ -102,7 +111,7 @@ def command(
     if with_data:
         found.append(_audit_prepared(machine, as_json=as_json))
     if store is not None:
-        root = store_root(store, "STORE")
+        root = store_root(named_store(store), "STORE")
         checked = _CheckedStore(
             store=root, machine=machine, trust=trust, allow_drift=allow_drift, engine=engine
         )

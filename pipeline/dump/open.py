@@ -283,7 +283,8 @@ def _complete(path: Root, header: Header, context: RunContext, completes: bool) 
     finished, total = writer.done(), writer.layout.n_shards
     done = len(finished)
     if done < total or not completes:
-        rest = "" if done < total else "; complete the store with the same command without --shards"
+        last = "complete the store with the same command without --shards"
+        rest = f"; {last}" if done == total else f"; when all are, {last}"
         note(f"{path}: {done} of {total} shards are done{rest}")
         return None
     with ExitStack() as held:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from pipeline.core.files import parse_object
 from stages.cli import COMMANDS, cli, main
 from stages.environment import fill_in
 from tests import patience
+from tests.stages.conftest import run
 
 REPOSITORY = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -356,3 +358,31 @@ def test_a_process_that_waits_for_its_input_ends_on_sigterm(folder):
         _, err = patience.finish(process)
     assert process.returncode == 143
     assert err == "pipeline: terminated; completed work is saved, run the same command to resume\n"
+
+
+def test_a_command_runs_on_another_thread_too(project, capsys):
+    """As in a worker of Ray Train; a handler of signals can be set on the main thread alone."""
+    ended: list[int | str | None] = []
+
+    def work() -> None:
+        try:
+            main(["plan", "main"])
+        except SystemExit as done:
+            ended.append(done.code)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ended == []
+    assert "forward passes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_dump_in_its_folder_may_be_named(project, capsys, command):
+    assert run("cache-logits", "main") == 0
+    assert run(command, "main") == 0
+    assert "data/logits/main.zarr" in capsys.readouterr().out
+    # A folder of this name is meant if there is one.
+    Path("main").mkdir()
+    assert run(command, "main") == 1
+    assert "main: no such store" in capsys.readouterr().err
