@@ -1,10 +1,10 @@
 """Run the slow campaigns: commands killed before each file-system change, damaged files, forged stores.
 
-    python -m tests.benchmarks.campaigns [--jobs 2] [--minutes 600] [--out FILE.json]
+    python -m tests.benchmarks.campaigns [--jobs 2] [--minutes 600] [--since COMMIT] [--out FILE.json]
 
 Runs each test marked `slow` in a separate process, new tests first, and saves its counts when it finishes.
 An interrupted run resumes with the same command. Results for other versions of the code, identified by
-the git tree, are replaced.
+the git trees, are replaced; with --since, those of this commit and later ones count.
 """
 
 from __future__ import annotations
@@ -31,15 +31,21 @@ FILES = (
 )
 
 
-def code() -> str:
+def code(commit: str = "HEAD") -> str:
     """Return the identity of the tested code: the git trees of the library and of the commands."""
-    trees = [
-        subprocess.run(
-            ["git", "rev-parse", f"HEAD:{folder}"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout[:12]
-        for folder in ("pipeline", "stages")
-    ]
-    return "-".join(trees)
+    return "-".join(git("rev-parse", f"{commit}:{folder}")[:12] for folder in ("pipeline", "stages"))
+
+
+def accepted(since: str | None) -> set[str]:
+    """Return the identities of the code of HEAD and, if one is named, of a commit and all later ones."""
+    later = git("rev-list", f"{since}^..HEAD").split() if since else []
+    return {code(), *map(code, later)}
+
+
+def git(*arguments: str) -> str:
+    """Return what git prints."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def slow_tests() -> list[str]:
@@ -66,11 +72,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=600)
+    parser.add_argument("--since", help="count results of this commit's code, and of later commits")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     known: Mapping[str, Any] = json.loads(given.out.read_text())["tests"] if given.out.exists() else {}
     found, end = dict(known), time.monotonic() + 60 * given.minutes
-    waiting = [test for test in slow_tests() if found.get(test, {}).get("code") != code()]
+    counts = accepted(given.since)
+    waiting = [test for test in slow_tests() if found.get(test, {}).get("code") not in counts]
     waiting.sort(key=lambda test: test in found)
 
     def run_in_time(test: str) -> dict[str, Any] | None:

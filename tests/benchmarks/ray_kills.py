@@ -41,6 +41,7 @@ from pipeline.places.folder import Root, at
 from pipeline.places.objects import ObjectPlace
 from tests import patience
 from tests.benchmarks.environment import environment
+from tests.ray_processes import family_of, workers_of
 
 ROOT = Path(__file__).parents[2]
 BUILT_IN = ROOT / "pipeline/modalities/images/builtin/fashion_mnist_10k.npz"
@@ -124,25 +125,6 @@ def shards_done(place: Root) -> int:
     return sum(name.startswith("train") for name in at(place).names("records"))
 
 
-def at_work(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Return the workers of a command that make shards now."""
-    found = []
-    for each in family_of(process):
-        try:
-            if each.cmdline()[:1] == ["ray::_Worker.do"]:
-                found.append(each)
-        except psutil.Error:
-            continue
-    return found
-
-
-def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
 def kill_workers(
     job: Job, place: Root, process: subprocess.Popen[str], most: int, draw: random.Random
 ) -> int:
@@ -153,7 +135,7 @@ def kill_workers(
         if not patience.until(lambda goal=goal: shards_done(place) >= goal, process, 0.2):
             break
         time.sleep(draw.random())
-        if victims := at_work(process):
+        if victims := workers_of(process):
             draw.choice(victims).kill()
             killed += 1
     return killed
@@ -161,7 +143,7 @@ def kill_workers(
 
 def kill_command(process: subprocess.Popen[str]) -> int:
     """Kill a command, and wait until its processes are gone; return how many workers were at work."""
-    family, lost = family_of(process), len(at_work(process))
+    family, lost = family_of(process), len(workers_of(process))
     process.kill()
     process.communicate()
     psutil.wait_procs(family)

@@ -20,6 +20,7 @@ from pipeline.places.objects import ObjectPlace
 from stages.engine import threads_per_worker
 from stages.options import make_engine
 from tests import patience
+from tests.ray_processes import family_of, workers_of
 from tests.stages.conftest import run, write_pictures
 from tests.stages.projects import content, differing
 
@@ -50,25 +51,6 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
 def begin(*arguments: object) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(words(*arguments), env=environment(), **pipes)
-
-
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Return the processes of Ray that make shards now."""
-    found = []
-    for each in family_of(process):
-        try:
-            if each.cmdline()[:1] == ["ray::_Worker.do"]:
-                found.append(each)
-        except psutil.Error:
-            continue
-    return found
-
-
-def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
 
 
 def wait_for_the_end_of(processes: list[psutil.Process]) -> None:
