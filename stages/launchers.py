@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_ADDRESS, _PORT = "MASTER_ADDR", "MASTER_PORT"
+_ADDRESS, _PORT, _STEP = "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_ID"
 # Ports of Slurm's steps: beyond those of services, below those that Linux gives to clients.
 _FIRST_PORT, _PORTS = 20_000, 12_000
 
@@ -75,13 +75,14 @@ def find_launch() -> Launch | None:
     """Return the launch of which this process is a part; None for a single process."""
     if under_torchrun():
         return _launch("torchrun", _TORCH)
+    found = []
     for launcher, names in LAUNCHERS.items():
-        known = _of_job(names) if launcher == "srun" else names
-        launch = _launch(launcher, known)
+        launch = _launch(launcher, _of_job(names) if launcher == "srun" else names)
         # Other programs set RANK too, so RANK alone proves nothing.
         if launch.size > 1 or (launch.rank > 0 and names.rank != "RANK"):
-            return launch
-    return None
+            found.append(launch)
+    # Launchers nest, e.g. mpirun starts its daemons by srun: that of most processes started this one.
+    return max(found, key=lambda launch: launch.size, default=None)
 
 
 def under_torchrun() -> bool:
@@ -91,7 +92,8 @@ def under_torchrun() -> bool:
 
 def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
     """Return environment variables without those of launchers, for a process that is none of theirs."""
-    names = {name for known in LAUNCHERS.values() for name in (known.size, known.rank)}
+    # Without its size, a step of Slurm would count as its whole job.
+    names = {name for known in LAUNCHERS.values() for name in (known.size, known.rank)} | {_STEP}
     return {name: value for name, value in environment.items() if name not in names}
 
 
@@ -100,7 +102,7 @@ def _of_job(names: Variables) -> Variables:
 
     A batch script runs once. It has its job's SLURM_NTASKS and SLURM_PROCID=0, but no step.
     """
-    if names.size in os.environ or "SLURM_STEP_ID" not in os.environ:
+    if names.size in os.environ or _STEP not in os.environ:
         return names
     return Variables("SLURM_NTASKS", names.rank, names.local_size, names.local_rank)
 
@@ -127,7 +129,7 @@ def _meeting(launcher: str) -> tuple[str, int] | None:
     if launcher != "srun" or not nodes or "SLURM_JOB_ID" not in os.environ:
         return None
     # Two steps of one job, or of two jobs on one node, rarely get the same port.
-    step = _count("SLURM_JOB_ID") * 7 + _count("SLURM_STEP_ID")
+    step = _count("SLURM_JOB_ID") * 7 + _count(_STEP)
     return first_host(nodes), _FIRST_PORT + step % _PORTS
 
 

@@ -20,11 +20,12 @@ import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.codecs.own_code import is_own_codec, trust_codec
 from pipeline.core.errors import (
     ConfigError,
     EngineError,
@@ -71,6 +72,7 @@ class Bench:
         is_here: whether the command runs on the same machine.
         modality, task: names of user code in that folder, or of the tables; None if none is used.
         trusted: further code that may run, of `--trust-code`.
+        codecs: user code of params.yaml's dumps.
     """
 
     folder: str
@@ -79,10 +81,12 @@ class Bench:
     modality: str | None = None
     task: str | None = None
     trusted: tuple[str, ...] = ()
+    codecs: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, cluster: Cluster, params: Params | None = None, trusted: Collection[str] = ()) -> Bench:
         """Return the bench of a cluster's workers for the project in the working folder."""
+        codecs = [] if params is None else [dump.codec for dump in params.dumps.values()]
         return cls(
             folder=str(Path.cwd()),
             threads=cluster.cpus,
@@ -90,6 +94,7 @@ class Bench:
             modality=None if params is None else params.data.modality,
             task=None if params is None else params.data.task,
             trusted=tuple(sorted(trusted)),
+            codecs=tuple(filter(is_own_codec, codecs)),
         )
 
     def enter(self) -> None:
@@ -102,6 +107,8 @@ class Bench:
             MODALITIES.use(self.modality)
             TASKS.use(self.task)
         trust_code(self.trusted)
+        for codec in self.codecs:
+            trust_codec(codec)
         # Not by OMP_NUM_THREADS, which each machine may set differently.
         set_num_threads(self.threads)
 
@@ -206,10 +213,12 @@ class _Workers:
                 worker, number = running.pop(call)
                 free.append(worker)
                 yield number, _result(self._cluster, call)
+            # Processors of idle workers may be what a worker of a lost machine waits for.
             if not waiting:
-                # Their processors may be what a worker of a lost machine waits for.
                 while free:
                     self._cluster.ray.kill(free.pop())
+            elif silent and running and free:
+                self._cluster.ray.kill(free.pop())
 
     def _tell_silence(self, silent: int, running: int) -> None:
         """Tell, after so many times `_PATIENCE_SECONDS` without a result, what the workers do."""
@@ -263,7 +272,12 @@ def _open_dump(
     params: Params, dump: str, place: Root, *, device: str, render: str, threads: int
 ) -> DumpWorker:
     """Open data and teacher in a worker."""
-    context, teacher, spec = dumping(params, dump, find_machine(device, threads, render))
+    from torch import set_num_threads
+
+    machine = find_machine(device, threads, render)
+    # It may have lowered this number, which decides the last bits of outputs.
+    set_num_threads(threads)
+    context, teacher, spec = dumping(params, dump, machine)
     return DumpWorker(place, partial(plan_dump, context, teacher, spec, place))
 
 
@@ -280,7 +294,10 @@ class RayTeam:
 
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Call a function with each item; yield the results in the order of the items."""
-        workers = _Workers(self._cluster, self._bench, partial(_Callable, work))
+        if not items:
+            return
+        cluster = replace(self._cluster, workers=min(self.size, len(items)))
+        workers = _Workers(cluster, self._bench, partial(_Callable, work))
         held, taken = dict[int, R](), 0
         most = _AHEAD * self.size
         ended = workers.each("call", [(item,) for item in items], lambda number: number < taken + most)

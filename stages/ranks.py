@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import ConfigError, brief
+from pipeline.core.progress import note
 from pipeline.store.lock import WHOLE, Slice
 from stages.launchers import Launch, find_launch, under_torchrun
 
@@ -50,6 +51,11 @@ def rank_slice(part: Slice) -> Slice:
             )
         return part
     rank, size = _rank_and_size(launch)
+    if part != WHOLE and size > 1 and rank == 0:
+        note(
+            f"the {size} processes of {launch.launcher} divide part {part.index}/{part.count} among them; "
+            "give --shards to a single process, or one part to all"
+        )
     return Slice(part.index * size + rank, part.count * size)
 
 
@@ -79,10 +85,10 @@ def training_ranks(device: torch.device) -> Iterator[Ranks]:
             if launch is None or size == 1:
                 yield Ranks()
                 return
-            if device.type == "cuda":
-                cuda.set_device(device)
             _join(launch, rank, size, "nccl" if device.type == "cuda" else "gloo")
             held.callback(dist.destroy_process_group)
+        if device.type == "cuda":
+            cuda.set_device(device)
         rank, size = dist.get_rank(), dist.get_world_size()
         if rank > 0:
             # All ranks would print the same, so only the first does.
@@ -92,11 +98,14 @@ def training_ranks(device: torch.device) -> Iterator[Ranks]:
 
 
 def local_device() -> str:
-    """Return the name of this rank's GPU, e.g. cuda:1; a launcher may show each rank its own one alone."""
+    """Return the name of this rank's GPU, e.g. cuda:1; srun may show each rank its own one alone."""
     from torch import cuda
 
     launch = find_launch()
-    return "cuda" if launch is None else f"cuda:{launch.local_rank % max(1, cuda.device_count())}"
+    if launch is None:
+        return "cuda"
+    sees_its_own = cuda.device_count() == 1 and not under_torchrun()
+    return "cuda:0" if sees_its_own else f"cuda:{launch.local_rank}"
 
 
 def local_ranks() -> int:

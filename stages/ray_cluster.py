@@ -75,6 +75,8 @@ def started(engine: Engine) -> Iterator[Cluster]:
         ) from error
     try:
         yield _cluster(ray, engine, is_here=address is None)
+    except BrokenPipeError:
+        raise  # of this process's own output
     except ConnectionError as error:
         raise EngineError(
             f"ray: the cluster is gone ({brief(error)}); finished work is kept; start it, and run the "

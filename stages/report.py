@@ -94,7 +94,7 @@ def write_report(params: Params, workers: int | None = None, team: Team = ALONE)
             data,
             workers or default_workers(),
             Elsewhere(team=team, reopen=partial(_reopen, find_store(params, name)))
-            if team.size > 1
+            if team is not ALONE
             else None,
         )
         for name, store in stores.items()
@@ -129,7 +129,8 @@ def _collect(params: Params, stores: dict[str, SoftLabels], data: PreparedData, 
             note(f"{name}: trained on different data than {paths.PREPARED} holds now; run: {plan.command}")
         store = stores.get(plan.dump or "")
         if store is not None and run.store not in (None, store_digest(store)):
-            note(f"{name}: dump {plan.dump} has been made again since it was trained; run: {plan.command}")
+            changed = f"dump {plan.dump} has been made again or grown since it was trained"
+            note(f"{name}: {changed}; run: {plan.command}")
     dumps = {
         name: dump_figures(store.summary(), store.teacher_names, tell_changed_labels(store, data))
         for name, store in stores.items()

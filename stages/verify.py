@@ -101,7 +101,7 @@ def command(
     """
     if store is None and (not with_data or pairs or mend or upgrades):
         raise click.UsageError("Missing argument 'STORE'; only --data works without one")
-    if mend or upgrades:
+    if mend or upgrades or engine is not None:
         require_alone()
     if engine is not None and (pairs or mend or upgrades or with_data):
         raise ConfigError(

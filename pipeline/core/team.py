@@ -22,8 +22,7 @@ class Team(Protocol):
     def map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Call a function with each item; yield the results in the order of the items.
 
-        The first error is raised in its place. A process that dies is replaced, so an item may be worked
-        on twice.
+        An error ends all of it. A process that dies is replaced, so an item may be worked on twice.
 
         Args:
             work: can be pickled, as can items and results; each process gets a copy of its own.

@@ -94,7 +94,7 @@ def verify(path: Root, workers: int = 1, team: Team = ALONE) -> Audit:
     check = partial(_check_shards, location, manifest, decoding, workers)
     faults = [
         *metadata_faults(location, {**manifest.metadata, **manifest.catalogue_files()}),
-        *(check() if team.size == 1 else _check_together(path, manifest, decoding, workers, team)),
+        *(check() if team is ALONE else _check_together(path, manifest, decoding, workers, team)),
         # Not a fault: leftovers of killed writers, which the next writer removes, and unfinished growths.
         *(stray for stray in strays(path, known) if not is_passing(stray.name)),
     ]

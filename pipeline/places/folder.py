@@ -106,7 +106,7 @@ class LocalPlace(Place):
             path = self.folder / name
             if path.exists() or not path.is_symlink():
                 return None
-        remove_inside(self.folder, name)
+        _remove_link(path)
         return self.put_if_absent(name, content)
 
     def put_if_match(self, name: str, content: bytes, tag: Tag) -> Tag | None:
@@ -242,6 +242,17 @@ def _claimed_by(claim: Path) -> str:
         return claim.read_text(errors="replace")
     except FileNotFoundError:
         return ""
+
+
+def _remove_link(path: Path) -> None:
+    """Remove a link, renamed first: what came in its place meanwhile is put back."""
+    taken = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with suppress(FileNotFoundError):
+        os.rename(path, taken)
+        if not taken.is_symlink():
+            with suppress(FileExistsError):
+                os.link(taken, path)
+        taken.unlink()
 
 
 def _remove_claim(claim: Path, token: str) -> None:

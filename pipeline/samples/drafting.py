@@ -126,7 +126,8 @@ class DraftBuilder:
         if kept < len(rows):
             has_room = offsets[-1] - offsets[kept] < shutil.disk_usage(self.state).free // 2
             can_be_told = (rows["file_bytes"][kept:] >= 0).any()
-            draft.shorten(kept, spare if has_room and can_be_told else None)
+            keeps = has_room and can_be_told and self.elsewhere is None
+            draft.shorten(kept, spare if keeps else None)
         if len(rows) or len(spare):
             moved_too = f", up to {len(spare):,} more are reused" if len(spare) else ""
             known = f"{kept:,} of {len(samples):,} {name} {plural(self.intake.form.noun)}"

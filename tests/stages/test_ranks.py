@@ -9,7 +9,7 @@ import torch
 
 from pipeline.core.errors import ConfigError
 from pipeline.store.lock import WHOLE, Slice
-from stages.launchers import find_launch
+from stages.launchers import find_launch, without_launcher
 from stages.ranks import local_device, local_ranks, rank_slice, training_ranks
 from tests.stages.conftest import run
 
@@ -36,12 +36,14 @@ ALONE = [
 ]
 
 
+PREFIXES = ("SLURM_", "OMPI_", "PMI", "MPI_", "MV2_", "JSM_", "TORCHELASTIC_", "MASTER_")
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch):
     for name in os.environ:
-        if name.startswith(("SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "MASTER_")) or name in (
-            *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-        ):
+        if name.startswith(PREFIXES) or name in NAMES:
             monkeypatch.delenv(name)
 
 
@@ -119,6 +121,42 @@ def test_processes_that_can_meet_share_the_work(monkeypatch, given, expected, me
     assert local_device() == "cuda:0"
 
 
+@pytest.mark.parametrize("given", [*SEVERAL, *ALONE], ids=lambda given: "-".join(given))
+def test_a_process_without_a_launcher_is_alone(monkeypatch, given):
+    """A command that a worker of Ray starts, which itself may have been started by srun."""
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    kept = without_launcher(os.environ)
+    for name in given:
+        if name not in kept:
+            monkeypatch.delenv(name)
+    assert find_launch() is None
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "5", **MEETING},
+        {"WORLD_SIZE": "8", "RANK": "5", **MEETING},
+    ],
+    ids=["mpirun", "Ray Train"],
+)
+def test_the_inner_one_of_two_launchers_counts(monkeypatch, inner):
+    step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_JOB_ID": "7"}
+    for name, value in {**step, "SLURM_STEP_NODELIST": "gpu[1-2]", **inner}.items():
+        monkeypatch.setenv(name, value)
+    assert rank_slice(WHOLE) == Slice(5, 8)
+
+
+def test_a_part_that_several_processes_got_is_divided_and_told(monkeypatch, capsys):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", **MEETING}.items():
+        monkeypatch.setenv(name, value)
+    assert rank_slice(Slice(2, 3)) == Slice(8, 12)
+    assert "the 4 processes of a launcher such as Ray Train or Kubeflow divide part 2/3" in (
+        capsys.readouterr().err
+    )
+
+
 def test_processes_that_do_not_meet_are_one_line(monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", **MEETING}.items():
         monkeypatch.setenv(name, value)
@@ -155,6 +193,7 @@ def test_a_number_of_ranks_that_is_none_is_one(monkeypatch, given, expected):
         *(["sweep"], ["rehead", "main", "--head", "head.npz", "--out", "other"]),
         ["export-logits", "main", "--format", "parquet", "--out", "exported"],
         *(["verify", "data/logits/main.zarr", "--upgrade"], ["cache-logits", "main", "--on", "ray"]),
+        ["verify", "data/logits/main.zarr", "--on", "ray"],
     ],
     ids=lambda command: " ".join(word for word in command if word[0] != "d")[:30],
 )

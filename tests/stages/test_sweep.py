@@ -80,7 +80,7 @@ def test_a_run_of_a_dump_that_was_made_again_is_missing(dumped, edit, record, ca
     assert run("sweep") == 0
     (arguments,) = asked
     assert arguments[:4] == ["train-student", "pupil", "kd", "0"]
-    told = f"{KD}: dump main has been made again since it was trained; run: pipeline train-student pupil"
+    told = f"{KD}: dump main has been made again or grown since it was trained; run: pipeline"
     assert told in capfd.readouterr().err
 
 

@@ -100,9 +100,14 @@ def test_all_unreadable_samples_are_named_and_the_rest_is_kept(tmp_path):
     assert import_into(tmp_path / "data", source, "images", team=Copies()) == expected
 
 
-def test_a_worker_that_finds_other_files_is_refused(tmp_path):
+@pytest.mark.parametrize("change", ["fewer", "renamed"])
+def test_a_worker_that_finds_other_files_is_refused(tmp_path, change):
     source = write_images(tmp_path)
     there = write_images(tmp_path / "elsewhere")
-    sorted((tmp_path / "elsewhere").rglob("*.jpg"))[0].unlink()
+    path = sorted((tmp_path / "elsewhere/photos/train/class-1").rglob("*.jpg"))[2]
+    if change == "fewer":
+        path.unlink()
+    else:
+        path.rename(path.with_name(f"{path.stem}a.jpg"))  # it sorts at the same place
     with pytest.raises(DataError, match="another process finds other samples than the command"):
         import_into(tmp_path / "data", source, "images", team=Copies(), there=there)
