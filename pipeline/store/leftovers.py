@@ -17,7 +17,8 @@ from pipeline.store.faults import files_in
 from pipeline.store.layout import GATHERED, GROWTH, RECORDS, catalogue_digest
 
 _WRITTEN = re.compile(
-    r"zarr\.json|manifest\.json|records\.jsonl|\w+\.v\d+\.b\d+\.(record|json)|[0-9a-f]{64}(\.copy)?|\d+"
+    r"zarr\.json|manifest\.json|head\.safetensors|records\.jsonl|\w+\.v\d+\.b\d+\.(record|json)"
+    r"|[0-9a-f]{64}(\.copy)?|\d+"
 )
 # zarr's names of files that it is writing.
 _PARTIAL = re.compile(r"(zarr|\d+)\.[0-9a-f]+\.partial")
