@@ -73,6 +73,11 @@ def test_an_epoch_that_begins_at_a_step_has_the_rest_of_the_batches(store, conte
         assert torch.equal(one.images, other.images)
 
 
+def wait_for_what_is_ahead(loader) -> None:
+    """Wait until the views that a thread draws ahead are drawn."""
+    loader._feed._resident._pool.submit(lambda: None).result()
+
+
 def test_a_view_is_drawn_once_and_ahead_of_its_epoch(store, context, monkeypatch):
     loader = _loader(store, context, on_device=True)
     drawn = []
@@ -86,10 +91,11 @@ def test_a_view_is_drawn_once_and_ahead_of_its_epoch(store, context, monkeypatch
     count = len(context.data.train)
     batches = loader.epoch(0)
     next(batches)
-    loader._feed._resident._pool.submit(lambda: None).result()
+    wait_for_what_is_ahead(loader)
     assert drawn == [(0, count), (1, count)]
     list(batches)
     list(loader.epoch(1))
+    wait_for_what_is_ahead(loader)
     assert drawn == [(0, count), (1, count), (2, count)]
 
 
