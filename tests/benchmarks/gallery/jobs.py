@@ -8,15 +8,18 @@ from collections.abc import Iterator
 
 from tests.benchmarks.gallery.results import Found, ratio, scientific, table
 
-_IMPORTS = ("prepare", "prepare-encoded", "prepare-more-images")
+_IMPORTS = ("prepare", "prepare-encoded", "prepare-more-images", "prepare-texts")
 _DUMPS = ("dump", "joined", "second-half", "more-views", "fewer-views", "more-images", "repair")
-_RUNS = ("teacher", "student", "baseline", "ensemble", "report", "export")
+_OLDER = ("upgrade", "older-more-views", "older-repair")
+_RUNS = ("teacher", "student", "baseline", "ensemble", "probe", "report", "export", "export-logits")
 _KILLED = {
-    "`prepare`, also with `keep: encoded` and with more images: killed before each change of the file "
-    "system": _IMPORTS,
+    "`prepare`, also with `keep: encoded`, with more images, of texts: killed before each change of the "
+    "file system": _IMPORTS,
     "`cache-logits`: a dump, one by two jobs, with more views, fewer views, more images, and "
     "`verify --repair`": _DUMPS,
-    "`train-teacher`, `train-student`, a baseline, an ensemble, `report`, `export`": _RUNS,
+    "a store of schema 3: upgraded, grown, repaired": _OLDER,
+    "`train-teacher`, `train-student`, a baseline, an ensemble, a probe, `report`, `export`, "
+    "`export-logits`": _RUNS,
 }
 _RECIPES = ("kd", "dist", "label_smoothing")
 
@@ -146,7 +149,7 @@ def told(found: Found, test: str) -> Iterator[str]:
             yield one["told"] if one["passed"] else f"FAILED: {one['told']}"
 
 
-def kills(found: Found, names: tuple[str, ...] = (*_IMPORTS, *_DUMPS, *_RUNS)) -> tuple[int, int]:
+def kills(found: Found, names: tuple[str, ...] = (*_IMPORTS, *_DUMPS, *_OLDER, *_RUNS)) -> tuple[int, int]:
     """Return the kills of some campaigns, and how many of them left a trace."""
     made = left = 0
     for line in told(found, "test_no_kill_leaves_a_trace"):
@@ -195,7 +198,8 @@ def _damage(found: Found) -> Iterator[tuple[str, str]]:
         "{made:,} damages, {refused:,} refused".format(**counts[True]),
     )
     yield (
-        "damaged project, `inspect`, `plan`, `cache-logits`, `train-student`, `report`, `export`",
+        "damaged project, `inspect`, `plan`, `cache-logits`, `train-student`, a probe, `report`, `export`, "
+        "`export-logits`",
         "{made:,} damages: {refused:,} refused, the others changed nothing".format(**counts[False]),
     )
 
