@@ -188,9 +188,15 @@ def campaigns(found: Found) -> str:
 
 
 def _damage(found: Found) -> Iterator[tuple[str, str]]:
-    """Yield the rows of damaged projects: `verify` refuses all, other commands those that matter."""
+    """Yield the rows of damaged projects: `verify` refuses all, other commands those that matter.
+
+    A campaign ends at the first damage that changed a result without a word; each such one has a row.
+    """
+    test = "test_damage_is_refused_or_changes_nothing"
     counts = {True: Counter[str](), False: Counter[str]()}
-    for line in told(found, "test_damage_is_refused_or_changes_nothing"):
+    for line in told(found, test):
+        if line.startswith("FAILED"):
+            continue
         name, made, refused = _matched(r"([\w-]+): (\d+) damages, (\d+) refused", line)
         counts[name.startswith("verify")].update(made=int(made), refused=int(refused))
     yield (
@@ -198,10 +204,28 @@ def _damage(found: Found) -> Iterator[tuple[str, str]]:
         "{made:,} damages, {refused:,} refused".format(**counts[True]),
     )
     yield (
-        "damaged project, `inspect`, `plan`, `cache-logits`, `train-student`, a probe, `report`, `export`, "
-        "`export-logits`",
+        "damaged project, other commands: `inspect`, `plan`, `cache-logits`, `train-student`, a probe, "
+        "`export`, `export-logits`, `report`",
         "{made:,} damages: {refused:,} refused, the others changed nothing".format(**counts[False]),
     )
+    for name, one in found["tests"].items():
+        if f"::{test}[" in name and not one["passed"]:
+            command = name.partition("[")[2].rpartition("-")[0]
+            number, damage = _found_in(one["failure"])
+            yield (
+                f"**damaged project, `{command}`: failed**",
+                f"damage {int(number) + 1} changes the result unnoticed: {damage}",
+            )
+
+
+def _found_in(failure: str) -> tuple[str, str]:
+    """Return the damage that a failed campaign names, e.g. "7: flip in runs/teacher-tutor/metrics.json"."""
+    match = re.search(r"AssertionError: (\d+): (\w+ in \S+)", failure)
+    if match is None:
+        raise ValueError(
+            f"campaigns.json: expected a failure that names its damage, found {failure[-200:]!r}"
+        )
+    return match[1], match[2]
 
 
 def _sum(found: Found, test: str, pattern: str) -> int:
