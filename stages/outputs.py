@@ -15,6 +15,7 @@ from pipeline.core.distributed import Ranks
 from pipeline.core.errors import TrainingError
 from pipeline.core.files import write_bytes, write_json
 from pipeline.models.checkpoint import ModelCard, save_checkpoint
+from pipeline.report.metrics import with_digests
 from pipeline.store.lock import gate
 from pipeline.tasks.task import Figures
 from pipeline.tracking.log import RunLog
@@ -97,7 +98,7 @@ class Outputs:
         table.writeheader()
         table.writerows(record.to_dict() for record in history)
         write_bytes(self._history, text.getvalue().encode())
-        write_json(self._metrics, metrics)
+        write_json(self._metrics, with_digests(metrics, text.getvalue()))
 
     def finish(self) -> None:
         """Remove the training state after the results are written."""

@@ -25,7 +25,7 @@ from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.models.teacher import Teacher
-from pipeline.report.runs import read_metrics
+from pipeline.report.metrics import read_metrics
 from pipeline.tasks.embedding import EMBEDDING
 from pipeline.training.settings import Precision
 from stages import paths

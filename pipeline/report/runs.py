@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError
-from pipeline.core.files import read_json
-from pipeline.tasks.class_figures import FIRST, ClassFigures, Confusion
+from pipeline.core.hashing import bytes_digest
+from pipeline.report.metrics import changed, missing, read_metrics, read_with_history_digest
+from pipeline.tasks.class_figures import ClassFigures, Confusion
 from pipeline.tasks.task import Task
 
 # Shown on the page; too long for results.json.
@@ -141,10 +142,10 @@ def read_run(folder: Path, planned: PlannedRun, task: Task) -> Run:
         task: defines the figures.
 
     Raises:
-        DataError: the run is missing or unfinished, or does not match the plan.
+        DataError: the run is missing or unfinished, has changed since, or does not match the plan.
     """
     path = folder / "metrics.json"
-    metrics = read_metrics(path, planned.command)
+    metrics, digest = read_with_history_digest(path, planned.command)
     figures, mended = ([column.name for column in columns] for columns in (task.columns, task.mended))
     for name in (*_NAMED, *figures, *_TRAINED):
         if name not in metrics:
@@ -165,7 +166,7 @@ def read_run(folder: Path, planned: PlannedRun, task: Task) -> Run:
         mended={name: metrics.get(name) for name in mended},
         classes=classes,
         confusions=confusions,
-        history=_read_history(folder / "history.csv", f"validation_{figures[0]}", planned.command),
+        history=_read_history(folder / "history.csv", digest, f"validation_{figures[0]}", planned.command),
         made_with=metrics.get("made_with"),
         dataset=metrics.get("dataset"),
         store=metrics.get("store"),
@@ -176,33 +177,12 @@ def read_teacher(folder: Path, name: str) -> dict[str, Any]:
     """Read a teacher's metrics.json, with classes and confusions in the form of a run's.
 
     Raises:
-        DataError: the file is missing or has different content.
+        DataError: the file is missing, has different content, or has changed since it was written.
     """
     path, command = folder / "metrics.json", f"pipeline train-teacher {name}"
     metrics = read_metrics(path, command)
     classes, confusions = read_classes(metrics, path, command)
     return {**metrics, "classes": classes, "confusions": confusions}
-
-
-def read_metrics(path: Path, command: str) -> dict[str, Any]:
-    """Read a metrics.json that `command` writes.
-
-    Raises:
-        DataError: the file is missing, or is not a table of figures.
-    """
-    try:
-        metrics = read_json(path)
-    except FileNotFoundError:
-        raise _missing(path, command) from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); expected metrics; run: {command}") from None
-    if not isinstance(metrics, dict):
-        raise DataError(f"{path}: contains a {type(metrics).__name__}, expected metrics; run: {command}")
-    classes = metrics.get("classes")
-    if "top5" in metrics and isinstance(classes, list) and 0 < len(classes) <= FIRST:
-        # An older version wrote 1 for every model.
-        metrics["top5"] = None
-    return metrics
 
 
 def read_classes(
@@ -222,9 +202,12 @@ def read_classes(
         raise DataError(f"{path}: invalid per-class figures ({error}); run: {command}") from None
 
 
-def _read_history(path: Path, main: str, command: str) -> tuple[Epoch, ...]:
+def _read_history(path: Path, digest: str | None, main: str, command: str) -> tuple[Epoch, ...]:
     try:
-        lines = list(csv.DictReader(io.StringIO(path.read_text())))
+        text = path.read_text()
+        if digest not in (None, bytes_digest(text.encode())):
+            raise changed(path, command)
+        lines = list(csv.DictReader(io.StringIO(text)))
         return tuple(
             Epoch(
                 epoch=int(line["epoch"]),
@@ -234,14 +217,8 @@ def _read_history(path: Path, main: str, command: str) -> tuple[Epoch, ...]:
             for line in lines
         )
     except FileNotFoundError:
-        raise _missing(path, command) from None
+        raise missing(path, command) from None
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(
             f"{path}: not a training history ({error}); expected epoch, loss and {main}; run: {command}"
         ) from None
-
-
-def _missing(path: Path, command: str) -> DataError:
-    return DataError(
-        f"{path}: no such file; the report needs every run of params.yaml's sweep; run: {command}"
-    )

@@ -76,7 +76,8 @@ def differing(folder: Path, expected: Path) -> list[str]:
 
 def _file_content(file: Path) -> Any:
     if file.name in ("metrics.json", "results.json"):
-        return _without_speeds(read_json(file))
+        # The digests of metrics cover speeds.
+        return _without_speeds({**read_json(file), "digests": None})
     if file.suffix == ".csv":
         with file.open() as lines:
             return [_without_speeds(row) for row in csv.DictReader(lines)]

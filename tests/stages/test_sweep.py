@@ -84,6 +84,28 @@ def test_a_run_of_a_dump_that_was_made_again_is_missing(dumped, edit, record, ca
     assert told in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "was", "now"), [("metrics.json", '"top1": 0', '"top1": 1'), ("history.csv", "\n1,", "\n7,")]
+)
+def test_a_run_whose_files_changed_is_refused_and_trained_again(dumped, record, capfd, name, was, now):
+    assert run("train-student", "pupil", "scratch", "0") == 0
+    assert run("train-student", "pupil", "kd", "0", "--dump", "main") == 0
+    assert run("report") == 0
+    path = Path("runs", KD, name)
+    before = path.read_text()
+    assert was in before
+    path.write_text(before.replace(was, now, 1))
+    capfd.readouterr()
+    assert run("report") == 1
+    line = capfd.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"pipeline: runs/{KD}/{name}: changed after the run wrote it")
+    assert line.endswith("run: pipeline train-student pupil kd 0 --dump main")
+    asked = record()
+    assert run("sweep") == 1
+    (arguments,) = asked
+    assert arguments[:4] == ["train-student", "pupil", "kd", "0"]
+
+
 def test_a_module_of_the_working_folder_takes_no_part(dumped, capfd):
     Path("click.py").write_text("raise SystemExit('the wrong click')")
     assert run("sweep") == 0
