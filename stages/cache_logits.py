@@ -66,8 +66,8 @@ def command(
     """Run the teacher of DUMP once over all views and store its logits in a Zarr store.
 
     An interrupted dump resumes, and a complete one is left unchanged. Added views and samples extend the
-    store; finished shards are never rewritten. Under torchrun each rank writes its part; with --on, workers
-    of Ray share the work.
+    store; finished shards are never rewritten. Under torchrun, srun or mpirun each process writes its
+    part; with --on, workers of Ray share the work.
 
     DUMP may also be one of `ensembles`, `reheads` or `probes`: then existing dumps are averaged, or get
     another last layer, and no teacher runs.

@@ -11,8 +11,7 @@ import click
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.rule import Measures
 from pipeline.core.errors import ConfigError, counted, first_of
-from pipeline.places.addresses import hidden_place
-from pipeline.places.location import Location
+from pipeline.places.addresses import hidden_place, making
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.labels import LabelChanges
 from pipeline.store.reference import kind_of
@@ -96,7 +95,7 @@ def _of_reheaded(place: str, reheaded: Reheaded) -> tuple[dict[str, Any], dict[s
 def _lines(store: str, found: Inspection) -> dict[str, str]:
     summary, teacher, task = found.summary, found.header.teacher, _task(found.header.teacher)
     shards, per_view = summary["shards"], summary["bytes_per_sample_view"]
-    again = f"pipeline cache-logits {Location(store).stem}"
+    again = making(store)
     complete = "complete" if summary["complete"] else f"NOT complete; resume with: {again}"
     views = {key: value for key, value in found.header.views.items() if value is not None}
     return {

@@ -72,8 +72,8 @@ def command(
     """Train STUDENT by RECIPE with SEED, from a dump or, for a baseline, without one.
 
     Writes models/students/RUN.pt (best epoch on validation) and RUN.last.pt with their cards, and
-    runs/RUN/metrics.json (figures of the best epoch on the test samples) and history.csv. Under
-    torchrun the ranks train one student together. Trackers of `training.log` write below logs/.
+    runs/RUN/metrics.json (figures of the best epoch on the test samples) and history.csv. Processes
+    of torchrun, srun or mpirun train one student together. Trackers of `training.log` write below logs/.
     """
     run = _Run(student=student, recipe=recipe, seed=seed, dump=dump)
     spec, loss = params.student(student), params.recipe(recipe)

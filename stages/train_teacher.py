@@ -47,8 +47,8 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     """Train or fine-tune TEACHER, or evaluate its pretrained weights.
 
     Writes models/teachers/TEACHER.pt with its card, and runs/teacher-TEACHER/metrics.json with its
-    figures on the un-augmented test samples. Under torchrun the ranks train it together. Trackers of
-    `training.log` write below logs/.
+    figures on the un-augmented test samples. Processes of torchrun, srun or mpirun train it together.
+    Trackers of `training.log` write below logs/.
     """
     spec = params.teacher(teacher)
     outputs = Outputs(name=paths.teacher_run(teacher), checkpoint=paths.teacher_checkpoint(teacher))

@@ -42,11 +42,6 @@ class LocalPlace(Place):
     def __str__(self) -> str:
         return str(self.folder)
 
-    @property
-    def stem(self) -> str:
-        """The folder's name without its suffix."""
-        return self.folder.stem
-
     def below(self, folder: str) -> LocalPlace:
         """Return the place of a folder in this one."""
         return LocalPlace(self.folder / folder)

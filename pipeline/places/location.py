@@ -58,11 +58,6 @@ class Location:
         """Number of files that are read at the same time at most."""
         return _READ_THREADS if isinstance(self._source, Path) else REQUESTS_AT_ONCE
 
-    @property
-    def stem(self) -> str:
-        """The store's name without its suffix, which is the name of the dump."""
-        return Path(self._name).stem
-
     def find(self, name: str, most_bytes: int = JSON_BYTES) -> bytes | None:
         """Return a file's bytes, or None if it is missing.
 

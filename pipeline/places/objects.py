@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -86,11 +85,6 @@ class ObjectPlace(Place):
     def __reduce__(self) -> tuple[Callable[[str], ObjectPlace], tuple[str]]:
         """Open the address again: connections do not move to other processes."""
         return ObjectPlace.open, (self._name,)
-
-    @property
-    def stem(self) -> str:
-        """The last part of the address without its suffix."""
-        return PurePosixPath(self._name).stem
 
     def below(self, folder: str) -> ObjectPlace:
         """Return the place of a folder in this one."""

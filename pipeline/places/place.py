@@ -117,11 +117,6 @@ class Place(ABC):
     def prune(self, folder: str) -> None:
         """Remove a folder if it is empty."""
 
-    @property
-    @abstractmethod
-    def stem(self) -> str:
-        """The last part of its name without suffix, e.g. main of s3://bucket/main.zarr."""
-
     def exists(self, name: str) -> bool:
         """Whether a file of this name exists."""
         return self.tag(name) is not None

@@ -91,6 +91,8 @@ def tied(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
+# Points of one test sample from which the introduction tells them.
+_COARSE = 1.0
 # Students that a headline names one by one.
 _IN_A_HEADLINE = 3
 Written = Callable[[float | None], str]
@@ -191,12 +193,12 @@ def headline(report: Report) -> str:
             found.append(f"{student.name} {tied(figures)}")
     if found and len(found) == len(report.students) <= _IN_A_HEADLINE:
         title = capital(report.task.columns[0].heading)
-        return f"{title}, taught by {_listed(list(report.teachers))}: {'; '.join(found)}"
+        return f"{title}, taught by {_teachers(report)}: {'; '.join(found)}"
     names = [student.name for student in report.students]
     who = _listed(names) if len(names) <= _IN_A_HEADLINE else f"{len(names)} students"
     if not report.teachers:
         return f"{who}, without a teacher"
-    return f"{who}, trained alone and with {_listed(list(report.teachers))} as teacher"
+    return f"{who}, trained alone and taught by {_teachers(report)}"
 
 
 def lede(report: Report, test_images: int) -> str:
@@ -206,12 +208,15 @@ def lede(report: Report, test_images: int) -> str:
     taught = list(dict.fromkeys(report.label(group) for group in groups if group.dump is not None))
     ways = [f"on labels alone ({_listed(alone)})"] if alone else []
     if taught:
-        ways.append(f"on cached logits of {_listed(list(report.teachers))} ({_listed(taught)})")
+        ways.append(f"on cached logits of {_teachers(report)} ({_listed(taught)})")
     seeds = {run.seed for group in groups for run in group.runs}
     count = tied("one seed each" if len(seeds) == 1 else f"{len(seeds)} seeds each")
+    one = 100 / max(test_images, 1)
+    is_coarse = report.task.name == "classes" and one >= _COARSE
+    coarse = f" One of them is {one:.1f} points, with any number of seeds." if is_coarse else ""
     return (
         f"Trained {_listed(ways)}, {count}. Accuracies are measured on {test_images:,} un-augmented test "
-        "samples, which were not used for any choice."
+        f"samples, which were not used for any choice.{coarse}"
     )
 
 
@@ -316,6 +321,11 @@ def panels(report: Report, student: StudentResults, series: Mapping[str, Series]
             label = f"{caption} of {student.name} per epoch"
             drawn.append(Panel(caption=caption, svg=Markup(curves_svg(curves, label=label, scale=scale))))  # noqa: S704
     return drawn
+
+
+def _teachers(report: Report) -> str:
+    names = list(report.teachers)
+    return "the teacher" if names == ["teacher"] else _listed(names)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, Mismat
 from pipeline.core.files import json_bytes, parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
+from pipeline.places.addresses import making
 from pipeline.places.folder import Root, at
 from pipeline.places.location import JSON_BYTES, Location
 from pipeline.places.place import Tag
@@ -330,6 +331,5 @@ def _require_names(layout: Layout, names: Collection[str], schema: int) -> None:
 def _no_manifest(location: Location) -> IncompleteStoreError:
     Header.read(location)  # raises its own error if there is no store at all
     return IncompleteStoreError(
-        f"{location}: not complete ({MANIFEST} is missing); resume the dump with: pipeline cache-logits "
-        f"{location.stem}"
+        f"{location}: not complete ({MANIFEST} is missing); resume the dump with: {making(location)}"
     )

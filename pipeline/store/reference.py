@@ -18,6 +18,7 @@ from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, q
 from pipeline.core.files import parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
+from pipeline.places.addresses import making
 from pipeline.places.location import Address, Location
 from pipeline.places.place import Place
 from pipeline.store.arrays import RESTORE, reason
@@ -68,9 +69,7 @@ def read_reference(location: Location, form: type[BaseModel], kind: Kind) -> dic
     """
     origin, noun = f"{location}/{MANIFEST}", NOUNS[kind].partition(" ")[2]
     if not location.exists(MANIFEST):
-        raise StoreError(
-            f"{location}: no such {noun}; create it with: pipeline cache-logits {location.stem}"
-        )
+        raise StoreError(f"{location}: no such {noun}; create it with: {making(location)}")
     try:
         content = parse_object(location.read(MANIFEST))
         digest = content.pop("digest")
@@ -113,7 +112,7 @@ def open_referred(
             location, noun = Location(place, **options), NOUNS[kind].partition(" ")[2]
             raise MismatchError(
                 f"{location}: refers to an older {name}, which has been rewritten since; rebuild the "
-                f"{noun} with: pipeline cache-logits {location.stem}"
+                f"{noun} with: {making(location)}"
             )
     return opened
 

@@ -31,6 +31,7 @@ from pipeline.core.errors import ConfigError, CorruptStoreError
 from pipeline.core.files import json_bytes
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
+from pipeline.places.addresses import making
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Address, Location
 from pipeline.samples.labels import LabelWords
@@ -239,7 +240,7 @@ class Reheaded:
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CorruptStoreError(
                 f"{location}: not a re-headed store ({reason(error)}); restore it (dvc checkout --force), "
-                f"or rebuild it with: pipeline cache-logits {location.stem}"
+                f"or rebuild it with: {making(location)}"
             ) from None
         digests = content["of"]
         opened = open_referred(place, digests, "rehead", allow_drift=allow_drift, **options)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError
-from pipeline.places.addresses import removal
+from pipeline.places.addresses import making, removal
 from pipeline.places.folder import Root, at
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
@@ -82,7 +82,7 @@ def upgrade(path: Root, splits: Splits | None = None) -> Upgraded:
         Header.read(Location(path))
         raise IncompleteStoreError(
             f"{path}: not complete, and an unfinished store needs no upgrade; resume the dump with: "
-            f"pipeline cache-logits {at(path).stem}"
+            f"{making(path)}"
         )
     if isinstance(path, Path):
         require_own_folders(path)
@@ -112,8 +112,8 @@ def _upgraded(path: Root, manifest: Manifest, header: Header, index: Index) -> t
     if is_growing(path) and not begun_as(path, header):
         upgrades = ", which upgrades the store once it is complete" if _is_older(manifest) else ""
         raise StoreError(
-            f"{path}: has an unfinished growth{upgrades}; finish it with: pipeline cache-logits "
-            f"{at(path).stem}, or remove it with: {removal(growth_folder(path))}"
+            f"{path}: has an unfinished growth{upgrades}; finish it with: "
+            f"{making(path)}, or remove it with: {removal(growth_folder(path))}"
         )
     prepare_growth(path, header, index=index, state=read_state(path, manifest.layout))
     writer = StoreWriter(path, header)

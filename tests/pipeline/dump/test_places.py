@@ -61,7 +61,6 @@ def test_a_bucket_gets_the_bytes_of_a_folder(context, teacher, make_spec, local,
     assert files_of(place) == local
     assert verify(place).ok
     store = LogitStore.open(str(place))
-    assert store.location.stem == "main"
     assert torch.equal(store.view(1), LogitStore.open(place).view(1))
     assert inspect(str(place)).summary["complete"]
 

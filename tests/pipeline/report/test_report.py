@@ -13,7 +13,7 @@ from pipeline.core.errors import DataError
 from pipeline.evaluation.label_errors import LabelError, LabelErrors
 from pipeline.modalities.images.modality import IMAGES
 from pipeline.report.figures import Example, Series, curves_svg, make_examples, spread_rows
-from pipeline.report.page import headline, metric, points, render_page, scientific, size
+from pipeline.report.page import headline, lede, metric, points, render_page, scientific, size
 from pipeline.report.results import Estimate, Group, Report, compare, dump_figures
 from pipeline.report.runs import (
     DETAILS,
@@ -487,9 +487,21 @@ def test_the_headline_says_what_teaching_gives_each_student():
     words = "Top-1, %, taught by big: small 90.50, alone 88.50; tiny 79.00, alone 80.00"
     assert headline(make_report(*runs)).replace("\N{NO-BREAK SPACE}", " ") == words
     alone = make_report(*make_runs([0.88], []))
-    assert headline(alone) == "small, trained alone and with big as teacher"
+    assert headline(alone) == "small, trained alone and taught by big"
     many = [run for name in "abcd" for run in make_runs([0.8], [0.9], student=name)]
-    assert headline(make_report(*many)) == "4 students, trained alone and with big as teacher"
+    assert headline(make_report(*many)) == "4 students, trained alone and taught by big"
+
+
+def test_a_teacher_of_no_other_name_is_the_teacher():
+    report = Report.of(make_runs([0.88], []), {"teacher": TEACHERS["big"]}, DUMPS, CLASSES)
+    assert headline(report) == "small, trained alone and taught by the teacher"
+
+
+@pytest.mark.parametrize(("test_images", "told"), [(13, "One of them is 7.7 points"), (1_000, None)])
+def test_few_test_images_are_told(test_images, told):
+    text = lede(make_report(*make_runs([0.88], [0.9])), test_images)
+    assert f"{test_images:,} un-augmented test samples" in text
+    assert text.endswith(f"{told}, with any number of seeds." if told else "used for any choice.")
 
 
 def test_a_page_without_a_teacher():
