@@ -11,7 +11,8 @@ import click
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.rule import Measures
 from pipeline.core.errors import ConfigError, counted, first_of
-from pipeline.places.addresses import hidden_place, making
+from pipeline.places.addresses import hidden_place
+from pipeline.store.commands import dump_command
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.labels import LabelChanges
 from pipeline.store.reference import kind_of
@@ -95,7 +96,7 @@ def _of_reheaded(place: str, reheaded: Reheaded) -> tuple[dict[str, Any], dict[s
 def _lines(store: str, found: Inspection) -> dict[str, str]:
     summary, teacher, task = found.summary, found.header.teacher, _task(found.header.teacher)
     shards, per_view = summary["shards"], summary["bytes_per_sample_view"]
-    again = making(store)
+    again = dump_command(store)
     complete = "complete" if summary["complete"] else f"NOT complete; resume with: {again}"
     views = {key: value for key, value in found.header.views.items() if value is not None}
     return {

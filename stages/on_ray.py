@@ -217,7 +217,7 @@ class _Workers:
             if not waiting:
                 while free:
                     self._cluster.ray.kill(free.pop())
-            elif silent and running and free:
+            elif silent == 1 and running and free:  # one a silence: results may just be slow
                 self._cluster.ray.kill(free.pop())
 
     def _tell_silence(self, silent: int, running: int) -> None:

@@ -320,7 +320,7 @@ def _asks_for_machine(workers_help: str) -> Callable[[Command], Command]:
                 "--device",
                 default="auto",
                 show_default=True,
-                help="cpu, cuda, cuda:N, or auto: a GPU if available; of several processes each its own.",
+                help="cpu, cuda, cuda:N, or auto: a GPU if available; with several processes, one each.",
             ),
         ):
             command = option(command)

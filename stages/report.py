@@ -19,6 +19,7 @@ from pipeline.report.page import render_page
 from pipeline.report.results import Report, dump_figures
 from pipeline.report.runs import PlannedRun, Run, read_run, read_teacher
 from pipeline.report.tables import make_gallery
+from pipeline.samples.label_forms import is_known
 from pipeline.samples.leaks import read_leaks
 from pipeline.store.opening import open_logits
 from pipeline.store.soft_labels import SoftLabels
@@ -99,7 +100,8 @@ def write_report(params: Params, workers: int | None = None, team: Team = ALONE)
         )
         for name, store in stores.items()
     }
-    page = render_page(report, galleries, test_images=len(data.test), leaks=read_leaks(paths.PREPARED))
+    test_images = int(is_known(data.test.labels).sum()) or len(data.test)
+    page = render_page(report, galleries, test_images=test_images, leaks=read_leaks(paths.PREPARED))
     results = report.to_dict()
     for name, gallery in galleries.items():
         found = gallery.label_errors

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pipeline.core.errors import ConfigError, DataError
 from pipeline.core.files import parse_object
 from pipeline.core.hashing import difference
+from pipeline.core.progress import note
 from pipeline.report.runs import PlannedRun, Run, planned_runs, read_run
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.tasks.task import Task
@@ -72,9 +73,12 @@ def _is_made(
 ) -> bool:
     """Whether a run is finished and of these digests: of the data, and of the store if it has one."""
     dataset, store = origin
+    if not (paths.RUNS / name / "metrics.json").exists():
+        return False
     try:
         run = read_run(paths.RUNS / name, plan, task)
         is_of_these = run.dataset in (None, dataset) and run.store in (None, store)
         return is_of_these and not changed_parameters(params, plan, run)
-    except (DataError, ValueError):
+    except (DataError, ValueError) as error:
+        note(f"{name}: is trained again: {error}")
         return False

@@ -25,7 +25,7 @@ from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.models.teacher import Teacher
-from pipeline.report.metrics import read_metrics
+from pipeline.report.metrics import changed_error, open_metrics
 from pipeline.tasks.embedding import EMBEDDING
 from pipeline.training.settings import Precision
 from stages import paths
@@ -164,15 +164,19 @@ def _recorded_making(name: str) -> dict[str, Any]:
 
 
 def _metrics(name: str) -> dict[str, Any]:
-    """Return the metrics of a teacher's run; empty if the file is missing or damaged."""
+    """Return the metrics of a teacher's run, even if they changed; empty if there are none to read."""
     path = paths.RUNS / f"teacher-{name}" / "metrics.json"
     if not path.exists():
         return {}
+    command = f"pipeline train-teacher {name}"
     try:
-        return read_metrics(path, f"pipeline train-teacher {name}")
+        found = open_metrics(path, command)
     except DataError as error:
         note(str(error))
         return {}
+    if not found.is_as_written:
+        note(f"{changed_error(path, command)}; params.yaml is compared with it all the same")
+    return found.values
 
 
 def _decisive(making: dict[str, Any], name: str) -> dict[str, Any]:

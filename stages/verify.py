@@ -21,8 +21,8 @@ from pipeline.dump.verify import Audit, replay, verify, verify_reheaded
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData, audit_data
 from pipeline.models.teacher import Teacher
-from pipeline.places.addresses import making
 from pipeline.places.folder import Root
+from pipeline.store.commands import dump_command
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.growth import tell_pending
 from pipeline.store.index import Splits
@@ -174,7 +174,7 @@ class _CheckedStore:
         if self._kind == "rehead":
             raise ConfigError(
                 f"{self.store}: a re-headed dump has no records of its own; upgrade the dump behind it, "
-                f"and rebuild this one with: {making(self.store)}"
+                f"and rebuild this one with: {dump_command(self.store)}"
             )
         done = upgrade(self.store, _prepared_splits())
         note(f"{self.store}: {'upgraded to' if done.changed else 'has'} schema {SCHEMA}")
@@ -190,8 +190,7 @@ class _CheckedStore:
         if self._kind == "rehead":
             raise ConfigError(
                 f"{self.store}: a re-headed dump has no shards to repair; repair the dump behind it with "
-                "--repair, or rebuild this one with: "
-                f"{making(self.store)}"
+                f"--repair, or rebuild this one with: {dump_command(self.store)}"
             )
         damaged: list[Path] = []
         lines = repair(

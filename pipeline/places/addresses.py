@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -33,21 +32,6 @@ def is_address(text: str) -> bool:
     (True, False)
     """
     return _ADDRESS.match(text) is not None
-
-
-def making(place: object) -> str:
-    """Return the command that makes or resumes a store, for messages.
-
-    A store in data/logits has its dump's name. The dump of any other is not known.
-
-    >>> making("data/logits/main.zarr")
-    'pipeline cache-logits main'
-    >>> making("s3://bucket/copy.zarr")
-    'pipeline cache-logits DUMP --out s3://bucket/copy.zarr'
-    """
-    path = PurePosixPath(str(place))
-    is_named = path.parent.parts[-2:] == ("data", "logits")
-    return f"pipeline cache-logits {path.stem if is_named else f'DUMP --out {place}'}"
 
 
 def removal(place: object) -> str:

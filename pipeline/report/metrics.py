@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError
-from pipeline.core.files import read_json
+from pipeline.core.files import parse_object
 from pipeline.core.hashing import bytes_digest, spec_digest
+from pipeline.core.package import program_version
 from pipeline.tasks.class_figures import FIRST
 
-_DIGESTS = "digests"
+_DIGESTS, _WRITTEN_BY = "digests", "written_by"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsFile:
+    """The content of a metrics.json.
+
+    Args:
+        values: figures and origin of the run, without digests.
+        is_as_written: whether they have their digest; True for older versions, which wrote none.
+        history: SHA-256 (hex) of the history.csv beside it; None of an older version.
+    """
+
+    values: dict[str, Any]
+    is_as_written: bool
+    history: str | None
 
 
 def with_digests(metrics: Mapping[str, Any], history: str) -> dict[str, Any]:
@@ -23,68 +40,75 @@ def with_digests(metrics: Mapping[str, Any], history: str) -> dict[str, Any]:
         history: text of the run's history.csv.
 
     Returns:
-        `metrics` and `digests`: SHA-256 (hex) of `metrics` as canonical JSON, and of `history`.
+        `metrics`; `written_by`, the version of the program; and `digests`, SHA-256 (hex) of these as
+        canonical JSON, and of `history`.
 
     Example:
         >>> list(with_digests({"top1": 0.9}, "epoch,loss"))
-        ['top1', 'digests']
+        ['top1', 'written_by', 'digests']
     """
-    digests = {"metrics": _digest(metrics), "history": bytes_digest(history.encode())}
-    return {**metrics, _DIGESTS: digests}
+    told = {**metrics, _WRITTEN_BY: program_version()}
+    return {**told, _DIGESTS: {"metrics": _digest(told), "history": bytes_digest(history.encode())}}
 
 
-def read_metrics(path: Path, command: str) -> dict[str, Any]:
-    """Read a metrics.json that `command` writes.
-
-    A file of an older version has no digests, and is read as it is.
+def open_metrics(path: Path, command: str) -> MetricsFile:
+    """Read a metrics.json that `command` writes, changed or not.
 
     Raises:
-        DataError: the file is missing, is not a table of figures, or has changed since it was written.
+        DataError: the file is missing, or no JSON object.
     """
-    metrics, _ = read_with_history_digest(path, command)
-    return metrics
-
-
-def read_with_history_digest(path: Path, command: str) -> tuple[dict[str, Any], str | None]:
-    """Read a metrics.json as `read_metrics` does, with its digest of history.csv; None if it has none."""
     try:
-        metrics = read_json(path)
+        values = parse_object(path.read_bytes())
     except FileNotFoundError:
-        raise missing(path, command) from None
+        raise missing_error(path, command) from None
     except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); expected metrics; run: {command}") from None
-    if not isinstance(metrics, dict):
-        raise DataError(f"{path}: contains a {type(metrics).__name__}, expected metrics; run: {command}")
-    digests = metrics.pop(_DIGESTS, None)
-    if digests is None:
-        digests = {}
-    elif not isinstance(digests, dict) or digests.get("metrics") != _digest(metrics):
-        raise changed(path, command)
-    classes = metrics.get("classes")
-    if "top5" in metrics and isinstance(classes, list) and 0 < len(classes) <= FIRST:
+        raise DataError(f"{path}: not the metrics of a run ({error}); run: {command}") from None
+    is_older = _DIGESTS not in values and _WRITTEN_BY not in values
+    digests = values.pop(_DIGESTS, None)
+    known: Mapping[str, Any] = digests if isinstance(digests, dict) else {}
+    try:
+        is_as_written = is_older or known.get("metrics") == _digest(values)
+    except ValueError:
+        is_as_written = False  # a number beyond floats, e.g. 1e999
+    classes = values.get("classes")
+    if "top5" in values and isinstance(classes, list) and 0 < len(classes) <= FIRST:
         # An older version wrote 1 for every model.
-        metrics["top5"] = None
-    return metrics, digests.get("history")
+        values["top5"] = None
+    return MetricsFile(values=values, is_as_written=is_as_written, history=known.get("history"))
 
 
-def changed(path: Path, command: str) -> DataError:
-    """Return the error of a file of a run that is not as it was written."""
+def read_metrics(path: Path, command: str) -> MetricsFile:
+    """Read a metrics.json that `command` writes, and look at the history.csv beside it, if there is one.
+
+    Raises:
+        DataError: the file is missing, or no JSON object; or one of both has changed since it was written.
+    """
+    found, history = open_metrics(path, command), path.with_name("history.csv")
+    if not found.is_as_written:
+        raise changed_error(path, command)
+    if found.history is not None and history.exists():
+        # As text: Git may have changed the ends of lines.
+        text = history.read_text(errors="replace")
+        if bytes_digest(text.encode()) != found.history:
+            raise changed_error(history, command)
+    return found
+
+
+def changed_error(path: Path, command: str) -> DataError:
+    """Return the error for a file of a run that has changed since `command` wrote it."""
     return DataError(
-        f"{path}: changed after the run wrote it: its digest differs; to train again, run: {command}"
+        f"{path}: changed after the run wrote it: its digest differs; restore it (dvc checkout --force), "
+        f"or train again with: {command}"
     )
 
 
-def missing(path: Path, command: str) -> DataError:
-    """Return the error of a file of a run that is not there."""
+def missing_error(path: Path, command: str) -> DataError:
+    """Return the error for a missing file of a run, which `command` writes."""
     return DataError(
         f"{path}: no such file; the report needs every run of params.yaml's sweep; run: {command}"
     )
 
 
-def _digest(metrics: Mapping[str, Any]) -> str | None:
-    """Return the digest of metrics; None if there is none, since a number is NaN or infinite."""
-    try:
-        # A round trip, as JSON turns keys into text.
-        return spec_digest(json.loads(json.dumps(metrics)))
-    except ValueError:
-        return None
+def _digest(metrics: Mapping[str, Any]) -> str:
+    # A round trip, as JSON turns keys into text.
+    return spec_digest(json.loads(json.dumps(metrics)))

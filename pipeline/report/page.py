@@ -91,8 +91,8 @@ def tied(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
-# Points of one test sample from which the introduction tells them.
-_COARSE = 1.0
+# Labelled test samples at which the introduction warns that one of them is a percentage point or more.
+_FEW = 100
 # Students that a headline names one by one.
 _IN_A_HEADLINE = 3
 Written = Callable[[float | None], str]
@@ -144,7 +144,7 @@ def render_page(
     Args:
         report: the results.
         galleries: dump -> its gallery.
-        test_images: number of test samples behind the accuracies.
+        test_images: number of test samples behind the accuracies: those with a label.
         leaks: description of equal samples across splits; empty for none.
     """
     environment = Environment(
@@ -211,9 +211,9 @@ def lede(report: Report, test_images: int) -> str:
         ways.append(f"on cached logits of {_teachers(report)} ({_listed(taught)})")
     seeds = {run.seed for group in groups for run in group.runs}
     count = tied("one seed each" if len(seeds) == 1 else f"{len(seeds)} seeds each")
-    one = 100 / max(test_images, 1)
-    is_coarse = report.task.name == "classes" and one >= _COARSE
-    coarse = f" One of them is {one:.1f} points, with any number of seeds." if is_coarse else ""
+    is_coarse = report.task.name == "classes" and 0 < test_images <= _FEW
+    one = tied(f"{100 / test_images:.1f} points") if is_coarse else ""
+    coarse = f" One test sample is {one}; more seeds do not change that." if is_coarse else ""
     return (
         f"Trained {_listed(ways)}, {count}. Accuracies are measured on {test_images:,} un-augmented test "
         f"samples, which were not used for any choice.{coarse}"

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError
-from pipeline.core.hashing import bytes_digest
-from pipeline.report.metrics import changed, missing, read_metrics, read_with_history_digest
+from pipeline.report.metrics import missing_error, read_metrics
 from pipeline.tasks.class_figures import ClassFigures, Confusion
 from pipeline.tasks.task import Task
 
 # Shown on the page; too long for results.json.
-DETAILS = ("classes", "confusions", "history", "made_with", "dataset")
+DETAILS = ("classes", "confusions", "history", "made_with", "dataset", "written_by")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +144,7 @@ def read_run(folder: Path, planned: PlannedRun, task: Task) -> Run:
         DataError: the run is missing or unfinished, has changed since, or does not match the plan.
     """
     path = folder / "metrics.json"
-    metrics, digest = read_with_history_digest(path, planned.command)
+    metrics = read_metrics(path, planned.command).values
     figures, mended = ([column.name for column in columns] for columns in (task.columns, task.mended))
     for name in (*_NAMED, *figures, *_TRAINED):
         if name not in metrics:
@@ -166,7 +165,7 @@ def read_run(folder: Path, planned: PlannedRun, task: Task) -> Run:
         mended={name: metrics.get(name) for name in mended},
         classes=classes,
         confusions=confusions,
-        history=_read_history(folder / "history.csv", digest, f"validation_{figures[0]}", planned.command),
+        history=_read_history(folder / "history.csv", f"validation_{figures[0]}", planned.command),
         made_with=metrics.get("made_with"),
         dataset=metrics.get("dataset"),
         store=metrics.get("store"),
@@ -180,7 +179,7 @@ def read_teacher(folder: Path, name: str) -> dict[str, Any]:
         DataError: the file is missing, has different content, or has changed since it was written.
     """
     path, command = folder / "metrics.json", f"pipeline train-teacher {name}"
-    metrics = read_metrics(path, command)
+    metrics = read_metrics(path, command).values
     classes, confusions = read_classes(metrics, path, command)
     return {**metrics, "classes": classes, "confusions": confusions}
 
@@ -202,12 +201,9 @@ def read_classes(
         raise DataError(f"{path}: invalid per-class figures ({error}); run: {command}") from None
 
 
-def _read_history(path: Path, digest: str | None, main: str, command: str) -> tuple[Epoch, ...]:
+def _read_history(path: Path, main: str, command: str) -> tuple[Epoch, ...]:
     try:
-        text = path.read_text()
-        if digest not in (None, bytes_digest(text.encode())):
-            raise changed(path, command)
-        lines = list(csv.DictReader(io.StringIO(text)))
+        lines = list(csv.DictReader(io.StringIO(path.read_text())))
         return tuple(
             Epoch(
                 epoch=int(line["epoch"]),
@@ -217,7 +213,7 @@ def _read_history(path: Path, digest: str | None, main: str, command: str) -> tu
             for line in lines
         )
     except FileNotFoundError:
-        raise missing(path, command) from None
+        raise missing_error(path, command) from None
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise DataError(
             f"{path}: not a training history ({error}); expected epoch, loss and {main}; run: {command}"

@@ -82,6 +82,7 @@ def _read(
         required, store, most_bytes=array.most_file_bytes, fetch=fetch, what=_WHAT
     )
     if column == "keys":
+        # All files before any is unpacked: their size bounds the memory that is taken next.
         kept = dict(zip(names, side_by_side(take, names, at_once), strict=True))
         _require_incompressible(store, array, section.n_samples, kept)
         take = kept.pop
@@ -98,6 +99,7 @@ def _read(
             array.require_content(content)
             Zstd().decode(content, values[place])
 
+    # (files, rows of a chunk) -> (R + padding,): `extents` name the rows that count.
     deque(side_by_side(unpack, range(len(names)), at_once), maxlen=0)
     return values.reshape(-1).astype(np.uint64, copy=False)
 

@@ -26,11 +26,11 @@ from pipeline.core.errors import (
 from pipeline.core.files import json_bytes, parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import Described, canonical_json, difference, spec_digest
-from pipeline.places.addresses import making
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.places.place import Tag
 from pipeline.store.arrays import RESTORE, reading, reason
+from pipeline.store.commands import dump_command
 from pipeline.store.layout import SCHEMA, SCHEMAS, ZARR_JSON, Layout
 from pipeline.store.wire import HeaderForm, require_plain
 
@@ -177,7 +177,8 @@ class Header:
         content = location.find(ZARR_JSON, _MOST_BYTES)
         if content is None:
             raise IncompleteStoreError(
-                f"{location}: no such store ({ZARR_JSON} is missing); run: {making(location)}, or dvc pull"
+                f"{location}: no such store ({ZARR_JSON} is missing); run: "
+                f"{dump_command(location)}, or dvc pull"
             )
         return cls.parse(content, f"{location}/{ZARR_JSON}")
 

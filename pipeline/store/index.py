@@ -109,6 +109,7 @@ class SampleIndex:
         order, ascending = self._ascending
         (asked, wanted), rows = _in_order(keys), np.empty(len(keys), np.int64)
         if np.array_equal(ascending, wanted):
+            # Equal sets: the k-th smallest asked is the k-th smallest here.
             rows[asked] = order
             return rows
         # A key above all others gets place N: clamp it; the comparison then rejects it.
@@ -266,6 +267,7 @@ def dataset_digest(index: Mapping[str, SampleIndex]) -> str:
 def labels_digest(index: Mapping[str, SampleIndex]) -> str | None:
     """Return the digest of the labels of all sections; None for an index without labels."""
     parts = {name: part.labels for name, part in index.items()}
+    # Labels are of every section or of none: stores of older versions have none.
     known = {name: array_digest(labels) for name, labels in parts.items() if labels is not None}
     return spec_digest(known) if len(known) == len(parts) else None
 
@@ -373,6 +375,7 @@ def require_same_making(path: Root, header: Header, wanted: Wanted) -> None:
             f"{path}: written with a different codec ({header.layout.codec}, requested as "
             f"{header.codec_spec}, now {wanted.codec}); a store is never overwritten: {ways_out}"
         )
+    # More views extend the store: `adopt`.
     had = header.layout.sections["train"].n_views
     if wanted.view_count < had:
         raise MismatchError(

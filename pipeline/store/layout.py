@@ -51,6 +51,8 @@ OF_RECORDS = 3
 SCHEMAS = (OF_RECORDS, SCHEMA)
 MANIFEST = "manifest.json"
 ZARR_JSON = "zarr.json"
+# Of a re-headed store: the weights of its head.
+HEAD = "head.safetensors"
 RECORDS = "records"
 GROWTH = "growth"
 GATHERED = "records.jsonl"

@@ -14,10 +14,11 @@ from pipeline.core.files import written_beside
 from pipeline.core.progress import note
 from pipeline.places.folder import Root, at
 from pipeline.store.faults import files_in
-from pipeline.store.layout import GATHERED, GROWTH, RECORDS, catalogue_digest
+from pipeline.store.layout import GATHERED, GROWTH, HEAD, MANIFEST, RECORDS, ZARR_JSON, catalogue_digest
 
 _WRITTEN = re.compile(
-    r"zarr\.json|manifest\.json|head\.safetensors|records\.jsonl|\w+\.v\d+\.b\d+\.(record|json)"
+    rf"{re.escape(ZARR_JSON)}|{re.escape(MANIFEST)}|{re.escape(HEAD)}|{re.escape(GATHERED)}"
+    r"|\w+\.v\d+\.b\d+\.(record|json)"
     r"|[0-9a-f]{64}(\.copy)?|\d+"
 )
 # zarr's names of files that it is writing.

@@ -21,12 +21,12 @@ from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, Mismat
 from pipeline.core.files import json_bytes, parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
-from pipeline.places.addresses import making
 from pipeline.places.folder import Root, at
 from pipeline.places.location import JSON_BYTES, Location
 from pipeline.places.place import Tag
 from pipeline.store.arrays import RESTORE, reason
 from pipeline.store.catalogue import Catalogue
+from pipeline.store.commands import dump_command
 from pipeline.store.faults import MISSING, look_up
 from pipeline.store.header import Header
 from pipeline.store.layout import (
@@ -331,5 +331,5 @@ def _require_names(layout: Layout, names: Collection[str], schema: int) -> None:
 def _no_manifest(location: Location) -> IncompleteStoreError:
     Header.read(location)  # raises its own error if there is no store at all
     return IncompleteStoreError(
-        f"{location}: not complete ({MANIFEST} is missing); resume the dump with: {making(location)}"
+        f"{location}: not complete ({MANIFEST} is missing); resume the dump with: {dump_command(location)}"
     )

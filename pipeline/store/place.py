@@ -20,7 +20,7 @@ from pipeline.store.arrays import RESTORE
 from pipeline.store.faults import files_in
 from pipeline.store.frame import frame_files
 from pipeline.store.growth import forget_work, settle
-from pipeline.store.layout import GATHERED, GROWTH, MANIFEST, ZARR_JSON
+from pipeline.store.layout import GATHERED, GROWTH, HEAD, MANIFEST, ZARR_JSON
 from pipeline.store.ledger import Records
 from pipeline.store.leftovers import (
     is_passing,
@@ -31,7 +31,6 @@ from pipeline.store.leftovers import (
 )
 from pipeline.store.manifest import Manifest
 from pipeline.store.reference import NOUNS, Kind, kind_of
-from pipeline.store.rehead import HEAD
 
 # A new file system's root has this folder.
 _OF_THE_DISK = "lost+found"

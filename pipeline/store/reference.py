@@ -18,10 +18,10 @@ from pipeline.core.errors import CorruptStoreError, MismatchError, StoreError, q
 from pipeline.core.files import parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
-from pipeline.places.addresses import making
 from pipeline.places.location import Address, Location
 from pipeline.places.place import Place
 from pipeline.store.arrays import RESTORE, reason
+from pipeline.store.commands import dump_command
 from pipeline.store.layout import MANIFEST, OF_RECORDS, SCHEMAS, ZARR_JSON
 from pipeline.store.reader import LogitStore
 
@@ -69,7 +69,7 @@ def read_reference(location: Location, form: type[BaseModel], kind: Kind) -> dic
     """
     origin, noun = f"{location}/{MANIFEST}", NOUNS[kind].partition(" ")[2]
     if not location.exists(MANIFEST):
-        raise StoreError(f"{location}: no such {noun}; create it with: {making(location)}")
+        raise StoreError(f"{location}: no such {noun}; create it with: {dump_command(location)}")
     try:
         content = parse_object(location.read(MANIFEST))
         digest = content.pop("digest")
@@ -112,7 +112,7 @@ def open_referred(
             location, noun = Location(place, **options), NOUNS[kind].partition(" ")[2]
             raise MismatchError(
                 f"{location}: refers to an older {name}, which has been rewritten since; rebuild the "
-                f"{noun} with: {making(location)}"
+                f"{noun} with: {dump_command(location)}"
             )
     return opened
 

@@ -31,19 +31,18 @@ from pipeline.core.errors import ConfigError, CorruptStoreError
 from pipeline.core.files import json_bytes
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
-from pipeline.places.addresses import making
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Address, Location
 from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import reason
+from pipeline.store.commands import dump_command
 from pipeline.store.labels import LabelChanges, compared_with
-from pipeline.store.layout import MANIFEST
+from pipeline.store.layout import HEAD, MANIFEST
 from pipeline.store.reader import LogitStore, SectionReader
 from pipeline.store.reference import open_referred, read_reference, sealed
 from pipeline.store.wire import FidelityForm, ReheadForm, require_plain
 
-HEAD = "head.safetensors"
 _MOST_BYTES = 1 << 32
 EMBEDDING = "embedding"
 
@@ -240,7 +239,7 @@ class Reheaded:
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CorruptStoreError(
                 f"{location}: not a re-headed store ({reason(error)}); restore it (dvc checkout --force), "
-                f"or rebuild it with: {making(location)}"
+                f"or rebuild it with: {dump_command(location)}"
             ) from None
         digests = content["of"]
         opened = open_referred(place, digests, "rehead", allow_drift=allow_drift, **options)

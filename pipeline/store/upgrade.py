@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError
-from pipeline.places.addresses import making, removal
+from pipeline.places.addresses import removal
 from pipeline.places.folder import Root, at
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
 from pipeline.store.arrays import RESTORE
+from pipeline.store.commands import dump_command
 from pipeline.store.faults import metadata_faults
 from pipeline.store.frame import read_state
 from pipeline.store.growth import begun_as, growth_folder, is_growing, prepare_growth
@@ -82,7 +83,7 @@ def upgrade(path: Root, splits: Splits | None = None) -> Upgraded:
         Header.read(Location(path))
         raise IncompleteStoreError(
             f"{path}: not complete, and an unfinished store needs no upgrade; resume the dump with: "
-            f"{making(path)}"
+            f"{dump_command(path)}"
         )
     if isinstance(path, Path):
         require_own_folders(path)
@@ -113,7 +114,7 @@ def _upgraded(path: Root, manifest: Manifest, header: Header, index: Index) -> t
         upgrades = ", which upgrades the store once it is complete" if _is_older(manifest) else ""
         raise StoreError(
             f"{path}: has an unfinished growth{upgrades}; finish it with: "
-            f"{making(path)}, or remove it with: {removal(growth_folder(path))}"
+            f"{dump_command(path)}, or remove it with: {removal(growth_folder(path))}"
         )
     prepare_growth(path, header, index=index, state=read_state(path, manifest.layout))
     writer = StoreWriter(path, header)

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from pipeline.core.errors import IncompleteStoreError, counted
 from pipeline.core.progress import note
-from pipeline.places.addresses import making
 from pipeline.places.folder import Root
 from pipeline.places.place import Place
+from pipeline.store.commands import dump_command
 from pipeline.store.layout import RECORDS
 from pipeline.store.lock import writer_of
 
@@ -39,7 +39,7 @@ def wait_until(path: Root, look: Callable[[], str], *, timeout_seconds: float) -
         IncompleteStoreError: the time is over.
     """
     missing, begun, told = look(), time.monotonic(), float("-inf")
-    signs, alive, command = _signs_at(path), begun, f"{making(path)} --by-view"
+    signs, alive, command = _signs_at(path), begun, dump_command(path, "--by-view")
     while missing:
         now = time.monotonic()
         is_late, tells = now - alive >= timeout_seconds, now - told >= _SECONDS_BETWEEN_LINES

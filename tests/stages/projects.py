@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.files import read_json
+from pipeline.report.metrics import read_metrics
 from tests.stages.forks import Forks
 
 # A command with its arguments, or what a user does to the folder.
@@ -75,9 +76,11 @@ def differing(folder: Path, expected: Path) -> list[str]:
 
 
 def _file_content(file: Path) -> Any:
-    if file.name in ("metrics.json", "results.json"):
-        # The digests of metrics cover speeds.
-        return _without_speeds({**read_json(file), "digests": None})
+    if file.name == "metrics.json":
+        # Digests cover speeds: whether they are right, in their place.
+        return _without_speeds({**read_metrics(file, "the run").values, "digests": "right"})
+    if file.name == "results.json":
+        return _without_speeds(read_json(file))
     if file.suffix == ".csv":
         with file.open() as lines:
             return [_without_speeds(row) for row in csv.DictReader(lines)]

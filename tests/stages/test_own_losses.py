@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.report.metrics import with_digests
 from tests.stages.conftest import run
 
 CODE = """
@@ -101,7 +102,7 @@ def test_what_a_step_gives_is_looked_at(own, edit, capsys):
     assert "loss 'mine:rows' returns a tensor of shape (16, 4) and type torch.float32" in line
 
 
-def test_a_runs_record_of_a_loss_runs_nothing(own):
+def test_a_runs_record_of_a_loss_runs_nothing(own, capsys):
     """Figures, history and states of runs are data, whatever they say of a loss."""
     assert run("train-student", "pupil", "kd", 0, "--dump", "main") == 0
     assert run("train-student", "pupil", "scratch", 0) == 0
@@ -109,10 +110,14 @@ def test_a_runs_record_of_a_loss_runs_nothing(own):
     metrics = json.loads(path.read_text())
     assert '"loss":"kd"' in metrics["made_with"]
     metrics["made_with"] = metrics["made_with"].replace('"loss":"kd"', '"loss":"mine:half"')
-    path.write_text(json.dumps(metrics | {"loss": "mine:half", "recipe": "kd"}))
+    history = path.with_name("history.csv").read_text()
+    metrics = {name: value for name, value in metrics.items() if name != "digests"}
+    path.write_text(json.dumps(with_digests(metrics | {"loss": "mine:half"}, history)))
     card = Path("models/students/main-pupil-kd-0.json")
     card.write_text(json.dumps(json.loads(card.read_text()) | {"loss": "mine:half"}))
-    for command in (["report"], ["verify", "data/logits/main.zarr"], ["inspect", "data/logits/main.zarr"]):
-        run(*command)
+    report = ["report", "--set", "sweep.recipes=[kd]"]
+    for command in (report, ["verify", "data/logits/main.zarr"], ["inspect", "data/logits/main.zarr"]):
+        assert run(*command) == 0
+    assert "was mine:half, is kd" in capsys.readouterr().err
     assert "mine" not in sys.modules
     assert not Path("executed").exists()

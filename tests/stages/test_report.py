@@ -36,7 +36,7 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
     assert results["teachers"]["tutor"] == {
         name: value
         for name, value in teacher.items()
-        if name not in ("classes", "confusions", "made_with", "dataset", "digests")
+        if name not in ("classes", "confusions", "made_with", "dataset", "digests", "written_by")
     }
     assert results["dumps"]["main"]["label_errors"]["checked"] == 140
     page = Path("reports/index.html").read_text()

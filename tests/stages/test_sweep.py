@@ -99,9 +99,10 @@ def test_a_run_whose_files_changed_is_refused_and_trained_again(dumped, record, 
     assert run("report") == 1
     line = capfd.readouterr().err.splitlines()[-1]
     assert line.startswith(f"pipeline: runs/{KD}/{name}: changed after the run wrote it")
-    assert line.endswith("run: pipeline train-student pupil kd 0 --dump main")
+    assert line.endswith("or train again with: pipeline train-student pupil kd 0 --dump main")
     asked = record()
     assert run("sweep") == 1
+    assert f"{KD}: is trained again: runs/{KD}/{name}: changed" in capfd.readouterr().err
     (arguments,) = asked
     assert arguments[:4] == ["train-student", "pupil", "kd", "0"]
 

@@ -144,7 +144,7 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
-        ("metrics.json", "{", "not JSON"),
+        ("metrics.json", "{", "not the metrics of a run"),
         ("metrics.json", "[]", "contains a list"),
         ("metrics.json", '{"student": "small"}', "lacks recipe"),
         ("history.csv", "epoch,view\n1,0\n", "not a training history"),
@@ -497,11 +497,11 @@ def test_a_teacher_of_no_other_name_is_the_teacher():
     assert headline(report) == "small, trained alone and taught by the teacher"
 
 
-@pytest.mark.parametrize(("test_images", "told"), [(13, "One of them is 7.7 points"), (1_000, None)])
+@pytest.mark.parametrize(("test_images", "told"), [(13, "One test sample is 7.7 points"), (1_000, None)])
 def test_few_test_images_are_told(test_images, told):
-    text = lede(make_report(*make_runs([0.88], [0.9])), test_images)
+    text = lede(make_report(*make_runs([0.88], [0.9])), test_images).replace("\N{NO-BREAK SPACE}", " ")
     assert f"{test_images:,} un-augmented test samples" in text
-    assert text.endswith(f"{told}, with any number of seeds." if told else "used for any choice.")
+    assert text.endswith(f"{told}; more seeds do not change that." if told else "used for any choice.")
 
 
 def test_a_page_without_a_teacher():
