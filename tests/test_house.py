@@ -89,7 +89,9 @@ def test_imports_go_down_from_floor_to_floor():
     assert up == set()
 
 
-@pytest.mark.parametrize(("name", "public"), [("images", {"pipeline"}), ("text", set()), ("audio", set())])
+@pytest.mark.parametrize(
+    ("name", "public"), [("images", {"pipeline"}), ("text", set()), ("audio", set()), ("items", set())]
+)
 def test_a_modality_is_known_to_the_table_of_modalities_alone_and_to_the_public_names(name, public):
     folder = f"pipeline.modalities.{name}"
     known = {

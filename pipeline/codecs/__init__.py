@@ -5,10 +5,10 @@ part of an output to keep; decoding needs no rule. A softmax ignores a constant 
 relative to the row's maximum: decoded rows have the maximum 0. Other outputs are absolute: whoever finds
 a codec says so, and a store's layout tells it by the outputs' link.
 
-A new codec is one function and one line in a table: `_PLAIN`, and `_ABSOLUTE` if it keeps absolute outputs;
-`_NUMBERED` if the name ends in a number, e.g. `topk-50`; `_FITTED` if the codec is built from arrays that
-the store keeps once, `_FITTED_NUMBERED` if both are true, e.g. `pq-16`. Or it is user code, `module:NAME`:
-see `own_code.py`.
+A new codec is one function and one line in a table: `_PLAIN`, and `ABSOLUTE` if it keeps absolute outputs;
+`_NUMBERED` if the name ends in a number and it keeps a softmax, e.g. `topk-50`; `_FITTED` if the codec is
+built from arrays that the store keeps once. Codebooks, e.g. `pq-16`, are in `vectors.py`. Or a codec is user
+code, `module:NAME`: see `own_code.py`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _PLAIN: Mapping[str, Callable[[int], Codec]] = {
     "affine4": functools.partial(affine, 4),
 }
 # The same for absolute outputs, whose rows have no part to drop.
-_ABSOLUTE: Mapping[str, Callable[[int], Codec]] = {
+ABSOLUTE: Mapping[str, Callable[[int], Codec]] = {
     "fp16": functools.partial(fp16, absolute=True),
     "affine8": functools.partial(affine, 8, absolute=True),
     "affine6": functools.partial(affine, 6, absolute=True),
@@ -128,7 +128,7 @@ def find_codec(
     >>> {name: spec.shape for name, spec in find_codec("topk-5", 1000).arrays.items()}
     {'gaps': (2, 5), 'codes': (5,), 'scale': (), 'tail': ()}
     """
-    plain = _ABSOLUTE if absolute else _PLAIN
+    plain = ABSOLUTE if absolute else _PLAIN
     if name in plain:
         return plain[name](n_classes)
     if name in _FITTED:
@@ -147,7 +147,7 @@ def find_codec(
     if absolute:
         raise ConfigError(
             f"codec is {quoted(name)}, which keeps the likeliest classes of one softmax; this task has no "
-            f"softmax; expected {', '.join((*_ABSOLUTE, *_FITTED))} or auto"
+            f"softmax; expected {', '.join((*ABSOLUTE, *_FITTED))} or auto"
         )
     return _NUMBERED[stem](number, n_classes)
 

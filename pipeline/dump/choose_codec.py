@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
-from pipeline.codecs import Codec, Rule, TeacherOutput, find_codec, is_own_codec
+from pipeline.codecs import ABSOLUTE, Codec, Rule, TeacherOutput, find_codec, is_own_codec
 from pipeline.codecs.codebooks import fit_vectors
 from pipeline.codecs.fidelity import Fidelity
 from pipeline.codecs.fitting import fit_digits, fit_features
@@ -140,7 +140,8 @@ def _candidates(spec: CodecSpec, pilot: Pilot, rule: Rule, head: nn.Linear | Non
         return
     if spec.name == AUTO:
         kept = () if absolute else (k for k in _KEPT if 2 * k < n_outputs)
-        for name in (*_DENSE, *(f"topk-{k}" for k in kept)):
+        dense = [name for name in _DENSE if not absolute or name in ABSOLUTE]
+        for name in (*dense, *(f"topk-{k}" for k in kept)):
             yield measure(find_codec(name, n_outputs, absolute=absolute), pilot, rule)
     if spec.name == FEATURES:
         pilot.output.require_features()

@@ -1,6 +1,4 @@
-"""The modality of texts: its sources, views, preprocessing and models, as the rest of the library asks "
-"for them.
-"""
+"""The modality of texts: sources, views, preprocessing and models, as the other folders ask for them."""
 
 from __future__ import annotations
 
