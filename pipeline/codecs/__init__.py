@@ -7,8 +7,8 @@ a codec says so, and a store's layout tells it by the outputs' link.
 
 A new codec is one function and one line in a table: `_PLAIN`, and `ABSOLUTE` if it keeps absolute outputs;
 `_NUMBERED` if the name ends in a number and it keeps a softmax, e.g. `topk-50`; `_FITTED` if the codec is
-built from arrays that the store keeps once. Codebooks, e.g. `pq-16`, are in `vectors.py`. Or a codec is user
-code, `module:NAME`: see `own_code.py`.
+built from arrays that the store keeps once. Codebooks, e.g. `pq-16`, are in `vectors.py`. User code has the
+form `module:NAME`: see `own_code.py`.
 """
 
 from __future__ import annotations
