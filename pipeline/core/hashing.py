@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,7 @@ def content_digest(array: NDArray[Any], label: int) -> int:
 
 def encoded_digest(content: NDArray[Any], shape: tuple[int, ...], label: int) -> int:
     """Return a 64-bit digest of a sample's stored content, its full shape and its label."""
-    state = hashlib.blake2b(digest_size=8)
-    state.update(np.array([*shape, label], "<i8").tobytes())
+    state = hashlib.blake2b(struct.pack(f"<{len(shape) + 1}q", *shape, label), digest_size=8)
     state.update(np.ascontiguousarray(content, content.dtype.newbyteorder("<")).data)
     return int.from_bytes(state.digest(), "little")
 

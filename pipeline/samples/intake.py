@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -35,7 +36,13 @@ Bits = NDArray[np.uint8]  # (N,), one byte per sample
 
 def row_dtype(form: Form) -> np.dtype[np.void]:
     """Return the dtype of a draft's record: identity of a sample, shape, and digests of its content."""
-    return np.dtype([*IDENTITY, ("shape", "<i4", (form.axes,)), *_DIGESTS, *_KNOWN])
+    return _row_dtype(form.axes)
+
+
+@cache
+def _row_dtype(axes: int) -> np.dtype[np.void]:
+    # Built once: every sample of a dataset has a record.
+    return np.dtype([*IDENTITY, ("shape", "<i4", (axes,)), *_DIGESTS, *_KNOWN])
 
 
 class Statistics(Protocol):

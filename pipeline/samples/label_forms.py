@@ -55,7 +55,7 @@ def label_word(label: Label) -> int:
 
     An index is its own word. Of other labels it is a hash, which a sample's content digest includes.
     """
-    if np.ndim(label) == 0:
+    if isinstance(label, int) or np.ndim(label) == 0:
         return int(label)
     row = np.asarray(label)
     if not is_known(row[None])[0]:
