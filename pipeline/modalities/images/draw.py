@@ -116,6 +116,7 @@ def view_parameters(
         >>> drawn.flips.tolist()
         [False, False, True]
     """
+    # Seed, view and key decide, and each consumer has its lane: no state, order or batch takes part.
     draws = Draws(spec.seed, view, keys)
     boxes, erasing = crop_boxes(spec, draws, shapes).astype(np.int32), spec.random_erasing
     return ViewParameters(
@@ -133,12 +134,14 @@ def view_parameters(
 
 def _own_step(augmentation: OwnAugmentation, draws: Draws) -> OwnStep:
     happens = chance(draws.words(Lane.OWN)[0], augmentation.probability)
+    # (4, N) -> (N, 4): user code gets the words of one sample. The first lane has decided whether it runs.
     words = np.ascontiguousarray(draws.words(Lane.OWN + 1).T)
     return OwnStep(augmentation=augmentation, happens=happens, words=words)
 
 
 def centre_parameters(shapes: NDArray[np.int32], crop_fraction: float) -> ViewParameters:
     """Return the un-augmented view: the centred square of `crop_fraction` of the short side."""
+    # Geometry computes in int64; the boxes that renderers get are int32.
     heights, widths = shapes[:, 0].astype(np.int64), shapes[:, 1].astype(np.int64)
     boxes = centre_boxes(heights, widths, crop_fraction)
     flipped = np.zeros(len(shapes), np.bool_)
@@ -147,5 +150,6 @@ def centre_parameters(shapes: NDArray[np.int32], crop_fraction: float) -> ViewPa
 
 def _side(boxes: NDArray[np.integer[Any]]) -> int | None:
     """Return the common side of boxes (N, 4) if they are squares of one size, else None."""
+    # E.g. [[0, 0, 28, 28], [-2, 1, 28, 28]] -> 28. Crops of the model's size are copied, not resized.
     one_size = len(boxes) > 0 and bool((boxes[:, 2:] == boxes[0, 2]).all())
     return int(boxes[0, 2]) if one_size else None
