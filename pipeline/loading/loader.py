@@ -146,6 +146,7 @@ class Loader:
             samples with each other; by default those of all processes' rows.
         order: the kind of order. With `blocks` and `own_rows`, each of several processes reads only the
             images and teacher logits of its own blocks.
+        epochs: number of epochs of the run, after which nothing is read ahead; None if it is not known.
 
     Raises:
         ConfigError: a batch of mixed views splits groups, or `n_classes` is missing; a step has fewer
@@ -181,6 +182,7 @@ class Loader:
         division: Division = WHOLE,
         own_rows: bool = False,
         order: OrderSpec = GLOBAL,
+        epochs: int | None = None,
     ) -> None:
         require_whole_groups(batch_size, mixes=feed.mixes)
         self._feed, self._targets = feed, targets
@@ -194,6 +196,8 @@ class Loader:
         self._order = Order(feed, batch_size=self.batch_size, seed=seed, spec=order, blocks=blocks)
         length = count if training_set is None else training_set.length
         self.steps_per_epoch = length // min(batch_size, length)
+        # The last step of the run is in lap ceil(steps / steps per lap) - 1: no lap follows it.
+        self._laps = None if epochs is None else -(-epochs * self.steps_per_epoch // self._order.steps)
         self.parts = division.parts
         self._sorter = ThreadPoolExecutor(1, thread_name_prefix="epoch-order")
         self._ready: dict[int, Future[Rows]] = {}
@@ -231,9 +235,12 @@ class Loader:
             yield from self._lap(lap, slice(first, last))
             step += last - first
 
+    def _is_last(self, lap: int) -> bool:
+        return self._laps is not None and lap + 1 >= self._laps
+
     def _lap(self, lap: int, which: slice) -> Iterator[Batch]:
         """Yield the batches of the given steps of a lap."""
-        view, following, order = self._view(lap), self._view(lap + 1), self._ready_order(lap)
+        view, order = self._view(lap), self._ready_order(lap)
         # (steps, B) int64, copied once per lap: a copy per batch would add a transfer to every step.
         whole = to_device(order, self._feed.device)
         features = None if self._features is None else self._features.epoch(view, whole.flatten())
@@ -241,8 +248,9 @@ class Loader:
         # `steps` on the CPU is for rendering, `there` on the device for labels and logits.
         steps, there = order[which], whole[which]
         batches = [rows[part] for rows in steps for part, _ in self._cuts]
-        for soon in (view, following):
-            self._feed.prefetch(soon)
+        self._feed.prefetch(view)
+        if not self._is_last(lap):
+            self._feed.prefetch(self._view(lap + 1))
         own = [own for _ in steps for _, own in self._cuts]
         # Only this process's rows (b,) are rendered.
         seen = self._feed.batches(view, [rows[mine] for rows, mine in zip(batches, own, strict=True)])
@@ -270,7 +278,9 @@ class Loader:
         """Return the rows (steps, B) of a lap, and compute those of the next one in the background."""
         # Sorting 14 million samples takes seconds, in which the device would wait at each lap's start.
         ready = self._ready.pop(lap, None)
-        self._ready = {lap + 1: self._sorter.submit(self._order.lap, lap + 1, self._view(lap + 1))}
+        self._ready = {}
+        if not self._is_last(lap):
+            self._ready[lap + 1] = self._sorter.submit(self._order.lap, lap + 1, self._view(lap + 1))
         return self._order.lap(lap, self._view(lap)) if ready is None else ready.result()
 
     def _read_logits(self, lap: int, order: Rows) -> EncodedView | None:
@@ -278,8 +288,9 @@ class Loader:
         if self._targets is None:
             return None
         logits = self._targets.load(self._view(lap), self._part(lap, lambda: order))
-        # Read beside this lap's training; the cost is a second encoded view on the device.
-        self._targets.prefetch(self._view(lap + 1), self._part(lap + 1, self._ready[lap + 1].result))
+        if not self._is_last(lap):
+            # Read beside this lap's training; the cost is a second encoded view on the device.
+            self._targets.prefetch(self._view(lap + 1), self._part(lap + 1, self._ready[lap + 1].result))
         return logits
 
     def _part(self, lap: int, order: Callable[[], Rows]) -> Part | None:

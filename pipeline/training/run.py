@@ -90,6 +90,7 @@ def train(
         division=Division(parts=settings.accumulate, ranks=context.ranks),
         own_rows=loss.row_wise,
         order=settings.order_spec,
+        epochs=settings.epochs,
     )
     projection = make_projection(loss, network, loader.teacher_dim, seed=spec.seed)
     if store is not None and projection is None:

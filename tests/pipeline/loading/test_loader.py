@@ -15,6 +15,7 @@ from pipeline.dump.verify import replay, verify
 from pipeline.loading.feed import Feed, consecutive
 from pipeline.loading.loader import Loader
 from pipeline.loading.targets import Targets
+from pipeline.loading.training_set import TrainingSet
 from pipeline.models.architecture import build
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
@@ -82,6 +83,34 @@ def test_epochs_cycle_through_the_views_in_a_fresh_order(store, feed):
     first, again = (next(iter(loader.epoch(epoch))).rows.tolist() for epoch in (0, COUNT))
     assert first != again
     assert first == next(iter(loader.epoch(0))).rows.tolist()
+
+
+def rows_of(loader: Loader, epoch: int) -> list[list[int]]:
+    return [batch.rows.tolist() for batch in loader.epoch(epoch)]
+
+
+@pytest.mark.parametrize("length", [None, 48, 160])
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_no_view_is_read_that_the_run_does_not_need(store, feed, monkeypatch, length, epochs):
+    """Of a store in a bucket, each view is as many bytes as an epoch needs."""
+    read, original = [], LogitStore.encoded_view
+
+    def reading(self, view, *rest):
+        read.append(view)
+        return original(self, view, *rest)
+
+    monkeypatch.setattr(LogitStore, "encoded_view", reading)
+    images = feed.images
+    training_set = TrainingSet(images=images, labels=images.labels, length=length or len(images))
+    options = {"batch_size": 16, "seed": 5, "training_set": training_set}
+    loader = Loader(feed, Targets(store, feed), **options, epochs=epochs)
+    seen = [rows_of(loader, epoch) for epoch in range(epochs)]
+    steps, lap = epochs * loader.steps_per_epoch, len(images) // 16
+    assert sorted(read) == sorted(n % store.n_views for n in range(-(-steps // lap)))
+    # The same batches as without the number of epochs, beyond which a loader goes on.
+    endless = Loader(feed, Targets(store, feed), **options)
+    assert [rows_of(endless, epoch) for epoch in range(epochs)] == seen
+    assert rows_of(loader, epochs) == rows_of(endless, epochs)
 
 
 def test_a_subset_of_the_dumped_samples_may_train(store, feed, teacher):
