@@ -61,7 +61,9 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError("its brackets or lists are nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ValueError(shortened(" ".join(str(error).split()), _SHOWN_CHARACTERS)) from None
+        # PyYAML names a text "<unicode string>"; callers name the file.
+        told = " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
+        raise ValueError(shortened(told, _SHOWN_CHARACTERS)) from None
 
 
 def read_yaml(path: Path) -> Any:
