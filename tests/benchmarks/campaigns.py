@@ -3,8 +3,8 @@
     python -m tests.benchmarks.campaigns [--jobs 2] [--minutes 600] [--since COMMIT] [--out FILE.json]
 
 Runs each test marked `slow` in a separate process, new tests first, and saves its counts when it finishes.
-An interrupted run resumes with the same command. Results for other versions of the code, identified by
-the git trees, are replaced; with --since, those of this commit and later ones count.
+An interrupted run resumes with the same command. Failed campaigns run again, and those whose results are of
+another version of the code, identified by its git trees; with --since, this commit and later ones count.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def main() -> None:
     known: Mapping[str, Any] = json.loads(given.out.read_text())["tests"] if given.out.exists() else {}
     found, end = dict(known), time.monotonic() + 60 * given.minutes
     counts = accepted(given.since)
-    waiting = [test for test in slow_tests() if found.get(test, {}).get("code") not in counts]
+    done = {test for test, result in found.items() if result["passed"] and result["code"] in counts}
+    waiting = [test for test in slow_tests() if test not in done]
     waiting.sort(key=lambda test: test in found)
 
     def run_in_time(test: str) -> dict[str, Any] | None:
