@@ -100,7 +100,8 @@ def write_report(params: Params, workers: int | None = None, team: Team = ALONE)
         )
         for name, store in stores.items()
     }
-    test_images = int(is_known(data.test.labels).sum()) or len(data.test)
+    judged = int(is_known(data.test.labels).sum()) if task.supervised else 0
+    test_images = judged or len(data.test)
     page = render_page(report, galleries, test_images=test_images, leaks=read_leaks(paths.PREPARED))
     results = report.to_dict()
     for name, gallery in galleries.items():

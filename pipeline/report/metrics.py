@@ -40,15 +40,16 @@ def with_digests(metrics: Mapping[str, Any], history: str) -> dict[str, Any]:
         history: text of the run's history.csv.
 
     Returns:
-        `metrics`; `written_by`, the version of the program; and `digests`, SHA-256 (hex) of these as
-        canonical JSON, and of `history`.
+        `metrics`; `written_by`, the version of the program; and `digests`, SHA-256 (hex) of `history`, and
+        of all other values as canonical JSON.
 
     Example:
         >>> list(with_digests({"top1": 0.9}, "epoch,loss"))
         ['top1', 'written_by', 'digests']
     """
-    told = {**metrics, _WRITTEN_BY: program_version()}
-    return {**told, _DIGESTS: {"metrics": _digest(told), "history": bytes_digest(history.encode())}}
+    of_history = {"history": bytes_digest(history.encode())}
+    told = {**metrics, _WRITTEN_BY: program_version(), _DIGESTS: of_history}
+    return {**told, _DIGESTS: {"metrics": _digest(told), **of_history}}
 
 
 def open_metrics(path: Path, command: str) -> MetricsFile:
@@ -65,11 +66,12 @@ def open_metrics(path: Path, command: str) -> MetricsFile:
         raise DataError(f"{path}: not the metrics of a run ({error}); run: {command}") from None
     is_older = _DIGESTS not in values and _WRITTEN_BY not in values
     digests = values.pop(_DIGESTS, None)
-    known: Mapping[str, Any] = digests if isinstance(digests, dict) else {}
+    known: dict[str, Any] = digests if isinstance(digests, dict) else {}
+    expected = known.pop("metrics", None)
     try:
-        is_as_written = is_older or known.get("metrics") == _digest(values)
-    except ValueError:
-        is_as_written = False  # a number beyond floats, e.g. 1e999
+        is_as_written = is_older or expected == _digest({**values, _DIGESTS: known})
+    except (ValueError, RecursionError):
+        is_as_written = False  # a number beyond floats, e.g. 1e999, or nested deeply
     classes = values.get("classes")
     if "top5" in values and isinstance(classes, list) and 0 < len(classes) <= FIRST:
         # An older version wrote 1 for every model.
@@ -88,7 +90,7 @@ def read_metrics(path: Path, command: str) -> MetricsFile:
         raise changed_error(path, command)
     if found.history is not None and history.exists():
         # As text: Git may have changed the ends of lines.
-        text = history.read_text(errors="replace")
+        text = history.read_text("utf-8", errors="replace")
         if bytes_digest(text.encode()) != found.history:
             raise changed_error(history, command)
     return found
@@ -97,8 +99,8 @@ def read_metrics(path: Path, command: str) -> MetricsFile:
 def changed_error(path: Path, command: str) -> DataError:
     """Return the error for a file of a run that has changed since `command` wrote it."""
     return DataError(
-        f"{path}: changed after the run wrote it: its digest differs; restore it (dvc checkout --force), "
-        f"or train again with: {command}"
+        f"{path}: changed after the run wrote it: its digest differs; restore it (dvc checkout --force "
+        f"{path}), or train again with: {command}"
     )
 
 

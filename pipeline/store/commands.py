@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from shlex import quote
 
-from pipeline.places.addresses import is_address
+from pipeline.places.addresses import hidden_place
 from pipeline.places.objects import is_object_address
 
 
@@ -21,12 +21,18 @@ def dump_command(place: object, options: str = "") -> str:
 
     >>> dump_command("data/logits/main.zarr", "--by-view")
     'pipeline cache-logits main --by-view'
+    >>> dump_command("simplecache::s3://bucket/main.zarr")
+    'pipeline cache-logits main'
     >>> dump_command("s3://bucket/main.zarr")
     'pipeline cache-logits main (or, if begun with --out: pipeline cache-logits DUMP --out s3://bucket/main.zarr)'
     """
-    name, begin, more = str(place), "pipeline cache-logits", options and f" {options}"
-    path = PurePosixPath(name)
+    name, begin, more = hidden_place(str(place)), "pipeline cache-logits", options and f" {options}"
+    path = PurePosixPath(name.partition("?")[0])
     usual = f"{begin} {path.stem}{more}"
-    # No dump is written to other addresses, e.g. https://.
-    is_out = is_object_address(name) if is_address(name) else path.parent.parts[-2:] != ("data", "logits")
-    return usual + (f" (or, if begun with --out: {begin} DUMP --out {quote(name)}{more})" if is_out else "")
+    if any(sign in name for sign in ("://", "::", "?", "<")):
+        may_be_out = is_object_address(name) and "?" not in name  # no dump is written to other addresses
+    else:
+        may_be_out = path.parent.parts[-2:] != ("data", "logits")
+    return usual + (
+        f" (or, if begun with --out: {begin} DUMP --out {quote(name)}{more})" if may_be_out else ""
+    )

@@ -93,20 +93,23 @@ def rows_of(loader: Loader, epoch: int) -> list[list[int]]:
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_no_view_is_read_that_the_run_does_not_need(store, feed, monkeypatch, length, epochs):
     """Of a store in a bucket, each view is as many bytes as an epoch needs."""
-    read, original = [], LogitStore.encoded_view
+    read, rendered = [], []
+    # Both are asked on this thread; what they are asked for is read on another one.
+    for owner, asked in ((Targets, read), (Feed, rendered)):
 
-    def reading(self, view, *rest):
-        read.append(view)
-        return original(self, view, *rest)
+        def asking(self, view, *rest, asked=asked, prefetch=owner.prefetch):
+            asked.append(view)
+            return prefetch(self, view, *rest)
 
-    monkeypatch.setattr(LogitStore, "encoded_view", reading)
+        monkeypatch.setattr(owner, "prefetch", asking)
     images = feed.images
     training_set = TrainingSet(images=images, labels=images.labels, length=length or len(images))
     options = {"batch_size": 16, "seed": 5, "training_set": training_set}
     loader = Loader(feed, Targets(store, feed), **options, epochs=epochs)
     seen = [rows_of(loader, epoch) for epoch in range(epochs)]
     steps, lap = epochs * loader.steps_per_epoch, len(images) // 16
-    assert sorted(read) == sorted(n % store.n_views for n in range(-(-steps // lap)))
+    needed = {n % store.n_views for n in range(-(-steps // lap))}
+    assert set(read) == set(rendered) == needed
     # The same batches as without the number of epochs, beyond which a loader goes on.
     endless = Loader(feed, Targets(store, feed), **options)
     assert [rows_of(endless, epoch) for epoch in range(epochs)] == seen

@@ -46,6 +46,8 @@ def test_what_was_written_is_read(path):
         {"digests": 3},
         {"digests": {}},
         {"digests": None},
+        {"digests": {"metrics": with_digests(METRICS, HISTORY)["digests"]["metrics"]}},
+        {"digests": {**with_digests(METRICS, HISTORY)["digests"], "history": None}},
         {"written_by": "0.0.1"},
         {"top1": 1e999, "digests": {}},
         {"digests": {"metrics": "0" * 64}},
@@ -70,7 +72,10 @@ def test_a_damaged_or_missing_key_is_refused(path, key, becomes):
         read_metrics(path, "x")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"top1": NaN}', "[" * 100_000, "\udcff"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "3", '{"top1": NaN}', "[" * 100_000, '{"a":' * 990 + "1" + "}" * 990, "\udcff"],
+)
 def test_a_file_of_another_kind_is_refused_in_one_line(path, content):
     path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(
