@@ -198,8 +198,9 @@ def _create(plan: DumpPlan) -> None:
         created = at(path).put_if_absent(ZARR_JSON, plan.header.to_bytes()) is not None
     if not created:
         _require_same_header(path, plan.header)
-    if not isinstance(path, Path):
-        begin_frame(path, plan.header, index=index, state=state)
+    # Completes the frame of objects, and of a folder that another process, without working locks, took
+    # for a killed run's and emptied as it was built.
+    begin_frame(path, plan.header, index=index, state=state)
 
 
 def _create_folder(plan: DumpPlan, path: Path) -> bool:
@@ -210,7 +211,7 @@ def _create_folder(plan: DumpPlan, path: Path) -> bool:
             build_frame(partial, plan.header, index=plan.index, state=plan.codec.state)
             partial.rename(path)
         except OSError as error:
-            gone = not partial.exists()
+            gone = isinstance(error, FileNotFoundError) or not partial.exists()
             shutil.rmtree(partial, ignore_errors=True)
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                 return False

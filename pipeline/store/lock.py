@@ -15,8 +15,9 @@ import fcntl
 import os
 import re
 import socket
+import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -229,14 +230,22 @@ def _locks_of(store: Path) -> Path:
 
 def _folder(store: Path) -> Path:
     folder = _locks_of(store)
-    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(parents=True, exist_ok=True)
     # Locks are emptied and holders written: a link would redirect that to somebody's file.
-    for file in (folder, *folder.iterdir()):
-        if file.is_symlink() or (file.exists() and not (file.is_file() or file == folder)):
+    _require(folder, stat.S_ISDIR)
+    for file in folder.iterdir():
+        _require(file, stat.S_ISREG)
+    return folder
+
+
+def _require(file: Path, is_kind: Callable[[int], bool]) -> None:
+    """Refuse a file of another kind; one that is gone is a holder's name, whose lock was released."""
+    with suppress(FileNotFoundError):
+        if not is_kind(file.lstat().st_mode):
             raise StoreError(
                 f"{file}: is a link or not a regular file; expected a lock of the store; remove it"
             )
-    return folder
 
 
 def _locked(store: Path, names: list[str], wait_seconds: float) -> LockedError:

@@ -118,7 +118,11 @@ def clean(path: Root, half_written: Iterable[str]) -> None:
     """
     if isinstance(path, Path):
         for folder in _partial_folders(path):
-            shutil.rmtree(folder, ignore_errors=True)
+            # Renamed first: who builds it still, without working locks, loses all of it or nothing.
+            taken = partial_folder(path)
+            with suppress(OSError):
+                folder.rename(taken)
+            shutil.rmtree(taken, ignore_errors=True)
     if at(path).exists(MANIFEST):
         settle(path)
         forget_work(path, Manifest.read(Location(path)))

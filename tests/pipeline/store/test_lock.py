@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline.core.errors import LockedError, StoreError
-from pipeline.store.lock import WHOLE, Slice, gate, writers, writing
+from pipeline.store.lock import WHOLE, Slice, gate, has_locks, writers, writing
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,38 @@ def test_a_fifo_among_the_locks_is_refused(tmp_path):
         gate(tmp_path / "main.zarr", 0),
     ):
         pass
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_folder_of_locks_that_is_none_is_refused(tmp_path, kind):
+    if kind == "link":
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "main.zarr.locks").symlink_to(tmp_path / "mine")
+    else:
+        (tmp_path / "main.zarr.locks").write_text("mine")
+    with (
+        pytest.raises(StoreError, match=r"main.zarr.locks: is a link or not"),
+        gate(tmp_path / "main.zarr", 0),
+    ):
+        pass
+
+
+def test_a_name_that_comes_and_goes_is_no_foreign_file(tmp_path):
+    (tmp_path / "main.zarr.locks").mkdir()
+    holder, over = tmp_path / "main.zarr.locks" / "gate.holder", threading.Event()
+
+    def take_and_release():
+        while not over.is_set():
+            holder.touch()
+            holder.unlink()
+
+    thread = threading.Thread(target=take_and_release)
+    thread.start()
+    try:
+        assert all(has_locks(tmp_path / "main.zarr") for _ in range(2000))
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_holder_is_told_in_one_line(tmp_path):
