@@ -48,6 +48,16 @@ def is_own(name: str) -> bool:
     return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
+def has_module(name: str) -> bool:
+    """Whether the working folder or an installed package has the module of `package.module:NAME`.
+
+    >>> has_module("pipeline.cli:main"), has_module("foldr:photos")
+    (True, False)
+    """
+    outermost = name.partition(":")[0].partition(".")[0]
+    return any(PathFinder.find_spec(outermost, path) for path in ([str(Path.cwd())], None))
+
+
 def find_callable(name: str, kind: Kind) -> Callable[..., object]:
     """Import a user's module and return one of its callables.
 

@@ -11,9 +11,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean, plural
-from pipeline.core.own_code import Kind, call, find_callable, is_own, parameters_of
-from pipeline.samples.samples import NO_CLASSES, Source
+from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean, plural, quoted
+from pipeline.core.own_code import Kind, call, find_callable, has_module, is_own, parameters_of
+from pipeline.samples.labels import require_class_names
+from pipeline.samples.samples import NO_CLASSES, Sample, Source
 
 T = TypeVar("T", bound=Source)
 
@@ -50,7 +51,7 @@ class SourceTable(Generic[T]):
         hint = did_you_mean(kind, self._known)
         if kind in self._known:
             source = self._known[kind](detail, options)
-        elif is_own(name) and not hint:
+        elif is_own(name) and (not hint or has_module(name)):
             source = self._call(name, options)
         else:
             raise ConfigError(
@@ -79,4 +80,15 @@ class SourceTable(Generic[T]):
                 f"source {name} returns a {type(found).__name__}; expected a "
                 f"{self._base.__module__}.{self._base.__qualname__}; correct it"
             )
+        if not all(isinstance(text, str) for text in found.classes):
+            raise DataError(
+                f"{name}: its classes are {quoted(found.classes)}; expected a tuple of str; correct it"
+            )
+        require_class_names(name, found.classes)
+        for sample in (*found.train[:1], *found.test[:1]):
+            if not (isinstance(sample, Sample) and isinstance(sample.name, str)):
+                raise DataError(
+                    f"{name}: a sample is {quoted(sample)}; expected a pipeline.samples.samples.Sample "
+                    "with a str as its name; correct it"
+                )
         return found

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import DataError
+from pipeline.core.errors import DataError, PipelineError, brief, is_out_of_memory
 from pipeline.core.hashing import bytes_glance, encoded_digests, sample_key
 from pipeline.samples.index import Columns, Form
 from pipeline.samples.label_forms import label_word
@@ -228,7 +228,7 @@ class ArrayIntake:
         Raises:
             DataError: the array has a different dtype or shape than the format, or is empty.
         """
-        array = np.asarray(sample.load())
+        array = load_array(sample)
         own, form = array.shape[: self.form.axes], self.form
         if array.dtype != form.dtype or array.shape != form.shape(own) or len(own) < form.axes:
             raise DataError(
@@ -287,6 +287,26 @@ class NoStatistics:
 
 
 # Read one sample.
+
+
+def load_array(sample: Sample) -> NDArray[Any]:
+    """Return the array that a sample's `load` makes; a source of one's own may fail, or make none.
+
+    Raises:
+        DataError: the code raises, or returns something else. Out-of-memory errors pass unchanged.
+    """
+    try:
+        array = sample.load()
+    except Exception as error:
+        if isinstance(error, PipelineError) or is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {brief(error)}"
+        raise DataError(f"{sample.name}: its code raises {reason}; correct the source") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(
+            f"{sample.name}: loads as a {type(array).__name__}; expected an array; correct the source"
+        )
+    return array
 
 
 def read_by(

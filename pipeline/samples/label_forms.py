@@ -11,6 +11,7 @@ A split's array tells its kind by its dtype. Which kinds fit is the task's matte
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -110,7 +111,7 @@ class Wanted:
         """
         if not source.train:
             return "index"
-        kind = kind_of(np.asarray(source.train[0].label)[None])
+        kind = kind_of(_array_of(source.train[0].label)[None])
         if kind not in self.kinds:
             expected = " or ".join(_DESCRIBED[kind] for kind in self.kinds)
             raise DataError(
@@ -123,14 +124,41 @@ class Wanted:
                 "set data.task to embedding"
             )
         for samples in (source.train, source.validation or (), source.test):
-            for sample in samples if kind != "index" else ():
-                problem = _problem(np.asarray(sample.label), kind, source.classes)
+            for sample in samples:
+                problem = _problem(sample.label, kind, source.classes)
                 if problem:
                     raise DataError(f"{name}: the label of sample {quoted(sample.name)} {problem}")
         return kind
 
 
-def _problem(label: NDArray[Any], kind: LabelKind, classes: Sequence[str]) -> str | None:
+def _array_of(label: Any) -> NDArray[Any]:
+    """Return a label as an array; nested sequences of unequal lengths as an array of objects."""
+    try:
+        return np.asarray(label)
+    except ValueError:
+        return np.asarray(label, object)
+
+
+def _problem(label: Any, kind: LabelKind, classes: Sequence[str]) -> str | None:
+    """Describe why a label is not one of its kind, or return None."""
+    if kind == "index":
+        return _index_problem(label, classes)
+    return _row_problem(_array_of(label), kind, classes)
+
+
+def _index_problem(label: Any, classes: Sequence[str]) -> str | None:
+    try:
+        if UNLABELLED <= operator.index(label) < len(classes):
+            return None
+    except TypeError:
+        pass  # no integer
+    return (
+        f"is {quoted(label)}; expected an integer, -1 for unlabelled, or 0 to {len(classes) - 1} for "
+        f"{first_of(classes)}; correct the source"
+    )
+
+
+def _row_problem(label: NDArray[Any], kind: LabelKind, classes: Sequence[str]) -> str | None:
     """Describe why a label is not one of tags or numbers, or return None."""
     dtype = np.dtype(DTYPES[kind])
     if label.dtype != dtype or label.shape != (len(classes),):

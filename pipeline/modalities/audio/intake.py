@@ -17,7 +17,15 @@ from pipeline.modalities.audio.form import AudioSource, audio_form
 from pipeline.modalities.audio.options import AudioOptions
 from pipeline.modalities.audio.resampling import LOUDEST
 from pipeline.samples.draft import require_none
-from pipeline.samples.intake import ArrayIntake, Entry, Identity, NoStatistics, Remarks, row_dtype
+from pipeline.samples.intake import (
+    ArrayIntake,
+    Entry,
+    Identity,
+    NoStatistics,
+    Remarks,
+    load_array,
+    row_dtype,
+)
 from pipeline.samples.label_forms import label_word
 from pipeline.samples.reading import Seat
 from pipeline.samples.samples import Sample
@@ -78,7 +86,7 @@ class AudioIntake(ArrayIntake):
         return Entry(np.array(row, row_dtype(self.form)), clip, NoStatistics())
 
     def _array(self, sample: Sample) -> Recording:
-        clip = np.asarray(sample.load())
+        clip = load_array(sample)
         if clip.dtype != np.int16 or clip.ndim != 1 or not clip.size or self._source.sample_rate is None:
             raise DataError(
                 f"{sample.name}: {clip.dtype} of shape {clip.shape}; expected int16 (T,) of a "

@@ -34,7 +34,7 @@ from pipeline.modalities.images.form import (
 from pipeline.modalities.images.options import ImageOptions
 from pipeline.samples.containers import Cell, Content, cell_columns
 from pipeline.samples.index import Columns
-from pipeline.samples.intake import Entry, Identity, Remarks, row_dtype
+from pipeline.samples.intake import Entry, Identity, Remarks, load_array, row_dtype
 from pipeline.samples.label_forms import label_word
 from pipeline.samples.packed import Split, open_packed
 from pipeline.samples.reading import Seat
@@ -187,8 +187,9 @@ class ImageIntake:
         """Decode and shrink an image according to the form; return (H, W, C) uint8 and remarks."""
         file = sample.load
         if not isinstance(file, ImageFile):
-            array = file()
-            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != self.form.channels:
+            array = load_array(sample)
+            is_image = array.dtype == np.uint8 and array.ndim == 3 and array.size
+            if not is_image or array.shape[2] != self.form.channels:
                 raise DataError(
                     f"{sample.name}: {array.dtype} of shape {array.shape}; expected uint8 (height, width, "
                     f"{self.form.channels}); correct its source"

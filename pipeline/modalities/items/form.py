@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.core.errors import DataError
 from pipeline.samples.index import Form
-from pipeline.samples.intake import ArrayIntake, Entry, Identity, NoStatistics
+from pipeline.samples.intake import ArrayIntake, Entry, Identity, NoStatistics, load_array
 from pipeline.samples.reading import Seat
 from pipeline.samples.samples import Sample, Source
 
@@ -79,16 +76,17 @@ class ItemsIntake(ArrayIntake):
         Raises:
             DataError: an empty history, or a number outside of the catalogue.
         """
-        items: NDArray[np.int32] = sample.load()
+        items = load_array(sample)
         if not items.size:
             raise DataError(f"{sample.name}: an empty history; expected at least one item; leave it out")
+        entry = super().read(Sample(sample.name, sample.label, lambda: items, sample.file), seat, identity)
         low, high = int(items.min()), int(items.max())
         if low < 0 or high >= self._count:
             raise DataError(
                 f"{sample.name}: has items {low} to {high}; expected 0 to {self._count - 1}, numbers in "
                 "the catalogue; correct the source"
             )
-        return super().read(Sample(sample.name, sample.label, lambda: items, sample.file), seat, identity)
+        return entry
 
     def describe(self, statistics: NoStatistics) -> dict[str, Any]:
         """Return the size of the catalogue."""

@@ -16,7 +16,7 @@ from pipeline.core.errors import DataError
 from pipeline.modalities.text.tokenizers import lexemes
 from pipeline.modalities.text.words import BORDER, BORDER_BYTE, pieces_of, text_of
 from pipeline.samples.index import Form
-from pipeline.samples.intake import ArrayIntake, Entry, Identity, NoStatistics
+from pipeline.samples.intake import ArrayIntake, Entry, Identity, NoStatistics, load_array
 from pipeline.samples.packed import Split
 from pipeline.samples.processes import LEAST_SAMPLES, in_processes
 from pipeline.samples.reading import Seat
@@ -75,8 +75,9 @@ class TextIntake(ArrayIntake):
         Raises:
             DataError: not UTF-8, or a text without a word.
         """
-        array: NDArray[np.uint8] = sample.load()
-        require_text(sample.file or sample.name, array)
+        array = load_array(sample)
+        if array.dtype == np.uint8:  # others are refused below
+            require_text(sample.file or sample.name, array)
         return super().read(Sample(sample.name, sample.label, lambda: array, sample.file), seat, identity)
 
     def open_split(self, folder: Path, name: str) -> Split:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.core.errors import DataError
 from pipeline.modalities.images.form import ImageSource
@@ -62,6 +63,39 @@ def _prepare(source: ImageSource, folder, task: str, *kinds: str, **asked) -> Pr
         progress=lambda samples, _: iter(samples),
     )
     return PreparedData.open(folder)
+
+
+@pytest.mark.parametrize(
+    "wrong", [2, 5, -2, 2**63, -(2**70), 0.5, 1.0, math.nan, None, "1", np.array([0, 1]), [0, [1]]]
+)
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_an_index_without_a_class_is_refused_wherever_it_stands(tmp_path, split, wrong):
+    source = _source(np.array([0, 1] * 4), ("a", "b"))
+    samples = [replace(sample, label=int(sample.label)) for sample in source.train]
+    samples[5] = replace(samples[5], label=wrong)
+    with pytest.raises(DataError) as caught:
+        _prepare(replace(source, **{split: samples}), tmp_path / "data", "classes", "index", validation=0)
+    assert str(caught.value) == (
+        f"here: the label of sample 'train/5' is {wrong!r}; expected an integer, -1 for unlabelled, or "
+        "0 to 1 for a, b; correct the source"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("wrong", [0.5, "cat", None, [0, [1]]])
+def test_a_first_label_of_no_kind_is_refused(tmp_path, wrong):
+    source = _source(np.array([0, 1] * 4), ("a", "b"))
+    samples = [replace(source.train[0], label=wrong), *source.train[1:]]
+    with pytest.raises(DataError, match=r"here: (its labels are|the label of sample 'train/0' is)"):
+        _prepare(replace(source, train=samples), tmp_path / "data", "classes", "index", validation=0)
+
+
+@pytest.mark.parametrize("label", [np.int64(1), np.uint8(1), np.array(1), True, torch.tensor(1)])
+def test_any_integer_is_an_index(tmp_path, label):
+    source = _source(np.array([0, 1] * 4), ("a", "b"))
+    samples = [*source.train[1:], replace(source.train[0], label=label)]
+    data = _prepare(replace(source, train=samples), tmp_path / "data", "classes", "index", validation=0)
+    assert data.train.labels.tolist() == [1, 0, 1, 0, 1, 0, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,28 @@ def test_a_source_of_ones_own_that_gives_something_else_is_refused(own, prepare_
         prepare_quietly(source, tmp_path / "prepared", validation=0)
 
 
+@pytest.mark.parametrize(
+    ("classes", "train", "expected"),
+    [
+        ("('a', 'a')", "samples('train')", "class name 'a' occurs twice"),
+        ("('a', '')", "samples('train')", "class name '' is empty"),
+        ("(0, 1)", "samples('train')", r"its classes are \(0, 1\); expected a tuple of str"),
+        ("('a', 'b')", "[('x', 0)]", r"a sample is \('x', 0\); expected a pipeline.samples.*Sample"),
+        ("('a', 'b')", "[Sample(7, 0, None)]", "expected .* with a str as its name"),
+        ("('a', 'b')", "[]", "has no training images"),
+        ("('a',)", "samples('train')", "has 1 class; expected at least two"),
+    ],
+)
+def test_a_malformed_source_of_ones_own_is_refused(own, classes, train, expected, request):
+    name = f"malformed_{request.node.callspec.id.encode().hex()[-40:]}"
+    with pytest.raises(DataError, match=expected):
+        own(
+            "def photos():\n"
+            f"    return ImageSource(classes={classes}, channels=1, train={train}, test=samples('test'))\n",
+            name,
+        )
+
+
 # Arrays
 
 
