@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pipeline.core.errors import ConfigError, bounded, did_you_mean, quoted
+from pipeline.core.errors import ConfigError, ModelError, bounded, did_you_mean, quoted
 from pipeline.core.own_code import is_own
 from pipeline.core.text import require_name
 from pipeline.losses import LOSSES, find_loss, make_loss
 from pipeline.modalities.preprocessing import GivenPreprocessing, Views
 from pipeline.modalities.table import find_modality
+from pipeline.models.architecture import source_of
 from pipeline.models.class_map import read_class_map
 from pipeline.models.embedder import require_output
 from pipeline.models.pretrained import Start
@@ -286,6 +287,23 @@ class Params:
             # The weights are used unchanged, so training values have no effect.
             return {f"teachers.{name}": {k: v for k, v in values.items() if k not in ("training", "seed")}}
         return {f"teachers.{name}": values, "data": self.data.options.for_models()}
+
+    def require_models(self, *only: str) -> None:
+        """Refuse unknown names of models before work begins; nothing is built, and no user code runs.
+
+        Args:
+            only: entries, e.g. students.small; none for all teachers and students.
+
+        Raises:
+            ConfigError: naming the entry.
+        """
+        entries = {f"teachers.{name}": spec for name, spec in self.teachers.items()}
+        entries |= {f"students.{name}": spec for name, spec in self.students.items()}
+        for entry in only or entries:
+            try:
+                source_of(entries[entry].model)
+            except ModelError as error:
+                raise ConfigError(f"{entry}.model: {error}; correct it in params.yaml") from None
 
     def recipe(self, name: str) -> RecipeParams:
         """Return a recipe by name."""

@@ -69,13 +69,14 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     tree = _read(path)
     for override in overrides:
         _override(tree, override)
+    origin = " ".join([str(path), *(f"--set {shortened(override)}" for override in overrides)])
     try:
         require_names(tree)
         params = _Reader(MODALITIES.use(_modality_of(tree))).read(tree)
         require_runs_apart(params)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    _check_references(params, path)
+        raise ConfigError(f"{origin}: {error}") from None
+    _check_references(params, origin)
     return params
 
 
@@ -281,21 +282,21 @@ def _as_written(path: Sequence[str]) -> list[str]:
     return [part for place, part in enumerate(path) if place != 2 or part != gathered.get(path[0])]
 
 
-def _check_references(params: Params, path: Path) -> None:
+def _check_references(params: Params, origin: str) -> None:
     """Refuse undefined names, and names used in the wrong list of the sweep."""
     for name, dump in params.dumps.items():
-        _require_name(path, f"dumps.{name}.teacher", dump.teacher, params.teachers)
+        _require_name(origin, f"dumps.{name}.teacher", dump.teacher, params.teachers)
     for name, ensemble in params.ensembles.items():
         for member in ensemble.of:
-            _require_name(path, f"ensembles.{name}.of", member, params.dumps)
+            _require_name(origin, f"ensembles.{name}.of", member, params.dumps)
     for group in ("reheads", "probes"):
         for name, reheaded in getattr(params, group).items():
-            _require_name(path, f"{group}.{name}.of", reheaded.of, params.dumps)
-    _require_one_kind(params, path)
+            _require_name(origin, f"{group}.{name}.of", reheaded.of, params.dumps)
+    _require_one_kind(params, origin)
     for name in params.stores:
         if name.lower() == paths.BASELINE:
             raise ConfigError(
-                f"{path}: a dump is named {name!r}, which is reserved for runs without a dump; rename it"
+                f"{origin}: a dump is named {name!r}, which is reserved for runs without a dump; rename it"
             )
     sweep = params.sweep
     for key, names, known in (
@@ -305,7 +306,7 @@ def _check_references(params: Params, path: Path) -> None:
         ("baselines", sweep.baselines, params.recipes),
     ):
         for name in names:
-            _require_name(path, f"sweep.{key}", name, known)
+            _require_name(origin, f"sweep.{key}", name, known)
     for key, names, taught in (
         ("recipes", sweep.recipes, True),
         ("baselines", sweep.baselines, False),
@@ -316,12 +317,12 @@ def _check_references(params: Params, path: Path) -> None:
                 other = "baselines" if taught else "recipes"
                 need = "needs no dump" if taught else "needs a dump"
                 raise ConfigError(
-                    f"{path}: sweep.{key} lists {name!r}, which {need}; move it to sweep.{other}"
+                    f"{origin}: sweep.{key} lists {name!r}, which {need}; move it to sweep.{other}"
                 )
     _require_targets(params)
 
 
-def _require_one_kind(params: Params, path: Path) -> None:
+def _require_one_kind(params: Params, origin: str) -> None:
     """Refuse a name in two groups whose stores share a folder."""
     kinds: dict[str, str] = {}
     for group, kind in KINDS.items():
@@ -329,7 +330,7 @@ def _require_one_kind(params: Params, path: Path) -> None:
             for name in getattr(params, group):
                 here = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
                 if name in kinds:
-                    raise ConfigError(f"{path}: {name!r} is both {kinds[name]} and {here}; rename one")
+                    raise ConfigError(f"{origin}: {name!r} is both {kinds[name]} and {here}; rename one")
                 kinds[name] = here
 
 
@@ -346,8 +347,8 @@ def _require_targets(params: Params) -> None:
                 require_whole_groups(params.students[student].training.batch_size)
 
 
-def _require_name(path: Path, key: str, name: str, known: Mapping[str, Any]) -> None:
+def _require_name(origin: str, key: str, name: str, known: Mapping[str, Any]) -> None:
     if name not in known:
         hint = did_you_mean(name, known)
         expected = f"expected one of {', '.join(known)}{hint}" if known else "none are defined; add it"
-        raise ConfigError(f"{path}: {key} names {name!r}; {expected}")
+        raise ConfigError(f"{origin}: {key} names {name!r}; {expected}")

@@ -54,6 +54,7 @@ def command(params: Params, workers: int | None, engine: Engine | None, only_loo
     """
     require_alone()
     bound_threads()
+    params.require_models()
     data = params.data
     # Before the files are read: a change in between is noticed by the next look.
     seen = look(data) if is_kept(data) else None

@@ -87,7 +87,7 @@ def write_report(params: Params, workers: int | None = None, team: Team = ALONE)
     stores = open_stores(params)
     for name, store in stores.items():
         _require_teachers(params, name, store)
-    report = _collect(params, stores, data, task)
+    report, outdated = _collect(params, stores, data, task)
     galleries = {
         name: make_gallery(
             name,
@@ -102,8 +102,9 @@ def write_report(params: Params, workers: int | None = None, team: Team = ALONE)
     }
     judged = int(is_known(data.test.labels).sum()) if task.supervised else 0
     test_images = judged or len(data.test)
-    page = render_page(report, galleries, test_images=test_images, leaks=read_leaks(paths.PREPARED))
-    results = report.to_dict()
+    leaks = read_leaks(paths.PREPARED)
+    page = render_page(report, galleries, test_images=test_images, leaks=leaks, outdated=outdated)
+    results = report.to_dict() | {"outdated": outdated}
     for name, gallery in galleries.items():
         found = gallery.label_errors
         results["dumps"][name]["label_errors"] = None if found is None else asdict(found)
@@ -121,19 +122,20 @@ def _reopen(place: Root) -> tuple[SoftLabels, PreparedData]:
     return open_logits(place, allow_drift=True), PreparedData.open(paths.PREPARED)
 
 
-def _collect(params: Params, stores: dict[str, SoftLabels], data: PreparedData, task: Task) -> Report:
+def _collect(
+    params: Params, stores: dict[str, SoftLabels], data: PreparedData, task: Task
+) -> tuple[Report, dict[str, list[str]]]:
+    """Read all runs; return them, and per run what has changed since it was trained, which is told too."""
     dataset, plans = data.digest(), runs_of(params)
     note(f"reading {counted(len(plans), 'run')}")
     runs = {name: read_run(paths.RUNS / name, plan, task) for name, plan in plans.items()}
+    outdated = {}
     for name, run in runs.items():
         plan = plans[name]
-        _tell_other_parameters(params, name, plan, run)
-        if run.dataset not in (None, dataset):
-            note(f"{name}: trained on different data than {paths.PREPARED} holds now; run: {plan.command}")
-        store = stores.get(plan.dump or "")
-        if store is not None and run.store not in (None, store_digest(store)):
-            changed = f"dump {plan.dump} has been made again or grown since it was trained"
-            note(f"{name}: {changed}; run: {plan.command}")
+        if found := _changes(params, plan, run, dataset, stores.get(plan.dump or "")):
+            outdated[name] = found
+            for change in found:
+                note(f"{name}: {change}; run: {plan.command}")
     dumps = {
         name: dump_figures(store.summary(), store.teacher_names, tell_changed_labels(store, data))
         for name, store in stores.items()
@@ -145,18 +147,23 @@ def _collect(params: Params, stores: dict[str, SoftLabels], data: PreparedData, 
     }
     for name in teachers:
         tell_other_data(name, dataset)
-    return Report.of(list(runs.values()), teachers, dumps, task)
+    return Report.of(list(runs.values()), teachers, dumps, task), outdated
 
 
-def _tell_other_parameters(params: Params, name: str, plan: PlannedRun, run: Run) -> None:
-    """Print the differences between a run and params.yaml: without DVC, nothing retrains it."""
+def _changes(
+    params: Params, plan: PlannedRun, run: Run, dataset: str, store: SoftLabels | None
+) -> list[str]:
+    """Return what has changed since a run was trained: without DVC, nothing trains it again."""
     try:
         changed = changed_parameters(params, plan, run)
+        found = [f"params.yaml has changed since it was trained: {changed}"] if changed else []
     except ValueError as error:
-        note(f"{name}: cannot be compared with params.yaml: its 'made_with' is damaged ({error})")
-        return
-    if changed:
-        note(f"{name}: params.yaml has changed since it was trained: {changed}; run: {plan.command}")
+        found = [f"cannot be compared with params.yaml: its 'made_with' is damaged ({error})"]
+    if run.dataset not in (None, dataset):
+        found.append(f"trained on different data than {paths.PREPARED} holds now")
+    if store is not None and run.store not in (None, store_digest(store)):
+        found.append(f"dump {plan.dump} has been made again or grown since it was trained")
+    return found
 
 
 def _require_teachers(params: Params, name: str, store: SoftLabels) -> None:

@@ -38,6 +38,7 @@ def command(params: Params, engine: Engine | None) -> None:
     The dumps must be complete. Interrupted runs resume.
     """
     require_alone()
+    params.require_models()
     data, every = open_prepared(params.data), runs_of(params)
     stores = open_stores(params)
     missing = missing_runs(params, find_task(params.data.task), data.digest(), stores)

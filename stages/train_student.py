@@ -77,6 +77,7 @@ def command(
     """
     run = _Run(student=student, recipe=recipe, seed=seed, dump=dump)
     spec, loss = params.student(student), params.recipe(recipe)
+    params.require_models(f"students.{student}")
     require_installed(spec.training.log)
     _require_dump_fits(params, run, allow_drift=allow_drift, follow=follow)
     made_by = params.makes(student, recipe)

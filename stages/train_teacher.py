@@ -51,6 +51,7 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
     Trackers of `training.log` write below logs/.
     """
     spec = params.teacher(teacher)
+    params.require_models(f"teachers.{teacher}")
     outputs = Outputs(name=paths.teacher_run(teacher), checkpoint=paths.teacher_checkpoint(teacher))
     result: TrainingResult | None = None
     require_installed(spec.training.log)

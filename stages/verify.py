@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from pipeline.dump.verify import Audit, replay, verify, verify_reheaded
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData, audit_data
 from pipeline.models.teacher import Teacher
+from pipeline.places.addresses import hidden_place
 from pipeline.places.folder import Root
 from pipeline.store.commands import dump_command
 from pipeline.store.ensemble import Ensemble
@@ -137,9 +139,10 @@ def _audit_prepared(machine: Machine, *, as_json: bool) -> Audit:
     found = audit_data(paths.PREPARED, workers=machine.workers, progress=progress)
     if not as_json:
         _tell(found.bad)
+        bad = f"{len(found.bad)} bad{'; next: pipeline prepare' if found.bad else ''}"
         click.echo(
             f"{paths.PREPARED}: {counted(found.checked, 'file')} checked, "
-            f"{counted(found.images, 'sample')} compared with their digests, {len(found.bad)} bad"
+            f"{counted(found.images, 'sample')} compared with their digests, {bad}"
         )
     return Audit(ok=not found.bad, checked=found.checked, bad=found.bad)
 
@@ -247,15 +250,24 @@ class _CheckedStore:
 
     def _tell(self, audit: Audit) -> None:
         _tell(audit.bad)
-        click.echo(f"{self.store}: {counted(audit.checked, 'file')} checked, {len(audit.bad)} bad")
+        following = f"; next: {self._mended_by}" if audit.files else ""
+        checked = f"{counted(audit.checked, 'file')} checked, {len(audit.bad)} bad{following}"
+        click.echo(f"{self.store}: {checked}")
         if audit.drift is not None and str(audit.drift) not in audit.bad:
             click.echo(str(audit.drift))
         if audit.replayed:
             click.echo(
                 f"{counted(audit.replayed, 'pair')} of sample and view replayed by the teacher: stored "
                 f"outputs differ by up to {audit.replay_max_abs_diff:.3g}, mean {audit.measure} "
-                f"{audit.replay_kl_mean:.2e}"
+                f"{audit.replay_kl_mean:.2e}; {'the same' if audit.ok else 'not the same'} outputs: the "
+                f"limit of rounding is {audit.limit:.0e}"
             )
+
+    @property
+    def _mended_by(self) -> str:
+        """Return the command that mends damaged files."""
+        again = f"pipeline verify {quote(hidden_place(str(self.store)))} --repair"
+        return dump_command(self.store) if self._kind == "rehead" else again
 
 
 def _prepared_splits() -> Splits:

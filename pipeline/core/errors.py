@@ -100,9 +100,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the known name closest to a mistyped one, or nothing."""
-    spelled = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name[:_LONGEST].lower(), spelled, 1)
+    """Return "; did you mean X?" for the known name closest to a mistyped one, or nothing.
+
+    >>> did_you_mean("resnt", ["resnet", "vgg"]), did_you_mean("dk", ["kd", "scratch"])
+    ("; did you mean 'resnet'?", "; did you mean 'kd'?")
+    """
+    spelled, asked = {one.lower(): one for one in known}, name[:_LONGEST].lower()
+    # Two letters swapped make a short name less similar than the library's bound.
+    close = difflib.get_close_matches(asked, spelled, 1) or [
+        one for one in spelled if sorted(one) == sorted(asked)
+    ]
     return f"; did you mean {spelled[close[0]]!r}?" if close else ""
 
 

@@ -37,7 +37,8 @@ class Speed:
         return self.images / self.seconds
 
     def __str__(self) -> str:
-        text = f"{self.images:,} samples in {self.seconds:,.0f} s, {self.images_per_second:,.0f} samples/s"
+        done = f"{self.images:,} forward passes in {self.seconds:,.0f} s"
+        text = f"{done}, {self.images_per_second:,.0f} samples/s"
         if self.alone is None:
             return text
         share = self.images_per_second / self.alone

@@ -39,7 +39,7 @@ from pipeline.store.rehead import Reheaded
 REPLAY_KL = 1e-3
 _BATCH = 256
 # Fields of an audit that are no part of its public interface.
-_UNTOLD = ("drift", "files", "measure")
+_UNTOLD = ("drift", "files", "measure", "limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,7 @@ class Audit:
         drift: difference between images rendered now and then; None without a replay.
         files: names of bad files.
         measure: name of `replay_kl_mean`.
+        limit: up to which `replay_kl_mean` is rounding.
     """
 
     ok: bool
@@ -68,6 +69,7 @@ class Audit:
     drift: Drift | None = None
     files: tuple[str, ...] = ()
     measure: str = "KL"
+    limit: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain values; the keys are a public interface."""
@@ -290,6 +292,7 @@ def replay(
         replay_kl_mean=mean,
         drift=drift,
         measure=name,
+        limit=mean_limit,
     )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.core.arrays import Rows
+from pipeline.core.errors import counted
 from pipeline.loading.prefetch import PrefetchQueue
 from pipeline.modalities.preprocessing import Preprocessing, Renderer, Views
 from pipeline.samples.packed import Split
@@ -91,13 +92,14 @@ class Feed:
     @property
     def path(self) -> str:
         """Description of the path, for progress output."""
-        count = len(self.images)
+        count = counted(len(self.images), "sample")
         if self._queue is None:
             size = self.images.size_bytes
             where = "resident" if self._resident is not None else "copied batch by batch"
-            return f"{count:,} samples, {size / 1e6:,.0f} MB, {where} on {self.device}, rendered there"
+            return f"{count}, {size / 1e6:,.0f} MB, {where} on {self.device}, rendered there"
         done = "decoded and rendered" if self.images.decodes_at_use else "rendered"
-        return f"{count:,} samples, {done} ahead by {self._workers} threads, for {self.device}"
+        threads = counted(self._workers, "thread")
+        return f"{count}, {done} by {threads} ahead of {self.device}"
 
     @property
     def mixes(self) -> bool:

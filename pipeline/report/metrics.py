@@ -106,8 +106,9 @@ def changed_error(path: Path, command: str) -> DataError:
 
 def missing_error(path: Path, command: str) -> DataError:
     """Return the error for a missing file of a run, which `command` writes."""
+    others = ", or every missing run at once: pipeline sweep, or dvc repro" if "student" in command else ""
     return DataError(
-        f"{path}: no such file; the report needs every run of params.yaml's sweep; run: {command}"
+        f"{path}: no such file; the report needs every run of params.yaml's sweep; run: {command}{others}"
     )
 
 

@@ -137,7 +137,12 @@ class Strip:
 
 
 def render_page(
-    report: Report, galleries: Mapping[str, DumpGallery], *, test_images: int, leaks: str = ""
+    report: Report,
+    galleries: Mapping[str, DumpGallery],
+    *,
+    test_images: int,
+    leaks: str = "",
+    outdated: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Return the page's HTML.
 
@@ -146,6 +151,7 @@ def render_page(
         galleries: dump -> its gallery.
         test_images: number of test samples behind the accuracies: those with a label.
         leaks: description of equal samples across splits; empty for none.
+        outdated: run -> what has changed since it was trained.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.report", "."),
@@ -166,6 +172,7 @@ def render_page(
         "student_columns": (*own_columns(report, _of_students(report)), SPEED_COLUMN),
         "teacher_columns": own_columns(report, report.teachers.values()),
         "forms": FORMS,
+        "network": network,
         "strip": strip,
         "verdict_sentence": verdict_sentence,
     }
@@ -179,6 +186,7 @@ def render_page(
         lede=lede(report, test_images),
         summary=summary(report),
         leaks=leaks,
+        outdated=outdated or {},
         soft_temperature=SOFT_TEMPERATURE,
     )
 
@@ -259,6 +267,20 @@ def verdict_sentence(report: Report, verdict: Verdict) -> str:
         "no_baseline": f"{name} has no baseline for comparison. Add one to sweep.baselines.",
         "unlabelled": f"{name} cannot be judged: the test samples have no labels.",
     }[verdict.outcome]
+
+
+def network(teacher: Mapping[str, Any]) -> str | None:
+    """Write a teacher's architecture and where its weights are from; None if unknown.
+
+    >>> network({"model": "resnet18", "weights": None}), network({"model": "vgg11", "weights": "DEFAULT"})
+    ('resnet18, trained from scratch', 'vgg11, DEFAULT')
+    """
+    if "model" not in teacher:
+        return None
+    weights = teacher["weights"]
+    if weights is None:
+        return f"{teacher['model']}, trained from scratch"
+    return f"{teacher['model']}, {'fine-tuned from ' if teacher.get('fine_tune') else ''}{weights}"
 
 
 def columns(student: StudentResults) -> list[tuple[str, Group]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +182,18 @@ def read_teacher(folder: Path, name: str) -> dict[str, Any]:
     path, command = folder / "metrics.json", f"pipeline train-teacher {name}"
     metrics = read_metrics(path, command).values
     classes, confusions = read_classes(metrics, path, command)
-    return {**metrics, "classes": classes, "confusions": confusions}
+    return {**metrics, **_beginning(metrics, name), "classes": classes, "confusions": confusions}
+
+
+def _beginning(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a teacher's architecture, initial weights and whether it was trained, as far as known."""
+    try:
+        made = json.loads(metrics["made_with"])[f"teachers.{name}"]
+        # Of a checkpoint its file's name: results name no place of a machine.
+        weights = made["weights"] and Path(made["weights"]).name
+        return {"model": made["model"], "weights": weights, "fine_tune": made["fine_tune"]}
+    except (KeyError, ValueError, TypeError):
+        return {}  # of an older version
 
 
 def read_classes(

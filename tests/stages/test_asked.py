@@ -143,7 +143,7 @@ def test_what_is_bad_in_prepared_data_is_listed(project, capsys):
     assert "train.pixels: image" in lines[0]
     assert lines[1] == "data/prepared/validation.names: missing; run: pipeline prepare"
     assert "test.pixels: image 'test/3'" in lines[2]
-    assert lines[3].endswith("3 bad")
+    assert lines[3].endswith("3 bad; next: pipeline prepare")
     assert run("verify", "--data", "--json") == 1
     found = json.loads(capsys.readouterr().out)
     assert (found["ok"], len(found["bad"])) == (False, 3)

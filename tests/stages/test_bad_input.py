@@ -85,16 +85,18 @@ def test_unknown_key(project, fails):
     fails(["prepare", "--set", "data.sorce=x"], "params.yaml", "data.sorce", "did you mean 'source'")
 
 
-def test_unknown_model(project, fails):
-    arguments = [
-        "train-student",
-        "pupil",
-        "scratch",
-        "0",
-        "--set",
-        "students.pupil.model=shuflenet_v2_x0_5",
-    ]
-    fails(arguments, "shuflenet_v2_x0_5", "did you mean 'shufflenet_v2_x0_5'")
+@pytest.mark.parametrize(
+    "command", [["prepare"], ["sweep"], ["train-student", "pupil", "scratch", "0"]], ids=lambda c: c[0]
+)
+def test_unknown_model(project, fails, command):
+    arguments = [*command, "--set", "students.pupil.model=shuflenet_v2_x0_5"]
+    fails(arguments, "students.pupil.model: model 'shuflenet_v2_x0_5' is", "you mean 'shufflenet_v2_x0_5'")
+
+
+def test_unknown_model_of_a_teacher(project, fails):
+    for command in (["prepare"], ["train-teacher", "tutor"]):
+        arguments = [*command, "--set", "teachers.tutor.model=vgg111"]
+        fails(arguments, "teachers.tutor.model: model 'vgg111' is unknown", "did you mean 'vgg11'?")
 
 
 def test_unknown_codec(project, fails):

@@ -109,7 +109,7 @@ def result_of(forks: Forks, folder: Path, reader: Reader) -> dict[str, Any] | st
     assert "Traceback" not in said, said
     if status:
         last = said.splitlines()[-1]
-        found = r"pipeline: .+|.+ files checked, .*[1-9][0-9]* bad"
+        found = r"pipeline: .+|.+ files checked, .*[1-9][0-9]* bad(; next: pipeline .+)?"
         assert re.fullmatch(found, last), said
         return last
     if reader.tells is not None and reader.tells in said:

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.stages.conftest import CLASSES, run
+from tests.stages.conftest import CLASSES, PARAMS, run
 
 STORE = Path("data/logits/main.zarr")
 CONTRACT = (
@@ -37,11 +37,13 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
         name: value
         for name, value in teacher.items()
         if name not in ("classes", "confusions", "made_with", "dataset", "digests", "written_by")
-    }
+    } | {"model": PARAMS["teachers"]["tutor"]["model"], "weights": None, "fine_tune": False}
+    assert results["outdated"] == {}
     assert results["dumps"]["main"]["label_errors"]["checked"] == 140
     page = Path("reports/index.html").read_text()
     assert "Per class" in page
     assert "Labels that the teacher contradicts" in page
+    assert f"{PARAMS['teachers']['tutor']['model']}, trained from scratch" in page
 
     printed, told = capsys.readouterr()
     assert printed.endswith("\nwrote reports/index.html, results.json and results.csv\n")
@@ -55,7 +57,10 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
         "data.labels_per_class was None, is 3; students.pupil.training.learning_rate was 0.05, is 0.01"
     )
     for name in ("baseline-pupil-scratch-0", "main-pupil-kd-0"):
-        assert f"{name}: params.yaml has changed since it was trained: {changed}" in told
+        because = f"params.yaml has changed since it was trained: {changed}"
+        assert f"{name}: {because}" in told
+        assert json.loads(Path("reports/results.json").read_text())["outdated"][name] == [because]
+        assert f"{name}: {because}." in Path("reports/index.html").read_text()
     assert run("train-teacher", "tutor", "--set", "teachers.tutor.epochs=1") == 0
     assert run("report") == 0
     assert "written by a different teacher" in capsys.readouterr().err

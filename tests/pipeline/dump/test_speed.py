@@ -73,7 +73,7 @@ def test_a_small_dump_is_not_measured(clock):
     found = stopwatch.speed()
     assert found.alone is None
     assert not passes
-    assert str(found) == "196 samples in 10 s, 20 samples/s"
+    assert str(found) == "196 forward passes in 10 s, 20 samples/s"
 
 
 def test_without_a_full_batch_nothing_is_measured(clock):
@@ -93,7 +93,7 @@ def test_what_was_broken_off_counts_for_nothing(clock):
 
 def test_speeds_are_said_in_one_line():
     assert str(Speed(images=36_000, seconds=15.2, alone=2500.0)) == (
-        "36,000 samples in 15 s, 2,368 samples/s; the teacher alone 2,500 samples/s, utilisation 95%"
+        "36,000 forward passes in 15 s, 2,368 samples/s; the teacher alone 2,500 samples/s, utilisation 95%"
     )
 
 
@@ -102,7 +102,7 @@ def test_a_dump_says_how_fast_it_was(context, teacher, make_spec, tmp_path, caps
     cache_logits(context, teacher, make_spec(batch_size=2), path)
     count = 3 * len(context.data.train) + len(context.data.validation) + len(context.data.test)
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith(f"{path}: {count} samples in ")
+    assert last.startswith(f"{path}: {count} forward passes in ")
     assert "; the teacher alone " in last
     assert last.endswith("%")
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

@@ -128,7 +128,7 @@ def test_images_that_take_most_of_the_device_are_rendered_on_the_cpu_and_it_is_s
 
 def test_a_feed_says_which_way_its_batches_come(store, context):
     here, there = (_loader(store, context, on_device=on_device)._feed.path for on_device in (False, True))
-    assert "rendered ahead by 1 threads, for cpu" in here
+    assert "rendered by 1 thread ahead of cpu" in here
     assert "resident on cpu" in there
 
 
