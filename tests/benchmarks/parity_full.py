@@ -34,11 +34,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipeline.core.trust import Trust
 from pipeline.evaluation.context import RunContext
 from pipeline.losses import make_loss
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.prepared import PreparedData
-from pipeline.models.checkpoint import load_checkpoint
+from pipeline.models.checkpoint import ModelCard, load_checkpoint
 from pipeline.models.pretrained import initial_network
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
@@ -67,27 +69,37 @@ def wanted_runs(epochs: int, pairs: int, seeds: int) -> list[Run]:
     return [{"arm": arm, "epochs": epochs, "seed": seed} for arm, seed in every]
 
 
-def open_rig(project: Project, device: torch.device) -> Rig:
-    """Return prepared data, teacher and settings of a project, in which the teacher is ready."""
+def open_rig(project: Project, device: torch.device, *, recipe: str = "kd") -> Rig:
+    """Return prepared data, teacher and settings of a project, in which the teacher is ready.
+
+    Args:
+        project: the folder and its parameters.
+        device: of teacher and students.
+        recipe: name of the students' loss and of its settings, which are its defaults.
+    """
     params = load_params(project.params, project.overrides)
     dump, spec = params.dump(DUMP), params.student("student")
     views = dump.views.spec
     assert isinstance(views, ViewSpec)
     data = PreparedData.open(project.folder / paths.PREPARED)
-    network, card = load_checkpoint(project.folder / paths.teacher_checkpoint(TEACHER))
+    trust = Trust(code=frozenset({params.teacher(TEACHER).model}))
+    network, card = load_checkpoint(project.folder / paths.teacher_checkpoint(TEACHER), trust=trust)
 
-    def student(seed: int) -> nn.Module:
-        made, _ = initial_network(data, spec.start(params.data.options.size), seed)
-        return placed(made, device)
+    def start(seed: int) -> tuple[nn.Module, ModelCard]:
+        return initial_network(data, spec.start(params.data.options.size), seed)
+
+    eyes = start(0)[1].preprocessing
+    assert isinstance(eyes, Preprocessing)
 
     return Rig(
-        context=RunContext(data=data, task=find_task(), device=device, workers=default_workers()),
+        context=RunContext(data=data, task=find_task(data.task), device=device, workers=default_workers()),
         teacher=Teacher(name=TEACHER, network=placed(network, device), card=card, precision=dump.precision),
         views=views,
-        student=student,
+        student=lambda seed: placed(start(seed)[0], device),
         settings=spec.training.settings(),
-        loss=make_loss("kd", {}),
+        loss=make_loss(recipe, {}),
         folder=project.folder,
+        preprocessing=eyes,
     )
 
 

@@ -24,12 +24,13 @@ from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Batch, Loader
 from pipeline.loading.targets import Targets
 from pipeline.losses import ScheduledLoss
+from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.teacher import Teacher
 from pipeline.store.reader import LogitStore
 from pipeline.tasks.classes import CLASSES
 from pipeline.tasks.task import Figures
-from pipeline.training.loop import RunSpec, fit
+from pipeline.training.loop import RunSpec, fit, make_output_projection
 from pipeline.training.settings import TrainingSettings
 
 # Views of online students: no other run has these seeds.
@@ -48,6 +49,8 @@ class Rig:
         settings: optimisation of the students.
         loss: loss of the students.
         folder: folder for dumps and states.
+        widths: numbers of a student's and of the teacher's outputs, if a loss projects one to the other.
+        preprocessing: of the students; None for the teacher's.
     """
 
     context: RunContext
@@ -57,6 +60,13 @@ class Rig:
     settings: TrainingSettings
     loss: ScheduledLoss
     folder: Path
+    widths: tuple[int, int] | None = None
+    preprocessing: Preprocessing | None = None
+
+    @property
+    def eyes(self) -> Preprocessing:
+        """The students' preprocessing."""
+        return self.preprocessing or self.teacher.card.preprocessing
 
     def dump(self, codec: str, view_count: int, **settings: Any) -> LogitStore:
         """Cache the teacher's logits, or reuse those of an earlier run."""
@@ -67,18 +77,18 @@ class Rig:
 
     def clean_logits(self) -> Tensor:
         """Return the teacher's logits (N, C) on the un-augmented images."""
-        feed = self.feed(None)
+        feed = self.context.feed(self.context.data.train, None, self.teacher.card.preprocessing)
         rows = np.array_split(np.arange(len(feed.images)), -(-len(feed.images) // 500))
         return torch.cat([self.teacher.logits(images) for images in feed.batches(0, rows)])
 
     def feed(self, views: ViewSpec | None) -> Feed:
-        """Return the training images in these views; None for un-augmented images."""
-        return self.context.feed(self.context.data.train, views, self.teacher.card.preprocessing)
+        """Return the training images in these views as students see them; None for un-augmented ones."""
+        return self.context.feed(self.context.data.train, views, self.eyes)
 
     def train(
         self, name: str, feed: Feed, targets: Any, seed: int, loss: ScheduledLoss | None = None
     ) -> float:
-        """Train one student and return its top-1 on the test images.
+        """Train one student and return its main figure, e.g. top-1, on the test images.
 
         Args:
             name: of the run; an interrupted run of the same name and seed is resumed.
@@ -97,8 +107,14 @@ class Rig:
         return self.fit(name, OnlineLoader(loader, self.teacher), seed)
 
     def fit(self, name: str, loader: Any, seed: int, loss: ScheduledLoss | None = None) -> float:
-        """Train one student from a loader's batches and return its top-1 on the test images."""
-        student = self.student(seed)
+        """Train one student from a loader's batches and return its main figure on the test images."""
+        return self._main_figure(self.trained(name, loader, seed, loss))
+
+    def trained(self, name: str, loader: Any, seed: int, loss: ScheduledLoss | None = None) -> nn.Module:
+        """Return a student that was trained from a loader's batches."""
+        student, projection = self.student(seed), None
+        if self.widths is not None:
+            projection = make_output_projection(loss or self.loss, self.widths, seed=seed)
         spec = RunSpec(
             loss=loss or self.loss,
             settings=self.settings,
@@ -106,16 +122,23 @@ class Rig:
             state_path=self.folder / "student.state",
             identity={"name": name, "seed": seed, "settings": self.settings.to_dict()},
         )
-        fit(student, loader, spec, device=self.context.device, evaluate=not_validated)
-        top1 = self._top1(student)
+        device = self.context.device
+        projection = None if projection is None else projection.to(device)
+        fit(student, loader, spec, device=device, evaluate=not_validated, projection=projection)
         spec.state_path.unlink()
-        return top1
+        return student
 
-    def _top1(self, network: nn.Module) -> float:
-        data, preprocessing = self.context.data, self.teacher.card.preprocessing
-        top1 = self.context.evaluate(network, preprocessing, data.test).to_dict()["top1"]
-        assert top1 is not None
-        return top1
+    def outputs(self, network: nn.Module) -> int:
+        """Return a network's number of outputs."""
+        feed = self.feed(None)
+        with torch.inference_mode():
+            return int(network.eval()(next(feed.batches(0, [np.arange(1)]))).shape[1])
+
+    def _main_figure(self, network: nn.Module) -> float:
+        figures = self.context.evaluate(network, self.eyes, self.context.data.test).to_dict()
+        found = figures[self.context.task.columns[0].name]
+        assert found is not None
+        return found
 
 
 def not_validated(_: nn.Module) -> Figures:
