@@ -5,11 +5,11 @@
         [--set KEY.PATH=VALUE ...] [--out FILE.json]
 
 5,000 training images of CIFAR-10, up-sampled for the teacher, and 2,000 test images. The real commands make
-the data, evaluate the teacher (1,280 numbers) and dump four views as fp16. Every other codec encodes these vectors, fitted to rows of the first view as a pilot. A ResNet-8
-(64 numbers and a projection that is thrown away) learns from the decoded vectors; no label is read. Told
-are bytes a view, 1 - cosine over all rows, and of the student on the test images: nearest neighbours,
-linear probe and CKA with the teacher, means over seeds with standard errors, beside the teacher's own and
-those of untrained students.
+the data, evaluate the teacher (1,280 numbers) and dump four views as fp16. Every other codec encodes these
+vectors, fitted to rows of the first view as a pilot. A ResNet-8 (64 numbers and a projection that is thrown
+away) learns from the decoded vectors; no label is read. Told are bytes a view, 1 - cosine over all rows,
+and of the student on the test images: nearest neighbours, linear probe and CKA with the teacher, means over
+seeds with standard errors, beside the teacher's own and those of untrained students.
 
 Retrieval: two views of each photograph of PHOTOGRAPHS, one photograph a class. Told is the share whose
 nearest neighbour among all second views is its own one. Runs in the file are not repeated.

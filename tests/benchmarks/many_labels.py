@@ -101,15 +101,17 @@ def measure(project: Project, seeds: int, out: Path) -> list[Run]:
     return resume(out, [{"arm": arm, "seed": seed} for seed in range(seeds) for arm in ARMS], make)
 
 
+def by_arm(runs: Sequence[Run], reference: str) -> dict[str, dict[str, float]]:
+    """Return the `summary` of each arm, paired by seed with a reference."""
+    own = sorted(runs, key=itemgetter("seed"))
+    return summary({arm: [run["map"] for run in own if run["arm"] == arm] for arm in ARMS}, reference)
+
+
 def table(runs: Sequence[Run]) -> str:
     """Return the mAP of each arm in percent as Markdown, the teacher first."""
-    by_arm = {
-        arm: [run["map"] for run in sorted(runs, key=itemgetter("seed")) if run["arm"] == arm]
-        for arm in ARMS
-    }
     lines = ["| arm | mAP, % | difference to `exact` |", "|---|---|---|"]
-    lines.append(f"| teacher | {100 * runs[0]['teacher_map']:.2f} | |")
-    for arm, found in summary(by_arm, REFERENCE).items():
+    lines.append(f"| teacher | {100 * runs[0]['teacher_map']:.2f} |  |")
+    for arm, found in by_arm(runs, REFERENCE).items():
         mean = figure(found["mean"], found["standard_error"])
         apart = figure(found["difference"], found["difference_standard_error"], signed=True)
         lines.append(f"| {arm} | {mean} | {'' if arm == REFERENCE else apart} |")

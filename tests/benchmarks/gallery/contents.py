@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.benchmarks import early_guidance, loss_defaults, tutorial, unlabelled_class
+from tests.benchmarks import (
+    early_guidance,
+    embeddings,
+    loss_defaults,
+    many_labels,
+    tutorial,
+    unlabelled_class,
+)
 from tests.benchmarks.gallery import accuracy, front, jobs, size, speed
 from tests.benchmarks.gallery.claims import CLAIMS, LOSS_TABLES, claims
 from tests.benchmarks.gallery.results import Found, Shown, mean, ratio, scientific
@@ -28,6 +35,8 @@ TABLES: Mapping[str, Shown] = {
         lambda found: unlabelled_class.table(found["runs"]), "unlabelled_class.json"
     ),
     "early-guidance": _shown(lambda found: early_guidance.table(found["runs"]), "early_guidance.json"),
+    "many-labels": _shown(lambda found: many_labels.table(found["runs"]), "many_labels.json"),
+    "embeddings": _shown(lambda found: embeddings.table(found["runs"]), "embeddings.json"),
     "losses-fashion-mnist": _shown(accuracy.losses, LOSS_TABLES[0], "loss_cost.json"),
     "losses-cifar10": _shown(accuracy.losses, LOSS_TABLES[1]),
     "loss-defaults": _shown(

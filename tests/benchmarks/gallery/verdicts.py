@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.benchmarks import early_guidance, tutorial, unlabelled_class
+from tests.benchmarks import early_guidance, embeddings, many_labels, tutorial, unlabelled_class
 from tests.benchmarks.gallery import accuracy, jobs, size, speed
 from tests.benchmarks.gallery.results import Found, errors, gain, mean, ratio, scientific
 from tests.benchmarks.gpu import kept
@@ -76,6 +76,26 @@ def unlabelled(found: Found) -> Verdict:
     recalls = [accuracy.arms(found["runs"], student, "scratch", "recall")["kd"] for student in students]
     name = unlabelled_class.HIDDEN
     return f"recall of {name} {' and '.join(map(mean, recalls))} %", all(errors(one) > 2 for one in recalls)
+
+
+def exact_tags(found: Found) -> Verdict:
+    """Return exact views and the outputs of the clean sample, paired by seed."""
+    some = many_labels.by_arm(found["runs"], "clean")
+    exact, clean = mean(some["exact"]), mean(some["clean"])
+    told = f"mAP {exact} % and {clean} %, {gain(some['exact'])} points"
+    return told, errors(some["exact"]) > 2
+
+
+def small_vectors(found: Found) -> Verdict:
+    """Return the neighbours of students of `pq-16` and of fp16, which are to be as good."""
+    runs = {
+        arm: [run for run in found["runs"] if run["arm"] == arm] for arm in ("pq-16", embeddings.SOURCE)
+    }
+    some = summary({arm: [run["knn"] for run in own] for arm, own in runs.items()}, embeddings.SOURCE)
+    small, whole = (some[arm] for arm in runs)
+    bytes_each = " and ".join(f"{own[0]['bytes']:,.0f}" for own in runs.values())
+    told = f"kNN {mean(small)} % and {mean(whole)} % from {bytes_each} bytes, {gain(small)} points"
+    return told, errors(small) > -2
 
 
 def size_of_a_view(found: Found) -> Verdict:
