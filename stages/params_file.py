@@ -11,7 +11,7 @@ import pydantic
 
 from pipeline.core.errors import ConfigError, did_you_mean, quoted, shortened
 from pipeline.core.text import parse_yaml, read_yaml
-from pipeline.losses import require_features, require_targets
+from pipeline.losses import require_kept, require_targets
 from pipeline.modalities.modality import Modality
 from pipeline.modalities.table import DEFAULT, MODALITIES
 from pipeline.views.pairing import require_whole_groups
@@ -341,7 +341,7 @@ def _require_targets(params: Params) -> None:
             if params.recipes[recipe].is_own:
                 continue  # checked when a student trains: the check would run the user's code
             require_targets(loss, where, mixes=params.dump_views(dump).mixes)
-            require_features(loss, params.dump_codecs(dump), where)
+            require_kept(loss, params.dump_codecs(dump), where)
         if params.dump_views(dump).mixes:
             for student in params.sweep.students:
                 require_whole_groups(params.students[student].training.batch_size)

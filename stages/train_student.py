@@ -14,7 +14,7 @@ from pipeline.core.hashing import canonical_json
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import RunContext
 from pipeline.loading.training_set import TrainingSet
-from pipeline.losses import make_loss, require_features, require_outputs, require_targets
+from pipeline.losses import make_loss, require_kept, require_outputs, require_targets
 from pipeline.modalities.prepared import PreparedData, require_sample
 from pipeline.modalities.table import views_of
 from pipeline.models.auxiliary import count_parameters
@@ -223,7 +223,7 @@ def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool, follow: 
     if run.dump is not None:
         where = f"dump {run.dump}"
         require_targets(recipe.loss, where, mixes=params.dump_views(run.dump).mixes)
-        require_features(recipe.loss, params.dump_codecs(run.dump), where)
+        require_kept(recipe.loss, params.dump_codecs(run.dump), where)
         if follow:
             _require_can_follow(params, run.dump, allow_drift=allow_drift)
     elif allow_drift or follow:

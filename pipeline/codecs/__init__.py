@@ -39,6 +39,7 @@ __all__ = [
     "TeacherOutput",
     "codec_fingerprint",
     "find_codec",
+    "has_codewords",
     "is_own_codec",
     "state_shapes",
     "trust_codec",
@@ -163,6 +164,15 @@ def _of_vectors(
     vector_codecs.require_bytes(stem, number, n_outputs)
     vector_codecs.require_state(stem, number, state, n_outputs)
     return vector_codecs.vectors(stem, number, state)
+
+
+def has_codewords(name: str) -> bool:
+    """Whether a codec stores numbers of codewords.
+
+    >>> has_codewords("pq-16"), has_codewords("digits")
+    (True, False)
+    """
+    return not is_own_codec(name) and split_number(name)[0] in _FITTED_NUMBERED
 
 
 def codec_fingerprint(codec: Codec) -> str:

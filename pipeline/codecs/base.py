@@ -138,6 +138,7 @@ class Codec:
         kept: number of classes whose logits are kept; None for all.
         features: decoder of the teacher's features; None if they are not kept.
         is_valid: whether arrays of B rows can come from `encode`; None if any arrays can.
+        codebooks: M and L of a codec whose array `codes` (B, M) names one of L codewords per codebook.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Codec:
     kept: int | None = None
     features: FeatureDecoder | None = None
     is_valid: Callable[[Mapping[str, Tensor]], bool] | None = None
+    codebooks: tuple[int, int] | None = None
 
     @property
     def bytes(self) -> int:

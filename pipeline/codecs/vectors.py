@@ -152,6 +152,7 @@ def _codec(
         state=state,
         features=FeatureDecoder(width, decode),
         is_valid=lambda arrays: bool((arrays["codes"] <= last).all()),
+        codebooks=(number, last + 1),
     )
 
 

@@ -6,6 +6,7 @@ is a gather and a decode. Rows are found by sample key, never by position.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,6 +59,16 @@ class EncodedView:
 
 
 @dataclass(frozen=True, slots=True)
+class _Codewords:
+    """A decoder that returns the numbers of codewords (B, M) int64 in place of outputs."""
+
+    features: FeatureDecoder | None = None
+
+    def decode(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        return arrays["codes"].long()
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """The rows whose outputs one process reads, if several processes share the samples.
 
@@ -77,9 +88,11 @@ class Targets:
         store: an open store or ensemble; a view of a `FollowedStore` is waited for when it is loaded.
         feed: the training images, with the store's views; logits are decoded on its device.
         seed: of the choice of samples whose checksums are compared, if there are many.
+        codes: whether `logits` of a view returns the numbers of codewords (B, M) int64, for loss `codes`.
 
     Raises:
         MismatchError: the store lacks a sample, or images render differently than for the teacher.
+        ConfigError: codewords are asked for, and the store's codec has none.
 
     Example:
         >>> from pathlib import Path
@@ -94,8 +107,13 @@ class Targets:
         torch.Size([4, 3])
     """
 
-    def __init__(self, store: SoftLabels, feed: Feed, seed: int = 0) -> None:
+    def __init__(self, store: SoftLabels, feed: Feed, seed: int = 0, *, codes: bool = False) -> None:
         self._store, self._courier = store, Courier(feed.device)
+        self._codec: Decoder = store.codec
+        # Numbers per sample that a loss gets: outputs, or logits of all codewords.
+        self.width = store.n_classes
+        if codes:
+            self._codec, self.width = _Codewords(), math.prod(require_codebooks(store.codec))
         self._feed, self._seed = feed, seed
         self._followed = [member for member in store.members if isinstance(member, FollowedStore)]
         # Views of an unfinished store are compared one by one, when they are whole.
@@ -163,11 +181,25 @@ class Targets:
         else:
             encoded = self._store.encoded_view(view, self._rows.numpy()[part.rows()])
             arrays = {name: torch.from_numpy(values) for name, values in encoded.items()}
-        return EncodedView(self._store.codec, self._courier.bring(arrays))
+        return EncodedView(self._codec, self._courier.bring(arrays))
 
 
 def _asked(view: int, part: Part | None) -> _Asked:
     return view, None if part is None else part.lap
+
+
+def require_codebooks(codec: Decoder) -> tuple[int, int]:
+    """Return the number of codebooks, and of codewords in each.
+
+    Raises:
+        ConfigError: the codec has none.
+    """
+    if not isinstance(codec, Codec) or codec.codebooks is None:
+        raise ConfigError(
+            "the loss learns codewords, but the store has none; re-dump with codec pq-M or rvq-M, or "
+            "choose another loss, e.g. cosine"
+        )
+    return codec.codebooks
 
 
 def require_features(codec: Decoder) -> FeatureDecoder:

@@ -28,13 +28,22 @@ from __future__ import annotations
 
 from pipeline.losses.features import Features, centre, crd, rkd
 from pipeline.losses.logits import dist, hard, kd, kd_ls, label_smoothing, mse, scratch, soft_ce, wttm
-from pipeline.losses.outputs import bce, binary_kd, cosine, l2, relational, smooth_l1, squared_error
+from pipeline.losses.outputs import (
+    bce,
+    binary_kd,
+    codes,
+    cosine,
+    l2,
+    relational,
+    smooth_l1,
+    squared_error,
+)
 from pipeline.losses.settings import FeatureNeeds, Loss, LossFunction, Schedule, ScheduledLoss
 from pipeline.losses.table import (
     LOSSES,
     find_loss,
     make_loss,
-    require_features,
+    require_kept,
     require_outputs,
     require_targets,
 )
@@ -51,6 +60,7 @@ __all__ = [
     "bce",
     "binary_kd",
     "centre",
+    "codes",
     "cosine",
     "crd",
     "dist",
@@ -65,7 +75,7 @@ __all__ = [
     "mse",
     "nkd",
     "relational",
-    "require_features",
+    "require_kept",
     "require_outputs",
     "require_targets",
     "rkd",

@@ -187,6 +187,26 @@ def relational(student: Tensor, labels: Tensor, teacher: Tensor, *, kd_weight: W
     return kd_weight * (apart.sum() - apart.diagonal().sum()) / pairs
 
 
+@in_single_precision
+def codes(student: Tensor, labels: Tensor, teacher: Tensor, *, kd_weight: Weight = 1.0) -> Tensor:
+    """kd_weight cross-entropy with the codewords of the teacher's vector, mean over its M codebooks.
+
+    Mean over the batch. The student's vector is mapped to a logit for each codeword by the linear layer
+    that is trained beside it, so its own width is free.
+
+    Args:
+        student: (B, M L) logits of the L codewords of each of M codebooks, codebook by codebook.
+        labels: not used.
+        teacher: (B, M) int64, the number of a codeword in each codebook, as `pq-M` and `rvq-M` store them.
+        kd_weight: >= 0.
+
+    Source: Guo et al., arXiv 2211.00508, section 3.2.
+    """
+    # (B, M L) -> (B, L, M): the classes of a cross-entropy are on axis 1.
+    logits = student.view(len(student), teacher.shape[1], -1).transpose(1, 2)
+    return kd_weight * F.cross_entropy(logits, teacher)
+
+
 def _binary_cross_entropy(student: Tensor, labels: Tensor, pos_weight: float) -> Tensor:
     """Return the terms (B, C) of each tag; 0 for an unknown one."""
     if labels.shape != student.shape:

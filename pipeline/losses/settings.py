@@ -241,6 +241,7 @@ class Loss:
             of outputs where they differ.
         row_wise: whether the loss is a mean over samples that are not compared with each other. Processes
             that share a batch then need their own rows alone.
+        reads_codes: whether the teacher's codewords (B, M) int64 take the place of its outputs.
 
     """
 
@@ -252,6 +253,7 @@ class Loss:
     links: tuple[Link, ...] = ("softmax",)
     projects: bool = False
     row_wise: bool = False
+    reads_codes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +266,7 @@ class ScheduledLoss:
         function: (student, labels, teacher, **settings) to a scalar.
         settings: schedules by name; missing settings keep the function's defaults.
         features: needs of penultimate features, the function's fourth argument; None for none.
-        projects: see `Loss`.
-        row_wise: whether the loss is a mean over samples that are not compared with each other.
+        projects, row_wise, reads_codes: see `Loss`.
     """
 
     function: Callable[..., Tensor]
@@ -273,6 +274,7 @@ class ScheduledLoss:
     features: FeatureNeeds | None = None
     projects: bool = False
     row_wise: bool = False
+    reads_codes: bool = False
 
     @property
     def epochs(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.codecs import is_own_codec
+from pipeline.codecs import has_codewords, is_own_codec
 from pipeline.codecs.rule import Measures
 from pipeline.codecs.spec import FEATURES
 from pipeline.core.errors import ConfigError, did_you_mean
@@ -17,7 +17,16 @@ from pipeline.core.own_code import is_own
 from pipeline.core.progress import note
 from pipeline.losses.features import CentreProjection, ContrastProjection, centre, crd, rkd
 from pipeline.losses.logits import dist, hard, kd, kd_ls, label_smoothing, mse, scratch, soft_ce, wttm
-from pipeline.losses.outputs import bce, binary_kd, cosine, l2, relational, smooth_l1, squared_error
+from pipeline.losses.outputs import (
+    bce,
+    binary_kd,
+    codes,
+    cosine,
+    l2,
+    relational,
+    smooth_l1,
+    squared_error,
+)
 from pipeline.losses.own_code import fill_own, own_loss
 from pipeline.losses.settings import (
     FeatureNeeds,
@@ -80,6 +89,7 @@ LOSSES: Mapping[str, Loss] = {
     "smooth_l1": Loss(smooth_l1, needs_teacher=True, links=("sigmoid", "identity"), projects=True),
     "cosine": Loss(cosine, needs_teacher=True, links=("identity",), projects=True),
     "relational": Loss(relational, needs_teacher=True, links=("identity",)),
+    "codes": Loss(codes, needs_teacher=True, links=("identity",), projects=True, reads_codes=True),
 }
 # Losses that see little of a teacher of two classes, and the reason: see `require_outputs`.
 _BLIND: Mapping[str, str] = {
@@ -138,10 +148,10 @@ def require_targets(name: str, where: str, *, mixes: bool) -> None:
         )
 
 
-def require_features(name: str, codecs: Sequence[str], where: str) -> None:
-    """Refuse a loss that compares features, if the dump keeps none.
+def require_kept(name: str, codecs: Sequence[str], where: str) -> None:
+    """Refuse a loss that compares features or learns codewords, if the dump keeps none.
 
-    A single codec of user code may keep them: only the open store can tell.
+    A single codec of user code may keep features: only the open store can tell.
 
     Args:
         name: of the loss.
@@ -151,9 +161,15 @@ def require_features(name: str, codecs: Sequence[str], where: str) -> None:
     Raises:
         ConfigError: says how to change it.
     """
-    if find_loss(name).features is None or (len(codecs) == 1 and is_own_codec(codecs[0])):
-        return
+    loss = find_loss(name)
     found = f"averages {len(codecs)} dumps" if len(codecs) > 1 else f"has codec {codecs[0]}"
+    if loss.reads_codes and (len(codecs) > 1 or not has_codewords(codecs[0])):
+        raise ConfigError(
+            f"loss {name!r} learns codewords, but {where} {found}; expected one dump with codec pq-M or "
+            "rvq-M, e.g. pq-16; re-dump with it, or choose another loss, e.g. cosine"
+        )
+    if loss.features is None or (len(codecs) == 1 and is_own_codec(codecs[0])):
+        return
     if list(codecs) != [FEATURES]:
         others = [other for other, loss in LOSSES.items() if loss.needs_teacher and loss.features is None]
         raise ConfigError(
@@ -207,7 +223,12 @@ def fill(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
     require_settings(name, chosen, [*accepted, *(["preset"] if name in PAPER else [])])
     given = {key: number_or_schedule(name, key, value, accepted[key]) for key, value in chosen.items()}
     return ScheduledLoss(
-        loss.function, {**loss.schedules, **given}, loss.features, loss.projects, loss.row_wise
+        loss.function,
+        {**loss.schedules, **given},
+        loss.features,
+        loss.projects,
+        loss.row_wise,
+        loss.reads_codes,
     )
 
 

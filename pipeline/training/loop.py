@@ -307,17 +307,17 @@ def make_projection(
 
 
 def make_output_projection(loss: ScheduledLoss, widths: tuple[int, int], *, seed: int) -> nn.Module | None:
-    """Return a trainable linear layer from the student's outputs to the teacher's number of outputs.
+    """Return a trainable linear layer from the student's outputs to the teacher's, or to codewords.
 
-    None if the loss takes none, or if both numbers are equal.
+    None if the loss takes none, or if both have as many outputs.
 
     Args:
         loss: the loss.
-        widths: number of the student's outputs, and of the teacher's.
+        widths: number of the student's outputs, and of the teacher's or of all codewords.
         seed: seed of the layer's weights.
     """
     ours, theirs = widths
-    if not loss.projects or ours == theirs:
+    if not loss.projects or (ours == theirs and not loss.reads_codes):
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -70,7 +70,7 @@ def train(
     feed = context.feed(
         images, views, preprocessing, None if store is None else mixed_blocks(store, images)
     )
-    targets = None if store is None else Targets(store, feed, spec.seed)
+    targets = None if store is None else Targets(store, feed, spec.seed, codes=loss.reads_codes)
     if store is not None:
         _require_test(store, data.test)
     note("; ".join([f"training on {feed.path}", *training_set.remarks()]))
@@ -93,8 +93,8 @@ def train(
         epochs=settings.epochs,
     )
     projection = make_projection(loss, network, loader.teacher_dim, seed=spec.seed)
-    if store is not None and projection is None:
-        widths = len(card.classes), store.n_classes
+    if targets is not None and projection is None:
+        widths = len(card.classes), targets.width
         projection = make_output_projection(loss, widths, seed=spec.seed)
     held_out = context.feed(data.validation, None, preprocessing)
 

@@ -126,6 +126,24 @@ def embedding() -> str:
     return "knn"
 
 
+def test_a_student_learns_codewords(tmp_path, monkeypatch, capsys, edit):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    embedding()
+    edit({"dumps": {"main": {"codec": "pq-4"}}, "recipes": {"codes": {"loss": "codes"}}})
+    for command in ("prepare", "train-teacher tutor", "cache-logits main"):
+        assert (
+            run(*command.split(), *(["--set", "dumps.main.max_error=2"] if "main" in command else [])) == 0
+        )
+    learn = ("train-student", "pupil", "codes", 0, "--dump", "main", "--set", "students.pupil.epochs=3")
+    assert run(*learn) == 0, capsys.readouterr().err
+    with Path("runs/main-pupil-codes-0/history.csv").open() as lines:
+        losses = [float(line["loss"]) for line in csv.DictReader(lines)]
+    assert losses[-1] < losses[0] < 1.2 * math.log(256)
+    assert run(*learn, "--set", "dumps.main.codec=digits") == 1
+    assert "loss 'codes' learns codewords, but dump main has codec digits; exp" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("make", [multilabel, scores, embedding])
 def test_a_task_goes_from_its_data_to_a_report(
     make: Callable[[], str], tmp_path, monkeypatch, capsys, edit

@@ -13,7 +13,7 @@ import torch
 from pipeline.codecs import OWN_CODECS, TeacherOutput, codec_fingerprint, find_codec, trust_codec
 from pipeline.codecs.spec import CodecSpec
 from pipeline.core.errors import ConfigError
-from pipeline.losses import require_features
+from pipeline.losses import require_kept
 from pipeline.store.layout import INDEX_ARRAYS
 from pipeline.tasks.classes import CLASSES
 
@@ -119,7 +119,7 @@ def test_it_may_keep_features():
     assert codec.features.dim == 3
     encoded = codec.encode(OUTPUT, CLASSES)
     assert torch.equal(codec.features.decode(encoded), OUTPUT.require_features())
-    require_features("rkd", ["mine:both-3"], "dump main")
+    require_kept("rkd", ["mine:both-3"], "dump main")
     with pytest.raises(ConfigError, match=r"^codec mine:both-3: the code raises ZeroDivisionError"):
         codec.is_valid(encoded)
     wrong = find_codec("mine:both-4", 5)

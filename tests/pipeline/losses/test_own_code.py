@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import ConfigError
-from pipeline.losses import Features, Schedule, find_loss, kd, make_loss, require_features, require_targets
+from pipeline.losses import Features, Schedule, find_loss, kd, make_loss, require_kept, require_targets
 from tests.documents import ROOT, block_with
 from tests.pipeline.losses import batches
 from tests.pipeline.losses.batches import LABELS
@@ -134,7 +134,7 @@ def test_what_says_nothing_learns_from_a_teachers_logits():
     found = find_loss("mine:by_place")
     assert (found.needs_teacher, found.one_target, found.features) == (True, False, None)
     require_targets("mine:by_place", "dump x", mixes=True)
-    require_features("mine:by_place", ["affine8"], "dump x")
+    require_kept("mine:by_place", ["affine8"], "dump x")
 
 
 def test_a_loss_of_features_is_given_them_and_refused_where_none_are_kept():
@@ -146,7 +146,7 @@ def test_a_loss_of_features_is_given_them_and_refused_where_none_are_kept():
     with pytest.raises(
         ConfigError, match="loss 'mine:Near' needs teacher features, but dump x has codec affine8"
     ):
-        require_features("mine:Near", ["affine8"], "dump x")
+        require_kept("mine:Near", ["affine8"], "dump x")
 
 
 def test_any_settings_go_to_a_function_that_takes_any():

@@ -10,7 +10,7 @@ import torch
 
 from pipeline import losses
 from pipeline.core.errors import ConfigError
-from pipeline.losses import LOSSES, Loss, kd, make_loss, require_features, require_targets
+from pipeline.losses import LOSSES, Loss, kd, make_loss, require_kept, require_targets
 from pipeline.losses.settings import Schedule, settings_of
 from pipeline.losses.table import PAPER, fill
 from tests.documents import ROOT, block_with
@@ -190,10 +190,10 @@ def test_a_loss_of_features_is_refused_where_none_are_kept(name, codecs, found):
         rf"loss '{name}' needs teacher features, but dump x {found}; expected .*codec: features.*kd.*wttm"
     )
     with pytest.raises(ConfigError, match=message):
-        require_features(name, codecs, "dump x")
+        require_kept(name, codecs, "dump x")
 
 
 def test_every_loss_goes_with_a_dump_that_keeps_features():
-    for name in LOSSES:
-        require_features(name, ["features"], "dump x")
-    require_features("kd", ["affine8"], "dump x")
+    for name, loss in LOSSES.items():
+        require_kept(name, ["pq-4" if loss.reads_codes else "features"], "dump x")
+    require_kept("kd", ["affine8"], "dump x")
