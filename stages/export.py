@@ -8,7 +8,7 @@ import click
 import numpy as np
 import torch
 
-from pipeline.core.errors import ConfigError, DataError
+from pipeline.core.errors import ConfigError, DataError, counted
 from pipeline.core.files import write_bytes
 from pipeline.core.trust import Trust
 from pipeline.export.deployment import Deployment
@@ -95,7 +95,8 @@ def command(
     write_bytes(out, content)
     for suffix, attached in preprocessing.attachments().items():
         write_bytes(out.with_suffix(f".{suffix}"), attached)
-    say(f"{out}: {len(content):,} bytes, {form} of {card.architecture.name}, {len(card.classes)} classes")
+    written = f"{form} of {card.architecture.name}, {counted(len(card.classes), 'output')}"
+    say(f"{out}: {len(content):,} bytes, {written}")
     click.echo(f"{parity}")
 
 

@@ -58,10 +58,12 @@ def split_validation(
         note(f"validation: {counted(len(spared), 'last training sample')} {stay} in training: {names}")
     train, validation = (part_of(samples, np.flatnonzero(part)) for part in (~chosen, chosen))
     if not validation or not train:
+        labelled = int((labels != UNLABELLED).sum())
         raise DataError(
-            f"{len(samples)} training samples with data.validation = {fraction} leave {len(train)} for "
-            f"training and {len(validation)} for validation; expected at least one each; add samples, or "
-            "change data.validation (0 skips validation and keeps the last epoch)"
+            f"{counted(len(samples), 'training sample')}, {labelled:,} of them labelled, with "
+            f"data.validation = {fraction} leave {len(train):,} for training and {len(validation):,} for "
+            "validation, which is drawn from labelled ones; expected at least one each; add or label "
+            "samples, or change data.validation (0 skips validation and keeps the last epoch)"
         )
     return train, validation
 

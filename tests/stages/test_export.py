@@ -33,7 +33,7 @@ def test_onnx_runs_on_the_test_images_with_the_networks_logits(project, capsys):
     out = Path("deploy/tutor.onnx")
     assert run("export", TEACHER, "--format", "onnx", "--out", out) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith(f"{out}: {out.stat().st_size:,} bytes, onnx of resnet8, 4 classes")
+    assert printed[0].startswith(f"{out}: {out.stat().st_size:,} bytes, onnx of resnet8, 4 outputs")
     assert re.match(
         r"40 samples in batches of 1, 3, 4, 32: logits differ by .* top-1 agreement 1\.0000", printed[1]
     )

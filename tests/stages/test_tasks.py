@@ -144,6 +144,52 @@ def test_a_student_learns_codewords(tmp_path, monkeypatch, capsys, edit):
     assert "loss 'codes' learns codewords, but dump main has codec digits; exp" in capsys.readouterr().err
 
 
+BAG = """
+import torch
+from torch import nn
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.vectors = nn.Embedding(256, 24)
+
+    def forward(self, tokens):
+        return self.vectors(tokens.clamp(max=255)).mean(1)
+"""
+
+
+def test_texts_without_labels_have_embeddings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for split, count in (("train", 60), ("test", 20)):
+        lines = [f"the {n}th of many lines in {split}" for n in range(count)]
+        Path(f"{split}.csv").write_text("\n".join(["text", *lines]) + "\n")
+    Path("bags.py").write_text(BAG)
+    tokens = {"tokenizer": "bytes", "max_length": 48}
+    params = {
+        "data": {"source": "csv:.", "modality": "text", "task": "embedding"},
+        "teachers": {"tutor": {"model": "bags:Bag", "weights": "pretrained", "preprocessing": tokens}},
+        "dumps": {"main": {"teacher": "tutor", "views": {"count": 2, "random_deletion": {}}}},
+        "students": {"pupil": {"model": "byte_cnn", "options": {"dim": 8}}},
+        "training": {"epochs": 2, "batch_size": 16},
+        "recipes": {"taught": {"loss": "cosine"}},
+        "sweep": {"dumps": ["main"], "students": ["pupil"], "recipes": ["taught"]},
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    assert run("prepare") == 1
+    told = "60 training samples, 0 of them labelled, with data.validation = 0.1 leave 60 for training and 0"
+    assert told in capsys.readouterr().err
+    Path("params.yaml").write_text(yaml.safe_dump({**params, "data": {**params["data"], "validation": 0}}))
+    learn = "train-student pupil taught 0 --dump main"
+    for command in ("prepare", "train-teacher tutor", "cache-logits main", learn, "report"):
+        assert run(*command.split()) == 0, capsys.readouterr().err
+    (student,) = json.loads(Path("reports/results.json").read_text())["students"]
+    assert 0 < student["cka"] <= 1
+    assert student["knn"] is None
+    assert run("verify", "data/logits/main.zarr", "--replay", 8, "--trust-code", "bags") == 0
+
+
 @pytest.mark.parametrize("make", [multilabel, scores, embedding])
 def test_a_task_goes_from_its_data_to_a_report(
     make: Callable[[], str], tmp_path, monkeypatch, capsys, edit

@@ -72,7 +72,9 @@ def test_a_fraction_of_zero_holds_nothing():
 
 
 def test_a_validation_split_without_samples_is_refused():
-    with pytest.raises(DataError, match=r"data.validation = 0\.0001 leave 3 for training and 0 for"):
+    with pytest.raises(
+        DataError, match=r"3 of them labelled, with data.validation = 0\.0001 leave 3 for tr"
+    ):
         split_validation(_samples(range(3)), fraction=0.0001, seed=0)
 
 
