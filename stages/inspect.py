@@ -106,7 +106,7 @@ def _lines(store: str, found: Inspection) -> dict[str, str]:
         f"teacher's {_accuracy(task)}": _quality(summary["teacher_top1"]),
         "views": json.dumps(views),
         "codec": _codec(found, per_view),
-        "size": f"{summary['bytes']:,} bytes in {shards['done']} of {shards['total']} shards",
+        "size": f"{summary['bytes']:,} bytes of outputs in {shards['done']} of {shards['total']} shards",
         **({"fidelity": _cost(task, found.fidelity)} if per_view is not None else {}),
         **({"growing": str(found.growing)} if found.growing else {}),
         **{f"{part} digest": digest for part, digest in summary["fingerprint"].items()},

@@ -96,7 +96,7 @@ def _lines(expected: Forecast, task: Task) -> dict[str, str]:
         "samples": f"{expected.samples:,} in all splits, {kept}",
         "codec": f"{expected.codec}, {expected.bytes_per_sample_view:.1f} bytes per sample and view",
         "fidelity": f"{task.describe(expected.fidelity)}, measured on the pilot",
-        "size": f"{expected.bytes_total:,} bytes in {expected.files:,} files",
+        "size": f"{expected.bytes_total:,} bytes in {expected.files:,} files: outputs, keys and metadata",
         "teacher": f"{expected.teacher_forwards:,} forward passes to do",
         "time": f"{duration(expected.seconds_estimate)} on this device",
         "disk": disk,
