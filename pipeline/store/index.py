@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +54,9 @@ class SampleIndex:
     digests: NDArray[np.uint64]
     decoder: str = NO_DECODER
     labels: NDArray[np.int64] | None = None
-    _last: list[tuple[NDArray[np.uint64] | None, NDArray[np.int64]]] = field(
-        default_factory=lambda: [(None, np.zeros(0, np.int64))], init=False, repr=False
+    # The last answer of `find`: keys, rows, and whether these are the first rows in order.
+    _last: list[tuple[NDArray[np.uint64] | None, NDArray[np.int64], bool]] = field(
+        default_factory=lambda: [(None, np.zeros(0, np.int64), False)], init=False, repr=False
     )
 
     @classmethod
@@ -75,7 +77,7 @@ class SampleIndex:
         values: NDArray[np.uint64] = getattr(self, name).view(np.uint64)
         return values
 
-    @property
+    @cached_property
     def untold(self) -> NDArray[np.bool_]:
         """Whether a row's digest covers its label, which is not known by itself (N,)."""
         return np.ones(len(self), np.bool_) if self.labels is None else self.labels == UNTOLD
@@ -94,15 +96,19 @@ class SampleIndex:
         Data in the store's order, the usual case, takes one comparison of all keys. The last answer is kept
         for the same array, and not to be changed: a student's start asks for all samples several times.
         """
-        last, rows = self._last[0]
+        last, rows, _ = self._last[0]
         if last is not keys:
-            rows = self._find(keys)
-            self._last[0] = keys, rows
+            are_first = np.array_equal(self.keys[: len(keys)], keys)
+            rows = np.arange(len(keys)) if are_first else self._find(keys)
+            self._last[0] = keys, rows, are_first
         return rows
 
+    def _at(self, values: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the values of rows that `find` returned; without a gather if they are the first ones."""
+        _, last, are_first = self._last[0]
+        return values[: len(rows)] if are_first and rows is last else values[rows]
+
     def _find(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        if np.array_equal(self.keys[: len(keys)], keys):
-            return np.arange(len(keys))
         if not len(self):
             return np.full(len(keys), ABSENT, np.int64)
         # Both sides are sorted, so the searches walk through memory; random access takes ten times as long.
@@ -144,7 +150,8 @@ class SampleIndex:
         if not len(self):
             return
         # `ABSENT` is -1: a missing key compares with the last digest, and the first term masks the result.
-        changed = (rows != ABSENT) & (self.digests[rows] != self._digests_of(images, rows))
+        changed = self._at(self.digests, rows) != self._digests_of(images, rows)
+        changed &= rows != ABSENT
         what, hint = "different content", ""
         if self.untold[rows[changed]].any():
             what += " or another label"
@@ -156,7 +163,7 @@ class SampleIndex:
         # Each kind alone, if it does: content digests of older data are read from all samples.
         if not self.untold.any():
             return images.content_digests
-        untold = self.untold[rows]
+        untold = self._at(self.untold, rows)
         if untold.all():
             return images.digests
         return np.where(untold, images.digests, images.content_digests)
