@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import click
 from torch import set_num_threads
 
@@ -9,9 +12,12 @@ from pipeline.core.errors import ConfigError, counted
 from pipeline.dump.average import write_ensemble
 from pipeline.dump.crew import run_shared_dump
 from pipeline.dump.run import cache_logits
+from pipeline.dump.verify import verify
 from pipeline.evaluation.context import RunContext
-from pipeline.places.folder import Root
+from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
+from pipeline.store.faults import damaged
+from pipeline.store.layout import MANIFEST
 from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
 from pipeline.store.manifest import Manifest
@@ -88,16 +94,31 @@ def command(
                 write_pointer(params, dump)
         return
     require_store_or_nothing(path)
+    before = at(path).tag(MANIFEST)
     if engine is not None:
         context, manifest = _on_engine(params, dump, path, part, machine, engine, by_view=by_view)
     else:
         context, manifest = _here(params, dump, path, part, machine, by_view=by_view)
     if manifest is not None:
+        if before is not None and before == at(path).tag(MANIFEST):
+            _require_as_written(params, path, machine)
         if rank_slice(part or WHOLE).index == 0:
             tell_changed_labels(LogitStore(Location(path), manifest), context.data)
         if out is None:
             write_pointer(params, dump)
         _say(dump, manifest, context.task)
+
+
+def _require_as_written(params: Params, path: Root, machine: Machine) -> None:
+    """Read a complete store if DVC runs this and tracks its files: DVC would keep damage as its output.
+
+    Raises:
+        CorruptStoreError: a file is not as it was written.
+    """
+    if "DVC_STAGE" in os.environ and isinstance(path, Path) and params.places.logits is None:
+        audit = verify(path, machine.workers)
+        if not audit.ok:
+            raise damaged(path, audit.bad)
 
 
 def _here(

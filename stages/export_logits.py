@@ -17,7 +17,7 @@ from pipeline.samples.splits import TRAIN
 from pipeline.store.opening import open_logits
 from stages import paths
 from stages.failures import say
-from stages.options import finds_params, trusts_code
+from stages.options import finds_params, named_store, trusts_code
 from stages.params import Params
 from stages.places import find_store
 from stages.ranks import require_alone
@@ -75,7 +75,8 @@ def command(
     bound_threads()
     if like is not None and form != "wds":
         raise ConfigError("--like is for --format wds; a Parquet file is joined by key; leave it out")
-    store = open_logits(find_store(read_params(), dump) if NAME.fullmatch(dump) else dump)
+    given = named_store(dump)
+    store = open_logits(find_store(read_params(), dump) if NAME.fullmatch(dump) else given)
     tars = () if like is None else find_parts(like, ".tar", {}).files[TRAIN]
     request = Request(form=form, half=fp16, shard_rows=shard_rows, like=tars)
     card = export_logits(store, PreparedData.open(paths.PREPARED), out, request)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, did_you_mean, first_of
 from stages.engine import Engine
 
 if TYPE_CHECKING:
@@ -116,11 +116,21 @@ def writes_store(command: Command) -> Command:
 
 
 def named_store(given: str) -> str:
-    """Return the address of a store that a command is given, or the folder of the dump of this name."""
+    """Return the address of a store that a command is given, or the folder of the dump of this name.
+
+    Raises:
+        ConfigError: neither is there, and another dump has nearly this name.
+    """
     from stages import paths
 
-    if re.fullmatch(r"[\w-]+", given) and not Path(given).exists() and paths.store(given).exists():
-        return str(paths.store(given))
+    if re.fullmatch(r"[\w-]+", given) and not Path(given).exists():
+        if paths.store(given).exists():
+            return str(paths.store(given))
+        known = [store.stem for store in paths.LOGITS.glob("*.zarr")]
+        if hint := did_you_mean(given, known):
+            raise ConfigError(
+                f"{paths.LOGITS}: has no dump {given!r}; expected one of {first_of(known)}{hint}"
+            )
     return given
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -308,6 +309,15 @@ class Params:
     def recipe(self, name: str) -> RecipeParams:
         """Return a recipe by name."""
         return _lookup(self.recipes, "recipes", name)
+
+
+def as_written(told: str) -> str:
+    """Return a text with the keys of params.yaml, in which a model's training and settings are not nested.
+
+    >>> as_written("students.small.training.epochs was 4, is 8")
+    'students.small.epochs was 4, is 8'
+    """
+    return re.sub(r"\b((?:teachers|students|recipes)\.[\w-]+)\.(?:training|settings)\.", r"\1.", told)
 
 
 def _deciding(spec: ModelParams) -> dict[str, Any]:

@@ -262,10 +262,12 @@ class _Reader:
             if not path or path[0] != "dumps"
             else [DumpViews, modality.views_type],
         }
+        # A model's own key is under its name: students.small.optons.
         for part in reversed(path):
             if part in kinds:
                 names = [f.name for kind in kinds[part] for f in fields(kind)]
-                return [name for name in names if name not in _GATHERED]
+                gathered = [name for name in _GATHERED if name != "options" or part == "data"]
+                return [name for name in names if name not in gathered]
         return [f.name for f in fields(Params)]
 
 

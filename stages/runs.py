@@ -13,7 +13,7 @@ from pipeline.store.soft_labels import SoftLabels
 from pipeline.tasks.task import Task
 from stages import paths
 from stages.dumps import store_digest
-from stages.params import Params
+from stages.params import Params, as_written
 
 
 def runs_of(params: Params) -> dict[str, PlannedRun]:
@@ -65,7 +65,8 @@ def changed_parameters(params: Params, plan: PlannedRun, run: Run) -> str:
     """
     if run.made_with is None:
         return ""
-    return difference(parse_object(run.made_with.encode()), params.makes(plan.student, plan.recipe))
+    told = difference(parse_object(run.made_with.encode()), params.makes(plan.student, plan.recipe))
+    return as_written(told)
 
 
 def _is_made(

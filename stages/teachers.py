@@ -30,7 +30,7 @@ from pipeline.tasks.embedding import EMBEDDING
 from pipeline.training.settings import Precision
 from stages import paths
 from stages.machine import Machine
-from stages.params import ModelParams, Params
+from stages.params import ModelParams, Params, as_written
 
 # Values that decide the network itself, independently of its training.
 _DECISIVE = ("model", "weights", "fine_tune")
@@ -80,7 +80,7 @@ def asked_teacher(params: Params, name: str, precision: Precision, device: torch
         raise MismatchError(
             f"{path}: does not match params.yaml: {differing}; {again}, or restore the old values"
         )
-    changed = difference(was, now) if was else ""
+    changed = as_written(difference(was, now)) if was else ""
     if changed:
         note(f"{path}: params.yaml has changed since it was trained: {changed}; {again}")
     return teacher

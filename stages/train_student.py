@@ -9,7 +9,7 @@ from typing import Any
 import click
 from torch import Tensor, nn
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, quoted
 from pipeline.core.hashing import canonical_json
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import RunContext
@@ -75,6 +75,11 @@ def command(
     runs/RUN/metrics.json (figures of the best epoch on the test samples) and history.csv. Processes
     of torchrun, srun or mpirun train one student together. Trackers of `training.log` write below logs/.
     """
+    if dump is not None and ("/" in dump or dump.endswith(".zarr")):
+        raise ConfigError(
+            f"--dump is {quoted(dump)}; expected the name of a dump of params.yaml; a store elsewhere is "
+            "found by places.logits, the folder or address of all stores"
+        )
     run = _Run(student=student, recipe=recipe, seed=seed, dump=dump)
     spec, loss = params.student(student), params.recipe(recipe)
     params.require_models(f"students.{student}")

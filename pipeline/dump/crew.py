@@ -25,11 +25,10 @@ from pipeline.core.hashing import canonical_json, difference
 from pipeline.core.progress import note, track
 from pipeline.dump.open import complete, require_resumable
 from pipeline.dump.plan import DumpPlan
-from pipeline.dump.run import begin_dump
+from pipeline.dump.run import begin_dump, found_complete
 from pipeline.dump.shards import ShardMaker
 from pipeline.evaluation.context import RunContext
 from pipeline.places.folder import Root
-from pipeline.places.location import Location
 from pipeline.store.growth import is_complete, tell_pending
 from pipeline.store.header import Header
 from pipeline.store.layout import ShardId
@@ -141,9 +140,7 @@ def run_shared_dump(context: RunContext, path: Root, crew: Crew, *, by_view: boo
     begun = crew.begin()
     header = begun.header
     if is_complete(path, header):
-        note(f"{path}: complete, nothing to do")
-        tell_pending(path)
-        return Manifest.read(Location(path))
+        return found_complete(path)
     with ExitStack() as held:
         with gate(path, WAIT_SECONDS, free_of=WHOLE):
             held.enter_context(writing(path, WHOLE))

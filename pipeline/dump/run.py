@@ -29,6 +29,7 @@ from pipeline.evaluation.context import RunContext
 from pipeline.models.teacher import Teacher
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
+from pipeline.store.faults import damaged, size_faults
 from pipeline.store.growth import is_complete, tell_pending
 from pipeline.store.layout import ZARR_JSON, ShardId
 from pipeline.store.lock import PREPARATION_SECONDS, WAIT_SECONDS, WHOLE, Slice, gate, writing
@@ -82,9 +83,7 @@ def _run(
     with ExitStack() as held:
         dump, planned = begin_dump(path, plan, part, held)
         if dump is None:
-            note(f"{path}: complete, nothing to do")
-            tell_pending(path)
-            return Manifest.read(Location(path))
+            return found_complete(path)
         # Outside the gate: slices of training shards run at the same time.
         shards = planned.header.layout.shards()
         mine = part.of([shard for shard in shards if shard.section == "train"])
@@ -96,6 +95,21 @@ def _run(
     dump.report_speed()
     if manifest is not None:
         tell_pending(path)
+    return manifest
+
+
+def found_complete(path: Root) -> Manifest:
+    """Return the manifest of a complete store, whose files are there in their sizes; print that it is.
+
+    Raises:
+        CorruptStoreError: a shard's file is missing, or has another size.
+    """
+    manifest = Manifest.read(Location(path))
+    shards = dict(manifest.finished(manifest.layout.shards()))
+    if faults := size_faults(path, manifest.layout, shards):
+        raise damaged(path, faults)
+    note(f"{path}: complete, nothing to do")
+    tell_pending(path)
     return manifest
 
 

@@ -76,10 +76,13 @@ class Drift:
                 ", ".join(f"{name} {number}" for name, number in sorted(some.items()))
                 for some in (made_with, versions(decoder))
             )
-            raise MismatchError(
-                f"{origin}: {self}; dumped with {there}, here {here}; expected equal samples; use the "
-                f"same versions, or make a new dump{way_out}"
+            versions_told = (
+                f"dumped with {there}, here {here}; expected equal samples; use the same versions"
+                if there != here
+                else "with the versions of the dump, so the code of an operation has changed; expected "
+                "equal samples; restore it, or raise its version"
             )
+            raise MismatchError(f"{origin}: {self}; {versions_told}, or make a new dump{way_out}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,7 @@ def headline(report: Report) -> str:
     for student in report.students:
         taught, alone = student.best_taught, student.best_baseline
         if taught and alone and taught.main and alone.main:
-            figures = f"{form(taught.main.mean)}, alone {form(alone.main.mean)}"
+            figures = f"{form(taught.main.mean)} by {report.label(taught)}, alone {form(alone.main.mean)}"
             found.append(f"{student.name} {tied(figures)}")
     if found and len(found) == len(report.students) <= _IN_A_HEADLINE:
         title = capital(report.task.columns[0].heading)
@@ -272,15 +272,17 @@ def verdict_sentence(report: Report, verdict: Verdict) -> str:
 def network(teacher: Mapping[str, Any]) -> str | None:
     """Write a teacher's architecture and where its weights are from; None if unknown.
 
-    >>> network({"model": "resnet18", "weights": None}), network({"model": "vgg11", "weights": "DEFAULT"})
-    ('resnet18, trained from scratch', 'vgg11, DEFAULT')
+    >>> network({"model": "resnet18", "weights": None})
+    'resnet18, trained from scratch'
+    >>> network({"model": "vgg11", "weights": "DEFAULT", "fine_tune": False})
+    'vgg11, DEFAULT'
     """
     if "model" not in teacher:
         return None
     weights = teacher["weights"]
     if weights is None:
         return f"{teacher['model']}, trained from scratch"
-    return f"{teacher['model']}, {'fine-tuned from ' if teacher.get('fine_tune') else ''}{weights}"
+    return f"{teacher['model']}, {'fine-tuned from ' if teacher['fine_tune'] else ''}{weights}"
 
 
 def columns(student: StudentResults) -> list[tuple[str, Group]]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.report.runs import DETAILS, Run, result_columns
+from pipeline.report.runs import DETAILS, Run, network_of, result_columns
 from pipeline.store.labels import LabelChanges
 from pipeline.tasks.task import Task
 
@@ -175,6 +175,12 @@ class StudentResults:
     groups: tuple[Group, ...]
 
     @property
+    def network(self) -> dict[str, Any]:
+        """The student's architecture and initial weights, from its first run; empty if unknown."""
+        runs = (run for group in self.groups for run in group.runs)
+        return network_of(next(runs).made_with, f"students.{self.name}")
+
+    @property
     def baselines(self) -> tuple[Group, ...]:
         """The groups without a teacher."""
         return tuple(group for group in self.groups if group.dump is None)
@@ -274,6 +280,7 @@ class Report:
                 for name, figures in self.teachers.items()
             },
             "dumps": {name: dict(figures) for name, figures in self.dumps.items()},
+            "networks": {student.name: student.network for student in self.students},
         }
 
     def to_csv(self) -> str:

@@ -182,18 +182,24 @@ def read_teacher(folder: Path, name: str) -> dict[str, Any]:
     path, command = folder / "metrics.json", f"pipeline train-teacher {name}"
     metrics = read_metrics(path, command).values
     classes, confusions = read_classes(metrics, path, command)
-    return {**metrics, **_beginning(metrics, name), "classes": classes, "confusions": confusions}
+    network = network_of(metrics.get("made_with"), f"teachers.{name}")
+    return {**metrics, **network, "classes": classes, "confusions": confusions}
 
 
-def _beginning(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a teacher's architecture, initial weights and whether it was trained, as far as known."""
+def network_of(made_with: str | None, entry: str) -> dict[str, Any]:
+    """Return a model's architecture, initial weights and whether they were trained further, if known.
+
+    Args:
+        made_with: the parameters of its run as JSON; None of a run of an older version.
+        entry: of the model in params.yaml, e.g. students.small.
+    """
     try:
-        made = json.loads(metrics["made_with"])[f"teachers.{name}"]
+        made = json.loads(made_with or "{}")[entry]
         # Of a checkpoint its file's name: results name no place of a machine.
         weights = made["weights"] and Path(made["weights"]).name
         return {"model": made["model"], "weights": weights, "fine_tune": made["fine_tune"]}
     except (KeyError, ValueError, TypeError):
-        return {}  # of an older version
+        return {}
 
 
 def read_classes(

@@ -37,7 +37,7 @@ from pipeline.store.wire import (
     require_shard,
 )
 
-RESTORE = "restore it (dvc checkout --force), or repair it with: pipeline verify --repair"
+RESTORE = "repair it with: pipeline verify STORE --repair, or restore it (dvc checkout --force STORE)"
 
 _LONGEST = 160
 # zarr's errors on damaged metadata or chunks have no common base.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
+from pipeline.core.errors import CorruptStoreError
 from pipeline.core.hashing import bytes_digest
 from pipeline.core.progress import track
 from pipeline.core.threads import side_by_side
+from pipeline.places.addresses import hidden_place
 from pipeline.places.folder import Root, at
 from pipeline.places.local import NoFileError, names_in
 from pipeline.places.location import JSON_BYTES, Location
@@ -82,6 +85,28 @@ def shard_faults(
     watched = checked if quiet else track(checked, "verify", total=len(shards), unit="shard")
     for faults in watched:
         yield from faults
+
+
+def size_faults(path: Root, layout: Layout, shards: Mapping[ShardId, Finished]) -> list[Fault]:
+    """Return the shards' files that are missing or have another size, from one listing; none is read."""
+    found, faults = at(path).sizes(), []
+    for shard, finished in shards.items():
+        for array, (size, _) in finished.files.items():
+            name = str(layout.shard_file(shard, array))
+            if name not in found:
+                faults.append(Fault(name, MISSING, shard))
+            elif found[name] != size:
+                faults.append(Fault(name, f"has {found[name]} bytes, expected {size}", shard))
+    return faults
+
+
+def damaged(path: Root, faults: Sequence[object]) -> CorruptStoreError:
+    """Return the error for a complete store with faults, at least one."""
+    more = f" and {len(faults) - 1:,} more" if len(faults) > 1 else ""
+    again = f"pipeline verify {quote(hidden_place(str(path)))} --repair"
+    return CorruptStoreError(
+        f"{path}: {faults[0]}{more}; expected a complete dump as it was written; run: {again}"
+    )
 
 
 def strays(path: Root, known: set[str]) -> Iterator[Fault]:

@@ -374,8 +374,11 @@ def require_same_making(path: Root, header: Header, wanted: Wanted) -> None:
     ):
         if not same:
             raise MismatchError(
-                f"{path}: written with {what}: {differing or 'different weights'}; a store is "
-                f"never overwritten: {ways_out}"
+                f"{path}: written with {what}: {differing or 'different weights'}; a store belongs to one "
+                f"teacher, which is another one after training again, e.g. on changed data; it is never "
+                f"overwritten: {ways_out}"
+                if what.endswith("teacher")
+                else f"{path}: written with {what}: {differing}; a store is never overwritten: {ways_out}"
             )
     if not wanted.codec.accepts(header.codec_spec, header.layout.codec):
         raise MismatchError(

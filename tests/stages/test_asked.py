@@ -206,6 +206,34 @@ def test_another_precision_is_refused_without_the_checkpoint(dumped, refused):
     assert "dumps.main.precision was fp32, is bf16" in line
 
 
+def test_a_complete_dump_whose_files_are_not_there_is_not_called_complete(dumped, refused, told):
+    assert "complete, nothing to do" in told("cache-logits", "main")
+    shard = next(file for file in sorted((STORE / "train/codes/c").rglob("*")) if file.is_file())
+    whole, name = shard.read_bytes(), shard.relative_to(STORE)
+    shard.write_bytes(whole[:-1])
+    found = f"{STORE}: {name} has {len(whole) - 1} bytes, expected {len(whole)}; expected a compl"
+    assert refused("cache-logits", "main").startswith(found)
+    shard.unlink()
+    assert (
+        f"{name} is missing; expected a complete dump as it was written; run: pipeline verify "
+        in refused("cache-logits", "main")
+    )
+    assert run("verify", STORE, "--repair") == 0
+    assert shard.read_bytes() == whole
+
+
+def test_a_dump_that_changed_is_no_output_of_dvc(dumped, refused, told, monkeypatch):
+    shard = next(file for file in sorted((STORE / "train/codes/c").rglob("*")) if file.is_file())
+    flip(shard, len(shard.read_bytes()) // 2)
+    monkeypatch.setenv("DVC_STAGE", "cache-logits@main")
+    assert (
+        f"{shard.relative_to(STORE)} has changed since it was written; expected a complete dump"
+        in refused("cache-logits", "main")
+    )
+    assert run("verify", STORE, "--repair") == 0
+    assert "complete, nothing to do" in told("cache-logits", "main")
+
+
 def test_a_store_that_is_as_asked_trains_without_the_checkpoint(dumped, told):
     shutil.rmtree("models/teachers")
     shutil.rmtree("runs/teacher-tutor")

@@ -93,6 +93,22 @@ def test_unknown_model(project, fails, command):
     fails(arguments, "students.pupil.model: model 'shuflenet_v2_x0_5' is", "you mean 'shufflenet_v2_x0_5'")
 
 
+def test_a_mistyped_name_of_a_dump(project, fails):
+    assert run("cache-logits", "main") == 0
+    for command in (
+        ["inspect", "mian"],
+        ["verify", "mian"],
+        ["export-logits", "mian", "--format", "wds", "--out", "o"],
+    ):
+        fails(command, "data/logits: has no dump 'mian'; expected one of main; did you mean 'main'?")
+    learn = ["train-student", "pupil", "kd", "0", "--dump", "data/logits/main.zarr"]
+    fails(learn, "--dump is 'data/logits/main.zarr'; expected the name of a dump", "places.logits")
+
+
+def test_an_unknown_key_of_a_model_lists_its_options(project, fails):
+    fails(["prepare", "--set", "students.pupil.optons={}"], "options", "did you mean 'options'?")
+
+
 def test_unknown_model_of_a_teacher(project, fails):
     for command in (["prepare"], ["train-teacher", "tutor"]):
         arguments = [*command, "--set", "teachers.tutor.model=vgg111"]

@@ -14,6 +14,7 @@ from stages.params_file import load_params
 from stages.preset import presets
 from stages.render import stages_of
 from tests.stages.conftest import run
+from tests.stages.dvc_projects import call
 
 IMAGENET = "imagenet-1k"
 
@@ -62,6 +63,15 @@ def test_the_stages_are_written_too(tmp_path, monkeypatch, capsys):
     assert not Path("params.yaml").exists()
 
 
+@pytest.mark.parametrize("name", ["audio", "items", "text"])
+def test_dvc_knows_what_to_run_right_away(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("preset", name, "--out", "params.yaml", "--dvc") == 0
+    call("dvc", "init", "--no-scm", "-q")
+    told = call("dvc", "repro", "--dry")
+    assert [part for part in ("prepare", "cache-logits@main", "report") if f"'{part}'" not in told] == []
+
+
 def test_an_unknown_name_is_one_clear_line(capsys):
     assert run("preset", "imagnet-1k") == 1
     error = capsys.readouterr().err
@@ -95,7 +105,7 @@ def test_every_preset_is_ready_to_run(name, tmp_path):
         assert section in tree, key
         assert not leaf or leaf in tree[section], key
     # What is built in cannot change; DVC needs a file to watch.
-    assert params.data.watch == (params.data.source.partition(":")[2] or "dvc.yaml")
+    assert params.data.watch == (params.data.source.partition(":")[2] or ".dvcignore")
 
 
 def test_imagenet_is_the_recipe_that_it_says(written):

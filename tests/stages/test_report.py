@@ -53,9 +53,7 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
     more = ["--set", "students.pupil.learning_rate=0.01", "--set", "data.labels_per_class=3"]
     assert run("report", *more) == 0
     told = capsys.readouterr().err
-    changed = (
-        "data.labels_per_class was None, is 3; students.pupil.training.learning_rate was 0.05, is 0.01"
-    )
+    changed = "data.labels_per_class was None, is 3; students.pupil.learning_rate was 0.05, is 0.01"
     for name in ("baseline-pupil-scratch-0", "main-pupil-kd-0"):
         because = f"params.yaml has changed since it was trained: {changed}"
         assert f"{name}: {because}" in told

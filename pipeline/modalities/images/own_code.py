@@ -35,10 +35,11 @@ def require_own(augmentation: OwnAugmentation) -> Callable[..., object]:
     """
     code = augmentation.code
     if not augmentation.may_run:
+        address = "pipeline.modalities.images.augmentations.trust_augmentations"
         raise ConfigError(
-            f"augmentation {quoted(code)} is user code, which a store alone may not run; if you trust it, "
-            "name it as own.code of the dump's views in params.yaml, or add --trust-code "
-            f"{quoted(code)[1:-1]}"
+            f"augmentation {quoted(code)} is user code, which a store alone may not run; if you trust it: "
+            f"add --trust-code {quoted(code)[1:-1]}, or name it as own.code of the dump's views in "
+            f"params.yaml, or in Python call {address}([{quoted(code)}])"
         )
     function = _found(code)
     version = getattr(function, "version", None)

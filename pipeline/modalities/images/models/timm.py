@@ -136,7 +136,7 @@ def _known(name: str) -> tuple[Any, str]:
     timm, model = _timm(name), name.removeprefix(_PREFIX)
     base, _, tag = model.partition(".")
     if not timm.is_model(base):
-        hint = did_you_mean(base, timm.list_models())
+        hint = did_you_mean(name, [f"{_PREFIX}{known}" for known in timm.list_models()])
         raise ModelError(f"model {name!r} is unknown; expected a timm model (see timm.list_models()){hint}")
     if tag and tag not in _tags(timm, base):
         raise unknown_weights(f"{_PREFIX}{base}", tag, _tags(timm, base))
