@@ -19,6 +19,7 @@ from pipeline.core.errors import (
 )
 from pipeline.core.hashing import difference, spec_digest
 from pipeline.core.progress import note
+from pipeline.core.text import NAME
 from pipeline.dump.rehead import require_classes
 from pipeline.dump.verify import replay
 from pipeline.evaluation.context import RunContext
@@ -239,7 +240,8 @@ def require_described_teacher(params: Params, dump: str, store: LogitStore) -> N
         return
     made_by = f"{quoted(there)} ({bounded(card.architecture.name)})"
     asked_for = f"{spec.teacher!r} ({params.teacher(spec.teacher).model})"
-    ways = [f"set dumps.{dump}.teacher: {bounded(there)}"] if there != spec.teacher else []
+    is_name = there != spec.teacher and NAME.fullmatch(there) is not None
+    ways = [f"set dumps.{dump}.teacher: {there}"] if is_name else []
     ways += [] if differing else [f"provide {checkpoint} to compare its weights"]
     raise MismatchError(
         f"{store.location} was made by teacher {made_by}, but params.yaml asks for "

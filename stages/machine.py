@@ -8,6 +8,8 @@ import click
 import torch
 
 from pipeline.core.distributed import SINGLE, Ranks
+from pipeline.core.errors import counted
+from pipeline.core.progress import note
 from pipeline.evaluation.context import RunContext
 from pipeline.modalities.prepared import PreparedData
 from pipeline.samples.description import read_description, require_as_asked
@@ -29,7 +31,14 @@ def open_prepared(asked: DataParams) -> PreparedData:
     """
     described = read_description(paths.PREPARED)
     require_as_asked(paths.PREPARED, described, asked.asked(), asked.options)
-    return PreparedData.open(paths.PREPARED)
+    data = PreparedData.open(paths.PREPARED)
+    damaged = described.remarks.get("damaged", 0)
+    if damaged and data.train.decodes_at_use:
+        note(
+            f"{paths.PREPARED}: {counted(damaged, 'file')} with damage, listed in damaged.txt there; lines "
+            "of a decoder about them, e.g. 'Corrupt JPEG data', name no file"
+        )
+    return data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

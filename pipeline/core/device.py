@@ -60,7 +60,7 @@ def naming_memory(device: torch.device, what: str, remedy: str) -> Iterator[None
     Args:
         device: the device that does the work.
         what: the work, for the message.
-        remedy: a change that the user can make, for the message.
+        remedy: changes that the user can make, for the message.
 
     Raises:
         DeviceError: the device has too little memory.
@@ -70,8 +70,9 @@ def naming_memory(device: torch.device, what: str, remedy: str) -> Iterator[None
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        there = "" if device.type == "cpu" else ", or render on the CPU: --render cpu"
         raise DeviceError(
-            f"{device}: out of memory for {what} ({_figures(device, error)}); {remedy}"
+            f"{device}: out of memory for {what} ({_figures(device, error)}); {remedy}{there}"
         ) from error
 
 

@@ -29,7 +29,7 @@ _LONGEST = 200
 # Parts of the out-of-memory messages of torch and the libraries below it.
 _SHORT_OF_MEMORY = (
     *("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc"),
-    *("_ALLOC_FAILED", "Cannot allocate memory"),
+    *("_ALLOC_FAILED", "Cannot allocate memory", "failed to map segment"),
 )
 # Control characters, direction marks and lone surrogates: a terminal obeys or cannot print them.
 _UNSEEN = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
@@ -94,7 +94,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    return isinstance(error, RuntimeError | OSError) and any(
+    # A library that does not fit into memory fails as it is imported.
+    return isinstance(error, RuntimeError | OSError | ImportError) and any(
         part in str(error) for part in _SHORT_OF_MEMORY
     )
 

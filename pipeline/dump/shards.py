@@ -43,7 +43,7 @@ from pipeline.store.layout import ShardId
 from pipeline.store.records import RenderChecksums, checksum_rows
 from pipeline.store.writer import StoreWriter, direct_top1
 
-_LESS_MEMORY = "lower the dump's batch_size, use precision: bf16, or render on the CPU: --render cpu"
+_LESS_MEMORY = "lower the dump's batch_size, or use precision: bf16"
 
 
 class ShardMaker:

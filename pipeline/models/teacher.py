@@ -135,7 +135,9 @@ def require_same_outputs(name: str, card: ModelCard, data: PreparedData, task: T
             f"teacher {name!r} has the data's classes in a different order: class {moved} is "
             f"{card.classes[moved]!r}, but the data's is {data.classes[moved]!r}; map them (class_map)"
         )
-    if others:
+    # Numbers stand for names where a checkpoint has none.
+    are_named = any(name != str(number) for number, name in enumerate(card.classes))
+    if others and are_named:
         theirs_first, ours_first = card.classes[others[0]], data.classes[others[0]]
         note(
             f"teacher {name!r}: {len(others)} of {ours} class names differ from the data's, e.g. "

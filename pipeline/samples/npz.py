@@ -171,7 +171,8 @@ def _array(path: Path, archive: NpzFile, name: str) -> NDArray[Any]:
             raise
         raise DataError(
             f"{path}: {name} contains Python objects; expected numbers, or strings for classes; convert "
-            "it, e.g. with .astype(np.int64) or .astype(str)"
+            "it, e.g. with .astype(np.int64) or .astype(str); keep images of different sizes as files, in "
+            "a folder: source"
         ) from None
     return array
 

@@ -43,7 +43,7 @@ from pipeline.training.state import EpochRecord, RunState, TrainingResult, descr
 Evaluate = Callable[[nn.Module], Figures]
 _STATE_VERSION = 4
 _SEEDS = 1 << 63
-_LESS_MEMORY = "raise accumulate, lower batch_size, use precision: bf16, or render on the CPU: --render cpu"
+_LESS_MEMORY = "raise accumulate, lower batch_size, or use precision: bf16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,10 @@ def test_memory_that_is_not_there_is_told_with_what_to_lower(allocate):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory"), RuntimeError("std::bad_alloc")],
+    [
+        *(MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory"), RuntimeError("std::bad_alloc")),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
 )
 def test_every_way_to_be_short_of_memory_has_the_same_remedy(error):
     assert explain(error).startswith("out of memory: ")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pipeline.modalities.images.test_damage import cut_out
 from tests.stages.conftest import make_images, run
 
 # Height and width in pixels.
@@ -43,6 +44,37 @@ def test_images_of_any_shape_and_one_huge_one(project, edit, capsys, keep):
     edit({"training": {"views": {"pad_crop": None, "random_resized_crop": {}}}})
     whole(edit, source="folder:photos", watch="photos", image_size=16, keep=keep, short_side=32)
     assert "2 classes, train 17, validation 2, test 6 images" in capsys.readouterr().out
+
+
+def test_damage_in_files_that_stay_is_told_before_they_are_decoded(project, edit, capsys):
+    for split, count in (("train", 8), ("test", 2)):
+        for label in ("blue", "red"):
+            folder = Path("photos", split, label)
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.effect_noise((60, 80), 30.0 + number).convert("RGB").save(folder / f"{number}.jpg")
+    cut_out(Path("photos/train/red/3.jpg"))
+    edit({"data": {"source": "folder:photos", "watch": "photos", "image_size": 16, "keep": "encoded"}})
+    edit({"training": {"views": {"pad_crop": None}, "epochs": 1}})
+    assert run("prepare") == 0
+    capsys.readouterr()
+    assert run("train-student", "pupil", "scratch", "0") == 0
+    told = "data/prepared: 1 file with damage, listed in damaged.txt there; lines of a decoder about them"
+    assert told in capsys.readouterr().err
+
+
+def test_no_padding_fits_an_image_of_one_pixel(project, edit, capsys):
+    (train, labels), (test, right) = make_images(40, 0), make_images(12, 1)
+    np.savez(
+        "odd.npz", train_images=train[:, :1, :1], train_labels=labels, test_images=test, test_labels=right
+    )
+    edit({"data": {"source": "npz:odd.npz", "watch": "odd.npz", "image_size": 8}})
+    assert run("prepare") == 0
+    assert run("train-student", "pupil", "scratch", "0") == 1
+    assert (
+        "has 1x1 pixels, so a crop could miss it; expected less than the shorter side; remove pad_crop"
+        in (capsys.readouterr().err)
+    )
 
 
 @pytest.mark.parametrize("known", [0, 20])

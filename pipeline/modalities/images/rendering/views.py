@@ -174,8 +174,10 @@ def _require_room(images: Split, spec: ViewSpec | None) -> None:
     smallest = int(sides.argmin())
     if padding >= sides[smallest]:
         height, width = images.shapes[smallest].tolist()
+        most = int(sides[smallest]) - 1
+        mend = f"set it to at most {most}, or use" if most else "remove pad_crop, or use"
         raise ConfigError(
             f"pad_crop.padding is {padding}, but sample {images.names[smallest]!r} has {height}x{width} "
-            "pixels, so a crop could miss it; expected less than the shorter side; set it to at most "
-            f"{sides[smallest] - 1}, or use random_resized_crop"
+            "pixels, so a crop could miss it; expected less than the shorter side; "
+            f"{mend} random_resized_crop"
         )
