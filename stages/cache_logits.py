@@ -16,7 +16,7 @@ from pipeline.dump.verify import verify
 from pipeline.evaluation.context import RunContext
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
-from pipeline.store.faults import damaged
+from pipeline.store.faults import STRAY, damaged
 from pipeline.store.layout import MANIFEST
 from pipeline.store.leftovers import sweep_temporaries
 from pipeline.store.lock import WAIT_SECONDS, WHOLE, Slice, gate
@@ -94,15 +94,15 @@ def command(
                 write_pointer(params, dump)
         return
     require_store_or_nothing(path)
-    before = at(path).tag(MANIFEST)
+    was_complete = at(path).exists(MANIFEST)
     if engine is not None:
         context, manifest = _on_engine(params, dump, path, part, machine, engine, by_view=by_view)
     else:
         context, manifest = _here(params, dump, path, part, machine, by_view=by_view)
     if manifest is not None:
-        if before is not None and before == at(path).tag(MANIFEST):
-            _require_as_written(params, path, machine)
         if rank_slice(part or WHOLE).index == 0:
+            if was_complete:
+                _require_as_written(params, path, machine)
             tell_changed_labels(LogitStore(Location(path), manifest), context.data)
         if out is None:
             write_pointer(params, dump)
@@ -110,15 +110,15 @@ def command(
 
 
 def _require_as_written(params: Params, path: Root, machine: Machine) -> None:
-    """Read a complete store if DVC runs this and tracks its files: DVC would keep damage as its output.
+    """Read a store if DVC runs this and tracks its files: damage would become the output of the stage.
 
     Raises:
-        CorruptStoreError: a file is not as it was written.
+        CorruptStoreError: a file of the store is not as it was written.
     """
     if "DVC_STAGE" in os.environ and isinstance(path, Path) and params.places.logits is None:
-        audit = verify(path, machine.workers)
-        if not audit.ok:
-            raise damaged(path, audit.bad)
+        bad = [line for line in verify(path, machine.workers).bad if not line.endswith(STRAY)]
+        if bad:
+            raise damaged(path, bad)
 
 
 def _here(

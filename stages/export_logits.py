@@ -7,17 +7,18 @@ from pathlib import Path
 
 import click
 
-from pipeline.core.errors import ConfigError, counted
+from pipeline.core.errors import ConfigError, counted, did_you_mean, first_of
 from pipeline.core.text import NAME
 from pipeline.core.trust import Trust
 from pipeline.export.logits import CARD, Request, export_logits
 from pipeline.modalities.prepared import PreparedData
+from pipeline.places.folder import Root
 from pipeline.samples.parts import find_parts
 from pipeline.samples.splits import TRAIN
 from pipeline.store.opening import open_logits
 from stages import paths
 from stages.failures import say
-from stages.options import finds_params, named_store, trusts_code
+from stages.options import finds_params, trusts_code
 from stages.params import Params
 from stages.places import find_store
 from stages.ranks import require_alone
@@ -75,8 +76,7 @@ def command(
     bound_threads()
     if like is not None and form != "wds":
         raise ConfigError("--like is for --format wds; a Parquet file is joined by key; leave it out")
-    given = named_store(dump)
-    store = open_logits(find_store(read_params(), dump) if NAME.fullmatch(dump) else given)
+    store = open_logits(_named(read_params(), dump) if NAME.fullmatch(dump) else dump)
     tars = () if like is None else find_parts(like, ".tar", {}).files[TRAIN]
     request = Request(form=form, half=fp16, shard_rows=shard_rows, like=tars)
     card = export_logits(store, PreparedData.open(paths.PREPARED), out, request)
@@ -89,3 +89,17 @@ def command(
         f"{''.join(held)}; {counted(store.n_classes, 'output')} each in {card['dtype']}, {size:,} bytes in "
         f"{counted(len(card['files']), 'file')}, described by {CARD}"
     )
+
+
+def _named(params: Params, dump: str) -> Root:
+    """Return the place of a dump's store; refuse a name that is nearly that of another dump.
+
+    Raises:
+        ConfigError: neither params.yaml nor data/logits has the dump.
+    """
+    place, hint = find_store(params, dump), did_you_mean(dump, params.stores)
+    if hint and dump not in params.stores and isinstance(place, Path) and not place.exists():
+        raise ConfigError(
+            f"params.yaml has no dump {dump!r}; expected one of {first_of(params.stores)}{hint}"
+        )
+    return place

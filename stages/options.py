@@ -126,8 +126,9 @@ def named_store(given: str) -> str:
     if re.fullmatch(r"[\w-]+", given) and not Path(given).exists():
         if paths.store(given).exists():
             return str(paths.store(given))
-        known = [store.stem for store in paths.LOGITS.glob("*.zarr")]
-        if hint := did_you_mean(given, known):
+        known = sorted(store.stem for store in paths.LOGITS.glob("*.zarr"))
+        hint = did_you_mean(given, known)
+        if hint and not paths.pointer(given).exists():
             raise ConfigError(
                 f"{paths.LOGITS}: has no dump {given!r}; expected one of {first_of(known)}{hint}"
             )

@@ -69,7 +69,9 @@ def load_params(path: Path, overrides: Sequence[str] = ()) -> Params:
     tree = _read(path)
     for override in overrides:
         _override(tree, override)
-    origin = " ".join([str(path), *(f"--set {shortened(override)}" for override in overrides)])
+    # Without their values, which may be secrets.
+    keys = (override.partition("=")[0] for override in overrides)
+    origin = " ".join([str(path), *(f"--set {shortened(key)}=…" for key in keys)])
     try:
         require_names(tree)
         params = _Reader(MODALITIES.use(_modality_of(tree))).read(tree)

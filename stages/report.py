@@ -36,7 +36,7 @@ from stages.places import find_store
 from stages.ranks import require_alone
 from stages.runs import changed_parameters, runs_of
 from stages.runtime import bound_threads, default_workers
-from stages.teachers import tell_other_data
+from stages.teachers import changes_since
 from stages.team import team_of
 
 _CPU = torch.device("cpu")
@@ -146,7 +146,10 @@ def _collect(
         if NAME.fullmatch(name)
     }
     for name in teachers:
-        tell_other_data(name, dataset)
+        if found := changes_since(params, name, dataset):
+            outdated[paths.teacher_run(name)] = found
+            for change in found:
+                note(f"teacher {name}: {change}; to retrain it, run: pipeline train-teacher {name}")
     return Report.of(list(runs.values()), teachers, dumps, task), outdated
 
 

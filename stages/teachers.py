@@ -146,12 +146,29 @@ def tell_other_data(name: str, dataset: str) -> None:
         name: of the teacher.
         dataset: digest of the prepared data.
     """
+    if told := other_data(name, dataset):
+        note(f"teacher {name}: {told}; to retrain it, run: pipeline train-teacher {name}")
+
+
+def other_data(name: str, dataset: str) -> str:
+    """Return that a teacher was trained on data other than the present data; "" if not, or unknown."""
     metrics = _metrics(name)
-    if metrics.get("epochs") and metrics.get("dataset") not in (None, dataset):
-        note(
-            f"teacher {name}: trained on different data than {paths.PREPARED} holds now; to retrain it, "
-            f"run: pipeline train-teacher {name}"
-        )
+    is_other = metrics.get("epochs") and metrics.get("dataset") not in (None, dataset)
+    return f"trained on different data than {paths.PREPARED} holds now" if is_other else ""
+
+
+def changes_since(params: Params, name: str, dataset: str) -> list[str]:
+    """Return what is different from when a teacher was trained: parameters, data; empty if unknown.
+
+    Args:
+        params: all of params.yaml.
+        name: of the teacher.
+        dataset: digest of the prepared data.
+    """
+    was = _recorded_making(name) if name in params.teachers else {}
+    changed = as_written(difference(was, _plain(params.makes_teacher(name)))) if was else ""
+    told = [f"params.yaml has changed since it was trained: {changed}"] if changed else []
+    return [*told, *filter(None, [other_data(name, dataset)])]
 
 
 def _recorded_making(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pipeline.core.hashing import canonical_json
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import RunContext
 from pipeline.loading.training_set import TrainingSet
-from pipeline.losses import make_loss, require_kept, require_outputs, require_targets
+from pipeline.losses import find_loss, make_loss, require_kept, require_outputs, require_targets
 from pipeline.modalities.prepared import PreparedData, require_sample
 from pipeline.modalities.table import views_of
 from pipeline.models.auxiliary import count_parameters
@@ -122,6 +122,8 @@ def command(
                 "dataset": context.data.digest(),
                 "store": None if store is None else store_digest(store),
             }
+            if find_loss(loss.loss).reads_codes:
+                told["cosine"] = None  # codewords leave the student's axes free: it would be chance
             with naming_epoch(result.best_epoch, network, spec.training):
                 run.write(context, network, card, result, teacher_logits=logits, told=told, log=log)
 
@@ -228,6 +230,11 @@ def _require_dump_fits(params: Params, run: _Run, *, allow_drift: bool, follow: 
     if run.dump is not None:
         where = f"dump {run.dump}"
         require_targets(recipe.loss, where, mixes=params.dump_views(run.dump).mixes)
+        if find_loss(recipe.loss).reads_codes and params.reheaded(run.dump) is not None:
+            raise ConfigError(
+                f"loss {recipe.loss!r} learns codewords, but {where} is another head over a dump; expected "
+                "that dump itself; change --dump, or choose another loss"
+            )
         require_kept(recipe.loss, params.dump_codecs(run.dump), where)
         if follow:
             _require_can_follow(params, run.dump, allow_drift=allow_drift)

@@ -259,8 +259,8 @@ class _CheckedStore:
             click.echo(
                 f"{counted(audit.replayed, 'pair')} of sample and view replayed by the teacher: stored "
                 f"outputs differ by up to {audit.replay_max_abs_diff:.3g}, mean {audit.measure} "
-                f"{audit.replay_kl_mean:.2e}; {'the same' if audit.ok else 'not the same'} outputs, as "
-                f"codec and rounding explain a mean of up to {audit.limit:.0e}"
+                f"{audit.replay_kl_mean:.2e}; codec and rounding explain up to {audit.limit:.1e}: "
+                f"{'the same' if audit.ok else 'not the same'} outputs"
             )
 
     @property

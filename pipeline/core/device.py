@@ -53,14 +53,19 @@ class Courier:
         return there
 
 
+# Further advice where memory of a device is short.
+RENDER_ON_CPU = ", or render on the CPU: --render cpu"
+
+
 @contextmanager
-def naming_memory(device: torch.device, what: str, remedy: str) -> Iterator[None]:
+def naming_memory(device: torch.device, what: str, remedy: str, elsewhere: str = "") -> Iterator[None]:
     """Turn an out-of-memory error into one line with the memory figures and a remedy.
 
     Args:
         device: the device that does the work.
         what: the work, for the message.
         remedy: changes that the user can make, for the message.
+        elsewhere: a further one on a device that is not the CPU.
 
     Raises:
         DeviceError: the device has too little memory.
@@ -70,9 +75,9 @@ def naming_memory(device: torch.device, what: str, remedy: str) -> Iterator[None
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        there = "" if device.type == "cpu" else ", or render on the CPU: --render cpu"
+        told = remedy if device.type == "cpu" else f"{remedy}{elsewhere}"
         raise DeviceError(
-            f"{device}: out of memory for {what} ({_figures(device, error)}); {remedy}{there}"
+            f"{device}: out of memory for {what} ({_figures(device, error)}); {told}"
         ) from error
 
 

@@ -55,6 +55,8 @@ def has_module(name: str) -> bool:
     (True, False)
     """
     outermost = name.partition(":")[0].partition(".")[0]
+    if outermost in sys.stdlib_module_names:
+        return PathFinder.find_spec(outermost, [str(Path.cwd())]) is not None
     return any(PathFinder.find_spec(outermost, path) for path in ([str(Path.cwd())], None))
 
 

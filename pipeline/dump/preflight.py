@@ -121,7 +121,7 @@ def require_room(path: Root, need: Need) -> None:
 
 
 def _told(need: Need, disk: int | None) -> list[str]:
-    parts = [f"{need.rows:,} forward passes to do"]
+    parts = [f"{need.rows:,} forward passes of training views to do"]
     if need.seconds is not None:
         parts.append(duration(need.seconds))
     if need.disk_bytes is not None:

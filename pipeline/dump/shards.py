@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipeline.codecs import TeacherOutput, is_own_codec
 from pipeline.core.arrays import Rows
-from pipeline.core.device import naming_memory
+from pipeline.core.device import RENDER_ON_CPU, naming_memory
 from pipeline.core.errors import ModelError
 from pipeline.core.progress import note, track
 from pipeline.dump.encode import ShardBuffer, ShardBuffers
@@ -124,7 +124,9 @@ class ShardMaker:
             self._stopwatch.see(images)
             # Checksums that are not of rendered samples are taken when the shard is written.
             checked = pixels if feed.checks_rendered else pixels[:, :0]
-            with naming_memory(self._device, f"a forward pass of {len(images)} samples", _LESS_MEMORY):
+            with naming_memory(
+                self._device, f"a forward pass of {len(images)} samples", _LESS_MEMORY, RENDER_ON_CPU
+            ):
                 whole = buffers.put(self._forward(images), checked)
             # Batches arrive one late: the shard before becomes whole in this shard's first batch. A
             # shard with a bad row comes at once, to be refused.

@@ -45,7 +45,7 @@ class Batch:
             are (B, C): see `label_forms.py`, and `targets.mixed_values` for mixed views. With `own_rows` b
             instead of B.
         teacher_logits: (B, C) float32 outputs for these views, or None without a store. With `own_rows` b
-            instead of B.
+            instead of B. For loss `codes` (B, M) int64 codewords.
         rows: (B,) positions in the split, on the CPU.
         own: slice of the B rows that `images` holds.
         teacher_features: the teacher's features of these views if the loss needs them, else None.

@@ -50,7 +50,7 @@ class EncodedView:
         return {name: array.index_select(0, rows) for name, array in self.arrays.items()}
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Return the logits (B, C) float32 of a batch's rows (B,) int64."""
+        """Return the logits (B, C) float32 of a batch's rows (B,) int64, or codewords (B, M) int64."""
         return self.codec.decode(self.gather(rows))
 
     def features(self, rows: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ class Targets:
     def __init__(self, store: SoftLabels, feed: Feed, seed: int = 0, *, codes: bool = False) -> None:
         self._store, self._courier = store, Courier(feed.device)
         self._codec: Decoder = store.codec
-        # Numbers per sample that a loss gets: outputs, or logits of all codewords.
+        # C, or M L for codewords: the width of the student's outputs, or of their projection.
         self.width = store.n_classes
         if codes:
             self._codec, self.width = _Codewords(), math.prod(require_codebooks(store.codec))

@@ -225,10 +225,10 @@ def fill(name: str, loss: Loss, settings: Mapping[str, Any]) -> ScheduledLoss:
     return ScheduledLoss(
         loss.function,
         {**loss.schedules, **given},
-        loss.features,
-        loss.projects,
-        loss.row_wise,
-        loss.reads_codes,
+        features=loss.features,
+        projects=loss.projects,
+        row_wise=loss.row_wise,
+        reads_codes=loss.reads_codes,
     )
 
 

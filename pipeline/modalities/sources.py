@@ -6,15 +6,14 @@ A source is a function of the text behind the name's colon and the modality's op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
-
-import numpy as np
 
 from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean, plural, quoted
 from pipeline.core.own_code import Kind, call, find_callable, has_module, is_own, parameters_of
+from pipeline.samples.label_forms import as_array
 from pipeline.samples.labels import require_class_names
-from pipeline.samples.samples import NO_CLASSES, Sample, Source
+from pipeline.samples.samples import NO_CLASSES, UNLABELLED, Source
 
 T = TypeVar("T", bound=Source)
 
@@ -66,7 +65,7 @@ class SourceTable(Generic[T]):
         for split, samples in (("training", source.train), ("test", source.test)):
             if not samples:
                 raise DataError(f"{name}: has no {split} {plural(self._noun)}; expected at least one")
-        is_index = np.ndim(source.train[0].label) == 0
+        is_index = as_array(getattr(source.train[0], "label", UNLABELLED)).ndim == 0
         if is_index and len(source.classes) < 2 and source.classes != NO_CLASSES:
             raise DataError(f"{name}: has {counted(len(source.classes), 'class')}; expected at least two")
 
@@ -80,15 +79,15 @@ class SourceTable(Generic[T]):
                 f"source {name} returns a {type(found).__name__}; expected a "
                 f"{self._base.__module__}.{self._base.__qualname__}; correct it"
             )
-        if not all(isinstance(text, str) for text in found.classes):
+        classes, splits = found.classes, (found.train, found.test, found.validation or ())
+        if not (isinstance(classes, tuple | list) and all(isinstance(text, str) for text in classes)):
             raise DataError(
-                f"{name}: its classes are {quoted(found.classes)}; expected a tuple of str; correct it"
+                f"{name}: its classes are {quoted(classes)}; expected a tuple of str; correct it"
             )
-        require_class_names(name, found.classes)
-        for sample in (*found.train[:1], *found.test[:1]):
-            if not (isinstance(sample, Sample) and isinstance(sample.name, str)):
-                raise DataError(
-                    f"{name}: a sample is {quoted(sample)}; expected a pipeline.samples.samples.Sample "
-                    "with a str as its name; correct it"
-                )
+        require_class_names(name, classes)
+        if other := [samples for samples in splits if not isinstance(samples, Sequence)]:
+            raise DataError(
+                f"{name}: a split is {quoted(other[0])}; expected a sequence of samples, e.g. a list; "
+                "correct it"
+            )
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from shlex import quote
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -44,7 +45,7 @@ def removal(place: object) -> str:
     if scheme == "az":
         container, _, prefix = rest.partition("/")
         return f"az storage blob delete-batch -s {container} --pattern '{prefix}/*'"
-    return f"{_REMOVE.get(scheme, 'rm -r')} {place}"
+    return f"{_REMOVE.get(scheme, 'rm -r')} {quote(str(place))}"
 
 
 def hidden(text: str) -> str:

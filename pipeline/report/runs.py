@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.tasks.class_figures import ClassFigures, Confusion
 from pipeline.tasks.task import Task
 
 # Shown on the page; too long for results.json.
+_SEPARATED = re.compile(r"(?<=^hf:).*/|^(?!hf:)[^:]*/")
 DETAILS = ("classes", "confusions", "history", "made_with", "dataset", "written_by")
 
 
@@ -195,9 +197,9 @@ def network_of(made_with: str | None, entry: str) -> dict[str, Any]:
     """
     try:
         made = json.loads(made_with or "{}")[entry]
-        # Of a checkpoint its file's name: results name no place of a machine.
-        weights = made["weights"] and Path(made["weights"]).name
-        return {"model": made["model"], "weights": weights, "fine_tune": made["fine_tune"]}
+        # Of a folder or checkpoint its name: results name no place of a machine.
+        model, weights = (value and _SEPARATED.sub("", value) for value in (made["model"], made["weights"]))
+        return {"model": model, "weights": weights, "fine_tune": made["fine_tune"]}
     except (KeyError, ValueError, TypeError):
         return {}
 

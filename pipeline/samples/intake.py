@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -298,15 +299,20 @@ def load_array(sample: Sample) -> NDArray[Any]:
     try:
         array = sample.load()
     except Exception as error:
-        if isinstance(error, PipelineError) or is_out_of_memory(error):
+        # A disk that fails, or too many open files, is no fault of the sample.
+        if isinstance(error, PipelineError) or is_out_of_memory(error) or _is_of_system(error):
             raise
         reason = f"{type(error).__name__}: {brief(error)}"
         raise DataError(f"{sample.name}: its code raises {reason}; correct the source") from error
-    if not isinstance(array, np.ndarray):
+    if not hasattr(array, "__array__"):
         raise DataError(
             f"{sample.name}: loads as a {type(array).__name__}; expected an array; correct the source"
         )
-    return array
+    return np.asarray(array)
+
+
+def _is_of_system(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.EIO, errno.EMFILE, errno.ENFILE)
 
 
 def read_by(

@@ -111,7 +111,7 @@ class Wanted:
         """
         if not source.train:
             return "index"
-        kind = kind_of(_array_of(source.train[0].label)[None])
+        kind = kind_of(as_array(getattr(source.train[0], "label", UNLABELLED))[None])
         if kind not in self.kinds:
             expected = " or ".join(_DESCRIBED[kind] for kind in self.kinds)
             raise DataError(
@@ -125,13 +125,18 @@ class Wanted:
             )
         for samples in (source.train, source.validation or (), source.test):
             for sample in samples:
+                if not (isinstance(sample, Sample) and isinstance(sample.name, str)):
+                    raise DataError(
+                        f"{name}: a sample is {quoted(sample)}; expected a pipeline.samples.samples.Sample "
+                        "with a str as its name; correct the source"
+                    )
                 problem = _problem(sample.label, kind, source.classes)
                 if problem:
                     raise DataError(f"{name}: the label of sample {quoted(sample.name)} {problem}")
         return kind
 
 
-def _array_of(label: Any) -> NDArray[Any]:
+def as_array(label: Any) -> NDArray[Any]:
     """Return a label as an array; nested sequences of unequal lengths as an array of objects."""
     try:
         return np.asarray(label)
@@ -143,7 +148,7 @@ def _problem(label: Any, kind: LabelKind, classes: Sequence[str]) -> str | None:
     """Describe why a label is not one of its kind, or return None."""
     if kind == "index":
         return _index_problem(label, classes)
-    return _row_problem(_array_of(label), kind, classes)
+    return _row_problem(as_array(label), kind, classes)
 
 
 def _index_problem(label: Any, classes: Sequence[str]) -> str | None:

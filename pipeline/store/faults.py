@@ -91,12 +91,14 @@ def size_faults(path: Root, layout: Layout, shards: Mapping[ShardId, Finished]) 
     """Return the shards' files that are missing or have another size, from one listing; none is read."""
     found, faults = at(path).sizes(), []
     for shard, finished in shards.items():
-        for array, (size, _) in finished.files.items():
+        for array, size in zip(sorted(layout.arrays), finished.sizes, strict=True):
             name = str(layout.shard_file(shard, array))
-            if name not in found:
+            # A store that has just grown may still have the file in its growth.
+            there = [found[place] for place in (name, f"{GROWTH}/{name}") if place in found]
+            if not there:
                 faults.append(Fault(name, MISSING, shard))
-            elif found[name] != size:
-                faults.append(Fault(name, f"has {found[name]} bytes, expected {size}", shard))
+            elif size not in there:
+                faults.append(Fault(name, f"has {there[0]} bytes, expected {size}", shard))
     return faults
 
 

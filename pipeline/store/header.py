@@ -26,7 +26,6 @@ from pipeline.core.errors import (
 from pipeline.core.files import json_bytes, parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.hashing import Described, canonical_json, difference, spec_digest
-from pipeline.places.addresses import removal
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.places.place import Tag
@@ -279,8 +278,7 @@ class Header:
             name = teacher.plain["name"]
             raise MismatchError(
                 f"{origin}: written by a different teacher ({expected[:12]}) than {name}: {what}; "
-                "restore the original checkpoint, or make a new dump after removing this one with: "
-                f"{removal(origin)}"
+                "restore the original checkpoint, or make a dump of a new name"
             )
 
     def to_bytes(self) -> bytes:

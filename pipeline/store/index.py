@@ -365,7 +365,12 @@ def require_same_making(path: Root, header: Header, wanted: Wanted) -> None:
     found, teacher = header.fingerprint, wanted.teacher
     ways_out = f"use a new dump name, or remove it with: {removal(path)}"
     for what, same, differing in (
-        ("a different teacher", teacher.digest == found.teacher, header.teacher_difference(teacher)),
+        (
+            "a different teacher",
+            teacher.digest == found.teacher,
+            f"{header.teacher_difference(teacher) or 'different weights'} (training again, e.g. on changed "
+            "data, makes another teacher)",
+        ),
         (
             "different views",
             wanted.views.digest == found.views,
@@ -374,11 +379,7 @@ def require_same_making(path: Root, header: Header, wanted: Wanted) -> None:
     ):
         if not same:
             raise MismatchError(
-                f"{path}: written with {what}: {differing or 'different weights'}; a store belongs to one "
-                f"teacher, which is another one after training again, e.g. on changed data; it is never "
-                f"overwritten: {ways_out}"
-                if what.endswith("teacher")
-                else f"{path}: written with {what}: {differing}; a store is never overwritten: {ways_out}"
+                f"{path}: written with {what}: {differing}; a store is never overwritten: {ways_out}"
             )
     if not wanted.codec.accepts(header.codec_spec, header.layout.codec):
         raise MismatchError(

@@ -233,19 +233,17 @@ def _folder(store: Path) -> Path:
     with suppress(FileExistsError):
         folder.mkdir(parents=True, exist_ok=True)
     # Locks are emptied and holders written: a link would redirect that to somebody's file.
-    _require(folder, stat.S_ISDIR)
+    _require(folder, stat.S_ISDIR, "folder", "the folder of the store's locks")
     for file in folder.iterdir():
-        _require(file, stat.S_ISREG)
+        _require(file, stat.S_ISREG, "regular file", "a lock of the store")
     return folder
 
 
-def _require(file: Path, is_kind: Callable[[int], bool]) -> None:
+def _require(file: Path, is_kind: Callable[[int], bool], kind: str, expected: str) -> None:
     """Refuse a file of another kind; one that is gone is a holder's name, whose lock was released."""
     with suppress(FileNotFoundError):
         if not is_kind(file.lstat().st_mode):
-            raise StoreError(
-                f"{file}: is a link or not a regular file; expected a lock of the store; remove it"
-            )
+            raise StoreError(f"{file}: is a link or not a {kind}; expected {expected}; remove it")
 
 
 def _locked(store: Path, names: list[str], wait_seconds: float) -> LockedError:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.core.device import naming_memory
+from pipeline.core.device import RENDER_ON_CPU, naming_memory
 from pipeline.core.distributed import SINGLE, Ranks, distributed
 from pipeline.core.errors import TrainingError
 from pipeline.core.progress import note, track
@@ -177,7 +177,7 @@ class _Training:
         batches = iter(loader.epoch(run.epoch, first_step=current.step))
         saved = mark = time.perf_counter()
         for _ in track(range(left // size), name, total=left, unit="sample", per_item=size):
-            with naming_memory(run.device, f"a step of {size} samples", _LESS_MEMORY):
+            with naming_memory(run.device, f"a step of {size} samples", _LESS_MEMORY, RENDER_ON_CPU):
                 self._step(batches)
             now = time.perf_counter()
             current.step += 1

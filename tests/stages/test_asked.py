@@ -234,6 +234,16 @@ def test_a_dump_that_changed_is_no_output_of_dvc(dumped, refused, told, monkeypa
     assert "complete, nothing to do" in told("cache-logits", "main")
 
 
+def test_damage_is_found_beside_growth_and_a_file_of_the_users_is_none(dumped, refused, told, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "cache-logits@main")
+    (STORE / ".DS_Store").write_bytes(b"mine")
+    assert "complete, nothing to do" in told("cache-logits", "main")
+    shard = next(file for file in sorted((STORE / "train/codes/c").rglob("*")) if file.is_file())
+    flip(shard, len(shard.read_bytes()) // 2)
+    more = refused("cache-logits", "main", "--set", "dumps.main.views.count=4")
+    assert "has changed since it was written; expected a complete dump as it was written; run: pip" in more
+
+
 def test_a_store_that_is_as_asked_trains_without_the_checkpoint(dumped, told):
     shutil.rmtree("models/teachers")
     shutil.rmtree("runs/teacher-tutor")
@@ -274,7 +284,7 @@ def test_training_values_that_changed_since_are_told(dumped, edit, told):
     for command in (("plan", "main"), ("cache-logits", "main"), STUDENT):
         expected = (
             f"{line}data.image_size was None, is 16; teachers.tutor.seed was 0, is 2; "
-            "teachers.tutor.training.epochs was 4, is 30; run: pipeline train-teacher tutor"
+            "teachers.tutor.epochs was 4, is 30; run: pipeline train-teacher tutor"
         )
         assert expected in told(*command)
 

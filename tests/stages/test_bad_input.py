@@ -95,12 +95,14 @@ def test_unknown_model(project, fails, command):
 
 def test_a_mistyped_name_of_a_dump(project, fails):
     assert run("cache-logits", "main") == 0
-    for command in (
-        ["inspect", "mian"],
-        ["verify", "mian"],
+    for command in ("inspect", "verify"):
+        fails(
+            [command, "mian"], "data/logits: has no dump 'mian'; expected one of main; did you mean 'main'?"
+        )
+    fails(
         ["export-logits", "mian", "--format", "wds", "--out", "o"],
-    ):
-        fails(command, "data/logits: has no dump 'mian'; expected one of main; did you mean 'main'?")
+        "params.yaml has no dump 'mian'; expected one of main; did you mean 'main'?",
+    )
     learn = ["train-student", "pupil", "kd", "0", "--dump", "data/logits/main.zarr"]
     fails(learn, "--dump is 'data/logits/main.zarr'; expected the name of a dump", "places.logits")
 

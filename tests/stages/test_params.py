@@ -224,11 +224,17 @@ def test_set_to_what_is_no_yaml_is_refused(load):
 def test_set_of_an_unknown_key_is_refused_as_in_the_file(load):
     with pytest.raises(ConfigError, match=r"unknown key data.sed; .*did you mean 'seed'\?") as caught:
         load(overrides=("data.seed=1", "data.sed=1"))
-    assert "params.yaml --set data.seed=1 --set data.sed=1: unknown key" in str(caught.value)
+    assert "params.yaml --set data.seed=… --set data.sed=…: unknown key" in str(caught.value)
+
+
+def test_a_secret_of_an_override_is_not_told(load):
+    with pytest.raises(ConfigError, match=r"--set places.logits=…: places: s3://\*\*\*@bucket/x") as caught:
+        load(overrides=("places.logits=s3://KEY:SECRET@bucket/x",))
+    assert "SECRET" not in str(caught.value)
 
 
 def test_a_name_that_an_override_refers_to_is_refused_with_it(load):
-    told = r"params.yaml --set sweep.recipes=\[dk\]: sweep.recipes names 'dk'; .*; did you mean 'kd'\?"
+    told = r"params.yaml --set sweep.recipes=…: sweep.recipes names 'dk'; .*; did you mean 'kd'\?"
     with pytest.raises(ConfigError, match=told):
         load(overrides=("sweep.recipes=[dk]",))
 

@@ -59,6 +59,12 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
         assert f"{name}: {because}" in told
         assert json.loads(Path("reports/results.json").read_text())["outdated"][name] == [because]
         assert f"{name}: {because}." in Path("reports/index.html").read_text()
+    assert run("report", "--set", "teachers.tutor.epochs=9") == 0
+    because = "params.yaml has changed since it was trained: teachers.tutor.epochs was 4, is 9"
+    assert f"teacher tutor: {because}; to retrain it, run: pipeline" in capsys.readouterr().err
+    found = json.loads(Path("reports/results.json").read_text())
+    assert found["outdated"] == {"teacher-tutor": [because]}
+    assert found["networks"] == {"pupil": {"model": "resnet8", "weights": None, "fine_tune": False}}
     assert run("train-teacher", "tutor", "--set", "teachers.tutor.epochs=1") == 0
     assert run("report") == 0
     assert "written by a different teacher" in capsys.readouterr().err

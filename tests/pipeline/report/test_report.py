@@ -20,6 +20,7 @@ from pipeline.report.runs import (
     Epoch,
     PlannedRun,
     Run,
+    network_of,
     planned_runs,
     read_run,
     read_teacher,
@@ -484,7 +485,7 @@ def test_the_page_is_honest(scratch, kd, words):
 
 def test_the_headline_says_what_teaching_gives_each_student():
     runs = make_runs([0.88, 0.89], [0.9, 0.91]) + make_runs([0.8], [0.79], student="tiny")
-    words = "Top-1, %, taught by big: small 90.50, alone 88.50; tiny 79.00, alone 80.00"
+    words = "Top-1, %, taught by big: small 90.50 by kd, alone 88.50; tiny 79.00 by kd, alone 80.00"
     assert headline(make_report(*runs)).replace("\N{NO-BREAK SPACE}", " ") == words
     alone = make_report(*make_runs([0.88], []))
     assert headline(alone) == "small, trained alone and taught by big"
@@ -550,3 +551,21 @@ def test_duplicates_in_the_data_are_on_the_page():
     page = render_page(report, {}, test_images=3, leaks=words)
     assert "Duplicates in the data: 2 of 3 test samples are also in train (test/&lt;a&gt; = " in page
     assert "Duplicates" not in render_page(report, {}, test_images=3)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("resnet18", "resnet18"),
+        ("timm:hf_hub:org/net", "timm:hf_hub:org/net"),
+        ("hf:/home/me/bert", "hf:bert"),
+        ("mine.nets:small", "mine.nets:small"),
+        (None, None),
+        ("/home/me/teacher.pt", "teacher.pt"),
+        ("models/teacher.pt", "teacher.pt"),
+    ],
+)
+def test_a_network_is_told_without_places_of_a_machine(said, shown):
+    made = json.dumps({"students.small": {"model": said, "weights": said, "fine_tune": False}})
+    assert network_of(made, "students.small") == {"model": shown, "weights": shown, "fine_tune": False}
+    assert network_of(made, "students.other") == network_of(None, "students.small") == {}

@@ -60,7 +60,7 @@ def test_a_folder_of_locks_that_is_none_is_refused(tmp_path, kind):
     else:
         (tmp_path / "main.zarr.locks").write_text("mine")
     with (
-        pytest.raises(StoreError, match=r"main.zarr.locks: is a link or not"),
+        pytest.raises(StoreError, match=r"main.zarr.locks: is a link or not a folder; expected the folder"),
         gate(tmp_path / "main.zarr", 0),
     ):
         pass

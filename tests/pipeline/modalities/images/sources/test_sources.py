@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -92,25 +93,36 @@ def test_a_source_of_ones_own_that_gives_something_else_is_refused(own, prepare_
 
 
 @pytest.mark.parametrize(
-    ("classes", "train", "expected"),
+    ("changed", "expected"),
     [
-        ("('a', 'a')", "samples('train')", "class name 'a' occurs twice"),
-        ("('a', '')", "samples('train')", "class name '' is empty"),
-        ("(0, 1)", "samples('train')", r"its classes are \(0, 1\); expected a tuple of str"),
-        ("('a', 'b')", "[('x', 0)]", r"a sample is \('x', 0\); expected a pipeline.samples.*Sample"),
-        ("('a', 'b')", "[Sample(7, 0, None)]", "expected .* with a str as its name"),
-        ("('a', 'b')", "[]", "has no training images"),
-        ("('a',)", "samples('train')", "has 1 class; expected at least two"),
+        ("classes=('a', 'a')", "class name 'a' occurs twice"),
+        ("classes=('a', '')", "class name '' is empty"),
+        ("classes=(0, 1)", r"its classes are \(0, 1\); expected a tuple of str"),
+        ("classes='ab'", "its classes are 'ab'; expected a tuple of str"),
+        ("classes=None", "its classes are None; expected a tuple of str"),
+        ("classes=('a',)", "has 1 class; expected at least two"),
+        ("train=[]", "has no training images"),
+        ("train=(s for s in samples('train'))", "a split is <generator.*; expected a sequence of samples"),
+        ("train=[('x', 0)]", r"a sample is \('x', 0\); expected a pipeline.samples.*Sample"),
+        ("train=samples('train') + [3]", "a sample is 3; expected a pipeline.samples.*Sample"),
+        ("test=samples('test') + [Sample(7, 0, None)]", "expected .* with a str as its name"),
+        ("validation=[None]", "a sample is None; expected a pipeline.samples.*Sample"),
+        ("train=[Sample('x', [0, [1]], None)]", "its labels are .*, and task classes takes one class"),
     ],
 )
-def test_a_malformed_source_of_ones_own_is_refused(own, classes, train, expected, request):
-    name = f"malformed_{request.node.callspec.id.encode().hex()[-40:]}"
+def test_a_malformed_source_of_ones_own_is_refused(own, prepare_quietly, tmp_path, changed, expected):
+    code = (
+        "def photos():\n"
+        "    given = dict(classes=('a', 'b'), train=samples('train'), test=samples('test'))\n"
+        f"    return ImageSource(channels=1, **(given | dict({changed})))\n"
+    )
+
+    def read() -> None:
+        source = own(code, f"malformed_{zlib.crc32(code.encode())}")
+        prepare_quietly(source, tmp_path / "prepared", validation=0)
+
     with pytest.raises(DataError, match=expected):
-        own(
-            "def photos():\n"
-            f"    return ImageSource(classes={classes}, channels=1, train={train}, test=samples('test'))\n",
-            name,
-        )
+        read()
 
 
 # Arrays
