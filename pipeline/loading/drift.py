@@ -79,7 +79,7 @@ class Drift:
             versions_told = (
                 f"dumped with {there}, here {here}; expected equal samples; use the same versions"
                 if there != here
-                else "with the versions of the dump; expected equal samples; if an augmentation of your "
+                else f"dumped with {there}, as here; expected equal samples; if an augmentation of your "
                 "own has changed, restore it, or raise its version; else use the dump's machine"
             )
             raise MismatchError(f"{origin}: {self}; {versions_told}, or make a new dump{way_out}")

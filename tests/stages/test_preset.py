@@ -68,8 +68,10 @@ def test_dvc_knows_what_to_run_right_away(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("preset", name, "--out", "params.yaml", "--dvc") == 0
     call("dvc", "init", "--no-scm", "-q")
-    told = call("dvc", "repro", "--dry")
-    assert [part for part in ("prepare", "cache-logits@main", "report") if f"'{part}'" not in told] == []
+    assert {"prepare", "cache-logits@main", "report"} <= set(
+        call("dvc", "stage", "list", "--name-only").split()
+    )
+    assert "Running stage 'prepare'" in call("dvc", "repro", "--dry", "prepare")
 
 
 def test_an_unknown_name_is_one_clear_line(capsys):

@@ -86,7 +86,9 @@ def flipped(content: bytes) -> bytes:
 def test_a_damaged_file_is_refused_by_the_name_of_its_array(folder, column, damage):
     file = folder / "train" / column / "c/2"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(CorruptStoreError, match=rf"^a: train/{column} cannot be read .*--repair$"):
+    with pytest.raises(
+        CorruptStoreError, match=rf"^a: train/{column} cannot be read .*--repair, or restore it"
+    ):
         read_section("a", LAYOUT, TRAIN, lambda *asked: fetched(folder, *asked))
 
 

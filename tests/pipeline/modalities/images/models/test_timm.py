@@ -67,7 +67,7 @@ def test_a_stem_for_small_images_is_refused():
 
 
 def test_an_unknown_name_gets_a_suggestion():
-    with pytest.raises(ModelError, match=r"'timm:resnet510' is unknown; .*did you mean 'resnet5"):
+    with pytest.raises(ModelError, match=r"'timm:resnet510' is unknown; .*did you mean 'timm:resnet5"):
         build(Architecture(name="timm:resnet510", num_classes=3))
 
 
