@@ -23,7 +23,7 @@ from pipeline.core.arrays import spread
 from pipeline.core.errors import ConfigError, DataError
 from pipeline.core.progress import note
 from pipeline.evaluation.context import RunContext
-from pipeline.loading.targets import Labels
+from pipeline.loading.labels import Labels
 from pipeline.losses import ScheduledLoss, make_loss
 from pipeline.modalities.table import mixed_blocks, preprocessing_of, views_of
 from pipeline.samples.label_forms import is_known

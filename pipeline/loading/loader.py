@@ -20,15 +20,9 @@ from pipeline.core.device import to_device
 from pipeline.core.distributed import SINGLE, Ranks
 from pipeline.core.errors import ConfigError
 from pipeline.loading.feed import Feed
+from pipeline.loading.labels import Labels
 from pipeline.loading.order import GLOBAL, Order, OrderSpec
-from pipeline.loading.targets import (
-    EncodedView,
-    FeatureSource,
-    Labels,
-    Part,
-    Targets,
-    TeacherFeatures,
-)
+from pipeline.loading.targets import EncodedView, FeatureSource, Part, Targets, TeacherFeatures
 from pipeline.loading.training_set import TrainingSet
 from pipeline.losses import FeatureNeeds
 from pipeline.views.pairing import require_whole_groups
@@ -42,7 +36,7 @@ class Batch:
         images: (b, channels, S, S) float32, normalised, channels-last in memory; b = B, or this process's
             rows if several processes share a step.
         labels: (B,) int64, -1 for unlabelled; for mixed views (B, C) float32 class shares. Tags and numbers
-            are (B, C): see `label_forms.py`, and `targets.mixed_values` for mixed views. With `own_rows` b
+            are (B, C): see `label_forms.py`, and `labels.mixed_values` for mixed views. With `own_rows` b
             instead of B.
         teacher_logits: (B, C) float32 outputs for these views, or None without a store. With `own_rows` b
             instead of B. For loss `codes` (B, M) int64 codewords.

@@ -17,7 +17,8 @@ from pipeline.codecs import find_codec, trust_codec
 from pipeline.core.arrays import Rows
 from pipeline.loading.drift import require_no_drift
 from pipeline.loading.feed import Feed
-from pipeline.loading.targets import EncodedView, Labels
+from pipeline.loading.labels import Labels
+from pipeline.loading.targets import EncodedView
 from pipeline.modalities.prepared import PreparedData
 from pipeline.modalities.preprocessing import Preprocessing
 from pipeline.modalities.table import mixed_blocks, preprocessing_of, require_data_classes, views_of

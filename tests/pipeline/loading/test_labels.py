@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pipeline.loading.targets import mixed_values
+from pipeline.loading.labels import mixed_values
 
 
 def test_tags_are_weighted_and_unknown_ones_stay_unknown():
