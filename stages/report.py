@@ -15,7 +15,7 @@ from pipeline.core.team import ALONE, Elsewhere, Team
 from pipeline.core.text import NAME
 from pipeline.modalities.prepared import PreparedData, require_sample
 from pipeline.places.folder import Root
-from pipeline.report.page import render_page
+from pipeline.report.page import kept_figure, render_page
 from pipeline.report.results import Report, dump_figures
 from pipeline.report.runs import PlannedRun, Run, read_run, read_teacher
 from pipeline.report.tables import make_gallery
@@ -103,7 +103,10 @@ def write_report(params: Params, workers: int | None = None, team: Team = ALONE)
     judged = int(is_known(data.test.labels).sum()) if task.supervised else 0
     test_images = judged or len(data.test)
     leaks = read_leaks(paths.PREPARED)
-    page = render_page(report, galleries, test_images=test_images, leaks=leaks, outdated=outdated)
+    weak = _weak_teachers(report, data) if judged else []
+    page = render_page(
+        report, galleries, test_images=test_images, leaks=leaks, outdated=outdated, weak=weak
+    )
     results = report.to_dict() | {"outdated": outdated}
     for name, gallery in galleries.items():
         found = gallery.label_errors
@@ -115,6 +118,20 @@ def write_report(params: Params, workers: int | None = None, team: Team = ALONE)
         figure = f"{task.columns[0].title} {group.main or 'unknown, no labels'}"
         click.echo(f"{group.student} {group.name}: {figure}")
     click.echo(f"wrote {paths.REPORTS / 'index.html'}, results.json and results.csv")
+
+
+def _weak_teachers(report: Report, data: PreparedData) -> list[str]:
+    """Return one line, which is printed too, for each teacher that is hardly better than a guess."""
+    kept, found = kept_figure(report.task), []
+    for name, figures in report.teachers.items():
+        quality = figures.get(kept)
+        weakness = None
+        if quality is not None:
+            weakness = report.task.weakness(quality, data.test.labels, "the test samples")
+        if weakness is not None:
+            found.append(f"teacher {name}: {weakness}")
+            note(found[-1])
+    return found
 
 
 def _reopen(place: Root) -> tuple[SoftLabels, PreparedData]:

@@ -27,6 +27,7 @@ from pipeline.report.results import (
     compare,
 )
 from pipeline.report.tables import DumpGallery, class_table
+from pipeline.tasks.task import Task
 
 # Number formats: per cent, points, sizes, powers of ten.
 
@@ -143,6 +144,7 @@ def render_page(
     test_images: int,
     leaks: str = "",
     outdated: Mapping[str, Sequence[str]] | None = None,
+    weak: Sequence[str] = (),
 ) -> str:
     """Return the page's HTML.
 
@@ -152,6 +154,7 @@ def render_page(
         test_images: number of test samples behind the accuracies: those with a label.
         leaks: description of equal samples across splits; empty for none.
         outdated: run -> what has changed since it was trained.
+        weak: one line for each teacher that falls short.
     """
     environment = Environment(
         loader=PackageLoader("pipeline.report", "."),
@@ -168,6 +171,7 @@ def render_page(
         "compare": compare,
         "columns": columns,
         "main": report.task.columns[0],
+        "kept": kept_figure(report.task),
         "compared": [c for c in report.task.columns if c.name in report.task.against_teacher],
         "student_columns": (*own_columns(report, _of_students(report)), SPEED_COLUMN),
         "teacher_columns": own_columns(report, report.teachers.values()),
@@ -187,6 +191,7 @@ def render_page(
         summary=summary(report),
         leaks=leaks,
         outdated=outdated or {},
+        weak=weak,
         soft_temperature=SOFT_TEMPERATURE,
     )
 
@@ -267,6 +272,12 @@ def verdict_sentence(report: Report, verdict: Verdict) -> str:
         "no_baseline": f"{name} has no baseline for comparison. Add one to sweep.baselines.",
         "unlabelled": f"{name} cannot be judged: the test samples have no labels.",
     }[verdict.outcome]
+
+
+def kept_figure(task: Task) -> str:
+    """Return the column of the figure that stores keep of their teacher, which `task.accuracy` names."""
+    named = (column.name for column in task.columns if column.title == task.accuracy)
+    return next(named, task.columns[0].name)
 
 
 def network(teacher: Mapping[str, Any]) -> str | None:

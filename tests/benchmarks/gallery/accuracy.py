@@ -108,13 +108,20 @@ def comparisons(*tables: Found, reference: str = "scratch") -> Iterator[tuple[st
     """Yield (loss, its difference to a reference) for each loss with a teacher, data set and student."""
     for found, student in product(tables, STUDENTS):
         some = arms(found["runs"], student, reference, "best")
-        yield from ((name, some[name]) for name in TAUGHT if name != reference)
+        # A loss that was added since has no runs yet.
+        yield from ((name, some[name]) for name in TAUGHT if name != reference and name in some)
 
 
 def clear_gains(*tables: Found) -> list[str]:
     """Return the losses that are two standard errors above scratch in every comparison."""
     found = list(comparisons(*tables))
-    return [loss for loss in TAUGHT if all(errors(one) > 2 for name, one in found if name == loss)]
+    return [loss for loss in measured(found) if all(errors(one) > 2 for name, one in found if name == loss)]
+
+
+def measured(found: Sequence[tuple[str, dict[str, float]]]) -> list[str]:
+    """Return the losses that occur in comparisons, in the order of the table of losses."""
+    names = {name for name, _ in found}
+    return [loss for loss in TAUGHT if loss in names]
 
 
 def per_byte(found: Found) -> str:

@@ -62,7 +62,8 @@ def _points(gains: list[dict[str, float]]) -> str:
 
 
 def _clear_gains(*losses: Found) -> str:
-    found, every = accuracy.clear_gains(*losses), len(accuracy.TAUGHT)
+    found = accuracy.clear_gains(*losses)
+    every = len(accuracy.measured(list(accuracy.comparisons(*losses))))
     if not found:
         return f"none of {every}"
     named = ", ".join(f"`{name}`" for name in found)

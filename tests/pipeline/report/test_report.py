@@ -13,7 +13,7 @@ from pipeline.core.errors import DataError
 from pipeline.evaluation.label_errors import LabelError, LabelErrors
 from pipeline.modalities.images.modality import IMAGES
 from pipeline.report.figures import Example, Series, curves_svg, make_examples, spread_rows
-from pipeline.report.page import headline, lede, metric, points, render_page, scientific, size
+from pipeline.report.page import headline, kept_figure, lede, metric, points, render_page, scientific, size
 from pipeline.report.results import Estimate, Group, Report, compare, dump_figures
 from pipeline.report.runs import (
     DETAILS,
@@ -29,6 +29,7 @@ from pipeline.report.runs import (
 from pipeline.report.tables import DumpGallery, SuspectLabel, class_table
 from pipeline.tasks.class_figures import ClassFigures, Confusion
 from pipeline.tasks.classes import CLASSES
+from pipeline.tasks.next_item import NEXT_ITEM
 
 COLUMNS = result_columns(CLASSES)
 SUMMARY = {
@@ -569,3 +570,14 @@ def test_a_network_is_told_without_places_of_a_machine(said, shown):
     made = json.dumps({"students.small": {"model": said, "weights": said, "fine_tune": False}})
     assert network_of(made, "students.small") == {"model": shown, "weights": shown, "fine_tune": False}
     assert network_of(made, "students.other") == network_of(None, "students.small") == {}
+
+
+def test_a_store_and_its_teacher_are_compared_by_one_figure():
+    assert kept_figure(CLASSES) == "top1"
+    assert kept_figure(NEXT_ITEM) == "hr10"
+
+
+def test_a_weak_teacher_is_told_at_the_top():
+    report = make_report(*make_runs([0.9], [0.9]))
+    page = render_page(report, {}, test_images=3, weak=["teacher big: top-1 0.100 on the test samples"])
+    assert page.index("teacher big: top-1 0.100") < page.index("<section>")
