@@ -141,4 +141,4 @@ def test_a_codec_without_a_pilot_is_measured_on_the_held_out_splits(project, ful
     monkeypatch.chdir(project)
     assert run("cache-logits", "main") == 0
     assert {file: file.stat().st_mtime_ns for file in times} == times
-    assert "231 forward passes to do, 1.4 kB of " in capsys.readouterr().err
+    assert "231 forward passes of training views to do, 1.4 kB of " in capsys.readouterr().err
