@@ -88,14 +88,17 @@ def run_step(plan: Plan, step: Step) -> None:
 def _told(plan: Plan, step: Step, file: Path, limit: float, folder: Path) -> dict[str, Any]:
     """Run a step with a separate folder for temporary files; return its status for the file."""
     with (folder / "output").open("w+b") as output:
-        process = _started(called(plan, step, file), folder, output)
+        process = None
         try:
+            # A step may end the check as soon as it runs, before `wait` begins.
+            process = _started(called(plan, step, file), folder, output)
             code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            return {"status": "out of time", "limit": limit, "last_lines": _ended(process, output)}
         except CutOff as stopped:
-            lines = _ended(process, output)
+            lines = [] if process is None else _ended(process, output)
             return {"status": "cut off", "cut_off": stopped.number, "last_lines": lines}
+        except subprocess.TimeoutExpired:
+            assert process is not None
+            return {"status": "out of time", "limit": limit, "last_lines": _ended(process, output)}
         lines = _ended(process, output)
     if code == 0:
         return {"status": "done"}
