@@ -37,7 +37,10 @@ def test_a_disk_that_cannot_hold_the_store_is_refused(there, tmp_path):
 def test_the_disk_holds_what_others_make_too_and_time_is_ones_own(there, tmp_path, capsys):
     there()
     require_room(tmp_path, need(own=250))
-    assert "250 forward passes of training views to do, 2 min, 10.0 kB of 1.0 TB free disk space" in capsys.readouterr().err
+    assert (
+        "250 forward passes of training views to do, 2 min, 10.0 kB of 1.0 TB free disk space"
+        in capsys.readouterr().err
+    )
 
 
 def test_short_memory_is_a_warning(there, tmp_path, capsys):
