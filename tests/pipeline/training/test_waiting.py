@@ -12,7 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.core.distributed import SINGLE
 from pipeline.dump.run import cache_logits
-from pipeline.loading import loader as loading
 from pipeline.loading import targets
 from pipeline.loading.feed import Feed
 from pipeline.loading.loader import Batch, Loader
@@ -20,8 +19,7 @@ from pipeline.loading.targets import Targets
 from pipeline.losses import make_loss
 from pipeline.modalities.images.augmentations import Cutmix, PadCrop, RandAugment, RandomErasing
 from pipeline.modalities.images.preprocessing import Preprocessing, _lines
-from pipeline.modalities.images.rendering import device as rendering
-from pipeline.modalities.images.rendering import pixel_ops, resident
+from pipeline.modalities.images.rendering import resident
 from pipeline.modalities.images.spec import ViewSpec
 from pipeline.modalities.table import mixed_blocks
 from pipeline.store.reader import LogitStore
@@ -96,13 +94,9 @@ def fake(monkeypatch) -> Iterator[FakeTensorMode]:
         def bring(self, arrays):
             return {name: array.to(self._device, non_blocking=True) for name, array in arrays.items()}
 
-    def to_device(values, device):
-        return torch.from_numpy(values).to(device, non_blocking=True)
-
     for module in (resident, targets):
         monkeypatch.setattr(module, "ThreadPoolExecutor", _AtOnce)
-    for module in (rendering, pixel_ops, resident, loading, targets, targets):
-        monkeypatch.setattr(module, "to_device", to_device)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # which a fake one lacks
     monkeypatch.setattr(targets, "Courier", Courier)
     monkeypatch.setattr(targets, "require_no_drift", lambda *_: None)  # which looks at pixels, once
     _lines.cache_clear()
