@@ -26,7 +26,7 @@ from pipeline.evaluation.context import RunContext
 from pipeline.models.checkpoint import ModelCard
 from pipeline.models.teacher import Teacher
 from pipeline.places.addresses import removal
-from pipeline.store.arrays import RESTORE
+from pipeline.store.commands import restoring
 from pipeline.store.ensemble import Ensemble
 from pipeline.store.follow import FollowedStore, follow
 from pipeline.store.reader import LogitStore
@@ -257,7 +257,8 @@ def _described(store: LogitStore) -> tuple[str, ModelCard]:
         return str(teacher["name"]), ModelCard.from_dict(teacher)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptStoreError(
-            f"{store.location}: the header does not describe a teacher ({error!r}); {RESTORE}"
+            f"{store.location}: the header does not describe a teacher ({error!r}); "
+            f"{restoring(store.location)}"
         ) from None
 
 

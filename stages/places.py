@@ -19,7 +19,7 @@ from pipeline.core.files import parse_object, write_json
 from pipeline.core.hashing import bytes_digest
 from pipeline.places.folder import Root, at
 from pipeline.places.location import root_of
-from pipeline.store.layout import MANIFEST
+from pipeline.store.layout import MANIFEST, ZARR_JSON
 from stages import paths
 from stages.params import Params
 
@@ -39,6 +39,13 @@ def write_pointer(params: Params, dump: str) -> None:
     if manifest is None:
         raise IncompleteStoreError(f"{store}: has no {MANIFEST}; run: pipeline cache-logits {dump}")
     write_json(paths.pointer(dump), {"manifest": bytes_digest(manifest), "place": str(store)})
+
+
+def made_stores(params: Params, teacher: str) -> list[tuple[str, Root]]:
+    """Return the dumps of a teacher whose stores exist, finished or not, with their folders or places."""
+    of_teacher = [name for name, dump in params.dumps.items() if dump.teacher == teacher]
+    found = [(name, place_of(params, name)) for name in of_teacher]
+    return [(name, store) for name, store in found if at(store).exists(ZARR_JSON)]
 
 
 def find_store(params: Params, dump: str) -> Root:

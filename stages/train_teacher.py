@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import ConfigError
+from pipeline.core.progress import note
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import RunContext
 from pipeline.losses import make_loss
@@ -20,6 +21,7 @@ from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint, s
 from pipeline.models.embedder import Embedder
 from pipeline.models.pretrained import initial_network, pretrained_network
 from pipeline.models.teacher import require_same_outputs
+from pipeline.places.addresses import removal
 from pipeline.tasks.task import Task
 from pipeline.tracking.log import RunLog, require_installed
 from pipeline.training.failures import naming_epoch
@@ -32,6 +34,7 @@ from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
 from stages.outputs import Outputs, main_figure, test_figures
 from stages.params import ModelParams, Params
+from stages.places import made_stores
 from stages.ranks import training_ranks
 from stages.teachers import judging, making
 
@@ -70,6 +73,8 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
                 network, card = initial_network(
                     context.data, spec.start(params.data.options.size), spec.seed
                 )
+                if ranks.is_first and not outputs.state_path.exists():
+                    _tell_stores(params, teacher)
                 result = _train(context, network, card, spec, outputs.state_path, log)
         if ranks.is_first:
             settings, told = spec.training.settings(), making(params, teacher, context.data)
@@ -84,6 +89,16 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
                 told=told,
                 log=log,
             )
+
+
+def _tell_stores(params: Params, teacher: str) -> None:
+    """Tell of stores that the teacher, once trained again, will not have made, before hours of training."""
+    for dump, store in made_stores(params, teacher):
+        note(
+            f"{store}: made by {teacher} before this training, which makes a different teacher; "
+            f"cache-logits will refuse the store then: give dump {dump!r} a new name in params.yaml, or "
+            f"remove the store with: {removal(store)}"
+        )
 
 
 def _resolve(context: RunContext, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:

@@ -27,7 +27,7 @@ from pipeline.places.addresses import removal
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
-from pipeline.store.arrays import RESTORE
+from pipeline.store.commands import restoring
 from pipeline.store.frame import has_frame, is_framed, read_state
 from pipeline.store.growth import frame_folder, growth_folder, is_growing, read_growth, writing_folder
 from pipeline.store.header import Fingerprint, Header
@@ -235,7 +235,9 @@ def _as_begun(path: Root, found: Header, known: Index, wanted: Wanted) -> tuple[
         MismatchError: the growth belongs to a different store, or the spec has different samples.
     """
     if not at(path).exists(MANIFEST):
-        raise CorruptStoreError(f"{path}: {MANIFEST} is missing beside an unfinished growth; {RESTORE}")
+        raise CorruptStoreError(
+            f"{path}: {MANIFEST} is missing beside an unfinished growth; {restoring(path)}"
+        )
     folder, (begun, index) = growth_folder(path), read_growth(path)
     if not begun.extends(found) or not all(index[name].begins_with(some) for name, some in known.items()):
         raise MismatchError(

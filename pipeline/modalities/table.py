@@ -17,7 +17,8 @@ from pipeline.modalities.preprocessing import Preprocessing, Views
 from pipeline.samples.description import CLASSES, IMAGES
 from pipeline.samples.labels import moved_class
 from pipeline.samples.packed import Split
-from pipeline.store.arrays import RESTORE, reason
+from pipeline.store.arrays import reason
+from pipeline.store.commands import restoring
 from pipeline.store.rehead import EMBEDDING, Reheaded
 from pipeline.store.soft_labels import SoftLabels
 
@@ -91,7 +92,7 @@ def read_views(plain: Mapping[str, Any], teacher: Mapping[str, Any], origin: obj
         return known.views(plain)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptStoreError(
-            f"{origin}: the header does not describe views ({reason(error)}); {RESTORE}"
+            f"{origin}: the header does not describe views ({reason(error)}); {restoring(origin)}"
         ) from None
 
 
@@ -121,7 +122,8 @@ def preprocessing_of(labels: SoftLabels) -> Preprocessing:
         return known.preprocessing(labels.teacher["preprocessing"])
     except (ValueError, TypeError, KeyError, RecursionError, ModelError) as error:
         raise CorruptStoreError(
-            f"{labels.location}: the header does not describe preprocessing ({reason(error)}); {RESTORE}"
+            f"{labels.location}: the header does not describe preprocessing ({reason(error)}); "
+            f"{restoring(labels.location)}"
         ) from None
 
 

@@ -28,6 +28,7 @@ from pipeline.codecs import state_shapes
 from pipeline.core.errors import CorruptStoreError, brief, is_out_of_memory, quoted
 from pipeline.core.files import parse_object
 from pipeline.core.forms import require_form
+from pipeline.store.commands import restoring
 from pipeline.store.layout import CODEC_GROUP, ZARR_JSON, Layout, Section
 from pipeline.store.wire import (
     OpenForm,
@@ -36,8 +37,6 @@ from pipeline.store.wire import (
     require_frame,
     require_shard,
 )
-
-RESTORE = "repair it with: pipeline verify STORE --repair, or restore it (dvc checkout --force STORE)"
 
 _LONGEST = 160
 # zarr's errors on damaged metadata or chunks have no common base.
@@ -75,7 +74,9 @@ def reading(store: object, name: str) -> Iterator[None]:
     except _DAMAGE as error:
         if is_out_of_memory(error):
             raise
-        raise CorruptStoreError(f"{store}: {name} cannot be read ({reason(error)}); {RESTORE}") from None
+        raise CorruptStoreError(
+            f"{store}: {name} cannot be read ({reason(error)}); {restoring(store)}"
+        ) from None
 
 
 def reason(error: Exception) -> str:
@@ -312,5 +313,5 @@ def required(store: object, name: str, most_bytes: int, fetch: Fetch, what: str)
     """
     content = fetch(name, most_bytes)
     if content is None:
-        raise CorruptStoreError(f"{store}: {name} is missing, {what}; {RESTORE}")
+        raise CorruptStoreError(f"{store}: {name} is missing, {what}; {restoring(store)}")
     return content

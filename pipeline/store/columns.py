@@ -22,7 +22,8 @@ from pipeline.core.errors import CorruptStoreError
 from pipeline.core.files import parse_object
 from pipeline.core.forms import require_form
 from pipeline.core.threads import side_by_side
-from pipeline.store.arrays import METADATA_BYTES, RESTORE, Fetch, Shape, StoredArray, reading, required
+from pipeline.store.arrays import METADATA_BYTES, Fetch, Shape, StoredArray, reading, required
+from pipeline.store.commands import restoring
 from pipeline.store.layout import Layout, Section
 from pipeline.store.wire import MOST_ROWS, OpenForm
 
@@ -131,5 +132,5 @@ def _require_incompressible(
     if size < _LEAST_KEY_BYTES * samples:
         raise CorruptStoreError(
             f"{store}: {array.name} has {size:,} bytes for {samples:,} samples, expected eight per "
-            f"sample; {RESTORE}"
+            f"sample; {restoring(store)}"
         )

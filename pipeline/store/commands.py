@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from shlex import quote
 
-from pipeline.places.addresses import hidden_place
+from pipeline.places.addresses import hidden_place, is_address
 from pipeline.places.objects import is_object_address
+from pipeline.store.layout import GROWTH, MANIFEST, ZARR_JSON
 
 
 def dump_command(place: object, options: str = "") -> str:
@@ -36,3 +37,22 @@ def dump_command(place: object, options: str = "") -> str:
     return usual + (
         f" (or, if begun with --out: {begin} DUMP --out {quote(name)}{more})" if may_be_out else ""
     )
+
+
+def restoring(damaged: object) -> str:
+    """Return the commands that repair or restore a damaged store.
+
+    Args:
+        damaged: the store, its growth, or the root file of one of them.
+
+    >>> restoring("data/logits/main.zarr/zarr.json")
+    'repair it with: pipeline verify data/logits/main.zarr --repair, or restore it (dvc checkout --force \
+data/logits/main.zarr)'
+    >>> restoring("s3://bucket/main.zarr")
+    'repair it with: pipeline verify s3://bucket/main.zarr --repair'
+    """
+    name = hidden_place(str(damaged))
+    while name.rpartition("/")[2] in (ZARR_JSON, MANIFEST, GROWTH):
+        name = name.rpartition("/")[0]
+    repair = f"repair it with: pipeline verify {quote(name)} --repair"
+    return repair if is_address(name) else f"{repair}, or restore it (dvc checkout --force {quote(name)})"

@@ -27,7 +27,8 @@ from pipeline.places.folder import Root, at
 from pipeline.places.location import Address, Location
 from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
-from pipeline.store.arrays import RESTORE, reason
+from pipeline.store.arrays import reason
+from pipeline.store.commands import restoring
 from pipeline.store.index import ABSENT
 from pipeline.store.labels import LabelChanges, compared_with, digest_of_present
 from pipeline.store.layout import MANIFEST, ZARR_JSON
@@ -228,7 +229,8 @@ class Ensemble:
             blend = _blend_of(content)
         except ValueError as error:
             raise CorruptStoreError(
-                f"{location}/{MANIFEST}: not an ensemble's manifest ({reason(error)}); {RESTORE}"
+                f"{location}/{MANIFEST}: not an ensemble's manifest ({reason(error)}); "
+                f"{restoring(location)}"
             ) from None
         digests = content["members"]
         members = open_referred(place, digests, "ensemble", allow_drift=allow_drift, **options)

@@ -26,8 +26,9 @@ from pipeline.core.threads import side_by_side
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.places.place import required
-from pipeline.store.arrays import RESTORE, reason
+from pipeline.store.arrays import reason
 from pipeline.store.catalogue import Catalogue
+from pipeline.store.commands import restoring
 from pipeline.store.frame import frame_files, is_framed
 from pipeline.store.header import Header
 from pipeline.store.index import read_index
@@ -103,7 +104,7 @@ class UnfinishedCatalogues(Catalogues):
         except ValueError as error:
             raise CorruptStoreError(
                 f"{self._location}: records of {span} and the next shards contradict each other "
-                f"({reason(error)}); {RESTORE}"
+                f"({reason(error)}); {restoring(self._location)}"
             ) from None
         return joined
 

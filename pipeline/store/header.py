@@ -29,8 +29,8 @@ from pipeline.core.hashing import Described, canonical_json, difference, spec_di
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.places.place import Tag
-from pipeline.store.arrays import RESTORE, reading, reason
-from pipeline.store.commands import dump_command
+from pipeline.store.arrays import reading, reason
+from pipeline.store.commands import dump_command, restoring
 from pipeline.store.layout import SCHEMA, SCHEMAS, ZARR_JSON, Layout
 from pipeline.store.wire import HeaderForm, require_plain
 
@@ -141,7 +141,9 @@ class Header:
             )
             header._require_consistent()
         except (KeyError, TypeError, ValueError, ModelError, RecursionError) as error:
-            raise CorruptStoreError(f"{origin}: not a store header ({reason(error)}); {RESTORE}") from None
+            raise CorruptStoreError(
+                f"{origin}: not a store header ({reason(error)}); {restoring(origin)}"
+            ) from None
         return header
 
     def _require_consistent(self) -> None:
@@ -197,7 +199,9 @@ class Header:
         try:
             value = dict(parse_object(content)["attributes"])
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptStoreError(f"{origin}: not a store header ({reason(error)}); {RESTORE}") from None
+            raise CorruptStoreError(
+                f"{origin}: not a store header ({reason(error)}); {restoring(origin)}"
+            ) from None
         return cls.from_dict(value, origin)
 
     def says_the_same_as(self, other: Header) -> bool:
@@ -258,7 +262,7 @@ class Header:
                 "wrote it, or raise its version and make a new dump"
             )
         raise CorruptStoreError(
-            f"{origin}: the codec's shared arrays have changed since they were written; {RESTORE}"
+            f"{origin}: the codec's shared arrays have changed since they were written; {restoring(origin)}"
         )
 
     def teacher_difference(self, teacher: Described) -> str:
@@ -272,13 +276,13 @@ class Header:
         Raises:
             MismatchError: names the difference: weights, preprocessing, classes or precision.
         """
-        expected = self.fingerprint.teacher
-        if teacher.digest != expected:
+        if teacher.digest != self.fingerprint.teacher:
             what = self.teacher_difference(teacher) or f"its weights are {teacher.digest[:12]}"
             name = teacher.plain["name"]
             raise MismatchError(
-                f"{origin}: written by a different teacher ({expected[:12]}) than {name}: {what}; "
-                "restore the original checkpoint, or make a dump of a new name"
+                f"{origin}: written by a different teacher than {name}, which was trained again since, "
+                f"e.g. on changed data, or replaced ({what}); restore the original checkpoint, or make a "
+                "dump of a new name"
             )
 
     def to_bytes(self) -> bytes:

@@ -28,8 +28,9 @@ from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import NO_DECODER
-from pipeline.store.arrays import RESTORE, Fetch
+from pipeline.store.arrays import Fetch
 from pipeline.store.columns import read_section
+from pipeline.store.commands import restoring
 from pipeline.store.header import Header
 from pipeline.store.layout import Layout, Section
 
@@ -337,7 +338,7 @@ def read_index(path: Root, header: Header) -> Index:
     if not is_described(index, header):
         raise CorruptStoreError(
             f"{path}: the sample index (keys, digests or labels) has changed since it was written; "
-            f"{RESTORE}"
+            f"{restoring(path)}"
         )
     return index
 
@@ -368,8 +369,8 @@ def require_same_making(path: Root, header: Header, wanted: Wanted) -> None:
         (
             "a different teacher",
             teacher.digest == found.teacher,
-            f"{header.teacher_difference(teacher) or 'different weights'} (training again, e.g. on changed "
-            "data, makes another teacher)",
+            "it was trained again since, e.g. on changed data, or replaced "
+            f"({header.teacher_difference(teacher) or 'different weights'})",
         ),
         (
             "different views",

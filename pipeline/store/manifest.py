@@ -24,9 +24,9 @@ from pipeline.core.hashing import spec_digest
 from pipeline.places.folder import Root, at
 from pipeline.places.location import JSON_BYTES, Location
 from pipeline.places.place import Tag
-from pipeline.store.arrays import RESTORE, reason
+from pipeline.store.arrays import reason
 from pipeline.store.catalogue import Catalogue
-from pipeline.store.commands import dump_command
+from pipeline.store.commands import dump_command, restoring
 from pipeline.store.faults import MISSING, look_up
 from pipeline.store.header import Header
 from pipeline.store.layout import (
@@ -151,7 +151,9 @@ class Manifest:
         except FileNotFoundError:
             raise _no_manifest(location) from None
         except (ValueError, KeyError) as error:
-            raise CorruptStoreError(f"{origin}: not a manifest ({reason(error)}); {RESTORE}") from None
+            raise CorruptStoreError(
+                f"{origin}: not a manifest ({reason(error)}); {restoring(location)}"
+            ) from None
         if "members" in content:
             raise StoreError(
                 f"{location}: is an ensemble, which stores no logits; use the stores that it averages"
@@ -167,8 +169,12 @@ class Manifest:
             if spec_digest(content) == digest:
                 return replace(parse(content, header, location, copies), written_by=_unsealed(written_by))
         except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise CorruptStoreError(f"{origin}: not a manifest ({reason(error)}); {RESTORE}") from None
-        raise CorruptStoreError(f"{origin}: changed since it was written (digest differs); {RESTORE}")
+            raise CorruptStoreError(
+                f"{origin}: not a manifest ({reason(error)}); {restoring(location)}"
+            ) from None
+        raise CorruptStoreError(
+            f"{origin}: changed since it was written (digest differs); {restoring(location)}"
+        )
 
     def catalogue_files(self) -> dict[str, str]:
         """Return the SHA-256 (hex) of each catalogue and copy, by its name in the store."""
@@ -224,9 +230,9 @@ class Manifest:
         """
         content, problem = look_up(location, name, self.metadata[name], most_bytes=most_bytes)
         if problem == MISSING:
-            raise IncompleteStoreError(f"{location}/{name}: missing; {RESTORE}")
+            raise IncompleteStoreError(f"{location}/{name}: missing; {restoring(location)}")
         if content is None or problem:
-            raise CorruptStoreError(f"{location}/{name}: {problem}; {RESTORE}")
+            raise CorruptStoreError(f"{location}/{name}: {problem}; {restoring(location)}")
         return content
 
     def shard_files(self) -> set[str]:

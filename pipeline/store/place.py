@@ -16,7 +16,7 @@ from pipeline.places.folder import Root, at
 from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.places.place import Place, Tag
-from pipeline.store.arrays import RESTORE
+from pipeline.store.commands import restoring
 from pipeline.store.faults import files_in
 from pipeline.store.frame import frame_files
 from pipeline.store.growth import forget_work, settle
@@ -170,7 +170,7 @@ def _no_place(path: Root) -> StoreError | None:
             f"{path}: is {NOUNS[found]}, but a logit store was requested; choose a different name"
         )
     if at(path).exists(MANIFEST):
-        return CorruptStoreError(f"{path}: {ZARR_JSON} is missing; {RESTORE}")
+        return CorruptStoreError(f"{path}: {ZARR_JSON} is missing; {restoring(path)}")
     others = sorted(name for name in _files(path) - frame_files(path) if not is_passing(name))
     if not others:
         return None

@@ -22,7 +22,8 @@ from pipeline.places.addresses import removal
 from pipeline.places.location import Address, Location
 from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
-from pipeline.store.arrays import METADATA_BYTES, RESTORE, logits_array, read_state, reading
+from pipeline.store.arrays import METADATA_BYTES, logits_array, read_state, reading
+from pipeline.store.commands import restoring
 from pipeline.store.faults import look_up
 from pipeline.store.index import SampleIndex, read_samples
 from pipeline.store.labels import LabelChanges, changed_labels
@@ -160,7 +161,7 @@ class SectionReader:
         if codec.is_valid is not None and not codec.is_valid(batch):
             raise CorruptStoreError(
                 f"{self._location}: {self._name} view {view} has values that codec {codec.name} never "
-                f"writes; {RESTORE}"
+                f"writes; {restoring(self._location)}"
             )
         return codec.decode(batch)
 
@@ -397,7 +398,7 @@ def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: 
     size, digest = manifest.file_of(shard, array)
     content, problem = look_up(location, name, digest, size)
     if content is None or problem:
-        raise CorruptStoreError(f"{location}: {name} {problem}; {RESTORE}")
+        raise CorruptStoreError(f"{location}: {name} {problem}; {restoring(location)}")
     return content
 
 

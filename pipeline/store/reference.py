@@ -20,8 +20,8 @@ from pipeline.core.forms import require_form
 from pipeline.core.hashing import spec_digest
 from pipeline.places.location import Address, Location
 from pipeline.places.place import Place
-from pipeline.store.arrays import RESTORE, reason
-from pipeline.store.commands import dump_command
+from pipeline.store.arrays import reason
+from pipeline.store.commands import dump_command, restoring
 from pipeline.store.layout import MANIFEST, OF_RECORDS, SCHEMAS, ZARR_JSON
 from pipeline.store.reader import LogitStore
 
@@ -81,10 +81,12 @@ def read_reference(location: Location, form: type[BaseModel], kind: Kind) -> dic
         require_form(form, content)
     except (ValueError, KeyError, RecursionError) as error:
         raise CorruptStoreError(
-            f"{origin}: not {NOUNS[kind]}'s manifest ({reason(error)}); {RESTORE}"
+            f"{origin}: not {NOUNS[kind]}'s manifest ({reason(error)}); {restoring(location)}"
         ) from None
     if changed:
-        raise CorruptStoreError(f"{origin}: changed since it was written (digest differs); {RESTORE}")
+        raise CorruptStoreError(
+            f"{origin}: changed since it was written (digest differs); {restoring(location)}"
+        )
     return content
 
 

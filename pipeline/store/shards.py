@@ -11,8 +11,9 @@ from threading import Lock
 
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError
 from pipeline.places.location import Location
-from pipeline.store.arrays import RESTORE, reason
+from pipeline.store.arrays import reason
 from pipeline.store.catalogue import Catalogue, most_bytes
+from pipeline.store.commands import restoring
 from pipeline.store.faults import MISSING, look_up
 from pipeline.store.header import Header
 from pipeline.store.layout import ShardId, Span, catalogue_file
@@ -87,16 +88,18 @@ class Catalogues(Mapping[ShardId, ShardRecord]):
                 )
         told = f"{self._location}/{name}: the catalogue of {_told(span)}"
         if problem == MISSING:
-            raise IncompleteStoreError(f"{told} {problem}; {RESTORE}")
+            raise IncompleteStoreError(f"{told} {problem}; {restoring(self._location)}")
         if content is None or problem:
-            raise CorruptStoreError(f"{told} {problem}; {RESTORE}")
+            raise CorruptStoreError(f"{told} {problem}; {restoring(self._location)}")
         try:
             catalogue = Catalogue.parse(content)
             if catalogue.span != span:
                 raise ValueError(f"it is of {_told(catalogue.span)}")
             catalogue.require(layout, self._header.origin)
         except ValueError as error:
-            raise CorruptStoreError(f"{told} cannot be read ({reason(error)}); {RESTORE}") from None
+            raise CorruptStoreError(
+                f"{told} cannot be read ({reason(error)}); {restoring(self._location)}"
+            ) from None
         return catalogue
 
 

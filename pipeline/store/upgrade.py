@@ -26,8 +26,7 @@ from pipeline.places.local import require_own_folders
 from pipeline.places.location import Location
 from pipeline.samples.packed import Split
 from pipeline.samples.samples import UNLABELLED
-from pipeline.store.arrays import RESTORE
-from pipeline.store.commands import dump_command
+from pipeline.store.commands import dump_command, restoring
 from pipeline.store.faults import metadata_faults
 from pipeline.store.frame import read_state
 from pipeline.store.growth import begun_as, growth_folder, is_growing, prepare_growth
@@ -183,7 +182,9 @@ def _require_whole(path: Root, manifest: Manifest) -> None:
     location = Location(path)
     metadata = {name: digest for name, digest in manifest.metadata.items() if not name.endswith(".jsonl")}
     for fault in metadata_faults(location, metadata):
-        raise CorruptStoreError(f"{path}: {fault}; {RESTORE}")
+        raise CorruptStoreError(f"{path}: {fault}; {restoring(path)}")
     root = Header.parse(manifest.read_metadata(location, ZARR_JSON), f"{path}/{ZARR_JSON}")
     if not root.says_the_same_as(manifest.header):
-        raise CorruptStoreError(f"{path}: {ZARR_JSON} and {MANIFEST} describe different stores; {RESTORE}")
+        raise CorruptStoreError(
+            f"{path}: {ZARR_JSON} and {MANIFEST} describe different stores; {restoring(path)}"
+        )

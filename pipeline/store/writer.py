@@ -22,8 +22,9 @@ from pipeline.core.threads import side_by_side
 from pipeline.places.folder import Root, at
 from pipeline.places.location import Location
 from pipeline.places.place import Tag, required
-from pipeline.store.arrays import RESTORE, StoredArray, logits_array, reading, reason
+from pipeline.store.arrays import StoredArray, logits_array, reading, reason
 from pipeline.store.catalogue import Catalogue
+from pipeline.store.commands import restoring
 from pipeline.store.frame import frame_files
 from pipeline.store.growth import forget_work, growth_folder, set_aside, settle
 from pipeline.store.header import Header
@@ -278,7 +279,7 @@ class StoreWriter:
         except ValueError as error:
             raise CorruptStoreError(
                 f"{self.path}: records of {span} and the next shards contradict each other "
-                f"({reason(error)}); {RESTORE}"
+                f"({reason(error)}); {restoring(self.path)}"
             ) from None
         return self._records.put(joined)
 

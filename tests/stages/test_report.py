@@ -66,6 +66,9 @@ def test_students_and_teachers_are_judged_alike(project, capsys):
     assert found["outdated"] == {"teacher-tutor": [because]}
     assert found["networks"] == {"pupil": {"model": "resnet8", "weights": None, "fine_tune": False}}
     assert run("train-teacher", "tutor", "--set", "teachers.tutor.epochs=1") == 0
+    told = capsys.readouterr().err
+    assert f"{STORE}: made by tutor before this training" in told
+    assert "give dump 'main' a new name in params.yaml, or remove the store with: rm -r" in told
     assert run("report") == 0
     assert "written by a different teacher" in capsys.readouterr().err
 

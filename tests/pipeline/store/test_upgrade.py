@@ -112,7 +112,7 @@ def test_a_damaged_store_is_not_upgraded(path, states, name):
     file = path / name
     file.write_bytes(file.read_bytes().replace(b"1", b"2"))
     before = content(path)
-    with pytest.raises(CorruptStoreError, match=r"verify STORE --repair"):
+    with pytest.raises(CorruptStoreError, match=r"verify \S+ --repair"):
         upgrade(path)
     assert content(path) == before
 
