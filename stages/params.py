@@ -302,7 +302,7 @@ class Params:
         entries |= {f"students.{name}": spec for name, spec in self.students.items()}
         for entry in only or entries:
             try:
-                source_of(entries[entry].model)
+                source_of(entries[entry].model, self.data.kind.families).require_name(entries[entry].model)
             except ModelError as error:
                 raise ConfigError(f"{entry}.model: {error}; correct it in params.yaml") from None
 

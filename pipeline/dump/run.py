@@ -108,7 +108,7 @@ def found_complete(path: Root) -> Manifest:
     shards = dict(manifest.finished(manifest.layout.shards()))
     if faults := size_faults(path, manifest.layout, shards):
         raise damaged(path, faults)
-    note(f"{path}: complete, nothing to do")
+    note(f"{path}: complete, no shard is missing")
     tell_pending(path)
     return manifest
 

@@ -76,6 +76,14 @@ class Family(ABC):
     def knows(self, name: str) -> bool:
         """Whether this source has a model of this name."""
 
+    def require_name(self, name: str) -> None:
+        """Refuse a name that `knows` accepts by its form, but the installed library does not have.
+
+        Raises:
+            ModelError: naming the model.
+        """
+        return
+
     @abstractmethod
     def build(
         self, name: str, *, num_classes: int, channels: int, stem_stride: int, options: Mapping[str, Any]

@@ -6,14 +6,14 @@ preprocessing live in other modules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any
 
 from torch import nn
 
-from pipeline.core.errors import ModelError, did_you_mean
+from pipeline.core.errors import ModelError, did_you_mean, quoted
 from pipeline.modalities.families import IMAGENET_STEM_STRIDE, Family
 from pipeline.modalities.table import families
 from pipeline.models.embedder import Embedder, Normalise
@@ -60,8 +60,12 @@ class Architecture:
         return cls(**{**value, "selected": tuple(value.get("selected", ()))})
 
 
-def source_of(name: str) -> Family:
+def source_of(name: str, listed: Sequence[Family] = ()) -> Family:
     """Return the first family that knows a model name.
+
+    Args:
+        name: of the model.
+        listed: the families that the error lists; if empty, those of all modalities.
 
     Raises:
         ModelError: no family knows the name.
@@ -69,11 +73,11 @@ def source_of(name: str) -> Family:
     for family in chain(families(), [OwnCode()]):
         if family.knows(name):
             return family
-    every = (*families(), OwnCode())
-    known = [known for family in every for known in family.names()]
+    expected = (*(listed or families()), OwnCode())
+    hint = did_you_mean(name, [known for family in expected for known in family.names()])
     raise ModelError(
-        f"model {name!r} is unknown; expected {', '.join(family.described for family in every)}"
-        f"{did_you_mean(name, known)}"
+        f"model {quoted(name)} is unknown{f'{hint} Expected' if hint else '; expected'} "
+        f"{', '.join(family.described for family in expected)}"
     )
 
 

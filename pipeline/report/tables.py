@@ -23,6 +23,7 @@ from pipeline.report.results import Group, Report, StudentResults
 from pipeline.samples.packed import Split
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.tasks.class_figures import ClassFigures, Confusion
+from pipeline.tasks.table import find_task
 
 SHOWN_CLASSES = 20
 EXAMPLES = 6
@@ -143,7 +144,7 @@ class DumpGallery:
 
     Args:
         examples: training samples as the teacher saw them.
-        label_errors: findings about labels; None without the store's logits, or of other than classes.
+        label_errors: findings about labels; None without the logits, or if the task doubts no labels.
         suspects: the samples with the worst labels.
     """
 
@@ -175,8 +176,7 @@ def make_gallery(
         )
         return DumpGallery()
     note(f"collecting examples and suspect labels of {name}")
-    if store.measures.is_absolute:
-        # Only a softmax gives one label a probability against all others.
+    if store.measures.is_absolute or not find_task(data.task).doubts_labels:
         return DumpGallery(examples=_examples(name, store, data))
     errors = find_label_errors(store, data, SUSPECTS, workers, elsewhere)
     return DumpGallery(

@@ -33,6 +33,7 @@ class Classes(UsualTask):
     name = "classes"
     labels: tuple[LabelKind, ...] = ("index",)
     supervised: str | None = "scratch"
+    doubts_labels = True
     # KL(teacher || decoded) in nats at temperatures 1 and 4, and the share of equal first classes.
     measures = SOFTMAX
     accuracy = "top-1"

@@ -97,6 +97,9 @@ class NextItem(Classes):
         (0.5, 0.5, 0.667)
     """
 
+    # An item that nobody expected was chosen nevertheless: it is no error.
+    doubts_labels = False
+
     def __init__(self, name: str = "next_item", first: int = FIRST) -> None:
         self.name, self._first, self.accuracy = name, first, f"HR@{first}"
         own = (

@@ -89,6 +89,10 @@ class Task(Rule, Protocol):
     def supervised(self) -> str | None:
         """The loss of labels alone that trains a teacher; None if labels cannot train one."""
 
+    @property
+    def doubts_labels(self) -> bool:
+        """Whether the report lists labels that a teacher finds unlikely, as errors that they may be."""
+
     # Units of the outputs that only a teacher's outputs tell.
 
     @property
@@ -189,6 +193,8 @@ class UsualTask:
 
     names_outputs = True
     needs_pilot = False
+    # Only a softmax gives one label a probability against all others.
+    doubts_labels = False
     mended: tuple[Column, ...] = ()
     measures: Measures
 

@@ -207,7 +207,7 @@ def test_another_precision_is_refused_without_the_checkpoint(dumped, refused):
 
 
 def test_a_complete_dump_whose_files_are_not_there_is_not_called_complete(dumped, refused, told):
-    assert "complete, nothing to do" in told("cache-logits", "main")
+    assert "complete, no shard is missing" in told("cache-logits", "main")
     shard = next(file for file in sorted((STORE / "train/codes/c").rglob("*")) if file.is_file())
     whole, name = shard.read_bytes(), shard.relative_to(STORE)
     shard.write_bytes(whole[:-1])
@@ -231,13 +231,13 @@ def test_a_dump_that_changed_is_no_output_of_dvc(dumped, refused, told, monkeypa
         in refused("cache-logits", "main")
     )
     assert run("verify", STORE, "--repair") == 0
-    assert "complete, nothing to do" in told("cache-logits", "main")
+    assert "complete, no shard is missing" in told("cache-logits", "main")
 
 
 def test_damage_is_found_beside_growth_and_a_file_of_the_users_is_none(dumped, refused, told, monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "cache-logits@main")
     (STORE / ".DS_Store").write_bytes(b"mine")
-    assert "complete, nothing to do" in told("cache-logits", "main")
+    assert "complete, no shard is missing" in told("cache-logits", "main")
     shard = next(file for file in sorted((STORE / "train/codes/c").rglob("*")) if file.is_file())
     flip(shard, len(shard.read_bytes()) // 2)
     more = refused("cache-logits", "main", "--set", "dumps.main.views.count=4")

@@ -117,6 +117,22 @@ def test_unknown_model_of_a_teacher(project, fails):
         fails(arguments, "teachers.tutor.model: model 'vgg111' is unknown", "did you mean 'vgg11'?")
 
 
+def test_an_unknown_model_lists_those_of_the_datas_modality(project, fails):
+    fails(
+        ["prepare", "--set", "students.pupil.model=unheard"],
+        "students.pupil.model: model 'unheard' is unknown; expected resnet8, ",
+        "wrn_40_2, a torchvision classifier, timm:NAME, your own module:callable; correct it in params.yaml",
+    )
+
+
+def test_an_unknown_model_of_timm(project, fails, monkeypatch):
+    arguments = ["prepare", "--set", "students.pupil.model=timm:resnte18"]
+    fails(arguments, "students.pupil.model: model 'timm:resnte18' is", "did you mean 'timm:resnet18'?")
+    # A machine that only prepares or dumps may not have the students' libraries.
+    monkeypatch.setattr("pipeline.modalities.images.models.timm.find_spec", lambda _: None)
+    assert run(*arguments) == 0
+
+
 def test_unknown_codec(project, fails):
     fails(
         ["prepare", "--set", "dumps.main.codec=affine7"], "dumps.main", "'affine7'", "topk-K", "'affine8'"

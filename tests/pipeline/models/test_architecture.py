@@ -170,7 +170,9 @@ def test_an_unknown_model_gets_a_suggestion(name, suggestion):
 
 @pytest.mark.parametrize("name", ["fcn_resnet50", "r3d_18", "maskrcnn_resnet50_fpn", "raft_large"])
 def test_a_torchvision_network_that_is_no_classifier_is_unknown(name):
-    with pytest.raises(ModelError, match=r"is unknown; expected resnet8, .*wrn_40_2, a torchv"):
+    with pytest.raises(
+        ModelError, match=r"is unknown; (did you mean '.*'\? E|e)xpected resnet8, .*wrn_40_2, a torchv"
+    ):
         build(Architecture(name=name, num_classes=2))
 
 

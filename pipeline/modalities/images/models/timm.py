@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
@@ -41,6 +42,15 @@ class Timm(Family):
     def knows(self, name: str) -> bool:
         """Whether a name begins with `timm:`."""
         return name.startswith(_PREFIX)
+
+    def require_name(self, name: str) -> None:
+        """Refuse a name that timm does not have; on a machine without timm, every name passes.
+
+        Raises:
+            ModelError: timm has no such model, or no such weights.
+        """
+        if find_spec("timm") is not None:
+            _known(name)
 
     def weight_names(self, name: str) -> Sequence[str]:
         """Return the tags of timm's weights of a model."""
