@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
 
-from pipeline.core.errors import ConfigError, DataError, counted
+from pipeline.core.errors import ConfigError, DataError, counted, did_you_mean, first_of
 from pipeline.core.files import write_bytes
 from pipeline.core.trust import Trust
 from pipeline.export.deployment import Deployment
@@ -27,7 +28,7 @@ from stages.runtime import bound_threads
 
 
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint")
 @click.option(
     "--format",
     "form",
@@ -66,7 +67,7 @@ from stages.runtime import bound_threads
 @trusts_code
 @debuggable
 def command(
-    checkpoint: Path,
+    checkpoint: str,
     form: str,
     out: Path,
     with_normalise: bool,
@@ -77,14 +78,16 @@ def command(
 ) -> None:
     """Export CHECKPOINT (NAME.pt with its card NAME.json) to one ONNX or torch.export file.
 
+    The name of a run, e.g. main-small-kd-0 or teacher-large, stands for its checkpoint below models/.
     The batch size is dynamic. Preprocessing and classes are included as JSON: in ONNX's metadata, or as
     extra files of the archive. The file is written only if it gives the network's logits on real samples.
     Code named by the card runs only with --trust-code.
     """
     require_alone()
     bound_threads()
-    _require_other_file(out, checkpoint)
-    network, card = load_checkpoint(checkpoint, trust=trust)
+    found = _find(checkpoint)
+    _require_other_file(out, found)
+    network, card = load_checkpoint(found, trust=trust)
     preprocessing = card.preprocessing
     images = _samples(folder, card, samples)
     deployment = Deployment(network=network, card=card, normalises=with_normalise).fitted()
@@ -98,6 +101,26 @@ def command(
     written = f"{form} of {card.architecture.name}, {counted(len(card.classes), 'output')}"
     say(f"{out}: {len(content):,} bytes, {written}")
     click.echo(f"{parity}")
+
+
+def _find(given: str) -> Path:
+    """Return the file of a checkpoint, or that of a run of this name.
+
+    Raises:
+        ConfigError: no run has this name.
+    """
+    if re.fullmatch(r"[\w-]+", given) is None or Path(given).exists():
+        return Path(given)
+    students, teachers = (sorted(folder.glob("*.pt")) for folder in (paths.STUDENTS, paths.TEACHERS))
+    runs = {file.stem: file for file in students} | {
+        paths.teacher_run(file.stem): file for file in teachers
+    }
+    if given not in runs:
+        raise ConfigError(
+            f"no run {given!r} in models/; expected the file of a checkpoint, or one of "
+            f"{first_of([name for name in runs if not name.endswith('.last')])}{did_you_mean(given, runs)}"
+        )
+    return runs[given]
 
 
 def _require_other_file(out: Path, checkpoint: Path) -> None:

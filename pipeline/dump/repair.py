@@ -48,6 +48,8 @@ from pipeline.store.manifest import Manifest
 from pipeline.store.place import behind_links, clean
 
 _STRAYS = ".strays"
+# Faults are told in the present tense; once they are mended, in the past.
+_PAST = {"is": "was", "has": "had"}
 _CANNOT = "restore it (dvc checkout --force), or remove the store and dump again"
 
 
@@ -187,9 +189,11 @@ def _strays_folder(path: Root) -> Root:
 
 
 def _done_about(path: Root, fault: Fault) -> str:
+    verb, _, rest = fault.problem.partition(" ")
+    found = f"{fault.name}, which {_PAST[verb]} {rest}"
     if _is_foreign(fault):
-        return f"moved to {_strays_folder(path)}: {fault.name}, which is not part of the store"
-    return f"{'removed' if fault.problem == STRAY else 'rewritten'}: {fault}"
+        return f"moved to {_strays_folder(path)}: {found}"
+    return f"{'removed' if fault.problem == STRAY else 'rewritten'}: {found}"
 
 
 def _examine(path: Root) -> _Findings:

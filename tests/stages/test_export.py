@@ -31,7 +31,7 @@ TEACHER = Path("models/teachers/tutor.pt")
 
 def test_onnx_runs_on_the_test_images_with_the_networks_logits(project, capsys):
     out = Path("deploy/tutor.onnx")
-    assert run("export", TEACHER, "--format", "onnx", "--out", out) == 0
+    assert run("export", "teacher-tutor", "--format", "onnx", "--out", out) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith(f"{out}: {out.stat().st_size:,} bytes, onnx of resnet8, 4 outputs")
     assert re.match(
@@ -93,6 +93,8 @@ def test_other_images_can_be_compared_on(project, capsys):
     ("checkpoint", "out", "words"),
     [
         ("models/teachers/nobody.pt", "x.pt2", "models/teachers/nobody.json: no such file"),
+        ("teacher-tuter", "x.pt2", "no run 'teacher-tuter' in models/; expected the file of a checkpoint"),
+        ("teacher-tuter", "x.pt2", "or one of teacher-tutor; did you mean 'teacher-tutor'?"),
         (TEACHER, TEACHER, "is the checkpoint itself or its card"),
         (TEACHER, TEACHER.with_suffix(".json"), "is the checkpoint itself or its card"),
     ],

@@ -47,7 +47,7 @@ def test_a_repair_moves_a_users_files_out_of_the_store(complete, capsys):
         (STORE / name).write_text("mine")
     assert run("verify", STORE, "--repair") == 0
     told = capsys.readouterr().err
-    assert f"moved to {STORE}.strays: NOTES.md, which is not part of the store" in told
+    assert f"moved to {STORE}.strays: NOTES.md, which was not part of the store" in told
     assert Path(f"{STORE}.strays/NOTES.md").read_text() == "mine"
     assert Path(f"{STORE}.strays/inner.zarr/zarr.json").read_text() == "mine"
     assert content(STORE) == complete

@@ -139,7 +139,7 @@ def test_a_store_in_a_bucket_is_repaired(context, teacher, make_spec, local, pla
     assert set(verify(place).files) == {
         *("train/codes/c/1/0/0", "train/scale/c/0/1", "train/keys/c/0", "notes.md")
     }
-    assert "rewritten: train/scale/c/0/1 is missing" in repair(place, context, teacher)
+    assert "rewritten: train/scale/c/0/1, which was missing" in repair(place, context, teacher)
     assert files_of(place) == local
     assert next(place.parents()).get("main.zarr.strays/notes.md") == b"mine"
 
