@@ -15,6 +15,7 @@ from pipeline.core.errors import (
     DataError,
     MismatchError,
     ModelError,
+    counted,
 )
 from pipeline.core.files import parse_object
 from pipeline.core.hashing import canonical_json, difference
@@ -103,7 +104,20 @@ def dumping(params: Params, dump: str, machine: Machine) -> tuple[RunContext, Te
     spec = params.dump(dump)
     context = judging(machine.context(params.data), params.teacher(spec.teacher))
     teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
+    _tell_unused_views(params, dump)
     return context, teacher, spec.dump_spec()
+
+
+def _tell_unused_views(params: Params, dump: str) -> None:
+    """Tell of views that no run of the sweep is long enough to use."""
+    epochs = [params.student(name).training.epochs for name in params.sweep.students]
+    count, longest = params.dump(dump).views.count, max(epochs, default=0)
+    if dump in params.sweep.dumps and 0 < longest < count:
+        note(
+            f"dump {dump!r}: {counted(count, 'view')}, but the students of sweep train for at most "
+            f"{counted(longest, 'epoch')}, each of one view: {count - longest} of them would never be "
+            f"used; lower dumps.{dump}.views.count, or raise the students' epochs"
+        )
 
 
 def card_difference(params: Params, name: str, card: ModelCard) -> str:

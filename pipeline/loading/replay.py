@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from pipeline.codecs import find_codec, trust_codec
 from pipeline.core.arrays import Rows
+from pipeline.core.errors import counted
 from pipeline.loading.drift import require_no_drift
 from pipeline.loading.feed import Feed
 from pipeline.loading.labels import Labels
@@ -76,6 +77,8 @@ class ReplayDataset(Dataset[Item]):
         images = prepared.train
         self._blocks = mixed_blocks(opened, images)
         self._n_classes, self.n_views = len(prepared.classes), opened.n_views
+        codecs = dict.fromkeys(member.codec.name for member in opened.members)
+        self._name = f"{opened.location} ({', '.join(codecs)})"
         self._look()
         require_no_drift(opened, self._feed)
         self._rows = torch.from_numpy(opened.rows_of(images))
@@ -93,6 +96,10 @@ class ReplayDataset(Dataset[Item]):
         with self._view.changing_to(view):
             for name, values in encoded.items():
                 self._labels.arrays[name].copy_(values)
+
+    def __repr__(self) -> str:
+        view = f"view {self._view.now()[1]} of {self.n_views}"
+        return f"<ReplayDataset {self._name}: {counted(len(self), 'sample')}, {view}>"
 
     def __len__(self) -> int:
         return len(self._rows)

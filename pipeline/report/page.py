@@ -178,7 +178,7 @@ def render_page(
         "forms": FORMS,
         "network": network,
         "strip": strip,
-        "verdict_sentence": verdict_sentence,
+        "verdict_sentence": partial(verdict_sentence, report, test_images),
     }
     series = {name: Series(index) for index, name in enumerate(report.labels)}
     return environment.get_template("page.html.j2").render(
@@ -224,13 +224,18 @@ def lede(report: Report, test_images: int) -> str:
         ways.append(f"on cached logits of {_teachers(report)} ({_listed(taught)})")
     seeds = {run.seed for group in groups for run in group.runs}
     count = tied("one seed each" if len(seeds) == 1 else f"{len(seeds)} seeds each")
-    is_coarse = report.task.name == "classes" and 0 < test_images <= _FEW
+    is_coarse = _is_coarse(report, test_images)
     one = tied(f"{100 / test_images:.1f} points") if is_coarse else ""
     coarse = f" One test sample is {one}; more seeds do not change that." if is_coarse else ""
     return (
         f"Trained {_listed(ways)}, {count}. Accuracies are measured on {test_images:,} un-augmented test "
         f"samples, which were not used for any choice.{coarse}"
     )
+
+
+def _is_coarse(report: Report, test_images: int) -> bool:
+    """Whether one test sample is a point of accuracy or more."""
+    return report.task.name == "classes" and 0 < test_images <= _FEW
 
 
 def summary(report: Report) -> str:
@@ -255,7 +260,7 @@ def summary(report: Report) -> str:
     )
 
 
-def verdict_sentence(report: Report, verdict: Verdict) -> str:
+def verdict_sentence(report: Report, test_images: int, verdict: Verdict) -> str:
     """Write whether a distilled group beats the baselines, and by how much."""
     name, comparisons = report.label(verdict.group), verdict.comparisons
     several = len(comparisons) > 1
@@ -268,7 +273,7 @@ def verdict_sentence(report: Report, verdict: Verdict) -> str:
         "not_shown": f"{name} does not beat {only or 'every baseline'} by two {by}: {gains} {seeds}.",
         "worse": f"{name} is worse than {only or 'a baseline'} by more than two {by}: {gains} {seeds}.",
         "one_seed": f"One seed is not enough to judge. {name} has {gains}, which may be chance. "
-        "Add more seeds to sweep.seeds.",
+        f"Add {'test samples, and ' if _is_coarse(report, test_images) else ''}more seeds to sweep.seeds.",
         "no_baseline": f"{name} has no baseline for comparison. Add one to sweep.baselines.",
         "unlabelled": f"{name} cannot be judged: the test samples have no labels.",
     }[verdict.outcome]

@@ -109,6 +109,15 @@ def test_a_plan_is_for_people_too(project, capsys):
     assert "forward passes" in printed
 
 
+def test_views_that_no_student_reaches_are_told(project, capsys):
+    assert run("plan", "main", "--set", "students.pupil.epochs=1") == 0
+    told = capsys.readouterr().err
+    assert f"dump 'main': {VIEWS} views, but the students of sweep train for at most 1 epoch" in told
+    assert f"{VIEWS - 1} of them would never be used; lower dumps.main.views.count" in told
+    assert run("plan", "main", "--set", f"students.pupil.epochs={VIEWS}") == 0
+    assert "never be used" not in capsys.readouterr().err
+
+
 @pytest.fixture
 def full(monkeypatch):
     """A disk with 100 bytes."""

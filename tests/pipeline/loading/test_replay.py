@@ -112,6 +112,12 @@ def test_a_student_may_have_other_eyes(store, context, teacher):
     assert torch.equal(logits, ReplayDataset(store, context.data)[3][2])
 
 
+def test_a_dataset_says_what_it_is(dataset, store):
+    dataset.set_view(1)
+    told = f"{store.location} ({store.codec.name}): {len(dataset)} samples, view 1 of {store.n_views}"
+    assert repr(dataset) == f"<ReplayDataset {told}>"
+
+
 def test_a_view_that_there_is_not_is_refused(dataset):
     with pytest.raises(IndexError, match="3 views"):
         dataset.set_view(3)
