@@ -17,9 +17,14 @@ from typing import Any
 
 from pipeline.core.errors import ConfigError, DataError
 from pipeline.core.files import read_json, write_json
+from pipeline.places.objects import is_object_address
+from pipeline.samples.objects import list_objects
+from pipeline.samples.parts import MAGIC
 from stages.data_params import DataParams
 
 SUFFIX = ".watch"
+# Options with patterns of further files.
+_FURTHER = ("test_files", "validation_files", "unlabelled_files")
 
 
 def is_kept(data: DataParams) -> bool:
@@ -40,13 +45,12 @@ def look(data: DataParams) -> dict[str, Any]:
             f"data.watch is {data.watch!r}, a digest of the source's files, but data.source {kind!r} has "
             "none; expected a file or folder; watch something else"
         )
-    root = Path(path)
-    if not root.exists():
-        raise DataError(f"{root}: no such file or folder; expected the source; correct data.source")
+    further = (getattr(data.options, name, None) for name in _FURTHER)
     state, count = hashlib.sha256(), 0
-    for line in _lines(root):
-        state.update(line)
-        count += 1
+    for pattern in (path, *(pattern for pattern in further if pattern)):
+        for line in _lines_of_objects(pattern) if is_object_address(pattern) else _lines(_root_of(pattern)):
+            state.update(line)
+            count += 1
     return {"files": count, "digest": state.hexdigest()}
 
 
@@ -60,6 +64,22 @@ def keep(data: DataParams, seen: dict[str, Any]) -> bool:
         pass  # missing or damaged: written anew
     write_json(path, seen)
     return True
+
+
+def _root_of(pattern: str) -> Path:
+    """Return a file or folder, or the folder in front of the first sign of a pattern."""
+    path = Path(pattern)
+    if not path.exists() and MAGIC.search(pattern):
+        path = Path(MAGIC.split(pattern)[0].rpartition("/")[0] or ".")
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; expected the source; correct data.source")
+    return path
+
+
+def _lines_of_objects(address: str) -> Iterator[bytes]:
+    """Yield name, size and tag of each object that a source may read, in the order of the names."""
+    for name, (size, tag) in sorted(list_objects(address).items()):
+        yield os.fsencode(f"{name}\0{size}\0{tag}\n")
 
 
 def _lines(root: Path) -> Iterator[bytes]:

@@ -99,12 +99,19 @@ class ObjectPlace(Place):
 
     def sizes(self, under: str = "") -> dict[str, int]:
         """Return the size of every object, by name; a request returns a thousand."""
-        prefix = self._prefix + (f"{under}/" if under else "")
+        folder = self._prefix + (f"{under}/" if under else "")
+        return {name: size for name, (size, _) in self._listed(folder).items()}
+
+    def listed(self) -> dict[str, tuple[int, Tag]]:
+        """Return size in bytes and tag of every object, by name; a request returns a thousand."""
+        return self._listed(self._prefix)
+
+    def _listed(self, folder: str) -> dict[str, tuple[int, Tag]]:
         with explaining(self._name, "be listed"):
-            listed = load_obstore().list(self._store, prefix=prefix or None, chunk_size=1000)
+            chunks = load_obstore().list(self._store, prefix=folder or None, chunk_size=1000)
             return {
-                str(entry["path"])[len(self._prefix) :]: int(entry["size"])
-                for chunk in listed
+                str(entry["path"])[len(self._prefix) :]: (int(entry["size"]), _tag(entry))
+                for chunk in chunks
                 for entry in chunk
             }
 

@@ -18,9 +18,13 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError
 from pipeline.core.hashing import bytes_glance
+from pipeline.places.chunks import ChunkedFile
+from pipeline.places.folder import Root
+from pipeline.places.place import Place, Tag
 from pipeline.samples import arrow
 
 Bytes = NDArray[np.uint8]  # (n,)
+File = Path | ChunkedFile
 ContainerKind = Literal["tar", "parquet", "arrow"]
 # The end of an encoded file differs between nearly all files, and reading it costs little.
 _GLANCE_BYTES = 4096
@@ -33,18 +37,31 @@ class Container:
 
     Args:
         kind: of the files.
-        root: folder that the parts' names are relative to.
+        root: folder or place that the parts' names are relative to.
         parts: names of the files.
         column: with the bytes, in tables; "" for tars.
+        objects: size and tag of each file in a bucket; () in a folder.
     """
 
     kind: ContainerKind
-    root: Path
+    root: Root
     parts: tuple[str, ...]
     column: str = ""
+    objects: tuple[tuple[int, Tag], ...] = ()
+
+    def file(self, part: int) -> File:
+        """Return a file by its number."""
+        name = self.parts[part]
+        return (
+            self.root / name
+            if isinstance(self.root, Path)
+            else ChunkedFile(self.root, name, *self.objects[part])
+        )
 
     def path(self, part: int) -> Path:
-        """Return the path of a file by its number."""
+        """Return the path of a file on the local disk, by its number."""
+        if isinstance(self.root, Place):
+            raise TypeError(f"{self.root} is no folder")
         return self.root / self.parts[part]
 
     def read(self, cell: Cell) -> Bytes:
@@ -53,11 +70,18 @@ class Container:
         Raises:
             DataError: the file is missing or shorter, or the sample is not there.
         """
-        path = self.path(cell.part)
         if self.kind == "tar":
-            return read_range(path, cell.start, cell.length)
+            return read_range(self.file(cell.part), cell.start, cell.length)
         read = arrow.parquet_cell if self.kind == "parquet" else arrow.arrow_cell
-        return read(path, self.column, cell.start)
+        return read(self.path(cell.part), self.column, cell.start)
+
+    def forget(self, cell: Cell) -> bool:
+        """Remove a sample's bytes from the cache of a bucket; return whether there is one."""
+        file = self.file(cell.part)
+        if not isinstance(file, ChunkedFile):
+            return False
+        file.forget(cell.start, cell.length)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,31 +121,32 @@ class Content:
         Of a tar's member: its length, and a hash of its last 4 KiB. So other members may be added, moved or
         removed. Of a table's row: length and time of the whole file, whose rows have no fixed place.
         """
-        path = self.container.path(self.cell.part)
         if self.container.kind != "tar":
-            return _file_stamp(path)
-        tail = min(self.cell.length, _GLANCE_BYTES)
+            return _file_stamp(self.container.path(self.cell.part))
+        file, tail = self.container.file(self.cell.part), min(self.cell.length, _GLANCE_BYTES)
         try:
-            end = read_range(path, self.cell.start + self.cell.length - tail, tail)
+            end = read_range(file, self.cell.start + self.cell.length - tail, tail)
         except DataError:
             return -1, -1
         return self.cell.length, bytes_glance(end) & _POSITIVE
 
 
-def read_range(path: Path, start: int, length: int) -> Bytes:
+def read_range(path: File, start: int, length: int) -> Bytes:
     """Return some bytes of a file.
 
     Raises:
         DataError: the file is missing or shorter.
+        StoreError: the bucket of the file cannot be reached.
     """
+    # Compared first: an index is untrusted, and a length decides how much memory is taken.
+    if isinstance(path, ChunkedFile):
+        if start + length > path.size:
+            raise _too_short(path, start + length)
+        return path.read(start, length)
     try:
         with path.open("rb") as file:
-            # Compared first: an index is untrusted, and a length decides how much memory is taken.
             if start + length > os.fstat(file.fileno()).st_size:
-                raise DataError(
-                    f"{path}: ends before byte {start + length:,}; expected the file that was prepared; "
-                    "restore it, or run: pipeline prepare"
-                )
+                raise _too_short(path, start + length)
             content = np.empty(length, np.uint8)
             file.seek(start)
             if file.readinto(content.data) < length:
@@ -132,6 +157,13 @@ def read_range(path: Path, start: int, length: int) -> Bytes:
             "or run: pipeline prepare"
         ) from None
     return content
+
+
+def _too_short(file: File, stop: int) -> DataError:
+    return DataError(
+        f"{file}: ends before byte {stop:,}; expected the file that was prepared; restore it, or run: "
+        "pipeline prepare"
+    )
 
 
 def _file_stamp(path: Path) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from pipeline.core.errors import DataError
 from pipeline.samples.samples import LeftOut, Names, Sample, Samples
 
 _SYSTEMS_OWN = ("thumbs.db", "desktop.ini", "__macosx")
+NO_SUFFIX = "no suffix"
 _LONGEST_SUFFIX = 12
 _ENOUGH_FILES = 1_000
 
@@ -165,9 +166,9 @@ def is_hidden(name: str) -> bool:
 
 
 def suffix_of(name: str) -> str:
-    """Return a file's suffix in lower case, or "no suffix" if there is none or it is too long."""
+    """Return a file's suffix in lower case, or `NO_SUFFIX` if there is none or it is too long."""
     suffix = os.path.splitext(name)[1].lower()
-    return suffix if 1 < len(suffix) <= _LONGEST_SUFFIX and suffix.isprintable() else "no suffix"
+    return suffix if 1 < len(suffix) <= _LONGEST_SUFFIX and suffix.isprintable() else NO_SUFFIX
 
 
 def _above(root: Path, folder: str) -> frozenset[Identity]:

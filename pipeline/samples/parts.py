@@ -27,6 +27,8 @@ SPLIT_WORDS: Mapping[str, str] = {
     **dict.fromkeys(("validation", "val", "valid", "dev"), VALIDATION),
     **dict.fromkeys(("unlabelled", "unlabeled", "unsupervised"), UNLABELLED_PART),
 }
+# Any of these in a name makes it a pattern.
+MAGIC = re.compile(r"[*?\[{]")
 _WORD = re.compile(r"[a-z]+")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -90,22 +92,39 @@ def find_parts(detail: str, suffix: str, further: Mapping[str, str | None]) -> P
 
 
 def _in_folder(root: Path, suffix: str, further: Mapping[str, list[Path]]) -> Parts:
-    """Divide the files of a folder by the words of their names; without any such word, all are training."""
-    names = sorted(_below(root, suffix))
-    files: dict[str, list[Path]] = defaultdict(list)
+    names, left_out = divided(root, sorted(_below(root, suffix)), suffix)
+    files = {split: [root / name for name in some] for split, some in names.items()}
+    return Parts(files={**files, **further}, left_out=left_out)
+
+
+def divided(root: object, names: Sequence[str], suffix: str) -> tuple[Mapping[str, list[str]], LeftOut]:
+    """Divide the files of a folder by the words of their names; without any such word, all are training.
+
+    Args:
+        root: the folder, for the error.
+        names: of its files, in order.
+        suffix: of them, for the error.
+
+    Returns:
+        Split -> names, and the files that tell no split.
+
+    Raises:
+        DataError: no file tells that it is of the training split, but some tell another one.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
     unused = []
     for name in names:
         split = split_of(name)
-        files[split].append(root / name) if split else unused.append(name)
-    if not files:
-        files, unused = defaultdict(list, {TRAIN: [root / name for name in names]}), []
-    if not files[TRAIN]:
+        found[split].append(name) if split else unused.append(name)
+    if not found:
+        found, unused = defaultdict(list, {TRAIN: list(names)}), []
+    if not found[TRAIN]:
         there = first_of(names) or "none"
         raise DataError(
             f"{root}: its *{suffix} files are {there}; expected some with train in their names, e.g. "
             f"train-000{suffix}, or one split alone; rename them, or use a pattern as data.source"
         )
-    return Parts(files={**files, **further}, left_out=LeftOut(unused=tuple(unused)))
+    return found, LeftOut(unused=tuple(unused))
 
 
 def _below(root: Path, suffix: str) -> Iterator[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.core.errors import DataError, brief
+from pipeline.samples.containers import File
 from pipeline.samples.samples import LeftOut
 
 _BLOCK_BYTES = 512
@@ -44,7 +45,7 @@ class Member:
     name: str
 
 
-def list_members(path: Path) -> tuple[list[Member], LeftOut]:
+def list_members(path: File) -> tuple[list[Member], LeftOut]:
     """Return the files inside a tar in order, and counts of members that are none.
 
     Raises:
@@ -52,7 +53,7 @@ def list_members(path: Path) -> tuple[list[Member], LeftOut]:
     """
     members, links, hidden = [], 0, 0
     try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with _opened(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for info in _infos(tar):
                 named = split_name(info.name)
                 if info.isdir():
@@ -68,6 +69,10 @@ def list_members(path: Path) -> tuple[list[Member], LeftOut]:
         raise DataError(_refusal(path, error)) from None
     suffixes = Counter({"link or device": links} if links else {})
     return members, LeftOut(suffixes=suffixes, hidden=hidden)
+
+
+def _opened(path: File) -> IO[bytes]:
+    return path.open("rb") if isinstance(path, Path) else path.open()
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -90,7 +95,7 @@ def _infos(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             kept.clear()
 
 
-def _require_end(path: Path, file: IO[bytes], place: int) -> None:
+def _require_end(path: File, file: IO[bytes], place: int) -> None:
     """Refuse a tar whose headers end before its end mark, or with members behind that.
 
     Args:
@@ -114,17 +119,17 @@ def _require_end(path: Path, file: IO[bytes], place: int) -> None:
             )
 
 
-def _refusal(path: Path, error: Exception) -> str:
-    if not path.is_file():
+def _refusal(path: File, error: Exception) -> str:
+    if isinstance(path, Path) and not path.is_file():
         return f"{path}: not a readable file; expected a tar; correct data.source"
-    with path.open("rb") as file:
+    with _opened(path) as file:
         begin = file.read(8)
     if begin.startswith(_COMPRESSED):
         return (
             f"{path}: is compressed, so no member can be read alone; expected a plain tar; unpack it, e.g. "
             "with gunzip or zstd -d"
         )
-    size = path.stat().st_size
+    size = path.stat().st_size if isinstance(path, Path) else path.size
     return (
         f"{path}: not a whole tar ({size:,} bytes: {brief(error)}); expected one written to its end; copy "
         "or write it again"

@@ -23,8 +23,8 @@ from pipeline.places.location import Address, Location
 from pipeline.samples.labels import LabelWords
 from pipeline.samples.packed import Split
 from pipeline.store.arrays import METADATA_BYTES, logits_array, read_state, reading
+from pipeline.store.checked import read_checked
 from pipeline.store.commands import restoring
-from pipeline.store.faults import look_up
 from pipeline.store.index import SampleIndex, read_samples
 from pipeline.store.labels import LabelChanges, changed_labels
 from pipeline.store.layout import GATHERED, ZARR_JSON, ShardId
@@ -386,20 +386,6 @@ class LogitStore:
     def summary(self) -> dict[str, Any]:
         """Return the figures of `pipeline inspect --json`."""
         return summarise_manifest(self.manifest)
-
-
-def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: str) -> bytes:
-    """Return the verified bytes of a shard's file of one array.
-
-    Raises:
-        CorruptStoreError: the file changed since it was written.
-    """
-    name = str(manifest.layout.shard_file(shard, array))
-    size, digest = manifest.file_of(shard, array)
-    content, problem = look_up(location, name, digest, size)
-    if content is None or problem:
-        raise CorruptStoreError(f"{location}: {name} {problem}; {restoring(location)}")
-    return content
 
 
 def _run(jobs: list[Callable[[], None]], threads: int) -> None:

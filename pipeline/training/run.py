@@ -20,7 +20,7 @@ from pipeline.modalities.preprocessing import Views
 from pipeline.modalities.table import mixed_blocks, require_data_classes
 from pipeline.models.checkpoint import ModelCard, state_digest
 from pipeline.samples.packed import Split
-from pipeline.store.reader import read_checked
+from pipeline.store.checked import read_checked
 from pipeline.store.soft_labels import SoftLabels
 from pipeline.tasks.task import Figures
 from pipeline.training.loop import RunSpec, fit, make_output_projection, make_projection

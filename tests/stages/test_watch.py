@@ -6,10 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import boto3
 import pytest
 import yaml
 
 from pipeline.core.errors import ConfigError, DataError
+from pipeline.modalities.images.options import ImageOptions
 from stages.data_params import DataParams
 from stages.watch import is_kept, keep, look
 from tests.stages.dvc_projects import call
@@ -100,3 +102,26 @@ def test_the_command_keeps_the_file(texts):
     params["data"]["watch"] = "texts"
     Path("params.yaml").write_text(yaml.safe_dump(params))
     assert "--look expects the name of a digest file" in fails("pipeline", "prepare", "--look")
+
+
+def test_tars_in_a_bucket_have_a_digest_too(s3_server, texts):
+    client, name = boto3.client("s3", endpoint_url=s3_server), f"bucket-{os.urandom(4).hex()}"
+    client.create_bucket(Bucket=name)
+    for key in ("tars/train-000.tar", "tars/train-001.tar", "elsewhere/a.tar"):
+        client.put_object(Bucket=name, Key=key, Body=key.encode())
+    of_folder = DataParams(source=f"wds:s3://{name}/tars", watch="tars.watch")
+    of_pattern = DataParams(source=f"wds:s3://{name}/tars/train-{{000..001}}.tar", watch="tars.watch")
+    before = look(of_folder)
+    assert before["files"] == 2
+    assert look(of_folder) == look(of_pattern) == before
+    client.put_object(Bucket=name, Key="tars/train-001.tar", Body=b"another")
+    assert look(of_folder)["digest"] != before["digest"]
+
+
+def test_files_of_patterns_have_a_digest(texts):
+    options = ImageOptions(test_files="texts/test/*/*.txt")
+    data = DataParams(source="csv:texts/train/{a,b}.csv", watch="x.watch", options=options)
+    before = look(data)
+    assert before["files"] == 16
+    renamed(texts)
+    assert look(data)["digest"] != before["digest"]

@@ -65,14 +65,13 @@ class ImageFile:
     """An image file; call it, or read, check and decode it step by step.
 
     Args:
-        path: path of the file.
+        path: path of the file, or a name of it for messages.
         channels: channels of the decoded image, 1 (grey) or 3 (colour).
         max_pixels: larger images are refused before decoding.
-        content: returns the bytes of an image inside a larger file; `path` is then a name for messages.
-            None reads the file.
+        content: returns the bytes of an image inside a larger file. None reads the file.
     """
 
-    path: Path
+    path: Path | str
     channels: int
     max_pixels: int = MAX_PIXELS
     content: Callable[[], Bytes] | None = None
@@ -89,7 +88,7 @@ class ImageFile:
         Raises:
             DataError: the file is missing or cannot be read.
         """
-        return read_file(self.path) if self.content is None else self.content()
+        return read_file(Path(self.path)) if self.content is None else self.content()
 
     def pixels(self, content: Bytes) -> int:
         """Return the number of pixels to decode, from the header; 0 if the header cannot be read.
@@ -137,7 +136,7 @@ def load_image(path: Path, channels: int) -> Image_HWC:
     return ImageFile(path, channels)()
 
 
-def decode(content: Bytes, channels: int, path: Path) -> Image_HWC:
+def decode(content: Bytes, channels: int, path: Path | str) -> Image_HWC:
     """Decode a file's bytes to pixels (H, W, C), oriented according to EXIF.
 
     Args:
@@ -159,7 +158,7 @@ def decode(content: Bytes, channels: int, path: Path) -> Image_HWC:
         raise DataError(_unreadable(path, f"{counted(len(content), 'byte')}: {_reason(error)}")) from None
 
 
-def image_shape(content: Bytes, channels: int, path: Path) -> tuple[int, int]:
+def image_shape(content: Bytes, channels: int, path: Path | str) -> tuple[int, int]:
     """Return height and width of the result of `decode`, from the header if possible.
 
     Raises:
@@ -241,7 +240,7 @@ def _reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _unreadable(path: Path, reason: str) -> str:
+def _unreadable(path: Path | str, reason: str) -> str:
     return (
         f"{path}: not a readable image ({reason}); expected JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, JPEG "
         "2000 or AVIF; replace or remove the file"

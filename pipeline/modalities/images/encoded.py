@@ -19,6 +19,7 @@ from pipeline.core.errors import DataError, counted
 from pipeline.core.hashing import bytes_glance, encoded_digest
 from pipeline.modalities.images.decoding import decode, read_file, shrink
 from pipeline.modalities.images.form import ImageForm, find_root
+from pipeline.places.folder import Root
 from pipeline.samples.containers import Cell, Container, require_cells
 from pipeline.samples.index import read_index
 from pipeline.samples.label_forms import label_word
@@ -39,7 +40,7 @@ class EncodedSplit(Split):
     """
 
     form: ImageForm
-    root: Path
+    root: Root
 
     decodes_at_use: ClassVar[bool] = True
 
@@ -74,13 +75,13 @@ class EncodedSplit(Split):
                 lines.append(str(error))
         return lines
 
-    def _path(self, row: int) -> Path:
+    def _path(self, row: int) -> Path | str:
         """Return the path of an image, or a name of it for messages."""
-        return self.root / self.names[row]
+        return Path(str(self.root)) / self.names[row]
 
     def _read(self, row: int) -> NDArray[np.uint8]:
         """Return the bytes of an image, changed or not."""
-        path = self._path(row)
+        path = Path(self._path(row))
         if not path.exists():
             raise DataError(f"{path}: missing, but it was prepared; restore it, or run: pipeline prepare")
         return read_file(path)
@@ -88,14 +89,22 @@ class EncodedSplit(Split):
     def _content(self, row: int) -> NDArray[np.uint8]:
         """Read an image and require its prepared content."""
         content = self._read(row)
-        height, width = self.shapes[row].tolist()
-        digest = encoded_digest(content, (height, width, self.form.channels), label_word(self.labels[row]))
-        if digest != self.digests[row]:
+        if not self._is_prepared(row, content) and self._forget(row):
+            content = self._read(row)
+        if not self._is_prepared(row, content):
             raise DataError(
                 f"{self._path(row)}: content ({counted(len(content), 'byte')}) has changed since it was "
                 "prepared; restore the file, or run: pipeline prepare"
             )
         return content
+
+    def _is_prepared(self, row: int, content: NDArray[np.uint8]) -> bool:
+        shape = (*self.shapes[row].tolist(), self.form.channels)
+        return bool(encoded_digest(content, shape, label_word(self.labels[row])) == self.digests[row])
+
+    def _forget(self, row: int) -> bool:
+        """Remove a copy of the bytes, which may be damaged; return whether there is one."""
+        return False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,12 +125,18 @@ class ContainedSplit(EncodedSplit):
 
     columns: ClassVar[tuple[str, ...]] = ("parts", "starts", "lengths", *EncodedSplit.columns)
 
-    def _path(self, row: int) -> Path:
-        return self.container.path(int(self.parts[row])) / self.names[row]
+    def _path(self, row: int) -> Path | str:
+        file = self.container.file(int(self.parts[row]))
+        return file / self.names[row] if isinstance(file, Path) else f"{file}/{self.names[row]}"
 
     def _read(self, row: int) -> NDArray[np.uint8]:
-        place = Cell(int(self.parts[row]), int(self.starts[row]), int(self.lengths[row]))
-        return self.container.read(place)
+        return self.container.read(self._cell(row))
+
+    def _forget(self, row: int) -> bool:
+        return self.container.forget(self._cell(row))
+
+    def _cell(self, row: int) -> Cell:
+        return Cell(int(self.parts[row]), int(self.starts[row]), int(self.lengths[row]))
 
 
 def open_encoded(folder: Path, split: str, form: ImageForm) -> EncodedSplit:

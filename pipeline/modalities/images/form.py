@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from pipeline.core.hashing import canonical_json
+from pipeline.places.addresses import is_address
+from pipeline.places.folder import Root
+from pipeline.places.objects import ObjectPlace, is_object_address
 from pipeline.samples.containers import Container, ContainerKind
 from pipeline.samples.index import Form
 from pipeline.samples.samples import NO_DECODER, Source
@@ -42,24 +45,31 @@ class Contained:
         kind: of the files.
         parts: names of the files.
         column: with the images, in tables.
+        objects: size in bytes and tag of each file in a bucket; () in a folder.
     """
 
     kind: ContainerKind
     parts: tuple[str, ...]
     column: str = ""
+    objects: tuple[tuple[Annotated[int, pydantic.Field(ge=0)], str], ...] = ()
 
     @classmethod
     def of(cls, container: Container) -> Contained:
         """Describe a container."""
-        return cls(kind=container.kind, parts=container.parts, column=container.column)
+        return cls(
+            kind=container.kind, parts=container.parts, column=container.column, objects=container.objects
+        )
 
-    def at(self, root: Path) -> Container:
-        """Return the container in a folder."""
-        return Container(kind=self.kind, root=root, parts=self.parts, column=self.column)
+    def at(self, root: Root) -> Container:
+        """Return the container in a folder or bucket."""
+        return Container(
+            kind=self.kind, root=root, parts=self.parts, column=self.column, objects=self.objects
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the description as plain values."""
-        return {"kind": self.kind, "parts": list(self.parts), "column": self.column}
+        objects = {"objects": [list(one) for one in self.objects]} if self.objects else {}
+        return {"kind": self.kind, "parts": list(self.parts), "column": self.column, **objects}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +79,8 @@ class ImageForm(Form):
     Args:
         keep: pixels, packed once, or encoded, files that are decoded on use.
         short_side: largest shorter side in pixels; larger images are shrunk to it. None keeps all sizes.
-        root: folder that the files' names are relative to; a relative root is relative to the folder of
-            the prepared dataset. None for pixels.
+        root: folder that the files' names are relative to, or its address in a bucket; a relative root is
+            relative to the folder of the prepared dataset. None for pixels.
         contained: the larger files that images stay in, below `root`; None for files of their own.
     """
 
@@ -148,10 +158,18 @@ class ImagesDescribed:
             "a root if and only if images stay encoded": (self.root is not None)
             == (self.keep == "encoded"),
             "no files around packed images": self.contained is None or self.keep == "encoded",
+            "sizes and tags of all files if they are in a bucket, and else none": self._has_right_objects,
         }
         broken = next((what for what, holds in relations.items() if not holds), None)
         if broken is not None:
             raise ValueError(f"expected {broken}")
+
+    @property
+    def _has_right_objects(self) -> bool:
+        if self.contained is None:
+            return not is_address(self.root or "")
+        expected = len(self.contained.parts) if is_object_address(self.root) else 0
+        return len(self.contained.objects) == expected
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> ImagesDescribed:
@@ -178,12 +196,19 @@ class ImagesDescribed:
 _DESCRIBED = pydantic.TypeAdapter(ImagesDescribed)
 
 
-def relative_root(root: Path, folder: Path) -> str:
+def relative_root(root: Root, folder: Path) -> str:
     """Return a root relative to a prepared dataset in `folder`, unless it is absolute: projects move."""
-    return str(root) if root.is_absolute() else os.path.relpath(root, folder)
+    is_relative = isinstance(root, Path) and not root.is_absolute()
+    return os.path.relpath(str(root), folder) if is_relative else str(root)
 
 
-def find_root(root: str, folder: Path) -> Path:
-    """Return the absolute folder of a relative root; a program may change its working folder."""
+def find_root(root: str, folder: Path) -> Root:
+    """Return the place of an address, or the absolute folder of a relative root.
+
+    Absolute, since a program may change its working folder.
+
+    Raises:
+        StoreError: the place is in a bucket, and the library obstore is not installed.
+    """
     # Not resolved: folders on the path may be links.
-    return Path(os.path.abspath(folder / root))
+    return ObjectPlace.open(root) if is_object_address(root) else Path(os.path.abspath(folder / root))

@@ -11,6 +11,8 @@ from zarr.storage import FsspecStore
 
 from pipeline.core.errors import CorruptStoreError, IncompleteStoreError, StoreError
 from pipeline.dump.run import cache_logits
+from pipeline.places.cache import FOLDER, machine_cache
+from pipeline.places.location import Location
 from pipeline.store.labels import LabelChanges
 from pipeline.store.reader import LogitStore
 from pipeline.store.summary import inspect
@@ -68,6 +70,26 @@ def test_a_whole_view_costs_a_request_a_shard_file(s3_server, bucket, monkeypatc
     layout = remote.manifest.layout
     # One more of each catalogue: the view's blocks are of one.
     assert len(asked) == len(layout.blocks("train")) * len(layout.arrays) + 1
+
+
+def test_with_a_cache_each_file_is_fetched_once_a_machine(s3_server, local, bucket, monkeypatch, tmp_path):
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    machine_cache.cache_clear()
+    asked, find = [], Location.find
+    monkeypatch.setattr(Location, "find", lambda o, name, *most: asked.append(name) or find(o, name, *most))
+    for _ in range(2):  # of two processes, or epochs
+        remote = LogitStore.open(f"s3://{bucket[1]}/main.zarr", endpoint_url=s3_server)
+        assert torch.equal(remote.view(1), LogitStore.open(local).view(1))
+    layout = remote.manifest.layout
+    shards = [shard for shard in layout.shards() if (shard.section, shard.view) == ("train", 1)]
+    files = {str(layout.shard_file(shard, array)) for shard in shards for array in layout.arrays}
+    assert len(files) > 3
+    # Twice the local files, once those of the bucket.
+    assert {name: asked.count(name) for name in files} == dict.fromkeys(files, 3)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.write_bytes(b"damaged")
+    assert torch.equal(remote.view(1), LogitStore.open(local).view(1))
+    machine_cache.cache_clear()
 
 
 def test_changed_bytes_are_refused(s3_server, bucket):

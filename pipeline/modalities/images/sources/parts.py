@@ -99,12 +99,16 @@ class Found:
 
 def parts_of(detail: str, suffix: str, options: ImageOptions) -> Parts:
     """Find the tars or tables of each split."""
-    further = {
+    return find_parts(detail, suffix, further_files(options))
+
+
+def further_files(options: ImageOptions) -> dict[str, str | None]:
+    """Return the patterns of the files of each split besides training."""
+    return {
         TEST: options.test_files,
         VALIDATION: options.validation_files,
         UNLABELLED_PART: options.unlabelled_files,
     }
-    return find_parts(detail, suffix, further)
 
 
 def joined(found: Found, options: ImageOptions) -> ImageSource:
@@ -185,7 +189,8 @@ def _samples(rows: Rows, labels: NDArray[Any], options: ImageOptions) -> Samples
     def make(row: int) -> Sample:
         label = labels[row] if labels.ndim > 1 else int(labels[row])
         content = rows.contents[row] if rows.contents else None
-        load = ImageFile(Path(rows.files[row]), options.channels, options.max_pixels, content)
+        file = Path(rows.files[row]) if content is None else rows.files[row]
+        load = ImageFile(file, options.channels, options.max_pixels, content)
         stamp = None if content is None else content.stamp
         return Sample(rows.names[row], label, load, rows.files[row], stamp)
 

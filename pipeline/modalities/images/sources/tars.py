@@ -23,8 +23,18 @@ from pipeline.core.errors import ConfigError, DataError, first_of, quoted
 from pipeline.modalities.images.decoding import SUFFIXES
 from pipeline.modalities.images.form import ImageSource
 from pipeline.modalities.images.options import ImageOptions
-from pipeline.modalities.images.sources.parts import NONE, Found, Rows, joined, parts_of, refuse_all
-from pipeline.samples.containers import Cell, Container, Content, read_range
+from pipeline.modalities.images.sources.parts import (
+    NONE,
+    Found,
+    Rows,
+    further_files,
+    joined,
+    parts_of,
+    refuse_all,
+)
+from pipeline.places.objects import is_object_address
+from pipeline.samples.containers import Cell, Container, Content, File, read_range
+from pipeline.samples.objects import find_objects
 from pipeline.samples.parts import UNLABELLED_PART, relative_name
 from pipeline.samples.samples import LeftOut
 from pipeline.samples.tars import Member, list_members
@@ -32,6 +42,8 @@ from pipeline.samples.tars import Member, list_members
 _CLASS, _JSON = "cls", "json"
 _MOST_LABEL_BYTES = 1 << 20
 _SHOWN = 5
+# The tars of each split, in order; all of them; and files that tell no split.
+_Tars = tuple[Mapping[str, Sequence[File]], Container, LeftOut]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +80,36 @@ def open_wds(detail: str, options: ImageOptions) -> ImageSource:
     Raises:
         DataError: a tar that is missing, cut or compressed; samples without image or label; a key twice.
     """
-    wanted, parts = _Wanted.of(options), parts_of(detail, ".tar", options)
-    paths, root = parts.paths, parts.root
-    names = tuple(relative_name(path, root) for path in paths)
-    container = Container(kind="tar", root=root, parts=names)
-    reader = _Reader(container, wanted, {path: part for part, path in enumerate(paths)})
-    rows, left_out = {}, parts.left_out
-    for split, some in parts.files.items():
+    wanted = _Wanted.of(options)
+    files, container, left_out = (_in_bucket if is_object_address(detail) else _in_folder)(detail, options)
+    numbers = {container.file(part): part for part in range(len(container.parts))}
+    reader, rows = _Reader(container, wanted, numbers), {}
+    for split, some in files.items():
         rows[split], counts = reader.rows(some, needs_labels=split != UNLABELLED_PART)
         left_out += counts
     found = Found(where=f"wds:{detail}", rows=rows, container=container, left_out=left_out)
     return joined(found, options)
+
+
+def _in_folder(detail: str, options: ImageOptions) -> _Tars:
+    parts = parts_of(detail, ".tar", options)
+    names = tuple(relative_name(path, parts.root) for path in parts.paths)
+    return parts.files, Container(kind="tar", root=parts.root, parts=names), parts.left_out
+
+
+def _in_bucket(detail: str, options: ImageOptions) -> _Tars:
+    found = find_objects(detail, ".tar", further_files(options))
+    tars = list(dict.fromkeys(file for some in found.files.values() for file in some))
+    return (
+        found.files,
+        Container(
+            kind="tar",
+            root=found.root,
+            parts=tuple(tar.name for tar in tars),
+            objects=tuple((tar.size, tar.tag) for tar in tars),
+        ),
+        found.left_out,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +119,14 @@ class _Reader:
     Args:
         container: of the tars of all splits.
         wanted: the members that make a sample.
-        numbers: path -> number of a tar in the container.
+        numbers: file -> number of a tar in the container.
     """
 
     container: Container
     wanted: _Wanted
-    numbers: Mapping[Path, int]
+    numbers: Mapping[File, int]
 
-    def rows(self, paths: Sequence[Path], *, needs_labels: bool) -> tuple[Rows, LeftOut]:
+    def rows(self, paths: Sequence[File], *, needs_labels: bool) -> tuple[Rows, LeftOut]:
         """Return the samples of a split's tars in order, and counts of members that are not read."""
         rows = Rows(names=[], values=[], files=[])
         left_out, faults = LeftOut(), _Faults()
@@ -114,7 +145,7 @@ class _Reader:
     def _add(
         self,
         rows: Rows,
-        path: Path,
+        path: File,
         key: str,
         group: Mapping[str, Member],
         faults: _Faults,
@@ -132,12 +163,12 @@ class _Reader:
             return
         image = group[images[0]]
         rows.names.append(key)
-        rows.files.append(str(Path(f"{path}/{image.name}")))
+        rows.files.append(_name_of(path, image.name))
         rows.values.append(None if label is None else self._value(path, label, faults))
         place = Cell(self.numbers[path], image.start, image.length)
         rows.contents.append(Content(self.container, place))
 
-    def _value(self, path: Path, member: Member, faults: _Faults) -> Any:
+    def _value(self, path: File, member: Member, faults: _Faults) -> Any:
         """Return the label in a member: text, JSON or an array."""
         try:
             if member.length > _MOST_LABEL_BYTES:
@@ -152,7 +183,7 @@ class _Reader:
             return value[self.wanted.key] if self.wanted.key else value
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"no key {error}" if isinstance(error, KeyError) else str(error)
-            faults.unread.append(f"{path / member.name} ({quoted(reason, 80)})")
+            faults.unread.append(f"{_name_of(path, member.name)} ({quoted(reason, 80)})")
             return None
 
     def _unread(self, members: Sequence[Member]) -> LeftOut:
@@ -161,19 +192,24 @@ class _Reader:
         return LeftOut(suffixes=Counter(f".{m.suffix}" for m in members if m.suffix not in used))
 
 
-def _by_key(path: Path, members: Sequence[Member], faults: _Faults) -> dict[str, dict[str, Member]]:
+def _by_key(path: File, members: Sequence[Member], faults: _Faults) -> dict[str, dict[str, Member]]:
     """Return the members of a tar by key and suffix, in the order of the keys."""
     groups: dict[str, dict[str, Member]] = {}
     for member in members:
         group = groups.setdefault(member.key, {})
         if member.suffix in group:
-            faults.twice.append(f"{path / member.name}")
+            faults.twice.append(_name_of(path, member.name))
         group[member.suffix] = member
     return groups
 
 
-def _described(path: Path, key: str, group: Mapping[str, Member]) -> str:
-    return f"{path / key} has .{', .'.join(list(group)[:_SHOWN])}"
+def _name_of(tar: File, member: str) -> str:
+    """Return the name of a member for messages: of ./a.jpg in a folder's t.tar, t.tar/a.jpg."""
+    return str(tar / member) if isinstance(tar, Path) else f"{tar}/{member.removeprefix('./')}"
+
+
+def _described(path: File, key: str, group: Mapping[str, Member]) -> str:
+    return f"{_name_of(path, key)} has .{', .'.join(list(group)[:_SHOWN])}"
 
 
 class _Faults:

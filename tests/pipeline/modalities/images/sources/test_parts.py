@@ -357,7 +357,7 @@ def test_missing_shards_are_counted_and_addresses_refused():
         r"tars/train-002.tar, tars/train-003.tar: no such file \(2 names", "wds:tars/train-{000..003}.tar"
     )
     refused("no such file", "wds:nowhere/*.tar")
-    refused("is no local path", "wds:s3://bucket/{000..009}.tar", ConfigError)
+    refused("is no local path", "wds:http://host/{000..009}.tar", ConfigError)
     refused("has the range 9..3", "wds:tars/{9..3}.tar", ConfigError)
 
 
