@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.modalities.families import Installed
+from pipeline.modalities.images.options import FILES
 from pipeline.models.architecture import source_of
 from stages.render import quoted_yaml
 
@@ -109,6 +110,11 @@ class Survey:
     sizes: NDArray[np.int64]
     task: str = "classes"
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the images are files, or in files, that can stay encoded."""
+        return self.source.partition(":")[0] in FILES
 
     @property
     def short_sides(self) -> NDArray[np.int64]:
@@ -223,7 +229,7 @@ def fit(survey: Survey, installed: Sequence[Installed], device: str) -> dict[str
         "watch": quoted_yaml(survey.watch),
         "image_size": side,
         "short_side": short_side,
-        "keep": "pixels" if packed <= _MOST_PACKED_BYTES else "encoded",
+        "keep": "encoded" if packed > _MOST_PACKED_BYTES and survey.has_files else "pixels",
         "packed": f"{packed / 1e9:,.1f} GB" if packed >= 1e8 else f"{packed / 1e6:,.1f} MB",
         "has_validation": survey.validation is not None,
         "validation": share,

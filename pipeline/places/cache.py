@@ -16,13 +16,13 @@ import errno
 import fcntl
 import functools
 import hashlib
+import io
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from pipeline.core.errors import ConfigError, StoreError, quoted
 from pipeline.core.files import write_atomic
@@ -62,7 +62,7 @@ class Cache:
     def __str__(self) -> str:
         return str(self._folder)
 
-    def open(self, key: str, fetch: Callable[[], bytes]) -> IO[bytes]:
+    def open(self, key: str, fetch: Callable[[], bytes]) -> io.BufferedReader:
         """Open the file of a key for reading; it is fetched if it is not there.
 
         Args:
@@ -86,10 +86,6 @@ class Cache:
                 f"{self._folder}: cannot keep what is read from a bucket ({error.strerror}); expected a "
                 f"folder on a disk with room; set {FOLDER} to one"
             ) from None
-
-    def has(self, key: str) -> bool:
-        """Whether the bytes of a key are there."""
-        return self._path(key).exists()
 
     def forget(self, key: str) -> None:
         """Remove the bytes of a key, e.g. damaged ones."""

@@ -76,11 +76,13 @@ class ChunkedFile:
         for chunk in range(start // CHUNK_BYTES, -(-(start + length) // CHUNK_BYTES)):
             machine_cache().forget(self._key(chunk))
 
-    def _open(self, chunk: int) -> Any:
-        if not machine_cache().has(self._key(chunk)):
+    def _open(self, chunk: int) -> io.BufferedReader:
+        def fetch() -> bytes:
             for later in range(chunk + 1, min(chunk + 1 + _AHEAD, -(-self.size // CHUNK_BYTES))):
                 _fetchers().submit(self._read_ahead, later)
-        return machine_cache().open(self._key(chunk), lambda: self._fetch(chunk))
+            return self._fetch(chunk)
+
+        return machine_cache().open(self._key(chunk), fetch)
 
     def _read_ahead(self, chunk: int) -> None:
         # Whoever needs the chunk meets the same fault, and tells it.

@@ -234,8 +234,8 @@ def lede(report: Report, test_images: int) -> str:
 
 
 def _is_coarse(report: Report, test_images: int) -> bool:
-    """Whether one test sample is a point of accuracy or more."""
-    return report.task.name == "classes" and 0 < test_images <= _FEW
+    """Whether one test sample is a point or more of a main figure that counts right answers."""
+    return report.task.columns[0].name == "top1" and 0 < test_images <= _FEW
 
 
 def summary(report: Report) -> str:

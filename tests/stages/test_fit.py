@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
@@ -137,3 +139,9 @@ def test_more_photographs_take_fewer_passes_in_larger_batches():
 )
 def test_any_path_is_quoted(text):
     assert yaml.safe_load(quoted_yaml(text)) == text
+
+
+def test_images_that_are_no_files_are_packed():
+    found = survey(10**7)
+    assert fit(found, [], "cpu")["keep"] == "encoded"
+    assert fit(replace(found, source="own:images"), [], "cpu")["keep"] == "pixels"

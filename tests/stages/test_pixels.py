@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torchvision.models.shufflenetv2 import ShuffleNetV2
 
 from pipeline.modalities.images.models.cifar import CifarResNet
+from pipeline.modalities.images.spec import ViewSpec
 from pipeline.models.checkpoint import load_checkpoint
 from stages.paths import teacher_checkpoint
 from tests.stages.conftest import VIEWS, run
@@ -189,6 +191,11 @@ EVERYTHING = {
         **{name: {} for name in ("autocontrast", "equalize")},
     },
 }
+
+
+def test_every_operation_is_among_them():
+    tried = {name for views in EVERYTHING.values() for name in views}
+    assert tried == {field.name for field in fields(ViewSpec)} - {"seed", "own"}
 
 
 def images_of(batches: list[Tensor]) -> list[bytes]:

@@ -65,6 +65,7 @@ TABLES: Mapping[str, Shown] = {
     "students-cost-resnet8x4": _shown(speed.students, "students_cost_resnet8x4.json"),
     "writers": _shown(jobs.writers, "writers.json"),
     "far-store": _shown(jobs.far_store, "far_store.json"),
+    "far-tars": _shown(jobs.far_tars, "far_tars.json"),
     "gpu": Shown(make=lambda: kept.readme_table(kept.cards())),
     "imagenet": _shown(jobs.imagenet, "imagenet_smoke.json"),
     "imagenet-plan": _shown(jobs.imagenet_plan, "imagenet_smoke.json"),

@@ -135,6 +135,19 @@ def far_store(found: Found) -> str:
     )
 
 
+def far_tars(found: Found) -> str:
+    """Return images that stay in tars of a bucket; from far_tars.json."""
+    cold = found["cold"]
+    return table(
+        ("measure", "result"),
+        ("cold: requests, chunks of the tars", f"{cold['requests']:,}, {cold['chunks']:,}"),
+        ("cold: bytes read ÷ bytes of the tars", f"{cold['bytes_share']:.3f}"),
+        ("warm: requests", f"{found['warm_requests']:,}"),
+        ("warm: samples/s ÷ those from a local folder", ratio(found["warm_over_local"])),
+        ("equal pixels", "yes" if found["equal_views"] else "no"),
+    )
+
+
 def _stall(found: Found, arm: str) -> str:
     return "{median:.4f} [{min:.4f}, {max:.4f}]".format(**found["stall_fraction"][arm])
 
