@@ -22,6 +22,7 @@ INSTALL = if command -v uv >/dev/null 2>&1; then \
 .PHONY: setup develop repro results test heavy slow lint lowest clean
 
 setup: $(VENV)/.base
+	@echo "next: . $(VENV)/bin/activate"
 develop: $(VENV)/.develop
 
 $(VENV)/.base: pyproject.toml constraints.txt

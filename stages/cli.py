@@ -18,6 +18,7 @@ from types import FrameType
 
 import click
 
+from pipeline.core.errors import did_you_mean, quoted
 from stages.dvc import require_outputs_inside
 from stages.environment import fill_in
 from stages.failures import explain, one_line
@@ -53,6 +54,14 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"stages.{name.replace('-', '_')}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, context: click.Context, given: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        hint = did_you_mean(given[0], COMMANDS) if given and given[0] not in COMMANDS else ""
+        if hint:
+            context.fail(f"No such command {quoted(given[0])}{hint}")
+        return super().resolve_command(context, given)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

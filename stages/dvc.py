@@ -124,11 +124,9 @@ def tell_damaged_cache(store: Root, files: Iterable[str]) -> None:
         files: names of damaged files in it.
     """
     if damaged := cached_objects(store, files):
-        note(
-            f"{store}: DVC's cache has the same damage, so dvc checkout cannot restore it; repair it with: "
-            f"pipeline verify {store} --repair, or run: rm -f {_listed(damaged)} && dvc pull --force "
-            f"{store}"
-        )
+        cache = f"{store}: DVC's cache has the same damage, so dvc checkout cannot restore it"
+        fetch = f"; if a remote has it, run: rm -f {_listed(damaged)} && dvc pull --force {store}"
+        note(f"{cache}{fetch if _has_remote(store) else ''}")
 
 
 def tell_cache_to_mend(store: Root, damaged: Sequence[Path]) -> None:
@@ -138,6 +136,13 @@ def tell_cache_to_mend(store: Root, damaged: Sequence[Path]) -> None:
             f"{store}: DVC's cache still has the damage, and dvc push would send it; run: rm -f "
             f"{_listed(damaged)} && dvc commit -f {store}"
         )
+
+
+def _has_remote(store: Root) -> bool:
+    """Whether the repository that contains a store names a remote."""
+    root = _repository_of(store) if isinstance(store, Path) else None
+    files = [] if root is None else [root / ".dvc/config", root / ".dvc/config.local"]
+    return any('remote "' in file.read_text(errors="replace") for file in files if file.is_file())
 
 
 def _listed(files: Iterable[Path]) -> str:
@@ -153,9 +158,14 @@ def _is_linked(file: Path) -> bool:
     return file.is_symlink() or file.stat().st_nlink > 1
 
 
+def _repository_of(store: Path) -> Path | None:
+    """Return the folder of the repository that contains a store, or None."""
+    return next((folder for folder in store.absolute().parents if (folder / ".dvc").is_dir()), None)
+
+
 def _cache_of(store: Path) -> Path | None:
     """Return the cache folder of the repository that contains a store, or None."""
-    root = next((folder for folder in store.absolute().parents if (folder / ".dvc").is_dir()), None)
+    root = _repository_of(store)
     if root is None:
         return None
     asked = [sys.executable, "-m", "dvc", "cache", "dir"]

@@ -40,6 +40,8 @@ from stages.teachers import changes_since
 from stages.team import team_of
 
 _CPU = torch.device("cpu")
+_OTHER_DATA = f"trained on different data than {paths.PREPARED} holds now"
+_ALL_STAGES = "dvc repro, or the commands of its teacher, its dump and the student in turn"
 
 
 @click.command()
@@ -152,7 +154,9 @@ def _collect(
         if found := _changes(params, plan, run, dataset, stores.get(plan.dump or "")):
             outdated[name] = found
             for change in found:
-                note(f"{name}: {change}; run: {plan.command}")
+                # Its dump is of the earlier data, too, and perhaps its teacher.
+                again = change == _OTHER_DATA and plan.dump is not None
+                note(f"{name}: {change}; run: {_ALL_STAGES if again else plan.command}")
     dumps = {
         name: dump_figures(store.summary(), store.teacher_names, tell_changed_labels(store, data))
         for name, store in stores.items()
@@ -180,7 +184,7 @@ def _changes(
     except ValueError as error:
         found = [f"cannot be compared with params.yaml: its 'made_with' is damaged ({error})"]
     if run.dataset not in (None, dataset):
-        found.append(f"trained on different data than {paths.PREPARED} holds now")
+        found.append(_OTHER_DATA)
     if store is not None and run.store not in (None, store_digest(store)):
         found.append(f"dump {plan.dump} has been made again or grown since it was trained")
     return found

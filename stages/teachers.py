@@ -102,6 +102,7 @@ def dumping(params: Params, dump: str, machine: Machine) -> tuple[RunContext, Te
         DataError, MismatchError, ModelError: data or teacher are missing, or others than params.yaml says.
     """
     spec = params.dump(dump)
+    params.require_models(f"teachers.{spec.teacher}")
     context = judging(machine.context(params.data), params.teacher(spec.teacher))
     teacher = asked_teacher(params, spec.teacher, spec.precision, machine.device)
     _tell_unused_views(params, dump)

@@ -10,18 +10,21 @@ import click
 import torch
 from torch import nn
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, MismatchError, StoreError
 from pipeline.core.progress import note
 from pipeline.evaluation.assessment import assess
 from pipeline.evaluation.context import RunContext
 from pipeline.losses import make_loss
-from pipeline.modalities.prepared import require_sample
+from pipeline.modalities.prepared import PreparedData, require_sample
 from pipeline.models.auxiliary import count_parameters
 from pipeline.models.checkpoint import ModelCard, load_state, save_checkpoint, state_digest
 from pipeline.models.embedder import Embedder
 from pipeline.models.pretrained import initial_network, pretrained_network
 from pipeline.models.teacher import require_same_outputs
 from pipeline.places.addresses import removal
+from pipeline.places.folder import Root
+from pipeline.places.location import Location
+from pipeline.store.reader import LogitStore
 from pipeline.tasks.task import Task
 from pipeline.tracking.log import RunLog, require_installed
 from pipeline.training.failures import naming_epoch
@@ -30,6 +33,7 @@ from pipeline.training.run import train
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
 from stages import paths
+from stages.dvc import is_stage
 from stages.machine import Machine
 from stages.options import reads_params, runs_on_device
 from stages.outputs import Outputs, main_figure, test_figures
@@ -74,7 +78,7 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
                     context.data, spec.start(params.data.options.size), spec.seed
                 )
                 if ranks.is_first and not outputs.state_path.exists():
-                    _tell_stores(params, teacher)
+                    _compare_stores(params, teacher, context.data)
                 result = _train(context, network, card, spec, outputs.state_path, log)
         if ranks.is_first:
             settings, told = spec.training.settings(), making(params, teacher, context.data)
@@ -91,14 +95,34 @@ def command(params: Params, teacher: str, machine: Machine) -> None:
             )
 
 
-def _tell_stores(params: Params, teacher: str) -> None:
-    """Tell of stores that the teacher, once trained again, will not have made, before hours of training."""
+def _compare_stores(params: Params, teacher: str, data: PreparedData) -> None:
+    """Tell of stores that the teacher, once trained again, will not have made, before hours of training.
+
+    Raises:
+        MismatchError: DVC runs this, and the data are others than a store's: its next stage would fail.
+    """
     for dump, store in made_stores(params, teacher):
+        ways = f"give dump {dump!r} a new name in params.yaml, or remove the store with: {removal(store)}"
+        if is_stage() and _is_of_other_data(store, data):
+            raise MismatchError(
+                f"{store}: the data have changed since {teacher} made it, and training it again makes a "
+                f"different teacher, so the dump would be refused afterwards; {ways}; then run: dvc repro"
+            )
         note(
             f"{store}: made by {teacher} before this training, which makes a different teacher; "
-            f"cache-logits will refuse the store then: give dump {dump!r} a new name in params.yaml, or "
-            f"remove the store with: {removal(store)}"
+            f"cache-logits will refuse the store then: {ways}"
         )
+
+
+def _is_of_other_data(store: Root, data: PreparedData) -> bool:
+    """Whether training samples are new or changed since a complete store was made; False if unknown."""
+    try:
+        LogitStore.open(Location(store).place).rows_of(data.train)
+    except MismatchError:
+        return True
+    except StoreError:
+        pass  # unfinished or damaged, which the stage that reads it tells
+    return False
 
 
 def _resolve(context: RunContext, name: str, spec: ModelParams) -> tuple[nn.Module, ModelCard]:

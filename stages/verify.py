@@ -218,9 +218,9 @@ class _CheckedStore:
             opened = _open(self.store, self._kind, allow_drift=self.allow_drift)
             audit = replace(replay(opened, context, teacher, pairs), checked=audit.checked)
         if not as_json:
-            tell_damaged_cache(self.store, audit.files)
             tell_pending(self.store)
             self._tell(audit)
+            tell_damaged_cache(self.store, audit.files)
             changes = changes_at(self.store) if audit.ok else None
             if changes is not None and changes.changed:
                 click.echo(str(changes))

@@ -18,7 +18,9 @@ T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 20.0
 
 
-def track(items: Iterable[T], description: str, *, total: int, unit: str, per_item: int = 1) -> Iterator[T]:
+def track(
+    items: Iterable[T], description: str, *, total: int, unit: str, per_item: int = 1, part: str = ""
+) -> Iterator[T]:
     """Yield the items and show the number done, the rate and the remaining time.
 
     Args:
@@ -27,11 +29,12 @@ def track(items: Iterable[T], description: str, *, total: int, unit: str, per_it
         total: number of units.
         unit: a noun in the singular, e.g. "image".
         per_item: units per item; the last item may have fewer.
+        part: the part of a longer job whose remaining time is shown, e.g. "epoch".
 
     """
     if sys.stderr.isatty():
         return _bar(items, description, total, unit, per_item)
-    return _lines(items, description, total, unit, per_item)
+    return _lines(items, description, total, unit, per_item, f" of this {part}" if part else "")
 
 
 def note(text: str) -> None:
@@ -58,7 +61,9 @@ def _bar(items: Iterable[T], description: str, total: int, unit: str, per_item: 
             bar.update(min(per_item, total - bar.n))
 
 
-def _lines(items: Iterable[T], description: str, total: int, unit: str, per_item: int) -> Iterator[T]:
+def _lines(
+    items: Iterable[T], description: str, total: int, unit: str, per_item: int, part: str
+) -> Iterator[T]:
     start = last = time.monotonic()
     done = 0
     for item in items:
@@ -69,5 +74,5 @@ def _lines(items: Iterable[T], description: str, total: int, unit: str, per_item
             rate = done / (now - start)
             left = (total - done) / rate
             pace = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-            note(f"{description}: {done:,} of {total:,} {plural(unit)}, {pace}/s, {left:,.0f} s left")
+            note(f"{description}: {done:,} of {total:,} {plural(unit)}, {pace}/s, {left:,.0f} s left{part}")
             last = now

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.core.errors import ModelError, quoted
+from pipeline.core.errors import ModelError, did_you_mean, quoted
 from pipeline.core.failures import require_finite_weights
 from pipeline.core.files import write_tensors
 from pipeline.core.hashing import named_arrays_digest
@@ -73,6 +73,9 @@ def load_checkpoint(
 
     """
     card_path = path.with_suffix(".json")
+    if not path.exists() and not card_path.exists():
+        hint = did_you_mean(path.name, (other.name for other in path.parent.glob(f"*{path.suffix}")))
+        raise ModelError(f"{path}: no such file; expected a checkpoint{hint}")
     file = CardFile.read(card_path)
     card, name = file.card, file.card.architecture.name
     if expected is not None and not _is_named(name, expected):

@@ -106,9 +106,14 @@ def changed_error(path: Path, command: str) -> DataError:
 
 def missing_error(path: Path, command: str) -> DataError:
     """Return the error for a missing file of a run, which `command` writes."""
-    others = ", or every missing run at once: pipeline sweep, or dvc repro" if "student" in command else ""
+    needed, others = "the teacher of every dump", ""
+    if "student" in command:
+        needed, others = (
+            "every run of params.yaml's sweep",
+            ", or every missing run at once: pipeline sweep",
+        )
     return DataError(
-        f"{path}: no such file; the report needs every run of params.yaml's sweep; run: {command}{others}"
+        f"{path}: no such file; the report needs {needed}; run: {command}{others}, or dvc repro"
     )
 
 

@@ -46,8 +46,8 @@ def restoring(damaged: object) -> str:
         damaged: the store, its growth, or the root file of one of them.
 
     >>> restoring("data/logits/main.zarr/zarr.json")
-    'repair it with: pipeline verify data/logits/main.zarr --repair, or restore it (dvc checkout --force \
-data/logits/main.zarr)'
+    'repair it with: pipeline verify data/logits/main.zarr --repair (without --repair it tells whether dvc \
+checkout can restore it)'
     >>> restoring("s3://bucket/main.zarr")
     'repair it with: pipeline verify s3://bucket/main.zarr --repair'
     """
@@ -55,4 +55,6 @@ data/logits/main.zarr)'
     while name.rpartition("/")[2] in (ZARR_JSON, MANIFEST, GROWTH):
         name = name.rpartition("/")[0]
     repair = f"repair it with: pipeline verify {quote(name)} --repair"
-    return repair if is_address(name) else f"{repair}, or restore it (dvc checkout --force {quote(name)})"
+    # Not at once: a file may be a link into DVC's cache, which then has the same damage.
+    also = "" if is_address(name) else " (without --repair it tells whether dvc checkout can restore it)"
+    return f"{repair}{also}"

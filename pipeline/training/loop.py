@@ -176,7 +176,7 @@ class _Training:
         name = f"epoch {run.epoch + 1}/{run.settings.epochs}"
         batches = iter(loader.epoch(run.epoch, first_step=current.step))
         saved = mark = time.perf_counter()
-        for _ in track(range(left // size), name, total=left, unit="sample", per_item=size):
+        for _ in track(range(left // size), name, total=left, unit="sample", per_item=size, part="epoch"):
             with naming_memory(run.device, f"a step of {size} samples", _LESS_MEMORY, RENDER_ON_CPU):
                 self._step(batches)
             now = time.perf_counter()

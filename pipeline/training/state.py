@@ -30,6 +30,14 @@ from pipeline.training.optimizer import LossScale, WeightAverage, freeze, make_o
 from pipeline.training.settings import TrainingSettings
 
 _VALIDATION = "validation_"
+# Parts of a run's identity in words; `run.py` and the stages name them.
+_PARTS = {
+    "card": "network, classes or preprocessing",
+    "lesson": "training samples or labels",
+    "settings": "training settings",
+    "store": "dump",
+    "weights": "first weights",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +158,7 @@ def describe(history: Sequence[EpochRecord], validation: Figures, epochs: int) -
     figures.append(f"{record.images_per_second:,.0f} samples/s, {waited:.1%} of the time waiting for data")
     if record.epoch < epochs:
         spent = sum(one.seconds + one.evaluation_seconds for one in history)
-        figures.append(f"{duration(spent / len(history) * (epochs - record.epoch))} left")
+        figures.append(f"{duration(spent / len(history) * (epochs - record.epoch))} of training left")
     return f"epoch {record.epoch}/{epochs}: {', '.join(figures)}"
 
 
@@ -368,11 +376,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _difference(saved: str, identity: Mapping[str, Any]) -> str:
-    """Describe the difference between a saved identity (JSON) and this one."""
+    """Name the parts of a saved identity (JSON) that differ from this one, and the first values."""
     try:
-        return difference(json.loads(saved), identity)
-    except ValueError:
+        there = json.loads(saved)
+        parts = [name for name in sorted({*there, *identity}) if there.get(name) != identity.get(name)]
+        told = "; ".join(difference(there, identity).split("; ")[:2])
+    except (ValueError, TypeError):
         return "it was saved by a different version"
+    return f"{', '.join(_PARTS.get(name, name) for name in parts)} changed ({told})"
 
 
 def _copy(state: StateDict) -> StateDict:

@@ -325,7 +325,24 @@ def test_a_run_of_other_data_is_told_by_the_report(dumped, told):
     )
     said = told("report")
     assert (
-        "main-pupil-kd-0: trained on different data than data/prepared holds now; run: pipeline train-st"
-        in said
+        "main-pupil-kd-0: trained on different data than data/prepared holds now; run: dvc repro, or the "
+        "commands of its teacher, its dump and the student in turn" in said
     )
     assert "baseline-pupil-scratch-0: trained on different data" not in said
+
+
+def test_under_dvc_no_teacher_is_trained_towards_a_refusal(dumped, refused, told, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train-teacher@tutor")
+    warning = f"{STORE}: made by tutor before this training"
+    assert warning in told("train-teacher", "tutor")  # the data are the same
+    train, test = make_images(100, 0), make_images(40, 1)
+    train[0][0, 0, 0, 0] ^= 1
+    np.savez(
+        "data.npz", train_images=train[0], train_labels=train[1], test_images=test[0], test_labels=test[1]
+    )
+    assert run("prepare") == 0
+    line = refused("train-teacher", "tutor")
+    assert f"{STORE}: the data have changed since tutor made it" in line
+    assert f"remove the store with: rm -r {STORE}; then run: dvc repro" in line
+    monkeypatch.delenv("DVC_STAGE")
+    assert warning in told("train-teacher", "tutor")

@@ -295,7 +295,25 @@ def test_a_user_with_a_name_keeps_it(monkeypatch):
     assert "LOGNAME" not in os.environ
 
 
+def test_waiting_threads_spin_briefly_unless_the_user_says_otherwise(monkeypatch):
+    show = "from stages.environment import fill_in; fill_in(); import os; print(os.environ.get('{}'))"
+    plain = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(("GOMP", "OMP_W"))}
+    for given, expected in (
+        ({}, "3000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, "None"),
+    ):
+        command = [sys.executable, "-c", show.format("GOMP_SPINCOUNT")]
+        done = subprocess.run(command, env=plain | given, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
+
+
 # Status 2
+
+
+def test_a_mistyped_command_gets_a_suggestion(capsys):
+    assert run("inspekt", "main") == 2
+    assert "No such command 'inspekt'; did you mean 'inspect'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

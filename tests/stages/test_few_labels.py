@@ -82,7 +82,10 @@ def test_a_run_of_another_number_of_labels_is_not_gone_on_with(project, monkeypa
     monkeypatch.undo()
     monkeypatch.chdir(project)
     saved = (paths.STATE / "baseline-pupil-scratch-0.pt").read_bytes()
-    for labels, said in ((2, "starting over: lesson.images was"), (3, "resuming after epoch 1 of 2")):
+    for labels, said in (
+        (2, "starting over: training samples or labels changed (lesson"),
+        (3, "resuming after epoch 1 of 2"),
+    ):
         (paths.STATE / "baseline-pupil-scratch-0.pt").write_bytes(saved)
         capsys.readouterr()
         assert run(*SCRATCH, "--set", f"data.labels_per_class={labels}") == 0

@@ -256,7 +256,7 @@ def test_the_state_of_another_identity_is_not_resumed(run, tmp_path, capsys):
         run(loss=_InterruptedLoss(2 * run.steps), identity={"run": "other"}, network=_network(9))
     saved = (tmp_path / "state.pt").read_bytes()
     anew = run()
-    assert "starting over: run was other, is test; moved to" in capsys.readouterr().err
+    assert "starting over: run changed (run was other, is test); moved to" in capsys.readouterr().err
     assert (tmp_path / "state.pt.other").read_bytes() == saved
     _assert_same(anew, whole)
 
@@ -268,7 +268,9 @@ def test_a_state_that_was_kept_aside_comes_back(run, tmp_path, capsys):
             run(loss=_InterruptedLoss(epochs * run.steps), identity={"run": identity})
     saved = (tmp_path / "state.pt").read_bytes()
     resumed = run(network=_network(seed=9))
-    assert "resuming this run's saved state: run was other, is test" in capsys.readouterr().err
+    assert (
+        "resuming this run's saved state: run changed (run was other, is test)" in capsys.readouterr().err
+    )
     assert (tmp_path / "state.pt.other").read_bytes() == saved
     _assert_same(resumed, whole)
 
@@ -341,7 +343,7 @@ def test_a_changed_batch_size_is_named(run, capsys):
     with pytest.raises(_Interrupted):
         run(before, loss=_InterruptedLoss(2 * run.steps), identity=identity(before))
     run(after, identity=identity(after))
-    expected = "starting over: settings.batch_size was 16, is 8; settings.epochs was 4, is 5"
+    expected = "training settings changed (settings.batch_size was 16, is 8; settings.epochs was 4, is 5)"
     assert expected in capsys.readouterr().err
 
 
@@ -573,7 +575,7 @@ def test_a_line_of_progress_tells_the_time_that_is_left():
     ]
     said = "epoch 2/4: loss 1.2500, 50 samples/s, 1.0% of the time waiting for data"
     # Epochs of 60 and 110 s: two more take 170 s.
-    assert describe(history, Metrics(), 4) == f"{said}, 3 min left"
+    assert describe(history, Metrics(), 4) == f"{said}, 3 min of training left"
     assert describe(history, Metrics(), 2) == said.replace("2/4", "2/2")
 
 
