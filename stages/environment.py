@@ -9,6 +9,9 @@ from pathlib import Path
 
 from pipeline.core.user import name_user
 
+# Turns of GNU's OpenMP: about ten microseconds.
+SHORT_SPIN = "3000"
+
 
 def fill_in() -> None:
     """Set a user name and a short spin, and make all text printable; call this before torch is imported."""
@@ -17,7 +20,7 @@ def fill_in() -> None:
     # programs, or under a quota, it burns the time that they need: a step of a small network took twenty
     # times as long. After this many turns it sleeps, which costs nothing on idle processors. Bytes stay.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+        os.environ.setdefault("GOMP_SPINCOUNT", SHORT_SPIN)
     # A shell's `2>&-` closes the stream, and Python then sets it to None.
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115

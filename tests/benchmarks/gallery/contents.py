@@ -64,6 +64,7 @@ TABLES: Mapping[str, Shown] = {
     "students-cost": _shown(speed.students, "students_cost.json"),
     "students-cost-resnet8x4": _shown(speed.students, "students_cost_resnet8x4.json"),
     "writers": _shown(jobs.writers, "writers.json"),
+    "waiting-threads": _shown(speed.waiting_threads, "waiting_threads.json"),
     "far-store": _shown(jobs.far_store, "far_store.json"),
     "far-tars": _shown(jobs.far_tars, "far_tars.json"),
     "gpu": Shown(make=lambda: kept.readme_table(kept.cards())),

@@ -161,6 +161,15 @@ def sounds(found: Found) -> str:
     return table(("chain", "ours", "audiomentations", "ratio"), *rows)
 
 
+def waiting_threads(found: Found) -> str:
+    """Return what waiting threads cost a small network; from waiting_threads.json."""
+    return table(
+        ("a step of a small network: default ÷ short spin", "ratio"),
+        ("alone", ratio(found["alone"]["default_over_short"])),
+        (f"beside {found['busy']} busy programs", ratio(found["beside"]["default_over_short"])),
+    )
+
+
 def texts(found: Found) -> str:
     """Return times faster than tokenising every view; from text_speed.json."""
     head = ("views", "first time", "strings given", "again, in a later epoch")
