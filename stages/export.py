@@ -116,9 +116,10 @@ def _find(given: str) -> Path:
         paths.teacher_run(file.stem): file for file in teachers
     }
     if given not in runs:
+        known = first_of([name for name in runs if not name.endswith(".last")]) or "a trained run"
         raise ConfigError(
-            f"no run {given!r} in models/; expected the file of a checkpoint, or one of "
-            f"{first_of([name for name in runs if not name.endswith('.last')])}{did_you_mean(given, runs)}"
+            f"no run {given!r} in models/; expected the file of a checkpoint, or one of {known}"
+            f"{did_you_mean(given, runs)}"
         )
     return runs[given]
 

@@ -41,11 +41,11 @@ def write_pointer(params: Params, dump: str) -> None:
     write_json(paths.pointer(dump), {"manifest": bytes_digest(manifest), "place": str(store)})
 
 
-def made_stores(params: Params, teacher: str) -> list[tuple[str, Root]]:
-    """Return the dumps of a teacher whose stores exist, finished or not, with their folders or places."""
+def made_stores(params: Params, teacher: str) -> list[tuple[str, Path]]:
+    """Return the dumps of a teacher whose stores exist in a local folder, finished or not, with them."""
     of_teacher = [name for name, dump in params.dumps.items() if dump.teacher == teacher]
-    found = [(name, place_of(params, name)) for name in of_teacher]
-    return [(name, store) for name, store in found if at(store).exists(ZARR_JSON)]
+    found = [(name, place) for name in of_teacher if isinstance(place := place_of(params, name), Path)]
+    return [(name, store) for name, store in found if (store / ZARR_JSON).exists()]
 
 
 def find_store(params: Params, dump: str) -> Root:

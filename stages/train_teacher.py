@@ -22,8 +22,6 @@ from pipeline.models.embedder import Embedder
 from pipeline.models.pretrained import initial_network, pretrained_network
 from pipeline.models.teacher import require_same_outputs
 from pipeline.places.addresses import removal
-from pipeline.places.folder import Root
-from pipeline.places.location import Location
 from pipeline.store.reader import LogitStore
 from pipeline.tasks.task import Task
 from pipeline.tracking.log import RunLog, require_installed
@@ -109,19 +107,22 @@ def _compare_stores(params: Params, teacher: str, data: PreparedData) -> None:
                 f"different teacher, so the dump would be refused afterwards; {ways}; then run: dvc repro"
             )
         note(
-            f"{store}: made by {teacher} before this training, which makes a different teacher; "
-            f"cache-logits will refuse the store then: {ways}"
+            f"{store}: made by {teacher} before this training; unless its weights come out the same, "
+            f"cache-logits will refuse the store: {ways}"
         )
 
 
-def _is_of_other_data(store: Root, data: PreparedData) -> bool:
+def _is_of_other_data(store: Path, data: PreparedData) -> bool:
     """Whether training samples are new or changed since a complete store was made; False if unknown."""
     try:
-        LogitStore.open(Location(store).place).rows_of(data.train)
+        opened = LogitStore.open(store)
+    except StoreError:
+        print("DBG", repr(e))
+        return False  # unfinished, damaged or of another version, which the stage that reads it tells
+    try:
+        opened.rows_of(data.train)
     except MismatchError:
         return True
-    except StoreError:
-        pass  # unfinished or damaged, which the stage that reads it tells
     return False
 
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import ConfigError, DataError
 from pipeline.core.files import read_json, write_json
 from pipeline.places.objects import is_object_address
-from pipeline.samples.objects import list_objects
-from pipeline.samples.parts import MAGIC
+from pipeline.samples.files import suffix_of
+from pipeline.samples.objects import find_objects
+from pipeline.samples.parts import MAGIC, find_parts
 from stages.data_params import DataParams
 
 SUFFIX = ".watch"
@@ -45,12 +46,11 @@ def look(data: DataParams) -> dict[str, Any]:
             f"data.watch is {data.watch!r}, a digest of the source's files, but data.source {kind!r} has "
             "none; expected a file or folder; watch something else"
         )
-    further = (getattr(data.options, name, None) for name in _FURTHER)
+    patterns = {name: getattr(data.options, name, None) for name in _FURTHER}
     state, count = hashlib.sha256(), 0
-    for pattern in (path, *(pattern for pattern in further if pattern)):
-        for line in _lines_of_objects(pattern) if is_object_address(pattern) else _lines(_root_of(pattern)):
-            state.update(line)
-            count += 1
+    for line in _lines_of(path, patterns):
+        state.update(line)
+        count += 1
     return {"files": count, "digest": state.hexdigest()}
 
 
@@ -66,20 +66,24 @@ def keep(data: DataParams, seen: dict[str, Any]) -> bool:
     return True
 
 
-def _root_of(pattern: str) -> Path:
-    """Return a file or folder, or the folder in front of the first sign of a pattern."""
-    path = Path(pattern)
-    if not path.exists() and MAGIC.search(pattern):
-        path = Path(MAGIC.split(pattern)[0].rpartition("/")[0] or ".")
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; expected the source; correct data.source")
-    return path
-
-
-def _lines_of_objects(address: str) -> Iterator[bytes]:
-    """Yield name, size and tag of each object that a source may read, in the order of the names."""
-    for name, (size, tag) in sorted(list_objects(address).items()):
-        yield os.fsencode(f"{name}\0{size}\0{tag}\n")
+def _lines_of(path: str, further: Mapping[str, str | None]) -> Iterator[bytes]:
+    """Yield a line for each file of a source: a file or folder, or patterns, in a bucket as well."""
+    if is_object_address(path):
+        objects = find_objects(path, ".tar", further).files
+        named = {str(file): file for some in objects.values() for file in some}
+        yield from (
+            os.fsencode(f"{name}\0{named[name].size}\0{named[name].tag}\n") for name in sorted(named)
+        )
+        return
+    root = Path(path)
+    is_pattern = not root.exists() and MAGIC.search(path) is not None
+    if not is_pattern and not root.exists():
+        raise DataError(f"{root}: no such file or folder; expected the source; correct data.source")
+    if not is_pattern:
+        yield from _lines(root)
+    patterns = [pattern for pattern in (path if is_pattern else None, *further.values()) if pattern]
+    found = {file for pattern in patterns for file in find_parts(pattern, suffix_of(pattern), {}).paths}
+    yield from (_line(str(file), file.stat()) for file in sorted(found))
 
 
 def _lines(root: Path) -> Iterator[bytes]:

@@ -190,7 +190,7 @@ def _strays_folder(path: Root) -> Root:
 
 def _done_about(path: Root, fault: Fault) -> str:
     verb, _, rest = fault.problem.partition(" ")
-    found = f"{fault.name}, which {_PAST[verb]} {rest}"
+    found = f"{fault.name}, which {_PAST.get(verb, verb)} {rest}"
     if _is_foreign(fault):
         return f"moved to {_strays_folder(path)}: {found}"
     return f"{'removed' if fault.problem == STRAY else 'rewritten'}: {found}"

@@ -20,6 +20,7 @@ import io
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,10 @@ from pipeline.core.files import write_atomic
 
 FOLDER, GIGABYTES = "PIPELINE_CACHE", "PIPELINE_CACHE_GB"
 _FREE_SHARE = 0.1
+_LEAST_BYTES = 1 << 30
+_MARKED_SECONDS = 300.0
+_ATTEMPTS = 10
+DIGEST_BYTES = 32
 # The folder is listed again after this share of its largest size was written.
 _SLACK = 1 / 16
 # Of a SHA-256; names of locks and of unfinished files are longer.
@@ -57,13 +62,15 @@ class Cache:
     def __init__(self, folder: Path, most_bytes: int | None = None) -> None:
         self._folder, self._most_bytes = folder, most_bytes
         self._unlisted = math.inf
-        self._used: set[Path] = set()
+        self._used: dict[Path, float] = {}
 
     def __str__(self) -> str:
         return str(self._folder)
 
     def open(self, key: str, fetch: Callable[[], bytes]) -> io.BufferedReader:
         """Open the file of a key for reading; it is fetched if it is not there.
+
+        The file has the bytes and then their SHA-256, which each process compares once.
 
         Args:
             key: any text; equal keys have equal bytes.
@@ -74,60 +81,82 @@ class Cache:
         """
         path = self._path(key)
         try:
-            while True:
-                # Between writing and opening, another process may remove the file to make room.
+            for _ in range(_ATTEMPTS):
+                # At any time, another process may remove the file, or the whole folder, to make room.
                 with suppress(FileNotFoundError):
                     file = path.open("rb")
-                    self._tell_used(path)
-                    return file
-                self._fill(path, fetch)
+                    if self._is_sound(path, file):
+                        return file
+                    file.close()
+                    self.forget(key)
+                with suppress(FileNotFoundError):
+                    self._fill(path, fetch)
         except OSError as error:
-            raise StoreError(
-                f"{self._folder}: cannot keep what is read from a bucket ({error.strerror}); expected a "
-                f"folder on a disk with room; set {FOLDER} to one"
-            ) from None
+            raise self._unusable(str(error.strerror)) from None
+        raise self._unusable("its files disappear")
 
     def forget(self, key: str) -> None:
         """Remove the bytes of a key, e.g. damaged ones."""
-        self._path(key).unlink(missing_ok=True)
+        path = self._path(key)
+        self._used.pop(path, None)
+        with suppress(OSError):
+            path.unlink()
 
     def _path(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()
         return self._folder / name[:2] / name
 
+    def _unusable(self, reason: str) -> StoreError:
+        return StoreError(
+            f"{self._folder}: cannot keep what is read from a bucket ({reason}); expected a folder on a "
+            f"disk with room; set {FOLDER} to one"
+        )
+
+    def _is_sound(self, path: Path, file: io.BufferedReader) -> bool:
+        """Compare a file with its digest, once; mark it as used now, every few minutes."""
+        now = time.monotonic()
+        if now - self._used.get(path, -math.inf) < _MARKED_SECONDS:
+            return True
+        if path not in self._used:
+            content = file.read()
+            if hashlib.sha256(content[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
+                return False
+            file.seek(0)
+        self._used[path] = now
+        with suppress(OSError):
+            os.utime(path)
+        return True
+
     def _fill(self, path: Path, fetch: Callable[[], bytes]) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
             if path.exists():
                 return
             content = fetch()
-            self._make_room(len(content))
-            write_atomic(path, lambda file: file.write(content))
-
-    def _tell_used(self, path: Path) -> None:
-        """Mark a file as used now, once per process: the files that were unused for longest go first."""
-        if path not in self._used:
-            self._used.add(path)
-            with suppress(OSError):
-                os.utime(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_room(len(content) + DIGEST_BYTES)
+            write_atomic(path, lambda file: file.write(content + hashlib.sha256(content).digest()))
 
     def _make_room(self, count: int) -> None:
-        """Remove old files, if `count` more bytes are too many."""
+        """Remove the files that were unused for longest, if `count` more bytes are too many."""
         self._unlisted += count
         if self._most_bytes is None:
             usage = shutil.disk_usage(self._folder)
-            surplus = count + _FREE_SHARE * usage.total - usage.free
-            slack = 0.0
-        else:
-            slack = _SLACK * self._most_bytes
-            if self._unlisted < slack:
+            if usage.free - count >= _FREE_SHARE * usage.total:
                 return
-            surplus = sum(size for _, size, _ in self._files()) + count - self._most_bytes
-            self._unlisted = 0
-        if surplus <= 0:
+        elif self._unlisted < _SLACK * self._most_bytes:
             return
-        surplus += slack
-        for _, size, path in sorted(self._files()):
+        self._unlisted = 0
+        files = sorted(self._files())
+        there = float(sum(size for _, size, _ in files) + count)
+        if self._most_bytes is not None:
+            surplus = there - self._most_bytes
+        else:
+            # On a disk that others have filled, a cache of this size is worth its room.
+            surplus = min(_FREE_SHARE * usage.total - usage.free + count, there - _LEAST_BYTES)
+        # Some more, so that the next files need no listing.
+        surplus += _SLACK * there if surplus > 0 else 0
+        for _, size, path in files:
             if surplus <= 0:
                 break
             path.unlink(missing_ok=True)

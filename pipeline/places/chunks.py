@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import DataError, StoreError
 from pipeline.places.cache import machine_cache
-from pipeline.places.place import Place, Tag
+from pipeline.places.objects import ObjectPlace, changed
+from pipeline.places.place import Tag
 
 CHUNK_BYTES = 16 << 20
 _AHEAD = 4
@@ -38,7 +39,7 @@ class ChunkedFile:
         tag: tells its content from others of the same name.
     """
 
-    place: Place = field(compare=False)
+    place: ObjectPlace = field(compare=False)
     name: str
     size: int
     tag: Tag
@@ -53,19 +54,15 @@ class ChunkedFile:
             DataError: the file is gone, or shorter than when it was listed.
             StoreError: the bucket cannot be reached, or the cache cannot be written.
         """
-        stop = min(start + length, self.size)
-        content = np.empty(max(0, stop - start), np.uint8)
+        stop, parts = min(start + length, self.size), []
+        # Part by part: a size in an untrusted index decides about no memory before its bytes are there.
         for chunk in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)):
             first = chunk * CHUNK_BYTES
             low, high = max(start, first), min(stop, first + CHUNK_BYTES)
             with self._open(chunk) as file:
                 file.seek(low - first)
-                if file.readinto(content[low - start : high - start].data) < high - low:
-                    raise DataError(
-                        f"{self}: ends before byte {high:,}, but had {self.size:,} bytes; expected the "
-                        "file that was listed; restore it, or run: pipeline prepare"
-                    )
-        return content
+                parts.append(np.frombuffer(bytearray(file.read(high - low)), np.uint8))
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint8), *parts])
 
     def open(self) -> io.BufferedReader:
         """Open the file for reading, as one on the local disk."""
@@ -90,9 +87,13 @@ class ChunkedFile:
             machine_cache().open(self._key(chunk), lambda: self._fetch(chunk)).close()
 
     def _fetch(self, chunk: int) -> bytes:
-        content = self.place.get(self.name, chunk * CHUNK_BYTES, CHUNK_BYTES)
+        first = chunk * CHUNK_BYTES
+        expected = min(CHUNK_BYTES, self.size - first)
+        content = self.place.get(self.name, first, expected, tag=self.tag)
         if content is None:
             raise DataError(f"{self}: missing, but it was listed; restore it, or run: pipeline prepare")
+        if len(content) != expected:
+            raise changed(str(self))
         return content
 
     def _key(self, chunk: int) -> str:

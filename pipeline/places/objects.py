@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, DataError
 from pipeline.core.threads import side_by_side
 from pipeline.places.addresses import hidden_place
 from pipeline.places.failures import (
@@ -133,19 +133,33 @@ class ObjectPlace(Place):
             found |= self.sizes(top)
         return {name: found[name] for name in names if name in found}
 
-    def get(self, name: str, first: int = 0, count: int | None = None) -> bytes | None:
-        """Return an object's bytes, or None if it is missing."""
+    def get(
+        self, name: str, first: int = 0, count: int | None = None, *, tag: Tag | None = None
+    ) -> bytes | None:
+        """Return an object's bytes, or None if it is missing; see `Place.get`.
+
+        Args:
+            tag: of the expected content.
+
+        Raises:
+            DataError: the object has another tag.
+        """
         if count == 0:
             return b"" if self.exists(name) else None
         # A range beyond the end is cut by the service; one that begins there is refused.
         span = (first, first + count) if count is not None else {"offset": first} if first else None
-        options = {} if span is None else {"options": {"range": span}}
+        asked: dict[str, Any] = {} if span is None else {"range": span}
+        if tag is not None:
+            asked["if_match"] = tag.partition("\n")[0]
         for left in reversed(range(READS)):
             try:
                 with explaining(f"{self._name}/{name}", "be read"):
-                    return bytes(load_obstore().get(self._store, self._prefix + name, **options).bytes())
+                    found = load_obstore().get(self._store, self._prefix + name, options=asked or None)
+                    return bytes(found.bytes())
             except FileNotFoundError:
                 return None
+            except load_obstore().exceptions.PreconditionError:
+                raise changed(f"{self._name}/{name}") from None
             except OutOfRangeError:
                 return b""
             except CutShortError:
@@ -223,6 +237,14 @@ class ObjectPlace(Place):
                 return _tag(made)
         except FileNotFoundError as error:  # GCS and others, of a bucket
             raise no_bucket(place, str(error)) from None
+
+
+def changed(file: str) -> DataError:
+    """Return the error for an object that is no longer the one that was listed."""
+    return DataError(
+        f"{file}: has changed since it was listed; expected the same object; restore it, or run: pipeline "
+        "prepare"
+    )
 
 
 def require_object_address(url: str) -> None:

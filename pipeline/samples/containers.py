@@ -20,7 +20,8 @@ from pipeline.core.errors import DataError
 from pipeline.core.hashing import bytes_glance
 from pipeline.places.chunks import ChunkedFile
 from pipeline.places.folder import Root
-from pipeline.places.place import Place, Tag
+from pipeline.places.objects import ObjectPlace
+from pipeline.places.place import Tag
 from pipeline.samples import arrow
 
 Bytes = NDArray[np.uint8]  # (n,)
@@ -51,16 +52,13 @@ class Container:
 
     def file(self, part: int) -> File:
         """Return a file by its number."""
-        name = self.parts[part]
-        return (
-            self.root / name
-            if isinstance(self.root, Path)
-            else ChunkedFile(self.root, name, *self.objects[part])
-        )
+        if isinstance(self.root, ObjectPlace):
+            return ChunkedFile(self.root, self.parts[part], *self.objects[part])
+        return self.path(part)
 
     def path(self, part: int) -> Path:
         """Return the path of a file on the local disk, by its number."""
-        if isinstance(self.root, Place):
+        if not isinstance(self.root, Path):
             raise TypeError(f"{self.root} is no folder")
         return self.root / self.parts[part]
 

@@ -1,6 +1,6 @@
 """The files of a dataset in a bucket: s3://bucket/train-{000..099}.tar, s3://bucket/tars.
 
-Patterns and folders mean what they do on a local disk: see `parts.py`.
+Patterns and folders mean what they do on a local disk (see `parts.py`), but for `**`, which is one folder.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from fnmatch import fnmatchcase
 from pipeline.core.errors import ConfigError, DataError, counted, first_of, quoted
 from pipeline.places.chunks import ChunkedFile
 from pipeline.places.objects import ObjectPlace, is_object_address
-from pipeline.places.place import Tag
-from pipeline.samples.files import NO_SUFFIX, is_hidden, suffix_of
+from pipeline.samples.files import is_hidden, suffix_of
 from pipeline.samples.parts import MAGIC, divided, expand
 from pipeline.samples.samples import LeftOut
 from pipeline.samples.splits import TRAIN
@@ -70,13 +69,6 @@ def find_objects(detail: str, suffix: str, further: Mapping[str, str | None]) ->
     return _below_root(bucket, {**files, **found}, left_out)
 
 
-def list_objects(pattern: str) -> Mapping[str, tuple[int, Tag]]:
-    """Return size in bytes and tag of the objects in a folder, or around a file or pattern, by key."""
-    is_folder = not MAGIC.search(pattern) and suffix_of(pattern) == NO_SUFFIX
-    there = _listed(f"{pattern.rstrip('/')}/" if is_folder else pattern)
-    return {key: (file.size, file.tag) for key, file in there.items()}
-
-
 def _below_root(
     bucket: ObjectPlace, files: Mapping[str, Sequence[ChunkedFile]], left_out: LeftOut
 ) -> Objects:
@@ -103,7 +95,7 @@ def _matching(pattern: str, suffix: str) -> Iterator[ChunkedFile]:
         depth = key.count("/")
         matches = [there[key]] if key in there else []
         if not matches and MAGIC.search(key):
-            known = sorted(name for name in there if name.count("/") == depth)
+            known = sorted(name for name in there if name.count("/") == depth and not _is_hidden(name))
             matches = [there[name] for name in known if fnmatchcase(name, key)]
         found |= dict.fromkeys(matches)
         missing += [] if matches else [f"{_bucket(pattern)}/{key}"]
@@ -127,7 +119,11 @@ def _listed(pattern: str) -> Listed:
 
 
 def _is_part(key: str, suffix: str) -> bool:
-    return suffix_of(key) == suffix and not any(map(is_hidden, key.split("/")))
+    return suffix_of(key) == suffix and not _is_hidden(key)
+
+
+def _is_hidden(key: str) -> bool:
+    return any(map(is_hidden, key.split("/")))
 
 
 def _bucket(address: str) -> ObjectPlace:

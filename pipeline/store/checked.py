@@ -32,7 +32,7 @@ def read_checked(location: Location, manifest: Manifest, shard: ShardId, array: 
     if cache is None:
         return fetch()
     with cache.open(digest, fetch) as file:
-        content = file.read(size + 1)
+        content = file.read(size)
     if problem_of(content, digest, size):
         cache.forget(digest)
         return fetch()

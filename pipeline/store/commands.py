@@ -54,6 +54,8 @@ checkout can restore it)'
     name = hidden_place(str(damaged))
     while name.rpartition("/")[2] in (ZARR_JSON, MANIFEST, GROWTH):
         name = name.rpartition("/")[0]
+    if is_address(name) and not is_object_address(name):
+        return "restore it"
     repair = f"repair it with: pipeline verify {quote(name)} --repair"
     # Not at once: a file may be a link into DVC's cache, which then has the same damage.
     also = "" if is_address(name) else " (without --repair it tells whether dvc checkout can restore it)"

@@ -380,8 +380,9 @@ def _difference(saved: str, identity: Mapping[str, Any]) -> str:
     try:
         there = json.loads(saved)
         parts = [name for name in sorted({*there, *identity}) if there.get(name) != identity.get(name)]
-        told = "; ".join(difference(there, identity).split("; ")[:2])
-    except (ValueError, TypeError):
+        values = difference(there, identity).split("; ")
+        told = "; ".join([*values[:2], "…"] if len(values) > 2 else values)
+    except (ValueError, TypeError, AttributeError):
         return "it was saved by a different version"
     return f"{', '.join(_PARTS.get(name, name) for name in parts)} changed ({told})"
 

@@ -92,7 +92,7 @@ def test_other_images_can_be_compared_on(project, capsys):
 @pytest.mark.parametrize(
     ("checkpoint", "out", "words"),
     [
-        ("models/teachers/nobody.pt", "x.pt2", "models/teachers/nobody.json: no such file"),
+        ("models/teachers/nobody.pt", "x.pt2", "models/teachers/nobody.pt: no such file"),
         ("teacher-tuter", "x.pt2", "no run 'teacher-tuter' in models/; expected the file of a checkpoint"),
         ("teacher-tuter", "x.pt2", "or one of teacher-tutor; did you mean 'teacher-tutor'?"),
         (TEACHER, TEACHER, "is the checkpoint itself or its card"),

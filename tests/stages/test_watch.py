@@ -114,13 +114,17 @@ def test_tars_in_a_bucket_have_a_digest_too(s3_server, texts):
     before = look(of_folder)
     assert before["files"] == 2
     assert look(of_folder) == look(of_pattern) == before
+    client.put_object(Bucket=name, Key="tars/notes.txt", Body=b"no tar")
+    assert look(of_folder) == before
+    with pytest.raises(DataError, match="nothing"):
+        look(DataParams(source=f"wds:s3://{name}/nothing", watch="tars.watch"))
     client.put_object(Bucket=name, Key="tars/train-001.tar", Body=b"another")
     assert look(of_folder)["digest"] != before["digest"]
 
 
 def test_files_of_patterns_have_a_digest(texts):
     options = ImageOptions(test_files="texts/test/*/*.txt")
-    data = DataParams(source="csv:texts/train/{a,b}.csv", watch="x.watch", options=options)
+    data = DataParams(source="csv:texts/train/{a,b}/*.txt", watch="x.watch", options=options)
     before = look(data)
     assert before["files"] == 16
     renamed(texts)

@@ -89,14 +89,14 @@ class EncodedSplit(Split):
     def _content(self, row: int) -> NDArray[np.uint8]:
         """Read an image and require its prepared content."""
         content = self._read(row)
-        if not self._is_prepared(row, content) and self._forget(row):
-            content = self._read(row)
-        if not self._is_prepared(row, content):
-            raise DataError(
-                f"{self._path(row)}: content ({counted(len(content), 'byte')}) has changed since it was "
-                "prepared; restore the file, or run: pipeline prepare"
-            )
-        return content
+        if self._is_prepared(row, content):
+            return content
+        if self._forget(row) and self._is_prepared(row, content := self._read(row)):
+            return content
+        raise DataError(
+            f"{self._path(row)}: content ({counted(len(content), 'byte')}) has changed since it was "
+            "prepared; restore the file, or run: pipeline prepare"
+        )
 
     def _is_prepared(self, row: int, content: NDArray[np.uint8]) -> bool:
         shape = (*self.shapes[row].tolist(), self.form.channels)

@@ -168,8 +168,9 @@ class ImagesDescribed:
     def _has_right_objects(self) -> bool:
         if self.contained is None:
             return not is_address(self.root or "")
-        expected = len(self.contained.parts) if is_object_address(self.root) else 0
-        return len(self.contained.objects) == expected
+        if not is_object_address(self.root):
+            return not self.contained.objects
+        return self.contained.kind == "tar" and len(self.contained.objects) == len(self.contained.parts)
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> ImagesDescribed:

@@ -73,9 +73,9 @@ def asked(monkeypatch) -> Counter[tuple[str, int]]:
     """How often each part of an object was asked for, by name and first byte."""
     counts: Counter[tuple[str, int]] = Counter()
 
-    def get(place, name, first=0, count=None, *, get=ObjectPlace.get):
+    def get(place, name, first=0, count=None, *, get=ObjectPlace.get, **further):
         counts[f"{place}/{name}", first] += 1
-        return get(place, name, first, count)
+        return get(place, name, first, count, **further)
 
     monkeypatch.setattr(ObjectPlace, "get", get)
     return counts
@@ -157,14 +157,13 @@ def test_damage_in_the_cache_is_read_again_and_damage_in_the_bucket_is_named(buc
     np.testing.assert_array_equal(train.array(3), whole)
     empty(cache)
     content = tar.read_bytes()
-    bucket.put("tars/train-000.tar", bytes(len(content)))
-    name = f"{bucket.url}/tars/train-000.tar/{train.names[3]}"
-    with pytest.raises(DataError, match=rf"{name}: content .* has changed since it was prepared"):
-        train.array(3)
-    empty(cache)
-    bucket.put("tars/train-000.tar", content[:CHUNK_BYTES])
-    with pytest.raises(DataError, match=r"train-000.tar: ends before byte .* restore it"):
-        train.array(len(train) - 1)
+    for other in (bytes(len(content)), content[:CHUNK_BYTES]):
+        bucket.put("tars/train-000.tar", other)
+        with pytest.raises(DataError, match=r"train-000.tar: has changed since it was listed"):
+            train.array(3)
+        settle()
+    bucket.put("tars/train-000.tar", content)
+    np.testing.assert_array_equal(train.array(3), whole)
 
 
 def test_a_tar_that_was_written_again_is_read_again(bucket, asked):
