@@ -117,7 +117,6 @@ def _is_of_other_data(store: Path, data: PreparedData) -> bool:
     try:
         opened = LogitStore.open(store)
     except StoreError:
-        print("DBG", repr(e))
         return False  # unfinished, damaged or of another version, which the stage that reads it tells
     try:
         opened.rows_of(data.train)
