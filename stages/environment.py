@@ -9,16 +9,16 @@ from pathlib import Path
 
 from pipeline.core.user import name_user
 
-# Turns of GNU's OpenMP: about ten microseconds.
-SHORT_SPIN = "3000"
+# Turns of the OpenMP of GNU: some tens of microseconds.
+SHORT_SPIN = "10000"
 
 
 def fill_in() -> None:
     """Set a user name and a short spin, and make all text printable; call this before torch is imported."""
     name_user()
     # By default a thread of OpenMP spins for a millisecond where it waits for the others. Beside other
-    # programs, or under a quota, it burns the time that they need: a step of a small network took twenty
-    # times as long. After this many turns it sleeps, which costs nothing on idle processors. Bytes stay.
+    # programs, or under a quota, it burns the time that they need. After this many turns it sleeps, which
+    # a very small network notices on idle processors: tests/benchmarks/waiting_threads.py. Bytes stay.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SHORT_SPIN)
     # A shell's `2>&-` closes the stream, and Python then sets it to None.

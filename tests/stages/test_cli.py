@@ -299,7 +299,7 @@ def test_waiting_threads_spin_briefly_unless_the_user_says_otherwise(monkeypatch
     show = "from stages.environment import fill_in; fill_in(); import os; print(os.environ.get('{}'))"
     plain = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(("GOMP", "OMP_W"))}
     for given, expected in (
-        ({}, "3000"),
+        ({}, "10000"),
         ({"GOMP_SPINCOUNT": "7"}, "7"),
         ({"OMP_WAIT_POLICY": "active"}, "None"),
     ):
