@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.modalities.families import Installed
-from pipeline.modalities.images.options import FILES
 from pipeline.models.architecture import source_of
 from stages.render import quoted_yaml
 
@@ -99,6 +98,7 @@ class Survey:
         train, validation, test: images per split; validation is None if it is drawn from train.
         sizes: (n, 2) height and width in pixels of some images, evenly spread; n may be 0.
         task: that of the labels: classes, multilabel or scores.
+        can_stay: whether the images are files, or in files, that can stay encoded.
     """
 
     source: str
@@ -109,12 +109,8 @@ class Survey:
     test: int
     sizes: NDArray[np.int64]
     task: str = "classes"
+    can_stay: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def has_files(self) -> bool:
-        """Whether the images are files, or in files, that can stay encoded."""
-        return self.source.partition(":")[0] in FILES
 
     @property
     def short_sides(self) -> NDArray[np.int64]:
@@ -229,7 +225,7 @@ def fit(survey: Survey, installed: Sequence[Installed], device: str) -> dict[str
         "watch": quoted_yaml(survey.watch),
         "image_size": side,
         "short_side": short_side,
-        "keep": "encoded" if packed > _MOST_PACKED_BYTES and survey.has_files else "pixels",
+        "keep": "encoded" if packed > _MOST_PACKED_BYTES and survey.can_stay else "pixels",
         "packed": f"{packed / 1e9:,.1f} GB" if packed >= 1e8 else f"{packed / 1e6:,.1f} MB",
         "has_validation": survey.validation is not None,
         "validation": share,

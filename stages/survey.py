@@ -95,6 +95,7 @@ def _photographs(modality: Modality, found: Recognised, folder: Path, named: str
         test=len(source.test),
         sizes=_headers(folder, modality, source, "image"),
         task=_TASKS[kind_of(np.asarray(source.train[0].label)[None])],
+        can_stay=any(getattr(source, place, None) is not None for place in ("root", "container")),
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     installed = [one for family in families() for one in family.installed()]

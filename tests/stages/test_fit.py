@@ -144,4 +144,4 @@ def test_any_path_is_quoted(text):
 def test_images_that_are_no_files_are_packed():
     found = survey(10**7)
     assert fit(found, [], "cpu")["keep"] == "encoded"
-    assert fit(replace(found, source="own:images"), [], "cpu")["keep"] == "pixels"
+    assert fit(replace(found, can_stay=False), [], "cpu")["keep"] == "pixels"
