@@ -87,7 +87,7 @@ def test_a_damaged_file_is_refused_by_the_name_of_its_array(folder, column, dama
     file = folder / "train" / column / "c/2"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(
-        CorruptStoreError, match=rf"^a: train/{column} cannot be read .*--repair, or restore it"
+        CorruptStoreError, match=rf"^a: train/{column} cannot be read .*--repair \(without --repair"
     ):
         read_section("a", LAYOUT, TRAIN, lambda *asked: fetched(folder, *asked))
 
