@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
@@ -38,6 +39,8 @@ class Teacher:
     network: nn.Module
     card: ModelCard
     precision: Literal["fp32", "bf16"]
+    # Hooks read layers during a forward pass: in a second thread they would read the first one's.
+    _turn: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def digest(self) -> str:
         """Return a digest of everything that determines its logits."""
@@ -56,6 +59,7 @@ class Teacher:
         """Map a batch (B, channels, S, S) to logits (B, C) and, if possible, features (B, D).
 
         The last linear layer runs in float32 even under autocast: bfloat16 keeps only 8 bits per logit.
+        Threads take turns.
         """
         inputs: list[Tensor] = []
         outputs: list[Tensor] = []
@@ -67,13 +71,14 @@ class Teacher:
             return outputs[-1]
 
         head = self.head
-        hook = None if head is None else head.register_forward_hook(run_head)
-        try:
-            with self.autocast(images.device):
-                logits: Tensor = self.network(images)
-        finally:
-            if hook is not None:
-                hook.remove()
+        with self._turn:
+            hook = None if head is None else head.register_forward_hook(run_head)
+            try:
+                with self.autocast(images.device):
+                    logits: Tensor = self.network(images)
+            finally:
+                if hook is not None:
+                    hook.remove()
         # Same memory as the layer's output: no operation follows the layer, so features explain the logits.
         straight = len(outputs) == 1 and outputs[0].ndim == 2 and logits.data_ptr() == outputs[0].data_ptr()
         return TeacherOutput(logits.float(), inputs[0] if straight else None)
@@ -189,7 +194,7 @@ class CompiledTeacher:
     @torch.inference_mode()
     def output(self, images: Tensor) -> TeacherOutput:
         """Return the same as `Teacher.output`, for at most `batch_size` images."""
-        with self._teacher.autocast(images.device):
+        with self._teacher._turn, self._teacher.autocast(images.device):
             out: Tensor = self._network(self._filled(images))[: len(images)].float()
         if self._head is None:
             return TeacherOutput(out)

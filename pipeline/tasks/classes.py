@@ -88,6 +88,10 @@ class Classes(UsualTask):
         """Explain how a top-1 falls short of `least_top1`, or return None: see `Task.weakness`."""
         counts = np.bincount(labels_N[labels_N != UNLABELLED])
         share = float(counts.max() / counts.sum())
+        if share == 1:
+            if quality >= 0.5:
+                return None
+            return f"top-1 {quality:.3f} on {where}, all of one class; at least 0.500 was expected"
         expected = least_top1(share)
         if quality >= expected:
             return None

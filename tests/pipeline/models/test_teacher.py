@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from pipeline.core.errors import ModelError
 from pipeline.modalities.images.preprocessing import Preprocessing
 from pipeline.models.architecture import Architecture, build
+from pipeline.models.embedder import Embedder
 from pipeline.models.teacher import CompiledTeacher, Teacher
 
 CPU = torch.device("cpu")
@@ -73,6 +76,29 @@ def test_what_follows_the_last_layer_leaves_no_features(teacher, images, after):
 def test_a_network_without_a_linear_layer_has_no_features(teacher, images):
     network = nn.Sequential(nn.Conv2d(1, 3, 12), nn.Flatten())
     assert of(teacher, network).output(images).features is None
+
+
+class Waiting(nn.Module):
+    """Let a second thread come in between, as a slow layer does."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return inputs
+
+
+@pytest.mark.parametrize("kind", ["features", "layer"])
+def test_threads_get_outputs_of_their_own(teacher, kind):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(144, 6), Waiting(), nn.Linear(6, 3), Waiting())
+    network = layers if kind == "features" else Embedder(layers, "layer:1", "none")
+    shared = of(teacher, network)
+    batches = [torch.randn(count, 1, 12, 12) for count in (2, 2, 3, 5)]
+    alone = [shared.output(batch) for batch in batches]
+    assert (alone[0].features is None) == (kind == "layer")
+    with ThreadPoolExecutor(len(batches)) as pool:
+        for output, expected in zip(pool.map(shared.output, batches), alone, strict=True):
+            assert torch.equal(output.logits, expected.logits)
+            assert expected.features is None or torch.equal(output.features, expected.features)
 
 
 @pytest.mark.usefixtures("without_gradients")

@@ -95,6 +95,11 @@ def test_a_poor_teacher_is_told_what_was_expected():
         "top-1 0.700 on test; naming the largest class always gives 0.750, and at least 0.797 was "
         "expected, 19% fewer errors"
     )
+    alone = np.array([2, 2, -1])
+    assert CLASSES.weakness(0.5, alone, "test") is None
+    assert CLASSES.weakness(0.0, alone, "test") == (
+        "top-1 0.000 on test, all of one class; at least 0.500 was expected"
+    )
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.34, 0.45, 0.48, 0.49, 0.5, 0.51, 0.7, 0.85])
