@@ -58,7 +58,7 @@ $(VENV)/trackers: $(VENV)/.develop
 
 $(VENV)/ray: $(VENV)/.develop
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --target $@ \
-		-c constraints.txt 'ray[client]'
+		-c constraints.txt 'ray[client,train]'
 
 heavy: $(VENV)/heavy $(VENV)/trackers $(VENV)/ray
 	$(RUN) PYTHONPATH="$(CURDIR)/$(VENV)/heavy" pytest tests/pipeline/modalities/text/models \

@@ -103,9 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fill_in()
     die_with_parent()
     try:
-        require_outputs_inside(given)
-        # Commands return None; click returns the status of an Exit that they raise.
-        status = cli.main(given, standalone_mode=False)
+        status = call(given)
         sys.stdout.flush()
         if status:
             sys.exit(status)
@@ -120,6 +118,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "--debug" in given:
             raise
         _fail(explain(error), 1)
+
+
+def call(given: Sequence[str]) -> int | None:
+    """Run a command in this process; its errors are raised.
+
+    Returns:
+        The status of an Exit that the command raises; None if it raises none.
+    """
+    require_outputs_inside(given)
+    status: int | None = cli.main(list(given), standalone_mode=False)
+    return status
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -1,9 +1,9 @@
-"""Work on Ray: its workers take units of work, or whole commands, one after the other; killed ones restart.
+"""Workers on Ray: they take units of work one after the other; killed ones restart.
 
     with started(engine) as cluster:         ray_cluster.py
         RayCrew(cluster, …)                  the workers of a dump: each opens data and teacher once
         RayTeam(cluster, bench)              calls a function for many items, e.g. parts of a store
-        run_commands(cluster, commands)      runs commands of this program
+        run_commands(cluster, jobs)          ray_commands.py: whole commands
 
 Each machine has this program with the same versions, and the project folder at the same path, e.g. on a
 shared file system.
@@ -15,10 +15,9 @@ import io
 import os
 import pickle
 import socket
-import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,19 +42,17 @@ from pipeline.tasks.table import TASKS
 from stages.engine import Engine
 from stages.environment import fill_in
 from stages.failures import explain
-from stages.launchers import without_launcher
 from stages.machine import find_machine
-from stages.options import MOST_WORKERS, trust_code
+from stages.options import trust_code
 from stages.params import Params
 from stages.ray_cluster import Cluster
-from stages.runtime import STARTED_BY, command_line
 from stages.teachers import dumping
 
 T = TypeVar("T")
 R = TypeVar("R")
-# Attempts at a unit or a command whose worker dies: more than a few kills, and no endless loop if memory is
-# too small.
-_TRIES = 10
+# Further attempts at work whose worker dies: more than a few kills, and no endless loop if memory is too
+# small.
+TRIES = 10
 # Ray starts a worker in seconds; a cluster that grows may take minutes.
 _PATIENCE_SECONDS = 30.0
 # Results that are not taken yet, for each worker.
@@ -102,7 +99,7 @@ class Bench:
         from torch import set_num_threads
 
         fill_in()
-        _enter(self.folder)
+        enter(self.folder)
         if self.modality is not None and self.task is not None:
             MODALITIES.use(self.modality)
             TASKS.use(self.task)
@@ -166,19 +163,19 @@ class _Workers:
     def __init__(self, cluster: Cluster, bench: Bench, opens: Callable[[], Any]) -> None:
         self._cluster = cluster
         actor = cluster.ray.remote(_Worker).options(
-            max_restarts=-1, max_task_retries=_TRIES, **cluster.needs
+            max_restarts=-1, max_task_retries=TRIES, **cluster.needs
         )
         started = (actor.remote(bench, pickle.dumps(opens)) for _ in range(cluster.workers))
         self._starting = {one.ready.remote(): one for one in started}
 
     def do(self, method: str, *arguments: Any) -> Any:
         """Let the worker that starts first call a method; print the lines that it printed."""
-        while not (there := _done(self._cluster, self._starting)):
+        while not (there := next_of(self._cluster, self._starting)):
             self._tell_waiting()
         call = self._starting[there[0]].do_and_tell.remote(method, arguments)
-        while not _done(self._cluster, [call]):
+        while not next_of(self._cluster, [call]):
             continue
-        result, lines = _result(self._cluster, call)
+        result, lines = result_of(self._cluster, call)
         for line in lines:
             note(line)
         return result
@@ -202,17 +199,17 @@ class _Workers:
             while waiting and free and may_begin(waiting[0][0]):
                 worker, (number, arguments) = free.pop(), waiting.popleft()
                 running[worker.do.remote(method, arguments)] = worker, number
-            done = _done(self._cluster, [*self._starting, *running])
+            done = next_of(self._cluster, [*self._starting, *running])
             silent = 0 if done else silent + 1
             self._tell_silence(silent, len(running))
             for call in done:
                 if call in self._starting:
-                    _result(self._cluster, call)
+                    result_of(self._cluster, call)
                     free.append(self._starting.pop(call))
                     continue
                 worker, number = running.pop(call)
                 free.append(worker)
-                yield number, _result(self._cluster, call)
+                yield number, result_of(self._cluster, call)
             # Processors of idle workers may be what a worker of a lost machine waits for.
             if not waiting:
                 while free:
@@ -315,62 +312,12 @@ class _Callable:
         self.call = work
 
 
-# Commands of this program.
+def enter(folder: str) -> None:
+    """Make a process one of the project in this folder, which has its user code.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """A command that has ended: its exit status and its output."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-def run_commands(cluster: Cluster, commands: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Ended]]:
-    """Run commands of this program in the working folder, each in a process of its own.
-
-    Args:
-        cluster: runs as many at a time as it is to have workers.
-        commands: name -> arguments after `pipeline`.
-
-    Yields:
-        Name and result of each command, in the order in which they end.
+    Raises:
+        ConfigError: the folder is not there.
     """
-    ray, waiting, running = cluster.ray, deque(commands.items()), dict[Any, str]()
-    task = ray.remote(_run_command).options(max_retries=_TRIES, **cluster.needs)
-    while waiting or running:
-        while waiting and len(running) < cluster.workers:
-            name, arguments = waiting.popleft()
-            words = [*arguments, *(() if cluster.gpus else ("--device", "cpu"))]
-            running[task.remote(str(Path.cwd()), words, cluster.cpus)] = name
-        for call in _done(cluster, running):
-            yield running.pop(call), _ended(cluster, call)
-
-
-def _ended(cluster: Cluster, call: Any) -> Ended:
-    """Return the result of a command; one that Ray gave up has failed, and stops no other."""
-    try:
-        return _result(cluster, call)  # type: ignore[no-any-return]
-    except PipelineError as error:
-        return Ended(status=1, stdout="", stderr=str(error))
-
-
-def _run_command(folder: str, arguments: Sequence[str], threads: int) -> Ended:
-    _enter(folder)
-    # `ray start` may itself have been started by srun.
-    environment = {**without_launcher(os.environ), "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(  # noqa: S603
-        command_line([*arguments, "--workers", str(min(threads, MOST_WORKERS))]),
-        env={**environment, STARTED_BY: str(os.getpid())},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return Ended(status=done.returncode, stdout=done.stdout, stderr=done.stderr)
-
-
-def _enter(folder: str) -> None:
     if not Path(folder).is_dir():
         raise ConfigError(
             f"{folder}: no such folder; expected the project at the same path on every machine, e.g. on a "
@@ -384,12 +331,12 @@ def _enter(folder: str) -> None:
 # Calls.
 
 
-def _done(cluster: Cluster, calls: Iterable[Any]) -> list[Any]:
+def next_of(cluster: Cluster, calls: Iterable[Any]) -> list[Any]:
     """Return a call that has ended; none if none ends in `_PATIENCE_SECONDS`."""
     return cluster.wait(list(calls), _PATIENCE_SECONDS)
 
 
-def _result(cluster: Cluster, call: Any) -> Any:
+def result_of(cluster: Cluster, call: Any) -> Any:
     """Return the result of a call that has ended, or raise its error in one line."""
     ray = cluster.ray
     try:
@@ -399,7 +346,7 @@ def _result(cluster: Cluster, call: Any) -> Any:
         raise (cause if isinstance(cause, PipelineError) else EngineError(explain(cause))) from error
     except ray.exceptions.RayError as error:
         raise EngineError(
-            f"ray: a worker could not start, or died {_TRIES + 1} times at the same work, or its cluster "
+            f"ray: a worker could not start, or died {TRIES + 1} times at the same work, or its cluster "
             f"is gone ({brief(error)}); expected workers with enough memory; use fewer --workers or a "
             "lower batch_size, and run the command again"
         ) from error

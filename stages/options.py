@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from pipeline.core.errors import ConfigError, did_you_mean, first_of
 from stages.engine import Engine
@@ -23,6 +24,10 @@ else:  # ParamType is generic only since click 8.4
 
 Command = Callable[..., Any]
 MOST_WORKERS = 256
+_WORKERS_OF_TRAINING = (
+    "Decoding and rendering threads; with --on the number of worker processes.  [default: one per "
+    "available CPU, shared by ranks; with --on the workers of the model in params.yaml]"
+)
 _WORKERS_ON_ENGINE = (
     "Decoding and rendering threads; with --on the number of worker processes.  [default: one per "
     "available CPU, or with --on one per GPU, or CPU if there is none; ranks share them]"
@@ -228,9 +233,17 @@ def runs_on_engine(command: Command) -> Command:
 
     With an engine the options describe its workers, and `machine` is this process's CPUs.
     """
+    return _runs_on_engine(command, _WORKERS_ON_ENGINE)
 
+
+def trains_on_engine(command: Command) -> Command:
+    """Add the options of `runs_on_engine` to a command whose workers are the ranks of one training."""
+    return _runs_on_engine(command, _WORKERS_OF_TRAINING)
+
+
+def _runs_on_engine(command: Command, workers_help: str) -> Command:
     @_on
-    @_asks_for_machine(_WORKERS_ON_ENGINE)
+    @_asks_for_machine(workers_help)
     @functools.wraps(command)
     def wrapped(on: str | None, device: str, workers: int | None, render: str, **arguments: Any) -> Any:
         from stages.machine import find_machine
@@ -257,6 +270,30 @@ def starts_on_engine(command: Command) -> Command:
         return command(engine=engine, **arguments)
 
     return wrapped
+
+
+def given_words(context: click.Context, *, without: Collection[str]) -> list[str]:
+    """Return the words of a command line that start this command again.
+
+    Args:
+        context: of the command.
+        without: names of parameters to leave out.
+    """
+    words = [context.info_name or ""]
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if name in without or not is_given:
+            continue
+        value = context.params[name]
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[0])
+        else:
+            each = value if parameter.multiple else [value]
+            words += [word for one in each for word in (parameter.opts[0], str(one))]
+    return words
 
 
 def shares_reading(workers_help: str) -> Callable[[Command], Command]:

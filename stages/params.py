@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import pydantic
+
 from pipeline.core.errors import ConfigError, ModelError, bounded, did_you_mean, quoted
 from pipeline.core.own_code import is_own
 from pipeline.core.text import require_name
@@ -29,6 +31,7 @@ from stages.dump_params import DumpParams, DumpViews, EnsembleParams
 from stages.own_types import AsItIs
 from stages.rehead_params import ProbeParams, ReheadParams
 
+Workers = Annotated[int, pydantic.Field(ge=1, le=256)]
 T = TypeVar("T")
 _DEEPEST = 16
 
@@ -82,6 +85,7 @@ class ModelParams:
         normalise: of embeddings: `length` (to 1), or of a teacher `features` (each to mean 0 and deviation
             1, measured once); None for raw ones.
         seed: random seed of a teacher's training.
+        workers: processes that train it together with `--on ray`, on any machines of the cluster.
         training: the shared `training` values, overridden by those of this model.
 
     """
@@ -99,6 +103,7 @@ class ModelParams:
     output: str | None = None
     normalise: Literal["length", "features"] | None = None
     seed: Seed = 0
+    workers: Workers = 1
     training: TrainingParams = field(default_factory=TrainingParams)
 
     def __post_init__(self) -> None:
@@ -321,8 +326,8 @@ def as_written(told: str) -> str:
 
 
 def _deciding(spec: ModelParams) -> dict[str, Any]:
-    """Return a model's plain values as the metrics of its run keep them: trackers decide nothing."""
-    values = asdict(spec)
+    """Return a model's plain values as its run's metrics keep them: trackers and workers decide nothing."""
+    values = {name: value for name, value in asdict(spec).items() if name != "workers"}
     settings = {name: value for name, value in values["training"].items() if name != "log"}
     return {**values, "training": as_recorded(settings)}
 

@@ -54,8 +54,12 @@ class Cluster:
 
 
 @contextmanager
-def started(engine: Engine) -> Iterator[Cluster]:
+def started(engine: Engine, together: int = 1) -> Iterator[Cluster]:
     """Start Ray on this machine, or connect to a cluster, for a `with` block.
+
+    Args:
+        engine: the cluster and its workers.
+        together: workers that must run at the same time, e.g. the ranks of one training.
 
     Raises:
         ConfigError: Ray is not installed, or this machine has fewer GPUs than workers.
@@ -64,7 +68,7 @@ def started(engine: Engine) -> Iterator[Cluster]:
     ray, address = _load(), engine.address or os.environ.get("RAY_ADDRESS") or None
     try:
         with holding_back_sigterm():
-            _connect(ray, engine, address)
+            _connect(ray, engine, address, together)
     except Exception as error:  # of any class: Ray has none of its own for this
         where, expected = "this machine", "a machine that is not too busy; run the command again"
         if address is not None:
@@ -74,7 +78,7 @@ def started(engine: Engine) -> Iterator[Cluster]:
             f"ray does not start or answer on {where}: {brief(error)}; expected {expected}"
         ) from error
     try:
-        yield _cluster(ray, engine, is_here=address is None)
+        yield _cluster(ray, engine, together, is_here=address is None)
     except BrokenPipeError:
         raise  # of this process's own output
     except ConnectionError as error:
@@ -103,12 +107,12 @@ def _load() -> Any:
     raise ConfigError(f"--on ray needs {missing}, which is not installed; run: {extra_command('ray')}")
 
 
-def _connect(ray: Any, engine: Engine, address: str | None) -> None:
+def _connect(ray: Any, engine: Engine, address: str | None, together: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is not None:
         ray.init(address=address, **quiet)
         return
-    processors = max(usable_processors(), (engine.workers or 0) * threads_per_worker())
+    processors = max(usable_processors(), max(engine.workers or 0, together) * threads_per_worker())
     sizes = {"num_cpus": processors, "object_store_memory": _STORE_BYTES}
     for last in (*(False,) * (_STARTS - 1), True):
         try:
@@ -135,7 +139,7 @@ def holding_back_sigterm() -> Iterator[None]:
             before(held[0], None)
 
 
-def _cluster(ray: Any, engine: Engine, *, is_here: bool) -> Cluster:
+def _cluster(ray: Any, engine: Engine, together: int, *, is_here: bool) -> Cluster:
     has = ray.cluster_resources()
     found = 0 if engine.device == "cpu" else int(has.get("GPU", 0))
     if engine.device == "cuda" and not found:
@@ -144,9 +148,10 @@ def _cluster(ray: Any, engine: Engine, *, is_here: bool) -> Cluster:
         cpus = threads_per_worker()
         workers = engine.workers or max(1, int(has.get("CPU", 1)) // cpus)
         return Cluster(ray=ray, workers=workers, cpus=cpus, gpus=0, is_here=is_here)
-    if is_here and (engine.workers or 0) > found:
+    least = max(engine.workers or 0, together)
+    if is_here and least > found:
         raise ConfigError(
-            f"--workers {engine.workers}: this machine has {counted(found, 'GPU')}; expected one for each "
+            f"{counted(least, 'worker')}: this machine has {counted(found, 'GPU')}; expected one for each "
             "worker; use fewer workers, or --device cpu"
         )
     nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])

@@ -15,11 +15,11 @@ from pipeline.report.runs import PlannedRun
 from pipeline.tasks.table import find_task
 from stages.engine import Engine
 from stages.machine import open_prepared
-from stages.on_ray import Ended, run_commands
 from stages.options import reads_params, starts_on_engine
 from stages.params import Params
 from stages.ranks import require_alone
 from stages.ray_cluster import started
+from stages.ray_commands import Ended, Job, run_commands
 from stages.report import open_stores, write_report
 from stages.runs import missing_runs, runs_of
 from stages.runtime import STARTED_BY, command_line
@@ -35,6 +35,7 @@ def command(params: Params, engine: Engine | None) -> None:
 
     A run whose parameters, data or dump have changed since is trained again. Each run is a process of its
     own, `pipeline train-student`: one after the other, or with --on as many at a time as Ray has workers.
+    There, the `workers` of a student share each of its runs.
     The dumps must be complete. Interrupted runs resume.
     """
     require_alone()
@@ -47,8 +48,12 @@ def command(params: Params, engine: Engine | None) -> None:
     if engine is None:
         _follow(_one_by_one(commands), len(commands))
     elif commands:
-        with started(engine) as cluster:
-            _follow(run_commands(cluster, commands), len(commands))
+        jobs = {
+            name: Job(commands[name], params.student(plan.student).workers)
+            for name, plan in missing.items()
+        }
+        with started(engine, together=max(job.processes for job in jobs.values())) as cluster:
+            _follow(run_commands(cluster, jobs), len(jobs))
     write_report(params)
     if all(Path(name).exists() for name in _DVC):
         click.echo(f"register the outputs with DVC: {_commit(params)}")

@@ -29,11 +29,13 @@ from pipeline.training.run import train
 from pipeline.training.state import TrainingResult
 from stages import paths
 from stages.dumps import open_dump, store_digest
+from stages.engine import Engine
 from stages.machine import Machine
-from stages.options import reads_params, reads_store, runs_on_device
+from stages.options import reads_params, reads_store, trains_on_engine
 from stages.outputs import Outputs, main_figure, test_figures
 from stages.params import ModelParams, Params, RecipeParams
 from stages.ranks import training_ranks
+from stages.ray_commands import train_together
 
 
 @click.command()
@@ -56,7 +58,7 @@ from stages.ranks import training_ranks
     help="With --follow: wait this long without a new shard while no process writes the dump.",
 )
 @reads_store
-@runs_on_device
+@trains_on_engine
 @reads_params
 def command(
     params: Params,
@@ -68,12 +70,14 @@ def command(
     follow_timeout: float,
     allow_drift: bool,
     machine: Machine,
+    engine: Engine | None,
 ) -> None:
     """Train STUDENT by RECIPE with SEED, from a dump or, for a baseline, without one.
 
     Writes models/students/RUN.pt (best epoch on validation) and RUN.last.pt with their cards, and
     runs/RUN/metrics.json (figures of the best epoch on the test samples) and history.csv. Processes
-    of torchrun, srun or mpirun train one student together. Trackers of `training.log` write below logs/.
+    of torchrun, srun or mpirun train one student together; so do workers of Ray, with --on. Trackers of
+    `training.log` write below logs/.
     """
     if dump is not None and ("/" in dump or dump.endswith(".zarr")):
         raise ConfigError(
@@ -85,6 +89,9 @@ def command(
     params.require_models(f"students.{student}")
     require_installed(spec.training.log)
     _require_dump_fits(params, run, allow_drift=allow_drift, follow=follow)
+    if engine is not None:
+        train_together(engine, spec.workers)
+        return
     made_by = params.makes(student, recipe)
     with ExitStack() as held:
         with training_ranks(machine.device) as ranks:

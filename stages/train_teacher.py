@@ -32,12 +32,14 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.state import TrainingResult
 from stages import paths
 from stages.dvc import is_stage
+from stages.engine import Engine
 from stages.machine import Machine
-from stages.options import reads_params, runs_on_device
+from stages.options import reads_params, trains_on_engine
 from stages.outputs import Outputs, main_figure, test_figures
 from stages.params import ModelParams, Params
 from stages.places import made_stores
 from stages.ranks import training_ranks
+from stages.ray_commands import train_together
 from stages.teachers import judging, making
 
 # Training samples on which the features of an embedding are standardised.
@@ -46,17 +48,20 @@ _MEASURED = 2048
 
 @click.command()
 @click.argument("teacher")
-@runs_on_device
+@trains_on_engine
 @reads_params
-def command(params: Params, teacher: str, machine: Machine) -> None:
+def command(params: Params, teacher: str, machine: Machine, engine: Engine | None) -> None:
     """Train or fine-tune TEACHER, or evaluate its pretrained weights.
 
     Writes models/teachers/TEACHER.pt with its card, and runs/teacher-TEACHER/metrics.json with its
-    figures on the un-augmented test samples. Processes of torchrun, srun or mpirun train it together.
-    Trackers of `training.log` write below logs/.
+    figures on the un-augmented test samples. Processes of torchrun, srun or mpirun train it together; so
+    do workers of Ray, with --on. Trackers of `training.log` write below logs/.
     """
     spec = params.teacher(teacher)
     params.require_models(f"teachers.{teacher}")
+    if engine is not None:
+        train_together(engine, spec.workers)
+        return
     outputs = Outputs(name=paths.teacher_run(teacher), checkpoint=paths.teacher_checkpoint(teacher))
     result: TrainingResult | None = None
     require_installed(spec.training.log)

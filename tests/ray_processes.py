@@ -17,10 +17,19 @@ def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return those that make shards now."""
+    return _named(process, "ray::_Worker.do")
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return those that train one model together."""
+    return _named(process, "ray::RayTrainWorker")
+
+
+def _named(process: subprocess.Popen[str], start: str) -> list[psutil.Process]:
     found = []
     for each in family_of(process):
         try:
-            if each.cmdline()[:1] == ["ray::_Worker.do"]:
+            if each.cmdline()[:1] and each.cmdline()[0].startswith(start):
                 found.append(each)
         except psutil.Error:
             continue

@@ -1,4 +1,4 @@
-"""Dumps and sweeps on Ray, on this machine with two workers: `make heavy`; slow ones by hand."""
+"""Dumps, students and sweeps on Ray, on this machine with two workers: `make heavy`; slow ones by hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ from pipeline.places.objects import ObjectPlace
 from stages.engine import threads_per_worker
 from stages.options import make_engine
 from tests import patience
-from tests.ray_processes import family_of, workers_of
+from tests.ray_processes import family_of, ranks_of, workers_of
 from tests.stages.conftest import run, write_pictures
 from tests.stages.projects import content, differing
 
@@ -29,6 +30,7 @@ STORE = Path("data/logits/main.zarr")
 # A folder of this name is found, too.
 HAS_RAY = getattr(find_spec("ray"), "origin", None) is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="needs ray: make heavy")
+TRAIN = ("train-student", "pupil", "kd", 0, "--dump", "main")
 ON_RAY = ("cache-logits", "main", "--on", "ray", "--workers", "2")
 KILLED, TERMINATED = -9, 143
 
@@ -202,8 +204,75 @@ def test_a_sweep_trains_the_runs_that_the_commands_train(project):
         assert content(one_by_one, (names,)) == content(project, (names,))
 
 
+@pytest.fixture
+def by_torchrun(project, edit) -> Callable[[int], Path]:
+    """Train a student by two processes of torchrun in a copy of the project, which is returned."""
+
+    def train(epochs: int) -> Path:
+        edit({"students": {"pupil": {"workers": 2, "epochs": epochs}}})
+        assert call("cache-logits", "main").returncode == 0
+        folder = project.with_name("torchrun")
+        shutil.copytree(project, folder)
+        launch = "from torch.distributed.run import main; main()"
+        options = ("--standalone", "--nproc-per-node", "2", "--no-python")
+        done = patience.call(
+            [sys.executable, "-c", launch, *options, *words(*TRAIN)], env=environment(), cwd=folder
+        )
+        assert done.returncode == 0, done.stderr
+        return folder
+
+    return train
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("models/students/*.pt")}
+
+
+@needs_ray
+def test_workers_train_what_torchrun_trains(project, by_torchrun):
+    expected = weights(by_torchrun(2))
+    done = call(*TRAIN, "--on", "ray")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2: loss" in done.stderr
+    assert "main-pupil-kd-0: test top-1" in done.stdout
+    assert weights(project) == expected
+    assert not list(Path("runs/.state").glob("ray-*"))
+    shutil.rmtree("data/logits")
+    done = call("train-student", "pupil", "kd", 1, "--dump", "main", "--on", "ray")
+    assert done.returncode == 1
+    assert "pipeline: data/logits/main.zarr: no such store" in done.stderr.splitlines()[-1]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_killed_worker_of_a_training_leaves_no_trace(project, by_torchrun):
+    expected = weights(by_torchrun(30))
+    with begin(*TRAIN, "--on", "ray") as process:
+        assert patience.until(lambda: bool(ranks_of(process)), process)
+        state = Path("runs/.state/main-pupil-kd-0.pt")
+        assert patience.until(state.exists, process), patience.finish(process)
+        ranks_of(process)[1].kill()
+        out, told = patience.finish(process)
+    assert process.returncode == 0, told
+    assert "ray: a worker died; all start again, and resume" in told
+    assert "resuming after epoch" in told
+    assert "main-pupil-kd-0: test top-1" in out
+    assert weights(project) == expected
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_sweep_has_students_that_several_workers_share(project, by_torchrun):
+    expected = weights(by_torchrun(2))
+    done = call("sweep", "--on", "ray", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 runs done" in done.stderr
+    assert expected.items() <= weights(project).items()
+    assert "0 of 2 runs to train" in call("sweep", "--on", "ray", "--workers", "1").stderr
+
+
 @pytest.mark.skipif(HAS_RAY, reason="ray is installed")
-@pytest.mark.parametrize("command", [("cache-logits", "main"), ("sweep",)])
+@pytest.mark.parametrize("command", [("cache-logits", "main"), ("sweep",), ("train-teacher", "tutor")])
 @pytest.mark.parametrize("folder", [False, True])
 def test_the_missing_library_is_told_with_its_extra(project, command, folder, capsys, monkeypatch):
     if folder:
