@@ -25,6 +25,11 @@ def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return _named(process, "ray::RayTrainWorker")
 
 
+def commands_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return those that run a whole command in a process of its own."""
+    return _named(process, "ray::_run_process")
+
+
 def _named(process: subprocess.Popen[str], start: str) -> list[psutil.Process]:
     found = []
     for each in family_of(process):

@@ -40,6 +40,7 @@ import psutil
 from pipeline.places.folder import Root, at
 from pipeline.places.objects import ObjectPlace
 from tests import patience
+from tests.benchmarks.commands import start
 from tests.benchmarks.environment import environment
 from tests.ray_processes import family_of, workers_of
 
@@ -84,17 +85,8 @@ class Job:
         settings = ("data.source=npz:data.npz", f"dumps.main.views.count={self.views}")
         settings += (f"dumps.main.shard_rows={self.shard_rows}", "dumps.main.codec=affine8")
         told = [word for one in settings for word in ("--set", one)]
-        where = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        alone = {"PYTHONPATH": where, "OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(self.logs)}
-        command = (sys.executable, "-c", "from stages.cli import main; main()")
-        return subprocess.Popen(
-            [*command, *arguments, "--params", str(ROOT / "params.yaml"), *told],
-            cwd=self.folder,
-            env={**os.environ, **alone},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        words = (*arguments, "--params", str(ROOT / "params.yaml"), *told)
+        return start(self.folder, *words, OMP_NUM_THREADS="1", RAY_TMPDIR=str(self.logs))
 
     def dump(self, place: Root, *options: str) -> subprocess.Popen[str]:
         return self.begin("cache-logits", "main", "--out", str(place), *options)
