@@ -26,6 +26,7 @@ from typing import Any
 import click
 
 from pipeline.core.errors import ConfigError, EngineError, PipelineError, brief, counted
+from pipeline.core.hashing import spec_digest
 from pipeline.core.package import extra_command
 from pipeline.core.progress import note
 from stages import paths
@@ -40,8 +41,8 @@ from stages.ray_cluster import Cluster, started
 from stages.runtime import STARTED_BY, command_line
 
 _LOOK_SECONDS = 1.0
-# Ray notices a dead worker within a few seconds. The other ranks fail as well, since they lost a neighbour;
-# they report that only if they are still alive then, so that a death is not taken for an error.
+# Ray notices a dead worker within a few seconds, and ends the others. They fail, too, since a rank is gone,
+# but report it only after this time, so that a death is not taken for an error.
 _NOTICE_SECONDS = 10.0
 # So many seconds without a first line: the cluster may have no room for the workers.
 _ROOM_SECONDS = 60.0
@@ -242,8 +243,9 @@ def _run_group(rank: dict[str, Any], processes: int, resources: dict[str, int], 
             f"({brief(error)}); run: {extra_command('ray')}"
         ) from error
     enter(rank["folder"])
-    # Ray Train keeps its own notes there; the run's state lies beside them, and checkpoints in models/.
-    storage = Path(rank["folder"]) / paths.STATE / f"ray-{os.getpid()}"
+    # Ray Train keeps its own notes there. Those of a killed command have the same name: it begins anew.
+    storage = Path(rank["folder"]) / paths.STATE / f"ray-{spec_digest(rank['words'])[:16]}"
+    shutil.rmtree(storage, ignore_errors=True)
     try:
         for number in range(TRIES + 1):
             trainer = TorchTrainer(
@@ -291,16 +293,16 @@ def _be_rank(given: dict[str, Any]) -> None:
         with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
             call(given["words"])
     except Exception as error:
-        if _may_be_a_neighbours(error):
+        if _may_be_of_a_dead_rank(error):
             time.sleep(_NOTICE_SECONDS)
         ray.get(told.fail.remote(explain(error)))
         raise
-    for stream in streams:
-        stream.flush()
+    # Calls of one process arrive in their order: the last line is there.
+    ray.get(told.failed.remote())
 
 
-def _may_be_a_neighbours(error: BaseException | None) -> bool:
-    """Whether torch raised the error: its process group does when another rank dies."""
+def _may_be_of_a_dead_rank(error: BaseException | None) -> bool:
+    """Whether an error is torch's, whose process group raises one when another rank dies."""
     while error is not None:
         if isinstance(error, RuntimeError):
             return True

@@ -4,10 +4,10 @@
         [--seed 0] [--quick] [--out FILE.json]
 
 Needs the extra `ray`. The built-in images as PNG files, one thread per process. `prepare --on ray` runs
-with 1, 2 and 4 workers; a student of four ranks is trained by `train-student --on ray`, and by torchrun; and
-`sweep --on ray` trains one student with several seeds, and by one process one after the other. One worker
-is killed by SIGKILL in each, at a random moment in the first third of the time of one process. All files are
-compared: bytes, or in metrics and tables all values but measured speeds.
+with 1, 2 and 4 workers; a student of four ranks is trained by `train-student --on ray`, and by torchrun;
+and `sweep --on ray` trains one student with several seeds, and one process one after the other. One worker
+is killed by SIGKILL in each, at a random moment in the first third of the time of one process. All files
+are compared: bytes, or in metrics and tables all values but measured speeds.
 """
 
 from __future__ import annotations

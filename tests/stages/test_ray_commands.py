@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.core.errors import ConfigError, DataError, ModelError
 from stages.options import given_words
-from stages.ray_commands import Ended, Job, _may_be_a_neighbours, _Sending, _Told, run_commands
+from stages.ray_commands import Ended, Job, _may_be_of_a_dead_rank, _Sending, _Told, run_commands
 
 
 class Cluster:
@@ -93,7 +93,7 @@ def chained(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_an_error_of_torch_may_come_from_the_death_of_another_rank(error, found):
-    assert _may_be_a_neighbours(error) is found
+    assert _may_be_of_a_dead_rank(error) is found
 
 
 @pytest.fixture
