@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fill_in()
     die_with_parent()
     try:
-        status = call(given)
+        status = run_here(given)
         sys.stdout.flush()
         if status:
             sys.exit(status)
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(explain(error), 1)
 
 
-def call(given: Sequence[str]) -> int | None:
+def run_here(given: Sequence[str]) -> int | None:
     """Run a command in this process; its errors are raised.
 
     Returns:

@@ -12,7 +12,8 @@ class Engine:
 
     Args:
         address: of a cluster, ray://HOST:PORT; None starts Ray on this machine.
-        workers: their number; None for one per GPU, or per CPU if there is none.
+        workers: their number; None for one per GPU, or per CPU if there is none. Of a training, None stands
+            for the `workers` of the model.
         device: auto and cuda give each worker a GPU of its own, if there are any; cpu gives none.
         render: where workers render, as `--render` says.
     """

@@ -12,10 +12,8 @@ shared file system.
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -26,11 +24,8 @@ from typing import Any, TypeVar
 
 from pipeline.codecs.own_code import is_own_codec, trust_codec
 from pipeline.core.errors import (
-    ConfigError,
     EngineError,
     MismatchError,
-    PipelineError,
-    brief,
     counted,
 )
 from pipeline.core.progress import duration, note
@@ -45,16 +40,11 @@ from stages.failures import explain
 from stages.machine import find_machine
 from stages.options import trust_code
 from stages.params import Params
-from stages.ray_cluster import Cluster
+from stages.ray_cluster import PATIENCE_SECONDS, TRIES, Cluster, enter, next_of, result_of
 from stages.teachers import dumping
 
 T = TypeVar("T")
 R = TypeVar("R")
-# Further attempts at work whose worker dies: more than a few kills, and no endless loop if memory is too
-# small.
-TRIES = 10
-# Ray starts a worker in seconds; a cluster that grows may take minutes.
-_PATIENCE_SECONDS = 30.0
 # Results that are not taken yet, for each worker.
 _AHEAD = 4
 
@@ -218,11 +208,11 @@ class _Workers:
                 self._cluster.ray.kill(free.pop())
 
     def _tell_silence(self, silent: int, running: int) -> None:
-        """Tell, after so many times `_PATIENCE_SECONDS` without a result, what the workers do."""
+        """Tell, after so many times `PATIENCE_SECONDS` without a result, what the workers do."""
         if silent and not running:
             self._tell_waiting()
         elif silent and not silent & (silent - 1):  # a power of two: after 30 s, 1, 2, 4, … minutes
-            since = duration(silent * _PATIENCE_SECONDS)
+            since = duration(silent * PATIENCE_SECONDS)
             note(f"ray: {counted(running, 'unit')} under way, none finished for {since}")
 
     def _tell_waiting(self) -> None:
@@ -310,43 +300,3 @@ class _Callable:
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
         self.call = work
-
-
-def enter(folder: str) -> None:
-    """Make a process one of the project in this folder, which has its user code.
-
-    Raises:
-        ConfigError: the folder is not there.
-    """
-    if not Path(folder).is_dir():
-        raise ConfigError(
-            f"{folder}: no such folder; expected the project at the same path on every machine, e.g. on a "
-            "shared file system"
-        )
-    os.chdir(folder)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-
-
-# Calls.
-
-
-def next_of(cluster: Cluster, calls: Iterable[Any]) -> list[Any]:
-    """Return a call that has ended; none if none ends in `_PATIENCE_SECONDS`."""
-    return cluster.wait(list(calls), _PATIENCE_SECONDS)
-
-
-def result_of(cluster: Cluster, call: Any) -> Any:
-    """Return the result of a call that has ended, or raise its error in one line."""
-    ray = cluster.ray
-    try:
-        return ray.get(call)
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        raise (cause if isinstance(cause, PipelineError) else EngineError(explain(cause))) from error
-    except ray.exceptions.RayError as error:
-        raise EngineError(
-            f"ray: a worker could not start, or died {TRIES + 1} times at the same work, or its cluster "
-            f"is gone ({brief(error)}); expected workers with enough memory; use fewer --workers or a "
-            "lower batch_size, and run the command again"
-        ) from error

@@ -85,7 +85,8 @@ class ModelParams:
         normalise: of embeddings: `length` (to 1), or of a teacher `features` (each to mean 0 and deviation
             1, measured once); None for raw ones.
         seed: random seed of a teacher's training.
-        workers: processes that train it together with `--on ray`, on any machines of the cluster.
+        workers: processes that train it together with `--on ray`, 1 to 256, on any machines of the cluster;
+            they decide nothing, but DVC trains it again.
         training: the shared `training` values, overridden by those of this model.
 
     """

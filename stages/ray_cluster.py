@@ -5,17 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import ConfigError, EngineError, brief, counted
+from pipeline.core.errors import ConfigError, EngineError, PipelineError, brief, counted
 from pipeline.core.package import extra_command
 from stages.engine import Engine, threads_per_worker
+from stages.failures import explain
 from stages.runtime import usable_processors
 
+# Further attempts at work whose worker dies: more than a few kills, and no endless loop if memory is too
+# small.
+TRIES = 10
+# Ray starts a worker in seconds; a cluster that grows may take minutes.
+PATIENCE_SECONDS = 30.0
 _STARTS = 3
 _LOOK_SECONDS = 1.0
 _STORE_BYTES = 256 << 20  # for Ray's objects, which are small or few
@@ -151,10 +159,47 @@ def _cluster(ray: Any, engine: Engine, together: int, *, is_here: bool) -> Clust
     least = max(engine.workers or 0, together)
     if is_here and least > found:
         raise ConfigError(
-            f"{counted(least, 'worker')}: this machine has {counted(found, 'GPU')}; expected one for each "
-            "worker; use fewer workers, or --device cpu"
+            f"{counted(least, 'worker')} of --workers or params.yaml: this machine has "
+            f"{counted(found, 'GPU')}; expected one for each worker; use fewer workers, or --device cpu"
         )
     nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
     # A worker's share of the CPUs of its machine, the smallest of all machines.
     cpus = min(int(node.get("CPU", 1) // node["GPU"]) for node in nodes if node.get("GPU", 0) >= 1)
     return Cluster(ray=ray, workers=engine.workers or found, cpus=max(1, cpus), gpus=1, is_here=is_here)
+
+
+def enter(folder: str) -> None:
+    """Make a process one of the project in this folder, which has its user code.
+
+    Raises:
+        ConfigError: the folder is not there.
+    """
+    if not Path(folder).is_dir():
+        raise ConfigError(
+            f"{folder}: no such folder; expected the project at the same path on every machine, e.g. on a "
+            "shared file system"
+        )
+    os.chdir(folder)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def next_of(cluster: Cluster, calls: Iterable[Any]) -> list[Any]:
+    """Return a call that has ended; none if none ends in `PATIENCE_SECONDS`."""
+    return cluster.wait(list(calls), PATIENCE_SECONDS)
+
+
+def result_of(cluster: Cluster, call: Any) -> Any:
+    """Return the result of a call that has ended, or raise its error in one line."""
+    ray = cluster.ray
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, PipelineError) else EngineError(explain(cause))) from error
+    except ray.exceptions.RayError as error:
+        raise EngineError(
+            f"ray: a worker could not start, or died {TRIES + 1} times at the same work, or its cluster "
+            f"is gone ({brief(error)}); expected workers with enough memory; use fewer --workers or a "
+            "lower batch_size, and run the command again"
+        ) from error

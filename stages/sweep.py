@@ -19,7 +19,7 @@ from stages.options import reads_params, starts_on_engine
 from stages.params import Params
 from stages.ranks import require_alone
 from stages.ray_cluster import started
-from stages.ray_commands import Ended, Job, run_commands
+from stages.ray_commands import Ended, Job, run_all
 from stages.report import open_stores, write_report
 from stages.runs import missing_runs, runs_of
 from stages.runtime import STARTED_BY, command_line
@@ -53,7 +53,7 @@ def command(params: Params, engine: Engine | None) -> None:
             for name, plan in missing.items()
         }
         with started(engine, together=max(job.processes for job in jobs.values())) as cluster:
-            _follow(run_commands(cluster, jobs), len(jobs))
+            _follow(run_all(cluster, jobs), len(jobs))
     write_report(params)
     if all(Path(name).exists() for name in _DVC):
         click.echo(f"register the outputs with DVC: {_commit(params)}")
@@ -102,7 +102,7 @@ def _follow(ends: Iterator[tuple[str, Ended]], total: int) -> None:
         click.echo(ended.stdout, nl=False)
         if ended.status:
             failed.append(name)
-            reason = next(iter(ended.stderr.splitlines()[-1:]), "see above")
+            reason = ended.error or next(iter(ended.stderr.splitlines()[-1:]), "see above")
             note(f"{name}: failed with exit status {ended.status}: {reason}")
         note(f"{number} of {counted(total, 'run')} done")
     if failed:

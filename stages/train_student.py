@@ -35,7 +35,7 @@ from stages.options import reads_params, reads_store, trains_on_engine
 from stages.outputs import Outputs, main_figure, test_figures
 from stages.params import ModelParams, Params, RecipeParams
 from stages.ranks import training_ranks
-from stages.ray_commands import train_together
+from stages.ray_commands import run_together
 
 
 @click.command()
@@ -90,7 +90,7 @@ def command(
     require_installed(spec.training.log)
     _require_dump_fits(params, run, allow_drift=allow_drift, follow=follow)
     if engine is not None:
-        train_together(engine, spec.workers)
+        run_together(engine, spec.workers)
         return
     made_by = params.makes(student, recipe)
     with ExitStack() as held:

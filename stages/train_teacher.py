@@ -39,7 +39,7 @@ from stages.outputs import Outputs, main_figure, test_figures
 from stages.params import ModelParams, Params
 from stages.places import made_stores
 from stages.ranks import training_ranks
-from stages.ray_commands import train_together
+from stages.ray_commands import run_together
 from stages.teachers import judging, making
 
 # Training samples on which the features of an embedding are standardised.
@@ -60,7 +60,7 @@ def command(params: Params, teacher: str, machine: Machine, engine: Engine | Non
     spec = params.teacher(teacher)
     params.require_models(f"teachers.{teacher}")
     if engine is not None:
-        train_together(engine, spec.workers)
+        run_together(engine, spec.workers)
         return
     outputs = Outputs(name=paths.teacher_run(teacher), checkpoint=paths.teacher_checkpoint(teacher))
     result: TrainingResult | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import psutil
@@ -17,7 +18,7 @@ def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return those that make shards now."""
-    return _named(process, "ray::_Worker.do")
+    return _named(process, "ray::_Worker.do$")
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -30,11 +31,11 @@ def commands_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return _named(process, "ray::_run_process")
 
 
-def _named(process: subprocess.Popen[str], start: str) -> list[psutil.Process]:
+def _named(process: subprocess.Popen[str], pattern: str) -> list[psutil.Process]:
     found = []
     for each in family_of(process):
         try:
-            if each.cmdline()[:1] and each.cmdline()[0].startswith(start):
+            if re.match(pattern, "".join(each.cmdline()[:1])):
                 found.append(each)
         except psutil.Error:
             continue

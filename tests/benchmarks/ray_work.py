@@ -45,6 +45,8 @@ PREPARED = ("data/prepared",)
 TRAINED = ("models/students", "runs/main", "runs/baseline", "reports/results.json")
 STUDENT = ("train-student", "small", "kd", "0", "--dump", "main")
 
+STATE = "runs/.state/main-small-kd-0.pt"
+
 Find = Callable[[subprocess.Popen[str]], list[psutil.Process]]
 
 
@@ -66,25 +68,31 @@ class Bench:
         self._end(self._start(project, *words, launcher=launcher))
         return time.perf_counter() - begun
 
-    def run_killed(self, project: Path, words: Sequence[str], seconds: float, find: Find) -> dict[str, Any]:
-        """Run a command on Ray, and kill one of its workers; return what happened.
+    def run_killed(
+        self, project: Path, words: Sequence[str], seconds: float, find: Find, sign: str = "."
+    ) -> float:
+        """Run a command on Ray, and kill one of its workers; return the seconds of the command.
 
         Args:
             project: its working folder.
             words: of the command.
             seconds: of one process, a third of which may pass before the kill.
             find: finds the workers that may be killed.
+            sign: a file in the project that shows that they are at work.
+
+        Raises:
+            SystemExit: the command failed, or no worker was found in time.
         """
-        begun, killed = time.perf_counter(), 0
+        begun, moment = time.perf_counter(), self.draw.uniform(0, seconds / 3)
         process = self._start(project, *words)
-        moment = self.draw.uniform(0, seconds / 3)
-        if patience.until(lambda: bool(find(process)), process, 0.1):
-            time.sleep(moment)
-            if victims := find(process):
-                self.draw.choice(victims).kill()
-                killed = 1
+        patience.until(lambda: (project / sign).exists() and bool(find(process)), process, 0.1)
+        time.sleep(moment)
+        victims = find(process)
+        if not victims:
+            raise SystemExit(f"{words[0]}: no worker was left after {moment:.1f} s; expected one to kill")
+        self.draw.choice(victims).kill()
         self._end(process)
-        return {"killed": killed, "seconds": time.perf_counter() - begun}
+        return time.perf_counter() - begun
 
     def _start(self, project: Path, *words: str, launcher: Sequence[str] = ()) -> subprocess.Popen[str]:
         alone = {"OMP_NUM_THREADS": "1", "RAY_TMPDIR": str(self.logs)}
@@ -147,10 +155,12 @@ def main() -> None:
     sizes = {name: vars(given)[name] for name in ("students", "workers", "images", "epochs")}
     result: dict[str, Any] = {"environment": {**environment(), "ray": version("ray")}, **sizes}
 
-    def on_ray(name: str, words: Sequence[str], names: tuple[str, ...], seconds: float, find: Find) -> None:
+    def on_ray(
+        name: str, words: Sequence[str], names: tuple[str, ...], seconds: float, find: Find, sign: str = "."
+    ) -> None:
         project = alone.with_name(name)
-        done = bench.run_killed(project, [*words, "--on", "ray"], seconds, find)
-        result[name] = {**done, "one_process": seconds, **compare(project, alone, names)}
+        took = bench.run_killed(project, [*words, "--on", "ray"], seconds, find, sign)
+        result[name] = {"seconds": took, "one_process": seconds, **compare(project, alone, names)}
         print(json.dumps({name: result[name]}), file=sys.stderr)
 
     def copy(name: str) -> None:
@@ -169,7 +179,7 @@ def main() -> None:
     launcher = (*TORCHRUN, f"--nproc-per-node={RANKS}")
     seconds = bench.run(alone, *STUDENT, "--workers", "1", launcher=launcher)
     ranks = ("--set", f"students.small.workers={RANKS}")
-    on_ray("ranks", [*STUDENT, *ranks], TRAINED, seconds, ranks_of)
+    on_ray("ranks", [*STUDENT, *ranks], TRAINED, seconds, ranks_of, STATE)
     shutil.rmtree(alone / "runs/main-small-kd-0")
     seconds = bench.run(alone, "sweep")
     on_ray("sweep", ["sweep", "--workers", str(given.workers)], TRAINED, seconds, commands_of)
@@ -177,7 +187,8 @@ def main() -> None:
     print(json.dumps(result, indent=1))
     if given.out:
         given.out.write_text(json.dumps(result, indent=1) + "\n")
-    if any(part["differing"] for part in result.values() if isinstance(part, dict) and "differing" in part):
+    compared = [part for part in result.values() if isinstance(part, dict) and "files" in part]
+    if any(part["differing"] or not part["files"] for part in compared):
         raise SystemExit("files differ")
 
 

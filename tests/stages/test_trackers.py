@@ -54,10 +54,10 @@ def test_a_student_tells_parameters_epochs_and_test_figures(project, edit, capsy
     assert run(*STUDENT) == 0
     made_with = json.loads(Path("runs/baseline-pupil-scratch-0/metrics.json").read_text())["made_with"]
     assert not Path("logs").exists()
-    edit({"training": {"log": ["csv", "own_lines:Lines"]}})
+    edit({"training": {"log": ["csv", "own_lines:Lines"]}, "students": {"pupil": {"workers": 2}}})
     assert run(*STUDENT) == 0
     metrics = json.loads(Path("runs/baseline-pupil-scratch-0/metrics.json").read_text())
-    # Trackers decide nothing: a run keeps its parameters, and the report stays silent.
+    # Trackers and workers decide nothing: a run keeps its parameters, and the report stays silent.
     assert metrics["made_with"] == made_with
     begin, *epochs, end = lines()
     assert (begin["begin"], begin["epoch"], begin["continues"]) == ("baseline-pupil-scratch-0", 0, None)
