@@ -51,7 +51,7 @@ def _short_latencies() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let `pipeline` and `dvc` of tests and benchmarks be forks of a process that has imported both."""
+    """Let programs of tests and benchmarks be forks of a process that has imported them."""
     with Preloaded(tmp_path_factory.mktemp("programs")) as preloaded, pytest.MonkeyPatch.context() as patch:
         path = f"{preloaded.programs}:{dvc_projects.ENVIRONMENT['PATH']}"
         patch.setitem(dvc_projects.ENVIRONMENT, "PATH", path)

@@ -23,7 +23,7 @@ OPTIONS = {
     "init": {"FOLDER", "--logits"},
     "preset": {"NAME", "--out", "--dvc"},
     "prepare": {"--params", "--set", "--workers", "--look", "--on"},
-    "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render"},
+    "train-teacher": {"TEACHER", "--params", "--set", "--device", "--workers", "--render", "--on"},
     "cache-logits": {"DUMP", "--params", "--set", "--device", "--workers", "--render"}
     | {"--out", "--shards", "--by-view", "--on"},
     "rehead": {"DUMP", "--head", "--out", "--penalty", "--max-kl", "--max-error", "--params", "--set"}
@@ -40,7 +40,7 @@ OPTIONS = {
         "--set",
         "--device",
     }
-    | {"--workers", "--render", "--follow", "--follow-timeout"},
+    | {"--workers", "--render", "--on", "--follow", "--follow-timeout"},
     "sweep": {"--params", "--set", "--device", "--workers", "--render", "--on"},
     "report": {"--params", "--set", "--workers", "--on"},
     "inspect": {"STORE", "--json"},

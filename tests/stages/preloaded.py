@@ -1,8 +1,8 @@
-"""The programs `pipeline` and `dvc` as forks of one process that has imported both.
+"""The programs `pipeline`, `dvc` and `torchrun` as forks of one process that has imported all three.
 
 Importing torch and DVC takes seconds, and a fork milliseconds; a test of DVC starts dozens of processes.
-`python -m tests.stages.preloaded SOCKET` listens for the two small programs that `Preloaded` writes into a
-folder for PATH. Each sends its name, arguments, working folder, environment and standard streams, passes
+`python -m tests.stages.preloaded SOCKET` listens for the three small programs that `Preloaded` writes into
+a folder for PATH. Each sends its name, arguments, working folder, environment and standard streams, passes
 SIGINT and SIGTERM on to its fork, and ends with the fork's status.
 """
 
@@ -25,7 +25,14 @@ ROOT = Path(__file__).parents[2]
 IMPORTED = (
     *(f"stages.{name}" for name in ("prepare", "train_teacher", "cache_logits", "train_student", "report")),
     *("stages.verify", "stages.rehead", "torchvision"),
-    *("dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.stage.run", "dvc_data.index"),
+    *(
+        "torch.distributed.run",
+        "dvc.cli",
+        "dvc.repo",
+        "dvc.commands.repro",
+        "dvc.stage.run",
+        "dvc_data.index",
+    ),
 )
 CLIENT = """#!{python} -ISE
 import ctypes, json, os, signal, socket, sys, time
@@ -54,10 +61,10 @@ sys.exit(status[0] if status else "the fork was killed")
 
 
 class Preloaded:
-    """A process that runs `pipeline` and `dvc` in forks of itself.
+    """A process that runs `pipeline`, `dvc` and `torchrun` in forks of itself.
 
     Args:
-        folder: an empty folder, whose name is short, for the two programs; put it before PATH.
+        folder: an empty folder, whose name is short, for the three programs; put it before PATH.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +75,7 @@ class Preloaded:
         running = self.programs / "running"
         running.touch()
         client = CLIENT.format(python=sys.executable, address=str(self._address), running=str(running))
-        for name in ("pipeline", "dvc"):
+        for name in ("pipeline", "dvc", "torchrun"):
             (self.programs / name).write_text(client)
             (self.programs / name).chmod(0o755)
         self._process = subprocess.Popen(
@@ -128,6 +135,11 @@ def _run(client: socket.socket) -> None:
             from dvc.cli import main as dvc
 
             status = dvc(request["arguments"])
+        elif request["program"] == "torchrun":
+            from torch.distributed.run import main as torchrun
+
+            torchrun(request["arguments"])
+            status = 0
         else:
             from stages.cli import main as pipeline
 

@@ -24,7 +24,7 @@ from tests.stages.projects import DUMPED, MADE, TRAINED, Projects, Step, differi
 
 STORE = "data/logits/main.zarr"
 # Kills per scenario by default; with -m slow, two before every change of the file system.
-SAMPLED = 2
+SAMPLED = 1
 KILLED = -9
 
 

@@ -120,7 +120,8 @@ def test_what_is_not_there_is_said_in_one_line(s3_server, bucket):
         LogitStore.open("gopher://x")
 
 
-def test_inspect_takes_an_address(s3_server, local, bucket, capsys):
+def test_inspect_takes_an_address(s3_server, local, bucket, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     main(["inspect", f"s3://{bucket[1]}/main.zarr", "--json"])
     # Without prepared data in the working folder, nothing is known of its labels.
     unknown = LabelChanges().to_dict()
