@@ -16,7 +16,7 @@ from tests.stages.projects import DUMPED, MADE, TRAINED, Step, content
 from tests.stages.test_kills import features
 
 STORE = "data/logits/main.zarr"
-SHORT, LONG = 2, 300
+SHORT, LONG = 4, 300
 
 
 @dataclass(frozen=True, kw_only=True)
